@@ -1,0 +1,117 @@
+"""The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to synthesise into ``cdk.out``.
+
+Context: ``stage`` (default ``dev``), ``stages`` (their settings, from ``cdk.json``), ``quiet`` (no table of concurrency).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import infra  # noqa: F401 - first: chooses jsii's Node
+from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
+
+from infra.checks import check
+from infra.packaging import ROOT, Packages, build_packages
+from infra.report import report
+from infra.stacks.data import DataStack
+from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
+from infra.stage import Stage, load_stage
+from shared.jobs.errors import JobError
+from shared.jobs.task import discover
+
+DEFAULT_STAGE = "dev"
+
+
+@dataclass(frozen=True)
+class Synthesised:
+    """The stage, its stacks, and what is in ``directory``: templates and assets, by the stacks' names."""
+
+    stage: Stage
+    jobs: JobsStack
+    directory: Path
+    templates: Mapping[str, Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """What ``cdk`` runs. The exit status is 1 where something is refused."""
+    options = _parse(arguments)
+    given = dict(option.partition("=")[::2] for option in options.context)
+    output = options.output or os.environ.get("CDK_OUTDIR") or "cdk.out"
+    try:
+        done = synthesise(context_of_file() | given, output=Path(output), environ=os.environ)
+    except JobError as error:
+        print(f"infra: {error}", file=sys.stderr)  # noqa: T201
+        return 1
+    if not _is_set(done.jobs.node.try_get_context("quiet")):
+        print(report(done.jobs), file=sys.stderr)  # noqa: T201
+    return 0
+
+
+def synthesise(
+    context: Mapping[str, Any],
+    *,
+    output: Path,
+    environ: Mapping[str, str],
+    package: str = "functions",
+    build: Callable[[Stage], Packages] = build_packages,
+) -> Synthesised:
+    """Make the stacks of one stage and check them. ``context`` gives way to what the CDK CLI passes.
+
+    ``package``: where tasks are found. Raises :class:`~shared.jobs.errors.JobError`.
+    """
+    app = App(context=dict(context), outdir=str(output), analytics_reporting=False, auto_synth=False)
+    tasks = discover(package)
+    stage = load_stage(
+        app.node.try_get_context("stage") or DEFAULT_STAGE,
+        app.node.try_get_context("stages"),
+        declared=[name for task in tasks.values() for name in task.environment],
+        environ=environ,
+    )
+    jobs = add_stacks(app, stage, tasks, build(stage))
+    assembly = app.synth()
+    templates = {stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks}
+    check(templates.values(), stage)
+    return Synthesised(stage, jobs, Path(assembly.directory), templates)
+
+
+def add_stacks(app: App, stage: Stage, tasks: Tasks, packages: Packages) -> JobsStack:
+    """The stacks of a stage: what is kept, and what runs."""
+    data = DataStack(app, f"{stage.prefix}-data", stage=stage)
+    jobs = JobsStack(
+        app,
+        f"{stage.prefix}-jobs",
+        stage=stage,
+        tasks=tasks,
+        packages=packages,
+        buckets={"exports": GrantedBucket(data.exports, "EXPORT_BUCKET")},
+    )
+    Tags.of(app).add("joblane:stage", stage.name)
+    return jobs
+
+
+def context_of_file() -> dict[str, Any]:
+    """The context of ``cdk.json``, which the CDK CLI would pass."""
+    context: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text())["context"]
+    return context
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m infra.app", description="Synthesise the stacks of one stage.")
+    parser.add_argument("-c", "--context", action="append", default=[], metavar="NAME=VALUE", help="as of the CDK CLI")
+    parser.add_argument("-o", "--output", metavar="DIRECTORY", help="default: CDK_OUTDIR, or cdk.out")
+    return parser.parse_args(arguments)
+
+
+def _is_set(value: object) -> bool:
+    return str(value).lower() in ("1", "true", "yes")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Periodic tasks: EventBridge Scheduler sends each tick straight to the task's lane."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from aws_cdk import Aws, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from infra.constructs.queue_pair import dead_letter_queue
+from infra.errors import SynthError
+from infra.stage import Stage
+from shared.jobs.cron import Schedule
+from shared.jobs.message import Message
+from shared.jobs.task import Task
+
+SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
+"""Replaced by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
+MAX_NAME = 64
+"""Source: CreateSchedule, Scheduler API reference."""
+MAX_AGE = timedelta(hours=1)
+MAX_RETRIES = 10
+"""A tick that cannot be sent within the hour goes to the DLQ. Left alone it would be tried 185 times in 24 hours, and a
+daily job could start a day late. Source: RetryPolicy, Scheduler API reference."""
+
+
+class CronGroup(Construct):
+    """The stage's schedules, and the DLQ of ticks that could not be sent."""
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
+        super().__init__(scope, id_)
+        self.name = f"{stage.prefix}-cron"
+        self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
+        self.dead_letters_arn = self.dead_letters.queue_arn
+
+    def new_role(self, scope: Construct, lane: sqs.Queue) -> iam.Role:
+        """A role that only this group's schedules can take, and that can only send to ``lane`` and to the DLQ.
+
+        Source: EventBridge Scheduler, *Confused deputy prevention*: the ARN of the group, not of the schedule.
+        """
+        group_arn = Stack.of(self).format_arn(service="scheduler", resource="schedule-group", resource_name=self.name)
+        role = iam.Role(
+            scope,
+            "Role",
+            assumed_by=iam.ServicePrincipal(
+                "scheduler.amazonaws.com",
+                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID, "aws:SourceArn": group_arn}},
+            ),
+        )
+        for queue in (lane, self.dead_letters):
+            role.add_to_policy(iam.PolicyStatement(actions=["sqs:SendMessage"], resources=[queue.queue_arn]))
+        return role
+
+
+class CronSchedule(Construct):
+    """One declared schedule: one EventBridge schedule, or two where its cron text needs two expressions.
+
+    Both carry the same name in their ticks, so a moment that matches both is one task. On a local stage they are there
+    and disabled: a ticker sends the ticks.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        group: CronGroup,
+        task: Task[Any, Any],
+        schedule: Schedule,
+        lane: sqs.Queue,
+    ) -> None:
+        super().__init__(scope, id_)
+        role = group.new_role(self, lane)
+        for number, expression in enumerate(schedule.expressions, start=1):
+            resource = scheduler.CfnSchedule(
+                self,
+                f"Schedule{number}",
+                name=schedule_name(task, schedule, number),
+                group_name=group.name,
+                state="DISABLED" if stage.local else "ENABLED",
+                schedule_expression=expression,
+                schedule_expression_timezone=schedule.timezone,
+                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+                target=scheduler.CfnSchedule.TargetProperty(
+                    arn=lane.queue_arn,
+                    role_arn=role.role_arn,
+                    input=tick_message(task, schedule),
+                    retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                        maximum_event_age_in_seconds=int(MAX_AGE.total_seconds()), maximum_retry_attempts=MAX_RETRIES
+                    ),
+                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=group.dead_letters_arn),
+                ),
+            )
+            resource.node.add_dependency(group.group)
+
+
+def schedule_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
+    """``data-export.nightly``, and ``data-export.nightly.2`` for a second expression. Unique within the group."""
+    name = f"{task.slug}.{schedule.name}" + (f".{number}" if number > 1 else "")
+    if len(name) > MAX_NAME:
+        raise SynthError(f"task {task.type!r}: schedule {schedule.name!r}: {name!r} is longer than {MAX_NAME} characters")
+    return name
+
+
+def tick_message(task: Task[Any, Any], schedule: Schedule) -> str:
+    """The body of each tick. Its id is made where it is received, of type, schedule and time."""
+    tick = {"schedule": str(schedule.name), "at": SCHEDULED_TIME}
+    return Message(task.type, payload=schedule.payload or None, tick=tick).encode()

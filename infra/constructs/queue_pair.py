@@ -1,0 +1,66 @@
+"""A queue and its dead-letter queue, as lanes and front doors both are."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from aws_cdk import Duration
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sqs as sqs
+from aws_cdk.aws_lambda_event_sources import SqsEventSource
+from constructs import Construct
+
+from infra.stage import Stage
+from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION, dead_letter_name
+
+
+class QueuePair(Construct):
+    """``name`` and ``name-dlq``: encrypted, and open to TLS alone where the stage is not local.
+
+    ``max_receive_count``: receives before SQS itself moves a message, the net under what the code does.
+    """
+
+    def __init__(
+        self, scope: Construct, id_: str, *, stage: Stage, name: str, visibility: timedelta, max_receive_count: int
+    ) -> None:
+        super().__init__(scope, id_)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=dead_letter_name(name))
+        self.queue = sqs.Queue(
+            self,
+            "Queue",
+            queue_name=name,
+            encryption=sqs.QueueEncryption.SQS_MANAGED,
+            enforce_ssl=not stage.local,
+            visibility_timeout=seconds(visibility),
+            retention_period=seconds(QUEUE_RETENTION),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=max_receive_count),
+        )
+
+    def feed(self, function: lambda_.Function, *, batch_size: int, max_concurrency: int) -> None:
+        """Make ``function`` the one consumer, allowed to hide, delete and, through its own DLQ, give up messages.
+
+        No filter: what a filter does not match is deleted from the queue.
+        Source: Lambda, *Using event filtering with an Amazon SQS event source*.
+        """
+        function.add_event_source(
+            SqsEventSource(
+                self.queue, batch_size=batch_size, max_concurrency=max_concurrency, report_batch_item_failures=True
+            )
+        )
+        self.dead_letters.grant_send_messages(function)
+
+
+def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs.Queue:
+    """Kept for as long as SQS can: the clock of a dead letter started in the queue it came from."""
+    return sqs.Queue(
+        scope,
+        id_,
+        queue_name=name,
+        encryption=sqs.QueueEncryption.SQS_MANAGED,
+        enforce_ssl=not stage.local,
+        retention_period=seconds(DEAD_LETTER_RETENTION),
+    )
+
+
+def seconds(value: timedelta) -> Duration:
+    return Duration.seconds(int(value.total_seconds()))

@@ -1,0 +1,120 @@
+"""The functions: one per task type, and what all functions have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parseaddr
+from typing import Any, cast
+
+from aws_cdk import CfnResource, Duration, RemovalPolicy, SecretValue, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from infra.constructs.code import RUNTIME, FunctionCode
+from infra.stage import SecretReference, Stage, Value
+from shared.jobs.queues import function_name
+from shared.jobs.task import Task
+
+ENTRY = "shared.jobs.entry.handler"
+REMOVAL = {
+    "destroy": RemovalPolicy.DESTROY,
+    # and not RETAIN: what a first deploy made and rolled back would be in the way of the second by its name
+    "retain": RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
+}
+
+
+class JobFunction(Construct):
+    """A function with a log group that forgets, and a role that may write to it and nothing else."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        code: FunctionCode,
+        name: str,
+        description: str,
+        handler: str,
+        timeout: timedelta,
+        memory_mb: int,
+        environment: Mapping[str, Value],
+    ) -> None:
+        super().__init__(scope, id_)
+        log_group = logs.LogGroup(
+            self, "Logs", log_group_name=f"/aws/lambda/{name}", removal_policy=REMOVAL[stage.removal]
+        )
+        # as a number: RetentionDays has names only
+        cast(CfnResource, log_group.node.default_child).add_property_override("RetentionInDays", stage.log_retention_days)
+        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        log_group.grant_write(role)
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            function_name=name,
+            description=description,
+            runtime=RUNTIME,
+            architecture=code.architecture,
+            code=code.code,
+            layers=[code.layer],
+            handler=handler,
+            timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
+            memory_size=memory_mb,
+            log_group=log_group,
+            role=role,
+            environment={
+                "JOBLANE_PREFIX": stage.prefix,
+                "JOBLANE_STAGE": "local" if stage.local else stage.name,
+                "POWERTOOLS_SERVICE_NAME": stage.prefix,
+                "POWERTOOLS_LOG_LEVEL": stage.log_level,
+                **{key: in_template(value) for key, value in environment.items()},
+            },
+        )
+
+
+class TaskFunction(JobFunction):
+    """The one consumer of a task type's lanes: the generic entry, told by its environment which task it serves."""
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, task: Task[Any, Any]) -> None:
+        super().__init__(
+            scope,
+            id_,
+            stage=stage,
+            code=code,
+            name=function_name(stage.prefix, task.type),
+            description=f"Runs {task.type}",
+            handler=ENTRY,
+            timeout=task.numbers.function_timeout,
+            memory_mb=task.memory_mb,
+            environment={
+                "JOBLANE_TASK": task.type,
+                "DATABASE_URL": stage.database_url,
+                **{name: stage.settings[name] for name in task.environment if name in stage.settings},
+            },
+        )
+        if task.grants.mail:
+            self._grant_mail(stage)
+
+    def _grant_mail(self, stage: Stage) -> None:
+        """Send by SES, and from the stage's own address alone where that is written out."""
+        sender = stage.settings.get("EMAIL_FROM_ADDRESS")
+        own = {"StringEquals": {"ses:FromAddress": parseaddr(sender)[1]}} if isinstance(sender, str) and sender else None
+        self.function.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=["ses:SendEmail", "ses:SendRawEmail"],
+                resources=[Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")],
+                conditions=own,
+            )
+        )
+
+
+def in_template(value: Value) -> str:
+    """The text, or for a secret the reference that CloudFormation resolves while it deploys."""
+    if isinstance(value, SecretReference):
+        # "unsafe" where it lands readable: in the function's configuration, as every variable of a function does
+        return SecretValue.secrets_manager(value.secret, json_field=value.field).unsafe_unwrap()
+    return value

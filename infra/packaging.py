@@ -1,0 +1,205 @@
+"""What functions are made of: one zip of our code and one of the dependencies, each named by a hash of what it holds.
+
+A zip that exists is taken as it is, so an unchanged lock or unchanged code costs nothing at synth.
+"""
+
+from __future__ import annotations
+
+import compileall
+import hashlib
+import os
+import platform as machine
+import py_compile
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from infra.errors import SynthError
+from infra.stage import Architecture, Stage
+
+ROOT = Path(__file__).resolve().parent.parent
+PYTHON = "3.13"
+"""Of the functions."""
+LAYOUT = "1"
+"""Part of every hash: count up where the way of building changes."""
+
+LEFT_OUT_OF_CODE = ("tests", "cli", "migrations", "__pycache__")
+"""Folders that no function imports."""
+PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
+"""Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.
+jmespath, python-dateutil and six come with boto3 too, and stay: Powertools and pg8000 want the versions of the lock."""
+LEFT_OUT_OF_LAYER = (
+    "bin",
+    "**/tests",
+    "**/*.pyi",
+    "**/*.pyx",
+    "**/*.c",
+    "**/*.h",
+    "sqlalchemy/testing",
+    *(f"sqlalchemy/dialects/{name}" for name in ("mysql", "mssql", "oracle", "sqlite")),
+)
+WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
+"""Amazon Linux 2023 under Lambda's Python 3.13 has glibc 2.34. ``manylinux2014`` silently takes older wheels."""
+BYTECODE = f"{PYTHON}-pyc" if sys.version_info[:2] == tuple(map(int, PYTHON.split("."))) else "no-pyc"
+"""Compiled ahead, since a function cannot write its bytecode: only by the Python that will read it."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip, and the hash CDK knows it by."""
+
+    path: Path
+    hash: str
+
+
+@dataclass(frozen=True)
+class Packages:
+    """All that a function needs beside its environment."""
+
+    code: Package
+    layer: Package
+
+
+def build_packages(stage: Stage) -> Packages:
+    """Both, from this checkout into ``.build/``. Raises :class:`SynthError`."""
+    return Packages(
+        code=build_code([ROOT / "functions", ROOT / "shared"], ROOT / ".build"),
+        layer=build_layer(
+            ROOT / "requirements" / "runtime.txt",
+            None if stage.local else WHEEL_PLATFORMS[stage.architecture],
+            ROOT / ".build",
+        ),
+    )
+
+
+# --- Code ----------------------------------------------------------------------------------------------------------
+
+
+def build_code(folders: Iterable[Path], target: Path) -> Package:
+    """Zip ``folders``, each under its own name, without what no function imports."""
+    files = {path.relative_to(folder.parent): path for folder in folders for path in _sources(folder)}
+    contents = [(str(name), path.read_bytes()) for name, path in sorted(files.items())]
+    digest = _digest(LAYOUT, BYTECODE, *(part for name, content in contents for part in (name, content)))
+    package = Package(target / f"code-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        with _scratch(target) as scratch:
+            for name, content in contents:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).write_bytes(content)
+            _compile(scratch, "/var/task")
+            _zip(scratch, package.path)
+    return package
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and path.suffix != ".pyc" and not {*path.relative_to(folder).parts} & {*LEFT_OUT_OF_CODE}:
+            yield path
+
+
+# --- Dependencies --------------------------------------------------------------------------------------------------
+
+
+def build_layer(lock: Path, platform: str | None, target: Path) -> Package:
+    """Install what ``lock`` names for ``platform`` (None: this machine) and zip it as a layer. Wheels only, by hash."""
+    if not lock.is_file():
+        raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
+    wanted = without_provided(lock.read_text())
+    host = f"{sys.platform}-{machine.machine()}"
+    digest = _digest(LAYOUT, BYTECODE, platform or host, wanted)
+    package = Package(target / f"layer-{platform or host}-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        with _scratch(target) as scratch:
+            _install(wanted, platform, scratch / "python")
+            for pattern in LEFT_OUT_OF_LAYER:
+                for path in list((scratch / "python").glob(pattern)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            _compile(scratch, "/opt")
+            _zip(scratch, package.path)
+    return package
+
+
+def without_provided(lock: str) -> str:
+    """The lock's text without comments and without the packages that the runtime brings."""
+    entries = re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
+    kept = [entry for entry in entries if re.split(r"[^\w.-]", entry)[0].lower() not in PROVIDED]
+    lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
+    return "\n".join(lines) + "\n"
+
+
+def _install(requirements: str, platform: str | None, target: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write(requirements)
+        file.flush()
+        command = [find_uv(), "pip", "install", "--quiet", "--no-config", "--require-hashes", "--no-deps"]
+        command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
+        command += ["--python-version", PYTHON, "--target", str(target), "--requirements", file.name]
+        command += ["--python-platform", platform] if platform else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    if done.returncode:
+        raise SynthError(f"the dependency layer cannot be built for {platform or 'this machine'}:\n{done.stderr.strip()}")
+
+
+def find_uv() -> str:
+    """The uv executable: ``UV`` of the environment, ``.tools/``, or ``PATH``. Raises :class:`SynthError`."""
+    given = os.environ.get("UV")
+    candidates = [given] if given else [*map(str, ROOT.glob(".tools/**/uv")), "uv"]
+    for candidate in candidates:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    where = f"UV={given} is no executable" if given else "uv is neither in .tools/ nor on PATH"
+    raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
+
+
+# --- Both ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder beside the result, so that the finished zip can be moved there in one step."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
+        yield Path(folder)
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _compile(folder: Path, mounted_at: str) -> None:
+    """Bytecode that is read without a look at its source; tracebacks name the path at which Lambda mounts it."""
+    if BYTECODE == "no-pyc":
+        print(f"infra: built without bytecode, which takes Python {PYTHON}: slower cold starts", file=sys.stderr)  # noqa: T201
+        return
+    compileall.compile_dir(
+        folder,
+        quiet=2,
+        stripdir=str(folder),
+        prependdir=mounted_at,
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+
+
+def _zip(folder: Path, target: Path) -> None:
+    """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole."""
+    with tempfile.NamedTemporaryFile(dir=target.parent, prefix="building-", suffix=".zip", delete=False) as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+                entry = zipfile.ZipInfo(str(path.relative_to(folder)))
+                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+                archive.writestr(entry, path.read_bytes())
+    Path(file.name).chmod(0o644)
+    Path(file.name).replace(target)

@@ -1,0 +1,37 @@
+"""What must outlive the functions: for now the bucket of exports; the network and the database belong here too."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration, Stack
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.constructs.task_function import REMOVAL
+from infra.stage import Stage
+
+EXPORTS = "exports/"
+EXPORTS_KEPT = Duration.days(7)
+"""As long as a finished export can be downloaded."""
+UPLOADS_KEPT = Duration.days(1)
+"""Parts of an upload whose function was killed."""
+
+
+class DataStack(Stack):
+    """Apart from the functions, so that a deploy of code cannot touch it."""
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: what the jobs keep")
+        self.exports = s3.Bucket(
+            self,
+            "Exports",
+            bucket_name=stage.export_bucket,
+            encryption=s3.BucketEncryption.S3_MANAGED,
+            block_public_access=s3.BlockPublicAccess.BLOCK_ALL,
+            object_ownership=s3.ObjectOwnership.BUCKET_OWNER_ENFORCED,
+            enforce_ssl=not stage.local,
+            removal_policy=REMOVAL[stage.removal],
+            lifecycle_rules=[
+                s3.LifecycleRule(id="exports", prefix=EXPORTS, expiration=EXPORTS_KEPT),
+                s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
+            ],
+        )

@@ -1,0 +1,148 @@
+"""The stack of the jobs: a loop over the tasks that were found. No job is named here but the sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from aws_cdk import Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+from constructs import Construct
+
+from infra.constructs.code import FunctionCode
+from infra.constructs.cron_schedule import CronGroup, CronSchedule
+from infra.constructs.front_door import FrontDoor, Router
+from infra.constructs.lane import Lane
+from infra.constructs.task_function import TaskFunction
+from infra.errors import SynthError
+from infra.packaging import Packages
+from infra.stage import Stage
+from shared.jobs.queues import Queue, lane_name, share_concurrency
+from shared.jobs.task import Task
+
+SWEEP = "jobs:sweep"
+"""Whoever enqueues may wake it, to send what is left."""
+EVERY_LANE = "*"
+"""In ``Grants.enqueue``: all lanes and their DLQs."""
+
+T = TypeVar("T")
+Tasks = Mapping[str, Task[Any, Any]]
+
+
+@dataclass(frozen=True)
+class GrantedBucket:
+    """A bucket that tasks may name in ``Grants.buckets``, and the variable that tells them its name."""
+
+    bucket: s3.IBucket
+    variable: str
+
+
+class JobsStack(Stack):
+    """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
+
+    ``buckets``: by the names that ``Grants.buckets`` has. ``shares``: lane → ``MaximumConcurrency``.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        tasks: Tasks,
+        packages: Packages,
+        buckets: Mapping[str, GrantedBucket],
+    ) -> None:
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules")
+        self.stage, self.tasks, self._buckets = stage, tasks, buckets
+        self._code = FunctionCode(
+            self,
+            "Code",
+            packages=packages,
+            architecture=stage.architecture,
+            layer_name=f"{stage.prefix}-dependencies",
+        )
+        self.shares = shares(stage, tasks)
+        self._lanes: dict[tuple[str, Queue], Lane] = {}
+        functions = {task.type: self._add_task(task) for task in tasks.values()}
+        self._add_front_doors()
+        self._add_schedules()
+        for task in tasks.values():  # when all lanes are there
+            self._grant_enqueue(task, functions[task.type])
+
+    def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
+        scope = Construct(self, task.slug)
+        function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, task=task)
+        for queue in task.lanes:
+            self._lanes[task.type, queue] = Lane(
+                scope,
+                f"Lane{queue.capitalize()}",
+                stage=self.stage,
+                task=task,
+                queue=queue,
+                function=function.function,
+                max_concurrency=self.shares[lane_name(self.stage.prefix, queue, task.type)],
+            )
+        for name in task.grants.buckets:
+            granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
+            granted.bucket.grant_read(function.function)
+            granted.bucket.grant_put(function.function)
+            function.function.add_environment(granted.variable, granted.bucket.bucket_name)
+        return function
+
+    def _add_front_doors(self) -> None:
+        router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
+        for queue in Queue:
+            FrontDoor(self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router)
+        for (type_, _), lane in self._lanes.items():
+            if self.tasks[type_].front_door:
+                lane.queue.grant_send_messages(router)
+
+    def _add_schedules(self) -> None:
+        group = CronGroup(self, "Cron", stage=self.stage)
+        for task in self.tasks.values():
+            for schedule in task.schedules:
+                CronSchedule(
+                    self,
+                    f"Cron-{task.slug}.{schedule.name}",
+                    stage=self.stage,
+                    group=group,
+                    task=task,
+                    schedule=schedule,
+                    lane=self._lanes[task.type, task.queue].queue,
+                )
+
+    def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
+        """Sending to the lanes of the types in ``Grants.enqueue``, and waking the sweep."""
+        if not task.grants.enqueue:
+            return
+        if EVERY_LANE in task.grants.enqueue:
+            # by pattern: a role's policies have room for some hundred ARNs
+            every = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
+            actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
+            function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=every))
+            return
+        wanted = [_known(self.tasks, type_, f"task {task.type!r}: grants.enqueue: no task") for type_ in task.grants.enqueue]
+        if SWEEP in self.tasks:
+            wanted.append(self.tasks[SWEEP])
+        for target in wanted:
+            for queue in target.lanes:
+                self._lanes[target.type, queue].queue.grant_send_messages(function.function)
+
+
+def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
+    """Lane → ``MaximumConcurrency``, by :func:`~shared.jobs.queues.share_concurrency`."""
+    lanes = [
+        (lane_name(stage.prefix, queue, task.type), queue, task.max_concurrency)
+        for task in tasks.values()
+        for queue in task.lanes
+    ]
+    return share_concurrency(lanes, stage.concurrency_budget)
+
+
+def _known(things: Mapping[str, T], name: str, problem: str) -> T:
+    if name not in things:
+        raise SynthError(f"{problem} {name!r}; there are {', '.join(things) or 'none'}")
+    return things[name]

@@ -1,0 +1,138 @@
+"""What differs between stages: settings under ``stages`` in ``cdk.json``, checked when they are read."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, Self, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from infra.errors import StageError
+from shared.jobs.queues import MAX_CONCURRENCY, MIN_CONCURRENCY, check_prefix
+
+Architecture = Literal["arm64", "x86_64"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
+"""Source: PutRetentionPolicy, CloudWatch Logs API reference."""
+
+SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
+"""Settings of such a name never stand in a template."""
+
+
+class _Settings(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
+
+
+class SecretReference(_Settings):
+    """A value kept in Secrets Manager: the template holds the reference, CloudFormation reads it while it deploys."""
+
+    secret: str = Field(min_length=1)
+    """Name or ARN."""
+    field: str | None = None
+    """Key in a JSON secret; None: the whole text."""
+
+
+Value = str | SecretReference
+
+
+class Stage(_Settings):
+    """One stage. Numbers left out have the defaults that suit a new account."""
+
+    name: str
+    local: bool = False
+    """An emulator: no TLS on queues and bucket, schedules disabled, architecture and settings of this machine."""
+    prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
+    concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
+    """Split over the lanes by the weights of their queues."""
+    account_concurrency: int = Field(50, ge=1)
+    """The account's Lambda quota. 1,000 by default and less in a new account, by how much AWS does not say:
+    ``aws lambda get-account-settings`` does. Source: Lambda quotas."""
+    database_connections: int = Field(100, ge=1)
+    """``max_connections`` of the database; 100 is PostgreSQL's own default."""
+    reserved_connections: int = Field(10, ge=0)
+    """Of these, kept for the API, operators and migrations."""
+    log_retention_days: LogRetentionDays = 30
+    log_level: LogLevel = "INFO"
+    removal: Literal["retain", "destroy"] = "retain"
+    """What happens to the bucket and the logs when the stack goes. A bucket that still holds objects is never removed."""
+    database_url: Value
+    """``postgresql://user@host:5432/database``, or a reference. On a local stage: DATABASE_URL of the environment."""
+    settings: Mapping[str, Value] = {}
+    """Values for the names that tasks declare in ``environment``."""
+    architecture: Architecture = "arm64"
+    export_bucket: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    """Name of the bucket; None: CloudFormation makes one up."""
+
+    @model_validator(mode="after")
+    def _no_secret_in_the_template(self) -> Self:
+        if not self.local:
+            if isinstance(self.database_url, str) and urlsplit(self.database_url).password is not None:
+                raise ValueError('database_url: holds a password; refer to it by {"secret": "name", "field": "key"}')
+            for name, value in self.settings.items():
+                if isinstance(value, str) and value and SECRET_NAME.search(name):
+                    raise ValueError(f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}')
+        return self
+
+
+def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: Mapping[str, str]) -> Stage:
+    """The settings of stage ``name``.
+
+    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage takes
+    their values from ``environ`` first. Raises :class:`StageError`.
+    """
+    if not isinstance(stages, Mapping) or not stages:
+        raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
+    if name not in stages:
+        raise StageError(f"no stage {name!r} in cdk.json; there are {', '.join(sorted(stages))} (cdk … -c stage=NAME)")
+    given = stages[name]
+    if not isinstance(given, Mapping):
+        raise StageError(f"cdk.json: stage {name!r}: an object of settings is required")
+    declared = set(declared)
+    if given.get("local") is True:
+        given = _of_this_machine(name, given, declared, environ)
+    try:
+        stage = Stage.model_validate({**given, "name": name})
+    except ValidationError as error:
+        raise StageError(f"cdk.json: stage {name!r}: {_describe(error)}") from None
+    unknown = sorted(set(stage.settings) - declared)
+    if unknown:
+        raise StageError(
+            f"cdk.json: stage {name!r}: settings: no task declares {', '.join(unknown)} in environment=; "
+            f"declared are {', '.join(sorted(declared)) or 'none'}"
+        )
+    return stage
+
+
+def _of_this_machine(
+    name: str, given: Mapping[str, Any], declared: set[str], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    url = environ.get("DATABASE_URL")
+    if not url:
+        raise StageError(
+            f"stage {name!r}: DATABASE_URL is not set in the environment, and a local stage takes the database's address "
+            "from there, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+        )
+    settings = {**given.get("settings", {}), **{key: environ[key] for key in declared if key in environ}}
+    return {**given, "database_url": url, "settings": settings, "architecture": host_architecture()}
+
+
+def host_architecture() -> Architecture:
+    """Of the machine that synthesises, and runs the emulator."""
+    machine = platform.machine().lower()
+    found = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+    for known in get_args(Architecture):
+        if found == known:
+            return known  # type: ignore[no-any-return]
+    raise StageError(f"Lambda has no architecture {machine!r}")
+
+
+def _describe(error: ValidationError) -> str:
+    """``setting: what is wrong`` for each, without the values."""
+    found = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"])
+        found.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(found)

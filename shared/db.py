@@ -1,0 +1,230 @@
+"""One PostgreSQL connection per process, shared by the job record and the handler's session.
+
+``Database.get`` connects or returns the live connection; ``drop`` discards it, and the next ``get`` connects anew. The
+SQLAlchemy engine sits on the same connection and is made on first touch: importing it costs more than a whole job.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import OrderedDict
+from collections.abc import Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pg8000.converters import make_params
+from pg8000.dbapi import Connection as DbapiConnection
+from pg8000.exceptions import DatabaseError, InterfaceError
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sqlalchemy import Engine
+
+CONNECT_TIMEOUT_SECONDS = 5
+USER_TIMEOUT_MS = 10_000
+"""A peer that acknowledges nothing for this long is gone (``TCP_USER_TIMEOUT``); keepalive notices an idle one."""
+CLIENT_CHECK_MS = 2_000
+"""How soon the server ends a statement whose client has hung up, and lets its locks go."""
+MAX_PREPARED = 100
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+Row = list[Any]
+
+
+class Connection(DbapiConnection):  # type: ignore[misc]
+    """pg8000's connection with one round trip per statement: prepared once, then bind and execute together.
+
+    Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
+        self._answered = True
+        super().__init__(*args, **options)
+
+    @property
+    def idle(self) -> bool:
+        """No transaction is open."""
+        return not self._in_transaction
+
+    @property
+    def usable(self) -> bool:
+        """It is open, and the server has answered all that was sent.
+
+        An interrupt in between leaves an answer on the wire, which the next statement would take for its own.
+        """
+        return self._sock is not None and self._answered
+
+    def _send_message(self, code: bytes, data: bytes) -> None:
+        self._answered = False
+        super()._send_message(code, data)
+
+    def handle_READY_FOR_QUERY(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        super().handle_READY_FOR_QUERY(data, context)
+        self._answered = True
+
+    def run(self, sql: str, *parameters: Any) -> list[Row]:
+        """Execute ``sql`` with ``$1``-style parameters and return its rows; in autocommit unless one is open."""
+        return self.execute_unnamed(sql, parameters).rows or []
+
+    def execute_unnamed(
+        self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
+    ) -> Any:
+        """What pg8000's cursor calls: here by a prepared statement, kept per text and parameter types."""
+        if stream is not None:
+            return super().execute_unnamed(statement, vals, oids, stream)
+        key = (statement, tuple(oids))
+        if key not in self._prepared:
+            self._make_room()
+            self._prepared[key] = self.prepare_statement(statement, oids)
+        self._prepared.move_to_end(key)
+        name, columns, input_functions = self._prepared[key]
+        try:
+            return self.execute_named(name, make_params(self.py_types, vals), columns, input_functions, statement)
+        except DatabaseError as error:
+            if sqlstate(error) in ("0A000", "26000"):  # the table changed under the plan, or the statement is gone
+                del self._prepared[key]
+            raise
+
+    def commit(self) -> None:
+        """One round trip. Raises :class:`DatabaseError` where the server rolled back instead."""
+        if self._in_transaction:
+            self.execute_simple("commit")
+
+    def rollback(self) -> None:
+        if self._in_transaction:
+            self.execute_simple("rollback")
+
+    def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """Drop what prints row values: DETAIL (D) and CONTEXT (W)."""
+        super().handle_ERROR_RESPONSE(data, context)
+        for field in ("D", "W"):
+            context.error.args[0].pop(field, None)
+
+    def _make_room(self) -> None:
+        while len(self._prepared) >= MAX_PREPARED:
+            _, (name, _, _) = self._prepared.popitem(last=False)
+            self.close_prepared_statement(name)
+
+
+class Database:
+    """The process's connection, made on first use.
+
+    ``url``: ``postgresql://user:password@host:port/database``; ``?sslrootcert=FILE`` names a CA bundle. TLS is verified
+    for every host but loopback, where the local stack runs without it.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._options = _connect_options(url)
+        self._connection: Connection | None = None
+
+    def get(self) -> Connection:
+        """The live connection; a new one where the last was closed or interrupted.
+
+        Raises what :func:`is_away` recognises where the server cannot be reached.
+        """
+        if self._connection is not None and not self._connection.usable:
+            self.drop()
+        if self._connection is None:
+            self._connection = _connect(**self._options)
+        return self._connection
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a connection that can go on."""
+        return self._connection is not None and self._connection.usable
+
+    def drop(self) -> None:
+        """Discard the connection, whatever state it is in, without a word to the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with suppress(OSError):
+                connection._usock.shutdown(socket.SHUT_RDWR)
+            with suppress(OSError, InterfaceError, DatabaseError, ValueError):
+                connection.close()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """An SQLAlchemy engine on this one connection."""
+        from sqlalchemy import create_engine
+        from sqlalchemy.pool import StaticPool
+
+        return create_engine("postgresql+pg8000://", creator=self.get, poolclass=StaticPool, hide_parameters=True)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
+    original = getattr(error, "orig", None) or error
+    first = original.args[0] if original.args else None
+    return first.get("C") if isinstance(first, dict) else None
+
+
+AWAY_CLASSES = ("08", "53", "57P")
+READ_ONLY = "25006"
+"""The connection reached a standby: a failover is under way."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
+
+    Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 53 resources, 57P shutdown.
+    """
+    original = getattr(error, "orig", None) or error
+    code = sqlstate(original)
+    if code is not None:
+        return code.startswith(AWAY_CLASSES) or code == READ_ONLY
+    return isinstance(original, (InterfaceError, OSError))
+
+
+# --- Connecting ----------------------------------------------------------------------------------------------------
+
+
+def _connect_options(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
+        raise ValueError("DATABASE_URL: postgresql://user:password@host:port/database is required")
+    query = parse_qs(parts.query)
+    return {
+        "host": parts.hostname,
+        "port": parts.port or 5432,
+        "user": unquote(parts.username or ""),
+        "password": unquote(parts.password) if parts.password else None,
+        "database": unquote(parts.path.lstrip("/")) or None,
+        "ca_file": query.get("sslrootcert", [None])[0],
+    }
+
+
+def _connect(*, host: str, port: int, ca_file: str | None, **options: Any) -> Connection:
+    plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 3),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS),
+    ):
+        if hasattr(socket, name):  # not every system has them all
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    connection = Connection(
+        host=host,
+        sock=plain,
+        ssl_context=False if host in LOOPBACK else _verified(ca_file),
+        application_name="joblane",
+        startup_params={"client_connection_check_interval": str(CLIENT_CHECK_MS)},
+        **options,
+    )
+    connection._usock.settimeout(None)
+    return connection
+
+
+def _verified(ca_file: str | None) -> ssl.SSLContext:
+    """pg8000 on its own encrypts without verifying the server."""
+    import ssl
+
+    return ssl.create_default_context(cafile=ca_file)

@@ -1,0 +1,278 @@
+"""The claim: one statement decides, for every message of a batch, who may run and what becomes of the message.
+
+It always gives one row back per message. Decisions are taken on the row as it is once its lock is held, in
+``on conflict do update``; what happened is then read off the row that is returned. Times are the database's. The rows
+are locked in the order of their ids, as two batches that overlap would otherwise deadlock, and a row that stays locked
+for half a second is left alone (SQLSTATE 55P03 for the whole statement).
+
+============================================  =====================================  ==================================
+row found                                     message                                verdict
+============================================  =====================================  ==================================
+none                                          recorded                               ``gone``: rolled back, acknowledge
+none                                          foreign, or a tick                     inserted, ``run``
+``scheduled``, ``pending``, ``retry``, due    same type and payload                  ``run``
+the same, not due yet                         any                                    ``wait``
+``active``, lease live                        any                                    ``leased``: leave it
+``active``, lease over, attempts left         any                                    the last run was lost; ``run``
+``active``, lease over, none left             any                                    archived; ``bury``
+``active``, lease over, lost in company       any                                    not counted; suspect, ``alone``
+suspect, in a batch                           any                                    ``alone``: claim it by itself
+``completed``, ``cancelled``                  any                                    ``done``: acknowledge
+``archived``, no dead letter yet              any                                    ``bury``: send it, acknowledge
+``archived``                                  dead letter of this generation         revived, ``run``
+``archived``                                  anything else                          ``leftover``: acknowledge
+any                                           another type, or foreign with another  ``conflict``: dead letter, the row
+                                              payload                                stays
+type, queue or tenant paused                  any                                    ``paused``: the row waits
+============================================  =====================================  ==================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from shared.jobs.message import Message, digest
+from shared.jobs.queues import Queue
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+    from shared.jobs.task import Task
+
+
+class Verdict(StrEnum):
+    """What becomes of a message; the table above says when."""
+
+    RUN = "run"
+    ALONE = "alone"
+    WAIT = "wait"
+    LEASED = "leased"
+    PAUSED = "paused"
+    GONE = "gone"
+    DONE = "done"
+    BURY = "bury"
+    LEFTOVER = "leftover"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The answer for one message. ``token`` fences the finish; counts are those of the run that begins."""
+
+    id: str
+    verdict: Verdict
+    token: str
+    run: int
+    attempt: int
+    allowed: int
+    snoozes: int
+    generation: int
+    wait_seconds: int
+    """Until the row is due, or its lease ends. Rounded up; 0 or more."""
+    waited_ms: int
+    """From the time it was due to now."""
+    payload: Any
+    schema: str | None
+    headers: dict[str, str]
+    reason: str | None
+    mismatch_seconds: float | None
+
+
+ARCHIVED_RETENTION = timedelta(days=90)
+"""Archived tasks keep payload and error this long, as in asynq: well past the last dead letter."""
+EARLY_SECONDS = 2
+"""A message may be this early, as SQS counts whole seconds."""
+SWEEP_MARGIN_SECONDS = 60
+"""How long after a message should have been handled the sweep sends it again."""
+LEASE_SWEEP_SECONDS = 15
+"""How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
+
+CLAIM = f"""
+with limits as materialized (
+  select set_config('lock_timeout', '500ms', true)
+),
+m as materialized (
+  select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
+         $4::text as request_id, $5::int as allowed, $6::bigint as retention_seconds,
+         count(*) over () > 1 as in_company, count(*) over () as company,
+         exists (select from pauses p
+                  where (p.until is null or p.until > now())
+                    and ((p.scope = 'type' and p.name = x.type) or (p.scope = 'queue' and p.name = x.queue)
+                      or (p.scope = 'tenant' and p.name = x.tenant))) as paused
+    from limits, jsonb_to_recordset($1::jsonb) as x(
+           id text, type text, queue text, tenant text, payload jsonb, payload_digest text, schema text,
+           headers jsonb, tick text, rec boolean, dead integer)
+),
+claimed as (
+  insert into tasks as t
+        (id, type, queue, tenant, payload, payload_digest, schema, headers, tick, allowed, retention_seconds,
+         state, attempts, runs, generation, company, lease_token, lease_until, sent_at, sweep_at)
+  select m.id, m.type, m.queue, m.tenant, m.payload, m.payload_digest, m.schema, m.headers, m.tick, m.allowed,
+         m.retention_seconds,
+         case when m.paused then 'pending' else 'active' end,
+         case when m.paused then 0 else 1 end,
+         case when m.paused then 0 else 1 end,
+         coalesce(m.dead, 0),
+         m.company,
+         case when not m.paused then m.token end,
+         case when not m.paused then m.lease_until end,
+         now(),
+         case when m.paused then now() else m.lease_until + interval '{LEASE_SWEEP_SECONDS} s' end
+    from m
+   where not m.rec or exists (select from tasks r where r.id = m.id)
+   order by m.id
+  on conflict (id) do update set
+    (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sweep_at,
+     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, snoozes, mismatch_since) = (
+      select case d.step when 'run' then 'active' when 'revive' then 'active' when 'exhaust' then 'archived'
+                         when 'release' then 'pending' when 'unbury' then 'pending' else t.state end,
+             case d.step when 'run' then t.attempts + 1 - d.uncounted when 'revive' then 1
+                         when 'release' then t.attempts - 1 when 'unbury' then 0 else t.attempts end,
+             case when d.step in ('run', 'revive') then t.runs + 1 else t.runs end,
+             case when d.step in ('revive', 'unbury') then t.generation + 1 else t.generation end,
+             case d.step when 'release' then true when 'revive' then false when 'run' then t.suspect or d.uncounted = 1
+                         else t.suspect end,
+             case when d.step in ('run', 'revive') then d.company else t.company end,
+             case when d.step in ('run', 'revive') then d.token
+                  when d.step in ('exhaust', 'release') then null else t.lease_token end,
+             case when d.step in ('run', 'revive') then d.lease_until
+                  when d.step in ('exhaust', 'release') then null else t.lease_until end,
+             case when d.step in ('run', 'revive') then d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
+                  when d.step in ('exhaust', 'release') then now() + interval '{SWEEP_MARGIN_SECONDS} s'
+                  when d.step in ('park', 'unbury') then now() else t.sweep_at end,
+             case when d.step in ('revive', 'unbury') then null else t.dead_sent_at end,
+             case d.step when 'exhaust' then now() when 'revive' then null when 'unbury' then null
+                         else t.finished_at end,
+             case d.step when 'exhaust' then now() + interval '{ARCHIVED_RETENTION.days} days'
+                         when 'revive' then null when 'unbury' then null else t.expire_at end,
+             case d.step when 'exhaust' then 'lost: the last run ended without a word (killed, out of memory or time)'
+                         when 'revive' then null when 'unbury' then null else t.reason end,
+             case d.step when 'exhaust' then 'Lost' else t.error_type end,
+             case d.step when 'exhaust' then 'the run ended without a word' else t.error_message end,
+             case when d.step in ('revive', 'unbury') then 0 else t.snoozes end,
+             case when d.step in ('revive', 'unbury') then null else t.mismatch_since end
+        from (select m.*, (t.state = 'active' and t.company > 1)::int as uncounted,
+                case
+                when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'
+                when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead
+                  then case when m.paused then 'unbury' else 'revive' end
+                when t.state in ('scheduled', 'pending', 'retry') and m.paused then 'park'
+                when t.state in ('scheduled', 'pending', 'retry')
+                 and t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'
+                 and not (t.suspect and m.in_company) then 'run'
+                when t.state = 'active' and t.lease_until <= clock_timestamp()
+                  then case when t.company > 1 and (m.in_company or m.paused) then 'release'
+                            when t.company > 1 then 'run'
+                            when t.attempts >= t.allowed then 'exhaust'
+                            when m.paused then 'keep'
+                            else 'run' end
+                else 'keep' end as step
+                from m where m.id = t.id) d)
+  returning id, type, queue, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
+            generation, suspect, lease_token, lease_until, due_at, dead_sent_at, reason, mismatch_since
+),
+lost as (
+  update task_attempts a
+     set outcome = 'lost', finished_at = now()
+    from claimed r
+   where a.task_id = r.id and a.outcome is null and (a.run < r.runs or r.state <> 'active')
+),
+started as (
+  insert into task_attempts (task_id, run, attempt, generation, request_id)
+  select r.id, r.runs, r.attempts, r.generation, $4::text
+    from claimed r where r.state = 'active' and r.lease_token = $2::uuid
+)
+select m.id,
+       case
+       when r.id is null then 'gone'
+       when r.state = 'active' and r.lease_token = m.token then 'run'
+       when r.type <> m.type or (not m.rec and r.payload_digest <> m.payload_digest) then 'conflict'
+       when r.state in ('completed', 'cancelled') then 'done'
+       when r.state = 'archived' then case when r.dead_sent_at is null then 'bury' else 'leftover' end
+       when r.state = 'active' then case when m.paused and r.lease_until <= clock_timestamp() then 'paused'
+                                         else 'leased' end
+       when m.paused then 'paused'
+       when r.suspect and r.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'alone'
+       else 'wait' end,
+       r.runs, r.attempts, r.allowed, r.snoozes, r.generation,
+       extract(epoch from
+         case when r.state = 'active' then r.lease_until else r.due_at end - clock_timestamp())::float8,
+       r.payload, r.schema, r.headers, r.reason,
+       extract(epoch from clock_timestamp() - r.due_at)::float8,
+       extract(epoch from clock_timestamp() - r.mismatch_since)::float8
+  from m left join claimed r on r.id = m.id
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """One message as the claim takes it. ``dead``: the generation on a dead letter, None on any other message."""
+
+    message: Message
+    id: str
+    queue: Queue
+    tenant: str | None = None
+    dead: int | None = None
+
+    def record(self) -> dict[str, Any]:
+        message = self.message
+        return {
+            "id": self.id,
+            "type": message.type,
+            "queue": self.queue,
+            "tenant": self.tenant,
+            "payload": message.payload,
+            "payload_digest": digest(message.payload or {}),
+            "schema": message.schema,
+            "headers": message.headers,
+            "tick": self.id if message.tick else None,
+            "rec": message.rec,
+            "dead": self.dead,
+        }
+
+
+def claim(
+    connection: Connection, task: Task[Any, Any], incoming: Sequence[Incoming], lease: timedelta, request_id: str
+) -> dict[str, Claim]:
+    """Decide on messages of one type, at most one per id; one round trip. Returns a claim per id.
+
+    Raises pg8000's ``DatabaseError``; 55P03 says that a row stayed locked.
+    """
+    token = str(uuid.uuid4())
+    rows = connection.run(
+        CLAIM,
+        json.dumps([item.record() for item in incoming], ensure_ascii=False),
+        token,
+        str(lease.total_seconds()),
+        request_id,
+        str(task.max_retry + 1),
+        str(int(task.retention.total_seconds())),
+    )
+    return {row[0]: _claim(row, token) for row in rows}
+
+
+def _claim(row: list[Any], token: str) -> Claim:
+    id_, verdict, runs, attempts, allowed, snoozes, generation, wait, payload, schema, headers, reason, late, off = row
+    return Claim(
+        id=id_,
+        verdict=Verdict(verdict),
+        token=token,
+        run=runs or 0,
+        attempt=attempts or 0,
+        allowed=allowed or 0,
+        snoozes=snoozes or 0,
+        generation=generation or 0,
+        wait_seconds=max(0, math.ceil(wait or 0)),
+        waited_ms=max(0, int((late or 0) * 1000)),
+        payload=payload,
+        schema=schema,
+        headers=headers or {},
+        reason=reason,
+        mismatch_seconds=off,
+    )

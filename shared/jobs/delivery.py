@@ -1,0 +1,71 @@
+"""One record of an SQS event, read: what came, from which queue, and the message in it or why there is none."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shared.jobs.errors import MessageError
+from shared.jobs.message import DEAD_ATTRIBUTE, Message, decode
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """A message on its way through this invocation. ``message`` is None where the body is refused for ``refusal``.
+
+    ``receipt`` is good for this receive only. ``sent_at``: seconds since 1970. ``dead``: the generation on a dead
+    letter. ``group``: the tenant.
+    """
+
+    message_id: str
+    receipt: str
+    queue: str
+    body: str
+    receives: int
+    sent_at: float
+    group: str | None
+    attributes: Mapping[str, Mapping[str, Any]]
+    dead: int | None
+    message: Message | None
+    refusal: str | None
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Delivery:
+        """Read a record of a Lambda event for SQS. Never raises for what a sender can send.
+
+        Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
+        """
+        system = record["attributes"]
+        attributes = {name: _as_sent(value) for name, value in (record.get("messageAttributes") or {}).items()}
+        message, refusal = None, None
+        try:
+            message = decode(record["body"])
+        except MessageError as error:
+            refusal = str(error)
+        return cls(
+            message_id=record["messageId"],
+            receipt=record["receiptHandle"],
+            queue=record["eventSourceARN"].rpartition(":")[2],
+            body=record["body"],
+            receives=int(system.get("ApproximateReceiveCount", 1)),
+            sent_at=int(system.get("SentTimestamp", 0)) / 1000,
+            group=system.get("MessageGroupId"),
+            attributes=attributes,
+            dead=_generation(attributes.get(DEAD_ATTRIBUTE)),
+            message=message,
+            refusal=refusal,
+        )
+
+
+def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An attribute as SendMessage takes it, from the form in which Lambda hands it over."""
+    if value.get("binaryValue") is not None:
+        return {"DataType": value["dataType"], "BinaryValue": base64.b64decode(value["binaryValue"])}
+    return {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
+
+
+def _generation(attribute: Mapping[str, Any] | None) -> int | None:
+    text = (attribute or {}).get("StringValue", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

@@ -1,0 +1,113 @@
+"""Every error of the library, under one root, and the exceptions by which a handler chooses its outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+
+class JobError(Exception):
+    """Root of everything the library raises on purpose."""
+
+
+# --- Declaring and configuring -------------------------------------------------------------------------------------
+
+
+class DeclarationError(JobError, ValueError):
+    """A task is declared in a way that cannot work. Raised when the handler module is imported, or at synth."""
+
+
+# --- Enqueueing ----------------------------------------------------------------------------------------------------
+
+
+class EnqueueError(JobError, ValueError):
+    """An enqueue is refused before anything was written or sent. ``field`` names the argument at fault."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+
+
+class LaneError(EnqueueError):
+    """The type has no lane in that queue."""
+
+    def __init__(self, type_: str, queue: str, lanes: Iterable[str]) -> None:
+        known = ", ".join(lanes)
+        super().__init__(
+            "queue", f"{type_!r} has no lane in {queue!r}; it has one in: {known}. Add it by also=… on the task"
+        )
+
+
+class PayloadError(EnqueueError):
+    """The payload does not fit the task's model. The message names fields, never values."""
+
+
+class TaskIdConflictError(EnqueueError):
+    """A task with this id is known already."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__("task_id", f"{task_id!r} is the id of a task that exists already; nothing was enqueued")
+        self.task_id = task_id
+
+
+class SendError(JobError):
+    """SQS did not take a message that has no row to fall back on. The task was not enqueued."""
+
+
+class RecordAwayError(JobError):
+    """The database that keeps the record cannot be reached. Nothing was written and nothing was sent."""
+
+
+# --- Reading messages ----------------------------------------------------------------------------------------------
+
+
+class MessageError(JobError, ValueError):
+    """A message body cannot be read, or carries what Postgres or SQS cannot take. The text holds no payload value."""
+
+
+# --- What a handler may raise --------------------------------------------------------------------------------------
+
+
+class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
+    """Give the task up now: ``archived`` and a dead letter, whatever attempts are left."""
+
+
+class RevokeTask(JobError):  # noqa: N818
+    """Drop the task quietly: ``cancelled``, no retry, no dead letter."""
+
+
+class _After(JobError):  # noqa: N818
+    """An outcome that names its own delay; subclasses say what it means."""
+
+    def __init__(self, delay: timedelta, reason: str = "") -> None:
+        if not isinstance(delay, timedelta) or delay < timedelta(0):
+            raise TypeError(f"delay: a timedelta of zero or more, not {delay!r}")
+        super().__init__(reason or f"again in {delay}")
+        self.delay = delay
+
+
+class RetryAfter(_After):
+    """Fail this attempt and try again after ``delay``, in place of the declared back-off."""
+
+
+class Snooze(_After):
+    """Wait ``delay`` and run again. The attempt is not counted; there is a ceiling of its own."""
+
+
+class Interrupt(BaseException):
+    """Base of what is raised into a running handler. Not an ``Exception``: ``except Exception`` must not swallow it."""
+
+
+class TaskTimeout(Interrupt):
+    """The handler outlived its timeout. Counts as a failed attempt."""
+
+
+class TaskCancelled(Interrupt):
+    """The task was cancelled while it ran. Its database work is rolled back; it is not retried."""
+
+
+# --- Inside the library --------------------------------------------------------------------------------------------
+
+
+class LeaseLostError(JobError):
+    """Another run holds the task now: this run's work is rolled back and its message left alone."""

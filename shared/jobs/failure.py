@@ -1,0 +1,52 @@
+"""What is kept of an error: its class, its text, where it was raised, and a fingerprint to group it by."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import traceback as tracebacks
+from dataclasses import dataclass
+
+from shared.db import sqlstate
+
+MAX_TEXT = 2_000
+MAX_TRACEBACK = 8_000
+OWN_CODE = ("/functions/", "/shared/platform/")
+"""Frames by which errors are told apart: where our own code failed, not the library it called."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    error_type: str
+    error_message: str
+    fingerprint: str
+    traceback: str
+
+    @classmethod
+    def of(cls, type_: str, error: BaseException) -> Failure:
+        name = type(error).__name__
+        frames = tracebacks.extract_tb(error.__traceback__)
+        own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]
+        where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}" if own else ""
+        message = text_of(error)
+        key = "|".join((type_, name, re.sub(r"[0-9a-f-]{8,}|\d+", "#", message), where))
+        lines = "".join(tracebacks.format_exception(error))
+        return cls(
+            error_type=name,
+            error_message=message,
+            fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
+            traceback=storable(lines[-MAX_TRACEBACK:]),
+        )
+
+
+def text_of(error: BaseException) -> str:
+    """One error as a line or two; of a database error its message and code, without the row it names."""
+    original = getattr(error, "orig", None) or error
+    fields = original.args[0] if original.args and isinstance(original.args[0], dict) else None
+    text = f"{fields.get('M', 'database error')} ({sqlstate(original)})" if fields else str(error)
+    return storable(text[:MAX_TEXT]) or type(error).__name__
+
+
+def storable(text: str) -> str:
+    """``text`` without what Postgres's text cannot hold."""
+    return text.replace("\0", "").encode(errors="replace").decode()

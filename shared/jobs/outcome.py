@@ -1,0 +1,97 @@
+"""What the end of a handler means for the task: one ``match``, in one place."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from shared.jobs.errors import PayloadError, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskCancelled, TaskTimeout
+from shared.jobs.failure import Failure, storable, text_of
+from shared.jobs.queues import SNOOZE_CEILING
+from shared.jobs.retry import delay_after
+from shared.jobs.store import Finish, State
+
+if TYPE_CHECKING:
+    from shared.jobs.claim import Claim
+    from shared.jobs.task import Task
+
+MISMATCH_DELAY = timedelta(minutes=1)
+MISMATCH_PATIENCE = timedelta(hours=1)
+"""How long a payload waits for code that knows its schema: a deploy takes less."""
+
+
+def completed(claim: Claim, result: Any) -> Finish:
+    """The handler returned."""
+    return Finish(claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result)
+
+
+def failed(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:  # noqa: PLR0911 - a row each
+    """The handler raised ``error``, or its payload could not be read."""
+    left = claim.attempt < claim.allowed
+    match error:
+        case TaskCancelled():
+            return _finish(claim, "cancelled", State.CANCELLED, reason="cancelled while it ran")
+        case RevokeTask():
+            return _finish(claim, "revoked", State.CANCELLED, reason=text_of(error))
+        case Snooze() if claim.snoozes < SNOOZE_CEILING:
+            return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
+        case SkipRetry():
+            return _archived(task, claim, error, f"SkipRetry: {text_of(error)}")
+        case PayloadError() if _foreign_schema(task, claim) and _patient(claim):
+            return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
+        case PayloadError():
+            return _archived(task, claim, error, f"PayloadError: {text_of(error)}")
+        case RetryAfter() if left:
+            return _retry(task, claim, error, error.delay)
+        case _ if left:
+            return _retry(task, claim, error, delay_after(task.retry_delay, claim.attempt, error))
+        case _:
+            reason = f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error)}"
+            return _archived(task, claim, error, reason)
+
+
+def _foreign_schema(task: Task[Any, Any], claim: Claim) -> bool:
+    return claim.schema is not None and claim.schema != task.schema_digest
+
+
+def _patient(claim: Claim) -> bool:
+    return (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+
+
+def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, delay: timedelta) -> Finish:
+    outcome = "timeout" if isinstance(error, TaskTimeout) else "failed"
+    return _finish(claim, outcome, State.RETRY, delay=delay, failure=Failure.of(task.type, error))
+
+
+def _archived(task: Task[Any, Any], claim: Claim, error: BaseException, reason: str) -> Finish:
+    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=Failure.of(task.type, error))
+
+
+def _finish(
+    claim: Claim,
+    outcome: str,
+    state: State,
+    *,
+    delay: timedelta = timedelta(0),
+    reason: str | None = None,
+    failure: Failure | None = None,
+    counted: bool = True,
+    snoozed: bool = False,
+    mismatch: bool = False,
+) -> Finish:
+    return Finish(
+        claim.id,
+        claim.token,
+        claim.run,
+        outcome,
+        state,
+        delay_seconds=delay.total_seconds(),
+        counted=counted,
+        snoozed=snoozed,
+        mismatch=mismatch,
+        reason=storable(reason) if reason else None,
+        error_type=failure.error_type if failure else None,
+        error_message=failure.error_message if failure else None,
+        fingerprint=failure.fingerprint if failure else None,
+        traceback=failure.traceback if failure else None,
+    )

@@ -1,0 +1,164 @@
+"""The three queues, the names of everything made from them, and the numbers that must hold between SQS and Lambda.
+
+A *queue* is what people name: critical, default or low. It is made of *lanes*, one SQS queue per task type and tier
+with that type's Lambda as its only consumer. A *front door* is the SQS queue with the plain name.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+
+from shared.jobs.errors import DeclarationError
+
+
+class Queue(StrEnum):
+    """The queues in order of weight."""
+
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    LOW = "low"
+
+
+WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 1}
+"""Share of the concurrency budget, as in the weighted queues of asynq. There is no strict priority on SQS."""
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
+PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+MAX_QUEUE_NAME = 80
+"""Source: CreateQueue, SQS API reference."""
+MAX_FUNCTION_NAME = 64
+"""Source: CreateFunction, Lambda API reference."""
+MAX_PREFIX = 20
+
+
+def folder_of(type_: str) -> str:
+    """``data:export`` → ``data_export``, its folder under ``functions/``."""
+    return type_.replace(":", "_")
+
+
+def slug_of(type_: str) -> str:
+    """``data:export`` → ``data-export``, its part in the names of AWS resources."""
+    return type_.replace(":", "-").replace("_", "-")
+
+
+def check_prefix(prefix: str) -> str:
+    """Return ``prefix`` or raise :class:`DeclarationError`."""
+    if not PREFIX_PATTERN.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
+        raise DeclarationError(
+            f"prefix: {prefix!r} is not lower-case letters, digits and single hyphens, "
+            f"starting with a letter, {MAX_PREFIX} characters at most, for example 'jobs' or 'jobs-dev'"
+        )
+    return prefix
+
+
+def front_door_name(prefix: str, queue: Queue) -> str:
+    return f"{prefix}-{queue}"
+
+
+def lane_name(prefix: str, queue: Queue, type_: str) -> str:
+    return f"{prefix}-{queue}-{slug_of(type_)}"
+
+
+def dead_letter_name(queue_name: str) -> str:
+    """The dead-letter queue of a lane or front door."""
+    return f"{queue_name}-dlq"
+
+
+def function_name(prefix: str, type_: str) -> str:
+    return f"{prefix}-{slug_of(type_)}"
+
+
+# --- Limits of AWS, each once, beside its source -------------------------------------------------------------------
+
+MAX_MESSAGE_BYTES = 1024 * 1024
+"""Body and attributes of one message, and the sum of a SendMessageBatch. Source: SQS message quotas."""
+MAX_ATTRIBUTES = 10
+MAX_BATCH = 10
+"""Entries in a SendMessageBatch; also the largest batch a mapping delivers without a batching window."""
+MAX_DELAY = timedelta(minutes=15)
+"""``DelaySeconds``. Longer waits stay in the row."""
+MAX_VISIBILITY = timedelta(hours=12)
+"""Of a queue. Counted from the receive for ChangeMessageVisibility, so that calls stop short of it:"""
+MAX_LATER_VISIBILITY = timedelta(hours=11, minutes=45)
+MAX_FUNCTION_TIMEOUT = timedelta(seconds=900)
+MAX_RECEIVE_COUNT = 1000
+QUEUE_RETENTION = timedelta(days=10)
+DEAD_LETTER_RETENTION = timedelta(days=14)
+"""The longest SQS has. A dead letter keeps the clock of the queue it came from, hence longer than QUEUE_RETENTION."""
+MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000
+"""``MaximumConcurrency`` of a mapping. Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
+
+# --- Numbers of ours -----------------------------------------------------------------------------------------------
+
+FINISH_MARGIN = timedelta(seconds=10)
+"""Between the alarm of the last task in a batch and Lambda's own kill: finish, sends and acknowledgement."""
+LEASE_MARGIN = timedelta(seconds=5)
+"""A lease outlives the invocation by this much."""
+VISIBILITY_MARGIN = timedelta(seconds=10)
+"""A queue's visibility timeout outlives the lease by at least this much."""
+SNOOZE_CEILING = 20
+"""How often one task may raise Snooze."""
+PROMISED_OUTAGE = timedelta(hours=24)
+"""How long the database may be away without SQS dead-lettering anything."""
+RECEIVES_PER_OUTAGE_HOUR = 4
+"""Visibility grows to 15 minutes while the database is away."""
+RECEIVE_HEADROOM = 20
+"""Receives that never reach the code: throttles, failed starts, pollers that were scaled away."""
+CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
+"""How long an id is kept after the task has ended: until none of its messages can come back."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """What one lane's queue and function are made with. All of it follows from the declaration."""
+
+    function_timeout: timedelta
+    visibility: timedelta
+    max_receive_count: int
+
+    @classmethod
+    def of(cls, *, timeout: timedelta, batch_size: int, max_retry: int, what: str) -> Numbers:
+        """T, B and retries → F = B·T + g, V ≥ 6·F, M; refused with the reason where they cannot hold together.
+
+        Source of V ≥ 6·F: Lambda, *Configuring an Amazon SQS queue for use with Lambda*.
+        """
+        function_timeout = timeout * batch_size + FINISH_MARGIN
+        if function_timeout > MAX_FUNCTION_TIMEOUT:
+            longest = (MAX_FUNCTION_TIMEOUT - FINISH_MARGIN) / batch_size
+            raise DeclarationError(
+                f"{what}: timeout {timeout} with batch_size {batch_size} needs a function of {function_timeout}, "
+                f"and Lambda ends at {MAX_FUNCTION_TIMEOUT}; the longest timeout here is {longest}"
+            )
+        visibility = max(6 * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
+        visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
+        outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
+        receives = max_retry + 1 + SNOOZE_CEILING + outage + RECEIVE_HEADROOM
+        if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
+            most = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - receives + max_retry
+            raise DeclarationError(
+                f"{what}: max_retry {max_retry} makes {receives} receives of {visibility} each, longer than the "
+                f"{QUEUE_RETENTION.days} days a queue keeps a message; max_retry can be {max(most, 0)} here, "
+                f"or shorten the timeout"
+            )
+        return cls(function_timeout, visibility, receives)
+
+
+def share_concurrency(lanes: Iterable[tuple[str, Queue, int | None]], budget: int) -> dict[str, int]:
+    """Split ``budget`` over lanes ``(name, queue, max_concurrency or None)`` → ``MaximumConcurrency`` per name.
+
+    ``share = floor(budget · weight / Σ weights of all lanes)``, at least 2 (Lambda's minimum), at most what the task
+    declares. The minimum can push the sum above the budget: the caller checks the sum it gets.
+    """
+    lanes = list(lanes)
+    total = sum(WEIGHTS[queue] for _, queue, _ in lanes)
+    return {
+        name: min(max(MIN_CONCURRENCY, budget * WEIGHTS[queue] // total), declared or MAX_CONCURRENCY, MAX_CONCURRENCY)
+        for name, queue, declared in lanes
+    }

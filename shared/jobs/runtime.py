@@ -1,0 +1,432 @@
+"""A delivery, straight down: read, claim, call, decide, finish, and say what becomes of the message.
+
+One worker serves one task type in one process. It answers Lambda with the messages that stay in the queue; a message
+leaves it only once what it stands for is safe: run and committed, waiting in its row, or sent on as a dead letter.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import DatabaseError
+from pydantic_core import to_jsonable_python
+
+from shared import telemetry
+from shared.db import Database, is_away, sqlstate
+from shared.jobs import outcome, store
+from shared.jobs.alarm import Alarm
+from shared.jobs.claim import Claim, Incoming, Verdict, claim
+from shared.jobs.context import TaskContext
+from shared.jobs.delivery import Delivery
+from shared.jobs.errors import Interrupt, LeaseLostError, MessageError, TaskCancelled
+from shared.jobs.failure import text_of
+from shared.jobs.message import Message, check_tree
+from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
+from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, lane_name
+from shared.jobs.sqs import Entry, Sqs
+from shared.jobs.store import Finish, State
+from shared.jobs.tick import tick_id
+
+if TYPE_CHECKING:
+    from shared.jobs.task import Task
+
+KILL_MARGIN_SECONDS = 3.0
+"""The alarm fires this long before Lambda's own kill at the latest."""
+AWAY_FIRST_SECONDS = 15
+AWAY_LONGEST_SECONDS = int(MAX_DELAY.total_seconds())
+LOCKED_SECONDS = 5
+"""A row that stayed locked is somebody's finish or operator's edit: soon over."""
+REFUSED_CLASSES = ("22", "54")
+"""The database cannot hold what the message says: data exceptions and program limits."""
+
+
+@dataclass
+class Settled:
+    """What is said of this invocation's messages at its end. Who is not mentioned is acknowledged."""
+
+    kept: set[str] = field(default_factory=set)
+    """SQS message ids that stay in the queue."""
+    visibility: dict[str, int] = field(default_factory=dict)
+    """Receipt handle → seconds until they are seen again; without an entry, the queue's own timeout."""
+
+    def keep(self, delivery: Delivery, seconds: int | None = None) -> None:
+        self.kept.add(delivery.message_id)
+        if seconds is not None:
+            self.visibility[delivery.receipt] = seconds
+
+    def answer(self) -> dict[str, list[dict[str, str]]]:
+        """The partial batch response. An empty list means that all succeeded."""
+        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(self.kept)]}
+
+
+class Worker:
+    """Serves one task type."""
+
+    def __init__(self, task: Task[Any, Any], database: Database, sqs: Sqs, prefix: str) -> None:
+        self._task = task
+        self._database = database
+        self._sqs = sqs
+        self._alarm = Alarm()
+        self._logger = telemetry.logger()
+        self._metrics = telemetry.metrics()
+        self._lanes = {lane_name(prefix, queue, task.type): queue for queue in task.lanes}
+
+    # --- Down the path of a delivery -------------------------------------------------------------------------------
+
+    def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
+        """Lambda's entry: an SQS event in, a partial batch response out."""
+        settled = Settled()
+        deliveries = [Delivery.read(record) for record in event["Records"]]
+        ready = self._readable(deliveries, settled)
+        suspects = self._run_together(ready, settled, lambda_context)
+        for delivery in suspects:  # each on its own: a loss then counts, and costs its neighbours nothing
+            self._run_together([delivery], settled, lambda_context)
+        if settled.visibility:
+            self._sqs.set_visibility(deliveries[0].queue, settled.visibility)
+        telemetry.flush(self._metrics, task_type=self._task.type, queue=str(self._lanes[deliveries[0].queue]))
+        return settled.answer()
+
+    def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
+        """Those that can be claimed. The others are sent on: to the dead letters, or once more with an id."""
+        ready: list[Delivery] = []
+        onward: list[tuple[Delivery, Entry]] = []
+        seen: set[str] = set()
+        for delivery in deliveries:
+            if (refusal := self._refusal(delivery)) is not None:
+                onward.append((delivery, self._refused(delivery, refusal)))
+            elif _is_anonymous(delivery):
+                onward.append((delivery, with_id(delivery, delivery.queue)))
+            elif self._id(delivery) in seen:
+                settled.keep(delivery, 0)  # the other copy of this batch decides first
+            else:
+                seen.add(self._id(delivery))
+                ready.append(delivery)
+        self._send_on(onward, settled)
+        return ready
+
+    def _run_together(self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any) -> list[Delivery]:
+        """Claim, run and finish. Returns those that must be claimed alone."""
+        claims = self._claim(deliveries, settled, lambda_context)
+        suspects: list[tuple[int, Delivery]] = []
+        runs: list[tuple[Delivery, Claim]] = []
+        letters: list[tuple[Delivery, Claim, str]] = []
+        for delivery, claimed in claims:
+            match claimed.verdict:
+                case Verdict.RUN:
+                    runs.append((delivery, claimed))
+                case Verdict.ALONE:
+                    suspects.append((claimed.attempt, delivery))
+                case Verdict.WAIT if claimed.wait_seconds <= MAX_DELAY.total_seconds():
+                    settled.keep(delivery, claimed.wait_seconds)
+                case Verdict.LEASED:
+                    settled.keep(delivery, claimed.wait_seconds + 1)
+                case Verdict.BURY:
+                    letters.append((delivery, claimed, claimed.reason or "archived"))
+                case Verdict.CONFLICT:
+                    reason = f"IdConflict: {claimed.id!r} is the id of another task, or of another payload"
+                    self._send_on([(delivery, self._refused(delivery, reason))], settled)
+                case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
+                    self._logger.info("message acknowledged", extra=self._words(claimed) | {"verdict": claimed.verdict})
+        together = [(d, c, end) for d, c in runs if (end := self._run(d, c, settled, lambda_context)) is not None]
+        letters += self._finish_together(together, settled)
+        self._bury(letters, settled)
+        return [delivery for _, delivery in sorted(suspects, key=lambda item: item[0])]
+
+    # --- Claim -----------------------------------------------------------------------------------------------------
+
+    def _claim(
+        self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any
+    ) -> list[tuple[Delivery, Claim]]:
+        """A claim per delivery, in order. Where the statement fails for one row's sake, one by one."""
+        if not deliveries:
+            return []
+        incoming = [self._incoming(delivery) for delivery in deliveries]
+        lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
+        try:
+            connection = self._database.get()
+            if not connection.idle:
+                self._database.drop()
+                connection = self._database.get()
+            claims = claim(connection, self._task, incoming, lease, lambda_context.aws_request_id)
+        except (DatabaseError, OSError) as error:
+            self._forget_broken(error)
+            if len(deliveries) > 1 and not is_away(error):
+                return [pair for one in deliveries for pair in self._claim([one], settled, lambda_context)]
+            self._unclaimed(deliveries, error, settled)
+            return []
+        return [(delivery, claims[item.id]) for delivery, item in zip(deliveries, incoming, strict=True)]
+
+    def _unclaimed(self, deliveries: Sequence[Delivery], error: Exception, settled: Settled) -> None:
+        """Nothing is spent by what could not be claimed."""
+        code = sqlstate(error) or ""
+        if code == "55P03":
+            for delivery in deliveries:
+                settled.keep(delivery, LOCKED_SECONDS)
+        elif code.startswith(REFUSED_CLASSES):
+            reason = f"the database cannot hold this message: {text_of(error)}"
+            self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
+        else:
+            advice = "it will be tried again" if is_away(error) else "are the migrations applied (jobs migrate)?"
+            self._logger.error(
+                "the database did not take the claim; " + advice,
+                extra=_error(error) | {"messages": len(deliveries)},
+            )
+            for delivery in deliveries:
+                settled.keep(delivery, _growing(delivery.receives))
+
+    # --- Run -------------------------------------------------------------------------------------------------------
+
+    def _run(self, delivery: Delivery, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
+        """Call the handler. Returns the finish that is still to be written, or None where nothing is."""
+        left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        limit = min(self._task.timeout.total_seconds(), left)
+        context = TaskContext(
+            self._task,
+            claimed,
+            self._lanes[delivery.queue],
+            seconds=limit,
+            database=self._database,
+            alarm=self._alarm,
+            logger=self._logger,
+        )
+        words = self._words(claimed)
+        self._logger.append_keys(**words)
+        started = time.perf_counter()
+        error: BaseException | None = None
+        written = False
+        try:
+            payload = self._task.read(claimed.payload, claimed.schema)
+            with self._alarm.set(limit):
+                result = self._task.function(payload, context)
+            end = outcome.completed(claimed, _json(result))
+            end = replace(end, duration_ms=_ms_since(started), memory_mb=int(lambda_context.memory_limit_in_mb))
+            written = self._complete(context, end)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:  # the one place where every end of a handler is decided
+            self._alarm.silence()
+            error = raised
+            self._undo(context, error)
+            end = outcome.failed(self._task, claimed, error)
+            end = replace(end, duration_ms=_ms_since(started), memory_mb=int(lambda_context.memory_limit_in_mb))
+        if isinstance(error, LeaseLostError):
+            self._logger.warning("lease lost: the work is rolled back and the message left for the run that holds it")
+            settled.keep(delivery)
+        else:
+            self._report(delivery, claimed, end, error)
+        self._logger.remove_keys(list(words))
+        return None if written or isinstance(error, LeaseLostError) else end
+
+    def _complete(self, context: TaskContext, end: Finish) -> bool:
+        """Commit the completion together with what the handler wrote.
+
+        False where the handler wrote nothing: then the completion goes with those of the batch.
+        Raises :class:`LeaseLostError`, :class:`TaskCancelled`, and whatever the flush or the commit meets.
+        """
+        if not context.touched:
+            return False
+        with context.commits():
+            context.session.flush()
+            connection = self._database.get()
+            if connection.idle:
+                context.session.close()
+                return False
+            if not store.finish(connection, [end]):
+                if store.cancel_requested(connection, end.id, end.token):
+                    raise TaskCancelled("the task was cancelled while it ran")
+                raise LeaseLostError(f"{end.id}: another run has taken the task over")
+            context.session.commit()
+        context.session.close()
+        return True
+
+    def _undo(self, context: TaskContext, error: BaseException) -> None:
+        """Roll back what the handler wrote. A connection that may be in the middle of something is thrown away."""
+        if not context.touched:
+            return
+        from sqlalchemy.exc import SQLAlchemyError
+
+        sound = self._database.usable and not isinstance(error, Interrupt)
+        if sound:
+            try:
+                context.session.close()  # rolls back
+            except (SQLAlchemyError, DatabaseError, OSError):
+                sound = False
+        if not sound:
+            context.session.invalidate()
+            self._database.drop()
+
+    # --- Finish ----------------------------------------------------------------------------------------------------
+
+    def _finish_together(
+        self, ends: Sequence[tuple[Delivery, Claim, Finish]], settled: Settled
+    ) -> list[tuple[Delivery, Claim, str]]:
+        """Write the ends of a batch in one statement. Returns those that are owed a dead letter, with the reason."""
+        if not ends:
+            return []
+        try:
+            held = store.finish(self._database.get(), [end for _, _, end in ends])
+        except (DatabaseError, OSError) as error:
+            self._forget_broken(error)
+            if len(ends) > 1 and not is_away(error):
+                return [letter for one in ends for letter in self._finish_together([one], settled)]
+            self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
+            for delivery, _, _ in ends:
+                settled.keep(delivery, _growing(delivery.receives))
+            return []
+        letters: list[tuple[Delivery, Claim, str]] = []
+        for delivery, claimed, end in ends:
+            if end.id not in held:
+                letters += self._not_held(delivery, claimed, end, settled)
+            elif end.state is State.ARCHIVED:
+                letters.append((delivery, claimed, end.reason or "archived"))
+            elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
+                settled.keep(delivery, end.visibility_seconds)
+        return letters
+
+    def _not_held(
+        self, delivery: Delivery, claimed: Claim, end: Finish, settled: Settled
+    ) -> list[tuple[Delivery, Claim, str]]:
+        """The run was asked to stop, or it is not the one that holds the task any more."""
+        if end.state is not State.CANCELLED and store.cancel_requested(self._database.get(), end.id, end.token):
+            stopped = outcome.failed(self._task, claimed, TaskCancelled("the task was cancelled while it ran"))
+            return self._finish_together([(delivery, claimed, stopped)], settled)
+        self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
+        settled.keep(delivery)
+        return []
+
+    # --- Messages sent on: always before the one they came from is acknowledged --------------------------------------
+
+    def _bury(self, letters: Iterable[tuple[Delivery, Claim, str]], settled: Settled) -> None:
+        """Send the dead letters of archived tasks, mark them, and let their messages go."""
+        owed = list(letters)
+        failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
+        sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
+        try:
+            store.mark_dead_sent(self._database.get(), sent) if sent else None
+        except (DatabaseError, OSError) as error:  # the sweep sends it once more, under the same id and generation
+            self._forget_broken(error)
+            self._logger.warning("a dead letter was sent but not marked", extra=_error(error))
+
+    def _letter(self, delivery: Delivery, claimed: Claim, reason: str) -> Entry:
+        message = Message(
+            self._task.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
+        )
+        return archived_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
+
+    def _refused(self, delivery: Delivery, reason: str) -> Entry:
+        self._logger.warning(
+            "message refused, sent to the dead letters",
+            extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
+        )
+        return refused_letter(delivery, reason)
+
+    def _send_on(self, onward: Sequence[tuple[Delivery, Entry]], settled: Settled) -> set[int]:
+        """Send; what SQS does not take keeps its message in the queue. Returns the positions of those."""
+        failed = self._sqs.send_many([entry for _, entry in onward]) if onward else {}
+        for position, why in failed.items():
+            delivery = onward[position][0]
+            self._logger.error(
+                "a message could not be sent on", extra={"queue": onward[position][1].queue, "error": why}
+            )
+            settled.keep(delivery, _growing(delivery.receives))
+        return set(failed)
+
+    # --- Small things ----------------------------------------------------------------------------------------------
+
+    def _refusal(self, delivery: Delivery) -> str | None:
+        """Why a message cannot be claimed here; None for a good one."""
+        if delivery.message is None:
+            return f"MessageError: {delivery.refusal}"
+        if delivery.message.type != self._task.type:
+            return f"MessageError: type: this is a lane of {self._task.type!r}, not of {delivery.message.type!r}"
+        if _is_anonymous(delivery) and not fits(with_id(delivery, delivery.queue)):
+            return NO_ROOM
+        return None
+
+    def _incoming(self, delivery: Delivery) -> Incoming:
+        message = delivery.message
+        assert message is not None
+        return Incoming(message, self._id(delivery), self._lanes[delivery.queue], delivery.group, delivery.dead)
+
+    def _id(self, delivery: Delivery) -> str:
+        message = delivery.message
+        assert message is not None
+        if message.tick is not None:
+            return tick_id(self._task, message.tick, delivery.sent_at)
+        return message.id or delivery.message_id
+
+    def _forget_broken(self, error: Exception) -> None:
+        """A server's error leaves the connection usable; after anything else it is thrown away."""
+        if is_away(error) or not self._database.usable:
+            self._database.drop()
+
+    def _words(self, claimed: Claim) -> dict[str, Any]:
+        return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+
+    def _report(self, delivery: Delivery, claimed: Claim, end: Finish, error: BaseException | None) -> None:
+        """One log line and the metrics of one run. No payload value is in either."""
+        fields = {"outcome": end.outcome, "ms": end.duration_ms, "queue": str(self._lanes[delivery.queue])}
+        if error is None:
+            self._logger.info("task completed", extra=fields)
+        else:
+            waits = {"again_in_seconds": end.visibility_seconds} if end.state in (State.RETRY, State.PENDING) else {}
+            told = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
+            self._logger.warning(
+                f"task {end.state}", extra=fields | waits | {key: value for key, value in told.items() if value}
+            )
+        telemetry.count(
+            self._metrics,
+            {"Started": 1, METRICS[end.state]: 1},
+            {"WaitMs": claimed.waited_ms, "DurationMs": end.duration_ms or 0},
+        )
+
+
+METRICS = {
+    State.COMPLETED: "Succeeded",
+    State.RETRY: "Retried",
+    State.PENDING: "Snoozed",
+    State.ARCHIVED: "Archived",
+    State.CANCELLED: "Cancelled",
+}
+
+
+def _growing(receives: int) -> int:
+    """Visibility while something is away: 15 s doubling to 15 min, with jitter to spread a backlog's return.
+
+    Source of the longest: RECEIVES_PER_OUTAGE_HOUR receives an hour is what the queue's maxReceiveCount allows for.
+    """
+    longest: int = min(AWAY_LONGEST_SECONDS, AWAY_FIRST_SECONDS * 2 ** min(receives - 1, 10))
+    return longest - random.randint(0, longest // 10 if longest < AWAY_LONGEST_SECONDS else 0)  # noqa: S311
+
+
+def _is_anonymous(delivery: Delivery) -> bool:
+    """A foreign sender's message that has no id yet."""
+    return delivery.message is not None and delivery.message.id is None and delivery.message.tick is None
+
+
+def _json(result: Any) -> Any:
+    """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
+
+    Raises pydantic's ``PydanticSerializationError`` or :class:`MessageError`: the attempt then fails.
+    """
+    if result is None:
+        return None
+    value = to_jsonable_python(result, inf_nan_mode="null")
+    try:
+        check_tree(value, "result")
+    except MessageError as error:
+        raise TypeError(f"the handler's result cannot be stored: {error}") from None
+    return value
+
+
+def _ms_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)
+
+
+def _error(error: BaseException) -> dict[str, str]:
+    return {"error": text_of(error)}

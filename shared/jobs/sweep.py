@@ -1,0 +1,157 @@
+"""What the sweep does: everything that a message should have done and has not.
+
+``tasks.sweep_at`` says when a row wants to be looked at, whatever its state:
+
+- waiting: its message was never sent, is due within 15 minutes, or should have been claimed a while ago: send it;
+- active: the lease ran out: send the message, whose claim finds the run lost;
+- archived: the dead letter was never marked as sent: send it and mark it.
+
+Taking rows moves their ``sweep_at`` on, so two sweeps at once share the work, and one that dies leaves its rows to the
+next. A send too many does no harm: the id is the identity.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from shared.jobs import store
+from shared.jobs.message import Message
+from shared.jobs.onward import archived_letter, fits
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY, Queue, lane_name
+from shared.jobs.sqs import Entry, Sqs
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+
+TYPE = "jobs:sweep"
+BATCH = 500
+LONGEST_INTERVAL_SECONDS = 6 * 3600
+"""The interval between sends of a row that nobody claims doubles up to this."""
+
+# The new sweep_at holds until the message is sent: a sweep that dies is made good a minute later. Paused rows move on
+# without being sent.
+TAKE = f"""
+with taken as (
+  select id from tasks
+   where sweep_at <= clock_timestamp() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+   order by sweep_at limit {BATCH} for update skip locked
+)
+update tasks t
+   set sweep_at = clock_timestamp() + interval '1 minute'
+  from taken where t.id = taken.id
+returning t.id, t.type, t.queue, t.tenant, t.state, t.payload, t.schema, t.headers, t.generation, t.reason,
+          extract(epoch from t.due_at - clock_timestamp())::float8,
+          exists (select from pauses p
+                   where (p.until is null or p.until > now())
+                     and ((p.scope = 'type' and p.name = t.type) or (p.scope = 'queue' and p.name = t.queue)
+                       or (p.scope = 'tenant' and p.name = t.tenant)))
+"""
+
+# Only rows that are still as they were taken: a claim in between has set its own sweep_at.
+SENT = f"""
+update tasks t
+   set sent_at = clock_timestamp(), sends = t.sends + 1,
+       sweep_at = greatest(t.due_at, clock_timestamp())
+                + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
+ where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in ('scheduled', 'pending', 'retry', 'active')
+   and (t.state <> 'active' or t.lease_until <= clock_timestamp())
+"""
+
+# Content goes when retention ends; the id when none of its messages can come back.
+EXPIRE = f"""
+with due as (
+  select id, cleared from tasks
+   where expire_at <= clock_timestamp() and state in ('completed', 'cancelled', 'archived')
+   order by expire_at limit {BATCH} for update skip locked
+),
+cleared as (
+  update tasks t
+     set payload = null, result = null, headers = '{{}}', cleared = true,
+         expire_at = greatest(t.finished_at + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days', clock_timestamp())
+    from due where t.id = due.id and not due.cleared
+  returning t.id
+),
+gone as (
+  delete from tasks t using due where t.id = due.id and due.cleared returning t.id
+),
+attempts as (
+  delete from task_attempts a using gone where a.task_id = gone.id
+),
+items as (
+  delete from task_items i using due where i.task_id = due.id
+)
+select (select count(*) from cleared), (select count(*) from gone)
+"""
+
+
+@dataclass
+class Swept:
+    """What one sweep did. ``unsent``: messages that SQS did not take; they are tried again in a minute."""
+
+    sent: int = 0
+    dead_letters: int = 0
+    paused: int = 0
+    unsent: int = 0
+    cleared: int = 0
+    removed: int = 0
+
+
+def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
+    """Sweep in bounded batches until nothing is owed, or ``goes_on()`` is false. Each batch is its own transaction."""
+    swept = Swept()
+    while goes_on():
+        rows = connection.run(TAKE)
+        _send(connection, sqs, prefix, rows, swept)
+        if len(rows) < BATCH or swept.unsent:
+            break
+    while goes_on():
+        cleared, removed = connection.run(EXPIRE)[0]
+        swept.cleared += cleared
+        swept.removed += removed
+        if cleared + removed < BATCH:
+            break
+    return swept
+
+
+def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> None:
+    entries: list[Entry] = []
+    owners: list[tuple[str, str, int]] = []
+    for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused in rows:
+        lane = lane_name(prefix, Queue(queue), type_)
+        message = Message(type_, id_, payload, rec=True, schema=schema, headers=headers)
+        if state == "archived":
+            entries.append(archived_letter(lane, message, reason or "archived", generation, tenant))
+        elif paused:
+            swept.paused += 1
+            continue
+        else:
+            entries.append(_entry(lane, message, due, tenant))
+        owners.append((id_, state, generation))
+    failed = sqs.send_many(entries) if entries else {}
+    sent = [owner for position, owner in enumerate(owners) if position not in failed]
+    letters = [(id_, generation) for id_, state, generation in sent if state == "archived"]
+    messages = [id_ for id_, state, _ in sent if state != "archived"]
+    store.mark_dead_sent(connection, letters)
+    if messages:
+        connection.run(SENT, json.dumps(sorted(messages)))
+    swept.sent += len(messages)
+    swept.dead_letters += len(letters)
+    swept.unsent += len(failed)
+
+
+def _entry(lane: str, message: Message, due: float, tenant: str | None) -> Entry:
+    from dataclasses import replace
+
+    delay = min(max(0, round(due)), int(MAX_DELAY.total_seconds()))
+    entry = Entry(lane, message.encode(), delay, tenant)
+    return entry if fits(entry) else replace(entry, body=replace(message, payload=None).encode())
+
+
+def wake(sqs: Sqs, prefix: str) -> None:
+    """Ask for a sweep now. Passed over where it cannot be sent: the next one comes by its schedule."""
+    message = Message(TYPE, f"{TYPE}:woken:{uuid.uuid4()}")
+    sqs.send_many([Entry(lane_name(prefix, Queue.LOW, TYPE), message.encode())])

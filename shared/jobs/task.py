@@ -1,0 +1,329 @@
+"""Declaring a task: ``@task`` on a function makes it a :class:`Task`, found by walking ``functions/*/handler.py``.
+
+The declared job is still the function. Importing a handler makes no client, no engine, and reads no environment.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from shared.jobs import retry
+from shared.jobs.cron import Schedule, parse
+from shared.jobs.errors import DeclarationError, PayloadError
+from shared.jobs.message import canonical
+from shared.jobs.queues import (
+    MAX_CONCURRENCY,
+    MAX_FUNCTION_NAME,
+    MAX_PREFIX,
+    MIN_CONCURRENCY,
+    TYPE_PATTERN,
+    Numbers,
+    Queue,
+    folder_of,
+    slug_of,
+)
+
+if TYPE_CHECKING:
+    from shared.jobs.context import TaskContext
+
+MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
+MAX_RETENTION = timedelta(days=3650)
+MEMORY_MB = range(128, 10241)
+"""Source: Lambda quotas, function memory allocation."""
+
+
+class Payload(BaseModel):
+    """Base of every payload: one frozen class at both ends, whose errors never show a value."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
+
+
+@dataclass(frozen=True)
+class Grants:
+    """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
+
+    buckets: tuple[str, ...] = ()
+    """Names of buckets it reads and writes, e.g. ``("exports",)``."""
+    enqueue: tuple[str, ...] = ()
+    """Types it may send, e.g. ``("user:invitation",)``."""
+    mail: bool = False
+    """Send e-mail by SES."""
+
+
+P = TypeVar("P", bound=Payload)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Task(Generic[P, R]):
+    """A declared task. Call it as the function it is; the rest is its declaration."""
+
+    function: Callable[[P, TaskContext], R]
+    type: str
+    payload: builtins.type[P]
+    queue: Queue
+    also: tuple[Queue, ...]
+    max_retry: int
+    retry_delay: retry.RetryDelay
+    timeout: timedelta
+    retention: timedelta
+    schedules: tuple[Schedule, ...]
+    front_door: bool
+    batch_size: int
+    max_concurrency: int | None
+    memory_mb: int
+    environment: tuple[str, ...]
+    grants: Grants
+    numbers: Numbers = field(repr=False)
+
+    def __call__(self, payload: P, ctx: TaskContext) -> R:
+        return self.function(payload, ctx)
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.type)
+
+    @property
+    def slug(self) -> str:
+        return slug_of(self.type)
+
+    @property
+    def lanes(self) -> tuple[Queue, ...]:
+        """The queues in which the type has a lane, home first."""
+        return (self.queue, *self.also)
+
+    @cached_property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON Schema of the payload."""
+        return self.payload.model_json_schema()
+
+    @cached_property
+    def schema_digest(self) -> str:
+        """12 hex characters that change when the payload's schema does."""
+        return hashlib.sha256(canonical(self.schema).encode()).hexdigest()[:12]
+
+    def read(self, payload: Any, schema: str | None) -> P:
+        """Validate a received payload.
+
+        Fields that are unknown here are ignored from a newer schema and refused from our own, where they are typing
+        errors. Raises :class:`PayloadError`.
+        """
+        try:
+            return self.payload.model_validate(payload)
+        except ValidationError as error:
+            if schema is None or schema == self.schema_digest:
+                raise PayloadError("payload", describe(error, self.payload)) from None
+        try:
+            return self.payload.model_validate(payload, extra="ignore")
+        except ValidationError as error:
+            raise PayloadError("payload", describe(error, self.payload)) from None
+
+    def write(self, payload: P) -> dict[str, Any]:
+        """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""
+        if not isinstance(payload, self.payload):
+            raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
+        return payload.model_dump(mode="json")
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line per field: where and what is wrong, without the values."""
+    found = [
+        f"{'.'.join(str(part) for part in item['loc']) or model.__name__}: {item['msg']}"
+        for item in error.errors(include_input=False, include_url=False, include_context=False)
+    ]
+    return f"{model.__name__} does not take it: " + "; ".join(found[:10])
+
+
+# --- The decorator -------------------------------------------------------------------------------------------------
+
+
+def task(
+    type_: str,
+    *,
+    queue: Queue = Queue.DEFAULT,
+    also: Sequence[Queue] = (),
+    max_retry: int = 5,
+    retry_delay: retry.RetryDelay | None = None,
+    timeout: timedelta = timedelta(minutes=1),
+    retention: timedelta = timedelta(days=1),
+    schedule: str | Schedule | Sequence[str | Schedule] = (),
+    front_door: bool | None = None,
+    batch_size: int = 1,
+    max_concurrency: int | None = None,
+    memory_mb: int = 512,
+    environment: Sequence[str] = (),
+    grants: Grants | None = None,
+) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
+    """Declare a job. Whatever cannot work is refused here, with the reason.
+
+    ``type_``: ``category:action``; the folder ``category_action`` and the function's name agree with it.
+    ``queue``: home queue; ``also``: further queues in which it has a lane.
+    ``max_retry``: attempts after the first, 0 to 100. ``retry_delay``: see :mod:`shared.jobs.retry`.
+    ``timeout``: of one attempt. ``retention``: how long payload and result are kept after the end; 0 clears at once.
+    ``schedule``: Unix cron text, ``"@hourly"``, :func:`~shared.jobs.cron.every`, :func:`~shared.jobs.cron.cron`.
+    ``front_door``: whether foreign senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
+    ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
+    ``environment``: names of settings the function gets. ``grants``: what else it may do.
+
+    Raises :class:`DeclarationError`.
+    """
+    _check_type(type_)
+    what = f"task {type_!r}"
+    closed = type_.startswith(("jobs:", "system:"))
+    if closed and front_door:
+        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take foreign messages")
+    lanes = [_queue(what, "queue", queue), *(_queue(what, "also", item) for item in also)]
+    if len(set(lanes)) != len(lanes):
+        raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
+    _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
+    _check_range(what, "batch_size", batch_size, 1, 10)
+    _check_range(what, "memory_mb", memory_mb, MEMORY_MB.start, MEMORY_MB.stop - 1)
+    if max_concurrency is not None:
+        _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
+    _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
+    _check_duration(what, "retention", retention, timedelta(0), MAX_RETENTION)
+    numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what=what)
+    schedules = _schedules(what, [schedule] if isinstance(schedule, (str, Schedule)) else list(schedule))
+
+    def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
+        if function.__name__ != folder_of(type_):
+            raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
+        return Task(
+            function=function,
+            type=type_,
+            payload=_payload_class(what, function),
+            queue=lanes[0],
+            also=tuple(lanes[1:]),
+            max_retry=max_retry,
+            retry_delay=retry.check_retry_delay(retry_delay),
+            timeout=timeout,
+            retention=retention,
+            schedules=schedules,
+            front_door=not closed if front_door is None else front_door,
+            batch_size=batch_size,
+            max_concurrency=max_concurrency,
+            memory_mb=memory_mb,
+            environment=tuple(environment),
+            grants=grants or Grants(),
+            numbers=numbers,
+        )
+
+    return declare
+
+
+def _check_type(type_: str) -> None:
+    if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
+        raise DeclarationError(
+            f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "
+            "for example 'data:export'"
+        )
+    if len(slug_of(type_)) > MAX_SLUG:
+        raise DeclarationError(
+            f"task type {type_!r}: {MAX_SLUG} characters at most, or its function's name is too long"
+        )
+
+
+def _queue(what: str, name: str, value: object) -> Queue:
+    try:
+        return Queue(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(Queue)}") from None
+
+
+def _check_range(what: str, name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise DeclarationError(f"{what}: {name}: an integer from {low} to {high} is required, not {value!r}")
+
+
+def _check_duration(what: str, name: str, value: object, low: timedelta, high: timedelta) -> None:
+    if not isinstance(value, timedelta) or not low <= value <= high:
+        raise DeclarationError(f"{what}: {name}: a timedelta from {low} to {high} is required, not {value!r}")
+
+
+def _schedules(what: str, declared: Sequence[str | Schedule]) -> tuple[Schedule, ...]:
+    """Schedules with a name each: their position where they have none."""
+    schedules: list[Schedule] = []
+    for position, item in enumerate(declared):
+        try:
+            schedule = parse(item)
+            schedules.append(replace(schedule, name=schedule.name or str(position)))
+        except DeclarationError as error:
+            raise DeclarationError(f"{what}: schedule: {error}") from error
+    names = [schedule.name for schedule in schedules]
+    if len(set(names)) != len(names):
+        raise DeclarationError(f"{what}: schedule: two schedules have the same name")
+    return tuple(schedules)
+
+
+def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
+    """The class on the first parameter; only that annotation is evaluated."""
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) != 2:
+        raise DeclarationError(f"{what}: the function takes (payload, ctx), not {len(parameters)} parameters")
+    annotation = parameters[0].annotation
+    if isinstance(annotation, str):
+        names = inspect.getclosurevars(function)
+        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(annotation)
+    if not isinstance(annotation, type) or not issubclass(annotation, Payload):
+        raise DeclarationError(
+            f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"
+        )
+    return annotation
+
+
+# --- Finding tasks -------------------------------------------------------------------------------------------------
+
+
+def discover(package: str = "functions") -> dict[str, Task[Any, Any]]:
+    """Every task under ``package``, by type, in order of type. Raises :class:`DeclarationError`.
+
+    A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
+    no task, is passed over.
+    """
+    root = Path(next(iter(importlib.import_module(package).__path__)))
+    folders = sorted(path.parent.name for path in root.glob("*/handler.py"))
+    found = [item for folder in folders if (item := _load_folder(package, folder)) is not None]
+    return {item.type: item for item in sorted(found, key=lambda item: item.type)}
+
+
+def load(type_: str, package: str = "functions") -> Task[Any, Any]:
+    """One task by its type, importing its handler alone. Raises :class:`DeclarationError`."""
+    _check_type(type_)
+    try:
+        found = _load_folder(package, folder_of(type_))
+    except ModuleNotFoundError as error:
+        if error.name not in (f"{package}.{folder_of(type_)}", f"{package}.{folder_of(type_)}.handler"):
+            raise
+        found = None
+    if found is None:
+        raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
+    return found
+
+
+def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
+    module = importlib.import_module(f"{package}.{folder}.handler")
+    where = f"{package}/{folder}/handler.py"
+    tasks = [item for item in vars(module).values() if isinstance(item, Task)]
+    declared = [item for item in tasks if item.function.__module__ == module.__name__]
+    if not declared:
+        if not callable(getattr(module, "handler", None)):
+            raise DeclarationError(f"{where}: declares no task; put @task on its function {folder!r}")
+        return None
+    if len(declared) > 1:
+        raise DeclarationError(f"{where}: declares {', '.join(item.type for item in declared)}; one folder, one task")
+    if declared[0].folder != folder:
+        raise DeclarationError(
+            f"{where}: declares {declared[0].type!r}, which belongs in {package}/{declared[0].folder}/handler.py"
+        )
+    return declared[0]

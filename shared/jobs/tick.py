@@ -1,0 +1,34 @@
+"""The id of a tick: ``<type>:<schedule>:<its time>``, so that one delivered twice is one task."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from shared.jobs.task import Task
+
+EARLY = timedelta(seconds=5)
+"""A tick may be sent this much before its time, where clocks differ."""
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?")
+
+
+def tick_id(task: Task[Any, Any], tick: Mapping[str, str], sent_at: float) -> str:
+    """From what the scheduler wrote; where it wrote no time, the schedule's last one before the message was sent.
+
+    ``tick``: ``schedule``, its name, and ``at``, the scheduled time in UTC or a context attribute that was not
+    substituted. ``sent_at``: seconds since 1970.
+    """
+    written = _TIME.fullmatch(tick["at"])
+    minute = written[1] if written else f"{_last_fire(task, tick['schedule'], sent_at):%Y-%m-%dT%H:%M}"
+    return f"{task.type}:{tick['schedule']}:{minute}Z"
+
+
+def _last_fire(task: Task[Any, Any], name: str, sent_at: float) -> datetime:
+    moment = datetime.fromtimestamp(sent_at, UTC) + EARLY
+    for schedule in task.schedules:
+        if schedule.name == name:
+            return schedule.previous(moment).astimezone(UTC)
+    return moment  # a schedule that the code has dropped: its last ticks may still come

@@ -1,0 +1,123 @@
+"""The platform's tables: tenants with their roles, members and invitations, system users, and users' addresses."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+TENANTS = """
+create table tenants (
+    id         uuid primary key default gen_random_uuid(),
+    name       varchar(255) not null,
+    slug       varchar(255) not null unique,
+    status     varchar(20) not null default 'pending' check (status in ('pending', 'active', 'suspended', 'deleted')),
+    metadata   jsonb not null default '{}',
+    created_by varchar(255) not null,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    deleted_at timestamptz
+)
+"""
+
+# A role without a tenant belongs to the system and may be given in every tenant.
+ROLES = """
+create table roles (
+    id          uuid primary key default gen_random_uuid(),
+    name        varchar(100) not null,
+    type        varchar(20) not null,
+    description text,
+    tenant_id   uuid references tenants (id) on delete cascade,
+    is_system   boolean not null default false,
+    created_at  timestamptz not null default now(),
+    updated_at  timestamptz not null default now()
+)
+"""
+
+# Users themselves are kept by the identity provider, whose ids need not be UUIDs.
+TENANT_MEMBERS = """
+create table tenant_members (
+    id         uuid primary key default gen_random_uuid(),
+    tenant_id  uuid not null references tenants (id) on delete cascade,
+    user_id    varchar(255) not null,
+    role_id    uuid not null references roles (id),
+    status     varchar(20) not null default 'active' check (status in ('active', 'inactive', 'pending')),
+    invited_by varchar(255),
+    joined_at  timestamptz,
+    created_at timestamptz not null default now(),
+    updated_at timestamptz not null default now(),
+    unique (tenant_id, user_id)
+)
+"""
+
+USER_INVITATIONS = """
+create table user_invitations (
+    id          uuid primary key default gen_random_uuid(),
+    tenant_id   uuid not null references tenants (id) on delete cascade,
+    email       varchar(255) not null,
+    invited_by  varchar(255) not null,
+    role_id     uuid not null references roles (id),
+    token       varchar(255) not null unique,
+    status      varchar(20) not null default 'pending'
+                    check (status in ('pending', 'accepted', 'expired', 'cancelled')),
+    accepted_at timestamptz,
+    expires_at  timestamptz not null,
+    created_at  timestamptz not null default now(),
+    updated_at  timestamptz not null default now()
+)
+"""
+
+# `grace_warned_for` is the `grace_period_at` of which the owner was told; a new grace period is a new warning.
+SYSTEM_USERS = """
+create table system_users (
+    id               uuid primary key default gen_random_uuid(),
+    name             varchar(100) not null unique,
+    application_name varchar(100) not null,
+    email            varchar(255) not null unique,
+    user_id          varchar(255) not null unique,
+    description      text,
+    service_type     varchar(20) not null check (service_type in ('worker', 'integration', 'cron', 'api')),
+    is_active        boolean not null default true,
+    is_primary       boolean not null default false,
+    expires_at       timestamptz,
+    grace_period_at  timestamptz,
+    grace_warned_for timestamptz,
+    created_by       varchar(255) not null,
+    last_used_at     timestamptz,
+    metadata         jsonb not null default '{}',
+    created_at       timestamptz not null default now(),
+    updated_at       timestamptz not null default now()
+)
+"""
+
+# Where a user may be written to: a copy of the identity provider's verified address, so that a job needs no call.
+USER_ADDRESSES = """
+create table user_addresses (
+    user_id    varchar(255) primary key,
+    email      varchar(255) not null,
+    updated_at timestamptz not null default now()
+)
+"""
+
+# Members are paged by the index of their unique key. Those on `role_id` spare a deleted role a walk through everything.
+INDEXES = (
+    "create index roles_tenant on roles (tenant_id)",
+    "create index tenant_members_role on tenant_members (role_id)",
+    "create index user_invitations_tenant on user_invitations (tenant_id, id)",
+    "create index user_invitations_role on user_invitations (role_id)",
+    "create index system_users_expiry on system_users (expires_at) where is_active",
+    "create index system_users_grace on system_users (grace_period_at) where grace_period_at is not null",
+)
+
+
+def upgrade() -> None:
+    for table in (TENANTS, ROLES, TENANT_MEMBERS, USER_INVITATIONS, SYSTEM_USERS, USER_ADDRESSES):
+        op.execute(table)
+    for index in INDEXES:
+        op.execute(index)
+
+
+def downgrade() -> None:
+    for name in ("user_addresses", "system_users", "user_invitations", "tenant_members", "roles", "tenants"):
+        op.execute(f"drop table {name}")

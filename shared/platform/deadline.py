@@ -1,0 +1,27 @@
+"""A bound on a whole conversation: a socket's timeout starts anew with every byte."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from threading import Timer
+
+
+@contextmanager
+def hang_up_after(seconds: float, current: Callable[[], socket.socket | None]) -> Iterator[None]:
+    """Shut the ``current()`` socket down after ``seconds``: whoever reads from it then sees the connection's end."""
+
+    def hang_up() -> None:
+        found = current()
+        if found is not None:
+            with suppress(OSError):  # SSLSocket's own shutdown would pull the TLS state from under the reader
+                socket.socket.shutdown(found, socket.SHUT_RDWR)
+
+    timer = Timer(seconds, hang_up)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()

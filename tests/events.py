@@ -1,0 +1,65 @@
+"""Builds what Lambda hands to a function: the one place that knows the shape of an SQS event."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_numbers = itertools.count(1)
+
+
+def record(
+    body: str | Mapping[str, Any],
+    queue: str,
+    *,
+    message_id: str | None = None,
+    receives: int = 1,
+    sent_at: float | None = None,
+    group: str | None = None,
+    attributes: Mapping[str, tuple[str, str]] | None = None,
+) -> dict[str, Any]:
+    """One record. ``attributes``: name → (data type, string value)."""
+    number = next(_numbers)
+    system = {
+        "ApproximateReceiveCount": str(receives),
+        "SentTimestamp": str(int((sent_at or time.time()) * 1000)),
+        "ApproximateFirstReceiveTimestamp": str(int(time.time() * 1000)),
+        "SenderId": "AIDAEXAMPLE",
+    }
+    if group:
+        system["MessageGroupId"] = group
+    return {
+        "messageId": message_id or f"00000000-0000-4000-8000-{number:012}",
+        "receiptHandle": f"receipt-{number}",
+        "body": body if isinstance(body, str) else json.dumps(body),
+        "attributes": system,
+        "messageAttributes": {
+            name: {"dataType": kind, "stringValue": value, "stringListValues": [], "binaryListValues": []}
+            for name, (kind, value) in (attributes or {}).items()
+        },
+        "md5OfBody": "0" * 32,
+        "eventSource": "aws:sqs",
+        "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
+        "awsRegion": "us-east-1",
+    }
+
+
+def event(*records: dict[str, Any]) -> dict[str, Any]:
+    return {"Records": list(records)}
+
+
+@dataclass
+class LambdaContext:
+    """Lambda's context object as far as the library reads it."""
+
+    seconds: float = 60.0
+    aws_request_id: str = "11111111-2222-4333-8444-555555555555"
+    memory_limit_in_mb: str = "512"
+    started: float = field(default_factory=time.monotonic)
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(max(0.0, self.seconds - (time.monotonic() - self.started)) * 1000)

@@ -1,0 +1,72 @@
+"""The stacks of test tasks, synthesised once per stage and session: without network, credentials or a real layer."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.app import Synthesised, context_of_file, synthesise
+from infra.packaging import Package, Packages
+from infra.stage import Stage
+
+TASKS = "tests.infra.tasks"
+DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+STAGES: dict[str, Any] = {
+    "dev": {
+        "prefix": "acme",
+        "removal": "retain",
+        "database_url": {"secret": "acme/dev", "field": "DATABASE_URL"},
+        "settings": {
+            "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
+            "SMTP_PASSWORD": {"secret": "acme/smtp"},
+        },
+    },
+    "local": {"local": True, "removal": "destroy", "settings": {"EMAIL_FROM_ADDRESS": "local@example.com"}},
+}
+
+
+@pytest.fixture(scope="session")
+def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
+    """Zips in place of real code and dependencies: a template knows only their hashes."""
+    path = tmp_path_factory.mktemp("packages") / "empty.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("nothing.py", "")
+    return Packages(code=Package(path, "c0de" * 16), layer=Package(path, "1a7e4" * 12))
+
+
+class Synth:
+    """Synthesises the test tasks for a stage, with changes to its settings."""
+
+    def __init__(self, packages: Packages, folder: Path) -> None:
+        self._packages, self._folder, self._count = packages, folder, 0
+
+    def __call__(self, stage: str = "dev", *, package: str = TASKS, **changes: Any) -> Synthesised:
+        self._count += 1
+        return synthesise(
+            context_of_file() | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
+            output=self._folder / f"{stage}-{self._count}",
+            environ={"DATABASE_URL": DATABASE_URL, "SMTP_HOST": "127.0.0.1"},
+            package=package,
+            build=self._build,
+        )
+
+    def _build(self, stage: Stage) -> Packages:
+        return self._packages
+
+
+@pytest.fixture(scope="session")
+def synth(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Synth:
+    return Synth(no_packages, tmp_path_factory.mktemp("assemblies"))
+
+
+@pytest.fixture(scope="session")
+def dev(synth: Synth) -> Synthesised:
+    return synth("dev")
+
+
+@pytest.fixture(scope="session")
+def local(synth: Synth) -> Synthesised:
+    return synth("local")

@@ -1,0 +1,14 @@
+"""Closed to strangers, and may send to every lane."""
+
+from shared.jobs.cron import every
+from shared.jobs.queues import Queue
+from shared.jobs.task import Grants, Payload, task
+
+
+class JobsSweep(Payload):
+    """Nothing to say."""
+
+
+@task("jobs:sweep", queue=Queue.LOW, max_retry=0, schedule=every(minutes=5), grants=Grants(enqueue=("*",)))
+def jobs_sweep(payload: JobsSweep, ctx: object) -> None:
+    """Nothing."""

@@ -1,0 +1,20 @@
+"""Enqueues another task."""
+
+from datetime import timedelta
+
+from shared.jobs.queues import Queue
+from shared.jobs.task import Grants, Payload, task
+
+
+class OrderShip(Payload):
+    order: int
+
+
+@task(
+    "order:ship",
+    queue=Queue.CRITICAL,
+    timeout=timedelta(minutes=10),
+    grants=Grants(enqueue=("report:build",)),
+)
+def order_ship(payload: OrderShip, ctx: object) -> None:
+    """Nothing."""

@@ -1,0 +1,30 @@
+"""Two lanes, batches, a bucket, mail, settings, a ceiling of its own, and schedules of every shape."""
+
+from datetime import timedelta
+
+from shared.jobs.cron import cron
+from shared.jobs.queues import Queue
+from shared.jobs.task import Grants, Payload, task
+
+
+class ReportBuild(Payload):
+    scope: str = "day"
+
+
+@task(
+    "report:build",
+    queue=Queue.DEFAULT,
+    also=[Queue.CRITICAL],
+    timeout=timedelta(seconds=30),
+    batch_size=10,
+    max_concurrency=3,
+    memory_mb=256,
+    environment=["EMAIL_FROM_ADDRESS", "SMTP_PASSWORD", "SMTP_HOST"],
+    grants=Grants(buckets=("exports",), mail=True),
+    schedule=[
+        cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly"),
+        cron("30 1 1,15 * 1", name="odd"),  # either day: two expressions
+    ],
+)
+def report_build(payload: ReportBuild, ctx: object) -> None:
+    """Nothing."""
