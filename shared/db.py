@@ -98,6 +98,19 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         if self._in_transaction:
             self.execute_simple("rollback")
 
+    def cut(self) -> None:
+        """Close without a word to the server, whatever it is doing."""
+        if self._usock is not None:
+            with suppress(OSError):
+                self._usock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+    def close(self) -> None:
+        """Close; nothing where it is closed."""
+        if self._usock is not None:
+            with suppress(OSError, InterfaceError, ValueError):
+                super().close()
+
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """Drop what prints row values: DETAIL (D) and CONTEXT (W)."""
         super().handle_ERROR_RESPONSE(data, context)
@@ -141,10 +154,7 @@ class Database:
         """Discard the connection, whatever state it is in, without a word to the server."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            with suppress(OSError):
-                connection._usock.shutdown(socket.SHUT_RDWR)
-            with suppress(OSError, InterfaceError, DatabaseError, ValueError):
-                connection.close()
+            connection.cut()
         if "engine" in self.__dict__:
             self.engine.dispose()
 

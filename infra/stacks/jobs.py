@@ -87,8 +87,8 @@ class JobsStack(Stack):
             )
         for name in task.grants.buckets:
             granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
-            granted.bucket.grant_read(function.function)
-            granted.bucket.grant_put(function.function)
+            for statement in bucket_statements(granted.bucket):
+                function.function.add_to_role_policy(statement)
             function.function.add_environment(granted.variable, granted.bucket.bucket_name)
         return function
 
@@ -140,6 +140,16 @@ def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
         for queue in task.lanes
     ]
     return share_concurrency(lanes, stage.concurrency_budget)
+
+
+def bucket_statements(bucket: s3.IBucket) -> list[iam.PolicyStatement]:
+    """Reading and writing objects, in parts too. Not deleting: the bucket's lifecycle does that."""
+    objects = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
+    return [
+        iam.PolicyStatement(actions=objects, resources=[bucket.arn_for_objects("*")]),
+        # so that an object that is not there is "not found" rather than "denied"
+        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
+    ]
 
 
 def _known(things: Mapping[str, T], name: str, problem: str) -> T:

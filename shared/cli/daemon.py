@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 from contextlib import suppress
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import psutil
@@ -15,6 +16,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STOP_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class _Record:
+    pid: int
+    started: float
+    program: str
+    remember: dict[str, str]
 
 
 class Daemon:
@@ -34,7 +43,8 @@ class Daemon:
     @property
     def started_with(self) -> Mapping[str, str]:
         """What `start` was told to remember; empty where the program does not run."""
-        return self._record().get("remember", {}) if self._process() else {}
+        record = self._record()
+        return record.remember if record and self._process() else {}
 
     def start(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
@@ -53,9 +63,8 @@ class Daemon:
                 stderr=log,
                 start_new_session=True,  # a group of its own: Ctrl-C passes it by, and its children end with it
             )
-        started = psutil.Process(child.pid).create_time()
-        record = {"pid": child.pid, "started": started, "program": command[0], "remember": dict(remember)}
-        self._file.write_text(json.dumps(record), encoding="utf-8")
+        record = _Record(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
+        self._file.write_text(json.dumps(asdict(record)), encoding="utf-8")
         child.returncode = 0  # it may outlive us: spares the warning that it still runs
         self._child = child
 
@@ -81,34 +90,33 @@ class Daemon:
         """Whether it has ended by itself."""
         return self._process() is None
 
-    def _record(self) -> dict[str, object] | dict[str, dict[str, str]]:
+    def _record(self) -> _Record | None:
         try:
-            record: dict[str, object] = json.loads(self._file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
-            return {}
-        return record
+            return _Record(**json.loads(self._file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
 
     def _process(self) -> psutil.Process | None:
         """Numbers are given again to others: only the one with our start time is meant."""
         record = self._record()
-        if not record:
+        if record is None:
             return None
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(int(str(record["pid"])))
-            if _alive(process) and process.create_time() == record["started"]:
+            process = psutil.Process(record.pid)
+            if _alive(process) and process.create_time() == record.started:
                 return process
         return None
 
     def _group(self) -> list[psutil.Process]:
         """All that runs in the program's group: itself, and those of the same interpreter that it has left behind."""
         record = self._record()
-        if not record:
+        if record is None:
             return []
         found = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                same_group = os.getpgid(process.pid) == record["pid"]
-                if same_group and _alive(process) and process.cmdline()[:1] == [record["program"]]:
+                same_group = os.getpgid(process.pid) == record.pid
+                if same_group and _alive(process) and process.cmdline()[:1] == [record.program]:
                     found.append(process)
         return found
 

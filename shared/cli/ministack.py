@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import time
-import urllib.error
 import urllib.request
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ class MiniStack:
 
     def _environment(self, temporary: Path) -> dict[str, str]:
         return {
-            "PATH": os.environ.get("PATH", os.defpath),
+            "PATH": os.defpath,
             "HOME": str(temporary),
             "TMPDIR": str(temporary),
             "LANG": "C.UTF-8",

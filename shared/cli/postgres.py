@@ -56,6 +56,7 @@ class Postgres:
         self.data = self.folder / "data"
         self.log = self.folder / "postgres.log"
         self.port = port or free_port()
+        self._any_port = port is None
         self._detached = detached
         self._settings = {"max_connections": "200", **({} if durable else NOT_DURABLE), **(settings or {})}
         self._port_setting = port_setting
@@ -85,11 +86,17 @@ class Postgres:
     def start(self) -> None:
         """Make the data where there is none, start the server and wait until it answers; nothing where it runs.
 
+        One that runs on another port than the given one is moved.
+
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
         if self._process() is not None:
-            self.port = int(self._pid_file()[3])
-            return
+            running_port = int(self._pid_file()[3])
+            if self._any_port:
+                self.port = running_port
+            if self.port == running_port:
+                return
+            self.stop()
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
             self._initialise()

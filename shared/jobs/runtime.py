@@ -23,7 +23,7 @@ from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
 from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
-from shared.jobs.errors import Interrupt, LeaseLostError, MessageError, TaskCancelled
+from shared.jobs.errors import LeaseLostError, MessageError, TaskCancelled, TaskTimeout
 from shared.jobs.failure import text_of
 from shared.jobs.message import Message, check_tree
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
@@ -250,7 +250,7 @@ class Worker:
             return
         from sqlalchemy.exc import SQLAlchemyError
 
-        sound = self._database.usable and not isinstance(error, Interrupt)
+        sound = self._database.usable and not isinstance(error, TaskTimeout)
         if sound:
             try:
                 context.session.close()  # rolls back

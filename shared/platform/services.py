@@ -10,10 +10,11 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -37,6 +38,9 @@ Source: Amazon EC2, *Access instance metadata for an EC2 instance*.
 """
 TRANSLATED = ip_network("64:ff9b::/96")
 """IPv4 addresses behind NAT64. Source: RFC 6052, section 2.1."""
+
+THIS_NETWORK = ip_network("0.0.0.0/8")
+"""Source: RFC 6890, table 1."""
 
 Address = IPv4Address | IPv6Address
 
@@ -109,7 +113,9 @@ def _service(entry: str, number: int) -> Service:
     except ValueError:  # UnicodeError too
         raise SettingError("TENANT_INIT_SERVICES", f"{what} is not an address") from None
     if parts.scheme not in ("http", "https") or not host or any(not "!" <= char <= "~" for char in parts.path):
-        raise SettingError("TENANT_INIT_SERVICES", f"{what}: an address such as https://billing.example.com is required")
+        raise SettingError(
+            "TENANT_INIT_SERVICES", f"{what}: an address such as https://billing.example.com is required"
+        )
     if parts.username is not None or parts.query or parts.fragment:
         raise SettingError("TENANT_INIT_SERVICES", f"{what}: no credentials, query or fragment can be in it")
     return Service(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
@@ -139,7 +145,8 @@ def is_own(address: str) -> bool:
         inner = ip.ipv4_mapped or ip.sixtofour or (IPv4Address(int(ip) & 0xFFFFFFFF) if ip in TRANSLATED else None)
         if inner is not None:
             ip = inner
-    return ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip.is_reserved
+    own = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip in THIS_NETWORK
+    return own or ip.is_multicast or ip.is_reserved
 
 
 # --- The call ------------------------------------------------------------------------------------------------------
@@ -148,56 +155,44 @@ def is_own(address: str) -> bool:
 def _post(
     service: Service, addresses: list[str], body: bytes, headers: Mapping[str, str], timeout_seconds: float
 ) -> int:
-    kind = _Tls if service.scheme == "https" else _Plain
-    with closing(kind(service, addresses, timeout_seconds)) as connection:
-        with hang_up_after(timeout_seconds, lambda: connection.sock):
+    connection = _Connection(service, addresses, timeout_seconds)
+    with closing(connection), hang_up_after(timeout_seconds, lambda: connection.sock):
+        try:
+            connection.request("POST", service.path + INITIALIZE_PATH, body, headers)
+            answer = connection.getresponse()
+        except (OSError, HTTPException) as error:
+            raise ServiceError(str(service), f"no answer ({type(error).__name__})") from None
+        with suppress(OSError, HTTPException):  # a service that is still writing should not see a reset
+            answer.read(MAX_ANSWER_BYTES)
+        return answer.status
+
+
+class _Connection(HTTPConnection):
+    """Connects to addresses that were checked, and never resolves the name; TLS is verified against the name."""
+
+    sock: socket.socket | None
+
+    def __init__(self, service: Service, addresses: list[str], timeout_seconds: float) -> None:
+        super().__init__(service.host, service.port, timeout=timeout_seconds)
+        self.default_port = 443 if service.scheme == "https" else 80
+        self._tls = ssl.create_default_context() if service.scheme == "https" else None
+        self._addresses = addresses
+        self._timeout_seconds = timeout_seconds
+
+    def connect(self) -> None:
+        self.sock = plain = self._reach()
+        if self._tls is not None:
+            self.sock = tls = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
+            tls.do_handshake()  # apart, so that the deadline can end it
+
+    def _reach(self) -> socket.socket:
+        """A connection to the first address that takes one."""
+        for number, address in enumerate(self._addresses, 1):
             try:
-                connection.request("POST", service.path + INITIALIZE_PATH, body, dict(headers))
-                answer = connection.getresponse()
-            except (OSError, HTTPException) as error:
-                raise ServiceError(str(service), f"no answer ({type(error).__name__})") from None
-            with suppress(OSError, HTTPException):  # the status is all that counts
-                answer.read(MAX_ANSWER_BYTES)
-            return answer.status
-
-
-class _Plain(HTTPConnection):
-    """Connects to addresses that were checked, one after the other, and never resolves the name."""
-
-    sock: socket.socket | None
-
-    def __init__(self, service: Service, addresses: list[str], timeout_seconds: float) -> None:
-        super().__init__(service.host, service.port, timeout=timeout_seconds)
-        self._addresses = addresses
-
-    def connect(self) -> None:
-        self.sock = _connected(self._addresses, self.port, self.timeout or CALL_SECONDS)
-
-
-class _Tls(HTTPSConnection):
-    """The same, with the certificate verified against the name."""
-
-    sock: socket.socket | None
-
-    def __init__(self, service: Service, addresses: list[str], timeout_seconds: float) -> None:
-        super().__init__(service.host, service.port, timeout=timeout_seconds)
-        self._addresses = addresses
-
-    def connect(self) -> None:
-        plain = _connected(self._addresses, self.port, self.timeout or CALL_SECONDS)
-        try:
-            self.sock = tls = self._context.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
-        except BaseException:
-            plain.close()
-            raise
-        tls.do_handshake()  # apart, so that the deadline can end it
-
-
-def _connected(addresses: list[str], port: int, timeout_seconds: float) -> socket.socket:
-    for number, address in enumerate(addresses, 1):
-        try:
-            return socket.create_connection((address, port), timeout_seconds / len(addresses))
-        except OSError:
-            if number == len(addresses):
-                raise
-    raise OSError("no address")
+                found = socket.create_connection((address, self.port), self._timeout_seconds / len(self._addresses))
+                found.settimeout(self._timeout_seconds)
+                return found
+            except OSError:
+                if number == len(self._addresses):
+                    raise
+        raise OSError("no address")

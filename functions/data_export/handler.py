@@ -1,0 +1,90 @@
+"""Writes a tenant's data as a zip into the export bucket, and tells the user who asked."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared.jobs import Grants, Payload, Queue, SkipRetry, TaskContext, task
+from shared.platform import settings
+from shared.settings import MissingSettingError
+
+if TYPE_CHECKING:
+    from shared.platform.exports import Export
+    from shared.platform.tenants import Tenant
+
+RETENTION = timedelta(days=7)
+TIME_FOR_A_MAIL = timedelta(seconds=20)
+
+
+class DataExport(Payload):
+    """``full``: the whole record. ``partial``: who has access now, or is about to get it."""
+
+    tenant_id: UUID
+    user_id: UUID
+    export_type: Literal["full", "partial"]
+
+
+class ExportResult(BaseModel):
+    """``key``: of the object in the export bucket. ``counts``: rows by kind."""
+
+    key: str
+    size_bytes: int
+    counts: dict[str, int]
+    notified: bool
+
+
+@task(
+    "data:export",
+    queue=Queue.DEFAULT,
+    max_retry=3,
+    timeout=timedelta(minutes=10),
+    retention=RETENTION,
+    environment=(*settings.EXPORT, *settings.MAIL),
+    grants=Grants(buckets=("exports",), mail=True),
+)
+def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
+    from shared.platform import exports, tenants, uploads
+
+    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
+    tenant = tenants.load(ctx.session, payload.tenant_id)
+    if tenant is None or tenant.status == "deleted":
+        raise SkipRetry("the tenant does not exist")
+    export = exports.write(
+        ctx.session,
+        tenant,
+        payload.export_type,
+        task_id=ctx.task_id,
+        client=uploads.s3(),
+        bucket=bucket,
+        on_page=ctx.check,
+    )
+    ctx.logger.info("export written", size_bytes=export.size_bytes, **export.counts)
+    notified = _notify(payload, tenant, export, ctx)
+    return ExportResult(key=export.key, size_bytes=export.size_bytes, counts=dict(export.counts), notified=notified)
+
+
+def _notify(payload: DataExport, tenant: Tenant, export: Export, ctx: TaskContext) -> bool:
+    """Write to the user. The export is there already, so whatever is wrong here is logged and no more."""
+    from shared.platform import exports, mail, users
+    from shared.platform.errors import PlatformError
+
+    if ctx.remaining() < TIME_FOR_A_MAIL:
+        ctx.logger.warning("user not notified", error="no time left")
+        return False
+    address = users.address_of(ctx.session, str(payload.user_id))
+    if address is None:
+        ctx.logger.warning("user not notified", error="no address is known")
+        return False
+    kept_until = datetime.now(UTC) + RETENTION
+    notice = exports.compose_notice(tenant, export, address, kept_until=kept_until, key=ctx.idempotency_key)
+    try:
+        receipt = mail.send(notice, ctx.settings, timeout_seconds=10)
+    except (PlatformError, MissingSettingError) as error:
+        ctx.logger.warning("user not notified", error=str(error))
+        return False
+    ctx.logger.info("user notified", provider=receipt.provider, message_id=receipt.message_id)
+    return True

@@ -1,0 +1,70 @@
+"""Takes expired system users out of service, and tells their owners once when a grace period has come."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from shared.jobs import Grants, Payload, Queue, TaskContext, every, task
+from shared.platform import settings
+
+if TYPE_CHECKING:
+    from shared.platform.system_users import DueWarning
+
+MAX_WARNINGS = 100
+"""In one run; the next hour's takes the others."""
+TIME_FOR_A_MAIL = timedelta(seconds=15)
+
+
+class SystemUserExpiry(Payload):
+    pass
+
+
+class ExpiryResult(BaseModel):
+    deactivated: int
+    warned: int
+    failed: int
+
+
+@task(
+    "system_user:expiry",
+    queue=Queue.LOW,
+    timeout=timedelta(minutes=1),
+    schedule=every(hours=1),
+    environment=settings.MAIL,
+    grants=Grants(mail=True),
+)
+def system_user_expiry(payload: SystemUserExpiry, ctx: TaskContext) -> ExpiryResult:
+    from shared.platform import system_users
+
+    deactivated = system_users.deactivate_expired(ctx.session)
+    ctx.logger.info("system users deactivated", count=deactivated)
+
+    warned = failed = 0
+    due = system_users.due_warnings(ctx.session, MAX_WARNINGS)
+    for warning in ctx.each(due, key=lambda item: item.key):
+        if ctx.remaining() < TIME_FOR_A_MAIL:
+            ctx.logger.info("warnings left to the next run", count=len(due) - warned - failed)
+            break
+        if _warn(warning, ctx):
+            warned += 1
+        else:
+            failed += 1
+    return ExpiryResult(deactivated=deactivated, warned=warned, failed=failed)
+
+
+def _warn(warning: DueWarning, ctx: TaskContext) -> bool:
+    """Tell one owner. A mail that fails is logged and stays due for the next run, and the other owners get theirs."""
+    from shared.platform import mail, system_users
+    from shared.platform.errors import MailError
+
+    try:
+        receipt = mail.send(system_users.compose_warning(ctx.session, warning), ctx.settings, timeout_seconds=10)
+    except MailError as error:
+        ctx.logger.warning("owner not warned", system_user_id=str(warning.id), error=str(error))
+        return False
+    system_users.mark_warned(ctx.session, warning)
+    ctx.logger.info("owner warned", system_user_id=str(warning.id), message_id=receipt.message_id)
+    return True

@@ -1,0 +1,67 @@
+"""Initialises a new tenant in every configured service, then makes it active."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Literal
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared.jobs import Payload, Queue, SkipRetry, TaskContext, task
+from shared.platform import settings
+
+BACK_OFF = [timedelta(seconds=15 * 4**failed) for failed in range(5)]
+"""15 s, 1, 4, 16 and 64 minutes: a service may be away for an hour."""
+LEFT_FOR_THE_END = timedelta(seconds=5)
+
+
+class TenantInitialize(Payload):
+    tenant_id: UUID
+
+
+class InitializeResult(BaseModel):
+    """``initialized``, or why there was nothing to do: the tenant's status."""
+
+    outcome: Literal["initialized", "active", "suspended", "deleted"]
+    services: int = 0
+
+
+@task(
+    "tenant:initialize",
+    queue=Queue.CRITICAL,
+    max_retry=5,
+    retry_delay=BACK_OFF,
+    timeout=timedelta(minutes=5),  # ten services that take their 30 s each; what more there are, a retry goes on with
+    environment=settings.SERVICES,
+)
+def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
+    from shared.platform import services, tenants
+
+    tenant = tenants.load(ctx.session, payload.tenant_id)
+    if tenant is None:
+        raise SkipRetry("the tenant does not exist")
+    if tenant.status != "pending":
+        ctx.logger.info("nothing to initialize", status=tenant.status)
+        return InitializeResult(outcome=tenant.status)
+
+    configured = services.configured(ctx.settings)
+    for service in ctx.each(configured):
+        seconds = min(services.CALL_SECONDS, (ctx.remaining() - LEFT_FOR_THE_END).total_seconds())
+        status = services.initialize(service, tenant, ctx.settings, key=ctx.idempotency_key, timeout_seconds=seconds)
+        ctx.logger.info("service initialized", service=str(service), status=status)
+
+    if not tenants.activate(ctx.session, tenant.id):
+        return _overtaken(payload, ctx)
+    return InitializeResult(outcome="initialized", services=len(configured))
+
+
+def _overtaken(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
+    """Somebody else decided on the tenant while the services were called: that stays."""
+    from shared.platform import tenants
+
+    tenant = tenants.load(ctx.session, payload.tenant_id)
+    if tenant is None or tenant.status == "pending":
+        raise SkipRetry("the tenant was removed while it was initialized")
+    ctx.logger.warning("tenant changed while it was initialized", status=tenant.status)
+    return InitializeResult(outcome=tenant.status)

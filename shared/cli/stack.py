@@ -1,0 +1,203 @@
+"""The local stack: PostgreSQL, an AWS emulator, the CDK app deployed on it, and a ticker for the schedules.
+
+.local/
+  env                  how programs join in
+  postgres/            data, log, password
+  ministack.log        the emulator; `.log.1` is that of the start before
+  ticker.log
+  deploy.log           cdk synth, bootstrap and deploy
+  cdk.out/             templates
+  outputs.json         outputs of the stacks
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from shared.cli.daemon import Daemon
+from shared.cli.deployment import Deployment
+from shared.cli.errors import LocalError
+from shared.cli.ministack import MiniStack, is_healthy
+from shared.cli.postgres import Postgres
+from shared.cli.steps import Steps
+from shared.cli.tools import ROOT, clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from rich.console import Console
+
+PREFIX = "jobs"
+REGION = "us-east-1"
+
+
+class LocalStack:
+    """One local stack in one folder. Ports None are free ones.
+
+    `settings` are environment variables for the synthesis: a local stage passes on to the functions those that their
+    tasks declare. `context` goes to the CDK app as `-c`. `external_endpoint` is that of an emulator which is there
+    already; none is started then. `detached=False` stops the stack with this process.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        aws_port: int | None = None,
+        postgres_port: int | None = None,
+        prefix: str = PREFIX,
+        region: str = REGION,
+        settings: Mapping[str, str] | None = None,
+        context: Mapping[str, str] | None = None,
+        app: str | None = None,
+        external_endpoint: str | None = None,
+        detached: bool = True,
+        console: Console | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.prefix = prefix
+        self.region = region
+        self.postgres = Postgres(self.folder / "postgres", postgres_port, detached=detached)
+        self.emulator = None if external_endpoint else MiniStack(self.folder, aws_port, region)
+        self.ticker = Daemon("ticker", self.folder)
+        self._external_endpoint = external_endpoint
+        self._settings = settings or {}
+        self._context = {"stage": "local", "prefix": prefix, **(context or {})}
+        self._app = app
+        self._detached = detached
+        self._console = console
+
+    @property
+    def endpoint(self) -> str:
+        """Where AWS's calls go."""
+        return self.emulator.endpoint if self.emulator else str(self._external_endpoint)
+
+    @property
+    def database_url(self) -> str:
+        """Where the record is."""
+        return self.postgres.url
+
+    @property
+    def env_file(self) -> Path:
+        """How programs join in; there only while the stack is up."""
+        return self.folder / "env"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of `env_file`."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": self.region,
+            "DATABASE_URL": self.database_url,
+            "JOBLANE_PREFIX": self.prefix,
+        }
+
+    @property
+    def deployment(self) -> Deployment:
+        """The CDK app on this stack."""
+        return Deployment(self.folder, {**self._settings, **self.environment}, self._context, self._app)
+
+    def up(self) -> None:
+        """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
+
+        Raises: `LocalError`, with what did start left running for a look at it.
+        """
+        steps = Steps(self._console or _quiet())
+        with self._alone():
+            if not self._detached:
+                atexit.register(self.down)
+            with steps.step(f"PostgreSQL on 127.0.0.1:{self.postgres.port}"):
+                self.postgres.start()
+            deployment = self.deployment
+            with ThreadPoolExecutor(3) as pool:  # each waits for another program most of the time
+                jobs = [
+                    pool.submit(self._start_emulator, steps, deployment),
+                    pool.submit(self._migrate, steps),
+                    pool.submit(self._synth, steps, deployment),
+                ]
+            for job in jobs:
+                job.result()
+            with steps.step("Deployed"):
+                deployment.deploy()
+            with steps.step("Ticker"):
+                self._start_ticker()
+            self._write_env_file()
+
+    def down(self) -> None:
+        """Stop what `up` has started, and nothing else; the database's content stays for the next time."""
+        if not self.folder.exists():
+            return
+        with self._alone():
+            self.env_file.unlink(missing_ok=True)
+            self.ticker.stop()
+            if self.emulator:
+                self.emulator.stop()
+            self.postgres.stop()
+
+    def status(self) -> dict[str, tuple[bool, str]]:
+        """Return for each part whether it runs, and where."""
+        emulator_runs = is_healthy(self.endpoint) and (self.emulator is None or self.emulator.pid is not None)
+        return {
+            "PostgreSQL": (self.postgres.running, f"127.0.0.1:{self.postgres.port}"),
+            "AWS emulator": (emulator_runs, self.endpoint),
+            "Ticker": (self.ticker.pid is not None, str(self.ticker.log)),
+        }
+
+    def _start_emulator(self, steps: Steps, deployment: Deployment) -> None:
+        with steps.step(f"AWS emulator on {self.endpoint}"):
+            if self.emulator:
+                self.emulator.start()
+            elif not is_healthy(self.endpoint):
+                raise LocalError(
+                    f"No AWS emulator answers at {self.endpoint}, which JOBLANE_EXTERNAL_ENDPOINT names. Start it, or "
+                    "unset the variable to have one started here."
+                )
+        with steps.step("CDK bootstrap"):
+            deployment.bootstrap()
+
+    def _migrate(self, steps: Steps) -> None:
+        from shared.migrations import upgrade
+
+        with steps.step("Database schema"):
+            upgrade(self.database_url)
+
+    def _synth(self, steps: Steps, deployment: Deployment) -> None:
+        with steps.step("CDK synth"):
+            deployment.synth()
+
+    def _start_ticker(self) -> None:
+        self.ticker.stop()  # it may know schedules that are gone
+        command = [sys.executable, "-m", "shared.cli.main", "ticker"]
+        self.ticker.start(command, {**clean_environment(), **self.environment}, ROOT, {})
+
+    def _write_env_file(self) -> None:
+        self.env_file.unlink(missing_ok=True)
+        self.env_file.touch(mode=0o600)  # it holds the password
+        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.environment.items()))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let a second `up` or `down` of this folder wait for the first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _quiet() -> Console:
+    from rich.console import Console
+
+    return Console(quiet=True)
