@@ -97,6 +97,10 @@ $(UV): requirements/uv.txt
 		.tools/bin/node
 	@touch $@
 
+# Which interpreter that is; the file changes only when it does.
+.tools/python: .venv/.stamp
+	@.venv/bin/python -VV >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
+
 node_modules/.stamp: package.json package-lock.json .venv/.stamp
 	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the CDK command line" && \
 		PATH="$(CURDIR)/.tools/bin:$$PATH" $(NPM) ci --no-audit --no-fund --loglevel=error >/dev/null && \
@@ -104,7 +108,7 @@ node_modules/.stamp: package.json package-lock.json .venv/.stamp
 	@touch $@
 
 # Alone, and with the interpreter of .venv: the emulator runs functions with its own.
-.tools/ministack/.stamp: $(UV) requirements/ministack.txt .venv/.stamp
+.tools/ministack/.stamp: $(UV) requirements/ministack.txt .tools/python
 	@echo "Installing the emulator"
 	@$(UV) venv --quiet --clear --no-project --python .venv/bin/python .tools/ministack
 	@$(UV) pip sync --quiet --python .tools/ministack --require-hashes requirements/ministack.txt

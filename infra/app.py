@@ -1,6 +1,6 @@
-"""The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to synthesise into ``cdk.out``.
+"""The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to synthesise alone.
 
-Context: ``stage`` (default ``dev``), ``stages`` (their settings, from ``cdk.json``), ``quiet`` (no table of concurrency).
+Context: ``stage`` (default ``dev``), ``stages`` (their settings, from ``cdk.json``), ``quiet`` (no table at the end).
 """
 
 from __future__ import annotations
@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import infra  # noqa: F401 - first: chooses jsii's Node
-from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
+from aws_cdk import App, Tags
 
 from infra.checks import check
 from infra.packaging import ROOT, Packages, build_packages

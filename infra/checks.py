@@ -79,8 +79,8 @@ def _limited(mapped: Mapped) -> Iterator[str]:
     reserved = mapped.function.get("ReservedConcurrentExecutions")
     if most is not None and reserved is not None and reserved < most:
         yield (
-            f"function {mapped.function_name}: reserves {reserved} of the concurrency that the mapping of {mapped.source} "
-            f"uses up to {most} of: the rest is throttled, and uses up maxReceiveCount"
+            f"function {mapped.function_name}: reserves a concurrency of {reserved} where the mapping of "
+            f"{mapped.source} goes up to {most}: the rest is throttled, and uses up maxReceiveCount"
         )
 
 
@@ -128,15 +128,16 @@ def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
     if concurrency > stage.account_concurrency:
         yield (
             f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}, above account_concurrency "
-            f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has 2 "
-            "at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
+            f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has "
+            "2 at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
         )
     connections = all_slots[True] * CONNECTIONS_PER_SLOT + stage.reserved_connections
     if connections > stage.database_connections:
         yield (
-            f"stage {stage.name}: {all_slots[True]} concurrent tasks × {CONNECTIONS_PER_SLOT} + {stage.reserved_connections} "
-            f"reserved are {connections} connections, above database_connections {stage.database_connections}: lower "
-            f"concurrency_budget ({stage.concurrency_budget}), or raise database_connections with the database's own limit"
+            f"stage {stage.name}: {all_slots[True]} concurrent tasks × {CONNECTIONS_PER_SLOT} connections + "
+            f"{stage.reserved_connections} reserved make {connections}, above database_connections "
+            f"{stage.database_connections}: lower concurrency_budget ({stage.concurrency_budget}), or raise "
+            "database_connections together with the limit of the database"
         )
 
 
@@ -164,8 +165,8 @@ def _queues(template: Template) -> Iterator[str]:
         used_up = policy["maxReceiveCount"] * queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
         if used_up >= kept:
             yield (
-                f"queue {name}: {policy['maxReceiveCount']} receives can take {used_up} s and messages are kept {kept} s: "
-                "they expire before they reach the dead letters"
+                f"queue {name}: {policy['maxReceiveCount']} receives can take {used_up} s and messages are kept "
+                f"{kept} s: they expire before they reach the dead letters"
             )
 
 
@@ -176,10 +177,10 @@ def _environments(template: Template) -> Iterator[str]:
             for name, value in _environment(function).items()
         }
         if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
-            largest = max(sizes, key=lambda name: sizes[name])
+            what, largest = _name(function, "FunctionName", logical_id), max(sizes, key=lambda name: sizes[name])
             yield (
-                f"function {_name(function, 'FunctionName', logical_id)}: its environment has {sum(sizes.values())} bytes, "
-                f"Lambda takes {MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}"
+                f"function {what}: its environment has {sum(sizes.values())} bytes, Lambda takes "
+                f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}"
             )
 
 
@@ -191,7 +192,11 @@ def _mappings(template: Template) -> Iterator[Mapped]:
         queue_id, function_id = (_logical_id(properties.get(key)) for key in ("EventSourceArn", "FunctionName"))
         queue, function = _properties(template, queue_id), _properties(template, function_id)
         yield Mapped(
-            properties, _name(queue, "QueueName", queue_id), queue, _name(function, "FunctionName", function_id), function
+            properties=properties,
+            source=_name(queue, "QueueName", queue_id),
+            queue=queue,
+            function_name=_name(function, "FunctionName", function_id),
+            function=function,
         )
 
 

@@ -144,7 +144,8 @@ def _install(requirements: str, platform: str | None, target: Path) -> None:
         command += ["--python-platform", platform] if platform else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
-        raise SynthError(f"the dependency layer cannot be built for {platform or 'this machine'}:\n{done.stderr.strip()}")
+        what = f"the dependency layer cannot be built for {platform or 'this machine'}"
+        raise SynthError(f"{what}:\n{done.stderr.strip()}")
 
 
 def find_uv() -> str:
@@ -195,11 +196,10 @@ def _compile(folder: Path, mounted_at: str) -> None:
 
 def _zip(folder: Path, target: Path) -> None:
     """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole."""
-    with tempfile.NamedTemporaryFile(dir=target.parent, prefix="building-", suffix=".zip", delete=False) as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-                entry = zipfile.ZipInfo(str(path.relative_to(folder)))
-                entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-                archive.writestr(entry, path.read_bytes())
-    Path(file.name).chmod(0o644)
-    Path(file.name).replace(target)
+    unfinished = folder.with_suffix(".zip")
+    with zipfile.ZipFile(unfinished, "w") as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(str(path.relative_to(folder)))
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    unfinished.replace(target)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from infra.constructs.task_function import GIVEN
 from infra.stacks.jobs import JobsStack
 from shared.jobs.queues import MIN_CONCURRENCY, WEIGHTS, lane_name
 
@@ -9,18 +10,20 @@ from shared.jobs.queues import MIN_CONCURRENCY, WEIGHTS, lane_name
 def report(jobs: JobsStack) -> str:
     """One line per lane, largest share first, with the formula above and the sum below."""
     stage, tasks = jobs.stage, jobs.tasks
-    lanes = [(lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task) for task in tasks.values() for queue in task.lanes]
-    total = sum(weight for _, weight, _ in lanes)
-    width = max((len(name) for name, _, _ in lanes), default=0)
-    lines = [
-        f"stage {stage.name}: MaximumConcurrency = {stage.concurrency_budget} × weight / {total}, at least {MIN_CONCURRENCY}, "
-        "at most what the task declares"
+    lanes = [
+        (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
+        for task in tasks.values()
+        for queue in task.lanes
     ]
+    budget, total = stage.concurrency_budget, sum(weight for _, weight, _ in lanes)
+    width = max((len(name) for name, _, _ in lanes), default=0)
+    formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most what the task declares"
+    lines = [f"stage {stage.name}: MaximumConcurrency = {formula}"]
     for name, weight, task in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
         declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
         lines.append(f"  {name:{width}}  weight {weight}  {jobs.shares[name]:4}{declared}")
-    lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {stage.concurrency_budget}")
-    unset = sorted({name for task in tasks.values() for name in task.environment} - set(stage.settings))
+    lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
+    unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *GIVEN})
     if unset:
         lines.append(f"  declared by tasks and not set: {', '.join(unset)}")
     return "\n".join(lines)

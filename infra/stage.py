@@ -15,7 +15,7 @@ from shared.jobs.queues import MAX_CONCURRENCY, MIN_CONCURRENCY, check_prefix
 
 Architecture = Literal["arm64", "x86_64"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
-LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653]
+LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 3653]
 """Source: PutRetentionPolicy, CloudWatch Logs API reference."""
 
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
@@ -57,7 +57,7 @@ class Stage(_Settings):
     log_retention_days: LogRetentionDays = 30
     log_level: LogLevel = "INFO"
     removal: Literal["retain", "destroy"] = "retain"
-    """What happens to the bucket and the logs when the stack goes. A bucket that still holds objects is never removed."""
+    """What becomes of the bucket and the logs when the stack goes. A bucket that holds objects is never removed."""
     database_url: Value
     """``postgresql://user@host:5432/database``, or a reference. On a local stage: DATABASE_URL of the environment."""
     settings: Mapping[str, Value] = {}
@@ -69,19 +69,20 @@ class Stage(_Settings):
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:
         if not self.local:
+            advice = 'refer to it by {"secret": "name", "field": "key"}'
             if isinstance(self.database_url, str) and urlsplit(self.database_url).password is not None:
-                raise ValueError('database_url: holds a password; refer to it by {"secret": "name", "field": "key"}')
+                raise ValueError(f"database_url: holds a password; {advice}")
             for name, value in self.settings.items():
                 if isinstance(value, str) and value and SECRET_NAME.search(name):
-                    raise ValueError(f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}')
+                    raise ValueError(f"settings.{name}: is a secret; {advice}")
         return self
 
 
 def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: Mapping[str, str]) -> Stage:
     """The settings of stage ``name``.
 
-    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage takes
-    their values from ``environ`` first. Raises :class:`StageError`.
+    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage
+    takes their values from ``environ`` first. Raises :class:`StageError`.
     """
     if not isinstance(stages, Mapping) or not stages:
         raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
@@ -112,8 +113,8 @@ def _of_this_machine(
     url = environ.get("DATABASE_URL")
     if not url:
         raise StageError(
-            f"stage {name!r}: DATABASE_URL is not set in the environment, and a local stage takes the database's address "
-            "from there, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+            f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
+            "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
         )
     settings = {**given.get("settings", {}), **{key: environ[key] for key in declared if key in environ}}
     return {**given, "database_url": url, "settings": settings, "architecture": host_architecture()}

@@ -62,7 +62,7 @@ def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
         bucket=bucket,
         on_page=ctx.check,
     )
-    ctx.logger.info("export written", size_bytes=export.size_bytes, **export.counts)
+    ctx.logger.info("export written", size_bytes=export.size_bytes, counts=dict(export.counts))
     notified = _notify(payload, tenant, export, ctx)
     return ExportResult(key=export.key, size_bytes=export.size_bytes, counts=dict(export.counts), notified=notified)
 
@@ -82,7 +82,7 @@ def _notify(payload: DataExport, tenant: Tenant, export: Export, ctx: TaskContex
     kept_until = datetime.now(UTC) + RETENTION
     notice = exports.compose_notice(tenant, export, address, kept_until=kept_until, key=ctx.idempotency_key)
     try:
-        receipt = mail.send(notice, ctx.settings, timeout_seconds=10)
+        receipt = mail.send(notice, ctx.settings)
     except (PlatformError, MissingSettingError) as error:
         ctx.logger.warning("user not notified", error=str(error))
         return False

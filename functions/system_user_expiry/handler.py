@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from shared.jobs import Grants, Payload, Queue, TaskContext, every, task
 from shared.platform import settings
+from shared.settings import MissingSettingError
 
 if TYPE_CHECKING:
     from shared.platform.system_users import DueWarning
@@ -56,14 +57,18 @@ def system_user_expiry(payload: SystemUserExpiry, ctx: TaskContext) -> ExpiryRes
 
 
 def _warn(warning: DueWarning, ctx: TaskContext) -> bool:
-    """Tell one owner. A mail that fails is logged and stays due for the next run, and the other owners get theirs."""
+    """Tell one owner.
+
+    Whatever is wrong with the mail is logged, and it stays due for the next run: neither the other owners nor what was
+    deactivated wait for it.
+    """
     from shared.platform import mail, system_users
-    from shared.platform.errors import MailError
+    from shared.platform.errors import PlatformError
 
     try:
-        receipt = mail.send(system_users.compose_warning(ctx.session, warning), ctx.settings, timeout_seconds=10)
-    except MailError as error:
-        ctx.logger.warning("owner not warned", system_user_id=str(warning.id), error=str(error))
+        receipt = mail.send(system_users.compose_warning(ctx.session, warning), ctx.settings)
+    except (PlatformError, MissingSettingError) as error:
+        ctx.logger.error("owner not warned", system_user_id=str(warning.id), error=str(error))
         return False
     system_users.mark_warned(ctx.session, warning)
     ctx.logger.info("owner warned", system_user_id=str(warning.id), message_id=receipt.message_id)

@@ -104,7 +104,8 @@ def schedule_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
     """``data-export.nightly``, and ``data-export.nightly.2`` for a second expression. Unique within the group."""
     name = f"{task.slug}.{schedule.name}" + (f".{number}" if number > 1 else "")
     if len(name) > MAX_NAME:
-        raise SynthError(f"task {task.type!r}: schedule {schedule.name!r}: {name!r} is longer than {MAX_NAME} characters")
+        what = f"task {task.type!r}: schedule {schedule.name!r}"
+        raise SynthError(f"{what}: its name on AWS, {name!r}, has {len(name)} characters; {MAX_NAME} at most")
     return name
 
 

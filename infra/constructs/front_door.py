@@ -28,7 +28,7 @@ WAITS = 100
 
 
 class Router(JobFunction):
-    """One function for the three doors. ``JOBLANE_ROUTES`` tells it the lanes of each type that is open to strangers."""
+    """One function for the three doors. ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for."""
 
     def __init__(
         self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, tasks: Mapping[str, Task[Any, Any]]

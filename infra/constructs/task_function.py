@@ -19,6 +19,8 @@ from infra.stage import SecretReference, Stage, Value
 from shared.jobs.queues import function_name
 from shared.jobs.task import Task
 
+GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JOBLANE_TASK")
+"""Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
 REMOVAL = {
     "destroy": RemovalPolicy.DESTROY,
@@ -48,8 +50,8 @@ class JobFunction(Construct):
         log_group = logs.LogGroup(
             self, "Logs", log_group_name=f"/aws/lambda/{name}", removal_policy=REMOVAL[stage.removal]
         )
-        # as a number: RetentionDays has names only
-        cast(CfnResource, log_group.node.default_child).add_property_override("RetentionInDays", stage.log_retention_days)
+        resource = cast(CfnResource, log_group.node.default_child)
+        resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log_group.grant_write(role)
         self.function = lambda_.Function(
@@ -67,11 +69,11 @@ class JobFunction(Construct):
             log_group=log_group,
             role=role,
             environment={
+                **{key: in_template(value) for key, value in environment.items()},
                 "JOBLANE_PREFIX": stage.prefix,
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
                 "POWERTOOLS_SERVICE_NAME": stage.prefix,
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
-                **{key: in_template(value) for key, value in environment.items()},
             },
         )
 
@@ -91,9 +93,9 @@ class TaskFunction(JobFunction):
             timeout=task.numbers.function_timeout,
             memory_mb=task.memory_mb,
             environment={
+                **{name: stage.settings[name] for name in task.environment if name in stage.settings},
                 "JOBLANE_TASK": task.type,
                 "DATABASE_URL": stage.database_url,
-                **{name: stage.settings[name] for name in task.environment if name in stage.settings},
             },
         )
         if task.grants.mail:
@@ -102,12 +104,12 @@ class TaskFunction(JobFunction):
     def _grant_mail(self, stage: Stage) -> None:
         """Send by SES, and from the stage's own address alone where that is written out."""
         sender = stage.settings.get("EMAIL_FROM_ADDRESS")
-        own = {"StringEquals": {"ses:FromAddress": parseaddr(sender)[1]}} if isinstance(sender, str) and sender else None
+        own = {"ses:FromAddress": parseaddr(sender)[1]} if isinstance(sender, str) and sender else None
         self.function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["ses:SendEmail", "ses:SendRawEmail"],
                 resources=[Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")],
-                conditions=own,
+                conditions={"StringEquals": own} if own else None,
             )
         )
 

@@ -124,7 +124,8 @@ class JobsStack(Stack):
             actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
             function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=every))
             return
-        wanted = [_known(self.tasks, type_, f"task {task.type!r}: grants.enqueue: no task") for type_ in task.grants.enqueue]
+        problem = f"task {task.type!r}: grants.enqueue: no task"
+        wanted = [_known(self.tasks, type_, problem) for type_ in task.grants.enqueue]
         if SWEEP in self.tasks:
             wanted.append(self.tasks[SWEEP])
         for target in wanted:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
@@ -72,9 +73,9 @@ class Daemon:
         """End it and whatever it has started, politely first; nothing where it does not run."""
         process = self._process()
         if process is not None:
-            with suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+            with suppress(psutil.NoSuchProcess):
                 process.terminate()
-                process.wait(STOP_SECONDS)
+            await_end([process], STOP_SECONDS)
         self.kill()
 
     def kill(self) -> None:
@@ -83,7 +84,7 @@ class Daemon:
         for member in group:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        psutil.wait_procs([member for member in group if _alive(member)], timeout=STOP_SECONDS)
+        await_end(group, STOP_SECONDS)
         self._file.unlink(missing_ok=True)
 
     def ended(self) -> bool:
@@ -103,7 +104,7 @@ class Daemon:
             return None
         with suppress(psutil.NoSuchProcess):
             process = psutil.Process(record.pid)
-            if _alive(process) and process.create_time() == record.started:
+            if is_alive(process) and process.create_time() == record.started:
                 return process
         return None
 
@@ -116,13 +117,24 @@ class Daemon:
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
                 same_group = os.getpgid(process.pid) == record.pid
-                if same_group and _alive(process) and process.cmdline()[:1] == [record.program]:
+                if same_group and is_alive(process) and process.cmdline()[:1] == [record.program]:
                     found.append(process)
         return found
 
 
-def _alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; one that has ended and that nobody collects does not."""
     try:
-        return process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
+
+
+def await_end(processes: Sequence[psutil.Process], seconds: float) -> bool:
+    """Wait until all have ended, and return whether they have. `psutil.wait_procs` would wait for zombies too."""
+    until = time.monotonic() + seconds
+    while any(is_alive(process) for process in processes):
+        if time.monotonic() > until:
+            return False
+        time.sleep(0.005)
+    return True

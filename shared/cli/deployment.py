@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 from shared.cli.errors import LocalError, tail
 from shared.cli.tools import ROOT, cdk, clean_environment
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 ACCOUNT = "000000000000"
@@ -18,28 +19,35 @@ TOOLKIT_STACK = "CDKToolkit"
 
 
 class Deployment:
-    """One CDK app on one emulator; templates, outputs and log are in one folder.
+    """One CDK app on one emulator; templates, outputs and logs are in one folder.
 
-    `environment` is added to ours, `context` to that of cdk.json. `app` None is the app of cdk.json.
+    `environment` is added to ours. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to
+    run in place of the project's.
     """
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str], context: Mapping[str, str], app: str | None = None
+        self, folder: Path, environment: Mapping[str, str], stage: Mapping[str, object], app: str = "infra.app"
     ) -> None:
-        self.log = folder / "deploy.log"
+        self._folder = folder
         self._assembly = folder / "cdk.out"
         self._outputs = folder / "outputs.json"
         self._environment = environment
-        self._context = context
+        self._stage = stage
         self._app = app
-        self.log.parent.mkdir(parents=True, exist_ok=True)
-        self.log.write_bytes(b"")
 
     def synth(self) -> None:
-        """Write the templates; needs no emulator. Its own checks are left to `make synth` and the tests."""
-        pairs = [argument for pair in self._context.items() for argument in ("--context", "=".join(pair))]
-        app = ["--app", self._app] if self._app else []
-        self._cdk("synth", "--quiet", "--output", str(self._assembly), *app, *pairs, CDK_VALIDATION="false")
+        """Write the templates; needs no emulator. Their validation is left to `make synth` and the tests.
+
+        The app is run as the CDK command line runs it, which saves that one's start.
+        """
+        context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+        stages = {"local": {**context["stages"]["local"], **self._stage}}
+        variables = {
+            "CDK_CONTEXT_JSON": json.dumps({**context, "stages": stages, "stage": "local", "quiet": True}),
+            "CDK_OUTDIR": str(self._assembly),
+            "CDK_VALIDATION": "false",
+        }
+        self._run("The synthesis", "cdk-synth", [sys.executable, "-m", self._app], variables, ROOT)
 
     def bootstrap(self) -> None:
         """Make the bucket and the roles that a deploy needs, where they are not there."""
@@ -61,29 +69,29 @@ class Deployment:
         outputs: dict[str, dict[str, str]] = json.loads(self._outputs.read_text(encoding="utf-8"))
         return outputs
 
-    def _cdk(self, command: str, *arguments: str, **extra: str) -> None:
-        environment = {
-            **clean_environment(),
-            **self._environment,
-            "CDK_DISABLE_CLI_TELEMETRY": "true",
-            "JSII_SILENCE_WARNING_UNTESTED_NODE_VERSION": "1",
-            **extra,
-        }
-        quiet = ("--ci", "--no-notices", "--no-version-reporting", "--no-color")
-        with self.log.open("ab") as log:
+    def _cdk(self, command: str, *arguments: str) -> None:
+        quiet = ["--ci", "--no-notices", "--no-version-reporting", "--no-color"]
+        variables = {"CDK_DISABLE_CLI_TELEMETRY": "true"}
+        line = [str(cdk()), command, *arguments, *quiet]
+        # Away from cdk.json: with an app in sight, even the bootstrap runs it first.
+        self._run(f"`cdk {command}`", f"cdk-{command}", line, variables, self._folder)
+
+    def _run(
+        self, what: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
+    ) -> None:
+        path = self._folder / f"{log_name}.log"
+        with path.open("wb") as log:
             done = subprocess.run(  # noqa: S603
-                [str(cdk()), command, *arguments, *quiet],
-                cwd=ROOT,
-                env=environment,
+                command,
+                cwd=folder,
+                env={**clean_environment(), **self._environment, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
                 check=False,
             )
         if done.returncode != 0:
-            raise LocalError(
-                f"`cdk {command}` failed (exit status {done.returncode}). The end of {self.log}:\n{tail(self.log, 30)}"
-            )
+            raise LocalError(f"{what} failed (exit status {done.returncode}). The end of {path}:\n{tail(path, 30)}")
 
     def _exists(self, stack: str) -> bool:
         import boto3

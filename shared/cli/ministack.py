@@ -45,6 +45,11 @@ class MiniStack:
         return f"http://{HOST}:{self.port}"
 
     @property
+    def address(self) -> str:
+        """Where the emulator listens, or will."""
+        return f"http://{HOST}:{self._daemon.started_with.get('port', self.port)}"
+
+    @property
     def log(self) -> Path:
         """Its log; what functions write is in their log groups."""
         return self._daemon.log

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
+from shared.cli.daemon import await_end, is_alive
 from shared.cli.errors import LocalError, PortBusyError, tail
 from shared.cli.ports import HOST, free_port, port_is_free
 from shared.cli.postgres_programs import as_other_user, environment, program, run
@@ -83,6 +84,12 @@ class Postgres:
         """Whether the server of this folder runs, whoever started it."""
         return self._process() is not None
 
+    @property
+    def address(self) -> str:
+        """Where the server listens, or will."""
+        lines = self._pid_file() if self.running else []
+        return f"{HOST}:{lines[3] if len(lines) > 3 else self.port}"
+
     def start(self) -> None:
         """Make the data where there is none, start the server and wait until it answers; nothing where it runs.
 
@@ -128,12 +135,10 @@ class Postgres:
         if process is None:
             return
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
-            process.send_signal(number)
-            try:
-                process.wait(STOP_SECONDS)
-            except psutil.TimeoutExpired:
-                continue
-            break
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+            if await_end([process], STOP_SECONDS):
+                break
         self._reap()
 
     def kill(self) -> None:
@@ -145,8 +150,7 @@ class Postgres:
         for member in family:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        for member in family:
-            _await_end(member)
+        await_end(family, STOP_SECONDS)
         self._reap()
 
     def __enter__(self) -> Postgres:
@@ -205,7 +209,7 @@ class Postgres:
             return None
         try:
             process = psutil.Process(int(lines[0]))
-            alive = process.status() != psutil.STATUS_ZOMBIE and str(self.data) in process.cmdline()
+            alive = is_alive(process) and str(self.data) in process.cmdline()
         except psutil.NoSuchProcess:
             return None
         return process if alive else None
@@ -225,11 +229,3 @@ class Postgres:
     def _stop_with_owner(self) -> None:
         if os.getpid() == self._owner:  # not in a fork of it
             self.stop()
-
-
-def _await_end(process: psutil.Process) -> None:
-    """Wait until a killed process holds nothing any more; where nobody collects orphans it stays a zombie for ever."""
-    until = time.monotonic() + STOP_SECONDS
-    with suppress(psutil.NoSuchProcess):
-        while process.status() != psutil.STATUS_ZOMBIE and time.monotonic() < until:
-            time.sleep(0.005)

@@ -41,9 +41,10 @@ REGION = "us-east-1"
 class LocalStack:
     """One local stack in one folder. Ports None are free ones.
 
-    `settings` are environment variables for the synthesis: a local stage passes on to the functions those that their
-    tasks declare. `context` goes to the CDK app as `-c`. `external_endpoint` is that of an emulator which is there
-    already; none is started then. `detached=False` stops the stack with this process.
+    `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
+    declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of infra.app.
+    `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
+    stack with this process.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class LocalStack:
         prefix: str = PREFIX,
         region: str = REGION,
         settings: Mapping[str, str] | None = None,
-        context: Mapping[str, str] | None = None,
-        app: str | None = None,
+        stage: Mapping[str, object] | None = None,
+        app: str = "infra.app",
         external_endpoint: str | None = None,
         detached: bool = True,
         console: Console | None = None,
@@ -69,7 +70,7 @@ class LocalStack:
         self.ticker = Daemon("ticker", self.folder)
         self._external_endpoint = external_endpoint
         self._settings = settings or {}
-        self._context = {"stage": "local", "prefix": prefix, **(context or {})}
+        self._stage = {**(stage or {}), "prefix": prefix}
         self._app = app
         self._detached = detached
         self._console = console
@@ -105,7 +106,7 @@ class LocalStack:
     @property
     def deployment(self) -> Deployment:
         """The CDK app on this stack."""
-        return Deployment(self.folder, {**self._settings, **self.environment}, self._context, self._app)
+        return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, self._app)
 
     def up(self) -> None:
         """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
@@ -146,10 +147,11 @@ class LocalStack:
 
     def status(self) -> dict[str, tuple[bool, str]]:
         """Return for each part whether it runs, and where."""
-        emulator_runs = is_healthy(self.endpoint) and (self.emulator is None or self.emulator.pid is not None)
+        address = self.emulator.address if self.emulator else self.endpoint
+        ours = self.emulator is None or self.emulator.pid is not None
         return {
-            "PostgreSQL": (self.postgres.running, f"127.0.0.1:{self.postgres.port}"),
-            "AWS emulator": (emulator_runs, self.endpoint),
+            "PostgreSQL": (self.postgres.running, self.postgres.address),
+            "AWS emulator": (ours and is_healthy(address), address),
             "Ticker": (self.ticker.pid is not None, str(self.ticker.log)),
         }
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
+from types import FrameType, TracebackType
 
 from shared.jobs.errors import TaskTimeout
 
@@ -15,45 +13,49 @@ AGAIN_SECONDS = 1.0
 
 
 class Alarm:
-    """One alarm per process. It is silent while the library talks to the database itself.
+    """One alarm per process, armed inside ``with alarm.set(seconds):``, silent inside ``with alarm.held:``.
 
     Signals reach the main thread only, which is where Lambda runs handlers; in another thread nothing is set.
     """
 
     def __init__(self) -> None:
+        self._seconds = 0.0
         self._armed = False
-        self._held = False
+        self.held = _Held()
+        """The library's own talk with the database. The alarm fires within a second afterwards."""
 
-    @contextmanager
-    def set(self, seconds: float) -> Iterator[None]:
-        """Raise :class:`TaskTimeout` into the body after ``seconds``."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        before = signal.signal(signal.SIGALRM, self._fire)
-        self._armed = True
-        try:
-            signal.setitimer(signal.ITIMER_REAL, max(seconds, 0.001), AGAIN_SECONDS)
-            yield
-        finally:
-            self.silence()
-            signal.signal(signal.SIGALRM, before)
+    def set(self, seconds: float) -> Alarm:
+        """Raise :class:`TaskTimeout` into the body ``seconds`` from its start."""
+        self._seconds = max(seconds, 0.001)
+        return self
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGALRM, self._fire)
+            self._armed = True
+            signal.setitimer(signal.ITIMER_REAL, self._seconds, AGAIN_SECONDS)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.silence()
 
     def silence(self) -> None:
         """Stop it for good. Call it first wherever :class:`TaskTimeout` is caught: it may have fired on the way out."""
-        self._armed = False
-        if threading.current_thread() is threading.main_thread():
+        if self._armed:
+            self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
 
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Keep it from interrupting the body; it fires within a second afterwards."""
-        self._held = True
-        try:
-            yield
-        finally:
-            self._held = False
-
     def _fire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._armed and not self._held:
+        if self._armed and not self.held.now:
             raise TaskTimeout("the handler outlived its timeout")
+
+
+class _Held:
+    """A stretch of code that the alarm leaves alone. Stretches do not nest."""
+
+    now = False
+
+    def __enter__(self) -> None:
+        self.now = True
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.now = False

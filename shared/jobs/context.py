@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from shared import telemetry
 from shared.jobs import store
 from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled
 
@@ -30,9 +31,8 @@ CHECK_EVERY_SECONDS = 1.0
 class TaskContext:
     """One run of one task.
 
-    ``attempt`` counts from 1; ``max_retry`` is how many follow the first. ``deadline``: aware, when the handler is
-    interrupted. ``headers``: the caller's, with ``traceparent``. ``idempotency_key``: the same in every attempt, for
-    services outside of the database. ``settings``: what the task declared by ``environment`` and is set.
+    ``attempt`` counts from 1; ``max_retry`` is how many follow the first. ``headers``: the caller's, with
+    ``traceparent``. ``idempotency_key``: the same in every attempt, for services outside of the database.
     """
 
     def __init__(
@@ -44,7 +44,6 @@ class TaskContext:
         seconds: float,
         database: Database,
         alarm: Alarm,
-        logger: Logger,
     ) -> None:
         self.task_id = claim.id
         self.type = task.type
@@ -53,15 +52,40 @@ class TaskContext:
         self.max_retry = claim.allowed - 1
         self.headers: Mapping[str, str] = claim.headers
         self.idempotency_key = claim.id
-        self.settings: Mapping[str, str] = {name: os.environ[name] for name in task.environment if name in os.environ}
-        self.logger = logger
+        self._task = task
         self._ends = time.monotonic() + seconds
-        self.deadline = datetime.now(UTC) + timedelta(seconds=seconds)
         self._claim = claim
         self._database = database
         self._alarm = alarm
         self._checked = 0.0
         self._committing = False
+
+    def close(self) -> None:
+        """Take the run's words off the logger. The session is the runtime's to end."""
+        if "logger" in self.__dict__:
+            self.logger.remove_keys(list(self.words))
+
+    @cached_property
+    def settings(self) -> Mapping[str, str]:
+        """Name → value of the settings that the task declares by ``environment`` and that are set."""
+        return {name: os.environ[name] for name in self._task.environment if name in os.environ}
+
+    @cached_property
+    def logger(self) -> Logger:
+        """Powertools' logger, with the task's id, type and attempt on every line."""
+        logger = telemetry.logger()
+        logger.append_keys(**self.words)
+        return logger
+
+    @property
+    def words(self) -> dict[str, Any]:
+        """What every log line of this run carries."""
+        return {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
+
+    @property
+    def deadline(self) -> datetime:
+        """When the handler is interrupted; aware."""
+        return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
 
     def remaining(self) -> timedelta:
         """Time left to this attempt; zero at least."""
@@ -96,7 +120,7 @@ class TaskContext:
         """The library's own commits, uninterrupted."""
         self._committing = True
         try:
-            with self._alarm.held():
+            with self._alarm.held:
                 yield
         finally:
             self._committing = False
@@ -114,7 +138,7 @@ class TaskContext:
         """Raise :class:`TaskCancelled` where the task was cancelled meanwhile. Asks at most once a second."""
         if time.monotonic() - self._checked < CHECK_EVERY_SECONDS:
             return
-        with self._alarm.held():
+        with self._alarm.held:
             self._checked = time.monotonic()
             if store.cancel_requested(self.connection(), self.task_id, self._claim.token):
                 raise TaskCancelled("the task was cancelled while it ran")

@@ -127,7 +127,7 @@ def check_tree(value: Any, where: str = "payload", depth: int = 1) -> None:
 
 def _parse(body: str) -> dict[str, Any]:
     try:
-        fields = json.loads(body, parse_constant=_refuse_constant, parse_float=_finite)
+        fields = _DECODER.decode(body)
     except RecursionError:
         raise MessageError(f"body: nested deeper than {MAX_DEPTH} levels") from None
     except ValueError as error:  # a JSONDecodeError, or an integer of more digits than Python reads
@@ -157,6 +157,10 @@ def _finite(text: str) -> float:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise MessageError(f"body: {name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
+"""Made once: ``json.loads`` with hooks makes one for every message."""
 
 
 def _get(fields: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -20,13 +21,19 @@ MISMATCH_PATIENCE = timedelta(hours=1)
 """How long a payload waits for code that knows its schema: a deploy takes less."""
 
 
-def completed(claim: Claim, result: Any) -> Finish:
+def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
     """The handler returned."""
-    return Finish(claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result)
+    return Finish(
+        claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
+    )
 
 
-def failed(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:  # noqa: PLR0911 - a row each
+def failed(task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int) -> Finish:
     """The handler raised ``error``, or its payload could not be read."""
+    return replace(_decide(task, claim, error), duration_ms=duration_ms)
+
+
+def _decide(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:  # noqa: PLR0911 - a row each
     left = claim.attempt < claim.allowed
     match error:
         case TaskCancelled():

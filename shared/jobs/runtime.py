@@ -9,7 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +73,7 @@ class Worker:
         self._sqs = sqs
         self._alarm = Alarm()
         self._logger = telemetry.logger()
-        self._metrics = telemetry.metrics()
+        self._tally = telemetry.Tally()
         self._lanes = {lane_name(prefix, queue, task.type): queue for queue in task.lanes}
 
     # --- Down the path of a delivery -------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ class Worker:
             self._run_together([delivery], settled, lambda_context)
         if settled.visibility:
             self._sqs.set_visibility(deliveries[0].queue, settled.visibility)
-        telemetry.flush(self._metrics, task_type=self._task.type, queue=str(self._lanes[deliveries[0].queue]))
+        self._tally.flush(task_type=self._task.type, queue=self._lanes[deliveries[0].queue].value)
         return settled.answer()
 
     def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
@@ -192,10 +192,7 @@ class Worker:
             seconds=limit,
             database=self._database,
             alarm=self._alarm,
-            logger=self._logger,
         )
-        words = self._words(claimed)
-        self._logger.append_keys(**words)
         started = time.perf_counter()
         error: BaseException | None = None
         written = False
@@ -203,8 +200,7 @@ class Worker:
             payload = self._task.read(claimed.payload, claimed.schema)
             with self._alarm.set(limit):
                 result = self._task.function(payload, context)
-            end = outcome.completed(claimed, _json(result))
-            end = replace(end, duration_ms=_ms_since(started), memory_mb=int(lambda_context.memory_limit_in_mb))
+            end = outcome.completed(claimed, _json(result), _ms_since(started))
             written = self._complete(context, end)
         except KeyboardInterrupt:
             raise
@@ -212,14 +208,13 @@ class Worker:
             self._alarm.silence()
             error = raised
             self._undo(context, error)
-            end = outcome.failed(self._task, claimed, error)
-            end = replace(end, duration_ms=_ms_since(started), memory_mb=int(lambda_context.memory_limit_in_mb))
+            end = outcome.failed(self._task, claimed, error, _ms_since(started))
+        context.close()
         if isinstance(error, LeaseLostError):
-            self._logger.warning("lease lost: the work is rolled back and the message left for the run that holds it")
+            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
             settled.keep(delivery)
         else:
-            self._report(delivery, claimed, end, error)
-        self._logger.remove_keys(list(words))
+            self._report(delivery, claimed, end)
         return None if written or isinstance(error, LeaseLostError) else end
 
     def _complete(self, context: TaskContext, end: Finish) -> bool:
@@ -293,7 +288,8 @@ class Worker:
     ) -> list[tuple[Delivery, Claim, str]]:
         """The run was asked to stop, or it is not the one that holds the task any more."""
         if end.state is not State.CANCELLED and store.cancel_requested(self._database.get(), end.id, end.token):
-            stopped = outcome.failed(self._task, claimed, TaskCancelled("the task was cancelled while it ran"))
+            cancelled = TaskCancelled("the task was cancelled while it ran")
+            stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
             return self._finish_together([(delivery, claimed, stopped)], settled)
         self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
         settled.keep(delivery)
@@ -368,22 +364,25 @@ class Worker:
     def _words(self, claimed: Claim) -> dict[str, Any]:
         return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
 
-    def _report(self, delivery: Delivery, claimed: Claim, end: Finish, error: BaseException | None) -> None:
+    def _report(self, delivery: Delivery, claimed: Claim, end: Finish) -> None:
         """One log line and the metrics of one run. No payload value is in either."""
-        fields = {"outcome": end.outcome, "ms": end.duration_ms, "queue": str(self._lanes[delivery.queue])}
-        if error is None:
+        fields = self._words(claimed) | {
+            "outcome": end.outcome,
+            "ms": end.duration_ms,
+            "queue": self._lanes[delivery.queue].value,
+        }
+        if end.state is State.COMPLETED:
             self._logger.info("task completed", extra=fields)
         else:
-            waits = {"again_in_seconds": end.visibility_seconds} if end.state in (State.RETRY, State.PENDING) else {}
+            if end.state in (State.RETRY, State.PENDING):
+                fields["again_in_seconds"] = end.visibility_seconds
             told = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
-            self._logger.warning(
-                f"task {end.state}", extra=fields | waits | {key: value for key, value in told.items() if value}
-            )
-        telemetry.count(
-            self._metrics,
-            {"Started": 1, METRICS[end.state]: 1},
-            {"WaitMs": claimed.waited_ms, "DurationMs": end.duration_ms or 0},
-        )
+            fields |= {name: value for name, value in told.items() if value}
+            self._logger.warning(f"task {end.state}", extra=fields)
+        self._tally.count("Started")
+        self._tally.count(METRICS[end.state])
+        self._tally.time("WaitMs", claimed.waited_ms)
+        self._tally.time("DurationMs", end.duration_ms)
 
 
 METRICS = {

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
@@ -121,8 +121,10 @@ class Finish:
     error_message: str | None = None
     fingerprint: str | None = None
     traceback: str | None = None
-    duration_ms: int | None = None
-    memory_mb: int | None = None
+    duration_ms: int = 0
+
+    def record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
     @property
     def waits_long(self) -> bool:
@@ -141,7 +143,7 @@ with f as materialized (
   select * from jsonb_to_recordset($1::jsonb) as f(
     id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean, snoozed boolean,
     mismatch boolean, result jsonb, reason text, error_type text, error_message text, fingerprint text, traceback text,
-    duration_ms integer, memory_mb integer)
+    duration_ms integer)
 ),
 held as materialized (
   select t.id, t.retention_seconds from tasks t join f on f.id = t.id
@@ -179,7 +181,7 @@ done as (
 ),
 closed as (
   update task_attempts a set
-    finished_at = clock_timestamp(), outcome = f.outcome, duration_ms = f.duration_ms, memory_mb = f.memory_mb,
+    finished_at = clock_timestamp(), outcome = f.outcome, duration_ms = f.duration_ms,
     error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint, traceback = f.traceback
    from f join held using (id)
   where a.task_id = f.id and a.run = f.run
@@ -195,7 +197,7 @@ def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
     """
     if not runs:
         return set()
-    rows = connection.run(FINISH, json.dumps([asdict(run) for run in runs], ensure_ascii=False))
+    rows = connection.run(FINISH, json.dumps([run.record() for run in runs], ensure_ascii=False))
     return {row[0] for row in rows}
 
 

@@ -86,14 +86,16 @@ def write(
         "roles": _roles(tenant.id),
     }
     files: dict[str, dict[str, Any]] = {}
-    with Upload(client, bucket, key, content_type=CONTENT_TYPE) as upload:
+    with (
+        Upload(client, bucket, key, content_type=CONTENT_TYPE) as upload,
         # A stream that cannot seek: zipfile then writes sizes behind the data.
-        with zipfile.ZipFile(upload, "w", zipfile.ZIP_DEFLATED) as archive:  # type: ignore[call-overload]
-            for name, (statement, after) in sources.items():
-                with archive.open(_entry(f"{name}.jsonl", started), "w", force_zip64=True) as file:
-                    files[name] = _write_rows(file, _pages(session, statement, after), on_page)
-            manifest = _manifest(tenant, export_type, task_id, started, files)
-            archive.writestr(_entry("manifest.json", started), json.dumps(manifest, ensure_ascii=False, indent=2))
+        zipfile.ZipFile(upload, "w", zipfile.ZIP_DEFLATED) as archive,  # type: ignore[call-overload]
+    ):
+        for name, (statement, after) in sources.items():
+            with archive.open(_entry(f"{name}.jsonl", started), "w", force_zip64=True) as file:
+                files[name] = _write_rows(file, _pages(session, statement, after), on_page)
+        manifest = _manifest(tenant, export_type, task_id, started, files)
+        archive.writestr(_entry("manifest.json", started), json.dumps(manifest, ensure_ascii=False, indent=2))
     return Export(key, upload.size_bytes, {name: file["rows"] for name, file in files.items()})
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from email.message import EmailMessage
 
     from mypy_boto3_sesv2 import SESV2Client
+    from mypy_boto3_sesv2.type_defs import BodyTypeDef
 
 PROVIDERS = ("console", "smtp", "ses")
 SUBMISSION_PORT, TLS_PORT = 587, 465
@@ -52,8 +53,8 @@ class Receipt:
     message_id: str
 
 
-def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 20) -> Receipt:
-    """Send by ``EMAIL_PROVIDER``, within about ``timeout_seconds``.
+def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Receipt:
+    """Send by ``EMAIL_PROVIDER``. ``timeout_seconds``: to connect, and again for the conversation.
 
     Raises :class:`MailRefusedError` where no other attempt can help, :class:`MailError` where one may;
     :class:`SettingError` and :class:`~shared.settings.MissingSettingError` for the settings.
@@ -241,7 +242,7 @@ def _send_ses(mail: Mail, sender: Address, to: Address, timeout_seconds: float) 
     client = _ses(round(timeout_seconds))
     from botocore.exceptions import BotoCoreError, ClientError
 
-    body = {"Text": {"Data": mail.text, "Charset": "UTF-8"}}
+    body: BodyTypeDef = {"Text": {"Data": mail.text, "Charset": "UTF-8"}}
     if mail.html is not None:
         body["Html"] = {"Data": mail.html, "Charset": "UTF-8"}
     try:

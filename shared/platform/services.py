@@ -74,6 +74,8 @@ def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str
     Raises :class:`ServiceError` where there is no answer, another status, or a place that must not be called;
     :class:`SettingError`.
     """
+    if timeout_seconds <= 0:
+        raise ServiceError(str(service), "there is no time left to call it in this attempt")
     local = settings.get("JOBLANE_STAGE", "") == "local"
     secret = settings.get("TENANT_INIT_SECRET", "").strip()
     if secret and not PRINTABLE.fullmatch(secret):

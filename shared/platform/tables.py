@@ -1,6 +1,6 @@
 """The platform's tables, as SQLAlchemy Core knows them. The migrations make them; a test holds both together.
 
-Core and not mapped classes: the jobs read a few columns of many rows, and mapping costs a third of a second at start-up.
+Core and not mapped classes: the jobs read a few columns of many rows, and mapping costs start-up time.
 """
 
 from __future__ import annotations
@@ -146,8 +146,7 @@ system_users = Table(
     _now("created_at"),
     _now("updated_at"),
 )
-"""``service_type``: worker, integration, cron, api. ``grace_warned_for``: the ``grace_period_at`` the owner was told of.
-"""
+"""``service_type``: worker, integration, cron, api. ``grace_warned_for``: the ``grace_period_at`` it was about."""
 Index("system_users_expiry", system_users.c.expires_at, postgresql_where=system_users.c.is_active)
 Index(
     "system_users_grace",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART_BYTES = 8 * 1024 * 1024
-"""At least 5 MiB for all parts but the last, and 10,000 parts at most: 80 GB here. Source: Amazon S3 multipart limits."""
+"""At least 5 MiB but for the last, and 10,000 parts at most: 80 GB here. Source: Amazon S3 multipart upload limits."""
 
 
 @cache

@@ -67,7 +67,6 @@ create table task_attempts (
     finished_at timestamptz,
     outcome     text,
     duration_ms integer,
-    memory_mb   integer,
     request_id  text,
     error_type  text,
     error_message text,

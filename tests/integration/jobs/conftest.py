@@ -104,7 +104,7 @@ def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]
         made = World(database_url, Sqs(), Database(database_url), JobClient(), Database(database_url))
         yield made
         made.database.drop()
-        made._looker.drop()  # noqa: SLF001
+        made._looker.drop()
         made.client.close()
 
 

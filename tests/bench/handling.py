@@ -1,0 +1,161 @@
+"""One message in the runtime, database aside, against the same job in Powertools' BatchProcessor.
+
+Both validate the payload, write a log line per job and metrics per job; both run in this process, in turns.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+from unittest.mock import patch
+
+from aws_lambda_powertools import Logger, Metrics
+from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
+from pydantic import BaseModel
+
+from shared.db import Database
+from shared.jobs import Payload, TaskContext, runtime, store, task
+from shared.jobs.claim import Claim, Verdict
+from shared.jobs.sqs import Sqs
+from tests.bench.report import Ratio, in_turns
+from tests.events import LambdaContext, event
+from tests.events import record as sqs_record
+
+MESSAGES = 2000
+ROUNDS = 9
+
+
+class Work(Payload):
+    tenant_id: str
+    number: int
+
+
+@task("bench:work", timeout=timedelta(seconds=10), batch_size=10)
+def bench_work(payload: Work, ctx: TaskContext) -> None:
+    pass
+
+
+class Bare(BaseModel):
+    tenant_id: str
+    number: int
+
+
+class Envelope(BaseModel):
+    type: str
+    id: str
+    payload: Bare
+
+
+def run() -> list[Ratio]:
+    found = []
+    for batch in (1, 10):
+        events = _events(batch)
+        ours, bare = in_turns(ROUNDS, lambda: _ours(events), lambda: _powertools(events))  # noqa: B023
+        found.append(
+            Ratio(
+                "handle a message, database aside",
+                f"batch {batch}, CPU per message, against Powertools' BatchProcessor",
+                f"{ours * 1e6 / MESSAGES:.0f} µs",
+                f"{bare * 1e6 / MESSAGES:.0f} µs",
+                ours / bare,
+                1.0,
+                at_most=True,
+            )
+        )
+    return found
+
+
+def _events(batch: int) -> list[dict[str, Any]]:
+    def body(number: int) -> dict[str, Any]:
+        return {"v": 1, "type": "bench:work", "id": f"id-{number}", "payload": {"tenant_id": "acme", "number": number}}
+
+    numbers = range(MESSAGES)
+    return [
+        event(*(sqs_record(body(number), "jobs-default-bench-work") for number in numbers[start : start + batch]))
+        for start in numbers[::batch]
+    ]
+
+
+def _ours(events: list[dict[str, Any]]) -> float:
+    worker = runtime.Worker(bench_work, Database("postgresql://nobody@127.0.0.1/none"), Sqs(), "jobs")
+    with _without_database(), _silent():
+        started = time.process_time()
+        for one in events:
+            worker.handle(one, LambdaContext())
+        return time.process_time() - started
+
+
+@contextlib.contextmanager
+def _without_database() -> Iterator[None]:
+    """The claim and the finish answer at once; the rest of the path is as it is."""
+
+    class Idle:
+        idle = True
+
+    def claim(_connection: object, _task: object, incoming: Any, _lease: object, _request: object) -> dict[str, Claim]:
+        return {
+            item.id: Claim(
+                item.id, Verdict.RUN, "token", 1, 1, 6, 0, 0, 0, 0, item.message.payload, None, {}, None, None
+            )
+            for item in incoming
+        }
+
+    with (
+        patch.object(Database, "get", lambda _self: Idle()),
+        patch.object(runtime, "claim", claim),
+        patch.object(store, "finish", lambda _connection, ends: {end.id for end in ends}),
+    ):
+        yield
+
+
+def _powertools(events: list[dict[str, Any]]) -> float:
+    logger = Logger(service="bare", use_rfc3339=True, utc=True)
+    metrics = Metrics(namespace="Bare", service="bare")
+    processor = BatchProcessor(event_type=EventType.SQS)
+
+    def handle(record: Any) -> None:
+        started = time.perf_counter()
+        message = Envelope.model_validate_json(record.body)
+        words = {"task_id": message.id, "task_type": message.type, "attempt": record.attributes.approximate_receive_count}
+        logger.append_keys(**words)
+        ms = round((time.perf_counter() - started) * 1000)
+        logger.info("task completed", extra={"outcome": "completed", "ms": ms, "queue": "default"})
+        logger.remove_keys(list(words))
+        metrics.add_metric("Started", "Count", 1)
+        metrics.add_metric("Succeeded", "Count", 1)
+        metrics.add_metric("WaitMs", "Milliseconds", time.time() * 1000 - int(record.attributes.sent_timestamp))
+        metrics.add_metric("DurationMs", "Milliseconds", ms)
+
+    @metrics.log_metrics
+    def handler(one: dict[str, Any], context: Any) -> Any:
+        metrics.add_dimension("task_type", "bench:work")
+        metrics.add_dimension("queue", "default")
+        return process_partial_response(one, handle, processor, context)
+
+    with _silent():
+        started = time.process_time()
+        for one in events:
+            handler(one, LambdaContext())
+        return time.process_time() - started
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Logs and metrics are written, to nowhere."""
+    import sys
+
+    sys.stdout.flush()
+    saved = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        os.dup2(saved, 1)
+        os.close(saved)
+        os.close(nowhere)

@@ -1,0 +1,38 @@
+"""What a benchmark says: ours against the bare thing, measured in turns within one run."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """One comparison. ``ratio`` is ours / bare; ``bound`` says what it must reach, read by ``at_most``."""
+
+    name: str
+    setting: str
+    ours: str
+    bare: str
+    ratio: float
+    bound: float
+    at_most: bool
+
+    @property
+    def holds(self) -> bool:
+        return self.ratio <= self.bound if self.at_most else self.ratio >= self.bound
+
+    @property
+    def wanted(self) -> str:
+        return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
+
+
+def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
+    """Measure both in turns, so that a noisy moment meets both, and return the median of each."""
+    pairs = [(ours(), bare()) for _ in range(rounds)]
+    return median([pair[0] for pair in pairs]), median([pair[1] for pair in pairs])
+
+
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
