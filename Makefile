@@ -12,6 +12,7 @@ PYTHON ?= $(shell for python in python$(LAMBDA_PYTHON) python3 python3.14 python
 
 export UV_PYTHON_DOWNLOADS := never
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export NPM_CONFIG_UPDATE_NOTIFIER := false
 # Certificates that a company's proxy signs are in the system's store, if anywhere.
 export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
@@ -53,7 +54,7 @@ format: .venv/.stamp ## Put the code into format
 	@$(RUN) ruff check --fix .
 
 bench: tools ## Measure against the bare thing
-	@$(RUN) pytest tests/bench -s
+	@$(RUN) tests.bench
 
 synth: tools ## Write the CloudFormation templates for AWS into cdk.out
 	@PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \

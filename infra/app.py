@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aws_cdk import App, Tags
+from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
 
 from infra.checks import check
 from infra.packaging import ROOT, Packages, build_packages
@@ -38,13 +38,13 @@ class Synthesised:
     templates: Mapping[str, Mapping[str, Any]]
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, build: Callable[[Stage], Packages] = build_packages) -> int:
     """What ``cdk`` runs. The exit status is 1 where something is refused."""
     options = _parse(arguments)
     given = dict(option.partition("=")[::2] for option in options.context)
     output = options.output or os.environ.get("CDK_OUTDIR") or "cdk.out"
     try:
-        done = synthesise(context_of_file() | given, output=Path(output), environ=os.environ)
+        done = synthesise(context_of_file() | given, output=Path(output), environ=os.environ, build=build)
     except JobError as error:
         print(f"infra: {error}", file=sys.stderr)  # noqa: T201
         return 1
@@ -82,13 +82,16 @@ def synthesise(
 
 def add_stacks(app: App, stage: Stage, tasks: Tasks, packages: Packages) -> JobsStack:
     """The stacks of a stage: what is kept, and what runs."""
-    data = DataStack(app, f"{stage.prefix}-data", stage=stage)
+    # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
+    synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
+    data = DataStack(app, f"{stage.prefix}-data", stage=stage, synthesizer=synthesizer())
     jobs = JobsStack(
         app,
         f"{stage.prefix}-jobs",
         stage=stage,
         tasks=tasks,
         packages=packages,
+        synthesizer=synthesizer(),
         buckets={"exports": GrantedBucket(data.exports, "EXPORT_BUCKET")},
     )
     Tags.of(app).add("joblane:stage", stage.name)

@@ -26,7 +26,8 @@ from infra.stage import Architecture, Stage
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = "3.13"
-"""Of the functions."""
+"""Of the functions on AWS. An emulator runs them with an interpreter of this machine, best with this one:"""
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LAYOUT = "1"
 """Part of every hash: count up where the way of building changes."""
 
@@ -47,8 +48,6 @@ LEFT_OUT_OF_LAYER = (
 )
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
 """Amazon Linux 2023 under Lambda's Python 3.13 has glibc 2.34. ``manylinux2014`` silently takes older wheels."""
-BYTECODE = f"{PYTHON}-pyc" if sys.version_info[:2] == tuple(map(int, PYTHON.split("."))) else "no-pyc"
-"""Compiled ahead, since a function cannot write its bytecode: only by the Python that will read it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def build_code(folders: Iterable[Path], target: Path) -> Package:
     """Zip ``folders``, each under its own name, without what no function imports."""
     files = {path.relative_to(folder.parent): path for folder in folders for path in _sources(folder)}
     contents = [(str(name), path.read_bytes()) for name, path in sorted(files.items())]
-    digest = _digest(LAYOUT, BYTECODE, *(part for name, content in contents for part in (name, content)))
+    digest = _digest(LAYOUT, RUNNING, *(part for name, content in contents for part in (name, content)))
     package = Package(target / f"code-{digest[:16]}.zip", digest)
     if not package.path.exists():
         with _scratch(target) as scratch:
@@ -112,16 +111,19 @@ def build_layer(lock: Path, platform: str | None, target: Path) -> Package:
     if not lock.is_file():
         raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
     wanted = without_provided(lock.read_text())
-    host = f"{sys.platform}-{machine.machine()}"
-    digest = _digest(LAYOUT, BYTECODE, platform or host, wanted)
-    package = Package(target / f"layer-{platform or host}-{digest[:16]}.zip", digest)
+    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
+    digest = _digest(LAYOUT, RUNNING, python, where, wanted)
+    package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
     if not package.path.exists():
         with _scratch(target) as scratch:
-            _install(wanted, platform, scratch / "python")
+            _install(wanted, platform, python, scratch / "python")
             for pattern in LEFT_OUT_OF_LAYER:
                 for path in list((scratch / "python").glob(pattern)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            _compile(scratch, "/opt")
+            if python == RUNNING:
+                _compile(scratch, "/opt")
+            else:
+                print(f"infra: the layer has no bytecode, which takes Python {python}: slower starts", file=sys.stderr)  # noqa: T201
             _zip(scratch, package.path)
     return package
 
@@ -134,13 +136,13 @@ def without_provided(lock: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _install(requirements: str, platform: str | None, target: Path) -> None:
+def _install(requirements: str, platform: str | None, python: str, target: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write(requirements)
         file.flush()
         command = [find_uv(), "pip", "install", "--quiet", "--no-config", "--require-hashes", "--no-deps"]
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
-        command += ["--python-version", PYTHON, "--target", str(target), "--requirements", file.name]
+        command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
     if done.returncode:
@@ -149,14 +151,14 @@ def _install(requirements: str, platform: str | None, target: Path) -> None:
 
 
 def find_uv() -> str:
-    """The uv executable: ``UV`` of the environment, ``.tools/``, or ``PATH``. Raises :class:`SynthError`."""
+    """The uv executable: ``UV`` of the environment, ``.tools/bin/uv``, or ``PATH``. Raises :class:`SynthError`."""
     given = os.environ.get("UV")
-    candidates = [given] if given else [*map(str, ROOT.glob(".tools/**/uv")), "uv"]
+    candidates = [given] if given else [str(ROOT / ".tools" / "bin" / "uv"), "uv"]
     for candidate in candidates:
         found = shutil.which(candidate)
         if found:
             return found
-    where = f"UV={given} is no executable" if given else "uv is neither in .tools/ nor on PATH"
+    where = f"UV={given} is no executable" if given else "uv is neither in .tools/bin nor on PATH"
     raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
 
 
@@ -181,10 +183,7 @@ def _digest(*parts: str | bytes) -> str:
 
 
 def _compile(folder: Path, mounted_at: str) -> None:
-    """Bytecode that is read without a look at its source; tracebacks name the path at which Lambda mounts it."""
-    if BYTECODE == "no-pyc":
-        print(f"infra: built without bytecode, which takes Python {PYTHON}: slower cold starts", file=sys.stderr)  # noqa: T201
-        return
+    """Bytecode, which a function could not write: read without a look at its source, and with Lambda's paths."""
     compileall.compile_dir(
         folder,
         quiet=2,

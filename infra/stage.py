@@ -116,7 +116,9 @@ def _of_this_machine(
             f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
             "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
         )
-    settings = {**given.get("settings", {}), **{key: environ[key] for key in declared if key in environ}}
+    settings = given.get("settings", {})
+    if isinstance(settings, Mapping):  # else refused with the others
+        settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
     return {**given, "database_url": url, "settings": settings, "architecture": host_architecture()}
 
 

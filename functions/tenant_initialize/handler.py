@@ -11,8 +11,8 @@ from pydantic import BaseModel
 from shared.jobs import Payload, Queue, SkipRetry, TaskContext, task
 from shared.platform import settings
 
-BACK_OFF = [timedelta(seconds=15 * 4**failed) for failed in range(5)]
-"""15 s, 1, 4, 16 and 64 minutes: a service may be away for an hour."""
+BACK_OFF = [timedelta(seconds=5 * 4**failed) for failed in range(5)]
+"""5 s, 20 s, then 1, 5 and 21 minutes: a service may be away for almost half an hour."""
 LEFT_FOR_THE_END = timedelta(seconds=5)
 
 
@@ -49,7 +49,7 @@ def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> Initialize
     for service in ctx.each(configured):
         seconds = min(services.CALL_SECONDS, (ctx.remaining() - LEFT_FOR_THE_END).total_seconds())
         status = services.initialize(service, tenant, ctx.settings, key=ctx.idempotency_key, timeout_seconds=seconds)
-        ctx.logger.info("service initialized", service=str(service), status=status)
+        ctx.logger.info("service initialized", target=str(service), status=status)
 
     if not tenants.activate(ctx.session, tenant.id):
         return _overtaken(payload, ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aws_cdk import Duration, Stack
+from aws_cdk import CfnOutput, Duration, IStackSynthesizer, Stack
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
@@ -19,8 +19,8 @@ UPLOADS_KEPT = Duration.days(1)
 class DataStack(Stack):
     """Apart from the functions, so that a deploy of code cannot touch it."""
 
-    def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: what the jobs keep")
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage, synthesizer: IStackSynthesizer) -> None:
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: what the jobs keep", synthesizer=synthesizer)
         self.exports = s3.Bucket(
             self,
             "Exports",
@@ -35,3 +35,4 @@ class DataStack(Stack):
                 s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
             ],
         )
+        CfnOutput(self, "ExportBucket", value=self.exports.bucket_name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from aws_cdk import Stack
+from aws_cdk import IStackSynthesizer, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
@@ -20,10 +20,9 @@ from infra.errors import SynthError
 from infra.packaging import Packages
 from infra.stage import Stage
 from shared.jobs.queues import Queue, lane_name, share_concurrency
+from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.task import Task
 
-SWEEP = "jobs:sweep"
-"""Whoever enqueues may wake it, to send what is left."""
 EVERY_LANE = "*"
 """In ``Grants.enqueue``: all lanes and their DLQs."""
 
@@ -54,8 +53,11 @@ class JobsStack(Stack):
         tasks: Tasks,
         packages: Packages,
         buckets: Mapping[str, GrantedBucket],
+        synthesizer: IStackSynthesizer,
     ) -> None:
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules")
+        super().__init__(
+            scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules", synthesizer=synthesizer
+        )
         self.stage, self.tasks, self._buckets = stage, tasks, buckets
         self._code = FunctionCode(
             self,

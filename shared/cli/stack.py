@@ -155,6 +155,13 @@ class LocalStack:
             "Ticker": (self.ticker.pid is not None, str(self.ticker.log)),
         }
 
+    def output(self, name: str) -> str:
+        """Return an output of the deployed stacks. Raises `LocalError` where none has one of that name."""
+        found = {key: value for outputs in self.deployment.outputs.values() for key, value in outputs.items()}
+        if name not in found:
+            raise LocalError(f"No stack has an output {name!r}; there are {', '.join(sorted(found)) or 'none'}.")
+        return found[name]
+
     def _start_emulator(self, steps: Steps, deployment: Deployment) -> None:
         with steps.step(f"AWS emulator on {self.endpoint}"):
             if self.emulator:

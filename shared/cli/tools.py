@@ -5,9 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from shared.cli.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
 ADVICE = "`make tools` fetches what is missing."
@@ -47,6 +52,19 @@ def clean_environment() -> dict[str, str]:
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
+
+
+@contextmanager
+def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
+    """Let this process talk to a local stack: its variables, and nothing that the shell says of AWS."""
+    before = dict(os.environ)
+    os.environ.clear()
+    os.environ.update({**clean_environment(), **variables})
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _present(path: Path, what: str) -> Path:

@@ -126,10 +126,11 @@ claimed as (
          case when m.paused then now() else m.lease_until + interval '{LEASE_SWEEP_SECONDS} s' end
     from m
    where not m.rec or exists (select from tasks r where r.id = m.id)
-   order by m.id
+   order by m.id collate "C"
   on conflict (id) do update set
     (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sweep_at,
-     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, snoozes, mismatch_since) = (
+     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, snoozes, mismatch_since,
+     cancel_requested_at) = (
       select case d.step when 'run' then 'active' when 'revive' then 'active' when 'exhaust' then 'archived'
                          when 'release' then 'pending' when 'unbury' then 'pending' else t.state end,
              case d.step when 'run' then t.attempts + 1 - d.uncounted when 'revive' then 1
@@ -156,7 +157,8 @@ claimed as (
              case d.step when 'exhaust' then 'Lost' else t.error_type end,
              case d.step when 'exhaust' then 'the run ended without a word' else t.error_message end,
              case when d.step in ('revive', 'unbury') then 0 else t.snoozes end,
-             case when d.step in ('revive', 'unbury') then null else t.mismatch_since end
+             case when d.step in ('revive', 'unbury') then null else t.mismatch_since end,
+             case when d.step in ('revive', 'unbury') then null else t.cancel_requested_at end
         from (select m.*, (t.state = 'active' and t.company > 1)::int as uncounted,
                 case
                 when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
-from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
 
 from shared import settings, telemetry
 from shared.db import Database
@@ -43,9 +42,9 @@ from shared.jobs.message import (
     digest,
     needs_walk,
 )
-from shared.jobs.queues import MAX_DELAY, MAX_MESSAGE_BYTES, Queue, check_prefix, lane_name
+from shared.jobs.queues import MAX_MESSAGE_BYTES, Queue, check_prefix, lane_name
 from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.store import INSERT, MARK_SENT, NewTask, State, document
+from shared.jobs.store import INSERT, MARK_SENT, MAX_DELAY_SECONDS, NewTask, State, document
 from shared.jobs.sweep import wake
 
 if TYPE_CHECKING:
@@ -89,10 +88,33 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A job that was checked: its row and its message."""
+    """A job that was checked, with its message. ``delay``, ``at``: as in :class:`NewTask`."""
 
-    row: NewTask
+    id: str
+    task: Task[Any, Any]
+    queue: Queue
+    payload: Mapping[str, Any]
+    headers: Mapping[str, str]
+    delay: float | None
+    at: datetime | None
     entry: Entry
+
+    def row(self, *, unsent: bool = False) -> NewTask:
+        return NewTask(
+            id=self.id,
+            type=self.task.type,
+            queue=self.queue,
+            tenant=self.entry.group,
+            payload=self.payload,
+            payload_digest=digest(self.payload),
+            schema=self.task.schema_digest,
+            headers=self.headers,
+            allowed=self.task.max_retry + 1,
+            retention_seconds=int(self.task.retention.total_seconds()),
+            delay=self.delay,
+            at=self.at,
+            unsent=unsent,
+        )
 
 
 class JobClient:
@@ -107,6 +129,7 @@ class JobClient:
         self._lock = threading.Lock()
         self._made: Database | None = None
         self._prefix = ""
+        self._lane_names: dict[tuple[str, Queue], str] = {}
 
     # --- The two calls ---------------------------------------------------------------------------------------------
 
@@ -134,9 +157,7 @@ class JobClient:
         :class:`RecordAwayError`, and without a record :class:`SendError`.
         """
         job = Job(task, payload, queue, process_in, process_at, task_id, tenant, headers or {})
-        if not self._record:
-            return self._send_alone(self._ready(job), session)
-        result = self.enqueue_many([job], session=session)[0]
+        result = self._enqueue([self._check(job)], session)[0]
         if isinstance(result, JobError):
             raise result
         return result
@@ -147,15 +168,16 @@ class JobClient:
         A job that could not be enqueued has its error in place of a result. Bad input in any of them raises
         :class:`EnqueueError` before anything is written, naming its position.
         """
-        ready = [self._ready(job, position) for position, job in enumerate(jobs)]
-        _refuse_repeats(ready)
+        return self._enqueue(self._checked(jobs), session)
+
+    def _enqueue(self, ready: Sequence[_Ready], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
-            self._refuse_session(session)
-            return self._send_all(ready)
+            if session is not None:
+                raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
+            return self._send_alone(ready)
         if session is not None:
             return self._insert_in(session, ready)
-        due = self._insert(ready)
-        return self._send_recorded(ready, due)
+        return self._send_recorded(ready, self._insert(ready))
 
     def close(self) -> None:
         """Close the connection of its own. The client can be used again afterwards."""
@@ -165,69 +187,48 @@ class JobClient:
 
     # --- Checking --------------------------------------------------------------------------------------------------
 
-    def _ready(self, job: Job, position: int | None = None) -> _Ready:
-        try:
-            return self._check(job)
-        except EnqueueError as error:
-            if position:
+    def _checked(self, jobs: Iterable[Job]) -> list[_Ready]:
+        ready: list[_Ready] = []
+        for position, job in enumerate(jobs):
+            try:
+                ready.append(self._check(job))
+            except EnqueueError as error:
                 error.args = (f"job {position}: {error}",)
-            raise
+                raise
+        _refuse_repeats(ready)
+        return ready
 
     def _check(self, job: Job) -> _Ready:
         task = job.task
-        queue = _lane(task, job.queue)
+        queue = task.queue if job.queue is None else _lane(task, job.queue)
         delay, at = _when(job.process_in, job.process_at)
-        if not self._record and (delay or _distance(at)) > MAX_DELAY.total_seconds():
+        seconds = delay or _distance(at)
+        if not self._record and seconds > MAX_DELAY_SECONDS:
             raise EnqueueError("process_at" if at else "process_in", "15 minutes at most without a record")
-        id_ = _task_id(job.task_id)
+        id_ = new_id() if job.task_id is None else _task_id(job.task_id)
         tenant = _tenant(job.tenant)
         payload = task.write(job.payload)
-        try:
-            headers = check_headers(job.headers)
-            message = Message(
-                task.type,
-                id_,
-                payload,
-                rec=self._record,
-                schema=task.schema_digest,
-                enqueued_at=round(time.time(), 3),
-                headers=headers,
-            )
-            body = message.encode()
-            if needs_walk(body):
-                check_tree(payload)
-        except MessageError as error:
-            raise EnqueueError("headers" if str(error).startswith("headers") else "payload", str(error)) from None
-        seconds = delay or _distance(at)
-        entry = Entry(lane_name(self._known_prefix(), queue, task.type), body, _delay_seconds(seconds), tenant)
+        headers = _headers(job.headers) if job.headers else {}
+        message = Message(
+            task.type,
+            id_,
+            payload,
+            rec=self._record,
+            schema=task.schema_digest,
+            enqueued_at=round(time.time(), 3),
+            headers=headers,
+        )
+        body = _body(message)
+        entry = Entry(self._lane_name(task, queue), body, _delay_seconds(seconds) if seconds else 0, tenant)
         if entry.size > MAX_MESSAGE_BYTES:
             if not self._record:
                 raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
             entry = replace(entry, body=replace(message, payload=None).encode())
-        row = NewTask(
-            id=id_,
-            type=task.type,
-            queue=queue,
-            tenant=tenant,
-            payload=payload,
-            payload_digest=digest(payload) if self._record else "",
-            schema=task.schema_digest,
-            headers=headers,
-            allowed=task.max_retry + 1,
-            retention_seconds=int(task.retention.total_seconds()),
-            delay=delay,
-            at=at,
-        )
-        return _Ready(row, entry)
+        return _Ready(id_, task, queue, payload, headers, delay, at, entry)
 
     # --- Without a record ------------------------------------------------------------------------------------------
 
-    def _send_alone(self, ready: _Ready, session: Session | None) -> Enqueued:
-        self._refuse_session(session)
-        self._sqs.send(ready.entry)
-        return _enqueued(ready, ready.entry.delay_seconds, sent=True)
-
-    def _send_all(self, ready: Sequence[_Ready]) -> list[Enqueued | JobError]:
+    def _send_alone(self, ready: Sequence[_Ready]) -> list[Enqueued | JobError]:
         failed = self._sqs.send_many([one.entry for one in ready])
         return [
             SendError(f"{one.entry.queue}: {failed[position]}")
@@ -236,10 +237,6 @@ class JobClient:
             for position, one in enumerate(ready)
         ]
 
-    def _refuse_session(self, session: Session | None) -> None:
-        if session is not None:
-            raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
-
     # --- With a record of its own ----------------------------------------------------------------------------------
 
     def _insert(self, ready: Sequence[_Ready]) -> dict[str, float]:
@@ -247,8 +244,8 @@ class JobClient:
         with self._lock:
             database = self._database()
             try:
-                rows = database.get().run(INSERT, document(one.row for one in ready)) if ready else []
-            except (DatabaseError, OSError) as error:
+                rows = database.get().run(INSERT, document(one.row() for one in ready)) if ready else []
+            except (PostgresError, OSError) as error:
                 database.drop()
                 raise RecordAwayError(
                     f"the database did not take the task: {text_of(error)}; nothing was sent"
@@ -257,14 +254,10 @@ class JobClient:
 
     def _send_recorded(self, ready: Sequence[_Ready], due: Mapping[str, float]) -> list[Enqueued | JobError]:
         """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
-        near = [one for one in ready if due.get(one.row.id, math.inf) <= MAX_DELAY.total_seconds()]
-        sent = self._send_rows(
-            [replace(one.entry, delay_seconds=_delay_seconds(due[one.row.id])) for one in near], near
-        )
+        near = [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS]
+        sent = self._send_rows([replace(one.entry, delay_seconds=_delay_seconds(due[one.id])) for one in near], near)
         return [
-            _enqueued(one, due[one.row.id], sent=one.row.id in sent)
-            if one.row.id in due
-            else TaskIdConflictError(one.row.id)
+            _enqueued(one, due[one.id], sent=one.id in sent) if one.id in due else TaskIdConflictError(one.id)
             for one in ready
         ]
 
@@ -277,7 +270,7 @@ class JobClient:
                 "messages could not be sent; their rows are safe and the sweep sends them",
                 extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
             )
-        sent = [one.row.id for position, one in enumerate(ready) if position not in failed]
+        sent = [one.id for position, one in enumerate(ready) if position not in failed]
         self._mark_sent(sent)
         return set(sent)
 
@@ -290,7 +283,7 @@ class JobClient:
         database = self._database()
         try:
             database.get().run(MARK_SENT, json.dumps(list(ids)))
-        except (DatabaseError, OSError):
+        except (PostgresError, OSError):
             database.drop()
         finally:
             self._lock.release()
@@ -303,26 +296,30 @@ class JobClient:
 
         outbox = _Outbox.of(session, self)
         room = max(0, INLINE_SENDS - len(outbox.waiting(session)))
-        rows = [replace(one.row, unsent=position >= room) for position, one in enumerate(ready)]
+        rows = [one.row(unsent=position >= room) for position, one in enumerate(ready)]
         due: dict[str, float] = {}
         if rows:
             answer = session.execute(text(INSERT.replace("$1", ":document")), {"document": document(rows)})
             due = {row[0]: row[1] for row in answer}
-        outbox.add(session, [one for one in ready if due.get(one.row.id, math.inf) <= MAX_DELAY.total_seconds()])
+        outbox.add(session, [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS])
         return [
-            _enqueued(one, due[one.row.id], sent=False) if one.row.id in due else TaskIdConflictError(one.row.id)
-            for one in ready
+            _enqueued(one, due[one.id], sent=False) if one.id in due else TaskIdConflictError(one.id) for one in ready
         ]
 
     def send_committed(self, ready: Sequence[_Ready]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
         inline = ready[:INLINE_SENDS]
-        entries = [
-            replace(one.entry, delay_seconds=_delay_seconds(one.row.delay or _distance(one.row.at))) for one in inline
-        ]
+        entries = [replace(one.entry, delay_seconds=_delay_seconds(one.delay or _distance(one.at))) for one in inline]
         self._send_rows(entries, inline)
         if len(ready) > INLINE_SENDS:
             wake(self._sqs, self._known_prefix())
+
+    def _lane_name(self, task: Task[Any, Any], queue: Queue) -> str:
+        """Made once: it is the same for every message."""
+        name = self._lane_names.get((task.type, queue))
+        if name is None:
+            name = self._lane_names[task.type, queue] = lane_name(self._known_prefix(), queue, task.type)
+        return name
 
     # --- Settings --------------------------------------------------------------------------------------------------
 
@@ -380,9 +377,7 @@ class _Outbox:
 # --- Checking one argument each --------------------------------------------------------------------------------------
 
 
-def _lane(task: Task[Any, Any], queue: Queue | None) -> Queue:
-    if queue is None:
-        return task.queue
+def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
     if queue not in list(Queue):
         raise EnqueueError("queue", f"{queue!r} is not one of {', '.join(Queue)}")
     if queue not in task.lanes:
@@ -417,12 +412,10 @@ def _distance(at: datetime | None) -> float:
 
 def _delay_seconds(seconds: float) -> int:
     """``DelaySeconds``: rounded up, so that the message is not there before its time."""
-    return min(max(0, math.ceil(seconds)), int(MAX_DELAY.total_seconds()))
+    return min(max(0, math.ceil(seconds)), MAX_DELAY_SECONDS)
 
 
-def _task_id(task_id: str | None) -> str:
-    if task_id is None:
-        return new_id()
+def _task_id(task_id: str) -> str:
     if not isinstance(task_id, str) or not ID_PATTERN.fullmatch(task_id):
         raise EnqueueError("task_id", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
     if TICK_ID_PATTERN.fullmatch(task_id):
@@ -436,21 +429,41 @@ def _tenant(tenant: str | None) -> str | None:
     return tenant
 
 
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    try:
+        return check_headers(headers)
+    except MessageError as error:
+        raise EnqueueError("headers", str(error).removeprefix("headers: ")) from None
+
+
+def _body(message: Message) -> str:
+    body = message.encode()
+    if needs_walk(body):
+        try:
+            check_tree(message.payload)
+        except MessageError as error:
+            raise PayloadError("payload", str(error).removeprefix("payload: ")) from None
+    return body
+
+
 def _refuse_repeats(ready: Sequence[_Ready]) -> None:
     seen: set[str] = set()
     for one in ready:
-        if one.row.id in seen:
-            raise EnqueueError("task_id", f"{one.row.id!r} is given to two jobs of this call")
-        seen.add(one.row.id)
+        if one.id in seen:
+            raise EnqueueError("task_id", f"{one.id!r} is given to two jobs of this call")
+        seen.add(one.id)
 
 
 def _enqueued(ready: _Ready, due: float, *, sent: bool) -> Enqueued:
     state = State.SCHEDULED if due > 0 else State.PENDING
-    return Enqueued(ready.row.id, ready.row.type, Queue(ready.row.queue), state, sent)
+    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent)
 
 
 def new_id() -> str:
     """A time-ordered UUID (version 7, RFC 9562), which keeps the index of ids compact."""
-    value = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10))
-    value = value & ~(0xF << 76) | (0x7 << 76)
-    return str(UUID(int=value & ~(0x3 << 62) | (0x2 << 62)))
+    time_ms, random = f"{int(time.time() * 1000):012x}", os.urandom(10).hex()
+    return f"{time_ms[:8]}-{time_ms[8:]}-7{random[:3]}-{VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
+
+
+VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""The two high bits of the variant are 10."""

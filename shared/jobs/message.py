@@ -18,6 +18,8 @@ from shared.jobs.queues import TYPE_PATTERN
 
 VERSION = 1
 MAX_ID = 200
+MAX_TYPE = 100
+"""Far above any declared type, so that a refusal which names one stays short."""
 MAX_DEPTH = 64
 """Nested arrays and objects of a body. Far above any payload, far below what stops a parser."""
 MAX_HEADERS = 32
@@ -30,6 +32,9 @@ TICK_ID_PATTERN = re.compile(rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\
 DEAD_ATTRIBUTE = "joblane-dead"
 """On a dead letter: the generation that was given up, so that a redrive is told from a leftover copy."""
 REASON_ATTRIBUTE = "joblane-reason"
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +53,15 @@ class Message:
     def encode(self) -> str:
         """The body, without what is empty. ``enqueued_at`` is in seconds since 1970."""
         body: dict[str, Any] = {"v": VERSION, "type": self.type}
-        for name in ("id", "payload", "rec", "schema", "enqueued_at", "headers", "tick"):
-            value = getattr(self, name)
-            if value is not None and value is not False and (value != {} or name == "payload"):
-                body[name] = value
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        if self.id is not None:
+            body["id"] = self.id
+        if self.payload is not None:
+            body["payload"] = self.payload
+        if self.rec:
+            body["rec"] = True
+        rest = {"schema": self.schema, "enqueued_at": self.enqueued_at, "headers": self.headers, "tick": self.tick}
+        body |= {name: value for name, value in rest.items() if value}
+        text = _ENCODER.encode(body)
         if text.isascii():
             return text
         # The two characters of Unicode's basic plane that SQS does not take as they are.
@@ -79,7 +88,7 @@ def decode(body: str) -> Message:
     if version != VERSION or isinstance(version, bool):
         raise MessageError(f"v: this code reads version {VERSION} of the message")
     type_ = fields.get("type")
-    if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
+    if not isinstance(type_, str) or len(type_) > MAX_TYPE or not TYPE_PATTERN.fullmatch(type_):
         raise MessageError("type: a string such as 'data:export' is required (lower case, one colon)")
     payload = _get(fields, "payload", dict)
     rec = _get(fields, "rec", bool) or False
@@ -102,6 +111,7 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str) or len(name) > 100 or len(value) > 1000:
             raise MessageError("headers: strings of at most 1,000 characters under names of at most 100")
+        check_text(name, "headers")
         check_text(value, "headers")
     return headers
 
@@ -130,6 +140,8 @@ def _parse(body: str) -> dict[str, Any]:
         fields = _DECODER.decode(body)
     except RecursionError:
         raise MessageError(f"body: nested deeper than {MAX_DEPTH} levels") from None
+    except MessageError:  # from the decoder's hooks
+        raise
     except ValueError as error:  # a JSONDecodeError, or an integer of more digits than Python reads
         detail = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "bad number"
         raise MessageError(f"body: not JSON ({detail})") from None

@@ -32,7 +32,7 @@ def check_retry_delay(value: RetryDelay | None) -> RetryDelay:
         return default_delay
     if callable(value):
         return value
-    delays = [value] if isinstance(value, timedelta) else list(value)
+    delays = [value] if isinstance(value, timedelta) else list(value) if isinstance(value, (list, tuple)) else []
     if not delays or not all(isinstance(delay, timedelta) and timedelta(0) <= delay <= LONGEST for delay in delays):
         raise DeclarationError(
             f"retry_delay: a timedelta from 0 to {LONGEST.days} days, a list of them, or a function (attempt, error) "
@@ -53,5 +53,5 @@ def delay_after(retry_delay: RetryDelay, attempt: int, error: BaseException) -> 
     try:
         delay = retry_delay(attempt, error)
         return max(timedelta(0), min(delay, LONGEST))
-    except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError):
+    except Exception:  # whatever a declaration's own function may raise
         return default_delay(attempt, error)

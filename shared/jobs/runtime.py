@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
 from pydantic_core import to_jsonable_python
 
 from shared import telemetry
@@ -153,7 +153,7 @@ class Worker:
                 self._database.drop()
                 connection = self._database.get()
             claims = claim(connection, self._task, incoming, lease, lambda_context.aws_request_id)
-        except (DatabaseError, OSError) as error:
+        except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(deliveries) > 1 and not is_away(error):
                 return [pair for one in deliveries for pair in self._claim([one], settled, lambda_context)]
@@ -249,7 +249,7 @@ class Worker:
         if sound:
             try:
                 context.session.close()  # rolls back
-            except (SQLAlchemyError, DatabaseError, OSError):
+            except (SQLAlchemyError, PostgresError, OSError):
                 sound = False
         if not sound:
             context.session.invalidate()
@@ -265,7 +265,7 @@ class Worker:
             return []
         try:
             held = store.finish(self._database.get(), [end for _, _, end in ends])
-        except (DatabaseError, OSError) as error:
+        except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(ends) > 1 and not is_away(error):
                 return [letter for one in ends for letter in self._finish_together([one], settled)]
@@ -304,7 +304,7 @@ class Worker:
         sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
         try:
             store.mark_dead_sent(self._database.get(), sent) if sent else None
-        except (DatabaseError, OSError) as error:  # the sweep sends it once more, under the same id and generation
+        except (PostgresError, OSError) as error:  # the sweep sends it once more, under the same id and generation
             self._forget_broken(error)
             self._logger.warning("a dead letter was sent but not marked", extra=_error(error))
 

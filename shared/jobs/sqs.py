@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -52,6 +53,10 @@ def attribute_size(name: str, value: Mapping[str, Any]) -> int:
     return len(name.encode()) + len(value["DataType"].encode()) + len(content)
 
 
+_making = threading.Lock()
+"""boto3's default session makes clients for one thread at a time. Source: boto3, *Multithreading with resources*."""
+
+
 class Sqs:
     """SQS by queue name. Queue URLs are asked for once."""
 
@@ -63,16 +68,15 @@ class Sqs:
         import boto3
         from botocore.config import Config
 
-        return boto3.client(
-            "sqs",
-            config=Config(
-                connect_timeout=5,
-                read_timeout=10,
-                max_pool_connections=CONNECTIONS + 2,
-                retries={"mode": "standard", "max_attempts": SEND_TRIES},
-                tcp_keepalive=True,
-            ),
+        config = Config(
+            connect_timeout=5,
+            read_timeout=10,
+            max_pool_connections=CONNECTIONS + 2,
+            retries={"mode": "standard", "max_attempts": SEND_TRIES},
+            tcp_keepalive=True,
         )
+        with _making:
+            return boto3.client("sqs", config=config)
 
     def url(self, queue: str) -> str:
         """Raises botocore's ``QueueDoesNotExist``."""
@@ -101,9 +105,8 @@ class Sqs:
                 return {0: str(error)}
             return {}
         batches = list(_batches(entries))
-        if len(batches) == 1:
-            return self._send_batch(entries, batches[0])
-        self.url(entries[0].queue)  # makes the client before the threads could make several
+        if len(batches) < 2:
+            return self._send_batch(entries, batches[0]) if batches else {}
         with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as threads:
             failures = threads.map(lambda batch: self._send_batch(entries, batch), batches)
             return {position: why for found in failures for position, why in found.items()}
@@ -122,11 +125,11 @@ class Sqs:
                     Entries=[{"Id": str(position), **entries[position].arguments()} for position in waiting],  # type: ignore[typeddict-item]
                 )
             except (BotoCoreError, ClientError) as error:
-                return {position: str(error) for position in waiting}
-            failed = {
-                int(item["Id"]): f"{item['Code']}: {item.get('Message', '')}" for item in answer.get("Failed", [])
-            }
-            waiting = [int(item["Id"]) for item in answer.get("Failed", []) if not item["SenderFault"]]
+                return failed | {position: str(error) for position in waiting}
+            refused = {int(item["Id"]): item for item in answer.get("Failed", [])}
+            failed = {position: why for position, why in failed.items() if position not in waiting}
+            failed |= {position: f"{item['Code']}: {item.get('Message', '')}" for position, item in refused.items()}
+            waiting = [position for position, item in refused.items() if not item["SenderFault"]]
             if not waiting:
                 break
         return failed

@@ -52,7 +52,7 @@ select x.id, x.type, x.queue, x.tenant,
          id text, type text, queue text, tenant text, payload jsonb, payload_digest text, schema text, headers jsonb,
          allowed integer, retention_seconds bigint, delay float8, at timestamptz, unsent boolean),
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)
- order by x.id
+ order by x.id collate "C"
 on conflict (id) do nothing
 returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
@@ -90,8 +90,11 @@ def document(new: Iterable[NewTask]) -> str:
 
 
 MARK_SENT = """
-update tasks set sent_at = clock_timestamp(), sends = sends + 1
- where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in ('scheduled', 'pending', 'retry')
+update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
+  from (select id from tasks
+         where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in ('scheduled', 'pending', 'retry')
+         order by id for no key update) as waiting
+ where t.id = waiting.id
 """
 
 
@@ -216,8 +219,11 @@ def cancel_requested(connection: Connection, id_: str, token: str) -> bool:
 
 MARK_DEAD_SENT = """
 update tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
-  from jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
- where t.id = x.id and t.generation = x.generation and t.state = 'archived' and t.dead_sent_at is null
+  from (select r.id from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
+            on r.id = x.id and r.generation = x.generation
+         where r.state = 'archived' and r.dead_sent_at is null
+         order by r.id for no key update of r) as owed
+ where t.id = owed.id
 """
 
 

@@ -48,17 +48,21 @@ returning t.id, t.type, t.queue, t.tenant, t.state, t.payload, t.schema, t.heade
           exists (select from pauses p
                    where (p.until is null or p.until > now())
                      and ((p.scope = 'type' and p.name = t.type) or (p.scope = 'queue' and p.name = t.queue)
-                       or (p.scope = 'tenant' and p.name = t.tenant)))
+                       or (p.scope = 'tenant' and p.name = t.tenant))),
+          t.sweep_at::text
 """
 
-# Only rows that are still as they were taken: a claim in between has set its own sweep_at.
+# Only rows whose sweep_at is still the one they were taken with: a claim or a finish in between has set its own. The
+# locks are taken in the order of ids, as by every other statement.
 SENT = f"""
 update tasks t
    set sent_at = clock_timestamp(), sends = t.sends + 1,
        sweep_at = greatest(t.due_at, clock_timestamp())
                 + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
- where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in ('scheduled', 'pending', 'retry', 'active')
-   and (t.state <> 'active' or t.lease_until <= clock_timestamp())
+  from (select r.id from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz) using (id)
+         where r.sweep_at = x.taken
+         order by r.id for no key update of r) as same
+ where t.id = same.id
 """
 
 # Content goes when retention ends; the id when none of its messages can come back.
@@ -119,8 +123,8 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
 
 def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> None:
     entries: list[Entry] = []
-    owners: list[tuple[str, str, int]] = []
-    for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused in rows:
+    owners: list[tuple[str, str, int, str]] = []
+    for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused, taken in rows:
         lane = lane_name(prefix, Queue(queue), type_)
         message = Message(type_, id_, payload, rec=True, schema=schema, headers=headers)
         if state == "archived":
@@ -130,14 +134,14 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             continue
         else:
             entries.append(_entry(lane, message, due, tenant))
-        owners.append((id_, state, generation))
+        owners.append((id_, state, generation, taken))
     failed = sqs.send_many(entries) if entries else {}
     sent = [owner for position, owner in enumerate(owners) if position not in failed]
-    letters = [(id_, generation) for id_, state, generation in sent if state == "archived"]
-    messages = [id_ for id_, state, _ in sent if state != "archived"]
+    letters = [(id_, generation) for id_, state, generation, _ in sent if state == "archived"]
+    messages = [{"id": id_, "taken": taken} for id_, state, _, taken in sent if state != "archived"]
     store.mark_dead_sent(connection, letters)
     if messages:
-        connection.run(SENT, json.dumps(sorted(messages)))
+        connection.run(SENT, json.dumps(messages))
     swept.sent += len(messages)
     swept.dead_letters += len(letters)
     swept.unsent += len(failed)

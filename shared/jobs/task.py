@@ -9,6 +9,8 @@ import builtins
 import hashlib
 import importlib
 import inspect
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
 MAX_RETENTION = timedelta(days=3650)
+ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 MEMORY_MB = range(128, 10241)
 """Source: Lambda quotas, function memory allocation."""
 
@@ -131,15 +134,22 @@ class Task(Generic[P, R]):
 
     def write(self, payload: P) -> dict[str, Any]:
         """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""
-        if not isinstance(payload, self.payload):
+        if type(payload) is not self.payload:
             raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
         return payload.model_dump(mode="json")
+
+
+UNTOLD = {
+    "union_tag_invalid": "Input tag is not one of those expected",
+    "uuid_parsing": "Input should be a valid UUID",
+}
+"""In place of pydantic's messages that show some of the value."""
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
     """One line per field: where and what is wrong, without the values."""
     found = [
-        f"{'.'.join(str(part) for part in item['loc']) or model.__name__}: {item['msg']}"
+        f"{'.'.join(str(part) for part in item['loc']) or model.__name__}: {UNTOLD.get(item['type'], item['msg'])}"
         for item in error.errors(include_input=False, include_url=False, include_context=False)
     ]
     return f"{model.__name__} does not take it: " + "; ".join(found[:10])
@@ -193,20 +203,27 @@ def task(
         _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
     _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
     _check_duration(what, "retention", retention, timedelta(0), MAX_RETENTION)
+    _check_environment(what, environment)
+    try:
+        back_off = retry.check_retry_delay(retry_delay)
+    except DeclarationError as error:
+        raise DeclarationError(f"{what}: {error}") from None
     numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what=what)
-    schedules = _schedules(what, [schedule] if isinstance(schedule, (str, Schedule)) else list(schedule))
+    schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
+        payload = _payload_class(what, function)
+        _check_ticks(what, schedules, payload)
         return Task(
             function=function,
             type=type_,
-            payload=_payload_class(what, function),
+            payload=payload,
             queue=lanes[0],
             also=tuple(lanes[1:]),
             max_retry=max_retry,
-            retry_delay=retry.check_retry_delay(retry_delay),
+            retry_delay=back_off,
             timeout=timeout,
             retention=retention,
             schedules=schedules,
@@ -251,7 +268,17 @@ def _check_duration(what: str, name: str, value: object, low: timedelta, high: t
         raise DeclarationError(f"{what}: {name}: a timedelta from {low} to {high} is required, not {value!r}")
 
 
-def _schedules(what: str, declared: Sequence[str | Schedule]) -> tuple[Schedule, ...]:
+def _check_environment(what: str, names: Sequence[str]) -> None:
+    """Source of the pattern: CreateFunction, Lambda API reference."""
+    for name in [names] if isinstance(names, str) else names:
+        if isinstance(names, str) or not isinstance(name, str) or not ENVIRONMENT_PATTERN.fullmatch(name):
+            raise DeclarationError(
+                f"{what}: environment: {name!r}: a list of names is required, letters, digits and underscores, two "
+                "characters at least"
+            )
+
+
+def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
     """Schedules with a name each: their position where they have none."""
     schedules: list[Schedule] = []
     for position, item in enumerate(declared):
@@ -266,8 +293,21 @@ def _schedules(what: str, declared: Sequence[str | Schedule]) -> tuple[Schedule,
     return tuple(schedules)
 
 
+def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -> None:
+    """A tick whose payload is refused would be a dead letter each time."""
+    for schedule in schedules:
+        try:
+            payload.model_validate(json.loads(canonical(schedule.payload)))
+        except ValidationError as error:
+            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}") from None
+        except (TypeError, ValueError) as error:
+            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
+
+
 def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """The class on the first parameter; only that annotation is evaluated."""
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise DeclarationError(f"{what}: a plain function is required, as handlers are not awaited or iterated")
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:
         raise DeclarationError(f"{what}: the function takes (payload, ctx), not {len(parameters)} parameters")
@@ -306,7 +346,7 @@ def load(type_: str, package: str = "functions") -> Task[Any, Any]:
         if error.name not in (f"{package}.{folder_of(type_)}", f"{package}.{folder_of(type_)}.handler"):
             raise
         found = None
-    if found is None:
+    if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return found
 
@@ -314,7 +354,7 @@ def load(type_: str, package: str = "functions") -> Task[Any, Any]:
 def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
     module = importlib.import_module(f"{package}.{folder}.handler")
     where = f"{package}/{folder}/handler.py"
-    tasks = [item for item in vars(module).values() if isinstance(item, Task)]
+    tasks = list(dict.fromkeys(item for item in vars(module).values() if isinstance(item, Task)))
     declared = [item for item in tasks if item.function.__module__ == module.__name__]
     if not declared:
         if not callable(getattr(module, "handler", None)):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 EARLY = timedelta(seconds=5)
 """A tick may be sent this much before its time, where clocks differ."""
-_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?")
+_TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?", re.ASCII)
 
 
 def tick_id(task: Task[Any, Any], tick: Mapping[str, str], sent_at: float) -> str:

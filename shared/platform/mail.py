@@ -59,7 +59,7 @@ def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Rece
     Raises :class:`MailRefusedError` where no other attempt can help, :class:`MailError` where one may;
     :class:`SettingError` and :class:`~shared.settings.MissingSettingError` for the settings.
     """
-    provider = settings.get("EMAIL_PROVIDER", "").strip() or PROVIDERS[0]
+    provider = require(settings, "EMAIL_PROVIDER", f"how mails are sent, one of {', '.join(PROVIDERS)}", "ses")
     if provider not in PROVIDERS:
         raise SettingError("EMAIL_PROVIDER", f"one of {', '.join(PROVIDERS)} is required")
     sender = _sender(settings)
@@ -111,11 +111,16 @@ def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
 
 
 def _sender(settings: Settings) -> Address:
-    name = "EMAIL_FROM_ADDRESS"
-    address = _address(require(settings, name, "the sender of mails", "no-reply@example.com"))
+    from email.headerregistry import Address
+    from email.utils import parseaddr
+
+    name, bare = parseaddr(require(settings, "EMAIL_FROM_ADDRESS", "the sender of mails", "no-reply@example.com"))
+    address = _address(bare)
     if address is None:
-        raise SettingError(name, "one bare address such as no-reply@example.com is required")
-    return address
+        raise SettingError(
+            "EMAIL_FROM_ADDRESS", "an address such as no-reply@example.com or Acme <no-reply@example.com> is required"
+        )
+    return Address(one_line(name), addr_spec=address.addr_spec)
 
 
 def _address(value: str) -> Address | None:
@@ -239,15 +244,17 @@ def _ses(timeout_seconds: float) -> SESV2Client:
 
 def _send_ses(mail: Mail, sender: Address, to: Address, timeout_seconds: float) -> str:
     """SES's own message id. Parts and not raw: for raw mail the function would need a second permission."""
-    client = _ses(round(timeout_seconds))
+    from email.utils import formataddr
+
     from botocore.exceptions import BotoCoreError, ClientError
 
+    client = _ses(timeout_seconds)
     body: BodyTypeDef = {"Text": {"Data": mail.text, "Charset": "UTF-8"}}
     if mail.html is not None:
         body["Html"] = {"Data": mail.html, "Charset": "UTF-8"}
     try:
         answer = client.send_email(
-            FromEmailAddress=sender.addr_spec,
+            FromEmailAddress=formataddr((sender.display_name, sender.addr_spec)),
             Destination={"ToAddresses": [to.addr_spec]},
             Content={"Simple": {"Subject": {"Data": one_line(mail.subject), "Charset": "UTF-8"}, "Body": body}},
         )

@@ -1,8 +1,8 @@
 """Names of the settings that the platform's services read, for a task's ``environment``, and how to ask for one.
 
 =========================  ============================================================================================
-``EMAIL_PROVIDER``         ``console`` (default), ``smtp`` or ``ses``
-``EMAIL_FROM_ADDRESS``     the sender, one bare address
+``EMAIL_PROVIDER``         ``console``, ``smtp`` or ``ses``; no default, or mails would vanish where it is forgotten
+``EMAIL_FROM_ADDRESS``     the sender, as ``no-reply@example.com`` or ``Acme <no-reply@example.com>``
 ``EMAIL_CONSOLE_DIR``      ``console``: a folder that gets each mail as a file; without it the mail is not kept
 ``SMTP_HOST``              ``smtp``: the server
 ``SMTP_PORT``              587 (default, STARTTLS), 465 (TLS from the start), or another with STARTTLS

@@ -6,7 +6,6 @@ Both validate the payload, write a log line per job and metrics per job; both ru
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator
 from datetime import timedelta
@@ -21,6 +20,7 @@ from shared.db import Database
 from shared.jobs import Payload, TaskContext, runtime, store, task
 from shared.jobs.claim import Claim, Verdict
 from shared.jobs.sqs import Sqs
+from tests.bench.quiet import silent
 from tests.bench.report import Ratio, in_turns
 from tests.events import LambdaContext, event
 from tests.events import record as sqs_record
@@ -82,7 +82,7 @@ def _events(batch: int) -> list[dict[str, Any]]:
 
 def _ours(events: list[dict[str, Any]]) -> float:
     worker = runtime.Worker(bench_work, Database("postgresql://nobody@127.0.0.1/none"), Sqs(), "jobs")
-    with _without_database(), _silent():
+    with _without_database(), silent():
         started = time.process_time()
         for one in events:
             worker.handle(one, LambdaContext())
@@ -136,26 +136,8 @@ def _powertools(events: list[dict[str, Any]]) -> float:
         metrics.add_dimension("queue", "default")
         return process_partial_response(one, handle, processor, context)
 
-    with _silent():
+    with silent():
         started = time.process_time()
         for one in events:
             handler(one, LambdaContext())
         return time.process_time() - started
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    """Logs and metrics are written, to nowhere."""
-    import sys
-
-    sys.stdout.flush()
-    saved = os.dup(1)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    try:
-        yield
-    finally:
-        sys.stdout.flush()
-        os.dup2(saved, 1)
-        os.close(saved)
-        os.close(nowhere)

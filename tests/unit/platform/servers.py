@@ -150,7 +150,7 @@ class SmtpServer:
                 lines: list[bytes] = []
                 while (text := file.readline()) not in (b".\r\n", b""):
                     lines.append(text)
-                self.mails.append(message_from_bytes(b"".join(lines), policy=default))  # type: ignore[arg-type]
+                self.mails.append(message_from_bytes(b"".join(lines), policy=default))
                 say("250 taken")
             elif verb == "QUIT":
                 say("221 bye")

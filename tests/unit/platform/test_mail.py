@@ -22,6 +22,7 @@ from tests.unit.platform.servers import SmtpServer, certificate
 PASSWORD = "pa55word"
 SECRETS = ("ann@example.org", "t0ken", PASSWORD)
 FROM = {"EMAIL_FROM_ADDRESS": "no-reply@example.com"}
+CONSOLE = {**FROM, "EMAIL_PROVIDER": "console"}
 
 
 def a_mail(to: str = "ann@example.org", subject: str = "Hello", key: str = "task-1") -> Mail:
@@ -53,7 +54,7 @@ def test_one_line_is_one_short_line_that_nothing_hides_in(value: str, limit: int
 
 
 def test_a_line_break_in_a_subject_makes_no_header(tmp_path: Path) -> None:
-    send(a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"), {**FROM, "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    send(a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
     (file,) = tmp_path.iterdir()
     message = message_from_bytes(file.read_bytes(), policy=default)
     assert message["Bcc"] is None
@@ -83,11 +84,11 @@ def test_text_that_turns_or_hides_other_text_is_taken_out() -> None:
 )
 def test_what_is_not_one_bare_address_is_refused_for_good(address: str) -> None:
     with pytest.raises(MailRefusedError):
-        send(a_mail(to=address), FROM)
+        send(a_mail(to=address), CONSOLE)
 
 
 def test_a_domain_with_foreign_letters_is_sent_to_in_ascii(tmp_path: Path) -> None:
-    send(a_mail(to="ann@bücher.example"), {**FROM, "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    send(a_mail(to="ann@bücher.example"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
     (file,) = tmp_path.iterdir()
     assert message_from_bytes(file.read_bytes(), policy=default)["To"] == "ann@xn--bcher-kva.example"
 
@@ -96,10 +97,13 @@ def test_a_domain_with_foreign_letters_is_sent_to_in_ascii(tmp_path: Path) -> No
 
 
 def test_missing_and_bad_settings_name_themselves() -> None:
+    with pytest.raises(MissingSettingError, match="EMAIL_PROVIDER is not set"):
+        send(a_mail(), FROM)
     with pytest.raises(MissingSettingError, match="EMAIL_FROM_ADDRESS is not set"):
-        send(a_mail(), {})
-    with pytest.raises(SettingError, match="EMAIL_FROM_ADDRESS: one bare address"):
-        send(a_mail(), {"EMAIL_FROM_ADDRESS": "No Reply <no-reply@example.com>"})
+        send(a_mail(), {"EMAIL_PROVIDER": "console"})
+    for sender in ("no-reply", "a@example.com, b@example.com", "Acme <no-reply>"):
+        with pytest.raises(SettingError, match="EMAIL_FROM_ADDRESS: an address"):
+            send(a_mail(), {"EMAIL_PROVIDER": "console", "EMAIL_FROM_ADDRESS": sender})
     with pytest.raises(SettingError, match="EMAIL_PROVIDER: one of console, smtp, ses"):
         send(a_mail(), {"EMAIL_PROVIDER": "pigeon"})
     with pytest.raises(MissingSettingError, match="SMTP_HOST"):
@@ -108,11 +112,17 @@ def test_missing_and_bad_settings_name_themselves() -> None:
         send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp", "SMTP_HOST": "localhost", "SMTP_PORT": "smtp"})
 
 
+def test_a_sender_may_have_a_name(tmp_path: Path) -> None:
+    send(a_mail(), {**CONSOLE, "EMAIL_FROM_ADDRESS": "Söhne <a@example.com>", "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    (file,) = tmp_path.iterdir()
+    assert message_from_bytes(file.read_bytes(), policy=default)["From"] == "Söhne <a@example.com>"
+
+
 # --- Console -------------------------------------------------------------------------------------------------------
 
 
 def test_the_console_keeps_a_mail_as_a_file_for_its_owner_once_per_key(tmp_path: Path) -> None:
-    settings = {**FROM, "EMAIL_CONSOLE_DIR": str(tmp_path / "mails")}
+    settings = {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "mails")}
     first, again = send(a_mail(), settings), send(a_mail(), settings)
     other = send(a_mail(key="task-2"), settings)
     assert first == again
@@ -130,7 +140,7 @@ def test_the_console_keeps_a_mail_as_a_file_for_its_owner_once_per_key(tmp_path:
 
 
 def test_the_console_without_a_folder_keeps_nothing_and_says_nothing_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    receipt = send(a_mail(), FROM)
+    receipt = send(a_mail(), CONSOLE)
     assert receipt.provider == "console"
     assert not any(secret in repr((receipt, a_mail())) for secret in SECRETS)
     assert capsys.readouterr() == ("", "")
@@ -139,7 +149,7 @@ def test_the_console_without_a_folder_keeps_nothing_and_says_nothing_secret(caps
 def test_a_folder_that_cannot_be_written_fails_the_mail(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(MailError, match="EMAIL_CONSOLE_DIR"):
-        send(a_mail(), {**FROM, "EMAIL_CONSOLE_DIR": str(tmp_path / "file")})
+        send(a_mail(), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "file")})
 
 
 # --- SMTP ----------------------------------------------------------------------------------------------------------
@@ -223,7 +233,7 @@ def test_a_server_that_is_not_there_fails_the_mail() -> None:
 
 @pytest.mark.usefixtures("aws")
 def test_ses_gets_the_parts_of_the_mail() -> None:
-    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.sesv2.models import sesv2_backends
 
     boto3.client("sesv2").create_email_identity(EmailIdentity=FROM["EMAIL_FROM_ADDRESS"])

@@ -52,9 +52,9 @@ def test_a_service_gets_the_tenant_a_key_and_the_secret() -> None:
 
 @pytest.mark.parametrize("code", [304, 400, 404, 500, 503])
 def test_a_status_outside_of_2xx_fails_and_the_answer_is_not_repeated(code: int) -> None:
-    with HttpServer([status(code, b"" if code == 304 else b"the answer")]).running() as server:
-        with pytest.raises(ServiceError) as raised:
-            call(server.url)
+    answer = status(code, b"" if code == 304 else b"the answer")
+    with HttpServer([answer]).running() as server, pytest.raises(ServiceError) as raised:
+        call(server.url)
     assert str(raised.value) == f"{server.url}: answered with status {code}"
 
 
@@ -104,9 +104,11 @@ def test_a_service_that_is_not_there_or_says_nonsense_gave_no_answer() -> None:
     def nonsense(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"nonsense\r\n\r\n")
 
-    with HttpServer([nonsense]).running() as server:
-        with pytest.raises(ServiceError, match=r"no answer \(BadStatusLine\)"):
-            call(server.url)
+    with (
+        HttpServer([nonsense]).running() as server,
+        pytest.raises(ServiceError, match=r"no answer \(BadStatusLine\)"),
+    ):
+        call(server.url)
     with pytest.raises(ServiceError, match=r"no answer \(ConnectionRefusedError\)"):
         call(server.url)
 

@@ -31,6 +31,12 @@ def upload(key: str = "a.zip") -> Upload:
     return Upload(s3(), BUCKET, key, content_type="application/zip")
 
 
+def write_and_raise(size: int, error: BaseException) -> None:
+    with upload() as file:
+        file.write(bytes(size))
+        raise error
+
+
 def content(key: str = "a.zip") -> bytes:
     return s3().get_object(Bucket=BUCKET, Key=key)["Body"].read()
 
@@ -64,9 +70,8 @@ def test_a_zip_is_written_through_it() -> None:
 @pytest.mark.parametrize("error", [ValueError, Interrupt])
 @pytest.mark.parametrize("size", [10, 9 * MIB])
 def test_an_exception_leaves_nothing(size: int, error: type[BaseException]) -> None:
-    with pytest.raises(error), upload() as file:
-        file.write(bytes(size))
-        raise error
+    with pytest.raises(error):
+        write_and_raise(size, error())
     assert_nothing_is_left()
 
 
@@ -87,9 +92,8 @@ def test_an_abort_that_fails_hides_not_what_went_wrong(monkeypatch: pytest.Monke
         raise ClientError({"Error": {"Code": "InternalError"}}, "abort")
 
     monkeypatch.setattr(s3(), "abort_multipart_upload", fail)
-    with pytest.raises(ValueError, match="the first"), upload() as file:
-        file.write(bytes(9 * MIB))
-        raise ValueError("the first")
+    with pytest.raises(ValueError, match="the first"):
+        write_and_raise(9 * MIB, ValueError("the first"))
 
 
 def test_parts_are_large_enough_for_s3() -> None:

@@ -1,0 +1,105 @@
+"""Enqueueing against bare boto3, on the same emulator, in turns.
+
+`enqueue` is compared by the processor time of this process: what the library adds on top of boto3's own.
+`enqueue_many` is compared by rate, with the same number of threads; once without and once with a record.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+from shared.jobs import JobClient, Payload, TaskContext, task
+from shared.jobs.client import Job
+from shared.jobs.queues import lane_name
+from shared.jobs.sqs import CONNECTIONS, Sqs
+from tests.bench.report import Ratio, in_turns
+
+SENDS = 400
+MANY = 10_000
+
+
+class Order(Payload):
+    tenant_id: str
+    number: int
+
+
+@task("bench:order", timeout=timedelta(seconds=10))
+def bench_order(payload: Order, ctx: TaskContext) -> None:
+    pass
+
+
+def run() -> list[Ratio]:
+    sqs = Sqs()
+    lane = lane_name("jobs", bench_order.queue, bench_order.type)
+    url = sqs.client.create_queue(QueueName=lane)["QueueUrl"]
+    alone, recorded = JobClient(record=False), JobClient()
+
+    def body(number: int) -> str:
+        return json.dumps({"type": "bench:order", "payload": {"tenant_id": "acme", "number": number}})
+
+    def enqueue() -> float:
+        return _processor_time(lambda n: alone.enqueue(bench_order, Order(tenant_id="acme", number=n)))
+
+    def send() -> float:
+        return _processor_time(lambda n: sqs.client.send_message(QueueUrl=url, MessageBody=body(n)))
+
+    def many(client: JobClient) -> float:
+        jobs = [Job(bench_order, Order(tenant_id="acme", number=n)) for n in range(MANY)]
+        sqs.client.purge_queue(QueueUrl=url)
+        started = time.perf_counter()
+        results = client.enqueue_many(jobs)
+        took = time.perf_counter() - started
+        assert all(getattr(result, "sent", False) for result in results)
+        return took
+
+    def batches() -> float:
+        sqs.client.purge_queue(QueueUrl=url)
+
+        def send_batch(start: int) -> Any:
+            entries = [{"Id": str(n), "MessageBody": body(start + n)} for n in range(10)]
+            return sqs.client.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+
+        started = time.perf_counter()
+        with ThreadPoolExecutor(CONNECTIONS) as threads:
+            list(threads.map(send_batch, range(0, MANY, 10)))
+        return time.perf_counter() - started
+
+    enqueue(), send()  # connections and code are warm
+    ours, bare = in_turns(9, enqueue, send)
+    found = [
+        Ratio(
+            "enqueue without a record",
+            f"{SENDS} sends, processor time per send, against boto3's send_message",
+            f"{ours * 1e6 / SENDS:.0f} µs",
+            f"{bare * 1e6 / SENDS:.0f} µs",
+            ours / bare,
+            1.1,
+            at_most=True,
+        )
+    ]
+    for client, kind, bound in ((alone, "without a record", 0.9), (recorded, "with a record", 0.0)):
+        ours, bare = in_turns(5, lambda: many(client), batches)  # noqa: B023
+        found.append(
+            Ratio(
+                f"enqueue_many {kind}",
+                f"{MANY:,} jobs, {CONNECTIONS} threads, rate against boto3's send_message_batch",
+                f"{MANY / ours:,.0f}/s",
+                f"{MANY / bare:,.0f}/s",
+                bare / ours,
+                bound,
+                at_most=False,
+            )
+        )
+    return found
+
+
+def _processor_time(send: Callable[[int], object]) -> float:
+    started = time.process_time()
+    for number in range(SENDS):
+        send(number)
+    return time.process_time() - started

@@ -1,0 +1,122 @@
+"""Statements and round trips to PostgreSQL per task, counted on the wire by a proxy that reads the protocol.
+
+Source of the message types: PostgreSQL, *Message Formats*. A round trip ends with Query or Sync; Query and Execute run
+a statement.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections import Counter
+from datetime import timedelta
+from urllib.parse import urlsplit, urlunsplit
+
+from sqlalchemy import text
+
+from shared.db import Database
+from shared.jobs import Payload, TaskContext, task
+from shared.jobs.runtime import Worker
+from shared.jobs.sqs import Sqs
+from tests.bench.quiet import silent
+from tests.bench.report import Ratio
+from tests.events import LambdaContext, event, record
+
+TASKS = 200
+
+
+class Write(Payload):
+    write: bool = False
+
+
+@task("bench:write", timeout=timedelta(seconds=10), batch_size=10)
+def bench_write(payload: Write, ctx: TaskContext) -> None:
+    if payload.write:
+        ctx.session.execute(text("insert into bench_effects values (:id)"), {"id": ctx.task_id})
+
+
+class Wire:
+    """A proxy before PostgreSQL that counts what a client sends. One client at a time."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._server = (parts.hostname or "", parts.port or 0)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        port = self._listener.getsockname()[1]
+        credentials = parts.netloc.rpartition("@")[0]
+        self.url = urlunsplit(parts._replace(netloc=f"{credentials}@127.0.0.1:{port}"))
+        self.counts: Counter[str] = Counter()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    @property
+    def round_trips(self) -> int:
+        return self.counts["Q"] + self.counts["S"]
+
+    @property
+    def statements(self) -> int:
+        return self.counts["Q"] + self.counts["E"]
+
+    def _serve(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            server = socket.create_connection(self._server)
+            threading.Thread(target=self._pump, args=(server, client), daemon=True).start()
+            threading.Thread(target=self._count, args=(client, server), daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, target: socket.socket) -> None:
+        while data := source.recv(65536):
+            target.sendall(data)
+
+    def _count(self, client: socket.socket, server: socket.socket) -> None:
+        buffer, started = b"", False
+        while data := client.recv(65536):
+            buffer += data
+            server.sendall(data)
+            while True:
+                header = 1 if started else 0  # the first message has no type
+                if len(buffer) < header + 4:
+                    break
+                length = header + int.from_bytes(buffer[header : header + 4])
+                if len(buffer) < length:
+                    break
+                if started:
+                    self.counts[chr(buffer[0])] += 1
+                started, buffer = True, buffer[length:]
+
+
+def run(url: str) -> list[Ratio]:
+    wire = Wire(url)
+    database = Database(wire.url)
+    database.get().run("create table if not exists bench_effects (id text)")
+    worker = Worker(bench_write, database, Sqs(), "jobs")
+    found = []
+    for write, batch, bound in ((False, 1, 2.0), (False, 10, 0.2), (True, 1, 6.0)):
+        _deliver(worker, batch, batch, write=write)  # prepared statements are made once per connection
+        wire.counts.clear()
+        _deliver(worker, TASKS, batch, write=write)
+        trips, statements = wire.round_trips / TASKS, wire.statements / TASKS
+        kind = "a task that writes one row" if write else "a no-op task"
+        found.append(
+            Ratio(
+                f"round trips of {kind}",
+                f"batch {batch}, {TASKS} tasks, counted on the wire; {statements:g} statements a task",
+                f"{trips:g}",
+                "1 a task",
+                trips,
+                bound,
+                at_most=True,
+            )
+        )
+    database.drop()
+    return found
+
+
+def _deliver(worker: Worker, count: int, batch: int, *, write: bool) -> None:
+    records = [
+        record({"type": "bench:write", "id": f"{write}-{batch}-{count}-{n}", "payload": {"write": write}}, "jobs-default-bench-write")
+        for n in range(count)
+    ]
+    with silent():
+        for start in range(0, count, batch):
+            assert worker.handle(event(*records[start : start + batch]), LambdaContext()) == {"batchItemFailures": []}

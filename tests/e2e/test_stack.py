@@ -1,0 +1,64 @@
+"""The local stack as a whole: up, down, and what may happen to it in between."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+
+from shared.cli.stack import LocalStack
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[LocalStack]:
+    stack = LocalStack(tmp_path / "local", prefix="other")
+    yield stack
+    stack.down()
+
+
+def queue_names(stack: LocalStack) -> set[str]:
+    client = boto3.client(
+        "sqs",
+        endpoint_url=stack.endpoint,
+        region_name=stack.region,
+        aws_access_key_id="test",
+        aws_secret_access_key="test",
+    )
+    try:
+        return {url.rpartition("/")[2] for url in client.list_queues().get("QueueUrls", [])}
+    finally:
+        client.close()
+
+
+def test_up_and_down_are_harmless_twice_and_an_emulator_that_died_comes_back(stack: LocalStack) -> None:
+    # given a stack that is up
+    stack.up()
+    assert stack.emulator is not None
+    assert {"other-critical", "other-default", "other-low"} <= queue_names(stack)
+    written = dict(line.split("=", 1) for line in stack.env_file.read_text().splitlines())
+    assert written == stack.environment
+    assert stack.env_file.stat().st_mode & 0o077 == 0
+    processes = stack.emulator.pid, stack.postgres.pid
+
+    # when it is brought up again, nothing is started anew
+    stack.up()
+    assert (stack.emulator.pid, stack.postgres.pid) == processes
+
+    # when the emulator and the database die, up brings all of it back
+    stack.emulator.kill()
+    stack.postgres.kill()
+    assert [runs for runs, _ in stack.status().values()] == [False, False, True]
+    stack.up()
+    assert all(runs for runs, _ in stack.status().values())
+    assert "other-default" in queue_names(stack)
+
+    # and down stops it, once and for all
+    stack.down()
+    stack.down()
+    assert not any(runs for runs, _ in stack.status().values())
+    assert not stack.env_file.exists()

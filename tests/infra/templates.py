@@ -1,0 +1,91 @@
+"""Reading a synthesised template by the names that people know."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+Template = Mapping[str, Any]
+Properties = Mapping[str, Any]
+
+NAMES = {
+    "AWS::SQS::Queue": "QueueName",
+    "AWS::Lambda::Function": "FunctionName",
+    "AWS::Logs::LogGroup": "LogGroupName",
+    "AWS::Scheduler::Schedule": "Name",
+}
+
+
+def of_type(template: Template, kind: str) -> dict[str, Properties]:
+    """Properties by name, or by logical id where the kind has no name."""
+    found = {}
+    for logical_id, resource in template["Resources"].items():
+        if resource["Type"] == kind:
+            properties = resource.get("Properties", {})
+            found[properties.get(NAMES.get(kind, ""), logical_id)] = properties
+    return found
+
+
+def queues(template: Template) -> dict[str, Properties]:
+    return of_type(template, "AWS::SQS::Queue")
+
+
+def functions(template: Template) -> dict[str, Properties]:
+    return of_type(template, "AWS::Lambda::Function")
+
+
+def variables(template: Template, function: str) -> Mapping[str, Any]:
+    found: Mapping[str, Any] = functions(template)[function]["Environment"]["Variables"]
+    return found
+
+
+def mappings(template: Template) -> dict[str, tuple[str, Properties]]:
+    """Queue → its function and its mapping."""
+    return {
+        target(template, properties["EventSourceArn"]): (target(template, properties["FunctionName"]), properties)
+        for properties in of_type(template, "AWS::Lambda::EventSourceMapping").values()
+    }
+
+
+def allowed(template: Template, function: str) -> dict[str, set[str]]:
+    """Action → the names or texts of what a function's role may do it to."""
+    role = functions(template)[function]["Role"]["Fn::GetAtt"][0]
+    return _allowed(template, role)
+
+
+def allowed_to_role(template: Template, role_arn: Mapping[str, Any]) -> dict[str, set[str]]:
+    return _allowed(template, role_arn["Fn::GetAtt"][0])
+
+
+def statements(template: Template, role: str) -> Iterator[Mapping[str, Any]]:
+    for properties in of_type(template, "AWS::IAM::Policy").values():
+        if {"Ref": role} in properties["Roles"]:
+            yield from properties["PolicyDocument"]["Statement"]
+
+
+def target(template: Template, value: Any) -> str:
+    """Name of what a reference points at, or its text with ``${…}`` for the parts that only AWS knows."""
+    if isinstance(value, str):
+        return value
+    if "Fn::Join" in value:
+        return "".join(target(template, part) for part in value["Fn::Join"][1])
+    logical_id = value.get("Ref") or value.get("Fn::GetAtt", [None])[0]
+    if logical_id in template["Resources"]:
+        resource = template["Resources"][logical_id]
+        name = resource.get("Properties", {}).get(NAMES.get(resource["Type"], ""), logical_id)
+        return name if isinstance(name, str) else str(logical_id)
+    return f"${{{logical_id}}}" if logical_id else json.dumps(value)
+
+
+def _allowed(template: Template, role: str) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for statement in statements(template, role):
+        actions, resources = (_many(statement[key]) for key in ("Action", "Resource"))
+        for action in actions:
+            found.setdefault(action, set()).update(target(template, resource) for resource in resources)
+    return found
+
+
+def _many(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,102 @@
+"""The app as the CDK CLI runs it, on the real tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from infra.app import Synthesised, context_of_file, main, synthesise
+from infra.packaging import ROOT, Packages
+from shared.jobs.task import discover
+from tests.infra import templates
+
+
+@pytest.fixture(scope="module")
+def real(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Synthesised:
+    """The real tasks on the real stage ``dev``."""
+    return synthesise(
+        context_of_file() | {"stage": "dev"},
+        output=tmp_path_factory.mktemp("real"),
+        environ={},
+        build=lambda stage: no_packages,
+    )
+
+
+def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesised) -> None:
+    template = real.templates["jobs-jobs"]
+    consumers = {queue: function for queue, (function, _) in templates.mappings(template).items()}
+    for task in discover().values():
+        for queue in task.lanes:
+            assert consumers[f"jobs-{queue}-{task.slug}"] == f"jobs-{task.slug}"
+
+
+def test_cfn_lint_finds_nothing_in_the_templates(real: Synthesised) -> None:
+    files = sorted(map(str, real.directory.glob("*.template.json")))
+    # W3005: CDK lets a function depend on its role by name, too
+    command = [
+        str(Path(sys.executable).with_name("cfn-lint")),
+        "--ignore-checks",
+        "W3005",
+        "--regions",
+        "eu-central-1",
+        "--",
+        *files,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_the_table_of_concurrency_is_printed_beside_the_template(
+    no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["-c", "stage=dev", "-o", str(tmp_path)], lambda stage: no_packages) == 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("stage dev: MaximumConcurrency = 20 × weight / ")
+    assert "jobs-critical-tenant-initialize" in err
+    assert (tmp_path / "jobs-jobs.template.json").exists()
+
+
+def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-c", "quiet=true", "-o", str(tmp_path)], lambda stage: no_packages) == 0
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [("prdo", "no stage 'prdo' in cdk.json; there are dev, local, prod"), ("local", "DATABASE_URL is not set")],
+)
+def test_a_refusal_is_one_message_and_status_1(
+    stage: str,
+    message: str,
+    no_packages: Packages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    assert main(["-c", f"stage={stage}", "-o", str(tmp_path)], lambda stage: no_packages) == 1
+    assert message in capsys.readouterr().err
+
+
+def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    """As the CDK CLI does, here without credentials."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
+    command = [sys.executable, "-m", "infra.app", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, text=True, check=False)
+
+
+def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
+    done = run("-c", "stage=nowhere", "-o", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("infra: no stage 'nowhere' in cdk.json; there are dev, local, prod")
+
+
+def test_what_the_cdk_cli_passes_wins(tmp_path: Path) -> None:
+    done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
+    assert done.stderr.startswith("infra: no stage 'elsewhere'")

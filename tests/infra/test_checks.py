@@ -1,0 +1,206 @@
+"""Each refusal, made to happen: where CDK can write it by a stack that does, else in a copy of the real template."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from aws_cdk import App, Duration, Stack
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_sqs as sqs
+from aws_cdk.assertions import Template
+from aws_cdk.aws_lambda_event_sources import SqsEventSource
+
+from infra.app import Synthesised
+from infra.checks import check
+from infra.errors import RefusedTemplateError, SynthError
+from infra.stage import Stage
+from tests.infra.conftest import Synth
+
+STAGE = Stage(name="test", database_url="postgresql://jobs@db.internal:5432/jobs")
+
+
+def problems_of(*templates: dict[str, Any], stage: Stage = STAGE) -> str:
+    with pytest.raises(RefusedTemplateError) as caught:
+        check(templates, stage)
+    return "\n".join(caught.value.problems)
+
+
+# --- Stacks that somebody could write ------------------------------------------------------------------------------
+
+
+class Written:
+    """A queue with a DLQ, and functions, in a stack as a later one may be written."""
+
+    def __init__(self, *, visibility: int = 60, dead_letter_days: int = 14, receives: int = 10) -> None:
+        self.stack = Stack(App(), "written")
+        self.dead_letters = sqs.Queue(
+            self.stack, "DeadLetters", queue_name="mine-dlq", retention_period=Duration.days(dead_letter_days)
+        )
+        self.queue = sqs.Queue(
+            self.stack,
+            "Queue",
+            queue_name="mine",
+            visibility_timeout=Duration.seconds(visibility),
+            retention_period=Duration.days(10),
+            dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=receives),
+        )
+
+    def consume(self, name: str = "worker", *, reserved: int | None = None, **mapping: Any) -> Written:
+        function = lambda_.Function(
+            self.stack,
+            name,
+            function_name=name,
+            runtime=lambda_.Runtime.PYTHON_3_13,
+            handler="index.handler",
+            code=lambda_.Code.from_inline("def handler(event, context): ..."),
+            timeout=Duration.seconds(10),
+            reserved_concurrent_executions=reserved,
+        )
+        given = {"report_batch_item_failures": True, "max_concurrency": 2, **mapping}
+        function.add_event_source(SqsEventSource(self.queue, **given))
+        return self
+
+    @property
+    def template(self) -> dict[str, Any]:
+        return dict(Template.from_stack(self.stack).to_json())
+
+
+def test_a_stack_that_keeps_the_rules_passes() -> None:
+    check([Written().consume().template], STAGE)
+
+
+def test_a_filter_is_refused() -> None:
+    filters = [lambda_.FilterCriteria.filter({"body": {"type": lambda_.FilterRule.is_equal("data:export")}})]
+    found = problems_of(Written().consume(filters=filters).template)
+    assert found.startswith("queue mine: its mapping filters events, and SQS deletes what a filter does not match")
+
+
+def test_a_queue_with_two_consumers_is_refused() -> None:
+    assert problems_of(Written().consume("first").consume("second").template) == (
+        "queue mine: has 2 consumers (first, second): each takes what is the other's"
+    )
+
+
+def test_two_consumers_are_found_across_stacks() -> None:
+    one, other = Written().consume("first").template, Written().consume("second").template
+    assert "queue mine: has 2 consumers (first, second)" in problems_of(one, other)
+
+
+def test_a_mapping_without_partial_responses_is_refused() -> None:
+    found = problems_of(Written().consume(report_batch_item_failures=False).template)
+    assert found.startswith("queue mine: its mapping lacks ReportBatchItemFailures")
+
+
+def test_a_mapping_without_a_limit_is_refused() -> None:
+    found = problems_of(Written().consume(max_concurrency=None).template)
+    assert found.startswith("queue mine: its mapping lacks MaximumConcurrency")
+
+
+def test_reserved_concurrency_below_the_mappings_limit_is_refused() -> None:
+    found = problems_of(Written().consume(max_concurrency=5, reserved=3).template)
+    assert found.startswith("function worker: reserves a concurrency of 3 where the mapping of mine goes up to 5")
+
+
+def test_a_visibility_below_six_timeouts_is_refused() -> None:
+    found = problems_of(Written(visibility=59).consume().template)
+    assert found.startswith("queue mine: a visibility timeout of 59 s is less than 6 times the 10 s of function worker")
+
+
+@pytest.mark.parametrize("days", [4, 10])
+def test_dead_letters_that_are_not_kept_longer_are_refused(days: int) -> None:
+    found = problems_of(Written(dead_letter_days=days).consume().template)
+    assert found.startswith(f"queue mine: its dead letters are kept {days * 86400} s and its messages 864000 s")
+
+
+def test_receives_that_take_longer_than_a_message_is_kept_are_refused() -> None:
+    found = problems_of(Written(visibility=43_200, receives=20).consume().template)
+    assert found.startswith("queue mine: 20 receives can take 864000 s and messages are kept 864000 s")
+
+
+# --- The real template, spoilt -------------------------------------------------------------------------------------
+
+
+def spoilt(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
+    template = copy.deepcopy(dict(dev.templates["acme-jobs"]))
+    for resource in template["Resources"].values():
+        change(resource)
+    return problems_of(template, stage=dev.stage)
+
+
+def test_a_consumed_queue_without_a_dlq_is_refused(dev: Synthesised) -> None:
+    found = spoilt(dev, lambda resource: resource["Properties"].pop("RedrivePolicy", None))
+    assert "queue acme-critical-order-ship: has a consumer and no dead-letter queue" in found
+
+
+def test_two_queues_of_one_name_are_refused(dev: Synthesised) -> None:
+    def rename(resource: dict[str, Any]) -> None:
+        if resource["Properties"].get("QueueName") == "acme-low-jobs-sweep":
+            resource["Properties"]["QueueName"] = "acme-critical-order-ship-dlq"
+
+    assert "queue acme-critical-order-ship-dlq: two queues have this name" in spoilt(dev, rename)
+
+
+def test_an_environment_that_lambda_would_not_take_is_refused_and_the_variable_named(dev: Synthesised) -> None:
+    def fill(resource: dict[str, Any]) -> None:
+        if resource["Properties"].get("FunctionName") == "acme-router":
+            resource["Properties"]["Environment"]["Variables"]["JOBLANE_ROUTES"] = "x" * 4096
+
+    found = spoilt(dev, fill)
+    assert found.startswith("function acme-router: its environment has 41")
+    assert found.endswith("Lambda takes 4096; the largest variable is JOBLANE_ROUTES with 4110")
+
+
+def test_every_problem_is_told_at_once(dev: Synthesised) -> None:
+    def spoil(resource: dict[str, Any]) -> None:
+        if resource["Type"] == "AWS::Lambda::EventSourceMapping":
+            del resource["Properties"]["FunctionResponseTypes"]
+
+    assert spoilt(dev, spoil).count("lacks ReportBatchItemFailures") == 7
+
+
+# --- Budgets -------------------------------------------------------------------------------------------------------
+
+
+def test_concurrency_above_the_accounts_is_refused_at_synth(synth: Synth) -> None:
+    # 15 on the lanes and 2 on each of three doors
+    synth("dev", account_concurrency=21)
+    with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 21, above account_concurrency 20"):
+        synth("dev", account_concurrency=20)
+
+
+def test_connections_above_the_databases_are_refused_at_synth(synth: Synth) -> None:
+    # 15 on the lanes, two each, and 10 reserved; the router has no connection
+    synth("dev", database_connections=40)
+    with pytest.raises(RefusedTemplateError, match=r"15 concurrent tasks × 2 .* 10 reserved make 40, above .* 39"):
+        synth("dev", database_connections=39)
+
+
+# --- Declarations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("grants", "message"),
+    [
+        ("Grants(buckets=('imports',))", r"task 'bad:task': grants.buckets: no bucket 'imports'; there are exports"),
+        ("Grants(enqueue=('no:body',))", r"task 'bad:task': grants.enqueue: no task 'no:body'; there are bad:task"),
+    ],
+)
+def test_a_grant_of_what_is_not_there_is_refused(
+    grants: str, message: str, synth: Synth, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"bad_{abs(hash(grants))}"
+    folder = tmp_path / package / "bad_task"
+    folder.mkdir(parents=True)
+    (tmp_path / package / "__init__.py").touch()
+    (folder / "handler.py").write_text(
+        "from shared.jobs.task import Grants, Payload, task\n"
+        "class Bad(Payload): ...\n"
+        f"@task('bad:task', grants={grants})\n"
+        "def bad_task(payload: Bad, ctx): ...\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SynthError, match=message):
+        synth("dev", package=package, settings={})

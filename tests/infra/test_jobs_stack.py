@@ -1,0 +1,301 @@
+"""What the stack of the jobs is made of, read from the templates of the test tasks."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from infra.app import Synthesised
+from shared.jobs.message import decode
+from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
+from shared.jobs.task import Task, discover
+from tests.infra import templates
+from tests.infra.conftest import DATABASE_URL, TASKS
+from tests.infra.templates import Template
+
+LANES = {
+    "acme-critical-order-ship": "order:ship",
+    "acme-critical-report-build": "report:build",
+    "acme-default-report-build": "report:build",
+    "acme-low-jobs-sweep": "jobs:sweep",
+}
+DOORS = ("acme-critical", "acme-default", "acme-low")
+
+
+@pytest.fixture(scope="module")
+def tasks() -> dict[str, Task[Any, Any]]:
+    return discover(TASKS)
+
+
+@pytest.fixture(scope="module")
+def template(dev: Synthesised) -> Template:
+    return dev.templates["acme-jobs"]
+
+
+@pytest.fixture(scope="module", params=["dev", "local"])
+def either(request: pytest.FixtureRequest) -> Template:
+    """The invariants that hold on AWS and in an emulator alike."""
+    done: Synthesised = request.getfixturevalue(request.param)
+    return done.templates[f"{done.stage.prefix}-jobs"]
+
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_queue_for_each_lane_and_door_and_a_dlq_for_each_of_them(template: Template) -> None:
+    expected = {*LANES, *DOORS}
+    assert set(templates.queues(template)) == {*expected, *(f"{name}-dlq" for name in expected), "acme-cron-dlq"}
+
+
+def test_each_queue_moves_its_messages_to_its_own_dlq_that_keeps_them_longer(either: Template) -> None:
+    for name, queue in templates.queues(either).items():
+        if name.endswith("-dlq"):
+            assert queue["MessageRetentionPeriod"] == DEAD_LETTER_RETENTION.total_seconds()
+            assert "RedrivePolicy" not in queue
+        else:
+            assert queue["MessageRetentionPeriod"] == QUEUE_RETENTION.total_seconds()
+            assert templates.target(either, queue["RedrivePolicy"]["deadLetterTargetArn"]) == f"{name}-dlq"
+
+
+def test_a_lane_has_the_numbers_that_follow_from_its_declaration(
+    template: Template, tasks: dict[str, Task[Any, Any]]
+) -> None:
+    for name, type_ in LANES.items():
+        queue, numbers = templates.queues(template)[name], tasks[type_].numbers
+        assert timedelta(seconds=queue["VisibilityTimeout"]) == numbers.visibility
+        assert queue["RedrivePolicy"]["maxReceiveCount"] == numbers.max_receive_count
+
+
+def test_queues_are_encrypted_and_refuse_plain_http(template: Template) -> None:
+    assert all(queue["SqsManagedSseEnabled"] for queue in templates.queues(template).values())
+    guarded = set()
+    for policy in templates.of_type(template, "AWS::SQS::QueuePolicy").values():
+        (statement,) = policy["PolicyDocument"]["Statement"]
+        assert (statement["Effect"], statement["Action"]) == ("Deny", "sqs:*")
+        assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+        guarded.add(templates.target(template, statement["Resource"]))
+    assert guarded == set(templates.queues(template))
+
+
+def test_an_emulator_can_be_spoken_to_by_plain_http(local: Synthesised) -> None:
+    assert not templates.of_type(local.templates["jobs-jobs"], "AWS::SQS::QueuePolicy")
+
+
+# --- Mappings ------------------------------------------------------------------------------------------------------
+
+
+def test_each_queue_has_one_consumer_and_it_is_the_right_one(template: Template) -> None:
+    consumers = {queue: function for queue, (function, _) in templates.mappings(template).items()}
+    assert consumers == {
+        **{lane: f"acme-{type_.replace(':', '-')}" for lane, type_ in LANES.items()},
+        **dict.fromkeys(DOORS, "acme-router"),
+    }
+    assert len(consumers) == len(templates.of_type(template, "AWS::Lambda::EventSourceMapping"))
+
+
+def test_each_mapping_reports_single_failures_is_limited_and_filters_nothing(either: Template) -> None:
+    for _, mapping in templates.mappings(either).values():
+        assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
+        assert mapping["ScalingConfig"]["MaximumConcurrency"] >= 2
+        assert "FilterCriteria" not in mapping
+        assert "MaximumBatchingWindowInSeconds" not in mapping
+
+
+def test_batch_size_and_concurrency_are_as_declared_and_shared(template: Template) -> None:
+    found = {
+        queue: (mapping["BatchSize"], mapping["ScalingConfig"]["MaximumConcurrency"])
+        for queue, (_, mapping) in templates.mappings(template).items()
+    }
+    # budget 20 over the weights 6 + 6 + 3 + 1; report:build declares 3 at most
+    assert found == {
+        "acme-critical-order-ship": (1, 7),
+        "acme-critical-report-build": (10, 3),
+        "acme-default-report-build": (10, 3),
+        "acme-low-jobs-sweep": (1, 2),
+        **dict.fromkeys(DOORS, (10, 2)),
+    }
+
+
+# --- Functions -----------------------------------------------------------------------------------------------------
+
+
+def test_a_task_has_one_function_with_the_generic_entry(template: Template, tasks: dict[str, Task[Any, Any]]) -> None:
+    assert set(templates.functions(template)) == {f"acme-{task.slug}" for task in tasks.values()} | {"acme-router"}
+    for task in tasks.values():
+        function = templates.functions(template)[f"acme-{task.slug}"]
+        assert function["Handler"] == "shared.jobs.entry.handler"
+        assert function["Runtime"] == "python3.13"
+        assert function["Architectures"] == ["arm64"]
+        assert function["MemorySize"] == task.memory_mb
+        assert timedelta(seconds=function["Timeout"]) == task.numbers.function_timeout
+
+
+def test_all_functions_share_the_code_and_the_layer(either: Template) -> None:
+    functions = templates.functions(either).values()
+    assert len({json.dumps(function["Code"], sort_keys=True) for function in functions}) == 1
+    assert len({json.dumps(function["Layers"]) for function in functions}) == 1
+
+
+def test_the_environment_holds_what_the_task_needs_and_secrets_only_by_reference(template: Template) -> None:
+    found = dict(templates.variables(template, "acme-report-build"))
+    assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
+    assert found == {
+        "JOBLANE_TASK": "report:build",
+        "JOBLANE_PREFIX": "acme",
+        "JOBLANE_STAGE": "dev",
+        "DATABASE_URL": "{{resolve:secretsmanager:acme/dev:SecretString:DATABASE_URL::}}",
+        "POWERTOOLS_SERVICE_NAME": "acme",
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
+        "SMTP_PASSWORD": "{{resolve:secretsmanager:acme/smtp:SecretString:::}}",
+    }
+    assert "EMAIL_FROM_ADDRESS" not in templates.variables(template, "acme-order-ship")
+
+
+def test_a_local_stage_takes_values_from_the_environment_of_this_machine(local: Synthesised) -> None:
+    found = templates.variables(local.templates["jobs-jobs"], "jobs-report-build")
+    assert found["DATABASE_URL"] == DATABASE_URL
+    assert found["SMTP_HOST"] == "127.0.0.1"
+    assert found["EMAIL_FROM_ADDRESS"] == "local@example.com"
+    assert found["JOBLANE_STAGE"] == "local"
+
+
+def test_the_router_knows_the_open_types_and_their_queues_home_first(template: Template) -> None:
+    found = templates.variables(template, "acme-router")
+    assert found["JOBLANE_ROUTES"] == '{"order:ship":["critical"],"report:build":["default","critical"]}'
+    assert "DATABASE_URL" not in found
+
+
+def test_logs_of_every_function_expire(either: Template) -> None:
+    logs = templates.of_type(either, "AWS::Logs::LogGroup")
+    assert set(logs) == {f"/aws/lambda/{name}" for name in templates.functions(either)}
+    assert all(group["RetentionInDays"] > 0 for group in logs.values())
+    for name, function in templates.functions(either).items():
+        assert templates.target(either, function["LoggingConfig"]["LogGroup"]) == f"/aws/lambda/{name}"
+
+
+# --- Permissions ---------------------------------------------------------------------------------------------------
+
+
+def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> None:
+    for function in templates.functions(template):
+        own = {queue for queue, (consumer, _) in templates.mappings(template).items() if consumer == function}
+        for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
+            assert templates.allowed(template, function)[action] == own
+
+
+def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_what_it_may_enqueue(template: Template) -> None:
+    report = {"acme-default-report-build", "acme-critical-report-build"}
+    own = {"acme-critical-order-ship", "acme-critical-order-ship-dlq"}
+    assert templates.allowed(template, "acme-report-build")["sqs:SendMessage"] == {
+        *report,
+        *(f"{name}-dlq" for name in report),
+    }
+    assert templates.allowed(template, "acme-order-ship")["sqs:SendMessage"] == {*own, *report, "acme-low-jobs-sweep"}
+
+
+def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_door(template: Template) -> None:
+    sent = templates.allowed(template, "acme-jobs-sweep")["sqs:SendMessage"]
+    patterns = {name.rpartition(":")[2] for name in sent if name.endswith("*")}
+    assert patterns == {"acme-critical-*", "acme-default-*", "acme-low-*"}
+    assert not set(DOORS) & sent
+
+
+def test_the_router_sends_to_open_lanes_and_the_doors_dlqs(template: Template) -> None:
+    sent = templates.allowed(template, "acme-router")["sqs:SendMessage"]
+    assert sent == {lane for lane, type_ in LANES.items() if type_ != "jobs:sweep"} | {f"{name}-dlq" for name in DOORS}
+
+
+def test_mail_and_bucket_are_granted_where_declared(template: Template) -> None:
+    role = templates.functions(template)["acme-report-build"]["Role"]["Fn::GetAtt"][0]
+    (mail,) = (item for item in templates.statements(template, role) if "ses:SendEmail" in item["Action"])
+    assert mail["Condition"] == {"StringEquals": {"ses:FromAddress": "no-reply@example.com"}}
+    assert {"s3:GetObject", "s3:PutObject", "s3:ListBucket"} <= set(templates.allowed(template, "acme-report-build"))
+    for other in ("acme-order-ship", "acme-jobs-sweep", "acme-router"):
+        assert not [action for action in templates.allowed(template, other) if action.startswith(("s3:", "ses:"))]
+
+
+def test_no_statement_allows_every_action_or_every_resource(either: Template) -> None:
+    for policy in templates.of_type(either, "AWS::IAM::Policy").values():
+        for statement in policy["PolicyDocument"]["Statement"]:
+            assert "*" not in json.dumps(statement["Action"])
+            assert statement["Resource"] != "*"
+
+
+# --- Schedules -----------------------------------------------------------------------------------------------------
+
+
+def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template: Template) -> None:
+    schedules = templates.of_type(template, "AWS::Scheduler::Schedule")
+    assert {name: item["ScheduleExpression"] for name, item in schedules.items()} == {
+        "jobs-sweep.0": "cron(0/5 * * * ? *)",
+        "report-build.weekly": "cron(0 8 ? * SUN *)",
+        "report-build.odd": "cron(30 1 1,15 * ? *)",
+        "report-build.odd.2": "cron(30 1 ? * MON *)",
+    }
+    weekly = schedules["report-build.weekly"]
+    assert weekly["ScheduleExpressionTimezone"] == "Europe/Berlin"
+    assert weekly["GroupName"] == "acme-cron"
+    assert templates.target(template, weekly["Target"]["Arn"]) == "acme-default-report-build"
+    assert weekly["Target"]["Input"] == (
+        '{"v":1,"type":"report:build","payload":{"scope":"week"},'
+        '"tick":{"schedule":"weekly","at":"<aws.scheduler.scheduled-time>"}}'
+    )
+    for item in schedules.values():
+        assert item["State"] == "ENABLED"
+        assert decode(item["Target"]["Input"]).tick is not None
+
+
+def test_a_tick_that_cannot_be_sent_is_tried_for_an_hour_and_then_kept(template: Template) -> None:
+    for item in templates.of_type(template, "AWS::Scheduler::Schedule").values():
+        assert item["Target"]["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 10}
+        assert templates.target(template, item["Target"]["DeadLetterConfig"]["Arn"]) == "acme-cron-dlq"
+
+
+def test_a_schedules_role_serves_this_group_alone_and_sends_to_one_lane(template: Template) -> None:
+    for item in templates.of_type(template, "AWS::Scheduler::Schedule").values():
+        role = item["Target"]["RoleArn"]
+        (trust,) = template["Resources"][role["Fn::GetAtt"][0]]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
+        conditions = trust["Condition"]["StringEquals"]
+        assert conditions["aws:SourceAccount"] == {"Ref": "AWS::AccountId"}
+        assert templates.target(template, conditions["aws:SourceArn"]).endswith(":schedule-group/acme-cron")
+        lane = templates.target(template, item["Target"]["Arn"])
+        assert templates.allowed_to_role(template, role) == {"sqs:SendMessage": {lane, "acme-cron-dlq"}}
+
+
+def test_locally_schedules_are_there_and_disabled_so_that_the_ticker_is_alone(local: Synthesised) -> None:
+    schedules = templates.of_type(local.templates["jobs-jobs"], "AWS::Scheduler::Schedule")
+    assert len(schedules) == 4
+    assert {item["State"] for item in schedules.values()} == {"DISABLED"}
+
+
+# --- What is kept --------------------------------------------------------------------------------------------------
+
+
+def test_the_bucket_is_private_encrypted_and_forgets_exports_after_a_week(dev: Synthesised) -> None:
+    (bucket,) = templates.of_type(dev.templates["acme-data"], "AWS::S3::Bucket").values()
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    rules = {rule["Id"]: rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    assert (rules["exports"]["Prefix"], rules["exports"]["ExpirationInDays"]) == ("exports/", 7)
+    assert rules["unfinished-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
+    assert templates.of_type(dev.templates["acme-data"], "AWS::S3::BucketPolicy")
+
+
+def test_the_stage_decides_what_outlives_its_stack(dev: Synthesised, local: Synthesised) -> None:
+    kept = [item for item in dev.templates["acme-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]
+    gone = [item for item in local.templates["jobs-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]
+    assert [item["DeletionPolicy"] for item in kept] == ["RetainExceptOnCreate"]
+    assert [item["DeletionPolicy"] for item in gone] == ["Delete"]
+
+
+def test_no_password_is_in_a_template_for_aws(dev: Synthesised) -> None:
+    assert "jobs:jobs@" not in json.dumps(dict(dev.templates))
+
+
+def test_two_synths_of_the_same_make_the_same_template(dev: Synthesised, synth: Any) -> None:
+    assert synth("dev").templates == dev.templates

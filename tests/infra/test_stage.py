@@ -1,0 +1,105 @@
+"""Settings of a stage: what is read, from where, and what is refused with the setting's name."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from infra.app import context_of_file
+from infra.errors import StageError
+from infra.stage import SecretReference, host_architecture, load_stage
+from shared.jobs.task import discover
+
+URL = "postgresql://jobs@db.internal:5432/jobs"
+DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
+
+
+def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: Any) -> Any:
+    given = {"database_url": URL, **settings}
+    return load_stage(name, {name: given, "other": {}}, declared=DECLARED, environ=environ or {})
+
+
+def test_a_stage_that_names_only_its_database_has_defaults_that_fit_a_new_account() -> None:
+    stage = load()
+    assert (stage.prefix, stage.concurrency_budget, stage.architecture, stage.local) == ("jobs", 20, "arm64", False)
+    assert stage.removal == "retain"
+
+
+def test_an_unknown_stage_lists_those_that_there_are() -> None:
+    with pytest.raises(StageError, match=r"no stage 'prd' in cdk.json; there are dev, other"):
+        load_stage("prd", {"dev": {}, "other": {}}, declared=(), environ={})
+
+
+@pytest.mark.parametrize("stages", [None, {}, [], "dev"])
+def test_stages_of_another_shape_are_refused(stages: object) -> None:
+    with pytest.raises(StageError, match="one entry per stage is required"):
+        load_stage("dev", stages, declared=(), environ={})
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"prefix": "Jobs_1"}, "prefix: .*lower-case letters"),
+        ({"prefix": "a" * 21}, "prefix: .*20 characters at most"),
+        ({"concurrency_budget": 1}, "concurrency_budget: .*greater than or equal to 2"),
+        ({"concurrency_budget": "20"}, "concurrency_budget: .*valid integer"),
+        ({"account_concurrency": 0}, "account_concurrency: "),
+        ({"log_retention_days": 8}, "log_retention_days: "),
+        ({"log_level": "LOUD"}, "log_level: "),
+        ({"removal": "keep"}, "removal: "),
+        ({"architecture": "riscv"}, "architecture: "),
+        ({"export_bucket": "No Bucket"}, "export_bucket: "),
+        ({"concurency_budget": 20}, "concurency_budget: Extra inputs are not permitted"),
+        ({"database_url": {"secret": "a", "key": "b"}}, "database_url.*key: Extra inputs"),
+        (
+            {"settings": {"EMAIL_PROVIDR": "ses"}},
+            "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
+        ),
+        ({"settings": {"EMAIL_PROVIDER": 1}}, "settings.EMAIL_PROVIDER"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
+        load(**settings)
+
+
+def test_the_database_is_required() -> None:
+    with pytest.raises(StageError, match="database_url: Field required"):
+        load_stage("dev", {"dev": {}}, declared=(), environ={})
+
+
+def test_a_password_is_refused_and_not_repeated() -> None:
+    with pytest.raises(StageError, match="database_url: holds a password") as caught:
+        load(database_url="postgresql://jobs:hunter2@db.internal/jobs")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD: is a secret") as caught:
+        load(settings={"SMTP_PASSWORD": "hunter2"})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_a_secret_is_taken_by_reference() -> None:
+    stage = load(settings={"SMTP_PASSWORD": {"secret": "acme/smtp", "field": "password"}})
+    assert stage.settings["SMTP_PASSWORD"] == SecretReference(secret="acme/smtp", field="password")
+
+
+def test_a_local_stage_takes_address_and_settings_from_the_environment_and_this_machines_architecture() -> None:
+    environ = {"DATABASE_URL": "postgresql://a:b@127.0.0.1/c", "EMAIL_PROVIDER": "smtp", "HOME": "/root"}
+    stage = load(environ=environ, local=True, settings={"EMAIL_PROVIDER": "console", "SMTP_PASSWORD": "local"})
+    assert stage.database_url == "postgresql://a:b@127.0.0.1/c"
+    assert stage.settings == {"EMAIL_PROVIDER": "smtp", "SMTP_PASSWORD": "local"}
+    assert stage.architecture == host_architecture()
+
+
+def test_a_local_stage_without_an_address_says_where_it_comes_from() -> None:
+    with pytest.raises(StageError, match="stage 'dev': DATABASE_URL is not set in the environment"):
+        load(local=True)
+
+
+def test_the_stages_of_this_checkout_fit_its_tasks() -> None:
+    declared = [name for task in discover().values() for name in task.environment]
+    stages = context_of_file()["stages"]
+    for name in stages:
+        load_stage(name, stages, declared=declared, environ={"DATABASE_URL": URL})
+    assert "password" not in json.dumps(stages).lower()

@@ -1,0 +1,66 @@
+"""The PostgreSQL that the tests and the local stack stand on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from shared.cli.errors import LocalError, PortBusyError
+from shared.cli.postgres import Postgres
+from tests.conftest import administer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Postgres]:
+    with Postgres(tmp_path / "postgres") as server:
+        yield server
+
+
+def test_a_server_that_was_killed_starts_again_with_port_and_data(server: Postgres) -> None:
+    administer(server, "create database kept")
+    port = server.port
+
+    server.kill()
+    assert not server.running
+    server.start()
+
+    assert server.port == port
+    with pytest.raises(Exception, match="already exists"):
+        administer(server, "create database kept")
+
+
+def test_start_and_stop_are_harmless_twice(server: Postgres) -> None:
+    pid = server.pid
+    server.start()
+    assert server.pid == pid
+
+    server.stop()
+    server.stop()
+    assert server.pid is None
+
+
+def test_a_running_server_is_found_by_its_folder_and_moved_to_a_port_that_is_asked_for(server: Postgres) -> None:
+    found = Postgres(server.folder)
+    found.start()
+    assert (found.pid, found.url) == (server.pid, server.url)
+
+    moved = Postgres(server.folder, found.port + 1)
+    moved.start()
+    assert moved.address == f"127.0.0.1:{found.port + 1}"
+
+
+def test_a_busy_port_is_an_error_that_names_the_setting(server: Postgres, tmp_path: Path) -> None:
+    with pytest.raises(PortBusyError, match=rf"127\.0\.0\.1:{server.port}: another program.*JOBLANE_POSTGRES_PORT"):
+        Postgres(tmp_path / "other", server.port).start()
+
+
+def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
+    server = Postgres(tmp_path / "broken", settings={"no_such_setting": "1"})
+
+    with pytest.raises(LocalError, match=r"(?s)PostgreSQL ended while it started.*no_such_setting"):
+        server.start()

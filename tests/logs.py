@@ -1,0 +1,39 @@
+"""What was logged: each line as it is written, and as fields."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from shared import telemetry
+
+
+class Lines(logging.Handler):
+    """Log lines of the library, in JSON text."""
+
+    def __init__(self, formatter: logging.Formatter | None) -> None:
+        super().__init__()
+        self.formatter = formatter
+        self.texts: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.texts.append(self.format(record))
+
+    @property
+    def fields(self) -> list[dict[str, Any]]:
+        return [json.loads(text) for text in self.texts]
+
+
+@contextmanager
+def lines() -> Iterator[Lines]:
+    """Collect what the library logs meanwhile."""
+    handler = Lines(telemetry.logger().registered_formatter)
+    logger = logging.getLogger(telemetry.logger().service)
+    logger.addHandler(handler)
+    try:
+        yield handler
+    finally:
+        logger.removeHandler(handler)

@@ -1,0 +1,87 @@
+"""What goes out to SQS, watched at the client: each send is recorded, and held against what SQS takes.
+
+moto looks at bodies only; SQS counts attributes too, refuses an eleventh, and refuses characters that XML lacks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.jobs.queues import MAX_ATTRIBUTES, MAX_BATCH, MAX_MESSAGE_BYTES
+from shared.jobs.sqs import Sqs
+
+REFUSED = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Source: SendMessage, SQS API reference."""
+NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+
+
+@dataclass
+class Sends:
+    """Every message that was sent, in order: ``(queue, entry)``; and how many requests it took."""
+
+    messages: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    requests: int = 0
+
+    @classmethod
+    def of(cls, sqs: Sqs) -> Sends:
+        sends = cls()
+        events = sqs.client.meta.events
+        events.register("provide-client-params.sqs.SendMessage", sends._single)
+        events.register("provide-client-params.sqs.SendMessageBatch", sends._batch)
+        return sends
+
+    def to(self, queue: str) -> list[Mapping[str, Any]]:
+        """The entries that went to one queue."""
+        return [entry for name, entry in self.messages if name == queue]
+
+    def delays(self, queue: str) -> list[int]:
+        return [entry.get("DelaySeconds", 0) for entry in self.to(queue)]
+
+    def clear(self) -> None:
+        self.messages.clear()
+        self.requests = 0
+
+    def _single(self, params: Mapping[str, Any], **_: Any) -> None:
+        self._take(params["QueueUrl"], [params])
+
+    def _batch(self, params: Mapping[str, Any], **_: Any) -> None:
+        entries = params["Entries"]
+        assert 1 <= len(entries) <= MAX_BATCH
+        assert len({entry["Id"] for entry in entries}) == len(entries)
+        self._take(params["QueueUrl"], entries)
+
+    def _take(self, url: str, entries: list[Mapping[str, Any]]) -> None:
+        assert sum(size_of(entry) for entry in entries) <= MAX_MESSAGE_BYTES
+        for entry in entries:
+            check(entry)
+        self.requests += 1
+        self.messages += [(url.rpartition("/")[2], entry) for entry in entries]
+
+
+def check(entry: Mapping[str, Any]) -> None:
+    """Assert what SQS demands of one message."""
+    attributes = entry.get("MessageAttributes", {})
+    assert len(attributes) <= MAX_ATTRIBUTES
+    assert entry["MessageBody"]
+    assert not REFUSED.search(entry["MessageBody"])
+    assert 0 <= entry.get("DelaySeconds", 0) <= 900
+    for name, value in attributes.items():
+        assert NAME.fullmatch(name)
+        assert len(name) <= 256
+        if "BinaryValue" in value:
+            assert value["BinaryValue"]
+        else:
+            assert value["StringValue"]
+            assert not REFUSED.search(value["StringValue"])
+
+
+def size_of(entry: Mapping[str, Any]) -> int:
+    """Bytes that count: the body, and names, types and values of attributes. Source: SQS message quotas."""
+    size = len(entry["MessageBody"].encode())
+    for name, value in entry.get("MessageAttributes", {}).items():
+        content = value["BinaryValue"] if "BinaryValue" in value else value["StringValue"].encode()
+        size += len(name.encode()) + len(value["DataType"].encode()) + len(content)
+    return size

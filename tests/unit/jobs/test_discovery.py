@@ -1,0 +1,176 @@
+"""Finding tasks: by walking a package, one at a time, and with a clear error where something disagrees."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.jobs.errors import DeclarationError
+from shared.jobs.task import discover, load
+
+_numbers = itertools.count(1)
+
+HANDLER = """
+from shared.jobs import Payload, TaskContext, task
+
+class Body(Payload):
+    pass
+
+@task("{type}")
+def {function}(payload: Body, ctx: TaskContext) -> None:
+    pass
+"""
+PLAIN = """
+def handler(event, context):
+    return None
+"""
+
+
+class Package:
+    """A package of handlers that a test writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"found_{next(_numbers)}"
+        self._root = root / self.name
+        self._root.mkdir()
+        (self._root / "__init__.py").touch()
+
+    def add(self, folder: str, text: str | None) -> None:
+        (self._root / folder).mkdir()
+        (self._root / folder / "__init__.py").touch()
+        if text is not None:
+            (self._root / folder / "handler.py").write_text(text)
+
+    def add_task(self, type_: str, folder: str | None = None) -> None:
+        function = type_.replace(":", "_")
+        self.add(folder or function, HANDLER.format(type=type_, function=function))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = Package(tmp_path)
+    yield made
+    for name in [name for name in sys.modules if name.partition(".")[0] == made.name]:
+        del sys.modules[name]
+
+
+def test_tasks_are_found_in_order_of_their_types(package: Package) -> None:
+    for type_ in ("zoo:feed", "data:export", "system_user:expiry"):
+        package.add_task(type_)
+    assert list(discover(package.name)) == ["data:export", "system_user:expiry", "zoo:feed"]
+    assert discover(package.name)["zoo:feed"].type == "zoo:feed"
+
+
+def test_folders_without_a_task_are_passed_over(package: Package) -> None:
+    package.add_task("data:export")
+    package.add("notes", None)
+    package.add("router", PLAIN)
+    assert list(discover(package.name)) == ["data:export"]
+
+
+def test_an_empty_package_has_no_tasks(package: Package) -> None:
+    assert discover(package.name) == {}
+
+
+def test_a_handler_that_declares_nothing_is_refused(package: Package) -> None:
+    package.add("data_export", "x = 1\n")
+    with pytest.raises(DeclarationError, match=r"data_export/handler\.py: declares no task; put @task on its function"):
+        discover(package.name)
+
+
+def test_a_task_in_the_wrong_folder_is_refused(package: Package) -> None:
+    package.add_task("data:export", "export")
+    with pytest.raises(
+        DeclarationError,
+        match=rf"export/handler\.py: declares 'data:export', which belongs in {package.name}/data_export",
+    ):
+        discover(package.name)
+
+
+def test_two_tasks_in_one_folder_are_refused(package: Package) -> None:
+    text = HANDLER.format(type="data:export", function="data_export")
+    package.add("data_export", text + HANDLER.format(type="data:other", function="data_other"))
+    with pytest.raises(DeclarationError, match="declares data:export, data:other; one folder, one task"):
+        discover(package.name)
+
+
+def test_two_tasks_of_one_type_are_refused(package: Package) -> None:
+    text = HANDLER.format(type="data:export", function="data_export")
+    package.add("data_export", text + "first = data_export\n" + text)
+    with pytest.raises(DeclarationError, match="declares data:export, data:export; one folder, one task"):
+        discover(package.name)
+
+
+def test_a_second_name_for_a_task_is_no_second_task(package: Package) -> None:
+    package.add("data_export", HANDLER.format(type="data:export", function="data_export") + "export = data_export\n")
+    assert list(discover(package.name)) == ["data:export"]
+
+
+def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Package) -> None:
+    package.add_task("data:export")
+    text = f"from {package.name}.data_export.handler import data_export\n"
+    package.add("data_copy", text + HANDLER.format(type="data:copy", function="data_copy"))
+    assert list(discover(package.name)) == ["data:copy", "data:export"]
+
+
+def test_a_broken_import_stops_the_walk_with_the_reason(package: Package) -> None:
+    package.add("data_export", "import no_such_module\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        discover(package.name)
+
+
+def test_a_bad_declaration_stops_the_walk_with_the_reason(package: Package) -> None:
+    package.add("data_export", HANDLER.format(type="data:export", function="other_name"))
+    with pytest.raises(DeclarationError, match="the function is called 'other_name', not 'data_export'"):
+        discover(package.name)
+
+
+def test_one_task_is_loaded_without_its_neighbours(package: Package) -> None:
+    package.add_task("data:export")
+    package.add("broken", "import no_such_module\n")
+    assert load("data:export", package.name).type == "data:export"
+
+
+def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
+    package.add("router", PLAIN)
+    package.add("empty", None)
+    for type_ in ("data:export", "no_such:task"):
+        with pytest.raises(DeclarationError, match=f"no task '{type_}': .*handler.py declares none"):
+            load(type_, package.name)
+    with pytest.raises(DeclarationError, match="'category:action' is required"):
+        load("../router", package.name)
+
+
+def test_a_type_that_shares_the_folder_of_another_is_not_taken_for_it(package: Package) -> None:
+    package.add_task("data_export:full")
+    assert load("data_export:full", package.name).type == "data_export:full"
+    with pytest.raises(DeclarationError, match="no task 'data:export_full'"):
+        load("data:export_full", package.name)
+
+
+def test_a_broken_import_of_a_loaded_task_is_not_taken_for_a_missing_task(package: Package) -> None:
+    package.add("data_export", "import no_such_module\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load("data:export", package.name)
+
+
+def test_the_projects_own_tasks_are_found() -> None:
+    assert {"jobs:sweep", "data:export", "user:invitation"} <= set(discover())
+
+
+def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment() -> None:
+    script = (
+        "import os, socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a connection')\n"
+        "socket.socket.connect = refuse\n"
+        "from shared.jobs.task import discover\n"
+        "assert discover()\n"
+        "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[3])

@@ -1,0 +1,51 @@
+"""One root, the data as fields, and interrupts that a handler's ``except Exception`` does not swallow."""
+
+from __future__ import annotations
+
+import inspect
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from shared.jobs import errors
+from shared.jobs.errors import (
+    EnqueueError,
+    Interrupt,
+    JobError,
+    LaneError,
+    RetryAfter,
+    Snooze,
+    TaskCancelled,
+    TaskIdConflictError,
+    TaskTimeout,
+)
+
+
+def test_all_errors_have_one_root_but_for_the_interrupts() -> None:
+    classes = [
+        value
+        for value in vars(errors).values()
+        if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == errors.__name__
+    ]
+    assert {cls for cls in classes if not issubclass(cls, JobError)} == {Interrupt, TaskTimeout, TaskCancelled}
+    assert not issubclass(Interrupt, Exception)
+    assert all(cls.__doc__ for cls in classes)
+
+
+def test_errors_carry_their_data_as_fields() -> None:
+    assert EnqueueError("tenant", "no").field == "tenant"
+    assert str(EnqueueError("tenant", "no")) == "tenant: no"
+    conflict = TaskIdConflictError("mine")
+    assert (conflict.field, conflict.task_id) == ("task_id", "mine")
+    assert "it has one in: default, low" in str(LaneError("a:b", "critical", ["default", "low"]))
+
+
+@pytest.mark.parametrize("kind", [RetryAfter, Snooze])
+def test_an_outcome_with_a_delay_needs_a_timedelta_of_zero_or_more(kind: Any) -> None:
+    assert kind(timedelta(0)).delay == timedelta(0)
+    assert str(kind(timedelta(minutes=1))) == "again in 0:01:00"
+    assert str(kind(timedelta(minutes=1), "rate limit")) == "rate limit"
+    for wrong in (timedelta(seconds=-1), 5, 1.5, None, "5"):
+        with pytest.raises(TypeError, match="delay: a timedelta of zero or more"):
+            kind(wrong)

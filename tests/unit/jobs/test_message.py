@@ -1,0 +1,296 @@
+"""Messages: written compactly, read strictly, and no payload value in any refusal."""
+
+from __future__ import annotations
+
+import json
+import re
+import string
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.jobs.errors import MessageError
+from shared.jobs.message import (
+    MAX_DEPTH,
+    MAX_HEADERS,
+    MAX_ID,
+    TENANT_PATTERN,
+    TICK_ID_PATTERN,
+    Message,
+    canonical,
+    check_headers,
+    check_tree,
+    decode,
+    digest,
+    needs_walk,
+)
+
+SECRET = "hunter2"
+
+texts = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
+numbers = st.integers(-(10**40), 10**40) | st.floats(allow_nan=False, allow_infinity=False)
+trees = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+payloads = st.dictionaries(texts, trees, max_size=5)
+words = st.from_regex(r"[a-z][a-z0-9]{0,8}(_[a-z0-9]{1,5})?", fullmatch=True)
+types = st.builds("{}:{}".format, words, words)
+ids = st.text(string.digits + string.ascii_letters + string.punctuation, min_size=1, max_size=MAX_ID)
+messages = st.builds(
+    Message,
+    type=types,
+    id=st.none() | ids,
+    payload=payloads,
+    rec=st.booleans(),
+    schema=st.none() | st.text("0123456789abcdef", min_size=12, max_size=12),
+    enqueued_at=st.none() | st.floats(0, 1e10),
+    headers=st.dictionaries(texts, texts, max_size=3),
+    tick=st.none() | st.fixed_dictionaries({"schedule": st.just("0"), "at": st.text("0123456789T:-Z", max_size=30)}),
+)
+
+
+def refusal(body: str | dict[str, Any]) -> str:
+    """Why a body is refused."""
+    with pytest.raises(MessageError) as caught:
+        decode(body if isinstance(body, str) else json.dumps(body))
+    assert SECRET not in str(caught.value)
+    assert len(str(caught.value)) < 500
+    return str(caught.value)
+
+
+# --- Round trips ---------------------------------------------------------------------------------------------------
+
+
+@given(messages)
+def test_what_is_written_reads_as_the_same(message: Message) -> None:
+    assert decode(message.encode()) == message
+
+
+@given(messages)
+def test_a_body_holds_only_characters_that_sqs_takes(message: Message) -> None:
+    assert not re.search("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", message.encode())
+
+
+@given(payloads)
+def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
+    body = Message("a:b", payload=payload).encode()
+    for odd in ("\0", "\ud800"):
+        bad = json.dumps(json.loads(body) | {"odd": odd})
+        assert needs_walk(bad)
+        assert "Postgres" in refusal(bad) or "surrogate" in refusal(bad)
+
+
+def test_noncharacters_go_as_escapes_and_come_back() -> None:
+    message = Message("a:b", payload={"text\uffff": "\ufffe\uffff é \U0001fffe"})
+    assert "\\ufffe\\uffff é \U0001fffe" in message.encode()
+    assert decode(message.encode()) == message
+
+
+def test_a_recorded_message_without_a_payload_leaves_it_to_the_row() -> None:
+    message = Message("a:b", "1", rec=True)
+    assert "payload" not in message.encode()
+    assert decode(message.encode()).payload is None
+
+
+def test_a_foreign_message_without_a_payload_has_an_empty_one() -> None:
+    assert decode('{"type":"a:b"}') == Message("a:b", payload={})
+    assert decode('{"type":"a:b","payload":null}') == Message("a:b", payload={})
+
+
+def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+    assert decode('{"type":"x:y","type":"a:b","payload":{"n":1,"n":2}}') == Message("a:b", payload={"n": 2})
+
+
+def test_unknown_fields_of_the_envelope_are_passed_over() -> None:
+    assert decode('{"type":"a:b","later":[1]}') == Message("a:b", payload={})
+
+
+# --- Refusals ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"v": 2}, "v: "),
+        ({"v": True}, "v: "),
+        ({"v": "1"}, "v: "),
+        ({"v": None}, "v: "),
+        ({"v": [SECRET]}, "v: "),
+        ({"type": None}, "type: "),
+        ({"type": 3}, "type: "),
+        ({"type": [SECRET]}, "type: "),
+        ({"type": SECRET}, "type: "),
+        ({"type": "Data:export"}, "type: "),
+        ({"type": "data:export:more"}, "type: "),
+        ({"type": "data:export\n"}, "type: "),
+        ({"type": "data__x:export"}, "type: "),
+        ({"type": "_data:export"}, "type: "),
+        ({"type": "dáta:export"}, "type: "),
+        ({"type": "data:" + "e" * 100}, "type: "),
+        ({"id": ""}, "id: "),
+        ({"id": 7}, "id: a string is required, not int"),
+        ({"id": SECRET + " x"}, "id: "),
+        ({"id": SECRET + "é"}, "id: "),
+        ({"id": SECRET + "\n"}, "id: "),
+        ({"id": "x" * 201}, "id: "),
+        ({"payload": SECRET}, "payload: an object is required, not str"),
+        ({"payload": [SECRET]}, "payload: an object is required, not list"),
+        ({"payload": 1.5}, "payload: an object is required, not float"),
+        ({"payload": False}, "payload: an object is required, not bool"),
+        ({"rec": 1}, "rec: true or false is required, not int"),
+        ({"rec": "true"}, "rec: true or false is required, not str"),
+        ({"schema": 1}, "schema: a string is required, not int"),
+        ({"schema": SECRET * 20}, "schema: 100 characters at most"),
+        ({"enqueued_at": "now"}, "enqueued_at: seconds since 1970"),
+        ({"enqueued_at": True}, "enqueued_at: seconds since 1970"),
+        ({"enqueued_at": -1}, "enqueued_at: seconds since 1970"),
+        ({"enqueued_at": 10**400}, "enqueued_at: seconds since 1970"),
+        ({"headers": [SECRET]}, "headers: an object is required, not list"),
+        ({"headers": {"a": 1}}, "headers: strings"),
+        ({"headers": {"a": {"b": SECRET}}}, "headers: strings"),
+        ({"headers": {"a": SECRET * 200}}, "headers: strings"),
+        ({"headers": {SECRET * 20: ""}}, "headers: strings"),
+        ({"headers": {str(n): "" for n in range(MAX_HEADERS + 1)}}, "headers: 33 of them; 32 at most"),
+        ({"tick": "x"}, "tick: an object is required, not str"),
+        ({"tick": {}}, "tick: "),
+        ({"tick": {"schedule": "0"}}, "tick: "),
+        ({"tick": {"schedule": "0", "at": 3}}, "tick: "),
+        ({"tick": {"schedule": SECRET + ":", "at": ""}}, "tick: "),
+        ({"tick": {"schedule": "", "at": ""}}, "tick: "),
+    ],
+)
+def test_a_refusal_names_the_field_and_not_the_value(change: dict[str, Any], field: str) -> None:
+    assert refusal({"type": "data:export", "payload": {"password": SECRET}} | change).startswith(field)
+
+
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ("", "body: not JSON (Expecting value at character 0)"),
+        (" ", "body: not JSON (Expecting value at character 1)"),
+        (SECRET, "body: not JSON (Expecting value at character 0)"),
+        ("\ufeff{}", "body: not JSON"),
+        ('{"type":"a:b"', "body: not JSON (Expecting ',' delimiter at character 13)"),
+        ('{"type":"a:b"}{}', "body: not JSON (Extra data at character 14)"),
+        (f"{{'type':'{SECRET}'}}", "body: not JSON"),
+        (f'{{"type":"a:b","payload":{{"a":"{SECRET}\n"}}}}', "body: not JSON (Invalid control character"),
+        (f'"{SECRET}"', "body: a JSON object is required, not str"),
+        (f'["{SECRET}"]', "body: a JSON object is required, not list"),
+        ("null", "body: a JSON object is required, not NoneType"),
+        ("7", "body: a JSON object is required, not int"),
+        ('{"type":"a:b","payload":{"a":NaN}}', "body: NaN is not JSON"),
+        ('{"type":"a:b","payload":{"a":-Infinity}}', "body: -Infinity is not JSON"),
+        ('{"type":"a:b","payload":{"a":1e999}}', "body: holds a number outside of what a double can hold"),
+        ('{"type":"a:b","payload":{"a":' + "9" * 5000 + "}}", "body: not JSON (bad number)"),
+        ('{"type":"a:b","payload":{"a":"\\u0000"}}', "body: holds a NUL character"),
+        ('{"type":"a:b","payload":{"\\u0000":1}}', "body: holds a NUL character"),
+        ('{"type":"a:b","payload":{"a":["\\ud800"]}}', "body: holds a lone surrogate"),
+        ('{"type":"a:b","headers":{"\\udfff":""}}', "body: holds a lone surrogate"),
+        ('{"type":"a:b","payload":{"a":"\ud800"}}', "body: holds a lone surrogate"),
+        ('{"type":"a:b","payload":' + '{"a":' * 64 + "1" + "}" * 65, "body: nested deeper than 64 levels"),
+        ('{"type":"a:b","payload":{"a":' + "[" * 900 + "]" * 900 + "}}", "body: nested deeper than 64 levels"),
+        ("[" * 500_000, "body: nested deeper than 64 levels"),
+        ('{"a":' * 200_000, "body: nested deeper than 64 levels"),
+    ],
+)
+def test_a_body_that_cannot_be_read_is_refused_with_the_reason(body: str, why: str) -> None:
+    assert refusal(body).startswith(why)
+
+
+def test_a_surrogate_pair_in_escapes_is_text() -> None:
+    assert decode('{"type":"a:b","payload":{"a":"\\ud83d\\ude00"}}').payload == {"a": "\U0001f600"}
+
+
+def test_the_deepest_body_that_is_taken_has_64_levels() -> None:
+    inside = MAX_DEPTH - 1  # the body is one of them
+    assert decode('{"type":"a:b","payload":' + '{"a":' * inside + "1" + "}" * (inside + 1)).type == "a:b"
+
+
+@given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | trees.map(json.dumps))
+def test_any_text_is_read_or_refused_and_nothing_else(body: str) -> None:
+    with suppress(MessageError):
+        decode(body)
+
+
+@given(st.dictionaries(st.sampled_from([*Message.__slots__, "v"]), trees).map(json.dumps))
+def test_any_values_of_the_known_fields_are_read_or_refused(body: str) -> None:
+    try:
+        message = decode(body)
+    except MessageError:
+        return
+    assert decode(message.encode()) == message
+
+
+# --- Headers, trees, digests ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("odd", ["a\0", "\ud800"])
+def test_headers_are_checked_in_names_and_values(odd: str) -> None:
+    for headers in ({"name": odd}, {odd: "value"}):
+        with pytest.raises(MessageError, match=r"^headers: holds a"):
+            check_headers(headers)
+
+
+def test_a_tree_is_checked_in_keys_and_values() -> None:
+    for tree in ({"a": [{"b": "\0"}]}, {"a": {"\0": 1}}):
+        with pytest.raises(MessageError, match=r"^payload: holds a NUL"):
+            check_tree(tree)
+
+
+@given(payloads, st.randoms(use_true_random=False))
+def test_digests_do_not_depend_on_the_order_of_keys(payload: dict[str, Any], random: Any) -> None:
+    def shuffled(value: Any) -> Any:
+        if isinstance(value, dict):
+            items = [(key, shuffled(item)) for key, item in value.items()]
+            random.shuffle(items)
+            return dict(items)
+        return [shuffled(item) for item in value] if isinstance(value, list) else value
+
+    assert digest(shuffled(payload)) == digest(payload)
+    assert len(digest(payload)) == 32
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"a": 1}, {"a": "1"}),
+        ({"a": 1}, {"a": True}),
+        ({"a": 1}, {"a": 1.0}),
+        ({"a": None}, {}),
+        ({"a": [1, 2]}, {"a": [2, 1]}),
+        ({"a": {"b": 1}}, {"a": {"b": 1, "c": None}}),
+    ],
+)
+def test_digests_tell_other_values_apart(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert digest(one) != digest(other)
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf")])
+def test_what_json_lacks_has_no_canonical_form(odd: float) -> None:
+    with pytest.raises(ValueError, match="JSON compliant"):
+        canonical({"a": odd})
+
+
+# --- Patterns ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tenant", ["a", "A-z_0", "x" * 128, "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"])
+def test_tenants_may_hold_what_a_message_group_may(tenant: str) -> None:
+    assert TENANT_PATTERN.fullmatch(tenant)
+
+
+@pytest.mark.parametrize("tenant", ["", " ", "a b", "é", "a\n", "x" * 129, "a\0"])
+def test_tenants_hold_nothing_else(tenant: str) -> None:
+    assert not TENANT_PATTERN.fullmatch(tenant)
+
+
+def test_tick_ids_are_told_from_others() -> None:
+    assert TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31T02:00Z")
+    assert TICK_ID_PATTERN.fullmatch("system_user:expiry:0:2026-01-31T02:00Z")
+    assert not TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31")
+    assert not TICK_ID_PATTERN.fullmatch("jobs:sweep:woken:018f3c6e-0000-7000-8000-000000000000")

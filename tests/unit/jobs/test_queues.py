@@ -1,0 +1,136 @@
+"""Names, and the numbers that must hold between SQS and Lambda."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.jobs.errors import DeclarationError
+from shared.jobs.queues import (
+    DEAD_LETTER_RETENTION,
+    LEASE_MARGIN,
+    MAX_FUNCTION_NAME,
+    MAX_FUNCTION_TIMEOUT,
+    MAX_LATER_VISIBILITY,
+    MAX_PREFIX,
+    MAX_QUEUE_NAME,
+    MAX_RECEIVE_COUNT,
+    MAX_VISIBILITY,
+    QUEUE_RETENTION,
+    VISIBILITY_MARGIN,
+    WEIGHTS,
+    Numbers,
+    Queue,
+    check_prefix,
+    dead_letter_name,
+    folder_of,
+    front_door_name,
+    function_name,
+    lane_name,
+    share_concurrency,
+    slug_of,
+)
+from shared.jobs.task import MAX_SLUG
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+
+def test_names_follow_from_prefix_queue_and_type() -> None:
+    assert folder_of("system_user:expiry") == "system_user_expiry"
+    assert slug_of("system_user:expiry") == "system-user-expiry"
+    assert front_door_name("jobs", Queue.CRITICAL) == "jobs-critical"
+    assert lane_name("jobs-dev", Queue.LOW, "data:export") == "jobs-dev-low-data-export"
+    assert dead_letter_name("jobs-low") == "jobs-low-dlq"
+    assert function_name("jobs", "data:export") == "jobs-data-export"
+
+
+def test_the_longest_prefix_and_type_fit_every_name() -> None:
+    prefix, type_ = "p" * MAX_PREFIX, "a:" + "b" * (MAX_SLUG - 2)
+    assert len(function_name(prefix, type_)) == MAX_FUNCTION_NAME
+    assert max(len(dead_letter_name(lane_name(prefix, queue, type_))) for queue in Queue) <= MAX_QUEUE_NAME
+
+
+@pytest.mark.parametrize("prefix", ["jobs", "jobs-dev", "a", "a1-2b", "p" * 20])
+def test_a_prefix_that_aws_takes_is_taken(prefix: str) -> None:
+    assert check_prefix(prefix) == prefix
+
+
+@pytest.mark.parametrize("prefix", ["", "Jobs", "1jobs", "jobs-", "-jobs", "jobs--dev", "jobs_dev", "jobs\n", "p" * 21])
+def test_a_prefix_that_some_name_could_not_hold_is_refused(prefix: str) -> None:
+    with pytest.raises(DeclarationError, match=r"prefix: .* for example 'jobs' or 'jobs-dev'"):
+        check_prefix(prefix)
+
+
+# --- Numbers -------------------------------------------------------------------------------------------------------
+
+
+def test_the_numbers_of_an_ordinary_task() -> None:
+    numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="x")
+    assert numbers == Numbers(timedelta(seconds=70), timedelta(seconds=420), 142)
+
+
+@given(
+    st.floats(1, 890).map(lambda seconds: timedelta(seconds=seconds)),
+    st.integers(1, 10),
+    st.integers(0, 100),
+)
+def test_whatever_is_accepted_holds_together(timeout: timedelta, batch_size: int, max_retry: int) -> None:
+    try:
+        numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what="x")
+    except DeclarationError:
+        return
+    lease = numbers.function_timeout + LEASE_MARGIN
+    assert timeout * batch_size + timedelta(seconds=10) <= numbers.function_timeout <= MAX_FUNCTION_TIMEOUT
+    assert 6 * numbers.function_timeout <= numbers.visibility <= MAX_VISIBILITY
+    assert numbers.visibility >= lease + VISIBILITY_MARGIN
+    assert numbers.visibility.microseconds == 0
+    assert numbers.max_receive_count <= MAX_RECEIVE_COUNT
+    assert numbers.max_receive_count * numbers.visibility < QUEUE_RETENTION < DEAD_LETTER_RETENTION
+    assert numbers.max_receive_count >= max_retry + 1
+
+
+def test_the_limits_leave_room_between_each_other() -> None:
+    assert MAX_LATER_VISIBILITY < MAX_VISIBILITY
+    assert timedelta(days=14) >= DEAD_LETTER_RETENTION > QUEUE_RETENTION
+
+
+def test_a_timeout_above_lambdas_is_refused_with_the_longest_that_fits() -> None:
+    with pytest.raises(DeclarationError, match="x: timeout 0:15:00 with batch_size 1 needs a function of 0:15:10"):
+        Numbers.of(timeout=timedelta(minutes=15), batch_size=1, max_retry=0, what="x")
+    Numbers.of(timeout=timedelta(seconds=890), batch_size=1, max_retry=0, what="x")
+
+
+# --- Concurrency ---------------------------------------------------------------------------------------------------
+
+
+def test_lanes_share_the_budget_by_weight() -> None:
+    lanes = [("a", Queue.CRITICAL, None), ("b", Queue.DEFAULT, None), ("c", Queue.LOW, None)]
+    assert share_concurrency(lanes, 100) == {"a": 60, "b": 30, "c": 10}
+
+
+def test_lanes_of_one_queue_share_its_part() -> None:
+    lanes = [(str(number), Queue.DEFAULT, None) for number in range(4)]
+    assert set(share_concurrency(lanes, 40).values()) == {10}
+
+
+def test_each_lane_has_at_least_two_and_at_most_what_its_task_declares() -> None:
+    lanes = [("a", Queue.CRITICAL, 5), ("b", Queue.LOW, None), ("c", Queue.LOW, 1000)]
+    assert share_concurrency(lanes, 8) == {"a": 5, "b": 2, "c": 2}
+    assert share_concurrency(lanes, 0) == {"a": 2, "b": 2, "c": 2}
+    assert share_concurrency([("a", Queue.LOW, None)], 50_000) == {"a": 1000}
+    assert share_concurrency([], 10) == {}
+
+
+lanes_of = st.lists(st.tuples(st.sampled_from(list(Queue)), st.none() | st.integers(2, 1000)), min_size=1, max_size=30)
+
+
+@given(lanes_of, st.integers(0, 5000))
+def test_shares_stay_within_lambdas_bounds_and_the_budget(lanes: list[tuple[Queue, int | None]], budget: int) -> None:
+    shares = share_concurrency([(str(n), queue, declared) for n, (queue, declared) in enumerate(lanes)], budget)
+    for number, (queue, declared) in enumerate(lanes):
+        assert 2 <= shares[str(number)] <= min(declared or 1000, 1000)
+        assert shares[str(number)] <= max(2, budget * WEIGHTS[queue] // sum(WEIGHTS[other] for other, _ in lanes))
+    assert sum(share for share in shares.values() if share > 2) <= budget

@@ -1,0 +1,91 @@
+"""The local ticker: ticks at their times, none twice, none lost while the queue is away."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.cli.ticker import LONGEST_SLEEP_SECONDS, MAX_AGE, RETRY_SECONDS, Ticker
+from shared.jobs import Payload, Queue, TaskContext, cron, task
+from shared.jobs.errors import SendError
+from shared.jobs.sqs import Sqs
+
+if TYPE_CHECKING:
+    from shared.jobs.sqs import Entry
+    from shared.jobs.task import Task
+
+NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
+
+
+class RecordingSqs(Sqs):
+    """Keeps what is sent; `away` refuses it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Entry] = []
+        self.away = False
+
+    def send(self, entry: Entry) -> str:
+        if self.away:
+            raise SendError(f"{entry.queue}: connection refused")
+        self.sent.append(entry)
+        return "id"
+
+
+class Report(Payload):
+    scope: str = "day"
+
+
+@task("daily:report", queue=Queue.LOW, schedule=cron("30 13 * * *", timezone="Europe/Berlin", payload={"scope": "x"}))
+def daily_report(payload: Report, ctx: TaskContext) -> None:
+    """Fires at 12:30 UTC in winter."""
+
+
+def ticker_of(sqs: Sqs, *tasks: Task[Any, Any], now: datetime = NOON) -> Ticker:
+    return Ticker(tasks or (daily_report,), "jobs", sqs, now)
+
+
+def test_a_tick_goes_to_the_lane_of_its_task_at_its_time_and_once() -> None:
+    sqs = RecordingSqs()
+    ticker = ticker_of(sqs)
+
+    ticker.tick(NOON + timedelta(minutes=29, seconds=59))
+    assert sqs.sent == []
+    ticker.tick(NOON + timedelta(minutes=30))
+    ticker.tick(NOON + timedelta(minutes=30, seconds=1))
+
+    assert [entry.queue for entry in sqs.sent] == ["jobs-low-daily-report"]
+    body = json.loads(sqs.sent[0].body)
+    assert body["type"] == "daily:report"
+    assert body["payload"] == {"scope": "x"}
+    assert body["tick"]["at"] == "2026-03-02T12:30:00Z"
+
+
+def test_a_tick_that_cannot_be_sent_is_tried_again_until_it_is_too_old() -> None:
+    sqs = RecordingSqs()
+    ticker = ticker_of(sqs)
+    due = NOON + timedelta(minutes=30)
+
+    sqs.away = True
+    assert ticker.tick(due) == RETRY_SECONDS
+    sqs.away = False
+    ticker.tick(due + MAX_AGE)
+    assert len(sqs.sent) == 1
+
+    ticker.tick(due + timedelta(days=1, hours=2))
+    assert len(sqs.sent) == 1
+
+
+@pytest.mark.parametrize(("seconds_before", "sleep"), [(3600, LONGEST_SLEEP_SECONDS), (4, 4)])
+def test_it_sleeps_up_to_the_next_tick_but_never_long(seconds_before: int, sleep: float) -> None:
+    due = NOON + timedelta(minutes=30)
+    now = due - timedelta(seconds=seconds_before)
+
+    assert ticker_of(RecordingSqs(), now=now).tick(now) == sleep
+
+
+def test_without_any_schedule_it_waits() -> None:
+    assert Ticker((), "jobs", RecordingSqs(), NOON).tick(NOON) == LONGEST_SLEEP_SECONDS
