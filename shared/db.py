@@ -108,8 +108,11 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def close(self) -> None:
         """Close; nothing where it is closed."""
         if self._usock is not None:
+            file = self._sock
             with suppress(OSError, InterfaceError, ValueError):
                 super().close()
+            with suppress(OSError, ValueError):
+                file.close()  # or the socket stays open for as long as a traceback refers to it
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """Drop what prints row values: DETAIL (D) and CONTEXT (W)."""

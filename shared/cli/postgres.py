@@ -166,16 +166,19 @@ class Postgres:
 
     def _initialise(self) -> None:
         """Make the data beside its place and move it there whole: an interrupted start leaves no half of it."""
-        password = self.folder / "password"
-        password.unlink(missing_ok=True)
-        password.touch(mode=0o600)
-        password.write_text(secrets.token_hex(16), encoding="ascii")
+        password, for_server = self.folder / "password", self.folder / "password.new"
+        text = secrets.token_hex(16)
+        for file in (password, for_server):
+            file.unlink(missing_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(text, encoding="ascii")
         new = self.folder / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
         if os.geteuid() == 0:
+            shutil.chown(for_server, "nobody")
             shutil.chown(new, "nobody")
-        arguments = ["--username", USER, "--pwfile", str(password), "--auth", "scram-sha-256", "--encoding", "UTF8"]
+        arguments = ["--username", USER, "--pwfile", str(for_server), "--auth", "scram-sha-256", "--encoding", "UTF8"]
         arguments += ["--no-locale", "--no-sync", "--set", "timezone=UTC", "--set", "log_timezone=UTC"]
         try:
             run([str(program("initdb")), "--pgdata", str(new), *arguments])
@@ -185,6 +188,8 @@ class Postgres:
         except LocalError:
             shutil.rmtree(new, ignore_errors=True)
             raise
+        finally:
+            for_server.unlink()
         new.rename(self.data)
 
     def _await_ready(self, child: subprocess.Popen[bytes]) -> None:

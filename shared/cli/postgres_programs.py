@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,18 +24,23 @@ def program(name: str) -> Path:
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 
-def as_other_user() -> list[str]:
+@cache
+def as_other_user() -> tuple[str, ...]:
     """Return the prefix that runs a command as `nobody` where we are root, which PostgreSQL refuses to be.
 
-    The right to look into every folder stays with it: checkouts and temporary folders of root are closed to others.
+    The right to look into every folder stays with it, where this machine lets us give it: checkouts and temporary
+    folders of root are closed to others.
     """
     if os.geteuid() != 0:
-        return []
+        return ()
     setpriv = shutil.which("setpriv")
     if setpriv is None:
         raise LocalError("PostgreSQL does not run as root. Install `setpriv` (package util-linux), or be another user.")
-    keep = ["--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override"]
-    return [setpriv, "--reuid=nobody", "--regid=65534", "--clear-groups", *keep]
+    other = (setpriv, "--reuid=nobody", "--regid=65534", "--clear-groups")
+    # Without the last, access(2), which initdb asks, denies what open(2) allows.
+    keep = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--securebits=+no_setuid_fixup")
+    probe = subprocess.run([*other, *keep, "true"], capture_output=True, check=False)  # noqa: S603
+    return (*other, *keep) if probe.returncode == 0 else other
 
 
 def environment() -> dict[str, str]:

@@ -39,13 +39,15 @@ def emulator_python() -> Path:
 def clean_environment() -> dict[str, str]:
     """Return our environment without what it says of AWS: profiles, tokens and endpoints are meant for another place.
 
-    Node and this interpreter come first on PATH, and nothing on this machine is asked for by a proxy.
+    Node and this interpreter come first on PATH, nothing on this machine is asked for by a proxy, and uv, which builds
+    the layer, trusts whom this machine trusts.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), str(node().parent), os.environ.get("PATH", os.defpath)])
     return {
         **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         "PATH": path,
         "JSII_NODE": str(node()),
+        "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "true"),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "AWS_CONFIG_FILE": os.devnull,

@@ -10,6 +10,7 @@ from shared.jobs.errors import TaskTimeout
 
 AGAIN_SECONDS = 1.0
 """How often it fires again: a handler that swallows it once meets it once more."""
+OUTLIVED = "the handler outlived its timeout"
 
 
 class Alarm:
@@ -22,7 +23,7 @@ class Alarm:
         self._seconds = 0.0
         self._armed = False
         self.held = _Held()
-        """The library's own talk with the database. The alarm fires within a second afterwards."""
+        """The library's own talk with the database. An alarm that comes meanwhile is raised at its end."""
 
     def set(self, seconds: float) -> Alarm:
         """Raise :class:`TaskTimeout` into the body ``seconds`` from its start."""
@@ -43,19 +44,27 @@ class Alarm:
         if self._armed:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
+        self.held.missed = False
 
     def _fire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._armed and not self.held.now:
-            raise TaskTimeout("the handler outlived its timeout")
+        if self._armed and self.held.now:
+            self.held.missed = True
+        elif self._armed:
+            raise TaskTimeout(OUTLIVED)
 
 
 class _Held:
     """A stretch of code that the alarm leaves alone. Stretches do not nest."""
 
     now = False
+    missed = False
+    """The alarm has come meanwhile. Waiting for it to fire again would let a loop of such stretches go on for ever."""
 
     def __enter__(self) -> None:
         self.now = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.now = False
+        if self.missed and error is None:
+            self.missed = False
+            raise TaskTimeout(OUTLIVED)

@@ -16,6 +16,7 @@ the same, not due yet                         any                               
 ``active``, lease over, attempts left         any                                    the last run was lost; ``run``
 ``active``, lease over, none left             any                                    archived; ``bury``
 ``active``, lease over, lost in company       any                                    not counted; suspect, ``alone``
+``active``, lease over, in a batch            any                                    suspect, ``alone``
 suspect, in a batch                           any                                    ``alone``: claim it by itself
 ``completed``, ``cancelled``                  any                                    ``done``: acknowledge
 ``archived``, no dead letter yet              any                                    ``bury``: send it, acknowledge
@@ -39,7 +40,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.message import Message, digest
-from shared.jobs.queues import Queue
+from shared.jobs.queues import MAX_BATCH, Queue
 
 if TYPE_CHECKING:
     from shared.db import Connection
@@ -100,7 +101,7 @@ with limits as materialized (
 m as materialized (
   select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
          $4::text as request_id, $5::int as allowed, $6::bigint as retention_seconds,
-         count(*) over () > 1 as in_company, count(*) over () as company,
+         jsonb_array_length($1::jsonb) > 1 as in_company, jsonb_array_length($1::jsonb) as company,
          exists (select from pauses p
                   where (p.until is null or p.until > now())
                     and ((p.scope = 'type' and p.name = x.type) or (p.scope = 'queue' and p.name = x.queue)
@@ -108,6 +109,7 @@ m as materialized (
     from limits, jsonb_to_recordset($1::jsonb) as x(
            id text, type text, queue text, tenant text, payload jsonb, payload_digest text, schema text,
            headers jsonb, tick text, rec boolean, dead integer)
+   limit {MAX_BATCH}  -- which tells the planner how few they are
 ),
 claimed as (
   insert into tasks as t
@@ -125,7 +127,7 @@ claimed as (
          now(),
          case when m.paused then now() else m.lease_until + interval '{LEASE_SWEEP_SECONDS} s' end
     from m
-   where not m.rec or exists (select from tasks r where r.id = m.id)
+   where not m.rec or (select r.id from tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
    order by m.id collate "C"
   on conflict (id) do update set
     (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sweep_at,
@@ -134,7 +136,7 @@ claimed as (
       select case d.step when 'run' then 'active' when 'revive' then 'active' when 'exhaust' then 'archived'
                          when 'release' then 'pending' when 'unbury' then 'pending' else t.state end,
              case d.step when 'run' then t.attempts + 1 - d.uncounted when 'revive' then 1
-                         when 'release' then t.attempts - 1 when 'unbury' then 0 else t.attempts end,
+                         when 'release' then t.attempts - d.uncounted when 'unbury' then 0 else t.attempts end,
              case when d.step in ('run', 'revive') then t.runs + 1 else t.runs end,
              case when d.step in ('revive', 'unbury') then t.generation + 1 else t.generation end,
              case d.step when 'release' then true when 'revive' then false when 'run' then t.suspect or d.uncounted = 1
@@ -169,9 +171,8 @@ claimed as (
                  and t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'
                  and not (t.suspect and m.in_company) then 'run'
                 when t.state = 'active' and t.lease_until <= clock_timestamp()
-                  then case when t.company > 1 and (m.in_company or m.paused) then 'release'
-                            when t.company > 1 then 'run'
-                            when t.attempts >= t.allowed then 'exhaust'
+                  then case when t.company <= 1 and t.attempts >= t.allowed then 'exhaust'
+                            when m.in_company or (t.company > 1 and m.paused) then 'release'
                             when m.paused then 'keep'
                             else 'run' end
                 else 'keep' end as step
@@ -242,7 +243,7 @@ class Incoming:
 def claim(
     connection: Connection, task: Task[Any, Any], incoming: Sequence[Incoming], lease: timedelta, request_id: str
 ) -> dict[str, Claim]:
-    """Decide on messages of one type, at most one per id; one round trip. Returns a claim per id.
+    """Decide on at most 10 messages of one type, one per id; one round trip. Returns a claim per id.
 
     Raises pg8000's ``DatabaseError``; 55P03 says that a row stayed locked.
     """

@@ -276,15 +276,16 @@ class JobClient:
 
     def _mark_sent(self, ids: Sequence[str]) -> None:
         """Note that messages are under way. Passed over where it cannot be done at once: a second send is harmless."""
-        if not ids or not os.environ.get("DATABASE_URL") or not self._lock.acquire(blocking=False):
+        if not ids or not self._lock.acquire(blocking=False):
             return
         import json
 
-        database = self._database()
         try:
-            database.get().run(MARK_SENT, json.dumps(list(ids)))
+            self._database().get().run(MARK_SENT, json.dumps(list(ids)))
+        except (LookupError, ValueError):
+            pass  # no address, or a bad one: the caller's session knows one of its own
         except (PostgresError, OSError):
-            database.drop()
+            self._database().drop()
         finally:
             self._lock.release()
 
@@ -293,7 +294,10 @@ class JobClient:
     def _insert_in(self, session: Session, ready: Sequence[_Ready]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction and leave their messages to its commit."""
         from sqlalchemy import text
+        from sqlalchemy.orm import scoped_session
 
+        if isinstance(session, scoped_session):
+            session = session()  # to listen to the registry would be to listen to every session of it
         outbox = _Outbox.of(session, self)
         room = max(0, INLINE_SENDS - len(outbox.waiting(session)))
         rows = [one.row(unsent=position >= room) for position, one in enumerate(ready)]
@@ -301,7 +305,11 @@ class JobClient:
         if rows:
             answer = session.execute(text(INSERT.replace("$1", ":document")), {"document": document(rows)})
             due = {row[0]: row[1] for row in answer}
-        outbox.add(session, [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS])
+        near = [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS]
+        now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
+        outbox.add(
+            session, [replace(one, delay=None, at=now + timedelta(seconds=max(0.0, due[one.id]))) for one in near]
+        )
         return [
             _enqueued(one, due[one.id], sent=False) if one.id in due else TaskIdConflictError(one.id) for one in ready
         ]
@@ -309,7 +317,7 @@ class JobClient:
     def send_committed(self, ready: Sequence[_Ready]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
         inline = ready[:INLINE_SENDS]
-        entries = [replace(one.entry, delay_seconds=_delay_seconds(one.delay or _distance(one.at))) for one in inline]
+        entries = [replace(one.entry, delay_seconds=_delay_seconds(_distance(one.at))) for one in inline]
         self._send_rows(entries, inline)
         if len(ready) > INLINE_SENDS:
             wake(self._sqs, self._known_prefix())
@@ -437,12 +445,12 @@ def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
 
 
 def _body(message: Message) -> str:
-    body = message.encode()
-    if needs_walk(body):
-        try:
+    try:
+        body = message.encode()
+        if needs_walk(body):
             check_tree(message.payload)
-        except MessageError as error:
-            raise PayloadError("payload", str(error).removeprefix("payload: ")) from None
+    except ValueError as error:  # a MessageError, or a number that JSON does not have
+        raise PayloadError("payload", str(error).removeprefix("payload: ")) from None
     return body
 
 

@@ -112,8 +112,17 @@ class TaskContext:
         return "session" in self.__dict__
 
     def connection(self) -> Connection:
-        """The connection under the session, to run the record's statements in its transaction."""
-        return self._database.get()
+        """The connection under the session, to run the record's statements in its transaction.
+
+        Raises :class:`JobError` where the session's own has broken since it began, which a handler may have swallowed:
+        what it wrote is lost, and nothing may be recorded as if it were not.
+        """
+        connection = self._database.get()
+        if self.touched and self.session.in_transaction():
+            used = self.session.connection()
+            if used.invalidated or used.connection.dbapi_connection is not connection:
+                raise JobError("the database connection broke under the handler: its work is rolled back")
+        return connection
 
     @contextmanager
     def commits(self) -> Iterator[None]:

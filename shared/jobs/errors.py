@@ -34,7 +34,7 @@ class LaneError(EnqueueError):
     def __init__(self, type_: str, queue: str, lanes: Iterable[str]) -> None:
         known = ", ".join(lanes)
         super().__init__(
-            "queue", f"{type_!r} has no lane in {queue!r}; it has one in: {known}. Add it by also=… on the task"
+            "queue", f"{type_!r} has no lane in {str(queue)!r}; it has one in: {known}. Add it by also=… on the task"
         )
 
 

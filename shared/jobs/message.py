@@ -34,7 +34,7 @@ DEAD_ATTRIBUTE = "joblane-dead"
 REASON_ATTRIBUTE = "joblane-reason"
 
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,10 @@ class Message:
     tick: Mapping[str, str] | None = None
 
     def encode(self) -> str:
-        """The body, without what is empty. ``enqueued_at`` is in seconds since 1970."""
+        """The body, without what is empty. ``enqueued_at`` is in seconds since 1970.
+
+        Raises ValueError for numbers that JSON does not have, or has no room for.
+        """
         body: dict[str, Any] = {"v": VERSION, "type": self.type}
         if self.id is not None:
             body["id"] = self.id

@@ -23,7 +23,7 @@ from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
 from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
-from shared.jobs.errors import LeaseLostError, MessageError, TaskCancelled, TaskTimeout
+from shared.jobs.errors import JobError, LeaseLostError, MessageError, TaskCancelled, TaskTimeout
 from shared.jobs.failure import text_of
 from shared.jobs.message import Message, check_tree
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
@@ -33,6 +33,7 @@ from shared.jobs.store import Finish, State
 from shared.jobs.tick import tick_id
 
 if TYPE_CHECKING:
+    from shared.db import Connection
     from shared.jobs.task import Task
 
 KILL_MARGIN_SECONDS = 3.0
@@ -148,11 +149,7 @@ class Worker:
         incoming = [self._incoming(delivery) for delivery in deliveries]
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
-            connection = self._database.get()
-            if not connection.idle:
-                self._database.drop()
-                connection = self._database.get()
-            claims = claim(connection, self._task, incoming, lease, lambda_context.aws_request_id)
+            claims = claim(self._idle_connection(), self._task, incoming, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(deliveries) > 1 and not is_away(error):
@@ -224,10 +221,14 @@ class Worker:
         Raises :class:`LeaseLostError`, :class:`TaskCancelled`, and whatever the flush or the commit meets.
         """
         if not context.touched:
+            if self._database.usable and not self._database.get().idle:
+                raise JobError(
+                    "the handler left a transaction open on ctx.connection(); what is to commit goes through ctx.session"
+                )
             return False
         with context.commits():
             context.session.flush()
-            connection = self._database.get()
+            connection = context.connection()
             if connection.idle:
                 context.session.close()
                 return False
@@ -264,7 +265,7 @@ class Worker:
         if not ends:
             return []
         try:
-            held = store.finish(self._database.get(), [end for _, _, end in ends])
+            held = store.finish(self._idle_connection(), [end for _, _, end in ends])
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(ends) > 1 and not is_away(error):
@@ -355,6 +356,14 @@ class Worker:
         if message.tick is not None:
             return tick_id(self._task, message.tick, delivery.sent_at)
         return message.id or delivery.message_id
+
+    def _idle_connection(self) -> Connection:
+        """The connection, for a statement that commits by itself; whatever was left open on it is thrown away."""
+        connection = self._database.get()
+        if connection.idle:
+            return connection
+        self._database.drop()
+        return self._database.get()
 
     def _forget_broken(self, error: Exception) -> None:
         """A server's error leaves the connection usable; after anything else it is thrown away."""

@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.claim import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS
-from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_BATCH, MAX_DELAY
 
 if TYPE_CHECKING:
     from shared.db import Connection
@@ -93,7 +93,7 @@ MARK_SENT = """
 update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
   from (select id from tasks
          where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in ('scheduled', 'pending', 'retry')
-         order by id for no key update) as waiting
+         order by id for no key update skip locked) as waiting
  where t.id = waiting.id
 """
 
@@ -147,6 +147,7 @@ with f as materialized (
     id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean, snoozed boolean,
     mismatch boolean, result jsonb, reason text, error_type text, error_message text, fingerprint text, traceback text,
     duration_ms integer)
+  limit {MAX_BATCH}
 ),
 held as materialized (
   select t.id, t.retention_seconds from tasks t join f on f.id = t.id
@@ -194,7 +195,7 @@ select id from done
 
 
 def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
-    """End runs in the transaction that is open, or in one of its own. Returns the ids that were still held.
+    """End at most 10 runs in the transaction that is open, or in one of its own. Returns the ids that were still held.
 
     An id that is missing was claimed by another run meanwhile, or was asked to stop: see :func:`cancel_requested`.
     """

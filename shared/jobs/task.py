@@ -49,7 +49,8 @@ MEMORY_MB = range(128, 10241)
 class Payload(BaseModel):
     """Base of every payload: one frozen class at both ends, whose errors never show a value."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid")
+    # Infinities and NaN stay what they are, to be refused: pydantic would make them null.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True)
@@ -136,7 +137,10 @@ class Task(Generic[P, R]):
         """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""
         if type(payload) is not self.payload:
             raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
-        return payload.model_dump(mode="json")
+        try:
+            return payload.model_dump(mode="json")
+        except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
+            raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None
 
 
 UNTOLD = {

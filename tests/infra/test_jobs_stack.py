@@ -286,6 +286,10 @@ def test_the_bucket_is_private_encrypted_and_forgets_exports_after_a_week(dev: S
     assert templates.of_type(dev.templates["acme-data"], "AWS::S3::BucketPolicy")
 
 
+def test_the_buckets_name_is_an_output(local: Synthesised) -> None:
+    assert "ExportBucket" in local.templates["jobs-data"]["Outputs"]
+
+
 def test_the_stage_decides_what_outlives_its_stack(dev: Synthesised, local: Synthesised) -> None:
     kept = [item for item in dev.templates["acme-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]
     gone = [item for item in local.templates["jobs-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]

@@ -48,7 +48,7 @@ messages = st.builds(
     payload=payloads,
     rec=st.booleans(),
     schema=st.none() | st.text("0123456789abcdef", min_size=12, max_size=12),
-    enqueued_at=st.none() | st.floats(0, 1e10),
+    enqueued_at=st.none() | st.floats(1, 1e10),
     headers=st.dictionaries(texts, texts, max_size=3),
     tick=st.none() | st.fixed_dictionaries({"schedule": st.just("0"), "at": st.text("0123456789T:-Z", max_size=30)}),
 )

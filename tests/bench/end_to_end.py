@@ -1,0 +1,136 @@
+"""No-op jobs through queue, mapping and function on the emulator, the record on, against a bare Lambda without one.
+
+The messages are sent first, the mapping is switched on, and the clock runs until the last job is done: until all rows
+are `completed`, or the bare queue is empty.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import boto3
+
+from infra.packaging import ROOT, build_code, build_layer
+from shared.db import Database
+from shared.jobs import JobClient
+from shared.jobs.client import Job
+from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
+from tests.bench.report import Ratio, in_turns
+
+JOBS = 5_000
+BATCH = 10
+ROLE = "arn:aws:iam::000000000000:role/bench"
+PATIENCE_SECONDS = 120
+
+
+class Bench:
+    """Two functions and their queues on one emulator."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self._lambda, self._sqs = boto3.client("lambda"), boto3.client("sqs")
+        self._database = Database(url)
+        self._client = JobClient()
+        layer = build_layer(ROOT / "requirements" / "runtime.txt", None, ROOT / ".build")
+        arn = self._lambda.publish_layer_version(LayerName="bench", Content={"ZipFile": layer.path.read_bytes()})
+        environment = {"JOBLANE_TASK": bench_noop.type, "JOBLANE_PREFIX": "jobs", "DATABASE_URL": url}
+        code = self._code(folder).read_bytes()
+        for name, handler in (
+            ("ours", "shared.jobs.entry.handler"),
+            ("bare", "tests.bench.functions.bench_noop.handler.bare"),
+        ):
+            self._lambda.create_function(
+                FunctionName=name,
+                Runtime="python3.13",
+                Role=ROLE,
+                Handler=handler,
+                Code={"ZipFile": code},
+                Timeout=120,
+                MemorySize=512,
+                Layers=[arn["LayerVersionArn"]],
+                Environment={"Variables": environment},
+            )
+        self._queues = {name: self._queue(queue) for name, queue in (("ours", "jobs-default-bench-noop"), ("bare", "bare"))}
+
+    @staticmethod
+    def _code(folder: Path) -> Path:
+        """The functions' code, with the bench's task where the entry looks for it."""
+        package = build_code([ROOT / "functions", ROOT / "shared"], ROOT / ".build")
+        target = folder / "bench.zip"
+        shutil.copy(package.path, target)
+        source = Path(__file__).parent / "functions" / "bench_noop" / "handler.py"
+        with zipfile.ZipFile(target, "a") as archive:
+            archive.write(source, "functions/bench_noop/handler.py")
+            archive.writestr("functions/bench_noop/__init__.py", "")
+            archive.write(source, "tests/bench/functions/bench_noop/handler.py")
+        return target
+
+    def _queue(self, name: str) -> str:
+        return self._sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "720"})["QueueUrl"]
+
+    def ours(self, concurrency: int) -> float:
+        self._database.get().run("truncate tasks, task_attempts")
+        results = self._client.enqueue_many([Job(bench_noop, BenchNoop(number=n)) for n in range(JOBS)])
+        assert all(getattr(result, "sent", False) for result in results)
+
+        def done() -> bool:
+            left = "select count(*) from (select from tasks where state <> 'completed' limit 1) as x"
+            return self._database.get().run(left)[0][0] == 0
+
+        return self._time("ours", concurrency, done)
+
+    def bare(self, concurrency: int) -> float:
+        url = self._queues["bare"]
+        for start in range(0, JOBS, BATCH):
+            entries = [{"Id": str(n), "MessageBody": json.dumps({"payload": {"number": start + n}})} for n in range(BATCH)]
+            self._sqs.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+
+        def done() -> bool:
+            wanted: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+            counts = self._sqs.get_queue_attributes(QueueUrl=url, AttributeNames=wanted)["Attributes"]
+            return all(count == "0" for count in counts.values())
+
+        return self._time("bare", concurrency, done)
+
+    def _time(self, name: str, concurrency: int, done: Callable[[], bool]) -> float:
+        """Seconds from the mapping's start until ``done``."""
+        arn = self._sqs.get_queue_attributes(QueueUrl=self._queues[name], AttributeNames=["QueueArn"])
+        mapping = self._lambda.create_event_source_mapping(
+            EventSourceArn=arn["Attributes"]["QueueArn"],
+            FunctionName=name,
+            BatchSize=BATCH,
+            FunctionResponseTypes=["ReportBatchItemFailures"],
+            ScalingConfig={"MaximumConcurrency": concurrency},
+        )["UUID"]
+        started = time.perf_counter()
+        while not done():
+            assert time.perf_counter() - started < PATIENCE_SECONDS, f"{name}: not done in {PATIENCE_SECONDS} s"
+            time.sleep(0.1)
+        took = time.perf_counter() - started
+        self._lambda.delete_event_source_mapping(UUID=mapping)
+        return took
+
+
+def run(url: str, folder: Path) -> list[Ratio]:
+    bench = Bench(url, folder)
+    found = []
+    for concurrency in (2, 10):
+        bench.ours(concurrency), bench.bare(concurrency)  # the functions' processes are warm
+        ours, bare = in_turns(3, lambda: bench.ours(concurrency), lambda: bench.bare(concurrency))  # noqa: B023
+        found.append(
+            Ratio(
+                "no-op jobs end to end, record on",
+                f"{JOBS:,} jobs, batch {BATCH}, concurrency {concurrency}, rate against a bare Lambda without a record",
+                f"{JOBS / ours:,.0f}/s",
+                f"{JOBS / bare:,.0f}/s",
+                bare / ours,
+                0.6,
+                at_most=False,
+            )
+        )
+    return found

@@ -1,0 +1,25 @@
+"""A job that does nothing, ten to a batch; and beside it a bare Lambda that does nothing and keeps no record."""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from typing import Any
+
+from shared.jobs import Payload, TaskContext, task
+
+
+class BenchNoop(Payload):
+    number: int
+
+
+@task("bench:noop", timeout=timedelta(seconds=10), batch_size=10)
+def bench_noop(payload: BenchNoop, ctx: TaskContext) -> None:
+    pass
+
+
+def bare(event: dict[str, Any], _context: Any) -> dict[str, list[Any]]:
+    """Reads each body and writes one line, as any handler would."""
+    numbers = [json.loads(record["body"])["payload"]["number"] for record in event["Records"]]
+    print(json.dumps({"level": "INFO", "message": "done", "count": len(numbers)}))
+    return {"batchItemFailures": []}

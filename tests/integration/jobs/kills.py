@@ -1,0 +1,229 @@
+"""Processes that die by SIGKILL where a test wants it, over the test's own database and queues.
+
+Run as ``python -m tests.integration.jobs.kills``: a process that has everything imported and forks a worker for each
+line of JSON on its input, waits for its end, and answers with a line: ``status`` as of :func:`os.waitstatus_to_exitcode`,
+and ``answer``, what the worker returned to Lambda. The queues come by HTTP from the test, whose moto holds them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import text
+
+from shared.jobs import TaskContext
+from shared.jobs.claim import CLAIM
+from shared.jobs.client import JobClient
+from shared.jobs.runtime import Worker
+from shared.jobs.sqs import Entry, Sqs
+from shared.jobs.store import FINISH
+from tests.events import LambdaContext
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.faults import Go, TappedDatabase
+from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
+
+TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten)}
+KILLED = -signal.SIGKILL
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- Handlers ------------------------------------------------------------------------------------------------------
+
+
+@behaviour
+def write_effect(payload: Sample, ctx: TaskContext) -> str:
+    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": "done"})
+    return "written"
+
+
+@behaviour
+def return_only(payload: Sample, ctx: TaskContext) -> str:
+    return "returned"
+
+
+@behaviour
+def die_at_first(payload: Sample, ctx: TaskContext) -> str:
+    """Dies in as many attempts as ``number`` says, with its effect written and not committed; then works."""
+    write_effect(payload, ctx)
+    if ctx.attempt <= payload.number:
+        die()
+    return "survived"
+
+
+@behaviour
+def give_up(payload: Sample, ctx: TaskContext) -> None:
+    from shared.jobs import SkipRetry
+
+    raise SkipRetry("enough")
+
+
+# --- The process that dies -----------------------------------------------------------------------------------------
+
+
+class DeadlySqs(Sqs):
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self._when = when
+
+    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+        if self._when == "before the send":
+            die()
+        failed = super().send_many(entries)
+        if self._when == "after the send":
+            die()
+        return failed
+
+
+def tap_until(when: str) -> Any:
+    """A tap that dies after a statement: its effect is in the database, its answer is lost with the process."""
+    last = {"after the claim": CLAIM, "after the finish": FINISH, "after the commit": "commit"}.get(when)
+
+    def tap(sql: str, go: Go) -> Any:
+        answer = go()
+        if sql == last:
+            die()
+        return answer
+
+    return tap
+
+
+def work(order: dict[str, Any]) -> dict[str, Any]:
+    os.environ.update(order["environment"])
+    when = order["dies"]
+    if "enqueue" in order:
+        client = JobClient()
+        client._sqs = DeadlySqs(when)
+        return {"id": client.enqueue(sample_one, Sample(), task_id=order["enqueue"]).id}
+    database = TappedDatabase(order["environment"]["DATABASE_URL"], tap_until(when))
+    worker = Worker(TASKS[order["type"]], database, DeadlySqs(when), PREFIX)
+    return worker.handle({"Records": order["records"]}, LambdaContext())
+
+
+def fork(order: dict[str, Any]) -> dict[str, Any]:
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reads)
+            with os.fdopen(writes, "w") as pipe:
+                json.dump(work(order), pipe)
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            raise
+        finally:
+            os._exit(status)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "answer": json.loads(answer) if answer else None}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # log lines go elsewhere
+    for line in sys.stdin:
+        print(json.dumps(fork(json.loads(line))), file=answers, flush=True)
+
+
+# --- In the test ---------------------------------------------------------------------------------------------------
+
+
+class Mortals:
+    """Starts workers that may die. ``status`` is how the last one ended."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._world: World | None = None
+        self._environment: dict[str, str] = {}
+        self.status = 0
+
+    @contextmanager
+    def over(self, world: World) -> Iterator[Mortals]:
+        """Let them work on this world."""
+        server = _queue_server(world)
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        self._environment = {name: os.environ[name] for name in names}
+        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address}
+        self._world = world
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def handle(self, type_: str, *records: dict[str, Any], dies: str = "") -> list[str] | None:
+        """Invoke a fresh worker. Returns the message ids that stay in the queue; None where it was killed."""
+        answer = self._order({"type": type_, "records": records, "dies": dies})
+        return [item["itemIdentifier"] for item in answer["batchItemFailures"]] if answer else None
+
+    def enqueue(self, id_: str, *, dies: str) -> None:
+        self._order({"enqueue": id_, "dies": dies})
+
+    def _order(self, order: dict[str, Any]) -> dict[str, Any] | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order | {"environment": self._environment}), file=self._process.stdin, flush=True)
+        ended = json.loads(self._process.stdout.readline())
+        self.status = ended["status"]
+        assert self.status in (0, KILLED), "see the standard error output"
+        return ended["answer"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def mortals() -> Iterator[Mortals]:
+    command = [sys.executable, "-m", "tests.integration.jobs.kills"]
+    root = Path(__file__).parents[3]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Mortals(process)
+        finally:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait(20)
+
+
+def _queue_server(world: World) -> ThreadingHTTPServer:
+    """The test's queues on a port: SQS's JSON protocol, passed on call by call."""
+    client = world.sqs.client
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # noqa: N802 - the name that http.server looks for
+            call = self.headers["X-Amz-Target"].rpartition(".")[2]
+            arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")
+            answer = getattr(client, name)(**arguments)
+            body = json.dumps({key: value for key, value in answer.items() if key != "ResponseMetadata"}).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    return server
+
+
+if __name__ == "__main__":
+    main()
