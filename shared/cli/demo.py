@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.live import Live
 from rich.table import Table
 
-from shared.cli.demo_platform import People, Services
+from shared.cli.demo_platform import People
 from shared.cli.tools import environment_of
 from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
 
@@ -40,21 +40,25 @@ class Announced:
     runs: int = 1
 
 
-def run(stack: LocalStack, services: Services, console: Console) -> bool:
-    """Send one job of each kind, watch them, show what they made. Returns whether each ended as announced."""
+def run(stack: LocalStack, mail: Path, console: Console) -> bool:
+    """Send one job of each kind, watch them, show what they made. Returns whether each ended as announced.
+
+    ``mail``: the folder that the functions write mails to.
+    """
     from sqlalchemy import create_engine
 
     engine = create_engine(stack.database_url.replace("postgresql://", "postgresql+pg8000://"), hide_parameters=True)
-    with environment_of(stack.environment), services:
+    with environment_of(stack.environment):
         import boto3
 
+        _clear(mail)
         sqs, s3 = boto3.client("sqs"), boto3.client("s3")
         people = People()
         announced = _send(engine, sqs, people, stack.prefix)
         rows = _watch(engine, announced, console)
         wrong = _mistakes(announced, rows)
         _show_export(s3, stack, rows[announced[3].id], console)
-        _show_mail(stack.folder / "mail", console)
+        _show_mail(mail, console)
         _show_dead_letter(sqs, stack.prefix, announced[-1].id, console)
     engine.dispose()
     for mistake in wrong:
@@ -218,12 +222,12 @@ def _show_next(stack: LocalStack, console: Console) -> None:
         "  make up                          the same stack, left running; programs join in by .local/env\n"
         "  functions/data_export/handler.py a whole job in one file\n"
         "  README.md                        how to add one, how to send one, and what is promised\n"
-        f"  {stack.folder.name}/ministack.log              what the functions wrote",
+        f"  /aws/lambda/{stack.prefix}-data-export     what a function logged, by CloudWatch Logs' API",
         highlight=False,
     )
 
 
-def clear_mail(folder: Path) -> None:
+def _clear(folder: Path) -> None:
     """Take away the mails of an earlier demo."""
     for path in folder.glob("*.eml"):
         path.unlink()

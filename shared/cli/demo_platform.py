@@ -8,8 +8,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import UUID, uuid4
+
+from shared.cli.errors import PortBusyError
+from shared.cli.ports import HOST, port_is_free
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -88,17 +91,18 @@ class Services:
     """Two HTTP services on this machine. The second answers 503 the first two times it hears of Globex."""
 
     def __init__(self, port: int) -> None:
-        self.port = port
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _Service)
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._port = port
 
     @property
-    def addresses(self) -> str:
-        """What TENANT_INIT_SERVICES is set to."""
-        return f"http://127.0.0.1:{self.port}/billing,http://127.0.0.1:{self.port}/files"
+    def settings(self) -> dict[str, str]:
+        """How the functions find them."""
+        return {"TENANT_INIT_SERVICES": f"http://{HOST}:{self._port}/billing,http://{HOST}:{self._port}/files"}
 
     def __enter__(self) -> Self:
-        self._thread.start()
+        if not port_is_free(self._port):
+            raise PortBusyError("The demo's services", self._port, "JOBLANE_DEMO_PORT")
+        self._server = ThreadingHTTPServer((HOST, self._port), _Service)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -107,9 +111,9 @@ class Services:
 
 
 class _Service(BaseHTTPRequestHandler):
-    heard: Counter[str] = Counter()
+    heard: ClassVar[Counter[str]] = Counter()
 
-    def do_POST(self) -> None:  # noqa: N802 - the library's name
+    def do_POST(self) -> None:
         tenant = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         status = 200
         if self.path.startswith("/files") and tenant["tenant_name"] == "Globex":
@@ -119,5 +123,5 @@ class _Service(BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the library's name
+    def log_message(self, format: str, *args: Any) -> None:
         """Say nothing: the table tells."""

@@ -12,6 +12,8 @@ import typer
 from shared.cli.errors import LocalError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from shared.cli.stack import LocalStack
 
 app = typer.Typer(
@@ -32,12 +34,18 @@ PostgresPort = Annotated[
 Folder = Annotated[
     Path, typer.Option(envvar="JOBLANE_LOCAL", help="Folder that holds all of the local stack.", show_default=False)
 ]
+DemoPort = Annotated[
+    int, typer.Option(envvar="JOBLANE_DEMO_PORT", min=1, max=65535, help="Port of the demo's services on 127.0.0.1.")
+]
 DEFAULT_AWS_PORT = 4566
 DEFAULT_POSTGRES_PORT = 15432
+DEFAULT_DEMO_PORT = 4567
 DEFAULT_FOLDER = Path(__file__).resolve().parents[2] / ".local"
 
 
-def local_stack(folder: Path, aws_port: int, postgres_port: int) -> LocalStack:
+def local_stack(
+    folder: Path, aws_port: int, postgres_port: int, variables: Mapping[str, str] | None = None
+) -> LocalStack:
     """Return the stack that the settings of the environment describe; its progress goes to the error output."""
     from rich.console import Console
 
@@ -49,6 +57,7 @@ def local_stack(folder: Path, aws_port: int, postgres_port: int) -> LocalStack:
         aws_port=aws_port,
         postgres_port=postgres_port,
         prefix=settings.prefix(),
+        settings=variables,
         external_endpoint=os.environ.get("JOBLANE_EXTERNAL_ENDPOINT") or None,
         console=Console(stderr=True),
     )
@@ -93,6 +102,35 @@ def status(
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def demo(
+    folder: Folder = DEFAULT_FOLDER,
+    aws_port: AwsPort = DEFAULT_AWS_PORT,
+    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
+    port: DemoPort = DEFAULT_DEMO_PORT,
+) -> None:
+    """Run the platform's jobs on the local stack and show what became of each; exit status 1 where one did not end
+    as announced."""
+    from rich.console import Console
+
+    from shared.cli.demo import run
+    from shared.cli.demo_platform import Services
+
+    services = Services(port)
+    mail = folder.resolve() / "mail"
+    stack = local_stack(folder, aws_port, postgres_port, services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
+    ran_before = all(runs for runs, _ in stack.status().values())
+    with services:
+        stack.up()
+        try:
+            fine = run(stack, mail, Console(highlight=False))
+        finally:
+            if not ran_before:
+                stack.down()
+    if not fine:
         raise typer.Exit(1)
 
 

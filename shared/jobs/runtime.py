@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -253,7 +254,8 @@ class Worker:
             except (SQLAlchemyError, PostgresError, OSError):
                 sound = False
         if not sound:
-            context.session.invalidate()
+            with suppress(SQLAlchemyError):  # an interrupt in the middle of a change of its state leaves it unable to
+                context.session.invalidate()
             self._database.drop()
 
     # --- Finish ----------------------------------------------------------------------------------------------------

@@ -92,7 +92,8 @@ def document(new: Iterable[NewTask]) -> str:
 MARK_SENT = """
 update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
   from (select id from tasks
-         where id in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in ('scheduled', 'pending', 'retry')
+         where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
+           and state in ('scheduled', 'pending', 'retry')
          order by id for no key update skip locked) as waiting
  where t.id = waiting.id
 """

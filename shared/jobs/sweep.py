@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from shared.jobs import store
 from shared.jobs.message import Message
-from shared.jobs.onward import archived_letter, fits
-from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY, Queue, lane_name
+from shared.jobs.onward import archived_letter
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry, Sqs
 
 if TYPE_CHECKING:
@@ -33,17 +33,20 @@ LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""
 
 # The new sweep_at holds until the message is sent: a sweep that dies is made good a minute later. Paused rows move on
-# without being sent.
+# without being sent. A payload may be far larger than a message, and the row's own wins anyway: only a dead letter
+# carries it. The index cannot be searched by clock_timestamp(), which may change while it is read, hence now().
 TAKE = f"""
 with taken as (
   select id from tasks
-   where sweep_at <= clock_timestamp() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+   where sweep_at <= now() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
    order by sweep_at limit {BATCH} for update skip locked
 )
 update tasks t
    set sweep_at = clock_timestamp() + interval '1 minute'
   from taken where t.id = taken.id
-returning t.id, t.type, t.queue, t.tenant, t.state, t.payload, t.schema, t.headers, t.generation, t.reason,
+returning t.id, t.type, t.queue, t.tenant, t.state,
+          case when t.state = 'archived' and octet_length(t.payload::text) < {MAX_MESSAGE_BYTES} then t.payload end,
+          t.schema, t.headers, t.generation, t.reason,
           extract(epoch from t.due_at - clock_timestamp())::float8,
           exists (select from pauses p
                    where (p.until is null or p.until > now())
@@ -69,7 +72,7 @@ update tasks t
 EXPIRE = f"""
 with due as (
   select id, cleared from tasks
-   where expire_at <= clock_timestamp() and state in ('completed', 'cancelled', 'archived')
+   where expire_at <= now() and state in ('completed', 'cancelled', 'archived')
    order by expire_at limit {BATCH} for update skip locked
 ),
 cleared as (
@@ -109,8 +112,8 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
     swept = Swept()
     while goes_on():
         rows = connection.run(TAKE)
-        _send(connection, sqs, prefix, rows, swept)
-        if len(rows) < BATCH or swept.unsent:
+        sent, unsent = _send(connection, sqs, prefix, rows, swept)
+        if len(rows) < BATCH or (unsent and not sent):  # SQS is away; a lane that is gone holds up no others
             break
     while goes_on():
         cleared, removed = connection.run(EXPIRE)[0]
@@ -121,11 +124,12 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
     return swept
 
 
-def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> None:
+def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> tuple[int, int]:
+    """Send what is owed, and mark what was. Returns how many SQS took, and how many not."""
     entries: list[Entry] = []
     owners: list[tuple[str, str, int, str]] = []
     for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused, taken in rows:
-        lane = lane_name(prefix, Queue(queue), type_)
+        lane = lane_name(prefix, queue, type_)
         message = Message(type_, id_, payload, rec=True, schema=schema, headers=headers)
         if state == "archived":
             entries.append(archived_letter(lane, message, reason or "archived", generation, tenant))
@@ -133,7 +137,8 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             swept.paused += 1
             continue
         else:
-            entries.append(_entry(lane, message, due, tenant))
+            delay = min(max(0, round(due)), store.MAX_DELAY_SECONDS)
+            entries.append(Entry(lane, message.encode(), delay, tenant))
         owners.append((id_, state, generation, taken))
     failed = sqs.send_many(entries) if entries else {}
     sent = [owner for position, owner in enumerate(owners) if position not in failed]
@@ -145,14 +150,7 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
     swept.sent += len(messages)
     swept.dead_letters += len(letters)
     swept.unsent += len(failed)
-
-
-def _entry(lane: str, message: Message, due: float, tenant: str | None) -> Entry:
-    from dataclasses import replace
-
-    delay = min(max(0, round(due)), int(MAX_DELAY.total_seconds()))
-    entry = Entry(lane, message.encode(), delay, tenant)
-    return entry if fits(entry) else replace(entry, body=replace(message, payload=None).encode())
+    return len(sent), len(failed)
 
 
 def wake(sqs: Sqs, prefix: str) -> None:

@@ -55,7 +55,9 @@ class Bench:
                 Layers=[arn["LayerVersionArn"]],
                 Environment={"Variables": environment},
             )
-        self._queues = {name: self._queue(queue) for name, queue in (("ours", "jobs-default-bench-noop"), ("bare", "bare"))}
+        self._queues = {
+            name: self._queue(queue) for name, queue in (("ours", "jobs-default-bench-noop"), ("bare", "bare"))
+        }
 
     @staticmethod
     def _code(folder: Path) -> Path:
@@ -87,7 +89,9 @@ class Bench:
     def bare(self, concurrency: int) -> float:
         url = self._queues["bare"]
         for start in range(0, JOBS, BATCH):
-            entries = [{"Id": str(n), "MessageBody": json.dumps({"payload": {"number": start + n}})} for n in range(BATCH)]
+            entries = [
+                {"Id": str(n), "MessageBody": json.dumps({"payload": {"number": start + n}})} for n in range(BATCH)
+            ]
             self._sqs.send_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
 
         def done() -> bool:

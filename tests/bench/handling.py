@@ -120,7 +120,11 @@ def _powertools(events: list[dict[str, Any]]) -> float:
     def handle(record: Any) -> None:
         started = time.perf_counter()
         message = Envelope.model_validate_json(record.body)
-        words = {"task_id": message.id, "task_type": message.type, "attempt": record.attributes.approximate_receive_count}
+        words = {
+            "task_id": message.id,
+            "task_type": message.type,
+            "attempt": record.attributes.approximate_receive_count,
+        }
         logger.append_keys(**words)
         ms = round((time.perf_counter() - started) * 1000)
         logger.info("task completed", extra={"outcome": "completed", "ms": ms, "queue": "default"})

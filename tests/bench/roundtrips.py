@@ -114,7 +114,10 @@ def run(url: str) -> list[Ratio]:
 
 def _deliver(worker: Worker, count: int, batch: int, *, write: bool) -> None:
     records = [
-        record({"type": "bench:write", "id": f"{write}-{batch}-{count}-{n}", "payload": {"write": write}}, "jobs-default-bench-write")
+        record(
+            {"type": "bench:write", "id": f"{write}-{batch}-{count}-{n}", "payload": {"write": write}},
+            "jobs-default-bench-write",
+        )
         for n in range(count)
     ]
     with silent():

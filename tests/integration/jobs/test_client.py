@@ -11,7 +11,6 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from botocore.exceptions import ClientError
 
 from shared.db import Connection, Database
 from shared.jobs import Enqueued, JobClient, Payload, Queue, TaskContext, task
@@ -349,7 +348,7 @@ def test_a_payload_above_a_message_stays_in_the_row(world: World, sends: Sends) 
 
 
 def test_without_a_record_a_payload_above_a_message_is_refused(bare: JobClient, world: World) -> None:
-    with pytest.raises(PayloadError, match="payload: .* bytes as a message; 1048576 without a record"):
+    with pytest.raises(PayloadError, match=r"payload: .* bytes as a message; 1048576 without a record"):
         bare.enqueue(sample_loose, Loose(value="x" * MAX_MESSAGE_BYTES))
 
 
@@ -439,7 +438,8 @@ def test_of_many_only_those_whose_id_is_known_fail(world: World, sends: Sends) -
 
 def test_of_clients_that_enqueue_one_id_at_once_one_wins(world: World, sends: Sends) -> None:
     clients = [JobClient() for _ in range(6)]
-    barrier, results = threading.Barrier(6), []
+    barrier = threading.Barrier(6)
+    results: list[Any] = []
 
     def enqueue(client: JobClient) -> None:
         barrier.wait()
@@ -572,7 +572,7 @@ def test_without_a_record_a_task_waits_fifteen_minutes_at_most(bare: JobClient) 
     assert watched.delays(LANE) == [900, 899]
     for options in ({"process_in": timedelta(seconds=901)}, {"process_at": datetime.now(UTC) + timedelta(hours=1)}):
         with pytest.raises(EnqueueError, match=f"^{next(iter(options))}: 15 minutes at most without a record"):
-            bare.enqueue(sample_one, Sample(), **options)  # type: ignore[arg-type]
+            bare.enqueue(sample_one, Sample(), **options)
 
 
 def test_without_a_record_a_session_is_refused(bare: JobClient) -> None:
@@ -585,7 +585,7 @@ def test_without_a_record_a_session_is_refused(bare: JobClient) -> None:
 
 
 def test_without_a_record_a_message_that_sqs_does_not_take_is_an_error(bare: JobClient, world: World) -> None:
-    with pytest.raises(SendError, match="jobs-default-sample-loose: .*does not exist"):
+    with pytest.raises(SendError, match=r"jobs-default-sample-loose: .*does not exist"):
         bare.enqueue(sample_loose, Loose())
     results = bare.enqueue_many([Job((sample_loose, sample_one)[n % 2], (Loose(), Sample())[n % 2]) for n in range(24)])
     assert [type(result) for result in results] == [SendError, Enqueued] * 12
@@ -596,7 +596,7 @@ def test_the_declarations_bounds_hold_without_a_record_too(bare: JobClient) -> N
     with pytest.raises(LaneError):
         bare.enqueue(sample_one, Sample(), queue=Queue.LOW)
     with pytest.raises(PayloadError):
-        bare.enqueue(sample_one, Loose())  # type: ignore[arg-type]
+        bare.enqueue(sample_one, Loose())  # type: ignore[misc]
 
 
 # --- Threads -------------------------------------------------------------------------------------------------------
@@ -606,8 +606,7 @@ def test_one_client_serves_many_threads(world: World, sends: Sends) -> None:
     results: list[Enqueued] = []
 
     def enqueue() -> None:
-        for _ in range(10):
-            results.append(world.client.enqueue(sample_one, Sample()))
+        results.extend(world.client.enqueue(sample_one, Sample()) for _ in range(10))
 
     run_at_once([enqueue] * 8)
     assert len({result.id for result in results}) == 80

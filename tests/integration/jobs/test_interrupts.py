@@ -348,6 +348,27 @@ def test_an_alarm_at_any_moment_around_the_handlers_end_never_gets_out(world: Wo
         assert_silent()
 
 
+def test_an_interrupt_in_the_middle_of_the_sessions_own_change_of_state_is_a_timeout_like_any_other(
+    effects: World,
+) -> None:
+    from sqlalchemy.orm.state_changes import _StateChangeStates
+
+    @behaviour
+    def in_the_middle(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "never")
+        transaction = ctx.session.get_transaction()
+        assert transaction is not None
+        # What an alarm leaves behind that comes between two lines of SQLAlchemy's SessionTransaction.
+        vars(transaction).update(_next_state=_StateChangeStates.CHANGE_IN_PROGRESS, _current_fn=type(transaction).commit)
+        time.sleep(30)
+
+    assert len(effects.deliver(sample_one, message("in_the_middle"), seconds=SOON)) == 1
+
+    assert effects.row("it")["error_type"] == "TaskTimeout"
+    assert effects.run("select * from effects") == []
+    assert effects.deliver(sample_one, message("nothing", "next")) == []
+
+
 # --- What it never interrupts --------------------------------------------------------------------------------------
 
 

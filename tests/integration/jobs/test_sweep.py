@@ -226,7 +226,8 @@ def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
 def expiring(world: World, id_: str, **columns: Any) -> None:
     """A row that has ended, with a result, an attempt and an item."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
-    put(world, sample_one, id_, **(ended | columns))
+    all_columns: dict[str, Any] = ended | columns
+    put(world, sample_one, id_, **all_columns)
     world.run("insert into task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
     world.run("insert into task_items (task_id, key) values ($1, 'a')", id_)
 
@@ -481,10 +482,10 @@ def large(world: World) -> World:
     world.run(
         "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, due_at,"
         " sweep_at, expire_at)"
-        " select md5(n::text), 'sample:one', 'default', case when n % 2 = 0 then 'scheduled' else 'completed' end, '{}',"
-        " '', 4, 60, now() + interval '1 day', case when n % 2 = 0 then now() + n * interval '1 s' - interval '20 s' end,"
-        " case when n % 2 = 1 then now() + n * interval '1 s' - interval '20 s' end"
-        " from generate_series(1, 100000) n"
+        " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}', '',"
+        " 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then at end"
+        " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
+        " from generate_series(1, 100000) n) s"
     )
     world.run("insert into task_attempts (task_id, run, attempt, generation) select id, 1, 1, 0 from tasks")
     world._looker.get().execute_simple("vacuum analyze tasks, task_attempts")
