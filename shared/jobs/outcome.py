@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.errors import PayloadError, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskCancelled, TaskTimeout
 from shared.jobs.failure import Failure, storable, text_of
 from shared.jobs.queues import SNOOZE_CEILING
-from shared.jobs.retry import delay_after
+from shared.jobs.retry import LONGEST, delay_after
 from shared.jobs.store import Finish, State
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def _finish(
         claim.run,
         outcome,
         state,
-        delay_seconds=delay.total_seconds(),
+        delay_seconds=min(delay, LONGEST).total_seconds(),
         counted=counted,
         snoozed=snoozed,
         mismatch=mismatch,

@@ -171,7 +171,9 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
         for name, value in row.items()
         if isinstance(value, In)
     }
-    world.run("insert into tasks select * from jsonb_populate_record(null::tasks, $1::jsonb)", json.dumps(row | moments))
+    world.run(
+        "insert into tasks select * from jsonb_populate_record(null::tasks, $1::jsonb)", json.dumps(row | moments)
+    )
     if row["state"] == "active":
         world.run(
             "insert into task_attempts (task_id, run, attempt, generation) values ($1, $2::int, $3::int, $4::int)",

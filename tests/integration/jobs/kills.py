@@ -205,7 +205,7 @@ def _queue_server(world: World) -> ThreadingHTTPServer:
     client = world.sqs.client
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 - the name that http.server looks for
+        def do_POST(self) -> None:
             call = self.headers["X-Amz-Target"].rpartition(".")[2]
             arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")

@@ -196,7 +196,9 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
     assert states(world) == {id_: columns.get("state", "pending") for id_, columns in rows.items()} | {
         "due": "completed"
     }
-    reasons = [letter["MessageAttributes"]["joblane-reason"]["StringValue"] for letter in world.dead_letters(sample_batch)]
+    reasons = [
+        letter["MessageAttributes"]["joblane-reason"]["StringValue"] for letter in world.dead_letters(sample_batch)
+    ]
     assert sorted(reason.split(":")[0] for reason in reasons) == ["IdConflict", "MessageError", "attempt 4 of 4 failed"]
 
 

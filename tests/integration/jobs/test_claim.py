@@ -52,9 +52,7 @@ CASES = [
     Case("foreign without a row", None, FOREIGN, **RAN),
     Case("pending and due", {}, **RAN),
     Case("scheduled and due", {"state": "scheduled", "due_at": In(-1)}, **RAN),
-    Case(
-        "retry and due", {"state": "retry", "attempts": 2, "runs": 3}, attempts=3, runs=4, outcomes=("completed",)
-    ),
+    Case("retry and due", {"state": "retry", "attempts": 2, "runs": 3}, attempts=3, runs=4, outcomes=("completed",)),
     Case("due within two seconds", {"state": "scheduled", "due_at": In(1.5)}, **RAN),
     Case("a foreign copy of the same payload", {}, FOREIGN, **RAN),
     Case("due in half a minute", {"state": "scheduled", "due_at": In(30)}, waits=(28, 30), state="scheduled"),

@@ -10,20 +10,23 @@ import base64
 import json
 import random
 from collections.abc import Iterator
-from typing import Any
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, task
+from shared.jobs import Payload, RetryAfter, Snooze, TaskContext, task
 from shared.jobs.message import decode
 from shared.jobs.queues import MAX_MESSAGE_BYTES
 from shared.jobs.router import Router
 from tests.events import LambdaContext, event, record
 from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.logs import lines
 from tests.sends import REFUSED, Sends
 
 SECRET = "hunter2"
+T = TypeVar("T")
 COUNT = 1000
 DOOR, LANE = "jobs-default", "jobs-default-order-ship"
 REASON, DEAD = "joblane-reason", "joblane-dead"
@@ -67,7 +70,7 @@ class Hostile:
         for number in range(count):
             yield self._kinds[number % len(self._kinds)]()
 
-    def pick(self, *values: Any) -> Any:
+    def pick(self, *values: T) -> T:
         return self._random.choice(values)
 
     def text(self, longest: int = 40) -> str:
@@ -75,12 +78,6 @@ class Hostile:
         ranges = ((0x20, 0x7E), (0xA0, 0x2FF), (0x600, 0x6FF), (0x2000, 0x206F), (0xE000, 0xFFFD), (0x1F300, 0x1FFFF))
         return "".join(
             chr(self._random.randint(*self._random.choice(ranges))) for _ in range(self._random.randint(1, longest))
-        )
-
-    def value(self) -> Any:
-        """Anything of JSON."""
-        return self.pick(
-            None, True, False, 0, -1, 1.5, 10**30, "", SECRET, self.text(), [], {}, [SECRET], {SECRET: SECRET}, [[{}]]
         )
 
     def noise(self) -> str:
@@ -107,7 +104,7 @@ class Hostile:
             "headers": self.pick([SECRET], "x", {"a": 1}, {"a": None}, {"a": SECRET * 300}, {"x" * 101: ""}),
             "tick": self.pick("x", {}, {"schedule": 1, "at": ""}, {"schedule": SECRET + "!", "at": ""}, [1]),
         }
-        name = self.pick(*wrong)
+        name = self._random.choice(list(wrong))
         return json.dumps(envelope(**{name: wrong[name]}), ensure_ascii=self.pick(True, False))
 
     def wrong_payload(self) -> str:
@@ -376,3 +373,15 @@ def test_one_id_with_two_payloads_in_one_batch_runs_one_and_buries_the_other(wor
     assert world.row("same")["result"] == 1
     ((body, reason),) = reasons(sends, LANE)
     assert (body, reason) == (records[1]["body"], "IdConflict: 'same' is the id of another task, or of another payload")
+
+
+def test_a_handler_that_asks_for_more_than_time_has_waits_a_year(world: World, sends: Sends) -> None:
+    for number, error in enumerate((RetryAfter(timedelta.max), Snooze(timedelta.max))):
+
+        @behaviour
+        def far(payload: Sample, ctx: TaskContext, error: Exception = error) -> None:
+            raise error
+
+        world.deliver(sample_one, {"type": "sample:one", "id": f"far-{number}", "payload": {"do": "far"}})
+    waits = "select (due_at - now()) between interval '364 d' and interval '366 d', sent_at is null from tasks"
+    assert world.run(waits) == [[True, True]] * 2

@@ -266,7 +266,9 @@ def test_what_an_interrupted_query_has_locked_is_free_again_soon(effects: World,
     effects.deliver(sample_one, message("lock_and_hang"), seconds=SOON)
 
     wait_until(lambda: effects.run("select what from effects for update skip locked") == [["free"]])
-    assert effects.run("select from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()") == []
+    assert (
+        effects.run("select from pg_stat_activity where query like '%pg_sleep(300)%' and pid <> pg_backend_pid()") == []
+    )
 
 
 # --- The awkward moments -------------------------------------------------------------------------------------------
@@ -359,7 +361,9 @@ def test_an_interrupt_in_the_middle_of_the_sessions_own_change_of_state_is_a_tim
         transaction = ctx.session.get_transaction()
         assert transaction is not None
         # What an alarm leaves behind that comes between two lines of SQLAlchemy's SessionTransaction.
-        vars(transaction).update(_next_state=_StateChangeStates.CHANGE_IN_PROGRESS, _current_fn=type(transaction).commit)
+        vars(transaction).update(
+            _next_state=_StateChangeStates.CHANGE_IN_PROGRESS, _current_fn=type(transaction).commit
+        )
         time.sleep(30)
 
     assert len(effects.deliver(sample_one, message("in_the_middle"), seconds=SOON)) == 1
@@ -376,8 +380,7 @@ def test_an_interrupt_in_the_middle_of_the_sessions_own_change_of_state_is_a_tim
 def slow_commits(effects: World) -> World:
     """A commit of an effect takes 0.4 seconds."""
     effects.run(
-        "create function slowly() returns trigger language plpgsql as"
-        " $$begin perform pg_sleep(0.4); return null; end$$"
+        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.4); return null; end$$"
     )
     effects.run(
         "create constraint trigger slow after insert on effects deferrable initially deferred"
@@ -433,7 +436,9 @@ def test_a_claim_and_a_finish_after_the_time_is_up_are_not_interrupted(world: Wo
         assert ctx.remaining().total_seconds() == 0
         time.sleep(30)
 
-    world.run("create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return new; end$$")
+    world.run(
+        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return new; end$$"
+    )
     world.run("create trigger slow before insert or update on tasks for each row execute function slowly()")
 
     assert len(world.deliver(sample_one, message("no_time"), seconds=0)) == 1

@@ -22,7 +22,7 @@ from shared.jobs import claim as claims
 from shared.jobs.claim import CLAIM, Incoming, Verdict, claim
 from shared.jobs.message import Message
 from shared.jobs.queues import Queue
-from shared.jobs.sqs import Entry, Sqs
+from shared.jobs.sqs import Sqs
 from shared.jobs.store import FINISH, Finish, State
 from tests.events import record
 from tests.integration.jobs.conftest import World
@@ -192,7 +192,18 @@ def test_a_recorded_message_that_overtakes_its_commit_is_left_alone_where_the_ro
     try:
         other.get().execute_simple("begin")
         new = store.NewTask(
-            "it", "sample:one", "default", None, body["payload"], "another", "", {}, 4, 0, None, None  # type: ignore[arg-type]
+            "it",
+            "sample:one",
+            "default",
+            None,
+            body["payload"],
+            "another",
+            "",
+            {},
+            4,
+            0,
+            None,
+            None,  # type: ignore[arg-type]
         )
         other.get().run(store.INSERT, store.document([new]))
         assert len(world.deliver(sample_one, body)) == 1
@@ -449,8 +460,7 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
 ) -> None:
     # given a run that has outlived its lease and commits slowly
     effects.run(
-        "create function slowly() returns trigger language plpgsql as"
-        " $$begin perform pg_sleep(0.2); return null; end$$"
+        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return null; end$$"
     )
     effects.run(
         "create constraint trigger slow after insert on effects deferrable initially deferred"
@@ -530,7 +540,7 @@ def test_enqueueing_one_id_twice_at_once_makes_one_task(world: World) -> None:
                 client.enqueue(sample_one, Sample(number=next(numbers)), task_id="it")
             finally:
                 client.close()
-        except Exception as error:  # noqa: BLE001 - its name is the result
+        except Exception as error:
             return type(error).__name__
         return "enqueued"
 

@@ -482,8 +482,8 @@ def large(world: World) -> World:
     world.run(
         "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, due_at,"
         " sweep_at, expire_at)"
-        " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}', '',"
-        " 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then at end"
+        " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}',"
+        " '', 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then at end"
         " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
         " from generate_series(1, 100000) n) s"
     )

@@ -1,0 +1,106 @@
+"""One local stack for all end-to-end tests: the deployed app on the emulator, and a database with a tenant in it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from shared.cli.demo_platform import People
+from shared.cli.stack import LocalStack
+from shared.cli.tools import environment_of
+from shared.db import Database
+
+if TYPE_CHECKING:
+    from mypy_boto3_sqs import SQSClient
+
+PATIENCE_SECONDS = 60
+
+
+@dataclass
+class Deployed:
+    """A running stack, and ways to look at it."""
+
+    stack: LocalStack
+    sqs: SQSClient
+    people: People
+    database: Database
+
+    def send(self, queue: str, body: str | dict[str, Any], **options: Any) -> str:
+        """Send by plain boto3. Returns the SQS message id."""
+        text = body if isinstance(body, str) else json.dumps(body)
+        return self.sqs.send_message(QueueUrl=self.url(queue), MessageBody=text, **options)["MessageId"]
+
+    def url(self, queue: str) -> str:
+        return self.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
+
+    def export(self, **payload: str) -> dict[str, Any]:
+        """A good `data:export` message, without an id."""
+        known = {"tenant_id": str(self.people.acme), "user_id": str(self.people.user), "export_type": "partial"}
+        return {"type": "data:export", "payload": known | payload}
+
+    def row(self, id_: str) -> dict[str, Any] | None:
+        rows = self.database.get().run("select to_jsonb(t) from tasks t where id = $1", id_)
+        return rows[0][0] if rows else None
+
+    def await_state(self, id_: str, state: str) -> dict[str, Any]:
+        """The row once it is in ``state``."""
+        await_true(lambda: (self.row(id_) or {}).get("state") == state, lambda: f"{id_} is {self.row(id_)}")
+        row = self.row(id_)
+        assert row is not None
+        return row
+
+    def await_dead_letter(self, queue: str, text: str) -> dict[str, Any]:
+        """Take the dead letter that holds ``text`` out of a dead-letter queue."""
+        found: list[dict[str, Any]] = []
+
+        def look() -> bool:
+            answer = self.sqs.receive_message(
+                QueueUrl=self.url(queue), MaxNumberOfMessages=10, VisibilityTimeout=2, MessageAttributeNames=["All"]
+            )
+            for message in answer.get("Messages", []):
+                if text in message["Body"]:
+                    self.sqs.delete_message(QueueUrl=self.url(queue), ReceiptHandle=message["ReceiptHandle"])
+                    found.append(dict(message))
+            return bool(found)
+
+        await_true(look, lambda: f"no dead letter with {text} in {queue}")
+        return found[0]
+
+
+def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while not condition():
+        assert time.monotonic() < ends, otherwise()
+        time.sleep(0.1)
+
+
+@pytest.fixture(scope="session")
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """The app as it is now, on an emulator and a database of this session's own."""
+    import boto3
+    from sqlalchemy import create_engine
+    from sqlalchemy.orm import Session
+
+    folder = tmp_path_factory.mktemp("stack")
+    stack = LocalStack(folder, settings={"EMAIL_CONSOLE_DIR": str(folder / "mail")}, detached=False)
+    with ExitStack() as cleanup:
+        cleanup.callback(stack.down)
+        stack.up()
+        cleanup.enter_context(environment_of(stack.environment))
+        people = People()
+        engine = create_engine(stack.database_url.replace("postgresql://", "postgresql+pg8000://"))
+        with Session(engine) as session:
+            people.sign_up(session)
+            session.commit()
+        engine.dispose()
+        database = Database(stack.database_url)
+        cleanup.callback(database.drop)
+        sqs = boto3.client("sqs")
+        cleanup.callback(sqs.close)
+        yield Deployed(stack, sqs, people, database)

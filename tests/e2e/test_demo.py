@@ -1,0 +1,26 @@
+"""`make demo` on ports and in a folder of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from shared.cli.ports import free_port
+from shared.cli.tools import ROOT, clean_environment
+
+
+def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
+    environment = clean_environment() | {
+        "JOBLANE_LOCAL": str(tmp_path),
+        "JOBLANE_AWS_PORT": str(free_port()),
+        "JOBLANE_POSTGRES_PORT": str(free_port()),
+        "JOBLANE_DEMO_PORT": str(free_port()),
+    }
+    command = [sys.executable, "-m", "shared.cli.main", "demo"]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All 6 jobs ended as announced." in done.stdout
+    assert "members.jsonl" in done.stdout
+    assert "SkipRetry: the tenant does not exist" in done.stdout
+    assert not (tmp_path / "env").exists()  # it stops what it started

@@ -1,0 +1,110 @@
+"""Jobs on the deployed stack: real queues, mappings and function processes, a real database."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from functions.data_export.handler import DataExport, data_export
+from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
+from shared.jobs import JobClient
+from shared.jobs.client import Job
+from tests.e2e.conftest import Deployed, await_true
+
+LANE = "jobs-default-data-export"
+
+
+@pytest.fixture
+def jobs(deployed: Deployed) -> Iterator[JobClient]:
+    client = JobClient()
+    yield client
+    client.close()
+
+
+@pytest.mark.parametrize("queue", ["jobs-default", LANE])
+def test_a_plain_send_runs_once_under_the_id_of_its_message(deployed: Deployed, queue: str) -> None:
+    id_ = deployed.send(queue, deployed.export())
+    row = deployed.await_state(id_, "completed")
+    assert (row["type"], row["queue"], row["runs"], row["attempts"]) == ("data:export", "default", 1, 1)
+    assert row["result"]["counts"]["members"] == 4
+
+
+def test_a_door_passes_a_type_without_a_lane_in_its_tier_to_the_home_lane(deployed: Deployed) -> None:
+    id_ = deployed.send("jobs-low", deployed.export())
+    assert deployed.await_state(id_, "completed")["queue"] == "default"
+
+
+def test_what_cannot_be_read_is_in_the_doors_dead_letters_with_the_reason(deployed: Deployed) -> None:
+    deployed.send("jobs-critical", "not json at all")
+    letter = deployed.await_dead_letter("jobs-critical-dlq", "not json at all")
+    assert "not JSON" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+
+
+def test_a_given_up_task_has_one_dead_letter_and_runs_anew_when_that_is_sent_again(deployed: Deployed) -> None:
+    # given a task that is given up
+    id_ = deployed.send(LANE, deployed.export(tenant_id=str(deployed.people.nobody)))
+    deployed.await_state(id_, "archived")
+    letter = deployed.await_dead_letter(f"{LANE}-dlq", id_)
+    marks = {name: value["StringValue"] for name, value in letter["MessageAttributes"].items()}
+    assert marks == {"joblane-dead": "0", "joblane-reason": "SkipRetry: the tenant does not exist"}
+
+    # when a leftover copy of its message comes back, nothing runs
+    body = letter["Body"]
+    deployed.send(LANE, body)
+    # and when the dead letter is sent to the lane with its attributes, it runs with a fresh allowance
+    deployed.send(
+        LANE, body, MessageAttributes={"joblane-dead": {"DataType": "Number", "StringValue": marks["joblane-dead"]}}
+    )
+    await_true(lambda: (deployed.row(id_) or {})["generation"] == 1, lambda: f"{deployed.row(id_)}")
+    row = deployed.await_state(id_, "archived")
+    assert (row["runs"], row["attempts"], row["generation"]) == (2, 1, 1)
+    deployed.await_dead_letter(f"{LANE}-dlq", id_)
+
+
+def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) -> None:
+    job = jobs.enqueue(system_user_expiry, SystemUserExpiry(), process_in=timedelta(seconds=4))
+    deployed.await_state(job.id, "completed")
+    late = deployed.database.get().run(
+        "select extract(epoch from started_at - due_at)::float8 from task_attempts join tasks on id = task_id"
+        " where id = $1",
+        job.id,
+    )[0][0]
+    assert -2 <= late < 30  # never early; how late says only how busy the machine is
+
+
+def test_a_tick_delivered_twice_runs_once(deployed: Deployed) -> None:
+    tick = {"type": "system_user:expiry", "tick": {"schedule": "0", "at": "2026-01-01T05:00:00Z"}}
+    for _ in range(2):
+        deployed.send("jobs-low-system-user-expiry", tick)
+    row = deployed.await_state("system_user:expiry:0:2026-01-01T05:00Z", "completed")
+    assert row["runs"] == 1
+
+
+def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deployed, jobs: JobClient) -> None:
+    # given a process that died between its commit and the send
+    payload = DataExport.model_validate(deployed.export()["payload"])
+    id_ = "never-sent"
+    jobs._insert(jobs._checked([Job(data_export, payload, task_id=id_)]))
+    deployed.database.get().run("update tasks set sweep_at = clock_timestamp() where id = $1", id_)
+    # when the sweep runs
+    deployed.send("jobs-low-jobs-sweep", {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})
+    # then
+    assert deployed.await_state(id_, "completed")["runs"] == 1
+
+
+def test_while_the_database_is_away_jobs_wait_and_spend_nothing(deployed: Deployed) -> None:
+    # given PostgreSQL stopped, and jobs that come in
+    deployed.database.drop()
+    deployed.stack.postgres.stop()
+    ids = [deployed.send(LANE, deployed.export() | {"id": f"away-{number}"}) for number in range(5)]
+    assert len(ids) == 5
+    time.sleep(3)  # they are tried meanwhile
+    # when it is back
+    deployed.stack.postgres.start()
+    # then all complete, in their first attempt
+    for number in range(5):
+        row = deployed.await_state(f"away-{number}", "completed")
+        assert (row["attempts"], row["runs"]) == (1, 1)
