@@ -224,7 +224,7 @@ class Worker:
         if not context.touched:
             if self._database.usable and not self._database.get().idle:
                 raise JobError(
-                    "the handler left a transaction open on ctx.connection(); what is to commit goes through ctx.session"
+                    "the handler left a transaction open on ctx.connection(); what shall commit goes by ctx.session"
                 )
             return False
         with context.commits():

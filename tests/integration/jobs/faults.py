@@ -37,10 +37,10 @@ class TappedDatabase(Database):
         if connection is not self._tapped:
             self._tapped = connection
             prepared, simple = connection.execute_unnamed, connection.execute_simple
-            vars(connection)["execute_unnamed"] = lambda sql, *rest, **named: self._tap(
-                sql, lambda: prepared(sql, *rest, **named)
+            connection.__dict__.update(
+                execute_unnamed=lambda sql, *rest, **named: self._tap(sql, lambda: prepared(sql, *rest, **named)),
+                execute_simple=lambda sql: self._tap(sql, lambda: simple(sql)),
             )
-            vars(connection)["execute_simple"] = lambda sql: self._tap(sql, lambda: simple(sql))
         return connection
 
 
@@ -121,9 +121,9 @@ def acknowledge(world: World, queue: str, records: Sequence[dict[str, Any]], kep
 
 def depth(world: World, queue: str) -> int:
     """Messages in a queue, seen or not."""
-    names = ("ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible")
-    answer = world.sqs.client.get_queue_attributes(QueueUrl=world.sqs.url(queue), AttributeNames=names)
-    return sum(int(answer["Attributes"][name]) for name in names)
+    answer = world.sqs.client.get_queue_attributes(QueueUrl=world.sqs.url(queue), AttributeNames=["All"])
+    found = answer["Attributes"]
+    return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
 
 
 # --- Rows in any state ---------------------------------------------------------------------------------------------

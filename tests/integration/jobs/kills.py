@@ -1,8 +1,8 @@
 """Processes that die by SIGKILL where a test wants it, over the test's own database and queues.
 
-Run as ``python -m tests.integration.jobs.kills``: a process that has everything imported and forks a worker for each
-line of JSON on its input, waits for its end, and answers with a line: ``status`` as of :func:`os.waitstatus_to_exitcode`,
-and ``answer``, what the worker returned to Lambda. The queues come by HTTP from the test, whose moto holds them.
+Run as ``python -m tests.integration.jobs.kills``: a process that has everything imported, forks a worker for each line
+of JSON on its input, and answers when that has ended: ``status`` is its exit code, or the negative number of the signal
+that killed it; ``answer`` is what it returned to Lambda. The queues come by HTTP from the test, whose moto holds them.
 """
 
 from __future__ import annotations

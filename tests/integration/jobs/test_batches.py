@@ -268,7 +268,7 @@ def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Worl
     assert [27 <= seconds <= 30 for seconds in watched.visibilities] == [True]
     assert wire.statements == ["claim"] * 11 + ["finish"]
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
-    assert set(row[0] for row in world.run("select company from tasks")) == {0}
+    assert {row[0] for row in world.run("select company from tasks")} == {0}
 
 
 def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reason(world: World) -> None:

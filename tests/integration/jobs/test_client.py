@@ -363,8 +363,8 @@ def test_a_task_within_reach_of_sqs_waits_there(world: World, sends: Sends) -> N
         assert info.sent
         assert info.state == ("scheduled" if seconds else "pending")
         assert world.row(info.id)["state"] == info.state
-        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.1
-        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds + 60)) < 0.1
+        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.5
+        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds + 60)) < 0.5
 
 
 def test_a_task_further_off_waits_in_its_row_alone(world: World, sends: Sends) -> None:
@@ -372,8 +372,8 @@ def test_a_task_further_off_waits_in_its_row_alone(world: World, sends: Sends) -
         info = world.client.enqueue(sample_one, Sample(), process_in=timedelta(seconds=seconds))
         assert (info.sent, info.state) == (False, "scheduled")
         assert world.row(info.id)["sent_at"] is None
-        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.1
-        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds - 900)) < 0.1
+        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.5
+        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds - 900)) < 0.5
     assert sends.messages == []
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from datetime import timedelta
 from typing import Any
 
@@ -102,25 +102,23 @@ class Clock:
 
 
 @pytest.fixture
-def queues(world: World) -> Iterator[WatchedSqs]:
+def queues(world: World) -> WatchedSqs:
     return watch(world)
 
 
 def due_in(world: World, id_: str) -> float:
-    return world.run("select extract(epoch from due_at - clock_timestamp())::float8 from tasks where id = $1", id_)[0][
-        0
-    ]  # type: ignore[no-any-return]
+    rows = world.run("select extract(epoch from due_at - clock_timestamp())::float8 from tasks where id = $1", id_)
+    return float(rows[0][0])
 
 
 def waits_after_its_run(world: World, id_: str) -> int:
     """Seconds from the end of the last run to when the task is due, by the record's own clock."""
-    return round(
-        world.run(
-            "select extract(epoch from t.due_at - a.finished_at)::float8"
-            " from tasks t join task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
-            id_,
-        )[0][0]
+    rows = world.run(
+        "select extract(epoch from t.due_at - a.finished_at)::float8"
+        " from tasks t join task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
+        id_,
     )
+    return round(float(rows[0][0]))
 
 
 def enqueue(world: World, of: Task[Any, Any], payload: Payload, **options: Any) -> tuple[str, Entry | None]:
@@ -213,7 +211,7 @@ def test_the_interval_between_sends_of_a_task_that_nobody_claims_doubles_up_to_s
         if len(sends) > 11:
             break
 
-    gaps = [(later - earlier) / 60 for earlier, later in zip(sends, sends[1:], strict=False)]
+    gaps = [(later - earlier) / 60 for earlier, later in itertools.pairwise(sends)]
     assert gaps[:8] == [pytest.approx(2.0**n, abs=1.1) for n in range(1, 9)]
     assert gaps[-1] == pytest.approx(360, abs=1.1)
 

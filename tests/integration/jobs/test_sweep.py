@@ -519,15 +519,6 @@ def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> 
         assert max(removed, default=0) < 1000, f"{name} looks at rows that it does not want:\n{found}"
 
 
-def test_a_sweep_of_a_large_table_with_little_to_do_is_quick(large: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    large.lane(sample_one)
-    monkeypatch.setattr(large.sqs, "send_many", lambda _entries: {})
-    swept(large)
-    started = time.monotonic()
-    swept(large)
-    assert time.monotonic() - started < 0.2
-
-
 # --- Waking --------------------------------------------------------------------------------------------------------
 
 
