@@ -107,7 +107,7 @@ class TaskFunction(JobFunction):
         own = {"ses:FromAddress": parseaddr(sender)[1]} if isinstance(sender, str) and sender else None
         self.function.add_to_role_policy(
             iam.PolicyStatement(
-                actions=["ses:SendEmail", "ses:SendRawEmail"],
+                actions=["ses:SendEmail"],
                 resources=[Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")],
                 conditions={"StringEquals": own} if own else None,
             )

@@ -102,18 +102,18 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
     jobs.close()
     return [
         Announced(initialize.id, "sets Acme up in two services"),
-        Announced(unlucky.id, "sets Globex up; a service fails twice", runs=3),
+        Announced(unlucky.id, "sets Globex up; fails twice", runs=3),
         Announced(invitation.id, "invites a user by mail"),
-        Announced(export, "exports Acme; sent by plain boto3"),
-        Announced(expiry.id, "takes an expired system user out"),
-        Announced(given_up.id, "exports a tenant that is not there", state="archived"),
+        Announced(export, "exports Acme; sent by boto3"),
+        Announced(expiry.id, "retires a system user"),
+        Announced(given_up.id, "exports a missing tenant", state="archived"),
     ]
 
 
 # --- Watching --------------------------------------------------------------------------------------------------------
 
 LOOK = """
-select t.id, t.type, t.queue, t.state, t.runs, t.reason, t.error_message, t.result,
+select t.id, t.type, t.queue, t.state, t.runs, t.result,
        extract(epoch from t.due_at - clock_timestamp())::float8 as due,
        extract(epoch from coalesce(t.finished_at, clock_timestamp()) - t.created_at)::float8 as age
   from tasks t where t.id = any(:ids)
@@ -141,25 +141,17 @@ def _watch(engine: Engine, announced: Sequence[Announced], console: Console) -> 
 
 def _table(announced: Sequence[Announced], rows: dict[str, dict[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("task", "queue", "what it does", "state", "runs", "after", ""):
-        table.add_column(heading, no_wrap=heading != "")
+    for heading in ("task", "queue", "what it does", "state", "runs", "after"):
+        table.add_column(heading)
     for one in announced:
         row = rows.get(one.id)
         if row is None:  # a foreign message on its way through the router
-            table.add_row("data:export", "default", one.story, "[dim]in SQS[/dim]", "", "", "")
+            table.add_row("data:export", "default", one.story, "[dim]in SQS[/dim]", "", "")
             continue
-        state = f"[{STYLES.get(row['state'], 'white')}]{row['state']}[/]"
-        after = f"{row['age']:.1f} s"
-        table.add_row(
-            row["type"], row["queue"], one.story, state, str(row["runs"]), after, f"[dim]{_remark(row)}[/dim]"
-        )
+        wait = f" in {max(0, row['due']):.0f} s" if row["state"] == "retry" else ""
+        state = f"[{STYLES.get(row['state'], 'white')}]{row['state']}{wait}[/]"
+        table.add_row(row["type"], row["queue"], one.story, state, str(row["runs"]), f"{row['age']:.0f} s")
     return table
-
-
-def _remark(row: dict[str, Any]) -> str:
-    if row["state"] == "retry":
-        return f"again in {max(0, row['due']):.0f} s: {row['error_message']}"
-    return row["reason"] or ""
 
 
 def _mistakes(announced: Sequence[Announced], rows: dict[str, dict[str, Any]]) -> list[str]:
@@ -219,10 +211,10 @@ def _show_dead_letter(sqs: SQSClient, prefix: str, id_: str, console: Console) -
 def _show_next(stack: LocalStack, console: Console) -> None:
     console.print(
         "\n[bold]Where to look next[/bold]\n"
-        "  make up                          the same stack, left running; programs join in by .local/env\n"
-        "  functions/data_export/handler.py a whole job in one file\n"
-        "  README.md                        how to add one, how to send one, and what is promised\n"
-        f"  /aws/lambda/{stack.prefix}-data-export     what a function logged, by CloudWatch Logs' API",
+        "  make up                           the same stack, left running\n"
+        "  functions/data_export/handler.py  a whole job in one file\n"
+        "  README.md                         how to add and send one, what is promised\n"
+        f"  /aws/lambda/{stack.prefix}-data-export      the log group of a function",
         highlight=False,
     )
 

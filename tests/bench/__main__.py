@@ -29,7 +29,7 @@ def main() -> int:
             os.environ.update(
                 AWS_ENDPOINT_URL=emulator.endpoint,
                 AWS_ACCESS_KEY_ID="test",
-                AWS_SECRET_ACCESS_KEY="test",  # noqa: S106 - the emulator's
+                AWS_SECRET_ACCESS_KEY="test",
                 AWS_DEFAULT_REGION=REGION,
                 DATABASE_URL=server.url,
                 JOBLANE_PREFIX="jobs",

@@ -82,7 +82,7 @@ class Bench:
 
         def done() -> bool:
             left = "select count(*) from (select from tasks where state <> 'completed' limit 1) as x"
-            return self._database.get().run(left)[0][0] == 0
+            return self._database.get().run(left) == [[0]]
 
         return self._time("ours", concurrency, done)
 

@@ -1,0 +1,41 @@
+"""The README's program is a program."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from shared.jobs import Queue
+from shared.jobs.task import discover
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_job_in_the_readme_is_found_by_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given the README's handler in a folder of that name, and nothing else
+    source = re.search(
+        r"```python\n# functions/invoice_remind/handler.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S
+    )
+    assert source is not None
+    folder = tmp_path / "readme_functions" / "invoice_remind"
+    folder.mkdir(parents=True)
+    for package in (folder.parent, folder):
+        (package / "__init__.py").touch()
+    (folder / "handler.py").write_text(source[1])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    # when the tasks are looked for
+    found = discover("readme_functions")
+    # then it is one of them
+    assert list(found) == ["invoice:remind"]
+    assert (found["invoice:remind"].queue, found["invoice:remind"].max_retry) == (Queue.DEFAULT, 3)
+    sys.modules.pop("readme_functions")
+
+
+def test_every_test_that_the_promise_table_names_exists() -> None:
+    named = re.findall(r"`(test_\w+\.py)`", (ROOT / "README.md").read_text())
+    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+    assert named
+    assert set(named) <= there
