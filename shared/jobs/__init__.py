@@ -3,7 +3,7 @@
 Declare
     task, Payload, Queue, Grants, cron, every
 Enqueue
-    JobClient, Enqueued
+    JobClient, Job, Enqueued
 Inside a handler
     TaskContext, SkipRetry, RetryAfter, Snooze, RevokeTask, TaskTimeout, TaskCancelled
 """
@@ -12,12 +12,14 @@ from shared.jobs.client import Enqueued, JobClient
 from shared.jobs.context import TaskContext
 from shared.jobs.cron import cron, every
 from shared.jobs.errors import JobError, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskCancelled, TaskTimeout
+from shared.jobs.job import Job
 from shared.jobs.queues import Queue
 from shared.jobs.task import Grants, Payload, Task, task
 
 __all__ = [
     "Enqueued",
     "Grants",
+    "Job",
     "JobClient",
     "JobError",
     "Payload",

@@ -54,8 +54,16 @@ class SendError(JobError):
     """SQS did not take a message that has no row to fall back on. The task was not enqueued."""
 
 
+class UnreadablePayloadError(JobError):
+    """A received payload does not fit the task's model. The message names fields, never values."""
+
+
 class RecordAwayError(JobError):
-    """The database that keeps the record cannot be reached. Nothing was written and nothing was sent."""
+    """The database that keeps the record cannot be reached. Nothing was sent, and as a rule nothing written.
+
+    Where the connection broke just as the row was committed, the task exists and will run: enqueue again under a
+    ``task_id`` of your own, and twice is once.
+    """
 
 
 # --- Reading messages ----------------------------------------------------------------------------------------------

@@ -6,8 +6,20 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared.jobs.errors import PayloadError, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskCancelled, TaskTimeout
+from pydantic_core import to_jsonable_python
+
+from shared.jobs.errors import (
+    MessageError,
+    RetryAfter,
+    RevokeTask,
+    SkipRetry,
+    Snooze,
+    TaskCancelled,
+    TaskTimeout,
+    UnreadablePayloadError,
+)
 from shared.jobs.failure import Failure, storable, text_of
+from shared.jobs.message import check_tree
 from shared.jobs.queues import SNOOZE_CEILING
 from shared.jobs.retry import LONGEST, delay_after
 from shared.jobs.store import Finish, State
@@ -22,7 +34,8 @@ MISMATCH_PATIENCE = timedelta(hours=1)
 
 
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
-    """The handler returned."""
+    """The handler returned. Raises where its result cannot be stored: the attempt then fails."""
+    result = _json(result)
     return Finish(
         claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
     )
@@ -44,10 +57,10 @@ def _decide(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:
             return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
         case SkipRetry():
             return _archived(task, claim, error, f"SkipRetry: {text_of(error)}")
-        case PayloadError() if _foreign_schema(task, claim) and _patient(claim):
+        case UnreadablePayloadError() if _foreign_schema(task, claim) and _patient(claim):
             return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
-        case PayloadError():
-            return _archived(task, claim, error, f"PayloadError: {text_of(error)}")
+        case UnreadablePayloadError():
+            return _archived(task, claim, error, f"UnreadablePayloadError: {text_of(error)}")
         case RetryAfter() if left:
             return _retry(task, claim, error, error.delay)
         case _ if left:
@@ -102,3 +115,18 @@ def _finish(
         fingerprint=failure.fingerprint if failure else None,
         traceback=failure.traceback if failure else None,
     )
+
+
+def _json(result: Any) -> Any:
+    """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
+
+    Raises pydantic's ``PydanticSerializationError`` or :class:`MessageError`: the attempt then fails.
+    """
+    if result is None:
+        return None
+    value = to_jsonable_python(result, inf_nan_mode="null")
+    try:
+        check_tree(value, "result")
+    except MessageError as error:
+        raise TypeError(f"the handler's result cannot be stored: {error}") from None
+    return value

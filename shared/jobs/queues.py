@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import cache
 
 from shared.jobs.errors import DeclarationError
 
@@ -62,6 +63,7 @@ def front_door_name(prefix: str, queue: Queue) -> str:
     return f"{prefix}-{queue}"
 
 
+@cache
 def lane_name(prefix: str, queue: Queue, type_: str) -> str:
     return f"{prefix}-{queue}-{slug_of(type_)}"
 

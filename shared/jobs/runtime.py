@@ -6,16 +6,13 @@ leaves it only once what it stands for is safe: run and committed, waiting in it
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
-from pydantic_core import to_jsonable_python
 
 from shared import telemetry
 from shared.db import Database, is_away, sqlstate
@@ -24,11 +21,12 @@ from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
 from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
-from shared.jobs.errors import JobError, LeaseLostError, MessageError, TaskCancelled, TaskTimeout
+from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled, TaskTimeout
 from shared.jobs.failure import text_of
-from shared.jobs.message import Message, check_tree
+from shared.jobs.message import Message
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
 from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, lane_name
+from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
 from shared.jobs.tick import tick_id
@@ -39,31 +37,10 @@ if TYPE_CHECKING:
 
 KILL_MARGIN_SECONDS = 3.0
 """The alarm fires this long before Lambda's own kill at the latest."""
-AWAY_FIRST_SECONDS = 15
-AWAY_LONGEST_SECONDS = int(MAX_DELAY.total_seconds())
 LOCKED_SECONDS = 5
 """A row that stayed locked is somebody's finish or operator's edit: soon over."""
 REFUSED_CLASSES = ("22", "54")
 """The database cannot hold what the message says: data exceptions and program limits."""
-
-
-@dataclass
-class Settled:
-    """What is said of this invocation's messages at its end. Who is not mentioned is acknowledged."""
-
-    kept: set[str] = field(default_factory=set)
-    """SQS message ids that stay in the queue."""
-    visibility: dict[str, int] = field(default_factory=dict)
-    """Receipt handle → seconds until they are seen again; without an entry, the queue's own timeout."""
-
-    def keep(self, delivery: Delivery, seconds: int | None = None) -> None:
-        self.kept.add(delivery.message_id)
-        if seconds is not None:
-            self.visibility[delivery.receipt] = seconds
-
-    def answer(self) -> dict[str, list[dict[str, str]]]:
-        """The partial batch response. An empty list means that all succeeded."""
-        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(self.kept)]}
 
 
 class Worker:
@@ -150,7 +127,7 @@ class Worker:
         incoming = [self._incoming(delivery) for delivery in deliveries]
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
-            claims = claim(self._idle_connection(), self._task, incoming, lease, lambda_context.aws_request_id)
+            claims = self._ask(incoming, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(deliveries) > 1 and not is_away(error):
@@ -158,6 +135,20 @@ class Worker:
             self._unclaimed(deliveries, error, settled)
             return []
         return [(delivery, claims[item.id]) for delivery, item in zip(deliveries, incoming, strict=True)]
+
+    def _ask(self, incoming: Sequence[Incoming], lease: timedelta, request_id: str) -> dict[str, Claim]:
+        """Claim; once more on a new connection where the old one has died since the last invocation.
+
+        A claim whose answer was lost is safe to repeat: what it took has a lease, and is left alone.
+        """
+        was_open = self._database.usable
+        try:
+            return claim(self._idle_connection(), self._task, incoming, lease, request_id)
+        except (PostgresError, OSError) as error:
+            if not was_open or not is_away(error):
+                raise
+            self._database.drop()
+            return claim(self._database.get(), self._task, incoming, lease, request_id)
 
     def _unclaimed(self, deliveries: Sequence[Delivery], error: Exception, settled: Settled) -> None:
         """Nothing is spent by what could not be claimed."""
@@ -175,7 +166,7 @@ class Worker:
                 extra=_error(error) | {"messages": len(deliveries)},
             )
             for delivery in deliveries:
-                settled.keep(delivery, _growing(delivery.receives))
+                settled.keep(delivery, growing_seconds(delivery.receives))
 
     # --- Run -------------------------------------------------------------------------------------------------------
 
@@ -198,7 +189,7 @@ class Worker:
             payload = self._task.read(claimed.payload, claimed.schema)
             with self._alarm.set(limit):
                 result = self._task.function(payload, context)
-            end = outcome.completed(claimed, _json(result), _ms_since(started))
+            end = outcome.completed(claimed, result, _ms_since(started))
             written = self._complete(context, end)
         except KeyboardInterrupt:
             raise
@@ -274,7 +265,7 @@ class Worker:
                 return [letter for one in ends for letter in self._finish_together([one], settled)]
             self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
             for delivery, _, _ in ends:
-                settled.keep(delivery, _growing(delivery.receives))
+                settled.keep(delivery, growing_seconds(delivery.receives))
             return []
         letters: list[tuple[Delivery, Claim, str]] = []
         for delivery, claimed, end in ends:
@@ -332,7 +323,7 @@ class Worker:
             self._logger.error(
                 "a message could not be sent on", extra={"queue": onward[position][1].queue, "error": why}
             )
-            settled.keep(delivery, _growing(delivery.receives))
+            settled.keep(delivery, growing_seconds(delivery.receives))
         return set(failed)
 
     # --- Small things ----------------------------------------------------------------------------------------------
@@ -405,33 +396,9 @@ METRICS = {
 }
 
 
-def _growing(receives: int) -> int:
-    """Visibility while something is away: 15 s doubling to 15 min, with jitter to spread a backlog's return.
-
-    Source of the longest: RECEIVES_PER_OUTAGE_HOUR receives an hour is what the queue's maxReceiveCount allows for.
-    """
-    longest: int = min(AWAY_LONGEST_SECONDS, AWAY_FIRST_SECONDS * 2 ** min(receives - 1, 10))
-    return longest - random.randint(0, longest // 10 if longest < AWAY_LONGEST_SECONDS else 0)  # noqa: S311
-
-
 def _is_anonymous(delivery: Delivery) -> bool:
     """A foreign sender's message that has no id yet."""
     return delivery.message is not None and delivery.message.id is None and delivery.message.tick is None
-
-
-def _json(result: Any) -> Any:
-    """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
-
-    Raises pydantic's ``PydanticSerializationError`` or :class:`MessageError`: the attempt then fails.
-    """
-    if result is None:
-        return None
-    value = to_jsonable_python(result, inf_nan_mode="null")
-    try:
-        check_tree(value, "result")
-    except MessageError as error:
-        raise TypeError(f"the handler's result cannot be stored: {error}") from None
-    return value
 
 
 def _ms_since(started: float) -> int:

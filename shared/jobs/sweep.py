@@ -68,6 +68,18 @@ update tasks t
  where t.id = same.id
 """
 
+# Cancelling is one UPDATE of the state, by anyone; what else an ended row has is put in order here.
+TIDY = f"""
+update tasks t
+   set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
+       expire_at = coalesce(t.expire_at, now() + make_interval(secs => t.retention_seconds))
+  from (select id from tasks
+         where sweep_at <= now() and state in ('cancelled', 'completed')
+         order by sweep_at limit {BATCH} for update skip locked) as ended
+ where t.id = ended.id
+returning t.id
+"""
+
 # Content goes when retention ends; the id when none of its messages can come back.
 EXPIRE = f"""
 with due as (
@@ -115,6 +127,8 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
         sent, unsent = _send(connection, sqs, prefix, rows, swept)
         if len(rows) < BATCH or (unsent and not sent):  # SQS is away; a lane that is gone holds up no others
             break
+    while goes_on() and len(connection.run(TIDY)) == BATCH:
+        continue
     while goes_on():
         cleared, removed = connection.run(EXPIRE)[0]
         swept.cleared += cleared

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from shared.jobs import retry
 from shared.jobs.cron import Schedule, parse
-from shared.jobs.errors import DeclarationError, PayloadError
+from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from shared.jobs.message import canonical
 from shared.jobs.queues import (
     MAX_CONCURRENCY,
@@ -121,17 +121,17 @@ class Task(Generic[P, R]):
         """Validate a received payload.
 
         Fields that are unknown here are ignored from a newer schema and refused from our own, where they are typing
-        errors. Raises :class:`PayloadError`.
+        errors. Raises :class:`UnreadablePayloadError`.
         """
         try:
             return self.payload.model_validate(payload)
         except ValidationError as error:
             if schema is None or schema == self.schema_digest:
-                raise PayloadError("payload", describe(error, self.payload)) from None
+                raise UnreadablePayloadError(f"payload: {describe(error, self.payload)}") from None
         try:
             return self.payload.model_validate(payload, extra="ignore")
         except ValidationError as error:
-            raise PayloadError("payload", describe(error, self.payload)) from None
+            raise UnreadablePayloadError(f"payload: {describe(error, self.payload)}") from None
 
     def write(self, payload: P) -> dict[str, Any]:
         """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""

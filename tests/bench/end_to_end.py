@@ -19,7 +19,7 @@ import boto3
 from infra.packaging import ROOT, build_code, build_layer
 from shared.db import Database
 from shared.jobs import JobClient
-from shared.jobs.client import Job
+from shared.jobs.job import Job
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
 from tests.bench.report import Ratio, in_turns
 

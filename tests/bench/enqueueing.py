@@ -14,7 +14,7 @@ from datetime import timedelta
 from typing import Any
 
 from shared.jobs import JobClient, Payload, TaskContext, task
-from shared.jobs.client import Job
+from shared.jobs.job import Job
 from shared.jobs.queues import lane_name
 from shared.jobs.sqs import CONNECTIONS, Sqs
 from tests.bench.report import Ratio, in_turns

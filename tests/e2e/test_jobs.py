@@ -11,7 +11,7 @@ import pytest
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from shared.jobs import JobClient
-from shared.jobs.client import Job
+from shared.jobs.job import Job
 from tests.e2e.conftest import Deployed, await_true
 
 LANE = "jobs-default-data-export"

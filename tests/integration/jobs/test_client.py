@@ -14,7 +14,6 @@ import pytest
 
 from shared.db import Connection, Database
 from shared.jobs import Enqueued, JobClient, Payload, Queue, TaskContext, task
-from shared.jobs.client import Job, new_id
 from shared.jobs.errors import (
     EnqueueError,
     LaneError,
@@ -23,6 +22,7 @@ from shared.jobs.errors import (
     SendError,
     TaskIdConflictError,
 )
+from shared.jobs.job import Job, new_id
 from shared.jobs.message import decode
 from shared.jobs.queues import MAX_MESSAGE_BYTES
 from shared.jobs.sweep import sweep

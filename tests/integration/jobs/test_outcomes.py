@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import JobError, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
+from shared.jobs import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
 from shared.jobs.queues import SNOOZE_CEILING
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.samples import Sample, behaviour, sample_forgotten, sample_one
@@ -320,3 +320,14 @@ def test_retention_zero_clears_the_content_at_once_and_keeps_the_id(world: World
     assert (row["state"], row["payload"], row["result"]) == ("completed", None, None)
     assert world.deliver(sample_forgotten, body) == []  # a copy that comes back
     assert world.row(id_)["runs"] == 1
+
+
+def test_a_payload_that_the_handler_itself_enqueues_wrongly_is_an_ordinary_failure(world: World) -> None:
+    @behaviour
+    def enqueues_wrongly(payload: Sample, ctx: TaskContext) -> None:
+        wrong: Any = Payload()
+        world.client.enqueue(sample_one, wrong, session=ctx.session)
+
+    id_ = enqueue(world, "enqueues_wrongly")
+    assert len(deliver_sent(world)) == 1
+    assert (world.row(id_)["state"], world.row(id_)["error_type"]) == ("retry", "PayloadError")

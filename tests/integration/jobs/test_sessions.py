@@ -16,8 +16,9 @@ from sqlalchemy.pool import QueuePool
 
 from shared.db import Database
 from shared.jobs import Enqueued, JobClient, TaskContext
-from shared.jobs.client import INLINE_SENDS, Job
+from shared.jobs.client import INLINE_SENDS
 from shared.jobs.errors import TaskIdConflictError
+from shared.jobs.job import Job
 from shared.jobs.message import decode
 from shared.jobs.sweep import sweep
 from tests.integration.jobs.conftest import PREFIX, World

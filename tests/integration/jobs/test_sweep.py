@@ -7,6 +7,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -548,3 +549,19 @@ def test_the_sweeps_own_task_sweeps(world: World, sends: Sends, monkeypatch: pyt
     assert world.row("tick")["state"] == "completed"
     assert world.row("tick")["result"]["sent"] == 1
     assert sent(sends) == ["mine"]
+
+
+def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(world: World) -> None:
+    # given a task that was cancelled by its state alone
+    world.lane(sample_one)
+    id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
+    world.run("update tasks set state = 'cancelled' where id = $1", id_)
+    # when the sweep looks at it at the time its message would have been due
+    world.later(id_)
+    sweep(world.database.get(), world.sqs, "jobs")
+    # then it has an end, and a time to go; and nothing was sent
+    row = world.row(id_)
+    assert row["finished_at"] is not None
+    assert row["expire_at"] is not None
+    assert row["sweep_at"] is None
+    assert world.received(world.lane(sample_one)) == []

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from shared.jobs import Grants, Payload, Queue, Task, TaskContext, cron, every, task
-from shared.jobs.errors import DeclarationError, PayloadError
+from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from shared.jobs.queues import MAX_PREFIX, function_name
 from shared.jobs.task import MAX_SLUG
 
@@ -331,7 +331,7 @@ def test_only_the_declared_class_is_written() -> None:
 
 def test_a_refused_payload_names_fields_and_never_their_values() -> None:
     wrong = {"tenant_id": SECRET, "note": {"deep": SECRET}, "pet": {"kind": SECRET}, "more": SECRET}
-    with pytest.raises(PayloadError) as caught:
+    with pytest.raises(UnreadablePayloadError) as caught:
         data_export.read(wrong, None)
     for field in ("tenant_id: ", "note: ", "pet: ", "more: "):
         assert field in str(caught.value)
@@ -342,12 +342,12 @@ def test_a_refused_payload_names_fields_and_never_their_values() -> None:
 
 @pytest.mark.parametrize("wrong", [None, [], "text", 3])
 def test_a_payload_that_is_no_object_is_refused(wrong: Any) -> None:
-    with pytest.raises(PayloadError, match="payload: Export"):
+    with pytest.raises(UnreadablePayloadError, match="payload: Export"):
         data_export.read(wrong, None)
 
 
 def test_a_refusal_of_many_fields_stays_short() -> None:
-    with pytest.raises(PayloadError) as caught:
+    with pytest.raises(UnreadablePayloadError) as caught:
         data_export.read({f"field{n}": 1 for n in range(1000)}, None)
     assert len(str(caught.value)) < 1500
 
@@ -356,7 +356,7 @@ def test_unknown_fields_are_ignored_from_another_schema_and_refused_from_our_own
     payload = {"tenant_id": str(UUID(int=1)), "added": 1}
     assert data_export.read(payload, "another") == Export(tenant_id=UUID(int=1))
     for schema in (None, data_export.schema_digest):
-        with pytest.raises(PayloadError, match="added: Extra inputs"):
+        with pytest.raises(UnreadablePayloadError, match="added: Extra inputs"):
             data_export.read(payload, schema)
 
 
