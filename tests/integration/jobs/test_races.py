@@ -155,7 +155,9 @@ def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
-            assert died.result(20) == [first["messageId"]]
+            # the one that died claims once more on a new connection, and finds the other's lease or its end, if not
+            # that the other has given way
+            assert died.result(20) in ([first["messageId"]], [])
             if lost.result(20):  # it gave up before the winner died, and is delivered again
                 assert handle(loser, second) == []
     assert effects.run("select what from effects") == [["done"]]
