@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
 from urllib.parse import urlsplit
 
+from aws_cdk import RemovalPolicy
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from infra.errors import StageError
@@ -20,6 +21,13 @@ LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 
 
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Settings of such a name never stand in a template."""
+
+
+REMOVAL = {
+    "destroy": RemovalPolicy.DESTROY,
+    # and not RETAIN: what a first deploy made and rolled back would be in the way of the second by its name
+    "retain": RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
+}
 
 
 class _Settings(BaseModel):

@@ -7,6 +7,7 @@ SQLAlchemy engine sits on the same connection and is made on first touch: import
 from __future__ import annotations
 
 import socket
+import time
 from collections import OrderedDict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -17,6 +18,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from pg8000.converters import make_params
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
+from pg8000.exceptions import Error as PostgresError
 
 if TYPE_CHECKING:
     import ssl
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 CONNECT_TIMEOUT_SECONDS = 5
+PING_AFTER_SECONDS = 30
+"""A connection that was idle for longer is asked before it is used; a ping for every use would cost a round trip."""
 USER_TIMEOUT_MS = 10_000
 """A peer that acknowledges nothing for this long is gone (``TCP_USER_TIMEOUT``); keepalive notices an idle one."""
 CLIENT_CHECK_MS = 2_000
@@ -43,6 +47,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def __init__(self, *args: Any, **options: Any) -> None:
         self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
         self._answered = True
+        self._heard_at = 0.0
         super().__init__(*args, **options)
 
     @property
@@ -58,6 +63,17 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         """
         return self._sock is not None and self._answered
 
+    def answers(self) -> bool:
+        """Whether it can go on. One that was idle for a while is asked: the other end may be long gone."""
+        if not self.usable:
+            return False
+        if self.idle and time.monotonic() - self._heard_at > PING_AFTER_SECONDS:
+            with suppress(PostgresError, OSError):
+                self.execute_simple("select 1")
+                return True
+            return False
+        return True
+
     def _send_message(self, code: bytes, data: bytes) -> None:
         self._answered = False
         super()._send_message(code, data)
@@ -65,6 +81,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def handle_READY_FOR_QUERY(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         super().handle_READY_FOR_QUERY(data, context)
         self._answered = True
+        self._heard_at = time.monotonic()
 
     def run(self, sql: str, *parameters: Any) -> list[Row]:
         """Execute ``sql`` with ``$1``-style parameters and return its rows; in autocommit unless one is open."""
@@ -142,7 +159,7 @@ class Database:
 
         Raises what :func:`is_away` recognises where the server cannot be reached.
         """
-        if self._connection is not None and not self._connection.usable:
+        if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
             self._connection = _connect(**self._options)

@@ -10,7 +10,7 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
 from constructs import Construct
 
-from infra.stage import Stage
+from infra.stage import REMOVAL, Stage
 from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION, dead_letter_name
 
 
@@ -33,6 +33,7 @@ class QueuePair(Construct):
             enforce_ssl=not stage.local,
             visibility_timeout=seconds(visibility),
             retention_period=seconds(QUEUE_RETENTION),
+            removal_policy=REMOVAL[stage.removal],
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=max_receive_count),
         )
 
@@ -59,6 +60,7 @@ def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) ->
         encryption=sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=not stage.local,
         retention_period=seconds(DEAD_LETTER_RETENTION),
+        removal_policy=REMOVAL[stage.removal],  # a job that is dropped or renamed takes no messages along
     )
 
 

@@ -8,25 +8,20 @@ from datetime import timedelta
 from email.utils import parseaddr
 from typing import Any, cast
 
-from aws_cdk import CfnResource, Duration, RemovalPolicy, SecretValue, Stack
+from aws_cdk import CfnResource, Duration, SecretValue, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra.constructs.code import RUNTIME, FunctionCode
-from infra.stage import SecretReference, Stage, Value
+from infra.stage import REMOVAL, SecretReference, Stage, Value
 from shared.jobs.queues import function_name
 from shared.jobs.task import Task
 
 GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
-REMOVAL = {
-    "destroy": RemovalPolicy.DESTROY,
-    # and not RETAIN: what a first deploy made and rolled back would be in the way of the second by its name
-    "retain": RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
-}
 
 
 class JobFunction(Construct):

@@ -6,8 +6,7 @@ from aws_cdk import CfnOutput, Duration, IStackSynthesizer, Stack
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
-from infra.constructs.task_function import REMOVAL
-from infra.stage import Stage
+from infra.stage import REMOVAL, Stage
 
 EXPORTS = "exports/"
 EXPORTS_KEPT = Duration.days(7)

@@ -40,7 +40,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.message import Message, digest
-from shared.jobs.queues import MAX_BATCH, Queue
+from shared.jobs.queues import MAX_BATCH, MAX_DELAY_SECONDS, Queue
 
 if TYPE_CHECKING:
     from shared.db import Connection
@@ -148,7 +148,8 @@ claimed as (
                   when d.step in ('exhaust', 'release') then null else t.lease_until end,
              case when d.step in ('run', 'revive') then d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
                   when d.step in ('exhaust', 'release') then now() + interval '{SWEEP_MARGIN_SECONDS} s'
-                  when d.step in ('park', 'unbury') then now() else t.sweep_at end,
+                  when d.step in ('park', 'unbury') then greatest(now(), t.due_at - interval '{MAX_DELAY_SECONDS} s')
+                  else t.sweep_at end,
              case when d.step in ('revive', 'unbury') then null else t.dead_sent_at end,
              case d.step when 'exhaust' then now() when 'revive' then null when 'unbury' then null
                          else t.finished_at end,

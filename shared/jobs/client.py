@@ -22,9 +22,9 @@ from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, SendErro
 from shared.jobs.failure import text_of
 from shared.jobs.job import Job, Ready, check, delay_seconds, distance
 from shared.jobs.outbox import Outbox
-from shared.jobs.queues import Queue, check_prefix
+from shared.jobs.queues import MAX_DELAY_SECONDS, Queue, check_prefix
 from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.store import INSERT, MARK_SENT, MAX_DELAY_SECONDS, State, document
+from shared.jobs.store import INSERT, MARK_SENT, State, document
 from shared.jobs.sweep import wake
 
 if TYPE_CHECKING:

@@ -106,6 +106,11 @@ class TaskContext:
         event.listen(session, "before_commit", self._refuse_commit)
         return session
 
+    def flush(self) -> None:
+        """Write what the session has pending."""
+        if self.touched:
+            self.session.flush()
+
     @property
     def touched(self) -> bool:
         """Whether the handler has asked for its session."""
@@ -160,9 +165,8 @@ class TaskContext:
 
         Raises :class:`LeaseLostError` where another run has taken the task over.
         """
+        self.flush()
         with self.commits():
-            if self.touched:
-                self.session.flush()
             done = store.done_items(self.connection(), self.task_id)
         for item in items:
             name = key(item)
@@ -173,9 +177,8 @@ class TaskContext:
             done.add(name)
 
     def _commit_item(self, key: str) -> None:
+        self.flush()
         with self.commits():
-            if self.touched:
-                self.session.flush()
             if not store.mark_item(self.connection(), self.task_id, self._claim.token, key):
                 raise LeaseLostError(f"{self.task_id}: another run has taken the task over")
             if self.touched:

@@ -7,6 +7,8 @@ import re
 import traceback as tracebacks
 from dataclasses import dataclass
 
+from pg8000.exceptions import Error as PostgresError
+
 from shared.db import sqlstate
 
 MAX_TEXT = 2_000
@@ -40,11 +42,23 @@ class Failure:
 
 
 def text_of(error: BaseException) -> str:
-    """One error as a line or two; of a database error its message and code, without the row it names."""
+    """One error as a line or two; of a database error its message and code, without the row or the value it names."""
     original = getattr(error, "orig", None) or error
-    fields = original.args[0] if original.args and isinstance(original.args[0], dict) else None
-    text = f"{fields.get('M', 'database error')} ({sqlstate(original)})" if fields else str(error)
+    try:
+        text = _of_database(original) if isinstance(original, PostgresError) else str(error)
+    except Exception:  # an error that cannot even be printed is still a failed attempt
+        text = ""
     return storable(text[:MAX_TEXT]) or type(error).__name__
+
+
+def _of_database(error: PostgresError) -> str:
+    code = sqlstate(error)
+    if code is None:
+        return str(error)
+    message = str(error.args[0].get("M", "database error"))
+    if code.startswith("22"):  # data exceptions quote the value: invalid input syntax for type uuid: "…"
+        message = message.partition('"')[0].rstrip(" :")
+    return f"{message} ({code})"
 
 
 def storable(text: str) -> str:

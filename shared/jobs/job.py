@@ -22,9 +22,9 @@ from shared.jobs.message import (
     digest,
     needs_walk,
 )
-from shared.jobs.queues import MAX_MESSAGE_BYTES, Queue, lane_name
+from shared.jobs.queues import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry
-from shared.jobs.store import MAX_DELAY_SECONDS, NewTask
+from shared.jobs.store import NewTask
 
 if TYPE_CHECKING:
     from shared.jobs.task import Payload, Task

@@ -86,6 +86,7 @@ MAX_BATCH = 10
 """Entries in a SendMessageBatch; also the largest batch a mapping delivers without a batching window."""
 MAX_DELAY = timedelta(minutes=15)
 """``DelaySeconds``. Longer waits stay in the row."""
+MAX_DELAY_SECONDS = int(MAX_DELAY.total_seconds())
 MAX_VISIBILITY = timedelta(hours=12)
 """Of a queue. Counted from the receive for ChangeMessageVisibility, so that calls stop short of it:"""
 MAX_LATER_VISIBILITY = timedelta(hours=11, minutes=45)

@@ -23,9 +23,9 @@ from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
 from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled, TaskTimeout
 from shared.jobs.failure import text_of
-from shared.jobs.message import Message
+from shared.jobs.message import TICK_ID_PATTERN, Message
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
-from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, lane_name
+from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, Queue, lane_name
 from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
@@ -43,6 +43,10 @@ REFUSED_CLASSES = ("22", "54")
 """The database cannot hold what the message says: data exceptions and program limits."""
 
 
+class OneByOneError(JobError):
+    """The batch cannot be claimed in one statement."""
+
+
 class Worker:
     """Serves one task type."""
 
@@ -53,6 +57,7 @@ class Worker:
         self._alarm = Alarm()
         self._logger = telemetry.logger()
         self._tally = telemetry.Tally()
+        self._completed: list[dict[str, Any]] = []
         self._lanes = {lane_name(prefix, queue, task.type): queue for queue in task.lanes}
 
     # --- Down the path of a delivery -------------------------------------------------------------------------------
@@ -64,10 +69,13 @@ class Worker:
         ready = self._readable(deliveries, settled)
         suspects = self._run_together(ready, settled, lambda_context)
         for delivery in suspects:  # each on its own: a loss then counts, and costs its neighbours nothing
-            self._run_together([delivery], settled, lambda_context)
+            for undecided in self._run_together([delivery], settled, lambda_context):
+                settled.keep(undecided, 0)
         if settled.visibility:
             self._sqs.set_visibility(deliveries[0].queue, settled.visibility)
-        self._tally.flush(task_type=self._task.type, queue=self._lanes[deliveries[0].queue].value)
+        queue = self._lanes[deliveries[0].queue]
+        self._report_completed(queue)
+        self._tally.flush(task_type=self._task.type, queue=queue.value)
         return settled.answer()
 
     def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
@@ -90,7 +98,10 @@ class Worker:
 
     def _run_together(self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any) -> list[Delivery]:
         """Claim, run and finish. Returns those that must be claimed alone."""
-        claims = self._claim(deliveries, settled, lambda_context)
+        try:
+            claims = self._claim(deliveries, settled, lambda_context)
+        except OneByOneError:
+            return list(deliveries)
         suspects: list[tuple[int, Delivery]] = []
         runs: list[tuple[Delivery, Claim]] = []
         letters: list[tuple[Delivery, Claim, str]] = []
@@ -121,7 +132,11 @@ class Worker:
     def _claim(
         self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any
     ) -> list[tuple[Delivery, Claim]]:
-        """A claim per delivery, in order. Where the statement fails for one row's sake, one by one."""
+        """A claim per delivery, in order.
+
+        Raises :class:`OneByOneError` where the statement failed for one row's sake: then each is claimed, run and
+        finished before the next, or a loss would count against neighbours that were claimed beside it.
+        """
         if not deliveries:
             return []
         incoming = [self._incoming(delivery) for delivery in deliveries]
@@ -131,7 +146,7 @@ class Worker:
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
             if len(deliveries) > 1 and not is_away(error):
-                return [pair for one in deliveries for pair in self._claim([one], settled, lambda_context)]
+                raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
         return [(delivery, claims[item.id]) for delivery, item in zip(deliveries, incoming, strict=True)]
@@ -189,6 +204,7 @@ class Worker:
             payload = self._task.read(claimed.payload, claimed.schema)
             with self._alarm.set(limit):
                 result = self._task.function(payload, context)
+                context.flush()  # may wait for a lock, as any statement of the handler's
             end = outcome.completed(claimed, result, _ms_since(started))
             written = self._complete(context, end)
         except KeyboardInterrupt:
@@ -219,7 +235,6 @@ class Worker:
                 )
             return False
         with context.commits():
-            context.session.flush()
             connection = context.connection()
             if connection.idle:
                 context.session.close()
@@ -281,13 +296,20 @@ class Worker:
         self, delivery: Delivery, claimed: Claim, end: Finish, settled: Settled
     ) -> list[tuple[Delivery, Claim, str]]:
         """The run was asked to stop, or it is not the one that holds the task any more."""
-        if end.state is not State.CANCELLED and store.cancel_requested(self._database.get(), end.id, end.token):
+        if end.state is not State.CANCELLED and self._cancel_requested(end):
             cancelled = TaskCancelled("the task was cancelled while it ran")
             stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
             return self._finish_together([(delivery, claimed, stopped)], settled)
         self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
         settled.keep(delivery)
         return []
+
+    def _cancel_requested(self, end: Finish) -> bool:
+        try:
+            return store.cancel_requested(self._idle_connection(), end.id, end.token)
+        except (PostgresError, OSError) as error:  # not known: the message stays, and the next delivery finds out
+            self._forget_broken(error)
+            return False
 
     # --- Messages sent on: always before the one they came from is acknowledged --------------------------------------
 
@@ -334,6 +356,10 @@ class Worker:
             return f"MessageError: {delivery.refusal}"
         if delivery.message.type != self._task.type:
             return f"MessageError: type: this is a lane of {self._task.type!r}, not of {delivery.message.type!r}"
+        if delivery.message.rec and delivery.message.id is None:
+            return "MessageError: id: a message that says rec has the id of its row"
+        if TICK_ID_PATTERN.fullmatch(delivery.message.id or "") and not delivery.message.rec:
+            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         if _is_anonymous(delivery) and not fits(with_id(delivery, delivery.queue)):
             return NO_ROOM
         return None
@@ -367,15 +393,12 @@ class Worker:
         return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
 
     def _report(self, delivery: Delivery, claimed: Claim, end: Finish) -> None:
-        """One log line and the metrics of one run. No payload value is in either."""
-        fields = self._words(claimed) | {
-            "outcome": end.outcome,
-            "ms": end.duration_ms,
-            "queue": self._lanes[delivery.queue].value,
-        }
+        """Metrics of one run, and its log line where it did not complete. No payload value is in either."""
         if end.state is State.COMPLETED:
-            self._logger.info("task completed", extra=fields)
+            self._completed.append({"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms})
         else:
+            fields = self._words(claimed) | {"outcome": end.outcome, "ms": end.duration_ms}
+            fields["queue"] = self._lanes[delivery.queue].value
             if end.state in (State.RETRY, State.PENDING):
                 fields["again_in_seconds"] = end.visibility_seconds
             told = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
@@ -385,6 +408,13 @@ class Worker:
         self._tally.count(METRICS[end.state])
         self._tally.time("WaitMs", claimed.waited_ms)
         self._tally.time("DurationMs", end.duration_ms)
+
+    def _report_completed(self, queue: Queue) -> None:
+        """One line for all that completed: written one by one, a batch's lines cost more than its no-op jobs."""
+        completed, self._completed = self._completed, []
+        if completed:
+            words = {"task_type": self._task.type, "queue": queue.value, "outcome": "completed"}
+            self._logger.info("tasks completed", extra=words | {"tasks": completed})
 
 
 METRICS = {

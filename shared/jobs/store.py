@@ -14,12 +14,10 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.claim import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS
-from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_BATCH, MAX_DELAY
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_BATCH, MAX_DELAY_SECONDS
 
 if TYPE_CHECKING:
     from shared.db import Connection
-
-MAX_DELAY_SECONDS = int(MAX_DELAY.total_seconds())
 
 
 class State(StrEnum):
@@ -171,6 +169,7 @@ done as (
     finished_at = case when w.ended then clock_timestamp() end,
     payload = case when w.cleared then null else t.payload end,
     result = case when not w.cleared then f.result end,
+    headers = case when w.cleared then '{{}}' else t.headers end,
     cleared = w.cleared,
     expire_at = case when w.cleared then clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'
                      when f.state = 'archived' then clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days'

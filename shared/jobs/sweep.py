@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs import store
 from shared.jobs.message import Message
 from shared.jobs.onward import archived_letter
-from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_MESSAGE_BYTES, Queue, lane_name
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry, Sqs
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 TYPE = "jobs:sweep"
 BATCH = 500
+NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
+"""Codes of SQS's two protocols for a queue that is not there."""
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""
 
@@ -59,10 +61,11 @@ returning t.id, t.type, t.queue, t.tenant, t.state,
 # locks are taken in the order of ids, as by every other statement.
 SENT = f"""
 update tasks t
-   set sent_at = clock_timestamp(), sends = t.sends + 1,
+   set sent_at = case when same.sent then clock_timestamp() else t.sent_at end, sends = t.sends + 1,
        sweep_at = greatest(t.due_at, clock_timestamp())
                 + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
-  from (select r.id from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz) using (id)
+  from (select r.id, x.sent
+          from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz, sent boolean) using (id)
          where r.sweep_at = x.taken
          order by r.id for no key update of r) as same
  where t.id = same.id
@@ -122,13 +125,12 @@ class Swept:
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
     """Sweep in bounded batches until nothing is owed, or ``goes_on()`` is false. Each batch is its own transaction."""
     swept = Swept()
+    while len(connection.run(TIDY)) == BATCH and goes_on():
+        continue
     while goes_on():
         rows = connection.run(TAKE)
-        sent, unsent = _send(connection, sqs, prefix, rows, swept)
-        if len(rows) < BATCH or (unsent and not sent):  # SQS is away; a lane that is gone holds up no others
+        if not _send(connection, sqs, prefix, rows, swept) or len(rows) < BATCH:
             break
-    while goes_on() and len(connection.run(TIDY)) == BATCH:
-        continue
     while goes_on():
         cleared, removed = connection.run(EXPIRE)[0]
         swept.cleared += cleared
@@ -138,8 +140,11 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
     return swept
 
 
-def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> tuple[int, int]:
-    """Send what is owed, and mark what was. Returns how many SQS took, and how many not."""
+def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> bool:
+    """Send what is owed, and mark what was. False where SQS took nothing, as it does while it is away.
+
+    Rows whose lane is gone, as after a type was dropped, come again ever more rarely and hold up no others.
+    """
     entries: list[Entry] = []
     owners: list[tuple[str, str, int, str]] = []
     for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused, taken in rows:
@@ -151,20 +156,26 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             swept.paused += 1
             continue
         else:
-            delay = min(max(0, round(due)), store.MAX_DELAY_SECONDS)
+            delay = min(max(0, round(due)), MAX_DELAY_SECONDS)
             entries.append(Entry(lane, message.encode(), delay, tenant))
         owners.append((id_, state, generation, taken))
     failed = sqs.send_many(entries) if entries else {}
     sent = [owner for position, owner in enumerate(owners) if position not in failed]
     letters = [(id_, generation) for id_, state, generation, _ in sent if state == "archived"]
-    messages = [{"id": id_, "taken": taken} for id_, state, _, taken in sent if state != "archived"]
+    gone = [owners[position] for position, why in failed.items() if any(name in why for name in NO_SUCH_QUEUE)]
+    messages = [
+        {"id": id_, "taken": taken, "sent": known}
+        for known, some in ((True, sent), (False, gone))
+        for id_, state, _, taken in some
+        if state != "archived" or not known
+    ]
     store.mark_dead_sent(connection, letters)
     if messages:
         connection.run(SENT, json.dumps(messages))
-    swept.sent += len(messages)
+    swept.sent += len(sent) - len(letters)
     swept.dead_letters += len(letters)
     swept.unsent += len(failed)
-    return len(sent), len(failed)
+    return bool(sent or gone) or not failed
 
 
 def wake(sqs: Sqs, prefix: str) -> None:

@@ -27,6 +27,8 @@ JOBS = 5_000
 BATCH = 10
 ROLE = "arn:aws:iam::000000000000:role/bench"
 PATIENCE_SECONDS = 120
+WARM_UPS = 3
+"""The emulator starts a function's processes one by one as messages wait, each at the cost of a second."""
 
 
 class Bench:
@@ -124,8 +126,9 @@ def run(url: str, folder: Path) -> list[Ratio]:
     bench = Bench(url, folder)
     found = []
     for concurrency in (2, 10):
-        bench.ours(concurrency), bench.bare(concurrency)  # the functions' processes are warm
-        ours, bare = in_turns(3, lambda: bench.ours(concurrency), lambda: bench.bare(concurrency))  # noqa: B023
+        for _ in range(WARM_UPS):
+            bench.ours(concurrency), bench.bare(concurrency)
+        ours, bare = in_turns(5, lambda: bench.ours(concurrency), lambda: bench.bare(concurrency))  # noqa: B023
         found.append(
             Ratio(
                 "no-op jobs end to end, record on",

@@ -266,7 +266,8 @@ def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Worl
 
     assert kept == [records[3]["messageId"]]
     assert [27 <= seconds <= 30 for seconds in watched.visibilities] == [True]
-    assert wire.statements == ["claim"] * 11 + ["finish"]
+    # each is finished before the next is claimed: a loss costs the neighbours nothing
+    assert wire.statements == ["claim"] + ["claim", "finish"] * 3 + ["claim"] + ["claim", "finish"] * 6
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
     assert {row[0] for row in world.run("select company from tasks")} == {0}
 
@@ -418,3 +419,23 @@ def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
     world.run("delete from pauses")
     assert handle(worker, *records) == []
     assert world.run("select distinct state, attempts, suspect from tasks") == [["completed", 1, False]]
+
+
+def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: World) -> None:
+    """A process that dies in one of them then costs the others no attempt."""
+    together: list[int] = []
+
+    @behaviour
+    def look_around(payload: Sample, ctx: TaskContext) -> None:
+        together.append(world.run("select count(*)::int from tasks where state = 'active'")[0][0])
+
+    for n in range(4):
+        put(world, sample_batch, f"it-{n}", {"do": "look_around", "number": n})
+    holder = Database(world.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("select from tasks where id = 'it-3' for update")
+    try:
+        world.deliver(sample_batch, *({"type": "sample:batch", "id": f"it-{n}", "rec": True} for n in range(4)))
+    finally:
+        holder.drop()
+    assert together == [1, 1, 1]

@@ -8,11 +8,22 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from shared.db import Database
 from shared.jobs import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
 from shared.jobs.queues import SNOOZE_CEILING
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.samples import Sample, behaviour, sample_forgotten, sample_one
+
+
+class Base(DeclarativeBase):
+    """Tables of these tests."""
+
+
+class Once(Base):
+    __tablename__ = "once"
+    n: Mapped[int] = mapped_column(primary_key=True)
 
 
 def enqueue(world: World, do: str, task: Any = sample_one, **options: Any) -> str:
@@ -331,3 +342,86 @@ def test_a_payload_that_the_handler_itself_enqueues_wrongly_is_an_ordinary_failu
     id_ = enqueue(world, "enqueues_wrongly")
     assert len(deliver_sent(world)) == 1
     assert (world.row(id_)["state"], world.row(id_)["error_type"]) == ("retry", "PayloadError")
+
+
+def test_a_result_of_more_digits_than_json_writes_fails_its_own_attempt_alone(world: World) -> None:
+    @behaviour
+    def endless(payload: Sample, ctx: TaskContext) -> int:
+        return 10**5000
+
+    id_ = enqueue(world, "endless")
+    assert len(deliver_sent(world)) == 1
+    assert (world.row(id_)["state"], world.row(id_)["error_type"]) == ("retry", "TypeError")
+
+
+def test_an_error_that_cannot_be_printed_is_a_failed_attempt(world: World) -> None:
+    class MuteError(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no words")
+
+    @behaviour
+    def mute(payload: Sample, ctx: TaskContext) -> None:
+        raise MuteError
+
+    id_ = enqueue(world, "mute")
+    assert len(deliver_sent(world)) == 1
+    assert (world.row(id_)["state"], world.row(id_)["error_message"]) == ("retry", "MuteError")
+
+
+def test_an_error_about_a_dict_keeps_its_text(world: World) -> None:
+    @behaviour
+    def about_a_dict(payload: Sample, ctx: TaskContext) -> None:
+        raise ValueError({"email": "is required"})
+
+    id_ = enqueue(world, "about_a_dict")
+    deliver_sent(world)
+    assert "is required" in world.row(id_)["error_message"]
+
+
+def test_a_value_that_postgres_quotes_is_in_no_reason_and_no_log(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @behaviour
+    def casts(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("select cast(:x as uuid)"), {"x": "secret-alice@example.com"})
+
+    id_ = enqueue(world, "casts")
+    deliver_sent(world)
+    assert world.row(id_)["error_message"] == "invalid input syntax for type uuid (22P02)"
+    assert "secret-alice" not in capsys.readouterr().out
+
+
+def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> None:
+    effects.run("create table once (n int unique)")
+    other = Database(effects.url)
+    other.get().execute_simple("begin")
+    other.get().run("insert into once values (1)")
+
+    @behaviour
+    def waits(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.add(Once(n=1))
+
+    id_ = enqueue(effects, "waits")
+    assert len(deliver_sent(effects, seconds=5.0)) == 1
+    other.drop()
+    assert effects.row(id_)["error_type"] == "TaskTimeout"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "sample:one", "rec": True, "payload": {"do": "nothing"}},
+        {"type": "sample:one", "id": "sample:one:0:2030-01-01T00:00Z", "payload": {"do": "nothing"}},
+    ],
+    ids=["rec without an id", "the id of a tick"],
+)
+def test_a_lane_refuses_what_only_the_library_may_say(world: World, body: dict[str, Any]) -> None:
+    assert world.deliver(sample_one, body) == []
+    (letter,) = world.dead_letters(sample_one)
+    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
+
+
+def test_retention_zero_clears_the_headers_too(world: World) -> None:
+    id_ = enqueue(world, "nothing", sample_forgotten, headers={"traceparent": "00-1-2-3"})
+    deliver_sent(world, sample_forgotten)
+    assert world.row(id_)["headers"] == {}

@@ -565,3 +565,18 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
     assert row["expire_at"] is not None
     assert row["sweep_at"] is None
     assert world.received(world.lane(sample_one)) == []
+
+
+def test_rows_of_a_type_that_is_gone_hold_up_no_others_and_come_ever_more_rarely(world: World) -> None:
+    world.lane(sample_one)
+    world.run(
+        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        " select 'gone-' || n, 'gone:type', 'default', 'pending', '', 1, 1, now() - interval '1 hour'"
+        f" from generate_series(1, {BATCH + 100}) as n"
+    )
+    put(world, sample_one, "good")
+    world.run("update tasks set sweep_at = now() where id = 'good'")
+    swept = sweep(world.database.get(), world.sqs, PREFIX)
+    assert (swept.sent, swept.unsent) == (1, BATCH + 100)
+    assert world.row("gone-1")["sends"] == 1
+    assert world.row("gone-1")["sent_at"] is None
