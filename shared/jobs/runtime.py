@@ -25,7 +25,8 @@ from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled, TaskTime
 from shared.jobs.failure import text_of
 from shared.jobs.message import TICK_ID_PATTERN, Message
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
-from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, Queue, lane_name
+from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, lane_name
+from shared.jobs.report import Report
 from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
@@ -56,8 +57,7 @@ class Worker:
         self._sqs = sqs
         self._alarm = Alarm()
         self._logger = telemetry.logger()
-        self._tally = telemetry.Tally()
-        self._completed: list[dict[str, Any]] = []
+        self._report = Report(task.type)
         self._lanes = {lane_name(prefix, queue, task.type): queue for queue in task.lanes}
 
     # --- Down the path of a delivery -------------------------------------------------------------------------------
@@ -73,9 +73,7 @@ class Worker:
                 settled.keep(undecided, 0)
         if settled.visibility:
             self._sqs.set_visibility(deliveries[0].queue, settled.visibility)
-        queue = self._lanes[deliveries[0].queue]
-        self._report_completed(queue)
-        self._tally.flush(task_type=self._task.type, queue=queue.value)
+        self._report.write(self._lanes[deliveries[0].queue])
         return settled.answer()
 
     def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
@@ -219,7 +217,7 @@ class Worker:
             self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
             settled.keep(delivery)
         else:
-            self._report(delivery, claimed, end)
+            self._report.add(claimed, end)
         return None if written or isinstance(error, LeaseLostError) else end
 
     def _complete(self, context: TaskContext, end: Finish) -> bool:
@@ -391,39 +389,6 @@ class Worker:
 
     def _words(self, claimed: Claim) -> dict[str, Any]:
         return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
-
-    def _report(self, delivery: Delivery, claimed: Claim, end: Finish) -> None:
-        """Metrics of one run, and its log line where it did not complete. No payload value is in either."""
-        if end.state is State.COMPLETED:
-            self._completed.append({"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms})
-        else:
-            fields = self._words(claimed) | {"outcome": end.outcome, "ms": end.duration_ms}
-            fields["queue"] = self._lanes[delivery.queue].value
-            if end.state in (State.RETRY, State.PENDING):
-                fields["again_in_seconds"] = end.visibility_seconds
-            told = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
-            fields |= {name: value for name, value in told.items() if value}
-            self._logger.warning(f"task {end.state}", extra=fields)
-        self._tally.count("Started")
-        self._tally.count(METRICS[end.state])
-        self._tally.time("WaitMs", claimed.waited_ms)
-        self._tally.time("DurationMs", end.duration_ms)
-
-    def _report_completed(self, queue: Queue) -> None:
-        """One line for all that completed: written one by one, a batch's lines cost more than its no-op jobs."""
-        completed, self._completed = self._completed, []
-        if completed:
-            words = {"task_type": self._task.type, "queue": queue.value, "outcome": "completed"}
-            self._logger.info("tasks completed", extra=words | {"tasks": completed})
-
-
-METRICS = {
-    State.COMPLETED: "Succeeded",
-    State.RETRY: "Retried",
-    State.PENDING: "Snoozed",
-    State.ARCHIVED: "Archived",
-    State.CANCELLED: "Cancelled",
-}
 
 
 def _is_anonymous(delivery: Delivery) -> bool:

@@ -1,6 +1,7 @@
 """One message in the runtime, database aside, against the same job in Powertools' BatchProcessor.
 
-Both validate the payload, write a log line per job and metrics per job; both run in this process, in turns.
+Both validate the payload and count metrics per job; both run in this process, in turns. Powertools' handler writes a
+log line per job, ours one for all that completed in the batch.
 """
 
 from __future__ import annotations
