@@ -94,6 +94,12 @@ SWEEP_MARGIN_SECONDS = 60
 LEASE_SWEEP_SECONDS = 15
 """How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
 
+PAUSED = """exists (select from pauses p
+          where (p.until is null or p.until > now())
+            and ((p.scope = 'type' and p.name = {row}.type) or (p.scope = 'queue' and p.name = {row}.queue)
+              or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
+"""Whether a row's type, queue or tenant is paused."""
+
 CLAIM = f"""
 with limits as materialized (
   select set_config('lock_timeout', '500ms', true)
@@ -102,10 +108,7 @@ m as materialized (
   select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
          $4::text as request_id, $5::int as allowed, $6::bigint as retention_seconds,
          jsonb_array_length($1::jsonb) > 1 as in_company, jsonb_array_length($1::jsonb) as company,
-         exists (select from pauses p
-                  where (p.until is null or p.until > now())
-                    and ((p.scope = 'type' and p.name = x.type) or (p.scope = 'queue' and p.name = x.queue)
-                      or (p.scope = 'tenant' and p.name = x.tenant))) as paused
+         {PAUSED.format(row="x")} as paused
     from limits, jsonb_to_recordset($1::jsonb) as x(
            id text, type text, queue text, tenant text, payload jsonb, payload_digest text, schema text,
            headers jsonb, tick text, rec boolean, dead integer)

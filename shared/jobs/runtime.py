@@ -25,7 +25,7 @@ from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled, TaskTime
 from shared.jobs.failure import text_of
 from shared.jobs.message import TICK_ID_PATTERN, Message
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
-from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY, lane_name
+from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY_SECONDS, lane_name
 from shared.jobs.report import Report
 from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
@@ -109,7 +109,7 @@ class Worker:
                     runs.append((delivery, claimed))
                 case Verdict.ALONE:
                     suspects.append((claimed.attempt, delivery))
-                case Verdict.WAIT if claimed.wait_seconds <= MAX_DELAY.total_seconds():
+                case Verdict.WAIT if claimed.wait_seconds <= MAX_DELAY_SECONDS:
                     settled.keep(delivery, claimed.wait_seconds)
                 case Verdict.LEASED:
                     settled.keep(delivery, claimed.wait_seconds + 1)
@@ -224,7 +224,7 @@ class Worker:
         """Commit the completion together with what the handler wrote.
 
         False where the handler wrote nothing: then the completion goes with those of the batch.
-        Raises :class:`LeaseLostError`, :class:`TaskCancelled`, and whatever the flush or the commit meets.
+        Raises :class:`LeaseLostError`, :class:`TaskCancelled`, and whatever the commit meets.
         """
         if not context.touched:
             if self._database.usable and not self._database.get().idle:

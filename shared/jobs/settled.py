@@ -6,10 +6,10 @@ import random
 from dataclasses import dataclass, field
 
 from shared.jobs.delivery import Delivery
-from shared.jobs.queues import MAX_DELAY
+from shared.jobs.queues import MAX_DELAY_SECONDS
 
 AWAY_FIRST_SECONDS = 15
-AWAY_LONGEST_SECONDS = int(MAX_DELAY.total_seconds())
+AWAY_LONGEST_SECONDS = MAX_DELAY_SECONDS
 
 
 @dataclass

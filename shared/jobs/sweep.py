@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs import store
+from shared.jobs.claim import PAUSED
 from shared.jobs.message import Message
 from shared.jobs.onward import archived_letter
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
@@ -50,10 +51,7 @@ returning t.id, t.type, t.queue, t.tenant, t.state,
           case when t.state = 'archived' and octet_length(t.payload::text) < {MAX_MESSAGE_BYTES} then t.payload end,
           t.schema, t.headers, t.generation, t.reason,
           extract(epoch from t.due_at - clock_timestamp())::float8,
-          exists (select from pauses p
-                   where (p.until is null or p.until > now())
-                     and ((p.scope = 'type' and p.name = t.type) or (p.scope = 'queue' and p.name = t.queue)
-                       or (p.scope = 'tenant' and p.name = t.tenant))),
+          {PAUSED.format(row="t")},
           t.sweep_at::text
 """
 
