@@ -62,7 +62,7 @@ class Verdict(StrEnum):
     CONFLICT = "conflict"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Claim:
     """The answer for one message. ``token`` fences the finish; counts are those of the run that begins."""
 
@@ -217,7 +217,7 @@ select m.id,
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Incoming:
     """One message as the claim takes it. ``dead``: the generation on a dead letter, None on any other message."""
 

@@ -11,7 +11,7 @@ from shared.jobs.errors import MessageError
 from shared.jobs.message import DEAD_ATTRIBUTE, Message, decode
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Delivery:
     """A message on its way through this invocation. ``message`` is None where the body is refused for ``refusal``.
 

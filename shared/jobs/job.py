@@ -46,7 +46,7 @@ class Job:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ready:
     """A job that was checked, with its message. ``delay``, ``at``: as in :class:`NewTask`."""
 

@@ -37,9 +37,12 @@ REASON_ATTRIBUTE = "joblane-reason"
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Message:
-    """One decoded body. ``id`` is None only for a foreign sender; ``payload`` is None where only the row holds it."""
+    """One decoded body, not to be changed: like all that is made per message it is not ``frozen``, which would double
+    the cost of making it.
+
+    ``id`` is None only for a foreign sender; ``payload`` is None where only the row holds it."""
 
     type: str
     id: str | None = None
@@ -62,8 +65,14 @@ class Message:
             body["payload"] = self.payload
         if self.rec:
             body["rec"] = True
-        rest = {"schema": self.schema, "enqueued_at": self.enqueued_at, "headers": self.headers, "tick": self.tick}
-        body |= {name: value for name, value in rest.items() if value}
+        if self.schema:
+            body["schema"] = self.schema
+        if self.enqueued_at:
+            body["enqueued_at"] = self.enqueued_at
+        if self.headers:
+            body["headers"] = self.headers
+        if self.tick:
+            body["tick"] = self.tick
         text = _ENCODER.encode(body)
         if text.isascii():
             return text

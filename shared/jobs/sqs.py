@@ -21,7 +21,7 @@ CONNECTIONS = 8
 """Batches under way at once."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Entry:
     """One message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues."""
 

@@ -56,7 +56,7 @@ returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class NewTask:
     """A row to be. ``delay`` in seconds from the database's now, or ``at`` as an aware moment; neither: now.
 
@@ -100,7 +100,7 @@ update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
 # --- Finish --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Finish:
     """The end of one run: what the row and its attempt become.
 
