@@ -11,18 +11,29 @@ import importlib
 import inspect
 import json
 import re
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    WrapSerializer,
+)
 
 from shared.jobs import retry
 from shared.jobs.cron import Schedule, parse
-from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
+from shared.jobs.errors import DeclarationError, JobError, PayloadError, UnreadablePayloadError
 from shared.jobs.message import canonical
 from shared.jobs.queues import (
     MAX_CONCURRENCY,
@@ -37,6 +48,9 @@ from shared.jobs.queues import (
 )
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
     from shared.jobs.context import TaskContext
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
@@ -151,12 +165,96 @@ UNTOLD = {
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line per field: where and what is wrong, without the values."""
-    found = [
-        f"{'.'.join(str(part) for part in item['loc']) or model.__name__}: {UNTOLD.get(item['type'], item['msg'])}"
-        for item in error.errors(include_input=False, include_url=False, include_context=False)
-    ]
-    return f"{model.__name__} does not take it: " + "; ".join(found[:10])
+    """One line per field: where and what is wrong, with neither the values nor the keys that the sender chose."""
+    details = error.errors(include_input=False, include_url=False, include_context=False)
+    found = dict.fromkeys(_describe_one(item, model) for item in details)
+    return f"{model.__name__} does not take it: " + "; ".join([*found][:10])
+
+
+def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """Of the path only declared fields and positions; the rest are keys of a mapping, and pydantic's own remarks."""
+    unknown = item["type"] == "extra_forbidden"
+    path: list[str] = []
+    models = [model]
+    for part in item["loc"][:-1] if unknown else item["loc"]:
+        fields = [(name, info) for known in models for name, info in known.model_fields.items()]
+        found = [info for name, info in fields if part in (name, *_aliases(info))]
+        if found or isinstance(part, int):
+            path.append(str(part))
+        if found:
+            models = [nested for info in found for nested in _models(info)]
+    problem = UNTOLD.get(item["type"], item["msg"])
+    if unknown:
+        names = [name for known in models for name in known.model_fields]
+        problem = "an unknown field" + (f"; known are {', '.join(names[:10])}" if names else "")
+    return f"{'.'.join(path) or model.__name__}: {problem}"
+
+
+# --- What a payload is made of -------------------------------------------------------------------------------------
+
+
+def _models(info: FieldInfo) -> list[type[BaseModel]]:
+    """The models that a field may hold."""
+    return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _parts(info: FieldInfo) -> list[Any]:
+    """A field's annotation and all it is made of, down to what has a serializer of its own."""
+    parts = [info.rebuild_annotation()]
+    for part in parts:  # grows meanwhile
+        inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))
+        if not any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in inside):
+            parts += [item for item in inside if item not in parts]
+    return parts
+
+
+def _aliases(info: FieldInfo) -> list[Any]:
+    """The keys by which a field is read, besides its name."""
+    alias = info.validation_alias
+    return alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
+
+
+def _check_model(where: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> None:
+    """A payload that cannot be read as it was written would be a dead letter each time.
+
+    What is written by a serializer of its own is left to its author. ``seen``: the models that need no second look.
+    """
+    seen.add(model)
+    serializers = model.__pydantic_decorators__
+    if serializers.model_serializers:
+        return
+    if model.model_computed_fields and model.model_config.get("extra") == "forbid":
+        raise DeclarationError(
+            f"{where}.{next(iter(model.model_computed_fields))}: a computed field is written, and refused as unknown "
+            "when it is read; make it a plain property"
+        )
+    serialized = {name for item in serializers.field_serializers.values() for name in item.info.fields}
+    for name, info in model.model_fields.items():
+        _check_key(f"{where}.{name}", name, info, model.model_config)
+        if serialized.isdisjoint((name, "*")):
+            _check_value(f"{where}.{name}", info, seen)
+
+
+def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> None:
+    """A field is written under one key, which has to be among those by which it is read."""
+    if info.exclude and info.is_required():
+        raise DeclarationError(f"{where}: is required and never written; drop exclude=True, or give it a default")
+    written = (config.get("serialize_by_alias") and info.serialization_alias) or name
+    aliases = _aliases(info) if config.get("validate_by_alias", True) else []
+    by_name = not aliases or config.get("validate_by_name") or config.get("populate_by_name")
+    if written not in aliases and not (by_name and written == name):
+        raise DeclarationError(
+            f"{where}: is written as {written!r}, a key by which it is not read; drop its alias, or go by names: "
+            "ConfigDict(validate_by_name=True, serialize_by_alias=False)"
+        )
+
+
+def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> None:
+    if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in _parts(info)):
+        raise DeclarationError(f"{where}: a secret is written as asterisks; pass the name to look it up by")
+    for nested in _models(info):
+        if nested not in seen:
+            _check_model(where, nested, seen)
 
 
 # --- The decorator -------------------------------------------------------------------------------------------------
@@ -219,6 +317,7 @@ def task(
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
         payload = _payload_class(what, function)
+        _check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
         return Task(
             function=function,
@@ -330,14 +429,25 @@ def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
 
 
 def discover(package: str = "functions") -> dict[str, Task[Any, Any]]:
-    """Every task under ``package``, by type, in order of type. Raises :class:`DeclarationError`.
+    """Every task under ``package``, by type, in order of type.
 
     A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
-    no task, is passed over.
+    no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
     """
     root = Path(next(iter(importlib.import_module(package).__path__)))
-    folders = sorted(path.parent.name for path in root.glob("*/handler.py"))
-    found = [item for folder in folders if (item := _load_folder(package, folder)) is not None]
+    found: list[Task[Any, Any]] = []
+    for path in sorted(root.glob("*/handler.py")):
+        try:
+            item = _load_folder(package, path.parent.name)
+        except JobError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DeclarationError(
+                f"{_origin(error, path, root.parents[package.count('.')])}\nMend it and run this again; "
+                f"`python -m {package}.{path.parent.name}.handler` shows the whole traceback."
+            ) from error
+        if item is not None:
+            found.append(item)
     return {item.type: item for item in sorted(found, key=lambda item: item.type)}
 
 
@@ -353,6 +463,18 @@ def load(type_: str, package: str = "functions") -> Task[Any, Any]:
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return found
+
+
+def _origin(error: BaseException, handler: Path, root: Path) -> str:
+    """File, line and text of an error in importing ``handler``: its last step in the code under ``root``."""
+    steps = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    text = str(error)
+    if isinstance(error, SyntaxError):
+        steps.append((error.filename or str(handler), error.lineno or 1))
+        text = error.msg
+    ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
+    path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
+    return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
 
 
 def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:

@@ -84,6 +84,21 @@ def test_a_refusal_is_one_message_and_status_1(
     assert message in capsys.readouterr().err
 
 
+def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "unparsed" / "data_export"
+    folder.mkdir(parents=True)
+    (tmp_path / "unparsed" / "__init__.py").touch()
+    (folder / "handler.py").write_text("def data_export(payload, ctx)\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr("infra.app.discover", lambda package: discover("unparsed"))
+    assert main(["-o", str(tmp_path / "out")]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("infra: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
+    assert "Traceback" not in error
+
+
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """As the CDK CLI does, here without credentials."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}

@@ -297,6 +297,14 @@ def test_the_stage_decides_what_outlives_its_stack(dev: Synthesised, local: Synt
     assert [item["DeletionPolicy"] for item in gone] == ["Delete"]
 
 
+def test_queues_and_what_is_in_them_are_kept_where_the_stage_says_so(dev: Synthesised, local: Synthesised) -> None:
+    for done, on_delete, on_replace in ((dev, "RetainExceptOnCreate", "Retain"), (local, "Delete", "Delete")):
+        template = done.templates[f"{done.stage.prefix}-jobs"]
+        found = [item for item in template["Resources"].values() if item["Type"] == "AWS::SQS::Queue"]
+        assert len(found) == len(templates.queues(template)) > 1
+        assert {(item["DeletionPolicy"], item["UpdateReplacePolicy"]) for item in found} == {(on_delete, on_replace)}
+
+
 def test_no_password_is_in_a_template_for_aws(dev: Synthesised) -> None:
     assert "jobs:jobs@" not in json.dumps(dict(dev.templates))
 

@@ -97,6 +97,11 @@ def test_a_local_stage_without_an_address_says_where_it_comes_from() -> None:
         load(local=True)
 
 
+def test_production_keeps_what_its_stack_leaves_and_a_local_stage_does_not() -> None:
+    stages = context_of_file()["stages"]
+    assert {name: stages[name]["removal"] for name in ("prod", "local")} == {"prod": "retain", "local": "destroy"}
+
+
 def test_the_stages_of_this_checkout_fit_its_tasks() -> None:
     declared = [name for task in discover().values() for name in task.environment]
     stages = context_of_file()["stages"]

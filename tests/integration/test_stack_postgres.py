@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
+import psutil
 import pytest
 
+from shared.cli.daemon import await_end
 from shared.cli.errors import LocalError, PortBusyError
 from shared.cli.postgres import Postgres
+from shared.cli.tools import ROOT
 from tests.conftest import administer
 
 if TYPE_CHECKING:
@@ -64,3 +69,18 @@ def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
 
     with pytest.raises(LocalError, match=r"(?s)PostgreSQL ended while it started.*no_such_setting"):
         server.start()
+
+
+def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
+    (tmp_path / "test_waiting.py").write_text(
+        "import time\ndef test_waiting(postgres):\n    print(postgres.pid, flush=True)\n    time.sleep(60)\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    with subprocess.Popen([*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        server = psutil.Process(int(next(line for line in session.stdout if line.strip().isdigit())))
+        session.terminate()
+        session.communicate()
+
+    assert session.returncode == pytest.ExitCode.INTERRUPTED
+    assert await_end([server], 5)

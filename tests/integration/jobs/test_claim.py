@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -201,6 +202,15 @@ def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world:
     (letter,) = world.dead_letters(sample_one)
     assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
     assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
+
+
+def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> None:
+    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
+
+    assert world.deliver(sample_one, RECORDED) == []
+
+    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from tasks")
+    assert timedelta(seconds=kept) == pytest.approx(timedelta(days=90), abs=timedelta(minutes=1))
 
 
 def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generation(world: World) -> None:

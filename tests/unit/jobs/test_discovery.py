@@ -36,15 +36,15 @@ class Package:
 
     def __init__(self, root: Path) -> None:
         self.name = f"found_{next(_numbers)}"
-        self._root = root / self.name
-        self._root.mkdir()
-        (self._root / "__init__.py").touch()
+        self.root = root / self.name
+        self.root.mkdir()
+        (self.root / "__init__.py").touch()
 
     def add(self, folder: str, text: str | None) -> None:
-        (self._root / folder).mkdir()
-        (self._root / folder / "__init__.py").touch()
+        (self.root / folder).mkdir()
+        (self.root / folder / "__init__.py").touch()
         if text is not None:
-            (self._root / folder / "handler.py").write_text(text)
+            (self.root / folder / "handler.py").write_text(text)
 
     def add_task(self, type_: str, folder: str | None = None) -> None:
         function = type_.replace(":", "_")
@@ -119,9 +119,38 @@ def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Pac
     assert list(discover(package.name)) == ["data:copy", "data:export"]
 
 
-def test_a_broken_import_stops_the_walk_with_the_reason(package: Package) -> None:
-    package.add("data_export", "import no_such_module\n")
-    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1\n\ndef f()\n    pass\n", "line 3: SyntaxError: expected ':'"),
+        ("if True:\nx = 1\n", "line 2: IndentationError: expected an indented block"),
+        ("def f():\n    return 1 / 0\nx = f()\n", "line 2: ZeroDivisionError: division by zero"),
+        ("import json\njson.loads('{')\n", "line 2: JSONDecodeError: Expecting property name"),
+        ("import sys\nsys.exit('not here')\n", "line 2: SystemExit: not here"),
+    ],
+)
+def test_a_handler_that_cannot_be_imported_stops_the_walk_with_file_line_reason_and_advice(
+    text: str, told: str, package: Package
+) -> None:
+    package.add("data_export", text)
+    with pytest.raises(DeclarationError) as caught:
+        discover(package.name)
+    message = str(caught.value)
+    assert message.startswith(f"{package.name}/data_export/handler.py, {told}")
+    assert message.endswith(
+        f"\nMend it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
+    )
+
+
+def test_what_a_handler_imports_is_named_where_the_error_is_there(package: Package) -> None:
+    package.add("data_export", f"from {package.name}.notes import sums\n")
+    package.add("notes", None)
+    (package.root / "notes" / "sums.py").write_text("x = 1\ny = zero\n")
+    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 2: NameError: name 'zero' is not defined\n"):
+        discover(package.name)
+    (package.root / "notes" / "sums.py").write_text("x = 1\n\nx = (1\n")
+    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 3: SyntaxError: '\(' was never closed\n"):
         discover(package.name)
 
 
