@@ -21,9 +21,9 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
-TESTS ?= tests/unit tests/integration tests/infra tests/e2e
+TESTS ?= tests/unit tests/integration tests/infra tests/faults tests/e2e
 
-.PHONY: help demo up down status test check format bench synth lock tools clean
+.PHONY: help demo up down status test check format bench faults synth lock tools clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
@@ -41,7 +41,7 @@ status: .venv/.stamp ## Show what of the local stack runs
 	@$(RUN) shared.cli.main status
 
 test: check tools ## Check, then run all tests
-	@$(RUN) pytest $(TESTS)
+	@$(RUN) pytest --numprocesses auto --dist loadfile $(TESTS)
 
 check: .venv/.stamp ## Look at format, lint, types and the direction of imports
 	@$(RUN) ruff format --check --output-format concise .
@@ -55,6 +55,11 @@ format: .venv/.stamp ## Put the code into format
 
 bench: tools ## Measure against the bare thing
 	@$(RUN) tests.bench
+
+faults: .venv/.stamp ## Run thousands of jobs while everything breaks; SEED=, JOBS=, MINUTES=, PLANT= as wanted
+	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
+		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant $(PLANT))
+	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
 
 synth: tools ## Write the CloudFormation templates for AWS into cdk.out
 	@PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \

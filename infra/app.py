@@ -17,13 +17,15 @@ from typing import Any
 from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
 
 from infra.checks import check
+from infra.functions import discover_functions
 from infra.packaging import ROOT, Packages, build_packages
 from infra.report import report
 from infra.stacks.data import DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
 from infra.stage import Stage, load_stage
+from shared.function import Function
+from shared.jobs.discovery import discover
 from shared.jobs.errors import JobError
-from shared.jobs.task import discover
 
 DEFAULT_STAGE = "dev"
 
@@ -66,21 +68,29 @@ def synthesise(
     ``package``: where tasks are found. Raises :class:`~shared.jobs.errors.JobError`.
     """
     app = App(context=dict(context), outdir=str(output), analytics_reporting=False, auto_synth=False)
-    tasks = discover(package)
+    tasks, functions = discover(package), discover_functions(package)
     stage = load_stage(
         app.node.try_get_context("stage") or DEFAULT_STAGE,
         app.node.try_get_context("stages"),
-        declared=[name for task in tasks.values() for name in task.environment],
+        declared=_environment_of(tasks, functions),
         environ=environ,
     )
-    jobs = add_stacks(app, stage, tasks, build(stage))
+    jobs = add_stacks(app, stage, tasks, functions, build(stage))
     assembly = app.synth()
     templates = {stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks}
     check(templates.values(), stage)
     return Synthesised(stage, jobs, Path(assembly.directory), templates)
 
 
-def add_stacks(app: App, stage: Stage, tasks: Tasks, packages: Packages) -> JobsStack:
+def _environment_of(tasks: Tasks, functions: Mapping[str, Function]) -> list[str]:
+    """The names of all settings that anything declares."""
+    declared = [task.environment for task in tasks.values()] + [one.environment for one in functions.values()]
+    return [name for names in declared for name in names]
+
+
+def add_stacks(
+    app: App, stage: Stage, tasks: Tasks, functions: Mapping[str, Function], packages: Packages
+) -> JobsStack:
     """The stacks of a stage: what is kept, and what runs."""
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
     synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
@@ -90,9 +100,13 @@ def add_stacks(app: App, stage: Stage, tasks: Tasks, packages: Packages) -> Jobs
         f"{stage.prefix}-jobs",
         stage=stage,
         tasks=tasks,
+        functions=functions,
         packages=packages,
         synthesizer=synthesizer(),
-        buckets={"exports": GrantedBucket(data.exports, "EXPORT_BUCKET")},
+        buckets={
+            "exports": GrantedBucket(data.exports, "EXPORT_BUCKET"),
+            "old-exports": GrantedBucket(data.exports, "EXPORT_BUCKET", removes=True),
+        },
     )
     Tags.of(app).add("joblane:stage", stage.name)
     return jobs

@@ -154,6 +154,12 @@ class Database:
         self._options = _connect_options(url)
         self._connection: Connection | None = None
 
+    def beside(self) -> Database:
+        """Another connection to the same database, made on first use."""
+        other = Database.__new__(Database)
+        other._options, other._connection = self._options, None
+        return other
+
     def get(self) -> Connection:
         """The live connection; a new one where the last was closed or interrupted.
 

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-import itertools
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import shared
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from shared.cli.databases import Databases
     from shared.cli.postgres import Postgres
 
-TEMPLATE = "migrated"
-_numbers = itertools.count(1)
+ROOT = Path(__file__).parents[1]
+
+
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    """Load the plugin also where this checkout is not installed; refuse to test another checkout's code."""
+    if not Path(shared.__file__).is_relative_to(ROOT):
+        raise pytest.UsageError(f"these tests would run {shared.__file__}: start them by `python -m pytest` in {ROOT}")
+    if not pluginmanager.has_plugin("joblane"):
+        from shared.cli import pytest_plugin
+
+        pluginmanager.register(pytest_plugin, "joblane")
 
 
 def pytest_configure() -> None:
@@ -32,40 +44,21 @@ def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 
 @pytest.fixture(scope="session")
-def migrated_template(postgres: Postgres) -> str:
-    """Name of a database that holds the newest schema and no row; never connect to it, or it cannot be cloned."""
-    from shared.migrations import upgrade
-
-    administer(postgres, f"create database {TEMPLATE}")
-    upgrade(postgres.database_url(TEMPLATE))
-    return TEMPLATE
+def joblane_server(postgres: Postgres) -> str:
+    """The plugin's databases are on this server, whatever the environment says."""
+    return postgres.url
 
 
 @pytest.fixture
-def database_url(postgres: Postgres, migrated_template: str) -> Iterator[str]:
+def database_url(postgres: Postgres, joblane_databases: Databases) -> Iterator[str]:
     """Address of a migrated, empty database for one test (`postgresql://…`, without a driver's name)."""
-    name = f"test_{next(_numbers)}"
-    administer(postgres, f"create database {name} template {migrated_template} strategy file_copy")
-    yield postgres.database_url(name)
-    postgres.start()  # where the test left it stopped
-    administer(postgres, f"drop database if exists {name} with (force)")
+    with joblane_databases.clone() as url:
+        yield url
+        postgres.start()  # where the test left it stopped
 
 
 def administer(server: Postgres, statement: str) -> None:
     """Run a statement that no transaction may hold, such as `create database`."""
-    import pg8000.native
-    from sqlalchemy.engine import make_url
+    from shared.cli import databases
 
-    url = make_url(server.database_url("postgres"))
-    connection = pg8000.native.Connection(
-        url.username or "",
-        password=url.password,
-        host=url.host or "",
-        port=url.port or 0,
-        database=url.database,
-        ssl_context=False,
-    )
-    try:
-        connection.run(statement)
-    finally:
-        connection.close()
+    databases.administer(server.database_url("postgres"), statement)

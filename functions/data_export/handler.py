@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel
+from pydantic import BaseModel, StringConstraints
 
 from shared.jobs import Grants, Payload, Queue, SkipRetry, TaskContext, task
 from shared.platform import settings
@@ -21,10 +21,13 @@ TIME_FOR_A_MAIL = timedelta(seconds=20)
 
 
 class DataExport(Payload):
-    """``full``: the whole record. ``partial``: who has access now, or is about to get it."""
+    """``full``: the whole record. ``partial``: who has access now, or is about to get it.
+
+    ``user_id``: the identity provider's, which need not be a UUID.
+    """
 
     tenant_id: UUID
-    user_id: UUID
+    user_id: UUID | Annotated[str, StringConstraints(min_length=1, max_length=255)]
     export_type: Literal["full", "partial"]
 
 

@@ -49,7 +49,12 @@ class Router(JobFunction):
 
 def routes(tasks: Mapping[str, Task[Any, Any]]) -> str:
     """``{"data:export":["default","critical"]}``: the queues in which each open type has a lane, home first."""
-    open_types = {task.type: [str(queue) for queue in task.lanes] for task in tasks.values() if task.front_door}
+    open_types = {
+        type_: [str(queue) for queue in task.lanes]
+        for task in tasks.values()
+        if task.front_door
+        for type_ in task.types
+    }
     return json.dumps(open_types, separators=(",", ":"))
 
 

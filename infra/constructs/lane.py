@@ -1,4 +1,7 @@
-"""A lane: the SQS queue of one task type in one of the three queues, with that type's function as its consumer."""
+"""A lane: the SQS queue of one task type in one of the three queues, with that type's function as its consumer.
+
+A type that was renamed keeps the lanes of its old name: their messages go to the same function.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from constructs import Construct
 
 from infra.constructs.queue_pair import QueuePair
 from infra.stage import Stage
-from shared.jobs.queues import Queue, lane_name
 from shared.jobs.task import Task
 
 
@@ -23,7 +25,7 @@ class Lane(QueuePair):
         *,
         stage: Stage,
         task: Task[Any, Any],
-        queue: Queue,
+        name: str,
         function: lambda_.Function,
         max_concurrency: int,
     ) -> None:
@@ -31,7 +33,7 @@ class Lane(QueuePair):
             scope,
             id_,
             stage=stage,
-            name=lane_name(stage.prefix, queue, task.type),
+            name=name,
             visibility=task.numbers.visibility,
             max_receive_count=task.numbers.max_receive_count,
         )

@@ -11,6 +11,8 @@ from infra.stage import REMOVAL, Stage
 EXPORTS = "exports/"
 EXPORTS_KEPT = Duration.days(7)
 """As long as a finished export can be downloaded."""
+REPORTS = "reports/"
+REPORTS_KEPT = Duration.days(365)
 UPLOADS_KEPT = Duration.days(1)
 """Parts of an upload whose function was killed."""
 
@@ -31,6 +33,7 @@ class DataStack(Stack):
             removal_policy=REMOVAL[stage.removal],
             lifecycle_rules=[
                 s3.LifecycleRule(id="exports", prefix=EXPORTS, expiration=EXPORTS_KEPT),
+                s3.LifecycleRule(id="reports", prefix=REPORTS, expiration=REPORTS_KEPT),
                 s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
             ],
         )

@@ -1,13 +1,15 @@
-"""The stack of the jobs: a loop over the tasks that were found. No job is named here but the sweep."""
+"""The stack of the jobs: a loop over the tasks and functions that were found. None is named here but the sweep."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 from aws_cdk import IStackSynthesizer, Stack
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
@@ -15,14 +17,18 @@ from infra.constructs.code import FunctionCode
 from infra.constructs.cron_schedule import CronGroup, CronSchedule
 from infra.constructs.front_door import FrontDoor, Router
 from infra.constructs.lane import Lane
+from infra.constructs.own_function import OwnFunction
 from infra.constructs.task_function import TaskFunction
 from infra.errors import SynthError
 from infra.packaging import Packages
 from infra.stage import Stage
-from shared.jobs.queues import Queue, lane_name, share_concurrency
+from shared.function import Function
+from shared.jobs.queues import MIN_CONCURRENCY, Queue, lane_name, share_concurrency, slug_of
 from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.task import Task
 
+SYSTEM = "system:"
+"""Tasks of this category watch over the others: they may look at every queue."""
 EVERY_LANE = "*"
 """In ``Grants.enqueue``: all lanes and their DLQs."""
 
@@ -32,16 +38,21 @@ Tasks = Mapping[str, Task[Any, Any]]
 
 @dataclass(frozen=True)
 class GrantedBucket:
-    """A bucket that tasks may name in ``Grants.buckets``, and the variable that tells them its name."""
+    """A bucket that tasks may name in ``Grants.buckets``, and the variable that tells them its name.
+
+    ``removes``: under this name it may be emptied, and neither read nor written.
+    """
 
     bucket: s3.IBucket
     variable: str
+    removes: bool = False
 
 
 class JobsStack(Stack):
     """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
 
-    ``buckets``: by the names that ``Grants.buckets`` has. ``shares``: lane → ``MaximumConcurrency``.
+    ``functions``: Lambdas of their own, by name. ``buckets``: by the names that ``Grants.buckets`` has.
+    ``shares``: lane → ``MaximumConcurrency``.
     """
 
     def __init__(
@@ -51,6 +62,7 @@ class JobsStack(Stack):
         *,
         stage: Stage,
         tasks: Tasks,
+        functions: Mapping[str, Function],
         packages: Packages,
         buckets: Mapping[str, GrantedBucket],
         synthesizer: IStackSynthesizer,
@@ -68,39 +80,59 @@ class JobsStack(Stack):
         )
         self.shares = shares(stage, tasks)
         self._lanes: dict[tuple[str, Queue], Lane] = {}
-        functions = {task.type: self._add_task(task) for task in tasks.values()}
+        made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
         self._add_schedules()
         for task in tasks.values():  # when all lanes are there
-            self._grant_enqueue(task, functions[task.type])
+            self._grant_enqueue(task, made[task.type])
+        for name, declared in functions.items():
+            self._add_function(name, declared)
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
         scope = Construct(self, task.slug)
         function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, task=task)
-        for queue in task.lanes:
-            self._lanes[task.type, queue] = Lane(
+        for type_, queue in product(task.types, task.lanes):
+            name = lane_name(self.stage.prefix, queue, type_)
+            self._lanes[type_, queue] = Lane(
                 scope,
-                f"Lane{queue.capitalize()}",
+                f"Lane{queue.capitalize()}" + (f"-{slug_of(type_)}" if type_ in task.aliases else ""),
                 stage=self.stage,
                 task=task,
-                queue=queue,
+                name=name,
                 function=function.function,
-                max_concurrency=self.shares[lane_name(self.stage.prefix, queue, task.type)],
+                max_concurrency=self.shares.get(name, MIN_CONCURRENCY),  # an alias has the least
             )
         for name in task.grants.buckets:
             granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
-            for statement in bucket_statements(granted.bucket):
+            statements = removal_statements(granted.bucket) if granted.removes else bucket_statements(granted.bucket)
+            for statement in statements:
                 function.function.add_to_role_policy(statement)
             function.function.add_environment(granted.variable, granted.bucket.bucket_name)
+        if task.type.startswith(SYSTEM):
+            self._grant_looking(function)
         return function
+
+    def _add_function(self, name: str, declared: Function) -> None:
+        """A Lambda of its own, such as the API."""
+        what = f"function {name!r}"
+        made = OwnFunction(
+            Construct(self, name), "Function", stage=self.stage, code=self._code, name=name, declared=declared
+        ).function
+        for bucket in declared.reads:
+            granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")
+            made.add_to_role_policy(reading_statement(granted.bucket))
+            made.add_environment(granted.variable, granted.bucket.bucket_name)
+        problem = f"{what}: enqueue: no task"
+        self._grant_sending(made, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
 
     def _add_front_doors(self) -> None:
         router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
         for queue in Queue:
             FrontDoor(self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router)
-        for (type_, _), lane in self._lanes.items():
-            if self.tasks[type_].front_door:
-                lane.queue.grant_send_messages(router)
+        for task in self.tasks.values():
+            if task.front_door:
+                for type_, queue in product(task.types, task.lanes):
+                    self._lanes[type_, queue].queue.grant_send_messages(router)
 
     def _add_schedules(self) -> None:
         group = CronGroup(self, "Cron", stage=self.stage)
@@ -117,8 +149,9 @@ class JobsStack(Stack):
                 )
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
-        """Sending to the lanes of the types in ``Grants.enqueue``, and waking the sweep."""
-        if not task.grants.enqueue:
+        """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
+        follows = (str(task.on_archived["type"]),) if task.on_archived else ()
+        if not task.grants.enqueue and not follows:
             return
         if EVERY_LANE in task.grants.enqueue:
             # by pattern: a role's policies have room for some hundred ARNs
@@ -127,12 +160,25 @@ class JobsStack(Stack):
             function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=every))
             return
         problem = f"task {task.type!r}: grants.enqueue: no task"
-        wanted = [_known(self.tasks, type_, problem) for type_ in task.grants.enqueue]
-        if SWEEP in self.tasks:
-            wanted.append(self.tasks[SWEEP])
-        for target in wanted:
+        wanted = [_known(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
+        self._grant_sending(function.function, wanted)
+
+    def _grant_sending(self, function: lambda_.Function, targets: list[Task[Any, Any]]) -> None:
+        """Sending to the lanes of these tasks; and waking the sweep, where there are too many to send at once."""
+        if targets and SWEEP in self.tasks:
+            targets = [*targets, self.tasks[SWEEP]]
+        for target in targets:
             for queue in target.lanes:
-                self._lanes[target.type, queue].queue.grant_send_messages(function.function)
+                self._lanes[target.type, queue].queue.grant_send_messages(function)
+
+    def _grant_looking(self, function: TaskFunction) -> None:
+        """Asking every queue of the stage how it is; no message of it can be read or sent by that."""
+        function.function.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
+                resources=[self.format_arn(service="sqs", resource=f"{self.stage.prefix}-*")],
+            )
+        )
 
 
 def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
@@ -151,6 +197,19 @@ def bucket_statements(bucket: s3.IBucket) -> list[iam.PolicyStatement]:
     return [
         iam.PolicyStatement(actions=objects, resources=[bucket.arn_for_objects("*")]),
         # so that an object that is not there is "not found" rather than "denied"
+        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
+    ]
+
+
+def reading_statement(bucket: s3.IBucket) -> iam.PolicyStatement:
+    """Reading objects, also by a link that the function has signed."""
+    return iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")])
+
+
+def removal_statements(bucket: s3.IBucket) -> list[iam.PolicyStatement]:
+    """Finding objects and removing them."""
+    return [
+        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=[bucket.arn_for_objects("*")]),
         iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
     ]
 

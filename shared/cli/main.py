@@ -136,12 +136,57 @@ def demo(
 
 @app.command()
 def migrate() -> None:
-    """Bring the database of DATABASE_URL to the newest schema."""
+    """Bring the database of DATABASE_URL to the newest schema, and tell it of the declared types."""
     from shared import settings
-    from shared.migrations import upgrade
+    from shared.cli.migrating import migrate as bring_up_to_date
 
-    upgrade(settings.database_url())
-    typer.echo("The schema is up to date.")
+    types = bring_up_to_date(settings.database_url())
+    typer.echo(f"The schema is up to date; {types} task types are known.")
+
+
+@app.command()
+def tick(
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="Type of the task, for example tenant:cleanup.")],
+    schedule: Annotated[str | None, typer.Option(help="Name of the schedule, where the task has several.")] = None,
+) -> None:
+    """Send a tick of a periodic task now, as its schedule would."""
+    from datetime import UTC, datetime
+
+    from shared import settings
+    from shared.jobs.discovery import load
+    from shared.jobs.sqs import Sqs
+    from shared.jobs.tick import id_of, tick_entry
+
+    found = load(type_)
+    chosen = [item for item in found.schedules if schedule in (None, item.name)]
+    if len(chosen) != 1:
+        names = ", ".join(str(item.name) for item in found.schedules) or "none: it is no periodic task"
+        raise LocalError(f"--schedule: name one of {type_}'s schedules ({names})")
+    now = datetime.now(UTC)
+    Sqs().send(tick_entry(settings.prefix(), found, chosen[0], now))
+    typer.echo(f"Sent: {id_of(found.type, chosen[0].name, now)}")
+
+
+@app.command()
+def schema(
+    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for a file per type; without it, to the output.")] = None,
+) -> None:
+    """JSON Schema of the messages of the declared types, for producers in other languages."""
+    import json
+
+    from shared.jobs.discovery import discover, load
+    from shared.jobs.schemas import message_schema
+
+    for found in [load(type_)] if type_ else discover().values():
+        text = json.dumps(message_schema(found), indent=2)
+        if out is None:
+            typer.echo(text)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            target = out / f"{found.slug}.schema.json"
+            target.write_text(text + "\n")
+            typer.echo(f"{found.type}: {target}")
 
 
 @app.command(hidden=True)
@@ -154,11 +199,12 @@ def ticker() -> None:
 
 def main() -> None:
     """Run the command line; what the reader can mend is told without a traceback."""
+    from shared.jobs.errors import JobError
     from shared.settings import MissingSettingError
 
     try:
         app(prog_name="jobs")
-    except (LocalError, MissingSettingError) as error:
+    except (JobError, LocalError, MissingSettingError) as error:
         typer.echo(f"jobs: {error}", err=True)
         sys.exit(1)
 

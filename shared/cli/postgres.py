@@ -33,7 +33,7 @@ START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
 # Nothing survives a power cut with these, a killed server loses nothing: https://www.postgresql.org/docs/16/non-durability.html
-NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "autovacuum_naptime": "10s"}
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "autovacuum_naptime": "10s"}
 
 
 class Postgres:
@@ -133,6 +133,7 @@ class Postgres:
         """End the sessions and stop the server; nothing where it does not run."""
         process = self._process()
         if process is None:
+            self._reap()
             return
         for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
             with suppress(psutil.NoSuchProcess):

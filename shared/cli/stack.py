@@ -175,10 +175,10 @@ class LocalStack:
             deployment.bootstrap()
 
     def _migrate(self, steps: Steps) -> None:
-        from shared.migrations import upgrade
+        from shared.cli.migrating import migrate
 
         with steps.step("Database schema"):
-            upgrade(self.database_url)
+            migrate(self.database_url)
 
     def _synth(self, steps: Steps, deployment: Deployment) -> None:
         with steps.step("CDK synth"):

@@ -13,9 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.errors import SendError
-from shared.jobs.message import Message
-from shared.jobs.queues import lane_name
-from shared.jobs.sqs import Entry, Sqs
+from shared.jobs.sqs import Sqs
+from shared.jobs.tick import tick_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -56,7 +55,7 @@ class Ticker:
     def from_environment(cls) -> Ticker:
         """Return the ticker of the tasks in `functions/`, sending to where the environment says."""
         from shared import settings
-        from shared.jobs.task import discover
+        from shared.jobs.discovery import discover
 
         return cls(discover().values(), settings.prefix(), Sqs(), datetime.now(UTC))
 
@@ -88,11 +87,8 @@ class Ticker:
         return min([LONGEST_SLEEP_SECONDS, *((clock.next_at - now).total_seconds() for clock in self._clocks)])
 
     def _send(self, clock: _Clock) -> None:
-        task, schedule = clock.task, clock.schedule
-        tick = {"schedule": str(schedule.name), "at": _text(clock.next_at)}
-        body = Message(task.type, payload=schedule.payload or None, tick=tick).encode()
-        self._sqs.send(Entry(lane_name(self._prefix, task.queue, task.type), body))
-        log.info("%s: sent the tick of %s", clock, tick["at"])
+        self._sqs.send(tick_entry(self._prefix, clock.task, clock.schedule, clock.next_at))
+        log.info("%s: sent the tick of %s", clock, _text(clock.next_at))
 
 
 def _text(moment: datetime) -> str:

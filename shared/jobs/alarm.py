@@ -26,15 +26,17 @@ class Alarm:
         """The library's own talk with the database. An alarm that comes meanwhile is raised at its end."""
 
     def set(self, seconds: float) -> Alarm:
-        """Raise :class:`TaskTimeout` into the body ``seconds`` from its start."""
-        self._seconds = max(seconds, 0.001)
+        """Raise :class:`TaskTimeout` into the body ``seconds`` from its start; before it where none are left."""
+        self._seconds = seconds
         return self
 
     def __enter__(self) -> None:
+        if self._seconds <= 0:
+            raise TaskTimeout(OUTLIVED)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGALRM, self._fire)
             self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, self._seconds, AGAIN_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 0.001), AGAIN_SECONDS)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.silence()

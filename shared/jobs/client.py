@@ -7,9 +7,9 @@ the promise that nothing is lost between a commit and the send.
 
 from __future__ import annotations
 
-import math
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,20 +18,35 @@ from pg8000.exceptions import Error as PostgresError
 
 from shared import settings, telemetry
 from shared.db import Database
-from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, SendError, TaskIdConflictError
+from shared.jobs.admission import Admitted, admit
+from shared.jobs.errors import (
+    EnqueueError,
+    JobError,
+    RecordAwayError,
+    SendError,
+    UnknownTaskError,
+    WaitTimeoutError,
+)
 from shared.jobs.failure import text_of
-from shared.jobs.job import Job, Ready, check, delay_seconds, distance
+from shared.jobs.job import Job, Ready, check, delay_seconds, distance, is_past
+from shared.jobs.message import ID_PATTERN
 from shared.jobs.outbox import Outbox
 from shared.jobs.queues import MAX_DELAY_SECONDS, Queue, check_prefix
 from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.store import INSERT, MARK_SENT, State, document
+from shared.jobs.status import STATUS, TaskStatus
+from shared.jobs.store import CANCEL, MARK_SENT, State
 from shared.jobs.sweep import wake
 
 if TYPE_CHECKING:
+    from typing import Unpack
+
     from sqlalchemy.orm import Session
 
-    from shared.jobs.task import Payload, Task
+    from shared.jobs.job import JobOptions
+    from shared.jobs.payload import Payload
+    from shared.jobs.task import Task
 
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 INLINE_SENDS = 100
 """Messages sent at once after a session's commit; the sweep, woken, sends what is above."""
 P = TypeVar("P", bound="Payload")
@@ -42,6 +57,8 @@ class Enqueued:
     """A task that was accepted. ``queue`` is the one whose lane it waits in.
 
     ``sent``: its message is in SQS now. False for one that is sent after the caller's commit, or later by the sweep.
+    ``created``: False for the holder of a unique key, whether it was returned as it is or replaced. ``past``: the
+    time asked for had passed already, so it runs now.
     """
 
     id: str
@@ -49,6 +66,8 @@ class Enqueued:
     queue: Queue
     state: State
     sent: bool
+    created: bool = True
+    past: bool = False
 
 
 class JobClient:
@@ -64,32 +83,26 @@ class JobClient:
         self._made: Database | None = None
         self._prefix = ""
 
+    @classmethod
+    def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
+        """One over connections that exist: a running task's."""
+        client = cls()
+        client._made, client._sqs, client._prefix = database, sqs, prefix
+        return client
+
     # --- The two calls ---------------------------------------------------------------------------------------------
 
     def enqueue(
-        self,
-        task: Task[P, Any],
-        payload: P,
-        *,
-        queue: Queue | None = None,
-        process_in: timedelta | None = None,
-        process_at: datetime | None = None,
-        task_id: str | None = None,
-        tenant: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        session: Session | None = None,
+        self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
     ) -> Enqueued:
-        """Enqueue one task.
+        """Enqueue one task. ``options``: those of :class:`~shared.jobs.job.Job`.
 
-        ``queue``: one in which the type has a lane (default: its home). ``process_in``, ``process_at``: any distance
-        up to ten years. ``task_id``: the caller's, printable ASCII, 200 characters at most. ``tenant``: for a fair
-        share between tenants and to filter by; a hint, never an authorisation. ``headers``: handed to the handler.
         ``session``: an SQLAlchemy session, whose commit makes the task exist.
 
         Raises :class:`EnqueueError` before anything is written, :class:`TaskIdConflictError`,
-        :class:`RecordAwayError`, and without a record :class:`SendError`.
+        :class:`DuplicateTaskError`, :class:`RecordAwayError`, and without a record :class:`SendError`.
         """
-        job = Job(task, payload, queue, process_in, process_at, task_id, tenant, headers or {})
+        job = Job(task, payload, **options)
         result = self._enqueue([check(job, record=self._record, prefix=self._known_prefix())], session)[0]
         if isinstance(result, JobError):
             raise result
@@ -103,6 +116,51 @@ class JobClient:
         """
         return self._enqueue(self._checked(jobs), session)
 
+    # --- What has become of it -------------------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> TaskStatus | None:
+        """How a task stands; None for an id that is not known. Raises :class:`RecordAwayError`."""
+        rows = self._ask(STATUS, task_id)
+        return TaskStatus.of(rows[0]) if rows else None
+
+    def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
+        """Wait until a task has ended, and return how. Asks ever more rarely, every two seconds in the end.
+
+        Raises :class:`WaitTimeoutError` with how it stands then, :class:`UnknownTaskError`, :class:`RecordAwayError`.
+        """
+        ends, pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
+        while True:
+            status = self.get(task_id)
+            if status is None:
+                raise UnknownTaskError(task_id)
+            if status.ended:
+                return status
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(task_id, status.state, timeout)
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+
+    def cancel(self, task_id: str) -> State | None:
+        """Cancel a task. Returns ``cancelled`` for one that waited and will never run; ``active`` for one that runs and
+        is told at its next check or at its end; None for one that has ended, or is not known.
+
+        Raises :class:`RecordAwayError`.
+        """
+        rows = self._ask(CANCEL, task_id)
+        return State(rows[0][0]) if rows else None
+
+    def _ask(self, sql: str, task_id: str) -> list[list[Any]]:
+        if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database may not take it
+            return []
+        with self._lock:
+            database = self._database()
+            try:
+                return database.get().run(sql, task_id)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise RecordAwayError(f"the database did not answer: {text_of(error)}") from error
+
     def _enqueue(self, ready: Sequence[Ready], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
             if session is not None:
@@ -110,7 +168,7 @@ class JobClient:
             return self._send_alone(ready)
         if session is not None:
             return self._insert_in(session, ready)
-        return self._send_recorded(ready, self._insert(ready))
+        return self._send_recorded(self._insert(ready))
 
     def close(self) -> None:
         """Close the connection of its own. The client can be used again afterwards."""
@@ -138,33 +196,30 @@ class JobClient:
         return [
             SendError(f"{one.entry.queue}: {failed[position]}")
             if position in failed
-            else _enqueued(one, one.entry.delay_seconds, sent=True)
+            else _enqueued(Admitted(one, one.entry.delay_seconds), sent=True)
             for position, one in enumerate(ready)
         ]
 
     # --- With a record of its own ----------------------------------------------------------------------------------
 
-    def _insert(self, ready: Sequence[Ready]) -> dict[str, float]:
-        """Write the rows in a transaction of their own. Returns id → seconds until due of those that are new."""
+    def _insert(self, ready: Sequence[Ready]) -> list[Admitted | JobError]:
+        """Write the rows in transactions of their own."""
         with self._lock:
             database = self._database()
             try:
-                rows = database.get().run(INSERT, document(one.row() for one in ready)) if ready else []
+                return admit(lambda sql, document: database.get().run(sql, document), ready)
             except (PostgresError, OSError) as error:
                 database.drop()
                 raise RecordAwayError(
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
-        return {row[0]: row[1] for row in rows}
 
-    def _send_recorded(self, ready: Sequence[Ready], due: Mapping[str, float]) -> list[Enqueued | JobError]:
+    def _send_recorded(self, admitted: Sequence[Admitted | JobError]) -> list[Enqueued | JobError]:
         """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
-        near = [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS]
-        sent = self._send_rows([replace(one.entry, delay_seconds=delay_seconds(due[one.id])) for one in near], near)
-        return [
-            _enqueued(one, due[one.id], sent=one.id in sent) if one.id in due else TaskIdConflictError(one.id)
-            for one in ready
-        ]
+        near = _near(admitted)
+        entries = [replace(one.ready.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
+        sent = self._send_rows(entries, [one.ready for one in near])
+        return [one if isinstance(one, JobError) else _enqueued(one, sent=one.ready.id in sent) for one in admitted]
 
     def _send_rows(self, entries: Sequence[Entry], ready: Sequence[Ready]) -> set[str]:
         if not entries:
@@ -204,20 +259,20 @@ class JobClient:
         if isinstance(session, scoped_session):
             session = session()  # to listen to the registry would be to listen to every session of it
         outbox = Outbox.of(session, self)
-        room = max(0, INLINE_SENDS - len(outbox.waiting(session)))
-        rows = [one.row(unsent=position >= room) for position, one in enumerate(ready)]
-        due: dict[str, float] = {}
-        if rows:
-            answer = session.execute(text(INSERT.replace("$1", ":document")), {"document": document(rows)})
-            due = {row[0]: row[1] for row in answer}
-        near = [one for one in ready if due.get(one.id, math.inf) <= MAX_DELAY_SECONDS]
+
+        def run(sql: str, document: str) -> list[list[Any]]:
+            return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
+
+        admitted = admit(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
         outbox.add(
-            session, [replace(one, delay=None, at=now + timedelta(seconds=max(0.0, due[one.id]))) for one in near]
+            session,
+            [
+                replace(one.ready, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
+                for one in _near(admitted)
+            ],
         )
-        return [
-            _enqueued(one, due[one.id], sent=False) if one.id in due else TaskIdConflictError(one.id) for one in ready
-        ]
+        return [one if isinstance(one, JobError) else _enqueued(one, sent=False) for one in admitted]
 
     def send_committed(self, ready: Sequence[Ready]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
@@ -248,6 +303,14 @@ def _refuse_repeats(ready: Sequence[Ready]) -> None:
         seen.add(one.id)
 
 
-def _enqueued(ready: Ready, due: float, *, sent: bool) -> Enqueued:
-    state = State.SCHEDULED if due > 0 else State.PENDING
-    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent)
+def _near(admitted: Sequence[Admitted | JobError]) -> list[Admitted]:
+    """Those whose messages SQS can hold until they are due."""
+    return [
+        one for one in admitted if isinstance(one, Admitted) and one.to_send and one.due_seconds <= MAX_DELAY_SECONDS
+    ]
+
+
+def _enqueued(one: Admitted, *, sent: bool) -> Enqueued:
+    ready = one.ready
+    state = one.state or (State.SCHEDULED if one.due_seconds > 0 else State.PENDING)
+    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, one.created, is_past(ready.at))

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from shared import settings
 from shared.db import Database
+from shared.jobs.discovery import load
 from shared.jobs.runtime import Worker
 from shared.jobs.sqs import Sqs
-from shared.jobs.task import load
 
 handler = Worker(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),

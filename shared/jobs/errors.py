@@ -50,8 +50,34 @@ class TaskIdConflictError(EnqueueError):
         self.task_id = task_id
 
 
+class DuplicateTaskError(EnqueueError):
+    """A live task holds the unique key. ``task_id``: its id."""
+
+    def __init__(self, task_id: str, state: str, problem: str = "nothing was enqueued") -> None:
+        super().__init__("unique_key", f"held by task {task_id!r}, which is {state}; {problem}")
+        self.task_id = task_id
+        self.state = state
+
+
 class SendError(JobError):
     """SQS did not take a message that has no row to fall back on. The task was not enqueued."""
+
+
+class UnknownTaskError(JobError, LookupError):
+    """No task has this id, or its retention has passed."""
+
+    def __init__(self, task_id: str) -> None:
+        super().__init__(f"there is no task {task_id!r}")
+        self.task_id = task_id
+
+
+class WaitTimeoutError(JobError, TimeoutError):
+    """The task has not ended in time; it goes on. ``state``: as it was last seen."""
+
+    def __init__(self, task_id: str, state: str, timeout: timedelta) -> None:
+        super().__init__(f"task {task_id!r} has not ended within {timeout}: it is {state}")
+        self.task_id = task_id
+        self.state = state
 
 
 class UnreadablePayloadError(JobError):
@@ -102,6 +128,27 @@ class Snooze(_After):
     """Wait ``delay`` and run again. The attempt is not counted; there is a ceiling of its own."""
 
 
+class CursorError(JobError, ValueError):
+    """``ctx.resume`` cannot go by the source or cursor it was given."""
+
+
+class ItemKeyError(JobError, ValueError):
+    """``ctx.each`` cannot tell an item by the key it was given."""
+
+
+class PartialFailure(JobError):  # noqa: N818
+    """Some items of ``ctx.each`` failed inside ``ctx.isolated()``; those that did not are kept. A failed attempt.
+
+    ``failed``, ``done``: how many. ``first``: the first item's error, also the cause.
+    """
+
+    def __init__(self, failed: int, done: int, first: Exception) -> None:
+        super().__init__(f"{failed} of {failed + done} items failed, the first with {type(first).__name__}")
+        self.failed = failed
+        self.done = done
+        self.first = first
+
+
 class Interrupt(BaseException):
     """Base of what is raised into a running handler. Not an ``Exception``: ``except Exception`` must not swallow it."""
 
@@ -115,6 +162,10 @@ class TaskCancelled(Interrupt):
 
 
 # --- Inside the library --------------------------------------------------------------------------------------------
+
+
+class Continued(Interrupt):
+    """A resumable task ends its invocation between two chunks, to go on in the next."""
 
 
 class LeaseLostError(JobError):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from shared.jobs.errors import EnqueueError, LaneError, MessageError, PayloadError
 from shared.jobs.message import (
@@ -18,23 +19,61 @@ from shared.jobs.message import (
     TICK_ID_PATTERN,
     Message,
     check_headers,
-    check_tree,
     digest,
-    needs_walk,
 )
+from shared.jobs.options import NONE, Options, check_options
 from shared.jobs.queues import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry
 from shared.jobs.store import NewTask
+from shared.jobs.text import check_tree, needs_walk
+from shared.jobs.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
-    from shared.jobs.task import Payload, Task
+    from shared.jobs.payload import Payload
+    from shared.jobs.retry import RetryDelay
+    from shared.jobs.task import Task
 
+UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 LONGEST_WAIT = timedelta(days=3650)
+
+
+class JobOptions(TypedDict, total=False):
+    """What may be said of a task as it is enqueued; :class:`Job` says what each means."""
+
+    queue: Queue | None
+    process_in: timedelta | None
+    process_at: datetime | None
+    task_id: str | None
+    tenant: str | None
+    headers: Mapping[str, str]
+    owner: str | None
+    tags: Sequence[str]
+    max_retry: int | None
+    timeout: timedelta | None
+    deadline: datetime | None
+    retention: timedelta | None
+    retry_delay: RetryDelay | None
+    unique_for: timedelta | None
+    unique_key: str | None
+    unique_until: Until | str | None
+    on_conflict: OnConflict | str
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One item of :meth:`JobClient.enqueue_many`, with the options of :meth:`JobClient.enqueue`."""
+    """A task to be enqueued.
+
+    ``queue``: one in which the type has a lane (default: its home). ``process_in``, ``process_at``: any distance up to
+    ten years. ``task_id``: the caller's, printable ASCII, 200 characters at most. ``tenant``: for a fair share between
+    tenants and to filter by; a hint, never an authorisation. ``owner``: whom it belongs to, from verified claims.
+    ``tags``: words to find it by. ``headers``: handed to the handler.
+
+    ``max_retry``, ``timeout``: within what the task declares. ``retention``, ``retry_delay`` (no function): in place of
+    what it declares. ``deadline``: aware; after it the task is given up unrun, and a run is interrupted.
+
+    ``unique_for``: how long the key is held at most. ``unique_key`` (default: queue and payload), ``unique_until`` and
+    ``on_conflict``: see :mod:`shared.jobs.unique`.
+    """
 
     task: Task[Any, Any]
     payload: Payload
@@ -44,6 +83,17 @@ class Job:
     task_id: str | None = None
     tenant: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    owner: str | None = None
+    tags: Sequence[str] = ()
+    max_retry: int | None = None
+    timeout: timedelta | None = None
+    deadline: datetime | None = None
+    retention: timedelta | None = None
+    retry_delay: RetryDelay | None = None
+    unique_for: timedelta | None = None
+    unique_key: str | None = None
+    unique_until: Until | str | None = None
+    on_conflict: OnConflict | str = OnConflict.RAISE
 
 
 @dataclass(slots=True)
@@ -55,6 +105,10 @@ class Ready:
     queue: Queue
     payload: Mapping[str, Any]
     headers: Mapping[str, str]
+    owner: str | None
+    options: Options
+    unique: Unique | None
+    on_conflict: OnConflict
     delay: float | None
     at: datetime | None
     entry: Entry
@@ -65,12 +119,17 @@ class Ready:
             type=self.task.type,
             queue=self.queue,
             tenant=self.entry.group,
+            owner=self.owner,
+            tags=self.options.tags,
             payload=self.payload,
             payload_digest=digest(self.payload),
             schema=self.task.schema_digest,
             headers=self.headers,
-            allowed=self.task.max_retry + 1,
-            retention_seconds=int(self.task.retention.total_seconds()),
+            options=self.options.row(self.task),
+            allowed=self.options.allowed(self.task),
+            retention_seconds=self.options.retention_seconds(self.task),
+            deadline=self.options.deadline,
+            unique=self.unique,
             delay=self.delay,
             at=self.at,
             unsent=unsent,
@@ -89,6 +148,9 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
     tenant = _tenant(job.tenant)
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
+    options = _options(job, seconds)
+    on_conflict = OnConflict.RAISE if job.on_conflict is OnConflict.RAISE else _on_conflict(job)
+    unique = _unique(job, queue, payload, record=record)
     message = Message(
         task.type,
         id_,
@@ -97,6 +159,7 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
         schema=task.schema_digest,
         enqueued_at=round(time.time(), 3),
         headers=headers,
+        options=None if record else options,
     )
     body = _body(message)
     entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
@@ -104,7 +167,13 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
         if not record:
             raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
         entry = replace(entry, body=replace(message, payload=None).encode())
-    return Ready(id_, task, queue, payload, headers, delay, at, entry)
+    return Ready(id_, task, queue, payload, headers, _owner(job.owner), options, unique, on_conflict, delay, at, entry)
+
+
+def readdressed(ready: Ready, id_: str) -> Ready:
+    """The same, for the row of another id; its message leaves the payload to the row."""
+    message = Message(ready.task.type, id_, rec=True, schema=ready.task.schema_digest, headers=ready.headers)
+    return replace(ready, id=id_, entry=replace(ready.entry, body=message.encode()))
 
 
 # --- Checking one argument each --------------------------------------------------------------------------------------
@@ -116,6 +185,59 @@ def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
     if queue not in task.lanes:
         raise LaneError(task.type, queue, task.lanes)
     return Queue(queue)
+
+
+def _options(job: Job, seconds: float) -> Options:
+    given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
+    if not job.tags and all(value is None for value in given):
+        return NONE
+    options = check_options(
+        job.task,
+        max_retry=job.max_retry,
+        timeout=job.timeout,
+        retention=job.retention,
+        retry_delay=job.retry_delay,
+        deadline=job.deadline,
+        tags=job.tags,
+    )
+    if options.deadline is not None and distance(options.deadline) <= seconds:
+        raise EnqueueError("deadline", "it comes before the task is due: the task would be given up without running")
+    return options
+
+
+def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool) -> Unique | None:
+    task = job.task
+    lasts = task.unique_for if job.unique_for is None else job.unique_for
+    if lasts is None:
+        for name, unsaid in (("unique_key", None), ("unique_until", None), ("on_conflict", OnConflict.RAISE)):
+            if getattr(job, name) != unsaid:
+                raise EnqueueError(name, "give unique_for too, or declare it at the task")
+        return None
+    if not isinstance(lasts, timedelta) or not timedelta(seconds=1) <= lasts <= LONGEST_UNIQUE:
+        raise EnqueueError("unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days, not {lasts!r}")
+    if not record:
+        raise EnqueueError("unique_for", "a key is held by a row; a client made with record=False writes none")
+    key = job.unique_key
+    if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
+        raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
+    try:
+        until = task.unique_until if job.unique_until is None else Until(job.unique_until)
+    except ValueError:
+        raise EnqueueError("unique_until", f"{job.unique_until!r} is not one of {', '.join(Until)}") from None
+    return Unique(key_of(task, queue, payload, key), lasts.total_seconds(), until)
+
+
+def _on_conflict(job: Job) -> OnConflict:
+    try:
+        return OnConflict(job.on_conflict)
+    except ValueError:
+        raise EnqueueError("on_conflict", f"{job.on_conflict!r} is not one of {', '.join(OnConflict)}") from None
+
+
+def _owner(owner: str | None) -> str | None:
+    if owner is not None and (not isinstance(owner, str) or not ID_PATTERN.fullmatch(owner)):
+        raise EnqueueError("owner", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    return owner
 
 
 def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[float | None, datetime | None]:
@@ -141,6 +263,11 @@ def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[fl
 def distance(at: datetime | None) -> float:
     """Seconds from now, by this machine's clock; zero for the past."""
     return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at else 0.0
+
+
+def is_past(at: datetime | None) -> bool:
+    """Whether a moment asked for has gone by, by more than clocks differ."""
+    return at is not None and datetime.now(UTC) - at > timedelta(seconds=1)
 
 
 def delay_seconds(seconds: float) -> int:

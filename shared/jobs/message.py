@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from shared.jobs.errors import MessageError
+from shared.jobs.options import Options, decode_options
 from shared.jobs.queues import TYPE_PATTERN
+from shared.jobs.text import MAX_DEPTH, check_text, check_tree, needs_walk
 
 VERSION = 1
 MAX_ID = 200
 MAX_TYPE = 100
 """Far above any declared type, so that a refusal which names one stays short."""
-MAX_DEPTH = 64
-"""Nested arrays and objects of a body. Far above any payload, far below what stops a parser."""
 MAX_HEADERS = 32
 ID_PATTERN = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
@@ -52,6 +52,7 @@ class Message:
     enqueued_at: float | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     tick: Mapping[str, str] | None = None
+    options: Options | None = None
 
     def encode(self) -> str:
         """The body, without what is empty. ``enqueued_at`` is in seconds since 1970.
@@ -73,6 +74,8 @@ class Message:
             body["headers"] = self.headers
         if self.tick:
             body["tick"] = self.tick
+        if self.options is not None and (options := self.options.encode()):
+            body["options"] = options
         text = _ENCODER.encode(body)
         if text.isascii():
             return text
@@ -113,6 +116,7 @@ def decode(body: str) -> Message:
         enqueued_at=_number(fields, "enqueued_at"),
         headers=check_headers(_get(fields, "headers", dict) or {}),
         tick=_tick(fields),
+        options=_options(fields),
     )
 
 
@@ -126,25 +130,6 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
         check_text(name, "headers")
         check_text(value, "headers")
     return headers
-
-
-def check_text(text: str, where: str) -> None:
-    """Raise :class:`MessageError` for what Postgres's text and jsonb cannot hold: NUL and lone surrogates."""
-    if "\0" in text:
-        raise MessageError(f"{where}: holds a NUL character, which Postgres cannot store")
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise MessageError(f"{where}: holds a lone surrogate, which is not text")
-
-
-def check_tree(value: Any, where: str = "payload", depth: int = 1) -> None:
-    """Check every string of a JSON value by :func:`check_text`, and its depth."""
-    if isinstance(value, str):
-        check_text(value, where)
-    elif isinstance(value, (dict, list)):
-        if depth > MAX_DEPTH:
-            raise MessageError(f"{where}: nested deeper than {MAX_DEPTH} levels")
-        for item in value if isinstance(value, list) else [*value.keys(), *value.values()]:
-            check_tree(item, where, depth + 1)
 
 
 def _parse(body: str) -> dict[str, Any]:
@@ -162,14 +147,6 @@ def _parse(body: str) -> dict[str, Any]:
     if needs_walk(body):
         check_tree(fields, "body")
     return fields
-
-
-def needs_walk(text: str) -> bool:
-    """Whether JSON text may hold what :func:`check_tree` refuses; most does not.
-
-    In ASCII only an escape can make a NUL or a surrogate, and a tree is no deeper than it has brackets.
-    """
-    return not text.isascii() or "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH
 
 
 def _finite(text: str) -> float:
@@ -216,6 +193,11 @@ def _number(fields: Mapping[str, Any], name: str) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e11:
         raise MessageError(f"{name}: seconds since 1970 are required")
     return float(value)
+
+
+def _options(fields: Mapping[str, Any]) -> Options | None:
+    given = _get(fields, "options", dict)
+    return decode_options(given) if given else None
 
 
 def _tick(fields: Mapping[str, Any]) -> Mapping[str, str] | None:

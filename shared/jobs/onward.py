@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
-from shared.jobs.queues import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, dead_letter_name
+from shared.jobs.queues import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES, Queue, dead_letter_name, lane_name
 from shared.jobs.sqs import Entry, attribute_size
 
 if TYPE_CHECKING:
     from shared.jobs.delivery import Delivery
+    from shared.jobs.store import Successor
 
 MAX_REASON = 1000
 """Characters of a reason."""
@@ -46,6 +47,12 @@ def archived_letter(queue: str, message: Message, reason: str, generation: int, 
     if not fits(Entry(queue, body, attributes=marks)):
         body = replace(message, payload=None).encode()
     return Entry(dead_letter_name(queue), body, group=group, attributes=_within(body, marks, {}))
+
+
+def successor_entry(prefix: str, successor: Successor) -> Entry:
+    """The message of the task that a type's ``on_archived`` asks for."""
+    lane = lane_name(prefix, Queue(successor.queue), successor.type)
+    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)
 
 
 def refused_letter(delivery: Delivery, reason: str) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import to_jsonable_python
 
 from shared.jobs.errors import (
+    Continued,
     RetryAfter,
     RevokeTask,
     SkipRetry,
@@ -19,10 +21,10 @@ from shared.jobs.errors import (
     UnreadablePayloadError,
 )
 from shared.jobs.failure import Failure, storable, text_of
-from shared.jobs.message import check_tree
 from shared.jobs.queues import SNOOZE_CEILING
-from shared.jobs.retry import LONGEST, delay_after
+from shared.jobs.retry import LONGEST, RetryDelay, delay_after
 from shared.jobs.store import Finish, State
+from shared.jobs.text import check_tree
 
 if TYPE_CHECKING:
     from shared.jobs.claim import Claim
@@ -61,10 +63,14 @@ def _decide(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:
             return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
         case UnreadablePayloadError():
             return _archived(task, claim, error, f"UnreadablePayloadError: {text_of(error)}")
+        case Continued():
+            return _finish(claim, "continued", State.PENDING, counted=False, continued=True)
+        case TaskTimeout() if _past_deadline(claim):
+            return _archived(task, claim, error, "DeadlinePassed: it passed while the task ran")
         case RetryAfter() if left:
             return _retry(task, claim, error, error.delay)
         case _ if left:
-            return _retry(task, claim, error, delay_after(task.retry_delay, claim.attempt, error))
+            return _retry(task, claim, error, delay_after(_retry_delay(task, claim), claim.attempt, error))
         case _:
             reason = f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error)}"
             return _archived(task, claim, error, reason)
@@ -76,6 +82,16 @@ def _foreign_schema(task: Task[Any, Any], claim: Claim) -> bool:
 
 def _patient(claim: Claim) -> bool:
     return (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+
+
+def _past_deadline(claim: Claim) -> bool:
+    return claim.deadline is not None and time.monotonic() > claim.deadline - 0.5
+
+
+def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
+    """The task's own, where it was told one."""
+    told = claim.options.get("retry_delay")
+    return [timedelta(seconds=seconds) for seconds in told] if told else task.retry_delay
 
 
 def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, delay: timedelta) -> Finish:
@@ -98,6 +114,7 @@ def _finish(
     counted: bool = True,
     snoozed: bool = False,
     mismatch: bool = False,
+    continued: bool = False,
 ) -> Finish:
     return Finish(
         claim.id,
@@ -109,6 +126,7 @@ def _finish(
         counted=counted,
         snoozed=snoozed,
         mismatch=mismatch,
+        continued=continued,
         reason=storable(reason) if reason else None,
         error_type=failure.error_type if failure else None,
         error_message=failure.error_message if failure else None,

@@ -106,6 +106,10 @@ LEASE_MARGIN = timedelta(seconds=5)
 """A lease outlives the invocation by this much."""
 VISIBILITY_MARGIN = timedelta(seconds=10)
 """A queue's visibility timeout outlives the lease by at least this much."""
+RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
+"""Of a function whose task goes on in the next invocation."""
+RESUME_RESERVE = timedelta(seconds=60)
+"""What a resumable task leaves of an invocation at the most, so as to end it between two chunks."""
 SNOOZE_CEILING = 20
 """How often one task may raise Snooze."""
 PROMISED_OUTAGE = timedelta(hours=24)
@@ -127,28 +131,40 @@ class Numbers:
     max_receive_count: int
 
     @classmethod
-    def of(cls, *, timeout: timedelta, batch_size: int, max_retry: int, what: str) -> Numbers:
+    def of(cls, *, timeout: timedelta, batch_size: int, max_retry: int, what: str, resumable: bool = False) -> Numbers:
         """T, B and retries → F = B·T + g, V ≥ 6·F, M; refused with the reason where they cannot hold together.
+
+        A resumable task longer than one invocation gets short ones, so that the receives of its continuations leave
+        room below M: they count like all others.
 
         Source of V ≥ 6·F: Lambda, *Configuring an Amazon SQS queue for use with Lambda*.
         """
         function_timeout = timeout * batch_size + FINISH_MARGIN
+        continuations = 0
+        if resumable and function_timeout > MAX_FUNCTION_TIMEOUT:
+            function_timeout = RESUMED_FUNCTION_TIMEOUT
+            continuations = math.ceil(timeout / (RESUMED_FUNCTION_TIMEOUT - RESUME_RESERVE))
         if function_timeout > MAX_FUNCTION_TIMEOUT:
             longest = (MAX_FUNCTION_TIMEOUT - FINISH_MARGIN) / batch_size
             raise DeclarationError(
                 f"{what}: timeout {timeout} with batch_size {batch_size} needs a function of {function_timeout}, "
-                f"and Lambda ends at {MAX_FUNCTION_TIMEOUT}; the longest timeout here is {longest}"
+                f"and Lambda ends at {MAX_FUNCTION_TIMEOUT}; the longest timeout here is {longest}, or loop over "
+                f"ctx.resume(…) and declare resumable=True"
             )
         visibility = max(6 * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
         visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
-        outage = RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1))
-        receives = max_retry + 1 + SNOOZE_CEILING + outage + RECEIVE_HEADROOM
+        others = (
+            SNOOZE_CEILING + RECEIVES_PER_OUTAGE_HOUR * int(PROMISED_OUTAGE / timedelta(hours=1)) + RECEIVE_HEADROOM
+        )
+        receives = (max_retry + 1) * (1 + continuations) + others
         if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
-            most = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - receives + max_retry
+            room = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - others
+            most = room // (1 + continuations) - 1
+            advice = f"max_retry can be {most} here, or shorten" if most >= 0 else "even without a retry; shorten"
             raise DeclarationError(
-                f"{what}: max_retry {max_retry} makes {receives} receives of {visibility} each, longer than the "
-                f"{QUEUE_RETENTION.days} days a queue keeps a message; max_retry can be {max(most, 0)} here, "
-                f"or shorten the timeout"
+                f"{what}: max_retry {max_retry} makes {receives} receives of {visibility} each"
+                f"{f', {continuations} of each attempt continuations' if continuations else ''}, longer than the "
+                f"{QUEUE_RETENTION.days} days a queue keeps a message; {advice} the timeout"
             )
         return cls(function_timeout, visibility, receives)
 

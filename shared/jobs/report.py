@@ -45,7 +45,7 @@ class Report:
             fields |= {"outcome": end.outcome} | {name: value for name, value in told.items() if value}
             self._others.append((end.state, fields))
         self._tally.count("Started")
-        self._tally.count(METRICS[end.state])
+        self._tally.count("Continued" if end.continued else METRICS[end.state])
         self._tally.time("WaitMs", claimed.waited_ms)
         self._tally.time("DurationMs", end.duration_ms)
 

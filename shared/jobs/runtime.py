@@ -19,18 +19,21 @@ from shared.db import Database, is_away, sqlstate
 from shared.jobs import outcome, store
 from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
+from shared.jobs.client import JobClient
 from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
-from shared.jobs.errors import JobError, LeaseLostError, TaskCancelled, TaskTimeout
+from shared.jobs.errors import Continued, JobError, LeaseLostError, TaskCancelled, TaskTimeout
 from shared.jobs.failure import text_of
 from shared.jobs.message import TICK_ID_PATTERN, Message
-from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, with_id
+from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, successor_entry, with_id
+from shared.jobs.options import NONE
 from shared.jobs.queues import LEASE_MARGIN, MAX_DELAY_SECONDS, lane_name
 from shared.jobs.report import Report
 from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
 from shared.jobs.tick import tick_id
+from shared.jobs.unique import of_foreign
 
 if TYPE_CHECKING:
     from shared.db import Connection
@@ -42,6 +45,11 @@ LOCKED_SECONDS = 5
 """A row that stayed locked is somebody's finish or operator's edit: soon over."""
 REFUSED_CLASSES = ("22", "54")
 """The database cannot hold what the message says: data exceptions and program limits."""
+
+
+LOCK_NOT_AVAILABLE = "55P03"
+UNIQUE_VIOLATION = "23505"
+"""Another task took the unique key at the same moment; asked again, the claim sees it."""
 
 
 class OneByOneError(JobError):
@@ -58,7 +66,10 @@ class Worker:
         self._alarm = Alarm()
         self._logger = telemetry.logger()
         self._report = Report(task.type)
-        self._lanes = {lane_name(prefix, queue, task.type): queue for queue in task.lanes}
+        self._beside = database.beside()
+        self._client = JobClient.within(database, sqs, prefix)
+        self._prefix = prefix
+        self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
 
     # --- Down the path of a delivery -------------------------------------------------------------------------------
 
@@ -115,6 +126,9 @@ class Worker:
                     settled.keep(delivery, claimed.wait_seconds + 1)
                 case Verdict.BURY:
                     letters.append((delivery, claimed, claimed.reason or "archived"))
+                case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
+                    reason = claimed.reason or "DuplicateTask: its unique key is held by another task"
+                    self._send_on([(delivery, self._letter(delivery, claimed, reason))], settled)
                 case Verdict.CONFLICT:
                     reason = f"IdConflict: {claimed.id!r} is the id of another task, or of another payload"
                     self._send_on([(delivery, self._refused(delivery, reason))], settled)
@@ -166,7 +180,7 @@ class Worker:
     def _unclaimed(self, deliveries: Sequence[Delivery], error: Exception, settled: Settled) -> None:
         """Nothing is spent by what could not be claimed."""
         code = sqlstate(error) or ""
-        if code == "55P03":
+        if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
             for delivery in deliveries:
                 settled.keep(delivery, LOCKED_SECONDS)
         elif code.startswith(REFUSED_CLASSES):
@@ -186,14 +200,18 @@ class Worker:
     def _run(self, delivery: Delivery, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
         """Call the handler. Returns the finish that is still to be written, or None where nothing is."""
         left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
-        limit = min(self._task.timeout.total_seconds(), left)
+        own = self._own_seconds(claimed)
+        limit = min(own, left)
         context = TaskContext(
             self._task,
             claimed,
             self._lanes[delivery.queue],
             seconds=limit,
             database=self._database,
+            beside=self._beside,
             alarm=self._alarm,
+            client=self._client,
+            continues=self._task.resumable and left < own,
         )
         started = time.perf_counter()
         error: BaseException | None = None
@@ -211,6 +229,8 @@ class Worker:
             self._alarm.silence()
             error = raised
             self._undo(context, error)
+            if isinstance(error, TaskTimeout) and context.goes_on:
+                error = Continued()
             end = outcome.failed(self._task, claimed, error, _ms_since(started))
         context.close()
         if isinstance(error, LeaseLostError):
@@ -219,6 +239,12 @@ class Worker:
         else:
             self._report.add(claimed, end)
         return None if written or isinstance(error, LeaseLostError) else end
+
+    def _own_seconds(self, claimed: Claim) -> float:
+        """What the attempt may still take: the sooner of timeout and deadline."""
+        timeout = float(claimed.options.get("timeout") or self._task.timeout.total_seconds())
+        own = timeout - claimed.used_ms / 1000
+        return own if claimed.deadline is None else min(own, claimed.deadline - time.monotonic())
 
     def _complete(self, context: TaskContext, end: Finish) -> bool:
         """Commit the completion together with what the handler wrote.
@@ -317,14 +343,17 @@ class Worker:
         failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
         sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
         try:
-            store.mark_dead_sent(self._database.get(), sent) if sent else None
+            successors = store.mark_dead_sent(self._database.get(), sent)
         except (PostgresError, OSError) as error:  # the sweep sends it once more, under the same id and generation
             self._forget_broken(error)
             self._logger.warning("a dead letter was sent but not marked", extra=_error(error))
+        else:
+            self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does
 
     def _letter(self, delivery: Delivery, claimed: Claim, reason: str) -> Entry:
-        message = Message(
-            self._task.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
+        assert delivery.message is not None
+        message = Message(  # its own type: it may have come under an older name
+            delivery.message.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
         )
         return archived_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
 
@@ -352,7 +381,7 @@ class Worker:
         """Why a message cannot be claimed here; None for a good one."""
         if delivery.message is None:
             return f"MessageError: {delivery.refusal}"
-        if delivery.message.type != self._task.type:
+        if delivery.message.type not in self._task.types:
             return f"MessageError: type: this is a lane of {self._task.type!r}, not of {delivery.message.type!r}"
         if delivery.message.rec and delivery.message.id is None:
             return "MessageError: id: a message that says rec has the id of its row"
@@ -365,7 +394,18 @@ class Worker:
     def _incoming(self, delivery: Delivery) -> Incoming:
         message = delivery.message
         assert message is not None
-        return Incoming(message, self._id(delivery), self._lanes[delivery.queue], delivery.group, delivery.dead)
+        queue = self._lanes[delivery.queue]
+        if message.rec:
+            return Incoming(message, self._id(delivery), queue, delivery.group, delivery.dead)
+        return Incoming(
+            message,
+            self._id(delivery),
+            queue,
+            delivery.group,
+            delivery.dead,
+            message.options.within(self._task) if message.options else NONE,
+            of_foreign(self._task, queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
+        )
 
     def _id(self, delivery: Delivery) -> str:
         message = delivery.message

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs import store
 from shared.jobs.claim import PAUSED
 from shared.jobs.message import Message
-from shared.jobs.onward import archived_letter
+from shared.jobs.onward import archived_letter, successor_entry
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry, Sqs
 
@@ -103,6 +103,12 @@ attempts as (
 ),
 items as (
   delete from task_items i using due where i.task_id = due.id
+),
+cursors as (
+  delete from task_cursors c using due where c.task_id = due.id
+),
+progress as (
+  delete from task_progress p using due where p.task_id = due.id
 )
 select (select count(*) from cleared), (select count(*) from gone)
 """
@@ -167,7 +173,9 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
         for id_, state, _, taken in some
         if state != "archived" or not known
     ]
-    store.mark_dead_sent(connection, letters)
+    successors = store.mark_dead_sent(connection, letters)
+    if successors:
+        sqs.send_many([successor_entry(prefix, one) for one in successors])
     if messages:
         connection.run(SENT, json.dumps(messages))
     swept.sent += len(sent) - len(letters)

@@ -7,34 +7,22 @@ from __future__ import annotations
 
 import builtins
 import hashlib
-import importlib
 import inspect
 import json
 import re
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from pydantic import (
-    AliasChoices,
-    BaseModel,
-    ConfigDict,
-    PlainSerializer,
-    Secret,
-    SecretBytes,
-    SecretStr,
-    ValidationError,
-    WrapSerializer,
-)
+from pydantic import ValidationError
 
 from shared.jobs import retry
 from shared.jobs.cron import Schedule, parse
-from shared.jobs.errors import DeclarationError, JobError, PayloadError, UnreadablePayloadError
+from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from shared.jobs.message import canonical
+from shared.jobs.payload import ArchivedTask, Payload, check_model, describe
 from shared.jobs.queues import (
     MAX_CONCURRENCY,
     MAX_FUNCTION_NAME,
@@ -46,11 +34,9 @@ from shared.jobs.queues import (
     folder_of,
     slug_of,
 )
+from shared.jobs.unique import LONGEST_UNIQUE, Until
 
 if TYPE_CHECKING:
-    from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
-
     from shared.jobs.context import TaskContext
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
@@ -58,13 +44,6 @@ MAX_RETENTION = timedelta(days=3650)
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 MEMORY_MB = range(128, 10241)
 """Source: Lambda quotas, function memory allocation."""
-
-
-class Payload(BaseModel):
-    """Base of every payload: one frozen class at both ends, whose errors never show a value."""
-
-    # Infinities and NaN stay what they are, to be refused: pydantic would make them null.
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 @dataclass(frozen=True)
@@ -97,6 +76,12 @@ class Task(Generic[P, R]):
     timeout: timedelta
     retention: timedelta
     schedules: tuple[Schedule, ...]
+    overlap: Literal["skip", "allow"]
+    unique_for: timedelta | None
+    unique_until: Until
+    resumable: bool
+    aliases: tuple[str, ...]
+    archived_to: Task[Any, Any] | str | None
     front_door: bool
     batch_size: int
     max_concurrency: int | None
@@ -120,6 +105,28 @@ class Task(Generic[P, R]):
     def lanes(self) -> tuple[Queue, ...]:
         """The queues in which the type has a lane, home first."""
         return (self.queue, *self.also)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The type, and the names it had before."""
+        return (self.type, *self.aliases)
+
+    @cached_property
+    def on_archived(self) -> Mapping[str, Any] | None:
+        """What a row of this type needs to know of the task that follows when it is given up."""
+        if self.archived_to is None:
+            return None
+        other = self.archived_to
+        if isinstance(other, str):
+            from shared.jobs.discovery import load
+
+            other = load(other, self.function.__module__.rpartition(f".{self.folder}.")[0])
+        return {
+            "type": other.type,
+            "queue": other.queue,
+            "allowed": other.max_retry + 1,
+            "retention_seconds": int(other.retention.total_seconds()),
+        }
 
     @cached_property
     def schema(self) -> Mapping[str, Any]:
@@ -157,106 +164,6 @@ class Task(Generic[P, R]):
             raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None
 
 
-UNTOLD = {
-    "union_tag_invalid": "Input tag is not one of those expected",
-    "uuid_parsing": "Input should be a valid UUID",
-}
-"""In place of pydantic's messages that show some of the value."""
-
-
-def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line per field: where and what is wrong, with neither the values nor the keys that the sender chose."""
-    details = error.errors(include_input=False, include_url=False, include_context=False)
-    found = dict.fromkeys(_describe_one(item, model) for item in details)
-    return f"{model.__name__} does not take it: " + "; ".join([*found][:10])
-
-
-def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
-    """Of the path only declared fields and positions; the rest are keys of a mapping, and pydantic's own remarks."""
-    unknown = item["type"] == "extra_forbidden"
-    path: list[str] = []
-    models = [model]
-    for part in item["loc"][:-1] if unknown else item["loc"]:
-        fields = [(name, info) for known in models for name, info in known.model_fields.items()]
-        found = [info for name, info in fields if part in (name, *_aliases(info))]
-        if found or isinstance(part, int):
-            path.append(str(part))
-        if found:
-            models = [nested for info in found for nested in _models(info)]
-    problem = UNTOLD.get(item["type"], item["msg"])
-    if unknown:
-        names = [name for known in models for name in known.model_fields]
-        problem = "an unknown field" + (f"; known are {', '.join(names[:10])}" if names else "")
-    return f"{'.'.join(path) or model.__name__}: {problem}"
-
-
-# --- What a payload is made of -------------------------------------------------------------------------------------
-
-
-def _models(info: FieldInfo) -> list[type[BaseModel]]:
-    """The models that a field may hold."""
-    return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]
-
-
-def _parts(info: FieldInfo) -> list[Any]:
-    """A field's annotation and all it is made of, down to what has a serializer of its own."""
-    parts = [info.rebuild_annotation()]
-    for part in parts:  # grows meanwhile
-        inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))
-        if not any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in inside):
-            parts += [item for item in inside if item not in parts]
-    return parts
-
-
-def _aliases(info: FieldInfo) -> list[Any]:
-    """The keys by which a field is read, besides its name."""
-    alias = info.validation_alias
-    return alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
-
-
-def _check_model(where: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> None:
-    """A payload that cannot be read as it was written would be a dead letter each time.
-
-    What is written by a serializer of its own is left to its author. ``seen``: the models that need no second look.
-    """
-    seen.add(model)
-    serializers = model.__pydantic_decorators__
-    if serializers.model_serializers:
-        return
-    if model.model_computed_fields and model.model_config.get("extra") == "forbid":
-        raise DeclarationError(
-            f"{where}.{next(iter(model.model_computed_fields))}: a computed field is written, and refused as unknown "
-            "when it is read; make it a plain property"
-        )
-    serialized = {name for item in serializers.field_serializers.values() for name in item.info.fields}
-    for name, info in model.model_fields.items():
-        _check_key(f"{where}.{name}", name, info, model.model_config)
-        if serialized.isdisjoint((name, "*")):
-            _check_value(f"{where}.{name}", info, seen)
-
-
-def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> None:
-    """A field is written under one key, which has to be among those by which it is read."""
-    if info.exclude and info.is_required():
-        raise DeclarationError(f"{where}: is required and never written; drop exclude=True, or give it a default")
-    written = (config.get("serialize_by_alias") and info.serialization_alias) or name
-    aliases = _aliases(info) if config.get("validate_by_alias", True) else []
-    by_name = not aliases or config.get("validate_by_name") or config.get("populate_by_name")
-    if written not in aliases and not (by_name and written == name):
-        raise DeclarationError(
-            f"{where}: is written as {written!r}, a key by which it is not read; drop its alias, or go by names: "
-            "ConfigDict(validate_by_name=True, serialize_by_alias=False)"
-        )
-
-
-def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> None:
-    if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in _parts(info)):
-        raise DeclarationError(f"{where}: a secret is written as asterisks; pass the name to look it up by")
-    for nested in _models(info):
-        if nested not in seen:
-            _check_model(where, nested, seen)
-
-
 # --- The decorator -------------------------------------------------------------------------------------------------
 
 
@@ -270,6 +177,12 @@ def task(
     timeout: timedelta = timedelta(minutes=1),
     retention: timedelta = timedelta(days=1),
     schedule: str | Schedule | Sequence[str | Schedule] = (),
+    overlap: Literal["skip", "allow"] = "skip",
+    unique_for: timedelta | None = None,
+    unique_until: Until | str = Until.FINISH,
+    on_archived: Task[Any, Any] | str | None = None,
+    resumable: bool = False,
+    aliases: Sequence[str] = (),
     front_door: bool | None = None,
     batch_size: int = 1,
     max_concurrency: int | None = None,
@@ -284,13 +197,18 @@ def task(
     ``max_retry``: attempts after the first, 0 to 100. ``retry_delay``: see :mod:`shared.jobs.retry`.
     ``timeout``: of one attempt. ``retention``: how long payload and result are kept after the end; 0 clears at once.
     ``schedule``: Unix cron text, ``"@hourly"``, :func:`~shared.jobs.cron.every`, :func:`~shared.jobs.cron.cron`.
+    ``overlap``: ``skip`` a tick while the schedule's last one is live, or ``allow`` both.
+    ``unique_for``, ``unique_until``: one live task per queue and payload, see :mod:`shared.jobs.unique`.
+    ``on_archived``: the task, or its type, to enqueue when one is given up; it takes an :class:`ArchivedTask`.
+    ``resumable``: it loops over ``ctx.resume(…)``, so its timeout may be longer than Lambda's.
+    ``aliases``: types it was called before; their messages and rows still run.
     ``front_door``: whether foreign senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
     ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
     ``environment``: names of settings the function gets. ``grants``: what else it may do.
 
     Raises :class:`DeclarationError`.
     """
-    _check_type(type_)
+    check_type(type_)
     what = f"task {type_!r}"
     closed = type_.startswith(("jobs:", "system:"))
     if closed and front_door:
@@ -304,20 +222,30 @@ def task(
     if max_concurrency is not None:
         _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
     _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
+    if unique_for is not None:
+        _check_duration(what, "unique_for", unique_for, timedelta(seconds=1), LONGEST_UNIQUE)
+    if overlap not in ("skip", "allow"):
+        raise DeclarationError(f"{what}: overlap: 'skip' or 'allow' is required, not {overlap!r}")
+    if resumable and batch_size != 1:
+        raise DeclarationError(f"{what}: batch_size: a resumable task takes its function for itself; leave it at 1")
+    if isinstance(aliases, str) or type_ in aliases:
+        raise DeclarationError(f"{what}: aliases: a list of the names it had before is required")
+    for name, others in (("aliases", aliases), ("on_archived", () if on_archived is None else (on_archived,))):
+        _check_others(what, name, others)
     _check_duration(what, "retention", retention, timedelta(0), MAX_RETENTION)
     _check_environment(what, environment)
     try:
         back_off = retry.check_retry_delay(retry_delay)
     except DeclarationError as error:
         raise DeclarationError(f"{what}: {error}") from None
-    numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what=what)
+    numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
     schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
 
     def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
         if function.__name__ != folder_of(type_):
             raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
         payload = _payload_class(what, function)
-        _check_model(f"{what}: {payload.__name__}", payload, set())
+        check_model(f"{what}: {payload.__name__}", payload, set())
         _check_ticks(what, schedules, payload)
         return Task(
             function=function,
@@ -330,6 +258,12 @@ def task(
             timeout=timeout,
             retention=retention,
             schedules=schedules,
+            overlap=overlap,
+            unique_for=unique_for,
+            unique_until=_until(what, unique_until),
+            resumable=resumable,
+            aliases=tuple(aliases),
+            archived_to=on_archived,
             front_door=not closed if front_door is None else front_door,
             batch_size=batch_size,
             max_concurrency=max_concurrency,
@@ -342,7 +276,18 @@ def task(
     return declare
 
 
-def _check_type(type_: str) -> None:
+def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) -> None:
+    for other in others:
+        if not isinstance(other, Task):
+            try:
+                check_type(other)
+            except DeclarationError as error:
+                raise DeclarationError(f"{what}: {name}: {error}") from None
+        elif other.payload is not ArchivedTask:
+            raise DeclarationError(f"{what}: {name}: {other.type!r} takes {other.payload.__name__}, not ArchivedTask")
+
+
+def check_type(type_: str) -> None:
     if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
         raise DeclarationError(
             f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "
@@ -359,6 +304,13 @@ def _queue(what: str, name: str, value: object) -> Queue:
         return Queue(value)  # type: ignore[arg-type]
     except ValueError:
         raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(Queue)}") from None
+
+
+def _until(what: str, value: Until | str) -> Until:
+    try:
+        return Until(value)
+    except ValueError:
+        raise DeclarationError(f"{what}: unique_until: {value!r} is not one of {', '.join(Until)}") from None
 
 
 def _check_range(what: str, name: str, value: object, low: int, high: int) -> None:
@@ -423,73 +375,3 @@ def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
             f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"
         )
     return annotation
-
-
-# --- Finding tasks -------------------------------------------------------------------------------------------------
-
-
-def discover(package: str = "functions") -> dict[str, Task[Any, Any]]:
-    """Every task under ``package``, by type, in order of type.
-
-    A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
-    no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
-    """
-    root = Path(next(iter(importlib.import_module(package).__path__)))
-    found: list[Task[Any, Any]] = []
-    for path in sorted(root.glob("*/handler.py")):
-        try:
-            item = _load_folder(package, path.parent.name)
-        except JobError:
-            raise
-        except (Exception, SystemExit) as error:
-            raise DeclarationError(
-                f"{_origin(error, path, root.parents[package.count('.')])}\nMend it and run this again; "
-                f"`python -m {package}.{path.parent.name}.handler` shows the whole traceback."
-            ) from error
-        if item is not None:
-            found.append(item)
-    return {item.type: item for item in sorted(found, key=lambda item: item.type)}
-
-
-def load(type_: str, package: str = "functions") -> Task[Any, Any]:
-    """One task by its type, importing its handler alone. Raises :class:`DeclarationError`."""
-    _check_type(type_)
-    try:
-        found = _load_folder(package, folder_of(type_))
-    except ModuleNotFoundError as error:
-        if error.name not in (f"{package}.{folder_of(type_)}", f"{package}.{folder_of(type_)}.handler"):
-            raise
-        found = None
-    if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
-        raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
-    return found
-
-
-def _origin(error: BaseException, handler: Path, root: Path) -> str:
-    """File, line and text of an error in importing ``handler``: its last step in the code under ``root``."""
-    steps = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
-    text = str(error)
-    if isinstance(error, SyntaxError):
-        steps.append((error.filename or str(handler), error.lineno or 1))
-        text = error.msg
-    ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
-    path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
-    return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
-
-
-def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
-    module = importlib.import_module(f"{package}.{folder}.handler")
-    where = f"{package}/{folder}/handler.py"
-    tasks = list(dict.fromkeys(item for item in vars(module).values() if isinstance(item, Task)))
-    declared = [item for item in tasks if item.function.__module__ == module.__name__]
-    if not declared:
-        if not callable(getattr(module, "handler", None)):
-            raise DeclarationError(f"{where}: declares no task; put @task on its function {folder!r}")
-        return None
-    if len(declared) > 1:
-        raise DeclarationError(f"{where}: declares {', '.join(item.type for item in declared)}; one folder, one task")
-    if declared[0].folder != folder:
-        raise DeclarationError(
-            f"{where}: declares {declared[0].type!r}, which belongs in {package}/{declared[0].folder}/handler.py"
-        )
-    return declared[0]

@@ -7,7 +7,12 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.message import Message
+from shared.jobs.queues import lane_name
+from shared.jobs.sqs import Entry
+
 if TYPE_CHECKING:
+    from shared.jobs.cron import Schedule
     from shared.jobs.task import Task
 
 EARLY = timedelta(seconds=5)
@@ -22,8 +27,21 @@ def tick_id(task: Task[Any, Any], tick: Mapping[str, str], sent_at: float) -> st
     substituted. ``sent_at``: seconds since 1970.
     """
     written = _TIME.fullmatch(tick["at"])
-    minute = written[1] if written else f"{_last_fire(task, tick['schedule'], sent_at):%Y-%m-%dT%H:%M}"
-    return f"{task.type}:{tick['schedule']}:{minute}Z"
+    if written:
+        return f"{task.type}:{tick['schedule']}:{written[1]}Z"
+    return id_of(task.type, tick["schedule"], _last_fire(task, tick["schedule"], sent_at))
+
+
+def id_of(type_: str, schedule: str | None, moment: datetime) -> str:
+    """``moment``: aware."""
+    return f"{type_}:{schedule}:{moment.astimezone(UTC):%Y-%m-%dT%H:%M}Z"
+
+
+def tick_entry(prefix: str, task: Task[Any, Any], schedule: Schedule, moment: datetime) -> Entry:
+    """The message of one tick, as EventBridge Scheduler sends it."""
+    tick = {"schedule": str(schedule.name), "at": f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    body = Message(task.type, payload=schedule.payload or None, tick=tick).encode()
+    return Entry(lane_name(prefix, task.queue, task.type), body)
 
 
 def _last_fire(task: Task[Any, Any], name: str, sent_at: float) -> datetime:

@@ -29,3 +29,7 @@ class ServiceError(PlatformError):
     def __init__(self, service: str, problem: str) -> None:
         super().__init__(f"{service}: {problem}")
         self.service = service
+
+
+class StoreError(PlatformError):
+    """The bucket did not do what it was asked to; another time it may."""

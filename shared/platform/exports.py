@@ -24,7 +24,7 @@ import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 from uuid import UUID
@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 ExportType = Literal["full", "partial"]
+FOLDER = "exports/"
+KEPT = timedelta(days=7)
+LINK_LASTS = timedelta(minutes=5)
 FORMAT = 1
 PAGE_ROWS = 1000
 CONTENT_TYPE = "application/zip"
@@ -60,8 +63,27 @@ class Export:
 def key_of(tenant: Tenant, task_id: str, day: datetime) -> str:
     """``exports/{tenant_id}/{task_id}/{slug}_{YYYYMMDD}.zip``; slug and id hold nothing that a path could."""
     folder = quote(task_id, safe="").replace(".", "%2E")
-    slug = UNSAFE.sub("-", tenant.slug)[:MAX_SLUG].strip("-") or "tenant"
-    return f"exports/{tenant.id}/{folder}/{slug}_{day.astimezone(UTC):%Y%m%d}.zip"
+    return f"{folder_of(tenant.id)}{folder}/{file_slug(tenant)}_{day.astimezone(UTC):%Y%m%d}.zip"
+
+
+def folder_of(tenant_id: UUID) -> str:
+    """What the keys of a tenant's exports start with, and those of no other's."""
+    return f"{FOLDER}{tenant_id}/"
+
+
+def file_slug(tenant: Tenant) -> str:
+    """The slug as a part of a file's name."""
+    return UNSAFE.sub("-", tenant.slug)[:MAX_SLUG].strip("-") or "tenant"
+
+
+def link(client: S3Client, bucket: str, key: str) -> str:
+    """An address that hands out an export for ``LINK_LASTS``, to whoever has it."""
+    name = key.rpartition("/")[2]
+    return client.generate_presigned_url(
+        "get_object",
+        Params={"Bucket": bucket, "Key": key, "ResponseContentDisposition": f'attachment; filename="{name}"'},
+        ExpiresIn=int(LINK_LASTS.total_seconds()),
+    )
 
 
 def write(

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlencode, urlsplit
 from uuid import UUID
 
-from sqlalchemy import func, select
+from sqlalchemy import CursorResult, func, select, update
+from sqlalchemy.dialects.postgresql import insert
 
 from shared.platform.errors import SettingError
 from shared.platform.mail import Mail, one_line
@@ -18,6 +20,9 @@ from shared.platform.tables import roles, tenants, user_invitations
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+OPEN_FOR = timedelta(days=7)
+TOKEN_BYTES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,37 @@ def load(session: Session, invitation_id: UUID) -> Invitation | None:
     elif row.deleted_at is not None or row.tenant_status in ("deleted", "suspended"):
         closed = "tenant closed"
     return Invitation(invitation_id, row.tenant_name, row.role_name, row.expires_at, closed, row.email, row.token)
+
+
+def create(
+    session: Session, invitation_id: UUID, tenant_id: UUID, *, email: str, role_id: UUID, invited_by: str
+) -> datetime | None:
+    """Write an invitation with a token of its own; until when it is open. None where the id is known already."""
+    statement = (
+        insert(user_invitations)
+        .values(
+            id=invitation_id,
+            tenant_id=tenant_id,
+            email=email,
+            invited_by=invited_by,
+            role_id=role_id,
+            token=secrets.token_urlsafe(TOKEN_BYTES),
+            expires_at=func.now() + OPEN_FOR,
+        )
+        .on_conflict_do_nothing(index_elements=["id"])
+        .returning(user_invitations.c.expires_at)
+    )
+    return session.execute(statement).scalar_one_or_none()
+
+
+def expire_past(session: Session) -> int:
+    """Close every pending invitation whose time is over; how many there were."""
+    statement = (
+        update(user_invitations)
+        .where(user_invitations.c.status == "pending", user_invitations.c.expires_at <= func.now())
+        .values(status="expired", updated_at=func.now())
+    )
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount
 
 
 def compose(invitation: Invitation, settings: Settings, *, key: str) -> Mail:

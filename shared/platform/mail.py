@@ -110,6 +110,11 @@ def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
 # --- Addresses -----------------------------------------------------------------------------------------------------
 
 
+def is_address(value: str) -> bool:
+    """Whether a mail can be sent there: one bare address."""
+    return _address(value) is not None
+
+
 def _sender(settings: Settings) -> Address:
     from email.headerregistry import Address
     from email.utils import parseaddr

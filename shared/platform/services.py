@@ -1,4 +1,4 @@
-"""Calling the services that initialise a tenant.
+"""Calling the services that initialise a tenant, and asking whether they are there.
 
 By ``http.client`` of the standard library: it follows no redirect, reads no proxy setting and repeats nothing, and it
 lets the connection be made to the very address that was checked. A client that resolves the name again for itself would
@@ -90,8 +90,23 @@ def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str
         **({SECRET_HEADER: secret} if secret else {}),
     }
     addresses = _resolve(service, allow_own=local)
-    status = _post(service, addresses, json.dumps(_body(tenant)).encode(), headers, timeout_seconds)
+    body = json.dumps(_body(tenant)).encode()
+    connection = _Connection(service, addresses, timeout_seconds)
+    status = _exchange(connection, "POST", service.path + INITIALIZE_PATH, body, headers)
     if not 200 <= status <= 299:
+        raise ServiceError(str(service), f"answered with status {status}")
+    return status
+
+
+def probe(service: Service, settings: Settings, *, timeout_seconds: float) -> int:
+    """Ask a service whether it is there: GET its base address; the status of its answer, which is below 500.
+
+    What it says there is its own business: 404 is an answer too. Raises :class:`ServiceError`.
+    """
+    addresses = _resolve(service, allow_own=settings.get("JOBLANE_STAGE", "") == "local")
+    connection = _Connection(service, addresses, timeout_seconds)
+    status = _exchange(connection, "GET", service.path or "/", None, {"User-Agent": "joblane"})
+    if status >= 500:
         raise ServiceError(str(service), f"answered with status {status}")
     return status
 
@@ -154,16 +169,14 @@ def is_own(address: str) -> bool:
 # --- The call ------------------------------------------------------------------------------------------------------
 
 
-def _post(
-    service: Service, addresses: list[str], body: bytes, headers: Mapping[str, str], timeout_seconds: float
-) -> int:
-    connection = _Connection(service, addresses, timeout_seconds)
-    with closing(connection), hang_up_after(timeout_seconds, lambda: connection.sock):
+def _exchange(connection: _Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> int:
+    """One request and the status of its answer, all of it within the connection's time."""
+    with closing(connection), hang_up_after(connection.timeout_seconds, lambda: connection.sock):
         try:
-            connection.request("POST", service.path + INITIALIZE_PATH, body, headers)
+            connection.request(method, path, body, headers)
             answer = connection.getresponse()
         except (OSError, HTTPException) as error:
-            raise ServiceError(str(service), f"no answer ({type(error).__name__})") from None
+            raise ServiceError(str(connection.service), f"no answer ({type(error).__name__})") from None
         with suppress(OSError, HTTPException):  # a service that is still writing should not see a reset
             answer.read(MAX_ANSWER_BYTES)
         return answer.status
@@ -176,10 +189,10 @@ class _Connection(HTTPConnection):
 
     def __init__(self, service: Service, addresses: list[str], timeout_seconds: float) -> None:
         super().__init__(service.host, service.port, timeout=timeout_seconds)
+        self.service, self.timeout_seconds = service, timeout_seconds
         self.default_port = 443 if service.scheme == "https" else 80
         self._tls = ssl.create_default_context() if service.scheme == "https" else None
         self._addresses = addresses
-        self._timeout_seconds = timeout_seconds
 
     def connect(self) -> None:
         self.sock = plain = self._reach()
@@ -191,8 +204,8 @@ class _Connection(HTTPConnection):
         """A connection to the first address that takes one."""
         for number, address in enumerate(self._addresses, 1):
             try:
-                found = socket.create_connection((address, self.port), self._timeout_seconds / len(self._addresses))
-                found.settimeout(self._timeout_seconds)
+                found = socket.create_connection((address, self.port), self.timeout_seconds / len(self._addresses))
+                found.settimeout(self.timeout_seconds)
                 return found
             except OSError:
                 if number == len(self._addresses):

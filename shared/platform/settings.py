@@ -11,7 +11,8 @@
 ``INVITATION_BASE_URL``    the page that accepts an invitation; ``token`` is added to its query
 ``TENANT_INIT_SERVICES``   base addresses of the services that initialise a tenant, separated by commas
 ``TENANT_INIT_SECRET``     what these services know us by, sent in ``X-Joblane-Secret``
-``EXPORT_BUCKET``          where exports are written
+``EXPORT_BUCKET``          where exports and reports are written
+``TENANT_GRACE_DAYS``      how long a deleted tenant can be brought back, 1 to 3650 days; 30 where it is not set
 ``JOBLANE_STAGE``          ``local`` lets services be on this machine
 =========================  ============================================================================================
 """
@@ -19,7 +20,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 
+from shared.platform.errors import SettingError
 from shared.settings import MissingSettingError
 
 MAIL = (
@@ -34,6 +37,9 @@ MAIL = (
 INVITATION = ("INVITATION_BASE_URL",)
 SERVICES = ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "JOBLANE_STAGE")
 EXPORT = ("EXPORT_BUCKET",)
+CLEANUP = ("TENANT_GRACE_DAYS",)
+
+DEFAULT_GRACE = timedelta(days=30)
 
 Settings = Mapping[str, str]
 """Values by name; what is not set is not there."""
@@ -45,3 +51,13 @@ def require(settings: Settings, name: str, purpose: str, example: str) -> str:
     if not value:
         raise MissingSettingError(name, purpose, example)
     return value
+
+
+def grace(settings: Settings) -> timedelta:
+    """``TENANT_GRACE_DAYS``. Raises :class:`~shared.platform.errors.SettingError`."""
+    value = settings.get("TENANT_GRACE_DAYS", "").strip()
+    if not value:
+        return DEFAULT_GRACE
+    if not value.isascii() or not value.isdigit() or not 1 <= int(value[:9]) <= 3650:
+        raise SettingError("TENANT_GRACE_DAYS", "a whole number of days from 1 to 3650 is required")
+    return timedelta(days=int(value))

@@ -73,6 +73,7 @@ tenants = Table(
     _time("deleted_at"),
 )
 """``status``: pending, active, suspended, deleted. ``deleted_at`` is set where it was deleted softly."""
+Index("tenants_deleted", tenants.c.deleted_at, postgresql_where=tenants.c.deleted_at.is_not(None))
 
 roles = Table(
     "roles",
@@ -124,6 +125,11 @@ user_invitations = Table(
     Index("user_invitations_role", "role_id"),
 )
 """``status``: pending, accepted, expired, cancelled. ``token`` is a secret: whoever has it can accept."""
+Index(
+    "user_invitations_expiry",
+    user_invitations.c.expires_at,
+    postgresql_where=user_invitations.c.status == "pending",
+)
 
 system_users = Table(
     "system_users",
@@ -162,3 +168,14 @@ user_addresses = Table(
     _now("updated_at"),
 )
 """Where a user may be written to."""
+
+api_requests = Table(
+    "api_requests",
+    metadata,
+    Column("id", UUID(), primary_key=True),
+    _string("fingerprint", 64),
+    Column("answer", JSONB, nullable=False, server_default="{}"),
+    _now("created_at"),
+    Index("api_requests_age", "created_at"),
+)
+"""Requests with an ``Idempotency-Key``: ``id`` follows from the caller, the route and the key."""

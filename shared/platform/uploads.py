@@ -23,7 +23,9 @@ def s3() -> S3Client:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", config=Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}))
+    # the older signature, which boto3 still signs links with in some regions, is refused by others
+    config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, signature_version="s3v4")
+    return boto3.client("s3", config=config)
 
 
 class Upload:

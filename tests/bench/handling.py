@@ -100,7 +100,24 @@ def _without_database() -> Iterator[None]:
     def claim(_connection: object, _task: object, incoming: Any, _lease: object, _request: object) -> dict[str, Claim]:
         return {
             item.id: Claim(
-                item.id, Verdict.RUN, "token", 1, 1, 6, 0, 0, 0, 0, item.message.payload, None, {}, None, None
+                item.id,
+                Verdict.RUN,
+                "token",
+                1,
+                1,
+                6,
+                0,
+                0,
+                0,
+                0,
+                item.message.payload,
+                None,
+                {},
+                {},
+                None,
+                0,
+                None,
+                None,
             )
             for item in incoming
         }

@@ -12,7 +12,7 @@ import pytest
 
 from infra.app import Synthesised, context_of_file, main, synthesise
 from infra.packaging import ROOT, Packages
-from shared.jobs.task import discover
+from shared.jobs.discovery import discover
 from tests.infra import templates
 
 
@@ -33,6 +33,32 @@ def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesi
     for task in discover().values():
         for queue in task.lanes:
             assert consumers[f"jobs-{queue}-{task.slug}"] == f"jobs-{task.slug}"
+
+
+def test_the_api_is_a_function_that_sends_what_its_routes_enqueue_and_reads_exports(real: Synthesised) -> None:
+    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-api")
+    assert allowed["sqs:SendMessage"] == {
+        "jobs-critical-tenant-initialize",
+        "jobs-default-user-invitation",
+        "jobs-default-data-export",
+        "jobs-low-jobs-sweep",
+    }
+    assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
+
+
+def test_the_cleanup_removes_exports_and_reads_none(real: Synthesised) -> None:
+    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-tenant-cleanup")
+    assert {action for action in allowed if action.startswith("s3:")} == {"s3:DeleteObject", "s3:ListBucket"}
+
+
+def test_the_health_check_may_look_at_every_queue_and_touch_its_own_alone(real: Synthesised) -> None:
+    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-system-health-check")
+    assert any(name.endswith(":jobs-*") for name in allowed["sqs:GetQueueAttributes"])
+    lane = "jobs-default-system-health-check"
+    assert allowed["sqs:SendMessage"] == {lane, f"{lane}-dlq"}
+    assert allowed["sqs:ReceiveMessage"] == {lane}
+    other = templates.allowed(real.templates["jobs-jobs"], "jobs-data-export")
+    assert not any(name.endswith("*") for name in other["sqs:GetQueueAttributes"])
 
 
 def test_cfn_lint_finds_nothing_in_the_templates(real: Synthesised) -> None:

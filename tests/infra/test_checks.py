@@ -196,7 +196,7 @@ def test_a_grant_of_what_is_not_there_is_refused(
     folder.mkdir(parents=True)
     (tmp_path / package / "__init__.py").touch()
     (folder / "handler.py").write_text(
-        "from shared.jobs.task import Grants, Payload, task\n"
+        "from shared.jobs import Grants, Payload, task\n"
         "class Bad(Payload): ...\n"
         f"@task('bad:task', grants={grants})\n"
         "def bad_task(payload: Bad, ctx): ...\n"

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from infra.app import Synthesised
+from shared.jobs.discovery import discover
 from shared.jobs.message import decode
 from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
-from shared.jobs.task import Task, discover
+from shared.jobs.task import Task
 from tests.infra import templates
 from tests.infra.conftest import DATABASE_URL, TASKS
 from tests.infra.templates import Template
@@ -123,7 +124,8 @@ def test_batch_size_and_concurrency_are_as_declared_and_shared(template: Templat
 
 
 def test_a_task_has_one_function_with_the_generic_entry(template: Template, tasks: dict[str, Task[Any, Any]]) -> None:
-    assert set(templates.functions(template)) == {f"acme-{task.slug}" for task in tasks.values()} | {"acme-router"}
+    others = {"acme-router", "acme-gateway"}
+    assert set(templates.functions(template)) == {f"acme-{task.slug}" for task in tasks.values()} | others
     for task in tasks.values():
         function = templates.functions(template)[f"acme-{task.slug}"]
         assert function["Handler"] == "shared.jobs.entry.handler"
@@ -169,6 +171,29 @@ def test_the_router_knows_the_open_types_and_their_queues_home_first(template: T
     assert "DATABASE_URL" not in found
 
 
+def test_a_lambda_of_its_own_has_its_folders_name_and_entry_and_what_it_declares(template: Template) -> None:
+    function = templates.functions(template)["acme-gateway"]
+    assert function["Handler"] == "functions.gateway.handler.handler"
+    assert (function["Timeout"], function["MemorySize"], function["Description"]) == (29, 512, "Answers")
+    found = dict(templates.variables(template, "acme-gateway"))
+    assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
+    assert found == {
+        "JOBLANE_PREFIX": "acme",
+        "JOBLANE_STAGE": "dev",
+        "DATABASE_URL": "{{resolve:secretsmanager:acme/dev:SecretString:DATABASE_URL::}}",
+        "POWERTOOLS_SERVICE_NAME": "acme",
+        "POWERTOOLS_LOG_LEVEL": "INFO",
+        "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
+    }
+
+
+def test_a_lambda_of_its_own_reads_the_buckets_and_sends_the_tasks_that_it_declares(template: Template) -> None:
+    allowed = templates.allowed(template, "acme-gateway")
+    assert allowed["sqs:SendMessage"] == {"acme-critical-order-ship", "acme-low-jobs-sweep"}
+    assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
+    assert "sqs:ReceiveMessage" not in allowed
+
+
 def test_logs_of_every_function_expire(either: Template) -> None:
     logs = templates.of_type(either, "AWS::Logs::LogGroup")
     assert set(logs) == {f"/aws/lambda/{name}" for name in templates.functions(either)}
@@ -181,7 +206,7 @@ def test_logs_of_every_function_expire(either: Template) -> None:
 
 
 def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> None:
-    for function in templates.functions(template):
+    for function in {*templates.functions(template)} - {"acme-gateway"}:
         own = {queue for queue, (consumer, _) in templates.mappings(template).items() if consumer == function}
         for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
             assert templates.allowed(template, function)[action] == own
@@ -282,6 +307,7 @@ def test_the_bucket_is_private_encrypted_and_forgets_exports_after_a_week(dev: S
     assert encryption["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     rules = {rule["Id"]: rule for rule in bucket["LifecycleConfiguration"]["Rules"]}
     assert (rules["exports"]["Prefix"], rules["exports"]["ExpirationInDays"]) == ("exports/", 7)
+    assert (rules["reports"]["Prefix"], rules["reports"]["ExpirationInDays"]) == ("reports/", 365)
     assert rules["unfinished-uploads"]["AbortIncompleteMultipartUpload"] == {"DaysAfterInitiation": 1}
     assert templates.of_type(dev.templates["acme-data"], "AWS::S3::BucketPolicy")
 

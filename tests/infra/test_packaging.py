@@ -23,7 +23,7 @@ from infra.packaging import (
     find_uv,
     without_provided,
 )
-from shared.jobs.task import discover
+from shared.jobs.discovery import discover
 
 LOCK = ROOT / "requirements" / "runtime.txt"
 BUILT = ROOT / ".build"

@@ -10,7 +10,7 @@ import pytest
 from infra.app import context_of_file
 from infra.errors import StageError
 from infra.stage import SecretReference, host_architecture, load_stage
-from shared.jobs.task import discover
+from shared.jobs.discovery import discover
 
 URL = "postgresql://jobs@db.internal:5432/jobs"
 DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shared.jobs import Queue
-from shared.jobs.task import discover
+from shared.jobs.discovery import discover
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -31,8 +31,9 @@ from tests.events import LambdaContext
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import Go, TappedDatabase
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
+from tests.integration.jobs.samples_long import HANDLED, sample_long
 
-TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten)}
+TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten, sample_long)}
 KILLED = -signal.SIGKILL
 
 
@@ -88,12 +89,18 @@ class DeadlySqs(Sqs):
 
 
 def tap_until(when: str) -> Any:
-    """A tap that dies after a statement: its effect is in the database, its answer is lost with the process."""
+    """A tap that dies after a statement: its effect is in the database, its answer is lost with the process.
+
+    "after statement 7" is the seventh, whatever it is.
+    """
     last = {"after the claim": CLAIM, "after the finish": FINISH, "after the commit": "commit"}.get(when)
+    left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
 
     def tap(sql: str, go: Go) -> Any:
+        nonlocal left
         answer = go()
-        if sql == last:
+        left -= 1
+        if sql == last or left == 0:
             die()
         return answer
 
@@ -159,7 +166,7 @@ class Mortals:
         server = _queue_server(world)
         address = f"http://127.0.0.1:{server.server_address[1]}"
         names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
-        self._environment = {name: os.environ[name] for name in names}
+        self._environment = {name: os.environ[name] for name in (*names, HANDLED) if name in os.environ}
         self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address}
         self._world = world
         try:

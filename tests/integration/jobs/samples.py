@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from shared.jobs import Payload, Queue, TaskContext, task
+from shared.jobs import ArchivedTask, Payload, Queue, TaskContext, task
 
 Behaviour = Callable[[Any, TaskContext], Any]
 behaviours: dict[str, Behaviour] = {}
@@ -19,7 +19,9 @@ class Sample(Payload):
 
 
 def behaviour(function: Behaviour) -> Behaviour:
-    """Register a handler's doing under the function's name."""
+    """Register a handler's doing under the function's name, which no other module of tests may use."""
+    other = behaviours.get(function.__name__, function).__module__
+    assert other == function.__module__, f"{function.__name__!r} is a behaviour of {other}"
     behaviours[function.__name__] = function
     return function
 
@@ -48,4 +50,40 @@ def sample_batch(payload: Sample, ctx: TaskContext) -> Any:
 
 @task("sample:forgotten", max_retry=1, retention=timedelta(0))
 def sample_forgotten(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+# --- One live task per key -----------------------------------------------------------------------------------------
+
+
+@task("sample:only", max_retry=1, retry_delay=timedelta(seconds=40), unique_for=timedelta(hours=1))
+def sample_only(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:latest", max_retry=1, unique_for=timedelta(hours=1), unique_until="start")
+def sample_latest(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:tick", schedule=["0 * * * *", "30 * * * *"])
+def sample_tick(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@task("sample:overlap", schedule="0 * * * *", overlap="allow")
+def sample_overlap(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+# --- Given up ------------------------------------------------------------------------------------------------------
+
+
+@task("sample:alert")
+def sample_alert(payload: ArchivedTask, ctx: TaskContext) -> Any:
+    return behaviours["alert"](payload, ctx)
+
+
+@task("sample:watched", max_retry=1, retry_delay=timedelta(0), on_archived=sample_alert)
+def sample_watched(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)

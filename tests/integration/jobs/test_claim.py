@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, every, task
+from shared.jobs import Payload, TaskContext, cron, every, task
 from shared.jobs.queues import dead_letter_name
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep, watch
@@ -398,3 +398,31 @@ def test_what_the_dead_letter_queue_does_not_take_stays_in_the_lane_unmarked(wor
 
     assert world.row("it")["dead_sent_at"] is None
     assert world.row("it")["sweep_at"] is not None
+
+
+def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run(world: World) -> None:
+    # given
+    world.run("insert into pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
+    ticks = [{"type": "sample:ticking", "tick": {"schedule": name, "at": "2026-03-01T02:00:00Z"}} for name in NAMES]
+    # when
+    for tick in ticks:
+        assert world.deliver(sample_ticking, tick) == []
+    # then
+    paused, other = (world.row(f"sample:ticking:{name}:2026-03-01T02:00Z") for name in NAMES)
+    assert (paused["state"], paused["runs"]) == ("cancelled", 0)
+    assert paused["reason"] == "SchedulePaused: its schedule is paused"
+    assert other["state"] == "completed"
+    # and one whose time is over pauses nothing
+    world.run("update pauses set until = now()")
+    world.deliver(
+        sample_ticking, {"type": "sample:ticking", "tick": {"schedule": "nightly", "at": "2026-03-02T02:00Z"}}
+    )
+    assert world.row("sample:ticking:nightly:2026-03-02T02:00Z")["state"] == "completed"
+
+
+NAMES = ("nightly", "weekly")
+
+
+@task("sample:ticking", schedule=[cron("0 2 * * *", name="nightly"), cron("0 2 * * 0", name="weekly")])
+def sample_ticking(payload: Sample, ctx: TaskContext) -> None:
+    pass

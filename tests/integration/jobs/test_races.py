@@ -270,10 +270,17 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     """Every statement that locks several rows, with its parameters for ``ids`` in their order."""
     incoming = [Incoming(Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
-    claimed = [json.dumps([one.record() for one in incoming]), str(uuid.uuid4()), "60", "request", "4", "0"]
+    claimed = [json.dumps([one.record(sample_batch) for one in incoming]), str(uuid.uuid4()), "60", "request"]
     finished = [
         {"id": id_, "token": "00000000-0000-4000-8000-000000000001", "run": 1, "outcome": "completed"}
-        | {"state": "completed", "delay_seconds": 0, "counted": True, "snoozed": False, "mismatch": False}
+        | {
+            "state": "completed",
+            "delay_seconds": 0,
+            "counted": True,
+            "snoozed": False,
+            "mismatch": False,
+            "continued": False,
+        }
         for id_ in ids
     ]
     return {

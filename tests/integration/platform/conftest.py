@@ -1,10 +1,11 @@
-"""A platform with its people for one test, and its jobs run as Lambda runs them."""
+"""A platform with its people for one test: its jobs run by the kit, or with queues as SQS has them."""
 
 from __future__ import annotations
 
 import json
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from email import message_from_bytes
 from email.message import EmailMessage
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from moto import mock_aws
 
+from shared.db import Database
 from shared.jobs import Payload, Task
+from shared.jobs.testing import JobTester, TaskReport
 from tests.integration.jobs.conftest import World, world  # noqa: F401 - a fixture
 from tests.unit.platform.servers import HttpServer
 
@@ -22,17 +26,20 @@ BUCKET = "exports"
 
 
 @dataclass
-class Platform:
-    """The tables, the mails that were written, and the jobs."""
+class Tables:
+    """The platform's rows, and the mails that were written."""
 
-    world: World
+    database: Database
     mail_folder: Path
+
+    def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
+        return self.database.get().run(sql, *parameters)
 
     def add(self, table: str, **values: Any) -> str:
         """Insert one row and return its id."""
         columns = ", ".join(values)
         places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-        rows = self.world.run(f"insert into {table} ({columns}) values ({places}) returning id::text", *values.values())
+        rows = self.sql(f"insert into {table} ({columns}) values ({places}) returning id::text", *values.values())
         return str(rows[0][0])
 
     def tenant(self, name: str = "Acme", slug: str = "acme", status: str = "active", **more: Any) -> str:
@@ -47,7 +54,7 @@ class Platform:
     def invitation(
         self, tenant: str, role: str, email: str = "ann@example.org", status: str = "pending", ends: str = "1 day"
     ) -> str:
-        rows = self.world.run(
+        rows = self.sql(
             "insert into user_invitations (tenant_id, email, invited_by, role_id, token, status, expires_at) "
             "values ($1, $2, 'founder', $3, $4, $5, now() + $6::text::interval) returning id::text",
             *(tenant, email, role, f"t0ken-{uuid.uuid4()}", status, ends),
@@ -55,7 +62,31 @@ class Platform:
         return str(rows[0][0])
 
     def value(self, sql: str, *parameters: Any) -> Any:
-        return self.world.run(sql, *parameters)[0][0]
+        return self.sql(sql, *parameters)[0][0]
+
+    @property
+    def mails(self) -> list[EmailMessage]:
+        files = sorted(self.mail_folder.glob("*.eml"))
+        return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
+
+
+@dataclass
+class App(Tables):
+    """With the kit."""
+
+    jobs: JobTester
+
+    def do(self, task: Task[Any, Any], payload: Payload) -> TaskReport:
+        """Enqueue and run once what is due; how the task stands then."""
+        self.jobs.enqueue(task, payload)
+        return self.jobs.drain().only
+
+
+@dataclass
+class Platform(Tables):
+    """With queues that are moto's, for tests that look at messages."""
+
+    world: World
 
     def enqueue(self, task: Task[Any, Any], payload: Payload) -> str:
         self.world.lane(task)
@@ -71,10 +102,13 @@ class Platform:
         """Enqueue and run; the task's row."""
         return self.run(task, self.enqueue(task, payload))
 
-    @property
-    def mails(self) -> list[EmailMessage]:
-        files = sorted(self.mail_folder.glob("*.eml"))
-        return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
+
+@pytest.fixture
+def app(joblane_database: str, jobs: JobTester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    database = Database(joblane_database)
+    with aws(monkeypatch), settings(tmp_path, monkeypatch):
+        yield App(database, tmp_path / "mails", jobs)
+    database.drop()
 
 
 @pytest.fixture
@@ -83,24 +117,42 @@ def platform(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Platform]:
-    from shared.platform import mail, uploads
+    with settings(tmp_path, monkeypatch):
+        yield Platform(world._looker, tmp_path / "mails", world)
+
+
+@contextmanager
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """S3 and SES by moto."""
+    for name, value in {"DEFAULT_REGION": "us-east-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+@contextmanager
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The platform's settings and its bucket, with clients of this test's own."""
+    from shared.platform import health, mail, uploads
 
     for name, value in {
         "EMAIL_PROVIDER": "console",
         "EMAIL_FROM_ADDRESS": "no-reply@example.com",
-        "EMAIL_CONSOLE_DIR": str(tmp_path / "mails"),
+        "EMAIL_CONSOLE_DIR": str(folder / "mails"),
         "INVITATION_BASE_URL": "https://app.example.com/join",
         "EXPORT_BUCKET": BUCKET,
         "JOBLANE_STAGE": "local",
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "AWS_ENDPOINT_URL_S3"):
+    for name in ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "TENANT_GRACE_DAYS", "AWS_ENDPOINT_URL_S3"):
         monkeypatch.delenv(name, raising=False)
-    for client in (uploads.s3, mail._ses):
+    clients = (uploads.s3, mail._ses, health.sqs)
+    for client in clients:
         client.cache_clear()
     uploads.s3().create_bucket(Bucket=BUCKET)
-    yield Platform(world, tmp_path / "mails")
-    for client in (uploads.s3, mail._ses):
+    yield
+    for client in clients:
         client.cache_clear()
 
 

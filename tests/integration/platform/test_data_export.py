@@ -6,6 +6,7 @@ import hashlib
 import json
 import uuid
 import zipfile
+from datetime import timedelta
 from io import BytesIO
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 
 from functions.data_export.handler import DataExport, data_export
 from shared.platform import exports, uploads
-from tests.integration.platform.conftest import BUCKET, Platform, lines
+from tests.integration.platform.conftest import BUCKET, App, lines
 
 USER = uuid.uuid4()
 
@@ -30,29 +31,29 @@ def files(key: str) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def tenant(platform: Platform) -> str:
+def tenant(app: App) -> str:
     """Two active members and two others, an open invitation and two others, four roles of which one is not in use."""
-    tenant, other = platform.tenant(), platform.tenant("Other", "other")
-    editor, viewer, foreign = platform.role(tenant), platform.role(tenant, "Viewer"), platform.role(other)
-    admin = platform.role(None, "Admin")
-    platform.role(None, "Unused")
-    platform.member(tenant, editor, str(USER))
-    platform.member(tenant, admin, "ann|1")
-    platform.member(tenant, editor, "bob", "inactive")
-    platform.member(tenant, editor, "", "pending")
-    platform.member(other, foreign, "eve")
-    platform.invitation(tenant, viewer, "open@example.org")
-    platform.invitation(tenant, viewer, "late@example.org", ends="-1 day")
-    platform.invitation(tenant, viewer, "done@example.org", status="accepted")
-    platform.invitation(other, foreign, "eve@example.org")
+    tenant, other = app.tenant(), app.tenant("Other", "other")
+    editor, viewer, foreign = app.role(tenant), app.role(tenant, "Viewer"), app.role(other)
+    admin = app.role(None, "Admin")
+    app.role(None, "Unused")
+    app.member(tenant, editor, str(USER))
+    app.member(tenant, admin, "ann|1")
+    app.member(tenant, editor, "bob", "inactive")
+    app.member(tenant, editor, "", "pending")
+    app.member(other, foreign, "eve")
+    app.invitation(tenant, viewer, "open@example.org")
+    app.invitation(tenant, viewer, "late@example.org", ends="-1 day")
+    app.invitation(tenant, viewer, "done@example.org", status="accepted")
+    app.invitation(other, foreign, "eve@example.org")
     return tenant
 
 
-def test_a_full_export_holds_everything_of_the_tenant_and_of_nobody_else(platform: Platform, tenant: str) -> None:
-    row = platform.do(data_export, payload(tenant))
-    assert row["state"] == "completed"
-    result = row["result"]
-    assert result["key"].startswith(f"exports/{tenant}/{row['id']}/acme_")
+def test_a_full_export_holds_everything_of_the_tenant_and_of_nobody_else(app: App, tenant: str) -> None:
+    ended = app.do(data_export, payload(tenant))
+    assert ended.state == "completed"
+    result = ended.result
+    assert result["key"].startswith(f"exports/{tenant}/{ended.id}/acme_")
     assert result["counts"] == {"members": 4, "invitations": 3, "roles": 3}
     found = files(result["key"])
     assert list(found) == ["members.jsonl", "invitations.jsonl", "roles.jsonl", "manifest.json"]
@@ -66,15 +67,15 @@ def test_a_full_export_holds_everything_of_the_tenant_and_of_nobody_else(platfor
     assert b"t0ken" not in b"".join(found.values())
 
 
-def test_a_partial_export_holds_who_has_access_now(platform: Platform, tenant: str) -> None:
-    found = files(platform.do(data_export, payload(tenant, "partial"))["result"]["key"])
+def test_a_partial_export_holds_who_has_access_now(app: App, tenant: str) -> None:
+    found = files(app.do(data_export, payload(tenant, "partial")).result["key"])
     assert {member["user_id"] for member in lines(found["members.jsonl"])} == {str(USER), "ann|1"}
     assert [item["email"] for item in lines(found["invitations.jsonl"])] == ["open@example.org"]
     assert json.loads(found["manifest.json"])["export_type"] == "partial"
 
 
-def test_the_manifest_proves_the_files(platform: Platform, tenant: str) -> None:
-    result = platform.do(data_export, payload(tenant))["result"]
+def test_the_manifest_proves_the_files(app: App, tenant: str) -> None:
+    result = app.do(data_export, payload(tenant)).result
     found = files(result["key"])
     manifest = json.loads(found.pop("manifest.json"))
     assert manifest["tenant"]["slug"] == "acme"
@@ -91,75 +92,84 @@ def test_the_manifest_proves_the_files(platform: Platform, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5])
-def test_pages_lose_and_repeat_nothing(rows: int, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_lose_and_repeat_nothing(rows: int, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "PAGE_ROWS", 2)
-    tenant = platform.tenant()
-    role = platform.role(tenant)
+    tenant = app.tenant()
+    role = app.role(tenant)
     for number in range(rows):
-        platform.member(tenant, role, f"user-{number}")
-        platform.invitation(tenant, role)
-    found = files(platform.do(data_export, payload(tenant))["result"]["key"])
+        app.member(tenant, role, f"user-{number}")
+        app.invitation(tenant, role)
+    found = files(app.do(data_export, payload(tenant)).result["key"])
     assert [item["user_id"] for item in lines(found["members.jsonl"])] == [f"user-{number}" for number in range(rows)]
     assert len({item["id"] for item in lines(found["invitations.jsonl"])}) == rows
 
 
-def test_the_user_is_written_to(platform: Platform, tenant: str) -> None:
-    platform.world.run("insert into user_addresses (user_id, email) values ($1, 'ann@example.org')", str(USER))
-    row = platform.do(data_export, payload(tenant))
-    assert row["result"]["notified"] is True
-    (mail,) = platform.mails
+def test_the_user_is_written_to(app: App, tenant: str) -> None:
+    app.sql("insert into user_addresses (user_id, email) values ($1, 'ann@example.org')", str(USER))
+    ended = app.do(data_export, payload(tenant))
+    assert ended.result["notified"] is True
+    (mail,) = app.mails
     assert mail["To"] == "ann@example.org"
     assert mail["Subject"] == "The export of Acme is ready"
 
 
 @pytest.mark.parametrize("trouble", ["no address", "bad address", "no settings", "provider"])
 def test_a_notification_that_fails_never_fails_the_export(
-    trouble: str, platform: Platform, tenant: str, monkeypatch: pytest.MonkeyPatch
+    trouble: str, app: App, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if trouble != "no address":
         email = "nobody" if trouble == "bad address" else "ann@example.org"
-        platform.world.run("insert into user_addresses (user_id, email) values ($1, $2)", str(USER), email)
+        app.sql("insert into user_addresses (user_id, email) values ($1, $2)", str(USER), email)
     if trouble == "no settings":
         monkeypatch.delenv("EMAIL_FROM_ADDRESS")
     if trouble == "provider":
         monkeypatch.setenv("EMAIL_PROVIDER", "ses")
-    row = platform.do(data_export, payload(tenant))
-    assert row["state"] == "completed"
-    assert row["result"]["notified"] is False
-    assert files(row["result"]["key"])
+    ended = app.do(data_export, payload(tenant))
+    assert ended.state == "completed"
+    assert ended.result["notified"] is False
+    assert files(ended.result["key"])
 
 
-def test_a_tenant_that_does_not_exist_is_given_up_at_once(platform: Platform) -> None:
-    gone = platform.tenant("Gone", "gone", status="deleted")
+def test_a_tenant_that_does_not_exist_is_given_up_at_once(app: App) -> None:
+    gone = app.tenant("Gone", "gone", status="deleted")
     for tenant in (str(uuid.uuid4()), gone):
-        row = platform.do(data_export, payload(tenant))
-        assert (row["state"], row["attempts"]) == ("archived", 1)
+        ended = app.do(data_export, payload(tenant))
+        assert (ended.state, ended.attempts) == ("archived", 1)
     assert "Contents" not in uploads.s3().list_objects_v2(Bucket=BUCKET)
 
 
-def test_a_missing_bucket_setting_is_named(platform: Platform, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_bucket_setting_is_named(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("EXPORT_BUCKET")
-    row = platform.do(data_export, payload(tenant))
-    assert row["state"] == "retry"
-    assert "EXPORT_BUCKET" in row["error_message"]
+    ended = app.do(data_export, payload(tenant))
+    assert ended.state == "retry"
+    assert "EXPORT_BUCKET" in str(ended.error_message)
 
 
-def test_a_run_that_breaks_off_leaves_no_object(
-    platform: Platform, tenant: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_that_breaks_off_leaves_no_object(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("broken off")
 
     monkeypatch.setattr(exports, "_manifest", broken)
-    assert platform.do(data_export, payload(tenant))["state"] == "retry"
+    assert app.do(data_export, payload(tenant)).state == "retry"
     assert "Contents" not in uploads.s3().list_objects_v2(Bucket=BUCKET)
 
 
-def test_the_user_of_a_system_user_has_an_address_too(platform: Platform, tenant: str) -> None:
-    platform.world.run(
+def test_an_export_whose_process_is_killed_at_the_end_is_written_again_in_its_place(app: App, tenant: str) -> None:
+    app.jobs.enqueue(data_export, payload(tenant))
+    with app.jobs.crash_before_commit():
+        assert app.jobs.drain().only.state == "active"
+    ended = app.jobs.drain(within=timedelta(hours=1)).check().only
+    assert ended.outcomes == ("lost", "completed")
+    written = uploads.s3().list_objects_v2(Bucket=BUCKET)["Contents"]
+    assert {item["Key"].rpartition("/")[0] for item in written} == {f"exports/{tenant}/{ended.id}"}
+    assert files(ended.result["key"])
+
+
+def test_the_user_of_a_system_user_has_an_address_too(app: App, tenant: str) -> None:
+    app.sql(
         "insert into system_users (name, application_name, email, user_id, service_type, created_by) "
         "values ('sync', 'sync', 'sync@example.org', $1, 'worker', 'founder')",
         str(USER),
     )
-    assert platform.do(data_export, payload(tenant))["result"]["notified"] is True
-    assert [mail["To"] for mail in platform.mails] == ["sync@example.org"]
+    assert app.do(data_export, payload(tenant)).result["notified"] is True
+    assert [mail["To"] for mail in app.mails] == ["sync@example.org"]

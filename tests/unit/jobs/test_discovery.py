@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.jobs.discovery import discover, load
 from shared.jobs.errors import DeclarationError
-from shared.jobs.task import discover, load
 
 _numbers = itertools.count(1)
 
@@ -160,6 +160,40 @@ def test_a_bad_declaration_stops_the_walk_with_the_reason(package: Package) -> N
         discover(package.name)
 
 
+FOLLOWED = HANDLER.replace('"{type}"', '"{type}", on_archived="system:alert"')
+ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replace(
+    "payload: Body", "payload: ArchivedTask"
+)
+
+
+def test_a_task_that_is_followed_by_another_must_name_one_that_is_there(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    with pytest.raises(DeclarationError, match=r"^task 'data:export': on_archived: there is no task 'system:alert'$"):
+        discover(package.name)
+
+
+def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    package.add_task("system:alert")
+    with pytest.raises(DeclarationError, match=r"on_archived: 'system:alert' takes Body, not ArchivedTask$"):
+        discover(package.name)
+
+
+def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
+    follows = discover(package.name)["data:export"].on_archived
+    assert follows == {"type": "system:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}
+
+
+def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> None:
+    text = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
+    package.add_task("data:export")
+    package.add("data_copy", text.format(type="data:copy", function="data_copy"))
+    with pytest.raises(DeclarationError, match="task 'data:copy': aliases: 'data:export' is another task's"):
+        discover(package.name)
+
+
 def test_one_task_is_loaded_without_its_neighbours(package: Package) -> None:
     package.add_task("data:export")
     package.add("broken", "import no_such_module\n")
@@ -198,7 +232,7 @@ def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment
         "import os, socket, sys\n"
         "def refuse(*_, **__): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from shared.jobs.task import discover\n"
+        "from shared.jobs.discovery import discover\n"
         "assert discover()\n"
         "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
     )

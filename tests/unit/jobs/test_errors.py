@@ -10,6 +10,7 @@ import pytest
 
 from shared.jobs import errors
 from shared.jobs.errors import (
+    Continued,
     EnqueueError,
     Interrupt,
     JobError,
@@ -28,7 +29,12 @@ def test_all_errors_have_one_root_but_for_the_interrupts() -> None:
         for value in vars(errors).values()
         if inspect.isclass(value) and issubclass(value, BaseException) and value.__module__ == errors.__name__
     ]
-    assert {cls for cls in classes if not issubclass(cls, JobError)} == {Interrupt, TaskTimeout, TaskCancelled}
+    assert {cls for cls in classes if not issubclass(cls, JobError)} == {
+        Interrupt,
+        TaskTimeout,
+        TaskCancelled,
+        Continued,
+    }
     assert not issubclass(Interrupt, Exception)
     assert all(cls.__doc__ for cls in classes)
 

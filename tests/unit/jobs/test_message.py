@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from shared.jobs.errors import MessageError
 from shared.jobs.message import (
-    MAX_DEPTH,
     MAX_HEADERS,
     MAX_ID,
     TENANT_PATTERN,
@@ -22,11 +21,10 @@ from shared.jobs.message import (
     Message,
     canonical,
     check_headers,
-    check_tree,
     decode,
     digest,
-    needs_walk,
 )
+from shared.jobs.text import MAX_DEPTH, check_tree, needs_walk
 
 SECRET = "hunter2"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 
 import pytest
@@ -20,6 +21,10 @@ from shared.jobs.queues import (
     MAX_RECEIVE_COUNT,
     MAX_VISIBILITY,
     QUEUE_RETENTION,
+    RECEIVE_HEADROOM,
+    RESUME_RESERVE,
+    RESUMED_FUNCTION_TIMEOUT,
+    SNOOZE_CEILING,
     VISIBILITY_MARGIN,
     WEIGHTS,
     Numbers,
@@ -92,13 +97,66 @@ def test_whatever_is_accepted_holds_together(timeout: timedelta, batch_size: int
     assert numbers.max_receive_count >= max_retry + 1
 
 
+def test_a_resumable_task_longer_than_lambda_has_receives_for_going_on() -> None:
+    numbers = Numbers.of(timeout=timedelta(minutes=30), batch_size=1, max_retry=5, what="x", resumable=True)
+    # six attempts, and eight continuations of each, as one uses 4 minutes at the least; 136 others: see Numbers
+    assert numbers == Numbers(timedelta(minutes=5), timedelta(minutes=30), 6 + 6 * 8 + 136)
+
+
+def test_a_resumable_task_that_one_invocation_holds_is_as_any_other() -> None:
+    for seconds in (1, 60, 890):
+        ordinary = Numbers.of(timeout=timedelta(seconds=seconds), batch_size=1, max_retry=5, what="x")
+        assert ordinary == Numbers.of(
+            timeout=timedelta(seconds=seconds), batch_size=1, max_retry=5, what="x", resumable=True
+        )
+
+
+@given(st.integers(891, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 100))
+def test_whatever_resumable_task_is_accepted_holds_together(timeout: timedelta, max_retry: int) -> None:
+    try:
+        numbers = Numbers.of(timeout=timeout, batch_size=1, max_retry=max_retry, what="x", resumable=True)
+    except DeclarationError:
+        return
+    others = max_retry + 1 + SNOOZE_CEILING + 4 * 24 + RECEIVE_HEADROOM
+    continuations = numbers.max_receive_count - others
+    used_at_least = numbers.function_timeout - RESUME_RESERVE
+    assert numbers.function_timeout == RESUMED_FUNCTION_TIMEOUT
+    assert continuations * used_at_least >= (max_retry + 1) * timeout
+    assert numbers.max_receive_count <= MAX_RECEIVE_COUNT
+    assert numbers.max_receive_count * numbers.visibility < QUEUE_RETENTION
+    assert 6 * numbers.function_timeout <= numbers.visibility <= MAX_VISIBILITY
+
+
+@given(st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 2000))
+def test_what_is_refused_for_its_retries_says_how_many_there_can_be(timeout: timedelta, max_retry: int) -> None:
+    def of(retries: int) -> Numbers:
+        return Numbers.of(timeout=timeout, batch_size=1, max_retry=retries, what="x", resumable=True)
+
+    try:
+        of(max_retry)
+        return
+    except DeclarationError as error:
+        problem = str(error)
+    found = re.search(r"max_retry can be (\d+) here", problem)
+    if found is None:
+        assert "even without a retry; shorten the timeout" in problem
+        with pytest.raises(DeclarationError):
+            of(0)
+        return
+    of(int(found[1]))
+    with pytest.raises(DeclarationError):
+        of(int(found[1]) + 1)
+
+
 def test_the_limits_leave_room_between_each_other() -> None:
     assert MAX_LATER_VISIBILITY < MAX_VISIBILITY
     assert timedelta(days=14) >= DEAD_LETTER_RETENTION > QUEUE_RETENTION
 
 
 def test_a_timeout_above_lambdas_is_refused_with_the_longest_that_fits() -> None:
-    with pytest.raises(DeclarationError, match="x: timeout 0:15:00 with batch_size 1 needs a function of 0:15:10"):
+    with pytest.raises(
+        DeclarationError, match=r"x: timeout 0:15:00 with batch_size 1 needs a function of 0:15:10.*resumable=True"
+    ):
         Numbers.of(timeout=timedelta(minutes=15), batch_size=1, max_retry=0, what="x")
     Numbers.of(timeout=timedelta(seconds=890), batch_size=1, max_retry=0, what="x")
 

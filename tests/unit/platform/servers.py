@@ -216,6 +216,8 @@ class HttpServer:
                 except OSError:
                     self.close_connection = True
 
+            do_GET = do_POST  # noqa: N815 - the library's name
+
             def log_message(self, *_: Any) -> None:
                 pass
 

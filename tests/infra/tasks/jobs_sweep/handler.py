@@ -1,8 +1,8 @@
 """Closed to strangers, and may send to every lane."""
 
+from shared.jobs import Grants, Payload, task
 from shared.jobs.cron import every
 from shared.jobs.queues import Queue
-from shared.jobs.task import Grants, Payload, task
 
 
 class JobsSweep(Payload):

@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
+from shared.jobs import Grants, Payload, task
 from shared.jobs.queues import Queue
-from shared.jobs.task import Grants, Payload, task
 
 
 class OrderShip(Payload):

@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
+from shared.jobs import Grants, Payload, task
 from shared.jobs.cron import cron
 from shared.jobs.queues import Queue
-from shared.jobs.task import Grants, Payload, task
 
 
 class ReportBuild(Payload):

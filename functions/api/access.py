@@ -1,0 +1,124 @@
+"""Who asks, and who may: identity from the authorizer's claims alone, permission from one table.
+
+An API Gateway HTTP API has verified the token before it calls this function, and puts its claims into
+``requestContext.authorizer.jwt.claims``. Nothing in a header or a body says who somebody is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
+
+from aws_lambda_powertools.event_handler import Request, Response
+from aws_lambda_powertools.event_handler.depends import Depends
+
+from functions.api.refusals import forbidden, not_found, unauthorized
+from shared.platform import mail
+from shared.platform.roles import Rank, rank_of
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
+    from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
+
+EVERYBODY = frozenset(Rank)
+"""Whoever is signed in."""
+ADMINS = frozenset({Rank.ADMIN, Rank.OWNER})
+
+ROUTES: Mapping[str, frozenset[Rank]] = {
+    "POST /tenants": EVERYBODY,
+    "POST /tenants/{tenant_id}/invitations": ADMINS,
+    "POST /exports": ADMINS,
+    "GET /exports/{task_id}": ADMINS,
+    "GET /tasks/{task_id}": EVERYBODY,
+    "GET /openapi.json": EVERYBODY,
+}
+"""Route × role. A route that is not in it answers nobody."""
+
+SUBJECT = re.compile(r"[!-~]{1,200}")
+"""What a task's ``owner`` can hold."""
+LIST = re.compile(r"[\s,\[\]\"]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. ``tenant_id`` None: signed in, and of no tenant (yet). ``email`` None: there is no verified one."""
+
+    user_id: str
+    tenant_id: UUID | None
+    rank: Rank
+    email: str | None = field(repr=False)
+
+    @property
+    def tenant(self) -> UUID:
+        """The tenant, which whoever has a role has."""
+        if self.tenant_id is None:
+            raise forbidden("this takes a tenant, and your token names none")
+        return self.tenant_id
+
+
+def admit(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
+    """Let a request pass, before anything of it is looked at: 401, 403, or 404 for a path of another tenant."""
+    caller = caller_of(app.current_event.request_context.authorizer.jwt_claim)
+    app.append_context(caller=caller)
+    allowed = ROUTES.get(f"{app.request.method} {app.request.route}")
+    if allowed is None:
+        raise not_found()
+    if caller.rank not in allowed:
+        raise forbidden("your role does not allow this")
+    tenant_id = app.request.path_parameters.get("tenant_id")
+    if tenant_id is not None and (caller.tenant_id is None or _uuid(tenant_id) != caller.tenant_id):
+        raise not_found()
+    return next_middleware(app)
+
+
+def _admitted(request: Request) -> Caller:
+    caller: Caller = request.context["caller"]
+    return caller
+
+
+Who = Annotated[Caller, Depends(_admitted)]
+"""A route's parameter of this type is the caller."""
+
+
+# --- Claims --------------------------------------------------------------------------------------------------------
+
+
+def caller_of(claims: Mapping[str, Any]) -> Caller:
+    """The caller of verified claims: ``sub``, ``tenant_id``, ``roles``, ``email`` (and ``email_verified``).
+
+    Roles that are not known count for nothing; of several the highest counts. Raises 401 for claims that name nobody.
+    """
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
+        raise unauthorized()
+    named, tenant_id = claims.get("tenant_id"), None
+    if named:
+        tenant_id = _uuid(named)
+        if tenant_id is None:
+            raise unauthorized()
+    rank = rank_of(*_words(claims.get("roles"))) if tenant_id else None
+    return Caller(subject, tenant_id, rank or Rank.GUEST, _email(claims))
+
+
+def _email(claims: Mapping[str, Any]) -> str | None:
+    email = claims.get("email")
+    if str(claims.get("email_verified", True)).lower() != "true":
+        return None
+    return email.strip() if isinstance(email, str) and mail.is_address(email) else None
+
+
+def _words(roles: object) -> Iterable[str]:
+    """An HTTP API hands on every claim as text, a list as ``[admin member]``."""
+    if isinstance(roles, list):
+        return [role for role in roles if isinstance(role, str)]
+    return [word for word in LIST.split(roles) if word] if isinstance(roles, str) else []
+
+
+def _uuid(value: object) -> UUID | None:
+    try:
+        return UUID(value) if isinstance(value, str) else None
+    except ValueError:
+        return None

@@ -1,0 +1,50 @@
+"""Reading a request's body before it is validated: JSON, an object, and nothing that Postgres cannot store."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from functions.api.refusals import Refusal, bad_request
+from shared.jobs.errors import MessageError
+from shared.jobs.text import check_tree
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+    from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
+
+MAX_BODY_BYTES = 64 * 1024
+WITH_BODY = ("POST", "PUT", "PATCH")
+
+
+def read_body(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
+    """Refuse a body that no route can take: 413, 415, or 400 with the field where there is one."""
+    event = app.current_event
+    if app.request.method in WITH_BODY and event.body:
+        kind = (event.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
+        if kind != "application/json":
+            raise Refusal(415, "the body is JSON, with Content-Type: application/json")
+        if len(event.body) > MAX_BODY_BYTES * (4 / 3 if event.is_base64_encoded else 1):
+            raise Refusal(413, f"the body is {MAX_BODY_BYTES} bytes at most")
+        try:
+            body = json.loads(event.decoded_body or "", parse_constant=_refuse)
+            json.dumps(body, allow_nan=False)
+        except (ValueError, RecursionError):
+            raise bad_request(("body", "is not JSON")) from None
+        if not isinstance(body, dict):
+            raise bad_request(("body", "a JSON object is required"))
+        for name, value in body.items():
+            _check(name, "body")
+            _check(value, name)
+    return next_middleware(app)
+
+
+def _check(value: Any, where: str) -> None:
+    try:
+        check_tree(value, where)
+    except MessageError as error:
+        raise bad_request((where, str(error).removeprefix(f"{where}: "))) from None
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not JSON")

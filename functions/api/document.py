@@ -1,0 +1,69 @@
+"""The OpenAPI document, with who may do what from the same table that decides it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
+
+from functions.api.access import EVERYBODY, ROUTES
+from functions.api.refusals import Refused
+
+if TYPE_CHECKING:
+    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
+
+TITLE, VERSION = "Joblane platform API", "1"
+REFUSALS = {
+    "400": "The request does not fit.",
+    "401": "No claims, or claims that name nobody.",
+    "403": "The caller's role does not allow it.",
+    "404": "There is no such thing, or it is somebody else's.",
+    "409": "It is there already, or in a state that rules this out.",
+    "410": "It is kept no longer.",
+    "422": "It fits and cannot be done, or the key came with another request before.",
+    "503": "The database does not answer.",
+}
+NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")
+"""Powertools' own."""
+ONLY_OF: dict[str, tuple[str, ...]] = {
+    "400": ("POST",),
+    "409": ("POST /tenants",),
+    "410": ("GET /exports",),
+    "422": ("POST",),
+}
+"""Routes that answer so, by their beginning; the others do all."""
+
+
+def document(app: APIGatewayHttpResolver) -> dict[str, Any]:
+    """The document as JSON values."""
+    text = app.get_openapi_json_schema(
+        title=TITLE,
+        version=VERSION,
+        security_schemes={"token": HTTPBearer(bearerFormat="JWT")},
+        security=[{"token": []}],
+    )
+    found: dict[str, Any] = json.loads(text)
+    schemas = found.setdefault("components", {}).setdefault("schemas", {})
+    refused = Refused.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= refused.pop("$defs") | {Refused.__name__: refused}
+    for unused in NEVER_ANSWERED:
+        schemas.pop(unused, None)
+    for path, operations in found["paths"].items():
+        for method, operation in operations.items():
+            _complete(f"{method.upper()} {path}", operation)
+    return found
+
+
+def _complete(route: str, operation: dict[str, Any]) -> None:
+    allowed = ROUTES[route]
+    who = "whoever is signed in" if allowed == EVERYBODY else ", ".join(rank.name.lower() for rank in sorted(allowed))
+    operation["description"] = f"For {who}."
+    content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
+    operation["responses"].pop("422", None)
+    for parameter in operation.get("parameters", []):
+        if parameter["in"] == "header":  # Powertools has its name in lower case
+            parameter["name"] = parameter["name"].title()
+    for status, description in REFUSALS.items():
+        if route.startswith(ONLY_OF.get(status, ("",))):
+            operation["responses"][status] = {"description": description, "content": content}

@@ -1,0 +1,74 @@
+"""Writes the week of every tenant in figures: its members, its invitations, and how its jobs ended."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING
+from uuid import UUID
+
+from pydantic import BaseModel
+
+from shared.jobs import Grants, Payload, Queue, TaskContext, task
+from shared.platform import settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy.orm import Session
+
+    from shared.platform.tenants import Tenant
+
+PAGE_TENANTS = 100
+
+
+class ReportGenerate(Payload):
+    """``week_ending``: the day after the week's last; None: the last Sunday."""
+
+    week_ending: date | None = None
+
+
+class ReportResult(BaseModel):
+    """``tenants``: how many reports the run that ended it has written; an earlier attempt may have written others."""
+
+    week_ending: date
+    tenants: int
+
+
+@task(
+    "report:generate",
+    queue=Queue.DEFAULT,
+    max_retry=3,
+    timeout=timedelta(minutes=10),
+    schedule="0 8 * * 0",
+    environment=settings.EXPORT,
+    grants=Grants(buckets=("exports",)),
+    front_door=False,
+)
+def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
+    from shared.platform import reports, uploads
+
+    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where reports are written", "acme-exports")
+    week = reports.Week.ending(payload.week_ending) if payload.week_ending else reports.Week.before(datetime.now(UTC))
+    outcomes, written = reports.outcomes(ctx.session, week), 0
+
+    def pages(after: str | None) -> Iterator[list[Tenant]]:
+        return _pages(ctx.session, after)
+
+    # a retry goes on behind the last page that was written whole
+    for page in ctx.resume(pages, cursor=lambda page: str(page[-1].id), chunk=1):
+        found = reports.compile_page(ctx.session, page, week, outcomes)
+        for tenant in page:
+            reports.write(uploads.s3(), bucket, tenant, week, found[tenant.id])
+            ctx.check()
+        written += len(page)
+    ctx.logger.info("reports written", count=written, week_ending=week.end.date().isoformat())
+    return ReportResult(week_ending=week.end.date(), tenants=written)
+
+
+def _pages(session: Session, after: str | None) -> Iterator[list[Tenant]]:
+    """The tenants behind the cursor; one page, as the next is asked for with the cursor that follows from it."""
+    from shared.platform import tenants
+
+    page = tenants.page_after(session, None if after is None else UUID(after), PAGE_TENANTS)
+    if page:
+        yield page

@@ -1,0 +1,33 @@
+"""The function of a ``handler.py`` that declares a Lambda of its own, as the API does."""
+
+from __future__ import annotations
+
+from constructs import Construct
+
+from infra.constructs.code import FunctionCode
+from infra.constructs.task_function import JobFunction
+from infra.stage import Stage
+from shared.function import Function
+
+
+class OwnFunction(JobFunction):
+    """``name``: of its folder, with hyphens. Its entry is that folder's ``handler``."""
+
+    def __init__(
+        self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, name: str, declared: Function
+    ) -> None:
+        super().__init__(
+            scope,
+            id_,
+            stage=stage,
+            code=code,
+            name=f"{stage.prefix}-{name}",
+            description=declared.description,
+            handler=f"functions.{name.replace('-', '_')}.handler.handler",
+            timeout=declared.timeout,
+            memory_mb=declared.memory_mb,
+            environment={
+                **{key: stage.settings[key] for key in declared.environment if key in stage.settings},
+                "DATABASE_URL": stage.database_url,
+            },
+        )

@@ -1,0 +1,21 @@
+"""A Lambda of its own: what a ``handler.py`` declares beside ``handler(event, context)`` where it is no task."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+
+
+@dataclass(frozen=True)
+class Function:
+    """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
+
+    ``enqueue``: types it may send. ``reads``: names of buckets it reads. ``environment``: names of settings it gets.
+    """
+
+    description: str
+    timeout: timedelta
+    memory_mb: int
+    enqueue: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()

@@ -1,0 +1,212 @@
+"""What a test has enqueued, and how it differs from what was expected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
+
+from shared.jobs.message import decode
+from shared.jobs.payload import Payload
+from shared.jobs.store import State
+from shared.jobs.testing.errors import KitError
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+    from shared.jobs.sqs import Entry
+    from shared.jobs.task import Task
+
+TASKS = """
+select id, type, queue, tenant, owner, tags, state, payload, headers,
+       greatest(0, extract(epoch from due_at - created_at))::float8
+  from tasks order by created_at, id
+"""
+SHOWN = 10
+"""Tasks that a failure shows."""
+CLOSE = timedelta(seconds=5)
+"""How far a time may be off: it is counted from the enqueue."""
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class EnqueuedTask:
+    """A task that exists, whatever has become of it.
+
+    ``payload``: as JSON holds it; None once its content was removed. ``process_in``: from the enqueue to its time;
+    of one that has failed, to its next attempt.
+    """
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+    owner: str | None
+    tags: tuple[str, ...]
+    state: State
+    payload: Mapping[str, Any] | None
+    headers: Mapping[str, str]
+    process_in: timedelta
+
+
+def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
+    """All rows in the order they were written; after them, messages of senders without a record that have not run."""
+    found = [
+        EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due))
+        for id_, type_, queue, tenant, owner, tags, state, payload, headers, due in connection.run(TASKS)
+    ]
+    known = {one.id for one in found}
+    for entry in sent:
+        message = decode(entry.body)
+        if message.id is None or message.rec or message.id in known:
+            continue
+        known.add(message.id)
+        queue = entry.queue.removeprefix(f"{prefix}-").partition("-")[0]
+        state = State.SCHEDULED if entry.delay_seconds else State.PENDING
+        tags = tuple(message.options.tags) if message.options else ()
+        fields = (tags, state, message.payload, message.headers, timedelta(seconds=entry.delay_seconds))
+        found.append(EnqueuedTask(message.id, message.type, queue, entry.group, None, *fields))
+    return found
+
+
+class Captured(Sequence[EnqueuedTask]):
+    """Tasks that were enqueued inside of a block, or since the test began. Up to the block's end it grows."""
+
+    def __init__(self, look: Callable[[], list[EnqueuedTask]]) -> None:
+        self._look = look
+        self._before = {one.id for one in look()}
+        self._kept: list[EnqueuedTask] | None = None
+
+    def close(self) -> None:
+        self._kept = self.enqueued()
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.enqueued()[position]
+
+    def __len__(self) -> int:
+        return len(self.enqueued())
+
+    def __iter__(self) -> Iterator[EnqueuedTask]:
+        return iter(self.enqueued())
+
+    def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
+        """Those of one type, or all, in order."""
+        found = [one for one in self._look() if one.id not in self._before] if self._kept is None else self._kept
+        types = None if task is None else (task,) if isinstance(task, str) else task.types
+        return [one for one in found if types is None or one.type in types]
+
+    def assert_enqueued(
+        self,
+        task: Task[Any, Any] | str,
+        payload: Payload | Mapping[str, Any] | None = None,
+        *,
+        count: int | None = None,
+        task_id: str | None = None,
+        queue: str | None = None,
+        tenant: str | None = None,
+        owner: str | None = None,
+        tags: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        state: State | str | None = None,
+        process_in: timedelta | None = None,
+        **fields: Any,
+    ) -> list[EnqueuedTask]:
+        """The tasks of this type that are as asked: one at least, or ``count`` exactly. What is not given may be any.
+
+        ``payload``: an instance is compared whole, a mapping by the keys it has; ``fields`` are further keys.
+        ``headers``: by the keys it has. ``process_in``: to 5 seconds.
+
+        Raises AssertionError that shows what was enqueued instead, the nearest first; :class:`KitError` for a field
+        that the payload does not have.
+        """
+        __tracebackhide__ = True
+        given = {"id": task_id, "queue": queue, "tenant": tenant, "owner": owner, "tags": tags, "state": state}
+        wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if tags is not None:
+            wanted["tags"] = tuple(tags)
+        if process_in is not None:
+            wanted["process_in"] = process_in
+        wanted |= {f"headers.{name}": value for name, value in (headers or {}).items()}
+        wanted |= _payload(task, payload, fields)
+        of_type = self.enqueued(task)
+        matching = [one for one in of_type if not differences(one, wanted)]
+        if (len(matching) != count) if count is not None else not matching:
+            type_ = task if isinstance(task, str) else task.type
+            number = "at least one" if count is None else "none" if count == 0 else f"exactly {count}"
+            what = f"{type_}: {number} was to be enqueued, {len(matching)} was"
+            others = [one.type for one in self.enqueued() if one not in of_type]
+            raise AssertionError(_failure(what, wanted, of_type, others))
+        return matching
+
+
+def _payload(
+    task: Task[Any, Any] | str, payload: Payload | Mapping[str, Any] | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the payload is to hold, by ``payload.<field>``."""
+    if isinstance(payload, Payload):
+        if fields:
+            raise KitError("a payload is compared whole; give some of its fields as a mapping, or as arguments")
+        if not isinstance(task, str) and type(payload) is not task.payload:
+            raise KitError(f"{task.type} takes {task.payload.__name__}, not {type(payload).__name__}")
+        return {f"payload.{name}": value for name, value in payload.model_dump(mode="json").items()}
+    keys = {**(payload or {}), **fields}
+    if not isinstance(task, str):
+        known = task.payload.model_fields
+        for name in keys:
+            if name not in known:
+                raise KitError(f"{task.payload.__name__} has no field {name!r}; it has {', '.join(known) or 'none'}")
+    return {f"payload.{name}": to_jsonable_python(value) for name, value in keys.items()}
+
+
+def differences(task: EnqueuedTask, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``wanted`` this task has not, with what it has instead."""
+    return {name: found for name, value in wanted.items() if not _same(found := _value(task, name), value)}
+
+
+def _value(task: EnqueuedTask, name: str) -> Any:
+    part, _, key = name.partition(".")
+    value = getattr(task, part)
+    return (value or {}).get(key, MISSING) if key else value
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, timedelta):
+        return bool(abs(found - wanted) <= CLOSE)
+    return bool(found == wanted)
+
+
+# --- The text of a failure -----------------------------------------------------------------------------------------
+
+
+def _failure(what: str, wanted: Mapping[str, Any], of_type: Sequence[EnqueuedTask], others: Sequence[str]) -> str:
+    """``others``: the types of what else was enqueued."""
+    lines = [what + (", with" if wanted else "")]
+    lines += [f"    {name} = {_shown(value)}" for name, value in wanted.items()]
+    if of_type:
+        lines.append(f"  enqueued of {of_type[0].type}:")
+    for one in sorted(of_type, key=lambda one: len(differences(one, wanted)))[:SHOWN]:
+        wrong = differences(one, wanted)
+        lines.append(f"    {one.id}, {one.state} in {one.queue}{'' if wrong else ', as asked'}")
+        lines += [f"      {name} = {_shown(found)}, not {_shown(wanted[name])}" for name, found in wrong.items()]
+        rest = {f"payload.{name}": value for name, value in (one.payload or {}).items()}
+        lines += [f"      {name} = {_shown(value)}" for name, value in rest.items() if name not in wrong]
+    if len(of_type) > SHOWN:
+        lines.append(f"    and {len(of_type) - SHOWN} more")
+    if others:
+        lines.append("  of other types: " + ", ".join(f"{type_} ({n})" for type_, n in Counter(others).items()))
+    if not of_type and not others:
+        lines.append("  nothing was enqueued at all; what is enqueued in a session exists once that has committed")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is MISSING:
+        return "nothing"
+    return str(value) if isinstance(value, (State, timedelta)) else repr(value)
+
+
+def _seconds(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds, 3))

@@ -1,0 +1,272 @@
+"""The reckoning: what must hold once everything has come to its end. A line for each thing that does not."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from shared.jobs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE
+from shared.jobs.queues import SNOOZE_CEILING
+from tests.faults.mix import Mix, children_of
+from tests.faults.queues import Message
+from tests.faults.samples import CHUNK, TASKS
+
+ENDED = ("completed", "archived", "cancelled")
+ONE_EFFECT = ("mix:row", "mix:child", "mix:parent", "mix:only", "mix:alert", "mix:watched", "mix:tick", "mix:overlap")
+NOTED = {type_ for type_ in TASKS if type_ != "mix:alert"}
+"""Types whose handlers note that they start."""
+EARLY_SECONDS = 2.2
+"""What the claim allows for, and a little for clocks that differ."""
+UNCOUNTED = ("snoozed", "mismatch", "continued")
+SHOWN = 12
+"""Lines of each kind."""
+
+
+@dataclass
+class Evidence:
+    """What is known at the end. ``left``: what is still in the lanes. ``created``, ``replaced``, ``cancelled``: what
+    producers were answered."""
+
+    sql: Callable[..., list[list[Any]]]
+    mix: Mix
+    letters: Sequence[tuple[str, Message]]
+    left: Sequence[str]
+    created: set[str]
+    replaced: set[str]
+    cancelled: Mapping[str, str]
+
+    @cached_property
+    def rows(self) -> dict[str, dict[str, Any]]:
+        return {row[0]["id"]: row[0] for row in self.sql("select to_jsonb(t) from tasks t")}
+
+    @cached_property
+    def attempts(self) -> dict[str, list[dict[str, Any]]]:
+        found: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        for row in self.sql("select to_jsonb(a) from task_attempts a order by task_id, run"):
+            found[row[0]["task_id"]].append(row[0])
+        return found
+
+    @cached_property
+    def effects(self) -> dict[str, Counter[str]]:
+        found: dict[str, Counter[str]] = defaultdict(Counter)
+        for task, item, number in self.sql("select task, item, count(*)::int from public.effects group by 1, 2"):
+            found[task][item] = number
+        return found
+
+    @cached_property
+    def started(self) -> set[str]:
+        return {row[0] for row in self.sql("select distinct task from public.starts")}
+
+    @cached_property
+    def sent_dead(self) -> set[tuple[str, int]]:
+        """Ids and generations of the dead letters with a reason."""
+        return {
+            (letter.about, int(letter.attributes[DEAD_ATTRIBUTE]["StringValue"]))
+            for _, letter in self.letters
+            if letter.attributes.get(REASON_ATTRIBUTE, {}).get("StringValue")
+        }
+
+    def history(self, id_: str) -> str:
+        """A task and its runs, for who has to find out."""
+        row = self.rows.get(id_, {})
+        runs = [f"{a['run']}:{a['attempt']}:{a['outcome']}" for a in self.attempts.get(id_, [])]
+        return (
+            f"{id_} ({row.get('type')}, {row.get('state')}, {row.get('reason')}; run:attempt:outcome {' '.join(runs)})"
+        )
+
+
+Check = Callable[[Evidence], Iterator[str]]
+CHECKS: list[Check] = []
+
+
+def check(evidence: Evidence) -> list[str]:
+    wrong: list[str] = []
+    for one in CHECKS:
+        lines = list(one(evidence))
+        if len(lines) > SHOWN:
+            lines[SHOWN:] = [f"{one.__name__}: and {len(lines) - SHOWN} more like it"]
+        wrong += lines
+    return wrong
+
+
+def rule(function: Check) -> Check:
+    CHECKS.append(function)
+    return function
+
+
+# --- Nothing is lost -----------------------------------------------------------------------------------------------
+
+
+@rule
+def everything_is_at_its_end(e: Evidence) -> Iterator[str]:
+    for id_, row in e.rows.items():
+        if row["state"] not in ENDED:
+            yield f"not at its end: {e.history(id_)}"
+        if row["lease_token"] or row["lease_until"]:
+            yield f"a lease is alive: {e.history(id_)}"
+    for left in e.left:
+        yield f"left in a lane: {left}"
+
+
+@rule
+def what_was_committed_is_there(e: Evidence) -> Iterator[str]:
+    promised = {row[0] for row in e.sql("select id from public.promises")}
+    for id_ in sorted(promised | e.created):
+        if id_ not in e.rows and not _refused(e, id_):
+            yield f"lost: {id_}, whose enqueue was committed"
+
+
+def _refused(e: Evidence, id_: str) -> bool:
+    return any(about == id_ for about, _ in e.sent_dead)
+
+
+@rule
+def what_was_rolled_back_never_was(e: Evidence) -> Iterator[str]:
+    for id_ in sorted(e.mix.rolled_back & (e.rows.keys() | e.started)):
+        yield f"rolled back, and yet there: {e.history(id_)}"
+
+
+@rule
+def every_foreign_message_ended_in_a_row_or_as_a_dead_letter(e: Evidence) -> Iterator[str]:
+    states = {(row["payload"] or {}).get("nonce"): row["state"] for row in e.rows.values()}
+    told = [letter.body for _, letter in e.letters if letter.attributes.get(REASON_ATTRIBUTE)]
+    for nonce, runs in e.mix.foreign.items():
+        if nonce not in states and not any(nonce in body for body in told):
+            yield f"lost: the foreign message {nonce}"
+        elif not runs and states.get(nonce) == "completed":
+            yield f"completed, and was not to be read: the foreign message {nonce}"
+
+
+@rule
+def every_tick_ran_or_was_skipped(e: Evidence) -> Iterator[str]:
+    for id_ in sorted(e.mix.ticks - e.rows.keys()):
+        yield f"lost: the tick {id_}"
+
+
+# --- Nothing is done twice -----------------------------------------------------------------------------------------
+
+
+@rule
+def no_effect_was_had_twice(e: Evidence) -> Iterator[str]:
+    for id_, items in e.effects.items():
+        if twice := [item for item, number in items.items() if number > 1]:
+            yield f"done twice: {', '.join(twice) or 'its row'} of {e.history(id_)}"
+
+
+@rule
+def effects_are_those_of_completed_work(e: Evidence) -> Iterator[str]:
+    items = Counter(row[0] for row in e.sql("select task_id from task_items"))
+    cursors = {row[0]: row[1] for row in e.sql("select task_id, done::int from task_cursors")}
+    for id_, row in e.rows.items():
+        found, wanted = len(e.effects.get(id_, ())), (row["payload"] or {}).get("items", 0)
+        completed = row["state"] == "completed"
+        match row["type"]:
+            case type_ if type_ in ONE_EFFECT:
+                right = found == completed
+            case "mix:batch":
+                right = found == (completed and wanted)
+            case "mix:each":
+                right = found == items[id_] and (not completed or found == wanted)
+            case "mix:long":
+                done = cursors.get(id_, 0)
+                right = found == done and (done == wanted if completed else done % CHUNK == 0 or done == wanted)
+            case _:
+                right = True
+        if not right:
+            yield f"{found} effects: {e.history(id_)}"
+
+
+@rule
+def whatever_completed_has_run(e: Evidence) -> Iterator[str]:
+    for id_, row in e.rows.items():
+        if row["state"] == "completed" and row["type"] in NOTED and id_ not in e.started:
+            yield f"completed without a run: {e.history(id_)}"
+
+
+@rule
+def children_are_there_where_their_parent_completed_and_nowhere_else(e: Evidence) -> Iterator[str]:
+    for id_, job in e.mix.jobs.items():
+        state = e.rows.get(id_, {}).get("state")
+        there = [child for child in children_of(id_, job) if child in e.rows]
+        if len(there) != (len(children_of(id_, job)) if state == "completed" else 0):
+            yield f"{len(there)} children: {e.history(id_)}"
+
+
+# --- Attempts and times --------------------------------------------------------------------------------------------
+
+
+@rule
+def no_task_ran_more_often_than_it_may(e: Evidence) -> Iterator[str]:
+    for id_, *counts in e.sql("select task, run, attempt, allowed from public.starts where attempt > allowed"):
+        yield f"run, attempt and allowed {counts}: {e.history(id_)}"
+    for id_, row in e.rows.items():
+        counted: Counter[int] = Counter()
+        for attempt in e.attempts.get(id_, []):
+            counted[attempt["generation"]] += attempt["outcome"] not in UNCOUNTED
+        # In a batch a loss in company is not counted; a task that was replaced begins anew.
+        exact = row["type"] != "mix:batch" and id_ not in e.replaced and row["type"] != "mix:only"
+        if exact and any(number > row["allowed"] for number in counted.values()):
+            yield f"more runs than {row['allowed']}: {e.history(id_)}"
+        if row["attempts"] > row["allowed"] or row["snoozes"] > SNOOZE_CEILING:
+            yield f"attempts {row['attempts']} of {row['allowed']}, snoozes {row['snoozes']}: {e.history(id_)}"
+
+
+@rule
+def every_run_has_an_outcome(e: Evidence) -> Iterator[str]:
+    for id_, attempts in e.attempts.items():
+        if any(attempt["outcome"] is None for attempt in attempts):
+            yield f"a run without an outcome: {e.history(id_)}"
+        if sum(attempt["outcome"] == "completed" for attempt in attempts) > 1:
+            yield f"completed twice: {e.history(id_)}"
+        if any(attempt["outcome"] == "completed" for attempt in attempts[:-1]):
+            yield f"completed by a run whose lease was over: {e.history(id_)}"
+
+
+@rule
+def nothing_ran_before_its_time_or_after_its_deadline(e: Evidence) -> Iterator[str]:
+    late = "select task, run, early, overdue from public.starts where early > $1::float8 or overdue > $1::float8"
+    for id_, number, early, overdue in e.sql(late, str(EARLY_SECONDS)):
+        what = f"{early:.1f} s early" if early > EARLY_SECONDS else f"{overdue:.1f} s after its deadline"
+        yield f"run {number} began {what}: {e.history(id_)}"
+
+
+# --- The end of those that did not work ----------------------------------------------------------------------------
+
+
+@rule
+def whoever_is_archived_has_a_dead_letter(e: Evidence) -> Iterator[str]:
+    for id_, row in e.rows.items():
+        if row["state"] == "archived":
+            if not row["dead_sent_at"]:
+                yield f"the dead letter was never marked: {e.history(id_)}"
+            elif (id_, row["generation"]) not in e.sent_dead:
+                yield f"no dead letter of generation {row['generation']}: {e.history(id_)}"
+
+
+@rule
+def whoever_was_given_up_has_one_successor(e: Evidence) -> Iterator[str]:
+    for id_, row in e.rows.items():
+        if row["type"] == "mix:watched":
+            times = row["generation"] + (row["state"] == "archived")
+            wanted = {f"{id_}:archived:{number}" for number in range(times)}
+            found = {other for other in e.rows if other.startswith(f"{id_}:archived:")}
+            if wanted != found:
+                yield f"successors {sorted(found)}, not {sorted(wanted)}: {e.history(id_)}"
+
+
+@rule
+def whoever_was_cancelled_is(e: Evidence) -> Iterator[str]:
+    for id_, state in e.cancelled.items():
+        if e.rows[id_]["state"] != "cancelled":
+            yield f"cancelled while {state}: {e.history(id_)}"
+
+
+@rule
+def every_key_can_be_had_again(e: Evidence) -> Iterator[str]:
+    for key in sorted(e.mix.keys):
+        if f"probe-{key}" not in e.created:
+            holders = [id_ for id_, row in e.rows.items() if row["unique_key"] == f"mix:only {key}"]
+            yield f"{key} is held by the dead: one of {holders}"

@@ -1,0 +1,49 @@
+"""Time that can be put forward: for the database and for the queues, and not for the processes, which were frozen.
+
+Statements call ``now()`` and ``clock_timestamp()`` without a schema, so functions of these names in a schema that comes
+before ``pg_catalog`` stand for them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+SCHEMA = "ahead"
+DEFAULTS = """
+select c.oid::regclass::text, a.attname from pg_attrdef d
+  join pg_class c on c.oid = d.adrelid join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
+ where c.relnamespace = 'public'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ '(now|clock_timestamp)\\(\\)'
+"""
+
+
+class Clock:
+    """``run``: executes SQL, and may raise."""
+
+    def __init__(self, run: Callable[..., list[list[Any]]]) -> None:
+        self._run = run
+        self.ahead = 0.0
+
+    def install(self, database: str) -> None:
+        """Before any connection that shall have it."""
+        self._run(f"create schema {SCHEMA}")
+        self._define(0)
+        for table, column in self._run(DEFAULTS):
+            self._run(f"alter table {table} alter column {column} set default {SCHEMA}.clock_timestamp()")
+        self._run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
+
+    def now(self) -> float:
+        """Seconds since 1970."""
+        return time.time() + self.ahead
+
+    def put_forward(self, seconds: float) -> None:
+        self._define(self.ahead + seconds)
+        self.ahead += seconds
+
+    def _define(self, ahead: float) -> None:
+        for name, volatility in (("now", "stable"), ("clock_timestamp", "volatile")):
+            self._run(
+                f"create or replace function {SCHEMA}.{name}() returns timestamptz language sql {volatility}"
+                f" as 'select pg_catalog.{name}() + interval ''{ahead:.3f} s'''"
+            )

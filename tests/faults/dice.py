@@ -1,0 +1,29 @@
+"""Decisions that follow from the seed and from what they are about, and not from the order in which they are taken."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import Counter
+
+
+class Dice:
+    """``on`` False: nothing happens any more."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.on = True
+        self._thrown: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def roll(self, *words: object) -> float:
+        """From 0 to below 1; the n-th roll about the same is the same in every run of the seed."""
+        about = "/".join(str(word) for word in words)
+        with self._lock:
+            self._thrown[about] += 1
+            number = self._thrown[about]
+        digest = hashlib.sha256(f"{self.seed}/{about}/{number}".encode()).digest()
+        return int.from_bytes(digest[:6], "big") / 2**48
+
+    def chance(self, probability: float, *words: object) -> bool:
+        return self.on and self.roll(*words) < probability

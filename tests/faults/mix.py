@@ -1,0 +1,212 @@
+"""What happens in a run, from the seed alone: who enqueues what and how, what others send, what is cancelled."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.jobs.message import Message
+from shared.jobs.queues import Queue, front_door_name, lane_name
+from shared.jobs.tick import id_of, tick_entry
+from tests.faults.samples import TASKS, child_id, mix_overlap, mix_tick
+from tests.faults.worker import PREFIX
+
+Act = dict[str, Any]
+KINDS = {
+    "mix:batch": 22, "mix:row": 18, "mix:each": 8, "mix:long": 4, "mix:parent": 6, "mix:only": 12, "mix:watched": 8,
+}  # fmt: skip
+ITEMS = {"mix:each": (3, 12), "mix:long": (15, 60), "mix:parent": (1, 5), "mix:batch": (0, 1)}
+MODES = {"session": 45, "rollback": 8, "savepoint": 8, "alone": 18, "many": 16, "direct": 5}
+FIRST_TICK = datetime(2026, 1, 1, tzinfo=UTC)
+GARBAGE = "{not json"
+
+
+@dataclass
+class Mix:
+    """``jobs``: by id, those that a client enqueues. ``foreign``: nonces of the messages that others send, and whether
+    a task comes of them. ``rolled_back``: ids that must never exist. ``ticks``: their ids."""
+
+    acts: list[Act] = field(default_factory=list)
+    jobs: dict[str, Act] = field(default_factory=dict)
+    foreign: dict[str, bool] = field(default_factory=dict)
+    rolled_back: set[str] = field(default_factory=set)
+    ticks: set[str] = field(default_factory=set)
+    keys: set[str] = field(default_factory=set)
+
+
+def make_mix(seed: int, jobs: int) -> Mix:
+    return _Maker(seed).make(jobs)
+
+
+class _Maker:
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(f"mix {seed}")
+        self._mix = Mix()
+        self._numbers = iter(range(10**9))
+
+    def make(self, jobs: int) -> Mix:
+        mix = self._mix
+        while len(mix.jobs) + len(mix.foreign) + len(mix.ticks) < jobs:
+            kind = self._one_of({"produce": 62, "foreign": 26, "tick": 6, "cancel": 6})
+            mix.acts += getattr(self, f"_{kind}")()
+        return mix
+
+    def _one_of(self, weights: dict[str, int]) -> str:
+        return self._random.choices(list(weights), list(weights.values()))[0]
+
+    # --- Clients ---------------------------------------------------------------------------------------------------
+
+    def _produce(self) -> Iterator[Act]:
+        mode = self._one_of(MODES)
+        jobs = [self._job(mode) for _ in range(self._random.randint(1, 8))]
+        self._mix.jobs |= {job["id"]: job | {"mode": mode} for job in jobs}
+        if mode == "rollback":
+            self._mix.rolled_back |= {job["id"] for job in jobs}
+        if mode == "savepoint":
+            self._mix.rolled_back |= {job["id"] for job in jobs[1::2]}
+        yield {"produce": mode, "jobs": jobs}
+
+    def _job(self, mode: str) -> Act:
+        type_ = self._one_of(KINDS)
+        options: dict[str, Any] = {}
+        if self._random.random() < 0.3:
+            options["process_in"] = self._random.choice([2, 5, 30, 200, 899, 901, 1200, 7200, 3 * 86400])
+        if mode == "direct":
+            options = {name: min(value, 900) for name, value in options.items()}
+            type_ = "mix:row" if type_ == "mix:only" else type_
+        elif self._random.random() < 0.05:
+            options["deadline_in"] = options.get("process_in", 0) + self._random.choice([1, 5, 60])
+        if type_ == "mix:only":
+            options |= self._unique()
+        if type_ == "mix:row" and self._random.random() < 0.2:
+            options["queue"] = "critical"
+        if self._random.random() < 0.1:
+            options["max_retry"] = self._random.randint(0, 1)
+        if self._random.random() < 0.3:
+            options["tenant"] = self._random.choice(["acme", "globex"])
+        return {
+            "id": self._name("job"),
+            "type": type_,
+            "payload": {"nonce": self._name("nonce"), "script": self._script(type_), "items": self._items(type_)},
+            "options": options,
+        }
+
+    def _unique(self) -> dict[str, Any]:
+        key = f"key-{self._random.randint(1, 6)}"
+        self._mix.keys.add(key)
+        return {
+            "unique_key": key,
+            "on_conflict": self._random.choice(["raise", "return", "replace"]),
+            "unique_until": self._random.choice(["start", "finish"]),
+        } | ({"unique_for": 20} if self._random.random() < 0.2 else {})
+
+    def _items(self, type_: str) -> int:
+        low, high = ITEMS.get(type_, (0, 0))
+        return self._random.randint(low, high)
+
+    def _script(self, type_: str) -> list[str]:
+        seconds = self._random.choice([0, 3, 50, 1000, 8000])
+        if type_ == "mix:watched" and self._random.random() < 0.6:
+            return ["fail"] * 9
+        word = self._one_of(
+            {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 4,
+             "outrun": 10, "die": 3}
+        )  # fmt: skip
+        match word:
+            case "ok":
+                return []
+            case "fail":
+                return ["fail"] * self._random.randint(1, 3)
+            case "dead":
+                return ["fail"] * 40
+            case "after":
+                return [f"after:{seconds}", "fail"]
+            case "snooze":
+                return [f"snooze:{seconds}"] * self._random.choice([1, 2, 2, 30 if seconds < 60 else 3])
+            case "freeze":
+                return [f"freeze:{self._random.randint(500, 1400)}"] * self._random.randint(1, 2)
+            case "outrun":  # by a run that is slow, too, or by one that is not
+                return self._random.choice([["outrun"], ["outrun", "freeze:600"]])
+            case "die":
+                return ["die"] * self._random.randint(1, 3)
+        return [word]
+
+    def _name(self, what: str) -> str:
+        return f"{what}-{next(self._numbers):05}"
+
+    # --- Others ----------------------------------------------------------------------------------------------------
+
+    def _foreign(self) -> Iterator[Act]:
+        """A message to a front door or straight to a lane: with an id or without, sent twice, or not to be read."""
+        type_ = self._one_of({"mix:batch": 4, "mix:row": 4, "mix:only": 1})
+        nonce = self._name("nonce")
+        payload = {"nonce": nonce, "script": self._script(type_), "items": self._items(type_)}
+        message = Message(type_, payload=payload)
+        lane = lane_name(PREFIX, Queue.DEFAULT, type_)
+        door = front_door_name(PREFIX, Queue.DEFAULT)
+        queue = self._random.choice([lane, door])
+        runs = True
+        match self._one_of({"anonymous": 12, "named": 5, "conflict": 1, "unreadable": 1, "garbage": 1, "stranger": 1}):
+            case "named":
+                message.id = self._name("foreign")
+                yield {"send": queue, "body": message.encode()}
+            case "conflict":  # its first has the same id, and another payload
+                message.id = self._name("foreign")
+                yield {"send": lane, "body": message.encode()}
+                other = self._name("nonce")
+                self._mix.foreign[other] = True  # whichever comes second is refused, and no other
+                body = Message(type_, message.id, payload | {"nonce": other}).encode()
+                yield {"send": lane, "body": body}
+            case "unreadable":
+                message.payload, runs = {"nonce": nonce, "items": "many"}, False
+            case "garbage":
+                yield {"send": queue, "body": f"{GARBAGE} {nonce}"}
+                self._mix.foreign[nonce] = False
+                return
+            case "stranger":
+                message.type, queue, runs = "mix:nobody", door, False
+        self._mix.foreign[nonce] = runs
+        yield {"send": queue, "body": message.encode()}
+
+    def _tick(self) -> Iterator[Act]:
+        """Comes twice."""
+        task = self._random.choice([mix_tick, mix_overlap])
+        moment = FIRST_TICK + timedelta(minutes=5 * len(self._mix.ticks))
+        schedule = task.schedules[0]
+        self._mix.ticks.add(id_of(task.type, schedule.name, moment))
+        entry = tick_entry(PREFIX, task, schedule, moment)
+        for _ in range(2):
+            yield {"send": entry.queue, "body": entry.body}
+
+    def _cancel(self) -> Iterator[Act]:
+        if self._mix.jobs:
+            latest = list(self._mix.jobs)[-12:]
+            yield {"cancel": self._random.sample(latest, min(2, len(latest)))}
+
+
+def children_of(id_: str, job: Act) -> list[str]:
+    return [child_id(id_, number) for number in range(job["payload"]["items"])] if job["type"] == "mix:parent" else []
+
+
+def key_probe(key: str) -> Act:
+    """A task that wants a key, once all is over."""
+    job = {
+        "id": f"probe-{key}",
+        "type": "mix:only",
+        "payload": {"nonce": f"probe-{key}"},
+        "options": {"unique_key": key},
+    }
+    return {"produce": "alone", "jobs": [job]}
+
+
+def sweep_call(number: int) -> Act:
+    from functions.jobs_sweep.handler import jobs_sweep
+
+    body = Message(jobs_sweep.type, f"{jobs_sweep.type}:woken:{number}").encode()
+    return {"send": lane_name(PREFIX, jobs_sweep.queue, jobs_sweep.type), "body": body}
+
+
+assert set(KINDS) < set(TASKS)

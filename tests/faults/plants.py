@@ -1,0 +1,58 @@
+"""Bugs to be found: each breaks one promise of the library, in the worker processes alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from shared.jobs import admission, claim, store
+from shared.jobs.runtime import Worker
+
+VARIABLE = "FAULTS_PLANT"
+"""Read by the suite's own worker process, and by nothing else."""
+
+
+def fence() -> None:
+    """A run finishes whether it holds the lease or not."""
+    _replace(store, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
+
+
+def token() -> None:
+    """A run finishes whenever the task is active, be it another run's."""
+    _replace(store, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
+
+
+def due() -> None:
+    """A task is claimed by whatever message comes, due or not."""
+    _replace(claim, "CLAIM", f"and t.due_at <= clock_timestamp() + interval '{claim.EARLY_SECONDS} s'", "")
+
+
+def dead_letter_order() -> None:
+    """A dead letter is marked as sent, and its message acknowledged, before it is sent."""
+
+    def bury(self: Any, letters: Any, settled: Any) -> None:
+        owed = list(letters)
+        with suppress(PostgresError, OSError):
+            store.mark_dead_sent(self._database.get(), [(claimed.id, claimed.generation) for _, claimed, _ in owed])
+        self._sqs.send_many([self._letter(delivery, claimed, why) for delivery, claimed, why in owed])
+
+    Worker._bury = bury  # type: ignore[method-assign]
+
+
+def outbox() -> None:
+    """A row that was written is taken for sent: the sweep has nothing to do for it."""
+    _replace(admission, "INSERT", store.DUE_SWEEP, "null")
+
+
+PLANTS: dict[str, Callable[[], None]] = {
+    plant.__name__.replace("_", "-"): plant for plant in (fence, token, due, dead_letter_order, outbox)
+}
+
+
+def _replace(module: Any, name: str, old: str, new: str) -> None:
+    text = getattr(module, name)
+    assert old in text, f"{name} has changed: the bug can no longer be planted by this text"
+    setattr(module, name, text.replace(old, new))

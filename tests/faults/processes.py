@@ -1,0 +1,108 @@
+"""The processes seen from outside: started by the nursery, asked, and killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from tests.faults import plants
+from tests.faults.worker import PREFIX
+
+ROOT = Path(__file__).parents[2]
+STARTS_SECONDS = 30.0
+
+
+@contextmanager
+def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
+    """The socket at which processes are born. What they say of errors is in ``workers.log``."""
+    address = folder / "nursery"
+    environment = os.environ | {
+        "DATABASE_URL": database_url,
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "JOBLANE_PREFIX": PREFIX,
+        "POWERTOOLS_LOG_LEVEL": "CRITICAL",
+        "POWERTOOLS_METRICS_DISABLED": "true",
+        plants.VARIABLE: plant or "",
+    }
+    command = [sys.executable, "-m", "tests.faults.worker", str(address)]
+    with (
+        (folder / "workers.log").open("w") as log,
+        subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            if process.stdout.readline() != "ready\n":
+                raise RuntimeError(f"the workers do not start:\n{(folder / 'workers.log').read_text()[-3000:]}")
+            yield address
+        finally:
+            process.terminate()
+
+
+class Process:
+    """One process at a time; where it has died, the next one is born as it is asked."""
+
+    def __init__(self, address: Path) -> None:
+        self._address = address
+        self._socket: socket.socket | None = None
+        self._lines: Any = None
+        self._pid = 0
+        self._lock = threading.Lock()
+        self.busy = False
+
+    def ask(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+        """What it answers. None where it died, or was killed after ``seconds`` as Lambda would."""
+        if self._socket is None:
+            self._born()
+        assert self._socket is not None
+        self._socket.settimeout(seconds)
+        self.busy = True
+        try:
+            self._socket.sendall(json.dumps(order).encode() + b"\n")
+            line = self._lines.readline()
+        except OSError:
+            line = b""
+        finally:
+            self.busy = False
+        if not line:
+            self.kill()
+            self.close()
+            return None
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def kill(self) -> None:
+        """By SIGKILL, wherever it is. From any thread."""
+        with self._lock:
+            if self._pid:
+                with suppress(ProcessLookupError):
+                    os.kill(self._pid, signal.SIGKILL)
+                self._pid = 0
+
+    def close(self) -> None:
+        """It ends when it has nobody to answer to."""
+        with self._lock:
+            self._pid = 0
+        if self._socket is not None:
+            with suppress(OSError):
+                self._lines.close()
+            self._socket.close()
+            self._socket = None
+
+    def _born(self) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(STARTS_SECONDS)
+        self._socket.connect(str(self._address))
+        self._lines = self._socket.makefile("rb")
+        self._pid = int(self._lines.readline())

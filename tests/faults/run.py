@@ -1,0 +1,256 @@
+"""One run: thousands of jobs by several processes over a real PostgreSQL, while everything breaks; then the reckoning.
+
+Nothing is waited for: where no process has anything to do, time is put forward to the next moment at which one has.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from shared.cli.postgres import Postgres
+from shared.db import Database
+from shared.jobs.queues import Queue, front_door_name, lane_name
+from tests.faults.checker import Evidence, check
+from tests.faults.clock import Clock
+from tests.faults.dice import Dice
+from tests.faults.mix import Mix, key_probe, make_mix, sweep_call
+from tests.faults.processes import nursery
+from tests.faults.queues import Queues
+from tests.faults.samples import TABLES
+from tests.faults.server import Api, serve
+from tests.faults.slots import Kept, Producer, Slot
+from tests.faults.storm import Storm
+from tests.faults.worker import PREFIX, SERVED
+
+SLOTS, PRODUCERS = 5, 2
+RESUMED_SECONDS = 8.8
+"""A resumable task's invocation here: 0.8 s until the reserve that it leaves."""
+REDRIVEN = 0.3
+CALM_JUMPS = 40
+"""Jumps with the faults on once all is enqueued; what goes on longer ends without them."""
+NEXT_SWEEP = """
+select extract(epoch from min(sweep_at))::float8 from tasks
+ where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
+"""
+STATES = "select type, state, count(*)::int from tasks group by 1, 2 order by 1, 2"
+LOOK_AGAIN_SECONDS = 0.6
+
+
+@dataclass
+class Findings:
+    """``wrong``: what was promised and does not hold, one line each."""
+
+    seed: int
+    seconds: float = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    states: list[tuple[str, str, int]] = field(default_factory=list)
+    wrong: list[str] = field(default_factory=list)
+
+
+class StuckError(Exception):
+    """The run did not come to its end."""
+
+
+def run(
+    folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
+) -> Findings:
+    """``server``: for this run alone, as it is killed. ``name``: of a migrated database of it."""
+    findings = Findings(seed)
+    started = time.monotonic()
+    try:
+        made = Run(folder, server, name, findings, jobs, minutes, plant)
+        made.go()
+    except StuckError as error:
+        findings.wrong.insert(0, str(error))
+    findings.counts.update(made.queues.counts)
+    findings.seconds = time.monotonic() - started
+    return findings
+
+
+class Run:
+    def __init__(
+        self,
+        folder: Path,
+        server: Postgres,
+        name: str,
+        findings: Findings,
+        jobs: int,
+        minutes: float,
+        plant: str | None,
+    ) -> None:
+        self._folder, self._server, self._name, self._plant = folder, server, name, plant
+        self._url = server.database_url(name)
+        self._looker = Database(self._url)
+        self._findings = findings
+        self._ends = time.monotonic() + minutes * 60
+        self._sweeps = 0
+        self._swept_at = 0.0
+        self.dice = Dice(findings.seed)
+        self.clock = Clock(self.sql)
+        self.queues = Queues(self.clock, self.dice)
+        self.mix: Mix = make_mix(findings.seed, jobs)
+        self.slots: list[Slot] = []
+        self.producers: list[Producer] = []
+
+    def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
+        """From outside; again on a new connection where the server was restarted."""
+        try:
+            return self._looker.get().run(sql, *parameters)
+        except (PostgresError, OSError):
+            self._looker.drop()
+            return self._looker.get().run(sql, *parameters)
+
+    def go(self) -> None:
+        for statement in TABLES:
+            self.sql(statement)
+        self.clock.install(self._name)
+        self._looker.drop()
+        seconds = self._make_queues()
+        with ExitStack() as stack:
+            endpoint = stack.enter_context(serve(Api(self.queues, self.dice)))
+            address = stack.enter_context(nursery(self._folder, self._url, endpoint, self._plant))
+            counts = self._findings.counts
+            self.slots = [Slot(address, self.queues, self.clock, self.dice, seconds, counts) for _ in range(SLOTS)]
+            self.producers = [Producer(address, self.queues, self.dice, counts) for _ in range(PRODUCERS)]
+            for thread in self._threads():
+                stack.callback(thread.join, 10)
+                stack.callback(thread.stop)
+                thread.start()
+            self._storm()
+            self._calm()
+            self._probe()
+            self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
+            self._findings.wrong += check(self.evidence())
+            self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
+        self._looker.drop()
+
+    def _threads(self) -> list[Kept]:
+        return [*self.slots, *self.producers]
+
+    def _make_queues(self) -> dict[str, float]:
+        """As the stack makes them. Queue → seconds of its function."""
+        seconds = {}
+        for task in SERVED.values():
+            for queue in task.lanes:
+                name = lane_name(PREFIX, queue, task.type)
+                numbers = task.numbers
+                self.queues.make(
+                    name,
+                    visibility=numbers.visibility.total_seconds(),
+                    max_receives=numbers.max_receive_count,
+                    batch=task.batch_size,
+                )
+                seconds[name] = RESUMED_SECONDS if task.resumable else numbers.function_timeout.total_seconds()
+        for queue in Queue:
+            self.queues.make(front_door_name(PREFIX, queue), visibility=180, batch=10)
+            seconds[front_door_name(PREFIX, queue)] = 30
+        return seconds
+
+    # --- The parts of a run ----------------------------------------------------------------------------------------
+
+    def _storm(self) -> None:
+        """Everything is enqueued while everything breaks."""
+        acts = self.mix.acts
+        for number, act in enumerate(acts):
+            self.producers[number % PRODUCERS].do(act)
+        restarts = 2 + len(acts) // 300
+        storm = Storm(
+            self._findings.seed, self.slots, self.clock, self._server, self.sql, restarts, self._findings.counts
+        )
+        while (left := sum(producer.pending for producer in self.producers)) > 0:
+            storm.blow(1 - left / len(acts))
+            self._sweep_now_and_then()
+            self._look_after_time()
+            time.sleep(0.03)
+        for number in range(CALM_JUMPS):
+            if number == CALM_JUMPS // 2:
+                self._redrive()
+            while not self._idle():
+                storm.blow(1)
+                self._look_after_time()
+                time.sleep(0.01)
+            if not self._jump():
+                break
+
+    def _calm(self) -> None:
+        """No more faults: all that is left comes to its end."""
+        self.dice.on = False
+        self._redrive()
+        self._drain()
+
+    def _probe(self) -> None:
+        """Every key can be had again."""
+        for key in sorted(self.mix.keys):
+            self.producers[0].do(key_probe(key))
+        self._until(lambda: self.producers[0].pending == 0)
+        self._drain()
+
+    def _redrive(self) -> None:
+        for task in SERVED.values():
+            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN)
+
+    def _drain(self) -> None:
+        while True:
+            self._until(self._idle)
+            if not self._jump():
+                return
+
+    def evidence(self) -> Evidence:
+        created, replaced, cancelled = set[str](), set[str](), dict[str, str]()
+        for producer in self.producers:
+            created |= producer.created
+            replaced |= producer.replaced
+            cancelled |= producer.cancelled
+        return Evidence(
+            self.sql, self.mix, self.queues.dead_letters(), self.queues.left(), created, replaced, cancelled
+        )
+
+    # --- Time ------------------------------------------------------------------------------------------------------
+
+    def _idle(self) -> bool:
+        return self.queues.in_hand == 0 and self.queues.visible() == 0
+
+    def _jump(self) -> bool:
+        """Go to the next moment at which there is something to do. False where there is none."""
+        swept = self.sql(NEXT_SWEEP)[0][0]
+        moments = [moment for moment in (swept, self.queues.next_at()) if moment is not None]
+        if not moments:
+            return False
+        now = self.clock.now()
+        ahead = max(2.0, min(moments) - now + 1)
+        self.clock.put_forward(ahead)
+        self._findings.counts["jumps over idle time"] += 1
+        if swept is not None and swept <= now + ahead:
+            self._sweep()
+        return True
+
+    def _sweep_now_and_then(self) -> None:
+        if time.monotonic() > self._swept_at + LOOK_AGAIN_SECONDS:
+            self._sweep()
+
+    def _sweep(self) -> None:
+        self._swept_at = time.monotonic()
+        self._sweeps += 1
+        act = sweep_call(self._sweeps)
+        self.queues.send(act["send"], act["body"])
+
+    def _until(self, condition: Callable[[], bool]) -> None:
+        while not condition():
+            self._look_after_time()
+            time.sleep(0.005)
+
+    def _look_after_time(self) -> None:
+        if time.monotonic() > self._ends:
+            left = self.sql(
+                "select id, state, attempts, due_at, sweep_at from tasks"
+                " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
+            )
+            raise StuckError(f"not at its end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")

@@ -1,0 +1,248 @@
+"""The tasks of the mix. Each run follows its payload's script, and is noted outside of its transaction as it starts.
+
+A word of the script per run, ``ok`` after its end: ``fail``, ``skip``, ``revoke``, ``after:SECONDS``,
+``snooze:SECONDS``, ``hang`` (outlives its timeout), ``freeze:MS`` (is slow, then works),
+``outrun`` (is so slow that another run takes the task over meanwhile, then works), ``die`` (SIGKILL). Whatever it
+is, the run has done its work when it comes to it.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from shared.db import Database
+from shared.jobs import (
+    ArchivedTask,
+    Job,
+    Payload,
+    Queue,
+    RetryAfter,
+    RevokeTask,
+    SkipRetry,
+    Snooze,
+    TaskContext,
+    task,
+)
+
+TABLES = (
+    # What runs did in the session of their task. No constraint: a second effect is to be seen.
+    "create table public.effects (task text not null, item text not null, run integer)",
+    # What was enqueued in a session, written in the same transaction.
+    "create table public.promises (id text not null)",
+    # Every start of a handler.
+    """create table public.starts (
+      task text, run integer, attempt integer, allowed integer, generation integer, at timestamptz, early float8,
+      overdue float8)""",
+    "create index on public.starts (task)",
+    # Runs that wait to be outrun.
+    "create table public.frozen (task text)",
+)
+START = """
+with held as (
+  select t.*, a.started_at from tasks t join task_attempts a on a.task_id = t.id and a.run = t.runs
+   where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
+),
+noted as (
+  insert into public.starts
+  select id, runs, attempts, allowed, generation, started_at,
+         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from held
+)
+select count(*) from public.starts where task = $1
+"""
+"""Times are those of the claim. A run that has lost its lease on the way here is not noted."""
+CHUNK = 5
+DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
+KEPT = timedelta(days=30)
+TIMEOUT = timedelta(seconds=2)
+OUTRUN_SECONDS = 1.7
+
+
+class Work(Payload):
+    """``nonce``: what the job is known by. ``items``: effects to write, or children to enqueue."""
+
+    nonce: str
+    script: tuple[str, ...] = ()
+    items: int = 0
+
+
+class Tick(Payload):
+    """Nothing to say."""
+
+
+class Broken(Exception):  # noqa: N818
+    """What a job raises that fails."""
+
+
+class Ledger:
+    """The process's second connection, for :data:`START`; :attr:`database` is set by the worker."""
+
+    database: Database
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def earlier_starts(ctx: TaskContext) -> int:
+    """Note this start; how many there were before it."""
+    try:
+        return int(Ledger.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
+    except Exception:
+        Ledger.database.drop()
+        raise
+
+
+def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda number: None) -> None:
+    """Do the work and what the script says of this run. ``work`` is told how many runs were started before."""
+    number = earlier_starts(ctx)
+    word, _, amount = (payload.script[number] if number < len(payload.script) else "ok").partition(":")
+    work(number)
+    match word:
+        case "fail":
+            ctx.flush()
+            raise Broken("as the script says")
+        case "skip":
+            raise SkipRetry("as the script says")
+        case "revoke":
+            raise RevokeTask("as the script says")
+        case "after":
+            raise RetryAfter(timedelta(seconds=int(amount)))
+        case "snooze":
+            raise Snooze(timedelta(seconds=int(amount)))
+        case "hang":
+            time.sleep(60)
+        case "freeze":
+            time.sleep(int(amount) / 1000)
+        case "outrun":
+            await_another_run(ctx)
+        case "die":
+            die()
+
+
+def await_another_run(ctx: TaskContext) -> None:
+    """Ask for a leap of time (see the storm), and go on once the lease is another's, or where none comes."""
+    Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
+    ends = time.monotonic() + OUTRUN_SECONDS
+    while time.monotonic() < ends:
+        rows = Ledger.database.get().run("select lease_token::text from tasks where id = $1", ctx.task_id)
+        if rows and rows[0][0] != ctx._claim.token:
+            return
+        time.sleep(0.02)
+
+
+def effect(ctx: TaskContext, item: object = "") -> None:
+    ctx.session.execute(
+        text("insert into public.effects values (:task, :item, :run)"),
+        {"task": ctx.task_id, "item": str(item), "run": ctx._claim.run},
+    )
+
+
+@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_batch(payload: Work, ctx: TaskContext) -> None:
+    """Claimed and finished together. Writes a row where it has an item."""
+    play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
+
+
+@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_row(payload: Work, ctx: TaskContext) -> None:
+    play(payload, ctx, lambda _: effect(ctx))
+
+
+@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_each(payload: Work, ctx: TaskContext) -> None:
+    """Every third item fails in the first run that meets it, and costs itself alone."""
+
+    def work(number: int) -> None:
+        for item in ctx.each(range(payload.items)):
+            with ctx.isolated():
+                effect(ctx, item)
+                if item % 3 == 2 and number == 0:
+                    raise Broken("as every third")
+
+    play(payload, ctx, work)
+
+
+@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+def mix_long(payload: Work, ctx: TaskContext) -> None:
+    """Longer than its invocations."""
+
+    def work(_: int) -> None:
+        for item in ctx.resume(range(payload.items), chunk=CHUNK):
+            effect(ctx, item)
+            if item % CHUNK == 0:
+                time.sleep(0.05)
+
+    play(payload, ctx, work)
+
+
+@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_child(payload: Work, ctx: TaskContext) -> None:
+    play(payload, ctx, lambda _: effect(ctx))
+
+
+@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_parent(payload: Work, ctx: TaskContext) -> None:
+    def work(_: int) -> None:
+        effect(ctx)
+        children = [child_id(ctx.task_id, number) for number in range(payload.items)]
+        ctx.enqueue(mix_child, Work(nonce=children[0]), task_id=children[0])
+        ctx.enqueue_many([Job(mix_child, Work(nonce=child), task_id=child) for child in children[1:]])
+
+    play(payload, ctx, work)
+
+
+def child_id(parent: str, number: int) -> str:
+    return f"{parent}/{number}"
+
+
+@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, unique_for=timedelta(hours=5))
+def mix_only(payload: Work, ctx: TaskContext) -> None:
+    """One live task per key."""
+    play(payload, ctx, lambda _: effect(ctx))
+
+
+@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+def mix_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
+    effect(ctx)
+
+
+@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, on_archived=mix_alert)
+def mix_watched(payload: Work, ctx: TaskContext) -> None:
+    play(payload, ctx, lambda _: effect(ctx))
+
+
+@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
+def mix_tick(payload: Tick, ctx: TaskContext) -> None:
+    """A tick that comes while the last one is live is skipped."""
+    earlier_starts(ctx)
+    effect(ctx)
+
+
+@task(
+    "mix:overlap",
+    max_retry=6,
+    retry_delay=DELAYS,
+    timeout=TIMEOUT,
+    retention=KEPT,
+    schedule="*/5 * * * *",
+    overlap="allow",
+)
+def mix_overlap(payload: Tick, ctx: TaskContext) -> None:
+    earlier_starts(ctx)
+    effect(ctx)
+
+
+TASKS = {
+    task.type: task
+    for task in (
+        mix_batch, mix_row, mix_each, mix_long, mix_child, mix_parent, mix_only, mix_alert, mix_watched, mix_tick,
+        mix_overlap,
+    )
+}  # fmt: skip

@@ -1,0 +1,163 @@
+"""Threads that keep processes at work: pollers that invoke functions as Lambda does, and programs that enqueue."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from tests.faults.clock import Clock
+from tests.faults.dice import Dice
+from tests.faults.fates import Fate
+from tests.faults.mix import Act
+from tests.faults.processes import Process
+from tests.faults.queues import Queues
+
+BEFALLEN, PRODUCERS_BEFALLEN = 0.1, 0.25
+"""Shares of invocations and of programs that something befalls."""
+TRIES = 20
+"""Of a program, while it is told that the database is away. The same ids each time."""
+ENOUGH_WAITING = 60
+"""Messages to be handled at which no more is enqueued for now."""
+
+
+class Kept(threading.Thread):
+    """A thread with its process, until it is told to stop. ``raised``: what went wrong in the suite, or in what may not
+    raise."""
+
+    def __init__(self, address: Path) -> None:
+        super().__init__(daemon=True)
+        self.process = Process(address)
+        self.raised: list[str] = []
+        self._stopping = False
+
+    def run(self) -> None:
+        while not self._stopping:
+            self.turn()
+        self.process.close()
+
+    def turn(self) -> None:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        self._stopping = True
+
+
+class Slot(Kept):
+    """One environment of the functions: at most one process, one batch at a time."""
+
+    def __init__(
+        self,
+        address: Path,
+        queues: Queues,
+        clock: Clock,
+        dice: Dice,
+        seconds: Mapping[str, float],
+        counts: Counter[str],
+    ) -> None:
+        """``seconds``: queue → what its function may take."""
+        super().__init__(address)
+        self._queues = queues
+        self._clock = clock
+        self._dice = dice
+        self._seconds = seconds
+        self._counts = counts
+
+    def turn(self) -> None:
+        if (taken := self._queues.take(0.2)) is None:
+            return
+        queue, messages = taken
+        acknowledged = []
+        try:
+            failed = self._invoke(queue, messages)
+            acknowledged = [message for message in messages if message.id not in failed]
+        except Exception as error:  # the suite's own fault: the run goes on, and fails
+            self.raised.append(f"a poller: {error!r}")
+        finally:
+            self._queues.settle(queue, acknowledged)
+
+    def _invoke(self, queue: str, messages: Any) -> set[str]:
+        """The ids of messages that stay."""
+        fate = Fate.thrown(self._dice, BEFALLEN, queue, messages[0].about)
+        order = {
+            "invoke": queue,
+            "records": [message.record(queue, self._clock.ahead) for message in messages],
+            "seconds": self._seconds[queue],
+            "fate": asdict(fate),
+        }
+        answer = self.process.ask(order, self._seconds[queue])
+        self._counts["invocations"] += 1
+        self._counts["deliveries"] += len(messages)
+        if answer is None:
+            self._counts["processes that died"] += 1
+            self._counts[str(fate)] += fate.deed == "kill"
+        elif "raised" in answer:
+            self.raised.append(f"an invocation of {queue} raised: {answer['raised']}")
+        return {message.id for message in messages} if answer is None else set(answer["failed"])
+
+
+class Producer(Kept):
+    """Does the acts of the mix, one after the other."""
+
+    def __init__(self, address: Path, queues: Queues, dice: Dice, counts: Counter[str]) -> None:
+        super().__init__(address)
+        self.acts: SimpleQueue[Act] = SimpleQueue()
+        self.created: set[str] = set()
+        self.replaced: set[str] = set()
+        self.cancelled: dict[str, str] = {}
+        """Id → what the cancelling answered."""
+        self._given = self._done = 0
+        self._queues = queues
+        self._dice = dice
+        self._counts = counts
+
+    @property
+    def pending(self) -> int:
+        """Acts that are not done yet."""
+        return self._given - self._done
+
+    def do(self, act: Act) -> None:
+        self._given += 1
+        self.acts.put(act)
+
+    def turn(self) -> None:
+        try:
+            act = self.acts.get(timeout=0.1)
+        except Empty:
+            return
+        while self._dice.on and self._queues.visible() > ENOUGH_WAITING:
+            time.sleep(0.02)
+        try:
+            self._do(act)
+        except Exception as error:  # as with the pollers
+            self.raised.append(f"a producer: {error!r}")
+        finally:
+            self._done += 1
+
+    def _do(self, act: Act) -> None:
+        if "send" in act:
+            self._queues.send(act["send"], act["body"])
+            return
+        fate = (
+            Fate.thrown(self._dice, PRODUCERS_BEFALLEN, "producer", act["jobs"][0]["id"])
+            if "produce" in act
+            else Fate()
+        )
+        for _ in range(TRIES):
+            answer = self.process.ask(act | {"fate": asdict(fate)}, 30)
+            if answer is None:
+                self._counts["producers that died"] += 1
+                self._counts[f"producers {fate}"] += 1
+                return
+            self.cancelled |= {id_: state for id_, state in answer.get("states", {}).items() if state}
+            self.created |= set(answer.get("created", ()))
+            self.replaced |= set(answer.get("replaced", ()))
+            if "away" not in answer:
+                return
+            self._counts["enqueues that met an error"] += 1
+            time.sleep(0.2)

@@ -1,0 +1,90 @@
+"""What befalls a run from outside while it goes on: kills at any moment, leaps of time, a server that is restarted."""
+
+from __future__ import annotations
+
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from shared.cli.postgres import Postgres
+from tests.faults.clock import Clock
+from tests.faults.slots import Slot
+
+LEAPS = (5, 40, 120)
+"""Seconds; the longer ones outlive every lease, so that runs go on which have lost theirs."""
+LONGEST_LEAP = 400
+FROZEN = "delete from public.frozen returning task"
+
+
+class Storm:
+    """:meth:`blow` is called every now and then; what it does, and when, is the seed's."""
+
+    def __init__(
+        self,
+        seed: int,
+        slots: Sequence[Slot],
+        clock: Clock,
+        postgres: Postgres,
+        sql: Callable[[str], list[list[Any]]],
+        restarts: int,
+        counts: Counter[str],
+    ) -> None:
+        self._random = random.Random(f"storm {seed}")
+        self._slots = slots
+        self._clock = clock
+        self._postgres = postgres
+        self._sql = sql
+        self._counts = counts
+        self._next = {"kill": 10, "leap": 10}
+        """Invocations at which it happens again: a slow machine has no more of it than a fast one."""
+        self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
+        """Shares of the work done at which the server is restarted."""
+
+    def blow(self, progress: float) -> None:
+        """``progress``: the share of the acts that are done, from 0 to 1."""
+        done = self._counts["invocations"]
+        if done > self._next["kill"]:
+            self._next["kill"] = done + self._random.randint(5, 40)
+            self._kill()
+        if done > self._next["leap"]:
+            self._next["leap"] = done + self._random.randint(5, 30)
+            self._leap(self._random.choice(LEAPS))
+        if self._is_any_frozen():
+            self._leap(LONGEST_LEAP)
+        if self._restarts and progress >= self._restarts[0]:
+            self._restarts.pop(0)
+            self._restart()
+
+    def _kill(self) -> None:
+        busy = [slot for slot in self._slots if slot.process.busy]
+        if busy:
+            self._random.choice(busy).process.kill()
+            self._counts["processes killed from outside"] += 1
+
+    def _is_any_frozen(self) -> bool:
+        with suppress(PostgresError, OSError):
+            return bool(self._sql(FROZEN))
+        return False
+
+    def _leap(self, seconds: float) -> None:
+        with suppress(PostgresError, OSError):
+            self._clock.put_forward(seconds)
+            self._counts["leaps of time"] += 1
+
+    def _restart(self) -> None:
+        """At once, as by ``pg_ctl stop -m immediate``, or as a crash; what was committed is in the log."""
+        child = self._postgres._child
+        if child is not None and self._random.random() < 0.5:
+            child.send_signal(signal.SIGQUIT)
+            child.wait()
+        else:
+            self._postgres.kill()
+        time.sleep(self._random.uniform(0.1, 0.8))
+        self._postgres.start()
+        self._counts["restarts of PostgreSQL"] += 1

@@ -1,0 +1,64 @@
+"""A short storm from a fixed seed, and bugs that one must find. ``make faults`` runs a long one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.cli.postgres import Postgres
+from tests.faults.plants import PLANTS
+from tests.faults.report import table
+from tests.faults.run import Findings, run
+from tests.faults.server_of_its_own import database, own_server
+
+Storm = Callable[..., Findings]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    with own_server(tmp_path_factory.mktemp("faults")) as made:
+        yield made
+
+
+@pytest.fixture
+def storm(server: Postgres, tmp_path: Path, numbers: Iterator[int]) -> Storm:
+    def blow(seed: int, jobs: int, plant: str | None = None) -> Findings:
+        server.start()
+        name = database(server, f"storm_{next(numbers)}")
+        return run(tmp_path, server, name, seed=seed, jobs=jobs, minutes=2, plant=plant)
+
+    return blow
+
+
+@pytest.fixture(scope="module")
+def numbers() -> Iterator[int]:
+    return itertools.count(1)
+
+
+def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: Storm) -> None:
+    findings = storm(seed=1, jobs=150)
+
+    assert not findings.wrong, table(findings)
+    assert findings.counts["processes that died"] > 20, table(findings)
+    assert findings.counts["restarts of PostgreSQL"] >= 2, table(findings)
+
+
+@pytest.mark.parametrize(
+    ("plant", "told"),
+    [
+        ("fence", "done twice"),
+        ("token", "whose lease was over"),
+        ("due", "s early"),
+        ("dead-letter-order", "no dead letter of generation"),
+        ("outbox", "not at its end"),
+    ],
+)
+def test_a_storm_finds_a_planted_bug(storm: Storm, plant: str, told: str) -> None:
+    assert plant in PLANTS
+
+    findings = storm(seed=7, jobs=120, plant=plant)
+
+    assert any(told in line for line in findings.wrong), table(findings)

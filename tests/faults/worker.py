@@ -1,0 +1,211 @@
+"""The processes that do the work, and die of it.
+
+Run as ``python -m tests.faults.worker SOCKET``: a nursery that has everything imported and forks a process for each
+connection. A process answers lines of JSON, one at a time: ``{"invoke": QUEUE, "records": […], …}`` is an invocation of
+the queue's function, ``{"produce": MODE, "jobs": […], …}`` enqueues as a program of the platform would, and
+``{"cancel": […]}`` cancels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Mapping
+from datetime import timedelta
+from socketserver import ForkingMixIn, StreamRequestHandler, UnixStreamServer
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+import functions.jobs_sweep.handler as sweep_handler
+from shared.db import Database
+from shared.jobs import Job, JobClient
+from shared.jobs.client import Enqueued
+from shared.jobs.discovery import discover
+from shared.jobs.errors import JobError, RecordAwayError
+from shared.jobs.queues import Queue, front_door_name, lane_name
+from shared.jobs.router import Router
+from shared.jobs.runtime import Worker
+from tests.events import LambdaContext
+from tests.faults import plants
+from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate
+from tests.faults.samples import TASKS, Ledger, Work
+
+PREFIX = "faults"
+SERVED = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+
+exposed = Exposed()
+sqs = ExposedSqs(exposed)
+
+
+class Process:
+    """What one process holds: a function of every type, and a client that enqueues."""
+
+    def __init__(self, url: str) -> None:
+        database = ExposedDatabase(url, exposed)
+        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in SERVED.items()}
+        self._functions: dict[str, Worker | Router] = {
+            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in SERVED.items() for queue in task.lanes
+        }
+        router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
+        self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
+        self._client = JobClient.within(ExposedDatabase(url, exposed), sqs, PREFIX)
+        self._direct = JobClient(record=False)
+        self._direct._sqs, self._direct._prefix = sqs, PREFIX
+        self._callers = ExposedDatabase(url, exposed)
+        Ledger.database = Database(url)
+
+    def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        exposed.fate = Fate(**order.get("fate", {}))
+        try:
+            answer = self._do(order)
+            exposed.at("before", "answer")
+            return answer
+        finally:
+            exposed.fate = NONE
+
+    def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
+        if "invoke" in order:
+            try:
+                answer = self._functions[order["invoke"]].handle(
+                    {"Records": order["records"]}, LambdaContext(seconds=order["seconds"])
+                )
+            except BaseException:  # which none may do: the whole batch would come again
+                return {"failed": [one["messageId"] for one in order["records"]], "raised": traceback.format_exc()}
+            return {"failed": [item["itemIdentifier"] for item in answer["batchItemFailures"]]}
+        try:
+            if "cancel" in order:
+                return {"states": {id_: self._client.cancel(id_) for id_ in order["cancel"]}}
+            return self._produce(order["produce"], order["jobs"])
+        except Exception as error:  # the caller's transaction is gone, and with it all that was enqueued in it
+            self._callers.drop()
+            return {"created": [], "replaced": [], "away": f"{type(error).__name__}: {error}"}
+
+    # --- Producers -------------------------------------------------------------------------------------------------
+
+    def _produce(self, mode: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
+        away: dict[str, str] = {}
+        match mode:
+            case "alone" | "direct":
+                results, away = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
+            case "many":
+                results = self._client.enqueue_many([_job(one) for one in jobs])
+            case _:
+                results = self._in_session(mode, jobs)
+        made = [one for one in results if isinstance(one, Enqueued)]
+        return {
+            "created": [one.id for one in made if one.created],
+            "replaced": [one.id for one in made if not one.created],
+        } | away
+
+    def _one_by_one(
+        self, client: JobClient, jobs: list[dict[str, Any]]
+    ) -> tuple[list[Enqueued | JobError], dict[str, str]]:
+        """What came of them, as far as the database was there."""
+        results: list[Enqueued | JobError] = []
+        for job in jobs:
+            one = _job(job)
+            try:
+                results.append(client.enqueue(one.task, one.payload, **job_options(job)))
+            except RecordAwayError as error:
+                return results, {"away": str(error)}
+            except JobError as error:
+                results.append(error)
+        return results, {}
+
+    def _in_session(self, mode: str, jobs: list[dict[str, Any]]) -> list[Enqueued | JobError]:
+        """``session``: commits. ``rollback``: does not. ``savepoint``: of each second job, the savepoint does not."""
+        with Session(self._callers.engine) as session:
+            results: list[Enqueued | JobError] = []
+            for number, job in enumerate(jobs):
+                if mode == "savepoint" and number % 2:
+                    savepoint = session.begin_nested()
+                    self._client.enqueue_many([_job(job)], session=session)
+                    savepoint.rollback()
+                    continue
+                (result,) = self._client.enqueue_many([_job(job)], session=session)
+                if isinstance(result, Enqueued) and result.created:
+                    session.execute(text("insert into public.promises values (:id)"), {"id": result.id})
+                results.append(result)
+            if mode == "rollback":
+                session.rollback()
+                return []
+            session.commit()
+            return results
+
+
+def job_options(job: Mapping[str, Any]) -> Any:
+    options = dict(job["options"])
+    for name in ("process_in", "unique_for"):
+        if name in options:
+            options[name] = timedelta(seconds=options[name])
+    if "deadline_in" in options:
+        rows = Ledger.database.get().run(
+            "select clock_timestamp() + make_interval(secs => $1::float8)", str(options.pop("deadline_in"))
+        )
+        options["deadline"] = rows[0][0]
+    return options | {"task_id": job["id"]}
+
+
+def _job(job: Mapping[str, Any]) -> Job:
+    return Job(TASKS[job["type"]], Work(**job["payload"]), **job_options(job))
+
+
+# --- The nursery ---------------------------------------------------------------------------------------------------
+
+
+class Nursery(ForkingMixIn, UnixStreamServer):
+    max_children = 100
+    request_queue_size = 100
+    block_on_close = False
+
+    def service_actions(self) -> None:
+        super().service_actions()
+        if os.getppid() != parent:
+            os._exit(0)
+
+
+class Connected(StreamRequestHandler):
+    """In a process of its own."""
+
+    def handle(self) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        process = Process(os.environ["DATABASE_URL"])
+        self.wfile.write(f"{os.getpid()}\n".encode())
+        for line in self.rfile:
+            answer = process.do(json.loads(line))
+            self.wfile.write(json.dumps(answer).encode() + b"\n")
+
+
+parent = os.getppid()
+
+
+def _warm_up() -> None:
+    """What each process would do at first, once before the forks."""
+    for task in SERVED.values():
+        for queue in task.lanes:
+            sqs.url(lane_name(PREFIX, queue, task.type))
+    database = Database(os.environ["DATABASE_URL"])
+    with Session(database.engine) as session:
+        session.execute(text("select count(*) from public.effects where task = :task"), {"task": ""})
+    database.drop()
+    sqs.client.close()
+
+
+def main() -> None:
+    if plant := os.environ.get(plants.VARIABLE):
+        plants.PLANTS[plant]()
+    discover()
+    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are exposed, too
+    _warm_up()
+    with Nursery(sys.argv[1], Connected) as server:
+        print("ready", flush=True)
+        server.serve_forever(poll_interval=0.2)
+
+
+if __name__ == "__main__":
+    main()

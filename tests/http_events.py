@@ -1,0 +1,72 @@
+"""Builds what an API Gateway HTTP API hands to its function: the one place that knows the shape of such an event.
+
+Source: API Gateway, *Lambda integrations for HTTP APIs*, payload format version 2.0.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Mapping
+from typing import Any
+
+
+def claims(
+    user: str = "ann",
+    tenant: str | None = None,
+    *roles: str,
+    email: str | None = "ann@example.org",
+    verified: bool | None = None,
+) -> dict[str, str]:
+    """What the JWT authorizer makes of a token: every claim as text, a list in brackets."""
+    found = {"sub": user, "iss": "https://id.example.org", "exp": "1893456000"}
+    if tenant is not None:
+        found["tenant_id"] = tenant
+    if roles:
+        found["roles"] = f"[{' '.join(roles)}]"
+    if email is not None:
+        found["email"] = email
+    if verified is not None:
+        found["email_verified"] = str(verified).lower()
+    return found
+
+
+def http_event(
+    method: str,
+    path: str,
+    body: object = None,
+    *,
+    who: Mapping[str, Any] | None = None,
+    headers: Mapping[str, str] | None = None,
+    raw: str | bytes | None = None,
+) -> dict[str, Any]:
+    """One event. ``who``: the claims; None: none at all. ``raw``: the body as it is; bytes come in base64."""
+    content: dict[str, Any] = {"isBase64Encoded": isinstance(raw, bytes)}
+    if isinstance(raw, bytes):
+        content["body"] = base64.b64encode(raw).decode()
+    elif raw is not None or body is not None:
+        content["body"] = json.dumps(body) if raw is None else raw
+    context: dict[str, Any] = {
+        "accountId": "123456789012",
+        "apiId": "api",
+        "domainName": "api.example.org",
+        "http": {"method": method, "path": path, "protocol": "HTTP/1.1", "sourceIp": "192.0.2.1", "userAgent": "test"},
+        "requestId": "request-1",
+        "routeKey": "$default",
+        "stage": "$default",
+        "timeEpoch": 1767225600000,
+    }
+    if who is not None:
+        context["authorizer"] = {"jwt": {"claims": dict(who), "scopes": None}}
+    return {
+        "version": "2.0",
+        "routeKey": "$default",
+        "rawPath": path,
+        "rawQueryString": "",
+        "headers": {
+            "content-type": "application/json",
+            **{name.lower(): value for name, value in (headers or {}).items()},
+        },
+        "requestContext": context,
+        **content,
+    }

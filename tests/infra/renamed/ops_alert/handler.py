@@ -1,0 +1,8 @@
+"""What hears of tasks that were given up."""
+
+from shared.jobs import ArchivedTask, task
+
+
+@task("ops:alert", front_door=False)
+def ops_alert(payload: ArchivedTask, ctx: object) -> None:
+    """Nothing."""

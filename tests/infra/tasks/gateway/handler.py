@@ -1,0 +1,18 @@
+"""A Lambda of its own that sends tasks and reads a bucket, as the API is."""
+
+from datetime import timedelta
+
+from shared.function import Function
+
+FUNCTION = Function(
+    description="Answers",
+    timeout=timedelta(seconds=29),
+    memory_mb=512,
+    enqueue=("order:ship",),
+    reads=("exports",),
+    environment=("EMAIL_FROM_ADDRESS",),
+)
+
+
+def handler(event: object, context: object) -> None:
+    """Nothing."""

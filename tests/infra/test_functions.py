@@ -1,0 +1,45 @@
+"""Finding Lambdas of their own among the tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from infra.errors import SynthError
+from infra.functions import discover_functions
+from shared.jobs.discovery import discover
+from tests.infra.conftest import TASKS
+
+
+def test_the_api_is_found_and_is_no_task() -> None:
+    assert list(discover_functions()) == ["api"]
+    assert all(task.folder != "api" for task in discover().values())
+
+
+def test_what_the_api_may_enqueue_is_there() -> None:
+    assert set(discover_functions()["api"].enqueue) <= discover().keys()
+
+
+def test_handlers_without_a_declaration_are_passed_over() -> None:
+    assert list(discover_functions(TASKS)) == ["gateway"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "FUNCTION = 'api'\ndef handler(event, context): ...",
+        "import datetime, shared.function as f\nFUNCTION = f.Function('Answers', datetime.timedelta(seconds=1), 128)",
+    ],
+)
+def test_half_a_declaration_is_refused_with_the_place(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = f"half_{abs(hash(text))}"
+    folder = tmp_path / package / "own"
+    folder.mkdir(parents=True)
+    (tmp_path / package / "__init__.py").touch()
+    (folder / "handler.py").write_text(text)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(SynthError, match=rf"{package}/own/handler.py: a FUNCTION of shared.function and a handler"):
+        discover_functions(package)

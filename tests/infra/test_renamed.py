@@ -1,0 +1,38 @@
+"""A type that was renamed keeps the lanes of its old name; one with ``on_archived`` may send what follows."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.infra import templates
+from tests.infra.templates import Template
+
+OLD = {"acme-default-data-copy", "acme-low-data-copy"}
+NEW = {"acme-default-data-move", "acme-low-data-move"}
+
+
+@pytest.fixture(scope="module")
+def template(synth: Any) -> Template:
+    done: Template = synth("dev", package="tests.infra.renamed", settings={}).templates["acme-jobs"]
+    return done
+
+
+def test_the_lanes_of_the_old_name_feed_the_same_function_with_the_least_concurrency(template: Template) -> None:
+    mappings = templates.mappings(template)
+    assert {queue for queue, (function, _) in mappings.items() if function == "acme-data-move"} == OLD | NEW
+    assert {mappings[queue][1]["ScalingConfig"]["MaximumConcurrency"] for queue in OLD} == {2}
+    assert "acme-data-copy" not in templates.functions(template)
+
+
+def test_the_front_doors_take_messages_of_the_old_name(template: Template) -> None:
+    routes = json.loads(templates.variables(template, "acme-router")["JOBLANE_ROUTES"])
+    assert routes == {"data:copy": ["default", "low"], "data:move": ["default", "low"]}
+    assert templates.allowed(template, "acme-router")["sqs:SendMessage"] >= OLD | NEW
+
+
+def test_the_function_may_send_to_the_task_that_on_archived_names(template: Template) -> None:
+    sent = templates.allowed(template, "acme-data-move")["sqs:SendMessage"]
+    assert {queue for queue in sent if not queue.endswith("-dlq")} == OLD | NEW | {"acme-default-ops-alert"}

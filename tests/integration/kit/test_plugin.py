@@ -1,0 +1,150 @@
+"""The plugin, as somebody meets it who has installed the project and writes jobs: `docs/testing.md`, run by pytest."""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from shared.cli.databases import Databases, administer
+from shared.cli.errors import LocalError
+from shared.cli.postgres import Postgres
+
+pytest_plugins = ["pytester"]
+ROOT = Path(__file__).resolve().parents[3]
+BLOCK = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)
+ONE = """
+from shared.jobs import Payload, TaskContext, task
+
+class Greet(Payload):
+    name: str
+
+@task("hall:greet")
+def hall_greet(payload: Greet, ctx: TaskContext) -> str:
+    return f"Hello, {payload.name}"
+
+def test_a_greeting(jobs):
+    assert jobs.run(hall_greet, Greet(name="Ann")) == "Hello, Ann"
+"""
+WRONG = (
+    ONE
+    + """
+def test_that_fails(jobs):
+    jobs.enqueue(hall_greet, Greet(name="Ann"), task_id="one")
+    jobs.assert_enqueued(hall_greet, name="Bob")
+"""
+)
+
+
+@pytest.fixture
+def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """This checkout as an installed distribution, with the entry points that `pyproject.toml` gives it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    site = pytester.mkdir("site")
+    info = site / "joblane_here-1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: joblane-here\nVersion: 1\n")
+    lines = [f"{name} = {module}" for name, module in project["entry-points"]["pytest11"].items()]
+    (info / "entry_points.txt").write_text("\n".join(["[pytest11]", *lines]))
+    (site / "shared").symlink_to(ROOT / "shared")  # and neither tests nor functions, which are the user's own
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(pytester.path), str(site)]))
+    for name in ("DATABASE_URL", "AWS_PROFILE", "PYTEST_ADDOPTS"):
+        monkeypatch.delenv(name, raising=False)
+    return pytester
+
+
+def run(installed: pytest.Pytester, *arguments: str) -> pytest.RunResult:
+    return installed.runpytest_subprocess("-W", "error", "-p", "no:cacheprovider", *arguments)
+
+
+def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postgres: Postgres) -> None:
+    blocks = BLOCK.findall((ROOT / "docs" / "testing.md").read_text())
+    assert len(blocks) == (ROOT / "docs" / "testing.md").read_text().count("```python")
+    for name, source in blocks:
+        path = installed.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.startswith("functions/"):
+            (path.parent.parent / "__init__.py").touch()
+            (path.parent / "__init__.py").touch()
+        path.write_text(source)
+    result = run(installed, "tests", f"--joblane-database={postgres.url}")
+    result.assert_outcomes(passed=16)
+
+
+def test_the_server_is_found_by_the_environment(
+    installed: pytest.Pytester, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", postgres.url)
+    installed.makepyfile(ONE)
+    run(installed).assert_outcomes(passed=1)
+
+
+def test_without_a_server_one_is_started_for_the_session(installed: pytest.Pytester) -> None:
+    installed.makepyfile(ONE)
+    run(installed).assert_outcomes(passed=1)
+
+
+def test_a_failing_assertion_prints_what_was_enqueued(installed: pytest.Pytester, postgres: Postgres) -> None:
+    installed.makepyfile(WRONG)
+    result = run(installed, f"--joblane-database={postgres.url}")
+    result.assert_outcomes(passed=1, failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "E * AssertionError: hall:greet: at least one was to be enqueued, 0 was, with",
+            "E *     payload.name = 'Bob'",
+            "E *   enqueued of hall:greet:",
+            "E *     one, pending in default",
+            "E *       payload.name = 'Ann', not 'Bob'",
+        ]
+    )
+    assert "differences(" not in str(result.stdout)  # the kit's own frames are not shown
+
+
+def test_a_server_that_cannot_be_reached_is_named(installed: pytest.Pytester) -> None:
+    installed.makepyfile(ONE)
+    result = run(installed, "--joblane-database=postgresql://joblane@127.0.0.1:1/joblane")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["E *LocalError: PostgreSQL at 127.0.0.1:1 cannot be reached: *"])
+
+
+def test_a_test_that_does_not_ask_for_jobs_pays_nothing(installed: pytest.Pytester) -> None:
+    installed.makepyfile(
+        "import sys\n\n"
+        "def test_nothing_is_imported():\n"
+        "    assert 'shared.cli.pytest_plugin' in sys.modules\n"
+        "    assert not {'shared.jobs', 'shared.db', 'sqlalchemy', 'pg8000', 'boto3', 'psutil'} & set(sys.modules)\n"
+    )
+    run(installed).assert_outcomes(passed=1)
+
+
+def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
+    def names() -> set[str]:
+        from shared.db import Database
+
+        database = Database(postgres.url)
+        found = {row[0] for row in database.get().run("select datname from pg_database")}
+        database.drop()
+        return found
+
+    before = names()
+    databases = Databases(postgres.url)
+    with databases.clone() as first, databases.clone() as second:
+        assert first != second
+        assert len(names() - before) == 3
+    databases.close()
+    databases.close()
+    assert names() == before
+
+
+def test_a_user_who_may_not_create_databases_is_told_so(postgres: Postgres) -> None:
+    administer(postgres.url, "create role poor login password 'poor'")
+    where = postgres.url.partition("@")[2]
+    poor = Databases(f"postgresql://poor:poor@{where}")
+    try:
+        with pytest.raises(LocalError, match=r"user 'poor' may not create databases.*`alter role poor createdb`"):
+            poor.clone().__enter__()
+    finally:
+        administer(postgres.url, "drop role poor")

@@ -1,0 +1,76 @@
+"""The queues in memory refuse, hide and give up messages as SQS does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from shared.jobs.errors import SendError
+from shared.jobs.message import Message
+from shared.jobs.queues import MAX_MESSAGE_BYTES
+from shared.jobs.sqs import Entry
+from shared.jobs.testing.clock import Clock
+from shared.jobs.testing.queues import MemoryQueues
+
+LANE = "jobs-default-order-mail"
+BODY = Message("order:mail", "one", {"number": 1}).encode()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def queues(clock: Clock) -> MemoryQueues:
+    return MemoryQueues(clock)
+
+
+def received(queues: MemoryQueues, *, most: int = 10, visibility: float = 30, max_receives: int = 100) -> list[str]:
+    return [held.entry.body for held in queues.receive(LANE, most, visibility, max_receives)]
+
+
+def test_a_message_is_hidden_by_its_delay_and_by_a_receive(queues: MemoryQueues, clock: Clock) -> None:
+    queues.send(Entry(LANE, BODY, delay_seconds=60))
+    assert received(queues) == []
+    clock.travelled += timedelta(seconds=60)
+    assert received(queues) == [BODY]
+    assert received(queues) == []
+    clock.travelled += timedelta(seconds=30)
+    assert received(queues) == [BODY]
+
+
+def test_visibility_is_set_by_the_last_receipt_alone(queues: MemoryQueues) -> None:
+    queues.send(Entry(LANE, BODY))
+    [held] = queues.receive(LANE, 1, 30, 100)
+    queues.set_visibility(LANE, {"another": 0})
+    assert received(queues) == []
+    queues.set_visibility(LANE, {held.receipt: 0})
+    assert received(queues) == [BODY]
+
+
+def test_a_message_that_is_received_too_often_is_a_dead_letter(queues: MemoryQueues) -> None:
+    queues.send(Entry(LANE, BODY))
+    assert received(queues, visibility=0, max_receives=2) == [BODY]
+    assert received(queues, visibility=0, max_receives=2) == [BODY]
+    assert received(queues, visibility=0, max_receives=2) == []
+    [letter] = queues.dead_letters(LANE)
+    assert (letter.id, letter.reason) == ("one", "received too often")
+
+
+def test_what_sqs_does_not_take_is_refused(queues: MemoryQueues) -> None:
+    with pytest.raises(SendError, match="too much"):
+        queues.send(Entry(LANE, "x" * (MAX_MESSAGE_BYTES + 1)))
+    with pytest.raises(SendError, match="901 s"):
+        queues.send(Entry(LANE, BODY, delay_seconds=901))
+    failed = queues.send_many([Entry(LANE, BODY), Entry(LANE, "")])
+    assert list(failed) == [1]
+    assert received(queues) == [BODY]
+
+
+def test_retention_ends_a_message(queues: MemoryQueues, clock: Clock) -> None:
+    queues.send(Entry(LANE, BODY))
+    clock.travelled += timedelta(days=11)
+    assert received(queues) == []
+    assert queues.next_lane() is None

@@ -1,0 +1,98 @@
+"""Options of one task: as they travel in a message, and cut to what its declaration allows."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.jobs import ArchivedTask, Payload, TaskContext, task
+from shared.jobs.errors import MessageError
+from shared.jobs.options import NONE, Options, decode_options
+
+
+class Nothing(Payload):
+    pass
+
+
+@task("system:alert", max_retry=2, retention=timedelta(hours=1))
+def system_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
+    pass
+
+
+@task("data:export", max_retry=3, timeout=timedelta(seconds=20), on_archived=system_alert)
+def data_export(payload: Nothing, ctx: TaskContext) -> None:
+    pass
+
+
+@task("data:load", max_retry=3)
+def data_load(payload: Nothing, ctx: TaskContext) -> None:
+    pass
+
+
+SECONDS = st.none() | st.floats(1, 86400)
+OPTIONS = st.builds(
+    Options,
+    max_retry=st.none() | st.integers(0, 1000),
+    timeout=SECONDS,
+    retention=SECONDS | st.just(0.0),
+    retry_delay=st.none() | st.lists(st.floats(0, 86400), min_size=1, max_size=5),
+    deadline=st.none() | st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    tags=st.lists(st.text("abc", min_size=1), unique=True, max_size=5),
+)
+
+
+@given(OPTIONS)
+def test_what_a_message_carries_is_read_back_as_it_was(options: Options) -> None:
+    assert decode_options(json.loads(json.dumps(options.encode()))) == Options(
+        options.max_retry, options.timeout, options.retention, options.retry_delay, options.deadline, options.tags or ()
+    )
+
+
+def test_what_is_not_said_is_not_in_the_message() -> None:
+    assert NONE.encode() == {}
+    assert Options(max_retry=0, retention=0).encode() == {"max_retry": 0, "retention": 0}
+
+
+@given(OPTIONS)
+def test_a_foreign_senders_options_never_exceed_the_declaration(options: Options) -> None:
+    cut = options.within(data_export)
+    assert 1 <= cut.allowed(data_export) <= 4
+    assert cut.timeout is None or cut.timeout == min(options.timeout or 0, 20)
+    assert cut.retention_seconds(data_export) <= 86400
+    assert (cut.retry_delay, cut.deadline, cut.tags) == (options.retry_delay, options.deadline, options.tags)
+
+
+def test_what_is_not_said_is_as_declared() -> None:
+    assert (NONE.allowed(data_export), NONE.retention_seconds(data_export)) == (4, 86400)
+    assert NONE.row(data_load) == {}
+    assert Options(max_retry=0).allowed(data_export) == 1
+    assert Options(retention=0).retention_seconds(data_export) == 0
+
+
+def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
+    follows = {"type": "system:alert", "queue": "default", "allowed": 3, "retention_seconds": 3600}
+    assert NONE.row(data_export) == {"on_archived": follows}
+    options = Options(timeout=5, retry_delay=[1.0])
+    assert options.row(data_export) == {"timeout": 5, "retry_delay": [1.0], "on_archived": follows}
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from(["max_retry", "timeout", "retention", "retry_delay", "deadline", "tags", "other"]),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+            lambda inside: st.lists(inside) | st.dictionaries(st.text(), inside),
+        ),
+    )
+)
+def test_whatever_a_stranger_says_is_read_or_refused_with_the_field(fields: dict[str, Any]) -> None:
+    try:
+        options = decode_options(fields)
+    except MessageError as error:
+        assert str(error).startswith("options")  # noqa: PT017 - either is right
+    else:
+        assert options.within(data_export).allowed(data_export) >= 1

@@ -1,0 +1,100 @@
+"""Commands of `jobs` that need no stack: schemas of messages, ticks by hand, and what they say of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from shared.cli.errors import LocalError
+from shared.cli.main import app
+from shared.jobs.errors import DeclarationError
+from shared.jobs.message import decode
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in os.environ:
+        if name.startswith(("AWS_", "JOBLANE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with mock_aws():
+        yield
+
+
+def jobs(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_schema_of_a_type_says_what_a_message_holds() -> None:
+    schema = json.loads(jobs("schema", "data:export"))
+    assert schema["required"] == ["type", "payload"]
+    assert schema["properties"]["type"] == {"const": "data:export"}
+    assert set(schema["properties"]["payload"]["properties"]) == {"tenant_id", "user_id", "export_type"}
+    assert schema["properties"]["options"]["properties"]["max_retry"]["maximum"] == 3
+
+
+def test_a_type_without_required_fields_needs_no_payload() -> None:
+    assert json.loads(jobs("schema", "jobs:sweep"))["required"] == ["type"]
+
+
+def test_references_inside_a_payloads_schema_resolve() -> None:
+    for text in _documents(jobs("schema")):
+        assert text.count('"#/$defs/') == 0 or '"$defs"' in text
+
+
+def test_all_schemas_go_to_a_folder(tmp_path: Path) -> None:
+    output = jobs("schema", "--out", str(tmp_path / "schemas"))
+    assert json.loads((tmp_path / "schemas" / "data-export.schema.json").read_text())["title"].endswith("data:export")
+    assert "user:invitation: " in output
+
+
+def test_a_tick_by_hand_goes_to_the_lane_as_the_scheduler_sends_it() -> None:
+    # given
+    sqs = boto3.client("sqs")
+    url = sqs.create_queue(QueueName="jobs-low-jobs-sweep")["QueueUrl"]
+    # when
+    output = jobs("tick", "jobs:sweep")
+    # then
+    [sent] = sqs.receive_message(QueueUrl=url)["Messages"]
+    message = decode(sent["Body"])
+    assert message.tick is not None
+    assert f"Sent: jobs:sweep:{message.tick['schedule']}:{message.tick['at'][:16]}Z" in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tick", "user:invitation"], "it is no periodic task"),
+        (["tick", "jobs:sweep", "--schedule", "yearly"], "--schedule: name one of jobs:sweep's schedules (0)"),
+    ],
+)
+def test_what_has_no_such_schedule_is_refused_with_those_there_are(arguments: list[str], said: str) -> None:
+    with pytest.raises(LocalError) as caught:
+        jobs(*arguments)
+    assert said in str(caught.value)
+
+
+@pytest.mark.parametrize("command", ["tick", "schema"])
+def test_an_unknown_type_is_refused(command: str) -> None:
+    with pytest.raises(DeclarationError, match="no task 'data:gone'"):
+        jobs(command, "data:gone")
+
+
+def _documents(text: str) -> list[str]:
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text.rstrip()):
+        _, end = decoder.raw_decode(text, at)
+        found.append(text[at:end])
+        at = end + 1
+    return found
