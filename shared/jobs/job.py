@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from shared.jobs.task import Task
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
+UNSAID = (None,) * 5
 LONGEST_WAIT = timedelta(days=3650)
 
 
@@ -59,7 +60,7 @@ class JobOptions(TypedDict, total=False):
     on_conflict: OnConflict | str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Job:
     """A task to be enqueued.
 
@@ -159,7 +160,7 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
         schema=task.schema_digest,
         enqueued_at=round(time.time(), 3),
         headers=headers,
-        options=None if record else options,
+        options=None if record or options is NONE else options,
     )
     body = _body(message)
     entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
@@ -189,7 +190,7 @@ def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
 
 def _options(job: Job, seconds: float) -> Options:
     given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
-    if not job.tags and all(value is None for value in given):
+    if not job.tags and given == UNSAID:
         return NONE
     options = check_options(
         job.task,
@@ -209,6 +210,8 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
     task = job.task
     lasts = task.unique_for if job.unique_for is None else job.unique_for
     if lasts is None:
+        if job.unique_key is None and job.unique_until is None and job.on_conflict is OnConflict.RAISE:
+            return None
         for name, unsaid in (("unique_key", None), ("unique_until", None), ("on_conflict", OnConflict.RAISE)):
             if getattr(job, name) != unsaid:
                 raise EnqueueError(name, "give unique_for too, or declare it at the task")
