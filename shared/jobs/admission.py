@@ -26,12 +26,12 @@ ROUNDS = 5
 
 @dataclass(slots=True)
 class Admitted:
-    """A row that is there. ``state``: None for a new row, whose state follows from its time."""
+    """A row that is there. ``state``: of a holder that is left as it is; None for a row whose message is to be sent,
+    and whose state follows from its time."""
 
     ready: Ready
     due_seconds: float
     created: bool = True
-    to_send: bool = True
     state: State | None = None
 
 
@@ -89,7 +89,7 @@ def _held(run: Run, one: Ready, holder: Sequence[Any]) -> Admitted | JobError | 
     if one.on_conflict is OnConflict.RETURN:
         existing = readdressed(one, id_)
         existing.queue, existing.at = Queue(queue), None
-        return Admitted(existing, due, created=False, to_send=False, state=State(state))
+        return Admitted(existing, due, created=False, state=State(state))
     if one.on_conflict is OnConflict.REPLACE:
         if state == State.ACTIVE:
             return DuplicateTaskError(id_, state, "a running task cannot be replaced")

@@ -306,7 +306,9 @@ def _refuse_repeats(ready: Sequence[Ready]) -> None:
 def _near(admitted: Sequence[Admitted | JobError]) -> list[Admitted]:
     """Those whose messages SQS can hold until they are due."""
     return [
-        one for one in admitted if isinstance(one, Admitted) and one.to_send and one.due_seconds <= MAX_DELAY_SECONDS
+        one
+        for one in admitted
+        if isinstance(one, Admitted) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
     ]
 
 

@@ -44,7 +44,7 @@ class Options:
 
     def allowed(self, task: Task[Any, Any]) -> int:
         """Runs that count."""
-        return 1 + (task.max_retry if self.max_retry is None else min(self.max_retry, task.max_retry))
+        return 1 + (task.max_retry if self.max_retry is None else self.max_retry)
 
     def retention_seconds(self, task: Task[Any, Any]) -> int:
         return int(task.retention.total_seconds() if self.retention is None else self.retention)
