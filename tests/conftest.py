@@ -35,11 +35,11 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     """One server for the session; a test that stops or kills it starts it again (port and data stay)."""
-    from shared.cli.postgres import Postgres  # imported here: a unit test should not pay for it
+    from shared.cli.server_for_tests import server_for_tests  # imported here: a unit test should not pay for it
 
-    with Postgres(tmp_path_factory.mktemp("postgres")) as server:
+    with server_for_tests() as server:
         yield server
 
 

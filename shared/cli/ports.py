@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import socket
 from contextlib import closing
 
 HOST = "127.0.0.1"
+CHOICE = range(20_000, 32_000)
+"""Below the ports that systems give to outgoing connections: one of those could take it before the server does, or
+while the server restarts."""
 
 
 def free_port() -> int:
-    """Return a TCP port nobody listens on at this moment."""
-    with closing(socket.socket()) as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port nobody listens on at this moment, another one at each call."""
+    return next(port for port in random.SystemRandom().sample(CHOICE, len(CHOICE)) if port_is_free(port))
 
 
 def port_is_free(port: int) -> bool:

@@ -38,14 +38,13 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield given
         return
     try:
-        from shared.cli.postgres import Postgres
+        from shared.cli.server_for_tests import server_for_tests
     except ModuleNotFoundError as error:
         raise pytest.UsageError(
             f"To start a PostgreSQL, the package {error.name!r} is missing: install joblane[cli], or name a server by "
             f"{OPTION} or DATABASE_URL."
         ) from error
-    folders: pytest.TempPathFactory = request.getfixturevalue("tmp_path_factory")
-    with Postgres(folders.mktemp("postgres")) as server:
+    with server_for_tests() as server:
         yield server.url
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psutil
@@ -11,13 +14,14 @@ import pytest
 
 from shared.cli.daemon import await_end
 from shared.cli.errors import LocalError, PortBusyError
+from shared.cli.ports import free_port
 from shared.cli.postgres import Postgres
+from shared.cli.server_for_tests import MEMORY, server_for_tests
 from shared.cli.tools import ROOT
 from tests.conftest import administer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -54,9 +58,10 @@ def test_a_running_server_is_found_by_its_folder_and_moved_to_a_port_that_is_ask
     found.start()
     assert (found.pid, found.url) == (server.pid, server.url)
 
-    moved = Postgres(server.folder, found.port + 1)
+    elsewhere = free_port()
+    moved = Postgres(server.folder, elsewhere)
     moved.start()
-    assert moved.address == f"127.0.0.1:{found.port + 1}"
+    assert moved.address == f"127.0.0.1:{elsewhere}"
 
 
 def test_a_busy_port_is_an_error_that_names_the_setting(server: Postgres, tmp_path: Path) -> None:
@@ -71,16 +76,47 @@ def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
         server.start()
 
 
-def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
-    (tmp_path / "test_waiting.py").write_text(
-        "import time\ndef test_waiting(postgres):\n    print(postgres.pid, flush=True)\n    time.sleep(60)\n"
-    )
+WAITING = """
+import time
+def test_waiting(postgres):
+    print(postgres.pid, postgres.folder.parent, flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def session_of_tests(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process, Path]]:
+    """A pytest in the middle of a test; its server, and where that has its data."""
+    (folder / "test_waiting.py").write_text(WAITING)
     command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
-    with subprocess.Popen([*command, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
+    with subprocess.Popen([*command, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
-        server = psutil.Process(int(next(line for line in session.stdout if line.strip().isdigit())))
-        session.terminate()
+        pid, data = next(line.split() for line in session.stdout if line[:1].isdigit())
+        yield session, psutil.Process(int(pid)), Path(data)
         session.communicate()
+
+
+def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
+    with session_of_tests(tmp_path) as (session, server, data):
+        session.terminate()
 
     assert session.returncode == pytest.ExitCode.INTERRUPTED
     assert await_end([server], 5)
+    assert not data.exists()
+
+
+def test_a_server_in_memory_whose_session_was_killed_goes_with_the_next_session(tmp_path: Path) -> None:
+    with session_of_tests(tmp_path) as (session, server, data):
+        session.kill()
+    assert server.is_running()
+    if not data.is_relative_to(MEMORY):
+        server.kill()
+        pytest.skip(f"{MEMORY} has no room on this machine")
+
+    with server_for_tests():
+        assert data.exists()  # too young to be told from one that has just begun
+    os.utime(data, (0, 0))
+    with server_for_tests() as other, server_for_tests():
+        assert await_end([server], 5)
+        assert not data.exists()
+        assert other.running
