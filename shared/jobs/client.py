@@ -196,7 +196,7 @@ class JobClient:
         return [
             SendError(f"{one.entry.queue}: {failed[position]}")
             if position in failed
-            else _enqueued(Admitted(one, one.entry.delay_seconds), sent=True)
+            else _enqueued(one, one.entry.delay_seconds, sent=True)
             for position, one in enumerate(ready)
         ]
 
@@ -219,7 +219,7 @@ class JobClient:
         near = _near(admitted)
         entries = [replace(one.ready.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
         sent = self._send_rows(entries, [one.ready for one in near])
-        return [one if isinstance(one, JobError) else _enqueued(one, sent=one.ready.id in sent) for one in admitted]
+        return [one if isinstance(one, JobError) else _result(one, sent=one.ready.id in sent) for one in admitted]
 
     def _send_rows(self, entries: Sequence[Entry], ready: Sequence[Ready]) -> set[str]:
         if not entries:
@@ -272,7 +272,7 @@ class JobClient:
                 for one in _near(admitted)
             ],
         )
-        return [one if isinstance(one, JobError) else _enqueued(one, sent=False) for one in admitted]
+        return [one if isinstance(one, JobError) else _result(one, sent=False) for one in admitted]
 
     def send_committed(self, ready: Sequence[Ready]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
@@ -312,7 +312,11 @@ def _near(admitted: Sequence[Admitted | JobError]) -> list[Admitted]:
     ]
 
 
-def _enqueued(one: Admitted, *, sent: bool) -> Enqueued:
-    ready = one.ready
-    state = one.state or (State.SCHEDULED if one.due_seconds > 0 else State.PENDING)
-    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, one.created, is_past(ready.at))
+def _result(one: Admitted, *, sent: bool) -> Enqueued:
+    result = _enqueued(one.ready, one.due_seconds, sent=sent)
+    return result if one.created else replace(result, state=one.state or result.state, created=False)
+
+
+def _enqueued(ready: Ready, due_seconds: float, *, sent: bool) -> Enqueued:
+    state = State.SCHEDULED if due_seconds > 0 else State.PENDING
+    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, past=is_past(ready.at))

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from shared.jobs.errors import MessageError
 from shared.jobs.options import Options, decode_options
 from shared.jobs.queues import TYPE_PATTERN
@@ -76,11 +78,20 @@ class Message:
             body["tick"] = self.tick
         if self.options is not None and (options := self.options.encode()):
             body["options"] = options
-        text = _ENCODER.encode(body)
+        text = _to_json(body)
         if text.isascii():
             return text
         # The two characters of Unicode's basic plane that SQS does not take as they are.
         return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+
+
+def _to_json(body: dict[str, Any]) -> str:
+    """By pydantic, in a third of the time; what it cannot write, or writes against the standard, is for `json`."""
+    try:
+        text = to_json(body, inf_nan_mode="constants").decode()
+    except PydanticSerializationError:
+        return _ENCODER.encode(body)
+    return _ENCODER.encode(body) if "NaN" in text or "Infinity" in text else text
 
 
 def canonical(value: Any) -> str:

@@ -35,7 +35,9 @@ class Entry:
     def size(self) -> int:
         """Bytes that count against the limit: the body, and names, types and values of attributes."""
         size = len(self.body) if self.body.isascii() else len(self.body.encode())
-        return size + sum(attribute_size(name, value) for name, value in self.attributes.items())
+        if self.attributes:
+            size += sum(attribute_size(name, value) for name, value in self.attributes.items())
+        return size
 
     def arguments(self) -> dict[str, Any]:
         arguments: dict[str, Any] = {"MessageBody": self.body}
@@ -74,6 +76,7 @@ class Sqs:
             max_pool_connections=CONNECTIONS + 2,
             retries={"mode": "standard", "max_attempts": SEND_TRIES},
             tcp_keepalive=True,
+            parameter_validation=False,  # ours are strings and numbers that were checked field by field already
         )
         with _making:
             return boto3.client("sqs", config=config)
@@ -156,10 +159,11 @@ def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:
     """Positions grouped by queue, at most 10 and 1 MiB together. A message above that goes alone, to be refused."""
     open_batches: dict[str, tuple[list[int], int]] = {}
     for position, entry in enumerate(entries):
+        entry_size = entry.size
         batch, size = open_batches.get(entry.queue, ([], 0))
-        if batch and (len(batch) == MAX_BATCH or size + entry.size > MAX_MESSAGE_BYTES):
+        if batch and (len(batch) == MAX_BATCH or size + entry_size > MAX_MESSAGE_BYTES):
             yield batch
             batch, size = [], 0
         batch.append(position)
-        open_batches[entry.queue] = (batch, size + entry.size)
+        open_batches[entry.queue] = (batch, size + entry_size)
     yield from (batch for batch, _ in open_batches.values())
