@@ -102,6 +102,7 @@ def add_stacks(
         tasks=tasks,
         functions=functions,
         packages=packages,
+        access=data.access,
         synthesizer=synthesizer(),
         buckets={
             "exports": GrantedBucket(data.exports, "EXPORT_BUCKET"),

@@ -6,12 +6,21 @@ import platform
 import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, get_args
-from urllib.parse import urlsplit
 
 from aws_cdk import RemovalPolicy
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from infra.errors import StageError
+from infra.sections import (
+    Api,
+    Aurora,
+    DatabaseSettings,
+    ExistingDatabase,
+    LocalDatabase,
+    Network,
+    SecretReference,
+    Settings,
+)
 from shared.jobs.queues import MAX_CONCURRENCY, MIN_CONCURRENCY, check_prefix
 
 Architecture = Literal["arm64", "x86_64"]
@@ -30,23 +39,10 @@ REMOVAL = {
 }
 
 
-class _Settings(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
-
-
-class SecretReference(_Settings):
-    """A value kept in Secrets Manager: the template holds the reference, CloudFormation reads it while it deploys."""
-
-    secret: str = Field(min_length=1)
-    """Name or ARN."""
-    field: str | None = None
-    """Key in a JSON secret; None: the whole text."""
-
-
 Value = str | SecretReference
 
 
-class Stage(_Settings):
+class Stage(Settings):
     """One stage. Numbers left out have the defaults that suit a new account."""
 
     name: str
@@ -61,13 +57,19 @@ class Stage(_Settings):
     database_connections: int = Field(100, ge=1)
     """``max_connections`` of the database; 100 is PostgreSQL's own default."""
     reserved_connections: int = Field(10, ge=0)
-    """Of these, kept for the API, operators and migrations."""
+    """Of these, kept for operators, migrations, and whatever else uses the database."""
     log_retention_days: LogRetentionDays = 30
     log_level: LogLevel = "INFO"
     removal: Literal["retain", "destroy"] = "retain"
     """What becomes of the bucket and the logs when the stack goes. A bucket that holds objects is never removed."""
-    database_url: Value
-    """``postgresql://user@host:5432/database``, or a reference. On a local stage: DATABASE_URL of the environment."""
+    network: Network | None = None
+    """Where functions and database live. None: functions outside of any VPC, for a database that is public."""
+    database: DatabaseSettings
+    """On a local stage: DATABASE_URL of the environment."""
+    api: Api | None = None
+    """None: there is no HTTP API."""
+    tags: Mapping[str, str] = {}
+    """For every resource, beside ``joblane:stage``."""
     settings: Mapping[str, Value] = {}
     """Values for the names that tasks declare in ``environment``."""
     architecture: Architecture = "arm64"
@@ -77,12 +79,21 @@ class Stage(_Settings):
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:
         if not self.local:
-            advice = 'refer to it by {"secret": "name", "field": "key"}'
-            if isinstance(self.database_url, str) and urlsplit(self.database_url).password is not None:
-                raise ValueError(f"database_url: holds a password; {advice}")
             for name, value in self.settings.items():
                 if isinstance(value, str) and value and SECRET_NAME.search(name):
-                    raise ValueError(f"settings.{name}: is a secret; {advice}")
+                    raise ValueError(
+                        f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}'
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Self:
+        if self.local != isinstance(self.database, LocalDatabase):
+            raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
+        if isinstance(self.database, Aurora) and self.network is None:
+            raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
+        if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
+            raise ValueError("database.security_group_id: lets functions in from a network, and network is not set")
         return self
 
 
@@ -127,7 +138,12 @@ def _of_this_machine(
     settings = given.get("settings", {})
     if isinstance(settings, Mapping):  # else refused with the others
         settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
-    return {**given, "database_url": url, "settings": settings, "architecture": host_architecture()}
+    return {
+        **given,
+        "database": {"kind": "local", "url": url},
+        "settings": settings,
+        "architecture": host_architecture(),
+    }
 
 
 def host_architecture() -> Architecture:

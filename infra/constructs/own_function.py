@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from constructs import Construct
 
+from infra.access import DatabaseAccess
 from infra.constructs.code import FunctionCode
 from infra.constructs.task_function import JobFunction
 from infra.stage import Stage
@@ -14,7 +15,15 @@ class OwnFunction(JobFunction):
     """``name``: of its folder, with hyphens. Its entry is that folder's ``handler``."""
 
     def __init__(
-        self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, name: str, declared: Function
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        code: FunctionCode,
+        access: DatabaseAccess,
+        name: str,
+        declared: Function,
     ) -> None:
         super().__init__(
             scope,
@@ -26,8 +35,6 @@ class OwnFunction(JobFunction):
             handler=f"functions.{name.replace('-', '_')}.handler.handler",
             timeout=declared.timeout,
             memory_mb=declared.memory_mb,
-            environment={
-                **{key: stage.settings[key] for key in declared.environment if key in stage.settings},
-                "DATABASE_URL": stage.database_url,
-            },
+            environment={key: stage.settings[key] for key in declared.environment if key in stage.settings},
+            access=access,
         )

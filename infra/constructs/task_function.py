@@ -14,8 +14,10 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
+from infra.access import DatabaseAccess
 from infra.constructs.code import RUNTIME, FunctionCode
-from infra.stage import REMOVAL, SecretReference, Stage, Value
+from infra.sections import SecretReference
+from infra.stage import REMOVAL, Stage, Value
 from shared.jobs.queues import function_name
 from shared.jobs.task import Task
 
@@ -25,7 +27,10 @@ ENTRY = "shared.jobs.entry.handler"
 
 
 class JobFunction(Construct):
-    """A function with a log group that forgets, and a role that may write to it and nothing else."""
+    """A function with a log group that forgets, and a role that may write to it and nothing else.
+
+    ``access``: to the database, for those that need it.
+    """
 
     def __init__(
         self,
@@ -40,6 +45,7 @@ class JobFunction(Construct):
         timeout: timedelta,
         memory_mb: int,
         environment: Mapping[str, Value],
+        access: DatabaseAccess | None = None,
     ) -> None:
         super().__init__(scope, id_)
         log_group = logs.LogGroup(
@@ -49,6 +55,9 @@ class JobFunction(Construct):
         resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
         role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log_group.grant_write(role)
+        for statement in access.functions.statements if access else ():
+            role.add_to_policy(statement)
+        place = access.place if access else None
         self.function = lambda_.Function(
             self,
             "Function",
@@ -63,8 +72,12 @@ class JobFunction(Construct):
             memory_size=memory_mb,
             log_group=log_group,
             role=role,
+            vpc=place.vpc if place else None,
+            vpc_subnets=place.subnets if place else None,
+            security_groups=[place.security_group] if place else None,
             environment={
                 **{key: in_template(value) for key, value in environment.items()},
+                **({"DATABASE_URL": access.functions.url} if access else {}),
                 "JOBLANE_PREFIX": stage.prefix,
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
                 "POWERTOOLS_SERVICE_NAME": stage.prefix,
@@ -76,7 +89,16 @@ class JobFunction(Construct):
 class TaskFunction(JobFunction):
     """The one consumer of a task type's lanes: the generic entry, told by its environment which task it serves."""
 
-    def __init__(self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, task: Task[Any, Any]) -> None:
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        code: FunctionCode,
+        access: DatabaseAccess,
+        task: Task[Any, Any],
+    ) -> None:
         super().__init__(
             scope,
             id_,
@@ -90,8 +112,8 @@ class TaskFunction(JobFunction):
             environment={
                 **{name: stage.settings[name] for name in task.environment if name in stage.settings},
                 "JOBLANE_TASK": task.type,
-                "DATABASE_URL": stage.database_url,
             },
+            access=access,
         )
         if task.grants.mail:
             self._grant_mail(stage)

@@ -6,6 +6,8 @@ from aws_cdk import CfnOutput, Duration, IStackSynthesizer, Stack
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infra.access import DatabaseAccess, existing_access, local_access
+from infra.sections import Aurora, ExistingDatabase, LocalDatabase
 from infra.stage import REMOVAL, Stage
 
 EXPORTS = "exports/"
@@ -37,4 +39,14 @@ class DataStack(Stack):
                 s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
             ],
         )
+        self.access = self._access(stage)
         CfnOutput(self, "ExportBucket", value=self.exports.bucket_name)
+
+    def _access(self, stage: Stage) -> DatabaseAccess:
+        match stage.database:
+            case LocalDatabase():
+                return local_access(stage.database)
+            case ExistingDatabase():
+                return existing_access(self, stage.database, None)
+            case Aurora():
+                raise NotImplementedError

@@ -13,6 +13,7 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
+from infra.access import DatabaseAccess
 from infra.constructs.code import FunctionCode
 from infra.constructs.cron_schedule import CronGroup, CronSchedule
 from infra.constructs.front_door import FrontDoor, Router
@@ -51,7 +52,8 @@ class GrantedBucket:
 class JobsStack(Stack):
     """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
 
-    ``functions``: Lambdas of their own, by name. ``buckets``: by the names that ``Grants.buckets`` has.
+    ``functions``: Lambdas of their own, by name. ``access``: to the database. ``buckets``: by the names that
+    ``Grants.buckets`` has.
     ``shares``: lane → ``MaximumConcurrency``.
     """
 
@@ -64,13 +66,14 @@ class JobsStack(Stack):
         tasks: Tasks,
         functions: Mapping[str, Function],
         packages: Packages,
+        access: DatabaseAccess,
         buckets: Mapping[str, GrantedBucket],
         synthesizer: IStackSynthesizer,
     ) -> None:
         super().__init__(
             scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules", synthesizer=synthesizer
         )
-        self.stage, self.tasks, self._buckets = stage, tasks, buckets
+        self.stage, self.tasks, self._access, self._buckets = stage, tasks, access, buckets
         self._code = FunctionCode(
             self,
             "Code",
@@ -90,7 +93,7 @@ class JobsStack(Stack):
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
         scope = Construct(self, task.slug)
-        function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, task=task)
+        function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, access=self._access, task=task)
         for type_, queue in product(task.types, task.lanes):
             name = lane_name(self.stage.prefix, queue, type_)
             self._lanes[type_, queue] = Lane(
@@ -116,7 +119,13 @@ class JobsStack(Stack):
         """A Lambda of its own, such as the API."""
         what = f"function {name!r}"
         made = OwnFunction(
-            Construct(self, name), "Function", stage=self.stage, code=self._code, name=name, declared=declared
+            Construct(self, name),
+            "Function",
+            stage=self.stage,
+            code=self._code,
+            access=self._access,
+            name=name,
+            declared=declared,
         ).function
         for bucket in declared.reads:
             granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")

@@ -14,11 +14,12 @@ from infra.stage import Stage
 
 TASKS = "tests.infra.tasks"
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+DATABASE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 STAGES: dict[str, Any] = {
     "dev": {
         "prefix": "acme",
         "removal": "retain",
-        "database_url": {"secret": "acme/dev", "field": "DATABASE_URL"},
+        "database": {"kind": "existing", "host": "db.internal", "name": "acme", "secret": DATABASE_SECRET},
         "settings": {
             "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
             "SMTP_PASSWORD": {"secret": "acme/smtp"},

@@ -19,7 +19,8 @@ from infra.errors import RefusedTemplateError, SynthError
 from infra.stage import Stage
 from tests.infra.conftest import Synth
 
-STAGE = Stage(name="test", database_url="postgresql://jobs@db.internal:5432/jobs")
+DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": "jobs"}
+STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
 
 
 def problems_of(*templates: dict[str, Any], stage: Stage = STAGE) -> str:

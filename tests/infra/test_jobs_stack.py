@@ -14,7 +14,7 @@ from shared.jobs.message import decode
 from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from shared.jobs.task import Task
 from tests.infra import templates
-from tests.infra.conftest import DATABASE_URL, TASKS
+from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, TASKS
 from tests.infra.templates import Template
 
 LANES = {
@@ -148,7 +148,7 @@ def test_the_environment_holds_what_the_task_needs_and_secrets_only_by_reference
         "JOBLANE_TASK": "report:build",
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
-        "DATABASE_URL": "{{resolve:secretsmanager:acme/dev:SecretString:DATABASE_URL::}}",
+        "DATABASE_URL": f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}",
         "POWERTOOLS_SERVICE_NAME": "acme",
         "POWERTOOLS_LOG_LEVEL": "INFO",
         "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",
@@ -180,7 +180,7 @@ def test_a_lambda_of_its_own_has_its_folders_name_and_entry_and_what_it_declares
     assert found == {
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
-        "DATABASE_URL": "{{resolve:secretsmanager:acme/dev:SecretString:DATABASE_URL::}}",
+        "DATABASE_URL": f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}",
         "POWERTOOLS_SERVICE_NAME": "acme",
         "POWERTOOLS_LOG_LEVEL": "INFO",
         "EMAIL_FROM_ADDRESS": "Acme <no-reply@example.com>",

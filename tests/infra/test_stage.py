@@ -9,15 +9,17 @@ import pytest
 
 from infra.app import context_of_file
 from infra.errors import StageError
-from infra.stage import SecretReference, host_architecture, load_stage
+from infra.sections import SecretReference
+from infra.stage import host_architecture, load_stage
 from shared.jobs.discovery import discover
 
-URL = "postgresql://jobs@db.internal:5432/jobs"
+SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
+DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": SECRET}
 DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
 
 
 def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: Any) -> Any:
-    given = {"database_url": URL, **settings}
+    given = {"database": DATABASE, **settings}
     return load_stage(name, {name: given, "other": {}}, declared=DECLARED, environ=environ or {})
 
 
@@ -52,7 +54,7 @@ def test_stages_of_another_shape_are_refused(stages: object) -> None:
         ({"architecture": "riscv"}, "architecture: "),
         ({"export_bucket": "No Bucket"}, "export_bucket: "),
         ({"concurency_budget": 20}, "concurency_budget: Extra inputs are not permitted"),
-        ({"database_url": {"secret": "a", "key": "b"}}, "database_url.*key: Extra inputs"),
+        ({"database": {**DATABASE, "password": "x"}}, "database.existing.password: Extra inputs"),
         (
             {"settings": {"EMAIL_PROVIDR": "ses"}},
             "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
@@ -66,14 +68,11 @@ def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], proble
 
 
 def test_the_database_is_required() -> None:
-    with pytest.raises(StageError, match="database_url: Field required"):
+    with pytest.raises(StageError, match="database: Field required"):
         load_stage("dev", {"dev": {}}, declared=(), environ={})
 
 
 def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(StageError, match="database_url: holds a password") as caught:
-        load(database_url="postgresql://jobs:hunter2@db.internal/jobs")
-    assert "hunter2" not in str(caught.value)
     with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD: is a secret") as caught:
         load(settings={"SMTP_PASSWORD": "hunter2"})
     assert "hunter2" not in str(caught.value)
@@ -87,7 +86,7 @@ def test_a_secret_is_taken_by_reference() -> None:
 def test_a_local_stage_takes_address_and_settings_from_the_environment_and_this_machines_architecture() -> None:
     environ = {"DATABASE_URL": "postgresql://a:b@127.0.0.1/c", "EMAIL_PROVIDER": "smtp", "HOME": "/root"}
     stage = load(environ=environ, local=True, settings={"EMAIL_PROVIDER": "console", "SMTP_PASSWORD": "local"})
-    assert stage.database_url == "postgresql://a:b@127.0.0.1/c"
+    assert stage.database.url == "postgresql://a:b@127.0.0.1/c"
     assert stage.settings == {"EMAIL_PROVIDER": "smtp", "SMTP_PASSWORD": "local"}
     assert stage.architecture == host_architecture()
 
@@ -106,5 +105,5 @@ def test_the_stages_of_this_checkout_fit_its_tasks() -> None:
     declared = [name for task in discover().values() for name in task.environment]
     stages = context_of_file()["stages"]
     for name in stages:
-        load_stage(name, stages, declared=declared, environ={"DATABASE_URL": URL})
+        load_stage(name, stages, declared=declared, environ={"DATABASE_URL": "postgresql://jobs@127.0.0.1/jobs"})
     assert "password" not in json.dumps(stages).lower()
