@@ -7,7 +7,7 @@ who stands in the way is asked afterwards, in a statement that sees what was com
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,64 +35,93 @@ class Admitted:
     state: State | None = None
 
 
-def admit(run: Run, ready: Sequence[Ready], *, room: int | None = None) -> list[Admitted | JobError]:
-    """Write the rows; a result per job, in order. Messages beyond ``room`` are left to the sweep.
+@dataclass(slots=True)
+class Holder:
+    """Who holds a key. ``under_way``: an attempt of it is, in an invocation or between two."""
 
-    Raises whatever ``run`` does.
+    id: str
+    queue: Queue
+    state: State
+    due_seconds: float
+    under_way: bool
+
+
+def admit(run: Run, ready: Sequence[Ready], *, room: int | None = None) -> list[Admitted | JobError]:
+    """Write the rows; a result per job, in order.
+
+    ``room``: in a caller's transaction, which goes on: messages beyond it are left to the sweep. Raises whatever
+    ``run`` does.
     """
     results: dict[int, Admitted | JobError] = {}
-    open_ = list(range(len(ready)))
+    open_ = dict(enumerate(ready))
     for _ in range(ROUNDS):
         if not open_:
             break
-        some = [ready[position] for position in open_]
-        if keys := [one.unique.key for one in some if one.unique is not None]:
+        if keys := [one.unique.key for one in open_.values() if one.unique is not None]:
             run(FREE_EXPIRED, json.dumps(keys))
-        rows = [one.row(unsent=room is not None and at >= room) for at, one in zip(open_, some, strict=True)]
-        due = {row[0]: row[1] for row in run(INSERT, document(rows))}
-        for position in open_:
-            if ready[position].id in due:
-                results[position] = Admitted(ready[position], due[ready[position].id])
-        open_ = [position for position in open_ if position not in results]
+        due = {row[0]: row[1] for row in run(INSERT, _document(open_, room))}
+        results |= {position: Admitted(one, due[one.id]) for position, one in open_.items() if one.id in due}
+        open_ = _without(open_, results)
         if open_:
-            results |= _explain(run, {position: ready[position] for position in open_})
-            open_ = [position for position in open_ if position not in results]
-    for position in open_:
-        results[position] = DuplicateTaskError("unknown", "changing hands", "enqueue it again")
-    return [results[position] for position in range(len(ready))]
+            results |= _explain(run, open_, room)
+            open_ = _without(open_, results)
+        if room is not None and any(isinstance(one, Admitted) and one.state is None for one in results.values()):
+            break  # another round would take keys out of their order while it holds those of this one
+    changing = {position: DuplicateTaskError("unknown", "changing hands", "enqueue it again") for position in open_}
+    return [result for _, result in sorted((results | changing).items())]
 
 
-def _explain(run: Run, refused: dict[int, Ready]) -> dict[int, Admitted | JobError]:
+def _document(jobs: Mapping[int, Ready], room: int | None) -> str:
+    return document([one.row(unsent=room is not None and position >= room) for position, one in jobs.items()])
+
+
+def _without(jobs: Mapping[int, Ready], results: Mapping[int, Any]) -> dict[int, Ready]:
+    return {position: one for position, one in jobs.items() if position not in results}
+
+
+def _explain(run: Run, refused: Mapping[int, Ready], room: int | None) -> dict[int, Admitted | JobError]:
     """What the jobs that were left out come to. Those whose holder has gone meanwhile are missing."""
     wanted = [{"id": one.id, "unique_key": one.unique.key if one.unique else None} for one in refused.values()]
     ids: set[str] = set()
-    holders: dict[str, Sequence[Any]] = {}
-    for row in run(KNOWN, json.dumps(wanted)):
-        if row[6]:
-            ids.add(row[0])
-        if row[4] is not None:
-            holders[row[4]] = row
+    holders: dict[str, Holder] = {}
+    for id_, queue, state, key, due, same_id, under_way in run(KNOWN, json.dumps(wanted)):
+        if same_id:
+            ids.add(id_)
+        if key is not None:
+            holders[key] = Holder(id_, Queue(queue), State(state), due, under_way)
     results: dict[int, Admitted | JobError] = {}
-    # What is replaced is locked in the order of keys, as by the INSERT.
-    for position, one in sorted(refused.items(), key=lambda item: item[1].unique.key if item[1].unique else ""):
+    replacing: dict[int, Ready] = {}
+    for position, one in refused.items():
         holder = holders.get(one.unique.key) if one.unique else None
         if one.id in ids:
             results[position] = TaskIdConflictError(one.id)
-        elif holder is not None and (result := _held(run, one, holder)) is not None:
-            results[position] = result
-    return results
+        elif holder is not None:
+            if one.on_conflict is OnConflict.REPLACE and not holder.under_way:
+                replacing[position] = one
+            else:
+                results[position] = _held(one, holder)
+    return results | _replace(run, replacing, room)
 
 
-def _held(run: Run, one: Ready, holder: Sequence[Any]) -> Admitted | JobError | None:
-    """What comes of a job whose key is held. None: the holder has moved on, try again."""
-    id_, _, queue, state, _, due, _ = holder
+def _held(one: Ready, holder: Holder) -> Admitted | JobError:
+    """What comes of a job whose key is held and stays so."""
     if one.on_conflict is OnConflict.RETURN:
-        existing = readdressed(one, id_)
-        existing.queue, existing.at = Queue(queue), None
-        return Admitted(existing, due, created=False, state=State(state))
+        existing = readdressed(one, holder.id)
+        existing.queue, existing.at = holder.queue, None
+        return Admitted(existing, holder.due_seconds, created=False, state=holder.state)
     if one.on_conflict is OnConflict.REPLACE:
-        if state == State.ACTIVE:
-            return DuplicateTaskError(id_, state, "a running task cannot be replaced")
-        rows = run(REPLACE, document([one.row()]))
-        return Admitted(readdressed(one, rows[0][0]), rows[0][1], created=False) if rows else None
-    return DuplicateTaskError(id_, state)
+        return DuplicateTaskError(holder.id, holder.state, "a running task cannot be replaced")
+    return DuplicateTaskError(holder.id, holder.state)
+
+
+def _replace(run: Run, jobs: Mapping[int, Ready], room: int | None) -> dict[int, Admitted | JobError]:
+    """Replace the holders in one statement; of several jobs with one key the last is what stays. Those whose holder has
+    moved on meanwhile are missing."""
+    last = {one.unique.key: (position, one) for position, one in jobs.items() if one.unique is not None}
+    rows = run(REPLACE, _document(dict(last.values()), room)) if last else []
+    replaced = {key: (id_, due) for id_, due, key in rows}
+    return {
+        position: Admitted(readdressed(one, replaced[one.unique.key][0]), replaced[one.unique.key][1], created=False)
+        for position, one in jobs.items()
+        if one.unique is not None and one.unique.key in replaced
+    }

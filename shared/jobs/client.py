@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from pg8000.exceptions import Error as PostgresError
 
 from shared import settings, telemetry
-from shared.db import Database
+from shared.db import Database, sqlstate
 from shared.jobs.admission import Admitted, admit
 from shared.jobs.errors import (
     EnqueueError,
@@ -34,7 +34,7 @@ from shared.jobs.outbox import Outbox
 from shared.jobs.queues import MAX_DELAY_SECONDS, Queue, check_prefix
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.status import STATUS, TaskStatus
-from shared.jobs.store import CANCEL, MARK_SENT, State
+from shared.jobs.store import CANCEL, MARK_SENT, REFUSED_CLASSES, State
 from shared.jobs.sweep import wake
 
 if TYPE_CHECKING:
@@ -128,6 +128,8 @@ class JobClient:
 
         Raises :class:`WaitTimeoutError` with how it stands then, :class:`UnknownTaskError`, :class:`RecordAwayError`.
         """
+        if not isinstance(timeout, timedelta):
+            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
         ends, pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
         while True:
             status = self.get(task_id)
@@ -151,6 +153,8 @@ class JobClient:
         return State(rows[0][0]) if rows else None
 
     def _ask(self, sql: str, task_id: str) -> list[list[Any]]:
+        if not isinstance(task_id, str):
+            raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
         if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database may not take it
             return []
         with self._lock:
@@ -210,6 +214,8 @@ class JobClient:
                 return admit(lambda sql, document: database.get().run(sql, document), ready)
             except (PostgresError, OSError) as error:
                 database.drop()
+                if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
+                    raise EnqueueError("payload", f"the database cannot hold it: {text_of(error)}") from error
                 raise RecordAwayError(
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error

@@ -245,7 +245,8 @@ class TaskContext:
     def each(self, items: Iterable[T], *, key: Callable[[T], str] = str) -> Iterator[T]:
         """The items whose ``key`` is not done yet, by this run or one before it.
 
-        When the loop asks for the next one, what the session did for the last commits together with its mark. An
+        When the loop asks for the next one, what the session did for the last commits together with its mark: so
+        nothing may read ahead, as ``list`` or ``itertools.batched`` would. An
         exception in the body leaves that item undone and ends the loop; a retry goes on there. One that happens inside
         ``with ctx.isolated():`` costs that item alone; at the end of the loop :class:`PartialFailure` tells of them.
 
@@ -323,7 +324,8 @@ class TaskContext:
           the items after it in order; ``cursor`` is a function that gives an item's;
         - a sequence that is the same in every attempt; its cursor is the position.
 
-        After ``chunk`` items, what the session did for them commits together with the cursor. A run that is killed
+        After ``chunk`` items, when the loop asks for the next, what the session did for them commits together with the
+        cursor: so nothing may read ahead, as ``itertools.batched`` would. A run that is killed
         does at most one chunk again. Where the task is declared ``resumable`` and the invocation's time runs out, it
         ends between two chunks and goes on in the next one, until the task's own timeout. A chunk that is longer than
         that is interrupted and done again in the next invocation, which has its whole time for it.

@@ -21,17 +21,17 @@ from shared.jobs.message import (
     check_headers,
     digest,
 )
-from shared.jobs.options import NONE, Options, check_options
+from shared.jobs.options import NONE, Options, check_options, in_utc
 from shared.jobs.queues import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
 from shared.jobs.sqs import Entry
 from shared.jobs.store import NewTask
+from shared.jobs.task import Task
 from shared.jobs.text import check_tree, needs_walk
 from shared.jobs.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
     from shared.jobs.payload import Payload
     from shared.jobs.retry import RetryDelay
-    from shared.jobs.task import Task
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 UNSAID = (None,) * 5
@@ -140,11 +140,13 @@ class Ready:
 def check(job: Job, *, record: bool, prefix: str) -> Ready:
     """Check every field and make the message. Raises :class:`EnqueueError` with the field's name."""
     task = job.task
+    if not isinstance(task, Task):
+        raise EnqueueError("task", f"a function declared by @task is required, not {type(task).__name__}")
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
     seconds = delay or distance(at)
-    if not record and seconds > MAX_DELAY_SECONDS:
-        raise EnqueueError("process_at" if at else "process_in", "15 minutes at most without a record")
+    if not record:
+        _check_without_a_row(job, "process_at" if at else "process_in", seconds)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
     tenant = _tenant(job.tenant)
     payload = task.write(job.payload)
@@ -175,6 +177,16 @@ def readdressed(ready: Ready, id_: str) -> Ready:
     """The same, for the row of another id; its message leaves the payload to the row."""
     message = Message(ready.task.type, id_, rec=True, schema=ready.task.schema_digest, headers=ready.headers)
     return replace(ready, id=id_, entry=replace(ready.entry, body=message.encode()))
+
+
+def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
+    """What only a row can hold."""
+    if seconds > MAX_DELAY_SECONDS:
+        raise EnqueueError(when, "15 minutes at most without a record")
+    if job.owner is not None:
+        raise EnqueueError("owner", "it is kept in the row; a client made with record=False writes none")
+    if isinstance(job.retention, timedelta) and job.retention > job.task.retention:
+        raise EnqueueError("retention", f"{job.task.retention}, as declared, at most without a record")
 
 
 # --- Checking one argument each --------------------------------------------------------------------------------------
@@ -260,7 +272,8 @@ def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[fl
             raise EnqueueError("process_at", "an aware datetime is required, for example datetime.now(UTC) + …")
         if process_at - datetime.now(UTC) > LONGEST_WAIT:
             raise EnqueueError("process_at", f"at most {LONGEST_WAIT.days} days ahead")
-    return None, process_at
+        return None, in_utc("process_at", process_at)
+    return None, None
 
 
 def distance(at: datetime | None) -> float:
@@ -293,6 +306,8 @@ def _tenant(tenant: str | None) -> str | None:
 
 
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(headers, Mapping):
+        raise EnqueueError("headers", f"a mapping is required, not {type(headers).__name__}")
     try:
         return check_headers(headers)
     except MessageError as error:

@@ -111,9 +111,17 @@ def check_options(
         timeout=None if timeout is None else timeout.total_seconds(),
         retention=None if retention is None else retention.total_seconds(),
         retry_delay=None if retry_delay is None else _delays(retry_delay),
-        deadline=deadline,
+        deadline=None if deadline is None else in_utc("deadline", deadline),
         tags=_tags(tags),
     )
+
+
+def in_utc(name: str, moment: datetime) -> datetime:
+    """Postgres reads offsets of less than 16 hours, and Python has longer ones."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise EnqueueError(name, "a time within the calendar is required") from None
 
 
 def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:

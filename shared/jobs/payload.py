@@ -43,6 +43,9 @@ class ArchivedTask(Payload):
 
 
 UNTOLD = {
+    "byte_size": "Input should be a size in bytes, such as '1.5 MB'",
+    "byte_size_unit": "Input should be a size in bytes, such as '1.5 MB'",
+    "import_error": "Input should be the path of something that can be imported",
     "union_tag_invalid": "Input tag is not one of those expected",
     "uuid_parsing": "Input should be a valid UUID",
 }

@@ -43,10 +43,6 @@ KILL_MARGIN_SECONDS = 3.0
 """The alarm fires this long before Lambda's own kill at the latest."""
 LOCKED_SECONDS = 5
 """A row that stayed locked is somebody's finish or operator's edit: soon over."""
-REFUSED_CLASSES = ("22", "54")
-"""The database cannot hold what the message says: data exceptions and program limits."""
-
-
 LOCK_NOT_AVAILABLE = "55P03"
 UNIQUE_VIOLATION = "23505"
 """Another task took the unique key at the same moment; asked again, the claim sees it."""
@@ -183,7 +179,7 @@ class Worker:
         if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
             for delivery in deliveries:
                 settled.keep(delivery, LOCKED_SECONDS)
-        elif code.startswith(REFUSED_CLASSES):
+        elif code.startswith(store.REFUSED_CLASSES):
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from shared.jobs.unique import Unique
 
 
+REFUSED_CLASSES = ("22", "54")
+"""SQLSTATEs of what the database cannot hold: data exceptions and program limits."""
+
+
 class State(StrEnum):
     """States of a task, as asynq names them, and ``cancelled``, which it lacks."""
 
@@ -67,17 +71,24 @@ returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
 KNOWN = f"""
-select t.id, t.type, t.queue, t.state, case when t.state in {LIVE} then t.unique_key end,
+select t.id, t.queue, t.state, case when t.state in {LIVE} then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
-       x.id = t.id
+       x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
   join tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE})
 """
-"""What stood in the way of rows that were not inserted: by their id, or by the key that they hold."""
+"""What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
+an attempt of it is under way, in an invocation or between two."""
 
 # `payload_digest` stays: by it the message of a foreign sender is known as the row's own.
 REPLACE = f"""
-with replaced as (
+with waiting as (
+  select id, unique_key from tasks
+   where unique_key in (select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text))
+     and (state in ('scheduled', 'retry') or (state = 'pending' and used_ms = 0))
+   order by unique_key for no key update
+),
+replaced as (
   update tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
@@ -87,17 +98,17 @@ with replaced as (
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
     due_at = d.due_at, sent_at = null, sends = 0, sweep_at = {DUE_SWEEP}
-    from {NEW}
-   where t.unique_key = x.unique_key and t.state in ('scheduled', 'pending', 'retry')
-  returning t.id, t.due_at
+    from {NEW}, waiting
+   where t.id = waiting.id and waiting.unique_key = x.unique_key
+  returning t.id, t.unique_key, t.due_at
 ),
 items as (delete from task_items where task_id in (select id from replaced)),
 cursors as (delete from task_cursors where task_id in (select id from replaced)),
 progress as (delete from task_progress where task_id in (select id from replaced))
-select id, extract(epoch from due_at - clock_timestamp())::float8 from replaced
+select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
 """
-"""Give the waiting holder of a key what the new task would have had, a fresh start included. Nothing where it runs, or
-has ended."""
+"""Give the waiting holders of keys, one each, what the new tasks would have had, a fresh start included. They are
+locked in the order of keys. Nothing where an attempt is under way, or the holder has ended."""
 
 
 @dataclass(slots=True)
@@ -151,7 +162,8 @@ CANCEL = f"""
 update tasks t set
     state = case when t.state = 'active' then t.state else 'cancelled' end,
     cancel_requested_at = coalesce(t.cancel_requested_at, clock_timestamp()),
-    reason = case when t.state = 'active' then t.reason else 'cancelled before it ran' end,
+    reason = case when t.state = 'active' then t.reason when t.runs = 0 then 'cancelled before it ran'
+                  else 'cancelled while it waited' end,
     finished_at = case when t.state = 'active' then null else clock_timestamp() end,
     sweep_at = case when t.state = 'active' then t.sweep_at end,
     expire_at = case when t.state <> 'active'

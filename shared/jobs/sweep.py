@@ -160,7 +160,7 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             swept.paused += 1
             continue
         else:
-            delay = min(max(0, round(due)), MAX_DELAY_SECONDS)
+            delay = round(min(max(0.0, due), MAX_DELAY_SECONDS))
             entries.append(Entry(lane, message.encode(), delay, tenant))
         owners.append((id_, state, generation, taken))
     failed = sqs.send_many(entries) if entries else {}

@@ -159,7 +159,7 @@ class Task(Generic[P, R]):
         if type(payload) is not self.payload:
             raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
         try:
-            return payload.model_dump(mode="json")
+            return payload.model_dump(mode="json", warnings="error")  # as by model_copy(update=…), which checks nothing
         except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
             raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None
 

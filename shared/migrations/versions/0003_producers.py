@@ -7,6 +7,9 @@ from alembic import op
 revision = "0003"
 down_revision = "0002"
 
+# A time that never comes cannot be waited for, in a message or by the sweep.
+FINITE = "alter table tasks add constraint tasks_times_finite check (isfinite(due_at) and isfinite(deadline))"
+
 # Written by `jobs migrate` from the declarations.
 TYPES = """
 create table task_types (
@@ -58,6 +61,7 @@ declare
     known task_types%rowtype;
     due timestamptz := coalesce(process_at, clock_timestamp() + coalesce(process_in, interval '0'));
     digest text := left(encode(sha256(convert_to(joblane_canonical(payload), 'UTF8')), 'hex'), 32);
+    defaults jsonb;
     lasts float8;
     wanted text;
 begin
@@ -92,30 +96,37 @@ begin
     if process_in is not null and process_at is not null then
         raise exception 'process_at: give process_in or process_at, not both' using errcode = '22023';
     end if;
-    if process_in < interval '0' or due > clock_timestamp() + interval '3650 days' then
-        raise exception 'process_in: from zero to 3650 days is required' using errcode = '22023';
+    if not isfinite(process_at) or process_in < interval '0' or due > clock_timestamp() + interval '3650 days' then
+        raise exception 'process_%: from now to 3650 days ahead is required',
+            case when process_at is null then 'in' else 'at' end using errcode = '22023';
     end if;
+    due := greatest(due, clock_timestamp() - interval '1 day');  -- a past time runs now, however far it is
     if max_retry not between 0 and known.max_retry then
         raise exception 'max_retry: 0 to %, which % declares, is required', known.max_retry, type
             using errcode = '22023';
     end if;
-    if deadline <= greatest(due, clock_timestamp()) then
-        raise exception 'deadline: it comes before the task is due' using errcode = '22023';
+    if not isfinite(deadline) or deadline <= greatest(due, clock_timestamp()) then
+        raise exception 'deadline: a time after the task is due is required' using errcode = '22023';
     end if;
-    if cardinality(tags) > 20 or exists (select from unnest(tags) as one where length(one) not between 1 and 100) then
+    tags := coalesce(tags, '{}');
+    if cardinality(tags) > 20
+       or exists (select from unnest(tags) as one where (length(one) between 1 and 100) is not true) then
         raise exception 'tags: at most 20 strings of 1 to 100 characters are required' using errcode = '22023';
     end if;
     lasts := coalesce(extract(epoch from unique_for), known.unique_seconds);
-    if lasts < 1 or (lasts is null and unique_key is not null) then
-        raise exception 'unique_for: an interval of a second or more is required' using errcode = '22023';
+    if not lasts between 1 and 315360000 or (lasts is null and unique_key is not null) then
+        raise exception 'unique_for: an interval of 1 second to 3650 days is required' using errcode = '22023';
     end if;
     if unique_key !~ '^[ -~]{1,200}$' then
         raise exception 'unique_key: 1 to 200 printable ASCII characters are required' using errcode = '22023';
     end if;
-    if lasts is not null then
-        wanted := type || ' ' || coalesce(unique_key,
-                      left(encode(sha256(convert_to(queue || ' ' || digest, 'UTF8')), 'hex'), 32));
+    if lasts is not null and unique_key is null then  -- of the payload with its defaults, as a client writes it
+        select coalesce(jsonb_object_agg(name, field -> 'default'), '{}') into defaults
+          from jsonb_each(coalesce(known.schema -> 'properties', '{}')) as p(name, field) where field ? 'default';
+        unique_key := left(encode(sha256(convert_to(queue || ' ' || left(encode(sha256(convert_to(
+                          joblane_canonical(defaults || payload), 'UTF8')), 'hex'), 32), 'UTF8')), 'hex'), 32);
     end if;
+    wanted := case when lasts is not null then type || ' ' || unique_key end;
     task_id := coalesce(task_id, gen_random_uuid()::text);
     for round in 1..5 loop
         update tasks t set unique_key = null
@@ -149,5 +160,5 @@ $$
 
 
 def upgrade() -> None:
-    for statement in (TYPES, SCHEDULES, CANONICAL, ENQUEUE):
+    for statement in (FINITE, TYPES, SCHEDULES, CANONICAL, ENQUEUE):
         op.execute(statement)

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from unittest.mock import Mock
 from zoneinfo import ZoneInfo
 
 import pytest
+from pg8000.exceptions import DatabaseError
 
 from shared.db import Connection, Database
 from shared.jobs import Enqueued, JobClient, Payload, Queue, TaskContext, task
@@ -122,6 +124,8 @@ BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
     ({"headers": {"a\0": ""}}, "headers", "holds a NUL character"),
     ({"headers": {"\ud800": ""}}, "headers", "holds a lone surrogate"),
     ({"headers": {str(number): "" for number in range(33)}}, "headers", "33 of them; 32 at most"),
+    ({"headers": [("a", "b")]}, "headers", "a mapping is required, not list"),
+    ({"process_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=23)))}, "process_at", "within the calendar"),
 ]
 
 
@@ -151,6 +155,54 @@ def test_bad_options_of_one_among_many_are_refused_with_its_position(world: Worl
 def test_a_lane_that_does_not_exist_is_refused_with_those_that_do(world: World) -> None:
     with pytest.raises(LaneError, match="'sample:batch' has no lane in 'low'; it has one in: default, critical"):
         world.client.enqueue(sample_batch, Sample(), queue=Queue.LOW)
+
+
+@pytest.mark.parametrize("odd", ["sample:one", print, None])
+def test_what_is_no_task_is_refused(world: World, odd: Any) -> None:
+    with pytest.raises(EnqueueError, match="task: a function declared by @task is required, not"):
+        world.client.enqueue(odd, Sample())
+
+
+def test_times_with_a_long_offset_are_taken(world: World) -> None:
+    far = timezone(timedelta(hours=23))
+    later = datetime.now(far) + timedelta(hours=2)
+    made = world.client.enqueue(sample_one, Sample(), process_at=later, deadline=later + timedelta(hours=1))
+    assert seconds_until(world, made.id, "due_at") == pytest.approx(7200, abs=5)
+    assert seconds_until(world, made.id, "deadline") == pytest.approx(10800, abs=5)
+
+
+def test_a_payload_that_was_changed_unchecked_is_refused_and_not_shown(
+    world: World, sends: Sends, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd = Sample().model_copy(update={"number": SECRET})
+    with nothing_happens(world, sends), pytest.raises(PayloadError, match="cannot be written as JSON") as caught:
+        world.client.enqueue(sample_one, odd)
+    assert SECRET not in str(caught.value) + capfd.readouterr().err
+
+
+def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = DatabaseError({"C": "54000", "M": "string too long to represent as jsonb string"})
+    monkeypatch.setattr("shared.jobs.client.admit", Mock(side_effect=error))
+    with pytest.raises(EnqueueError, match="payload: the database cannot hold it: string too long"):
+        world.client.enqueue(sample_one, Sample())
+
+
+def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
+    for ask in (world.client.get, world.client.cancel):
+        with pytest.raises(TypeError, match="task_id: a text is required, not int"):
+            ask(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="timeout: a timedelta is required, not int"):
+        world.client.wait("x", 5)  # type: ignore[arg-type]
+
+
+def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: JobClient) -> None:
+    with pytest.raises(EnqueueError, match="owner: it is kept in the row"):
+        bare.enqueue(sample_one, Sample(), owner="ann")
+    with pytest.raises(EnqueueError, match="retention: 1 day, 0:00:00, as declared, at most without a record"):
+        bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
+    assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
 
 
 def test_a_payload_of_another_class_is_refused(world: World, sends: Sends) -> None:

@@ -135,14 +135,20 @@ def test_a_far_time_waits_in_the_row(known: World) -> None:
         ("'sample:one', task_id => 'a b'", "task_id: 1 to 200 printable"),
         ("'sample:one', task_id => 'sample:one:0:2026-01-01T00:00Z'", "task_id: has the form of a tick's id"),
         ("'sample:one', tenant => ''", "tenant: 1 to 128"),
-        ("'sample:one', process_in => '-1 s'", "process_in: from zero"),
+        ("'sample:one', process_in => '-1 s'", "process_in: from now to 3650 days ahead"),
         ("'sample:one', process_in => '1 s', process_at => now()", "process_at: give process_in or process_at"),
-        ("'sample:one', process_at => now() + interval '20 years'", "process_in: from zero to 3650 days"),
+        ("'sample:one', process_at => now() + interval '20 years'", "process_at: from now to 3650 days ahead"),
+        ("'sample:one', process_at => 'infinity'", "process_at: from now to 3650 days ahead"),
+        ("'sample:one', process_at => '-infinity'", "process_at: from now to 3650 days ahead"),
         ("'sample:one', max_retry => 99", "max_retry: 0 to"),
-        ("'sample:one', deadline => now() - interval '1 s'", "deadline: it comes before"),
+        ("'sample:one', deadline => now() - interval '1 s'", "deadline: a time after the task is due"),
+        ("'sample:one', deadline => 'infinity'", "deadline: a time after the task is due"),
         ("'sample:one', tags => array['']", "tags: at most 20"),
+        ("'sample:one', tags => array[null]", "tags: at most 20"),
         ("'sample:one', unique_key => 'k'", "unique_for: an interval"),
         ("'sample:one', unique_for => '0 s'", "unique_for: an interval"),
+        ("'sample:one', unique_for => 'infinity'", "unique_for: an interval"),
+        ("'sample:one', unique_for => '11 years'", "unique_for: an interval"),
         ("'sample:one', unique_key => '', unique_for => '1 h'", "unique_key: 1 to 200"),
     ],
 )
@@ -152,6 +158,33 @@ def test_bad_arguments_are_refused_by_name_before_anything_is_written(known: Wor
     assert sqlstate(caught.value) == "22023"
     assert said in caught.value.args[0]["M"]
     assert known.run("select count(*) from tasks") == [[0]]
+
+
+def test_a_past_time_runs_now_however_far_it_is(known: World) -> None:
+    id_, _ = enqueue(known, "'sample:one', '{}', process_at => '0044-03-15 BC'")
+    assert known.row(id_)["state"] == "pending"
+    assert known.client.get(id_) is not None
+    sweep(known.database.get(), known.sqs, PREFIX)
+    assert len(known.take(sample_one)) == 1
+
+
+def test_no_tags_are_none(known: World) -> None:
+    id_, _ = enqueue(known, "'sample:one', '{}', tags => null")
+    assert known.row(id_)["tags"] == []
+
+
+def test_no_row_waits_for_a_time_that_never_comes(known: World) -> None:
+    id_, _ = enqueue(known, "'sample:one'")
+    for column in ("due_at", "deadline"):
+        with pytest.raises(DatabaseError, match="tasks_times_finite"):
+            known.run(f"update tasks set {column} = 'infinity' where id = $1", id_)
+
+
+def test_a_payload_without_its_defaults_has_the_key_of_the_same_with_them(known: World) -> None:
+    held = known.client.enqueue(sample_kept, Sample(number=3))
+    assert enqueue(known, """'sample:kept', '{"number": 3}'""") == (held.id, False)
+    assert enqueue(known, """'sample:kept', '{"number": 3, "do": "nothing"}'""") == (held.id, False)
+    assert enqueue(known, """'sample:kept', '{"number": 4}'""")[1]
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -14,12 +14,15 @@ from pydantic import (
     AliasChoices,
     AliasPath,
     BaseModel,
+    ByteSize,
     ConfigDict,
     Field,
+    ImportString,
     PlainSerializer,
     Secret,
     SecretBytes,
     SecretStr,
+    ValidationError,
     computed_field,
     create_model,
     field_serializer,
@@ -29,6 +32,7 @@ from pydantic.alias_generators import to_camel
 
 from shared.jobs import Grants, Payload, Queue, Task, TaskContext, cron, every, task
 from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
+from shared.jobs.payload import describe
 from shared.jobs.queues import MAX_PREFIX, function_name
 from shared.jobs.task import MAX_SLUG
 
@@ -554,6 +558,19 @@ def test_a_refusal_shows_no_key_that_the_sender_chose(wrong: dict[str, Any], tol
         taking(Mappings).read(wrong, None)
     assert SECRET not in str(caught.value)
     assert "443322" not in str(caught.value)
+
+
+class Odd(Payload):
+    size: ByteSize = ByteSize(0)
+    imported: ImportString[Any] | None = None
+
+
+@pytest.mark.parametrize("wrong", [{"size": f"1 {SECRET}"}, {"imported": f"{SECRET}.x"}])
+def test_messages_of_pydantic_that_show_the_value_are_replaced(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Odd.model_validate(wrong)
+    assert SECRET in str(caught.value.errors()[0]["msg"])
+    assert SECRET not in describe(caught.value, Odd)
 
 
 def test_of_many_declared_fields_a_refusal_lists_ten() -> None:
