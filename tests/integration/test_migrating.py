@@ -109,6 +109,17 @@ def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Pos
         connection.run("insert into later values (1)")
 
 
+def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run("update alembic_version set version_num = '9999'")
+        connection.run("delete from task_types")
+    assert migrate(empty) == len(discover())
+    with connected(empty) as connection:
+        assert connection.run("select version_num from alembic_version") == [["9999"]]
+        assert connection.run("select count(*) from task_types") == [[len(discover())]]
+
+
 def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
     with pytest.raises(ValueError, match="user: a lower-case name"):
         migrate(empty, user='app"; drop table tasks; --')
