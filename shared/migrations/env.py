@@ -27,7 +27,7 @@ def run() -> None:
 
 
 def _is_ahead() -> bool:
-    """A deploy goes back after newer code has migrated. That code's changes are additive, and older code runs beside."""
+    """A deploy goes back after newer code has migrated. Its changes are additive: older code runs beside them."""
     known = {script.revision for script in context.script.walk_revisions()}
     return not known.issuperset(context.get_context().get_current_heads())
 
