@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from urllib.parse import urlencode
 
 from aws_cdk import ArnFormat, Stack
@@ -32,11 +32,15 @@ class Place:
 
 @dataclass(frozen=True)
 class DatabaseAccess:
-    """``functions``: of the tasks and the API. ``migration``: of the deploy. ``place`` None: no network is needed."""
+    """``functions``: of the tasks and the API. ``migration``: of the deploy. ``place`` None: no network is needed.
+
+    ``user``: of the functions, whom the migration makes and lets in; None where they come as the owner.
+    """
 
     functions: Login
     migration: Login
-    place: Place | None = field(default=None)
+    place: Place | None = None
+    user: str | None = None
 
 
 def local_access(database: LocalDatabase) -> DatabaseAccess:
@@ -50,8 +54,9 @@ def existing_access(stack: Stack, database: ExistingDatabase, place: Place | Non
         functions = by_secret(database, database.secret)
     else:
         functions = by_iam(stack, database, str(database.user), str(database.resource_id))
-    migration = by_secret(database, database.migration_secret) if database.migration_secret else functions
-    return DatabaseAccess(functions, migration, place)
+    if database.migration_secret is None:
+        return DatabaseAccess(functions, functions, place)
+    return DatabaseAccess(functions, by_secret(database, database.migration_secret), place, database.user)
 
 
 def by_secret(database: ExistingDatabase, arn: str) -> Login:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import socket
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -19,6 +20,8 @@ from pg8000.converters import make_params
 from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
+
+from shared.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
 
 if TYPE_CHECKING:
     import ssl
@@ -34,6 +37,11 @@ CLIENT_CHECK_MS = 2_000
 """How soon the server ends a statement whose client has hung up, and lets its locks go."""
 MAX_PREPARED = 100
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
+"""Its own authorities, which no system knows. Source: RDS, *Using SSL/TLS to encrypt a connection*."""
+QUERY = ("auth", "secret", "sslrootcert", "sslmode")
+VERIFYING = ("require", "verify-ca", "verify-full")
+LOGIN_REFUSED = ("28000", "28P01")
 
 Row = list[Any]
 
@@ -146,8 +154,9 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 class Database:
     """The process's connection, made on first use.
 
-    ``url``: ``postgresql://user:password@host:port/database``; ``?sslrootcert=FILE`` names a CA bundle. TLS is verified
-    for every host but loopback, where the local stack runs without it.
+    ``url``: ``postgresql://user:password@host:port/database``. In place of a password: ``?auth=iam``, or for one in
+    Secrets Manager ``?secret=NAME`` (:mod:`shared.login`). TLS is verified for every host but loopback, where the local
+    stack runs without it: by the system's certificates, those of RDS for its hosts, or ``?sslrootcert=FILE``.
     """
 
     def __init__(self, url: str) -> None:
@@ -168,7 +177,7 @@ class Database:
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            self._connection = _connect(**self._options)
+            self._connection = _logged_in(**self._options)
         return self._connection
 
     @property
@@ -200,7 +209,7 @@ def sqlstate(error: BaseException) -> str | None:
     return first.get("C") if isinstance(first, dict) else None
 
 
-AWAY_CLASSES = ("08", "53", "57P")
+AWAY_CLASSES = ("08", "28", "3D", "53", "57P")
 READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
 
@@ -208,7 +217,8 @@ READ_ONLY = "25006"
 def is_away(error: BaseException) -> bool:
     """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
 
-    Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 53 resources, 57P shutdown.
+    Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 28 login refused, 3D no such database, 53
+    resources, 57P shutdown.
     """
     original = getattr(error, "orig", None) or error
     code = sqlstate(original)
@@ -224,18 +234,53 @@ def _connect_options(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
         raise ValueError("DATABASE_URL: postgresql://user:password@host:port/database is required")
-    query = parse_qs(parts.query)
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    _check_query(query)
+    host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
+    password = unquote(parts.password) if parts.password else None
     return {
-        "host": parts.hostname,
-        "port": parts.port or 5432,
-        "user": unquote(parts.username or ""),
-        "password": unquote(parts.password) if parts.password else None,
+        "host": host,
+        "port": port,
+        "login": _login(host, port, user, password, query),
         "database": unquote(parts.path.lstrip("/")) or None,
-        "ca_file": query.get("sslrootcert", [None])[0],
+        "ca_file": query.get("sslrootcert"),
     }
 
 
-def _connect(*, host: str, port: int, ca_file: str | None, **options: Any) -> Connection:
+def _check_query(query: Mapping[str, str]) -> None:
+    for name, value in query.items():
+        if name not in QUERY:
+            raise ValueError(f"DATABASE_URL: no parameter {name!r} is known; there are {', '.join(QUERY)}")
+        if name == "auth" and value != "iam":
+            raise ValueError("DATABASE_URL: auth: 'iam' is the one there is; leave it out for a password")
+        if name == "sslmode" and value not in VERIFYING:
+            raise ValueError("DATABASE_URL: sslmode: the server is always verified; leave it out")
+
+
+def _login(host: str, port: int, user: str, password: str | None, query: Mapping[str, str]) -> Login:
+    if sum(map(bool, (password, query.get("auth"), query.get("secret")))) > 1:
+        raise ValueError("DATABASE_URL: give one of a password, auth=iam and secret=NAME")
+    if "secret" in query:
+        return SecretLogin(query["secret"], user)
+    if "auth" in query:
+        if not user:
+            raise ValueError("DATABASE_URL: auth=iam: the user is required, postgresql://user@host/database?auth=iam")
+        return IamLogin(user, host, port)
+    return PasswordLogin(user, password)
+
+
+def _logged_in(*, login: Login, **options: Any) -> Connection:
+    """Connect; once more where what the server refused is out of date."""
+    try:
+        return _connect(login, **options)
+    except DatabaseError as error:
+        if sqlstate(error) not in LOGIN_REFUSED or not login.renewed():
+            raise
+    return _connect(login, **options)
+
+
+def _connect(login: Login, *, host: str, port: int, ca_file: str | None, database: str | None) -> Connection:
+    user, password = login.now()
     plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -250,17 +295,22 @@ def _connect(*, host: str, port: int, ca_file: str | None, **options: Any) -> Co
     connection = Connection(
         host=host,
         sock=plain,
-        ssl_context=False if host in LOOPBACK else _verified(ca_file),
+        user=user,
+        password=password,
+        database=database,
+        ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
         application_name="joblane",
         startup_params={"client_connection_check_interval": str(CLIENT_CHECK_MS)},
-        **options,
     )
     connection._usock.settimeout(None)
     return connection
 
 
-def _verified(ca_file: str | None) -> ssl.SSLContext:
-    """pg8000 on its own encrypts without verifying the server."""
+def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:
+    """Certificate and host name are checked, which pg8000 on its own does not do."""
     import ssl
 
-    return ssl.create_default_context(cafile=ca_file)
+    context = ssl.create_default_context(cafile=ca_file)
+    if ca_file is None and RDS_HOST.search(host):
+        context.load_verify_locations(RDS_CERTIFICATES)
+    return context

@@ -59,6 +59,7 @@ class LambdaContext:
     seconds: float = 60.0
     aws_request_id: str = "11111111-2222-4333-8444-555555555555"
     memory_limit_in_mb: str = "512"
+    log_stream_name: str = "stream"
     started: float = field(default_factory=time.monotonic)
 
     def get_remaining_time_in_millis(self) -> int:

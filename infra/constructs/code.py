@@ -23,7 +23,7 @@ class FunctionCode(Construct):
     ) -> None:
         super().__init__(scope, id_)
         self.architecture = ARCHITECTURES[architecture]
-        self.code = _asset(packages.code)
+        self.code, self.hash = _asset(packages.code), packages.code.hash
         self.layer = lambda_.LayerVersion(
             self,
             "Dependencies",

@@ -18,6 +18,7 @@ from infra.constructs.code import FunctionCode
 from infra.constructs.cron_schedule import CronGroup, CronSchedule
 from infra.constructs.front_door import FrontDoor, Router
 from infra.constructs.lane import Lane
+from infra.constructs.migration import Migration
 from infra.constructs.own_function import OwnFunction
 from infra.constructs.task_function import TaskFunction
 from infra.errors import SynthError
@@ -82,6 +83,7 @@ class JobsStack(Stack):
             layer_name=f"{stage.prefix}-dependencies",
         )
         self.shares = shares(stage, tasks)
+        self._migration = Migration(self, "Migration", stage=stage, code=self._code, access=access)
         self._lanes: dict[tuple[str, Queue], Lane] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
@@ -94,6 +96,7 @@ class JobsStack(Stack):
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
         scope = Construct(self, task.slug)
         function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, access=self._access, task=task)
+        function.function.node.add_dependency(self._migration)
         for type_, queue in product(task.types, task.lanes):
             name = lane_name(self.stage.prefix, queue, type_)
             self._lanes[type_, queue] = Lane(
@@ -127,6 +130,7 @@ class JobsStack(Stack):
             name=name,
             declared=declared,
         ).function
+        made.node.add_dependency(self._migration)
         for bucket in declared.reads:
             granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")
             made.add_to_role_policy(reading_statement(granted.bucket))

@@ -138,7 +138,7 @@ def demo(
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the newest schema, and tell it of the declared types."""
     from shared import settings
-    from shared.cli.migrating import migrate as bring_up_to_date
+    from shared.migrating import migrate as bring_up_to_date
 
     types = bring_up_to_date(settings.database_url())
     typer.echo(f"The schema is up to date; {types} task types are known.")

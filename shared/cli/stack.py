@@ -175,7 +175,7 @@ class LocalStack:
             deployment.bootstrap()
 
     def _migrate(self, steps: Steps) -> None:
-        from shared.cli.migrating import migrate
+        from shared.migrating import migrate
 
         with steps.step("Database schema"):
             migrate(self.database_url)

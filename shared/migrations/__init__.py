@@ -6,7 +6,10 @@ from pathlib import Path
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Doing it twice is harmless."""
+    """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Doing it twice is harmless.
+
+    One that newer code has migrated is left as it is.
+    """
     from alembic import command
     from alembic.config import Config
 

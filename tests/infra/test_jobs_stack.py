@@ -14,7 +14,7 @@ from shared.jobs.message import decode
 from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from shared.jobs.task import Task
 from tests.infra import templates
-from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, TASKS
+from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, STAGES, TASKS, Synth
 from tests.infra.templates import Template
 
 LANES = {
@@ -124,7 +124,7 @@ def test_batch_size_and_concurrency_are_as_declared_and_shared(template: Templat
 
 
 def test_a_task_has_one_function_with_the_generic_entry(template: Template, tasks: dict[str, Task[Any, Any]]) -> None:
-    others = {"acme-router", "acme-gateway"}
+    others = {"acme-router", "acme-gateway", "acme-migrate"}
     assert set(templates.functions(template)) == {f"acme-{task.slug}" for task in tasks.values()} | others
     for task in tasks.values():
         function = templates.functions(template)[f"acme-{task.slug}"]
@@ -206,7 +206,7 @@ def test_logs_of_every_function_expire(either: Template) -> None:
 
 
 def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> None:
-    for function in {*templates.functions(template)} - {"acme-gateway"}:
+    for function in {*templates.functions(template)} - {"acme-gateway", "acme-migrate"}:
         own = {queue for queue, (consumer, _) in templates.mappings(template).items() if consumer == function}
         for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
             assert templates.allowed(template, function)[action] == own
@@ -337,3 +337,52 @@ def test_no_password_is_in_a_template_for_aws(dev: Synthesised) -> None:
 
 def test_two_synths_of_the_same_make_the_same_template(dev: Synthesised, synth: Any) -> None:
     assert synth("dev").templates == dev.templates
+
+
+def test_the_database_is_migrated_before_any_function_that_uses_it_changes(template: Template) -> None:
+    runs = [name for name, item in template["Resources"].items() if item["Type"] == "Custom::Migration"]
+    functions = {
+        item["Properties"]["FunctionName"]: item.get("DependsOn", [])
+        for item in template["Resources"].values()
+        if item["Type"] == "AWS::Lambda::Function"
+    }
+    uses = {name for name in functions if "DATABASE_URL" in templates.variables(template, name)} - {"acme-migrate"}
+    assert {"acme-order-ship", "acme-gateway"} <= uses
+    for name in uses:
+        assert runs[0] in functions[name], name
+
+
+def test_the_migration_runs_again_with_other_code_and_is_waited_for_a_little_longer_than_it_can_last(
+    template: Template,
+) -> None:
+    [run] = templates.of_type(template, "Custom::Migration").values()
+    assert run["Code"] == "c0de" * 16
+    function = templates.functions(template)["acme-migrate"]
+    assert int(run["ServiceTimeout"]) == function["Timeout"] + 60
+    assert templates.target(template, run["ServiceToken"]) == "acme-migrate"
+
+
+def test_the_migration_may_log_in_and_write_its_log_and_no_more(template: Template) -> None:
+    allowed = templates.allowed(template, "acme-migrate")
+    assert allowed.pop("secretsmanager:GetSecretValue") == {DATABASE_SECRET}
+    assert set(allowed) == {"logs:CreateLogStream", "logs:PutLogEvents"}
+
+
+def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_functions_in(synth: Synth) -> None:
+    owner = DATABASE_SECRET.replace("dev", "owner")
+    database = {**STAGES["dev"]["database"], "user": "jobs", "migration_secret": owner}
+    template = synth("dev", database=database).templates["acme-jobs"]
+    assert templates.variables(template, "acme-migrate")["DATABASE_USER"] == "jobs"
+    assert templates.variables(template, "acme-migrate")["DATABASE_URL"].endswith(f"?secret={owner}")
+    assert templates.allowed(template, "acme-migrate")["secretsmanager:GetSecretValue"] == {owner}
+    assert templates.allowed(template, "acme-order-ship")["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
+
+
+def test_a_function_logs_in_by_iam_as_its_user_alone(synth: Synth) -> None:
+    database = {"kind": "existing", "host": "db.internal", "name": "acme", "user": "jobs", "resource_id": "cluster-AB1"}
+    template = synth("dev", database=database).templates["acme-jobs"]
+    assert templates.variables(template, "acme-order-ship")["DATABASE_URL"] == (
+        "postgresql://jobs@db.internal:5432/acme?auth=iam"
+    )
+    [arn] = templates.allowed(template, "acme-order-ship")["rds-db:connect"]
+    assert arn.endswith(":dbuser:cluster-AB1/jobs")

@@ -1,0 +1,214 @@
+"""The step of a deploy that brings the database up to date, and the user it lets in."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from functions.jobs_sweep.handler import JobsSweep, jobs_sweep
+from functions.migrate.handler import handler
+from shared.cli.postgres import Postgres
+from shared.db import Database, sqlstate
+from shared.jobs.discovery import discover
+from shared.jobs.testing import JobTester
+from shared.migrating import migrate
+from tests.conftest import administer
+from tests.events import LambdaContext
+from tests.integration.jobs.samples import Sample, sample_only
+
+FORBIDDEN = "42501"
+EVENT = {
+    "RequestType": "Update",
+    "LogicalResourceId": "MigrationRun",
+    "PhysicalResourceId": "made-before",
+    "StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs/1",
+    "RequestId": "r1",
+}
+
+
+@pytest.fixture
+def empty(postgres: Postgres) -> Iterator[str]:
+    """A database with nothing in it; the role `app` is gone after the test."""
+    administer(postgres, "create database migrating")
+    yield postgres.database_url("migrating")
+    postgres.start()
+    administer(postgres, "drop database migrating with (force)")
+    administer(postgres, "drop role if exists app")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    database = Database(url)
+    try:
+        yield database.get()
+    finally:
+        database.drop()
+
+
+def as_app(postgres: Postgres, url: str) -> str:
+    administer(postgres, "alter role app password 'app'")
+    return url.replace(url.split("//")[1].split("@", maxsplit=1)[0], "app:app")
+
+
+# --- The schema and the user ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_once(empty: str) -> None:
+    assert migrate(empty) == migrate(empty) == len(discover())
+    with connected(empty) as connection:
+        assert {row[0] for row in connection.run("select type from task_types")} == set(discover())
+
+
+def test_the_user_that_is_let_in_does_all_that_the_library_does(
+    empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        migrate(empty, user="app")
+    address = as_app(postgres, empty)
+    monkeypatch.setenv("DATABASE_URL", address)
+    with JobTester(address) as jobs:
+        held = jobs.enqueue(sample_only, Sample(do="nothing"))
+        jobs.drain()
+        status = jobs.client.get(held.id)
+        assert status is not None
+        assert status.state == "completed"
+        jobs.run(jobs_sweep, JobsSweep())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table public.mine (a integer)",
+        "drop table tasks",
+        "alter table tasks add column mine integer",
+        "truncate tasks",
+        "update alembic_version set version_num = 'x'",
+        "create role other",
+    ],
+)
+def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgres, statement: str) -> None:
+    migrate(empty, user="app")
+    with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
+        connection.run(statement)
+    assert sqlstate(caught.value) == FORBIDDEN
+
+
+def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app")
+    with connected(empty) as owner:
+        owner.run("create table later (a integer)")
+    with connected(as_app(postgres, empty)) as connection:
+        connection.run("insert into later values (1)")
+
+
+def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run("update alembic_version set version_num = '9999'")
+        connection.run("delete from task_types")
+    assert migrate(empty) == len(discover())
+    with connected(empty) as connection:
+        assert connection.run("select version_num from alembic_version") == [["9999"]]
+        assert connection.run("select count(*) from task_types") == [[len(discover())]]
+
+
+def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
+    with pytest.raises(ValueError, match="user: a lower-case name"):
+        migrate(empty, user='app"; drop table tasks; --')
+
+
+def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    postgres.stop()
+    waking = threading.Timer(0.5, postgres.start)
+    waking.start()
+    assert migrate(empty, patience=timedelta(seconds=30)) == len(discover())
+    waking.join()
+
+
+def test_a_database_that_stays_away_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    with pytest.raises(OSError, match="refused"):
+        migrate("postgresql://jobs@127.0.0.1:1/jobs", patience=timedelta(seconds=0.2))
+
+
+# --- CloudFormation's side -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Where CloudFormation wants its answer, and what came."""
+    came: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            assert not self.headers["Content-Type"]
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/answer?signature=x", came
+        server.shutdown()
+        serving.join()
+
+
+def test_a_deploy_migrates_and_is_told_so(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    monkeypatch.setenv("DATABASE_USER", "app")
+    handler({**EVENT, "ResponseURL": url}, LambdaContext())
+    [answer] = came
+    assert answer.pop("Reason").endswith("(log stream stream)")
+    assert answer == {
+        "Status": "SUCCESS",
+        "PhysicalResourceId": "made-before",
+        **{name: EVENT[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
+    }
+    with connected(empty) as connection:
+        assert connection.run("select has_table_privilege('app', 'tasks', 'insert')") == [[True]]
+
+
+def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    with connected(empty) as connection:
+        connection.run("create table tasks (id integer)")
+    handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "FAILED"
+    assert 'relation "tasks" already exists' in came[0]["Reason"]
+    with connected(empty) as connection:
+        assert connection.run("select to_regclass('task_attempts')") == [[None]]
+
+
+def test_taking_the_stack_down_leaves_the_database_alone(
+    answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
+    handler({**EVENT, "RequestType": "Delete", "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "SUCCESS"
+
+
+def test_invoked_by_hand_it_migrates_and_says_how_many_types_there_are(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty)
+    assert handler({}, LambdaContext()) == {"types": len(discover())}
