@@ -55,7 +55,10 @@ def http_event(
     headers: Mapping[str, str] | None = None,
     raw: str | bytes | None = None,
 ) -> dict[str, Any]:
-    """One event. ``who``: the claims; ``signer``: the principal; None: none at all. ``raw``: the body as it is; bytes come in base64."""
+    """One event. ``who``: the claims, ``signer``: the principal; None: none at all.
+
+    ``raw``: the body as it is; bytes come in base64.
+    """
     content: dict[str, Any] = {"isBase64Encoded": isinstance(raw, bytes)}
     if isinstance(raw, bytes):
         content["body"] = base64.b64encode(raw).decode()

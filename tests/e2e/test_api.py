@@ -1,4 +1,4 @@
-"""The API on the deployed stack: its function called as API Gateway would call it, and its HTTP API called by a service."""
+"""The API on the deployed stack: its function, called as API Gateway would call it, and its HTTP API."""
 
 from __future__ import annotations
 
@@ -63,12 +63,14 @@ class Http:
 
     def __call__(self, method: str, path: str, body: object = None, *, signed: bool = True) -> tuple[int, Any]:
         """One request of the account that the environment has the credentials of."""
-        data = None if body is None else json.dumps(body)
-        request = AWSRequest(method, self.address + path, {"Content-Type": "application/json"}, data)
+        url, data = self.address + path, None if body is None else json.dumps(body).encode()
+        request = AWSRequest(method, url, {"Content-Type": "application/json"}, data)
         if signed:
             session = boto3.Session()
-            SigV4Auth(session.get_credentials(), "execute-api", session.region_name).add_auth(request)
-        sent = Request(request.url, data and data.encode(), dict(request.headers), method=method)
+            credentials = session.get_credentials()
+            assert credentials is not None
+            SigV4Auth(credentials, "execute-api", session.region_name).add_auth(request)
+        sent = Request(url, data, dict(request.headers), method=method)
         try:
             with urlopen(sent, timeout=60) as answer:
                 return answer.status, json.loads(answer.read())

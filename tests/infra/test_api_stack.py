@@ -9,8 +9,12 @@ from typing import Any
 import pytest
 
 from functions.api.access import ROUTES
+from functions.api.app import app
+from functions.api.document import document
 from infra.app import Synthesised
 from infra.errors import StageError
+from infra.packaging import ROOT
+from infra.sections import Api
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
@@ -121,10 +125,16 @@ def test_pages_of_the_named_origins_may_send_what_the_api_reads_and_nothing_else
     cors = api["CorsConfiguration"]
     assert cors["AllowOrigins"] == JWT["cors_origins"]
     assert sorted(cors["AllowMethods"]) == sorted({route.split()[0] for route in ROUTES})
-    assert sorted(cors["AllowHeaders"]) == ["Authorization", "Content-Type", "Idempotency-Key"]
+    assert sorted(cors["AllowHeaders"]) == sorted({"Authorization", "Content-Type", *headers_of_the_document()})
     assert cors["ExposeHeaders"] == ["Retry-After"]
     assert "AllowCredentials" not in cors
     assert "*" not in json.dumps(cors)
+
+
+def headers_of_the_document() -> set[str]:
+    operations = [operation for path in document(app())["paths"].values() for operation in path.values()]
+    parameters = [parameter for operation in operations for parameter in operation.get("parameters", [])]
+    return {parameter["name"] for parameter in parameters if parameter["in"] == "header"}
 
 
 def test_preflights_are_left_to_api_gateway_which_asks_for_no_token(template: Template) -> None:
@@ -198,7 +208,7 @@ def test_a_stage_without_the_settings_has_no_api(dev: Synthesised) -> None:
 
 
 def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
-    with pytest.raises(StageError, match="stage 'dev': api: leave it out, as there is no function 'api'"):
+    with pytest.raises(StageError, match="stage 'dev': api: there is no function 'api' .*; leave it out"):
         synth(api=JWT)
 
 
@@ -232,3 +242,10 @@ def test_what_lambda_keeps_unreserved_is_the_limit(synth: Synth) -> None:
     assert function["ReservedConcurrentExecutions"] == 20
     with pytest.raises(StageError, match=r"api\.max_concurrency: 20 at most is required"):
         synth(api={**JWT, "max_concurrency": 21}, account_concurrency=120)
+
+
+def test_the_docs_show_all_settings_and_no_other() -> None:
+    text = (ROOT / "docs" / "api.md").read_text()
+    shown = re.search(r'```json\n("api": .*?)```', text, re.S)
+    assert shown is not None
+    assert Api.model_validate(json.loads(f"{{{shown[1]}}}")["api"]).model_fields_set == set(Api.model_fields)
