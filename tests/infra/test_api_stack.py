@@ -208,7 +208,7 @@ def test_a_stage_without_the_settings_has_no_api(dev: Synthesised) -> None:
 
 
 def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
-    with pytest.raises(StageError, match="stage 'dev': api: there is no function 'api' .*; leave it out"):
+    with pytest.raises(StageError, match=r"stage 'dev': api: there is no function 'api' .*; leave it out"):
         synth(api=JWT)
 
 
