@@ -17,9 +17,12 @@ from typing import Any
 from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
 
 from infra.checks import check
+from infra.errors import StageError
 from infra.functions import discover_functions
 from infra.packaging import ROOT, Packages, build_packages
 from infra.report import report
+from infra.stacks.api import FUNCTION as API
+from infra.stacks.api import ApiStack
 from infra.stacks.data import DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
 from infra.stage import Stage, load_stage
@@ -91,7 +94,7 @@ def _environment_of(tasks: Tasks, functions: Mapping[str, Function]) -> list[str
 def add_stacks(
     app: App, stage: Stage, tasks: Tasks, functions: Mapping[str, Function], packages: Packages
 ) -> JobsStack:
-    """The stacks of a stage: what is kept, and what runs."""
+    """The stacks of a stage: what is kept, what runs, and the way in from the internet where the stage has one."""
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
     synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
     data = DataStack(app, f"{stage.prefix}-data", stage=stage, synthesizer=synthesizer())
@@ -104,11 +107,17 @@ def add_stacks(
         packages=packages,
         access=data.access,
         synthesizer=synthesizer(),
+        reserved={API: stage.api.max_concurrency} if stage.api and stage.api.max_concurrency else {},
         buckets={
             "exports": GrantedBucket(data.exports, "EXPORT_BUCKET"),
             "old-exports": GrantedBucket(data.exports, "EXPORT_BUCKET", removes=True),
         },
     )
+    if stage.api is not None:
+        if API not in jobs.functions:
+            raise StageError(f"stage {stage.name!r}: api: there is no function {API!r} that would answer; leave it out")
+        id_ = f"{stage.prefix}-api"
+        ApiStack(app, id_, stage=stage, api=stage.api, function=jobs.functions[API], synthesizer=synthesizer())
     Tags.of(app).add("joblane:stage", stage.name)
     return jobs
 

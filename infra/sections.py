@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
@@ -118,17 +119,31 @@ DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase, Field(di
 
 # --- API -----------------------------------------------------------------------------------------------------------
 
+ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
+
+
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        raise ValueError(
+            "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; "
+            "http:// is for localhost alone"
+        )
+    return text
+
 
 class Jwt(Settings):
     """Tokens of an OpenID Connect provider."""
 
     kind: Literal["jwt"]
     issuer: str = Field(pattern=r"^https://[^\s]+$")
-    audience: Annotated[tuple[str, ...], Field(min_length=1, strict=False)]
+    """Just as the tokens' ``iss`` has it, a last slash included."""
+    audience: Annotated[tuple[str, ...], Field(min_length=1, max_length=50, strict=False)]
+    """One of them is a token's ``aud``, or its ``client_id`` where it has no ``aud``. Source: API Gateway, *Control
+    access to HTTP APIs with JWT authorizers*, and its quotas."""
 
 
 class Iam(Settings):
-    """Requests signed by AWS credentials."""
+    """Requests signed by AWS credentials: services of this account, which act for no tenant."""
 
     kind: Literal["iam"]
 
@@ -139,7 +154,13 @@ class Api(Settings):
     authorizer: Annotated[Jwt | Iam, Field(discriminator="kind")]
     rate_per_second: int = Field(50, ge=1)
     burst: int = Field(100, ge=1)
-    cors_origins: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
     """Origins whose pages may call it, for example ``https://app.example.com``."""
     max_concurrency: int | None = Field(None, ge=1)
     """Reserved for the API's function, and its bound. None: it shares what the account has left."""
+
+    @model_validator(mode="after")
+    def _pages_have_tokens(self) -> Self:
+        if self.cors_origins and isinstance(self.authorizer, Iam):
+            raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or take authorizer jwt")
+        return self

@@ -28,6 +28,8 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 545, 731, 1096, 1827, 2192, 2557, 3653]
 """Source: PutRetentionPolicy, CloudWatch Logs API reference."""
 
+UNRESERVED_CONCURRENCY = 100
+"""Of an account's concurrency, what no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Settings of such a name never stand in a template."""
 
@@ -94,6 +96,16 @@ class Stage(Settings):
             raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
             raise ValueError("database.security_group_id: lets functions in from a network, and network is not set")
+        return self
+
+    @model_validator(mode="after")
+    def _reservable(self) -> Self:
+        most = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
+        if self.api is not None and (self.api.max_concurrency or 0) > most:
+            raise ValueError(
+                f"api.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of the "
+                f"{self.account_concurrency} of account_concurrency unreserved; leave it out, or have the quota raised"
+            )
         return self
 
 

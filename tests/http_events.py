@@ -31,16 +31,34 @@ def claims(
     return found
 
 
+def principal(arn: str, *, identity_pool: bool = False) -> dict[str, Any]:
+    """What IAM authorization makes of a signature."""
+    unique_id = "AROAEXAMPLEID:session" if "assumed-role" in arn else "AIDAEXAMPLEID"
+    return {
+        "accessKey": "ASIAEXAMPLEKEY",
+        "accountId": arn.split(":")[4],
+        "callerId": unique_id,
+        "cognitoIdentity": {"amr": ["unauthenticated"], "identityId": "pool:ann"} if identity_pool else None,
+        "principalOrgId": None,
+        "userArn": arn,
+        "userId": unique_id,
+    }
+
+
 def http_event(
     method: str,
     path: str,
     body: object = None,
     *,
     who: Mapping[str, Any] | None = None,
+    signer: Mapping[str, Any] | None = None,
     headers: Mapping[str, str] | None = None,
     raw: str | bytes | None = None,
 ) -> dict[str, Any]:
-    """One event. ``who``: the claims; None: none at all. ``raw``: the body as it is; bytes come in base64."""
+    """One event. ``who``: the claims, ``signer``: the principal; None: none at all.
+
+    ``raw``: the body as it is; bytes come in base64.
+    """
     content: dict[str, Any] = {"isBase64Encoded": isinstance(raw, bytes)}
     if isinstance(raw, bytes):
         content["body"] = base64.b64encode(raw).decode()
@@ -58,6 +76,8 @@ def http_event(
     }
     if who is not None:
         context["authorizer"] = {"jwt": {"claims": dict(who), "scopes": None}}
+    if signer is not None:
+        context["authorizer"] = {"iam": dict(signer)}
     return {
         "version": "2.0",
         "routeKey": "$default",

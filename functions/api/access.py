@@ -1,7 +1,8 @@
-"""Who asks, and who may: identity from the authorizer's claims alone, permission from one table.
+"""Who asks, and who may: identity from the authorizer alone, permission from one table.
 
 An API Gateway HTTP API has verified the token before it calls this function, and puts its claims into
-``requestContext.authorizer.jwt.claims``. Nothing in a header or a body says who somebody is.
+``requestContext.authorizer.jwt.claims``; where its authorizer is IAM, it has verified the signature, and puts the
+principal into ``requestContext.authorizer.iam``. Nothing in a header or a body says who somebody is.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ ROUTES: Mapping[str, frozenset[Rank]] = {
 
 SUBJECT = re.compile(r"[!-~]{1,200}")
 """What a task's ``owner`` can hold."""
+ASSUMED_ROLE = re.compile(r"(arn:[a-z-]+:sts::\d{12}:assumed-role/[^/]+)/[^/]+")
+"""Source: IAM, *IAM identifiers*: the name of the session comes last, and is whatever its maker called it."""
 LIST = re.compile(r"[\s,\[\]\"]+")
 
 
@@ -55,13 +58,15 @@ class Caller:
     def tenant(self) -> UUID:
         """The tenant, which whoever has a role has."""
         if self.tenant_id is None:
-            raise forbidden("this takes a tenant, and your token names none")
+            raise forbidden("this takes a tenant, and you are signed in to none")
         return self.tenant_id
 
 
 def admit(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
     """Let a request pass, before anything of it is looked at: 401, 403, or 404 for a path of another tenant."""
-    caller = caller_of(app.current_event.request_context.authorizer.jwt_claim)
+    authorizer = app.current_event.request_context.authorizer
+    principal = authorizer.get("iam")
+    caller = service_of(principal) if principal else caller_of(authorizer.jwt_claim)
     app.append_context(caller=caller)
     allowed = ROUTES.get(f"{app.request.method} {app.request.route}")
     if allowed is None:
@@ -81,6 +86,28 @@ def _admitted(request: Request) -> Caller:
 
 Who = Annotated[Caller, Depends(_admitted)]
 """A route's parameter of this type is the caller."""
+
+
+# --- Principals ----------------------------------------------------------------------------------------------------
+
+
+def service_of(principal: Mapping[str, Any]) -> Caller:
+    """The caller of a verified signature: a role or user of the account, by its ARN, and in no tenant.
+
+    IAM knows nothing of tenants, and whom a service says it acts for is its word: so it may what everybody may, and
+    nothing of a tenant. A role is one caller in all its sessions. Raises 401 where there is no ARN, and 403 for the
+    users of an identity pool, who share a role and would see each other's tasks.
+    """
+    arn = principal.get("userArn")
+    if not isinstance(arn, str):
+        raise unauthorized()
+    if principal.get("cognitoIdentity"):
+        raise forbidden("users of an identity pool are not told apart; call as a role or user of the account")
+    assumed = ASSUMED_ROLE.fullmatch(arn)
+    name = assumed[1] if assumed else arn
+    if not SUBJECT.fullmatch(name):
+        raise forbidden("the ARN of a caller has 200 characters at most")
+    return Caller(name, None, Rank.GUEST, None)
 
 
 # --- Claims --------------------------------------------------------------------------------------------------------

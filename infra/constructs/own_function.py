@@ -24,6 +24,7 @@ class OwnFunction(JobFunction):
         access: DatabaseAccess,
         name: str,
         declared: Function,
+        reserved_concurrency: int | None,
     ) -> None:
         super().__init__(
             scope,
@@ -37,4 +38,5 @@ class OwnFunction(JobFunction):
             memory_mb=declared.memory_mb,
             environment={key: stage.settings[key] for key in declared.environment if key in stage.settings},
             access=access,
+            reserved_concurrency=reserved_concurrency,
         )

@@ -54,8 +54,8 @@ class JobsStack(Stack):
     """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
 
     ``functions``: Lambdas of their own, by name. ``access``: to the database. ``buckets``: by the names that
-    ``Grants.buckets`` has.
-    ``shares``: lane → ``MaximumConcurrency``.
+    ``Grants.buckets`` has. ``reserved``: the concurrency of functions that have one of their own, by name.
+    ``shares``: lane → ``MaximumConcurrency``. ``functions``: the Lambdas of their own as made, by name.
     """
 
     def __init__(
@@ -69,6 +69,7 @@ class JobsStack(Stack):
         packages: Packages,
         access: DatabaseAccess,
         buckets: Mapping[str, GrantedBucket],
+        reserved: Mapping[str, int],
         synthesizer: IStackSynthesizer,
     ) -> None:
         super().__init__(
@@ -90,8 +91,9 @@ class JobsStack(Stack):
         self._add_schedules()
         for task in tasks.values():  # when all lanes are there
             self._grant_enqueue(task, made[task.type])
-        for name, declared in functions.items():
-            self._add_function(name, declared)
+        self.functions = {
+            name: self._add_function(name, declared, reserved.get(name)) for name, declared in functions.items()
+        }
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
         scope = Construct(self, task.slug)
@@ -118,7 +120,7 @@ class JobsStack(Stack):
             self._grant_looking(function)
         return function
 
-    def _add_function(self, name: str, declared: Function) -> None:
+    def _add_function(self, name: str, declared: Function, reserved: int | None) -> lambda_.Function:
         """A Lambda of its own, such as the API."""
         what = f"function {name!r}"
         made = OwnFunction(
@@ -129,6 +131,7 @@ class JobsStack(Stack):
             access=self._access,
             name=name,
             declared=declared,
+            reserved_concurrency=reserved,
         ).function
         made.node.add_dependency(self._migration)
         for bucket in declared.reads:
@@ -137,6 +140,7 @@ class JobsStack(Stack):
             made.add_environment(granted.variable, granted.bucket.bucket_name)
         problem = f"{what}: enqueue: no task"
         self._grant_sending(made, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
+        return made
 
     def _add_front_doors(self) -> None:
         router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 PATIENCE_SECONDS = 60
 
 
+STAGE = {"api": {"authorizer": {"kind": "iam"}}}
+"""The emulator takes a signature for whom it names, and tokens from nobody."""
+
+
 @dataclass
 class Deployed:
     """A running stack, and ways to look at it."""
@@ -88,7 +92,7 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
     from sqlalchemy.orm import Session
 
     folder = tmp_path_factory.mktemp("stack")
-    stack = LocalStack(folder, settings={"EMAIL_CONSOLE_DIR": str(folder / "mail")}, detached=False)
+    stack = LocalStack(folder, settings={"EMAIL_CONSOLE_DIR": str(folder / "mail")}, stage=STAGE, detached=False)
     with ExitStack() as cleanup:
         cleanup.callback(stack.down)
         stack.up()

@@ -1,15 +1,20 @@
-"""The API's function on the deployed stack, called as API Gateway would call it."""
+"""The API on the deployed stack: its function, called as API Gateway would call it, and its HTTP API."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import dataclass
 from io import BytesIO
 from typing import Any
-from urllib.request import urlopen
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
 
 import boto3
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
 
 from tests.e2e.conftest import Deployed
 from tests.http_events import claims, http_event
@@ -45,6 +50,62 @@ def test_a_tenant_that_is_created_is_initialized(deployed: Deployed, invoke: Any
     assert status == 201
     deployed.await_state(made["task_id"], "completed")
     assert invoke("GET", f"/tasks/{made['task_id']}", who=claims())[1]["result"]["outcome"] == "initialized"
+
+
+# --- Through the HTTP API ------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Http:
+    """The HTTP API of the stack, where emulators have it."""
+
+    address: str
+
+    def __call__(self, method: str, path: str, body: object = None, *, signed: bool = True) -> tuple[int, Any]:
+        """One request of the account that the environment has the credentials of."""
+        url, data = self.address + path, None if body is None else json.dumps(body).encode()
+        request = AWSRequest(method, url, {"Content-Type": "application/json"}, data)
+        if signed:
+            session = boto3.Session()
+            credentials = session.get_credentials()
+            assert credentials is not None
+            SigV4Auth(credentials, "execute-api", session.region_name).add_auth(request)
+        sent = Request(url, data, dict(request.headers), method=method)
+        try:
+            with urlopen(sent, timeout=60) as answer:
+                return answer.status, json.loads(answer.read())
+        except HTTPError as error:
+            with error:
+                return error.status or 0, json.loads(error.read())
+
+
+@pytest.fixture
+def http(deployed: Deployed) -> Http:
+    host = urlsplit(deployed.stack.output("ApiUrl")).hostname
+    assert host is not None
+    return Http(f"{deployed.stack.endpoint}/_aws/execute-api/{host.partition('.')[0]}/$default")
+
+
+def test_a_service_creates_a_tenant_and_follows_its_task(deployed: Deployed, http: Http) -> None:
+    status, made = http("POST", "/tenants", {"name": "New", "slug": "made-by-a-service"})
+    assert status == 201, made
+    deployed.await_state(made["task_id"], "completed")
+    status, task = http("GET", f"/tasks/{made['task_id']}")
+    assert (status, task["result"]["outcome"]) == (200, "initialized")
+
+
+def test_a_service_gets_nothing_of_a_tenant(http: Http) -> None:
+    assert http("POST", "/exports", {"export_type": "full"})[0] == 403
+
+
+def test_the_http_api_stops_what_is_not_signed_and_what_is_no_route(http: Http) -> None:
+    """In API Gateway's words: the function, which has others, was not asked."""
+    assert http("GET", "/openapi.json", signed=False) == (403, {"message": "Forbidden"})
+    for method, path in (("GET", "/nothing"), ("DELETE", "/tenants"), ("GET", "/")):
+        assert http(method, path) == (404, {"message": "Not Found"})
+
+
+# --- Jobs without a request ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

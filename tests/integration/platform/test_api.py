@@ -24,7 +24,7 @@ from functions.user_invitation.handler import user_invitation
 from shared.jobs.discovery import discover
 from shared.platform.roles import Rank
 from tests.events import LambdaContext
-from tests.http_events import claims, http_event
+from tests.http_events import claims, http_event, principal
 from tests.integration.platform.conftest import BUCKET, Platform
 from tests.logs import lines
 
@@ -84,7 +84,9 @@ def owner(tenant: str | None, user: str = "ann") -> dict[str, str]:
 RANKS = {rank.name.lower(): rank for rank in Rank}
 
 
-def call(api: Api, route: str, tenant: str, who: Mapping[str, str] | None) -> Answer:
+def call(
+    api: Api, route: str, tenant: str, who: Mapping[str, str] | None, signer: Mapping[str, Any] | None = None
+) -> Answer:
     """A request that is right in all but, maybe, who sends it."""
     method, _, path = route.partition(" ")
     task = uuid.uuid4()
@@ -103,7 +105,7 @@ def call(api: Api, route: str, tenant: str, who: Mapping[str, str] | None) -> An
         "POST /tenants/{tenant_id}/invitations": {"email": "bob@example.org", "role_id": role},
         "POST /exports": {"export_type": "partial"},
     }.get(route)
-    return api(method, path.format(tenant_id=tenant, task_id=task), body, who=who)
+    return api(method, path.format(tenant_id=tenant, task_id=task), body, who=who, signer=signer)
 
 
 @pytest.mark.parametrize("route", ROUTES)
@@ -175,6 +177,72 @@ def test_nothing_but_the_claims_says_who_asks(api: Api, tenant: str) -> None:
     event["requestContext"]["authorizer"] = {"lambda": owner(tenant), "claims": owner(tenant), "iam": {"userId": "ann"}}
     # then nobody asks
     assert handler(event, LambdaContext())["statusCode"] == 401
+
+
+# --- Services that sign with AWS credentials -----------------------------------------------------------------------
+
+ROLE = "arn:aws:sts::123456789012:assumed-role/sign-up"
+USER = "arn:aws:iam::123456789012:user/services/sign-up"
+
+
+@pytest.mark.parametrize("route", ROUTES)
+def test_a_service_may_what_everybody_may_and_nothing_of_a_tenant(route: str, api: Api, tenant: str) -> None:
+    answer = call(api, route, tenant, None, principal(USER))
+    # the task in this path is its owner's and the tenant's, and so it does not exist
+    expected = 404 if route == "GET /tasks/{task_id}" else 403 if ROUTES[route] == ADMINS else answer.status
+    assert answer.status == expected
+    assert (answer.status < 300) is (route in ("POST /tenants", "GET /openapi.json"))
+
+
+def test_what_a_service_says_of_tenants_and_users_counts_for_nothing(api: Api, tenant: str) -> None:
+    headers = {"x-tenant-id": tenant, "x-user-id": "ann", "authorization": "Bearer x"}
+    body = {"export_type": "full"}
+    assert api("POST", "/exports", body, signer=principal(USER), headers=headers).status == 403
+    signer = {**principal(USER), "tenant_id": tenant, "roles": "owner"}
+    assert api("POST", "/exports", body, signer=signer).status == 403
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "name"),
+    [
+        (f"{ROLE}/one", f"{ROLE}/an@other.one", ROLE),
+        (USER, USER, USER),
+        (f"{ROLE}/one".replace("aws", "aws-cn"), f"{ROLE}/two".replace("aws", "aws-cn"), ROLE.replace("aws", "aws-cn")),
+    ],
+)
+def test_a_service_sees_what_it_asked_for_in_whatever_session(first: str, second: str, name: str, api: Api) -> None:
+    made = api("POST", "/tenants", {"name": "New", "slug": "by-a-service"}, signer=principal(first))
+    assert made.status == 201
+    shown = api("GET", f"/tasks/{made.body['task_id']}", signer=principal(second))
+    assert (shown.status, shown.body["type"]) == (200, "tenant:initialize")
+    assert api.platform.value("select owner from tasks") == name
+    assert api.platform.value("select created_by from tenants where slug = 'by-a-service'") == name
+
+
+def test_another_service_and_a_user_of_its_name_alone_see_nothing_of_it(api: Api) -> None:
+    made = api("POST", "/tenants", {"name": "New", "slug": "by-a-service"}, signer=principal(f"{ROLE}/one"))
+    path = f"/tasks/{made.body['task_id']}"
+    for arn in (f"{ROLE}s/one", USER, "arn:aws:sts::210987654321:assumed-role/sign-up/one"):
+        assert api("GET", path, signer=principal(arn)).status == 404
+    assert api("GET", path, who=claims("sign-up")).status == 404
+
+
+@pytest.mark.parametrize(
+    "signer",
+    [
+        principal(f"{ROLE}/CognitoIdentityCredentials", identity_pool=True),
+        principal(f"arn:aws:iam::123456789012:user/{'long/' * 40}name"),
+    ],
+)
+def test_principals_that_are_not_told_apart_are_nobody(signer: Mapping[str, Any], api: Api) -> None:
+    assert api("GET", "/openapi.json", signer=signer).status == 403
+    assert api("POST", "/tenants", {"name": "New", "slug": "new"}, signer=signer).status == 403
+    assert api.rows("tenants") == 0
+
+
+@pytest.mark.parametrize("signer", [{}, {**principal(USER), "userArn": None}])
+def test_without_an_arn_there_is_nobody(signer: Mapping[str, Any], api: Api) -> None:
+    assert api("GET", "/openapi.json", signer=signer).status == 401
 
 
 # --- Tenants -------------------------------------------------------------------------------------------------------
