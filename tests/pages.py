@@ -2,13 +2,14 @@
 
 The word after a block's language says what it needs:
 
-=================  ==================================================================================================
-``sh``             every command of it is run by a test, which ``tests/unit/test_docs.py`` names
-``sh stack``       needs the local stack (``make up``) and the AWS CLI
-``sh account``     needs an AWS account
-``sql``            is run on a migrated PostgreSQL, by ``tests/integration/test_docs_sql.py``
-``json stage``     settings of one stage, which are read as those of ``cdk.json`` are
-=================  ==================================================================================================
+==================  =================================================================================================
+``sh``              every command of it is run by a test, which ``tests/unit/test_docs.py`` names
+``sh stack``        needs the local stack (``make up``) and the AWS CLI
+``sh account``      needs an AWS account
+``sql``             is run on a migrated PostgreSQL, by ``tests/integration/test_docs_sql.py``
+``json stage``      settings of one stage, which are read as those of ``cdk.json`` are
+``json schedules``  its ``schedules`` alone
+==================  =================================================================================================
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
+from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
 
-FENCE = re.compile(r"^```([a-z]+)?[ ]*([^\n]*)\n(.*?)^```$", re.S | re.M)
+FENCE = re.compile(r"^( *)```([a-z]*)[ ]*([^\n]*)\n(.*?)^\1```$", re.S | re.M)
+"""Within a list a block is indented."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.M)
 SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
@@ -52,7 +55,8 @@ def blocks(language: str, *pages: Path) -> list[Block]:
 def _blocks(page: Path) -> Iterator[Block]:
     text = page.read_text()
     for match in FENCE.finditer(text):
-        yield Block(page, text.count("\n", 0, match.start()) + 1, match[1] or "", match[2].strip(), match[3])
+        line = text.count("\n", 0, match.start()) + 1
+        yield Block(page, line, match[2], match[3].strip(), dedent(match[4]))
 
 
 def commands(text: str) -> Iterator[list[str]]:

@@ -67,7 +67,7 @@ def test_nothing_is_coming_that_is_there() -> None:
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
 def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
-    assert block.mark in ("", "stage")
+    assert block.mark in ("", "stage", "schedules")
     settings = json.loads(block.text)
     if block.mark == "stage":
         assert load_stage("shown", {"shown": settings}, declared=DECLARED, environ={}).name == "shown"

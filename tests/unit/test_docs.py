@@ -189,3 +189,10 @@ NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.r
 @pytest.mark.parametrize("name", sorted(NAMED))
 def test_every_target_of_make_that_is_named_in_passing_exists(name: str) -> None:
     assert name in targets()
+
+
+def test_a_block_within_a_list_is_found_and_read_without_its_indent(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("1. Do:\n\n   ```sh account\n   make up\n   ```\n\n2. Done.\n\n```sh\nmake down\n```\n")
+    found = [(block.line, block.mark, block.text) for block in blocks("sh", page)]
+    assert found == [(3, "account", "make up\n"), (9, "", "make down\n")]
