@@ -19,7 +19,7 @@ from infra.stacks.jobs import shares
 from infra.stage import Stage, load_stage
 from shared.cli.tools import clean_environment, node
 from shared.jobs.discovery import discover
-from shared.jobs.queues import MIN_CONCURRENCY, Queue
+from shared.jobs.queues import MIN_CONCURRENCY, Numbers, Queue
 from tests.pages import Block, blocks, table
 from tests.unit.test_docs import CDK
 
@@ -109,3 +109,10 @@ def test_shares_of_the_stages_are_those_of_the_page() -> None:
         got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, tasks).items()}
         wanted = {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
         assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == wanted
+
+
+def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+    numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
+    shown = [row[2] for row in table(ROOT / "docs" / "sizing.md", "Memory and time of a function")]
+    times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
+    assert shown == [*times, str(numbers.max_receive_count)]
