@@ -1,0 +1,118 @@
+"""What the documentation says of stages and of the CDK's command line is so."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+import subprocess
+from datetime import timedelta
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from infra import sections
+from infra.app import context_of_file
+from infra.packaging import ROOT
+from infra.stacks.jobs import shares
+from infra.stage import Stage, load_stage
+from shared.cli.tools import clean_environment, node
+from shared.jobs.discovery import discover
+from shared.jobs.queues import MIN_CONCURRENCY, Numbers, Queue
+from tests.pages import Block, blocks, table
+from tests.unit.test_docs import CDK
+
+DEPLOYING = ROOT / "docs" / "deploying.md"
+STAGE = "A stage"
+SECTIONS: dict[str, type[BaseModel]] = {
+    STAGE: Stage,
+    "A new network": sections.NewNetwork,
+    "An existing network": sections.ExistingNetwork,
+    "Aurora": sections.Aurora,
+    "An existing database": sections.ExistingDatabase,
+    "The API": sections.Api,
+}
+DECLARED = [name for task in discover().values() for name in task.environment]
+COMING = {"schedules", "egress_ports"}
+"""Settings that the page names before they are there. Take one off when it is."""
+CHANGING = {"database_connections": 100}
+"""Settings whose default in the page is to come → that of now."""
+
+
+def settings(heading: str) -> dict[str, FieldInfo]:
+    """What the file may say; a stage's name is its key there."""
+    return {name: field for name, field in SECTIONS[heading].model_fields.items() if name != "name" or heading != STAGE}
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_page_names_every_setting_and_no_other(heading: str) -> None:
+    named = {name for row in table(DEPLOYING, heading) for name in re.findall(r"`([a-z_]+)`", row[0])}
+    there = set(settings(heading))
+    assert (there - named, named - there - COMING) == (set(), set())
+
+
+@pytest.mark.parametrize("heading", SECTIONS)
+def test_the_defaults_that_the_page_names_are_those_of_the_settings(heading: str) -> None:
+    shown = {row[0].strip("`"): row[1].strip("`") for row in table(DEPLOYING, heading)}
+    for name, field in settings(heading).items():
+        if name not in CHANGING:
+            assert shown[name] == ("required" if field.is_required() else json.dumps(field.default)), name
+
+
+def test_nothing_is_coming_that_is_there() -> None:
+    assert COMING.isdisjoint(name for heading in SECTIONS for name in settings(heading))
+    assert {name: settings(STAGE)[name].default for name in CHANGING} == CHANGING
+
+
+@pytest.mark.parametrize("block", blocks("json"), ids=str)
+def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
+    assert block.mark in ("", "stage", "schedules")
+    settings = json.loads(block.text)
+    if block.mark == "stage":
+        assert load_stage("shown", {"shown": settings}, declared=DECLARED, environ={}).name == "shown"
+
+
+@pytest.mark.parametrize("command", CDK)
+def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) -> None:
+    done = subprocess.run(
+        [node(), ROOT / "node_modules" / "aws-cdk" / "bin" / "cdk", command, "--help"],
+        cwd=ROOT,
+        env=clean_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert f"cdk {command}" in done.stdout
+    assert CDK[command] <= set(re.findall(r"--([a-z-]+)", done.stdout))
+
+
+FIGURES = [row for row in table(ROOT / "docs" / "limits.md", "Figures") if row[2]]
+
+
+@pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
+def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
+    _, figure, where = row
+    module, _, name = where.strip("`").rpartition(".")
+    value = getattr(importlib.import_module(module), name)
+    number, _, unit = figure.partition(" ")
+    if isinstance(value, timedelta):
+        value /= timedelta(**{unit: 1})
+    assert int(number.replace(",", "")) == value
+
+
+def test_shares_of_the_stages_are_those_of_the_page() -> None:
+    shown = {row[0].strip("`*"): row[1:] for row in table(ROOT / "docs" / "sizing.md", "Concurrency")}
+    tasks = discover()
+    for column, name in enumerate(("dev", "prod")):
+        stage = load_stage(name, context_of_file()["stages"], declared=DECLARED, environ={})
+        got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, tasks).items()}
+        wanted = {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
+        assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == wanted
+
+
+def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+    numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
+    shown = [row[2] for row in table(ROOT / "docs" / "sizing.md", "Memory and time of a function")]
+    times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
+    assert shown == [*times, str(numbers.max_receive_count)]

@@ -1,0 +1,216 @@
+"""The SQL of the documentation runs on a migrated PostgreSQL, and does what the pages say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+from sqlalchemy import text
+
+from functions.tenant_initialize.handler import tenant_initialize
+from shared.db import Connection, Database
+from shared.jobs.discovery import discover
+from shared.jobs.registry import register
+from shared.jobs.testing import JobTester
+from tests.integration.kit.samples import TABLE, Order, order_fail, order_ship
+from tests.pages import ROOT, Block, blocks
+
+DOCS = ROOT / "docs"
+DEPLOYING, OPERATING, MOVING = DOCS / "deploying.md", DOCS / "operating.md", DOCS / "moving-from-asynq.md"
+ELSEWHERE = DOCS / "tasks.md"
+"""Its SQL goes with its Python: ``tests/integration/jobs/test_docs.py`` runs it."""
+ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
+"""What a block may take for granted: RDS has the one, and the block before makes the other."""
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    database = Database(database_url)
+    try:
+        yield database.get()
+    finally:
+        database.drop()
+
+
+def one(page_words: str, *, task_type: str = "order:ship") -> str:
+    """The one block of the operators' page with these words, for a task of the tests."""
+    [found] = [block.text for block in blocks("sql", OPERATING) if page_words in block.text]
+    return found.replace("data:export", task_type)
+
+
+def grant(connection: Connection, script: str) -> None:
+    for role, statement in ROLES.items():
+        if role in script and statement not in script:
+            connection.execute_simple(statement)
+
+
+@pytest.mark.parametrize("block", [block for block in blocks("sql") if block.page != ELSEWHERE], ids=str)
+def test_it_runs(block: Block, connection: Connection) -> None:
+    assert block.mark == ""
+    register(connection, discover())
+    connection.execute_simple("begin")  # roles are the server's, and are not to stay
+    grant(connection, block.text)
+    connection.execute_simple(block.text)
+    connection.rollback()
+
+
+# --- Deploying -----------------------------------------------------------------------------------------------------
+
+
+def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connection: Connection) -> None:
+    register(connection, discover())
+    connection.execute_simple("begin; create role rds_iam")
+    for block in blocks("sql", DEPLOYING):
+        connection.execute_simple(block.text)
+    connection.execute_simple("create table made_later (id bigserial primary key); set local role joblane_app")
+    connection.execute_simple("insert into made_later default values")
+    connection.execute_simple("insert into pauses (scope, name) values ('type', 'data:export')")
+    [[created]] = connection.run("select created from joblane_enqueue('jobs:sweep', '{}')")
+    assert created is True
+    with pytest.raises(DatabaseError, match="must be owner of table tasks"):
+        connection.execute_simple("drop table tasks")
+    connection.rollback()
+
+
+# --- Moving --------------------------------------------------------------------------------------------------------
+
+
+def test_a_producers_transaction_leaves_a_tenant_and_its_job(jobs: JobTester) -> None:
+    jobs.register(tenant_initialize)
+    [block] = blocks("sql", MOVING)
+    execute(jobs, block.text)
+    with jobs.session() as session:
+        tenant = session.scalar(text("select id from tenants where slug = 'acme'"))
+    jobs.assert_enqueued(tenant_initialize, tenant_id=tenant, count=1)
+
+
+# --- Operating -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(jobs: JobTester) -> JobTester:
+    with jobs.session() as session:
+        session.execute(text(TABLE))
+    jobs.register(order_ship, order_fail)
+    return jobs
+
+
+def execute(jobs: JobTester, script: str) -> None:
+    database = Database(jobs.url)
+    try:
+        database.get().execute_simple(script)
+    finally:
+        database.drop()
+
+
+def query(jobs: JobTester, statement: str) -> list[Row]:
+    with jobs.session() as session:
+        return [dict(row) for row in session.execute(text(statement.replace(":", r"\:"))).mappings()]
+
+
+def enqueue(jobs: JobTester, **options: Any) -> None:
+    jobs.enqueue(order_ship, Order(number=1), task_id="TASK-ID", **options)
+
+
+def test_a_cancelled_task_never_runs(shop: JobTester) -> None:
+    enqueue(shop, process_in=timedelta(hours=1))
+    execute(shop, one("cancel_requested_at = now()"))
+    assert len(shop.travel(timedelta(hours=2), ticks=True)) == 0
+    assert shop.task("TASK-ID").state == "cancelled"
+
+
+def test_a_task_that_waits_is_run_now(shop: JobTester) -> None:
+    enqueue(shop, process_in=timedelta(days=30))
+    assert len(shop.drain()) == 0
+    execute(shop, one("set due_at = now(), sweep_at = now()"))
+    ran = shop.drain(within=timedelta(minutes=6))
+    assert ran.of(order_ship)[0].state == "completed"
+
+
+def test_a_task_that_was_given_up_is_run_again_as_a_new_one(shop: JobTester) -> None:
+    shop.enqueue(order_fail, Order(number=1, note="again"), task_id="TASK-ID", max_retry=0)
+    assert shop.drain().only.state == "archived"
+    [made] = query(shop, one("joblane_enqueue"))
+    assert made["id"] != "TASK-ID"
+    shop.assert_enqueued(order_fail, Order(number=1, note="again"), task_id=made["id"], state="pending")
+
+
+def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
+    execute(shop, one("insert into pauses"))
+    enqueue(shop)
+    assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
+    execute(shop, one("delete from pauses"))
+    assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
+
+
+def paused(jobs: JobTester) -> None:
+    enqueue(jobs)
+    execute(jobs, one("insert into pauses"))
+
+
+def in_an_hour(jobs: JobTester) -> None:
+    enqueue(jobs, process_in=timedelta(hours=1))
+
+
+def unsent(jobs: JobTester) -> None:
+    enqueue(jobs)
+    execute(jobs, "update tasks set sent_at = null")
+
+
+def lost(jobs: JobTester) -> None:
+    enqueue(jobs)
+    with jobs.crash_before_commit(order_ship):
+        jobs.drain()
+    jobs.travel(timedelta(minutes=10))
+
+
+def under_way(jobs: JobTester) -> None:
+    enqueue(jobs)
+    with jobs.crash_before_commit(order_ship):
+        jobs.drain()
+
+
+def over(jobs: JobTester) -> None:
+    enqueue(jobs)
+    jobs.drain()
+
+
+@pytest.mark.parametrize(
+    ("state", "why"),
+    [
+        (in_an_hour, "it is due at "),
+        (paused, "its type, queue or tenant is paused"),
+        (unsent, "it was not sent yet"),
+        (enqueue, "its message waits in its lane since "),
+        (under_way, "it runs, until "),
+        (lost, "its run was lost"),
+        (over, "it has ended: completed"),
+    ],
+)
+def test_why_a_task_is_not_running(state: Callable[[JobTester], None], why: str, shop: JobTester) -> None:
+    state(shop)
+    [row] = query(shop, one("as why"))
+    assert row["why"].startswith(why)
+
+
+def test_stuck_leases_are_those_that_ended_ten_minutes_ago(shop: JobTester) -> None:
+    under_way(shop)
+    assert query(shop, one("lease_until < now() - interval '10 minutes'")) == []
+    execute(shop, "update tasks set lease_until = now() - interval '11 minutes'")
+    assert [row["id"] for row in query(shop, one("lease_until < now() - interval '10 minutes'"))] == ["TASK-ID"]
+
+
+def test_what_was_given_up_is_counted_by_its_error(shop: JobTester) -> None:
+    for _ in range(2):
+        shop.enqueue(order_fail, Order(number=1), max_retry=0)
+    shop.drain()
+    [row] = query(shop, one("a.fingerprint"))
+    assert (row["type"], row["count"]) == ("order:fail", 2)
+    assert row["error_type"]
+    [newest] = query(shop, one("a.error_message, count(*)", task_type="order:fail"))
+    assert newest["count"] == 2

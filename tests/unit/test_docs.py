@@ -1,0 +1,198 @@
+"""Every command of the documentation is run by a test, or marked by what it needs; and each of them exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from botocore import xform_name
+from botocore.exceptions import UnknownServiceError
+from botocore.session import Session
+
+from shared.cli.main import app
+from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, links
+
+SHELL = blocks("sh")
+MARKS = ("", "stack", "account")
+
+RUN = {
+    "make demo": ("tests/e2e/test_demo.py", '"shared.cli.main", "demo"'),
+    "make test": (".ci/run", "exec make test"),
+    "make check": ("Makefile", "\ntest: check tools"),
+    "make up": ("tests/e2e/test_stack.py", "stack.up()"),
+    "make down": ("tests/e2e/test_stack.py", "stack.down()"),
+    "make synth": ("tests/infra/test_app.py", "main(["),
+    "jobs schema --out schemas/": ("tests/unit/test_commands.py", 'jobs("schema", "--out"'),
+    "jobs migrate": ("tests/e2e/conftest.py", "stack.up()"),
+}
+"""Commands of blocks without a mark → the file, and the words in it, that run them."""
+
+COMING = {"preflight"}
+"""Targets of make that the pages name before they are there. Take one off when it is."""
+
+BUILT_IN = {"set", ".", "export", "cd", "git", "cp"}
+"""Programs whose words are not looked at."""
+OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
+"""Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
+S3 = {"ls": set(), "rm": {"recursive"}}
+"""Commands of ``aws s3`` that are no operation of the service. Source: AWS CLI command reference, *s3*."""
+CDK = {
+    "bootstrap": set(),
+    "deploy": {"all", "context", "require-approval"},
+    "destroy": {"all", "context"},
+}
+"""Checked against the program itself by ``tests/infra/test_docs.py``."""
+
+
+def test_every_block_says_what_it_needs() -> None:
+    assert SHELL
+    assert [str(block) for block in SHELL if block.mark not in MARKS] == []
+    for language in ("bash", "shell", "console"):  # one name for one thing: only `sh` is looked at
+        assert blocks(language) == []
+
+
+@pytest.mark.parametrize("block", [block for block in SHELL if not block.mark], ids=str)
+def test_what_has_no_mark_is_run_by_a_test(block: Block) -> None:
+    for words in commands(block.text):
+        command = " ".join(words)
+        assert command in RUN, f"{block}: no test runs `{command}`; name one in RUN, or mark the block"
+        file, evidence = RUN[command]
+        assert evidence in (ROOT / file).read_text(), f"{file} runs it no more"
+
+
+@pytest.mark.parametrize("block", SHELL, ids=str)
+def test_every_command_exists_with_its_options(block: Block) -> None:
+    for words in commands(block.text):
+        assert list(problems(words)) == [], f"{block}: {' '.join(words)}"
+
+
+def problems(words: list[str]) -> Iterator[str]:
+    program, *rest = words
+    match program.rpartition("/")[2]:
+        case "make":
+            yield from (f"make has no target {word}" for word in rest if "=" not in word and word not in targets())
+        case "jobs":
+            yield from _problems_of_jobs(rest)
+        case "aws":
+            yield from _problems_of_aws(rest)
+        case "cdk":
+            known = CDK.get(rest[0], set())
+            given = {{"-c": "context"}.get(word, word.removeprefix("--")) for word in rest if word.startswith("-")}
+            yield from [] if rest[0] in CDK else [f"cdk {rest[0]}: name it in CDK"]
+            yield from (f"cdk {rest[0]} --{option}: name it in CDK" for option in given - known)
+        case name if name not in BUILT_IN:
+            yield f"{name}: a program that is not known here"
+
+
+def targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):.*?## ", (ROOT / "Makefile").read_text(), re.M)) | COMING
+
+
+def test_nothing_is_coming_that_is_there() -> None:
+    assert COMING.isdisjoint(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.M))
+
+
+def _problems_of_jobs(words: list[str]) -> Iterator[str]:
+    known: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - a group is what it is
+    if words[0] not in known:
+        yield f"jobs has no command {words[0]}"
+        return
+    options = {option for parameter in known[words[0]].params for option in parameter.opts}
+    yield from (f"jobs {words[0]} has no {word}" for word in words if word.startswith("--") and word not in options)
+
+
+def _problems_of_aws(words: list[str]) -> Iterator[str]:
+    service, operation, *rest = words
+    given = {word.removeprefix("--").partition("=")[0] for word in rest if word.startswith("--")} - OF_THE_CLI
+    if service == "s3":
+        yield from [] if operation in S3 else [f"aws s3 {operation}: name it in S3"]
+        yield from (f"aws s3 {operation} has no --{name}" for name in given - S3.get(operation, set()))
+        return
+    operations = _operations(service)
+    if operation not in operations:
+        yield f"aws {service} has no operation {operation}"
+        return
+    model = operations[operation]
+    members = model.input_shape.members if model.input_shape else {}
+    known = {xform_name(name, "-") for name in members}
+    known |= {f"no-{xform_name(name, '-')}" for name, member in members.items() if member.type_name == "boolean"}
+    yield from (f"aws {service} {operation} has no --{name}" for name in sorted(given - known))
+    required = {xform_name(name, "-") for name in (model.input_shape.required_members if model.input_shape else ())}
+    missing = {name for name in required if name not in given and f"no-{name}" not in given}
+    yield from (f"aws {service} {operation} requires --{name}" for name in sorted(missing))
+
+
+@cache
+def _operations(service: str) -> dict[str, Any]:
+    """By the names that the AWS CLI gives them; none where there is no such service."""
+    try:
+        model = Session().get_service_model(service)
+    except UnknownServiceError:
+        return {}
+    return {xform_name(name, "-"): model.operation_model(name) for name in model.operation_names}
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("make nothing", "make has no target nothing"),
+        ("jobs drop", "jobs has no command drop"),
+        ("jobs tick data:export --plan x", "jobs tick has no --plan"),
+        ("aws sqs send-mesage --queue-url x", "aws sqs has no operation send-mesage"),
+        ("aws sqs send-message --queue-url x --message-body y --group z", "aws sqs send-message has no --group"),
+        ("aws sqs send-message --queue-url x", "aws sqs send-message requires --message-body"),
+        ("aws s3 rm x --all", "aws s3 rm has no --all"),
+        ("aws sqss send-message", "aws sqss has no operation send-message"),
+        ("cdk deploy --hotswap", "cdk deploy --hotswap: name it in CDK"),
+        ("echo x", "echo: a program that is not known here"),
+        ('cd x && export Y="$(make nothing)"', "make has no target nothing"),
+    ],
+)
+def test_a_command_that_does_not_exist_is_found(command: str, problem: str) -> None:
+    assert [found for words in commands(command) for found in problems(words)] == [problem]
+
+
+def test_commands_are_read_across_lines_quotes_and_comments() -> None:
+    text = "make up  # and wait\nA=1 aws sqs \\\n  list-queues --query 'a\nb'; make down | cat\n# make no\n"
+    assert list(commands(text)) == [
+        ["make", "up"],
+        ["aws", "sqs", "list-queues", "--query", "a\nb"],
+        ["make", "down"],
+        ["cat"],
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in links(page):
+        if target.startswith("https://"):
+            continue
+        path, _, anchor = target.partition("#")
+        other = (page.parent / path).resolve() if path else page
+        assert other.exists(), f"{page.name}: {target}"
+        assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(ROOT / "README.md")}
+    assert {page for page in PAGES if page.name != "README.md"} - linked == set()
+
+
+NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
+
+
+@pytest.mark.parametrize("name", sorted(NAMED))
+def test_every_target_of_make_that_is_named_in_passing_exists(name: str) -> None:
+    assert name in targets()
+
+
+def test_a_block_within_a_list_is_found_and_read_without_its_indent(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("1. Do:\n\n   ```sh account\n   make up\n   ```\n\n2. Done.\n\n```sh\nmake down\n```\n")
+    found = [(block.line, block.mark, block.text) for block in blocks("sh", page)]
+    assert found == [(3, "account", "make up\n"), (9, "", "make down\n")]
