@@ -149,7 +149,7 @@ def tick(
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Type of the task, for example tenant:cleanup.")],
     schedule: Annotated[str | None, typer.Option(help="Name of the schedule, where the task has several.")] = None,
 ) -> None:
-    """Send a tick of a periodic task now, as its schedule would."""
+    """Send a tick of a periodic task now, as its schedule would, also where the stage has it off."""
     from datetime import UTC, datetime
 
     from shared import settings
@@ -157,7 +157,7 @@ def tick(
     from shared.jobs.sqs import Sqs
     from shared.jobs.tick import id_of, tick_entry
 
-    found = load(type_)
+    found = load(type_, times={})
     chosen = [item for item in found.schedules if schedule in (None, item.name)]
     if len(chosen) != 1:
         names = ", ".join(str(item.name) for item in found.schedules) or "none: it is no periodic task"
