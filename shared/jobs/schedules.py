@@ -1,4 +1,4 @@
-"""Times that a stage puts in place of the declared ones: ``{"jobs:sweep": "@hourly", "report:generate:weekly": "off"}``.
+"""Times that a stage puts in place of those declared: ``{"jobs:sweep": "@hourly", "report:generate:weekly": "off"}``.
 
 A key is a type, or ``type:name`` for one of its schedules; a value is Unix cron text, ``"@hourly"`` and its kin, or
 ``"off"``. Name, time zone and payload stay as declared. The stage hands them to its functions in ``JOBLANE_SCHEDULES``,

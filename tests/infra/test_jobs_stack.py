@@ -274,9 +274,7 @@ def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template:
         assert decode(item["Target"]["Input"]).tick is not None
 
 
-def test_a_stage_has_its_own_times_and_tells_its_functions_of_them(
-    synth: Synth, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stage_has_its_own_times_and_tells_its_functions(synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
     # given a shell in which another stage's times are set
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"report:build:weekly": "@yearly"}')
     times = {"jobs:sweep": "@hourly", "report:build:odd": "off"}
