@@ -92,7 +92,7 @@ def look(stage: str, assembly: Path) -> list[Finding]:
         "record": read_record(os.environ.get("DATABASE_URL", "").strip()),
     }
     unasked = [answer for answer in answers.values() if isinstance(answer, Finding)]
-    known: dict[str, Any] = {name: None if answer in unasked else answer for name, answer in answers.items()}
+    known: dict[str, Any] = {name: None if isinstance(answer, Finding) else answer for name, answer in answers.items()}
     return sorted([*unasked, *examine(declared, **known)], key=lambda finding: [*Kind].index(finding.kind))
 
 
@@ -108,11 +108,18 @@ def synthesise(stage: str, folder: Path) -> None:
 
 
 def read_templates(folder: Path) -> dict[str, Template]:
-    """Stack → template, of an assembly."""
-    found = {path.name.removesuffix(".template.json"): path for path in sorted(folder.glob("*.template.json"))}
-    if not found:
-        raise LocalError(f"{folder}: no templates are there; leave --assembly out to have them written")
-    return {stack: json.loads(path.read_text(encoding="utf-8")) for stack, path in found.items()}
+    """Stack → template, of an assembly. What its manifest does not name is left from an earlier one."""
+    try:
+        artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    except FileNotFoundError:
+        raise LocalError(f"{folder}: no templates are there; leave --assembly out to have them written") from None
+    return {
+        artifact["properties"].get("stackName", name): json.loads(
+            (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")
+        )
+        for name, artifact in artifacts.items()
+        if artifact["type"] == "aws:cloudformation:stack"
+    }
 
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:

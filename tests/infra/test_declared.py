@@ -9,14 +9,14 @@ import pytest
 
 from infra.app import Synthesised
 from shared.cli.errors import LocalError
-from shared.cli.stages import read_declared
+from shared.cli.stages import read_declared, read_templates
 from shared.jobs.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 
 
 def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised) -> None:
-    declared = read_declared(dev.templates, discover(TASKS).values())
+    declared = read_declared(read_templates(dev.directory), discover(TASKS).values())
     template = dev.templates["acme-jobs"]
     assert set(declared.queues.values()) == set(templates.queues(template))
     assert {stack for stack, _ in declared.queues} == {"acme-jobs"}

@@ -193,7 +193,33 @@ def assembly(folder: Path, **changes: Any) -> Path:
     }
     template = {"Metadata": {"Joblane": {**said, **changes}}, "Resources": {}}
     (folder / f"{JOBS}.template.json").write_text(json.dumps(template))
+    (folder / "left-from-before.template.json").write_text("{}")
+    stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": f"{JOBS}.template.json"}}
+    artifacts = {JOBS: stack, f"{JOBS}.assets": {"type": "cdk:asset-manifest", "properties": {}}}
+    (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
     return folder
+
+
+@mock_aws
+def test_what_was_not_looked_at_hides_nothing_of_the_rest_and_the_worst_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given stacks that may not be listed, no database, a small account, and a message of a task that is gone
+    monkeypatch.setattr(stages, "deployed", lambda client, stacks: refused("AccessDenied")(client))
+    monkeypatch.setattr(stages, "account", lambda client, prefix, functions: Account(10, 20, {}))
+    client = boto3.client("sqs")
+    client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
+    client.close()
+    # when
+    found = stages.look("dev", assembly(tmp_path, account_concurrency=11))
+    # then
+    assert [(one.kind, one.what) for one in found] == [
+        (Kind.REFUSED, "queue jobs-low-long-gone"),
+        (Kind.REFUSED, "Lambda concurrency"),
+        (Kind.UNCHECKED, "the stacks"),
+        (Kind.UNCHECKED, "DATABASE_URL"),
+        (Kind.NOTE, "account_concurrency"),
+    ]
 
 
 def test_without_credentials_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
