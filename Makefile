@@ -23,10 +23,10 @@ RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDI
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
 TESTS ?= tests/unit tests/integration tests/infra tests/faults tests/e2e
 
-.PHONY: help demo up down status test check format bench faults synth lock tools clean
+.PHONY: help demo up down status test check format bench faults synth preflight lock tools clean
 
 help: ## Say what can be made
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: tools ## Run the platform's jobs on a local stack, and show what became of each
 	@$(RUN) shared.cli.main demo
@@ -64,6 +64,10 @@ faults: .venv/.stamp ## Run thousands of jobs while everything breaks; SEED=, JO
 synth: tools ## Write the CloudFormation templates for AWS into cdk.out
 	@PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \
 		node_modules/.bin/cdk synth --quiet --no-notices
+
+STAGE ?= dev
+preflight: tools ## Compare this checkout with what is deployed of STAGE= (dev), before a deploy
+	@$(RUN) shared.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
 lock: $(UV) ## Renew the lock files in requirements/
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

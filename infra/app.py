@@ -25,7 +25,7 @@ from infra.stacks.api import FUNCTION as API
 from infra.stacks.api import ApiStack
 from infra.stacks.data import DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
-from infra.stage import Stage, load_stage
+from infra.stage import Stage, load_stage, with_schedules_of
 from shared.function import Function
 from shared.jobs.discovery import discover
 from shared.jobs.errors import JobError
@@ -71,14 +71,14 @@ def synthesise(
     ``package``: where tasks are found. Raises :class:`~shared.jobs.errors.JobError`.
     """
     app = App(context=dict(context), outdir=str(output), analytics_reporting=False, auto_synth=False)
-    tasks, functions = discover(package), discover_functions(package)
+    tasks, functions = discover(package, times={}), discover_functions(package)
     stage = load_stage(
         app.node.try_get_context("stage") or DEFAULT_STAGE,
         app.node.try_get_context("stages"),
         declared=_environment_of(tasks, functions),
         environ=environ,
     )
-    jobs = add_stacks(app, stage, tasks, functions, build(stage))
+    jobs = add_stacks(app, stage, with_schedules_of(stage, tasks), functions, build(stage))
     assembly = app.synth()
     templates = {stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks}
     check(templates.values(), stage)

@@ -21,7 +21,10 @@ from infra.sections import (
     SecretReference,
     Settings,
 )
+from shared.jobs import schedules
+from shared.jobs.errors import DeclarationError
 from shared.jobs.queues import MAX_CONCURRENCY, MIN_CONCURRENCY, check_prefix
+from shared.jobs.task import Task
 
 Architecture = Literal["arm64", "x86_64"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -72,6 +75,9 @@ class Stage(Settings):
     """None: there is no HTTP API."""
     tags: Mapping[str, str] = {}
     """For every resource, beside ``joblane:stage``."""
+    schedules: Mapping[str, str] = {}
+    """Times in place of declared ones: ``{"jobs:sweep": "@hourly", "system:health_check": "off"}``. A database that
+    may sleep does so between them. See :mod:`shared.jobs.schedules`."""
     settings: Mapping[str, Value] = {}
     """Values for the names that tasks declare in ``environment``."""
     architecture: Architecture = "arm64"
@@ -156,6 +162,14 @@ def _of_this_machine(
         "settings": settings,
         "architecture": host_architecture(),
     }
+
+
+def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
+    """The tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
+    try:
+        return schedules.apply_all(tasks, stage.schedules)
+    except DeclarationError as error:
+        raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
 
 
 def host_architecture() -> Architecture:

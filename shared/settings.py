@@ -26,6 +26,11 @@ def prefix() -> str:
     return os.environ.get("JOBLANE_PREFIX", "").strip() or "jobs"
 
 
+def schedules() -> str:
+    """Times in place of declared ones, as :mod:`shared.jobs.schedules` reads them; empty where there are none."""
+    return os.environ.get("JOBLANE_SCHEDULES", "").strip()
+
+
 def database_url() -> str:
     return required(
         "DATABASE_URL",

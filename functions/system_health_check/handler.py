@@ -40,7 +40,9 @@ class HealthResult(BaseModel):
     environment=settings.SERVICES,
 )
 def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthResult:
+    from shared.jobs.discovery import load
     from shared.jobs.queues import front_door_name
+    from shared.jobs.sweep import TYPE as SWEEP
     from shared.platform import health
     from shared.settings import prefix
 
@@ -49,7 +51,7 @@ def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthR
         *health.check_services(ctx.settings),
         *health.check_queues(health.sqs(), doors),
         health.check_database(ctx.session),
-        health.check_sweep(ctx.session),
+        *(health.check_sweep(ctx.session, schedule.previous) for schedule in load(SWEEP).schedules),
     ]
     problems = {check.name: check.problem for check in checks if check.problem is not None}
     _measure(checks)

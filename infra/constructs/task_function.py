@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
@@ -19,9 +20,10 @@ from infra.constructs.log_group import log_group
 from infra.sections import SecretReference
 from infra.stage import Stage, Value
 from shared.jobs.queues import function_name
+from shared.jobs.schedules import VARIABLE as SCHEDULES
 from shared.jobs.task import Task
 
-GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JOBLANE_TASK")
+GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
 
@@ -77,6 +79,7 @@ class JobFunction(Construct):
                 **{key: in_template(value) for key, value in environment.items()},
                 **({"DATABASE_URL": access.functions.url} if access else {}),
                 "JOBLANE_PREFIX": stage.prefix,
+                **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
                 "POWERTOOLS_SERVICE_NAME": stage.prefix,
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,

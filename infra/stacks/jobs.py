@@ -76,6 +76,7 @@ class JobsStack(Stack):
             scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules", synthesizer=synthesizer
         )
         self.stage, self.tasks, self._access, self._buckets = stage, tasks, access, buckets
+        self.template_options.metadata = {"Joblane": _metadata(stage)}
         self._code = FunctionCode(
             self,
             "Code",
@@ -196,6 +197,17 @@ class JobsStack(Stack):
                 resources=[self.format_arn(service="sqs", resource=f"{self.stage.prefix}-*")],
             )
         )
+
+
+def _metadata(stage: Stage) -> dict[str, Any]:
+    """What ``jobs preflight`` compares with account and database."""
+    return {
+        "stage": stage.name,
+        "prefix": stage.prefix,
+        "account_concurrency": stage.account_concurrency,
+        "database_connections": stage.database_connections,
+        "reserved_connections": stage.reserved_connections,
+    }
 
 
 def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:

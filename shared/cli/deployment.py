@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from shared.cli.errors import LocalError, tail
 from shared.cli.tools import ROOT, cdk, clean_environment
@@ -16,6 +16,16 @@ if TYPE_CHECKING:
 
 ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
+
+
+def local_stage(changes: Mapping[str, object]) -> dict[str, Any]:
+    """What cdk.json has for the stage `local`, with `changes`."""
+    return {**_context()["stages"]["local"], **changes}
+
+
+def _context() -> dict[str, Any]:
+    context: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    return context
 
 
 class Deployment:
@@ -40,10 +50,9 @@ class Deployment:
 
         The app is run as the CDK command line runs it, which saves that one's start.
         """
-        context = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
-        stages = {"local": {**context["stages"]["local"], **self._stage}}
+        stages = {"local": local_stage(self._stage)}
         variables = {
-            "CDK_CONTEXT_JSON": json.dumps({**context, "stages": stages, "stage": "local", "quiet": True}),
+            "CDK_CONTEXT_JSON": json.dumps({**_context(), "stages": stages, "stage": "local", "quiet": True}),
             "CDK_OUTDIR": str(self._assembly),
             "CDK_VALIDATION": "false",
         }

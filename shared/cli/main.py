@@ -12,8 +12,9 @@ import typer
 from shared.cli.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    from shared.cli.preflight import Finding
     from shared.cli.stack import LocalStack
 
 app = typer.Typer(
@@ -149,7 +150,7 @@ def tick(
     type_: Annotated[str, typer.Argument(metavar="TYPE", help="Type of the task, for example tenant:cleanup.")],
     schedule: Annotated[str | None, typer.Option(help="Name of the schedule, where the task has several.")] = None,
 ) -> None:
-    """Send a tick of a periodic task now, as its schedule would."""
+    """Send a tick of a periodic task now, as its schedule would, also where the stage has it off."""
     from datetime import UTC, datetime
 
     from shared import settings
@@ -157,7 +158,7 @@ def tick(
     from shared.jobs.sqs import Sqs
     from shared.jobs.tick import id_of, tick_entry
 
-    found = load(type_)
+    found = load(type_, times={})
     chosen = [item for item in found.schedules if schedule in (None, item.name)]
     if len(chosen) != 1:
         names = ", ".join(str(item.name) for item in found.schedules) or "none: it is no periodic task"
@@ -189,12 +190,59 @@ def schema(
             typer.echo(f"{found.type}: {target}")
 
 
+@app.command()
+def preflight(
+    stage: Annotated[str, typer.Option(help="Stage of cdk.json that is to be deployed.")] = "dev",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what could not be looked at, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    assembly: Annotated[
+        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+    ] = None,
+) -> None:
+    """Compare this checkout with what is deployed; exit status 1 where a deploy would lose tasks or break something.
+
+    The database is that of DATABASE_URL; where it cannot be reached from here, leave that unset.
+    """
+    import json
+
+    from shared.cli import stages
+    from shared.cli.preflight import stops
+    from shared.cli.tools import ROOT
+
+    if assembly is None:
+        assembly = ROOT / "cdk.out" / stage
+        stages.synthesise(stage, assembly)
+    findings = stages.look(stage, assembly)
+    if as_json:
+        lines = [vars(one) for one in findings]
+        typer.echo(json.dumps({"stage": stage, "ok": not stops(findings, strict=strict), "findings": lines}, indent=2))
+    else:
+        _show_findings(stage, findings)
+    if stops(findings, strict=strict):
+        raise typer.Exit(1)
+
+
 @app.command(hidden=True)
 def ticker() -> None:
     """Send the ticks of all declared schedules at their times, until stopped."""
     from shared.cli.ticker import Ticker
 
     Ticker.from_environment().run()
+
+
+def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not findings:
+        typer.echo(f"Stage {stage}: nothing is in the way of a deploy.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for title in ("", "What", "Why", "What to do"):
+        table.add_column(title, overflow="fold")
+    for one in findings:
+        table.add_row(one.kind, one.what, one.why, one.do)
+    Console(highlight=False, markup=False).print(table)
 
 
 def main() -> None:

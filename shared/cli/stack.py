@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import atexit
 import fcntl
+import json
 import os
+import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from shared.cli.daemon import Daemon
-from shared.cli.deployment import Deployment
+from shared.cli.deployment import Deployment, local_stage
 from shared.cli.errors import LocalError
 from shared.cli.ministack import MiniStack, is_healthy
 from shared.cli.postgres import Postgres
@@ -101,6 +103,7 @@ class LocalStack:
             "AWS_DEFAULT_REGION": self.region,
             "DATABASE_URL": self.database_url,
             "JOBLANE_PREFIX": self.prefix,
+            "JOBLANE_SCHEDULES": json.dumps(local_stage(self._stage).get("schedules", {})),
         }
 
     @property
@@ -192,7 +195,7 @@ class LocalStack:
     def _write_env_file(self) -> None:
         self.env_file.unlink(missing_ok=True)
         self.env_file.touch(mode=0o600)  # it holds the password
-        self.env_file.write_text("".join(f"{name}={value}\n" for name, value in self.environment.items()))
+        self.env_file.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()))
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -8,14 +8,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from shared.jobs import schedules
 from shared.jobs.errors import DeclarationError, JobError
 from shared.jobs.payload import ArchivedTask
 from shared.jobs.queues import folder_of
+from shared.jobs.schedules import Times
 from shared.jobs.task import Task, check_type
 
 
-def discover(package: str = "functions") -> dict[str, Task[Any, Any]]:
+def discover(package: str = "functions", *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
     """Every task under ``package``, by type, in order of type.
+
+    ``times``: in place of those that schedules declare, see :mod:`~shared.jobs.schedules`. None: those of the
+    environment; ``{}``: as declared.
 
     A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
     no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
@@ -37,7 +42,8 @@ def discover(package: str = "functions") -> dict[str, Task[Any, Any]]:
     tasks = {item.type: item for item in sorted(found, key=lambda item: item.type)}
     for item in tasks.values():
         _check_others(item, tasks)
-    return tasks
+    times = schedules.of_environment() if times is None else times
+    return {type_: schedules.apply(item, times) for type_, item in tasks.items()}
 
 
 def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
@@ -54,8 +60,11 @@ def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> 
             raise DeclarationError(f"{what}: aliases: {alias!r} is another task's")
 
 
-def load(type_: str, package: str = "functions") -> Task[Any, Any]:
-    """One task by its type, importing its handler alone. Raises :class:`DeclarationError`."""
+def load(type_: str, package: str = "functions", *, times: Times | None = None) -> Task[Any, Any]:
+    """One task by its type, importing its handler alone. ``times``: as for :func:`discover`.
+
+    Raises :class:`DeclarationError`.
+    """
     check_type(type_)
     try:
         found = _load_folder(package, folder_of(type_))
@@ -65,7 +74,7 @@ def load(type_: str, package: str = "functions") -> Task[Any, Any]:
         found = None
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
-    return found
+    return schedules.apply(found, schedules.of_environment() if times is None else times)
 
 
 def _origin(error: BaseException, handler: Path, root: Path) -> str:

@@ -17,7 +17,8 @@ PATIENCE = timedelta(minutes=30)
 """How long after its time a tick may be seen first: its message may wait in a lane that is behind."""
 LONGEST_LOOK_BACK = timedelta(days=1)
 
-# A schedule that is new is not asked for what was before it; one that is gone is forgotten.
+# A schedule that is new is not asked for what was before it; one that is gone is forgotten. One that has other times
+# than before is both: its times are part of its name here.
 KNOWN = """
 with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
@@ -45,7 +46,11 @@ def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: d
 
     Looks back a day at most. ``now``: aware.
     """
-    schedules = {(task.type, schedule.name): schedule for task in tasks for schedule in task.schedules}
+    schedules = {
+        (task.type, f"{schedule.name} {schedule.text} {schedule.timezone}"): schedule
+        for task in tasks
+        for schedule in task.schedules
+    }
     declared = [{"type": type_, "name": name} for type_, name in schedules]
     horizon = now - PATIENCE
     expected: list[str] = []
@@ -53,7 +58,7 @@ def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: d
         moment = max(checked_until, horizon - LONGEST_LOOK_BACK)
         schedule = schedules[type_, name]
         while (moment := schedule.next_after(moment)) <= horizon:
-            expected.append(id_of(type_, name, moment))
+            expected.append(id_of(type_, schedule.name, moment))
     missed = [row[0] for row in connection.run(UNSEEN, json.dumps(expected))] if expected else []
     connection.run(CHECKED, horizon.isoformat())
     return missed

@@ -18,18 +18,9 @@ def run() -> None:
             context.configure(connection=connection, transactional_ddl=True)
             with context.begin_transaction():
                 connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
-                if _is_ahead():
-                    print("The schema is newer than this code; it is left as it is.")  # noqa: T201 - CLI and log alike
-                else:
-                    context.run_migrations()
+                context.run_migrations()
     finally:
         database.drop()
-
-
-def _is_ahead() -> bool:
-    """A deploy goes back after newer code has migrated. Its changes are additive: older code runs beside them."""
-    known = {script.revision for script in context.script.walk_revisions()}
-    return not known.issuperset(context.get_context().get_current_heads())
 
 
 run()

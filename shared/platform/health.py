@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 5.0
 PROBES_AT_ONCE = 16
 OLDEST = "select now() - min(sweep_at) from tasks where sweep_at is not null"
-SWEEP_LATE = timedelta(minutes=20)
-"""The sweep comes every five minutes and takes what is due."""
+SWEEP_PATIENCE = timedelta(minutes=15)
+"""How long after its time a sweep may take to come and to take what is due."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +50,16 @@ def check_database(session: Session) -> Check:
     return _check("database", ask)
 
 
-def check_sweep(session: Session) -> Check:
-    """Whether the sweep does its rounds: else rows whose time has come would wait for it."""
+def check_sweep(session: Session, last_sweep: Callable[[datetime], datetime]) -> Check:
+    """Whether the sweep does its rounds: else rows whose time has come would wait for it.
+
+    ``last_sweep``: the last time, up to and including a given one, at which a sweep should have come.
+    """
 
     def ask() -> None:
+        now = datetime.now(UTC)
         oldest = session.execute(text(OLDEST)).scalar_one()
-        if oldest is not None and oldest > SWEEP_LATE:
+        if oldest is not None and oldest > now - last_sweep(now - SWEEP_PATIENCE):
             raise _Unhealthy(f"a task has waited for it for {int(oldest.total_seconds())} s")
 
     return _check("sweep", ask)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import boto3
@@ -40,7 +41,7 @@ def test_up_and_down_are_harmless_twice_and_an_emulator_that_died_comes_back(sta
     stack.up()
     assert stack.emulator is not None
     assert {"other-critical", "other-default", "other-low"} <= queue_names(stack)
-    written = dict(line.split("=", 1) for line in stack.env_file.read_text().splitlines())
+    written = dict(line.split("=", 1) for line in shlex.split(stack.env_file.read_text()))
     assert written == stack.environment
     assert stack.env_file.stat().st_mode & 0o077 == 0
     processes = stack.emulator.pid, stack.postgres.pid

@@ -118,7 +118,7 @@ def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
     (tmp_path / "unparsed" / "__init__.py").touch()
     (folder / "handler.py").write_text("def data_export(payload, ctx)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("infra.app.discover", lambda package: discover("unparsed"))
+    monkeypatch.setattr("infra.app.discover", lambda package, **_: discover("unparsed"))
     assert main(["-o", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("infra: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")

@@ -34,7 +34,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "The API": sections.Api,
 }
 DECLARED = [name for task in discover().values() for name in task.environment]
-COMING = {"schedules", "egress_ports"}
+COMING = {"egress_ports"}
 """Settings that the page names before they are there. Take one off when it is."""
 CHANGING = {"database_connections": 100}
 """Settings whose default in the page is to come → that of now."""

@@ -274,6 +274,27 @@ def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template:
         assert decode(item["Target"]["Input"]).tick is not None
 
 
+def test_a_stage_has_its_own_times_and_tells_its_functions(synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a shell in which another stage's times are set
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"report:build:weekly": "@yearly"}')
+    times = {"jobs:sweep": "@hourly", "report:build:odd": "off"}
+    # when
+    template = synth("dev", schedules=times).templates["acme-jobs"]
+    # then
+    schedules = templates.of_type(template, "AWS::Scheduler::Schedule")
+    assert {name: item["ScheduleExpression"] for name, item in schedules.items()} == {
+        "jobs-sweep.0": "cron(0 * * * ? *)",
+        "report-build.weekly": "cron(0 8 ? * SUN *)",
+    }
+    for name in templates.functions(template):
+        assert json.loads(templates.variables(template, name)["JOBLANE_SCHEDULES"]) == times
+
+
+def test_without_times_of_its_own_it_tells_none(template: Template) -> None:
+    for name in templates.functions(template):
+        assert "JOBLANE_SCHEDULES" not in templates.variables(template, name)
+
+
 def test_a_tick_that_cannot_be_sent_is_tried_for_an_hour_and_then_kept(template: Template) -> None:
     for item in templates.of_type(template, "AWS::Scheduler::Schedule").values():
         assert item["Target"]["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 10}

@@ -10,7 +10,7 @@ import pytest
 from infra.app import context_of_file
 from infra.errors import StageError
 from infra.sections import SecretReference
-from infra.stage import host_architecture, load_stage
+from infra.stage import host_architecture, load_stage, with_schedules_of
 from shared.jobs.discovery import discover
 
 SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
@@ -60,11 +60,25 @@ def test_stages_of_another_shape_are_refused(stages: object) -> None:
             "settings: no task declares EMAIL_PROVIDR .*declared are EMAIL_PROVIDER",
         ),
         ({"settings": {"EMAIL_PROVIDER": 1}}, "settings.EMAIL_PROVIDER"),
+        ({"schedules": {"jobs:sweep": 5}}, "schedules.jobs:sweep: .*valid string"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
         load(**settings)
+
+
+@pytest.mark.parametrize(
+    ("schedules", "problem"),
+    [
+        ({"jobs:swep": "@hourly"}, "jobs:swep: no task with a schedule; there are .*jobs:sweep"),
+        ({"jobs:sweep:nightly": "off"}, "jobs:sweep:nightly: .*there are jobs:sweep:0"),
+        ({"jobs:sweep": "hourly"}, "jobs:sweep: schedule 'hourly': "),
+    ],
+)
+def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str], problem: str) -> None:
+    with pytest.raises(StageError, match=f"cdk.json: stage 'dev': schedules: {problem}"):
+        with_schedules_of(load(schedules=schedules), discover(times={}))
 
 
 def test_the_database_is_required() -> None:
@@ -105,5 +119,7 @@ def test_the_stages_of_this_checkout_fit_its_tasks() -> None:
     declared = [name for task in discover().values() for name in task.environment]
     stages = context_of_file()["stages"]
     for name in stages:
-        load_stage(name, stages, declared=declared, environ={"DATABASE_URL": "postgresql://jobs@127.0.0.1/jobs"})
+        environ = {"DATABASE_URL": "postgresql://jobs@127.0.0.1/jobs"}
+        stage = load_stage(name, stages, declared=declared, environ=environ)
+        assert with_schedules_of(stage, discover(times={})).keys() == discover().keys()
     assert "password" not in json.dumps(stages).lower()

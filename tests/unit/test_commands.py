@@ -72,6 +72,12 @@ def test_a_tick_by_hand_goes_to_the_lane_as_the_scheduler_sends_it() -> None:
     assert f"Sent: jobs:sweep:{message.tick['schedule']}:{message.tick['at'][:16]}Z" in output
 
 
+def test_a_tick_by_hand_is_sent_where_the_stage_has_the_schedule_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
+    boto3.client("sqs").create_queue(QueueName="jobs-low-jobs-sweep")
+    assert "Sent: jobs:sweep:0:" in jobs("tick", "jobs:sweep")
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -131,6 +131,15 @@ def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> No
     assert one.postgres.port != two.postgres.port
 
 
+def test_the_ticker_and_whoever_joins_in_have_the_times_that_the_functions_have(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "password").write_text("secret")
+    stack = LocalStack(tmp_path, stage={"schedules": {"jobs:sweep": "0 * * * *"}})
+
+    assert json.loads(stack.environment["JOBLANE_SCHEDULES"]) == {"jobs:sweep": "0 * * * *"}
+    assert json.loads(LocalStack(tmp_path).environment["JOBLANE_SCHEDULES"]) == {}
+
+
 def test_an_emulator_that_is_there_already_is_used_as_it_is(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path, external_endpoint="http://127.0.0.1:4999")
 

@@ -87,5 +87,14 @@ def test_it_sleeps_up_to_the_next_tick_but_never_long(seconds_before: int, sleep
     assert ticker_of(RecordingSqs(), now=now).tick(now) == sleep
 
 
+def test_it_has_the_times_of_the_stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "0 0 1 1 *", "system:health_check": "off"}')
+    monkeypatch.setattr("shared.cli.ticker.Sqs", RecordingSqs)
+    ticker = Ticker.from_environment()
+    times = {clock.task.type: clock.next_at for clock in ticker._clocks}
+    assert (times["jobs:sweep"].month, times["jobs:sweep"].day) == (1, 1)
+    assert "system:health_check" not in times
+
+
 def test_without_any_schedule_it_waits() -> None:
     assert Ticker((), "jobs", RecordingSqs(), NOON).tick(NOON) == LONGEST_SLEEP_SECONDS

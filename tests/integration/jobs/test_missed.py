@@ -11,6 +11,7 @@ from functions.jobs_sweep.handler import jobs_sweep
 from shared.jobs import cron, task
 from shared.jobs.context import TaskContext
 from shared.jobs.missed import missed_ticks
+from shared.jobs.schedules import apply
 from shared.jobs.sweep import wake
 from tests import logs
 from tests.integration.jobs.conftest import PREFIX, World
@@ -55,6 +56,19 @@ def test_after_a_long_time_without_a_sweep_a_day_is_looked_back(world: World) ->
     missed = look(world, 24 * 30)
     assert len(missed) == 25
     assert missed[-1].endswith(":2026-03-31T11:00Z")
+
+
+def test_a_schedule_whose_times_change_is_not_asked_for_the_new_ones_before_that(world: World) -> None:
+    # given a schedule that has fired once an hour, and was looked at then
+    look(world, 0.9)
+    # when its stage has it fire every minute, and the next look comes an hour later
+    often = apply(sample_hourly, {"sample:hourly:hourly": "* * * * *", "sample:hourly:daily": "off"})
+    known = [often]
+    assert missed_ticks(world.database.get(), known, NOON + timedelta(hours=2)) == []
+    # then it is asked for those after that look alone
+    missed = missed_ticks(world.database.get(), known, NOON + timedelta(hours=2, minutes=32))
+    assert missed == [f"sample:hourly:hourly:2026-03-01T14:0{minute}Z" for minute in (1, 2)]
+    assert world.run("select count(*) from schedules") == [[1]]
 
 
 def test_a_schedule_that_is_gone_is_forgotten(world: World) -> None:

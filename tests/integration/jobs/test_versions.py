@@ -11,6 +11,7 @@ from shared.jobs.message import Message
 from shared.jobs.queues import dead_letter_name, lane_name
 from shared.jobs.runtime import Worker
 from shared.jobs.task import Task
+from shared.migrating import migrate
 from tests.events import LambdaContext, event, record
 from tests.integration.jobs.conftest import PREFIX, World
 
@@ -109,6 +110,26 @@ def test_a_typing_error_under_the_codes_own_schema_does_not_wait(world: World) -
     world.lane(new)
     assert deliver(world, new, body) == []
     assert world.row("it")["state"] == "archived"
+
+
+def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back(world: World) -> None:
+    # given additive migrations of newer code: a column more in each table that the code writes, and a table
+    for table in ("tasks", "task_attempts", "task_types"):
+        world.run(f"alter table {table} add column of_newer_code text not null default 'x'")
+    world.run("create table of_newer_code (id text primary key)")
+    world.run("update alembic_version set version_num = '9999'")
+    # when this code is deployed again, and a task goes its way
+    migrate(world.url)
+    (code, ran) = version(Old)
+    world.lane(code)
+    info = world.client.enqueue(code, Old(number=7))
+    [message] = world.take(code)
+    assert deliver(world, code, message["Body"]) == []
+    # then
+    assert ran == [Old(number=7)]
+    assert world.row(info.id)["state"] == "completed"
+    assert world.run("select of_newer_code from task_attempts") == [["x"]]
+    assert world.run("select count(*) > 5 from task_types") == [[True]]
 
 
 # --- A type that was renamed ---------------------------------------------------------------------------------------

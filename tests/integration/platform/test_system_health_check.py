@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -78,6 +79,26 @@ def test_what_is_wrong_is_named_and_counted(
 
 def test_without_services_database_and_queues_are_asked(doors: Platform) -> None:
     assert check(doors) == {"healthy": True, "checks": 5, "problems": {}}
+
+
+COMING = datetime.now(UTC) + timedelta(days=2)
+YEARLY = f"0 0 {COMING.day} {COMING.month} *"
+"""It came last a year ago, or some years where that is a 29th of February."""
+
+
+@pytest.mark.parametrize(
+    ("times", "waits_hours", "problem"),
+    [("*/5 * * * *", 0.5, True), (YEARLY, 24, False), (YEARLY, 24 * 3000, True), ("off", 24, False)],
+)
+def test_a_sweep_is_late_by_the_times_that_its_stage_gives_it(
+    doors: Platform, monkeypatch: pytest.MonkeyPatch, times: str, waits_hours: float, problem: bool
+) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", json.dumps({"jobs:sweep": times}))
+    doors.world.run(
+        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        f" values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '{waits_hours} hours')"
+    )
+    assert ("sweep" in check(doors)["problems"]) is problem
 
 
 def test_services_that_are_not_set_right_are_a_problem(doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,42 @@
+"""The pre-deploy check against a stage that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.cli.preflight import Finding, Kind
+from shared.cli.stages import look
+from tests.e2e.conftest import Deployed
+
+
+def refused(deployed: Deployed) -> list[Finding]:
+    found = look("local", deployed.stack.folder / "cdk.out")
+    assert not [one for one in found if one.kind is Kind.UNCHECKED]
+    return [one for one in found if one.kind is Kind.REFUSED]
+
+
+@pytest.fixture
+def old_lane(deployed: Deployed) -> Iterator[str]:
+    """The queue of a type that the checkout does not declare, with a message in it, and a task that waits."""
+    name = "jobs-low-long-gone"
+    url = deployed.sqs.create_queue(QueueName=name)["QueueUrl"]
+    deployed.send(name, "{}", DelaySeconds=900)
+    deployed.database.get().run(
+        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        " values ('left', 'long:gone', 'low', 'scheduled', '', 1, 60)"
+    )
+    yield name
+    deployed.sqs.delete_queue(QueueUrl=url)
+    deployed.database.get().run("delete from tasks where id = 'left'")
+
+
+def test_a_deploy_of_what_runs_is_in_nobodys_way(deployed: Deployed) -> None:
+    assert refused(deployed) == []
+
+
+def test_a_deploy_that_would_leave_tasks_and_messages_behind_is_refused(deployed: Deployed, old_lane: str) -> None:
+    (found,) = refused(deployed)
+    assert found.what == "task type long:gone"
+    assert found.why == f"no task declares it, and it still has 1 live task in queue low, 1 message in {old_lane}"

@@ -1,0 +1,50 @@
+"""What the pre-deploy check reads from templates and declarations."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from infra.app import Synthesised
+from shared.cli.errors import LocalError
+from shared.cli.stages import read_declared, read_templates
+from shared.jobs.discovery import discover
+from tests.infra import templates
+from tests.infra.conftest import TASKS
+
+
+def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised) -> None:
+    declared = read_declared(read_templates(dev.directory), discover(TASKS).values())
+    template = dev.templates["acme-jobs"]
+    assert set(declared.queues.values()) == set(templates.queues(template))
+    assert {stack for stack, _ in declared.queues} == {"acme-jobs"}
+    assert declared.lanes["report:build"] == ["default", "critical"]
+    mappings = templates.mappings(template).values()
+    assert declared.slots == sum(mapping["ScalingConfig"]["MaximumConcurrency"] for _, mapping in mappings)
+    assert (declared.stage, declared.prefix) == ("dev", "acme")
+    assert (declared.account_concurrency, declared.database_connections, declared.reserved_connections) == (50, 100, 10)
+
+
+def test_a_name_that_a_type_had_before_has_its_lanes_too(dev: Synthesised) -> None:
+    declared = read_declared(dev.templates, discover("tests.infra.renamed").values())
+    assert declared.lanes["data:copy"] == declared.lanes["data:move"] == ["default", "low"]
+
+
+def test_a_function_with_a_reservation_is_counted_by_that(dev: Synthesised) -> None:
+    changed: Any = copy.deepcopy(dict(dev.templates))
+    before = read_declared(changed, ())
+    templates.functions(changed["acme-jobs"])["acme-report-build"]["ReservedConcurrentExecutions"] = 9  # type: ignore[index]
+    shares = [
+        mapping["ScalingConfig"]["MaximumConcurrency"]
+        for function, mapping in templates.mappings(changed["acme-jobs"]).values()
+        if function == "acme-report-build"
+    ]
+    after = read_declared(changed, ())
+    assert (after.slots, after.reserved) == (before.slots - sum(shares), before.reserved + 9)
+
+
+def test_templates_of_something_else_are_refused(dev: Synthesised) -> None:
+    with pytest.raises(LocalError, match="no template of acme-data is one of Joblane's jobs"):
+        read_declared({"acme-data": dev.templates["acme-data"]}, ())

@@ -1,0 +1,63 @@
+"""What holds messages and objects keeps its identity, so that no deploy replaces it by accident."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.app import Synthesised
+from tests.infra.conftest import TASKS, Synth
+
+FOLDER = Path(__file__).parent / "tasks"
+KEPT = {"AWS::SQS::Queue": "QueueName", "AWS::S3::Bucket": "BucketName"}
+ANOTHER = """
+from shared.jobs import Payload, Queue, task
+
+class AlphaFirst(Payload):
+    pass
+
+@task("alpha:first", queue=Queue.CRITICAL, also=[Queue.LOW])
+def alpha_first(payload: AlphaFirst, ctx: object) -> None:
+    pass
+"""
+
+
+def kept(done: Synthesised) -> dict[tuple[str, str, str], Any]:
+    """(stack, type, logical id) → name, of all that would be lost by a replacement."""
+    return {
+        (stack, resource["Type"], logical_id): resource.get("Properties", {}).get(KEPT[resource["Type"]])
+        for stack, template in done.templates.items()
+        for logical_id, resource in template["Resources"].items()
+        if resource["Type"] in KEPT
+    }
+
+
+@pytest.fixture
+def another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The package of the test tasks with one more, which comes first in every order."""
+    package = "tasks_and_another"
+    shutil.copytree(FOLDER, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / package / "alpha_first").mkdir()
+    (tmp_path / package / "alpha_first" / "__init__.py").touch()
+    (tmp_path / package / "alpha_first" / "handler.py").write_text(ANOTHER)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return package
+
+
+def test_a_task_that_comes_or_goes_changes_no_queue_and_no_bucket_but_its_own(
+    dev: Synthesised, synth: Synth, another_task: str
+) -> None:
+    without, with_one_more = kept(dev), kept(synth("dev", package=another_task))
+    assert {kind for _, kind, _ in without} == set(KEPT)
+    assert without.items() <= with_one_more.items()
+    assert {name for key, name in with_one_more.items() if key not in without} == {
+        f"acme-{queue}-alpha-first{end}" for queue in ("critical", "low") for end in ("", "-dlq")
+    }
+
+
+def test_settings_of_the_stage_change_none_of_them(dev: Synthesised, synth: Synth) -> None:
+    changed = synth("dev", package=TASKS, concurrency_budget=30, schedules={"jobs:sweep": "off"}, log_level="DEBUG")
+    assert kept(changed) == kept(dev)

@@ -1,0 +1,48 @@
+"""The schema and the code: what is missing, what is ahead, and going back to old code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from alembic.util import CommandError
+
+from shared.db import Database
+from shared.migrations import applied, is_newer, pending, upgrade
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.drop()
+
+
+def test_a_migrated_database_has_nothing_pending_and_an_empty_one_all(database: Database) -> None:
+    connection = database.get()
+    revision = applied(connection)
+    assert revision == [*pending(None)][-1]
+    assert pending(revision) == {}
+    assert [*pending("0001")] == [*pending(None)][1:]
+    assert all(pending(None).values()), "each says what it is for"
+    connection.run("drop table alembic_version")
+    assert applied(connection) is None
+
+
+def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, database_url: str) -> None:
+    # given a database that newer code has migrated
+    database.get().run("alter table tasks add column of_newer_code text not null default 'x'")
+    database.get().run("update alembic_version set version_num = '9999'")
+    # when this code is deployed again
+    upgrade(database_url)
+    # then
+    assert applied(database.get()) == "9999"
+    assert is_newer("9999")
+    assert database.get().run("select count(of_newer_code) from tasks") == [[0]]
+
+
+def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url: str) -> None:
+    database.get().run("update alembic_version set version_num = 'ae1027a6acf'")
+    assert not is_newer("ae1027a6acf")
+    with pytest.raises(CommandError, match="ae1027a6acf"):
+        upgrade(database_url)

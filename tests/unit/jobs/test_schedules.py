@@ -1,0 +1,107 @@
+"""Times of a stage in place of the declared ones."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.jobs import Payload, TaskContext, cron, task
+from shared.jobs.discovery import discover, load
+from shared.jobs.errors import DeclarationError
+from shared.jobs.schedules import apply, apply_all, of_environment
+from shared.jobs.task import Task
+
+
+class Clean(Payload):
+    scope: str = "day"
+
+
+@task("data:clean", schedule="0 2 * * *")
+def data_clean(payload: Clean, ctx: TaskContext) -> None:
+    pass
+
+
+@task(
+    "data:count",
+    schedule=[
+        "0 3 * * *",
+        cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly"),
+    ],
+)
+def data_count(payload: Clean, ctx: TaskContext) -> None:
+    pass
+
+
+@task("data:copy")
+def data_copy(payload: Clean, ctx: TaskContext) -> None:
+    pass
+
+
+TASKS: dict[str, Task[Any, Any]] = {found.type: found for found in (data_clean, data_count, data_copy)}
+
+
+def texts(found: Task[Any, Any]) -> dict[str | None, str]:
+    return {schedule.name: schedule.text for schedule in found.schedules}
+
+
+def test_a_type_takes_the_times_of_the_stage_and_keeps_all_else() -> None:
+    changed = apply(data_count, {"data:count:weekly": "@monthly"})
+    assert texts(changed) == {"0": "0 3 * * *", "weekly": "0 0 1 * *"}
+    weekly = changed.schedules[1]
+    assert (weekly.timezone, weekly.payload) == ("Europe/Berlin", {"scope": "week"})
+    assert weekly.expressions == ("cron(0 0 1 * ? *)",)
+    assert (changed.function, changed.numbers) == (data_count.function, data_count.numbers)
+    assert texts(data_count) == {"0": "0 3 * * *", "weekly": "0 8 * * 0"}
+
+
+def test_off_takes_a_schedule_away_and_the_more_precise_key_decides() -> None:
+    assert texts(apply(data_count, {"data:count": "off"})) == {}
+    assert texts(apply(data_count, {"data:count:0": "off"})) == {"weekly": "0 8 * * 0"}
+    assert texts(apply(data_count, {"data:count": "off", "data:count:weekly": "@daily"})) == {"weekly": "0 0 * * *"}
+
+
+def test_a_task_that_is_not_named_stays_what_it_was() -> None:
+    assert apply(data_clean, {"data:count": "off", "gone:away": "off"}) is data_clean
+    assert apply_all(TASKS, {}) == TASKS
+    assert texts(apply_all(TASKS, {"data:clean": "@hourly"})["data:clean"]) == {"0": "0 * * * *"}
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "problem"),
+    [
+        ("data:cleen", "off", "data:cleen: no task with a schedule; there are data:clean, data:count$"),
+        ("data:copy", "@daily", "data:copy: no task with a schedule"),
+        ("data", "off", "data: no task with a schedule"),
+        ("data:count:monthly", "off", "no such schedule; there are data:count:0, data:count:weekly$"),
+        ("data:count", "@daily", "several schedules; give each its times, by data:count:0, data:count:weekly$"),
+        ("data:clean", "every hour", r"data:clean: schedule 'every hour': 2 fields where .*; or 'off'$"),
+        ("data:clean", "61 * * * *", "data:clean: schedule .*minute '61'"),
+        ("data:clean", "", "data:clean: schedule ''"),
+    ],
+)
+def test_what_names_no_schedule_or_is_no_cron_is_refused_by_its_key(key: str, text: str, problem: str) -> None:
+    with pytest.raises(DeclarationError, match=problem):
+        apply_all(TASKS, {key: text})
+
+
+def test_discovery_takes_the_times_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load("jobs:sweep").schedules == load("jobs:sweep", times={}).schedules != ()
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "@hourly", "system:health_check": "off"}')
+    assert texts(load("jobs:sweep")) == texts(discover()["jobs:sweep"]) == {"0": "0 * * * *"}
+    assert load("system:health_check").schedules == discover()["system:health_check"].schedules == ()
+
+
+def test_and_the_declared_ones_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
+    assert load("jobs:sweep", times={}).schedules
+    assert discover(times={})["jobs:sweep"].schedules
+
+
+@pytest.mark.parametrize("text", ["@hourly", "[]", '{"jobs:sweep": 5}', "{"])
+def test_an_environment_that_cannot_be_read_is_refused_by_the_settings_name(
+    monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    monkeypatch.setenv("JOBLANE_SCHEDULES", text)
+    with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: a JSON object of texts is required"):
+        of_environment()

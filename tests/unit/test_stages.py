@@ -1,0 +1,280 @@
+"""What the pre-deploy check reads from AWS, and what it says where it may not or cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError
+from botocore.stub import Stubber
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from shared.cli import stages
+from shared.cli.errors import LocalError
+from shared.cli.main import app
+from shared.cli.preflight import Account, Finding, Kind
+
+JOBS, DATA = "jobs-jobs", "jobs-data"
+ARN = "arn:aws:{}:eu-central-1:111122223333:{}"
+
+
+@pytest.fixture(autouse=True)
+def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in os.environ:
+        if name.startswith(("AWS_", "JOBLANE_", "DATABASE_URL")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+
+
+@pytest.fixture
+def stubbed() -> Iterator[Callable[[Any], tuple[Any, Stubber]]]:
+    """A client whose answers a test writes; each has to be asked for, in order."""
+    made = []
+
+    def make(service: Any) -> tuple[Any, Stubber]:
+        client = boto3.client(service)
+        stub = Stubber(client)
+        stub.activate()
+        made.append((client, stub))
+        return client, stub
+
+    yield make
+    for client, stub in made:
+        stub.assert_no_pending_responses()
+        client.close()
+
+
+def resource(kind: str, logical_id: str, physical_id: str, status: str = "UPDATE_COMPLETE") -> dict[str, Any]:
+    return {
+        "ResourceType": kind,
+        "LogicalResourceId": logical_id,
+        "PhysicalResourceId": physical_id,
+        "ResourceStatus": status,
+        "LastUpdatedTimestamp": "2026-01-01T00:00:00Z",
+    }
+
+
+# --- Stacks --------------------------------------------------------------------------------------------------------
+
+
+def test_queues_and_functions_of_the_stacks_that_are_there_are_found(stubbed: Any) -> None:
+    client, stub = stubbed("cloudformation")
+    stub.add_client_error(
+        "list_stack_resources",
+        "ValidationError",
+        f"Stack with id {DATA} does not exist",
+        expected_params={"StackName": DATA},
+    )
+    queues = [
+        resource("AWS::SQS::Queue", "Low", "https://sqs.eu-central-1.amazonaws.com/111122223333/jobs-low"),
+        resource("AWS::SQS::Queue", "Old", "https://sqs.eu-central-1.amazonaws.com/1/jobs-old", "DELETE_COMPLETE"),
+        resource("AWS::Logs::LogGroup", "Logs", "/aws/lambda/jobs-router"),
+    ]
+    stub.add_response(
+        "list_stack_resources", {"StackResourceSummaries": queues, "NextToken": "more"}, {"StackName": JOBS}
+    )
+    functions = [resource("AWS::Lambda::Function", "Router", "jobs-router")]
+    stub.add_response(
+        "list_stack_resources", {"StackResourceSummaries": functions}, {"StackName": JOBS, "NextToken": "more"}
+    )
+    found = stages.deployed(client, [DATA, JOBS])
+    assert found.queues == {(JOBS, "Low"): "jobs-low"}
+    assert found.functions == {"jobs-router"}
+
+
+def test_another_answer_than_that_there_is_no_stack_is_no_first_deploy(stubbed: Any) -> None:
+    client, stub = stubbed("cloudformation")
+    stub.add_client_error("list_stack_resources", "AccessDenied", "no")
+    with pytest.raises(ClientError):
+        stages.deployed(client, [JOBS])
+
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+
+@mock_aws
+def test_messages_are_counted_waiting_delayed_and_in_flight_in_the_queues_of_the_stage_alone() -> None:
+    client = boto3.client("sqs")
+    names = (
+        "jobs-low",
+        "jobs-low-data-export",
+        "jobs-low-data-export-dlq",
+        "jobs-cron-dlq",
+        "jobs-prod-low",
+        "jobs-mine",
+    )
+    urls = {name: client.create_queue(QueueName=name)["QueueUrl"] for name in names}
+    for delay in (0, 0, 60):
+        client.send_message(QueueUrl=urls["jobs-low-data-export"], MessageBody="x", DelaySeconds=delay)
+    client.receive_message(QueueUrl=urls["jobs-low-data-export"])
+    client.send_message(QueueUrl=urls["jobs-prod-low"], MessageBody="x")
+    assert stages.messages_in_queues(client, "jobs") == {
+        "jobs-cron-dlq": 0,
+        "jobs-low": 0,
+        "jobs-low-data-export": 3,
+        "jobs-low-data-export-dlq": 0,
+    }
+    assert stages.messages_in_queues(client, "jobs-prod") == {"jobs-prod-low": 1}
+    client.close()
+
+
+# --- Lambda --------------------------------------------------------------------------------------------------------
+
+
+def settings(limit: int, unreserved: int) -> dict[str, Any]:
+    return {"AccountLimit": {"ConcurrentExecutions": limit, "UnreservedConcurrentExecutions": unreserved}}
+
+
+def mapping(queue: str, function: str, most: int | None) -> dict[str, Any]:
+    scaling = {} if most is None else {"ScalingConfig": {"MaximumConcurrency": most}}
+    where = {"EventSourceArn": ARN.format("sqs", queue), "FunctionArn": ARN.format("lambda", f"function:{function}")}
+    return {**where, **scaling}
+
+
+def test_other_stages_are_told_by_their_names_and_strangers_are_not_counted(stubbed: Any) -> None:
+    client, stub = stubbed("lambda")
+    stub.add_response("get_account_settings", settings(1000, 1000))
+    first = [
+        mapping("jobs-default-data-export", "jobs-data-export", 10),
+        mapping("jobs-prod-default-data-export", "jobs-prod-data-export", 30),
+        mapping("their-orders", "their-orders", 500),
+        mapping("their-low-orders", "orders", 500),
+    ]
+    stub.add_response("list_event_source_mappings", {"EventSourceMappings": first, "NextMarker": "more"}, {})
+    second = [mapping("jobs-prod-low", "jobs-prod-router", 2), mapping("test-low", "test-router", None)]
+    stub.add_response("list_event_source_mappings", {"EventSourceMappings": second}, {"Marker": "more"})
+    assert stages.account(client, "jobs", {"jobs-data-export"}) == Account(1000, 0, {"jobs-prod": 32, "test": 0})
+
+
+def test_what_the_stage_has_reserved_itself_is_not_counted_as_others(stubbed: Any) -> None:
+    client, stub = stubbed("lambda")
+    stub.add_response("get_account_settings", settings(1000, 850))
+    stub.add_response("get_function_concurrency", {"ReservedConcurrentExecutions": 50}, {"FunctionName": "jobs-api"})
+    stub.add_response("list_event_source_mappings", {"EventSourceMappings": []}, {})
+    assert stages.account(client, "jobs", {"jobs-api"}) == Account(1000, 100, {})
+
+
+# --- What cannot be asked ------------------------------------------------------------------------------------------
+
+
+def refused(code: str) -> Callable[[Any], Any]:
+    def question(client: Any) -> Any:
+        raise ClientError({"Error": {"Code": code, "Message": "no"}}, "ListQueues")
+
+    return question
+
+
+def test_what_may_not_be_asked_for_is_unchecked_with_the_permission_it_takes() -> None:
+    answer = stages._ask(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused("AccessDenied"))
+    assert answer == Finding(Kind.UNCHECKED, "the queues", "AWS answers AccessDenied", "allow sqs:ListQueues")
+
+
+@pytest.mark.parametrize("code", ["InvalidClientTokenId", "ExpiredToken", "Throttling"])
+def test_another_refusal_ends_it(code: str) -> None:
+    with pytest.raises(LocalError, match=f"AWS does not tell of the queues: .*{code}"):
+        stages._ask(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused(code))
+
+
+def assembly(folder: Path, **changes: Any) -> Path:
+    said = {
+        "stage": "dev",
+        "prefix": "jobs",
+        "account_concurrency": 50,
+        "database_connections": 100,
+        "reserved_connections": 10,
+    }
+    template = {"Metadata": {"Joblane": {**said, **changes}}, "Resources": {}}
+    (folder / f"{JOBS}.template.json").write_text(json.dumps(template))
+    (folder / "left-from-before.template.json").write_text("{}")
+    stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": f"{JOBS}.template.json"}}
+    artifacts = {JOBS: stack, f"{JOBS}.assets": {"type": "cdk:asset-manifest", "properties": {}}}
+    (folder / "manifest.json").write_text(json.dumps({"artifacts": artifacts}))
+    return folder
+
+
+@mock_aws
+def test_what_was_not_looked_at_hides_nothing_of_the_rest_and_the_worst_comes_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given stacks that may not be listed, no database, a small account, and a message of a task that is gone
+    monkeypatch.setattr(stages, "deployed", lambda client, stacks: refused("AccessDenied")(client))
+    monkeypatch.setattr(stages, "account", lambda client, prefix, functions: Account(10, 20, {}))
+    client = boto3.client("sqs")
+    client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
+    client.close()
+    # when
+    found = stages.look("dev", assembly(tmp_path, account_concurrency=11))
+    # then
+    assert [(one.kind, one.what) for one in found] == [
+        (Kind.REFUSED, "queue jobs-low-long-gone"),
+        (Kind.REFUSED, "Lambda concurrency"),
+        (Kind.UNCHECKED, "the stacks"),
+        (Kind.UNCHECKED, "DATABASE_URL"),
+        (Kind.NOTE, "account_concurrency"),
+    ]
+
+
+def test_without_credentials_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(LocalError, match=r"AWS cannot be asked for the stacks: .*credentials\. Set AWS_PROFILE, or"):
+        stages.look("dev", assembly(tmp_path))
+
+
+def test_templates_that_are_not_there_or_of_another_stage_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="no templates are there; leave --assembly out"):
+        stages.look("dev", tmp_path)
+    with pytest.raises(LocalError, match="its templates are of stage 'dev', not 'prod'"):
+        stages.look("prod", assembly(tmp_path))
+
+
+def test_a_stage_that_cannot_be_synthesised_is_told_with_the_reason(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised:\ninfra: no stage 'prd' in cdk.json"):
+        stages.synthesise("prd", tmp_path)
+
+
+# --- The command ---------------------------------------------------------------------------------------------------
+
+FINDINGS = [
+    Finding(Kind.REFUSED, "task type data:gone", "no task declares it", "keep it"),
+    Finding(Kind.UNCHECKED, "DATABASE_URL", "it is not set", "set it"),
+    Finding(Kind.NOTE, "migration 0005", "a column", "the deploy runs it"),
+]
+
+
+@pytest.mark.parametrize(
+    ("findings", "options", "status"),
+    [
+        (FINDINGS, [], 1),
+        (FINDINGS[1:], [], 0),
+        (FINDINGS[1:], ["--strict"], 1),
+        (FINDINGS[2:], ["--strict"], 0),
+        ([], ["--strict"], 0),
+    ],
+)
+@pytest.mark.parametrize("as_json", [False, True])
+def test_the_command_shows_each_finding_and_its_status_says_whether_to_deploy(
+    monkeypatch: pytest.MonkeyPatch, findings: list[Finding], options: list[str], status: int, as_json: bool
+) -> None:
+    monkeypatch.setattr(stages, "look", lambda stage, folder: findings)
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ["preflight", "--assembly", ".", *options, *(["--json"] if as_json else [])]
+    result = CliRunner().invoke(app, command, catch_exceptions=False)
+    assert result.exit_code == status
+    if as_json:
+        said = json.loads(result.output)
+        assert (said["stage"], said["ok"]) == ("dev", status == 0)
+        assert said["findings"] == [vars(one) for one in findings]
+    else:
+        assert all(text in result.output for one in findings for text in (one.kind, one.what, one.why, one.do))
+        assert ("nothing is in the way" in result.output) is (findings == [])
