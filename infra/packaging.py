@@ -83,7 +83,7 @@ class Packages:
 
 
 def build_packages(stage: Stage) -> Packages:
-    """Both, from this checkout into ``.build/``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
+    """Both, from this checkout into ``.build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
     layer = build_layer(
         ROOT / "requirements" / "runtime.txt",
         None if stage.local else WHEEL_PLATFORMS[stage.architecture],

@@ -25,7 +25,7 @@ OLDEST_GLIBC = (2, 17)
 MACHINES: dict[Architecture, str] = {"arm64": "aarch64", "x86_64": "x86_64"}
 """As wheels name them."""
 ELF_MACHINES: dict[int, Architecture] = {62: "x86_64", 183: "arm64"}
-"""``e_machine`` of an ELF header, two bytes at offset 18: ``EM_X86_64``, ``EM_AARCH64``. Source: System V ABI, *elf*."""
+"""``e_machine`` of an ELF header, two bytes at offset 18. Source: System V ABI, *elf*, and its supplements."""
 ELF_MAGIC = b"\x7fELF"
 SHARED_OBJECT = re.compile(r"\.(so(\.\d+)*|dylib|pyd)$")
 
