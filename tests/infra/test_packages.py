@@ -8,13 +8,10 @@ from __future__ import annotations
 import ast
 import json
 import re
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, HTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +28,6 @@ from infra.packaging import (
     ROOT,
     RUNNING,
     WHEEL_PLATFORMS,
-    build_code,
-    build_layer,
 )
 from infra.wheels import GLIBC, check_layer
 from shared.cli.postgres import Postgres
@@ -41,47 +36,14 @@ from tests.conftest import administer
 from tests.events import event, record
 from tests.http_events import claims, http_event
 from tests.unit.platform.servers import served
+from tests.unpacked import BUILT, Unpacked, installed, layer, unpack
 
-LOCK = ROOT / "requirements" / "runtime.txt"
-BUILT = ROOT / ".build"
 NOWHERE = "postgresql://jobs@127.0.0.1:1/jobs"
-
-
-@dataclass(frozen=True)
-class Unpacked:
-    """Code, layer and what Lambda brings: ``/var/task``, ``/opt/python``, and packages of the runtime."""
-
-    code: Path
-    layer: Path
-    provided: Path
-
-    def run(self, script: str, *arguments: str, provided: bool = True, **environ: str) -> str:
-        """Run a script in an interpreter that has nothing else. Returns what it prints; fails with its traceback."""
-        folders = [self.code, self.layer, *([self.provided] if provided else [])]
-        start = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n"
-        command = [sys.executable, "-I", "-S", "-B", "-c", start + script, *arguments]
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
 
 @pytest.fixture(scope="session")
 def unpacked(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
-    """The real code and this machine's layer. The runtime's packages are those of the environment of development."""
-    code, layer, provided = (tmp_path_factory.mktemp(name) for name in ("task", "opt", "runtime"))
-    zipfile.ZipFile(build_code([ROOT / "functions", ROOT / "shared"], BUILT).path).extractall(code)
-    zipfile.ZipFile(build_layer(LOCK, None, BUILT).path).extractall(layer)
-    for name in PROVIDED:
-        (provided / name).symlink_to(installed(name))
-    return Unpacked(code, layer / "python", provided)
-
-
-def installed(package: str) -> Path:
-    """The folder of a package in the environment of development."""
-    spec = find_spec(package)
-    assert spec is not None
-    assert spec.origin is not None
-    return Path(spec.origin).parent
+    return unpack(tmp_path_factory.mktemp("lambda"))
 
 
 # --- Contents ------------------------------------------------------------------------------------------------------
@@ -310,7 +272,7 @@ def test_a_mail_goes_through_ses_by_the_boto3_of_the_runtime(unpacked: Unpacked)
 
 @pytest.fixture(scope="session")
 def for_aws(uv: str) -> Path:
-    return build_layer(LOCK, WHEEL_PLATFORMS["arm64"], BUILT).path
+    return layer(WHEEL_PLATFORMS["arm64"]).path
 
 
 def test_every_wheel_and_shared_object_for_aws_suits_its_processor_python_and_glibc(for_aws: Path) -> None:
