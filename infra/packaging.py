@@ -211,11 +211,14 @@ def _compile(folder: Path, mounted_at: str) -> None:
 
 
 def _zip(folder: Path, target: Path) -> None:
-    """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole."""
+    """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole.
+
+    At zlib's default level: the highest takes four times as long for one part in a hundred.
+    """
     unfinished = folder.with_suffix(".zip")
     with zipfile.ZipFile(unfinished, "w") as archive:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
             entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-            archive.writestr(entry, path.read_bytes(), compresslevel=9)
+            archive.writestr(entry, path.read_bytes())
     unfinished.replace(target)
