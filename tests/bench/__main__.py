@@ -35,14 +35,16 @@ def main() -> int:
                 JOBLANE_PREFIX="jobs",
             )
             # Imported here, as they read these settings.
-            from tests.bench import end_to_end, enqueueing, handling, roundtrips, startup
+            from tests.bench import deploying, end_to_end, enqueueing, handling, roundtrips, sizes, startup
 
             runs = (
-                ("start-up", startup.run),
+                ("sizes", sizes.run),
+                ("start-up", lambda: startup.run(Path(name) / "unpacked")),
                 ("handling", handling.run),
                 ("round trips", lambda: roundtrips.run(server.url)),
                 ("enqueueing", enqueueing.run),
                 ("end to end", lambda: end_to_end.run(server.url, Path(name))),
+                ("synth and redeploy", lambda: deploying.run(Path(name))),
             )
             for title, run in runs:
                 with console.status(title):
@@ -54,9 +56,9 @@ def main() -> int:
 
 
 def _table(found: list[Ratio]) -> Table:
-    table = Table(title="Ours against the bare thing, each measured in turns within this run")
-    for heading in ("what", "setting", "ours", "bare", "ratio", "must be", ""):
-        table.add_column(heading, justify="right" if heading in ("ours", "bare", "ratio") else "left")
+    table = Table(title="Ours against the bare thing, measured in turns within this run, or against a target")
+    for heading in ("what", "setting", "ours", "bare, or target", "ratio", "must be", ""):
+        table.add_column(heading, justify="right" if heading in ("ours", "bare, or target", "ratio") else "left")
     for ratio in found:
         mark = "[green]✓[/green]" if ratio.holds else "[red]✗[/red]"
         cells = (ratio.name, ratio.setting, ratio.ours, ratio.bare, f"{ratio.ratio:.2f}", ratio.wanted, mark)

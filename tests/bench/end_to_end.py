@@ -17,12 +17,12 @@ from typing import Any
 
 import boto3
 
-from infra.packaging import ROOT, build_code, build_layer
 from shared.db import Database
 from shared.jobs import JobClient
 from shared.jobs.job import Job
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
 from tests.bench.report import Ratio, in_turns
+from tests.unpacked import code, layer
 
 JOBS = 5_000
 BATCH = 10
@@ -39,10 +39,9 @@ class Bench:
         self._lambda, self._sqs = boto3.client("lambda"), boto3.client("sqs")
         self._database = Database(url)
         self._client = JobClient()
-        layer = build_layer(ROOT / "requirements" / "runtime.txt", None, ROOT / ".build")
-        arn = self._lambda.publish_layer_version(LayerName="bench", Content={"ZipFile": layer.path.read_bytes()})
+        arn = self._lambda.publish_layer_version(LayerName="bench", Content={"ZipFile": layer().path.read_bytes()})
         environment = {"JOBLANE_TASK": bench_noop.type, "JOBLANE_PREFIX": "jobs", "DATABASE_URL": url}
-        code = self._code(folder).read_bytes()
+        content = self._code(folder).read_bytes()
         for name, handler in (
             ("ours", "shared.jobs.entry.handler"),
             ("bare", "tests.bench.functions.bench_noop.handler.bare"),
@@ -52,7 +51,7 @@ class Bench:
                 Runtime="python3.13",
                 Role=ROLE,
                 Handler=handler,
-                Code={"ZipFile": code},
+                Code={"ZipFile": content},
                 Timeout=120,
                 MemorySize=512,
                 Layers=[arn["LayerVersionArn"]],
@@ -65,9 +64,8 @@ class Bench:
     @staticmethod
     def _code(folder: Path) -> Path:
         """The functions' code, with the bench's task where the entry looks for it."""
-        package = build_code([ROOT / "functions", ROOT / "shared"], ROOT / ".build")
         target = folder / "bench.zip"
-        shutil.copy(package.path, target)
+        shutil.copy(code().path, target)
         source = Path(__file__).parent / "functions" / "bench_noop" / "handler.py"
         with zipfile.ZipFile(target, "a") as archive:
             archive.write(source, "functions/bench_noop/handler.py")

@@ -28,6 +28,11 @@ class Ratio:
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
+def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ratio:
+    """What has a target of its own in place of a bare thing beside it: it is to stay within that."""
+    return Ratio(name, setting, f"{ours:.1f} {unit}", f"{target:g} {unit}", ours / target, 1, at_most=True)
+
+
 def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
     """Measure both in turns, so that a noisy moment meets both, and return the median of each."""
     pairs = [(ours(), bare()) for _ in range(rounds)]

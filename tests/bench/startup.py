@@ -1,21 +1,18 @@
-"""Start-up of a function in a fresh process with compiled bytecode, against one that imports everything eagerly.
+"""Start-up of a function in a fresh process from the packaged zips, against one that imports everything eagerly.
 
 Ours is ready for its first message: entry, task and what its path needs are imported. The other has imported boto3,
-SQLAlchemy, pg8000, pydantic and Powertools, and made a client, as handlers commonly do.
+SQLAlchemy, pg8000, pydantic and Powertools, and made a client, as handlers commonly do. Both have the unpacked layer
+with its bytecode, and boto3 as Lambda brings it.
 """
 
 from __future__ import annotations
 
-import compileall
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 from tests.bench.report import Ratio, in_turns
+from tests.unpacked import Unpacked, unpack
 
 ROUNDS = 11
-ROOT = Path(__file__).resolve().parents[2]
 CLOCK = "import time; started = time.perf_counter()\n{}\nprint(time.perf_counter() - started)"
 OURS = "from shared.jobs.entry import handler"
 EAGER = """
@@ -28,14 +25,13 @@ engine = sqlalchemy.create_engine("postgresql+pg8000://nobody@127.0.0.1/none")
 """
 
 
-def run() -> list[Ratio]:
-    for folder in ("shared", "functions"):
-        compileall.compile_dir(ROOT / folder, quiet=2)
-    ours, eager = in_turns(ROUNDS, lambda: _start(OURS), lambda: _start(EAGER))
+def run(folder: Path) -> list[Ratio]:
+    unpacked = unpack(folder)
+    ours, eager = in_turns(ROUNDS, lambda: _start(unpacked, OURS), lambda: _start(unpacked, EAGER))
     return [
         Ratio(
             "start-up of a function",
-            "fresh process, compiled bytecode, without the interpreter; against eager imports",
+            "fresh process, from the zips, without the interpreter; against eager imports",
             f"{ours * 1000:.0f} ms",
             f"{eager * 1000:.0f} ms",
             ours / eager,
@@ -45,14 +41,12 @@ def run() -> list[Ratio]:
     ]
 
 
-def _start(code: str) -> float:
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": str(ROOT),
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "JOBLANE_TASK": "tenant:initialize",
-        "DATABASE_URL": "postgresql://nobody@127.0.0.1/none",
-    }
-    command = [sys.executable, "-c", CLOCK.format(code)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    return float(done.stdout)
+def _start(unpacked: Unpacked, code: str) -> float:
+    """Seconds."""
+    out = unpacked.run(
+        CLOCK.format(code),
+        AWS_DEFAULT_REGION="us-east-1",
+        JOBLANE_TASK="tenant:initialize",
+        DATABASE_URL="postgresql://nobody@127.0.0.1/none",
+    )
+    return float(out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,12 @@ def queue_names(stack: LocalStack) -> set[str]:
         client.close()
 
 
+def outcomes(stack: LocalStack) -> list[str]:
+    """What the CDK command line said of each stack in the last deploy."""
+    log = (stack.folder / "cdk-deploy.log").read_text(encoding="utf-8")
+    return re.findall(r"^ *✅ +(.+?) *$", log, re.MULTILINE)
+
+
 def test_up_and_down_are_harmless_twice_and_an_emulator_that_died_comes_back(stack: LocalStack) -> None:
     # given a stack that is up
     stack.up()
@@ -46,9 +53,11 @@ def test_up_and_down_are_harmless_twice_and_an_emulator_that_died_comes_back(sta
     assert stack.env_file.stat().st_mode & 0o077 == 0
     processes = stack.emulator.pid, stack.postgres.pid
 
-    # when it is brought up again, nothing is started anew
+    # when it is brought up again, nothing is started anew, and no stack differs from what is deployed
     stack.up()
     assert (stack.emulator.pid, stack.postgres.pid) == processes
+    assert {"other-data (no changes)", "other-jobs (no changes)"} <= {*outcomes(stack)}
+    assert [outcome for outcome in outcomes(stack) if "(no changes)" not in outcome] == []
 
     # when the emulator and the database die, up brings all of it back
     stack.emulator.kill()

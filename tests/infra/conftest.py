@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from infra.app import Synthesised, context_of_file, synthesise
-from infra.packaging import Package, Packages
+from infra.errors import SynthError
+from infra.packaging import Package, Packages, find_uv
 from infra.stage import Stage
 
 TASKS = "tests.infra.tasks"
@@ -27,6 +29,17 @@ STAGES: dict[str, Any] = {
     },
     "local": {"local": True, "removal": "destroy", "settings": {"EMAIL_FROM_ADDRESS": "local@example.com"}},
 }
+
+
+@pytest.fixture(scope="session")
+def uv() -> str:
+    """Builds layers; a machine without it skips what needs one."""
+    try:
+        return find_uv()
+    except SynthError as error:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
-"""What goes into the zips, and that what goes in is enough: every handler is imported from them alone."""
+"""How zips are made: what goes into them, and that the same goes in again. The real ones are in test_packages."""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -10,33 +12,22 @@ from pathlib import Path
 
 import pytest
 
-from infra.constructs.front_door import HANDLER
-from infra.constructs.task_function import ENTRY
 from infra.errors import SynthError
-from infra.packaging import (
-    LEFT_OUT_OF_CODE,
-    PROVIDED,
-    ROOT,
-    WHEEL_PLATFORMS,
-    build_code,
-    build_layer,
-    find_uv,
-    without_provided,
-)
-from shared.jobs.discovery import discover
-
-LOCK = ROOT / "requirements" / "runtime.txt"
-BUILT = ROOT / ".build"
+from infra.packaging import ROOT, build_code, build_layer, find_uv, without_provided
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     """A small checkout."""
-    for name in ("functions/a/handler.py", "shared/b.py", "shared/cli/c.py", "shared/d/tests/test_d.py"):
-        path = tmp_path / name
+    write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/cli/c.py", "shared/d/tests/test_d.py")
+    return tmp_path
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"WHERE = {name!r}\n")
-    return tmp_path
 
 
 def build(sources: Path) -> tuple[str, Path]:
@@ -55,6 +46,20 @@ def test_code_holds_what_functions_import_with_bytecode_and_nothing_else(sources
     assert {f"functions/a/__pycache__/handler.{tag}.pyc", f"shared/__pycache__/b.{tag}.pyc"} < set(names)
 
 
+def test_data_beside_the_code_goes_along_but_for_hidden_files(sources: Path) -> None:
+    write(sources, "shared/certificates/ca.pem", "shared/migrations/script.py.mako", "shared/migrations/versions/1.py")
+    write(sources, "shared/.DS_Store", "shared/.cache/d.py")
+    _, path = build(sources)
+    names = {name for name in zipfile.ZipFile(path).namelist() if not name.endswith(".pyc")}
+    assert names == {
+        "functions/a/handler.py",
+        "shared/b.py",
+        "shared/certificates/ca.pem",
+        "shared/migrations/script.py.mako",
+        "shared/migrations/versions/1.py",
+    }
+
+
 def test_the_same_code_has_the_same_hash_and_the_same_zip(sources: Path) -> None:
     first, path = build(sources)
     content, written = path.read_bytes(), path.stat().st_mtime_ns
@@ -63,6 +68,49 @@ def test_the_same_code_has_the_same_hash_and_the_same_zip(sources: Path) -> None
     path.unlink()
     build(sources)
     assert path.read_bytes() == content
+
+
+BUILD = """
+import os, sys
+from pathlib import Path
+os.umask(int(sys.argv[2], 8))
+for module in sys.argv[3:]:
+    __import__(module)
+from infra.packaging import build_code, build_layer
+root = Path(sys.argv[1])
+print(build_code([root / "functions", root / "shared"], root / "built").path)
+print(build_layer(root / "lock.txt", None, root / "built").path)
+"""
+SMALL = ("mako", "markupsafe")
+"""Packages of the lock for a small layer, one of them with a shared object."""
+
+
+def build_elsewhere(folder: Path, *loaded: str, written_at: int, umask: str, **environ: str) -> list[Path]:
+    """The zips of this checkout's code and of a small layer, built from a copy by an interpreter of its own."""
+    for name in ("functions", "shared"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    entries = re.findall(rf"^(?:{'|'.join(SMALL)})==.*(?:\n +--hash.*)*", lock, re.MULTILINE)
+    (folder / "lock.txt").write_text("\n".join(entries) + "\n")
+    for path in folder.rglob("*"):
+        os.utime(path, (written_at, written_at))
+    command = [sys.executable, "-c", BUILD, str(folder), umask, *loaded]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | environ, capture_output=True, text=True, check=True)
+    return [Path(line) for line in done.stdout.splitlines()]
+
+
+def test_zips_are_the_same_to_the_byte_wherever_and_by_whomever_they_are_built(uv: str, tmp_path: Path) -> None:
+    # A compiler that shares its interpreter with alembic.command writes other bytecode for mako.
+    one = build_elsewhere(tmp_path / "one", written_at=10**9, umask="022", PYTHONHASHSEED="1", TZ="UTC")
+    folder = tmp_path / "a longer name"
+    other = build_elsewhere(
+        folder, "alembic.command", written_at=2 * 10**9, umask="077", PYTHONHASHSEED="2", TZ="Asia/Tokyo"
+    )
+    assert [path.name for path in one] == [path.name for path in other]
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
+    names = zipfile.ZipFile(one[1]).namelist()
+    assert "python/mako/codegen.py" in names
+    assert any(name.startswith("python/markupsafe/") and name.endswith(".so") for name in names)
 
 
 @pytest.mark.parametrize("change", ["content", "name"])
@@ -120,74 +168,3 @@ def test_what_cannot_be_installed_is_told_with_uvs_words(tmp_path: Path, uv: str
     lock.write_text("pg8000==1.31.5\n")  # no hash
     with pytest.raises(SynthError, match=r"the dependency layer cannot be built for this machine:\n(.|\n)*hash"):
         build_layer(lock, None, tmp_path)
-
-
-# --- The real ones -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def uv() -> str:
-    try:
-        return find_uv()
-    except SynthError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
-
-
-@pytest.fixture(scope="session")
-def unpacked(uv: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """The real code and this machine's layer, as Lambda unpacks them: ``/var/task`` and ``/opt/python``."""
-    code, layer = tmp_path_factory.mktemp("task"), tmp_path_factory.mktemp("opt")
-    zipfile.ZipFile(build_code([ROOT / "functions", ROOT / "shared"], BUILT).path).extractall(code)
-    zipfile.ZipFile(build_layer(LOCK, None, BUILT).path).extractall(layer)
-    return code, layer / "python"
-
-
-def test_the_layer_holds_no_package_that_the_runtime_brings(unpacked: tuple[Path, Path]) -> None:
-    installed = {path.name for path in unpacked[1].iterdir()}
-    assert {"pg8000", "pydantic", "sqlalchemy", "aws_lambda_powertools"} <= installed
-    assert not installed & set(PROVIDED)
-
-
-def test_the_code_holds_nothing_of_operators_and_tests(unpacked: tuple[Path, Path]) -> None:
-    parts = {part for path in unpacked[0].rglob("*.py") for part in path.relative_to(unpacked[0]).parts}
-    assert not parts & {*LEFT_OUT_OF_CODE}
-
-
-IMPORT = """
-import sys
-sys.path[:0] = sys.argv[2:]
-module, _, name = sys.argv[1].rpartition(".")
-import importlib
-assert callable(getattr(importlib.import_module(module), name))
-"""
-
-
-def import_alone(what: str, unpacked: tuple[Path, Path], **environ: str) -> subprocess.CompletedProcess[str]:
-    """Import ``module.name`` in an interpreter that has nothing but the two folders and the standard library."""
-    command = [sys.executable, "-I", "-S", "-B", "-c", IMPORT, what, *map(str, unpacked)]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=60)
-
-
-@pytest.mark.parametrize("type_", [*discover()])
-def test_every_task_is_imported_from_the_zips_alone_without_boto3(type_: str, unpacked: tuple[Path, Path]) -> None:
-    done = import_alone(ENTRY, unpacked, JOBLANE_TASK=type_, DATABASE_URL="postgresql://jobs@127.0.0.1:1/jobs")
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_router_is_imported_from_the_zips_alone(unpacked: tuple[Path, Path]) -> None:
-    done = import_alone(HANDLER, unpacked)
-    assert done.returncode == 0, done.stderr
-
-
-def test_an_interpreter_without_the_zips_finds_nothing(tmp_path: Path) -> None:
-    assert "ModuleNotFoundError" in import_alone(HANDLER, (tmp_path, tmp_path)).stderr
-
-
-def test_the_layer_for_aws_holds_wheels_for_arm_alone(uv: str) -> None:
-    layer = build_layer(LOCK, WHEEL_PLATFORMS["arm64"], BUILT)
-    libraries = [name for name in zipfile.ZipFile(layer.path).namelist() if name.endswith(".so")]
-    assert libraries
-    assert [name for name in libraries if "aarch64" not in name] == []
-    assert layer.path.stat().st_size < 20_000_000

@@ -1,0 +1,299 @@
+"""The real zips: that what is in them is enough, for Lambda's path too, and what they hold is for Lambda.
+
+Every interpreter here has the two folders, the packages that Lambda's runtime brings, and the standard library.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import sys
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from infra.constructs.front_door import HANDLER
+from infra.constructs.migration import HANDLER as MIGRATE
+from infra.constructs.task_function import ENTRY
+from infra.functions import discover_functions
+from infra.packaging import (
+    LEFT_OUT_OF_CODE,
+    LEFT_OUT_OF_LAYER,
+    PROVIDED,
+    PYTHON,
+    ROOT,
+    RUNNING,
+    WHEEL_PLATFORMS,
+)
+from infra.wheels import GLIBC, check_layer
+from shared.cli.postgres import Postgres
+from shared.jobs.discovery import discover
+from tests.conftest import administer
+from tests.events import event, record
+from tests.http_events import claims, http_event
+from tests.unit.platform.servers import served
+from tests.unpacked import BUILT, Unpacked, installed, layer, unpack
+
+NOWHERE = "postgresql://jobs@127.0.0.1:1/jobs"
+
+
+@pytest.fixture(scope="session")
+def unpacked(uv: str, tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
+    return unpack(tmp_path_factory.mktemp("lambda"))
+
+
+# --- Contents ------------------------------------------------------------------------------------------------------
+
+
+def test_the_layer_holds_no_package_that_the_runtime_brings(unpacked: Unpacked) -> None:
+    installed = {path.name for path in unpacked.layer.iterdir()}
+    assert {"alembic", "aws_lambda_powertools", "pg8000", "pydantic", "sqlalchemy"} <= installed
+    assert not installed & set(PROVIDED)
+
+
+def test_the_code_holds_nothing_of_operators_and_tests(unpacked: Unpacked) -> None:
+    parts = {part for path in unpacked.code.rglob("*.py") for part in path.relative_to(unpacked.code).parts}
+    assert not parts & {*LEFT_OUT_OF_CODE}
+
+
+def test_the_code_holds_every_file_of_the_migrations(unpacked: Unpacked) -> None:
+    source, target = ROOT / "shared" / "migrations", unpacked.code / "shared" / "migrations"
+    files = {path.relative_to(source) for path in source.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+    assert {Path("env.py"), Path("script.py.mako")} < files
+    assert files == {path.relative_to(target) for path in target.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+@pytest.mark.skipif(RUNNING != PYTHON, reason=f"bytecode takes Python {PYTHON}")
+@pytest.mark.parametrize("part", ["code", "layer"])
+def test_every_module_has_bytecode_that_knows_no_path_of_this_machine(part: str, unpacked: Unpacked) -> None:
+    folder, mounted_at = {"code": (unpacked.code, b"/var/task/"), "layer": (unpacked.layer, b"/opt/python/")}[part]
+    modules = [path for path in folder.rglob("*.py") if path.stat().st_size]
+    assert modules
+    for module in modules:
+        bytecode = module.parent / "__pycache__" / f"{module.stem}.{sys.implementation.cache_tag}.pyc"
+        content = bytecode.read_bytes()
+        assert content[4:8] == b"\x01\0\0\0", f"{module}: not read without a look at its source"  # PEP 552
+        assert mounted_at + str(module.relative_to(folder)).encode() in content
+        assert str(BUILT).encode() not in content
+
+
+# --- What is imported ----------------------------------------------------------------------------------------------
+
+
+def imports(path: Path, root: Path) -> Iterator[tuple[str, str | None]]:
+    """Each import of a file, wherever it is written but for type checkers: a module, and maybe a name of it."""
+    package = path.relative_to(root).parent.parts
+    waiting: list[ast.AST] = [ast.parse(path.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            waiting += node.orelse
+            continue
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, None) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            module = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((module, alias.name) for alias in node.names)
+        waiting += ast.iter_child_nodes(node)
+
+
+IMPORT_ALL = """
+import importlib, json
+for module, name in json.load(open(sys.argv[1])):
+    found = importlib.import_module(module)
+    if name and not hasattr(found, name):
+        importlib.import_module(f"{module}.{name}")
+"""
+
+
+def test_every_import_of_the_code_also_those_on_first_use_is_in_the_zips(unpacked: Unpacked, tmp_path: Path) -> None:
+    files = [path for path in unpacked.code.rglob("*.py") if "versions" not in path.parts]
+    found = {one for path in files for one in imports(path, unpacked.code)}
+    assert {("boto3", None), ("alembic", "command"), ("sqlalchemy", "create_engine")} <= found
+    (tmp_path / "imports.json").write_text(json.dumps(sorted(found, key=str)))
+    unpacked.run(IMPORT_ALL, str(tmp_path / "imports.json"), DATABASE_URL=NOWHERE, JOBLANE_TASK="data:export")
+
+
+def test_nothing_that_stays_in_the_layer_imports_what_was_left_out(unpacked: Unpacked) -> None:
+    # given the modules that were left out, as the environment of development has them
+    site = installed("sqlalchemy").parent
+    packages = [path.name for path in unpacked.layer.iterdir() if (path / "__init__.py").exists()]
+    roots = {
+        module_name(path, site)
+        for pattern in LEFT_OUT_OF_LAYER
+        for package in packages
+        for path in site.glob(pattern if "**" not in pattern else f"{package}/{pattern}")
+        if path.is_relative_to(site / package) and (path.is_dir() or path.suffix == ".py")
+    }
+    assert {"sqlalchemy.dialects.mysql", "sqlalchemy.testing", "alembic.testing", "pydantic.mypy"} <= roots
+
+    # when all that stays is read, then none of it is named in an import
+    words = re.compile(rf"\b({'|'.join({root.rpartition('.')[2] for root in roots})})\b")
+    broken = [
+        (path.relative_to(unpacked.layer), module, name)
+        for path in unpacked.layer.rglob("*.py")
+        if words.search(path.read_text())
+        for module, name in imports(path, unpacked.layer)
+        if any(f"{module}.{name}.".startswith(f"{root}.") for root in roots)
+    ]
+    assert broken == []
+
+
+def module_name(path: Path, root: Path) -> str:
+    return ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+IMPORT = """
+import importlib
+module, _, name = sys.argv[1].rpartition(".")
+assert callable(getattr(importlib.import_module(module), name))
+"""
+OWN = [name.replace("-", "_") for name in discover_functions()]
+
+
+@pytest.mark.parametrize("type_", [*discover()])
+def test_every_task_is_imported_from_the_zips_alone_without_boto3(type_: str, unpacked: Unpacked) -> None:
+    unpacked.run(IMPORT, ENTRY, provided=False, JOBLANE_TASK=type_, DATABASE_URL=NOWHERE)
+
+
+@pytest.mark.parametrize("handler", [HANDLER, MIGRATE, *(f"functions.{module}.handler.handler" for module in OWN)])
+def test_every_lambda_of_its_own_is_imported_from_the_zips_alone_without_boto3(
+    handler: str, unpacked: Unpacked
+) -> None:
+    unpacked.run(IMPORT, handler, provided=False)
+
+
+def test_an_interpreter_without_the_zips_finds_nothing(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="ModuleNotFoundError"):
+        Unpacked(tmp_path, tmp_path, tmp_path).run(IMPORT, HANDLER)
+
+
+# --- What is run ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def empty_database(postgres: Postgres) -> Iterator[str]:
+    """Address of a database without a schema."""
+    administer(postgres, "create database packages")
+    yield postgres.database_url("packages")
+    administer(postgres, "drop database packages with (force)")
+
+
+EXPIRY = "system_user:expiry"
+WORK = """
+import json, os
+class Context:
+    aws_request_id, memory_limit_in_mb = "request", "512"
+    def get_remaining_time_in_millis(self):
+        return 60_000
+
+given, url = json.loads(sys.argv[1]), os.environ["DATABASE_URL"]
+from shared.migrations import upgrade
+upgrade(url)
+upgrade(url)
+
+from shared.jobs.entry import handler as work
+from functions.api.handler import handler as answer
+from shared.db import Database
+found = {
+    "message": work(given["message"], Context()),
+    "requests": [answer(event, Context()) for event in given["requests"]],
+    "rows": Database(url).get().run("select id, state, runs from tasks"),
+}
+print(json.dumps(found))
+"""
+
+
+def test_the_schema_a_task_and_the_api_work_from_the_zips_alone(unpacked: Unpacked, empty_database: str) -> None:
+    # given an empty database, a message for a task that uses SQLAlchemy, and requests
+    given = {
+        "message": event(record({"type": EXPIRY, "id": "one", "payload": {}}, "jobs-low-system-user-expiry")),
+        "requests": [
+            http_event("GET", "/openapi.json", who=claims()),
+            http_event("GET", "/tasks/00000000-0000-4000-8000-000000000000", who=claims("ann", "0" * 32, "owner")),
+        ],
+    }
+
+    # when the migrations run, twice, and then all of them
+    arguments = {"DATABASE_URL": empty_database, "JOBLANE_TASK": EXPIRY}
+    out = unpacked.run(WORK, json.dumps(given), provided=False, **arguments)
+
+    # then the task is done and both requests have an answer
+    found = json.loads(out.splitlines()[-1])
+    assert found["message"] == {"batchItemFailures": []}
+    assert found["rows"] == [["one", "completed", 1]]
+    document, missing = found["requests"]
+    assert "/exports" in json.loads(document["body"])["paths"]
+    assert (document["statusCode"], missing["statusCode"]) == (200, 404)
+
+
+MAIL = """
+import os
+from shared.platform.mail import Mail, send
+print(send(Mail("ann@example.org", "Hello", "Text", key="key"), os.environ).message_id)
+"""
+
+
+def test_a_mail_goes_through_ses_by_the_boto3_of_the_runtime(unpacked: Unpacked) -> None:
+    requests: list[dict[str, Any]] = []
+
+    class Ses(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"MessageId": "ses-1"}')
+
+        def log_message(self, *_: Any) -> None:
+            """Say nothing."""
+
+    server = HTTPServer(("127.0.0.1", 0), Ses)
+    with served(server):
+        out = unpacked.run(
+            MAIL,
+            AWS_ENDPOINT_URL=f"http://127.0.0.1:{server.server_port}",
+            AWS_ACCESS_KEY_ID="test",
+            AWS_SECRET_ACCESS_KEY="test",
+            AWS_DEFAULT_REGION="eu-central-1",
+            EMAIL_PROVIDER="ses",
+            EMAIL_FROM_ADDRESS="no-reply@example.org",
+        )
+    assert out.strip() == "ses-1"
+    assert requests[0]["Content"]["Simple"]["Subject"]["Data"] == "Hello"
+
+
+# --- The layer for AWS ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def for_aws(uv: str) -> Path:
+    return layer(WHEEL_PLATFORMS["arm64"]).path
+
+
+def test_every_wheel_and_shared_object_for_aws_suits_its_processor_python_and_glibc(for_aws: Path) -> None:
+    check_layer(for_aws, "arm64", PYTHON)
+
+
+def test_no_shared_object_for_aws_asks_for_a_newer_glibc_than_lambda_has(for_aws: Path) -> None:
+    # The versions of symbols are names in the file: what is true, whatever a wheel's tag says.
+    archive = zipfile.ZipFile(for_aws)
+    objects = [name for name in archive.namelist() if ".so" in Path(name).suffixes]
+    assert len(objects) >= 3
+    wanted = {
+        name: max(tuple(map(int, version)) for version in re.findall(rb"GLIBC_(\d+)\.(\d+)", archive.read(name)))
+        for name in objects
+    }
+    assert {name: version for name, version in wanted.items() if version > GLIBC} == {}
+
+
+def test_the_layer_for_aws_holds_the_same_modules_as_the_one_that_was_run_here(
+    for_aws: Path, unpacked: Unpacked
+) -> None:
+    there = {name.removeprefix("python/") for name in zipfile.ZipFile(for_aws).namelist() if name.endswith(".py")}
+    assert there == {path.relative_to(unpacked.layer).as_posix() for path in unpacked.layer.rglob("*.py")}

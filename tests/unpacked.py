@@ -1,0 +1,62 @@
+"""The real zips as Lambda unpacks them, and interpreters that have nothing else."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from infra.packaging import PROVIDED, ROOT, Package, build_code, build_layer
+
+LOCK = ROOT / "requirements" / "runtime.txt"
+BUILT = ROOT / ".build"
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """Code, layer and what Lambda brings: ``/var/task``, ``/opt/python``, and packages of the runtime."""
+
+    code: Path
+    layer: Path
+    provided: Path
+
+    def run(self, script: str, *arguments: str, provided: bool = True, **environ: str) -> str:
+        """Run a script in an interpreter that has nothing else. Returns what it prints; fails with its traceback."""
+        folders = [self.code, self.layer, *([self.provided] if provided else [])]
+        start = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n"
+        command = [sys.executable, "-I", "-S", "-B", "-c", start + script, *arguments]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=120)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+
+def code() -> Package:
+    """This checkout's."""
+    return build_code([ROOT / "functions", ROOT / "shared"], BUILT)
+
+
+def layer(platform: str | None = None) -> Package:
+    """Of this checkout's lock; for this machine, or a platform of ``WHEEL_PLATFORMS``."""
+    return build_layer(LOCK, platform, BUILT)
+
+
+def unpack(folder: Path) -> Unpacked:
+    """Both zips into ``folder``. The runtime's packages are those of the environment of development."""
+    unpacked = Unpacked(folder / "task", folder / "opt" / "python", folder / "runtime")
+    zipfile.ZipFile(code().path).extractall(unpacked.code)
+    zipfile.ZipFile(layer().path).extractall(unpacked.layer.parent)
+    unpacked.provided.mkdir()
+    for name in PROVIDED:
+        (unpacked.provided / name).symlink_to(installed(name))
+    return unpacked
+
+
+def installed(package: str) -> Path:
+    """The folder of a package in the environment of development."""
+    spec = find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
