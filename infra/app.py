@@ -94,7 +94,13 @@ def add_stacks(
     """The stacks of a stage: what is kept, and what runs."""
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
     synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
-    data = DataStack(app, f"{stage.prefix}-data", stage=stage, synthesizer=synthesizer())
+    data = DataStack(
+        app,
+        f"{stage.prefix}-data",
+        stage=stage,
+        mail=any(task.grants.mail for task in tasks.values()),
+        synthesizer=synthesizer(),
+    )
     jobs = JobsStack(
         app,
         f"{stage.prefix}-jobs",
@@ -109,7 +115,8 @@ def add_stacks(
             "old-exports": GrantedBucket(data.exports, "EXPORT_BUCKET", removes=True),
         },
     )
-    Tags.of(app).add("joblane:stage", stage.name)
+    for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
+        Tags.of(app).add(key, value)
     return jobs
 
 

@@ -6,18 +6,18 @@ import math
 from collections.abc import Mapping
 from datetime import timedelta
 from email.utils import parseaddr
-from typing import Any, cast
+from typing import Any
 
-from aws_cdk import CfnResource, Duration, SecretValue, Stack
+from aws_cdk import Duration, SecretValue, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from infra.access import DatabaseAccess
 from infra.constructs.code import RUNTIME, FunctionCode
+from infra.constructs.log_group import log_group
 from infra.sections import SecretReference
-from infra.stage import REMOVAL, Stage, Value
+from infra.stage import Stage, Value
 from shared.jobs.queues import function_name
 from shared.jobs.task import Task
 
@@ -48,16 +48,17 @@ class JobFunction(Construct):
         access: DatabaseAccess | None = None,
     ) -> None:
         super().__init__(scope, id_)
-        log_group = logs.LogGroup(
-            self, "Logs", log_group_name=f"/aws/lambda/{name}", removal_policy=REMOVAL[stage.removal]
+        logs = log_group(self, "Logs", stage=stage, name=f"/aws/lambda/{name}")
+        place = access.place if access else None
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            managed_policies=[place.interfaces] if place else None,
         )
-        resource = cast(CfnResource, log_group.node.default_child)
-        resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
-        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
-        log_group.grant_write(role)
+        logs.grant_write(role)
         for statement in access.functions.statements if access else ():
             role.add_to_policy(statement)
-        place = access.place if access else None
         self.function = lambda_.Function(
             self,
             "Function",
@@ -70,7 +71,7 @@ class JobFunction(Construct):
             handler=handler,
             timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
             memory_size=memory_mb,
-            log_group=log_group,
+            log_group=logs,
             role=role,
             vpc=place.vpc if place else None,
             vpc_subnets=place.subnets if place else None,
