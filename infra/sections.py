@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from ipaddress import ip_network
 from itertools import pairwise
@@ -134,12 +133,14 @@ class Aurora(Settings):
         return _connections(self.min_capacity, self.max_capacity)
 
     def enough_for(self, connections: int) -> str | None:
-        """What to set so that so many fit; None: no cluster takes them."""
-        for floor in (self.min_capacity, max(self.min_capacity, 1)):
-            for step in range(math.ceil(max(floor, 1) / CAPACITY_STEP), int(MAX_CAPACITY / CAPACITY_STEP) + 1):
-                if _connections(floor, step * CAPACITY_STEP) >= connections:
-                    also = f" and database.min_capacity to {floor:g}" if floor > self.min_capacity else ""
-                    return f"raise database.max_capacity ({self.max_capacity:g}) to {step * CAPACITY_STEP:g}{also}"
+        """What to raise so that more than ``max_connections`` fit; None: no cluster takes so many."""
+        for least in (self.min_capacity, max(self.min_capacity, 1)):
+            for step in range(round(self.max_capacity / CAPACITY_STEP), round(MAX_CAPACITY / CAPACITY_STEP) + 1):
+                most = step * CAPACITY_STEP
+                if _connections(least, most) >= connections:
+                    settings = (("min_capacity", self.min_capacity, least), ("max_capacity", self.max_capacity, most))
+                    changes = [f"database.{name} ({now:g}) to {then:g}" for name, now, then in settings if now != then]
+                    return f"raise {' and '.join(changes)}"
         return None
 
 
