@@ -22,12 +22,27 @@ class Login:
 
 
 @dataclass(frozen=True)
+class Address:
+    """Of a database. Parts may be tokens."""
+
+    host: str
+    port: int
+    name: str
+
+    def url(self, *, user: str = "", **query: str) -> str:
+        """As :class:`shared.db.Database` takes it. Tokens are not escaped."""
+        login = f"{user}@" if user else ""
+        return f"postgresql://{login}{self.host}:{self.port}/{self.name}?{urlencode(query, safe=':/${}.[]')}"
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where functions run that have to reach the database."""
+    """Where functions run that have to reach the database. ``interfaces``: what their roles need to be there."""
 
     vpc: ec2.IVpc
     subnets: ec2.SubnetSelection
     security_group: ec2.ISecurityGroup
+    interfaces: iam.IManagedPolicy
 
 
 @dataclass(frozen=True)
@@ -50,33 +65,27 @@ def local_access(database: LocalDatabase) -> DatabaseAccess:
 
 def existing_access(stack: Stack, database: ExistingDatabase, place: Place | None) -> DatabaseAccess:
     """To a database that is there already, with the rights to do just that."""
+    address = Address(database.host, database.port, database.name)
     if database.secret is not None:
-        functions = by_secret(database, database.secret)
+        functions = by_secret(address, database.secret)
     else:
-        functions = by_iam(stack, database, str(database.user), str(database.resource_id))
+        functions = by_iam(stack, address, str(database.user), str(database.resource_id))
     if database.migration_secret is None:
         return DatabaseAccess(functions, functions, place)
-    return DatabaseAccess(functions, by_secret(database, database.migration_secret), place, database.user)
+    return DatabaseAccess(functions, by_secret(address, database.migration_secret), place, database.user)
 
 
-def by_secret(database: ExistingDatabase, arn: str) -> Login:
-    url = database_url(database.host, database.port, database.name, secret=arn)
+def by_secret(address: Address, arn: str) -> Login:
     statement = iam.PolicyStatement(actions=["secretsmanager:GetSecretValue"], resources=[arn])
-    return Login(url, [statement])
+    return Login(address.url(secret=arn), [statement])
 
 
-def by_iam(stack: Stack, database: ExistingDatabase, user: str, resource_id: str) -> Login:
+def by_iam(stack: Stack, address: Address, user: str, resource_id: str) -> Login:
     """Source: RDS, *Creating and using an IAM policy for IAM database access*."""
-    url = database_url(database.host, database.port, database.name, user=user, auth="iam")
     arn = stack.format_arn(
         service="rds-db",
         resource="dbuser",
         resource_name=f"{resource_id}/{user}",
         arn_format=ArnFormat.COLON_RESOURCE_NAME,
     )
-    return Login(url, [iam.PolicyStatement(actions=["rds-db:connect"], resources=[arn])])
-
-
-def database_url(host: str, port: int | str, name: str, *, user: str = "", **query: str) -> str:
-    """As :class:`shared.db.Database` takes it. Parts may be tokens, which are not escaped."""
-    return f"postgresql://{user + '@' if user else ''}{host}:{port}/{name}?{urlencode(query, safe=':/${}.[]')}"
+    return Login(address.url(user=user, auth="iam"), [iam.PolicyStatement(actions=["rds-db:connect"], resources=[arn])])

@@ -97,7 +97,13 @@ def add_stacks(
     """The stacks of a stage: what is kept, what runs, and the way in from the internet where the stage has one."""
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
     synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
-    data = DataStack(app, f"{stage.prefix}-data", stage=stage, synthesizer=synthesizer())
+    data = DataStack(
+        app,
+        f"{stage.prefix}-data",
+        stage=stage,
+        mail=any(task.grants.mail for task in tasks.values()),
+        synthesizer=synthesizer(),
+    )
     jobs = JobsStack(
         app,
         f"{stage.prefix}-jobs",
@@ -118,7 +124,8 @@ def add_stacks(
             raise StageError(f"stage {stage.name!r}: api: there is no function {API!r} that would answer; leave it out")
         id_ = f"{stage.prefix}-api"
         ApiStack(app, id_, stage=stage, api=stage.api, function=jobs.functions[API], synthesizer=synthesizer())
-    Tags.of(app).add("joblane:stage", stage.name)
+    for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
+        Tags.of(app).add(key, value)
     return jobs
 
 

@@ -6,12 +6,14 @@ On the finished templates and not on the constructs: so it holds for every stack
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import RefusedTemplateError
+from infra.sections import Aurora
 from infra.stage import Stage
 
 CONNECTIONS_PER_SLOT = 2
@@ -22,6 +24,10 @@ MAX_ENVIRONMENT_BYTES = 4096
 """All variables of a function together. Source: Lambda quotas."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Where a template says nothing. Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
+
+API_SECONDS = 0.2
+"""What a request to the API is taken to last on average, so that its rate says how many are under way (Little's law)
+where ``api.max_concurrency`` does not."""
 
 Resource = Mapping[str, Any]
 Template = Mapping[str, Any]
@@ -124,21 +130,49 @@ def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
     for mapped in mappings:
         most = mapped.properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
         all_slots["DATABASE_URL" in _environment(mapped.function)] += most
-    concurrency = sum(all_slots.values())
+    reserved = (stage.api.max_concurrency or 0) if stage.api else 0
+    concurrency = sum(all_slots.values()) + reserved
     if concurrency > stage.account_concurrency:
+        also = f" with the api.max_concurrency of {reserved}" if reserved else ""
         yield (
-            f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}, above account_concurrency "
+            f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
             f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has "
             "2 at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
         )
-    connections = all_slots[True] * CONNECTIONS_PER_SLOT + stage.reserved_connections
-    if connections > stage.database_connections:
+    requests = _api_concurrency(stage)
+    connections = (all_slots[True] + requests) * CONNECTIONS_PER_SLOT + stage.reserved_connections
+    if connections > stage.connections:
+        also = f" and {requests} requests to the API" if requests else ""
         yield (
-            f"stage {stage.name}: {all_slots[True]} concurrent tasks × {CONNECTIONS_PER_SLOT} connections + "
+            f"stage {stage.name}: {all_slots[True]} concurrent tasks{also} × {CONNECTIONS_PER_SLOT} connections + "
             f"{stage.reserved_connections} reserved make {connections}, above database_connections "
-            f"{stage.database_connections}: lower concurrency_budget ({stage.concurrency_budget}), or raise "
-            "database_connections together with the limit of the database"
+            f"{stage.connections}: lower concurrency_budget ({stage.concurrency_budget})"
+            f"{_lower_api(stage)}{_raise_connections(stage, connections)}"
         )
+
+
+def _api_concurrency(stage: Stage) -> int:
+    """Requests under way at once: the bound that is set, else what the rate makes likely."""
+    if stage.api is None:
+        return 0
+    return stage.api.max_concurrency or math.ceil(stage.api.rate_per_second * API_SECONDS)
+
+
+def _lower_api(stage: Stage) -> str:
+    if stage.api is None:
+        return ""
+    if stage.api.max_concurrency is None:
+        return f" or set api.max_concurrency (now {_api_concurrency(stage)}, by api.rate_per_second)"
+    return f" or api.max_concurrency ({stage.api.max_concurrency})"
+
+
+def _raise_connections(stage: Stage, connections: int) -> str:
+    if not isinstance(stage.database, Aurora):
+        return ", or raise database_connections together with the limit of the database"
+    if connections <= stage.database.max_connections:
+        return ", or leave database_connections out"
+    enough = stage.database.enough_for(connections)
+    return f", or {enough}" if enough else ", for no cluster takes so many"
 
 
 # --- Queues and functions ------------------------------------------------------------------------------------------

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_network
+from itertools import pairwise
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
@@ -26,16 +28,33 @@ class SecretReference(Settings):
 # --- Network -------------------------------------------------------------------------------------------------------
 
 
-class NewNetwork(Settings):
+class Reaching(Settings):
+    """What functions reach from a network of whatever kind."""
+
+    egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
+    """TCP ports of what tasks call, beside HTTPS's 443 and the database's: 587, say, for mail by SMTP."""
+
+
+class NewNetwork(Reaching):
     """A VPC of the stage's own, in two zones."""
 
     kind: Literal["new"]
     nat_gateways: int = Field(1, ge=0, le=2)
-    """0: nothing of the internet can be reached, and the AWS services by interface endpoints alone."""
+    """0: nothing of the internet can be reached, and of AWS what functions call: SQS, S3, Secrets Manager and SES. The
+    endpoints cost more than a gateway does: it is for those whose functions must not reach the internet."""
     cidr: str = Field("10.60.0.0/16", pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")
 
+    @field_validator("cidr")
+    @classmethod
+    def _a_network(cls, cidr: str) -> str:
+        try:
+            ip_network(cidr)
+        except ValueError as error:
+            raise ValueError(f"{error}; 10.60.0.0/16, for example, is right") from None
+        return cidr
 
-class ExistingNetwork(Settings):
+
+class ExistingNetwork(Reaching):
     """A VPC that is there. Its private subnets reach SQS, S3 and whatever the tasks call, by NAT or by endpoints."""
 
     kind: Literal["existing"]
@@ -49,12 +68,29 @@ class ExistingNetwork(Settings):
     def _one_zone_each(self) -> Self:
         if len(self.subnet_ids) != len(self.availability_zones):
             raise ValueError("availability_zones: one for each of subnet_ids, in the same order, is required")
+        if len(set(self.availability_zones)) < len(self.availability_zones):
+            raise ValueError("availability_zones: one is there twice; give one subnet for each zone")
         return self
 
 
 Network = Annotated[NewNetwork | ExistingNetwork, Field(discriminator="kind")]
 
 # --- Database ------------------------------------------------------------------------------------------------------
+
+
+MASTER_USER = "postgres"
+"""Of a cluster of the stage's own: whom the migration logs in as."""
+RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
+"""Of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
+CAPACITY_STEP = 0.5
+MAX_CAPACITY = 256
+CONNECTIONS = ((1, 189), (4, 823), (8, 1669), (16, 3360), (32, 5000), (MAX_CAPACITY, 5000))
+"""``max_connections`` by the capacity at most; it follows the memory, and so is linear between them.
+
+Source: Aurora, *Maximum connections for Aurora Serverless v2*.
+"""
+CONNECTIONS_BELOW_ONE_UNIT = 2000
+"""The most where the capacity goes below 1. Source: the same."""
 
 
 class Aurora(Settings):
@@ -64,9 +100,10 @@ class Aurora(Settings):
     name: DatabaseName = "joblane"
     user: DatabaseName = "joblane"
     """The role of the functions; the deploy makes it, with no right but to read and write."""
-    min_capacity: float = Field(0, ge=0, le=256, multiple_of=0.5, strict=False)
+    min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
     """Aurora capacity units. 0: it sleeps when nobody connects."""
-    max_capacity: float = Field(2, ge=1, le=256, multiple_of=0.5, strict=False)
+    max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
+    """``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)
     """Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
     backup_days: int = Field(7, ge=1, le=35)
@@ -79,6 +116,42 @@ class Aurora(Settings):
         if self.max_capacity < self.min_capacity:
             raise ValueError(f"max_capacity: {self.min_capacity:g}, the min_capacity, at least is required")
         return self
+
+    @model_validator(mode="after")
+    def _names_of_its_own(self) -> Self:
+        for field, name in (("name", self.name), ("user", self.user)):
+            if RESERVED_NAME.fullmatch(name):
+                raise ValueError(f"{field}: {name!r} is reserved; joblane, for example, is right")
+        if self.user == MASTER_USER:
+            raise ValueError(
+                f"user: {MASTER_USER!r} is the master, who may do everything; joblane, for example, is right"
+            )
+        return self
+
+    @property
+    def max_connections(self) -> int:
+        return _connections(self.min_capacity, self.max_capacity)
+
+    def enough_for(self, connections: int) -> str | None:
+        """What to raise so that more than ``max_connections`` fit; None: no cluster takes so many."""
+        for least in (self.min_capacity, max(self.min_capacity, 1)):
+            for step in range(round(self.max_capacity / CAPACITY_STEP), round(MAX_CAPACITY / CAPACITY_STEP) + 1):
+                most = step * CAPACITY_STEP
+                if _connections(least, most) >= connections:
+                    settings = (("min_capacity", self.min_capacity, least), ("max_capacity", self.max_capacity, most))
+                    changes = [f"database.{name} ({now:g}) to {then:g}" for name, now, then in settings if now != then]
+                    return f"raise {' and '.join(changes)}"
+        return None
+
+
+def _connections(min_capacity: float, max_capacity: float) -> int:
+    """``max_connections`` of Aurora, the few for superusers included."""
+    most = next(
+        low + int((max_capacity - below) * (high - low) / (above - below))
+        for (below, low), (above, high) in pairwise(CONNECTIONS)
+        if max_capacity <= above
+    )
+    return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
 
 
 class ExistingDatabase(Settings):
@@ -103,6 +176,8 @@ class ExistingDatabase(Settings):
     def _one_way_in(self) -> Self:
         if (self.secret is None) == (self.resource_id is None):
             raise ValueError("secret: give either secret, for a password, or resource_id, for IAM")
+        if self.secret is not None and self.user is not None and self.migration_secret is None:
+            raise ValueError("user: is the secret's username; leave it out beside secret")
         if self.resource_id is not None and self.user is None:
             raise ValueError("user: whom IAM lets in is required beside resource_id")
         return self

@@ -18,6 +18,7 @@ from infra.sections import (
     ExistingDatabase,
     LocalDatabase,
     Network,
+    NewNetwork,
     SecretReference,
     Settings,
 )
@@ -36,6 +37,12 @@ UNRESERVED_CONCURRENCY = 100
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Settings of such a name never stand in a template."""
 
+
+DEFAULT_CONNECTIONS = 100
+"""Source: PostgreSQL, *max_connections*."""
+OWN_TAGS = "joblane:"
+TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
+"""AWS takes 50 on a resource, those of CDK included. Source: *Tagging AWS Resources*."""
 
 REMOVAL = {
     "destroy": RemovalPolicy.DESTROY,
@@ -59,10 +66,11 @@ class Stage(Settings):
     account_concurrency: int = Field(50, ge=1)
     """The account's Lambda quota. 1,000 by default and less in a new account, by how much AWS does not say:
     ``aws lambda get-account-settings`` does. Source: Lambda quotas."""
-    database_connections: int = Field(100, ge=1)
-    """``max_connections`` of the database; 100 is PostgreSQL's own default."""
-    reserved_connections: int = Field(10, ge=0)
-    """Of these, kept for operators, migrations, and whatever else uses the database."""
+    database_connections: int | None = Field(None, ge=1)
+    """``max_connections`` of the database. None: what follows from Aurora's capacity, else PostgreSQL's own default."""
+    reserved_connections: int = Field(10, ge=4)
+    """Of these, kept for what else uses the database: two each for the migration of a deploy and an operator's command,
+    and the few that the server keeps for superusers."""
     log_retention_days: LogRetentionDays = 30
     log_level: LogLevel = "INFO"
     removal: Literal["retain", "destroy"] = "retain"
@@ -95,13 +103,38 @@ class Stage(Settings):
         return self
 
     @model_validator(mode="after")
+    def _tags_that_aws_takes(self) -> Self:
+        for key, value in self.tags.items():
+            if key.startswith(("aws:", OWN_TAGS)) or not TAG_KEY.fullmatch(key) or not TAG_VALUE.fullmatch(value):
+                raise ValueError(
+                    f"tags.{key}: letters, digits, spaces and any of _.:/=+-@ are required, 128 at most in a key that "
+                    f"starts with neither aws: nor {OWN_TAGS}, 256 at most in a value"
+                )
+        if len(self.tags) > MAX_TAGS:
+            raise ValueError(f"tags: {len(self.tags)} are too many; {MAX_TAGS} at most")
+        return self
+
+    @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.local != isinstance(self.database, LocalDatabase):
             raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
+        if self.local and self.network is not None:
+            raise ValueError("network: there is none on a local stage; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
             raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
             raise ValueError("database.security_group_id: lets functions in from a network, and network is not set")
+        if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
+            if self.database.security_group_id:
+                raise ValueError(
+                    "database.security_group_id: is of another VPC than the new one, whose groups it cannot let in; "
+                    "make network the database's, of kind existing"
+                )
+            if self.network.nat_gateways == 0:
+                raise ValueError(
+                    "network.nat_gateways: 1 at least is required for database.kind existing, which is outside of the "
+                    "new VPC"
+                )
         return self
 
     @model_validator(mode="after")
@@ -113,6 +146,24 @@ class Stage(Settings):
                 f"{self.account_concurrency} of account_concurrency unreserved; leave it out, or have the quota raised"
             )
         return self
+
+    @model_validator(mode="after")
+    def _as_many_as_the_database_takes(self) -> Self:
+        if isinstance(self.database, Aurora) and self.connections > self.database.max_connections:
+            enough = self.database.enough_for(self.connections)
+            raise ValueError(
+                f"database_connections: {self.connections} are more than the {self.database.max_connections} that "
+                f"Aurora takes at a max_capacity of {self.database.max_capacity:g}: leave it out"
+                f"{f', or {enough}' if enough else ''}"
+            )
+        return self
+
+    @property
+    def connections(self) -> int:
+        """``max_connections`` of the database."""
+        if self.database_connections is not None:
+            return self.database_connections
+        return self.database.max_connections if isinstance(self.database, Aurora) else DEFAULT_CONNECTIONS
 
 
 def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: Mapping[str, str]) -> Stage:
@@ -135,6 +186,7 @@ def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: M
         stage = Stage.model_validate({**given, "name": name})
     except ValidationError as error:
         raise StageError(f"cdk.json: stage {name!r}: {_describe(error)}") from None
+    _check_prefix(stage, stages)
     unknown = sorted(set(stage.settings) - declared)
     if unknown:
         raise StageError(
@@ -142,6 +194,23 @@ def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: M
             f"declared are {', '.join(sorted(declared)) or 'none'}"
         )
     return stage
+
+
+def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
+    """Two stages can be in one account: no name of the one is a name of the other, and no permission reaches over.
+
+    Permissions name queues by ``PREFIX-*``, so no prefix may begin another. A local stage is in no account.
+    """
+    own = f"{stage.prefix}-"
+    for name, given in stages.items():
+        if stage.local or name == stage.name or not isinstance(given, Mapping) or given.get("local") is True:
+            continue
+        other = f"{given.get('prefix', Stage.model_fields['prefix'].default)}-"
+        if own.startswith(other) or other.startswith(own):
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} begin "
+                f"alike: {max(own, other, key=len)}… would be a name of both; jobs-{stage.name}, for example, is right"
+            )
 
 
 def _of_this_machine(

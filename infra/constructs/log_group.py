@@ -1,4 +1,4 @@
-"""Log groups that forget, as the stage says."""
+"""A log group that forgets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from infra.stage import REMOVAL, Stage
 
 
 def log_group(scope: Construct, id_: str, *, stage: Stage, name: str) -> logs.LogGroup:
-    made = logs.LogGroup(scope, id_, log_group_name=name, removal_policy=REMOVAL[stage.removal])
-    resource = cast(CfnResource, made.node.default_child)
+    """Made by the stack and not by the service that writes to it, whose groups never expire."""
+    group = logs.LogGroup(scope, id_, log_group_name=name, removal_policy=REMOVAL[stage.removal])
+    resource = cast(CfnResource, group.node.default_child)
     resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
-    return made
+    return group

@@ -52,11 +52,16 @@ class JobFunction(Construct):
     ) -> None:
         super().__init__(scope, id_)
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/lambda/{name}")
-        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        place = access.place if access else None
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            managed_policies=[place.interfaces] if place else None,
+        )
         logs.grant_write(role)
         for statement in access.functions.statements if access else ():
             role.add_to_policy(statement)
-        place = access.place if access else None
         self.function = lambda_.Function(
             self,
             "Function",

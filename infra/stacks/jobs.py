@@ -205,7 +205,7 @@ def _metadata(stage: Stage) -> dict[str, Any]:
         "stage": stage.name,
         "prefix": stage.prefix,
         "account_concurrency": stage.account_concurrency,
-        "database_connections": stage.database_connections,
+        "database_connections": stage.connections,
         "reserved_connections": stage.reserved_connections,
     }
 

@@ -17,6 +17,13 @@ from infra.stage import Stage
 TASKS = "tests.infra.tasks"
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
 DATABASE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
+AURORA: dict[str, Any] = {"kind": "aurora", "name": "acme", "user": "worker"}
+EXISTING_NETWORK: dict[str, Any] = {
+    "kind": "existing",
+    "vpc_id": "vpc-0a1b2c3d",
+    "subnet_ids": ["subnet-01", "subnet-02"],
+    "availability_zones": ["eu-central-1a", "eu-central-1b"],
+}
 STAGES: dict[str, Any] = {
     "dev": {
         "prefix": "acme",

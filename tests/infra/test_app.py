@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,54 +18,78 @@ from infra.packaging import ROOT, Packages
 from shared.jobs.discovery import discover
 from tests.infra import templates
 
+Real = Callable[[str], Synthesised]
+NAMING = re.compile(r"(Name|Identifier)$")
+"""Properties that name a resource."""
+WITHIN = {
+    ("AWS::ApiGatewayV2::Authorizer", "Name"): "its API",
+    ("AWS::ApiGatewayV2::Stage", "StageName"): "its API",
+    ("AWS::IAM::Policy", "PolicyName"): "its role",
+    ("AWS::RDS::DBCluster", "DatabaseName"): "its cluster",
+    ("AWS::Scheduler::Schedule", "Name"): "its group",
+}
+"""Names that are to be unique there, and not in the account."""
+
 
 @pytest.fixture(scope="module")
-def real(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Synthesised:
-    """The real tasks on the real stage ``dev``."""
-    return synthesise(
-        context_of_file() | {"stage": "dev"},
-        output=tmp_path_factory.mktemp("real"),
-        environ={},
-        build=lambda stage: no_packages,
-    )
+def stages(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Real:
+    """The real tasks on a real stage."""
+
+    @cache
+    def make(stage: str) -> Synthesised:
+        return synthesise(
+            context_of_file() | {"stage": stage},
+            output=tmp_path_factory.mktemp(stage),
+            environ={},
+            build=lambda stage: no_packages,
+        )
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def real(stages: Real) -> Synthesised:
+    return stages("dev")
 
 
 def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesised) -> None:
-    template = real.templates["jobs-jobs"]
+    template = real.templates["jobs-dev-jobs"]
     consumers = {queue: function for queue, (function, _) in templates.mappings(template).items()}
     for task in discover().values():
         for queue in task.lanes:
-            assert consumers[f"jobs-{queue}-{task.slug}"] == f"jobs-{task.slug}"
+            assert consumers[f"jobs-dev-{queue}-{task.slug}"] == f"jobs-dev-{task.slug}"
 
 
 def test_the_api_is_a_function_that_sends_what_its_routes_enqueue_and_reads_exports(real: Synthesised) -> None:
-    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-api")
+    allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-api")
     assert allowed["sqs:SendMessage"] == {
-        "jobs-critical-tenant-initialize",
-        "jobs-default-user-invitation",
-        "jobs-default-data-export",
-        "jobs-low-jobs-sweep",
+        "jobs-dev-critical-tenant-initialize",
+        "jobs-dev-default-user-invitation",
+        "jobs-dev-default-data-export",
+        "jobs-dev-low-jobs-sweep",
     }
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
 
 
 def test_the_cleanup_removes_exports_and_reads_none(real: Synthesised) -> None:
-    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-tenant-cleanup")
+    allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-tenant-cleanup")
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:DeleteObject", "s3:ListBucket"}
 
 
 def test_the_health_check_may_look_at_every_queue_and_touch_its_own_alone(real: Synthesised) -> None:
-    allowed = templates.allowed(real.templates["jobs-jobs"], "jobs-system-health-check")
-    assert any(name.endswith(":jobs-*") for name in allowed["sqs:GetQueueAttributes"])
-    lane = "jobs-default-system-health-check"
+    allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-system-health-check")
+    assert any(name.endswith(":jobs-dev-*") for name in allowed["sqs:GetQueueAttributes"])
+    lane = "jobs-dev-default-system-health-check"
     assert allowed["sqs:SendMessage"] == {lane, f"{lane}-dlq"}
     assert allowed["sqs:ReceiveMessage"] == {lane}
-    other = templates.allowed(real.templates["jobs-jobs"], "jobs-data-export")
+    other = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-data-export")
     assert not any(name.endswith("*") for name in other["sqs:GetQueueAttributes"])
 
 
-def test_cfn_lint_finds_nothing_in_the_templates(real: Synthesised) -> None:
-    files = sorted(map(str, real.directory.glob("*.template.json")))
+@pytest.mark.parametrize("stage", ["dev", "prod"])
+def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: Real) -> None:
+    files = sorted(map(str, stages(stage).directory.glob("*.template.json")))
+    assert len(files) == len(stages(stage).templates)
     # W3005: CDK lets a function depend on its role by name, too
     command = [
         str(Path(sys.executable).with_name("cfn-lint")),
@@ -77,6 +104,33 @@ def test_cfn_lint_finds_nothing_in_the_templates(real: Synthesised) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_two_stages_share_no_name_and_so_can_be_in_one_account(stages: Real) -> None:
+    def names(done: Synthesised) -> set[str]:
+        """What the templates name themselves; the other names CloudFormation makes unique."""
+        found = set(done.templates)
+        for template in done.templates.values():
+            for resource in template["Resources"].values():
+                kind = resource["Type"]
+                for key, value in resource.get("Properties", {}).items():
+                    if NAMING.search(key) and isinstance(value, str) and (kind, key) not in WITHIN:
+                        found.add(f"{kind} {value}")
+        return found
+
+    dev, prod = names(stages("dev")), names(stages("prod"))
+    for name in ("SQS::Queue jobs-dev-low", "RDS::DBCluster jobs-dev-database", "Lambda::Function jobs-dev-router"):
+        assert f"AWS::{name}" in dev
+    assert dev & prod == set()
+
+
+def test_no_permission_of_one_stage_reaches_what_another_has_named(stages: Real) -> None:
+    for stage, other in (("dev", "prod"), ("prod", "dev")):
+        for template in stages(stage).templates.values():
+            text = json.dumps(template)
+            assert f"jobs-{stage}" in text
+            assert f"jobs-{other}" not in text
+            assert "jobs-*" not in text
+
+
 def test_the_table_of_concurrency_is_printed_beside_the_template(
     no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -84,8 +138,8 @@ def test_the_table_of_concurrency_is_printed_beside_the_template(
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("stage dev: MaximumConcurrency = 20 × weight / ")
-    assert "jobs-critical-tenant-initialize" in err
-    assert (tmp_path / "jobs-jobs.template.json").exists()
+    assert "jobs-dev-critical-tenant-initialize" in err
+    assert (tmp_path / "jobs-dev-jobs.template.json").exists()
 
 
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

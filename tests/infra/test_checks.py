@@ -16,8 +16,9 @@ from aws_cdk.aws_lambda_event_sources import SqsEventSource
 from infra.app import Synthesised
 from infra.checks import check
 from infra.errors import RefusedTemplateError, SynthError
+from infra.sections import Api
 from infra.stage import Stage
-from tests.infra.conftest import Synth
+from tests.infra.conftest import AURORA, Synth
 
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": "jobs"}
 STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
@@ -177,6 +178,61 @@ def test_connections_above_the_databases_are_refused_at_synth(synth: Synth) -> N
     synth("dev", database_connections=40)
     with pytest.raises(RefusedTemplateError, match=r"15 concurrent tasks × 2 .* 10 reserved make 40, above .* 39"):
         synth("dev", database_connections=39)
+
+
+def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
+    """Check the templates as those of a stage with an API, which the test tasks have no function for."""
+    made = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
+    check(dev.templates.values(), dev.stage.model_copy(update={"api": made, **settings}))
+
+
+def test_requests_to_the_api_take_connections_too(dev: Synthesised) -> None:
+    # 15 on the lanes and 5 requests, two each, and 10 reserved
+    with_api(dev, {"max_concurrency": 5}, database_connections=50)
+    with pytest.raises(RefusedTemplateError) as caught:
+        with_api(dev, {"max_concurrency": 5}, database_connections=49)
+    (problem,) = caught.value.problems
+    assert problem == (
+        "stage dev: 15 concurrent tasks and 5 requests to the API × 2 connections + 10 reserved make 50, above "
+        "database_connections 49: lower concurrency_budget (20) or api.max_concurrency (5), or raise "
+        "database_connections together with the limit of the database"
+    )
+
+
+def test_without_a_bound_the_apis_rate_says_how_many_requests_are_under_way(dev: Synthesised) -> None:
+    # 31 a second for 0.2 s each are 6.2 at once
+    with_api(dev, {"rate_per_second": 31}, database_connections=54)
+    with pytest.raises(RefusedTemplateError, match=r"and 7 requests .* make 54, .* set api.max_concurrency \(now 7,"):
+        with_api(dev, {"rate_per_second": 31}, database_connections=53)
+
+
+def test_what_is_reserved_for_the_api_is_not_there_for_the_lanes(dev: Synthesised) -> None:
+    with_api(dev, {"max_concurrency": 5}, account_concurrency=26)
+    with pytest.raises(RefusedTemplateError, match=r"up to 26 with the api.max_concurrency of 5, above .* 25"):
+        with_api(dev, {"max_concurrency": 5}, account_concurrency=25)
+
+
+@pytest.mark.parametrize(
+    ("reserved", "capacity", "advice"),
+    [
+        (160, 1, r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$"),
+        (2000, 16, r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$"),
+        (5000, 16, r"make 5030, .* lower concurrency_budget \(20\), for no cluster takes so many$"),
+    ],
+)
+def test_a_budget_above_what_auroras_capacity_takes_is_refused_with_the_capacity_that_does(
+    reserved: int, capacity: int, advice: str, synth: Synth
+) -> None:
+    settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": capacity}}
+    with pytest.raises(RefusedTemplateError, match=advice):
+        synth("dev", reserved_connections=reserved, **settings)
+
+
+def test_a_budget_that_auroras_capacity_takes_needs_no_number_of_connections(synth: Synth) -> None:
+    settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": 1}}
+    synth("dev", reserved_connections=159, **settings)
+    with pytest.raises(RefusedTemplateError, match=r"make 189, above database_connections 188: .*, or leave data"):
+        synth("dev", reserved_connections=159, database_connections=188, **settings)
 
 
 # --- Declarations --------------------------------------------------------------------------------------------------

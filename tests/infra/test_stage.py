@@ -9,10 +9,18 @@ import pytest
 
 from infra.app import context_of_file
 from infra.errors import StageError
-from infra.sections import SecretReference
+from infra.sections import Aurora, NewNetwork, SecretReference
 from infra.stage import host_architecture, load_stage, with_schedules_of
 from shared.jobs.discovery import discover
 
+AURORA = {"kind": "aurora"}
+NEW = {"kind": "new"}
+EXISTING = {
+    "kind": "existing",
+    "vpc_id": "vpc-1",
+    "subnet_ids": ["subnet-1", "subnet-2"],
+    "availability_zones": ["eu-central-1a", "eu-central-1b"],
+}
 SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": SECRET}
 DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
@@ -20,7 +28,8 @@ DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
 
 def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: Any) -> Any:
     given = {"database": DATABASE, **settings}
-    return load_stage(name, {name: given, "other": {}}, declared=DECLARED, environ=environ or {})
+    others = {"other": {"prefix": "other"}}
+    return load_stage(name, {name: given, **others}, declared=DECLARED, environ=environ or {})
 
 
 def test_a_stage_that_names_only_its_database_has_defaults_that_fit_a_new_account() -> None:
@@ -81,6 +90,130 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         with_schedules_of(load(schedules=schedules), discover(times={}))
 
 
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        # the network
+        ({"network": {**NEW, "nat_gateways": 3}}, "network.new.nat_gateways: .*less than or equal to 2"),
+        ({"network": {**NEW, "cidr": "10.60.3.0/16"}}, "network.new.cidr: .*has host bits set; 10.60.0.0/16"),
+        ({"network": {**NEW, "cidr": "10.300.0.0/16"}}, "network.new.cidr: .*10.60.0.0/16, for example, is right"),
+        ({"network": {**NEW, "cidr": "10.60.0.0/25"}}, "network.new.cidr: "),
+        ({"network": {**NEW, "egress_ports": [0]}}, "network.new.egress_ports.0: .*greater than or equal to 1"),
+        ({"network": {**NEW, "vpc_id": "vpc-1"}}, "network.new.vpc_id: Extra inputs"),
+        ({"network": {"kind": "shared"}}, "network: .*'new', 'existing'"),
+        ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.existing.subnet_ids: .*at least 2 items"),
+        (
+            {"network": {**EXISTING, "availability_zones": ["a", "b", "c"]}},
+            "network.existing: .*availability_zones: one for each of subnet_ids",
+        ),
+        (
+            {"network": {**EXISTING, "availability_zones": ["a", "a"]}},
+            "network.existing: .*availability_zones: one is there twice",
+        ),
+        # the database
+        ({"database": AURORA}, 'network: {"kind": "new"} or an existing one is required for database.kind aurora'),
+        (
+            {"network": NEW, "database": {**AURORA, "min_capacity": 4, "max_capacity": 2}},
+            "database.aurora: .*max_capacity: 4, the min_capacity, at least is required",
+        ),
+        (
+            {"network": NEW, "database": {**AURORA, "max_capacity": 2.2}},
+            "database.aurora.max_capacity: .*multiple of 0.5",
+        ),
+        ({"network": NEW, "database": {**AURORA, "pause_after_minutes": 4}}, "database.aurora.pause_after_minutes: "),
+        ({"network": NEW, "database": {**AURORA, "backup_days": 0}}, "database.aurora.backup_days: "),
+        ({"network": NEW, "database": {**AURORA, "user": "postgres"}}, "database.aurora: .*user: 'postgres' is the"),
+        ({"network": NEW, "database": {**AURORA, "user": "rds_iam"}}, "database.aurora: .*user: 'rds_iam' is reserved"),
+        ({"network": NEW, "database": {**AURORA, "name": "rdsadmin"}}, "database.aurora: .*name: 'rdsadmin' is reserv"),
+        ({"network": NEW, "database": {**AURORA, "name": "_jobs"}}, "database.aurora: .*name: '_jobs' is reserved"),
+        (
+            {"database": {**DATABASE, "resource_id": "cluster-A"}},
+            "database.existing: .*secret: give either secret, .* or resource_id",
+        ),
+        (
+            {"database": {"kind": "existing", "host": "db", "name": "jobs", "resource_id": "cluster-A"}},
+            "database.existing: .*user: whom IAM lets in is required",
+        ),
+        ({"database": {**DATABASE, "user": "jobs"}}, "database.existing: .*user: is the secret's username; leave it"),
+        ({"database": {"kind": "local", "url": "postgresql://"}}, "database: of kind aurora or existing is required"),
+        # both
+        (
+            {"database": {**DATABASE, "security_group_id": "sg-1"}},
+            "database.security_group_id: lets functions in from a network, and network is not set",
+        ),
+        (
+            {"network": NEW, "database": {**DATABASE, "security_group_id": "sg-1"}},
+            "database.security_group_id: is of another VPC than the new one.*of kind existing",
+        ),
+        (
+            {"network": {**NEW, "nat_gateways": 0}, "database": DATABASE},
+            "network.nat_gateways: 1 at least is required for database.kind existing",
+        ),
+        # connections
+        (
+            {"network": NEW, "database": {**AURORA, "max_capacity": 1}, "database_connections": 200},
+            r"database_connections: 200 are more than the 189 .*: leave it out, or raise .*max_capacity \(1\) to 1.5",
+        ),
+        (
+            {"network": NEW, "database": {**AURORA, "max_capacity": 64}, "database_connections": 6000},
+            "database_connections: 6000 are more than the 2000 that Aurora takes at .* of 64: leave it out$",
+        ),
+        ({"reserved_connections": 3}, "reserved_connections: .*greater than or equal to 4"),
+        # tags
+        ({"tags": {"aws:team": "billing"}}, "tags.aws:team: .*starts with neither aws: nor joblane:"),
+        ({"tags": {"joblane:stage": "prod"}}, "tags.joblane:stage: .*starts with neither aws: nor joblane:"),
+        ({"tags": {"team": "a?b"}}, "tags.team: letters, digits, spaces and any of "),
+        ({"tags": {"team": "a" * 257}}, "tags.team: .*256 at most in a value"),
+        ({"tags": {f"tag{number}": "" for number in range(41)}}, "tags: 41 are too many; 40 at most"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_and_the_right_one_is_said(
+    settings: dict[str, Any], problem: str
+) -> None:
+    with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
+        load(**settings)
+
+
+def test_a_network_is_nothing_for_a_local_stage() -> None:
+    with pytest.raises(StageError, match="network: there is none on a local stage; leave it out"):
+        load(environ={"DATABASE_URL": "postgresql://a:b@127.0.0.1/c"}, local=True, network=NEW)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "others"),
+    [
+        ("jobs", {"prod": {"prefix": "jobs"}}),
+        ("jobs", {"prod": {}}),
+        ("jobs", {"prod": {"prefix": "jobs-prod"}}),
+        ("jobs-dev-eu", {"prod": {"prefix": "jobs-dev"}}),
+    ],
+)
+def test_a_prefix_that_begins_that_of_another_stage_is_refused(prefix: str, others: dict[str, Any]) -> None:
+    stages = {"dev": {"database": DATABASE, "prefix": prefix}, **others}
+    with pytest.raises(StageError, match=r"stage 'dev': prefix: .* of stage 'prod' begin alike.*jobs-dev, for example"):
+        load_stage("dev", stages, declared=(), environ={})
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"prod": {"prefix": "jobs-prod"}},
+        {"prod": {"prefix": "jobs-developers"}},
+        {"local": {"local": True, "prefix": "jobs-dev"}},
+        {"broken": None},
+    ],
+)
+def test_a_prefix_of_its_own_is_fine_and_a_local_stage_is_in_no_account(others: dict[str, Any]) -> None:
+    stages = {"dev": {"database": DATABASE, "prefix": "jobs-dev"}, **others}
+    assert load_stage("dev", stages, declared=(), environ={}).prefix == "jobs-dev"
+
+
+def test_the_databases_limit_follows_from_auroras_capacity_else_it_is_postgresqls_own() -> None:
+    assert load().connections == 100
+    assert load(network=NEW, database={**AURORA, "max_capacity": 8}).connections == 1669
+    assert load(network=NEW, database={**AURORA, "max_capacity": 8}, database_connections=300).connections == 300
+
+
 def test_the_database_is_required() -> None:
     with pytest.raises(StageError, match="database: Field required"):
         load_stage("dev", {"dev": {}}, declared=(), environ={})
@@ -108,6 +241,19 @@ def test_a_local_stage_takes_address_and_settings_from_the_environment_and_this_
 def test_a_local_stage_without_an_address_says_where_it_comes_from() -> None:
     with pytest.raises(StageError, match="stage 'dev': DATABASE_URL is not set in the environment"):
         load(local=True)
+
+
+def test_production_is_robust_and_development_costs_as_little_as_works() -> None:
+    stages = context_of_file()["stages"]
+    dev, prod = (load_stage(name, stages, declared=stages[name]["settings"], environ={}) for name in ("dev", "prod"))
+    assert isinstance(dev.database, Aurora)
+    assert isinstance(prod.database, Aurora)
+    assert (dev.database.min_capacity, dev.database.standby, dev.database.deletion_protection) == (0, False, False)
+    assert prod.database.min_capacity >= 0.5
+    assert (prod.database.standby, prod.database.deletion_protection) == (True, True)
+    assert isinstance(dev.network, NewNetwork)
+    assert isinstance(prod.network, NewNetwork)
+    assert (dev.network.nat_gateways, prod.network.nat_gateways) == (1, 2)
 
 
 def test_production_keeps_what_its_stack_leaves_and_a_local_stage_does_not() -> None:

@@ -1,0 +1,336 @@
+"""What is kept, read from the template of the data stack: the bucket, and the database of each kind."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
+
+from infra.app import Synthesised
+from infra.sections import Aurora
+from tests.infra import templates
+from tests.infra.conftest import AURORA, DATABASE_SECRET, EXISTING_NETWORK, Synth
+from tests.infra.templates import Properties, Template
+
+NEW_NETWORK = {"kind": "new", "nat_gateways": 1}
+IAM_DATABASE = {
+    "kind": "existing",
+    "host": "db.internal",
+    "port": 5433,
+    "name": "acme",
+    "user": "worker",
+    "resource_id": "cluster-ABC",
+    "migration_secret": DATABASE_SECRET,
+}
+
+
+@pytest.fixture(scope="module")
+def asleep(synth: Synth) -> Synthesised:
+    """As small as it gets, and gone when the stack is."""
+    database = {**AURORA, "min_capacity": 0, "pause_after_minutes": 10, "deletion_protection": False, "backup_days": 1}
+    return synth("dev", removal="destroy", network=NEW_NETWORK, database=database)
+
+
+@pytest.fixture(scope="module")
+def robust(synth: Synth) -> Synthesised:
+    """As production is."""
+    database = {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14}
+    return synth("dev", removal="retain", network=NEW_NETWORK, database=database, tags={"team": "billing"})
+
+
+def data(done: Synthesised) -> Template:
+    return done.templates["acme-data"]
+
+
+def one(template: Template, kind: str) -> Properties:
+    (found,) = templates.of_type(template, kind).values()
+    return found
+
+
+def artifact(done: Synthesised, stack: str) -> dict[str, Any]:
+    manifest = json.loads((done.directory / "manifest.json").read_text())
+    found: dict[str, Any] = manifest["artifacts"][stack]["properties"]
+    return found
+
+
+def rules_into_groups(template: Template) -> list[Properties]:
+    inline = [
+        rule
+        for group in templates.of_type(template, "AWS::EC2::SecurityGroup").values()
+        for rule in group.get("SecurityGroupIngress", [])
+    ]
+    return [*inline, *templates.of_type(template, "AWS::EC2::SecurityGroupIngress").values()]
+
+
+def url(done: Synthesised, function: str) -> str:
+    """Its DATABASE_URL, with what CloudFormation fills in as its name."""
+    found = templates.variables(done.templates["acme-jobs"], function)["DATABASE_URL"]
+    return templates.target({"Resources": {}}, found)
+
+
+# --- The bucket ----------------------------------------------------------------------------------------------------
+
+
+def test_the_bucket_is_private_encrypted_and_forgets(dev: Synthesised) -> None:
+    bucket = one(data(dev), "AWS::S3::Bucket")
+    assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
+    (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
+    assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    kept = {rule.get("Prefix"): rule.get("ExpirationInDays") for rule in bucket["LifecycleConfiguration"]["Rules"]}
+    assert kept == {"exports/": 7, "reports/": 365, None: None}
+    policy = one(data(dev), "AWS::S3::BucketPolicy")
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert (statement["Effect"], statement["Action"]) == ("Deny", "s3:*")
+    assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
+
+
+# --- Aurora --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cluster_is_encrypted_backed_up_protected_and_logs_in_by_iam_over_tls(robust: Synthesised) -> None:
+    cluster = one(data(robust), "AWS::RDS::DBCluster")
+    assert cluster["Engine"] == "aurora-postgresql"
+    major, minor = map(int, cluster["EngineVersion"].split("."))
+    assert major == 16
+    assert minor >= 3  # the first of 16 that sleeps
+    assert cluster["StorageEncrypted"] is True
+    assert cluster["EnableIAMDatabaseAuthentication"] is True
+    assert cluster["BackupRetentionPeriod"] == 14
+    assert cluster["CopyTagsToSnapshot"] is True
+    assert cluster["DeletionProtection"] is True
+    parameters = one(data(robust), "AWS::RDS::DBClusterParameterGroup")
+    assert parameters["Family"] == "aurora-postgresql16"
+    assert parameters["Parameters"] == {"rds.force_ssl": "1"}
+    (parameter_group,) = templates.of_type(data(robust), "AWS::RDS::DBClusterParameterGroup")
+    assert cluster["DBClusterParameterGroupName"] == {"Ref": parameter_group}
+
+
+def test_its_capacity_is_as_set_and_it_sleeps_only_at_zero(asleep: Synthesised, robust: Synthesised) -> None:
+    assert one(data(asleep), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
+        "MinCapacity": 0,
+        "MaxCapacity": 2,
+        "SecondsUntilAutoPause": 600,
+    }
+    assert one(data(robust), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
+        "MinCapacity": 1,
+        "MaxCapacity": 8,
+    }
+    parameters = one(data(asleep), "AWS::RDS::DBClusterParameterGroup")["Parameters"]
+    assert parameters == {"rds.force_ssl": "1", "idle_session_timeout": "60000"}  # or a waiting function keeps it up
+
+
+def test_there_is_one_instance_and_a_standby_that_is_as_large_where_it_is_set(
+    asleep: Synthesised, robust: Synthesised
+) -> None:
+    def tiers(done: Synthesised) -> list[int]:
+        instances = templates.of_type(data(done), "AWS::RDS::DBInstance").values()
+        for instance in instances:
+            assert (instance["DBInstanceClass"], instance["PubliclyAccessible"]) == ("db.serverless", False)
+        return sorted(instance["PromotionTier"] for instance in instances)
+
+    assert tiers(asleep) == [0]
+    assert tiers(robust) == [0, 1]  # tier 1 scales with the writer
+
+
+def test_no_password_is_in_a_template(robust: Synthesised) -> None:
+    cluster = one(data(robust), "AWS::RDS::DBCluster")
+    assert cluster["ManageMasterUserPassword"] is True
+    assert "MasterUserPassword" not in cluster
+    assert "resolve:secretsmanager" not in json.dumps(data(robust))
+
+
+def test_only_functions_reach_it_and_only_at_its_port(robust: Synthesised) -> None:
+    template = data(robust)
+    cluster = one(template, "AWS::RDS::DBCluster")
+    (group,) = (templates.target(template, group) for group in cluster["VpcSecurityGroupIds"])
+    (rule,) = rules_into_groups(template)
+    assert templates.target(template, rule["GroupId"]) == group
+    assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 5432, 5432)
+    assert "Functions" in templates.target(template, rule["SourceSecurityGroupId"])
+    outward = templates.of_type(template, "AWS::EC2::SecurityGroup")[group]["SecurityGroupEgress"]
+    assert [rule["CidrIp"] for rule in outward] == ["255.255.255.255/32"]  # CDK's way to say none
+
+
+def test_its_subnets_are_those_without_a_way_out(robust: Synthesised) -> None:
+    subnets = one(data(robust), "AWS::RDS::DBSubnetGroup")["SubnetIds"]
+    assert len(subnets) == 2
+    assert all(subnet["Ref"].startswith("NetworkVpcdatabaseSubnet") for subnet in subnets)
+
+
+def test_its_log_is_there_before_it_is_and_forgets(robust: Synthesised) -> None:
+    template = data(robust)
+    name = "/aws/rds/cluster/acme-database/postgresql"
+    assert templates.of_type(template, "AWS::Logs::LogGroup")[name]["RetentionInDays"] == 30
+    (cluster,) = [item for item in template["Resources"].values() if item["Type"] == "AWS::RDS::DBCluster"]
+    assert cluster["Properties"]["DBClusterIdentifier"] == "acme-database"
+    assert cluster["Properties"]["EnableCloudwatchLogsExports"] == ["postgresql"]
+    assert name in [template["Resources"][each]["Properties"].get("LogGroupName") for each in cluster["DependsOn"]]
+
+
+def test_functions_log_in_by_iam_as_the_stages_user_and_read_no_secret(robust: Synthesised) -> None:
+    template = robust.templates["acme-jobs"]
+    for function in ("acme-order-ship", "acme-report-build", "acme-jobs-sweep"):
+        assert url(robust, function).startswith("postgresql://worker@")
+        assert url(robust, function).endswith(":5432/acme?auth=iam")
+        allowed = templates.allowed(template, function)
+        (user,) = allowed["rds-db:connect"]
+        assert user.startswith("arn:${AWS::Partition}:rds-db:${AWS::Region}:${AWS::AccountId}:dbuser:")
+        assert user.endswith("/worker")
+        assert "DBClusterResourceId" in user
+        assert not [action for action in allowed if action.startswith("secretsmanager:")]
+    assert "rds-db:connect" not in templates.allowed(template, "acme-router")
+
+
+def test_the_migration_logs_in_by_the_masters_secret(robust: Synthesised) -> None:
+    outputs = data(robust)["Outputs"]
+    assert outputs["DatabaseSecret"]["Value"]["Fn::GetAtt"][1] == "MasterUserSecret.SecretArn"
+    assert outputs["DatabaseHost"]["Value"]["Fn::GetAtt"][1] == "Endpoint.Address"
+
+
+# --- A database that is there --------------------------------------------------------------------------------------
+
+
+def test_an_existing_database_lets_the_functions_in_where_its_group_is_set(synth: Synth) -> None:
+    done = synth("dev", network=EXISTING_NETWORK, database={**IAM_DATABASE, "security_group_id": "sg-0db"})
+    template = data(done)
+    (rule,) = rules_into_groups(template)
+    assert (rule["GroupId"], rule["FromPort"], rule["ToPort"]) == ("sg-0db", 5433, 5433)
+    assert "Functions" in templates.target(template, rule["SourceSecurityGroupId"])
+    (egress,) = templates.of_type(template, "AWS::EC2::SecurityGroupEgress").values()
+    assert (egress["DestinationSecurityGroupId"], egress["FromPort"], egress["ToPort"]) == ("sg-0db", 5433, 5433)
+    assert url(done, "acme-order-ship") == "postgresql://worker@db.internal:5433/acme?auth=iam"
+    assert not [each for each in template["Resources"].values() if each["Type"].startswith("AWS::RDS::")]
+
+
+@pytest.mark.parametrize("network", [EXISTING_NETWORK, NEW_NETWORK])
+def test_an_existing_database_whose_group_is_not_known_is_reached_by_its_port(
+    network: dict[str, Any], synth: Synth
+) -> None:
+    template = data(synth("dev", network=network, database=IAM_DATABASE))
+    (group,) = templates.of_type(template, "AWS::EC2::SecurityGroup").values()
+    assert {(rule["CidrIp"], rule["FromPort"]) for rule in group["SecurityGroupEgress"]} == {
+        ("0.0.0.0/0", 443),
+        ("0.0.0.0/0", 5433),
+    }
+    assert not rules_into_groups(template)
+
+
+def test_an_existing_database_without_a_network_is_read_by_secret_and_makes_nothing(dev: Synthesised) -> None:
+    assert {item["Type"] for item in data(dev)["Resources"].values()} == {"AWS::S3::Bucket", "AWS::S3::BucketPolicy"}
+    assert url(dev, "acme-order-ship") == f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}"
+    allowed = templates.allowed(dev.templates["acme-jobs"], "acme-order-ship")
+    assert allowed["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
+
+
+# --- What becomes of it --------------------------------------------------------------------------------------------
+
+
+def policies(template: Template, kind: str) -> set[tuple[str | None, str | None]]:
+    return {
+        (item.get("DeletionPolicy"), item.get("UpdateReplacePolicy"))
+        for item in template["Resources"].values()
+        if item["Type"] == kind
+    }
+
+
+def test_where_things_are_kept_the_stack_is_protected_and_leaves_a_snapshot_and_the_bucket(robust: Synthesised) -> None:
+    assert artifact(robust, "acme-data")["terminationProtection"] is True
+    assert policies(data(robust), "AWS::RDS::DBCluster") == {("Snapshot", "Snapshot")}
+    assert policies(data(robust), "AWS::S3::Bucket") == {("RetainExceptOnCreate", "Retain")}
+    assert policies(data(robust), "AWS::Logs::LogGroup") == {("RetainExceptOnCreate", "Retain")}
+
+
+def test_where_things_are_not_kept_the_stack_can_go_and_all_of_it_does(asleep: Synthesised) -> None:
+    assert not artifact(asleep, "acme-data").get("terminationProtection")
+    assert one(data(asleep), "AWS::RDS::DBCluster")["DeletionProtection"] is False
+    for kind in ("AWS::RDS::DBCluster", "AWS::S3::Bucket", "AWS::Logs::LogGroup"):
+        assert policies(data(asleep), kind) == {("Delete", "Delete")}
+
+
+def test_a_local_stack_is_not_protected(local: Synthesised) -> None:
+    assert not artifact(local, "jobs-data").get("terminationProtection")
+
+
+def test_what_concerns_the_functions_alone_leaves_the_data_stack_as_it_is(synth: Synth, robust: Synthesised) -> None:
+    database = {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14}
+    changed = synth(
+        "dev",
+        removal="retain",
+        network=NEW_NETWORK,
+        database=database,
+        tags={"team": "billing"},
+        concurrency_budget=40,
+        log_level="DEBUG",
+        settings={"EMAIL_FROM_ADDRESS": "other@example.com"},
+    )
+    assert data(changed) == data(robust)
+    assert changed.templates["acme-jobs"] != robust.templates["acme-jobs"]
+
+
+def test_the_functions_stack_holds_nothing_that_must_outlive_it(robust: Synthesised) -> None:
+    kinds = {item["Type"] for item in robust.templates["acme-jobs"]["Resources"].values()}
+    assert not [kind for kind in kinds if kind.startswith(("AWS::RDS::", "AWS::EC2::", "AWS::S3::"))]
+
+
+# --- Tags ----------------------------------------------------------------------------------------------------------
+
+
+def test_every_resource_that_takes_tags_has_those_of_its_stage(robust: Synthesised) -> None:
+    tagged = 0
+    for template in robust.templates.values():
+        for logical_id, item in template["Resources"].items():
+            schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("eu-central-1", item["Type"]).schema
+            if not schema.get("tagging", {}).get("taggable", "Tags" in schema["properties"]):
+                continue
+            tags = {tag["Key"]: tag["Value"] for tag in item["Properties"]["Tags"]}
+            assert tags.get("joblane:stage") == "dev", logical_id
+            assert tags.get("team") == "billing", logical_id
+            tagged += 1
+    assert tagged > 50
+    for stack in ("acme-data", "acme-jobs"):
+        assert artifact(robust, stack)["tags"] == {"joblane:stage": "dev", "team": "billing"}
+
+
+# --- Connections ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "expected"),
+    [
+        # Source: Aurora, Maximum connections for Aurora Serverless v2, and AWS re:Post, Working of max_connections
+        # for Amazon Aurora PostgreSQL Serverless
+        (0.5, 1, 189),
+        (1, 4, 823),
+        (0, 8, 1669),
+        (1, 16, 3360),
+        (0.5, 16, 2000),
+        (1, 32, 5000),
+        (1, 256, 5000),
+        (0, 2, 400),
+        (0, 1.5, 294),
+    ],
+)
+def test_aurora_takes_as_many_connections_as_its_capacity_at_most_allows(
+    least: float, most: float, expected: int
+) -> None:
+    settings = Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})
+    assert settings.max_connections == expected
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "wanted", "advice"),
+    [
+        (0, 1, 190, "raise database.max_capacity (1) to 1.5"),
+        (0, 8, 2001, "raise database.min_capacity (0) to 1 and database.max_capacity (8) to 10"),
+        (0.5, 16, 2001, "raise database.min_capacity (0.5) to 1"),
+        (4, 8, 3000, "raise database.max_capacity (8) to 14.5"),
+        (0, 8, 5001, None),
+    ],
+)
+def test_what_to_set_for_more_connections_is_the_least_that_has_them(
+    least: float, most: float, wanted: int, advice: str | None
+) -> None:
+    settings = Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})
+    assert settings.enough_for(wanted) == advice

@@ -1,0 +1,294 @@
+"""The network of each kind, read from the template of the data stack."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from infra.app import Synthesised
+from tests.infra import templates
+from tests.infra.conftest import AURORA, EXISTING_NETWORK, Synth
+from tests.infra.templates import Template
+
+Made = Callable[..., Synthesised]
+
+
+@pytest.fixture(scope="module")
+def made(synth: Synth) -> Made:
+    """A stage with Aurora and a network of these settings, synthesised once."""
+    known: dict[str, Synthesised] = {}
+
+    def make(*, package: str = "tests.infra.tasks", **network: Any) -> Synthesised:
+        key = package + json.dumps(network, sort_keys=True)
+        if key not in known:
+            given = {"network": {"kind": "new", **network}, "database": AURORA, "settings": {}}
+            known[key] = synth("dev", package=package, **given)
+        return known[key]
+
+    return make
+
+
+def data(done: Synthesised) -> Template:
+    return done.templates["acme-data"]
+
+
+def subnets(template: Template) -> dict[str, dict[str, Any]]:
+    """Logical ids and properties, by the ids' start: functions, database or public."""
+    found: dict[str, dict[str, Any]] = {"functions": {}, "database": {}, "public": {}}
+    for logical_id, subnet in templates.of_type(template, "AWS::EC2::Subnet").items():
+        (kind,) = [name for name in found if logical_id.startswith(f"NetworkVpc{name}")]
+        found[kind][logical_id] = subnet
+    return found
+
+
+def ways_out(template: Template, kind: str) -> set[str]:
+    """Types of what the default routes of these subnets lead to; ``kind``: functions, database or public."""
+    tables = {
+        association["RouteTableId"]["Ref"]
+        for association in templates.of_type(template, "AWS::EC2::SubnetRouteTableAssociation").values()
+        if association["SubnetId"]["Ref"] in subnets(template)[kind]
+    }
+    assert len(tables) == 2
+    found = set()
+    for route in templates.of_type(template, "AWS::EC2::Route").values():
+        if route["RouteTableId"]["Ref"] in tables:
+            assert route["DestinationCidrBlock"] == "0.0.0.0/0"
+            found |= {route[key]["Ref"] for key in ("NatGatewayId", "GatewayId") if key in route}
+    return found
+
+
+def endpoints(template: Template) -> dict[str, dict[str, Any]]:
+    """By the last word of the service's name."""
+    found = {}
+    for endpoint in templates.of_type(template, "AWS::EC2::VPCEndpoint").values():
+        name = templates.target(template, endpoint["ServiceName"])
+        found[name.rpartition(".")[2]] = dict(endpoint)
+    return found
+
+
+def rules(template: Template, group: str, direction: str) -> list[dict[str, Any]]:
+    """Of a security group, by its logical id; ``direction``: ``Ingress`` or ``Egress``."""
+    inline = templates.of_type(template, "AWS::EC2::SecurityGroup")[group].get(f"SecurityGroup{direction}", [])
+    apart = [
+        rule
+        for rule in templates.of_type(template, f"AWS::EC2::SecurityGroup{direction}").values()
+        if templates.target(template, rule["GroupId"]) == group
+    ]
+    return [*inline, *apart]
+
+
+def group_of_the_functions(template: Template) -> str:
+    (group,) = [name for name in templates.of_type(template, "AWS::EC2::SecurityGroup") if "Functions" in name]
+    return group
+
+
+# --- A VPC of the stage's own --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gateways", [0, 1, 2])
+def test_functions_and_database_have_private_subnets_of_their_own_in_two_zones(made: Made, gateways: int) -> None:
+    found = subnets(data(made(nat_gateways=gateways)))
+    for kind in ("functions", "database"):
+        assert {json.dumps(subnet["AvailabilityZone"]) for subnet in found[kind].values()} == {
+            json.dumps({"Fn::Select": [zone, {"Fn::GetAZs": ""}]}) for zone in (0, 1)
+        }
+    assert len(found["public"]) == (2 if gateways else 0)
+    assert not any(subnet.get("MapPublicIpOnLaunch") for kind in found.values() for subnet in kind.values())
+
+
+@pytest.mark.parametrize("gateways", [0, 1, 2])
+def test_functions_go_out_by_as_many_gateways_as_are_set_and_the_database_does_not(made: Made, gateways: int) -> None:
+    template = data(made(nat_gateways=gateways))
+    existing = set(templates.of_type(template, "AWS::EC2::NatGateway"))
+    assert len(existing) == gateways
+    assert ways_out(template, "functions") == existing
+    assert ways_out(template, "database") == set()
+    assert len(templates.of_type(template, "AWS::EC2::InternetGateway")) == (1 if gateways else 0)
+
+
+def test_the_number_of_gateways_can_change_and_no_subnet_of_functions_or_database_moves(made: Made) -> None:
+    def placed(gateways: int) -> dict[str, dict[str, str]]:
+        found = subnets(data(made(nat_gateways=gateways)))
+        return {
+            kind: {logical_id: subnet["CidrBlock"] for logical_id, subnet in found[kind].items()}
+            for kind in ("functions", "database")
+        }
+
+    assert placed(0) == placed(1) == placed(2)
+
+
+def test_the_functions_import_the_same_things_whatever_the_number_of_gateways(made: Made) -> None:
+    def exported(gateways: int) -> set[str]:
+        return {name for name in data(made(nat_gateways=gateways))["Outputs"] if name.startswith("Exports")}
+
+    assert exported(0) == exported(1) == exported(2)
+
+
+@pytest.mark.parametrize("gateways", [0, 1, 2])
+def test_s3_is_reached_by_a_gateway_endpoint_that_costs_nothing(made: Made, gateways: int) -> None:
+    template = data(made(nat_gateways=gateways))
+    s3 = endpoints(template)["s3"]
+    assert s3["VpcEndpointType"] == "Gateway"
+    tables = {
+        association["RouteTableId"]["Ref"]
+        for association in templates.of_type(template, "AWS::EC2::SubnetRouteTableAssociation").values()
+        if association["SubnetId"]["Ref"] in subnets(template)["functions"]
+    }
+    assert {table["Ref"] for table in s3["RouteTableIds"]} == tables
+
+
+def test_without_a_gateway_there_are_endpoints_for_what_functions_call_and_for_functions_alone(made: Made) -> None:
+    template = data(made(nat_gateways=0))
+    found = endpoints(template)
+    assert set(found) == {"s3", "sqs", "secretsmanager", "email"}
+    for name in ("sqs", "secretsmanager", "email"):
+        assert found[name]["VpcEndpointType"] == "Interface"
+        assert found[name]["PrivateDnsEnabled"] is True
+        assert {subnet["Ref"] for subnet in found[name]["SubnetIds"]} == set(subnets(template)["functions"])
+        (group,) = (templates.target(template, group) for group in found[name]["SecurityGroupIds"])
+        (rule,) = rules(template, group, "Ingress")
+        assert (rule["FromPort"], rule["ToPort"]) == (443, 443)
+        assert templates.target(template, rule["SourceSecurityGroupId"]) == group_of_the_functions(template)
+
+
+def test_where_no_task_sends_mail_there_is_no_endpoint_for_it(made: Made) -> None:
+    done = made(package="tests.infra.renamed", nat_gateways=0)
+    assert not any(task.grants.mail for task in done.jobs.tasks.values())
+    assert set(endpoints(data(done))) == {"s3", "sqs", "secretsmanager"}
+
+
+def test_with_a_gateway_nothing_is_paid_for_endpoints(made: Made) -> None:
+    assert set(endpoints(data(made(nat_gateways=1)))) == {"s3"}
+
+
+def test_nothing_comes_in_to_a_function_and_it_reaches_https_and_its_database(made: Made) -> None:
+    template = data(made(nat_gateways=1))
+    group = group_of_the_functions(template)
+    assert rules(template, group, "Ingress") == []
+    to_the_world = [rule for rule in rules(template, group, "Egress") if "CidrIp" in rule]
+    assert [(rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) for rule in to_the_world] == [("tcp", 443, 443)]
+    (to_a_group,) = [rule for rule in rules(template, group, "Egress") if "CidrIp" not in rule]
+    assert (to_a_group["FromPort"], to_a_group["ToPort"]) == (5432, 5432)
+
+
+def test_further_ports_are_open_where_they_are_set(made: Made) -> None:
+    template = data(made(egress_ports=[587, 8443]))
+    found = rules(template, group_of_the_functions(template), "Egress")
+    assert {rule["FromPort"] for rule in found if "CidrIp" in rule} == {443, 587, 8443}
+
+
+@pytest.mark.parametrize("cidr", ["10.60.0.0/16", "192.168.7.0/24"])
+def test_the_subnets_fit_the_network_and_what_ec2_takes(made: Made, cidr: str) -> None:
+    found = subnets(data(made(cidr=cidr)))
+    blocks = [ipaddress.ip_network(subnet["CidrBlock"]) for kind in found.values() for subnet in kind.values()]
+    network = ipaddress.ip_network(cidr)
+    assert len(blocks) == 6
+    assert all(block.subnet_of(network) and block.prefixlen <= 28 for block in blocks)  # type: ignore[arg-type]
+    assert not any(one.overlaps(other) for one in blocks for other in blocks if one is not other)
+
+
+def test_what_the_security_groups_refuse_is_logged_for_as_long_as_the_stage_says(made: Made) -> None:
+    template = data(made(nat_gateways=1))
+    (log,) = templates.of_type(template, "AWS::EC2::FlowLog").values()
+    assert (log["TrafficType"], log["ResourceType"]) == ("REJECT", "VPC")
+    assert templates.target(template, log["LogGroupName"]) == "/joblane/acme/network"
+    assert templates.of_type(template, "AWS::Logs::LogGroup")["/joblane/acme/network"]["RetentionInDays"] == 30
+
+
+# --- A VPC that is there -------------------------------------------------------------------------------------------
+
+
+def test_an_existing_network_is_taken_as_it_is_and_gets_security_groups_alone(made: Made) -> None:
+    done = made(**EXISTING_NETWORK)
+    kinds = {resource["Type"] for resource in data(done)["Resources"].values()}
+    assert {kind for kind in kinds if kind.startswith("AWS::EC2::")} == {
+        "AWS::EC2::SecurityGroup",
+        "AWS::EC2::SecurityGroupEgress",
+        "AWS::EC2::SecurityGroupIngress",
+    }
+    groups = templates.of_type(data(done), "AWS::EC2::SecurityGroup")
+    assert {group["VpcId"] for group in groups.values()} == {"vpc-0a1b2c3d"}
+    (cluster_subnets,) = templates.of_type(data(done), "AWS::RDS::DBSubnetGroup").values()
+    assert cluster_subnets["SubnetIds"] == ["subnet-01", "subnet-02"]
+    function = templates.functions(done.templates["acme-jobs"])["acme-order-ship"]
+    assert function["VpcConfig"]["SubnetIds"] == ["subnet-01", "subnet-02"]
+
+
+def test_an_existing_network_can_be_reached_further_too(made: Made) -> None:
+    template = data(made(**EXISTING_NETWORK, egress_ports=[587]))
+    found = rules(template, group_of_the_functions(template), "Egress")
+    assert {rule["FromPort"] for rule in found if "CidrIp" in rule} == {443, 587}
+
+
+# --- Whatever the kind ---------------------------------------------------------------------------------------------
+
+KINDS: list[dict[str, Any]] = [{"nat_gateways": 0}, {"nat_gateways": 1}, EXISTING_NETWORK]
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_what_logs_in_to_the_database_runs_in_the_functions_subnets_and_group(
+    made: Made, network: dict[str, Any]
+) -> None:
+    template = made(**network).templates["acme-jobs"]
+    placed = {name for name, function in templates.functions(template).items() if "VpcConfig" in function}
+    assert placed == {
+        name for name in templates.functions(template) if "DATABASE_URL" in templates.variables(template, name)
+    }
+    assert "acme-router" not in placed
+    groups = {json.dumps(templates.functions(template)[name]["VpcConfig"]["SecurityGroupIds"]) for name in placed}
+    assert len(groups) == 1
+    assert "NetworkFunctions" in groups.pop()
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_lambda_may_make_their_interfaces_and_their_own_code_may_not(made: Made, network: dict[str, Any]) -> None:
+    done = made(**network)
+    (policy,) = templates.of_type(data(done), "AWS::IAM::ManagedPolicy").values()
+    *allowed, denied = policy["PolicyDocument"]["Statement"]
+    # Source: Lambda, Giving Lambda functions access to resources in an Amazon VPC
+    needed = {
+        "ec2:CreateNetworkInterface",
+        "ec2:DeleteNetworkInterface",
+        "ec2:AssignPrivateIpAddresses",
+        "ec2:UnassignPrivateIpAddresses",
+        "ec2:DescribeNetworkInterfaces",
+        "ec2:DescribeSubnets",
+    }
+    assert {action for statement in allowed for action in statement["Action"]} == needed
+    for statement in allowed:
+        if not all(action.startswith("ec2:Describe") for action in statement["Action"]):
+            assert templates.target({"Resources": {}}, statement["Resource"]) == (
+                "arn:${AWS::Partition}:ec2:${AWS::Region}:${AWS::AccountId}:*/*"
+            )
+    assert denied["Effect"] == "Deny"
+    assert set(denied["Action"]) == needed
+    (own,) = denied["Condition"]["ArnLike"].values()
+    assert templates.target({"Resources": {}}, own).endswith(":function:acme-*")
+
+    template = done.templates["acme-jobs"]
+    for function in templates.functions(template).values():
+        role = template["Resources"][function["Role"]["Fn::GetAtt"][0]]["Properties"]
+        given = json.dumps(role.get("ManagedPolicyArns", []))
+        assert ("NetworkInterfaces" in given) == ("VpcConfig" in function)
+
+
+@pytest.mark.parametrize("network", KINDS)
+def test_the_synth_looks_nothing_up_and_no_function_does_the_deploys_work(made: Made, network: dict[str, Any]) -> None:
+    done = made(**network)
+    assert not json.loads((done.directory / "manifest.json").read_text()).get("missing")
+    kinds = {resource["Type"] for resource in data(done)["Resources"].values()}
+    assert not [kind for kind in kinds if kind.startswith(("AWS::Lambda::", "Custom::", "AWS::CloudFormation::"))]
+
+
+def test_without_a_network_functions_are_outside_of_any_vpc(dev: Synthesised) -> None:
+    assert not [r for r in data(dev)["Resources"].values() if r["Type"].startswith("AWS::EC2::")]
+    assert not any("VpcConfig" in function for function in templates.functions(dev.templates["acme-jobs"]).values())
+
+
+def test_a_local_stage_holds_nothing_that_an_emulator_refuses(local: Synthesised) -> None:
+    kinds = {resource["Type"] for resource in local.templates["jobs-data"]["Resources"].values()}
+    assert kinds == {"AWS::S3::Bucket"}
