@@ -8,7 +8,7 @@ from datetime import timedelta
 from email.utils import parseaddr
 from typing import Any, cast
 
-from aws_cdk import CfnResource, Duration, SecretValue, Stack
+from aws_cdk import ArnFormat, CfnResource, Duration, SecretValue, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_logs as logs
@@ -16,6 +16,8 @@ from constructs import Construct
 
 from infra.access import DatabaseAccess
 from infra.constructs.code import RUNTIME, FunctionCode
+from infra.errors import StageError
+from infra.findings import acknowledge, acknowledge_wildcard
 from infra.sections import SecretReference
 from infra.stage import REMOVAL, Stage, Value
 from shared.jobs.queues import function_name
@@ -24,6 +26,15 @@ from shared.jobs.task import Task
 GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
+SES = "ses"
+INTERFACE_ACTIONS = (
+    "ec2:CreateNetworkInterface",
+    "ec2:DescribeNetworkInterfaces",
+    "ec2:DescribeSubnets",
+    "ec2:DeleteNetworkInterface",
+    "ec2:AssignPrivateIpAddresses",
+    "ec2:UnassignPrivateIpAddresses",
+)
 
 
 class JobFunction(Construct):
@@ -53,11 +64,13 @@ class JobFunction(Construct):
         )
         resource = cast(CfnResource, log_group.node.default_child)
         resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
-        role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+        self.role = role = iam.Role(self, "Role", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         log_group.grant_write(role)
         for statement in access.functions.statements if access else ():
             role.add_to_policy(statement)
         place = access.place if access else None
+        if place:
+            _grant_interfaces(role, name)
         self.function = lambda_.Function(
             self,
             "Function",
@@ -84,6 +97,7 @@ class JobFunction(Construct):
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
             },
         )
+        acknowledge(self.function, "L1", "The lock, the layer and the tests are of one version of Python, this one.")
 
 
 class TaskFunction(JobFunction):
@@ -119,16 +133,59 @@ class TaskFunction(JobFunction):
             self._grant_mail(stage)
 
     def _grant_mail(self, stage: Stage) -> None:
-        """Send by SES, and from the stage's own address alone where that is written out."""
+        """Send from the stage's own address alone; nothing where mails go another way than by SES.
+
+        Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
+        what its refusals show, for example in aws/aws-sdk-js, issue 3641.
+        """
+        if stage.settings.get("EMAIL_PROVIDER", SES) != SES:
+            return
         sender = stage.settings.get("EMAIL_FROM_ADDRESS")
-        own = {"ses:FromAddress": parseaddr(sender)[1]} if isinstance(sender, str) and sender else None
+        address = parseaddr(sender)[1] if isinstance(sender, str) else ""
+        if not address:
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
+                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
+            )
+        identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
         self.function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["ses:SendEmail"],
-                resources=[Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")],
-                conditions={"StringEquals": own} if own else None,
+                resources=[identities],
+                conditions={"StringEquals": {"ses:FromAddress": address}},
             )
         )
+        acknowledge_wildcard(
+            self.role,
+            identities,
+            "SES asks for the identity of the sender, which may be a domain above its address, and for those of "
+            "recipients, who are anybody; the condition on ses:FromAddress leaves one sender.",
+        )
+
+
+def _grant_interfaces(role: iam.Role, function: str) -> None:
+    """What Lambda does with the function's role to connect it to a network, and the function itself may not.
+
+    Source: Lambda, *Giving Lambda functions access to resources in an Amazon VPC*, required IAM permissions.
+    """
+    arn = Stack.of(role).format_arn(
+        service="lambda", resource="function", resource_name=function, arn_format=ArnFormat.COLON_RESOURCE_NAME
+    )
+    role.add_to_policy(iam.PolicyStatement(actions=INTERFACE_ACTIONS, resources=["*"]))
+    role.add_to_policy(
+        iam.PolicyStatement(
+            effect=iam.Effect.DENY,
+            actions=INTERFACE_ACTIONS,
+            resources=["*"],
+            conditions={"ArnEquals": {"lambda:SourceFunctionArn": arn}},
+        )
+    )
+    acknowledge_wildcard(
+        role,
+        "*",
+        "Lambda makes the network interfaces with this role, and asks for these actions on all resources; they are "
+        "denied to what runs in the function.",
+    )
 
 
 def in_template(value: Value) -> str:

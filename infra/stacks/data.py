@@ -7,6 +7,7 @@ from aws_cdk import aws_s3 as s3
 from constructs import Construct
 
 from infra.access import DatabaseAccess, existing_access, local_access
+from infra.findings import acknowledge
 from infra.sections import Aurora, ExistingDatabase, LocalDatabase
 from infra.stage import REMOVAL, Stage
 
@@ -38,6 +39,12 @@ class DataStack(Stack):
                 s3.LifecycleRule(id="reports", prefix=REPORTS, expiration=REPORTS_KEPT),
                 s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
             ],
+        )
+        acknowledge(
+            self.exports,
+            "S1",
+            "The record says who asked for which export, and objects are gone after a week; access logs would be kept "
+            "longer than what they tell of. CloudTrail's data events are the account's own to switch on.",
         )
         self.access = self._access(stage)
         CfnOutput(self, "ExportBucket", value=self.exports.bucket_name)

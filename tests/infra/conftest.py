@@ -44,7 +44,9 @@ class Synth:
     def __init__(self, packages: Packages, folder: Path) -> None:
         self._packages, self._folder, self._count = packages, folder, 0
 
-    def __call__(self, stage: str = "dev", *, package: str = TASKS, **changes: Any) -> Synthesised:
+    def __call__(
+        self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any
+    ) -> Synthesised:
         self._count += 1
         return synthesise(
             context_of_file() | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
@@ -52,6 +54,7 @@ class Synth:
             environ={"DATABASE_URL": DATABASE_URL, "SMTP_HOST": "127.0.0.1"},
             package=package,
             build=self._build,
+            findings=findings,
         )
 
     def _build(self, stage: Stage) -> Packages:
