@@ -5,7 +5,7 @@ Source: cdk-nag 3, *Acknowledging a Rule*; its RULES.md says what each rule want
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from typing import Any
 
 from aws_cdk import Acknowledgment, App, Stack, Validations
@@ -54,10 +54,8 @@ def _flat(value: Any) -> str:
             return f"<{resource}.{attribute}>"
         case {"Ref": resource}:
             return f"<{resource}>"
-        case {"Fn::ImportValue": name}:
-            return _flat(name)
+        case {"Fn::ImportValue": text} | {"Fn::Sub": text}:
+            return _flat(text)
         case str():
-            return value
-        case Mapping():
-            raise TypeError(f"no finding is named after {', '.join(value)}")
-    return str(value)
+            return value.replace("${", "<").replace("}", ">")
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False)

@@ -27,14 +27,14 @@ GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JO
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
 SES = "ses"
-INTERFACE_ACTIONS = (
+INTERFACE_ACTIONS = [
     "ec2:CreateNetworkInterface",
     "ec2:DescribeNetworkInterfaces",
     "ec2:DescribeSubnets",
     "ec2:DeleteNetworkInterface",
     "ec2:AssignPrivateIpAddresses",
     "ec2:UnassignPrivateIpAddresses",
-)
+]
 
 
 class JobFunction(Construct):

@@ -38,6 +38,29 @@ def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return Packages(code=Package(path, "c0de" * 16), layer=Package(path, "1a7e4" * 12))
 
 
+class RealStages:
+    """The real tasks on the stages of ``cdk.json``, each synthesised once, with all that is refused."""
+
+    def __init__(self, packages: Packages, folder: Path) -> None:
+        self._packages, self._folder = packages, folder
+        self._made: dict[str, Synthesised] = {}
+
+    def __call__(self, stage: str) -> Synthesised:
+        if stage not in self._made:
+            self._made[stage] = synthesise(
+                context_of_file() | {"stage": stage},
+                output=self._folder / stage,
+                environ={},
+                build=lambda stage: self._packages,
+            )
+        return self._made[stage]
+
+
+@pytest.fixture(scope="session")
+def real_stages(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> RealStages:
+    return RealStages(no_packages, tmp_path_factory.mktemp("real"))
+
+
 class Synth:
     """Synthesises the test tasks for a stage, with changes to its settings."""
 

@@ -10,21 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from infra.app import Synthesised, context_of_file, main, synthesise
+from infra.app import Synthesised, main
 from infra.packaging import ROOT, Packages
 from shared.jobs.discovery import discover
 from tests.infra import templates
+from tests.infra.conftest import RealStages
 
 
 @pytest.fixture(scope="module")
-def real(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> Synthesised:
+def real(real_stages: RealStages) -> Synthesised:
     """The real tasks on the real stage ``dev``."""
-    return synthesise(
-        context_of_file() | {"stage": "dev"},
-        output=tmp_path_factory.mktemp("real"),
-        environ={},
-        build=lambda stage: no_packages,
-    )
+    return real_stages("dev")
 
 
 def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesised) -> None:
