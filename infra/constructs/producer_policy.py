@@ -14,17 +14,17 @@ from infra.stage import Stage
 
 
 def producer_policy(scope: Construct, *, stage: Stage, name: str, queues: Iterable[sqs.IQueue]) -> iam.ManagedPolicy:
-    """``PREFIX-send-NAME-REGION``: sending to ``queues`` and nothing else. ``name``: a type's slug, or a queue.
+    """``PREFIX-send-NAME-REGION``: sending to ``queues`` and nothing else. ``name``: a type's slug, or a queue's name.
 
-    With the region, because the names of policies are the account's, and a stage may be in several regions. A type has
-    a colon, so its slug never is the name of a queue.
+    With the region, because the names of policies are the account's, and a stage may be in several regions. A slug has
+    a hyphen in the place of the type's colon, so it never is a queue's name.
 
     A type's policy is all that ``JobClient`` needs to send it. For more than a hundred jobs in one commit it wakes the
     sweep as well; a sender without the policy of ``jobs:sweep`` leaves them to the sweep's next round.
     """
     return iam.ManagedPolicy(
         scope,
-        "Producers",
+        name,
         managed_policy_name=f"{stage.prefix}-send-{name}-{Aws.REGION}",
         description=f"Joblane, {stage.name}: sends {name}",
         statements=[sending(queues)],

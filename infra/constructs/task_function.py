@@ -27,6 +27,7 @@ GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_STAGE", "JO
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
 SES = "ses"
+"""``EMAIL_PROVIDER`` where mails go by Amazon SES."""
 INTERFACE_ACTIONS = [
     "ec2:CreateNetworkInterface",
     "ec2:DescribeNetworkInterfaces",
@@ -35,6 +36,7 @@ INTERFACE_ACTIONS = [
     "ec2:AssignPrivateIpAddresses",
     "ec2:UnassignPrivateIpAddresses",
 ]
+"""Source: Lambda, *Giving Lambda functions access to resources in an Amazon VPC*, required IAM permissions."""
 
 
 class JobFunction(Construct):

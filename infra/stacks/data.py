@@ -43,8 +43,8 @@ class DataStack(Stack):
         acknowledge(
             self.exports,
             "S1",
-            "The record says who asked for which export, and objects are gone after a week; access logs would be kept "
-            "longer than what they tell of. CloudTrail's data events are the account's own to switch on.",
+            "Who asked for which export is in the record, and a link to one is good for minutes. Access logs would take "
+            "another bucket; who wants each request logged switches on CloudTrail's data events for the account.",
         )
         self.access = self._access(stage)
         CfnOutput(self, "ExportBucket", value=self.exports.bucket_name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from aws_cdk import IStackSynthesizer, Stack
 from aws_cdk import aws_iam as iam
@@ -94,7 +94,7 @@ class JobsStack(Stack):
         )
         self.shares = shares(stage, tasks)
         self._lanes: dict[tuple[str, Queue], Lane] = {}
-        self._doors: list[sqs.Queue] = []
+        self._doors: dict[Queue, FrontDoor] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
         self._add_schedules()
@@ -146,11 +146,12 @@ class JobsStack(Stack):
     def _add_front_doors(self) -> None:
         router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
         for queue in Queue:
-            door = FrontDoor(self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router)
-            producer_policy(door, stage=self.stage, name=queue, queues=[door.queue])
-            self._doors.append(door.queue)
-        if passed := [lane for task in self.tasks.values() if task.front_door for lane in self._lanes_of(task)]:
-            router.add_to_role_policy(sending(passed))
+            self._doors[queue] = FrontDoor(
+                self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router
+            )
+        open_types = [(task, type_) for task in self.tasks.values() if task.front_door for type_ in task.types]
+        if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
+            router.add_to_role_policy(sending(lanes))
 
     def _add_schedules(self) -> None:
         group = CronGroup(self, "Cron", stage=self.stage)
@@ -182,9 +183,8 @@ class JobsStack(Stack):
         """Sending to the lanes of these tasks; and waking the sweep, where there are too many to send at once."""
         if targets and SWEEP in self.tasks:
             targets = [*targets, self.tasks[SWEEP]]
-        queues = [self._lanes[target.type, queue].queue for target in targets for queue in target.lanes]
-        if queues:
-            function.add_to_role_policy(sending(queues))
+        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
+            function.add_to_role_policy(sending(lanes))
 
     def _grant_every_lane(self, function: TaskFunction) -> None:
         """Sending to all lanes and their DLQs by the pattern of their names, which no front door has."""
@@ -204,18 +204,22 @@ class JobsStack(Stack):
         function.function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl"],
-                resources=[door.queue_arn for door in self._doors],
+                resources=[door.queue.queue_arn for door in self._doors.values()],
             )
         )
 
     def _add_producer_policies(self) -> None:
+        """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""
+        scope = Construct(self, "Producers")
+        for queue, door in self._doors.items():
+            producer_policy(scope, stage=self.stage, name=queue, queues=[door.queue])
         for task in self.tasks.values():
-            scope = cast(Construct, self.node.find_child(task.slug))
-            producer_policy(scope, stage=self.stage, name=task.slug, queues=self._lanes_of(task))
+            for type_ in task.types:
+                producer_policy(scope, stage=self.stage, name=slug_of(type_), queues=self._lanes_of(task, type_))
 
-    def _lanes_of(self, task: Task[Any, Any]) -> list[sqs.Queue]:
-        """Of the task's type and of its aliases."""
-        return [self._lanes[type_, queue].queue for type_, queue in product(task.types, task.lanes)]
+    def _lanes_of(self, task: Task[Any, Any], type_: str) -> list[sqs.Queue]:
+        """The lanes of one of the task's types: its own, or an alias."""
+        return [self._lanes[type_, queue].queue for queue in task.lanes]
 
 
 def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:

@@ -345,16 +345,34 @@ def test_where_mails_go_another_way_nothing_of_ses_is_allowed(synth: Synth) -> N
 
 
 def test_a_service_can_be_given_each_type_and_each_front_door_by_itself(dev: Synthesised) -> None:
-    template = dev.templates["acme-jobs"]
-    found = {}
-    for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
-        (statement,) = policy["PolicyDocument"]["Statement"]
-        assert (statement["Effect"], set(statement["Action"])) == ("Allow", SENDING)
-        name = templates.target(template, policy["ManagedPolicyName"])
-        found[name] = {templates.target(template, resource) for resource in _many(statement["Resource"])}
-    assert found == {
+    assert _producer_policies(dev) == {
         "acme-send-order-ship-${AWS::Region}": {"acme-critical-order-ship"},
         "acme-send-report-build-${AWS::Region}": {"acme-default-report-build", "acme-critical-report-build"},
         "acme-send-jobs-sweep-${AWS::Region}": {"acme-low-jobs-sweep"},
         **{f"acme-send-{queue}-${{AWS::Region}}": {f"acme-{queue}"} for queue in Queue},
     }
+
+
+def test_a_type_that_was_renamed_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
+    found = _producer_policies(synth(package="tests.infra.renamed", settings={}))
+    for name in ("data-copy", "data-move"):
+        assert found[f"acme-send-{name}-${{AWS::Region}}"] == {f"acme-default-{name}", f"acme-low-{name}"}
+
+
+def test_a_policys_logical_id_follows_from_its_type_and_not_from_where_that_is_declared(synth: Synth) -> None:
+    # else the old name's would be made a second time before the first is removed, and a name can be had once
+    template = synth(package="tests.infra.renamed", settings={}).templates["acme-jobs"]
+    for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
+        name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
+        assert logical_id.startswith(f"Producers{name.replace('-', '')}")
+
+
+def _producer_policies(done: Synthesised) -> dict[str, set[str]]:
+    """Queues by the policy's name."""
+    template, found = done.templates["acme-jobs"], {}
+    for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
+        (statement,) = policy["PolicyDocument"]["Statement"]
+        assert (statement["Effect"], set(statement["Action"])) == ("Allow", SENDING)
+        name = templates.target(template, policy["ManagedPolicyName"])
+        found[name] = {templates.target(template, resource) for resource in _many(statement["Resource"])}
+    return found
