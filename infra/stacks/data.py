@@ -43,7 +43,7 @@ class DataStack(Stack):
         acknowledge(
             self.exports,
             "S1",
-            "Who asked for which export is in the record, and a link to one is good for minutes. Access logs would take "
+            "Who asked for which export is in the record, and a link to one is good for minutes. Access logs want "
             "another bucket; who wants each request logged switches on CloudTrail's data events for the account.",
         )
         self.access = self._access(stage)
