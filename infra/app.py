@@ -18,12 +18,13 @@ from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer
 
 from infra.checks import check
 from infra.errors import StageError
+from infra.findings import refuse_findings
 from infra.functions import discover_functions
 from infra.packaging import ROOT, Packages, build_packages
 from infra.report import report
 from infra.stacks.api import FUNCTION as API
 from infra.stacks.api import ApiStack
-from infra.stacks.data import DataStack
+from infra.stacks.data import EXPORTS, REPORTS, DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
 from infra.stage import Stage, load_stage, with_schedules_of
 from shared.function import Function
@@ -65,10 +66,12 @@ def synthesise(
     environ: Mapping[str, str],
     package: str = "functions",
     build: Callable[[Stage], Packages] = build_packages,
+    findings: bool = True,
 ) -> Synthesised:
     """Make the stacks of one stage and check them. ``context`` gives way to what the CDK CLI passes.
 
-    ``package``: where tasks are found. Raises :class:`~shared.jobs.errors.JobError`.
+    ``package``: where tasks are found. ``findings``: refuse what cdk-nag finds, on a stage for AWS.
+    Raises :class:`~shared.jobs.errors.JobError`.
     """
     app = App(context=dict(context), outdir=str(output), analytics_reporting=False, auto_synth=False)
     tasks, functions = discover(package, times={}), discover_functions(package)
@@ -79,6 +82,8 @@ def synthesise(
         environ=environ,
     )
     jobs = add_stacks(app, stage, with_schedules_of(stage, tasks), functions, build(stage))
+    if findings and not stage.local:
+        refuse_findings(app)
     assembly = app.synth()
     templates = {stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks}
     check(templates.values(), stage)
@@ -115,8 +120,9 @@ def add_stacks(
         synthesizer=synthesizer(),
         reserved={API: stage.api.max_concurrency} if stage.api and stage.api.max_concurrency else {},
         buckets={
-            "exports": GrantedBucket(data.exports, "EXPORT_BUCKET"),
-            "old-exports": GrantedBucket(data.exports, "EXPORT_BUCKET", removes=True),
+            "exports": GrantedBucket(data.exports, "EXPORT_BUCKET", (EXPORTS,)),
+            "reports": GrantedBucket(data.exports, "EXPORT_BUCKET", (REPORTS,)),
+            "old-exports": GrantedBucket(data.exports, "EXPORT_BUCKET", (EXPORTS, REPORTS), removes=True),
         },
     )
     if stage.api is not None:

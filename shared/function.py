@@ -10,7 +10,8 @@ from datetime import timedelta
 class Function:
     """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
 
-    ``enqueue``: types it may send. ``reads``: names of buckets it reads. ``environment``: names of settings it gets.
+    ``enqueue``: types it may send. ``reads``: names that ``infra/app.py`` gives to folders of buckets. ``environment``:
+    names of settings it gets.
     """
 
     description: str

@@ -41,7 +41,7 @@ class ReportResult(BaseModel):
     timeout=timedelta(minutes=10),
     schedule="0 8 * * 0",
     environment=settings.EXPORT,
-    grants=Grants(buckets=("exports",)),
+    grants=Grants(buckets=("reports",)),
     front_door=False,
 )
 def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:

@@ -10,6 +10,7 @@ from constructs import Construct
 from infra.access import Address, DatabaseAccess, by_iam, by_secret
 from infra.constructs.log_group import log_group
 from infra.constructs.network import StageNetwork
+from infra.findings import acknowledge
 from infra.sections import MASTER_USER, Aurora
 from infra.stage import Stage
 
@@ -79,6 +80,8 @@ class AuroraDatabase(Construct):
             removal_policy=REMOVAL[stage.removal],
         )
         self.cluster.node.add_dependency(logs)
+        if not settings.deletion_protection:
+            acknowledge(self.cluster, "RDS10", "The stage says so, by database.deletion_protection: it may be removed.")
         secret = self.cluster.secret
         assert secret is not None
         self.secret_arn = secret.secret_arn

@@ -13,6 +13,7 @@ from constructs import Construct
 
 from infra.constructs.queue_pair import dead_letter_queue
 from infra.errors import SynthError
+from infra.findings import acknowledge
 from infra.stage import Stage
 from shared.jobs.cron import Schedule
 from shared.jobs.message import Message
@@ -37,6 +38,9 @@ class CronGroup(Construct):
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
         self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
         self.dead_letters_arn = self.dead_letters.queue_arn
+        acknowledge(
+            self.dead_letters, "SQS3", "It is a dead-letter queue itself, of schedules, where the rule does not look."
+        )
 
     def new_role(self, scope: Construct, lane: sqs.Queue) -> iam.Role:
         """A role that only this group's schedules can take, and that can only send to ``lane`` and to the DLQ.

@@ -10,7 +10,7 @@ from typing import Any
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from infra.constructs.queue_pair import QueuePair
+from infra.constructs.queue_pair import QueuePair, sending
 from infra.stage import Stage
 from shared.jobs.task import Task
 
@@ -39,4 +39,4 @@ class Lane(QueuePair):
         )
         self.feed(function, batch_size=task.batch_size, max_concurrency=max_concurrency)
         # a message without an id is sent again with one, and then acknowledged
-        self.queue.grant_send_messages(function)
+        function.add_to_role_policy(sending([self.queue]))

@@ -9,6 +9,7 @@ from constructs import Construct
 
 from infra.access import Place
 from infra.constructs.log_group import log_group
+from infra.findings import acknowledge_wildcard
 from infra.sections import ExistingNetwork, NewNetwork
 from infra.stage import Stage
 
@@ -164,14 +165,15 @@ class StageNetwork(Construct):
             resource_name=f"{stage.prefix}-*",
             arn_format=ArnFormat.COLON_RESOURCE_NAME,
         )
-        return iam.ManagedPolicy(
+        every = stack.format_arn(service="ec2", resource="*", resource_name="*")
+        policy = iam.ManagedPolicy(
             self,
             "Interfaces",
             description=f"Joblane, {stage.name}: lets Lambda put the functions into their network",
             statements=[
                 iam.PolicyStatement(
                     actions=INTERFACES,
-                    resources=[stack.format_arn(service="ec2", resource="*", resource_name="*")],
+                    resources=[every],
                 ),
                 iam.PolicyStatement(actions=LOOKING, resources=["*"]),
                 iam.PolicyStatement(
@@ -182,3 +184,11 @@ class StageNetwork(Construct):
                 ),
             ],
         )
+        for resource in (every, "*"):
+            acknowledge_wildcard(
+                policy,
+                resource,
+                "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not "
+                "exist yet; all of it is denied to what runs in the functions.",
+            )
+        return policy

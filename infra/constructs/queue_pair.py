@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from aws_cdk import Duration
+from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
@@ -48,7 +50,7 @@ class QueuePair(Construct):
                 self.queue, batch_size=batch_size, max_concurrency=max_concurrency, report_batch_item_failures=True
             )
         )
-        self.dead_letters.grant_send_messages(function)
+        function.add_to_role_policy(sending([self.dead_letters]))
 
 
 def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs.Queue:
@@ -61,6 +63,16 @@ def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) ->
         enforce_ssl=not stage.local,
         retention_period=seconds(DEAD_LETTER_RETENTION),
         removal_policy=REMOVAL[stage.removal],  # a job that is dropped or renamed takes no messages along
+    )
+
+
+def sending(queues: Iterable[sqs.IQueue]) -> iam.PolicyStatement:
+    """What a sender calls: the address of a queue by its name, and sending, one by one or in batches.
+
+    Source: Service Authorization Reference, Amazon SQS: SendMessageBatch is allowed by ``sqs:SendMessage``.
+    """
+    return iam.PolicyStatement(
+        actions=["sqs:GetQueueUrl", "sqs:SendMessage"], resources=[queue.queue_arn for queue in queues]
     )
 
 

@@ -17,6 +17,8 @@ from constructs import Construct
 from infra.access import DatabaseAccess
 from infra.constructs.code import RUNTIME, FunctionCode
 from infra.constructs.log_group import log_group
+from infra.errors import StageError
+from infra.findings import acknowledge, acknowledge_wildcard
 from infra.sections import SecretReference
 from infra.stage import Stage, Value
 from shared.jobs.queues import function_name
@@ -26,6 +28,8 @@ from shared.jobs.task import Task
 GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
+SES = "ses"
+"""``EMAIL_PROVIDER`` where mails go by Amazon SES."""
 
 
 class JobFunction(Construct):
@@ -59,6 +63,7 @@ class JobFunction(Construct):
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
             managed_policies=[place.interfaces] if place else None,
         )
+        self.role = role
         logs.grant_write(role)
         for statement in access.functions.statements if access else ():
             role.add_to_policy(statement)
@@ -90,6 +95,7 @@ class JobFunction(Construct):
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
             },
         )
+        acknowledge(self.function, "L1", "The lock, the layer and the tests are of one version of Python, this one.")
 
 
 class TaskFunction(JobFunction):
@@ -125,15 +131,33 @@ class TaskFunction(JobFunction):
             self._grant_mail(stage)
 
     def _grant_mail(self, stage: Stage) -> None:
-        """Send by SES, and from the stage's own address alone where that is written out."""
+        """Send from the stage's own address alone; nothing where mails go another way than by SES.
+
+        Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
+        what its refusals show, for example in aws/aws-sdk-js, issue 3641.
+        """
+        if stage.settings.get("EMAIL_PROVIDER", SES) != SES:
+            return
         sender = stage.settings.get("EMAIL_FROM_ADDRESS")
-        own = {"ses:FromAddress": parseaddr(sender)[1]} if isinstance(sender, str) and sender else None
+        address = parseaddr(sender)[1] if isinstance(sender, str) else ""
+        if not address:
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
+                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
+            )
+        identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
         self.function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["ses:SendEmail"],
-                resources=[Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")],
-                conditions={"StringEquals": own} if own else None,
+                resources=[identities],
+                conditions={"StringEquals": {"ses:FromAddress": address}},
             )
+        )
+        acknowledge_wildcard(
+            self.role,
+            identities,
+            "SES asks for the identity of the sender, which may be a domain above its address, and for those of "
+            "recipients, who are anybody; the condition on ses:FromAddress leaves one sender.",
         )
 
 

@@ -11,6 +11,7 @@ from infra.access import DatabaseAccess, existing_access, local_access
 from infra.constructs.aurora import AuroraDatabase
 from infra.constructs.network import StageNetwork
 from infra.errors import StageError
+from infra.findings import acknowledge
 from infra.sections import Aurora, ExistingDatabase, LocalDatabase
 from infra.stage import REMOVAL, Stage
 
@@ -52,6 +53,12 @@ class DataStack(Stack):
                 s3.LifecycleRule(id="reports", prefix=REPORTS, expiration=REPORTS_KEPT),
                 s3.LifecycleRule(id="unfinished-uploads", abort_incomplete_multipart_upload_after=UPLOADS_KEPT),
             ],
+        )
+        acknowledge(
+            self.exports,
+            "S1",
+            "Who asked for which export is in the record, and a link to one is good for minutes. Access logs want "
+            "another bucket; who wants each request logged switches on CloudTrail's data events for the account.",
         )
         CfnOutput(self, "ExportBucket", value=self.exports.bucket_name)
         self.network = (

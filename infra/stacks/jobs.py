@@ -11,6 +11,7 @@ from aws_cdk import IStackSynthesizer, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
 from infra.access import DatabaseAccess
@@ -20,8 +21,11 @@ from infra.constructs.front_door import FrontDoor, Router
 from infra.constructs.lane import Lane
 from infra.constructs.migration import Migration
 from infra.constructs.own_function import OwnFunction
-from infra.constructs.task_function import TaskFunction
+from infra.constructs.producer_policy import producer_policy
+from infra.constructs.queue_pair import sending
+from infra.constructs.task_function import JobFunction, TaskFunction
 from infra.errors import SynthError
+from infra.findings import acknowledge_wildcard
 from infra.packaging import Packages
 from infra.stage import Stage
 from shared.function import Function
@@ -30,7 +34,7 @@ from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.task import Task
 
 SYSTEM = "system:"
-"""Tasks of this category watch over the others: they may look at every queue."""
+"""Tasks of this category watch over the others: they may ask how the front doors are."""
 EVERY_LANE = "*"
 """In ``Grants.enqueue``: all lanes and their DLQs."""
 
@@ -40,14 +44,21 @@ Tasks = Mapping[str, Task[Any, Any]]
 
 @dataclass(frozen=True)
 class GrantedBucket:
-    """A bucket that tasks may name in ``Grants.buckets``, and the variable that tells them its name.
+    """Folders of a bucket under one name, which tasks and functions declare; the variable tells them the bucket's.
 
-    ``removes``: under this name it may be emptied, and neither read nor written.
+    ``folders``: what keys start with, as ``exports/``. A task that names it in ``Grants.buckets`` may write there, or,
+    with ``removes``, look what is there and remove it; a function that names it in ``reads`` may read.
     """
 
     bucket: s3.IBucket
     variable: str
+    folders: tuple[str, ...]
     removes: bool = False
+
+    @property
+    def objects(self) -> list[str]:
+        """The ARNs of all that is in the folders."""
+        return [self.bucket.arn_for_objects(f"{folder}*") for folder in self.folders]
 
 
 class JobsStack(Stack):
@@ -87,11 +98,15 @@ class JobsStack(Stack):
         self.shares = shares(stage, tasks)
         self._migration = Migration(self, "Migration", stage=stage, code=self._code, access=access)
         self._lanes: dict[tuple[str, Queue], Lane] = {}
+        self._doors: dict[Queue, FrontDoor] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
         self._add_schedules()
         for task in tasks.values():  # when all lanes are there
             self._grant_enqueue(task, made[task.type])
+            if task.type.startswith(SYSTEM):
+                self._grant_looking(made[task.type])
+        self._add_producer_policies()
         self.functions = {
             name: self._add_function(name, declared, reserved.get(name)) for name, declared in functions.items()
         }
@@ -113,12 +128,7 @@ class JobsStack(Stack):
             )
         for name in task.grants.buckets:
             granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
-            statements = removal_statements(granted.bucket) if granted.removes else bucket_statements(granted.bucket)
-            for statement in statements:
-                function.function.add_to_role_policy(statement)
-            function.function.add_environment(granted.variable, granted.bucket.bucket_name)
-        if task.type.startswith(SYSTEM):
-            self._grant_looking(function)
+            _grant_objects(function, granted, removal(granted) if granted.removes else writing(granted))
         return function
 
     def _add_function(self, name: str, declared: Function, reserved: int | None) -> lambda_.Function:
@@ -133,24 +143,24 @@ class JobsStack(Stack):
             name=name,
             declared=declared,
             reserved_concurrency=reserved,
-        ).function
-        made.node.add_dependency(self._migration)
+        )
+        made.function.node.add_dependency(self._migration)
         for bucket in declared.reads:
             granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")
-            made.add_to_role_policy(reading_statement(granted.bucket))
-            made.add_environment(granted.variable, granted.bucket.bucket_name)
+            _grant_objects(made, granted, reading(granted))
         problem = f"{what}: enqueue: no task"
-        self._grant_sending(made, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
-        return made
+        self._grant_sending(made.function, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
+        return made.function
 
     def _add_front_doors(self) -> None:
         router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
         for queue in Queue:
-            FrontDoor(self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router)
-        for task in self.tasks.values():
-            if task.front_door:
-                for type_, queue in product(task.types, task.lanes):
-                    self._lanes[type_, queue].queue.grant_send_messages(router)
+            self._doors[queue] = FrontDoor(
+                self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router
+            )
+        open_types = [(task, type_) for task in self.tasks.values() if task.front_door for type_ in task.types]
+        if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
+            router.add_to_role_policy(sending(lanes))
 
     def _add_schedules(self) -> None:
         group = CronGroup(self, "Cron", stage=self.stage)
@@ -172,10 +182,7 @@ class JobsStack(Stack):
         if not task.grants.enqueue and not follows:
             return
         if EVERY_LANE in task.grants.enqueue:
-            # by pattern: a role's policies have room for some hundred ARNs
-            every = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
-            actions = ["sqs:SendMessage", "sqs:GetQueueUrl", "sqs:GetQueueAttributes"]
-            function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=every))
+            self._grant_every_lane(function)
             return
         problem = f"task {task.type!r}: grants.enqueue: no task"
         wanted = [_known(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
@@ -185,18 +192,43 @@ class JobsStack(Stack):
         """Sending to the lanes of these tasks; and waking the sweep, where there are too many to send at once."""
         if targets and SWEEP in self.tasks:
             targets = [*targets, self.tasks[SWEEP]]
-        for target in targets:
-            for queue in target.lanes:
-                self._lanes[target.type, queue].queue.grant_send_messages(function)
+        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
+            function.add_to_role_policy(sending(lanes))
+
+    def _grant_every_lane(self, function: TaskFunction) -> None:
+        """Sending to all lanes and their DLQs by the pattern of their names, which no front door has."""
+        patterns = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
+        actions = ["sqs:GetQueueUrl", "sqs:SendMessage"]
+        function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=patterns))
+        for pattern in patterns:
+            acknowledge_wildcard(
+                function.role,
+                pattern,
+                "The record may hold tasks of types that are deployed no more: of a lane that it may not ask for, SQS "
+                "does not say that it is gone, and a lane that was kept takes its messages still.",
+            )
 
     def _grant_looking(self, function: TaskFunction) -> None:
-        """Asking every queue of the stage how it is; no message of it can be read or sent by that."""
+        """Asking the front doors how they are; no message can be read or sent by that."""
         function.function.add_to_role_policy(
             iam.PolicyStatement(
-                actions=["sqs:GetQueueUrl", "sqs:GetQueueAttributes"],
-                resources=[self.format_arn(service="sqs", resource=f"{self.stage.prefix}-*")],
+                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl"],
+                resources=[door.queue.queue_arn for door in self._doors.values()],
             )
         )
+
+    def _add_producer_policies(self) -> None:
+        """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""
+        scope = Construct(self, "Producers")
+        for queue, door in self._doors.items():
+            producer_policy(scope, stage=self.stage, name=queue, queues=[door.queue])
+        for task in self.tasks.values():
+            for type_ in task.types:
+                producer_policy(scope, stage=self.stage, name=slug_of(type_), queues=self._lanes_of(task, type_))
+
+    def _lanes_of(self, task: Task[Any, Any], type_: str) -> list[sqs.Queue]:
+        """The lanes of one of the task's types: its own, or an alias."""
+        return [self._lanes[type_, queue].queue for queue in task.lanes]
 
 
 def _metadata(stage: Stage) -> dict[str, Any]:
@@ -220,27 +252,31 @@ def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
     return share_concurrency(lanes, stage.concurrency_budget)
 
 
-def bucket_statements(bucket: s3.IBucket) -> list[iam.PolicyStatement]:
-    """Reading and writing objects, in parts too. Not deleting: the bucket's lifecycle does that."""
-    objects = ["s3:GetObject", "s3:PutObject", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"]
-    return [
-        iam.PolicyStatement(actions=objects, resources=[bucket.arn_for_objects("*")]),
-        # so that an object that is not there is "not found" rather than "denied"
-        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
-    ]
+def writing(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Writing objects, in parts too, and giving up such a write. Not deleting: the bucket's lifecycle does that."""
+    return [iam.PolicyStatement(actions=["s3:PutObject", "s3:AbortMultipartUpload"], resources=granted.objects)]
 
 
-def reading_statement(bucket: s3.IBucket) -> iam.PolicyStatement:
+def reading(granted: GrantedBucket) -> list[iam.PolicyStatement]:
     """Reading objects, also by a link that the function has signed."""
-    return iam.PolicyStatement(actions=["s3:GetObject"], resources=[bucket.arn_for_objects("*")])
+    return [iam.PolicyStatement(actions=["s3:GetObject"], resources=granted.objects)]
 
 
-def removal_statements(bucket: s3.IBucket) -> list[iam.PolicyStatement]:
+def removal(granted: GrantedBucket) -> list[iam.PolicyStatement]:
     """Finding objects and removing them."""
+    within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
     return [
-        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=[bucket.arn_for_objects("*")]),
-        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[bucket.bucket_arn]),
+        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=granted.objects),
+        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[granted.bucket.bucket_arn], conditions=within),
     ]
+
+
+def _grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.PolicyStatement]) -> None:
+    for statement in statements:
+        to.function.add_to_role_policy(statement)
+    to.function.add_environment(granted.variable, granted.bucket.bucket_name)
+    for objects in granted.objects:
+        acknowledge_wildcard(to.role, objects, "The keys are made at run time; of a key, its folder is what is known.")
 
 
 def _known(things: Mapping[str, T], name: str, problem: str) -> T:

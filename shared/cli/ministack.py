@@ -29,14 +29,24 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class MiniStack:
     """One emulator with its log and temporary files in one folder. `port` None takes a free one.
 
-    Its queues, functions and buckets live in memory: a new start is an empty account.
+    Its queues, functions and buckets live in memory: a new start is an empty account. `permissions=True` lets it refuse
+    what a role does not allow, as AWS does; the key `test` may do anything.
     """
 
-    def __init__(self, folder: Path, port: int | None, region: str, port_setting: str = "JOBLANE_AWS_PORT") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None,
+        region: str,
+        port_setting: str = "JOBLANE_AWS_PORT",
+        *,
+        permissions: bool = False,
+    ) -> None:
         self.folder = folder
         self.port = port or free_port()
         self._region = region
         self._port_setting = port_setting
+        self._permissions = permissions
         self._daemon = Daemon("ministack", folder)
 
     @property
@@ -104,6 +114,7 @@ class MiniStack:
             "LAMBDA_EXECUTOR": "local",
             "SFTP_ENABLED": "0",
             "IOT_MTLS_ENABLED": "0",
+            "AUTH": str(self._permissions).lower(),
             "LOG_LEVEL": "INFO",
             "PYTHONUNBUFFERED": "1",
         }

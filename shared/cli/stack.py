@@ -46,7 +46,7 @@ class LocalStack:
     `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
     declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of infra.app.
     `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
-    stack with this process.
+    stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
     """
 
     def __init__(
@@ -62,13 +62,14 @@ class LocalStack:
         app: str = "infra.app",
         external_endpoint: str | None = None,
         detached: bool = True,
+        permissions: bool = False,
         console: Console | None = None,
     ) -> None:
         self.folder = folder.resolve()
         self.prefix = prefix
         self.region = region
         self.postgres = Postgres(self.folder / "postgres", postgres_port, detached=detached)
-        self.emulator = None if external_endpoint else MiniStack(self.folder, aws_port, region)
+        self.emulator = None if external_endpoint else MiniStack(self.folder, aws_port, region, permissions=permissions)
         self.ticker = Daemon("ticker", self.folder)
         self._external_endpoint = external_endpoint
         self._settings = settings or {}

@@ -51,7 +51,7 @@ class Grants:
     """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
 
     buckets: tuple[str, ...] = ()
-    """Names of buckets it reads and writes, e.g. ``("exports",)``."""
+    """What it writes to or empties: names that ``infra/app.py`` gives to folders of buckets, e.g. ``("exports",)``."""
     enqueue: tuple[str, ...] = ()
     """Types it may send, e.g. ``("user:invitation",)``."""
     mail: bool = False

@@ -58,13 +58,38 @@ def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
     return Packages(code=Package(path, "c0de" * 16), layer=Package(path, "1a7e4" * 12))
 
 
+class RealStages:
+    """The real tasks on the stages of ``cdk.json``, each synthesised once, with all that is refused."""
+
+    def __init__(self, packages: Packages, folder: Path) -> None:
+        self._packages, self._folder = packages, folder
+        self._made: dict[str, Synthesised] = {}
+
+    def __call__(self, stage: str) -> Synthesised:
+        if stage not in self._made:
+            self._made[stage] = synthesise(
+                context_of_file() | {"stage": stage},
+                output=self._folder / stage,
+                environ={},
+                build=lambda stage: self._packages,
+            )
+        return self._made[stage]
+
+
+@pytest.fixture(scope="session")
+def real_stages(no_packages: Packages, tmp_path_factory: pytest.TempPathFactory) -> RealStages:
+    return RealStages(no_packages, tmp_path_factory.mktemp("real"))
+
+
 class Synth:
     """Synthesises the test tasks for a stage, with changes to its settings."""
 
     def __init__(self, packages: Packages, folder: Path) -> None:
         self._packages, self._folder, self._count = packages, folder, 0
 
-    def __call__(self, stage: str = "dev", *, package: str = TASKS, **changes: Any) -> Synthesised:
+    def __call__(
+        self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any
+    ) -> Synthesised:
         self._count += 1
         return synthesise(
             context_of_file() | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
@@ -72,6 +97,7 @@ class Synth:
             environ={"DATABASE_URL": DATABASE_URL, "SMTP_HOST": "127.0.0.1"},
             package=package,
             build=self._build,
+            findings=findings,
         )
 
     def _build(self, stage: Stage) -> Packages:

@@ -22,10 +22,12 @@ def made(synth: Synth) -> Made:
     """A stage with Aurora and a network of these settings, synthesised once."""
     known: dict[str, Synthesised] = {}
 
-    def make(*, package: str = "tests.infra.tasks", **network: Any) -> Synthesised:
+    def make(*, package: str = TASKS, **network: Any) -> Synthesised:
         key = package + json.dumps(network, sort_keys=True)
         if key not in known:
-            given = {"network": {"kind": "new", **network}, "database": AURORA, "settings": {}}
+            given: dict[str, Any] = {"network": {"kind": "new", **network}, "database": AURORA}
+            if package != TASKS:
+                given["settings"] = {}
             known[key] = synth("dev", package=package, **given)
         return known[key]
 

@@ -19,7 +19,7 @@ class ReportBuild(Payload):
     batch_size=10,
     max_concurrency=3,
     memory_mb=256,
-    environment=["EMAIL_FROM_ADDRESS", "SMTP_PASSWORD", "SMTP_HOST"],
+    environment=["EMAIL_PROVIDER", "EMAIL_FROM_ADDRESS", "SMTP_PASSWORD", "SMTP_HOST"],
     grants=Grants(buckets=("exports",), mail=True),
     schedule=[
         cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly"),
