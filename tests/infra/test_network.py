@@ -11,7 +11,7 @@ import pytest
 
 from infra.app import Synthesised
 from tests.infra import templates
-from tests.infra.conftest import AURORA, EXISTING_NETWORK, Synth
+from tests.infra.conftest import AURORA, EXISTING_NETWORK, TASKS, Synth
 from tests.infra.templates import Template
 
 Made = Callable[..., Synthesised]
