@@ -112,14 +112,17 @@ class JobsStack(Stack):
         }
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
-        scope = Construct(self, task.slug)
-        function = TaskFunction(scope, "Function", stage=self.stage, code=self._code, access=self._access, task=task)
+        # a lane's identity is its own type's: it stays the same queue when that becomes the alias of another
+        scopes = {type_: Construct(self, slug_of(type_)) for type_ in task.types}
+        function = TaskFunction(
+            scopes[task.type], "Function", stage=self.stage, code=self._code, access=self._access, task=task
+        )
         function.function.node.add_dependency(self._migration)
         for type_, queue in product(task.types, task.lanes):
             name = lane_name(self.stage.prefix, queue, type_)
             self._lanes[type_, queue] = Lane(
-                scope,
-                f"Lane{queue.capitalize()}" + (f"-{slug_of(type_)}" if type_ in task.aliases else ""),
+                scopes[type_],
+                f"Lane{queue.capitalize()}",
                 stage=self.stage,
                 task=task,
                 name=name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,3 +62,42 @@ def test_a_task_that_comes_or_goes_changes_no_queue_and_no_bucket_but_its_own(
 def test_settings_of_the_stage_change_none_of_them(dev: Synthesised, synth: Synth) -> None:
     changed = synth("dev", package=TASKS, concurrency_budget=30, schedules={"jobs:sweep": "off"}, log_level="DEBUG")
     assert kept(changed) == kept(dev)
+
+
+RENAMED = """
+from shared.jobs import Payload, Queue, task
+
+class Move(Payload):
+    pass
+
+@task("{type}", also=[Queue.LOW], aliases={aliases})
+def {folder}(payload: Move, ctx: object) -> None:
+    pass
+"""
+
+
+@pytest.fixture
+def package_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[str]], str]:
+    """A package with one task of this type and these aliases."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def make(type_: str, aliases: list[str]) -> str:
+        folder = type_.replace(":", "_")
+        package = tmp_path / f"only_{folder}"
+        (package / folder).mkdir(parents=True)
+        (package / "__init__.py").touch()
+        (package / folder / "__init__.py").touch()
+        (package / folder / "handler.py").write_text(RENAMED.format(type=type_, aliases=aliases, folder=folder))
+        return package.name
+
+    return make
+
+
+def test_a_type_that_is_renamed_keeps_the_queues_of_its_old_name(
+    synth: Synth, package_of: Callable[[str, list[str]], str]
+) -> None:
+    """CloudFormation would refuse a queue of a name that another one, which goes only afterwards, still has."""
+    before = kept(synth("dev", package=package_of("data:copy", []), settings={}))
+    after = kept(synth("dev", package=package_of("data:move", ["data:copy"]), settings={}))
+    assert {"acme-default-data-copy", "acme-low-data-copy-dlq"} < set(before.values())
+    assert before.items() <= after.items()
