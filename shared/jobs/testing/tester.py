@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,6 +48,7 @@ P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
+FAR = datetime.max.replace(tzinfo=UTC)
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from tasks
  where state in ('scheduled', 'pending', 'retry', 'active', 'archived')
@@ -76,7 +77,7 @@ class JobTester:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(diverted(self.url, self._queues, self._lanes.known.learn))
-        self._since = Captured(self._enqueued)
+        self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +161,10 @@ class JobTester:
     def context(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Iterator[TaskContext]:
         """A running task's context, to call a function with: ``task(payload, ctx)``, or one of its helpers.
 
-        At the end of the block the task completes and its work commits; an exception rolls it back and goes on.
+        At the end of the block the task completes and its work commits; an exception rolls it back and goes on. So
+        does the end itself, with :class:`~shared.jobs.errors.TaskCancelled` for a task that was cancelled meanwhile and
+        :class:`~shared.jobs.errors.LeaseLostError` for one that another run has taken over. The timeout interrupts
+        nothing here: ``ctx.deadline`` and ``ctx.remaining()`` tell of it, :meth:`run` keeps it.
         """
         id_, held = self._due(task, payload, options)
         self._queues.delete(held)
@@ -203,9 +207,11 @@ class JobTester:
     @contextmanager
     def capture(self) -> Iterator[Captured]:
         """What is enqueued inside of the block: to look at there, and afterwards as it was at the block's end."""
-        captured = Captured(self._enqueued)
-        yield captured
-        captured.close()
+        captured = Captured(self._enqueued, self._lanes.known.get)
+        try:
+            yield captured
+        finally:
+            captured.close()
 
     def dead_letters(self, task: Task[Any, Any], queue: Queue | None = None) -> list[DeadLetter]:
         """The dead letters of a task's lane, its home lane by default."""
@@ -222,7 +228,11 @@ class JobTester:
 
     @property
     def now(self) -> datetime:
-        """Where the test is in time; aware. Your code's clock stands still, see :mod:`shared.jobs.testing.clock`."""
+        """Where the test is in time, for :meth:`at` and :meth:`tick`; aware.
+
+        Your code's clock stands still, see :mod:`shared.jobs.testing.clock`: a time that is given to your code or to
+        an enqueue is of that clock, ``datetime.now(UTC) + …``.
+        """
         return self._clock.now()
 
     def travel(self, by: timedelta, *, ticks: bool = False) -> DrainReport:
@@ -270,7 +280,7 @@ class JobTester:
         while True:
             self._run_due(seen, limit)
             moments = [*next_ticks, *self._next_moments()]
-            if not moments or min(moments) > ends:
+            if min(next_ticks, default=FAR) > ends and min(moments, default=FAR) > ends + clock.WHOLE_SECOND:
                 return
             if (gap := min(moments) - self._clock.now()) > timedelta(0):
                 self._pass(gap + clock.FINEST)

@@ -133,6 +133,24 @@ def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
     assert jobs.now - before < timedelta(minutes=1)
 
 
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "create table prices (day timestamptz check (day > now() - interval '1 hour'))",
+        """create table days (day timestamptz primary key); create table prices (day timestamptz references days);
+           insert into days values (now())""",
+    ],
+)
+def test_times_that_a_constraint_holds_are_named(tables: str, jobs: JobTester) -> None:
+    with jobs.session() as session:
+        for statement in (*tables.split(";"), "insert into prices values (now())"):
+            session.execute(text(statement))
+    with pytest.raises(KitError, match=r"bound by a constraint; leave it out: jobs\.ageless\.add\('(prices|days)'\)"):
+        jobs.travel(timedelta(days=1))
+    jobs.ageless |= {"prices", "days"}
+    jobs.travel(timedelta(days=1))
+
+
 def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:
     with jobs.session() as session:
         jobs.enqueue(order_quiet, Order(number=1))
