@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shared.cli.stack import LocalStack
 
-PATIENCE_SECONDS = 80
+PATIENCE_SECONDS = 150
 POLL_SECONDS = 0.25
 STYLES = {"completed": "green", "archived": "red", "active": "yellow", "retry": "magenta"}
 

@@ -63,7 +63,7 @@ class Storm:
             self._next["leap"] = done + self._random.randint(5, 30)
             self._leap(self._random.choice(LEAPS))
         if done > self._next["cancel"]:
-            self._next["cancel"] = done + self._random.randint(5, 40)
+            self._next["cancel"] = done + self._random.randint(3, 15)
             self._cancel()
         if self._is_any_frozen():
             self._leap(LONGEST_LEAP)
