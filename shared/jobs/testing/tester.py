@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,7 +48,6 @@ P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
-FAR = datetime.max.replace(tzinfo=UTC)
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from tasks
  where state in ('scheduled', 'pending', 'retry', 'active', 'archived')
@@ -279,13 +278,14 @@ class JobTester:
         next_ticks = [schedule.next_after(self._clock.now()) for _, schedule in schedules]
         while True:
             self._run_due(seen, limit)
-            moments = [*next_ticks, *self._next_moments()]
-            if min(next_ticks, default=FAR) > ends and min(moments, default=FAR) > ends + clock.WHOLE_SECOND:
+            moments = [moment for moment in self._next_moments() if moment <= ends + clock.WHOLE_SECOND]
+            moments += [tick for tick in next_ticks if tick <= ends]
+            if not moments:
                 return
             if (gap := min(moments) - self._clock.now()) > timedelta(0):
                 self._pass(gap + clock.FINEST)
             for position, (task, schedule) in enumerate(schedules):
-                if next_ticks[position] <= self._clock.now():
+                if next_ticks[position] <= min(self._clock.now(), ends):
                     self.tick(task, schedule.name, at=next_ticks[position])
                     next_ticks[position] = schedule.next_after(next_ticks[position])
 

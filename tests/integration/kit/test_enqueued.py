@@ -146,6 +146,7 @@ def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
         ((order_mail,), {"queue": "defualt"}, "queue: 'defualt' is not one of critical, default, low"),
         ((order_mail,), {"state": "pendign"}, "state: 'pendign' is not one of "),
         (("order:mial",), {}, "no task of the type 'order:mial' is known; if there is one, jobs.register"),
+        (("no type",), {}, "no task of the type 'no type' is known"),
         (("order:mail",), {"numer": 1}, "Order has no field 'numer'"),
         (("order:mail", Nothing()), {}, "order:mail takes Order, not Nothing"),
     ]

@@ -38,6 +38,16 @@ def test_a_moment_is_as_far_as_it_was(jobs: JobTester) -> None:
     assert len(jobs.drain()) == 1
 
 
+def test_a_moment_is_of_the_codes_clock_however_far_the_test_has_travelled(jobs: JobTester) -> None:
+    jobs.travel(timedelta(days=400))
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    jobs.enqueue(order_quiet, Order(number=1), process_at=soon, deadline=soon + timedelta(hours=1))
+    jobs.travel(timedelta(minutes=59))
+    assert len(jobs.drain()) == 0
+    jobs.travel(timedelta(minutes=2))
+    assert jobs.drain().only.state is State.COMPLETED
+
+
 def test_retries_wait_for_their_delays(jobs: JobTester, effects: Effects) -> None:
     jobs.enqueue(order_fail, Order(number=2))
     assert jobs.drain().only.attempts == 1

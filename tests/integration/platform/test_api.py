@@ -219,6 +219,12 @@ def test_the_askers_address_is_kept_where_the_claims_have_a_verified_one(api: Ap
     assert api.platform.world.run("select user_id, email from user_addresses") == [["ann", "new@example.org"]]
 
 
+def test_a_name_may_be_of_any_script(api: Api) -> None:
+    for number, name in enumerate(["نرم\u200cافزار", "株式会社", "Śląsk & Söhne", "👩\u200d🔬 Labs"]):
+        assert api("POST", "/tenants", {"name": name, "slug": f"a-{number}"}, who=claims()).status == 201
+    assert api.rows("tenants") == 4
+
+
 def test_a_slug_that_is_taken_is_named_and_leaves_nothing(api: Api, tenant: str) -> None:
     answer = api("POST", "/tenants", {"name": "B", "slug": "acme"}, who=claims(), headers={"Idempotency-Key": "once"})
     assert (answer.status, answer.fields) == (409, {"slug": "is taken"})
