@@ -7,8 +7,9 @@ principal into ``requestContext.authorizer.iam``. Nothing in a header or a body 
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
@@ -42,7 +43,8 @@ SUBJECT = re.compile(r"[!-~]{1,200}")
 """What a task's ``owner`` can hold."""
 ASSUMED_ROLE = re.compile(r"(arn:[a-z-]+:sts::\d{12}:assumed-role/[^/]+)/[^/]+")
 """Source: IAM, *IAM identifiers*: the name of the session comes last, and is whatever its maker called it."""
-LIST = re.compile(r"[\s,\[\]\"]+")
+UNQUOTED_LIST = re.compile(r"\[(.*)\]", re.DOTALL)
+BETWEEN_NAMES = re.compile(r"[\s,]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +118,8 @@ def service_of(principal: Mapping[str, Any]) -> Caller:
 def caller_of(claims: Mapping[str, Any]) -> Caller:
     """The caller of verified claims: ``sub``, ``tenant_id``, ``roles``, ``email`` (and ``email_verified``).
 
-    Roles that are not known count for nothing; of several the highest counts. Raises 401 for claims that name nobody.
+    Roles that are not known count for nothing; of several the highest counts. An address counts where it is said to be
+    verified. Raises 401 for claims that name nobody.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
@@ -126,22 +129,31 @@ def caller_of(claims: Mapping[str, Any]) -> Caller:
         tenant_id = _uuid(named)
         if tenant_id is None:
             raise unauthorized()
-    rank = rank_of(*_words(claims.get("roles"))) if tenant_id else None
+    rank = rank_of(*_role_names(claims.get("roles"))) if tenant_id else None
     return Caller(subject, tenant_id, rank or Rank.GUEST, _email(claims))
 
 
 def _email(claims: Mapping[str, Any]) -> str | None:
     email = claims.get("email")
-    if str(claims.get("email_verified", True)).lower() != "true":
+    if str(claims.get("email_verified")).lower() != "true":
         return None
     return email.strip() if isinstance(email, str) and mail.is_address(email) else None
 
 
-def _words(roles: object) -> Iterable[str]:
-    """An HTTP API hands on every claim as text, a list as ``[admin member]``."""
+def _role_names(roles: object) -> Sequence[str]:
+    """The names in a claim: a list, its JSON, one name, or a list as an HTTP API writes it: ``[admin member]``.
+
+    The last does not tell two names from one with a space in it, so it counts only where every word is a known name.
+    """
+    if isinstance(roles, str) and (unquoted := UNQUOTED_LIST.fullmatch(roles.strip())):
+        try:
+            roles = json.loads(roles)
+        except (ValueError, RecursionError):
+            words = [word for word in BETWEEN_NAMES.split(unquoted[1]) if word]
+            return words if all(rank_of(word) for word in words) else []
     if isinstance(roles, list):
         return [role for role in roles if isinstance(role, str)]
-    return [word for word in LIST.split(roles) if word] if isinstance(roles, str) else []
+    return [roles] if isinstance(roles, str) else []
 
 
 def _uuid(value: object) -> UUID | None:

@@ -21,7 +21,10 @@ REFUSALS = {
     "404": "There is no such thing, or it is somebody else's.",
     "409": "It is there already, or in a state that rules this out.",
     "410": "It is kept no longer.",
+    "413": "The body is too large.",
+    "415": "The body is no JSON.",
     "422": "It fits and cannot be done, or the key came with another request before.",
+    "500": "A fault of ours.",
     "503": "The database does not answer.",
 }
 NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")
@@ -30,6 +33,8 @@ ONLY_OF: dict[str, tuple[str, ...]] = {
     "400": ("POST",),
     "409": ("POST /tenants",),
     "410": ("GET /exports",),
+    "413": ("POST",),
+    "415": ("POST",),
     "422": ("POST",),
 }
 """Routes that answer so, by their beginning; the others do all."""

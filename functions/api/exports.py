@@ -11,11 +11,11 @@ from aws_lambda_powertools.event_handler.api_gateway import Router
 from pydantic import BaseModel, ConfigDict, Field
 
 from functions.api.access import Who
-from functions.api.once import Key, once, used
+from functions.api.once import Key, once
 from functions.api.record import jobs
 from functions.api.refusals import Refusal, not_found
 from functions.data_export.handler import DataExport, ExportResult, data_export
-from shared.jobs import State, TaskIdConflictError
+from shared.jobs import State
 from shared.platform import exports, settings, tenants, uploads
 
 if TYPE_CHECKING:
@@ -59,17 +59,9 @@ def request_export(body: NewExport, caller: Who, key: Key = None) -> ExportAccep
         if tenant is None or tenant.status == "deleted":
             raise not_found()
         payload = DataExport(tenant_id=tenant.id, user_id=caller.user_id, export_type=body.export_type)
-        try:
-            task = jobs().enqueue(
-                data_export,
-                payload,
-                session=session,
-                task_id=str(id_),
-                owner=caller.user_id,
-                tenant=str(tenant.id),
-            )
-        except TaskIdConflictError:
-            raise used() from None
+        task = jobs().enqueue(
+            data_export, payload, session=session, task_id=str(id_), owner=caller.user_id, tenant=str(tenant.id)
+        )
         return ExportAccepted(message="the export is under way", task_id=task.id)
 
     return once(create, ExportAccepted, caller=caller, route="POST /exports", key=key, body=body)

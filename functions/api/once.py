@@ -16,9 +16,10 @@ from pydantic import BaseModel
 from functions.api.access import Caller
 from functions.api.record import transaction
 from functions.api.refusals import Refusal
+from shared.jobs import TaskIdConflictError
 from shared.jobs.job import new_id
 from shared.jobs.message import canonical, digest
-from shared.platform import requests
+from shared.platform import requests, users
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -45,23 +46,34 @@ def once(
 ) -> A:
     """Call ``make`` with a session and the id of what it is to make, or return what it answered before.
 
-    ``route``: with its path's values. All that ``make`` writes and enqueues commits together, or not at all. Raises 422
-    where the key came with another body before.
+    ``route``: with its path's values. All that ``make`` writes and enqueues commits together, or not at all; with it
+    the caller's address, as jobs write to who asked. Raises 422 where the key came with another body before, or its id
+    is taken.
     """
     if key is None:
         with transaction() as session:
-            return make(session, UUID(new_id()))
+            return _make(make, session, UUID(new_id()), caller)
     request_id = id_of(caller, route, key)
     fingerprint = digest(body.model_dump(mode="json"))
     with transaction() as session:
         known = requests.begin(session, request_id, fingerprint)
         if known is None:
-            made = make(session, request_id)
+            made = _make(make, session, request_id, caller)
             requests.keep(session, request_id, made.model_dump(mode="json"))
             return made
     if known.fingerprint != fingerprint:
         raise used()
     return answer.model_validate(known.answer)
+
+
+def _make(make: Callable[[Session, UUID], A], session: Session, id_: UUID, caller: Caller) -> A:
+    try:
+        made = make(session, id_)
+    except TaskIdConflictError:
+        raise used() from None
+    if caller.email is not None:
+        users.remember_address(session, caller.user_id, caller.email)
+    return made
 
 
 def id_of(caller: Caller, route: str, key: str) -> UUID:
@@ -70,4 +82,5 @@ def id_of(caller: Caller, route: str, key: str) -> UUID:
 
 
 def used() -> Refusal:
-    return Refusal(422, "the key was used before", (NAME, "came with another request before; take a new one"))
+    """What the key stands for is there already: of another request, or of one that is not remembered any more."""
+    return Refusal(422, "the key was used before", (NAME, "came with a request before; take a new one"))

@@ -16,7 +16,7 @@ from functions.api.record import jobs
 from functions.api.refusals import Refusal, forbidden, not_found
 from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
 from functions.user_invitation.handler import UserInvitation, user_invitation
-from shared.platform import invitations, mail, roles, tenants, users
+from shared.platform import invitations, mail, roles, tenants
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -32,6 +32,12 @@ def _short(metadata: dict[str, Any]) -> dict[str, Any]:
     return metadata
 
 
+def _one_line(name: str) -> str:
+    if not mail.is_one_line(name):
+        raise ValueError("one line that can be seen is required, without control or direction characters")
+    return name
+
+
 def _address(email: str) -> str:
     if not mail.is_address(email):
         raise ValueError("one e-mail address is required")
@@ -41,7 +47,9 @@ def _address(email: str) -> str:
 class NewTenant(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255)]
+    name: Annotated[
+        str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_one_line)
+    ]
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = Field(
         description="Lower-case letters, digits and inner hyphens, 63 at most; no other tenant has it."
     )
@@ -78,10 +86,10 @@ def create_tenant(body: NewTenant, caller: Who, key: Key = None) -> TenantCreate
         made = tenants.create(
             session, id_, name=body.name, slug=body.slug, metadata=body.metadata, created_by=caller.user_id
         )
+        if not made and tenants.load(session, id_) is not None:
+            raise used()
         if not made:
             raise Refusal(409, "there is such a tenant", ("slug", "is taken"))
-        if caller.email is not None:
-            users.remember_address(session, caller.user_id, caller.email)
         # the creator's token does not name the new tenant yet: the task is theirs, and no tenant's
         task = jobs().enqueue(
             tenant_initialize,

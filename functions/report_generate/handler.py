@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -22,7 +22,7 @@ PAGE_TENANTS = 100
 
 
 class ReportGenerate(Payload):
-    """``week_ending``: the day after the week's last; None: the last Sunday."""
+    """``week_ending``: the day after the week's last; None: the last Sunday before the task was enqueued."""
 
     week_ending: date | None = None
 
@@ -48,7 +48,11 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     from shared.platform import reports, uploads
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where reports are written", "acme-exports")
-    week = reports.Week.ending(payload.week_ending) if payload.week_ending else reports.Week.before(datetime.now(UTC))
+    week = (
+        reports.Week.ending(payload.week_ending)
+        if payload.week_ending
+        else reports.Week.before(reports.enqueued_at(ctx.session, ctx.task_id))
+    )
     outcomes, written = reports.outcomes(ctx.session, week), 0
 
     def pages(after: str | None) -> Iterator[list[Tenant]]:

@@ -1,4 +1,8 @@
-"""Asks whether database, queues and configured services answer, and tells it in a metric, a log line and the result."""
+"""Asks whether database, queues and configured services answer, and tells it in a metric, a log line and the result.
+
+With the database away the task itself cannot be claimed, so neither metric comes: an alarm has to take missing data for
+unhealthy.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +20,10 @@ if TYPE_CHECKING:
     from shared.platform.health import Check
 
 WHOLE = "all"
-"""The check that stands for all of them: an alarm watches its ``HealthCheckFailed``."""
+"""The check that stands for all of them: an alarm watches its ``HealthCheckPassed``, and takes its absence for a fault.
+
+Source: CloudWatch, *Configuring how CloudWatch alarms treat missing data*: ``breaching``.
+"""
 
 
 class SystemHealthCheck(Payload):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
+from uuid import UUID
 
 from pydantic import BaseModel
 
@@ -11,6 +14,8 @@ from shared.platform import settings
 
 MAX_TENANTS = 500
 """In one run; the next night's takes the others."""
+LEFT_FOR_TENANTS = timedelta(minutes=2)
+"""A listing of many exports may take what time there is."""
 LEFT_FOR_THE_END = timedelta(seconds=30)
 
 
@@ -19,12 +24,15 @@ class TenantCleanup(Payload):
 
 
 class CleanupResult(BaseModel):
-    """How many there were: invitations that expired, tenants and exports removed, requests forgotten."""
+    """How many there were: invitations that expired, requests forgotten, exports and tenants removed.
 
-    invitations: int
-    tenants: int
-    exports: int
-    requests: int
+    Counted is what the run that ended the task has done; an earlier attempt may have done the rest.
+    """
+
+    invitations: int = 0
+    requests: int = 0
+    exports: int = 0
+    tenants: int = 0
 
 
 @task(
@@ -38,42 +46,61 @@ class CleanupResult(BaseModel):
     front_door=False,
 )
 def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
-    from shared.platform import exports, invitations, objects, requests, uploads
+    from shared.platform import invitations, requests
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
-    expired = invitations.expire_past(ctx.session)
-    forgotten = requests.forget(ctx.session)
-    tenants = _remove_tenants(bucket, ctx)
-    # after the tenants: a listing of many objects may take what time there is
-    removed = objects.remove(
-        uploads.s3(),
-        bucket,
-        exports.FOLDER,
-        older_than=datetime.now(UTC) - exports.KEPT,
-        goes_on=lambda: _goes_on(ctx),
-    )
-    result = CleanupResult(invitations=expired, tenants=tenants, exports=removed, requests=forgotten)
+    grace = settings.grace(ctx.settings)
+    result = CleanupResult()
+    # Each step and each tenant commits on its own: what is wrong with one keeps no other, and no lock outlasts its own.
+    for item in ctx.each(chain(("invitations", "requests", "exports"), _deleted_tenants(ctx, grace))):
+        if not _goes_on(ctx, LEFT_FOR_THE_END):
+            ctx.logger.info("tenants left to the next run")
+            break
+        with ctx.isolated():
+            match item:
+                case "invitations":
+                    result.invitations = invitations.expire_past(ctx.session)
+                case "requests":
+                    result.requests = requests.forget(ctx.session)
+                case "exports":
+                    result.exports = _remove_old_exports(bucket, ctx)
+                case UUID():
+                    result.tenants += _remove_tenant(item, grace, bucket, ctx)
     ctx.logger.info("cleaned up", **result.model_dump())
     return result
 
 
-def _remove_tenants(bucket: str, ctx: TaskContext) -> int:
-    """One by one: what is wrong with one tenant keeps no other."""
+def _deleted_tenants(ctx: TaskContext, grace: timedelta) -> Iterator[UUID]:
+    """Asked for when the steps before are done and committed."""
+    from shared.platform import tenants
+
+    yield from tenants.long_deleted(ctx.session, grace, MAX_TENANTS)
+
+
+def _remove_old_exports(bucket: str, ctx: TaskContext) -> int:
+    from shared.platform import exports, objects, uploads
+
+    return objects.remove(
+        uploads.s3(),
+        bucket,
+        exports.FOLDER,
+        older_than=datetime.now(UTC) - exports.KEPT,
+        goes_on=lambda: _goes_on(ctx, LEFT_FOR_TENANTS),
+    )
+
+
+def _remove_tenant(tenant_id: UUID, grace: timedelta, bucket: str, ctx: TaskContext) -> bool:
+    """The row first, which holds off whoever would bring the tenant back; its commit last, for the objects' sake:
+    nothing would find them once the tenant is gone."""
     from shared.platform import exports, objects, reports, tenants, uploads
 
-    grace, removed = settings.grace(ctx.settings), 0
-    for tenant_id in ctx.each(tenants.long_deleted(ctx.session, grace, MAX_TENANTS)):
-        if not _goes_on(ctx):
-            ctx.logger.info("tenants left to the next run")
-            break
-        with ctx.isolated():
-            # the objects first: nothing would find them once the tenant is gone
-            for folder in (exports.folder_of(tenant_id), reports.folder_of(tenant_id)):
-                objects.remove(uploads.s3(), bucket, folder)
-            removed += tenants.remove(ctx.session, tenant_id, grace)
-    return removed
+    if not tenants.remove(ctx.session, tenant_id, grace):
+        return False
+    for folder in (exports.folder_of(tenant_id), reports.folder_of(tenant_id)):
+        objects.remove(uploads.s3(), bucket, folder)
+    return True
 
 
-def _goes_on(ctx: TaskContext) -> bool:
+def _goes_on(ctx: TaskContext, left: timedelta) -> bool:
     ctx.check()
-    return ctx.remaining() > LEFT_FOR_THE_END
+    return ctx.remaining() > left

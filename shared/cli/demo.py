@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from shared.cli.stack import LocalStack
 
-PATIENCE_SECONDS = 80
+PATIENCE_SECONDS = 150
 POLL_SECONDS = 0.25
 STYLES = {"completed": "green", "archived": "red", "active": "yellow", "retry": "magenta"}
 
@@ -74,7 +74,10 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
     from sqlalchemy.orm import Session
 
     from functions.data_export.handler import DataExport, data_export
+    from functions.report_generate.handler import ReportGenerate, report_generate
+    from functions.system_health_check.handler import SystemHealthCheck, system_health_check
     from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
+    from functions.tenant_cleanup.handler import TenantCleanup, tenant_cleanup
     from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
     from functions.user_invitation.handler import UserInvitation, user_invitation
     from shared.jobs import JobClient
@@ -97,6 +100,9 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
     door = sqs.get_queue_url(QueueName=front_door_name(prefix, Queue.DEFAULT))["QueueUrl"]
     export = sqs.send_message(QueueUrl=door, MessageBody=json.dumps(body))["MessageId"]
     expiry = jobs.enqueue(system_user_expiry, SystemUserExpiry())
+    cleanup = jobs.enqueue(tenant_cleanup, TenantCleanup())
+    reports = jobs.enqueue(report_generate, ReportGenerate())
+    health = jobs.enqueue(system_health_check, SystemHealthCheck())
     nobody = DataExport(tenant_id=people.nobody, user_id=people.user, export_type="partial")
     given_up = jobs.enqueue(data_export, nobody)
     jobs.close()
@@ -106,6 +112,9 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
         Announced(invitation.id, "invites a user by mail"),
         Announced(export, "exports Acme; sent by boto3"),
         Announced(expiry.id, "retires a system user"),
+        Announced(cleanup.id, "removes what has expired"),
+        Announced(reports.id, "writes each tenant's week"),
+        Announced(health.id, "asks whether all is well"),
         Announced(given_up.id, "exports a missing tenant", state="archived"),
     ]
 

@@ -30,6 +30,8 @@ PROVIDERS = ("console", "smtp", "ses")
 SUBMISSION_PORT, TLS_PORT = 587, 465
 """Source: RFC 8314, sections 3.3 and 7.3."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+JOINERS = "\u200c\u200d"
+"""Format characters that words of many scripts, and pictures, are written with."""
 LONGEST_ADDRESS = 254
 """Source: RFC 5321, section 4.5.3.1.3, less the angle brackets."""
 
@@ -86,6 +88,12 @@ def one_line(value: str, limit: int = 255) -> str:
     kept = "".join(char for char in spaced if unicodedata.category(char) not in ("Cf", "Cs"))
     text = " ".join(kept.split())
     return text if len(text) <= limit else text[: limit - 1].rstrip() + "…"
+
+
+def is_one_line(value: str) -> bool:
+    """Whether text can stand in a header or a sentence as it is: something to see, and nothing that breaks or turns."""
+    hidden = any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in value if char not in JOINERS)
+    return not hidden and one_line(value) != ""
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:

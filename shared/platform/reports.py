@@ -32,12 +32,14 @@ SUNDAY = 6
 _tasks = Table(
     "tasks",
     MetaData(),
+    Column("id", String),
     Column("tenant", String),
     Column("type", String),
     Column("state", String),
+    Column("created_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
 )
-"""Of the record of tasks what is counted here; the table itself is the library's."""
+"""Of the record of tasks what is read here; the table itself is the library's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ class Week:
 
     def holds(self, column: ColumnElement[Any]) -> ColumnElement[bool]:
         return and_(column >= self.start, column < self.end)
+
+
+def enqueued_at(session: Session, task_id: str) -> datetime:
+    """When a task was enqueued, the same in each of its runs, however late; aware."""
+    found: datetime = session.execute(select(_tasks.c.created_at).where(_tasks.c.id == task_id)).scalar_one()
+    return found
 
 
 Outcomes = Mapping[str, Mapping[str, Mapping[str, int]]]

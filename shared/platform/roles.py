@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -27,6 +29,7 @@ class Rank(IntEnum):
 
 RANKS = {rank.name.lower(): rank for rank in Rank if rank is not Rank.GUEST}
 """By the name that a role or a claim has."""
+WORD = re.compile(r"[a-z]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,8 @@ def rank_of(*names: str) -> Rank | None:
 def load(session: Session, role_id: UUID, tenant_id: UUID) -> Role | None:
     """A role that can be given in a tenant: its own, or one of the system.
 
-    Its rank is that of its type or name. One that has neither may stand for anything, so it counts as the highest.
+    Its rank is that of its type, its name, or a word of its name, whichever is highest: claims write a list of names
+    with spaces between them. One that has none of these may stand for anything, so it counts as the highest.
     """
     row = session.execute(
         select(roles.c.name, roles.c.type).where(
@@ -53,5 +57,10 @@ def load(session: Session, role_id: UUID, tenant_id: UUID) -> Role | None:
     ).one_or_none()
     if row is None:
         return None
-    rank = rank_of(row.type, row.name)
+    rank = rank_of(row.type, row.name, *WORD.findall(row.name.lower())) if _is_plain(row.name) else None
     return Role(role_id, row.name, Rank.OWNER if rank is None else rank)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether JSON writes the name as it is. Another could hold any word, escaped."""
+    return json.dumps(name, ensure_ascii=False) == f'"{name}"'

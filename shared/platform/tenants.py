@@ -53,7 +53,7 @@ def activate(session: Session, tenant_id: UUID) -> bool:
 def create(
     session: Session, tenant_id: UUID, *, name: str, slug: str, metadata: Mapping[str, Any], created_by: str
 ) -> bool:
-    """Write a pending tenant; False where the slug is taken."""
+    """Write a pending tenant; False where the slug is taken, or the id."""
     statement = (
         insert(tenants)
         .values(id=tenant_id, name=name, slug=slug, metadata=dict(metadata), created_by=created_by)

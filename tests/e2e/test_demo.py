@@ -20,7 +20,7 @@ def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "shared.cli.main", "demo"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "All 6 jobs ended as announced." in done.stdout
+    assert "All 9 jobs ended as announced." in done.stdout
     assert "members.jsonl" in done.stdout
     assert "SkipRetry: the tenant does not exist" in done.stdout
     assert not (tmp_path / "env").exists()  # it stops what it started

@@ -28,7 +28,7 @@ SHOWN = 12
 @dataclass
 class Evidence:
     """What is known at the end. ``left``: what is still in the lanes. ``created``, ``replaced``, ``cancelled``: what
-    producers were answered."""
+    producers were answered, and of the last whoever cancelled what ran."""
 
     sql: Callable[..., list[list[Any]]]
     mix: Mix
@@ -170,7 +170,7 @@ def effects_are_those_of_completed_work(e: Evidence) -> Iterator[str]:
                 right = found == (completed and wanted)
             case "mix:each":
                 right = found == items[id_] and (not completed or found == wanted)
-            case "mix:long":
+            case "mix:long" | "mix:select" | "mix:pages":
                 done = cursors.get(id_, 0)
                 right = found == done and (done == wanted if completed else done % CHUNK == 0 or done == wanted)
             case _:
@@ -262,6 +262,12 @@ def whoever_was_cancelled_is(e: Evidence) -> Iterator[str]:
     for id_, state in e.cancelled.items():
         if e.rows[id_]["state"] != "cancelled":
             yield f"cancelled while {state}: {e.history(id_)}"
+
+
+@rule
+def one_live_task_has_a_key_or_a_schedule_at_a_time(e: Evidence) -> Iterator[str]:
+    for what, task, other in e.sql("select distinct what, task, other from public.held_twice order by 1, 2, 3"):
+        yield f"{what} is held twice: by {e.history(task)} and {e.history(other)}"
 
 
 @rule

@@ -16,9 +16,14 @@ from tests.faults.worker import PREFIX
 
 Act = dict[str, Any]
 KINDS = {
-    "mix:batch": 22, "mix:row": 18, "mix:each": 8, "mix:long": 4, "mix:parent": 6, "mix:only": 12, "mix:watched": 8,
+    "mix:batch": 22, "mix:row": 18, "mix:each": 8, "mix:long": 3, "mix:select": 3, "mix:pages": 3, "mix:parent": 6,
+    "mix:only": 12, "mix:watched": 8,
 }  # fmt: skip
-ITEMS = {"mix:each": (3, 12), "mix:long": (15, 60), "mix:parent": (1, 5), "mix:batch": (0, 1)}
+LONG = (15, 60)
+ITEMS = {
+    "mix:each": (3, 12), "mix:long": LONG, "mix:select": LONG, "mix:pages": LONG, "mix:parent": (1, 5),
+    "mix:batch": (0, 1),
+}  # fmt: skip
 MODES = {"session": 45, "rollback": 8, "savepoint": 8, "alone": 18, "many": 16, "direct": 5}
 FIRST_TICK = datetime(2026, 1, 1, tzinfo=UTC)
 GARBAGE = "{not json"
@@ -50,7 +55,7 @@ class _Maker:
     def make(self, jobs: int) -> Mix:
         mix = self._mix
         while len(mix.jobs) + len(mix.foreign) + len(mix.ticks) < jobs:
-            kind = self._one_of({"produce": 62, "foreign": 26, "tick": 6, "cancel": 6})
+            kind = self._one_of({"produce": 62, "foreign": 26, "tick": 4, "cancel": 6})
             mix.acts += getattr(self, f"_{kind}")()
         return mix
 
@@ -172,13 +177,14 @@ class _Maker:
         yield {"send": queue, "body": message.encode()}
 
     def _tick(self) -> Iterator[Act]:
-        """Comes twice."""
+        """Two that may overlap; each comes twice."""
         task = self._random.choice([mix_tick, mix_overlap])
-        moment = FIRST_TICK + timedelta(minutes=5 * len(self._mix.ticks))
         schedule = task.schedules[0]
-        self._mix.ticks.add(id_of(task.type, schedule.name, moment))
-        entry = tick_entry(PREFIX, task, schedule, moment)
         for _ in range(2):
+            moment = FIRST_TICK + timedelta(minutes=5 * len(self._mix.ticks))
+            self._mix.ticks.add(id_of(task.type, schedule.name, moment))
+            entry = tick_entry(PREFIX, task, schedule, moment)
+            yield {"send": entry.queue, "body": entry.body}
             yield {"send": entry.queue, "body": entry.body}
 
     def _cancel(self) -> Iterator[Act]:

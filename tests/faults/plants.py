@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from shared.jobs import admission, claim, store
+from shared.db import Database
+from shared.jobs import admission, claim, runtime, store, unique
 from shared.jobs.runtime import Worker
 
 VARIABLE = "FAULTS_PLANT"
@@ -47,8 +49,30 @@ def outbox() -> None:
     _replace(admission, "INSERT", store.DUE_SWEEP, "null")
 
 
+def unique_index() -> None:
+    """Nothing holds two live tasks from having one key."""
+    database = Database(os.environ["DATABASE_URL"])
+    database.get().run("drop index tasks_unique")
+    database.drop()
+
+
+def overlap() -> None:
+    """A tick is held to no schedule."""
+
+    def without_schedule(task: Any, queue: str, payload: Any, _: str | None) -> Any:
+        return unique.of_foreign(task, queue, payload, None)
+
+    setattr(runtime, "of_foreign", without_schedule)  # noqa: B010 - where the runtime looks it up
+
+
+def cancelled() -> None:
+    """A run that was asked to stop finishes like any other."""
+    _replace(store, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
+
+
 PLANTS: dict[str, Callable[[], None]] = {
-    plant.__name__.replace("_", "-"): plant for plant in (fence, token, due, dead_letter_order, outbox)
+    plant.__name__.replace("_", "-"): plant
+    for plant in (fence, token, due, dead_letter_order, outbox, unique_index, overlap, cancelled)
 }
 
 

@@ -99,6 +99,7 @@ class Run:
         self.mix: Mix = make_mix(findings.seed, jobs)
         self.slots: list[Slot] = []
         self.producers: list[Producer] = []
+        self.cancelled: dict[str, str] = {}
 
     def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
         """From outside; again on a new connection where the server was restarted."""
@@ -165,6 +166,7 @@ class Run:
         storm = Storm(
             self._findings.seed, self.slots, self.clock, self._server, self.sql, restarts, self._findings.counts
         )
+        self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
             self._sweep_now_and_then()
@@ -204,7 +206,7 @@ class Run:
                 return
 
     def evidence(self) -> Evidence:
-        created, replaced, cancelled = set[str](), set[str](), dict[str, str]()
+        created, replaced, cancelled = set[str](), set[str](), dict(self.cancelled)
         for producer in self.producers:
             created |= producer.created
             replaced |= producer.replaced

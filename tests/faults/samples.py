@@ -15,7 +15,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
 from shared.db import Database
 from shared.jobs import (
@@ -31,6 +31,7 @@ from shared.jobs import (
     task,
 )
 
+LIVE = "('scheduled', 'pending', 'active', 'retry')"
 TABLES = (
     # What runs did in the session of their task. No constraint: a second effect is to be seen.
     "create table public.effects (task text not null, item text not null, run integer)",
@@ -43,6 +44,21 @@ TABLES = (
     "create index on public.starts (task)",
     # Runs that wait to be outrun.
     "create table public.frozen (task text)",
+    # What some long tasks read.
+    "create table public.numbers (n integer primary key)",
+    "insert into public.numbers select generate_series(0, 99)",
+    # A key, or a schedule whose ticks do not overlap, that two live tasks had at one time.
+    "create table public.held_twice (what text, task text, other text)",
+    f"""create function public.look() returns trigger language plpgsql as $$ begin
+      insert into public.held_twice
+      select coalesce(new.unique_key, new.type), new.id, t.id from public.tasks t
+       where t.id <> new.id and t.state in {LIVE}
+         and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
+      return null;
+    end $$""",
+    f"""create trigger look after insert or update on public.tasks for each row
+      when (new.state in {LIVE} and (new.unique_key is not null or new.type = 'mix:tick'))
+      execute function public.look()""",
 )
 START = """
 with held as (
@@ -137,6 +153,9 @@ def await_another_run(ctx: TaskContext) -> None:
         time.sleep(0.02)
 
 
+numbers = Table("numbers", MetaData(schema="public"), Column("n", Integer, primary_key=True))
+
+
 def effect(ctx: TaskContext, item: object = "") -> None:
     ctx.session.execute(
         text("insert into public.effects values (:task, :item, :run)"),
@@ -182,6 +201,36 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
+@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+def mix_select(payload: Work, ctx: TaskContext) -> None:
+    """As ``mix:long``, over the rows of a query."""
+
+    def work(_: int) -> None:
+        rows = select(numbers.c.n).where(numbers.c.n < payload.items)
+        for item in ctx.resume(rows, cursor=numbers.c.n, chunk=CHUNK):
+            effect(ctx, item)
+            if item % CHUNK == 0:
+                time.sleep(0.05)
+
+    play(payload, ctx, work)
+
+
+@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+def mix_pages(payload: Work, ctx: TaskContext) -> None:
+    """As ``mix:long``, over what a function gives."""
+
+    def after(cursor: int | None) -> range:
+        return range(0 if cursor is None else cursor + 1, payload.items)
+
+    def work(_: int) -> None:
+        for item in ctx.resume(after, cursor=lambda item: item, chunk=CHUNK):
+            effect(ctx, item)
+            if item % CHUNK == 0:
+                time.sleep(0.05)
+
+    play(payload, ctx, work)
+
+
 @task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_child(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
@@ -220,9 +269,11 @@ def mix_watched(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
 def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick that comes while the last one is live is skipped."""
-    earlier_starts(ctx)
+    """A tick that comes while the last one is live is skipped; each is live until its second run."""
+    earlier = earlier_starts(ctx)
     effect(ctx)
+    if not earlier:
+        raise RetryAfter(timedelta(seconds=15))
 
 
 @task(
@@ -242,7 +293,7 @@ def mix_overlap(payload: Tick, ctx: TaskContext) -> None:
 TASKS = {
     task.type: task
     for task in (
-        mix_batch, mix_row, mix_each, mix_long, mix_child, mix_parent, mix_only, mix_alert, mix_watched, mix_tick,
-        mix_overlap,
+        mix_batch, mix_row, mix_each, mix_long, mix_select, mix_pages, mix_child, mix_parent, mix_only, mix_alert,
+        mix_watched, mix_tick, mix_overlap,
     )
 }  # fmt: skip

@@ -1,4 +1,5 @@
-"""What befalls a run from outside while it goes on: kills at any moment, leaps of time, a server that is restarted."""
+"""What befalls a run from outside while it goes on: kills at any moment, leaps of time, a server that is restarted,
+and tasks that are cancelled while they run."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from typing import Any
 from pg8000.exceptions import Error as PostgresError
 
 from shared.cli.postgres import Postgres
+from shared.jobs.store import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 
@@ -20,6 +22,9 @@ LEAPS = (5, 40, 120)
 """Seconds; the longer ones outlive every lease, so that runs go on which have lost theirs."""
 LONGEST_LEAP = 400
 FROZEN = "delete from public.frozen returning task"
+RUNNING = (
+    "select id from tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is null order by id"
+)
 
 
 class Storm:
@@ -31,7 +36,7 @@ class Storm:
         slots: Sequence[Slot],
         clock: Clock,
         postgres: Postgres,
-        sql: Callable[[str], list[list[Any]]],
+        sql: Callable[..., list[list[Any]]],
         restarts: int,
         counts: Counter[str],
     ) -> None:
@@ -41,7 +46,9 @@ class Storm:
         self._postgres = postgres
         self._sql = sql
         self._counts = counts
-        self._next = {"kill": 10, "leap": 10}
+        self.cancelled: dict[str, str] = {}
+        """Id → the state in which it was cancelled."""
+        self._next = {"kill": 10, "leap": 10, "cancel": 10}
         """Invocations at which it happens again: a slow machine has no more of it than a fast one."""
         self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
         """Shares of the work done at which the server is restarted."""
@@ -55,6 +62,9 @@ class Storm:
         if done > self._next["leap"]:
             self._next["leap"] = done + self._random.randint(5, 30)
             self._leap(self._random.choice(LEAPS))
+        if done > self._next["cancel"]:
+            self._next["cancel"] = done + self._random.randint(3, 15)
+            self._cancel()
         if self._is_any_frozen():
             self._leap(LONGEST_LEAP)
         if self._restarts and progress >= self._restarts[0]:
@@ -66,6 +76,15 @@ class Storm:
         if busy:
             self._random.choice(busy).process.kill()
             self._counts["processes killed from outside"] += 1
+
+    def _cancel(self) -> None:
+        """One that runs now, as far as can be told."""
+        with suppress(PostgresError, OSError):
+            if running := self._sql(RUNNING):
+                (id_,) = self._random.choice(running)
+                for (state,) in self._sql(CANCEL, id_):
+                    self.cancelled[id_] = state
+                    self._counts["tasks cancelled as they ran"] += state == "active"
 
     def _is_any_frozen(self) -> bool:
         with suppress(PostgresError, OSError):

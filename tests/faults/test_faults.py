@@ -44,6 +44,7 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
     assert not findings.wrong, table(findings)
     assert findings.counts["processes that died"] > 20, table(findings)
     assert findings.counts["restarts of PostgreSQL"] >= 2, table(findings)
+    assert findings.counts["tasks cancelled as they ran"] > 3, table(findings)
 
 
 @pytest.mark.parametrize(
@@ -54,11 +55,14 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
         ("due", "s early"),
         ("dead-letter-order", "no dead letter of generation"),
         ("outbox", "not at its end"),
+        ("unique-index", "is held twice"),
+        ("overlap", "is held twice"),
+        ("cancelled", "cancelled while active"),
     ],
 )
 def test_a_storm_finds_a_planted_bug(storm: Storm, plant: str, told: str) -> None:
     assert plant in PLANTS
 
-    findings = storm(seed=7, jobs=120, plant=plant)
+    findings = storm(seed=7, jobs=200, plant=plant)
 
     assert any(told in line for line in findings.wrong), table(findings)

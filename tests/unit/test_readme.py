@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,6 +34,36 @@ def test_the_job_in_the_readme_is_found_by_its_folder_alone(tmp_path: Path, monk
     assert list(found) == ["invoice:remind"]
     assert (found["invoice:remind"].queue, found["invoice:remind"].max_retry) == (Queue.DEFAULT, 3)
     sys.modules.pop("readme_functions")
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+def test_the_jobs_that_are_shown_pass_the_projects_own_gate(page: str, tmp_path: Path) -> None:
+    # given the handlers of a page
+    shown = re.findall(r"```python\n# (functions/\S+/handler\.py)\n(.*?)```", (ROOT / page).read_text(), re.S)
+    paths = []
+    for name, source in shown:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_text(source)
+        paths.append(str(path))
+    assert paths
+    # then format, lint and types find nothing to say
+    settings = str(ROOT / "pyproject.toml")
+    mypy = ["mypy", "--config-file", settings, "--cache-dir", str(ROOT / ".mypy_cache"), "--follow-imports=silent"]
+    for tool, folder in (
+        (["ruff", "format", "--check", "--config", settings], ROOT),
+        (["ruff", "check", "--no-cache", "--config", settings], ROOT),
+        (mypy, tmp_path),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", *tool, *paths],
+            check=False,
+            cwd=folder,
+            env={**os.environ, "MYPYPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_every_test_that_the_promise_table_names_exists() -> None:

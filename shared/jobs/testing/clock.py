@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from shared.db import Connection
 
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
+BOUND = ("23503", "23514", "23P01")
+"""A foreign key, a check, an exclusion. Source: PostgreSQL, appendix A, class 23."""
 FINEST = timedelta(milliseconds=1)
+WHOLE_SECOND = timedelta(seconds=1, milliseconds=10)
+"""How much later than its row a message is due: SQS's delays are whole seconds, rounded up. And what clocks differ."""
 
 TIMES = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relname::text, quote_ident(a.attname),
@@ -77,11 +81,15 @@ def age(connection: Connection, by: timedelta, ageless: Collection[str]) -> None
 
 
 def _advice(error: PostgresError, table: str) -> str:
+    name = table.rpartition(".")[2].strip('"')
+    leave_out = f"leave it out: jobs.ageless.add({name!r})"
     match sqlstate(error):
         case code if code == LOCK_NOT_AVAILABLE:
             return "a transaction of the test holds its rows; commit or close that session before you travel"
         case code if code == UNIQUE_VIOLATION:
-            name = table.rpartition(".")[2].strip('"')
-            return f"its times are unique, and two met on the way; leave it out: jobs.ageless.add({name!r})"
+            return f"its times are unique, and two met on the way; {leave_out}"
+        case code if code in BOUND:
+            told = text_of(error)
+            return f"its times are bound by a constraint; {leave_out}, and the tables it shares them with ({told})"
         case _:
             return text_of(error)

@@ -13,6 +13,7 @@ from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Incoming, Verdict, claim
 from shared.jobs.client import JobClient
 from shared.jobs.context import TaskContext
+from shared.jobs.errors import LeaseLostError, TaskCancelled
 from shared.jobs.message import Message
 from shared.jobs.queues import LEASE_MARGIN, Queue
 from shared.jobs.testing.errors import KitError
@@ -26,7 +27,10 @@ REQUEST_ID = "a test's own call"
 
 @contextmanager
 def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
-    """Claim the task, and end it as the runtime would: completed, or failed where the block raises."""
+    """Claim the task, and end it as the runtime would: completed, or failed where the block raises.
+
+    Raises at the end of the block, as the runtime does: :class:`TaskCancelled`, :class:`LeaseLostError`.
+    """
     database, started = Database(url), time.perf_counter()
     queue = Queue(database.get().run("select queue from tasks where id = $1", id_)[0][0])
     incoming = Incoming(Message(task.type, id_, rec=True), id_, queue)
@@ -47,7 +51,11 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
         yield context
         context.flush()
         with context.commits():
-            store.finish(context.connection(), [outcome.completed(claimed, None, _ms_since(started))])
+            connection = context.connection()
+            if not store.finish(connection, [outcome.completed(claimed, None, _ms_since(started))]):
+                if store.cancel_requested(connection, id_, claimed.token):
+                    raise TaskCancelled("the task was cancelled while it ran")
+                raise LeaseLostError(f"{id_}: another run has taken the task over")
             if context.touched:
                 context.session.commit()
     except BaseException as error:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from enum import StrEnum
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
 from shared.jobs.message import decode
 from shared.jobs.payload import Payload
+from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.jobs.testing.errors import KitError
 
@@ -22,7 +25,8 @@ if TYPE_CHECKING:
 
 TASKS = """
 select id, type, queue, tenant, owner, tags, state, payload, headers,
-       greatest(0, extract(epoch from due_at - created_at))::float8
+       greatest(0, extract(epoch from due_at - created_at))::float8,
+       extract(epoch from unique_expires_at - created_at)::float8
   from tasks order by created_at, id
 """
 SHOWN = 10
@@ -50,13 +54,15 @@ class EnqueuedTask:
     payload: Mapping[str, Any] | None
     headers: Mapping[str, str]
     process_in: timedelta
+    key_until: float | None = field(default=None, repr=False, compare=False)
+    """When its unique key ends, in seconds from the row's start: each time it is enqueued the key begins anew."""
 
 
 def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
     """All rows in the order they were written; after them, messages of senders without a record that have not run."""
     found = [
-        EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due))
-        for id_, type_, queue, tenant, owner, tags, state, payload, headers, due in connection.run(TASKS)
+        EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due), key)
+        for id_, type_, queue, tenant, owner, tags, state, payload, headers, due, key in connection.run(TASKS)
     ]
     known = {one.id for one in found}
     for entry in sent:
@@ -73,11 +79,16 @@ def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[Enq
 
 
 class Captured(Sequence[EnqueuedTask]):
-    """Tasks that were enqueued inside of a block, or since the test began. Up to the block's end it grows."""
+    """Tasks that were enqueued inside of a block, or since the test began. Up to the block's end it grows.
 
-    def __init__(self, look: Callable[[], list[EnqueuedTask]]) -> None:
+    One that was replaced there was enqueued there. ``look``: at all there are. ``find``: the task of a type; raises
+    :class:`KitError`.
+    """
+
+    def __init__(self, look: Callable[[], list[EnqueuedTask]], find: Callable[[str], Task[Any, Any]]) -> None:
         self._look = look
-        self._before = {one.id for one in look()}
+        self._find = find
+        self._before = {(one.id, one.key_until) for one in look()}
         self._kept: list[EnqueuedTask] | None = None
 
     def close(self) -> None:
@@ -94,7 +105,9 @@ class Captured(Sequence[EnqueuedTask]):
 
     def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
         """Those of one type, or all, in order."""
-        found = [one for one in self._look() if one.id not in self._before] if self._kept is None else self._kept
+        found = self._kept
+        if found is None:
+            found = [one for one in self._look() if (one.id, one.key_until) not in self._before]
         types = None if task is None else (task,) if isinstance(task, str) else task.types
         return [one for one in found if types is None or one.type in types]
 
@@ -106,31 +119,35 @@ class Captured(Sequence[EnqueuedTask]):
         count: int | None = None,
         task_id: str | None = None,
         queue: str | None = None,
-        tenant: str | None = None,
-        owner: str | None = None,
+        tenant: str | EllipsisType | None = ...,
+        owner: str | EllipsisType | None = ...,
         tags: Sequence[str] | None = None,
         headers: Mapping[str, str] | None = None,
         state: State | str | None = None,
         process_in: timedelta | None = None,
         **fields: Any,
     ) -> list[EnqueuedTask]:
-        """The tasks of this type that are as asked: one at least, or ``count`` exactly. What is not given may be any.
+        """The tasks of this type that are as asked: one at least, or ``count`` exactly. What is not given may be any;
+        ``tenant=None``, ``owner=None``: there is none.
 
         ``payload``: an instance is compared whole, a mapping by the keys it has; ``fields`` are further keys.
         ``headers``: by the keys it has. ``process_in``: to 5 seconds.
 
-        Raises AssertionError that shows what was enqueued instead, the nearest first; :class:`KitError` for a field
-        that the payload does not have.
+        Raises AssertionError that shows what was enqueued instead, the nearest first; :class:`KitError` for what no
+        task can match: a type, queue or state that does not exist, a field that the payload does not have.
         """
         __tracebackhide__ = True
-        given = {"id": task_id, "queue": queue, "tenant": tenant, "owner": owner, "tags": tags, "state": state}
-        wanted: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-        if tags is not None:
-            wanted["tags"] = tuple(tags)
-        if process_in is not None:
-            wanted["process_in"] = process_in
+        given: dict[str, Any] = {
+            "id": task_id,
+            "queue": _one_of("queue", Queue, queue),
+            "tags": None if tags is None else tuple(tags),
+            "state": _one_of("state", State, state),
+            "process_in": process_in,
+        }
+        wanted = {name: value for name, value in given.items() if value is not None}
+        wanted |= {name: value for name, value in (("tenant", tenant), ("owner", owner)) if value is not ...}
         wanted |= {f"headers.{name}": value for name, value in (headers or {}).items()}
-        wanted |= _payload(task, payload, fields)
+        wanted |= _payload(self._find(task) if isinstance(task, str) else task, payload, fields)
         of_type = self.enqueued(task)
         matching = [one for one in of_type if not differences(one, wanted)]
         if (len(matching) != count) if count is not None else not matching:
@@ -142,22 +159,28 @@ class Captured(Sequence[EnqueuedTask]):
         return matching
 
 
+def _one_of(name: str, words: type[StrEnum], value: str | None) -> str | None:
+    try:
+        return None if value is None else words(value).value
+    except ValueError:
+        raise KitError(f"{name}: {value!r} is not one of {', '.join(words)}") from None
+
+
 def _payload(
-    task: Task[Any, Any] | str, payload: Payload | Mapping[str, Any] | None, fields: Mapping[str, Any]
+    task: Task[Any, Any], payload: Payload | Mapping[str, Any] | None, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What the payload is to hold, by ``payload.<field>``."""
     if isinstance(payload, Payload):
         if fields:
             raise KitError("a payload is compared whole; give some of its fields as a mapping, or as arguments")
-        if not isinstance(task, str) and type(payload) is not task.payload:
+        if type(payload) is not task.payload:
             raise KitError(f"{task.type} takes {task.payload.__name__}, not {type(payload).__name__}")
         return {f"payload.{name}": value for name, value in payload.model_dump(mode="json").items()}
     keys = {**(payload or {}), **fields}
-    if not isinstance(task, str):
-        known = task.payload.model_fields
-        for name in keys:
-            if name not in known:
-                raise KitError(f"{task.payload.__name__} has no field {name!r}; it has {', '.join(known) or 'none'}")
+    known = task.payload.model_fields
+    for name in keys:
+        if name not in known:
+            raise KitError(f"{task.payload.__name__} has no field {name!r}; it has {', '.join(known) or 'none'}")
     return {f"payload.{name}": to_jsonable_python(value) for name, value in keys.items()}
 
 
@@ -175,7 +198,16 @@ def _value(task: EnqueuedTask, name: str) -> Any:
 def _same(found: Any, wanted: Any) -> bool:
     if isinstance(wanted, timedelta):
         return bool(abs(found - wanted) <= CLOSE)
-    return bool(found == wanted)
+    return bool(found == wanted) and _flags(found) == _flags(wanted)
+
+
+def _flags(value: Any) -> Any:
+    """Where booleans are in a value: to Python they are numbers, to JSON they are not."""
+    if isinstance(value, Mapping):
+        return {name: _flags(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flags(item) for item in value]
+    return isinstance(value, bool)
 
 
 # --- The text of a failure -----------------------------------------------------------------------------------------

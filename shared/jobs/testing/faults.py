@@ -77,8 +77,8 @@ class Faults:
 
     @contextmanager
     def armed(self, kind: Kind, task: Task[Any, Any] | None, times: int, commit: int | None = None) -> Iterator[Fault]:
-        """Arm one for the block. Raises AssertionError where it had no occasion, as a test that proves nothing would
-        pass."""
+        """Arm one for the block. Raises AssertionError where it had fewer occasions than ``times``, as a test that
+        proves nothing would pass."""
         if times < 1 or (commit is not None and commit < 1):
             raise ValueError("times, commit: numbers from 1 are required")
         fault = Fault(kind, task.type if task else None, times, commit)
@@ -87,9 +87,10 @@ class Faults:
             yield fault
         finally:
             self._armed.remove(fault)
-        if not fault.happened:
-            what = kind.name.lower().replace("_", " ")
-            raise AssertionError(f"{what}: no run of {fault.type or 'any task'} came to it inside of the block")
+        if fault.left:
+            what, of = kind.name.lower().replace("_", " "), fault.type or "any task"
+            came = f"{fault.happened} of {times} times a run of {of}" if fault.happened else f"no run of {of}"
+            raise AssertionError(f"{what}: {came} came to it inside of the block")
 
     def find(self, type_: str, *kinds: Kind) -> Fault | None:
         """The first of these kinds that has an occasion in a run of this type."""

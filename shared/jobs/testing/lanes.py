@@ -49,7 +49,7 @@ class Known:
             with suppress(DeclarationError, ModuleNotFoundError):
                 self.learn(task := load(type_, package))
                 return task
-        raise KitError(f"a message of {type_!r} is in a queue, and no such task is known: jobs.register(…) it")
+        raise KitError(f"no task of the type {type_!r} is known; if there is one, jobs.register(…) it")
 
 
 class Lanes:

@@ -76,7 +76,7 @@ class JobTester:
 
     def __enter__(self) -> Self:
         self._stack.enter_context(diverted(self.url, self._queues, self._lanes.known.learn))
-        self._since = Captured(self._enqueued)
+        self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,7 +160,10 @@ class JobTester:
     def context(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Iterator[TaskContext]:
         """A running task's context, to call a function with: ``task(payload, ctx)``, or one of its helpers.
 
-        At the end of the block the task completes and its work commits; an exception rolls it back and goes on.
+        At the end of the block the task completes and its work commits; an exception rolls it back and goes on. So
+        does the end itself, with :class:`~shared.jobs.errors.TaskCancelled` for a task that was cancelled meanwhile and
+        :class:`~shared.jobs.errors.LeaseLostError` for one that another run has taken over. The timeout interrupts
+        nothing here: ``ctx.deadline`` and ``ctx.remaining()`` tell of it, :meth:`run` keeps it.
         """
         id_, held = self._due(task, payload, options)
         self._queues.delete(held)
@@ -203,9 +206,11 @@ class JobTester:
     @contextmanager
     def capture(self) -> Iterator[Captured]:
         """What is enqueued inside of the block: to look at there, and afterwards as it was at the block's end."""
-        captured = Captured(self._enqueued)
-        yield captured
-        captured.close()
+        captured = Captured(self._enqueued, self._lanes.known.get)
+        try:
+            yield captured
+        finally:
+            captured.close()
 
     def dead_letters(self, task: Task[Any, Any], queue: Queue | None = None) -> list[DeadLetter]:
         """The dead letters of a task's lane, its home lane by default."""
@@ -222,7 +227,11 @@ class JobTester:
 
     @property
     def now(self) -> datetime:
-        """Where the test is in time; aware. Your code's clock stands still, see :mod:`shared.jobs.testing.clock`."""
+        """Where the test is in time, for :meth:`at` and :meth:`tick`; aware.
+
+        Your code's clock stands still, see :mod:`shared.jobs.testing.clock`: a time that is given to your code or to
+        an enqueue is of that clock, ``datetime.now(UTC) + …``.
+        """
         return self._clock.now()
 
     def travel(self, by: timedelta, *, ticks: bool = False) -> DrainReport:
@@ -269,13 +278,14 @@ class JobTester:
         next_ticks = [schedule.next_after(self._clock.now()) for _, schedule in schedules]
         while True:
             self._run_due(seen, limit)
-            moments = [*next_ticks, *self._next_moments()]
-            if not moments or min(moments) > ends:
+            moments = [moment for moment in self._next_moments() if moment <= ends + clock.WHOLE_SECOND]
+            moments += [tick for tick in next_ticks if tick <= ends]
+            if not moments:
                 return
             if (gap := min(moments) - self._clock.now()) > timedelta(0):
                 self._pass(gap + clock.FINEST)
             for position, (task, schedule) in enumerate(schedules):
-                if next_ticks[position] <= self._clock.now():
+                if next_ticks[position] <= min(self._clock.now(), ends):
                     self.tick(task, schedule.name, at=next_ticks[position])
                     next_ticks[position] = schedule.next_after(next_ticks[position])
 

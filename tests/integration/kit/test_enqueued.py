@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
-from shared.jobs import JobClient, Queue, State
+from shared.jobs import JobClient, Payload, Queue, State, TaskContext, task
 from shared.jobs.testing import JobTester, KitError
 from tests.integration.kit.conftest import Effects
 from tests.integration.kit.samples import Nothing, Order, order_gone, order_mail, order_nightly, order_quiet, order_ship
+
+
+class Flags(Payload):
+    number: int
+    flag: bool
+    many: list[int]
 
 
 def failure(jobs: JobTester, *arguments: object, **wanted: object) -> str:
@@ -134,6 +141,65 @@ def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
         jobs.assert_enqueued(order_mail, Nothing())
     with pytest.raises(KitError, match="compared whole"):
         jobs.assert_enqueued(order_mail, Order(number=1), note="n")
+    jobs.enqueue(order_mail, Order(number=1))
+    cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
+        ((order_mail,), {"queue": "defualt"}, "queue: 'defualt' is not one of critical, default, low"),
+        ((order_mail,), {"state": "pendign"}, "state: 'pendign' is not one of "),
+        (("order:mial",), {}, "no task of the type 'order:mial' is known; if there is one, jobs.register"),
+        (("no type",), {}, "no task of the type 'no type' is known"),
+        (("order:mail",), {"numer": 1}, "Order has no field 'numer'"),
+        (("order:mail", Nothing()), {}, "order:mail takes Order, not Nothing"),
+    ]
+    for arguments, wanted, told in cases:
+        for count in (0, None):
+            with pytest.raises(KitError, match=told):
+                jobs.assert_enqueued(*arguments, count=count, **wanted)
+
+
+def test_a_type_as_text_is_compared_like_the_task_itself(jobs: JobTester) -> None:
+    jobs.enqueue(order_mail, Order(number=1, note="n"))
+    jobs.assert_enqueued("order:mail", Order(number=1, note="n"), count=1)
+    assert "payload.note = 'n', not ''" in failure(jobs, "order:mail", Order(number=1))
+
+
+def test_a_number_is_no_boolean(jobs: JobTester) -> None:
+    @task("order:flag")
+    def order_flag(payload: Flags, ctx: TaskContext) -> None:
+        pass
+
+    jobs.enqueue(order_flag, Flags(number=1, flag=True, many=[1]))
+    jobs.assert_enqueued(order_flag, number=1, flag=True, many=[1])
+    for wrong in ({"number": True}, {"flag": 1}, {"many": [True]}):
+        jobs.assert_enqueued(order_flag, count=0, **wrong)
+
+
+def test_nobodys_task_can_be_asked_for(jobs: JobTester) -> None:
+    jobs.enqueue(order_mail, Order(number=1), tenant="acme", owner="ann")
+    jobs.assert_enqueued(order_mail, count=0, tenant=None)
+    jobs.assert_enqueued(order_mail, count=0, owner=None)
+    jobs.enqueue(order_mail, Order(number=2))
+    jobs.assert_enqueued(order_mail, number=2, tenant=None, owner=None, count=1)
+
+
+def test_what_a_block_replaces_is_in_its_capture(jobs: JobTester, effects: Effects) -> None:
+    how: Any = {"unique_for": timedelta(days=9), "process_in": timedelta(hours=1)}
+    for key in ("a", "b"):
+        jobs.enqueue(order_mail, Order(number=1), task_id=key, unique_key=key, **how)
+    with jobs.capture() as captured:
+        jobs.enqueue(order_mail, Order(number=2), unique_key="a", on_conflict="replace", **how)
+        jobs.enqueue(order_mail, Order(number=3), unique_key="b", on_conflict="return", **how)
+        jobs.travel(timedelta(hours=1))
+        jobs.drain().check()
+    assert [(one.id, one.payload) for one in captured] == [("a", {"number": 2, "note": ""})]
+
+
+def test_a_capture_is_closed_where_its_block_raises(jobs: JobTester) -> None:
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012, SIM117 - the block is what raises
+        with jobs.capture() as captured:
+            jobs.enqueue(order_mail, Order(number=1))
+            _ = 1 / 0
+    jobs.enqueue(order_mail, Order(number=2))
+    assert len(captured) == 1
 
 
 def test_a_capture_holds_what_its_block_enqueued(jobs: JobTester, effects: Effects) -> None:

@@ -150,6 +150,10 @@ def test_a_fault_without_an_occasion_fails_the_test(jobs: JobTester) -> None:
     with pytest.raises(AssertionError, match="crash after commit: no run of order:ship"):  # noqa: SIM117
         with jobs.crash_after_commit(order_ship):
             jobs.run(order_quiet, Order(number=1))
+    jobs.enqueue(order_quiet, Order(number=1))
+    with pytest.raises(AssertionError, match="duplicate: 1 of 2 times a run of order:quiet came to it"):  # noqa: SIM117
+        with jobs.duplicate(order_quiet, times=2):
+            jobs.drain()
     with pytest.raises(ZeroDivisionError), jobs.duplicate():  # and does not hide another failure
         _ = 1 / 0
     with pytest.raises(ValueError, match="numbers from 1"), jobs.duplicate(times=0):

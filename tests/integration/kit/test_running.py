@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from shared.jobs import ArchivedTask, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
-from shared.jobs.errors import EnqueueError, UnknownTaskError
+from shared.jobs.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
 from shared.jobs.sqs import Sqs
 from shared.jobs.testing import JobTester, KitError, NotRunError
 from shared.jobs.tick import tick_entry
@@ -86,6 +86,33 @@ def test_run_says_so_where_the_task_ends_without_the_handlers_doing(jobs: JobTes
         NotRunError, match=r"order:stop mine is cancelled after 1 of 6 attempts, cancelled while it ran"
     ):
         jobs.run(order_stop, Order(number=1), task_id="mine")
+
+
+def test_a_context_of_a_task_that_was_cancelled_keeps_nothing(jobs: JobTester, effects: Effects) -> None:
+    with pytest.raises(TaskCancelled):  # noqa: PT012, SIM117 - the block is its end
+        with jobs.context(order_mail, Order(number=1), task_id="mine") as ctx:
+            order_mail(Order(number=1), ctx)
+            jobs.client.cancel("mine")
+    assert jobs.task("mine").state is State.CANCELLED
+    assert effects() == []
+
+
+def test_a_context_of_a_task_that_another_run_has_keeps_nothing(jobs: JobTester, effects: Effects) -> None:
+    with pytest.raises(LeaseLostError):  # noqa: PT012, SIM117 - the block is its end
+        with jobs.context(order_mail, Order(number=1), task_id="mine") as ctx:
+            order_mail(Order(number=1), ctx)
+            with jobs.session() as session:
+                session.execute(text("update tasks set lease_token = gen_random_uuid()"))
+    assert jobs.task("mine").state is State.ACTIVE
+    assert effects() == []
+
+
+@pytest.mark.parametrize("delay", [timedelta(minutes=1), timedelta(minutes=16), timedelta(hours=10)])
+def test_drain_within_runs_what_is_due_at_its_end(delay: timedelta, jobs: JobTester) -> None:
+    jobs.enqueue(order_quiet, Order(number=1), process_in=delay)
+    assert len(jobs.drain(within=delay - timedelta(seconds=5))) == 0
+    jobs.enqueue(order_quiet, Order(number=2), process_in=delay, task_id="two")
+    assert "two" in [one.id for one in jobs.drain(within=delay)]
 
 
 def test_run_refuses_what_the_client_refuses(jobs: JobTester) -> None:
@@ -253,7 +280,7 @@ def test_messages_of_tasks_that_are_not_known_are_named(jobs: JobTester) -> None
         pass
 
     Sqs().send(tick_entry("jobs", nobody_knows, nobody_knows.schedules[0], jobs.now))
-    with pytest.raises(KitError, match=r"'nobody:knows' is in a queue.*jobs\.register"):
+    with pytest.raises(KitError, match=r"the type 'nobody:knows' is known.*jobs\.register"):
         jobs.drain()
     jobs.register(nobody_knows)
     assert jobs.drain().check().only.type == "nobody:knows"

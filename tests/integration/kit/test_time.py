@@ -38,6 +38,16 @@ def test_a_moment_is_as_far_as_it_was(jobs: JobTester) -> None:
     assert len(jobs.drain()) == 1
 
 
+def test_a_moment_is_of_the_codes_clock_however_far_the_test_has_travelled(jobs: JobTester) -> None:
+    jobs.travel(timedelta(days=400))
+    soon = datetime.now(UTC) + timedelta(hours=1)
+    jobs.enqueue(order_quiet, Order(number=1), process_at=soon, deadline=soon + timedelta(hours=1))
+    jobs.travel(timedelta(minutes=59))
+    assert len(jobs.drain()) == 0
+    jobs.travel(timedelta(minutes=2))
+    assert jobs.drain().only.state is State.COMPLETED
+
+
 def test_retries_wait_for_their_delays(jobs: JobTester, effects: Effects) -> None:
     jobs.enqueue(order_fail, Order(number=2))
     assert jobs.drain().only.attempts == 1
@@ -131,6 +141,24 @@ def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
     with pytest.raises(KitError, match=r"public\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
         jobs.travel(timedelta(days=1))
     assert jobs.now - before < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        "create table prices (day timestamptz check (day > now() - interval '1 hour'))",
+        """create table days (day timestamptz primary key); create table prices (day timestamptz references days);
+           insert into days values (now())""",
+    ],
+)
+def test_times_that_a_constraint_holds_are_named(tables: str, jobs: JobTester) -> None:
+    with jobs.session() as session:
+        for statement in (*tables.split(";"), "insert into prices values (now())"):
+            session.execute(text(statement))
+    with pytest.raises(KitError, match=r"bound by a constraint; leave it out: jobs\.ageless\.add\('(prices|days)'\)"):
+        jobs.travel(timedelta(days=1))
+    jobs.ageless |= {"prices", "days"}
+    jobs.travel(timedelta(days=1))
 
 
 def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:

@@ -95,7 +95,8 @@ class Platform(Tables):
     def run(self, task: Task[Any, Any], id_: str) -> dict[str, Any]:
         """Hand the task to its function once, as due now; its row afterwards."""
         self.world.later(id_)
-        self.world.deliver(task, {"v": 1, "type": task.type, "id": id_, "rec": True})
+        seconds = task.numbers.function_timeout.total_seconds()
+        self.world.deliver(task, {"v": 1, "type": task.type, "id": id_, "rec": True}, seconds=seconds)
         return self.world.row(id_)
 
     def do(self, task: Task[Any, Any], payload: Payload) -> dict[str, Any]:

@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
+from uuid import UUID
 
 import pytest
 
-from functions.api import record
-from functions.api.access import ADMINS, EVERYBODY, ROUTES
+from functions.api import record, refusals
+from functions.api.access import ADMINS, EVERYBODY, ROUTES, caller_of
 from functions.api.app import app
 from functions.api.document import document
 from functions.api.handler import handler
+from functions.api.once import id_of
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
 from functions.tenant_initialize.handler import tenant_initialize
 from functions.user_invitation.handler import user_invitation
 from shared.jobs.discovery import discover
-from shared.platform.roles import Rank
+from shared.platform.roles import Rank, load
 from tests.events import LambdaContext
 from tests.http_events import claims, http_event, principal
 from tests.integration.platform.conftest import BUCKET, Platform
@@ -160,6 +163,17 @@ def test_the_highest_known_role_counts_and_others_are_nothing(api: Api, tenant: 
         ("administrator", 403),
         ("", 403),
         ([], 403),
+        # a name with a rank in it is another name, however the claim was written
+        ("[billing owner]", 403),
+        ('["billing owner"]', 403),
+        (["billing owner"], 403),
+        ("[Project Owner,viewer]", 403),
+        ("not-owner", 403),
+        ("former owner", 403),
+        ('["not an admin", "owner"]', 202),
+        ('["owner", 7, null]', 202),
+        ('{"owner": true}', 403),
+        ("[" * 5_000, 403),
     ]
     for roles, status in cases:
         assert api.export({"sub": "ann", "tenant_id": tenant, "roles": roles}).status == status, roles
@@ -264,13 +278,19 @@ def test_a_tenant_is_created_together_with_its_initialization(api: Api) -> None:
     assert api("GET", f"/tasks/{task_id}", who=claims("ann|1", None)).body["state"] == "completed"
 
 
-def test_the_creators_address_is_kept_where_the_claims_have_a_verified_one(api: Api) -> None:
+def test_the_askers_address_is_kept_where_the_claims_have_a_verified_one(api: Api) -> None:
     for number, (email, verified) in enumerate(
         [("ann@example.org", None), ("new@example.org", True), ("x@example.org", False), (None, None), ("no", True)]
     ):
         who = claims("ann", None, email=email, verified=verified)
         assert api("POST", "/tenants", {"name": "A", "slug": f"a-{number}"}, who=who).status == 201
     assert api.platform.world.run("select user_id, email from user_addresses") == [["ann", "new@example.org"]]
+
+
+def test_a_name_may_be_of_any_script(api: Api) -> None:
+    for number, name in enumerate(["نرم\u200cافزار", "株式会社", "Śląsk & Söhne", "👩\u200d🔬 Labs"]):
+        assert api("POST", "/tenants", {"name": name, "slug": f"a-{number}"}, who=claims()).status == 201
+    assert api.rows("tenants") == 4
 
 
 def test_a_slug_that_is_taken_is_named_and_leaves_nothing(api: Api, tenant: str) -> None:
@@ -345,6 +365,27 @@ def test_a_roles_rank_is_the_higher_of_its_type_and_its_name(api: Api, tenant: s
     assert invite(api, tenant, role, "admin").status == 403
 
 
+@pytest.mark.parametrize(
+    "name", ["billing owner", "Owner ", "viewer,owner", "owner-of-x", '"owner"', r'"own\u0065r"', '["owner"]']
+)
+def test_a_name_that_a_claim_could_show_as_a_rank_is_granted_as_that_rank(name: str, api: Api, tenant: str) -> None:
+    role = api.platform.add("roles", name=name, type="viewer", tenant_id=tenant)
+    assert invite(api, tenant, role, "admin").status == 403
+    assert invite(api, tenant, role, "owner").status == 201
+
+
+def test_a_name_counts_for_no_more_in_a_claim_than_it_takes_to_grant_it(api: Api, tenant: str) -> None:
+    names = ["viewer admin", "billing owner", "admin", "x] [owner", r'"own\u0065r"', "Ann's", "é", "a, owner", "member"]
+    for name in names:
+        role = UUID(api.platform.add("roles", name=name, type="viewer"))
+        with record.transaction() as session:
+            granted = load(session, role, UUID(tenant))
+        for written in (f"[{name}]", json.dumps([name]), [name], name, f"[viewer {name}]"):
+            claimed = caller_of({"sub": "ann", "tenant_id": tenant, "roles": written}).rank
+            assert granted is not None
+            assert claimed <= granted.rank, (name, written)
+
+
 def test_roles_are_those_of_the_tenant_and_of_the_system(api: Api, tenant: str) -> None:
     other = api.platform.tenant("Other", "other")
     assert invite(api, tenant, api.platform.role(None, "member")).status == 201
@@ -395,6 +436,17 @@ def test_an_export_is_accepted_made_and_fetched_by_its_asker(api: Api, tenant: s
     assert BUCKET in url.netloc + url.path
     assert signed["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
     assert signed["X-Amz-Expires"] == ["300"]
+
+
+def test_who_asks_for_an_export_is_written_to(api: Api, tenant: str) -> None:
+    who = claims("bob", tenant, "admin", email="bob@example.org", verified=True)
+    id_ = api.export(who).body["task_id"]
+    assert api.platform.run(data_export, id_)["result"]["notified"] is True
+    assert [mail["To"] for mail in api.platform.mails] == ["bob@example.org"]
+
+
+def test_a_suspended_tenant_has_its_data(api: Api) -> None:
+    assert api.export(owner(api.platform.tenant(status="suspended"))).status == 202
 
 
 def test_anothers_export_and_another_tenants_are_not_found(api: Api, tenant: str) -> None:
@@ -497,6 +549,40 @@ def test_a_repeated_request_is_answered_alike_and_done_once(api: Api, tenant: st
     assert (api.rows("tasks"), api.rows("user_invitations"), api.rows("tenants")) == (3, 1, 2)
 
 
+def test_an_id_that_is_somebodys_already_is_a_key_that_was_used(api: Api, tenant: str) -> None:
+    # given tasks under the very ids, from somebody who may send to a queue
+    who, role = owner(tenant), api.platform.role(tenant, "viewer")
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/tenants", {"name": "New", "slug": "new"}),
+        (f"/tenants/{tenant}/invitations", {"email": "bob@example.org", "role_id": role}),
+        ("/exports", {"export_type": "full"}),
+    ]
+    for path, _ in requests:
+        id_ = id_of(caller_of(who), f"POST {path}", KEY["Idempotency-Key"])
+        payload = DataExport(tenant_id=UUID(tenant), user_id="eve", export_type="full")
+        api.platform.world.client.enqueue(data_export, payload, task_id=str(id_))
+    # then each is told so, and nothing is half done
+    for path, body in requests:
+        answer = api("POST", path, body, who=who, headers=KEY)
+        assert (answer.status, list(answer.fields)) == (422, ["Idempotency-Key"]), path
+    assert [api.rows(table) for table in ("tenants", "user_invitations", "tasks", "api_requests")] == [1, 0, 3, 0]
+
+
+def test_a_key_of_a_tenant_is_told_from_its_slug(api: Api) -> None:
+    # given a tenant whose request is forgotten
+    made = api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY)
+    assert made.status == 201
+    api.platform.world.run("delete from api_requests")
+    # then its key was used, whatever slug comes with it
+    for slug in ("a", "b"):
+        answer = api("POST", "/tenants", {"name": "A", "slug": slug}, who=claims(), headers=KEY)
+        assert (answer.status, list(answer.fields)) == (422, ["Idempotency-Key"])
+    # also where the tenant has gone, and its task has not
+    api.platform.world.run("delete from tenants")
+    assert api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY).status == 422
+    assert (api.rows("tenants"), api.rows("tasks")) == (0, 1)
+
+
 def test_another_body_under_the_same_key_is_refused(api: Api, tenant: str) -> None:
     api.export(owner(tenant), headers=KEY)
     answer = api("POST", "/exports", {"export_type": "partial"}, who=owner(tenant), headers=KEY)
@@ -537,8 +623,6 @@ def test_two_at_once_under_one_key_are_one(api: Api, tenant: str, database_url: 
     # given a first one that has not committed yet
     from sqlalchemy.orm import Session
 
-    from functions.api.access import caller_of
-    from functions.api.once import id_of
     from shared.db import Database
     from shared.platform import requests
 
@@ -585,6 +669,10 @@ def test_a_field_that_does_not_fit_is_named_and_its_value_shown_nowhere(
         ("/exports", {"export_type": f"{SECRET}\0"}, "export_type"),
         ("/tenants", {"name": "", "slug": "a"}, "name"),
         ("/tenants", {"name": "x" * 256, "slug": "a"}, "name"),
+        ("/tenants", {"name": "\u200b", "slug": "a"}, "name"),
+        ("/tenants", {"name": "\u200c", "slug": "a"}, "name"),
+        ("/tenants", {"name": f"{SECRET}\nBcc: b", "slug": "a"}, "name"),
+        ("/tenants", {"name": f"\u202e{SECRET}", "slug": "a"}, "name"),
         ("/tenants", {"name": "A", "slug": f"{SECRET}_"}, "slug"),
         ("/tenants", {"name": "A", "slug": "-a"}, "slug"),
         ("/tenants", {"name": "A", "slug": "a", "metadata": SECRET}, "metadata"),
@@ -628,6 +716,9 @@ def test_a_body_that_cannot_be_read_is_refused(api: Api, tenant: str) -> None:
         (b"\xff\xfe", 400),
         (b'{"export_type": "full"}', 202),
         ('{"export_type": "full", "x": "' + "y" * 70_000 + '"}', 413),
+        ('{"export_type": "full", "x": "' + "é" * 40_000 + '"}', 413),
+        (b'{"export_type": "full"}'.ljust(65_536), 202),
+        (b'{"export_type": "full"}'.ljust(65_537), 413),
     ]
     for raw, status in cases:
         assert api("POST", "/exports", raw=raw, who=owner(tenant)).status == status, raw[:40]
@@ -683,6 +774,18 @@ def test_each_request_is_one_line_without_a_value_of_it(api: Api, tenant: str) -
 # --- The document --------------------------------------------------------------------------------------------------
 
 
+def test_every_status_that_is_answered_is_in_the_document() -> None:
+    told = {
+        status
+        for operations in document(app())["paths"].values()
+        for operation in operations.values()
+        for status in operation["responses"]
+    }
+    listed = re.findall(r"^(\d{3})(?:, (\d{3}))? ", refusals.__doc__ or "", re.M)
+    assert len(listed) > 8
+    assert {status for line in listed for status in line if status} <= told
+
+
 def test_the_document_mentions_every_route_of_the_table_and_no_other(api: Api) -> None:
     found = api("GET", "/openapi.json", who=claims()).body
     assert found == document(app())
@@ -694,7 +797,8 @@ def test_the_document_tells_of_roles_refusals_keys_and_the_token() -> None:
     found = document(app())
     export = found["paths"]["/exports"]["post"]
     assert export["description"] == "For admin, owner."
-    assert {"202", "400", "401", "403", "404", "422", "503"} == export["responses"].keys()
+    assert {"202", "400", "401", "403", "404", "413", "415", "422", "500", "503"} == export["responses"].keys()
+    assert not {"413", "415"} & found["paths"]["/tasks/{task_id}"]["get"]["responses"].keys()
     assert "200" not in found["paths"]["/tenants"]["post"]["responses"]
     assert [item["name"] for item in export["parameters"]] == ["Idempotency-Key"]
     assert found["components"]["securitySchemes"]["token"]["scheme"] == "bearer"

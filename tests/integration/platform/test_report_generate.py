@@ -105,6 +105,27 @@ def test_without_a_week_it_is_the_last_one(platform: Platform) -> None:
     assert keys() == [f"reports/{tenant}/acme_{end:%Y%m%d}.json"]
 
 
+def test_a_run_that_comes_in_another_week_still_reports_on_its_own(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a task whose second tenant could not be written, and that is tried again weeks later
+    monkeypatch.setattr(handler, "PAGE_TENANTS", 1)
+    for name in ("a", "b", "c"):
+        platform.tenant(name, name)
+    write = reports.write
+    monkeypatch.setattr(reports, "write", lambda *given: write(*given) if not keys() else 1 / 0)
+    id_ = platform.enqueue(report_generate, ReportGenerate())
+    assert platform.run(report_generate, id_)["state"] == "retry"
+    asked = platform.value("update tasks set created_at = created_at - interval '15 days' returning created_at")
+    monkeypatch.setattr(reports, "write", write)
+    # when
+    result = platform.run(report_generate, id_)["result"]
+    # then what is left is of the week in which it was asked for
+    end = reports.Week.before(asked).end
+    assert result == {"week_ending": end.date().isoformat(), "tenants": 2}
+    assert sum(key.endswith(f"_{end:%Y%m%d}.json") for key in keys()) == 2
+
+
 def test_a_retry_goes_on_behind_the_last_whole_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     # given five tenants on pages of two, and a write that fails once, on the second page
     monkeypatch.setattr(handler, "PAGE_TENANTS", 2)
