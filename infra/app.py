@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer, Tags
+from aws_cdk.cx_api import CloudAssembly
 
 from infra.checks import check
-from infra.errors import StageError
+from infra.errors import RefusedTemplateError, StageError
 from infra.findings import refuse_findings
 from infra.functions import discover_functions
 from infra.packaging import ROOT, Packages, build_packages
@@ -84,10 +85,26 @@ def synthesise(
     jobs = add_stacks(app, stage, with_schedules_of(stage, tasks), functions, build(stage))
     if findings and not stage.local:
         refuse_findings(app)
-    assembly = app.synth()
+    assembly = _assemble(app, output)
     templates = {stack.stack_name: json.loads(Path(stack.template_full_path).read_text()) for stack in assembly.stacks}
     check(templates.values(), stage)
     return Synthesised(stage, jobs, Path(assembly.directory), templates)
+
+
+def _assemble(app: App, output: Path) -> CloudAssembly:
+    """Write templates and assets; what CDK's own validation finds is refused, where ``cdk.json`` has it on."""
+    try:
+        return app.synth()
+    except RuntimeError as error:  # of jsii, for whatever goes wrong on its side
+        report_file = output / "validation-report.json"
+        if "ValidationFailed" not in str(error) or not report_file.exists():
+            raise
+        raise RefusedTemplateError(
+            f"{place['constructPath']}: {found['ruleName']}: {found['description']}"
+            for plugin in json.loads(report_file.read_text())["pluginReports"]
+            for found in plugin["violations"]
+            for place in found["violatingConstructs"]
+        ) from None
 
 
 def _environment_of(tasks: Tasks, functions: Mapping[str, Function]) -> list[str]:

@@ -8,9 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from aws_cdk import aws_sqs as sqs
 
+import infra.app
 from infra.app import Synthesised, main
 from infra.packaging import ROOT, Packages
 from shared.jobs.discovery import discover
@@ -90,6 +93,28 @@ def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages)
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
+
+
+def test_what_cloudformation_would_refuse_is_refused_with_its_place(
+    no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = infra.app.add_stacks
+
+    def add_stacks(*arguments: Any) -> Any:
+        jobs = made(*arguments)
+        planted = sqs.CfnQueue(jobs, "Planted")
+        planted.add_property_override("DelaySeconds", 5000)
+        planted.add_property_override("Misspelt", 1)
+        return jobs
+
+    monkeypatch.setattr(infra.app, "add_stacks", add_stacks)
+    monkeypatch.setattr(infra.app, "refuse_findings", lambda app: None)
+    assert main(["-c", "stage=dev", "-o", str(tmp_path / "out")], lambda stage: no_packages) == 1
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
+    assert [re.sub(r": F\d+:", ":", line) for line in sorted(lines)] == [
+        "  - jobs-dev-jobs/Planted: Misspelt: Additional properties are not allowed ('Misspelt' was unexpected)",
+        "  - jobs-dev-jobs/Planted: DelaySeconds: 5000 is greater than the maximum of 900",
+    ]
 
 
 def test_two_stages_share_no_name_and_so_can_be_in_one_account(stages: RealStages) -> None:
