@@ -18,7 +18,7 @@ from shared.cli.main import app
 from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, links
 
 SHELL = blocks("sh")
-MARKS = ("", "stack", "account")
+MARKS = ("", "stack", "emulator", "account")
 
 RUN = {
     "make demo": ("tests/e2e/test_demo.py", '"shared.cli.main", "demo"'),
@@ -32,7 +32,7 @@ RUN = {
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""
 
-BUILT_IN = {"set", ".", "export", "cd", "git", "cp"}
+BUILT_IN = {"set", ".", "export", "cd", "git", "cp", "uv", "python"}
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""

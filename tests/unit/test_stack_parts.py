@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+from rich.console import Console
 
 from shared.cli.daemon import Daemon, await_end
 from shared.cli.deployment import Deployment
@@ -19,6 +20,7 @@ from shared.cli.errors import LocalError, PortBusyError, tail
 from shared.cli.ministack import MiniStack, is_healthy
 from shared.cli.ports import free_port, port_is_free
 from shared.cli.stack import LocalStack
+from shared.cli.steps import Steps
 from shared.cli.tools import clean_environment
 
 if TYPE_CHECKING:
@@ -145,6 +147,16 @@ def test_an_emulator_that_is_there_already_is_used_as_it_is(tmp_path: Path) -> N
 
     assert stack.emulator is None
     assert stack.endpoint == "http://127.0.0.1:4999"
+
+
+def test_an_emulator_that_should_be_there_and_is_not_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    stack = LocalStack(tmp_path, external_endpoint=endpoint)
+    deployment = Deployment(tmp_path, {}, {})
+
+    with pytest.raises(LocalError, match=rf"No AWS emulator answers at {endpoint}, which JOBLANE_EXTERNAL_ENDPOINT"):
+        stack._start_emulator(Steps(Console(quiet=True)), deployment)
+    assert stack.status()["AWS emulator"] == (False, endpoint)
 
 
 def test_down_without_up_does_nothing(tmp_path: Path) -> None:
