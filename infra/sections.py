@@ -169,7 +169,7 @@ class ExistingDatabase(Settings):
     """Of the cluster, instance or proxy, for ``rds-db:connect``: a token in place of a password."""
     migration_secret: str | None = Field(None, min_length=1)
     """ARN of the secret of a user who may change the schema; None: the functions' own user does."""
-    security_group_id: str | None = Field(None, pattern=r"^sg-[0-9a-f]+$")
+    security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Of the database: the functions are let in. Only where there is a network."""
 
     @model_validator(mode="after")

@@ -193,13 +193,19 @@ def test_the_migration_logs_in_by_the_masters_secret(robust: Synthesised) -> Non
 
 
 def test_an_existing_database_lets_the_functions_in_where_its_group_is_set(synth: Synth) -> None:
-    done = synth("dev", network=EXISTING_NETWORK, database={**IAM_DATABASE, "security_group_id": "sg-0db"})
+    done = synth(
+        "dev", network=EXISTING_NETWORK, database={**IAM_DATABASE, "security_group_id": "sg-0123456789abcdef0"}
+    )
     template = data(done)
     (rule,) = rules_into_groups(template)
-    assert (rule["GroupId"], rule["FromPort"], rule["ToPort"]) == ("sg-0db", 5433, 5433)
+    assert (rule["GroupId"], rule["FromPort"], rule["ToPort"]) == ("sg-0123456789abcdef0", 5433, 5433)
     assert "Functions" in templates.target(template, rule["SourceSecurityGroupId"])
     (egress,) = templates.of_type(template, "AWS::EC2::SecurityGroupEgress").values()
-    assert (egress["DestinationSecurityGroupId"], egress["FromPort"], egress["ToPort"]) == ("sg-0db", 5433, 5433)
+    assert (egress["DestinationSecurityGroupId"], egress["FromPort"], egress["ToPort"]) == (
+        "sg-0123456789abcdef0",
+        5433,
+        5433,
+    )
     assert url(done, "acme-order-ship") == "postgresql://worker@db.internal:5433/acme?auth=iam"
     assert not [each for each in template["Resources"].values() if each["Type"].startswith("AWS::RDS::")]
 

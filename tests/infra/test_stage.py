@@ -138,11 +138,11 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         ({"database": {"kind": "local", "url": "postgresql://"}}, "database: of kind aurora or existing is required"),
         # both
         (
-            {"database": {**DATABASE, "security_group_id": "sg-1"}},
+            {"database": {**DATABASE, "security_group_id": "sg-01234567"}},
             "database.security_group_id: lets functions in from a network, and network is not set",
         ),
         (
-            {"network": NEW, "database": {**DATABASE, "security_group_id": "sg-1"}},
+            {"network": NEW, "database": {**DATABASE, "security_group_id": "sg-01234567"}},
             "database.security_group_id: is of another VPC than the new one.*of kind existing",
         ),
         (
