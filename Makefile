@@ -61,9 +61,12 @@ faults: .venv/.stamp ## Run thousands of jobs while everything breaks; SEED=, JO
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant $(PLANT))
 	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
 
-synth: tools ## Write the CloudFormation templates for AWS into cdk.out
-	@PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \
-		node_modules/.bin/cdk synth --quiet --no-notices
+# Those of cdk.json that are for AWS.
+STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
+	print(*(name for name, stage in stages.items() if not stage.get("local")))')
+synth: tools ## Write the CloudFormation templates of every stage for AWS into cdk.out/
+	@for stage in $(STAGES); do PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \
+		node_modules/.bin/cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
 
 STAGE ?= dev
 preflight: tools ## Compare this checkout with what is deployed of STAGE= (dev), before a deploy
