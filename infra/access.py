@@ -19,6 +19,7 @@ class Login:
 
     url: str
     statements: Sequence[iam.PolicyStatement] = ()
+    by_iam: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,4 +89,5 @@ def by_iam(stack: Stack, address: Address, user: str, resource_id: str) -> Login
         resource_name=f"{resource_id}/{user}",
         arn_format=ArnFormat.COLON_RESOURCE_NAME,
     )
-    return Login(address.url(user=user, auth="iam"), [iam.PolicyStatement(actions=["rds-db:connect"], resources=[arn])])
+    statement = iam.PolicyStatement(actions=["rds-db:connect"], resources=[arn])
+    return Login(address.url(user=user, auth="iam"), [statement], by_iam=True)

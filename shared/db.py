@@ -196,10 +196,18 @@ class Database:
     @cached_property
     def engine(self) -> Engine:
         """An SQLAlchemy engine on this one connection."""
-        from sqlalchemy import create_engine
+        from sqlalchemy import create_engine, event
+        from sqlalchemy.exc import DisconnectionError
         from sqlalchemy.pool import StaticPool
 
-        return create_engine("postgresql+pg8000://", creator=self.get, poolclass=StaticPool, hide_parameters=True)
+        def check(connection: Connection, *_: Any) -> None:
+            """Before a transaction: after a long pause in a handler the other end may be gone."""
+            if not connection.answers():
+                raise DisconnectionError
+
+        engine = create_engine("postgresql+pg8000://", creator=self.get, poolclass=StaticPool, hide_parameters=True)
+        event.listen(engine, "checkout", check)
+        return engine
 
 
 def sqlstate(error: BaseException) -> str | None:

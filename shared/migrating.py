@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from shared import telemetry
-from shared.db import Database, is_away
+from shared.db import Database, is_away, sqlstate
 from shared.jobs.discovery import discover
 from shared.jobs.registry import register
 from shared.migrations import upgrade
@@ -19,17 +19,27 @@ if TYPE_CHECKING:
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0
 
-# No right but to read and write, and none to say which migrations have run. RDS lets the members of rds_iam in by
-# token. Source: RDS, *Creating a database account using IAM authentication*.
-ADMIT = """
+LOCKED_PATIENCE = timedelta(minutes=1)
+LOCK_NOT_AVAILABLE = "55P03"
+
+# RDS lets the members of rds_iam in by token, and by nothing else. Source: RDS, *Creating a database account using IAM
+# authentication*.
+MAKE = """
 do $$
 begin
   if not exists (select from pg_roles where rolname = '{user}') then
     create role {user} login;
   end if;
-  if exists (select from pg_roles where rolname = 'rds_iam') then
+  if exists (select from pg_roles where rolname = 'rds_iam') and not pg_has_role('{user}', 'rds_iam', 'member') then
     grant rds_iam to {user};
   end if;
+end
+$$
+"""
+# No right but to read and write, and none to say which migrations have run.
+ADMIT = """
+do $$
+begin
   grant usage on schema public to {user};
   grant select, insert, update, delete on all tables in schema public to {user};
   revoke insert, update, delete on alembic_version from {user};
@@ -41,19 +51,20 @@ $$
 """
 
 
-def migrate(url: str, *, user: str | None = None, patience: timedelta = timedelta(0)) -> int:
+def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience: timedelta = timedelta(0)) -> int:
     """Upgrade the schema and write the declarations. Returns how many types there are. Doing it twice is harmless.
 
-    ``user``: made where it is not there, and let in to read and write; None: whoever uses the database is its owner.
-    ``patience``: how long a database that is away is waited for, as one that sleeps or is being made.
+    ``user``: let in to read and write; None: whoever uses the database is its owner. ``by_iam``: the user logs in so,
+    and is made where it is not there. ``patience``: how long a database that is away is waited for, as one that sleeps
+    or is being made; tables that somebody else has are waited for a minute at least.
     """
     tasks, database = discover(), Database(url)
     try:
         _await(database, patience)
-        upgrade(url)
+        _upgrade(url, max(patience, LOCKED_PATIENCE))
         register(database.get(), tasks)
         if user is not None:
-            _admit(database.get(), user)
+            _admit(database.get(), user, by_iam=by_iam)
     finally:
         database.drop()
     return len(tasks)
@@ -73,8 +84,28 @@ def _await(database: Database, patience: timedelta) -> None:
             return
 
 
-def _admit(connection: Connection, user: str) -> None:
+def _upgrade(url: str, patience: timedelta) -> None:
+    """Again and again where a table is taken: nothing is kept waiting for longer than one try."""
+    from sqlalchemy.exc import DBAPIError
+
+    until = time.monotonic() + patience.total_seconds()
+    while True:
+        try:
+            return upgrade(url)
+        except DBAPIError as error:
+            if sqlstate(error) != LOCK_NOT_AVAILABLE or time.monotonic() >= until:
+                raise
+            telemetry.logger().info("a table is in use; it is waited for")
+            time.sleep(PAUSE_SECONDS)
+
+
+def _admit(connection: Connection, user: str, *, by_iam: bool) -> None:
     if not USER.fullmatch(user):
         raise ValueError(f"user: a lower-case name of PostgreSQL is required, not {user!r}")
-    if connection.run("select current_user")[0][0] != user:
-        connection.run(ADMIT.format(user=user))
+    if connection.run("select current_user")[0][0] == user:
+        return
+    if by_iam:
+        connection.run(MAKE.format(user=user))
+    elif not connection.run("select from pg_roles where rolname = $1", user):
+        raise ValueError(f"user: there is no role {user!r}; make it with the password that its secret has")
+    connection.run(ADMIT.format(user=user))

@@ -41,7 +41,8 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
 def _migrate() -> int:
     from shared.migrating import migrate  # whoever looks for tasks imports this module too
 
-    return migrate(settings.database_url(), user=os.environ.get("DATABASE_USER") or None, patience=PATIENCE)
+    user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
+    return migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE)
 
 
 def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:

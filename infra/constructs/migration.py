@@ -21,7 +21,8 @@ MEMORY_MB = 512
 
 
 class Migration(Construct):
-    """Runs whenever the code changes. What must come after depends on it; where it fails, nothing of that changes."""
+    """Runs whenever the code or the database changes. What must come after depends on it; where it fails, nothing of
+    that changes."""
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, access: DatabaseAccess) -> None:
         super().__init__(scope, id_)
@@ -35,14 +36,27 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={"DATABASE_USER": access.user} if access.user else {},
+            environment=_user(access),
             access=replace(access, functions=access.migration),
         ).function
+        if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
+            function.configure_async_invoke(retry_attempts=0)
         CustomResource(
             self,
             "Run",
             resource_type="Custom::Migration",
             service_token=function.function_arn,
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
-            properties={"Code": code.hash},
+            properties={
+                "Code": code.hash,
+                "Database": access.migration.url,
+                "Functions": access.functions.url,
+                "User": access.user or "",
+            },
         )
+
+
+def _user(access: DatabaseAccess) -> dict[str, str]:
+    if access.user is None:
+        return {}
+    return {"DATABASE_USER": access.user, "DATABASE_USER_LOGIN": "iam" if access.functions.by_iam else "password"}

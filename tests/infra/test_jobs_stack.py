@@ -379,6 +379,7 @@ def test_the_migration_runs_again_with_other_code_and_is_waited_for_a_little_lon
 ) -> None:
     [run] = templates.of_type(template, "Custom::Migration").values()
     assert run["Code"] == "c0de" * 16
+    assert run["Database"] == run["Functions"] == f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}"
     function = templates.functions(template)["acme-migrate"]
     assert int(run["ServiceTimeout"]) == function["Timeout"] + 60
     assert templates.target(template, run["ServiceToken"]) == "acme-migrate"
@@ -395,6 +396,9 @@ def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_fun
     database = {**STAGES["dev"]["database"], "user": "jobs", "migration_secret": owner}
     template = synth("dev", database=database).templates["acme-jobs"]
     assert templates.variables(template, "acme-migrate")["DATABASE_USER"] == "jobs"
+    assert templates.variables(template, "acme-migrate")["DATABASE_USER_LOGIN"] == "password"
+    (run,) = templates.of_type(template, "Custom::Migration").values()
+    assert run["User"] == "jobs"
     assert templates.variables(template, "acme-migrate")["DATABASE_URL"].endswith(f"?secret={owner}")
     assert templates.allowed(template, "acme-migrate")["secretsmanager:GetSecretValue"] == {owner}
     assert templates.allowed(template, "acme-order-ship")["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
@@ -408,3 +412,8 @@ def test_a_function_logs_in_by_iam_as_its_user_alone(synth: Synth) -> None:
     )
     [arn] = templates.allowed(template, "acme-order-ship")["rds-db:connect"]
     assert arn.endswith(":dbuser:cluster-AB1/jobs")
+
+
+def test_a_migration_that_fails_is_not_tried_again_behind_the_deploys_back(template: Template) -> None:
+    (config,) = templates.of_type(template, "AWS::Lambda::EventInvokeConfig").values()
+    assert (templates.target(template, config["FunctionName"]), config["MaximumRetryAttempts"]) == ("acme-migrate", 0)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -20,6 +22,7 @@ from shared.db import Database, sqlstate
 from shared.jobs.discovery import discover
 from shared.jobs.testing import JobTester
 from shared.migrating import migrate
+from shared.migrations import upgrade
 from tests.conftest import administer
 from tests.events import LambdaContext
 from tests.integration.jobs.samples import Sample, sample_only
@@ -71,7 +74,7 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
     empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
-        migrate(empty, user="app")
+        migrate(empty, user="app", by_iam=True)
     address = as_app(postgres, empty)
     monkeypatch.setenv("DATABASE_URL", address)
     with JobTester(address) as jobs:
@@ -95,14 +98,14 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
     ],
 )
 def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgres, statement: str) -> None:
-    migrate(empty, user="app")
+    migrate(empty, user="app", by_iam=True)
     with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
         connection.run(statement)
     assert sqlstate(caught.value) == FORBIDDEN
 
 
 def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
-    migrate(empty, user="app")
+    migrate(empty, user="app", by_iam=True)
     with connected(empty) as owner:
         owner.run("create table later (a integer)")
     with connected(as_app(postgres, empty)) as connection:
@@ -118,6 +121,43 @@ def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str)
     with connected(empty) as connection:
         assert connection.run("select version_num from alembic_version") == [["9999"]]
         assert connection.run("select count(*) from task_types") == [[len(discover())]]
+
+
+def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_not(
+    empty: str, postgres: Postgres
+) -> None:
+    administer(postgres, "create role rds_iam")
+    administer(postgres, "create role app login password 'app'")
+    try:
+        with connected(empty) as connection:
+            for by_iam in (False, True, True):
+                migrate(empty, user="app", by_iam=by_iam)
+                assert connection.run("select pg_has_role('app', 'rds_iam', 'member')") == [[by_iam]]
+    finally:
+        administer(postgres, "drop role rds_iam")
+
+
+def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str) -> None:
+    with pytest.raises(ValueError, match="user: there is no role 'app'; make it with the password that its secret has"):
+        migrate(empty, user="app", by_iam=False)
+
+
+def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_the_migration(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    upgrade(empty, "0002")  # the next one changes a table that a handler has
+    with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
+        handler_.run("begin")
+        handler_.run("select count(*) from tasks")
+        migrating = threads.submit(migrate, empty)
+        reader.run("set statement_timeout = '4s'")
+        for _ in range(3):  # more than one try of the migration long
+            time.sleep(1)
+            reader.run("select count(*) from tasks")
+        assert not migrating.done()
+        handler_.run("rollback")
+        assert migrating.result(timeout=30) == len(discover())
 
 
 def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
@@ -172,6 +212,7 @@ def test_a_deploy_migrates_and_is_told_so(
     url, came = answers
     monkeypatch.setenv("DATABASE_URL", empty)
     monkeypatch.setenv("DATABASE_USER", "app")
+    monkeypatch.setenv("DATABASE_USER_LOGIN", "iam")
     handler({**EVENT, "ResponseURL": url}, LambdaContext())
     [answer] = came
     assert answer.pop("Reason").endswith("(log stream stream)")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import timedelta
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy import text
@@ -269,6 +271,47 @@ def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrot
     assert effects.deliver(sample_one, message(do="lose_the_connection")) == []
     assert effects.run("select what from effects") == [["run 2"]]
     assert (effects.row("it")["state"], effects.row("it")["attempts"]) == ("completed", 2)
+
+
+@pytest.fixture
+def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A server that hangs up on whoever is idle outside of a transaction, as an Aurora that is to sleep does."""
+    name = urlsplit(effects.url).path[1:]
+    effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
+    monkeypatch.setattr("shared.db.PING_AFTER_SECONDS", 0.1)
+    forget(effects)
+
+    @behaviour
+    def touch(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("select 1"))
+
+    assert effects.deliver(sample_one, message("warm", "touch")) == []
+    return effects
+
+
+def test_a_handler_that_comes_to_its_session_after_a_long_pause_has_a_connection(impatient: World) -> None:
+    @behaviour
+    def pause_first(payload: Sample, ctx: TaskContext) -> None:
+        time.sleep(0.7)
+        write(ctx, "after")
+
+    assert impatient.deliver(sample_one, message(do="pause_first")) == []
+    forget(impatient)
+    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
+    assert impatient.run("select what from effects") == [["after"]]
+
+
+def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None:
+    @behaviour
+    def pause_between(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.each(["one", "two", "three"]):
+            time.sleep(0.7)
+            write(ctx, item)
+
+    assert impatient.deliver(sample_one, message(do="pause_between")) == []
+    forget(impatient)
+    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
+    assert impatient.run("select what from effects order by what") == [["one"], ["three"], ["two"]]
 
 
 def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
