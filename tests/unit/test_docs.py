@@ -39,7 +39,7 @@ OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-
 S3 = {"ls": set(), "rm": {"recursive"}}
 """Commands of ``aws s3`` that are no operation of the service. Source: AWS CLI command reference, *s3*."""
 CDK = {
-    "bootstrap": set(),
+    "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},
     "deploy": {"all", "context", "require-approval"},
     "destroy": {"all", "context"},
 }
