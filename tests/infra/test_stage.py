@@ -149,6 +149,21 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
             {"network": {**NEW, "nat_gateways": 0}, "database": DATABASE},
             "network.nat_gateways: 1 at least is required for database.kind existing",
         ),
+        # mails
+        (
+            {"settings": {"EMAIL_PROVIDER": "console"}},
+            "settings.EMAIL_PROVIDER: ses or smtp is required; console is for a local stage",
+        ),
+        ({"settings": {"EMAIL_PROVIDER": ""}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
+        ({"settings": {"EMAIL_PROVIDER": {"secret": "mail"}}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
+        (
+            {
+                "network": {**NEW, "nat_gateways": 0},
+                "database": AURORA,
+                "settings": {"EMAIL_PROVIDER": "smtp"},
+            },
+            "settings.EMAIL_PROVIDER: no server for smtp can be reached with network.nat_gateways 0; ses is right",
+        ),
         # connections
         (
             {"network": NEW, "database": {**AURORA, "max_capacity": 1}, "database_connections": 200},
@@ -223,6 +238,15 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD: is a secret") as caught:
         load(settings={"SMTP_PASSWORD": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "network"), [("ses", {**NEW, "nat_gateways": 0}), ("smtp", NEW), ("smtp", EXISTING), ("smtp", None)]
+)
+def test_mails_go_by_ses_or_smtp_where_these_are_reached(provider: str, network: dict[str, Any] | None) -> None:
+    database = DATABASE if network is None else AURORA
+    stage = load(network=network, database=database, settings={"EMAIL_PROVIDER": provider})
+    assert stage.mails_by == provider
 
 
 def test_a_secret_is_taken_by_reference() -> None:
