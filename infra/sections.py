@@ -9,6 +9,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from shared.login import RDS_HOST
+
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
 
@@ -154,20 +156,41 @@ def _connections(min_capacity: float, max_capacity: float) -> int:
     return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
 
 
+SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}", re.ASCII)
+"""Whole: a permission for a part of it, or for the name, allows nothing. Source: CreateSecret, Secrets Manager API
+reference; the names of RDS's own secrets have a ``!`` as well."""
+
+
+def _secret_arn(text: str) -> str:
+    if not SECRET_ARN.fullmatch(text):
+        raise ValueError(
+            "the whole ARN of a secret is required, with the six characters at its end, as "
+            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
+        )
+    return text
+
+
+def _host_on_aws(host: str) -> str:
+    if host.lower() == "localhost" or host.startswith("127."):
+        raise ValueError(f"{host} would be the function itself, and without TLS; the name of the database is required")
+    return host
+
+
 class ExistingDatabase(Settings):
     """A PostgreSQL that is there. ``secret`` for a password kept in Secrets Manager, or ``resource_id`` for IAM."""
 
     kind: Literal["existing"]
-    host: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    """With ``resource_id``: the endpoint itself, which the token is for, and no other name of it."""
     port: int = Field(5432, ge=1, le=65535)
     name: DatabaseName
     user: DatabaseName | None = None
     """Of the functions. With ``secret``: None, the secret's ``username``."""
-    secret: str | None = Field(None, min_length=1)
+    secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
     """ARN of a JSON secret with ``username`` and ``password``, as RDS makes them."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
     """Of the cluster, instance or proxy, for ``rds-db:connect``: a token in place of a password."""
-    migration_secret: str | None = Field(None, min_length=1)
+    migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
     """ARN of the secret of a user who may change the schema; None: the functions' own user does."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
     """Of the database: the functions are let in. Only where there is a network."""
@@ -180,6 +203,11 @@ class ExistingDatabase(Settings):
             raise ValueError("user: is the secret's username; leave it out beside secret")
         if self.resource_id is not None and self.user is None:
             raise ValueError("user: whom IAM lets in is required beside resource_id")
+        if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
+            raise ValueError(
+                "host: the endpoint of RDS is required beside resource_id, as NAME.ID.REGION.rds.amazonaws.com: "
+                "IAM's token and the certificate are for that name"
+            )
         return self
 
 

@@ -36,7 +36,9 @@ UNRESERVED_CONCURRENCY = 100
 """Of an account's concurrency, what no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Settings of such a name never stand in a template."""
-
+SES, SMTP = "ses", "smtp"
+"""``EMAIL_PROVIDER`` of a stage that is not local: its third value, ``console``, would lose the mails. See
+:mod:`shared.platform.mail`."""
 
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
@@ -103,6 +105,19 @@ class Stage(Settings):
         return self
 
     @model_validator(mode="after")
+    def _mails_arrive(self) -> Self:
+        if self.local:
+            return self
+        if self.mails_by not in (SES, SMTP):
+            raise ValueError(f"settings.EMAIL_PROVIDER: {SES} or {SMTP} is required; console is for a local stage")
+        if self.mails_by == SMTP and isinstance(self.network, NewNetwork) and self.network.nat_gateways == 0:
+            raise ValueError(
+                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; {SES} is "
+                "right, or 1 gateway at least"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _tags_that_aws_takes(self) -> Self:
         for key, value in self.tags.items():
             if key.startswith(("aws:", OWN_TAGS)) or not TAG_KEY.fullmatch(key) or not TAG_VALUE.fullmatch(value):
@@ -157,6 +172,11 @@ class Stage(Settings):
                 f"{f', or {enough}' if enough else ''}"
             )
         return self
+
+    @property
+    def mails_by(self) -> Value:
+        """``EMAIL_PROVIDER``; SES where it is left to be."""
+        return self.settings.get("EMAIL_PROVIDER", SES)
 
     @property
     def connections(self) -> int:

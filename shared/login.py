@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 TOKEN_SECONDS = 900
 """A token opens connections for so long; one that is open stays. Source: RDS, *IAM database authentication*."""
-RDS_HOST = re.compile(r"\.([a-z0-9-]+)\.rds\.amazonaws\.com(\.cn)?$")
-"""An endpoint of RDS or Aurora, and its region."""
+RDS_HOST = re.compile(
+    r"\.(?P<china>rds\.)?(?P<region>[a-z0-9-]+)(?(china)\.amazonaws\.com\.cn|\.rds\.amazonaws\.com(\.cn)?)$"
+)
+"""An endpoint of RDS or Aurora, and its region: ``NAME.ID.REGION.rds.amazonaws.com``, and in China
+``NAME.ID.rds.REGION.amazonaws.com.cn``, or in the order of elsewhere where it is old.
+
+Source: ``RdsUtils`` of aws/aws-advanced-jdbc-wrapper.
+"""
 SECRET_TIMEOUT_SECONDS = 3
 
 
@@ -79,7 +85,7 @@ class IamLogin:
 
     def _region(self) -> str:
         found = RDS_HOST.search(self._host)
-        region = found[1] if found else os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        region = found["region"] if found else os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
         if not region:
             raise LoginError(f"DATABASE_URL: auth=iam: no region in {self._host!r}; set AWS_REGION")
         return region

@@ -20,7 +20,7 @@ from infra.constructs.log_group import log_group
 from infra.errors import StageError
 from infra.findings import acknowledge, acknowledge_wildcard
 from infra.sections import SecretReference
-from infra.stage import Stage, Value
+from infra.stage import SES, Stage, Value
 from shared.jobs.queues import function_name
 from shared.jobs.schedules import VARIABLE as SCHEDULES
 from shared.jobs.task import Task
@@ -28,8 +28,6 @@ from shared.jobs.task import Task
 GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""
 ENTRY = "shared.jobs.entry.handler"
-SES = "ses"
-"""``EMAIL_PROVIDER`` where mails go by Amazon SES."""
 
 
 class JobFunction(Construct):
@@ -136,7 +134,7 @@ class TaskFunction(JobFunction):
         Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
         what its refusals show, for example in aws/aws-sdk-js, issue 3641.
         """
-        if stage.settings.get("EMAIL_PROVIDER", SES) != SES:
+        if stage.mails_by != SES:
             return
         sender = stage.settings.get("EMAIL_FROM_ADDRESS")
         address = parseaddr(sender)[1] if isinstance(sender, str) else ""

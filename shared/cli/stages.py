@@ -41,8 +41,10 @@ MESSAGES: tuple[QueueAttributeNameType, ...] = (
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
-QUEUE_OF_A_STAGE = re.compile(rf"(?P<prefix>.+?)-(({'|'.join(Queue)})(-.+)?|cron-dlq)")
-"""A lane, a front door, a DLQ of these, or the DLQ of the schedules."""
+AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|cron-dlq)")
+"""In names of queues: a front door, a lane, a DLQ of these, or the DLQ of the schedules."""
+QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
+"""In names of queues, after the prefix; a prefix or a type may have one, too."""
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
@@ -229,8 +231,7 @@ def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
 
 
 def _is_of(prefix: str, queue: str) -> bool:
-    match = QUEUE_OF_A_STAGE.fullmatch(queue)
-    return match is not None and match["prefix"] == prefix
+    return queue.startswith(prefix) and AFTER_THE_PREFIX.fullmatch(queue, len(prefix)) is not None
 
 
 def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Account:
@@ -247,11 +248,18 @@ def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Ac
     others: dict[str, int] = defaultdict(int)
     for page in client.get_paginator("list_event_source_mappings").paginate():
         for mapping in page["EventSourceMappings"]:
-            queue = QUEUE_OF_A_STAGE.fullmatch(mapping.get("EventSourceArn", "").rpartition(":")[2])
+            queue = mapping.get("EventSourceArn", "").rpartition(":")[2]
             function = mapping.get("FunctionArn", "").partition(":function:")[2]
-            if queue and queue["prefix"] != prefix and function.startswith(f"{queue['prefix']}-"):
-                others[queue["prefix"]] += mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
+            owner = _prefix_of(queue, function)
+            if owner is not None and owner != prefix and function not in functions:
+                others[owner] += mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
     return Account(limits["ConcurrentExecutions"], reserved, dict(others))
+
+
+def _prefix_of(queue: str, function: str) -> str | None:
+    """Of the stage whose ``function`` consumes ``queue``: the longest that both names begin with; None: of no stage."""
+    prefixes = [queue[: word.start()] for word in QUEUE_WORD.finditer(queue)]
+    return next((prefix for prefix in reversed(prefixes) if function.startswith(f"{prefix}-")), None)
 
 
 def _reserved(client: LambdaClient, function: str) -> int:

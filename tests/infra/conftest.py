@@ -17,6 +17,7 @@ from infra.stage import Stage
 TASKS = "tests.infra.tasks"
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
 DATABASE_SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
+RDS_HOST = "acme.cluster-c1.eu-central-1.rds.amazonaws.com"
 AURORA: dict[str, Any] = {"kind": "aurora", "name": "acme", "user": "worker"}
 EXISTING_NETWORK: dict[str, Any] = {
     "kind": "existing",

@@ -18,9 +18,9 @@ from infra.checks import check
 from infra.errors import RefusedTemplateError, SynthError
 from infra.sections import Api
 from infra.stage import Stage
-from tests.infra.conftest import AURORA, Synth
+from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
 
-DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": "jobs"}
+DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": DATABASE_SECRET}
 STAGE = Stage.model_validate({"name": "test", "database": DATABASE})
 
 

@@ -11,13 +11,13 @@ from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 from infra.app import Synthesised
 from infra.sections import Aurora
 from tests.infra import templates
-from tests.infra.conftest import AURORA, DATABASE_SECRET, EXISTING_NETWORK, Synth
+from tests.infra.conftest import AURORA, DATABASE_SECRET, EXISTING_NETWORK, RDS_HOST, Synth
 from tests.infra.templates import Properties, Template
 
 NEW_NETWORK = {"kind": "new", "nat_gateways": 1}
 IAM_DATABASE = {
     "kind": "existing",
-    "host": "db.internal",
+    "host": RDS_HOST,
     "port": 5433,
     "name": "acme",
     "user": "worker",
@@ -206,7 +206,7 @@ def test_an_existing_database_lets_the_functions_in_where_its_group_is_set(synth
         5433,
         5433,
     )
-    assert url(done, "acme-order-ship") == "postgresql://worker@db.internal:5433/acme?auth=iam"
+    assert url(done, "acme-order-ship") == f"postgresql://worker@{RDS_HOST}:5433/acme?auth=iam"
     assert not [each for each in template["Resources"].values() if each["Type"].startswith("AWS::RDS::")]
 
 

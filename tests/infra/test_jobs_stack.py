@@ -14,7 +14,7 @@ from shared.jobs.message import decode
 from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from shared.jobs.task import Task
 from tests.infra import templates
-from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, STAGES, TASKS, Synth
+from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, RDS_HOST, STAGES, TASKS, Synth
 from tests.infra.templates import Template
 
 LANES = {
@@ -405,10 +405,10 @@ def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_fun
 
 
 def test_a_function_logs_in_by_iam_as_its_user_alone(synth: Synth) -> None:
-    database = {"kind": "existing", "host": "db.internal", "name": "acme", "user": "jobs", "resource_id": "cluster-AB1"}
+    database = {"kind": "existing", "host": RDS_HOST, "name": "acme", "user": "jobs", "resource_id": "cluster-AB1"}
     template = synth("dev", database=database).templates["acme-jobs"]
     assert templates.variables(template, "acme-order-ship")["DATABASE_URL"] == (
-        "postgresql://jobs@db.internal:5432/acme?auth=iam"
+        f"postgresql://jobs@{RDS_HOST}:5432/acme?auth=iam"
     )
     [arn] = templates.allowed(template, "acme-order-ship")["rds-db:connect"]
     assert arn.endswith(":dbuser:cluster-AB1/jobs")

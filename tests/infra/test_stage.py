@@ -12,6 +12,7 @@ from infra.errors import StageError
 from infra.sections import Aurora, NewNetwork, SecretReference
 from infra.stage import host_architecture, load_stage, with_schedules_of
 from shared.jobs.discovery import discover
+from tests.infra.conftest import RDS_HOST
 
 AURORA = {"kind": "aurora"}
 NEW = {"kind": "new"}
@@ -23,6 +24,7 @@ EXISTING = {
 }
 SECRET = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme/dev-AbCdEf"
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": SECRET}
+IAM = {"kind": "existing", "host": RDS_HOST, "name": "jobs", "user": "jobs", "resource_id": "cluster-A"}
 DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
 
 
@@ -134,6 +136,14 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
             {"database": {"kind": "existing", "host": "db", "name": "jobs", "resource_id": "cluster-A"}},
             "database.existing: .*user: whom IAM lets in is required",
         ),
+        ({"database": {**IAM, "host": "db.internal"}}, "database.existing: .*host: the endpoint of RDS is required"),
+        ({"database": {**DATABASE, "host": "localhost"}}, "database.existing.host: .*localhost would be the function"),
+        ({"database": {**DATABASE, "host": "127.0.0.1"}}, "database.existing.host: .*127.0.0.1 would be the function"),
+        *(
+            ({"database": {**DATABASE, field: wrong}}, f"database.existing.{field}: .*the whole ARN of a secret is req")
+            for field in ("secret", "migration_secret")
+            for wrong in ("", "acme/dev", SECRET[:-7], SECRET.replace("111122223333", ""), f"{SECRET}:password::")
+        ),
         ({"database": {**DATABASE, "user": "jobs"}}, "database.existing: .*user: is the secret's username; leave it"),
         ({"database": {"kind": "local", "url": "postgresql://"}}, "database: of kind aurora or existing is required"),
         # both
@@ -148,6 +158,21 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         (
             {"network": {**NEW, "nat_gateways": 0}, "database": DATABASE},
             "network.nat_gateways: 1 at least is required for database.kind existing",
+        ),
+        # mails
+        (
+            {"settings": {"EMAIL_PROVIDER": "console"}},
+            "settings.EMAIL_PROVIDER: ses or smtp is required; console is for a local stage",
+        ),
+        ({"settings": {"EMAIL_PROVIDER": ""}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
+        ({"settings": {"EMAIL_PROVIDER": {"secret": "mail"}}}, "settings.EMAIL_PROVIDER: ses or smtp is required"),
+        (
+            {
+                "network": {**NEW, "nat_gateways": 0},
+                "database": AURORA,
+                "settings": {"EMAIL_PROVIDER": "smtp"},
+            },
+            "settings.EMAIL_PROVIDER: no server for smtp can be reached with network.nat_gateways 0; ses is right",
         ),
         # connections
         (
@@ -172,6 +197,20 @@ def test_settings_that_contradict_each_other_are_refused_and_the_right_one_is_sa
 ) -> None:
     with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
         load(**settings)
+
+
+@pytest.mark.parametrize(
+    "database",
+    [
+        DATABASE,
+        {**DATABASE, "secret": "arn:aws-cn:secretsmanager:cn-north-1:111122223333:secret:rds!cluster-0a1b-2c3d-AbCdEf"},
+        {**DATABASE, "user": "jobs", "migration_secret": SECRET},
+        IAM,
+        {**IAM, "host": "Acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"},
+    ],
+)
+def test_a_database_that_is_there_is_reached_by_a_whole_arn_or_by_its_endpoint(database: dict[str, Any]) -> None:
+    assert load(database=database).database.host == database["host"]
 
 
 def test_a_network_is_nothing_for_a_local_stage() -> None:
@@ -223,6 +262,15 @@ def test_a_password_is_refused_and_not_repeated() -> None:
     with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD: is a secret") as caught:
         load(settings={"SMTP_PASSWORD": "hunter2"})
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("provider", "network"), [("ses", {**NEW, "nat_gateways": 0}), ("smtp", NEW), ("smtp", EXISTING), ("smtp", None)]
+)
+def test_mails_go_by_ses_or_smtp_where_these_are_reached(provider: str, network: dict[str, Any] | None) -> None:
+    database = DATABASE if network is None else AURORA
+    stage = load(network=network, database=database, settings={"EMAIL_PROVIDER": provider})
+    assert stage.mails_by == provider
 
 
 def test_a_secret_is_taken_by_reference() -> None:

@@ -55,6 +55,8 @@ def test_a_token_is_what_the_sdk_makes(aws: None) -> None:
 
 def test_the_region_is_the_hosts_and_else_the_environments(aws: None) -> None:
     assert "%2Feu-west-1%2Frds-db" in str(IamLogin("jobs", HOST.replace("central", "west"), 5432).now()[1])
+    china = "acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"
+    assert "%2Fcn-north-1%2Frds-db" in str(IamLogin("jobs", china, 5432).now()[1])
     assert "%2Feu-central-1%2Frds-db" in str(IamLogin("jobs", "db.internal", 5432).now()[1])
 
 
@@ -155,14 +157,19 @@ def test_a_password_beside_another_way_is_refused_and_not_shown() -> None:
     [
         (HOST, "eu-central-1"),
         ("acme.proxy-c1.us-gov-west-1.rds.amazonaws.com", "us-gov-west-1"),
-        ("acme.c1.cn-north-1.rds.amazonaws.com.cn", "cn-north-1"),
+        ("acme.c1.rds.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+        ("acme.cluster-c1.rds.cn-northwest-1.amazonaws.com.cn", "cn-northwest-1"),
+        ("acme.cluster-c1.cn-north-1.rds.amazonaws.com.cn", "cn-north-1"),
+        ("acme.c1.rds.eu-central-1.amazonaws.com", None),
+        ("acme.c1.cn-north-1.amazonaws.com.cn", None),
+        ("rds.cn-north-1.amazonaws.com.cn", None),
         ("acme.rds.amazonaws.com.example.com", None),
         ("rds.amazonaws.com", None),
     ],
 )
 def test_hosts_of_rds_are_known_by_their_names(host: str, region: str | None) -> None:
     found = RDS_HOST.search(host)
-    assert (found[1] if found else None) == region
+    assert (found["region"] if found else None) == region
 
 
 def test_each_certificate_is_an_authority_of_rds_that_signs_itself_and_lasts() -> None:

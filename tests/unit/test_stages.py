@@ -126,6 +126,19 @@ def test_messages_are_counted_waiting_delayed_and_in_flight_in_the_queues_of_the
     client.close()
 
 
+@mock_aws
+@pytest.mark.parametrize("prefix", ["my-low-app", "app-default", "jobs-critical"])
+def test_a_prefix_may_hold_the_word_of_a_queue(prefix: str) -> None:
+    client = boto3.client("sqs")
+    names = [f"{prefix}-{rest}" for rest in ("low", "low-dlq", "default-data-export", "cron-dlq")]
+    for name in names:
+        url = client.create_queue(QueueName=name)["QueueUrl"]
+        client.send_message(QueueUrl=url, MessageBody="x")
+    client.create_queue(QueueName=f"{prefix}-mine")
+    assert stages.messages_in_queues(client, prefix) == dict.fromkeys(names, 1)
+    client.close()
+
+
 # --- Lambda --------------------------------------------------------------------------------------------------------
 
 
@@ -152,6 +165,25 @@ def test_other_stages_are_told_by_their_names_and_strangers_are_not_counted(stub
     second = [mapping("jobs-prod-low", "jobs-prod-router", 2), mapping("test-low", "test-router", None)]
     stub.add_response("list_event_source_mappings", {"EventSourceMappings": second}, {"Marker": "more"})
     assert stages.account(client, "jobs", {"jobs-data-export"}) == Account(1000, 0, {"jobs-prod": 32, "test": 0})
+
+
+def test_other_stages_are_told_where_a_prefix_or_a_type_holds_the_word_of_a_queue(stubbed: Any) -> None:
+    client, stub = stubbed("lambda")
+    stub.add_response("get_account_settings", settings(1000, 1000))
+    mappings = [
+        mapping("my-low-app-critical-data-export", "my-low-app-data-export", 4),
+        mapping("my-low-app-default-data-copy", "my-low-app-data-move", 3),  # of a type that was renamed
+        mapping("my-low-app-low", "my-low-app-router", 2),
+        mapping("app-default-low-stock-default-set", "app-default-stock-default-set", 5),
+        mapping("test-default-low-stock", "test-low-stock", 6),
+        mapping("jobs-critical-low-data-export", "jobs-critical-data-export", 50),
+        mapping("jobs-critical-low-low-stock", "jobs-critical-low-stock", 50),  # else of a stage jobs-critical-low
+    ]
+    stub.add_response("list_event_source_mappings", {"EventSourceMappings": mappings}, {})
+    own = {"jobs-critical-data-export", "jobs-critical-low-stock"}
+    assert stages.account(client, "jobs-critical", own) == Account(
+        1000, 0, {"my-low-app": 9, "app-default": 5, "test": 6}
+    )
 
 
 def test_what_the_stage_has_reserved_itself_is_not_counted_as_others(stubbed: Any) -> None:
