@@ -98,8 +98,11 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
     effects: World, wait_until: WaitUntil, recorded: bool
 ) -> None:
     # given a message that SQS hands out twice
+    decided = threading.Event()
+
     @behaviour
     def run_once(payload: Sample, ctx: TaskContext) -> None:
+        assert decided.wait(20)  # or the loser may find it completed
         write(ctx, f"run {ctx.attempt}")
 
     lane = effects.lane(sample_one)
@@ -122,6 +125,7 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
             barrier.open.set()
             # then the loser leaves its message alone, whatever it saw: a live lease, or a row that stayed locked
             assert lost.result(20) == [second["messageId"]]
+            decided.set()
             assert won.result(20) == []
         # and what it leaves is still there
         acknowledge(effects, lane, [second], lost.result())
