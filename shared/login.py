@@ -1,6 +1,6 @@
 """How a connection logs in: by a password, a token of IAM, or a secret that Secrets Manager keeps.
 
-botocore is imported on first use, and for a password not at all.
+botocore is imported where a login needs it, and for a password not at all.
 """
 
 from __future__ import annotations
@@ -58,8 +58,11 @@ class IamLogin:
     """A token of this process's AWS credentials, made here for each connection: no call, and nothing to rotate."""
 
     def __init__(self, user: str, host: str, port: int) -> None:
+        # here, as a function has more processor while it starts than for its first message
+        from botocore.session import Session
+
         self._user, self._host, self._port = user, host, port
-        self._credentials: Credentials | None = None
+        self._session = Session()
 
     def now(self) -> tuple[str, str | None]:
         """Source of the token's form: RDS, *Connecting to your DB cluster using IAM authentication*."""
@@ -75,13 +78,10 @@ class IamLogin:
         return False
 
     def _signer(self) -> Credentials:
-        from botocore.session import Session
-
-        if self._credentials is None:
-            self._credentials = Session().get_credentials()  # they renew themselves where they can end
-        if self._credentials is None:
+        credentials: Credentials | None = self._session.get_credentials()  # kept, and renewed where they can end
+        if credentials is None:
             raise LoginError("DATABASE_URL: auth=iam: there are no AWS credentials to log in with")
-        return self._credentials
+        return credentials
 
     def _region(self) -> str:
         found = RDS_HOST.search(self._host)

@@ -14,6 +14,8 @@ from shared.jobs.registry import register
 from shared.migrations import upgrade
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from shared.db import Connection
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -60,8 +62,11 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
     """
     tasks, database = discover(), Database(url)
     try:
-        _await(database, patience)
-        _upgrade(url, max(patience, LOCKED_PATIENCE))
+        _patiently(database.get, is_away, patience, "the database is away; it is waited for")
+        # in short tries: nobody has to stand behind a migration that waits for a table
+        _patiently(
+            lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; it is waited for"
+        )
         register(database.get(), tasks)
         if user is not None:
             _admit(database.get(), user, by_iam=by_iam)
@@ -70,33 +75,23 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
     return len(tasks)
 
 
-def _await(database: Database, patience: timedelta) -> None:
+def _patiently(work: Callable[[], object], passes: Callable[[Exception], bool], patience: timedelta, why: str) -> None:
+    """Do ``work``, again and again while what it raises ``passes`` by itself, for as long as ``patience`` lasts."""
     until = time.monotonic() + patience.total_seconds()
     while True:
         try:
-            database.get()
+            work()
         except Exception as error:
-            if not is_away(error) or time.monotonic() >= until:
+            if not passes(error) or time.monotonic() >= until:
                 raise
-            telemetry.logger().info("the database is away; it is waited for", extra={"error": type(error).__name__})
+            telemetry.logger().info(why, extra={"error": type(error).__name__})
             time.sleep(PAUSE_SECONDS)
         else:
             return
 
 
-def _upgrade(url: str, patience: timedelta) -> None:
-    """Again and again where a table is taken: nothing is kept waiting for longer than one try."""
-    from sqlalchemy.exc import DBAPIError
-
-    until = time.monotonic() + patience.total_seconds()
-    while True:
-        try:
-            return upgrade(url)
-        except DBAPIError as error:
-            if sqlstate(error) != LOCK_NOT_AVAILABLE or time.monotonic() >= until:
-                raise
-            telemetry.logger().info("a table is in use; it is waited for")
-            time.sleep(PAUSE_SECONDS)
+def _is_locked(error: Exception) -> bool:
+    return sqlstate(error) == LOCK_NOT_AVAILABLE
 
 
 def _admit(connection: Connection, user: str, *, by_iam: bool) -> None:

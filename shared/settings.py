@@ -37,8 +37,3 @@ def database_url() -> str:
         "the address of the PostgreSQL that keeps the record of tasks",
         "postgresql://user:password@host:5432/database",
     )
-
-
-def is_local() -> bool:
-    """Whether this runs on the local stage, where services may be on this machine."""
-    return os.environ.get("JOBLANE_STAGE") == "local"

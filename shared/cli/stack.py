@@ -181,6 +181,7 @@ class LocalStack:
     def _migrate(self, steps: Steps) -> None:
         from shared.migrating import migrate
 
+        # the deploy's own step runs with other code alone, and on some emulators not at all
         with steps.step("Database schema"):
             migrate(self.database_url)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 from moto import mock_aws
+from sqlalchemy import create_engine
+from sqlalchemy.orm import Session
 
 from shared.db import Database
 from shared.jobs.client import JobClient
@@ -120,3 +122,12 @@ def wait_until() -> Callable[[Callable[[], bool]], None]:
             time.sleep(0.01)
 
     return wait
+
+
+@pytest.fixture
+def session(world: World) -> Iterator[Session]:
+    """A caller's own, on an engine of its own."""
+    engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
+    with Session(engine) as made:
+        yield made
+    engine.dispose()

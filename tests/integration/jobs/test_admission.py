@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -26,14 +26,6 @@ def client(world: World) -> JobClient:
     world.lane(sample_one)
     world.client._sqs = world.sqs
     return world.client
-
-
-@pytest.fixture
-def session(world: World) -> Iterator[Session]:
-    engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
-    with Session(engine) as made:
-        yield made
-    engine.dispose()
 
 
 def keyed(*keys: str, **options: Any) -> list[Job]:

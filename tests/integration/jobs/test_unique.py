@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -46,14 +46,6 @@ def client(world: World) -> JobClient:
         world.lane(task)
     world.client._sqs = world.sqs
     return world.client
-
-
-@pytest.fixture
-def session(world: World) -> Iterator[Session]:
-    engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
-    with Session(engine) as made:
-        yield made
-    engine.dispose()
 
 
 def recorded(task: Task[Any, Any], id_: str) -> dict[str, Any]:
