@@ -138,10 +138,17 @@ def demo(
 @app.command()
 def migrate() -> None:
     """Bring the database of DATABASE_URL to the newest schema, and tell it of the declared types."""
+    from pg8000.exceptions import Error as PostgresError
+    from sqlalchemy.exc import DBAPIError
+
     from shared import settings
+    from shared.jobs.failure import text_of
     from shared.migrating import migrate as bring_up_to_date
 
-    types = bring_up_to_date(settings.database_url())
+    try:
+        types = bring_up_to_date(settings.database_url())
+    except (PostgresError, DBAPIError, OSError, ValueError) as error:
+        raise LocalError(f"The database cannot be brought up to date: {text_of(error)}") from error
     typer.echo(f"The schema is up to date; {types} task types are known.")
 
 

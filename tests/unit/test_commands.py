@@ -104,3 +104,20 @@ def _documents(text: str) -> list[str]:
         found.append(text[at:end])
         at = end + 1
     return found
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://x@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://x@127.0.0.1/x?auth=nope", "DATABASE_URL: auth: 'iam' is the one there is"),
+        ("postgresql://127.0.0.1/x?secret=nope", "DATABASE_URL: secret 'nope': .*ResourceNotFoundException"),
+        ("mysql://127.0.0.1/x", "DATABASE_URL: postgresql://user:password@host:port/database is required"),
+    ],
+)
+def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(LocalError, match=f"cannot be brought up to date: .*{said}"):
+        jobs("migrate")
