@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from shared.jobs.job import Job, JobOptions
     from shared.jobs.payload import Payload
     from shared.jobs.queues import Queue
+    from shared.jobs.store import Finish
     from shared.jobs.task import Task
 
 T = TypeVar("T")
@@ -168,6 +169,17 @@ class TaskContext:
             if used.invalidated or used.connection.dbapi_connection is not connection:
                 raise JobError("the database connection broke under the handler: its work is rolled back")
         return connection
+
+    def finish(self, end: Finish) -> None:
+        """Record how the run ends in the session's transaction.
+
+        Raises :class:`TaskCancelled`, or :class:`LeaseLostError`, where that is not this run's to say any more.
+        """
+        connection = self.connection()
+        if not store.finish(connection, [end]):
+            if store.cancel_requested(connection, end.id, end.token):
+                raise TaskCancelled("the task was cancelled while it ran")
+            raise self._lease_lost()
 
     @contextmanager
     def commits(self) -> Iterator[None]:

@@ -255,14 +255,10 @@ class Worker:
                 )
             return False
         with context.commits():
-            connection = context.connection()
-            if connection.idle:
+            if context.connection().idle:
                 context.session.close()
                 return False
-            if not store.finish(connection, [end]):
-                if store.cancel_requested(connection, end.id, end.token):
-                    raise TaskCancelled("the task was cancelled while it ran")
-                raise LeaseLostError(f"{end.id}: another run has taken the task over")
+            context.finish(end)
             context.session.commit()
         context.session.close()
         return True

@@ -13,7 +13,6 @@ from shared.jobs.alarm import Alarm
 from shared.jobs.claim import Incoming, Verdict, claim
 from shared.jobs.client import JobClient
 from shared.jobs.context import TaskContext
-from shared.jobs.errors import LeaseLostError, TaskCancelled
 from shared.jobs.message import Message
 from shared.jobs.queues import LEASE_MARGIN, Queue
 from shared.jobs.testing.errors import KitError
@@ -51,11 +50,7 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
         yield context
         context.flush()
         with context.commits():
-            connection = context.connection()
-            if not store.finish(connection, [outcome.completed(claimed, None, _ms_since(started))]):
-                if store.cancel_requested(connection, id_, claimed.token):
-                    raise TaskCancelled("the task was cancelled while it ran")
-                raise LeaseLostError(f"{id_}: another run has taken the task over")
+            context.finish(outcome.completed(claimed, None, _ms_since(started)))
             if context.touched:
                 context.session.commit()
     except BaseException as error:
