@@ -22,12 +22,15 @@ class Alarm:
     def __init__(self) -> None:
         self._seconds = 0.0
         self._armed = False
+        self.fired = False
+        """It was raised into the body since it was set."""
         self.held = _Held()
         """The library's own talk with the database. An alarm that comes meanwhile is raised at its end."""
 
     def set(self, seconds: float) -> Alarm:
         """Raise :class:`TaskTimeout` into the body ``seconds`` from its start; before it where none are left."""
         self._seconds = seconds
+        self.fired = False
         return self
 
     def __enter__(self) -> None:
@@ -52,6 +55,7 @@ class Alarm:
         if self._armed and self.held.now:
             self.held.missed = True
         elif self._armed:
+            self.fired = True
             raise TaskTimeout(OUTLIVED)
 
 

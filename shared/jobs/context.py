@@ -18,15 +18,12 @@ from shared import telemetry
 from shared.db import is_away, sqlstate
 from shared.jobs import store
 from shared.jobs.errors import (
+    OUTCOMES,
     Continued,
     CursorError,
     JobError,
     LeaseLostError,
     PartialFailure,
-    RetryAfter,
-    RevokeTask,
-    SkipRetry,
-    Snooze,
     TaskCancelled,
 )
 from shared.jobs.failure import storable, text_of
@@ -291,15 +288,15 @@ class TaskContext:
     def isolated(self) -> Iterator[None]:
         """Inside a loop over :meth:`each`: an exception costs the item in hand, and the loop goes on.
 
-        What speaks for the whole task goes through: :class:`SkipRetry`, :class:`RevokeTask`, :class:`RetryAfter`,
-        :class:`Snooze`, an interrupt, and a database that is away.
+        What speaks for the whole task goes through: :data:`~shared.jobs.errors.OUTCOMES`, an interrupt, and a database
+        that is away.
         """
         if self._loop_over != "each":
             raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the item in hand")
         try:
             yield
             self.flush()
-        except (SkipRetry, RevokeTask, RetryAfter, Snooze, LeaseLostError):
+        except (*OUTCOMES, LeaseLostError):
             raise
         except Exception as error:  # any failure of the item's own
             if not self._database.usable or (sqlstate(error) and is_away(error)):

@@ -128,6 +128,10 @@ class Snooze(_After):
     """Wait ``delay`` and run again. The attempt is not counted; there is a ceiling of its own."""
 
 
+OUTCOMES = (SkipRetry, RevokeTask, RetryAfter, Snooze)
+"""What a handler says of the whole task; everything else that it raises is a failed attempt."""
+
+
 class CursorError(JobError, ValueError):
     """``ctx.resume`` cannot go by the source or cursor it was given."""
 

@@ -17,12 +17,20 @@ from pg8000.exceptions import Error as PostgresError
 from shared import telemetry
 from shared.db import Database, is_away, sqlstate
 from shared.jobs import outcome, store
-from shared.jobs.alarm import Alarm
+from shared.jobs.alarm import OUTLIVED, Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
 from shared.jobs.client import JobClient
 from shared.jobs.context import TaskContext
 from shared.jobs.delivery import Delivery
-from shared.jobs.errors import Continued, JobError, LeaseLostError, TaskCancelled, TaskTimeout
+from shared.jobs.errors import (
+    OUTCOMES,
+    Continued,
+    Interrupt,
+    JobError,
+    LeaseLostError,
+    TaskCancelled,
+    TaskTimeout,
+)
 from shared.jobs.failure import text_of
 from shared.jobs.message import TICK_ID_PATTERN, Message
 from shared.jobs.onward import NO_ROOM, archived_letter, fits, refused_letter, successor_entry, with_id
@@ -209,12 +217,13 @@ class Worker:
             client=self._client,
             continues=self._task.resumable and left < own,
         )
+        alarm = self._alarm.set(limit)
         started = time.perf_counter()
         error: BaseException | None = None
         written = False
         try:
             payload = self._task.read(claimed.payload, claimed.schema)
-            with self._alarm.set(limit):
+            with alarm:
                 result = self._task.function(payload, context)
                 context.flush()  # may wait for a lock, as any statement of the handler's
             end = outcome.completed(claimed, result, _ms_since(started))
@@ -223,8 +232,8 @@ class Worker:
             raise
         except BaseException as raised:  # the one place where every end of a handler is decided
             self._alarm.silence()
-            error = raised
-            self._undo(context, error)
+            error = self._what_ended_it(raised)
+            self._undo(context)
             if isinstance(error, TaskTimeout) and context.goes_on:
                 error = Continued()
             end = outcome.failed(self._task, claimed, error, _ms_since(started))
@@ -235,6 +244,16 @@ class Worker:
         else:
             self._report.add(claimed, end)
         return None if written or isinstance(error, LeaseLostError) else end
+
+    def _what_ended_it(self, raised: BaseException) -> BaseException:
+        """The timeout, for an error that it has left behind: a clean-up that failed, or a library that the alarm met in
+        the middle of a change of its state. What a handler raises *from* it is the handler's word."""
+        chosen = isinstance(raised, (*OUTCOMES, LeaseLostError, Interrupt)) or isinstance(raised.__cause__, TaskTimeout)
+        if chosen or not self._alarm.fired:
+            return raised
+        timeout = TaskTimeout(OUTLIVED).with_traceback(raised.__traceback__)
+        timeout.__cause__ = raised
+        return timeout
 
     def _own_seconds(self, claimed: Claim) -> float:
         """What the attempt may still take: the sooner of timeout and deadline."""
@@ -263,20 +282,20 @@ class Worker:
         context.session.close()
         return True
 
-    def _undo(self, context: TaskContext, error: BaseException) -> None:
+    def _undo(self, context: TaskContext) -> None:
         """Roll back what the handler wrote. A connection that may be in the middle of something is thrown away."""
         if not context.touched:
             return
         from sqlalchemy.exc import SQLAlchemyError
 
-        sound = self._database.usable and not isinstance(error, TaskTimeout)
+        sound = self._database.usable and not self._alarm.fired
         if sound:
             try:
                 context.session.close()  # rolls back
             except (SQLAlchemyError, PostgresError, OSError):
                 sound = False
         if not sound:
-            with suppress(SQLAlchemyError):  # an interrupt in the middle of a change of its state leaves it unable to
+            with suppress(SQLAlchemyError, AssertionError):  # interrupted in a change of its state, it is unable to
                 context.session.invalidate()
             self._database.drop()
 

@@ -227,6 +227,39 @@ def test_after_an_interrupt_that_a_handler_turned_into_its_own_error_the_next_ta
     assert seen == [[["second"]]]
 
 
+def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(effects: World) -> None:
+    """SQLAlchemy's own assertions fail where the alarm meets it between two lines, and so may any clean-up."""
+
+    @behaviour
+    def clean_up_fails(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "never")
+        try:
+            time.sleep(30)
+        finally:
+            assert ctx.task_id == "another"
+
+    assert len(effects.deliver(sample_one, message("clean_up_fails"), seconds=SOON)) == 1
+
+    assert effects.row("it")["error_type"] == "TaskTimeout"
+    ((outcome, traceback),) = effects.run("select outcome, traceback from task_attempts where task_id = 'it'")
+    assert outcome == "timeout"
+    assert "AssertionError" in traceback
+    assert "clean_up_fails" in traceback
+    assert effects.run("select * from effects") == []
+
+
+def test_an_error_of_a_later_run_has_nothing_to_do_with_an_interrupt_before_it(world: World) -> None:
+    @behaviour
+    def sleep_on(payload: Sample, ctx: TaskContext) -> None:
+        time.sleep(30)
+
+    world.deliver(sample_one, message("sleep_on", "first"), seconds=SOON)
+
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "second", "payload": {"number": "no number"}}) == []
+
+    assert world.row("second")["error_type"] == "UnreadablePayloadError"
+
+
 def test_in_a_batch_the_interrupted_task_leaves_its_neighbours_alone(effects: World) -> None:
     seen: list[Any] = []
 
