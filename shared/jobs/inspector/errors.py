@@ -1,0 +1,33 @@
+"""What stands in an operator's way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from shared.jobs.errors import JobError
+from shared.jobs.store import State
+
+
+class ActionError(JobError):
+    """The task is in a state that does not allow the action, or changed meanwhile. Nothing was done.
+
+    ``last``: what another operator has done to it shortly before, as a sentence.
+    """
+
+    def __init__(self, task_id: str, action: str, state: State, allowed: Iterable[State], last: str | None) -> None:
+        names = ", ".join(allowed)
+        super().__init__(
+            f"task {task_id!r} is {state}; {action} is for tasks that are {names}" + (f". {last}" if last else "")
+        )
+        self.task_id = task_id
+        self.action = action
+        self.state = state
+        self.last = last
+
+
+class SelectionError(JobError, ValueError):
+    """A filter, cursor, name or number that cannot be asked for. ``field`` names it."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field

@@ -1,0 +1,70 @@
+"""What operators need: listings by index, an audit, who paused what, and what each run cost."""
+
+from __future__ import annotations
+
+from alembic import op
+
+revision = "0005"
+down_revision = "0004"
+
+# `fingerprint` is that of the last error; `replay_of` the task that this one was made from by an operator.
+TASKS = """
+alter table tasks add column fingerprint text, add column replay_of text collate "C"
+"""
+
+# Type, queue and tenant stand here as well, so that what ran in the last hour is read without a look at each task.
+ATTEMPTS = """
+alter table task_attempts add column type text, add column queue text, add column tenant text,
+    add column wait_ms bigint, add column billed_ms integer, add column memory_mb integer,
+    add column cost_usd double precision
+"""
+
+PAUSES = "alter table pauses add column paused_by text"
+
+AUDIT = """
+create table audit (
+    number  bigint generated always as identity primary key,
+    at      timestamptz not null default clock_timestamp(),
+    who     text not null,
+    action  text not null,
+    target  text not null,
+    reason  text,
+    details jsonb not null default '{}'
+)
+"""
+
+# A bulk action beside its task `jobs:bulk`, which has the same id: what it was to do, and what it has done.
+BULKS = """
+create table bulks (
+    id         text collate "C" primary key,
+    action     text not null,
+    filter     jsonb not null,
+    who        text not null,
+    reason     text,
+    rate       integer not null,
+    canary     integer not null,
+    total      integer not null,
+    done       integer not null default 0,
+    skipped    integer not null default 0,
+    failed     integer not null default 0,
+    stopped    text,
+    started_at timestamptz not null default clock_timestamp()
+)
+"""
+
+# Listings are read newest first. Most rows are completed ones; what is found by state are the others, which are few.
+INDEXES = (
+    "create index if not exists tasks_created on tasks (created_at desc, id desc)",
+    "create index if not exists tasks_type on tasks (type, created_at desc, id desc)",
+    "create index if not exists tasks_state on tasks (state, created_at desc, id desc) where state <> 'completed'",
+    "create index if not exists tasks_tenant on tasks (tenant, created_at desc, id desc) where tenant is not null",
+    "create index if not exists tasks_tags on tasks using gin (tags) where tags <> '{}'",
+    "create index if not exists tasks_replays on tasks (replay_of) where replay_of is not null",
+    "create index if not exists task_attempts_started on task_attempts (started_at)",
+    "create index if not exists audit_target on audit (target, number)",
+)
+
+
+def upgrade() -> None:
+    for statement in (TASKS, ATTEMPTS, PAUSES, AUDIT, BULKS, *INDEXES):
+        op.execute(statement)
