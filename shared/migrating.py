@@ -38,13 +38,14 @@ begin
 end
 $$
 """
-# No right but to read and write, and none to say which migrations have run.
+# No right but to read and write, none to say which migrations have run, and none to change what the audit says.
 ADMIT = """
 do $$
 begin
   grant usage on schema public to {user};
   grant select, insert, update, delete on all tables in schema public to {user};
   revoke insert, update, delete on alembic_version from {user};
+  revoke update, delete on audit from {user};
   grant usage, select on all sequences in schema public to {user};
   alter default privileges in schema public grant select, insert, update, delete on tables to {user};
   alter default privileges in schema public grant usage, select on sequences to {user};

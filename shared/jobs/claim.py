@@ -124,6 +124,9 @@ HOLDER = f"""(select h.id from tasks h
 """The id of the live task that holds a unique key."""
 OVERDUE = "'DeadlinePassed: it was to run by ' || {row}.deadline::text"
 UNRUN = "the deadline passed before it ran"
+FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
+"""Of an error without a traceback: one per type."""
+LOST, LATE = (FINGERPRINT.replace("{error}", name) for name in ("Lost", "DeadlinePassed"))
 LIMITS = "limits as materialized (select set_config('lock_timeout', '500ms', true))"
 """For the statement it is part of."""
 
@@ -150,7 +153,7 @@ claimed as (
         (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, allowed,
          retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
          state, attempts, runs, generation, company, lease_token, lease_until, sent_at, sweep_at,
-         finished_at, expire_at, reason, error_type, error_message)
+         finished_at, expire_at, reason, error_type, error_message, fingerprint)
   select m.id, m.type, m.queue, m.tenant, m.tags, m.payload, m.payload_digest, m.schema, m.headers, m.options, m.tick,
          m.allowed, m.retention_seconds, m.deadline,
          case when s.first <> 'active' or m.unique_until = 'finish' then m.unique_key end,
@@ -170,7 +173,8 @@ claimed as (
          case s.first when 'cancelled' then m.skipped
                       when 'archived' then {OVERDUE.format(row="m")} end,
          case when s.first = 'archived' then 'DeadlinePassed' end,
-         case when s.first = 'archived' then '{UNRUN}' end
+         case when s.first = 'archived' then '{UNRUN}' end,
+         case when s.first = 'archived' then {LATE.format(row="m")} end
     from m, lateral (select case when m.skipped is not null then 'cancelled' when m.paused then 'pending'
                                  when m.deadline <= clock_timestamp() then 'archived'
                                  else 'active' end as first) as f,
@@ -179,7 +183,7 @@ claimed as (
    order by m.id collate "C"
   on conflict (id) do update set
     (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sweep_at,
-     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, snoozes, mismatch_since,
+     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, fingerprint, snoozes, mismatch_since,
      cancel_requested_at, deadline, unique_key, used_ms) = (
       select case when d.step in ('run', 'revive') then 'active' when d.step in ('exhaust', 'overdue') then 'archived'
                   when d.step in ('release', 'unbury') then 'pending' when d.step = 'cancel' then 'cancelled'
@@ -212,6 +216,8 @@ claimed as (
              case d.step when 'exhaust' then 'Lost' when 'overdue' then 'DeadlinePassed' else t.error_type end,
              case d.step when 'exhaust' then 'the run ended without a word' when 'overdue' then '{UNRUN}'
                          else t.error_message end,
+             case d.step when 'exhaust' then {LOST.format(row="t")} when 'overdue' then {LATE.format(row="t")}
+                         else t.fingerprint end,
              case when d.step in ('revive', 'unbury') then 0 else t.snoozes end,
              case when d.step in ('revive', 'unbury') then null else t.mismatch_since end,
              case when d.step in ('revive', 'unbury') then null else t.cancel_requested_at end,
@@ -238,7 +244,7 @@ claimed as (
                             else 'run' end
                 else 'keep' end as step
                 from m where m.id = t.id) d)
-  returning id, type, queue, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
+  returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
             generation, suspect, lease_token, lease_until, due_at, dead_sent_at, reason, mismatch_since,
             options, deadline, used_ms, unique_key
 ),
@@ -249,8 +255,9 @@ lost as (
    where a.task_id = r.id and a.outcome is null and (a.run < r.runs or r.state <> 'active')
 ),
 started as (
-  insert into task_attempts (task_id, run, attempt, generation, request_id)
-  select r.id, r.runs, r.attempts, r.generation, $4::text
+  insert into task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
+  select r.id, r.runs, r.attempts, r.generation, $4::text, r.type, r.queue, r.tenant,
+         greatest(0, extract(epoch from clock_timestamp() - r.due_at) * 1000)
     from claimed r where r.state = 'active' and r.lease_token = $2::uuid
 )
 select m.id,

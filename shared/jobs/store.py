@@ -94,6 +94,7 @@ replaced as (
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
     options = coalesce(x.options, '{{}}'), allowed = x.allowed, attempts = 0, snoozes = 0, used_ms = 0,
     company = 0, suspect = false, mismatch_since = null, reason = null, error_type = null, error_message = null,
+    fingerprint = null,
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
@@ -266,7 +267,7 @@ done as (
     expire_at = case when w.cleared then clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'
                      when f.state = 'archived' then clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days'
                      when w.ended then clock_timestamp() + make_interval(secs => t.retention_seconds) end,
-    reason = f.reason, error_type = f.error_type, error_message = f.error_message
+    reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
    from f join held using (id),
         lateral (select clock_timestamp() + make_interval(secs => f.delay_seconds) as due_at,
                         f.state in ('retry', 'pending') and f.delay_seconds > {MAX_DELAY_SECONDS} as long,

@@ -94,6 +94,9 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
         "alter table tasks add column mine integer",
         "truncate tasks",
         "update alembic_version set version_num = 'x'",
+        "update audit set who = 'another'",
+        "delete from audit",
+        "truncate audit",
         "create role other",
     ],
 )
@@ -102,6 +105,13 @@ def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgre
     with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
         connection.run(statement)
     assert sqlstate(caught.value) == FORBIDDEN
+
+
+def test_the_user_that_is_let_in_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(as_app(postgres, empty)) as connection:
+        connection.run("insert into audit (who, action, target) values ('me', 'run', 'x')")
+        assert connection.run("select who from audit") == [["me"]]
 
 
 def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:

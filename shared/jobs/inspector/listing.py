@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from shared.jobs.inspector.answers import Count, Filter, Page
+from shared.jobs.inspector.answers import Count, Filter, Page, TaskRow
+from shared.jobs.inspector.selection import check_limit, checked, cursor_of, reading, select
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
 
 if TYPE_CHECKING:
+    from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
 
 
 COUNT_CAP = 10_000
 """Rows are counted up to here."""
+COLUMNS = (
+    "id, type, queue, state, tenant, tags, attempts, allowed, created_at, due_at, finished_at, reason, error_type,"
+    " error_message, fingerprint"
+)
+"""Of :func:`row_of`."""
 
 
 def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
-    raise NotImplementedError
+    check_limit(limit)
+    selection = select(COLUMNS, checked(reach, filter_), after, limit + 1)
+    with reading(reach.connection) as connection:
+        rows = [row_of(row) for row in connection.run(selection.sql, *selection.parameters)]
+    if len(rows) <= limit:
+        return Page(tuple(rows), None)
+    last = rows[limit - 1]
+    return Page(tuple(rows[:limit]), cursor_of(last.created_at, last.id))
 
 
 def count(reach: Reach, filter_: Filter) -> Count:
-    raise NotImplementedError
+    selection = select("created_at, id", checked(reach, filter_), None, COUNT_CAP + 1)
+    with reading(reach.connection) as connection:
+        [[number]] = connection.run(f"select count(*) from ({selection.sql}) as counted", *selection.parameters)
+    return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
+
+
+def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> list[tuple[str, str]]:
+    """Up to ``limit`` pairs of a position and an id, oldest first, from after a position (None: from the first).
+
+    For a walk over all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
+    so that no task joins behind the walk's back.
+    """
+    selection = select("created_at, id", filter_, after, limit, oldest_first=True)
+    with reading(connection):
+        rows = connection.run(selection.sql, *selection.parameters)
+    return [(cursor_of(created_at, id_), id_) for created_at, id_ in rows]
+
+
+def row_of(row: list[Any]) -> TaskRow:
+    """From a row of :data:`COLUMNS`."""
+    id_, type_, queue, state, tenant, tags, attempts, allowed, *rest = row
+    return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, allowed - 1, *rest)

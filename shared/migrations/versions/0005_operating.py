@@ -52,13 +52,29 @@ create table bulks (
 )
 """
 
-# Listings are read newest first. Most rows are completed ones; what is found by state are the others, which are few.
+# What failed before has the fingerprint of its last run that was given one.
+FINGERPRINTS = """
+update tasks t
+   set fingerprint = coalesce((select a.fingerprint from task_attempts a
+                                where a.task_id = t.id and a.fingerprint is not null order by a.run desc limit 1),
+                              left(md5(t.type || '|' || t.error_type), 16))
+ where t.error_type is not null
+"""
+
+# A listing is read newest first, by an index whose first column has one value; one of all tasks puts three queues
+# together. An index costs a write for each state that a row in it goes through: those after the second hold few rows,
+# or leave out the completed ones, which are most.
 INDEXES = (
-    "create index if not exists tasks_created on tasks (created_at desc, id desc)",
+    "create index if not exists tasks_queue on tasks (queue, created_at desc, id desc)",
     "create index if not exists tasks_type on tasks (type, created_at desc, id desc)",
     "create index if not exists tasks_state on tasks (state, created_at desc, id desc) where state <> 'completed'",
     "create index if not exists tasks_tenant on tasks (tenant, created_at desc, id desc) where tenant is not null",
     "create index if not exists tasks_tags on tasks using gin (tags) where tags <> '{}'",
+    "create index if not exists tasks_failed on tasks (created_at desc, id desc) where error_type is not null",
+    (
+        "create index if not exists tasks_cause on tasks (fingerprint, created_at desc, id desc)"
+        " where fingerprint is not null"
+    ),
     "create index if not exists tasks_replays on tasks (replay_of) where replay_of is not null",
     "create index if not exists task_attempts_started on task_attempts (started_at)",
     "create index if not exists audit_target on audit (target, number)",
@@ -66,5 +82,5 @@ INDEXES = (
 
 
 def upgrade() -> None:
-    for statement in (TASKS, ATTEMPTS, PAUSES, AUDIT, BULKS, *INDEXES):
+    for statement in (TASKS, FINGERPRINTS, ATTEMPTS, PAUSES, AUDIT, BULKS, *INDEXES):
         op.execute(statement)

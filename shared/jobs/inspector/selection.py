@@ -1,0 +1,227 @@
+"""A filter as SQL: checked field by field, and put so that an index gives its tasks in the order of a listing.
+
+A listing is in the order of (created_at, id), and a position in it is such a pair. An index of one column before these
+two gives that order for one value of the column only: a filter with several is a branch for each, which the database
+merges. A filter that names no such column is a branch for each queue.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from shared.jobs.failure import storable
+from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
+from shared.jobs.options import MAX_TAG
+from shared.jobs.queues import TYPE_PATTERN, Queue
+from shared.jobs.store import State
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+    from shared.jobs.inspector.reach import Reach
+
+MAX_VALUES = 500
+"""Of one field of a filter, as many as a page has tasks."""
+MAX_ERROR = 200
+FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
+
+E = TypeVar("E", bound=StrEnum)
+
+
+# --- Checking ------------------------------------------------------------------------------------------------------
+
+
+def checked(reach: Reach, filter_: Filter) -> Filter:
+    """``filter_`` with its values as the types say, or :class:`SelectionError` with the field at fault."""
+    for each in fields(Filter):
+        value = getattr(filter_, each.name)
+        if isinstance(value, str) and each.name in ("ids", "states", "types", "queues"):
+            raise SelectionError(each.name, "a list is required, not one text")
+        if isinstance(value, str) and not value.strip():
+            raise SelectionError(each.name, "a text is required; leave it out to let all through")
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > MAX_VALUES:
+            raise SelectionError(each.name, f"{MAX_VALUES} at most, not {len(value)}")
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise SelectionError(each.name, "an aware time is required; give its zone")
+    for id_ in filter_.ids:
+        _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
+    _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
+    _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "one that a listing shows is required")
+    for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
+        text = getattr(filter_, name)
+        if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
+            raise SelectionError(name, f"a text of 1 to {longest} characters is required")
+    after, before = filter_.created_after, filter_.created_before
+    if after is not None and before is not None and after >= before:
+        raise SelectionError("created_before", "a time after created_after is required")
+    _check_types(reach, filter_.types)
+    return replace(
+        filter_,
+        ids=tuple(dict.fromkeys(filter_.ids)),
+        types=tuple(dict.fromkeys(filter_.types)),
+        states=_members("states", State, filter_.states),
+        queues=_members("queues", Queue, filter_.queues),
+    )
+
+
+def check_limit(limit: int, most: int = MAX_VALUES) -> None:
+    if not isinstance(limit, int) or not 1 <= limit <= most:
+        raise SelectionError("limit", f"1 to {most} is required")
+
+
+def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:
+    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
+        raise SelectionError(field, wanted)
+
+
+def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
+    try:
+        return tuple(dict.fromkeys(map(kind, values)))
+    except ValueError as error:
+        raise SelectionError(field, f"{error}; there are {', '.join(kind)}") from None
+
+
+def _check_types(reach: Reach, types: Sequence[str]) -> None:
+    """A type is known by its declaration, by a name it had before, or by rows that a type now gone has left."""
+    known = {name for task in reach.tasks.values() for name in task.types}
+    for type_ in types:
+        if type_ not in known and not (
+            isinstance(type_, str)
+            and TYPE_PATTERN.fullmatch(type_)
+            and reach.connection.run("select from tasks where type = $1 limit 1", type_)
+        ):
+            raise SelectionError("types", f"there is no type {type_!r}; there are {', '.join(sorted(known))}")
+
+
+# --- A position in a listing ---------------------------------------------------------------------------------------
+
+
+def cursor_of(created_at: datetime, id_: str) -> str:
+    """A position as a text that goes through addresses and JSON."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {id_}".encode()).decode().rstrip("=")
+
+
+def position_of(cursor: str) -> tuple[datetime, str]:
+    """The pair that :func:`cursor_of` was given. Raises :class:`SelectionError`."""
+    try:
+        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        at, _, id_ = decoded.partition(" ")
+        created_at = datetime.fromisoformat(at)
+    except (binascii.Error, ValueError, TypeError):
+        created_at, id_ = None, ""
+    if created_at is None or created_at.tzinfo is None or not ID_PATTERN.fullmatch(id_):
+        raise SelectionError("after", "no position that a page before has given; begin without it")
+    return created_at, id_
+
+
+# --- As SQL --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A statement with its parameters."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def select(columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False) -> Selection:
+    """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``."""
+    values: list[Any] = []
+
+    def parameter(value: Any) -> str:
+        values.append(value)
+        return f"${len(values)}"
+
+    leading, branches = _branches(filter_)
+    conditions = [
+        sql.format("" if value is None else parameter(value)) for sql, value in _conditions(filter_, but=leading)
+    ]
+    order = "created_at, id" if oldest_first else "created_at desc, id desc"
+    if after is not None:
+        created_at, id_ = position_of(after)
+        further = ">" if oldest_first else "<"
+        conditions.append(f"(created_at, id) {further} ({parameter(created_at)}, {parameter(id_)})")
+
+    def branch(value: str | None) -> str:
+        own = [f"{leading} = {parameter(value)}"] if value is not None else []
+        where = " and ".join(own + conditions)
+        return f"(select {columns} from tasks{' where ' if where else ''}{where} order by {order} limit {limit})"
+
+    union = "\nunion all\n".join(map(branch, branches))
+    return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
+
+
+def _branches(filter_: Filter) -> tuple[str, Sequence[str | None]]:
+    """The leading column, and its values; one None where the filter has an index of its own."""
+    if filter_.types:
+        return "type", filter_.types
+    if filter_.states and State.COMPLETED not in filter_.states:  # the index by state leaves these out
+        return "state", filter_.states
+    if filter_.ids or filter_.tenant or filter_.error or filter_.fingerprint:
+        return "", (None,)
+    return "queue", filter_.queues or tuple(Queue)
+
+
+def _conditions(filter_: Filter, *, but: str) -> Iterator[tuple[str, Any]]:
+    """What must hold besides the leading column: SQL with a place for the value, or with None."""
+    for column, values in (
+        ("id", filter_.ids),
+        ("type", filter_.types),
+        ("state", filter_.states),
+        ("queue", filter_.queues),
+    ):
+        if values and column != but:
+            yield f"{column} = any({{}}::text[])", [str(value) for value in values]
+    if filter_.id_prefix:
+        yield "id >= {}", filter_.id_prefix
+        yield "id < {}", _past(filter_.id_prefix)
+    if filter_.tenant:
+        yield "tenant = {}", filter_.tenant
+    if filter_.tag:
+        yield "tags <> '{{}}'", None  # or the index is of no use
+        yield "tags @> array[{}::text]", filter_.tag
+    if filter_.error:
+        yield "error_type is not null", None
+        yield "strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0", filter_.error
+    if filter_.fingerprint:
+        yield "fingerprint = {}", filter_.fingerprint
+    if filter_.created_after:
+        yield "created_at >= {}", filter_.created_after
+    if filter_.created_before:
+        yield "created_at < {}", filter_.created_before
+
+
+def _past(prefix: str) -> str:
+    """What comes after every id that begins with ``prefix``: ids are compared byte by byte."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+PLANNING = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off"
+"""Plans are for the very values, as a plan for any would not know a rare type from a common one; and by an index, also
+where the statistics are older than the table is large."""
+
+
+@contextmanager
+def reading(connection: Connection) -> Iterator[Connection]:
+    """One view of the record for several statements. Where a transaction is open, they are part of it."""
+    if not connection.idle:
+        connection.execute_simple(PLANNING)
+        yield connection
+        return
+    connection.execute_simple(f"begin isolation level repeatable read read only; {PLANNING}")
+    try:
+        yield connection
+    finally:
+        if connection.usable:
+            connection.rollback()

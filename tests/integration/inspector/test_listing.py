@@ -1,0 +1,309 @@
+"""Listings: each filter by an index, pages without a gap, and a walk that nobody can lengthen."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared.db import Database
+from shared.jobs import Queue
+from shared.jobs.inspector import Filter, Inspector
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.listing import COUNT_CAP, ids
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.inspector.selection import checked
+from shared.jobs.sqs import Sqs
+from shared.jobs.store import State
+from tests.integration.inspector.conftest import TASKS
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+
+ROWS = 30_000
+FILL = """
+insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, retention_seconds,
+                   created_at, due_at, error_type, error_message, fingerprint)
+select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
+       case when n % 5 = 0 then 'low' else 'default' end,
+       case when n % 4 > 0 then 'tenant-' || n % 50 end,
+       case when n % 400 = 0 then array['rare', 'tag'] when n % 7 = 0 then array['tag'] else '{}' end,
+       s.state, '{}', '', 4, 60, at, at,
+       case when s.state = 'archived' then 'ValueError' end,
+       case when s.state = 'archived' then 'no 100% of ' || n end,
+       case when s.state = 'archived' then left(md5((n % 4)::text), 16) end
+  from generate_series(1, $1::int) n,
+       lateral (select case when n % 91 = 0 then 'archived' when n % 80 = 0 then 'pending' when n % 50 = 0 then 'active'
+                            else 'completed' end as state,
+                       timestamptz '2026-01-01' + n / 10 * interval '1 s' as at) as s
+"""
+"""Ten at a time have the same created_at."""
+START = datetime(2026, 1, 1, tzinfo=UTC)
+KINDS = {
+    "none": Filter(),
+    "ids": Filter(ids=("c4ca4238a0b923820dcc509a6f75849b", "nobody")),
+    "id prefix": Filter(id_prefix="c4ca"),
+    "short id prefix": Filter(id_prefix="c"),
+    "state": Filter(states=(State.ARCHIVED,)),
+    "states": Filter(states=(State.PENDING, State.ACTIVE, State.SCHEDULED)),
+    "completed": Filter(states=(State.COMPLETED,)),
+    "type": Filter(types=("sample:batch",)),
+    "types": Filter(types=("sample:batch", "sample:tick")),
+    "type and state": Filter(types=("sample:one",), states=(State.ARCHIVED,)),
+    "queue": Filter(queues=(Queue.LOW,)),
+    "an empty queue": Filter(queues=(Queue.CRITICAL,)),
+    "tenant": Filter(tenant="tenant-7"),
+    "rare tag": Filter(tag="rare"),
+    "common tag": Filter(tag="tag"),
+    "error": Filter(error="VALUEERROR: no 100% of 91"),
+    "fingerprint": Filter(fingerprint="cfcd208495d565ef"),
+    "fingerprint and type": Filter(fingerprint="cfcd208495d565ef", types=("sample:one",)),
+    "created range": Filter(created_after=START + timedelta(minutes=10), created_before=START + timedelta(minutes=11)),
+}
+
+
+@pytest.fixture(scope="module")
+def filled(postgres: Any, joblane_databases: Any) -> Iterator[Reach]:
+    """A table large enough that a scan of it would be wrong; read only."""
+    with joblane_databases.clone() as url:
+        database = Database(url)
+        database.get().run(FILL, ROWS)
+        database.get().run("analyze tasks")
+        yield Reach(database, Sqs(), PREFIX, TASKS, "op")
+        database.drop()
+
+
+class Explained:
+    """A connection that notes the plan of what it runs."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self.plans: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def run(self, sql: str, *parameters: Any) -> Any:
+        self.plans.append("\n".join(row[0] for row in self._connection.run("explain " + sql, *parameters)))
+        return self._connection.run(sql, *parameters)
+
+
+@pytest.fixture
+def explained(filled: Reach, monkeypatch: pytest.MonkeyPatch) -> Explained:
+    made = Explained(filled.database.get())
+    monkeypatch.setattr(Reach, "connection", made)
+    return made
+
+
+def everything(inspector: Inspector, filter_: Filter, limit: int = 500) -> Iterator[Any]:
+    after = None
+    while True:
+        page = inspector.tasks(filter_, after=after, limit=limit)
+        yield from page.tasks
+        after = page.after
+        if after is None:
+            return
+
+
+# --- By an index ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_kind_of_filter_scans_the_table(filled: Reach, explained: Explained, kind: str) -> None:
+    inspector = Inspector(filled)
+    page = inspector.tasks(KINDS[kind], limit=50)
+    if page.after is not None:
+        inspector.tasks(KINDS[kind], after=page.after, limit=50)
+    inspector.count(KINDS[kind])
+    ids(explained, checked(filled, KINDS[kind]), None, 100)  # type: ignore[arg-type]
+    assert len(explained.plans) >= 3
+    for plan in explained.plans:
+        assert "Seq Scan on tasks" not in plan, plan
+        assert re.search(r"Index.* (Scan|Only Scan)", plan), plan
+
+
+def holds(filter_: Filter, row: Any) -> bool:
+    """The filter by other means: what Python says of a row."""
+    return all(
+        (
+            not filter_.ids or row.id in filter_.ids,
+            not filter_.id_prefix or row.id.startswith(filter_.id_prefix),
+            not filter_.states or row.state in filter_.states,
+            not filter_.types or row.type in filter_.types,
+            not filter_.queues or row.queue in filter_.queues,
+            not filter_.tenant or row.tenant == filter_.tenant,
+            not filter_.tag or filter_.tag in row.tags,
+            not filter_.error or filter_.error.lower() in f"{row.error_type}: {row.error_message}".lower(),
+            not filter_.fingerprint or row.fingerprint == filter_.fingerprint,
+            not filter_.created_after or row.created_at >= filter_.created_after,
+            not filter_.created_before or row.created_at < filter_.created_before,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def all_rows(filled: Reach) -> list[Any]:
+    return list(everything(Inspector(filled), Filter()))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Reach, all_rows: list[Any], kind: str) -> None:
+    assert len(all_rows) == ROWS
+    expected = sorted(
+        (row for row in all_rows if holds(KINDS[kind], row)), key=lambda row: (row.created_at, row.id), reverse=True
+    )
+    assert kind == "an empty queue" or expected
+    assert list(everything(Inspector(filled), KINDS[kind])) == expected
+    count = Inspector(filled).count(KINDS[kind])
+    assert count.number == min(len(expected), COUNT_CAP)
+    assert count.exact == (len(expected) <= COUNT_CAP)
+
+
+@pytest.mark.parametrize("kind", ["none", "states", "type and state", "tenant"])
+def test_a_walk_gives_the_same_ids_oldest_first(filled: Reach, all_rows: list[Any], kind: str) -> None:
+    filter_ = checked(filled, KINDS[kind])
+    walked: list[str] = []
+    after = None
+    while pairs := ids(filled.connection, filter_, after, 499):
+        walked += [id_ for _, id_ in pairs]
+        after = pairs[-1][0]
+    assert walked == [row.id for row in reversed(all_rows) if holds(filter_, row)]
+
+
+# --- Pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
+    world: World, inspector: Inspector
+) -> None:
+    # given rows of which many share a moment
+    insert = (
+        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, created_at)"
+        " select $1 || n, 'sample:one', 'default', 'completed', '{}', '', 1, 60, $2::timestamptz + (n % 3) * interval"
+        " '1 s' from generate_series(1, 40) n"
+    )
+    world.run(insert, "m", START)
+    # when others of the same moments join between any two pages
+    seen: list[str] = []
+    after = None
+    for joining in range(1000):
+        page = inspector.tasks(after=after, limit=7)
+        seen += [row.id for row in page.tasks]
+        after = page.after
+        if after is None:
+            break
+        if joining < 3:
+            world.run(insert, f"a{joining}-", START)
+            world.run(insert, f"z{joining}-", START)
+    # then
+    assert len(seen) == len(set(seen))
+    assert {f"m{n}" for n in range(1, 41)} <= set(seen)
+
+
+def test_the_last_page_says_that_it_is_the_last(world: World, inspector: Inspector) -> None:
+    for number in range(4):
+        world.client.enqueue(sample_one, Sample(), task_id=f"t{number}")
+    first = inspector.tasks(limit=2)
+    assert first.after is not None
+    last = inspector.tasks(limit=2, after=first.after)
+    assert [row.id for row in (*first.tasks, *last.tasks)] == ["t3", "t2", "t1", "t0"]
+    assert last.after is None
+    assert inspector.tasks(Filter(ids=("nobody",))).tasks == ()
+
+
+@behaviour
+def listed_failure(payload: Sample, ctx: Any) -> None:
+    raise ValueError(f"no room for {payload.number}")
+
+
+def test_a_task_is_listed_as_it_stands(world: World, inspector: Inspector) -> None:
+    # given one that failed by itself, and one that runs no more
+    world.client.enqueue(
+        sample_batch, Sample(do="listed_failure", number=7), task_id="mine", tenant="acme", tags=["a", "b"], max_retry=0
+    )
+    world.deliver(sample_batch, {"type": "sample:batch", "id": "mine", "rec": True})
+    # then
+    [row] = inspector.tasks(Filter(error="no room for 7")).tasks
+    assert (row.id, row.type, row.queue, row.state, row.tenant, row.tags, row.attempts, row.max_retry) == (
+        "mine", "sample:batch", Queue.DEFAULT, State.ARCHIVED, "acme", ("a", "b"), 1, 0,
+    )  # fmt: skip
+    assert row.reason == "attempt 1 of 1 failed: ValueError: no room for 7"
+    assert row.finished_at is not None
+    assert row.finished_at.tzinfo is not None
+    assert row.fingerprint == world.attempts("mine")[0]["fingerprint"]
+    assert [found.id for found in inspector.tasks(Filter(fingerprint=row.fingerprint)).tasks] == ["mine"]
+    assert inspector.tasks(Filter(error="no room for _")).tasks == ()
+
+
+# --- Bad input -----------------------------------------------------------------------------------------------------
+
+NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001
+BAD: dict[str, tuple[dict[str, Any], str]] = {
+    "an unknown type": ({"types": ("sample:none",)}, "types: there is no type 'sample:none'; there are sample:alert, "),
+    "a type that no text can hold": ({"types": ("a\0",)}, "types: "),
+    "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; there are scheduled, pending"),
+    "an unknown queue": (
+        {"queues": ("high",)},
+        "queues: 'high' is not a valid Queue; there are critical, default, low",
+    ),
+    "a text for a list": ({"types": "sample:one"}, "types: a list is required"),
+    "too many ids": ({"ids": tuple(map(str, range(501)))}, "ids: 500 at most"),
+    "a bad id": ({"ids": ("a b",)}, "ids: 1 to 200 printable ASCII"),
+    "a bad prefix": ({"id_prefix": "ä"}, "id_prefix: 1 to 200 printable ASCII"),
+    "an empty prefix": ({"id_prefix": ""}, "id_prefix: a text is required; leave it out"),
+    "an empty tenant": ({"tenant": ""}, "tenant: a text is required"),
+    "a bad tenant": ({"tenant": "a b"}, "tenant: 1 to 128 ASCII"),
+    "an empty tag": ({"tag": " "}, "tag: a text is required"),
+    "a long tag": ({"tag": "x" * 101}, "tag: a text of 1 to 100"),
+    "an empty error": ({"error": ""}, "error: a text is required"),
+    "an error that no text can hold": ({"error": "a\0b"}, "error: a text of 1 to 200"),
+    "a surrogate": ({"error": "\ud800"}, "error: a text of 1 to 200"),
+    "a bad fingerprint": ({"fingerprint": "x y"}, "fingerprint: one that a listing shows"),
+    "a naive time": ({"created_after": NAIVE}, "created_after: an aware time"),
+    "another naive time": ({"created_before": NAIVE}, "created_before: an aware time"),
+    "times the wrong way round": (
+        {"created_after": START, "created_before": START},
+        "created_before: a time after created_after",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_what_cannot_be_asked_for_is_named(filled: Reach, what: str) -> None:
+    arguments, message = BAD[what]
+    for ask in (Inspector(filled).tasks, Inspector(filled).count):
+        with pytest.raises(SelectionError) as caught:
+            ask(Filter(**arguments))
+        assert str(caught.value).startswith(message)
+        assert caught.value.field == next(reversed(arguments))
+
+
+@pytest.mark.parametrize("limit", [0, -1, 501, "5"])
+def test_a_page_has_1_to_500_tasks(filled: Reach, limit: Any) -> None:
+    with pytest.raises(SelectionError, match="limit: 1 to 500 is required"):
+        Inspector(filled).tasks(limit=limit)
+
+
+@pytest.mark.parametrize("after", ["", "x", "ä", "e30", "MjAyNi0wMS0wMSBh", "MjAyNi0wMS0wMVQwMDowMDowMCswMDowMCA", 7])
+def test_a_position_that_no_page_gave_is_refused(filled: Reach, after: Any) -> None:
+    with pytest.raises(SelectionError, match="after: no position"):
+        Inspector(filled).tasks(after=after)
+
+
+def test_a_type_that_is_gone_is_listed_while_it_has_rows(world: World, inspector: Inspector) -> None:
+    gone = Filter(types=("sample:gone",))
+    with pytest.raises(SelectionError):
+        inspector.tasks(gone)
+    world.client.enqueue(sample_one, Sample(), task_id="old")
+    world.run("update tasks set type = 'sample:gone'")
+    assert [row.id for row in inspector.tasks(gone).tasks] == ["old"]
+
+
+def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Reach) -> None:
+    plain = Filter(states=("archived",), queues=("low",))  # type: ignore[arg-type]
+    typed = Filter(states=(State.ARCHIVED,), queues=(Queue.LOW,))
+    assert checked(filled, plain) == typed
+    assert dataclasses.asdict(checked(filled, typed)) == dataclasses.asdict(typed)
