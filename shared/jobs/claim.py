@@ -112,9 +112,11 @@ LEASE_SWEEP_SECONDS = 15
 
 PAUSED = """exists (select from pauses p
           where (p.until is null or p.until > now())
-            and ((p.scope = 'type' and p.name = {row}.type) or (p.scope = 'queue' and p.name = {row}.queue)
+            and ((p.scope = 'type' and p.name = {row}.type)
+              or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
               or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
-"""Whether a row's type, queue or tenant is paused."""
+"""Whether a row's type, queue or tenant is paused. Without the sweep and its kin nothing in any queue would go on, so
+the pause of a queue leaves them out."""
 PAUSED_SCHEDULE = """exists (select from pauses p
           where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
             and (p.until is null or p.until > now()))"""

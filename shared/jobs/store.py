@@ -159,8 +159,7 @@ def document(new: Iterable[NewTask]) -> str:
     return json.dumps([task.record() for task in new], ensure_ascii=False)
 
 
-CANCEL = f"""
-update tasks t set
+CANCELLED = """
     state = case when t.state = 'active' then t.state else 'cancelled' end,
     cancel_requested_at = coalesce(t.cancel_requested_at, clock_timestamp()),
     reason = case when t.state = 'active' then t.reason when t.runs = 0 then 'cancelled before it ran'
@@ -169,10 +168,10 @@ update tasks t set
     sweep_at = case when t.state = 'active' then t.sweep_at end,
     expire_at = case when t.state <> 'active'
                      then clock_timestamp() + make_interval(secs => t.retention_seconds) end
- where id = $1 and state in {LIVE}
-returning state
 """
-"""A task that waits never runs; one that runs is told at its next check, or at its end."""
+"""What becomes of a live row: a task that waits never runs; one that runs is told at its next check, or at its end."""
+
+CANCEL = f"update tasks t set {CANCELLED} where id = $1 and state in {LIVE} returning state"
 
 
 MARK_SENT = """

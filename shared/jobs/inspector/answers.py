@@ -61,7 +61,10 @@ class PauseScope(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """``name``: of the queue, type or tenant; ``type:name`` of a schedule. ``until`` None: until it is resumed."""
+    """``name``: of the queue, type or tenant; ``type:name`` of a schedule. ``until`` None: until it is resumed.
+
+    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on.
+    """
 
     scope: PauseScope
     name: str
@@ -69,6 +72,7 @@ class Pause:
     by: str | None
     since: datetime
     until: datetime | None
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +262,14 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class Acted:
-    """``new_id``: of the task that a replay or an enqueue made."""
+    """``new_id``: of the task that a replay or an enqueue made. ``note``: why it does not run yet, as a sentence."""
 
     id: str
     action: str
     before: State | None
     after: State
     new_id: str | None = None
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

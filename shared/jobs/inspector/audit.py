@@ -1,16 +1,179 @@
-"""What operators have done, when and why."""
+"""What operators have done, when and why.
+
+Every action runs inside :func:`action`: its entry is the last statement of its transaction, so what was done and who
+did it commit together, and what changed nothing leaves no entry.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
+from pg8000.exceptions import Error as PostgresError
+
+from shared.db import is_away, sqlstate
+from shared.jobs.errors import RecordAwayError
+from shared.jobs.failure import text_of
 from shared.jobs.inspector.answers import AuditEntry
+from shared.jobs.inspector.errors import BusyError, SelectionError
 
 if TYPE_CHECKING:
+    from shared.db import Connection, Database
     from shared.jobs.inspector.reach import Reach
+
+MAX_WHO = 300
+"""Characters; the longest ARN of an assumed role has less. Source: IAM quotas, role and session names of 64."""
+MAX_REASON = 500
+LARGEST_PAGE = 500
+PATIENCE = "3s"
+"""How long an action waits for a row that somebody else holds."""
+CONTENDED = ("55P03", "40P01")
+"""SQLSTATEs: a row stayed locked, a deadlock."""
+
+PAST = {
+    "run": "ran",
+    "retry": "retried",
+    "archive": "archived",
+    "delete": "deleted",
+    "cancel": "cancelled",
+    "replay": "replayed",
+    "edit": "edited",
+}
+"""Of the actions on one task."""
+
+
+@dataclass(slots=True)
+class Action:
+    """One under way. ``details`` go into its entry: names and numbers, never the value of a payload.
+
+    ``changed`` False: it turned out that there was nothing to do, so there is no entry.
+    """
+
+    connection: Connection
+    who: str
+    target: str
+    details: dict[str, Any] = field(default_factory=dict)
+    changed: bool = True
+
+
+@contextmanager
+def action(reach: Reach, name: str, target: str, reason: str | None) -> Iterator[Action]:
+    """A transaction that ends with the audit's entry. Whatever is raised inside rolls it back.
+
+    Raises :class:`SelectionError` for a bad ``reason``, :class:`BusyError`, and :class:`RecordAwayError`.
+    """
+    who, reason = check_who(reach.who), check_reason(reason)
+    database = reach.database
+    try:
+        connection = database.get()
+        connection.execute_simple("begin")
+        connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
+        doing = Action(connection, who, target)
+        yield doing
+        if doing.changed:
+            record(connection, who, name, doing.target, reason=reason, details=doing.details)
+        connection.commit()
+    except (PostgresError, OSError) as error:
+        _abandon(database)
+        if sqlstate(error) in CONTENDED:
+            raise BusyError(target) from error
+        if is_away(error):
+            raise RecordAwayError(
+                f"the database did not answer: {text_of(error)}; look whether {name} was done before it is repeated"
+            ) from error
+        raise
+    except BaseException:
+        _abandon(database)
+        raise
+
+
+def _abandon(database: Database) -> None:
+    """Roll back; a connection that cannot is thrown away, and its server rolls back."""
+    if database.usable:
+        with suppress(PostgresError, OSError):
+            database.get().rollback()
+            return
+    database.drop()
+
+
+# --- Writing -------------------------------------------------------------------------------------------------------
+
+
+def record(
+    connection: Connection, who: str, action: str, target: str, *, reason: str | None, details: Mapping[str, Any]
+) -> None:
+    """Write an entry in the transaction that is open, or in one of its own."""
+    connection.run(
+        "insert into audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
+        check_who(who),
+        action,
+        target,
+        check_reason(reason),
+        json.dumps(dict(details)),
+    )
+
+
+def check_who(who: str) -> str:
+    if not isinstance(who, str) or not 0 < len(who) <= MAX_WHO or not who.isprintable():
+        raise SelectionError("who", f"a printable name of 1 to {MAX_WHO} characters is required")
+    return who
+
+
+def check_reason(reason: str | None) -> str | None:
+    """On one line; None for an empty one."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise SelectionError("reason", f"a text is required, not {type(reason).__name__}")
+    line = " ".join(reason.split())
+    if len(line) > MAX_REASON or not line.isprintable():
+        raise SelectionError("reason", f"printable text of at most {MAX_REASON} characters is required")
+    return line or None
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
 
 
 def entries(
     reach: Reach, target: str | None, who: str | None, before: int | None, limit: int
 ) -> tuple[AuditEntry, ...]:
-    raise NotImplementedError
+    if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
+        raise SelectionError("limit", f"1 to {LARGEST_PAGE} is required")
+    if before is not None and (type(before) is not int or not 0 <= before < 2**63):
+        raise SelectionError("before", "the number of an entry is required")
+    for name, value in (("target", target), ("who", who)):
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise SelectionError(name, "a text without NUL is required")
+    asked = {"target = $": target, "who = $": who, "number < $": before}
+    given = {condition: str(value) for condition, value in asked.items() if value is not None}
+    conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
+    rows = reach.connection.run(
+        "select number, at, who, action, target, reason, details from audit"
+        f" where {' and '.join(conditions) or 'true'} order by number desc limit $1::int",
+        str(limit),
+        *given.values(),
+    )
+    return tuple(AuditEntry(*row) for row in rows)
+
+
+LAST = """
+select who, action, extract(epoch from clock_timestamp() - at)::float8 from audit
+ where target = $1 order by number desc limit 1
+"""
+
+
+def last(connection: Connection, target: str) -> str | None:
+    """What was done to a task last, as a sentence; None where nobody has done anything."""
+    for who, name, seconds in connection.run(LAST, target):
+        return f"{who} {PAST.get(name, name)} it {_ago(seconds)} ago"
+    return None
+
+
+def _ago(seconds: float) -> str:
+    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{max(0.0, seconds):.0f} s"

@@ -14,11 +14,20 @@ class ActionError(JobError):
     ``last``: what another operator has done to it shortly before, as a sentence.
     """
 
-    def __init__(self, task_id: str, action: str, state: State, allowed: Iterable[State], last: str | None) -> None:
-        names = ", ".join(allowed)
-        super().__init__(
-            f"task {task_id!r} is {state}; {action} is for tasks that are {names}" + (f". {last}" if last else "")
-        )
+    def __init__(
+        self,
+        task_id: str,
+        action: str,
+        state: State,
+        allowed: Iterable[State],
+        last: str | None,
+        *,
+        problem: str | None = None,
+    ) -> None:
+        """``problem``: what is in the way where it is not the state."""
+        names = ", ".join(state for state in State if state in set(allowed))
+        said = f": {problem}" if problem else f"; {action} is for tasks that are {names}"
+        super().__init__(f"task {task_id!r} is {state}{said}" + (f". {last}" if last else ""))
         self.task_id = task_id
         self.action = action
         self.state = state
@@ -31,3 +40,10 @@ class SelectionError(JobError, ValueError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+
+
+class BusyError(JobError):
+    """Somebody else is changing the same thing at this moment. Nothing was done."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is being changed at this moment, by its run or by another operator; try again")

@@ -1,0 +1,556 @@
+"""What an operator does to one task: what becomes of the row, of its messages, and of whoever comes second."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from shared.db import Database
+from shared.jobs import Payload, SkipRetry, TaskContext, task
+from shared.jobs.errors import DuplicateTaskError, UnknownTaskError, UnreadablePayloadError
+from shared.jobs.inspector import ActionError, BulkAction, Inspector
+from shared.jobs.inspector.actions import ALLOWED, change
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.store import State
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep
+from tests.integration.jobs.samples import (
+    Sample,
+    behaviour,
+    sample_forgotten,
+    sample_one,
+    sample_only,
+    sample_watched,
+)
+
+WAITING = {"scheduled", "pending", "retry"}
+AsOperator = Callable[[str], Inspector]
+
+
+@behaviour
+def refuses(payload: Sample, ctx: TaskContext) -> None:
+    raise SkipRetry("this cannot be done")
+
+
+@behaviour
+def looks(payload: Sample, ctx: TaskContext) -> int:
+    return payload.number
+
+
+class Asked(Payload):
+    name: str
+    size: int = 1
+
+
+@task("sample:asked", max_retry=1)
+def sample_asked(payload: Asked, ctx: TaskContext) -> None:
+    pass
+
+
+@pytest.fixture
+def asked(world: World, reach: Reach) -> Inspector:
+    """An inspector that knows ``sample:asked``."""
+    world.lane(sample_asked)
+    return Inspector(
+        Reach(reach.database, reach.sqs, reach.prefix, {**reach.tasks, "sample:asked": sample_asked}, "op")
+    )
+
+
+@pytest.fixture
+def two_operators(world: World, reach: Reach) -> Iterator[tuple[Inspector, Inspector]]:
+    """Alice and bob, each with a connection of their own."""
+    databases = [Database(world.url), Database(world.url)]
+    alice, bob = (
+        Inspector(Reach(database, reach.sqs, PREFIX, reach.tasks, who))
+        for database, who in zip(databases, ("alice", "bob"), strict=True)
+    )
+    yield alice, bob
+    for database in databases:
+        database.drop()
+
+
+def columns_in(state: str) -> dict[str, Any]:
+    """A row in ``state``, as the library leaves it."""
+    if state == "active":
+        return active(60)
+    if state == "archived":
+        return archived()
+    if state in ("completed", "cancelled"):
+        return {"state": state, "runs": 1, "finished_at": In(-60), "expire_at": In(600), "sweep_at": None}
+    return {"state": state, "due_at": In(3600), "sweep_at": In(2700)}
+
+
+def audited(world: World) -> list[tuple[str, str, str]]:
+    return [tuple(row) for row in world.run("select who, action, target from audit order by number")]
+
+
+def deliver_waiting(world: World) -> int:
+    """Hand what is in the lane of ``sample:one`` to its function. Returns how many messages there were."""
+    messages = world.take(sample_one)
+    for message in messages:
+        world.deliver(sample_one, message["Body"])
+    return len(messages)
+
+
+# --- Each action ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", sorted(WAITING))
+def test_run_brings_a_waiting_task_to_its_lane_now(world: World, inspector: Inspector, state: str) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "t", **columns_in(state))
+
+    acted = inspector.run("t", reason="it is urgent")
+
+    assert (acted.before, acted.after, acted.note) == (State(state), State.PENDING, None)
+    assert world.row("t")["sent_at"] is not None
+    assert deliver_waiting(world) == 1
+    assert world.row("t")["state"] == "completed"
+
+
+def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", **columns_in("scheduled"))  # and there is no lane
+
+    acted = inspector.run("t")
+
+    assert acted.note is not None
+    assert "the sweep sends it" in acted.note
+    world.lane(sample_one)
+    world.sqs._urls.clear()
+    world.run("update tasks set sweep_at = sweep_at - interval '1 min'")
+    assert run_sweep(world).sent == 1
+    assert deliver_waiting(world) == 1
+
+
+def test_a_run_of_a_paused_type_says_that_it_waits(world: World, inspector: Inspector) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "t", **columns_in("scheduled"))
+    world.run("insert into pauses (scope, name) values ('type', 'sample:one')")
+
+    assert "paused" in (inspector.run("t").note or "")
+
+
+@pytest.mark.parametrize("state", ["archived", "cancelled"])
+def test_retry_gives_a_fresh_allowance(world: World, inspector: Inspector, state: str) -> None:
+    world.lane(sample_one)
+    columns = columns_in(state) | {"attempts": 4, "snoozes": 3, "deadline": In(-5), "cancel_requested_at": In(-5)}
+    put(world, sample_one, "t", **columns)
+
+    acted = inspector.retry("t")
+
+    row = world.row("t")
+    assert (acted.before, acted.after) == (State(state), State.PENDING)
+    assert (row["attempts"], row["snoozes"], row["generation"]) == (0, 0, 1)
+    cleared = ("deadline", "cancel_requested_at", "dead_sent_at", "finished_at", "expire_at", "reason", "error_type")
+    assert {name: row[name] for name in cleared} == dict.fromkeys(cleared)
+    deliver_waiting(world)
+    assert world.row("t")["state"] == "completed"
+
+
+def test_a_retry_leaves_the_row_as_a_redrive_does(world: World, inspector: Inspector) -> None:
+    """The claim resets it where its dead letter comes back and cannot run yet, the action where it is asked to."""
+    columns = {"snoozes": 2, "mismatch_since": In(-9), "cancel_requested_at": In(-9), "deadline": In(-9), "used_ms": 5}
+    for id_ in ("acted", "redriven"):
+        put(world, sample_one, id_, **archived(**columns))
+    world.lane(sample_one)
+    inspector.retry("acted")
+    world.run("insert into pauses (scope, name) values ('type', 'sample:one')")
+
+    world.deliver(
+        sample_one,
+        {"type": "sample:one", "id": "redriven", "rec": True},
+        attributes={"joblane-dead": ("Number", "0")},
+    )
+
+    acted, redriven = world.row("acted"), world.row("redriven")
+    its_own = {"id", "created_at", "due_at", "sent_at", "sends", "sweep_at"}
+    error = {"error_type", "error_message", "fingerprint"}  # which the redriven one keeps until its next run
+    assert {name for name in acted if acted[name] != redriven[name]} <= its_own | error
+    assert redriven["generation"] == 1
+
+
+def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, inspector: Inspector) -> None:
+    # given: a task that was given up, with its dead letter in the queue
+    world.client._sqs = world.sqs
+    world.lane(sample_one)
+    id_ = world.client.enqueue(sample_one, Sample(do="refuses")).id
+    deliver_waiting(world)
+    (letter,) = world.dead_letters(sample_one)
+    world.run("update tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", id_)
+
+    # when: it is retried and runs, and its dead letter is sent back afterwards, as the console does it
+    inspector.retry(id_)
+    deliver_waiting(world)
+    generation = letter["MessageAttributes"]["joblane-dead"]["StringValue"]
+    kept = world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", generation)})
+
+    # then
+    assert kept == []
+    assert outcomes(world, id_) == ["archived", "completed"]
+
+
+@pytest.mark.parametrize("state", sorted(WAITING))
+def test_archive_gives_a_waiting_task_up_with_its_dead_letter(world: World, inspector: Inspector, state: str) -> None:
+    world.lane(sample_watched)
+    put(world, sample_watched, "t", **columns_in(state), options=sample_watched_options())
+
+    acted = inspector.archive("t")
+    run_sweep(world)
+
+    (letter,) = world.dead_letters(sample_watched)
+    assert acted.after is State.ARCHIVED
+    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived by op"
+    assert world.row("t:archived:0")["type"] == "sample:alert"
+
+
+def sample_watched_options() -> dict[str, Any]:
+    return {"on_archived": dict(sample_watched.on_archived or {})}
+
+
+@pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))
+def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Inspector, state: str) -> None:
+    secret = {"do": "nothing", "number": 4711}
+    told = {"error_message": "4711 is bad", "reason": "4711 is bad", "result": {"is": 4711}, "headers": {"a": "4711"}}
+    put(world, sample_one, "t", secret, **columns_in(state) | told)
+    world.run(
+        "insert into task_attempts (task_id, run, attempt, generation, error_message, traceback)"
+        " values ('t', 9, 1, 0, '4711', '4711')"
+    )
+    world.run("insert into task_items (task_id, key) values ('t', '4711')")
+    world.run("insert into task_cursors (task_id, cursor, done) values ('t', '4711', 1)")
+    world.run("insert into task_progress (task_id, done, note) values ('t', 1, '4711')")
+
+    acted = inspector.delete("t")
+
+    row = world.row("t")
+    assert acted.after == row["state"] == ("cancelled" if state in WAITING else state)
+    assert row["cleared"]
+    assert row["expire_at"] is not None
+    assert "4711" not in json.dumps([row, world.attempts("t")])
+    for table in ("task_items", "task_cursors", "task_progress"):
+        assert world.run(f"select count(*) from {table}") == [[0]]
+
+
+def test_a_dead_letter_of_a_deleted_task_runs_nothing(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", **archived())
+
+    inspector.delete("t")
+    kept = world.deliver(
+        sample_one, {"type": "sample:one", "id": "t", "rec": True}, attributes={"joblane-dead": ("Number", "0")}
+    )
+
+    assert (kept, outcomes(world, "t"), world.row("t")["state"]) == ([], [], "archived")
+    assert run_sweep(world).dead_letters == 0
+
+
+@pytest.mark.parametrize("state", sorted(WAITING | {"active"}))
+def test_cancel_ends_what_waits_and_asks_what_runs(world: World, inspector: Inspector, state: str) -> None:
+    put(world, sample_one, "t", **columns_in(state))
+
+    acted = inspector.cancel("t")
+
+    assert acted.after is (State.ACTIVE if state == "active" else State.CANCELLED)
+    assert world.row("t")["cancel_requested_at"] is not None
+
+
+def test_a_running_task_is_asked_to_stop_once(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", **active(60))
+    inspector.cancel("t")
+
+    with pytest.raises(ActionError, match=r"asked to stop already.*op cancelled it 0 s ago"):
+        inspector.cancel("t")
+
+    assert audited(world) == [("op", "cancel", "t")]
+
+
+# --- Payloads ------------------------------------------------------------------------------------------------------
+
+
+def test_an_edited_task_runs_with_its_new_payload(world: World, inspector: Inspector) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "t", **columns_in("retry"), schema="of-another-version")
+
+    inspector.edit("t", {"do": "looks", "number": 7})
+
+    row = world.row("t")
+    assert row["payload"] == {"do": "looks", "number": 7}
+    assert row["schema"] == sample_one.schema_digest
+    assert world.run("select details from audit") == [[{"fields": ["do", "number"]}]]
+    world.later("t")
+    world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
+    assert world.row("t")["result"] == 7
+
+
+def test_the_message_of_a_foreign_sender_still_runs_an_edited_task(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", {"number": 1})
+
+    inspector.edit("t", {"number": 2})
+    world.deliver(sample_one, {"type": "sample:one", "id": "t", "payload": {"number": 1}})
+
+    assert world.row("t")["state"] == "completed"
+
+
+@pytest.mark.parametrize("operation", ["edit", "replay_with"])
+def test_a_payload_that_does_not_fit_is_refused_without_its_values(
+    world: World, asked: Inspector, operation: str
+) -> None:
+    put(world, sample_asked, "t", {"name": "kept"}, **archived())
+
+    with pytest.raises(UnreadablePayloadError) as refused:
+        getattr(asked, operation)("t", {"size": "secret-value", "unknown-key": "secret-value"})
+
+    assert "name: Field required" in str(refused.value)
+    assert "size:" in str(refused.value)
+    assert "secret-value" not in str(refused.value)
+    assert world.row("t")["payload"] == {"name": "kept"}
+    assert audited(world) == []
+
+
+@pytest.mark.parametrize("bad", ["nul \0", "lone \ud800", "x" * 10])
+def test_text_that_postgres_cannot_hold_is_refused(world: World, asked: Inspector, bad: str) -> None:
+    put(world, sample_asked, "t", {"name": "kept"}, **archived())
+    if bad.isalpha():
+        asked.edit("t", {"name": bad})
+        return
+
+    with pytest.raises(ValueError, match="payload: "):
+        asked.edit("t", {"name": bad})
+
+
+def test_the_same_payload_again_is_no_edit(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t")
+
+    with pytest.raises(ActionError, match="this is the payload that it has"):
+        inspector.edit("t", {"do": "nothing", "number": 0})
+
+    assert audited(world) == []
+
+
+def test_a_resumable_task_is_not_edited_between_two_invocations(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", used_ms=1000, attempts=1, runs=1)
+
+    with pytest.raises(ActionError, match="an attempt is under way"):
+        inspector.edit("t", {"number": 5})
+
+
+@pytest.mark.parametrize("state", ["completed", "archived", "cancelled"])
+def test_a_replay_is_a_new_task_linked_to_the_old(world: World, inspector: Inspector, state: str) -> None:
+    world.lane(sample_one)
+    whose = {"tenant": "acme", "owner": "ann", "tags": ["nightly"], "headers": {"traceparent": "00-a"}}
+    put(world, sample_one, "old", {"number": 3}, **columns_in(state) | whose)
+
+    acted = inspector.replay("old")
+
+    assert acted.new_id is not None
+    new = world.row(acted.new_id)
+    assert {name: new[name] for name in whose} == whose
+    assert (new["replay_of"], new["payload"]) == ("old", {"do": "nothing", "number": 3})
+    assert world.run("select target, details from audit") == [["old", {"new_id": acted.new_id}]]
+    assert deliver_waiting(world) == 1
+    assert (world.row(acted.new_id)["state"], world.row("old")["state"]) == ("completed", state)
+
+
+def test_a_replay_with_another_payload_names_the_fields_that_differ(world: World, asked: Inspector) -> None:
+    put(world, sample_asked, "old", {"name": "a", "extra": 1}, **archived())
+
+    acted = asked.replay_with("old", {"name": "b"})
+
+    assert world.row(acted.new_id or "")["payload"] == {"name": "b", "size": 1}
+    (details,) = world.run("select details from audit")[0]
+    assert details == {"new_id": acted.new_id, "fields": ["name", "size"], "dropped": 1}
+
+
+def test_a_replay_of_what_cannot_be_read_says_how_to_go_on(world: World, asked: Inspector) -> None:
+    put(world, sample_asked, "old", {"size": 1}, **archived())
+
+    with pytest.raises(UnreadablePayloadError, match="name: Field required; replay it with a payload that is mended"):
+        asked.replay("old")
+
+
+def test_a_replay_is_held_to_the_unique_key_of_its_type(world: World, inspector: Inspector) -> None:
+    world.lane(sample_only)
+    world.client._sqs = world.sqs
+    live = world.client.enqueue(sample_only, Sample())
+    put(world, sample_only, "old", **archived())
+
+    with pytest.raises(DuplicateTaskError, match=live.id):
+        inspector.replay("old")
+
+    assert audited(world) == []
+
+
+# --- What is refused -----------------------------------------------------------------------------------------------
+
+ARGUMENTS: dict[str, tuple[Any, ...]] = {"edit": ({"number": 1},), "replay_with": ({"number": 1},)}
+WRONG = [
+    (name, state)
+    for name in (*ALLOWED, "replay_with")
+    for state in State
+    if state not in ALLOWED[name.removesuffix("_with")]
+]
+
+
+@pytest.mark.parametrize(("action", "state"), WRONG)
+def test_a_wrong_state_is_refused_with_those_that_are_right(
+    world: World, inspector: Inspector, action: str, state: State
+) -> None:
+    put(world, sample_one, "t", **columns_in(state))
+    before = world.row("t")
+
+    with pytest.raises(ActionError) as refused:
+        getattr(inspector, action)("t", *ARGUMENTS.get(action, ()))
+
+    right = ", ".join(one for one in State if one in ALLOWED[action.removesuffix("_with")])
+    assert f"is {state}; " in str(refused.value)
+    assert f"tasks that are {right}" in str(refused.value)
+    assert (world.row("t"), audited(world)) == (before, [])
+
+
+@pytest.mark.parametrize("action", [*ALLOWED, "replay_with"])
+@pytest.mark.parametrize("id_", ["nobody", "with space", "nul\0", "", "ü"])
+def test_an_unknown_id_is_refused(inspector: Inspector, action: str, id_: str) -> None:
+    with pytest.raises(UnknownTaskError):
+        getattr(inspector, action)(id_, *ARGUMENTS.get(action, ()))
+
+
+@pytest.mark.parametrize("action", ["retry", "replay", "edit"])
+def test_content_that_is_gone_cannot_come_back(world: World, inspector: Inspector, action: str) -> None:
+    put(world, sample_forgotten, "t", **archived(cleared=True, payload=None))
+
+    with pytest.raises(ActionError, match=r"its payload was cleared.*nor be replayed"):
+        getattr(inspector, action)("t", *ARGUMENTS.get(action, ()))
+
+
+def test_a_retry_is_refused_while_another_task_holds_the_unique_key(world: World, inspector: Inspector) -> None:
+    key: dict[str, Any] = {"unique_key": "sample:only k", "unique_expires_at": In(3600)}
+    put(world, sample_only, "old", **archived(**key))
+    put(world, sample_only, "holder", **key)
+
+    with pytest.raises(ActionError, match="its unique key is held by task 'holder'"):
+        inspector.retry("old")
+
+
+def test_a_retry_takes_a_key_that_was_held_too_long(world: World, inspector: Inspector) -> None:
+    world.lane(sample_only)
+    put(world, sample_only, "old", **archived(unique_key="sample:only k", unique_expires_at=In(-9)))
+    put(world, sample_only, "holder", unique_key="sample:only k", unique_expires_at=In(-1))
+
+    assert inspector.retry("old").after is State.PENDING
+    assert world.row("holder")["unique_key"] is None
+
+
+# --- Many at once --------------------------------------------------------------------------------------------------
+
+
+def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, reach: Reach) -> None:
+    key: dict[str, Any] = {"unique_key": "sample:only k", "unique_expires_at": In(3600)}
+    put(world, sample_only, "a", **archived(**key))
+    put(world, sample_only, "b", **archived(**key))  # wants the same key as a
+    put(world, sample_one, "c", **archived(cleared=True, payload=None))
+    put(world, sample_one, "d", **columns_in("cancelled"), tenant="acme")
+    put(world, sample_one, "e", **active(60))
+
+    changed = change(reach.connection, BulkAction.RETRY, ["e", "d", "c", "b", "a", "gone"], who="op")
+
+    assert [(one.id, one.before, one.after) for one in changed] == [
+        ("a", State.ARCHIVED, State.PENDING),
+        ("d", State.CANCELLED, State.PENDING),
+    ]
+    assert (changed[1].type, changed[1].queue, changed[1].tenant) == ("sample:one", "default", "acme")
+
+
+@pytest.mark.parametrize("action", BulkAction)
+def test_a_row_that_somebody_holds_is_passed_over(world: World, reach: Reach, action: BulkAction) -> None:
+    state = min(ALLOWED[action])
+    for id_ in ("held", "free"):
+        put(world, sample_one, id_, **columns_in(state))
+    holder = Database(world.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("select from tasks where id = 'held' for update")
+
+    changed = change(reach.connection, action, ["held", "free"], who="op")
+
+    holder.drop()
+    assert [one.id for one in changed] == ["free"]
+
+
+def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world: World, reach: Reach) -> None:
+    """Another transaction inserts the key's new holder, and commits while the change waits for the index."""
+    key = "sample:only k"
+    put(world, sample_only, "old", **archived(unique_key=key, unique_expires_at=In(3600)))
+    put(world, sample_one, "other", **archived())
+    rival = Database(world.url)
+    rival.get().execute_simple("begin")
+    rival.get().run("update tasks set reason = reason where id = 'nobody'")
+    rival.get().run(
+        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, unique_key)"
+        " values ('new', 'sample:only', 'default', 'pending', '', 1, 1, $1)",
+        key,
+    )
+    waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+
+    with ThreadPoolExecutor(1) as threads:
+        reach.connection.execute_simple("begin")
+        changing = threads.submit(change, reach.connection, BulkAction.RETRY, ["old", "other"], who="op")
+        while world.run(waits) == [[0]]:
+            assert not changing.done()
+        rival.get().commit()
+        changed = changing.result(timeout=20)
+        reach.connection.commit()
+
+    rival.drop()
+    assert [one.id for one in changed] == ["other"]
+    assert (world.row("old")["state"], world.row("other")["state"]) == ("archived", "pending")
+
+
+# --- Two operators -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["archived", "scheduled"])
+def test_of_two_operators_the_second_is_told_what_the_first_did(
+    world: World, two_operators: tuple[Inspector, Inspector], state: str
+) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "t", **columns_in(state))
+    start = threading.Barrier(2)
+    action = "retry" if state == "archived" else "archive"
+
+    def act(inspector: Inspector) -> ActionError | None:
+        start.wait()
+        try:
+            getattr(inspector, action)("t")
+        except ActionError as error:
+            return error
+        return None
+
+    with ThreadPoolExecutor(2) as threads:
+        results = dict(zip(("alice", "bob"), threads.map(act, two_operators), strict=True))
+
+    (first,) = [who for who, error in results.items() if error is None]
+    (told,) = [error for error in results.values() if error is not None]
+    assert f"{first} {'retried' if action == 'retry' else 'archived'} it 0 s ago" in str(told)
+    assert audited(world) == [(first, action, "t")]
+
+
+def test_an_action_waits_for_a_run_that_is_ending(world: World, inspector: Inspector) -> None:
+    """A finish holds the row for a moment; what comes after it goes by what it left."""
+    put(world, sample_one, "t", **active(60))
+    finishing = Database(world.url)
+    finishing.get().execute_simple("begin")
+    finishing.get().run("update tasks set state = 'completed', finished_at = now() where id = 't'")
+    waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+
+    with ThreadPoolExecutor(1) as threads:
+        deleting = threads.submit(inspector.delete, "t")
+        while world.run(waits) == [[0]]:
+            assert not deleting.done()
+        finishing.get().commit()
+        acted = deleting.result(timeout=20)
+
+    finishing.drop()
+    assert (acted.before, acted.after) == (State.COMPLETED, State.COMPLETED)
