@@ -38,6 +38,15 @@ SYSTEM = "system:"
 EVERY_LANE = "*"
 """In ``Grants.enqueue``: all lanes and their DLQs."""
 
+TAKING = (
+    "sqs:ChangeMessageVisibility",
+    "sqs:DeleteMessage",
+    "sqs:GetQueueAttributes",
+    "sqs:GetQueueUrl",
+    "sqs:ReceiveMessage",
+)
+"""What it takes to look at a queue's messages, to give them back, and to delete them."""
+
 T = TypeVar("T")
 Tasks = Mapping[str, Task[Any, Any]]
 
@@ -101,11 +110,13 @@ class JobsStack(Stack):
         self._doors: dict[Queue, FrontDoor] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
-        self._add_schedules()
+        cron = self._add_schedules()
         for task in tasks.values():  # when all lanes are there
             self._grant_enqueue(task, made[task.type])
             if task.type.startswith(SYSTEM):
                 self._grant_looking(made[task.type])
+            if task.grants.dead_letters:
+                self._grant_dead_letters(made[task.type], cron)
         self._add_producer_policies()
         self.functions = {
             name: self._add_function(name, declared, reserved.get(name)) for name, declared in functions.items()
@@ -165,7 +176,7 @@ class JobsStack(Stack):
         if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
             router.add_to_role_policy(sending(lanes))
 
-    def _add_schedules(self) -> None:
+    def _add_schedules(self) -> CronGroup:
         group = CronGroup(self, "Cron", stage=self.stage)
         for task in self.tasks.values():
             for schedule in task.schedules:
@@ -178,6 +189,7 @@ class JobsStack(Stack):
                     schedule=schedule,
                     lane=self._lanes[task.type, task.queue].queue,
                 )
+        return group
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
         """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
@@ -219,6 +231,20 @@ class JobsStack(Stack):
                 resources=[door.queue.queue_arn for door in self._doors.values()],
             )
         )
+
+    def _grant_dead_letters(self, function: TaskFunction, cron: CronGroup) -> None:
+        """Taking messages from every dead-letter queue, and sending through the front doors what came from there."""
+        doors = self._doors.values()
+        lanes = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*-dlq") for queue in Queue]
+        others = [queue.queue_arn for queue in (*(door.dead_letters for door in doors), cron.dead_letters)]
+        function.function.add_to_role_policy(iam.PolicyStatement(actions=list(TAKING), resources=[*lanes, *others]))
+        for pattern in lanes:
+            acknowledge_wildcard(
+                function.role,
+                pattern,
+                "Each lane has a dead-letter queue; one of a type that is deployed no more may hold messages still.",
+            )
+        function.function.add_to_role_policy(sending(door.queue for door in doors))
 
     def _add_producer_policies(self) -> None:
         """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""

@@ -37,18 +37,51 @@ class Delivery:
 
         Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
         """
-        system = record["attributes"]
-        attributes = {name: _as_sent(value) for name, value in (record.get("messageAttributes") or {}).items()}
-        message, refusal = None, None
-        try:
-            message = decode(record["body"])
-        except MessageError as error:
-            refusal = str(error)
-        return cls(
+        return cls._of(
             message_id=record["messageId"],
             receipt=record["receiptHandle"],
             queue=record["eventSourceARN"].rpartition(":")[2],
             body=record["body"],
+            system=record["attributes"],
+            attributes={name: _as_sent(value) for name, value in (record.get("messageAttributes") or {}).items()},
+        )
+
+    @classmethod
+    def received(cls, message: Mapping[str, Any], queue: str) -> Delivery:
+        """Read a message as ReceiveMessage answers it."""
+        return cls._of(
+            message_id=message["MessageId"],
+            receipt=message["ReceiptHandle"],
+            queue=queue,
+            body=message["Body"],
+            system=message.get("Attributes", {}),
+            attributes={
+                name: {part: value[part] for part in ("DataType", "StringValue", "BinaryValue") if value.get(part)}
+                for name, value in message.get("MessageAttributes", {}).items()
+            },
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        *,
+        message_id: str,
+        receipt: str,
+        queue: str,
+        body: str,
+        system: Mapping[str, str],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> Delivery:
+        message, refusal = None, None
+        try:
+            message = decode(body)
+        except MessageError as error:
+            refusal = str(error)
+        return cls(
+            message_id=message_id,
+            receipt=receipt,
+            queue=queue,
+            body=body,
             receives=int(system.get("ApproximateReceiveCount", 1)),
             sent_at=int(system.get("SentTimestamp", 0)) / 1000,
             group=system.get("MessageGroupId"),

@@ -31,7 +31,7 @@ class Failure:
         own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]
         where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}" if own else ""
         message = text_of(error)
-        key = "|".join((type_, name, re.sub(r"[0-9a-f-]{8,}|\d+", "#", message), where))
+        key = "|".join((type_, name, normalised(message), where))
         lines = "".join(tracebacks.format_exception(error))
         return cls(
             error_type=name,
@@ -39,6 +39,21 @@ class Failure:
             fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
             traceback=storable(lines[-MAX_TRACEBACK:]),
         )
+
+
+# In this order: an address may stand in quotes, and hold numbers.
+SPECIFICS = (
+    (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+"), "@"),
+    (re.compile(r"(?<!\w)(['\"`])(?:(?!\1).)*\1(?!\w)|“[^”]*”|‘[^’]*’"), "'…'"),
+    (re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*(?:[-:.][0-9a-f]+)*\b|[0-9a-f-]{8,}|\d+", re.IGNORECASE), "#"),
+)
+
+
+def normalised(message: str) -> str:
+    """What an error says of all of its kind: without quoted values, addresses, ids and numbers."""
+    for pattern, sign in SPECIFICS:
+        message = pattern.sub(sign, message)
+    return message
 
 
 def text_of(error: BaseException) -> str:

@@ -36,6 +36,12 @@ def with_id(delivery: Delivery, queue: str) -> Entry:
     return Entry(queue, body, group=delivery.group, attributes=_within(body, {}, delivery.attributes))
 
 
+def as_it_came(delivery: Delivery, queue: str) -> Entry:
+    """The message once more, for ``queue``, without the marks of a dead letter."""
+    attributes = _within(delivery.body, {}, delivery.attributes)
+    return Entry(queue, delivery.body, group=delivery.group, attributes=attributes)
+
+
 def fits(entry: Entry) -> bool:
     return entry.size <= MAX_MESSAGE_BYTES
 

@@ -1,4 +1,4 @@
-"""Sending to queues and setting visibility, in batches that SQS takes. boto3 is imported on first use: 280 ms."""
+"""Sending to queues, receiving and deleting, in batches that SQS takes. boto3 is imported on first use: 280 ms."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from shared.jobs.queues import MAX_BATCH, MAX_LATER_VISIBILITY, MAX_MESSAGE_BYTE
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 SEND_TRIES = 3
 CONNECTIONS = 8
@@ -151,6 +152,31 @@ class Sqs:
             ]
             try:
                 self.client.change_message_visibility_batch(QueueUrl=self.url(queue), Entries=entries)  # type: ignore[arg-type]
+            except (BotoCoreError, ClientError):
+                continue
+
+    def receive_many(self, queue: str, visibility_seconds: int, *, wait_seconds: int = 0) -> list[MessageTypeDef]:
+        """At most 10 messages, whole, that nobody else sees for so long. Raises botocore's errors."""
+        return self.client.receive_message(
+            QueueUrl=self.url(queue),
+            MaxNumberOfMessages=MAX_BATCH,
+            VisibilityTimeout=visibility_seconds,
+            WaitTimeSeconds=wait_seconds,
+            AttributeNames=["All"],
+            MessageAttributeNames=["All"],
+        ).get("Messages", [])
+
+    def delete_many(self, queue: str, receipts: Sequence[str]) -> None:
+        """A refusal is passed over: the message is seen again, as one that was delivered twice."""
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        for start in range(0, len(receipts), MAX_BATCH):
+            entries = [
+                {"Id": str(number), "ReceiptHandle": receipt}
+                for number, receipt in enumerate(receipts[start : start + MAX_BATCH])
+            ]
+            try:
+                self.client.delete_message_batch(QueueUrl=self.url(queue), Entries=entries)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError):
                 continue
 

@@ -109,6 +109,9 @@ cursors as (
 ),
 progress as (
   delete from task_progress p using due where p.task_id = due.id
+),
+bulks as (
+  delete from bulks b using gone where b.id = gone.id
 )
 select (select count(*) from cleared), (select count(*) from gone)
 """

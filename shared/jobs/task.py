@@ -56,6 +56,8 @@ class Grants:
     """Types it may send, e.g. ``("user:invitation",)``."""
     mail: bool = False
     """Send e-mail by SES."""
+    dead_letters: bool = False
+    """Receive and delete what is in any dead-letter queue, and send it back through a front door."""
 
 
 P = TypeVar("P", bound=Payload)

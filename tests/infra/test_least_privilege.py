@@ -37,6 +37,14 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
     ("s3:DeleteObject",): r".*/(exports|reports)/\*",
     # the record may hold tasks of types that are deployed no more: the sweep, by the pattern of lanes and their DLQs
     ("sqs:GetQueueUrl", "sqs:SendMessage"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
+    # the dead-letter queues of lanes, also of types that are deployed no more: what is redriven is taken from there
+    (
+        "sqs:ChangeMessageVisibility",
+        "sqs:DeleteMessage",
+        "sqs:GetQueueAttributes",
+        "sqs:GetQueueUrl",
+        "sqs:ReceiveMessage",
+    ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq",
     # SES asks for the identities of recipients, too; ses:FromAddress leaves one sender
     ("ses:SendEmail",): r"arn:\S+:ses:\S+:identity/\*",
     # Lambda makes interfaces with the functions' roles, and what is there already is asked for without a name
@@ -276,6 +284,22 @@ def test_of_its_own_lanes_a_function_may_do_what_the_poller_and_the_runtime_do(r
             CONSUMING - {"sqs:SendMessage"} if door else CONSUMING
         )
         assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING
+
+
+def test_dead_letters_are_taken_by_the_one_who_redrives_them_and_by_nobody_else(real: Synthesised) -> None:
+    template, prefix = real.templates[f"{real.stage.prefix}-jobs"], real.stage.prefix
+    taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
+    for name in templates.functions(template):
+        allowed = templates.allowed(template, name)
+        taken = {
+            queue.rpartition(":")[2] for queue in allowed.get("sqs:DeleteMessage", set()) if queue.endswith("-dlq")
+        }
+        assert taken == (taking | {f"{prefix}-cron-dlq"} if name == f"{prefix}-jobs-bulk" else set())
+    # what came from a front door goes back through it
+    sends = {
+        queue.rpartition(":")[2] for queue in templates.allowed(template, f"{prefix}-jobs-bulk")["sqs:SendMessage"]
+    }
+    assert {f"{prefix}-{queue}" for queue in Queue} <= sends
 
 
 def test_a_schedules_role_serves_the_schedules_of_its_group_alone(real: Synthesised) -> None:

@@ -2,27 +2,160 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter
+
+from shared.jobs.admission import admit
+from shared.jobs.errors import UnknownTaskError
+from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
+from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.inspector.selection import check_limit, checked, select
+from shared.jobs.job import Job, check, new_id
+from shared.jobs.store import CANCEL, MARK_SENT, State
 
 if TYPE_CHECKING:
+    from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
+    from shared.jobs.job import Ready
+
+TYPE = "jobs:bulk"
+REDRIVE = "redrive"
+"""The action of a row of ``bulks`` that also sends dead letters back."""
+MAX_RATE = 500
+MAX_CANARY = 100
+MOST = 10_000_000
+"""Tasks that one action counts at the most."""
+
+FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
+
+INSERT = """
+insert into bulks (id, action, filter, who, reason, rate, canary, total)
+values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
+"""
 
 
 def start(
     reach: Reach, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
 ) -> BulkView:
-    raise NotImplementedError
+    """Raises :class:`SelectionError` where nothing matches, or it cannot be done in the time of a task."""
+    try:
+        action = BulkAction(action)
+    except ValueError:
+        raise SelectionError("action", f"{action!r} is not one of {', '.join(BulkAction)}") from None
+    return begin(reach, action, frozen(reach, filter_), rate=rate, canary=canary, reason=reason)
+
+
+def frozen(reach: Reach, filter_: Filter) -> Filter:
+    """The filter as it will be walked: what is created from now on is left out, by the database's clock."""
+    filter_ = checked(reach, filter_)
+    [[now]] = reach.connection.run("select clock_timestamp()")
+    before: datetime = now if filter_.created_before is None else min(now, filter_.created_before)
+    return replace(filter_, created_before=before)
+
+
+def begin(
+    reach: Reach, action: str, filter_: Filter, *, rate: int, canary: int, reason: str | None, letters: int = 0
+) -> BulkView:
+    """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
+
+    ``filter_``: a :func:`frozen` one. ``letters``: messages without a row that are to be sent back as well.
+    """
+    _check_number("rate", rate, 1, MAX_RATE)
+    _check_number("canary", canary, 0, MAX_CANARY)
+    ready = _ready(reach)
+    with audit.action(reach, f"bulk {action}", ready.id, reason) as doing:
+        total = _count(doing.connection, filter_) + letters
+        _check_total(reach, total, rate)
+        document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
+        numbers = (str(number) for number in (rate, canary, total))
+        doing.connection.run(
+            INSERT, ready.id, action, json.dumps(document), doing.who, audit.check_reason(reason), *numbers
+        )
+        admit(doing.connection.run, [ready])
+        doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
+    if not reach.sqs.send_many([ready.entry]):  # else the sweep sends it
+        reach.connection.run(MARK_SENT, json.dumps([ready.id]))
+    return view(reach, ready.id)
+
+
+def _ready(reach: Reach) -> Ready:
+    if TYPE not in reach.tasks:
+        raise SelectionError("action", f"the task {TYPE!r}, which does it, is not deployed here")
+    task = reach.tasks[TYPE]
+    return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=reach.prefix)
+
+
+def _count(connection: Connection, filter_: Filter) -> int:
+    selection = select("created_at, id", filter_, None, MOST)
+    [[number]] = connection.run(f"select count(*) from ({selection.sql}) as matching", *selection.parameters)
+    return int(number)
+
+
+def _check_total(reach: Reach, total: int, rate: int) -> None:
+    if not total:
+        raise SelectionError("filter", "no task matches it; nothing was begun")
+    most = int(reach.tasks[TYPE].timeout.total_seconds() * rate * 0.9)
+    if total > most:
+        raise SelectionError(
+            "rate",
+            f"{total} tasks match, and at {rate} a second {most} can be done in the time that {TYPE} has; "
+            "give a higher rate, or a narrower filter",
+        )
+
+
+def _check_number(field: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise SelectionError(field, f"a whole number from {low} to {high} is required")
+
+
+# --- Looking -------------------------------------------------------------------------------------------------------
+
+VIEW = """
+select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
+       coalesce(b.stopped, case when t.state in ('archived', 'cancelled') then t.reason end),
+       b.started_at, t.finished_at
+  from bulks b join tasks t on t.id = b.id
+"""
 
 
 def view(reach: Reach, id_: str) -> BulkView:
-    raise NotImplementedError
+    rows = reach.connection.run(f"{VIEW} where b.id = $1", id_)
+    if not rows:
+        raise UnknownTaskError(id_)
+    return _view(rows[0])
 
 
 def bulks(reach: Reach, limit: int) -> tuple[BulkView, ...]:
-    raise NotImplementedError
+    check_limit(limit)
+    rows = reach.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
+    return tuple(map(_view, rows))
+
+
+def _view(row: list[Any]) -> BulkView:
+    id_, action, filter_, who, state, *rest = row
+    return BulkView(id_, action, FILTER.validate_python(filter_), who, State(state), *rest)
+
+
+# --- Stopping ------------------------------------------------------------------------------------------------------
 
 
 def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
-    raise NotImplementedError
+    """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended."""
+    before = view(reach, id_)
+    with audit.action(reach, "abort", id_, reason) as doing:
+        if not doing.connection.run(CANCEL, id_):
+            raise _ended(reach, before)
+        doing.connection.run("update bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
+        doing.details |= {"done": before.done, "total": before.total}
+    return view(reach, id_)
+
+
+def _ended(reach: Reach, before: BulkView) -> ActionError:
+    live = (State.SCHEDULED, State.PENDING, State.ACTIVE, State.RETRY)
+    [[state]] = reach.connection.run("select state from tasks where id = $1", before.id)
+    return ActionError(before.id, "abort", State(state), live, audit.last(reach.connection, before.id))

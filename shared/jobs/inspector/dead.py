@@ -1,18 +1,185 @@
-"""Dead letters: what was given up, grouped by what went wrong, and sent back."""
+"""Dead letters: what was given up, grouped by what went wrong, and sent back.
+
+The record explains most of what is in the dead-letter queues. Only where one holds more are its messages looked at, and
+then no more than :data:`LOOKED_AT` of them: the groups are there in a second, however many have died.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
-from shared.jobs.inspector.answers import BulkView, DeadLetters, Filter
+from shared.jobs.delivery import Delivery
+from shared.jobs.failure import normalised
+from shared.jobs.inspector import bulk
+from shared.jobs.inspector.answers import BulkView, DeadGroup, DeadLetters, Filter
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.letters import (
+    FINGERPRINT,
+    MAX_SHOWN,
+    Counted,
+    Letter,
+    count_all,
+    queues_of,
+    side_by_side,
+    told,
+)
+from shared.jobs.inspector.redrive import wanted
+from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_BATCH, Queue, dead_letter_name, function_name, lane_name
+from shared.jobs.store import State
 
 if TYPE_CHECKING:
+    from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
+    from shared.jobs.sqs import Sqs
+
+LOOKED_AT = 100
+"""Messages of one queue."""
+LOOK_SECONDS = 20
+"""How long a message that is looked at is hidden if it cannot be given back."""
+MAX_GROUPS = 500
+
+GROUPS = f"""
+select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.error_message, t.reason, ''),
+       g.number, g.first_at, g.last_at, g.example, t.queue
+  from (select coalesce(fingerprint, '') as fingerprint, count(*) as number, min(finished_at) as first_at,
+               max(finished_at) as last_at, (array_agg(id order by finished_at desc))[1] as example
+          from tasks where state = 'archived' and not cleared group by 1, case when fingerprint is null then type end
+       ) as g join tasks t on t.id = g.example
+ order by g.number desc, g.last_at desc, g.fingerprint limit {MAX_GROUPS}
+"""
+EXPLAINED = f"""
+select type, queue, count(*) from tasks
+ where state = 'archived' and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
+ group by 1, 2
+"""
 
 
 def groups(reach: Reach) -> DeadLetters:
-    raise NotImplementedError
+    """Messages are hidden from others for as long as they are looked at, and then given back."""
+    depths, letters, unread = _letters(reach)
+    found = [*_recorded(reach), *_unrecorded(reach, letters)]
+    found.sort(key=lambda group: (-group.count, group.fingerprint))
+    return DeadLetters(tuple(found), {queue: counted.all for queue, counted in sorted(depths.items())}, unread)
 
 
 def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
-    raise NotImplementedError
+    """Raises :class:`SelectionError` where neither a row nor a message matches."""
+    frozen = bulk.frozen(reach, filter_)
+    if not frozen.states:
+        frozen = replace(frozen, states=(State.ARCHIVED,))
+    if bad := set(frozen.states) - {State.ARCHIVED, State.CANCELLED}:
+        raise SelectionError("states", f"archived and cancelled tasks can be redriven, not {', '.join(sorted(bad))}")
+    return bulk.begin(
+        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=_number_wanted(reach, frozen)
+    )
+
+
+def _number_wanted(reach: Reach, filter_: Filter) -> int:
+    """How many messages without a row match, of those that are looked at."""
+    if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
+        return 0
+    _, letters, _ = _letters(reach)
+    return sum(wanted(letter, filter_, reach.prefix, reach.tasks) for letter in letters)
+
+
+# --- The record ----------------------------------------------------------------------------------------------------
+
+
+def _recorded(reach: Reach) -> list[DeadGroup]:
+    found = []
+    for fingerprint, type_, error_type, message, number, first, last, example, queue in reach.connection.run(GROUPS):
+        found.append(
+            DeadGroup(
+                fingerprint=fingerprint,
+                type=type_,
+                error_type=error_type,
+                message=shown(message),
+                recorded=True,
+                count=number,
+                first_at=first,
+                last_at=last,
+                example=example,
+                queue=dead_letter_name(lane_name(reach.prefix, Queue(queue), type_)),
+                log_link=log_link(reach, type_),
+            )
+        )
+    return found
+
+
+def shown(message: str) -> str:
+    """The first line of an error, without what is one task's alone."""
+    return normalised(message.partition("\n")[0])[:MAX_SHOWN]
+
+
+def log_link(reach: Reach, type_: str) -> str | None:
+    """The log group of a type's function in the AWS console. Its address is encoded twice, with ``$`` for ``%``."""
+    if not reach.region or not type_:
+        return None
+    group = quote(quote(f"/aws/lambda/{function_name(reach.prefix, type_)}", safe=""), safe="").replace("%", "$")
+    console = f"https://{reach.region}.console.aws.amazon.com/cloudwatch/home?region={reach.region}"
+    return f"{console}#logsV2:log-groups/log-group/{group}"
+
+
+# --- Messages that the record does not explain ---------------------------------------------------------------------
+
+
+def _letters(reach: Reach) -> tuple[Mapping[str, Counted], list[Letter], int]:
+    """Depths of the dead-letter queues; what was found where there is more than rows; how many were not looked at."""
+    depths = count_all(reach.sqs, queues_of(reach.prefix, reach.tasks))
+    explained = _explained(reach.connection, reach.prefix)
+    queues = [queue for queue, counted in depths.items() if counted.all > explained[queue]]
+    looks = side_by_side(lambda queue: _look(reach.sqs, queue), queues, reach.sqs) if queues else []
+    deliveries = [delivery for look in looks for delivery in look]
+    unread = sum(max(0, depths[queue].all - len(look)) for queue, look in zip(queues, looks, strict=True))
+    return depths, told(reach.connection, reach.tasks, deliveries), unread
+
+
+def _explained(connection: Connection, prefix: str) -> Counter[str]:
+    """How many messages of archived rows each dead-letter queue should hold."""
+    found: Counter[str] = Counter()
+    for type_, queue, number in connection.run(EXPLAINED):
+        found[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
+    return found
+
+
+def _look(sqs: Sqs, queue: str) -> list[Delivery]:
+    """Receive some, and let others see them again. Nothing is deleted."""
+    found: dict[str, Any] = {}
+    while len(found) < LOOKED_AT:
+        messages = sqs.receive_many(queue, LOOK_SECONDS)
+        found |= {message["MessageId"]: message for message in messages}
+        if len(messages) < MAX_BATCH:
+            break
+    sqs.set_visibility(queue, {message["ReceiptHandle"]: 0 for message in found.values()})
+    return [Delivery.received(message, queue) for message in found.values()]
+
+
+def _unrecorded(reach: Reach, letters: Sequence[Letter]) -> list[DeadGroup]:
+    alike: defaultdict[str, list[Letter]] = defaultdict(list)
+    for letter in letters:
+        if letter.grouped:
+            alike[letter.fingerprint].append(letter)
+    return [_group(reach, sorted(some, key=lambda letter: letter.at)) for some in alike.values()]
+
+
+def _group(reach: Reach, letters: Sequence[Letter]) -> DeadGroup:
+    """Of letters with one fingerprint, oldest first."""
+    last = letters[-1]
+    error_type, message = last.error
+    return DeadGroup(
+        fingerprint=last.fingerprint,
+        type=last.type,
+        error_type=error_type,
+        message=message,
+        recorded=False,
+        count=len(letters),
+        first_at=letters[0].at,
+        last_at=last.at,
+        example=last.id or last.delivery.message_id,
+        queue=last.delivery.queue,
+        log_link=log_link(reach, last.type),
+    )

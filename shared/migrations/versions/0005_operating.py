@@ -33,7 +33,8 @@ create table audit (
 )
 """
 
-# A bulk action beside its task `jobs:bulk`, which has the same id: what it was to do, and what it has done.
+# A bulk action beside its task `jobs:bulk`, which has the same id: what it was to do, and what it has done. Those of
+# `canary_ids` came first, and have to end well by `canary_until` for the rest to follow.
 BULKS = """
 create table bulks (
     id         text collate "C" primary key,
@@ -43,6 +44,8 @@ create table bulks (
     reason     text,
     rate       integer not null,
     canary     integer not null,
+    canary_ids text[] not null default '{}',
+    canary_until timestamptz,
     total      integer not null,
     done       integer not null default 0,
     skipped    integer not null default 0,

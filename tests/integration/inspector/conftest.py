@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from functions.jobs_bulk import handler as bulk_handler
+from functions.jobs_bulk.handler import jobs_bulk
 from shared.db import Database
 from shared.jobs.inspector import Inspector
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
+from tests.integration.inspector.bulks import Bulks
 from tests.integration.jobs import samples
 from tests.integration.jobs.conftest import (  # noqa: F401 - fixtures
     PREFIX,
@@ -29,6 +32,7 @@ TASKS = {
         samples.sample_tick,
         samples.sample_watched,
         samples.sample_alert,
+        jobs_bulk,
     )
 }
 """What is declared, in these tests."""
@@ -66,3 +70,11 @@ def deployed(world: World) -> World:  # noqa: F811
         for queue in (name, dead_letter_name(name)):
             world.sqs.client.create_queue(QueueName=queue)
     return world
+
+
+@pytest.fixture
+def bulks(deployed: World, monkeypatch: pytest.MonkeyPatch) -> Bulks:
+    """Bulk actions over these declarations."""
+    monkeypatch.setattr(bulk_handler, "discover", lambda: TASKS)
+    monkeypatch.setattr(bulk_handler, "Sqs", lambda: deployed.sqs)
+    return Bulks(deployed)

@@ -1,0 +1,30 @@
+"""What an operator does to many tasks at once: retries, redrives, cancels, archives or deletes them, chunk by chunk."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from shared import settings
+from shared.jobs import Grants, Payload, Queue, TaskContext, task
+from shared.jobs.discovery import discover
+from shared.jobs.sqs import Sqs
+
+
+class JobsBulk(Payload):
+    """Nothing to say: the table ``bulks`` has what is to be done, under the task's id."""
+
+
+@task(
+    "jobs:bulk",
+    queue=Queue.LOW,
+    max_retry=2,
+    retry_delay=timedelta(seconds=30),
+    timeout=timedelta(hours=6),
+    retention=timedelta(days=90),
+    resumable=True,
+    grants=Grants(enqueue=("*",), dead_letters=True),
+)
+def jobs_bulk(payload: JobsBulk, ctx: TaskContext) -> Mapping[str, Any]:
+    from shared.jobs.inspector.bulk_run import BulkRun
+
+    return BulkRun(ctx, Sqs(), settings.prefix(), discover()).run()

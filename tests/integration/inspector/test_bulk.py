@@ -1,0 +1,207 @@
+"""Actions on many tasks: begun with an audit entry, done chunk by chunk, stopped when somebody says so."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from shared.jobs import Queue, State
+from shared.jobs.errors import UnknownTaskError
+from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector
+from shared.jobs.inspector.errors import SelectionError
+from tests.integration.inspector.bulks import RECORD, Bulks
+from tests.integration.jobs.conftest import World
+from tests.integration.jobs.faults import archived, put
+from tests.integration.jobs.samples import sample_alert, sample_batch, sample_one
+
+BRIEF = 8.0
+"""Seconds of an invocation that ends after one chunk: three are Lambda's own, five the least that a chunk is given."""
+
+
+def put_archived(world: World, *ids: str, **columns: object) -> None:
+    for id_ in ids:
+        put(world, sample_one, id_, **archived(**columns))
+
+
+def states(world: World) -> dict[str, str]:
+    return {row[0]: row[1] for row in world.run("select id, state from tasks where type <> 'jobs:bulk' order by id")}
+
+
+# --- Beginning -----------------------------------------------------------------------------------------------------
+
+
+def test_a_bulk_action_is_a_task_with_its_count_and_its_audit_entry(inspector: Inspector, bulks: Bulks) -> None:
+    # given
+    put_archived(bulks.world, "a", "b", "c")
+    # when
+    view = inspector.bulk(BulkAction.RETRY, Filter(states=(State.ARCHIVED,)), rate=7, reason="mended")
+    # then
+    assert (view.action, view.total, view.done, view.state, view.who) == ("retry", 3, 0, State.PENDING, "op")
+    assert view.filter.created_before is not None
+    assert inspector.bulk_view(view.id) == view
+    assert inspector.bulks() == (view,)
+    [entry] = inspector.audit(target=view.id)
+    assert (entry.action, entry.who, entry.reason) == ("bulk retry", "op", "mended")
+    assert entry.details["total"] == 3
+    assert [message["Body"] for message in bulks.waiting()]
+
+
+def test_a_filter_that_matches_nothing_begins_nothing(inspector: Inspector, bulks: Bulks) -> None:
+    with pytest.raises(SelectionError, match="filter: no task matches it; nothing was begun"):
+        inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)))
+    assert inspector.bulks() == ()
+    assert bulks.world.run("select from audit") == []
+    assert bulks.world.run("select from tasks") == []
+
+
+@pytest.mark.parametrize("rate", [0, 501, True, 1.5])
+def test_a_rate_that_cannot_be_kept_is_refused(rate: int, inspector: Inspector, bulks: Bulks) -> None:
+    put_archived(bulks.world, "a")
+    with pytest.raises(SelectionError, match="rate: a whole number from 1 to 500 is required"):
+        inspector.bulk(BulkAction.RETRY, Filter(), rate=rate)
+
+
+def test_what_would_take_longer_than_the_task_may_is_refused(inspector: Inspector, bulks: Bulks) -> None:
+    bulks.world.run(
+        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        " select 'n' || n, 'sample:one', 'default', 'pending', '', 1, 60 from generate_series(1, 20000) n"
+    )
+    with pytest.raises(SelectionError, match="rate: 20000 tasks match, and at 1 a second 19440 can be done"):
+        inspector.bulk(BulkAction.CANCEL, Filter(states=(State.PENDING,)), rate=1)
+
+
+# --- Doing ---------------------------------------------------------------------------------------------------------
+
+
+def test_all_that_match_are_done_and_their_messages_are_out_at_once(inspector: Inspector, bulks: Bulks) -> None:
+    # given
+    world = bulks.world
+    put_archived(world, *(f"t{n}" for n in range(25)))
+    put(world, sample_batch, "other", **archived())
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",), states=(State.ARCHIVED,)), rate=500)
+    # when
+    assert bulks.run(view.id) == []
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.state, view.total, view.done, view.skipped, view.stopped) == (State.COMPLETED, 25, 25, 0, None)
+    assert set(states(world).values()) == {"pending", "archived"}
+    assert states(world)["other"] == "archived"
+    assert bulks.depth(world.lane(sample_one)) == 25
+    assert world.run("select count(*) from tasks where type = 'sample:one' and sent_at is null") == [[0]]
+    assert world.row(view.id)["result"] == {"total": 25, "done": 25, "skipped": 0, "failed": 0, "stopped": None}
+
+
+def test_what_has_changed_meanwhile_is_skipped_and_what_came_later_is_left(inspector: Inspector, bulks: Bulks) -> None:
+    # given
+    world = bulks.world
+    put_archived(world, "a", "b")
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
+    inspector.retry("a")
+    put_archived(world, "later")
+    # when
+    bulks.run(view.id)
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.total, view.done, view.skipped) == (2, 1, 1)
+    assert states(world) == {"a": "pending", "b": "pending", "later": "archived"}
+
+
+def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bulks: Bulks) -> None:
+    # given a run that ends with its invocation, after the first chunk
+    world = bulks.world
+    put_archived(world, "a", "b", "c")
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    assert bulks.run(view.id, seconds=BRIEF) == [bulks.message_id]
+    assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
+    # when the first one is given up again before the rest
+    world.run("update tasks set state = 'archived', dead_sent_at = clock_timestamp() where id = 'a'")
+    bulks.run(view.id, seconds=60)
+    # then
+    assert states(world) == {"a": "archived", "b": "pending", "c": "pending"}
+    assert world.row("a")["generation"] == 1
+    assert inspector.bulk_view(view.id).done == 3
+
+
+def test_tasks_that_are_given_up_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
+    world = bulks.world
+    sweep_lane = bulks.make("jobs-low-jobs-sweep")
+    put(world, sample_one, "a")
+    view = inspector.bulk(BulkAction.ARCHIVE, Filter(ids=("a",)), rate=500)
+    bulks.run(view.id)
+    assert states(world) == {"a": "archived"}
+    assert bulks.depth(sweep_lane) == 1  # woken, to send it
+
+
+def test_a_cancel_of_everything_does_not_cancel_itself(inspector: Inspector, bulks: Bulks) -> None:
+    world = bulks.world
+    put(world, sample_one, "a")
+    put(world, sample_alert, "b", state="scheduled")
+    view = inspector.bulk(BulkAction.CANCEL, Filter(), rate=500)
+    bulks.run(view.id)
+    assert states(world) == {"a": "cancelled", "b": "cancelled"}
+    assert inspector.bulk_view(view.id).state is State.COMPLETED
+
+
+def test_a_task_that_no_operator_has_begun_is_given_up(bulks: Bulks) -> None:
+    put(bulks.world, bulks.task, "stray", payload={}, queue=Queue.LOW)
+    bulks.run("stray")
+    row = bulks.world.row("stray")
+    assert (row["state"], row["reason"]) == (
+        "archived",
+        "SkipRetry: no bulk action has this id: they are begun by an operator's bulk or redrive",
+    )
+
+
+# --- Stopping ------------------------------------------------------------------------------------------------------
+
+
+def test_an_abort_leaves_what_is_done_and_touches_no_more(inspector: Inspector, bulks: Bulks) -> None:
+    # given
+    world = bulks.world
+    put_archived(world, "a", "b", "c")
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    bulks.run(view.id, seconds=BRIEF)
+    # when
+    stopped = inspector.abort(view.id, reason="enough")
+    # then
+    assert (stopped.state, stopped.done, stopped.stopped) == (State.CANCELLED, 1, "aborted by op")
+    bulks.run(view.id)
+    assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
+    assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
+
+
+def test_a_run_that_is_under_way_stops_at_its_next_check(inspector: Inspector, bulks: Bulks) -> None:
+    # given one that is aborted by a tap after its first chunk
+    world = bulks.world
+    put_archived(world, "a", "b", "c")
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    # when
+    bulks.run(view.id, after_commits={1: lambda: inspector.abort(view.id)})
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.state, view.stopped) == (State.CANCELLED, "aborted by op")
+    assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
+
+
+def test_an_abort_of_one_that_has_ended_says_so(inspector: Inspector, bulks: Bulks) -> None:
+    put_archived(bulks.world, "a")
+    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    bulks.run(view.id)
+    with pytest.raises(ActionError, match=f"task '{view.id}' is completed; abort is for tasks that are scheduled, "):
+        inspector.abort(view.id)
+    with pytest.raises(UnknownTaskError):
+        inspector.abort("nothing")
+    with pytest.raises(UnknownTaskError):
+        inspector.bulk_view("a")
+
+
+def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: Bulks) -> None:
+    put_archived(bulks.world, "a")
+    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    bulks.run(view.id)
+    for _ in ("content", "row"):
+        bulks.world.run("update tasks set expire_at = now() where id = $1", view.id)
+        bulks.sweep()
+    assert bulks.world.run(f"select from {RECORD}") == []
+    assert timedelta(days=30) <= bulks.task.retention
