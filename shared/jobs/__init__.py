@@ -1,7 +1,7 @@
 """Background jobs on SQS and Lambda, recorded in Postgres.
 
 Declare
-    task, Payload, Queue, Grants, cron, every, ArchivedTask
+    task, Payload, Redacted, Queue, Grants, cron, every, ArchivedTask
 Enqueue
     JobClient, Job, Enqueued, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
 Look
@@ -29,6 +29,7 @@ from shared.jobs.errors import (
 from shared.jobs.job import Job
 from shared.jobs.payload import ArchivedTask, Payload
 from shared.jobs.queues import Queue
+from shared.jobs.redaction import Redacted
 from shared.jobs.status import Progress, TaskStatus
 from shared.jobs.store import State
 from shared.jobs.task import Grants, Task, task
@@ -48,6 +49,7 @@ __all__ = [
     "Payload",
     "Progress",
     "Queue",
+    "Redacted",
     "RetryAfter",
     "RevokeTask",
     "SkipRetry",

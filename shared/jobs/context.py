@@ -29,6 +29,7 @@ from shared.jobs.errors import (
 from shared.jobs.failure import storable, text_of
 from shared.jobs.pages import Pages, Source, key_of
 from shared.jobs.queues import RESUME_RESERVE
+from shared.jobs.scrubbing import scrubber
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from shared.jobs.job import Job, JobOptions
     from shared.jobs.payload import Payload
     from shared.jobs.queues import Queue
+    from shared.jobs.scrubbing import Scrub
     from shared.jobs.store import Finish
     from shared.jobs.task import Task
 
@@ -207,6 +209,10 @@ class TaskContext:
 
     # --- Long work -------------------------------------------------------------------------------------------------
 
+    @cached_property
+    def _scrub(self) -> Scrub:
+        return scrubber(self._task.payload, self._claim.payload, headers=self.headers)
+
     def check(self) -> None:
         """Raise :class:`TaskCancelled` where the task was cancelled meanwhile. Asks at most once a second.
 
@@ -219,13 +225,13 @@ class TaskContext:
         """Tell how far the run is, visible at once, and check as :meth:`check` does.
 
         Written at most once a second, and when ``done`` reaches ``total``. ``note``: 200 characters are kept; it is
-        shown to operators, so no payload value belongs in it.
+        shown to operators, so no payload value belongs in it; values of redacted fields are taken out.
         """
         if not (_is_count(done) and (total is None or _is_count(total))):
             raise ValueError("progress: done and total are whole numbers of zero or more")
         if time.monotonic() - self._told_at >= TELL_EVERY_SECONDS or done == total:
             self._told_at = time.monotonic()
-            self._tell(done, total, storable(note[:MAX_NOTE]) if note else None)
+            self._tell(done, total, storable(self._scrub(note)[:MAX_NOTE]) if note else None)
 
     def _tell(self, done: int | None, total: int | None, note: str | None) -> None:
         """Over the connection beside the handler's where its transaction is open, which would hide it until its end.

@@ -5,16 +5,24 @@ from __future__ import annotations
 import hashlib
 import re
 import traceback as tracebacks
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
 from shared.db import sqlstate
 
+if TYPE_CHECKING:
+    from shared.jobs.scrubbing import Scrub
+
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 8_000
 OWN_CODE = ("/functions/", "/shared/platform/")
 """Frames by which errors are told apart: where our own code failed, not the library it called."""
+CAUSED = "The above exception was the direct cause of the following exception:"
+MEANWHILE = "During handling of the above exception, another exception occurred:"
+"""Python's own words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +33,19 @@ class Failure:
     traceback: str
 
     @classmethod
-    def of(cls, type_: str, error: BaseException) -> Failure:
+    def of(cls, type_: str, error: BaseException, scrub: Scrub = str) -> Failure:
+        """``scrub``: takes out of texts what is not to be kept."""
         name = type(error).__name__
         frames = tracebacks.extract_tb(error.__traceback__)
         own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]
         where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}" if own else ""
-        message = text_of(error)
+        message = text_of(error, scrub)
         key = "|".join((type_, name, normalised(message), where))
-        lines = "".join(tracebacks.format_exception(error))
         return cls(
             error_type=name,
             error_message=message,
             fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
-            traceback=storable(lines[-MAX_TRACEBACK:]),
+            traceback=storable("".join(_lines(error, scrub, set()))[-MAX_TRACEBACK:]),
         )
 
 
@@ -56,14 +64,32 @@ def normalised(message: str) -> str:
     return message
 
 
-def text_of(error: BaseException) -> str:
+def _lines(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[str]:
+    """As Python prints it: causes first, each with its frames; the errors' texts as :func:`text_of` tells them."""
+    seen.add(id(error))
+    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    if before is not None and id(before) not in seen:
+        yield from _lines(before, scrub, seen)
+        yield f"\n{CAUSED if error.__cause__ else MEANWHILE}\n\n"
+    if error.__traceback__ is not None:
+        yield "Traceback (most recent call last):\n"
+        yield from tracebacks.format_tb(error.__traceback__)
+    yield f"{type(error).__qualname__}: {text_of(error, scrub)}\n"
+    yield from (f"{scrub(str(note))}\n" for note in getattr(error, "__notes__", ()))
+    for number, member in enumerate(error.exceptions if isinstance(error, BaseExceptionGroup) else (), 1):
+        if id(member) not in seen:
+            yield f"\n{number} of the group:\n\n"
+            yield from _lines(member, scrub, seen)
+
+
+def text_of(error: BaseException, scrub: Scrub = str) -> str:
     """One error as a line or two; of a database error its message and code, without the row or the value it names."""
     original = getattr(error, "orig", None) or error
     try:
         text = _of_database(original) if isinstance(original, PostgresError) else str(error)
     except Exception:  # an error that cannot even be printed is still a failed attempt
         text = ""
-    return storable(text[:MAX_TEXT]) or type(error).__name__
+    return storable(scrub(text)[:MAX_TEXT]) or type(error).__name__
 
 
 def _of_database(error: PostgresError) -> str:

@@ -23,11 +23,13 @@ from shared.jobs.errors import (
 from shared.jobs.failure import Failure, storable, text_of
 from shared.jobs.queues import SNOOZE_CEILING
 from shared.jobs.retry import LONGEST, RetryDelay, delay_after
+from shared.jobs.scrubbing import Scrub, scrubber
 from shared.jobs.store import Finish, State
 from shared.jobs.text import check_tree
 
 if TYPE_CHECKING:
     from shared.jobs.claim import Claim
+    from shared.jobs.payload import Payload
     from shared.jobs.task import Task
 
 MISMATCH_DELAY = timedelta(minutes=1)
@@ -43,37 +45,44 @@ def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
     )
 
 
-def failed(task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int) -> Finish:
-    """The handler raised ``error``, or its payload could not be read."""
-    return replace(_decide(task, claim, error), duration_ms=duration_ms)
+def failed(
+    task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int, payload: Payload | None = None
+) -> Finish:
+    """The handler raised ``error``, or its payload could not be read: then there is no ``payload``."""
+    scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
+    return replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
 
 
-def _decide(task: Task[Any, Any], claim: Claim, error: BaseException) -> Finish:  # noqa: PLR0911 - a row each
+def _decide(  # noqa: PLR0911 - a row each
+    task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub
+) -> Finish:
     left = claim.attempt < claim.allowed
     match error:
         case TaskCancelled():
             return _finish(claim, "cancelled", State.CANCELLED, reason="cancelled while it ran")
         case RevokeTask():
-            return _finish(claim, "revoked", State.CANCELLED, reason=text_of(error))
+            return _finish(claim, "revoked", State.CANCELLED, reason=text_of(error, scrub))
         case Snooze() if claim.snoozes < SNOOZE_CEILING:
             return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
         case SkipRetry():
-            return _archived(task, claim, error, f"SkipRetry: {text_of(error)}")
+            return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
         case UnreadablePayloadError() if _foreign_schema(task, claim) and _patient(claim):
             return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
         case UnreadablePayloadError():
-            return _archived(task, claim, error, f"UnreadablePayloadError: {text_of(error)}")
+            return _archived(task, claim, error, scrub, f"UnreadablePayloadError: {text_of(error, scrub)}")
         case Continued():
             return _finish(claim, "continued", State.PENDING, counted=False, continued=True)
         case TaskTimeout() if _past_deadline(claim):
-            return _archived(task, claim, error, "DeadlinePassed: it passed while the task ran")
+            return _archived(task, claim, error, scrub, "DeadlinePassed: it passed while the task ran")
         case RetryAfter() if left:
-            return _retry(task, claim, error, error.delay)
+            return _retry(task, claim, error, scrub, error.delay)
         case _ if left:
-            return _retry(task, claim, error, delay_after(_retry_delay(task, claim), claim.attempt, error))
+            return _retry(task, claim, error, scrub, delay_after(_retry_delay(task, claim), claim.attempt, error))
         case _:
-            reason = f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error)}"
-            return _archived(task, claim, error, reason)
+            reason = (
+                f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error, scrub)}"
+            )
+            return _archived(task, claim, error, scrub, reason)
 
 
 def _foreign_schema(task: Task[Any, Any], claim: Claim) -> bool:
@@ -94,13 +103,13 @@ def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
     return [timedelta(seconds=seconds) for seconds in told] if told else task.retry_delay
 
 
-def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, delay: timedelta) -> Finish:
+def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, delay: timedelta) -> Finish:
     outcome = "timeout" if isinstance(error, TaskTimeout) else "failed"
-    return _finish(claim, outcome, State.RETRY, delay=delay, failure=Failure.of(task.type, error))
+    return _finish(claim, outcome, State.RETRY, delay=delay, failure=Failure.of(task.type, error, scrub))
 
 
-def _archived(task: Task[Any, Any], claim: Claim, error: BaseException, reason: str) -> Finish:
-    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=Failure.of(task.type, error))
+def _archived(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, reason: str) -> Finish:
+    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=Failure.of(task.type, error, scrub))
 
 
 def _finish(

@@ -66,7 +66,7 @@ def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
     models = [model]
     for part in item["loc"][:-1] if unknown else item["loc"]:
         fields = [(name, info) for known in models for name, info in known.model_fields.items()]
-        found = [info for name, info in fields if part in (name, *_aliases(info))]
+        found = [info for name, info in fields if part in (name, *aliases(info))]
         if found or isinstance(part, int):
             path.append(str(part))
         if found:
@@ -96,7 +96,7 @@ def _parts(info: FieldInfo) -> list[Any]:
     return parts
 
 
-def _aliases(info: FieldInfo) -> list[Any]:
+def aliases(info: FieldInfo) -> list[Any]:
     """The keys by which a field is read, besides its name."""
     alias = info.validation_alias
     return alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
@@ -128,9 +128,9 @@ def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> No
     if info.exclude and info.is_required():
         raise DeclarationError(f"{where}: is required and never written; drop exclude=True, or give it a default")
     written = (config.get("serialize_by_alias") and info.serialization_alias) or name
-    aliases = _aliases(info) if config.get("validate_by_alias", True) else []
-    by_name = not aliases or config.get("validate_by_name") or config.get("populate_by_name")
-    if written not in aliases and not (by_name and written == name):
+    read_by = aliases(info) if config.get("validate_by_alias", True) else []
+    by_name = not read_by or config.get("validate_by_name") or config.get("populate_by_name")
+    if written not in read_by and not (by_name and written == name):
         raise DeclarationError(
             f"{where}: is written as {written!r}, a key by which it is not read; drop its alias, or go by names: "
             "ConfigDict(validate_by_name=True, serialize_by_alias=False)"

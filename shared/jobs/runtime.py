@@ -45,6 +45,7 @@ from shared.jobs.unique import of_foreign
 
 if TYPE_CHECKING:
     from shared.db import Connection
+    from shared.jobs.payload import Payload
     from shared.jobs.task import Task
 
 KILL_MARGIN_SECONDS = 3.0
@@ -221,6 +222,7 @@ class Worker:
         started = time.perf_counter()
         error: BaseException | None = None
         written = False
+        payload: Payload | None = None
         try:
             payload = self._task.read(claimed.payload, claimed.schema)
             with alarm:
@@ -236,7 +238,7 @@ class Worker:
             self._undo(context)
             if isinstance(error, TaskTimeout) and context.goes_on:
                 error = Continued()
-            end = outcome.failed(self._task, claimed, error, _ms_since(started))
+            end = outcome.failed(self._task, claimed, error, _ms_since(started), payload)
         context.close()
         if isinstance(error, LeaseLostError):
             self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)

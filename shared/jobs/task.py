@@ -34,6 +34,8 @@ from shared.jobs.queues import (
     folder_of,
     slug_of,
 )
+from shared.jobs.redaction import unmarked
+from shared.jobs.scrubbing import scrubber
 from shared.jobs.unique import LONGEST_UNIQUE, Until
 
 if TYPE_CHECKING:
@@ -137,8 +139,9 @@ class Task(Generic[P, R]):
 
     @cached_property
     def schema_digest(self) -> str:
-        """12 hex characters that change when the payload's schema does."""
-        return hashlib.sha256(canonical(self.schema).encode()).hexdigest()[:12]
+        """12 hex characters that change when what the payload's schema takes does: not by a mark of redaction, whose
+        deploy would else look like one of another payload."""
+        return hashlib.sha256(canonical(unmarked(self.schema)).encode()).hexdigest()[:12]
 
     def read(self, payload: Any, schema: str | None) -> P:
         """Validate a received payload.
@@ -150,11 +153,16 @@ class Task(Generic[P, R]):
             return self.payload.model_validate(payload)
         except ValidationError as error:
             if schema is None or schema == self.schema_digest:
-                raise UnreadablePayloadError(f"payload: {describe(error, self.payload)}") from None
+                raise self._unreadable(payload, error) from None
         try:
             return self.payload.model_validate(payload, extra="ignore")
         except ValidationError as error:
-            raise UnreadablePayloadError(f"payload: {describe(error, self.payload)}") from None
+            raise self._unreadable(payload, error) from None
+
+    def _unreadable(self, payload: Any, error: ValidationError) -> UnreadablePayloadError:
+        """A validator of the model's own may have put the value into its words."""
+        words = describe(error, self.payload)
+        return UnreadablePayloadError(f"payload: {scrubber(self.payload, payload)(words)}")
 
     def write(self, payload: P) -> dict[str, Any]:
         """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""

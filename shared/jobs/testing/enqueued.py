@@ -15,6 +15,8 @@ from pydantic_core import to_jsonable_python
 from shared.jobs.message import decode
 from shared.jobs.payload import Payload
 from shared.jobs.queues import Queue
+from shared.jobs.redaction import masked
+from shared.jobs.scrubbing import scrubber
 from shared.jobs.store import State
 from shared.jobs.testing.errors import KitError
 
@@ -147,7 +149,8 @@ class Captured(Sequence[EnqueuedTask]):
         wanted = {name: value for name, value in given.items() if value is not None}
         wanted |= {name: value for name, value in (("tenant", tenant), ("owner", owner)) if value is not ...}
         wanted |= {f"headers.{name}": value for name, value in (headers or {}).items()}
-        wanted |= _payload(self._find(task) if isinstance(task, str) else task, payload, fields)
+        declared = self._find(task) if isinstance(task, str) else task
+        wanted |= _payload(declared, payload, fields)
         of_type = self.enqueued(task)
         matching = [one for one in of_type if not differences(one, wanted)]
         if (len(matching) != count) if count is not None else not matching:
@@ -155,7 +158,8 @@ class Captured(Sequence[EnqueuedTask]):
             number = "at least one" if count is None else "none" if count == 0 else f"exactly {count}"
             what = f"{type_}: {number} was to be enqueued, {len(matching)} was"
             others = [one.type for one in self.enqueued() if one not in of_type]
-            raise AssertionError(_failure(what, wanted, of_type, others))
+            scrub = scrubber(declared.payload, *(one.payload for one in of_type), _of_payload(wanted))
+            raise AssertionError(scrub(_failure(what, declared.payload, wanted, of_type, others)))
         return matching
 
 
@@ -182,6 +186,11 @@ def _payload(
         if name not in known:
             raise KitError(f"{task.payload.__name__} has no field {name!r}; it has {', '.join(known) or 'none'}")
     return {f"payload.{name}": to_jsonable_python(value) for name, value in keys.items()}
+
+
+def _of_payload(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    named = ((name.partition("."), value) for name, value in wanted.items())
+    return {key: value for (part, _, key), value in named if part == "payload"}
 
 
 def differences(task: EnqueuedTask, wanted: Mapping[str, Any]) -> dict[str, Any]:
@@ -213,18 +222,31 @@ def _flags(value: Any) -> Any:
 # --- The text of a failure -----------------------------------------------------------------------------------------
 
 
-def _failure(what: str, wanted: Mapping[str, Any], of_type: Sequence[EnqueuedTask], others: Sequence[str]) -> str:
-    """``others``: the types of what else was enqueued."""
+def _failure(
+    what: str,
+    model: type[Payload],
+    wanted: Mapping[str, Any],
+    of_type: Sequence[EnqueuedTask],
+    others: Sequence[str],
+) -> str:
+    """``others``: the types of what else was enqueued. Values of redacted fields are masked."""
+
+    def shown(name: str, value: Any) -> str:
+        key = name.removeprefix("payload.")
+        return _shown(value if value is MISSING or key == name else masked(model, {key: value})[key])
+
     lines = [what + (", with" if wanted else "")]
-    lines += [f"    {name} = {_shown(value)}" for name, value in wanted.items()]
+    lines += [f"    {name} = {shown(name, value)}" for name, value in wanted.items()]
     if of_type:
         lines.append(f"  enqueued of {of_type[0].type}:")
     for one in sorted(of_type, key=lambda one: len(differences(one, wanted)))[:SHOWN]:
         wrong = differences(one, wanted)
         lines.append(f"    {one.id}, {one.state} in {one.queue}{'' if wrong else ', as asked'}")
-        lines += [f"      {name} = {_shown(found)}, not {_shown(wanted[name])}" for name, found in wrong.items()]
+        lines += [
+            f"      {name} = {shown(name, found)}, not {shown(name, wanted[name])}" for name, found in wrong.items()
+        ]
         rest = {f"payload.{name}": value for name, value in (one.payload or {}).items()}
-        lines += [f"      {name} = {_shown(value)}" for name, value in rest.items() if name not in wrong]
+        lines += [f"      {name} = {shown(name, value)}" for name, value in rest.items() if name not in wrong]
     if len(of_type) > SHOWN:
         lines.append(f"    and {len(of_type) - SHOWN} more")
     if others:

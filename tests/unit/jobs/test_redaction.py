@@ -1,0 +1,252 @@
+"""Redacted fields are masked wherever their names stand, and an edit gets back what it left masked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, NamedTuple, TypedDict
+
+import pytest
+from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel
+from pydantic.dataclasses import dataclass as checked_dataclass
+
+from shared.jobs import Payload, Redacted, TaskContext, task
+from shared.jobs.errors import PayloadError
+from shared.jobs.redaction import MARK, MASK, masked, masked_headers, redacted_names, restored, unmarked
+
+Secret = Annotated[str, Redacted]
+
+
+class Card(BaseModel):
+    number: Annotated[str, Redacted]
+    holder: str
+
+
+class Person(Payload):
+    name: str
+    card: Card | None = None
+    cards: list[Card] = Field(default_factory=list)
+    by_bank: dict[str, Card] = Field(default_factory=dict)
+    pin: Annotated[int | None, Redacted] = None
+
+
+class Pair(NamedTuple):
+    user: str
+    password: Secret
+
+
+class Word(RootModel[Secret]):
+    pass
+
+
+class Typed(TypedDict, total=False):
+    token: Secret
+
+
+@dataclass
+class Plain:
+    token: Secret
+
+
+@checked_dataclass
+class Checked:
+    token: Annotated[str, Field(alias="tok"), Redacted]
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+    chip: Secret
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    tag: str
+
+
+class Node(BaseModel):
+    secret: Secret
+    children: list[Node] = Field(default_factory=list)
+
+
+def test_a_field_is_masked_as_a_whole_and_null_stays_null() -> None:
+    payload = {"name": "Ann", "pin": 1234, "card": None}
+    assert masked(Person, payload) == {"name": "Ann", "pin": MASK, "card": None}
+    assert masked(Person, payload | {"pin": None}) == payload | {"pin": None}
+    assert payload["pin"] == 1234
+
+
+def test_fields_of_nested_models_are_masked_alone_in_lists_and_in_mappings() -> None:
+    card = {"number": "4111", "holder": "Ann"}
+    shown = {"number": MASK, "holder": "Ann"}
+    payload = {"name": "Ann", "card": card, "cards": [card, card], "by_bank": {"acme": card}}
+    assert masked(Person, payload) == {
+        "name": "Ann",
+        "card": shown,
+        "cards": [shown, shown],
+        "by_bank": {"acme": shown},
+    }
+
+
+def _model(**fields: Any) -> type[BaseModel]:
+    return type("Made", (BaseModel,), {"__annotations__": fields, "__module__": __name__})
+
+
+@pytest.mark.parametrize(
+    ("annotation", "names"),
+    [
+        (Annotated[str, Redacted], {"field"}),
+        (Annotated[str, Redacted()], {"field"}),
+        (Annotated[str, Field(min_length=3), Redacted], {"field"}),
+        (Secret | None, {"field"}),
+        (int | Secret, {"field"}),
+        (list[Secret], {"field"}),
+        (dict[str, Secret], {"field"}),
+        (dict[Secret, int], {"field"}),
+        (tuple[int, Secret], {"field"}),
+        (Pair, {"field"}),
+        (list[Pair], {"field"}),
+        (Word, {"field"}),
+        (Typed, {"token"}),
+        (Plain, {"token"}),
+        (list[Checked | None], {"token", "tok"}),
+        (Annotated[Cat | Dog, Field(discriminator="kind")], {"chip"}),
+        (Node, {"secret"}),
+        (Annotated[Card, Redacted], {"field", "number"}),
+        (str, set()),
+    ],
+)
+def test_a_mark_is_found_wherever_a_type_may_hold_it(annotation: Any, names: set[str]) -> None:
+    assert redacted_names(_model(field=annotation)) == names
+
+
+def test_a_field_is_masked_under_all_its_names() -> None:
+    class Aliased(BaseModel):
+        model_config = ConfigDict(validate_by_name=True)
+        a: Annotated[str, Redacted, Field(alias="A")]
+        b: Annotated[str, Redacted, Field(validation_alias=AliasChoices("B", AliasPath("deep", "b2")))]
+        c: Annotated[str, Redacted, Field(serialization_alias="C")]
+
+    payload = {"a": 1, "A": 1, "b": 1, "B": 1, "deep": {"b2": 1, "x": 2}, "c": 1, "C": 1, "d": 3}
+    shown = masked(Aliased, payload)
+    assert shown == dict.fromkeys("aAbBcC", MASK) | {"deep": {"b2": MASK, "x": 2}, "d": 3}
+
+
+def test_names_that_a_generator_gives_are_known() -> None:
+    class Camel(BaseModel):
+        model_config = ConfigDict(alias_generator=lambda name: name.title())
+        token: Secret
+
+    assert masked(Camel, {"Token": "x"}) == {"Token": MASK}
+
+
+@pytest.mark.parametrize("payload", ["text", 7, None, True])
+def test_what_is_no_object_is_shown_as_it_is(payload: Any) -> None:
+    assert masked(Person, payload) == payload
+
+
+def test_a_payload_that_fits_no_schema_is_masked_by_name() -> None:
+    # given a newer schema, in which the card's number and the pin have moved
+    payload = {"wallet": {"main": [{"number": "4111", "pin": 1}]}, "pin": {"old": 1, "new": 2}, "card": ["number"]}
+    assert masked(Person, payload) == {
+        "wallet": {"main": [{"number": MASK, "pin": MASK}]},
+        "pin": MASK,
+        "card": ["number"],
+    }
+
+
+def test_a_model_without_a_mark_costs_no_walk() -> None:
+    payload = {"tag": "x"}
+    assert masked(Dog, payload) is payload
+    assert restored(Dog, payload, {}) is payload
+
+
+def test_headers_are_masked_but_for_the_trace() -> None:
+    assert masked_headers({"traceparent": "00-ab-cd-01", "key": "k"}) == {"traceparent": "00-ab-cd-01", "key": MASK}
+
+
+# --- An edit -------------------------------------------------------------------------------------------------------
+
+KEPT: dict[str, Any] = {
+    "name": "Ann",
+    "pin": 1234,
+    "cards": [{"number": "one", "holder": "Ann"}, {"number": "two", "holder": "Bob"}],
+    "by_bank": {"acme": {"number": "three", "holder": "Ann"}},
+}
+
+
+def test_what_is_left_masked_is_put_back_and_the_rest_is_as_edited() -> None:
+    edited = masked(Person, KEPT) | {"name": "Eve"}
+    assert restored(Person, edited, KEPT) == KEPT | {"name": "Eve"}
+
+
+def test_what_is_given_in_place_of_a_mask_counts() -> None:
+    edited = masked(Person, KEPT) | {"pin": 9, "by_bank": {"acme": {"number": "new", "holder": MASK}}}
+    assert restored(Person, edited, KEPT) == KEPT | {
+        "pin": 9,
+        "by_bank": {"acme": {"number": "new", "holder": MASK}},  # no redacted field: the words themselves
+    }
+
+
+def test_an_item_that_was_edited_keeps_its_value_by_position() -> None:
+    edited = masked(Person, KEPT)
+    edited["cards"][1]["holder"] = "Eve"
+    assert restored(Person, edited, KEPT)["cards"][1] == {"number": "two", "holder": "Eve"}
+
+
+def test_items_that_were_moved_or_taken_out_keep_their_own_values() -> None:
+    first, second = masked(Person, KEPT)["cards"]
+    assert restored(Person, {"cards": [second]}, KEPT)["cards"] == [KEPT["cards"][1]]
+    assert restored(Person, {"cards": [second, first]}, KEPT)["cards"] == [*reversed(KEPT["cards"])]
+
+
+@pytest.mark.parametrize(
+    ("edited", "where"),
+    [
+        ({"pin": MASK}, "pin"),
+        ({"cards": [{"number": MASK, "holder": "Zoe"}]}, r"0\.number"),
+        ({"by_bank": {"other": {"number": MASK}}}, "number"),
+        ({"card": {"number": MASK}}, "number"),
+    ],
+)
+def test_a_mask_with_nothing_behind_it_is_refused_by_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
+    with pytest.raises(PayloadError, match=rf"payload: {where}: it was left masked"):
+        restored(Person, edited, KEPT | {"pin": None})
+
+
+# --- The schema ----------------------------------------------------------------------------------------------------
+
+
+def test_the_schema_says_which_fields_are_redacted() -> None:
+    schema = Person.model_json_schema()
+    assert schema["properties"]["pin"][MARK] is True
+    assert schema["$defs"]["Card"]["properties"]["number"][MARK] is True
+    assert MARK not in schema["properties"]["name"]
+
+
+def test_a_mark_changes_no_digest_so_that_it_can_be_set_while_messages_are_under_way() -> None:
+    def of(annotation: Any) -> str:
+        made = type("Work", (Payload,), {"__annotations__": {"x": annotation, "card": Dog}, "__module__": __name__})
+
+        def some_work(payload: Any, ctx: TaskContext) -> None: ...
+
+        some_work.__annotations__["payload"] = made
+        return task("some:work")(some_work).schema_digest
+
+    for plain, marked in (
+        (str, Annotated[str, Redacted]),
+        (str | None, Annotated[str | None, Redacted]),
+        (str | None, Secret | None),
+        (list[str], list[Secret]),
+        (Dog, Annotated[Dog, Redacted]),
+        (
+            Annotated[str, Field(min_length=2, description="d")],
+            Annotated[str, Field(min_length=2, description="d"), Redacted],
+        ),
+    ):
+        assert of(plain) == of(marked)
+    assert of(str) != of(int)
+
+
+def test_a_field_that_is_called_like_the_mark_stays_in_the_schema() -> None:
+    assert unmarked({"properties": {MARK: {"type": "string", MARK: True}}}) == {
+        "properties": {MARK: {"type": "string"}}
+    }

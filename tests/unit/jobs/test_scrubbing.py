@@ -1,0 +1,209 @@
+"""Values of redacted fields are taken out of texts, however the text writes them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated
+from urllib.parse import quote, quote_plus, urlencode
+from uuid import UUID
+
+import pytest
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from shared.jobs import Payload, Redacted, SkipRetry
+from shared.jobs.failure import MAX_TEXT, Failure, text_of
+from shared.jobs.redaction import MASK
+from shared.jobs.scrubbing import scrubbed, scrubber
+
+TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"
+
+
+class Grade(StrEnum):
+    TOP = "top-secret-grade"
+
+
+class Login(Payload):
+    user: str = "ann"
+    token: Annotated[str, Redacted] = TOKEN
+
+
+class Typed(Payload):
+    at: Annotated[datetime, Redacted]
+    amount: Annotated[Decimal, Redacted]
+    number: Annotated[int, Redacted]
+    share: Annotated[float, Redacted]
+    id: Annotated[UUID, Redacted]
+    grade: Annotated[Grade, Redacted]
+    many: Annotated[dict[str, list[str]], Redacted]
+
+
+def of(token: str) -> Callable[[str], str]:
+    return scrubber(Login, {"token": token})
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        str,
+        repr,
+        json.dumps,
+        lambda value: json.dumps(value, ensure_ascii=False),
+        lambda value: repr({"token": value}),
+        lambda value: repr(repr(value.strip("'\\\""))),
+        quote,
+        quote_plus,
+        lambda value: urlencode({"token": value}),
+        lambda value: repr(value.encode()),
+        str.upper,
+        str.lower,
+        lambda value: repr(Login(token=value)),
+        lambda value: f"before{value}after",
+    ],
+)
+def test_a_value_is_found_however_it_is_written(written: Callable[[str], str]) -> None:
+    text = f"it failed: {written(TOKEN)}, alas"
+    found = of(TOKEN)(text)
+    assert "pl4nted" not in found.lower()
+    assert "tail" not in found.lower()
+    assert found.startswith("it failed: ")
+    assert found.endswith(", alas")
+
+
+def test_values_of_other_types_are_found_as_python_and_as_json_write_them() -> None:
+    read = Typed(
+        at=datetime(2026, 2, 3, 4, 5, tzinfo=UTC),
+        amount=Decimal("1234.50"),
+        number=987654,
+        share=0.12345,
+        id=UUID("0b5f8a5e-7a2b-4f0e-9b1a-3c8b1f6d2e4a"),
+        grade=Grade.TOP,
+        many={"the-key": ["the-item"]},
+    )
+    scrub = scrubber(Typed, read.model_dump(mode="json"), read)
+    for value in (*dict(read).values(), *read.model_dump(mode="json").values()):
+        for text in (str(value), repr(value), json.dumps(value, default=str)):
+            found = scrub(text)
+            assert MASK in found
+            assert not any(part in found for part in ("2026", "1234", "9876", "12345", "0b5f", "secret", "the-"))
+    assert scrub(f"{987654:,} pieces") == f"{MASK} pieces"
+
+
+def test_the_longer_of_two_values_goes_first() -> None:
+    class Two(Payload):
+        a: Annotated[str, Redacted]
+        b: Annotated[str, Redacted]
+
+    assert scrubber(Two, {"a": "abcd", "b": "abcdefgh"})("abcdefgh abcd") == f"{MASK} {MASK}"
+
+
+def test_what_is_short_or_no_text_is_left() -> None:
+    class Odd(Payload):
+        a: Annotated[str | bool | int | None, Redacted]
+
+    for value in ("abc", True, 123, None):
+        assert scrubber(Odd, {"a": value})("abc True 123 None") == "abc True 123 None"
+
+
+def test_a_header_is_taken_out_but_for_the_trace_and_for_words() -> None:
+    scrub = scrubber(BaseModel, {}, headers={"key": "hdr-12345678", "traceparent": "00-abcdefgh", "lang": "german"})
+    assert scrub("hdr-12345678 00-abcdefgh german") == f"{MASK} 00-abcdefgh german"
+
+
+def test_texts_inside_a_json_value_are_scrubbed() -> None:
+    assert scrubbed(of("pl4nted"), {"pl4nted": ["a pl4nted b", 7]}) == {MASK: [f"a {MASK} b", 7]}
+
+
+def test_without_redacted_fields_nothing_is_done() -> None:
+    class Bare(Payload):
+        token: str
+
+    assert scrubber(Bare, {"token": "pl4nted"}) is str
+
+
+def test_a_value_that_a_library_shortened_leaves_no_piece() -> None:
+    # given pydantic, which prints the beginning and the end of a long value
+    secret = "".join(f"{n:03}x" for n in range(60))
+    with pytest.raises(ValidationError) as raised:
+        TypeAdapter(int).validate_python(secret)
+    assert secret[:20] in str(raised.value)
+    found = of(secret)(str(raised.value))
+    assert secret[:6] not in found
+    assert secret[-6:] not in found
+    assert "input_type=str" in found
+
+
+def test_each_line_of_a_long_value_is_found_by_itself() -> None:
+    key = "-----BEGIN KEY-----\nMIIBOgIBAAJBAK\n-----END KEY-----"
+    found = of(key)("\n  | ".join(f"bad key {key}".splitlines()))
+    assert found == f"bad key {MASK}\n  | {MASK}\n  | {MASK}"
+
+
+def test_a_thousand_long_values_are_soon_gone_through() -> None:
+    class Many(Payload):
+        tokens: Annotated[list[str], Redacted]
+
+    tokens = [f"{n:04}-{'x' * 1000}" for n in range(1000)]
+    assert scrubber(Many, {"tokens": tokens})(f"a {tokens[7]} b") == f"a {MASK} b"
+
+
+# --- What is kept of an error --------------------------------------------------------------------------------------
+
+
+SECRET = "pl4nted-value"
+
+
+def fail(error: BaseException) -> Failure:
+    try:
+        raise error
+    except BaseException as raised:
+        return Failure.of("some:work", raised, of(SECRET))
+
+
+def whole(failure: Failure) -> str:
+    return repr(failure)
+
+
+def test_a_value_is_cut_whole_where_the_text_is_too_long() -> None:
+    text = text_of(ValueError("x" * (MAX_TEXT - 3) + SECRET), of(SECRET))
+    assert "pl4" not in text
+
+
+def test_a_failure_holds_no_value_in_message_and_traceback() -> None:
+    failure = fail(ValueError(f"bad {SECRET}"))
+    assert failure.error_message == f"bad {MASK}"
+    assert failure.traceback.endswith(f"ValueError: bad {MASK}\n")
+    assert "pl4nted" not in whole(failure)
+
+
+def test_neither_do_causes_contexts_notes_and_groups() -> None:
+    try:
+        try:
+            try:
+                raise KeyError(SECRET)
+            except KeyError:
+                raise LookupError(f"no {SECRET}")  # noqa: B904 - its context is the point
+        except LookupError as error:
+            raise SkipRetry(f"gave up {SECRET}") from error
+    except SkipRetry as error:
+        error.add_note(f"note {SECRET}")
+        failure = fail(ExceptionGroup(f"all {SECRET}", [error]))
+    assert "pl4nted" not in whole(failure)
+    for part in ("KeyError", "LookupError", "SkipRetry", "note", "ExceptionGroup", "direct cause", "During handling"):
+        assert part in failure.traceback
+
+
+def test_errors_that_cause_each_other_end() -> None:
+    one, other = ValueError("one"), ValueError("other")
+    one.__cause__, other.__cause__ = other, one
+    assert fail(one).traceback.count("ValueError: one") == 1
+
+
+def test_failures_that_differ_in_the_value_alone_are_one_group() -> None:
+    def fingerprint(token: str) -> str:
+        return Failure.of("some:work", ValueError(f"bad {token}"), of(token)).fingerprint
+
+    assert fingerprint("some-word") == fingerprint("another-word")
