@@ -31,3 +31,19 @@ class SelectionError(JobError, ValueError):
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+
+
+class SchemaError(JobError):
+    """The database has not the tables that this code works with."""
+
+
+class AwsCallError(JobError):
+    """AWS refused a call, or did not answer it. ``call``: its name, as ``SendMessage``.
+
+    ``denied``: for want of a permission.
+    """
+
+    def __init__(self, call: str, problem: str, *, denied: bool = False) -> None:
+        super().__init__(f"AWS, {call}: {problem}")
+        self.call = call
+        self.denied = denied
