@@ -63,14 +63,22 @@ class RemoteInspector:
 
     def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
         """The answer, whatever it says. Raises :class:`LocalError` where there is none."""
-        from botocore.exceptions import ConnectTimeoutError, EndpointConnectionError, HTTPClientError
+        from botocore.exceptions import (
+            ConnectionError as NoConnectionError,
+        )
+        from botocore.exceptions import (
+            ConnectTimeoutError,
+            EndpointConnectionError,
+            HTTPClientError,
+            ProxyConnectionError,
+        )
 
         for pause in (*PAUSES_SECONDS, None):
             request = self._signed(f"{self._url}/{permission}/{operation}", arguments)
             try:
                 answer: AWSResponse = self._http.send(request)
-            except HTTPClientError as error:  # includes that the answer did not come in time
-                never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError))
+            except (HTTPClientError, NoConnectionError) as error:
+                never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
                     raise LocalError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
