@@ -25,6 +25,8 @@ from infra.packaging import ROOT, Packages, build_packages
 from infra.report import report
 from infra.stacks.api import FUNCTION as API
 from infra.stacks.api import ApiStack
+from infra.stacks.control import FUNCTION as CONTROL
+from infra.stacks.control import ControlStack
 from infra.stacks.data import EXPORTS, REPORTS, DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
 from infra.stage import Stage, load_stage, with_schedules_of
@@ -116,7 +118,9 @@ def _environment_of(tasks: Tasks, functions: Mapping[str, Function]) -> list[str
 def add_stacks(
     app: App, stage: Stage, tasks: Tasks, functions: Mapping[str, Function], packages: Packages
 ) -> JobsStack:
-    """The stacks of a stage: what is kept, what runs, and the way in from the internet where the stage has one."""
+    """The stacks of a stage: what is kept, what runs, and the ways in from the internet that the stage has."""
+    if stage.control is None:  # it may do much, and nobody would ask it
+        functions = {name: function for name, function in functions.items() if not function.inspects}
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
     synthesizer = CliCredentialsStackSynthesizer if stage.local else DefaultStackSynthesizer
     data = DataStack(
@@ -135,7 +139,11 @@ def add_stacks(
         packages=packages,
         access=data.access,
         synthesizer=synthesizer(),
-        reserved={API: stage.api.max_concurrency} if stage.api and stage.api.max_concurrency else {},
+        reserved={
+            name: section.max_concurrency
+            for name, section in ((API, stage.api), (CONTROL, stage.control))
+            if section and section.max_concurrency
+        },
         buckets={
             "exports": GrantedBucket(data.exports, "EXPORT_BUCKET", (EXPORTS,)),
             "reports": GrantedBucket(data.exports, "EXPORT_BUCKET", (REPORTS,)),
@@ -147,6 +155,19 @@ def add_stacks(
             raise StageError(f"stage {stage.name!r}: api: there is no function {API!r} that would answer; leave it out")
         id_ = f"{stage.prefix}-api"
         ApiStack(app, id_, stage=stage, api=stage.api, function=jobs.functions[API], synthesizer=synthesizer())
+    if stage.control is not None:
+        if CONTROL not in jobs.functions:
+            raise StageError(
+                f"stage {stage.name!r}: control: there is no function {CONTROL!r} that would answer; leave it out"
+            )
+        ControlStack(
+            app,
+            f"{stage.prefix}-control",
+            stage=stage,
+            control=stage.control,
+            function=jobs.functions[CONTROL],
+            synthesizer=synthesizer(),
+        )
     for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
         Tags.of(app).add(key, value)
     return jobs

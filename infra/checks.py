@@ -28,6 +28,8 @@ DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 API_SECONDS = 0.2
 """What a request to the API is taken to last on average, so that its rate says how many are under way (Little's law)
 where ``api.max_concurrency`` does not."""
+CONTROL_SECONDS = 0.5
+"""The same of a request to the control API."""
 
 Resource = Mapping[str, Any]
 Template = Mapping[str, Any]
@@ -130,24 +132,29 @@ def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
     for mapped in mappings:
         most = mapped.properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
         all_slots["DATABASE_URL" in _environment(mapped.function)] += most
-    reserved = (stage.api.max_concurrency or 0) if stage.api else 0
-    concurrency = sum(all_slots.values()) + reserved
+    reserved = {
+        name: section.max_concurrency
+        for name, section in (("api", stage.api), ("control", stage.control))
+        if section and section.max_concurrency
+    }
+    concurrency = sum(all_slots.values()) + sum(reserved.values())
     if concurrency > stage.account_concurrency:
-        also = f" with the api.max_concurrency of {reserved}" if reserved else ""
+        also = "".join(f" with the {name}.max_concurrency of {most}" for name, most in reserved.items())
         yield (
             f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
             f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has "
             "2 at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
         )
-    requests = _api_concurrency(stage)
-    connections = (all_slots[True] + requests) * CONNECTIONS_PER_SLOT + stage.reserved_connections
+    requests, operators = _api_concurrency(stage), _control_concurrency(stage)
+    connections = (all_slots[True] + requests + operators) * CONNECTIONS_PER_SLOT + stage.reserved_connections
     if connections > stage.connections:
         also = f" and {requests} requests to the API" if requests else ""
+        also += f" and {operators} to the control API" if operators else ""
         yield (
             f"stage {stage.name}: {all_slots[True]} concurrent tasks{also} × {CONNECTIONS_PER_SLOT} connections + "
             f"{stage.reserved_connections} reserved make {connections}, above database_connections "
             f"{stage.connections}: lower concurrency_budget ({stage.concurrency_budget})"
-            f"{_lower_api(stage)}{_raise_connections(stage, connections)}"
+            f"{_lower_api(stage)}{_lower_control(stage)}{_raise_connections(stage, connections)}"
         )
 
 
@@ -158,12 +165,26 @@ def _api_concurrency(stage: Stage) -> int:
     return stage.api.max_concurrency or math.ceil(stage.api.rate_per_second * API_SECONDS)
 
 
+def _control_concurrency(stage: Stage) -> int:
+    if stage.control is None:
+        return 0
+    return stage.control.max_concurrency or math.ceil(stage.control.rate_per_second * CONTROL_SECONDS)
+
+
 def _lower_api(stage: Stage) -> str:
     if stage.api is None:
         return ""
     if stage.api.max_concurrency is None:
         return f" or set api.max_concurrency (now {_api_concurrency(stage)}, by api.rate_per_second)"
     return f" or api.max_concurrency ({stage.api.max_concurrency})"
+
+
+def _lower_control(stage: Stage) -> str:
+    if stage.control is None:
+        return ""
+    if stage.control.max_concurrency is None:
+        return f" or set control.max_concurrency (now {_control_concurrency(stage)}, by control.rate_per_second)"
+    return f" or control.max_concurrency ({stage.control.max_concurrency})"
 
 
 def _raise_connections(stage: Stage, connections: int) -> str:

@@ -1,4 +1,4 @@
-"""The parts of a stage's settings: its network, its database, its HTTP API."""
+"""The parts of a stage's settings: its network, its database, its HTTP API, its control API."""
 
 from __future__ import annotations
 
@@ -267,3 +267,12 @@ class Api(Settings):
         if self.cors_origins and isinstance(self.authorizer, Iam):
             raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or take authorizer jwt")
         return self
+
+
+class Control(Settings):
+    """The control API: operators ask and act by it, as whom IAM knows them."""
+
+    rate_per_second: int = Field(20, ge=1)
+    burst: int = Field(40, ge=1)
+    max_concurrency: int | None = Field(None, ge=1)
+    """Reserved for its function, and its bound. None: it shares what the account has left."""

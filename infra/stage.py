@@ -14,6 +14,7 @@ from infra.errors import StageError
 from infra.sections import (
     Api,
     Aurora,
+    Control,
     DatabaseSettings,
     ExistingDatabase,
     LocalDatabase,
@@ -83,6 +84,8 @@ class Stage(Settings):
     """On a local stage: DATABASE_URL of the environment."""
     api: Api | None = None
     """None: there is no HTTP API."""
+    control: Control | None = None
+    """None: there is no control API, and operators need the database's address. An emulator verifies no signature."""
     tags: Mapping[str, str] = {}
     """For every resource, beside ``joblane:stage``."""
     schedules: Mapping[str, str] = {}
@@ -133,6 +136,10 @@ class Stage(Settings):
     def _reachable(self) -> Self:
         if self.local != isinstance(self.database, LocalDatabase):
             raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
+        if self.local and self.control is not None:
+            raise ValueError(
+                "control: an emulator verifies no signature; leave it out, `jobs` reaches the stack itself"
+            )
         if self.local and self.network is not None:
             raise ValueError("network: there is none on a local stage; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
@@ -155,11 +162,15 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _reservable(self) -> Self:
         most = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
-        if self.api is not None and (self.api.max_concurrency or 0) > most:
-            raise ValueError(
-                f"api.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of the "
-                f"{self.account_concurrency} of account_concurrency unreserved; leave it out, or have the quota raised"
-            )
+        for name, section in (("api", self.api), ("control", self.control)):
+            reserved = (section.max_concurrency or 0) if section else 0
+            if reserved > most:
+                raise ValueError(
+                    f"{name}.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of "
+                    f"the {self.account_concurrency} of account_concurrency unreserved; leave it out, or have the "
+                    "quota raised"
+                )
+            most -= reserved
         return self
 
     @model_validator(mode="after")

@@ -11,7 +11,7 @@ class Function:
     """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
 
     ``enqueue``: types it may send. ``reads``: names that ``infra/app.py`` gives to folders of buckets. ``environment``:
-    names of settings it gets.
+    names of settings it gets. ``inspects``: it holds an inspector, and may do all that one does.
     """
 
     description: str
@@ -20,3 +20,4 @@ class Function:
     enqueue: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
+    inspects: bool = False

@@ -26,6 +26,7 @@ from infra.constructs.queue_pair import sending
 from infra.constructs.task_function import JobFunction, TaskFunction
 from infra.errors import SynthError
 from infra.findings import acknowledge_wildcard
+from infra.inspecting import grant_inspecting
 from infra.packaging import Packages
 from infra.stage import Stage
 from shared.function import Function
@@ -162,6 +163,8 @@ class JobsStack(Stack):
         for bucket in declared.reads:
             granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")
             _grant_objects(made, granted, reading(granted))
+        if declared.inspects:
+            grant_inspecting(made, self.stage)
         problem = f"{what}: enqueue: no task"
         self._grant_sending(made.function, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
         return made.function

@@ -20,12 +20,13 @@ TOOLKIT_STACK = "CDKToolkit"
 
 def local_stage(changes: Mapping[str, object]) -> dict[str, Any]:
     """What cdk.json has for the stage `local`, with `changes`."""
-    return {**_context()["stages"]["local"], **changes}
+    return {**context()["stages"]["local"], **changes}
 
 
-def _context() -> dict[str, Any]:
-    context: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
-    return context
+def context() -> dict[str, Any]:
+    """That of cdk.json: `stages` above all."""
+    found: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+    return found
 
 
 class Deployment:
@@ -52,7 +53,7 @@ class Deployment:
         """
         stages = {"local": local_stage(self._stage)}
         variables = {
-            "CDK_CONTEXT_JSON": json.dumps({**_context(), "stages": stages, "stage": "local", "quiet": True}),
+            "CDK_CONTEXT_JSON": json.dumps({**context(), "stages": stages, "stage": "local", "quiet": True}),
             "CDK_OUTDIR": str(self._assembly),
             "CDK_VALIDATION": "false",
         }

@@ -49,6 +49,11 @@ def pending(revision: str | None) -> dict[str, str]:
     return {name: purpose for name, purpose in _revisions() if revision is None or name > revision}
 
 
+def newest() -> str:
+    """The revision that this code works with; Alembic is not asked, which takes a while to load."""
+    return max(path.name[:4] for path in (Path(__file__).parent / "versions").glob("[0-9]*_*.py"))
+
+
 def is_newer(revision: str | None) -> bool:
     """Whether ``revision`` was made by code that came after this."""
     last, _ = _revisions()[-1]

@@ -16,7 +16,7 @@ from aws_cdk.aws_lambda_event_sources import SqsEventSource
 from infra.app import Synthesised
 from infra.checks import check
 from infra.errors import RefusedTemplateError, SynthError
-from infra.sections import Api
+from infra.sections import Api, Control
 from infra.stage import Stage
 from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
 
@@ -210,6 +210,33 @@ def test_what_is_reserved_for_the_api_is_not_there_for_the_lanes(dev: Synthesise
     with_api(dev, {"max_concurrency": 5}, account_concurrency=26)
     with pytest.raises(RefusedTemplateError, match=r"up to 26 with the api.max_concurrency of 5, above .* 25"):
         with_api(dev, {"max_concurrency": 5}, account_concurrency=25)
+
+
+def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> None:
+    """``dev`` with a control API, whose stack is not needed to count."""
+    check(dev.templates.values(), dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}))
+
+
+def test_operators_take_connections_too(dev: Synthesised) -> None:
+    # 15 concurrent tasks and 5 requests, twice, and 10 reserved
+    with_control(dev, {"max_concurrency": 5}, database_connections=50)
+    with pytest.raises(
+        RefusedTemplateError, match=r"and 5 to the control API .* make 50, .* control.max_concurrency \(5"
+    ):
+        with_control(dev, {"max_concurrency": 5}, database_connections=49)
+
+
+def test_without_a_bound_the_rate_says_how_many_operators_ask_at_once(dev: Synthesised) -> None:
+    # 9 a second for half a second each are 4.5 at once
+    with_control(dev, {"rate_per_second": 9}, database_connections=50)
+    with pytest.raises(RefusedTemplateError, match=r"and 5 to the control API .*set control.max_concurrency \(now 5,"):
+        with_control(dev, {"rate_per_second": 9}, database_connections=49)
+
+
+def test_what_is_reserved_for_operators_is_not_there_for_the_lanes(dev: Synthesised) -> None:
+    with_control(dev, {"max_concurrency": 5}, account_concurrency=26)
+    with pytest.raises(RefusedTemplateError, match=r"up to 26 with the control.max_concurrency of 5, above .* 25"):
+        with_control(dev, {"max_concurrency": 5}, account_concurrency=25)
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "Aurora": sections.Aurora,
     "An existing database": sections.ExistingDatabase,
     "The API": sections.Api,
+    "The control API": sections.Control,
 }
 DECLARED = [name for task in discover().values() for name in task.environment]
 

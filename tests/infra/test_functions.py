@@ -12,9 +12,9 @@ from shared.jobs.discovery import discover
 from tests.infra.conftest import TASKS
 
 
-def test_the_api_is_found_and_is_no_task() -> None:
-    assert list(discover_functions()) == ["api"]
-    assert all(task.folder != "api" for task in discover().values())
+def test_the_apis_are_found_and_are_no_tasks() -> None:
+    assert list(discover_functions()) == ["api", "control"]
+    assert not {"api", "control"} & {task.folder for task in discover().values()}
 
 
 def test_what_the_api_may_enqueue_is_there() -> None:

@@ -47,3 +47,19 @@ class BusyError(JobError):
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is being changed at this moment, by its run or by another operator; try again")
+
+
+class SchemaError(JobError):
+    """The database has not the tables that this code works with."""
+
+
+class AwsCallError(JobError):
+    """AWS refused a call, or did not answer it. ``call``: its name, as ``SendMessage``.
+
+    ``denied``: for want of a permission.
+    """
+
+    def __init__(self, call: str, problem: str, *, denied: bool = False) -> None:
+        super().__init__(f"AWS, {call}: {problem}")
+        self.call = call
+        self.denied = denied

@@ -57,6 +57,8 @@ ALL = Filter()
 class Inspector:
     """Over one stage. Whatever cannot be done raises a :class:`~shared.jobs.errors.JobError` that says why.
 
+    Any number of threads may share one: it does one thing at a time.
+
     Every action is in the audit, with who did it, in the transaction of the action itself.
     """
 

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from shared.jobs.inspector.away import told
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.inspector import Inspector
 
-F = TypeVar("F", bound=Callable[..., object])
+P = ParamSpec("P")
+R = TypeVar("R")
+Operation = Callable[Concatenate["Inspector", P], R]
 
 
 class Permission(StrEnum):
@@ -20,12 +25,17 @@ class Permission(StrEnum):
     EDIT = "edit"
 
 
-def needs(permission: Permission) -> Callable[[F], F]:
-    """Mark an operation of the inspector."""
+def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]]:
+    """Mark an operation of the inspector, and let it tell what is away as an error of ours."""
 
-    def mark(function: F) -> F:
-        function.__permission__ = permission  # type: ignore[attr-defined]
-        return function
+    def mark(function: Operation[P, R]) -> Operation[P, R]:
+        @wraps(function)
+        def operation(inspector: Inspector, *args: P.args, **kwargs: P.kwargs) -> R:
+            with told(inspector._reach):
+                return function(inspector, *args, **kwargs)
+
+        operation.__permission__ = permission  # type: ignore[attr-defined]
+        return operation  # type: ignore[return-value]
 
     return mark
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 class Reach:
     """``tasks``: by type, with the times of the stage. ``who``: the operator, for the audit; verified where remote.
 
-    ``region``, ``account``: for links into the AWS console; empty where there is none.
+    ``region``: for links into the AWS console; empty where there is none. ``lock``: of the operation under way.
     """
 
     database: Database
@@ -25,6 +26,7 @@ class Reach:
     tasks: Mapping[str, Task[Any, Any]]
     who: str
     region: str = ""
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
 
     @property
     def connection(self) -> Connection:

@@ -1,0 +1,52 @@
+"""What the inspector does on AWS, and nothing else: the rights of a function that holds one."""
+
+from __future__ import annotations
+
+from aws_cdk import ArnFormat, Stack
+from aws_cdk import aws_iam as iam
+
+from infra.constructs.task_function import JobFunction
+from infra.findings import acknowledge_wildcard
+from infra.stage import Stage
+from shared.jobs.queues import Queue, dead_letter_name, front_door_name
+
+WHY_BY_NAME = (
+    "Operators look at and mend what earlier deploys have left as well: of types that are deployed no more there are "
+    "rows, lanes and dead letters still. All of the stage begin with its prefix, which begins no other's."
+)
+WHY_MAPPINGS = "AWS lists mappings without a resource that could be named; it shows no message and changes nothing."
+
+
+def grant_inspecting(to: JobFunction, stage: Stage) -> None:
+    """Sending to lanes; receiving and deleting in dead-letter queues; looking at queues, functions, schedules and logs.
+
+    Not receiving from a lane, and not sending to a front door.
+    """
+    stack, prefix = Stack.of(to), stage.prefix
+    doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]
+    ticks = stack.format_arn(service="sqs", resource=dead_letter_name(f"{prefix}-cron"))
+    lanes = [stack.format_arn(service="sqs", resource=f"{prefix}-{queue}-*") for queue in Queue]
+    dead = [stack.format_arn(service="sqs", resource=dead_letter_name(f"{prefix}-{queue}*")) for queue in Queue]
+    functions = stack.format_arn(
+        service="lambda", resource="function", resource_name=f"{prefix}-*", arn_format=ArnFormat.COLON_RESOURCE_NAME
+    )
+    schedules = stack.format_arn(service="scheduler", resource="schedule", resource_name=f"{prefix}-cron/*")
+    logs = stack.format_arn(
+        service="logs",
+        resource="log-group",
+        resource_name=f"/aws/lambda/{prefix}-*",
+        arn_format=ArnFormat.COLON_RESOURCE_NAME,
+    )
+    for actions, resources in (
+        (["sqs:GetQueueUrl", "sqs:GetQueueAttributes"], [*doors, *lanes, ticks]),
+        (["sqs:SendMessage"], lanes),
+        (["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"], [*dead, ticks]),
+        (["lambda:GetFunctionConfiguration"], [functions]),
+        (["lambda:ListEventSourceMappings"], ["*"]),
+        (["scheduler:GetSchedule"], [schedules]),
+        (["logs:FilterLogEvents"], [logs]),
+    ):
+        to.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=resources))
+    for resource in (*lanes, *dead, functions, schedules, logs):
+        acknowledge_wildcard(to.role, resource, WHY_BY_NAME)
+    acknowledge_wildcard(to.role, "*", WHY_MAPPINGS)

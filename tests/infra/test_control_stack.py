@@ -1,0 +1,193 @@
+"""What the control API lets through, read from the template of the real tasks."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from functions.control.answering import ROUTES
+from infra.app import Synthesised
+from infra.errors import StageError
+from shared.cli.connecting import CONTROL_URL
+from shared.jobs.inspector import Permission
+from tests.infra import templates
+from tests.infra.conftest import RealStages, Synth
+from tests.infra.templates import Template
+
+
+@pytest.fixture(scope="module")
+def done(synth: Synth) -> Synthesised:
+    return synth(
+        package="functions",
+        control={"rate_per_second": 7, "burst": 9, "max_concurrency": 3},
+        account_concurrency=1000,
+        log_retention_days=14,
+    )
+
+
+@pytest.fixture(scope="module")
+def template(done: Synthesised) -> Template:
+    return done.templates["acme-control"]
+
+
+def only(template: Template, kind: str) -> tuple[str, Any]:
+    ((logical_id, properties),) = templates.of_type(template, kind).items()
+    return logical_id, properties
+
+
+# --- Routes --------------------------------------------------------------------------------------------------------
+
+
+def test_there_is_a_route_for_each_permission_and_no_other(template: Template) -> None:
+    routes = templates.of_type(template, "AWS::ApiGatewayV2::Route").values()
+    assert sorted(route["RouteKey"] for route in routes) == sorted(ROUTES)
+    assert set(ROUTES.values()) == set(Permission)
+
+
+def test_every_route_takes_a_signature_and_there_is_no_other_way_in(template: Template) -> None:
+    routes = templates.of_type(template, "AWS::ApiGatewayV2::Route").values()
+    assert {route["AuthorizationType"] for route in routes} == {"AWS_IAM"}
+    assert not templates.of_type(template, "AWS::ApiGatewayV2::Authorizer")
+    _, api = only(template, "AWS::ApiGatewayV2::Api")
+    assert "CorsConfiguration" not in api
+
+
+def test_every_route_goes_to_the_one_function_which_gives_up_first(done: Synthesised, template: Template) -> None:
+    logical_id, integration = only(template, "AWS::ApiGatewayV2::Integration")
+    assert integration["PayloadFormatVersion"] == "2.0"
+    for route in templates.of_type(template, "AWS::ApiGatewayV2::Route").values():
+        assert templates.target(template, route["Target"]) == f"integrations/{logical_id}"
+    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    assert function["Timeout"] * 1000 < integration.get("TimeoutInMillis", 30_000)
+
+
+def test_this_api_and_no_other_may_call_the_function(template: Template) -> None:
+    api, _ = only(template, "AWS::ApiGatewayV2::Api")
+    _, permission = only(template, "AWS::Lambda::Permission")
+    assert permission["Principal"] == "apigateway.amazonaws.com"
+    source = templates.target(template, permission["SourceArn"])
+    assert source == f"arn:${{AWS::Partition}}:execute-api:${{AWS::Region}}:${{AWS::AccountId}}:{api}/*/*/*"
+
+
+# --- Policies ------------------------------------------------------------------------------------------------------
+
+
+def test_each_policy_allows_one_route_and_to_find_it_and_nothing_else(template: Template) -> None:
+    api, _ = only(template, "AWS::ApiGatewayV2::Api")
+    found = {
+        templates.target(template, policy["ManagedPolicyName"]): [
+            (statement["Effect"], statement["Action"], templates.target(template, statement["Resource"]))
+            for statement in policy["PolicyDocument"]["Statement"]
+        ]
+        for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values()
+    }
+    here = "${AWS::Region}:${AWS::AccountId}"
+    assert found == {
+        f"acme-{permission}-${{AWS::Region}}": [
+            ("Allow", "execute-api:Invoke", f"arn:${{AWS::Partition}}:execute-api:{here}:{api}/*/POST/{permission}/*"),
+            (
+                "Allow",
+                "cloudformation:DescribeStacks",
+                f"arn:${{AWS::Partition}}:cloudformation:{here}:stack/acme-control/*",
+            ),
+        ]
+        for permission in Permission
+    }
+
+
+def test_nobody_has_a_policy_until_an_administrator_gives_it(template: Template) -> None:
+    for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
+        assert not {"Users", "Groups", "Roles"} & policy.keys()
+
+
+# --- Limits and log ------------------------------------------------------------------------------------------------
+
+
+def test_it_is_throttled_and_bounded_as_set(done: Synthesised, template: Template) -> None:
+    _, stage = only(template, "AWS::ApiGatewayV2::Stage")
+    assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 7, "ThrottlingBurstLimit": 9}
+    function = templates.functions(done.templates["acme-jobs"])["acme-control"]
+    assert function["ReservedConcurrentExecutions"] == 3
+
+
+def test_its_access_log_forgets_and_holds_nothing_that_the_sender_wrote(template: Template) -> None:
+    (group,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::LogGroup")
+    assert group["Properties"]["LogGroupName"] == "/aws/vendedlogs/apis/acme-control"
+    assert group["Properties"]["RetentionInDays"] == 14
+    _, stage = only(template, "AWS::ApiGatewayV2::Stage")
+    line = json.loads(stage["AccessLogSettings"]["Format"])
+    assert line["route"] == "$context.routeKey"
+    assert not [value for value in line.values() if "path" in value.lower() or "authorizer" in value.lower()]
+
+
+def test_the_address_is_the_output_that_the_command_line_asks_for(template: Template) -> None:
+    api, _ = only(template, "AWS::ApiGatewayV2::Api")
+    assert template["Outputs"][CONTROL_URL]["Value"] == {"Fn::GetAtt": [api, "ApiEndpoint"]}
+
+
+# --- What the function may do --------------------------------------------------------------------------------------
+
+
+def test_the_function_may_do_what_an_inspector_does_and_nothing_else(done: Synthesised) -> None:
+    allowed = templates.allowed(done.templates["acme-jobs"], "acme-control")
+    assert allowed.keys() == {
+        *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
+        *("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
+        *("lambda:GetFunctionConfiguration", "lambda:ListEventSourceMappings"),
+        *("scheduler:GetSchedule", "logs:FilterLogEvents"),
+        *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),
+    }
+    # it takes messages out of dead-letter queues alone, and sends to lanes and no front door
+    taken = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
+    assert taken == {"acme-critical*-dlq", "acme-default*-dlq", "acme-low*-dlq", "acme-cron-dlq"}
+    assert {arn.rpartition(":")[2] for arn in allowed["sqs:SendMessage"]} == {
+        "acme-critical-*",
+        "acme-default-*",
+        "acme-low-*",
+    }
+
+
+# --- Settings ------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_without_the_setting_has_neither_api_nor_function(synth: Synth) -> None:
+    done = synth(package="functions", removal="destroy")
+    assert "acme-control" not in done.templates
+    assert "acme-control" not in templates.functions(done.templates["acme-jobs"])
+
+
+def test_both_stages_for_aws_have_it(real_stages: RealStages) -> None:
+    for name in ("dev", "prod"):
+        assert f"jobs-{name}-control" in real_stages(name).templates
+
+
+def test_a_local_stage_has_none_for_nothing_verifies_a_signature_there(synth: Synth) -> None:
+    with pytest.raises(StageError, match="control: an emulator verifies no signature; leave it out"):
+        synth("local", control={})
+
+
+def test_a_control_api_without_a_function_is_refused(synth: Synth) -> None:
+    with pytest.raises(StageError, match=r"stage 'dev': control: there is no function 'control' .*; leave it out"):
+        synth(control={})
+
+
+def test_what_both_apis_reserve_is_bounded_together(synth: Synth) -> None:
+    api = {"authorizer": {"kind": "iam"}, "max_concurrency": 15}
+    with pytest.raises(StageError, match=r"control\.max_concurrency: 5 at most is required"):
+        synth(api=api, control={"max_concurrency": 6}, account_concurrency=120)
+
+
+@pytest.mark.parametrize(
+    ("control", "problem"),
+    [
+        ({"rate_per_second": 0}, "control.rate_per_second: .*greater than or equal to 1"),
+        ({"burst": 0}, "control.burst: .*greater than or equal to 1"),
+        ({"max_concurrency": 0}, "control.max_concurrency: .*greater than or equal to 1"),
+        ({"authorizer": {"kind": "jwt"}}, "control.authorizer: Extra inputs are not permitted"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_its_name(control: dict[str, Any], problem: str, synth: Synth) -> None:
+    with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
+        synth(control=control)

@@ -1,0 +1,426 @@
+"""The control API from end to end: a signed request, API Gateway's part, the function, and back."""
+
+from __future__ import annotations
+
+import base64
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, get_type_hints
+
+import pytest
+from botocore.credentials import Credentials
+
+from functions.control import answering
+from shared.cli.errors import LocalError
+from shared.cli.remote import RemoteInspector
+from shared.jobs.errors import (
+    DuplicateTaskError,
+    JobError,
+    LaneError,
+    PayloadError,
+    RecordAwayError,
+    TaskIdConflictError,
+    UnknownTaskError,
+)
+from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector, Permission, wire
+from shared.jobs.inspector.errors import AwsCallError, SchemaError, SelectionError
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
+from tests.integration.inspector.examples import empty, example
+from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
+from tests.logs import lines
+
+ROLE = f"arn:aws:sts::{ACCOUNT}:assumed-role"
+VIEWER = Identity(f"{ROLE}/Viewer/vera@example.com", (Permission.VIEW,), "AKIAVIEWER")
+OPERATOR = Identity(f"{ROLE}/Operator/otto@example.com", (Permission.VIEW, Permission.OPERATE), "AKIAOPERATOR")
+EDITOR = Identity(f"arn:aws:iam::{ACCOUNT}:user/edda", tuple(Permission), "AKIAEDITOR")
+NOBODY = Identity(f"arn:aws:iam::{ACCOUNT}:user/nemo", (), "AKIANOBODY")
+EVERYBODY = (VIEWER, OPERATOR, EDITOR, NOBODY)
+
+Connected = Callable[[Identity], RemoteInspector]
+
+
+class Recorded:
+    """In the inspector's place behind the function: notes each call, and returns or raises what it was given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, str, dict[str, Any]]] = []
+        self.answers: dict[str, Any] = {}
+
+    def __call__(self, reach: Any) -> Any:
+        outer = self
+
+        class One:
+            def __getattr__(self, operation: str) -> Any:
+                def call(**arguments: Any) -> Any:
+                    outer.calls.append((reach.who, operation, arguments))
+                    answer = outer.answers[operation]
+                    if isinstance(answer, Exception):
+                        raise answer
+                    return answer
+
+                return call
+
+        return One()
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[Gateway, str]]:
+    gateway = Gateway(control_template(), *EVERYBODY)
+    with serving(gateway) as url:
+        yield gateway, url
+
+
+@pytest.fixture
+def gateway(served: tuple[Gateway, str]) -> Gateway:
+    served[0].forget(*EVERYBODY)
+    return served[0]
+
+
+@pytest.fixture
+def connected(gateway: Gateway, served: tuple[Gateway, str], monkeypatch: pytest.MonkeyPatch) -> Connected:
+    monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0, 0.0))
+    return lambda identity: RemoteInspector(
+        served[1], stage="dev", prefix="acme", region=REGION, credentials=identity.credentials
+    )
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
+    made = Recorded()
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    answering._reach.cache_clear()
+    monkeypatch.setattr(answering, "Inspector", made)
+    return made
+
+
+def given(operation: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments for all parameters, and for those alone that have no default."""
+    function = vars(Inspector)[operation]
+    hints = get_type_hints(function)
+    parameters = [one for name, one in inspect.signature(function).parameters.items() if name != "self"]
+    return (
+        {one.name: example(hints[one.name]) for one in parameters},
+        {one.name: empty(hints[one.name]) for one in parameters if one.default is one.empty},
+    )
+
+
+# --- All operations ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("operation", wire.operations())
+def test_arguments_and_answers_come_over_as_they_are(operation: str, connected: Connected, recorded: Recorded) -> None:
+    kind = get_type_hints(vars(Inspector)[operation])["return"]
+    for arguments, answer in zip(given(operation), (example(kind), empty(kind)), strict=True):
+        recorded.answers[operation] = answer
+        # when
+        got = getattr(connected(EDITOR), operation)(**arguments)
+        # then
+        assert recorded.calls.pop() == (EDITOR.arn, operation, arguments)
+        assert got == answer
+        assert type(got) is type(answer)
+
+
+def test_positional_arguments_are_those_of_the_inspector(connected: Connected, recorded: Recorded) -> None:
+    recorded.answers["bulk"] = empty(get_type_hints(Inspector.bulk)["return"])
+    connected(OPERATOR).bulk(BulkAction.RETRY, Filter(types=("a:b",)), rate=5)
+    assert recorded.calls == [
+        (OPERATOR.arn, "bulk", {"action": BulkAction.RETRY, "filter": Filter(types=("a:b",)), "rate": 5})
+    ]
+
+
+def test_what_is_no_operation_is_no_attribute(connected: Connected) -> None:
+    remote = connected(EDITOR)
+    for name in ("nonsense", "_reach", "reach"):
+        with pytest.raises(AttributeError, match=f"no operation '{name}'"):
+            getattr(remote, name)
+    with pytest.raises(TypeError, match="nonsense"):
+        remote.tasks(nonsense=1)
+    with pytest.raises(TypeError, match="'id'"):
+        remote.task()
+
+
+ERRORS: list[JobError] = [
+    ActionError("a", "run", State.COMPLETED, [State.RETRY, State.SCHEDULED], "ann cancelled it 3 s ago"),
+    SelectionError("after", "is no cursor of this listing"),
+    UnknownTaskError("a"),
+    LaneError("data:export", Queue.LOW, ["default"]),
+    PayloadError("payload.tenant_id", "Field required"),
+    TaskIdConflictError("a"),
+    DuplicateTaskError("a", "active"),
+    RecordAwayError("the database did not answer"),
+    SchemaError("the database is at revision 0003"),
+    AwsCallError("SendMessage", "it did not answer", denied=True),
+    wire.ArgumentsError("run", {"id": "is missing"}),
+]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+def test_an_error_comes_over_as_the_same_class_with_the_same_text_and_fields(
+    error: JobError, connected: Connected, recorded: Recorded
+) -> None:
+    recorded.answers["run"] = error
+    with pytest.raises(JobError) as caught:
+        connected(OPERATOR).run("a")
+    assert type(caught.value) is type(error)
+    assert str(caught.value) == str(error)
+    assert vars(caught.value) == vars(error)
+    assert {name: type(value) for name, value in vars(caught.value).items()} == {
+        name: type(value) for name, value in vars(error).items()
+    }
+
+
+def test_an_error_that_this_version_does_not_know_keeps_its_text() -> None:
+    error = wire.decode_error({"class": "OfTomorrowError", "text": "it is full", "fields": {"left": 0}})
+    assert (type(error), str(error)) == (JobError, "it is full")
+
+
+def test_a_fault_of_the_code_tells_nothing_of_what_it_worked_on(connected: Connected, recorded: Recorded) -> None:
+    recorded.answers["edit"] = ValueError("could not read s3cret")
+    with (
+        lines() as log,
+        pytest.raises(LocalError, match=r"answered with 500 \(something went wrong here\).*may have been done"),
+    ):
+        connected(EDITOR).edit("a", {"password": "s3cret"})
+    assert [line.get("error_type") for line in log.fields] == ["ValueError", None]
+    assert "s3cret" not in "".join(log.texts)
+
+
+# --- Who may what --------------------------------------------------------------------------------------------------
+
+ATTEMPTS = [(identity, operation) for identity in EVERYBODY for operation in wire.operations()]
+
+
+@pytest.mark.parametrize(("identity", "operation"), ATTEMPTS, ids=lambda value: getattr(value, "key", value))
+def test_an_identity_does_what_its_policies_allow_and_nothing_else(
+    identity: Identity, operation: str, connected: Connected, recorded: Recorded
+) -> None:
+    recorded.answers[operation] = empty(get_type_hints(vars(Inspector)[operation])["return"])
+    _, arguments = given(operation)
+    permission = wire.operations()[operation]
+    if permission in identity.policies:
+        getattr(connected(identity), operation)(**arguments)
+        assert recorded.calls == [(identity.arn, operation, arguments)]
+    else:
+        with pytest.raises(LocalError, match=rf"403 \(Forbidden\).*managed policy acme-{permission}-{REGION} gives"):
+            getattr(connected(identity), operation)(**arguments)
+        assert recorded.calls == []
+
+
+@pytest.mark.parametrize("operation", wire.operations())
+@pytest.mark.parametrize("path", Permission)
+def test_an_operation_is_refused_under_a_path_of_another_permission(
+    operation: str, path: Permission, gateway: Gateway, connected: Connected, recorded: Recorded
+) -> None:
+    # given someone whom IAM allows that path, and a client that asks for an operation of another
+    someone = Identity(f"{ROLE}/Someone/sam", (path,), "AKIASOMEONE")
+    gateway._identities[someone.key] = someone
+    taken = wire.operations()[operation]
+    if path is taken:
+        return
+    # when
+    answer = connected(someone)._ask(operation, path, b"{}")
+    # then
+    assert answer.status_code == 403
+    assert json.loads(answer.content) == {
+        "message": f"{operation} takes the permission to {taken}: POST /{taken}/{operation}"
+    }
+    assert recorded.calls == []
+
+
+@pytest.mark.parametrize("operation", ["nonsense", "_reach", "__init__", "tasks%2F..%2Fcancel"])
+def test_what_is_no_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
+    answer = connected(EDITOR)._ask(operation, Permission.VIEW, b"{}")
+    assert answer.status_code == 404
+    assert recorded.calls == []
+
+
+@pytest.mark.parametrize(
+    "credentials", [Credentials("AKIAEDITOR", "another"), Credentials("AKIAUNKNOWN", "wJalrXUtnFEMI")]
+)
+def test_a_signature_that_nobody_made_is_refused(
+    credentials: Credentials, gateway: Gateway, recorded: Recorded
+) -> None:
+    with serving(gateway) as url:
+        forger = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=credentials)
+        with pytest.raises(LocalError, match="403"):
+            forger.pauses()
+    assert recorded.calls == []
+
+
+def test_a_signature_is_of_one_body(gateway: Gateway, connected: Connected, recorded: Recorded) -> None:
+    signed = connected(EDITOR)._signed("http://127.0.0.1/operate/run", b'{"id": "a"}')
+    headers = {**{name.title(): str(value) for name, value in signed.headers.items()}, "Host": "127.0.0.1"}
+    headers |= {name.lower(): value for name, value in headers.items()}
+    headers = {name: value if isinstance(value, str) else value.decode() for name, value in headers.items()}
+    recorded.answers["run"] = empty(get_type_hints(Inspector.run)["return"])
+    assert gateway.answer("POST", "/operate/run", headers, b'{"id": "b"}')[0] == 403
+    assert gateway.answer("POST", "/operate/run", headers, b'{"id": "a"}')[0] == 200
+
+
+def test_nobody_says_in_a_body_or_header_who_they_are(
+    gateway: Gateway, connected: Connected, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded.answers["audit"] = ()
+    with pytest.raises(wire.ArgumentsError, match="who: Extra inputs are not permitted"):
+        connected(OPERATOR)._decoded(
+            "run", Permission.OPERATE, connected(OPERATOR)._ask("run", Permission.OPERATE, b'{"id": "a", "who": "ann"}')
+        )
+    # a header is passed on to the function, and says nothing there
+    signed = RemoteInspector._signed
+
+    def forged(self: RemoteInspector, url: str, body: bytes) -> Any:
+        request = signed(self, url, body)
+        request.headers["X-Amzn-Iam-User-Arn"] = request.headers["X-Who"] = EDITOR.arn
+        return request
+
+    monkeypatch.setattr(RemoteInspector, "_signed", forged)
+    connected(VIEWER).audit()
+    assert recorded.calls == [(VIEWER.arn, "audit", {})]
+
+
+@pytest.mark.parametrize(
+    "authorizer",
+    [
+        None,
+        {},
+        {"iam": None},
+        {"iam": {"userArn": None}},
+        {"jwt": {"claims": {"sub": "ann"}}},
+        {"iam": {"userArn": ""}},
+    ],
+)
+def test_without_a_verified_signer_nothing_is_done(authorizer: Any, recorded: Recorded) -> None:
+    context = {"authorizer": authorizer} if authorizer is not None else {}
+    event = {"routeKey": "POST /view/{operation}", "pathParameters": {"operation": "pauses"}, "requestContext": context}
+    assert answering.answer(event)["statusCode"] == 403
+    assert recorded.calls == []
+
+
+def test_users_of_an_identity_pool_are_refused_for_they_share_a_name(recorded: Recorded) -> None:
+    signer = {"userArn": f"{ROLE}/Pool/CognitoIdentityCredentials", "cognitoIdentity": {"identityId": "pool:ann"}}
+    event = {
+        "routeKey": "POST /view/{operation}",
+        "pathParameters": {"operation": "pauses"},
+        "requestContext": {"authorizer": {"iam": signer}},
+    }
+    assert "not told apart" in answering.answer(event)["body"]
+    assert recorded.calls == []
+
+
+# --- What is sent --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("operation", "body", "fields"),
+    [
+        ("tasks", b'{"limit": "s3cret"}', ["limit"]),
+        ("tasks", b'{"filter": {"states": ["s3cret"]}}', ["filter.states.0"]),
+        ("tasks", b'{"filter": {"tomorrow": "s3cret"}}', ["filter.tomorrow"]),
+        ("task", b"{}", ["id"]),
+        ("task", b'{"id": "a", "more": "s3cret"}', ["more"]),
+        ("task", b'["s3cret"]', ["body"]),
+        ("task", b"s3cret", ["body"]),
+        ("task", b"\xff\xfe", ["body"]),
+    ],
+)
+def test_bad_arguments_are_told_by_their_place_and_no_value(
+    operation: str, body: bytes, fields: list[str], recorded: Recorded
+) -> None:
+    event = {
+        "routeKey": "POST /view/{operation}",
+        "pathParameters": {"operation": operation},
+        "requestContext": {"authorizer": {"iam": {"userArn": VIEWER.arn}}},
+        "body": base64.b64encode(body).decode(),
+        "isBase64Encoded": True,
+    }
+    with lines() as log:
+        answer = answering.answer(event)
+    assert answer["statusCode"] == 422
+    assert json.loads(answer["body"])["error"]["fields"]["fields"] == fields
+    assert "s3cret" not in answer["body"] + "".join(log.texts)
+    assert recorded.calls == []
+
+
+def test_one_line_says_who_asked_what_and_how_it_went_and_nothing_of_the_payload(
+    connected: Connected, recorded: Recorded
+) -> None:
+    recorded.answers["enqueue"] = empty(get_type_hints(Inspector.enqueue)["return"])
+    with lines() as log:
+        connected(EDITOR).enqueue("data:export", {"password": "s3cret"}, reason="s3cret")
+    (line,) = log.fields
+    assert (line["route"], line["status"], line["who"]) == ("/edit/enqueue", 200, EDITOR.arn)
+    assert isinstance(line["ms"], int)
+    assert "s3cret" not in log.texts[0]
+
+
+def test_an_answer_that_lambda_would_not_carry_is_refused(
+    connected: Connected, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "MAX_ANSWER_BYTES", 10)
+    recorded.answers["types"] = (example(get_type_hints(Inspector.types)["return"])[0],)
+    with pytest.raises(SelectionError, match=r"limit: the answer has \d+ bytes, too many for one; ask for less"):
+        connected(VIEWER).types()
+
+
+# --- When it does not come back ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fails", [None, 429, 500, 502, 503, 504])
+def test_a_question_is_asked_again(
+    fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded
+) -> None:
+    recorded.answers["pauses"] = ()
+    gateway.fails = [fails, fails]
+    assert connected(VIEWER).pauses() == ()
+
+
+@pytest.mark.parametrize("fails", [None, 500, 502, 503, 504])
+def test_an_action_that_may_have_been_done_is_not_done_again(
+    fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded
+) -> None:
+    gateway.fails = [fails]
+    with pytest.raises(
+        LocalError, match=r"It may have been done all the same: look into the audit .* before you repeat"
+    ):
+        connected(OPERATOR).cancel("a")
+    assert (gateway.fails, gateway.seen, recorded.calls) == ([], [], [])
+
+
+def test_an_action_that_was_turned_away_at_the_door_is_tried_again(
+    gateway: Gateway, connected: Connected, recorded: Recorded
+) -> None:
+    recorded.answers["cancel"] = empty(get_type_hints(Inspector.cancel)["return"])
+    gateway.fails = [429]
+    connected(OPERATOR).cancel("a")
+    assert len(recorded.calls) == 1
+
+
+def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
+    connected: Connected, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
+) -> None:
+    monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0,))
+    with serving(gateway) as url:
+        remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=OPERATOR.credentials)
+    for call in (remote.pauses, lambda: remote.cancel("a")):
+        with pytest.raises(
+            LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, a proxy"
+        ):
+            call()
+
+
+def test_an_answer_of_another_version_is_said_to_be_one(connected: Connected, recorded: Recorded) -> None:
+    recorded.answers["count"] = {"number": 1, "certain": True}
+    with (
+        pytest.warns(UserWarning, match="serialized value"),
+        pytest.raises(LocalError, match="use the version that is deployed there"),
+    ):
+        connected(VIEWER).count()
+
+
+def test_nothing_is_sent_in_the_clear() -> None:
+    with pytest.raises(LocalError, match="by https alone"):
+        RemoteInspector(
+            "http://api.example.com", stage="dev", prefix="acme", region=REGION, credentials=EDITOR.credentials
+        )
