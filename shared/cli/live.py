@@ -18,10 +18,10 @@ from rich.console import Group
 from rich.live import Live
 
 from shared.cli.exits import Exit, exit_of
-from shared.cli.queue_tables import queue_table, sparkline
-from shared.cli.screen import WIDE, row, table, word
+from shared.cli.queue_tables import pause_lines, queue_table, sparkline
+from shared.cli.screen import WIDE, line, row, table, word
 from shared.cli.tables import tries, trouble
-from shared.cli.times import relative, short
+from shared.cli.times import milliseconds, relative
 from shared.jobs.inspector.answers import Filter
 from shared.jobs.store import State
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from shared.jobs.inspector.answers import Overview, TaskRow
 
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
-SPARK_WIDTH = 30
+MOST_SPARKS, BESIDE_SPARKS = 30, 38
+"""Columns of a sparkline, and of what stands beside the two of a line."""
 ENDS_IT = ("q", "Q", "\x03", "\x1b")
 KeyWaiter = Callable[[float], bool]
 
@@ -58,7 +59,8 @@ def look(inspector: Inspector, minutes: int) -> Look:
 def frame(seen: Look, width: int, trouble_with: str | None) -> RenderableType:
     """``trouble_with``: why the last look failed; what is shown is then of the one before."""
     parts: list[RenderableType] = [_head(seen, trouble_with), word("")]
-    parts += [queue_table(seen.overview, width), word(""), _throughput(seen.overview)]
+    parts += [queue_table(seen.overview, sparks=0), *map(word, pause_lines(seen.overview)), word("")]
+    parts += [_throughput(seen.overview, min(MOST_SPARKS, (width - BESIDE_SPARKS) // 2))]
     if seen.active:
         parts += [word(""), word("Running", "bold"), _tasks(seen.active, seen.at, width, errors=False)]
     if seen.failed:
@@ -72,29 +74,30 @@ def _head(seen: Look, trouble_with: str | None) -> RenderableType:
     return word(f"{seen.at:%Y-%m-%d %H:%M:%S}Z   {seen.overview.archived:,} given up are kept", "dim")
 
 
-def _throughput(overview: Overview) -> RenderableType:
+def _throughput(overview: Overview, sparks: int) -> RenderableType:
     """How many began and failed, a line for each queue that did anything."""
     made = table("PER MINUTE", "BEGAN", "", "FAILED", "", "WAIT", right=("WAIT",))
     for one in overview.queues:
         minutes = one.minutes
         waits = [minute.wait_ms for minute in minutes if minute.wait_ms is not None]
         began, failed = sum(m.started for m in minutes), sum(m.failed for m in minutes)
-        cells = (sparkline([m.started for m in minutes], SPARK_WIDTH), f"{began:,}")
-        bad = (word(sparkline([m.failed for m in minutes], SPARK_WIDTH), "red"), f"{failed:,}")
-        row(made, one.queue, *cells, *bad, short(waits[-1] / 1000) if waits else None)
+        cells = (sparkline([m.started for m in minutes], sparks), f"{began:,}")
+        bad = (word(sparkline([m.failed for m in minutes], sparks), "red"), f"{failed:,}")
+        row(made, one.queue, *cells, *bad, milliseconds(waits[-1]) if waits else None)
     return made
 
 
 def _tasks(rows: tuple[TaskRow, ...], now: datetime, width: int, *, errors: bool) -> RenderableType:
     wide = width >= WIDE
     more = ("TENANT",) if wide and any(one.tenant for one in rows) else ()
-    made = table("ID", "TYPE", "STATE", "TRY", *more, "WHEN", *(("ERROR",) if wide and errors else ()))
+    last = ("ERROR",) if wide and errors else ()
+    made = table("ID", "TYPE", "STATE", "TRY", *more, "WHEN", *last, fold=last)
     for one in rows:
         extra = (one.tenant or "",) if more else ()
         at = one.finished_at or one.created_at
         row(
             made, one.id, one.type, one.state, tries(one), *extra, relative(at, now),
-            *((trouble(one),) if wide and errors else ()),
+            *((line(trouble(one)),) if wide and errors else ()),
         )  # fmt: skip
     return made
 

@@ -6,28 +6,27 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shared.cli.screen import WIDE, row, table, word
-from shared.cli.times import short
+from shared.cli.times import short, stamp
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from shared.jobs.inspector.answers import Overview, Pause, QueueView
+    from shared.jobs.inspector.answers import Lane, Overview, Pause
     from shared.jobs.store import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST", "DONE", "FAILED")
 
 
-def queue_table(overview: Overview, width: int, *, spark_width: int = 20) -> Table:
-    """Counts are rows; DEAD is messages in dead-letter queues. A sparkline where there is room."""
-    wide = width >= WIDE
-    titles = ("QUEUE", *NUMBERS, *(("RUNS",) if wide else ()), "PAUSED")
-    made = table(*titles, right=NUMBERS, fold=("PAUSED",))
+def queue_table(overview: Overview, *, sparks: int) -> Table:
+    """Counts are rows; DEAD is messages in dead-letter queues. ``sparks``: columns of a sparkline, 0 for none."""
+    titles = ("QUEUE", *NUMBERS, *(("RUNS",) if sparks else ()), "")
+    made = table(*titles, right=NUMBERS)
     for one in overview.queues:
         dead = _plus(one.depth.dead, one.front_door.dead)
         done, failed = sum(m.succeeded for m in one.minutes), sum(m.failed for m in one.minutes)
-        spark = (sparkline([m.started for m in one.minutes], spark_width),) if wide else ()
+        spark = (sparkline([m.started for m in one.minutes], sparks),) if sparks else ()
         row(
             made,
             word(one.queue, "bold"),
@@ -37,7 +36,7 @@ def queue_table(overview: Overview, width: int, *, spark_width: int = 20) -> Tab
             f"{done:,}",
             _alarming(failed),
             *spark,
-            paused(one.pause, lanes=one),
+            paused(one.pause, one.lanes),
         )
     return made
 
@@ -46,7 +45,7 @@ def lane_table(overview: Overview, width: int) -> Table:
     """Each lane, under its queue."""
     numbers = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST")
     sqs = ("IN SQS", "IN FLIGHT") if width >= WIDE else ()
-    made = table("QUEUE", "TYPE", *numbers, *sqs, "PAUSED", right=(*numbers, *sqs), fold=("PAUSED",))
+    made = table("QUEUE", "TYPE", *numbers, *sqs, "", right=(*numbers, *sqs))
     for queue in overview.queues:
         for one in queue.lanes:
             depth = (_plus(one.depth.waiting, one.depth.delayed), one.depth.in_flight) if sqs else ()
@@ -71,14 +70,23 @@ def sparkline(values: Sequence[int], width: int) -> str:
     return "".join(BLOCKS[0 if not one else max(1, round(one / most * (len(BLOCKS) - 1)))] for one in sums)
 
 
-def paused(pause: Pause | None, *, lanes: QueueView | None = None) -> str:
-    """Who paused it, and why; of a queue that is not paused, how many of its lanes are."""
-    if pause is not None:
-        by = f" by {pause.by}" if pause.by else ""
-        until = f" until {pause.until:%H:%M}Z" if pause.until else ""
-        return f"paused{by}{until}" + (f": {pause.reason}" if pause.reason else "")
-    count = sum(one.pause is not None for one in lanes.lanes) if lanes else 0
-    return f"{count} of {len(lanes.lanes)} lanes" if count and lanes else ""
+def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
+    """A word for a column; of a queue that is not paused, how many of its lanes are."""
+    count = sum(one.pause is not None for one in lanes)
+    return "paused" if pause else f"{count} of {len(lanes)} lanes" if count else ""
+
+
+def pause_lines(overview: Overview) -> list[str]:
+    """Who paused what, and why: a sentence each."""
+    found = [one.pause for one in overview.queues] + [lane.pause for one in overview.queues for lane in one.lanes]
+    return [pause_line(one) for one in dict.fromkeys(pause for pause in found if pause)]
+
+
+def pause_line(pause: Pause) -> str:
+    """``queue low is paused by ann until …: the reason``."""
+    by = f" by {pause.by}" if pause.by else ""
+    until = f" until {stamp(pause.until)}" if pause.until else ""
+    return f"{pause.scope} {pause.name} is paused{by}{until}" + (f": {pause.reason}" if pause.reason else "")
 
 
 def _counts(tasks: Mapping[State, int]) -> list[str]:

@@ -91,6 +91,21 @@ def word(value: object, style: str = "") -> Text:
     return Text(text, style or STYLES.get(text, ""))
 
 
+def line(value: object) -> Text:
+    """A cell of one line that gives way to all others, and is cut where there is no room."""
+    from rich.text import Text
+
+    return Text(clean(value), no_wrap=True, overflow="ellipsis")
+
+
+def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Commands to paste, each with what it is for."""
+    width = max((len(command) for command, _ in rows), default=0)
+    for command, meaning in rows:
+        remark = f"{' ' * (width - len(command))}  # {clean(meaning)}" if meaning else ""
+        to.print(word(f"  {command}", "none").append(remark, "dim"), soft_wrap=True)
+
+
 def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
     """A table without lines. What ``fold`` names may be broken over lines, all else stays whole; ``right``: numbers."""
     from rich.table import Table

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from shared.cli import screen
 from shared.cli.screen import WIDE, row, table, word
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 MAX_PAYLOAD_LINES = 60
 """Of a payload or result; the rest is in ``--json``."""
 MAX_TRACEBACK_LINES = 30
+OTHER_COLUMNS = 41
+"""How wide a page of tasks is beside its ids, where types are short."""
 WAITING = ("scheduled", "pending", "retry")
 PASTE = {"run": "run it now", "retry": "give it new attempts", "edit": "change its payload", "replay": "do it again"}
 """What the words of actions mean, where they do not say it themselves."""
@@ -32,14 +35,14 @@ def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
     wide = width >= WIDE
     tenants = wide and any(one.tenant for one in rows)
     titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
-    made = table(*titles, "WHEN" if wide else "", "ERROR" if wide else "", right=("AGE", "TRY"), fold=("ID",))
+    crowded = max((len(one.id) for one in rows), default=0) + OTHER_COLUMNS > width
+    more, fold = ("WHEN", "ERROR") if wide else (), (*(["ID"] if crowded else []), "ERROR")
+    made = table(*titles, *more, right=("AGE", "TRY"), fold=fold)
     for one in rows:
         age = short((now - one.created_at).total_seconds())
         cells: list[object] = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
         cells += [one.tenant] if tenants else []
-        row(made, *cells, when(one, now) if wide else "", trouble(one) if wide else "")
-    if not wide:
-        made.columns = made.columns[:-2]
+        row(made, *cells, *((when(one, now), screen.line(trouble(one))) if wide else ()))
     return made
 
 
@@ -75,7 +78,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
         _section(to, "Attempts")
         to.print(_attempts(view.attempts, now, to.width))
     _failure(to, view)
-    for title, value in (("Payload", view.row and view.payload), ("Result", view.result)):
+    for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
             _section(to, title)
             _lines(to, screen.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
@@ -163,9 +166,8 @@ def dollars(value: float | None) -> str | None:
     """An estimate in dollars: two digits that say something, however little it is."""
     if value is None:
         return None
-    return (
-        f"${value:,.2f}" if value >= 1 else f"${value:.2g}" if value >= 0.0001 else f"${value:.1e}" if value else "$0"
-    )
+    digits = 2 if value >= 1 or value <= 0 else 1 - math.floor(math.log10(value))
+    return f"${value:,.{digits}f}"
 
 
 def _failure(to: Console, view: TaskView) -> None:
@@ -209,15 +211,4 @@ def _next(to: Console, view: TaskView, command: str) -> None:
     if not steps:
         return
     _section(to, "What can be done now")
-    for line, meaning in steps:
-        to.print(word(f"  {line}", "none"), word(f"# {meaning}" if meaning else "", "dim"), soft_wrap=True)
-
-
-def values(names: Sequence[tuple[str, Any]]) -> Table:
-    """Names and values, in two columns; what is None is left out."""
-    made = table("", "", fold=("",))
-    made.show_header = False
-    for name, value in names:
-        if value is not None:
-            row(made, word(name, "dim"), value)
-    return made
+    screen.steps(to, steps)

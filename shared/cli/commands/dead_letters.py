@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from shared.jobs.inspector.answers import DeadGroup, DeadLetters
 
 DEFAULT_CANARY = 5
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+"""As :class:`shared.jobs.failure.Failure` makes them."""
 
 
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
@@ -63,19 +66,16 @@ def _wrong(one: DeadGroup) -> str:
 
 
 def _next_steps(one: DeadGroup, command: str) -> None:
+    looks = [
+        (f"{command} show {shlex.quote(one.example)}", "one of the first group"),
+        (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
+    ]
+    again = f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}"
     to = screen.messages()
     to.print()
-    for line, meaning in (
-        (f"{command} show {shlex.quote(one.example)}" if one.recorded else "", "one of the first group"),
-        (f"{command} ls --state archived --fingerprint {one.fingerprint}" if one.recorded else "", "all of it"),
-        (
-            f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}",
-            "once it is mended: try a few, then the rest",
-        ),
-        (one.log_link or "", "its log"),
-    ):
-        if line:
-            to.print(word(f"  {line}", "none"), word(f"# {meaning}", "dim"), soft_wrap=True)
+    screen.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
+    if one.log_link:
+        to.print(word(f"  Its log: {one.log_link}", "none"), soft_wrap=True)
 
 
 def redrive(
@@ -127,7 +127,7 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
     """One fingerprint, or ids: a word that is no group's fingerprint is an id."""
     from shared.jobs.inspector import Filter
 
-    prints = {one.fingerprint for one in groups}
+    prints = {one.fingerprint for one in groups} | {one for one in which if FINGERPRINT.fullmatch(one)}
     named = [one for one in which if one in prints]
     if len(named) > 1 or (named and len(which) > 1):
         asking.usage("one fingerprint at a time, or ids alone", "[FINGERPRINT|ID]...")

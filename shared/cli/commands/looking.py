@@ -89,7 +89,9 @@ def logs(
     context: typer.Context,
     id_: o.Id,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document; with --follow one line each.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", "--as-json", help="One JSON document; with --follow one line each.")
+    ] = False,
 ) -> None:
     """The log lines of one task, over its attempts."""
     from shared.jobs.inspector.answers import LogLine

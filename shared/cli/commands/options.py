@@ -8,7 +8,7 @@ import typer
 
 from shared.cli import completion
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document, for programs.")]
+AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="One JSON document, for programs.")]
 Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count what would be touched, and do nothing.")]

@@ -84,7 +84,7 @@ def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
         return
     made = screen.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
     for one in found:
-        until = _stamp(one.until) if one.until else "resumed"
+        until = _stamp(one.until) if one.until else "resumed by hand"
         screen.row(made, one.scope, one.name, _stamp(one.since), until, one.by, one.reason)
     screen.console().print(made)
 
@@ -135,7 +135,7 @@ def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
 
     wide, now = width >= WIDE, datetime.now(UTC)
     more = ("TIME ZONE", "OVERLAP", "ON AWS") if wide else ()
-    made = screen.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", "PAUSED", fold=("SCHEDULE", "PAUSED"))
+    made = screen.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", "", fold=("SCHEDULE",))
     for one in found:
         extra = (one.timezone, one.overlap, one.on_aws) if wide else ()
         coming = relative(one.next[0], now) if one.next else None

@@ -33,13 +33,15 @@ def queues(
     if as_json:
         screen.document(found, Overview)
         return
-    from shared.cli.queue_tables import lane_table, queue_table
+    from shared.cli.queue_tables import lane_table, pause_lines, queue_table
 
     console = screen.console()
-    console.print(queue_table(found, console.width))
+    console.print(queue_table(found, sparks=20 if console.width >= WIDE else 0))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
+    for line in pause_lines(found):
+        screen.say(line)
     if found.archived:
         screen.say(f"{screen.plural(found.archived)} given up are kept: {asking.here(context)} dead")
 
