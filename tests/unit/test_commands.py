@@ -1,4 +1,4 @@
-"""Commands of `jobs` that need no stack: schemas of messages, ticks by hand, and what they say of bad input."""
+"""Commands of `jobs` that need no stack: schemas of messages, and what they say of bad input."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
@@ -15,7 +14,6 @@ from typer.testing import CliRunner
 from shared.cli.errors import LocalError
 from shared.cli.main import app
 from shared.jobs.errors import DeclarationError
-from shared.jobs.message import decode
 
 
 @pytest.fixture(autouse=True)
@@ -59,42 +57,9 @@ def test_all_schemas_go_to_a_folder(tmp_path: Path) -> None:
     assert "user:invitation: " in output
 
 
-def test_a_tick_by_hand_goes_to_the_lane_as_the_scheduler_sends_it() -> None:
-    # given
-    sqs = boto3.client("sqs")
-    url = sqs.create_queue(QueueName="jobs-low-jobs-sweep")["QueueUrl"]
-    # when
-    output = jobs("tick", "jobs:sweep")
-    # then
-    [sent] = sqs.receive_message(QueueUrl=url)["Messages"]
-    message = decode(sent["Body"])
-    assert message.tick is not None
-    assert f"Sent: jobs:sweep:{message.tick['schedule']}:{message.tick['at'][:16]}Z" in output
-
-
-def test_a_tick_by_hand_is_sent_where_the_stage_has_the_schedule_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
-    boto3.client("sqs").create_queue(QueueName="jobs-low-jobs-sweep")
-    assert "Sent: jobs:sweep:0:" in jobs("tick", "jobs:sweep")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["tick", "user:invitation"], "it is no periodic task"),
-        (["tick", "jobs:sweep", "--schedule", "yearly"], "--schedule: name one of jobs:sweep's schedules (0)"),
-    ],
-)
-def test_what_has_no_such_schedule_is_refused_with_those_there_are(arguments: list[str], said: str) -> None:
-    with pytest.raises(LocalError) as caught:
-        jobs(*arguments)
-    assert said in str(caught.value)
-
-
-@pytest.mark.parametrize("command", ["tick", "schema"])
-def test_an_unknown_type_is_refused(command: str) -> None:
+def test_an_unknown_type_is_refused() -> None:
     with pytest.raises(DeclarationError, match="no task 'data:gone'"):
-        jobs(command, "data:gone")
+        jobs("schema", "data:gone")
 
 
 def _documents(text: str) -> list[str]:

@@ -1,0 +1,116 @@
+"""What commands share: the inspector of the stage that is meant, the filter that options describe, and questions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, NoReturn, TypeVar
+
+import typer
+
+from shared.cli.exits import Exit
+from shared.cli.screen import is_terminal, say
+
+if TYPE_CHECKING:
+    from shared.jobs.inspector import Filter, Inspector
+
+E = TypeVar("E", bound=StrEnum)
+
+
+@dataclass(frozen=True)
+class Where:
+    """The options before the command. None: as the environment has it."""
+
+    stage: str | None = None
+    profile: str | None = None
+    region: str | None = None
+
+
+def inspector(context: typer.Context) -> Inspector:
+    """The one door, to the stage that was named."""
+    from shared.cli.connecting import connect
+
+    where = context.find_object(Where) or Where()
+    return connect(stage=where.stage, profile=where.profile, region=where.region)
+
+
+def here(context: typer.Context) -> str:
+    """``jobs`` with the options that lead to where this command went, for commands to paste."""
+    where = context.find_object(Where) or Where()
+    given = ((name, getattr(where, name)) for name in ("stage", "profile", "region"))
+    return " ".join(["jobs", *(f"--{name} {value}" for name, value in given if value)])
+
+
+def stop(message: str, code: Exit) -> NoReturn:
+    """End the command with a message."""
+    say(f"jobs: {message}")
+    raise typer.Exit(code)
+
+
+def usage(message: str, option: str | None = None) -> NoReturn:
+    """End the command: it was used wrongly."""
+    raise typer.BadParameter(message, param_hint=option)
+
+
+def filter_of(
+    *,
+    ids: Sequence[str] = (),
+    state: Sequence[str] = (),
+    type_: Sequence[str] = (),
+    queue: Sequence[str] = (),
+    tenant: str | None = None,
+    tag: str | None = None,
+    id_prefix: str | None = None,
+    error: str | None = None,
+    fingerprint: str | None = None,
+    older: str | None = None,
+    newer: str | None = None,
+) -> Filter:
+    """The options as the inspector wants them; a wrong one is a usage error that names what is right."""
+    from shared.jobs.inspector import Filter
+    from shared.jobs.queues import Queue
+    from shared.jobs.store import State
+
+    return Filter(
+        ids=tuple(dict.fromkeys(ids)),
+        id_prefix=id_prefix,
+        states=tuple(one_of(State, value, "--state") for value in state),
+        types=tuple(type_),
+        queues=tuple(one_of(Queue, value, "--queue") for value in queue),
+        tenant=tenant,
+        tag=tag,
+        error=error,
+        fingerprint=fingerprint,
+        created_after=time_of(newer, "--newer"),
+        created_before=time_of(older, "--older"),
+    )
+
+
+def one_of(kind: type[E], value: str, option: str) -> E:
+    """A member by its value."""
+    if value not in list(kind):
+        usage(f"{value!r} is not one of {', '.join(kind)}", option)
+    return kind(value)
+
+
+def time_of(text: str | None, option: str) -> datetime | None:
+    """A time, or one so long ago."""
+    from shared.cli import times
+
+    try:
+        return None if text is None else times.ago(text, datetime.now(UTC))
+    except ValueError as error:
+        usage(str(error), option)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the person; end the command where they would rather not, or nobody can be asked."""
+    if yes:
+        return
+    if not is_terminal():
+        stop(f"{question} There is no terminal to ask on: say --yes, or --dry-run to count only.", Exit.USAGE)
+    if not typer.confirm(question, err=True):
+        say("Nothing was done.")
+        raise typer.Exit(Exit.FAILED)

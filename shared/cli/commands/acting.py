@@ -1,0 +1,233 @@
+"""Act on tasks, one, some, or all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`; and `bulk`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli import asking, screen
+from shared.cli.commands import options as o
+from shared.cli.exits import Exit
+from shared.cli.screen import plural
+
+if TYPE_CHECKING:
+    from shared.jobs.inspector import Filter, Inspector
+    from shared.jobs.inspector.answers import Acted
+
+HELP = {
+    "run": "Run what waits now.",
+    "retry": "Give what was given up or cancelled new attempts, and run it now.",
+    "archive": "Give up what waits, as if its attempts were used up.",
+    "delete": "Clear the content of what does not run; what waits is cancelled by it. Ids are kept.",
+    "cancel": "Cancel what waits; ask what runs to stop.",
+}
+DEFAULT_RATE = 50
+
+
+def command(action: str) -> Callable[..., None]:
+    """The command of one action: on the ids, or on what the options find."""
+
+    def act(
+        context: typer.Context,
+        ids: o.Ids = None,
+        *,
+        state: o.States = None,
+        type_: o.Types = None,
+        queue: o.Queues = None,
+        tenant: o.Tenant = None,
+        tag: o.Tag = None,
+        id_prefix: o.IdPrefix = None,
+        error: o.Error = None,
+        fingerprint: o.Fingerprint = None,
+        older: o.Older = None,
+        newer: o.Newer = None,
+        reason: o.Reason = None,
+        rate: o.Rate = DEFAULT_RATE,
+        yes: o.Yes = False,
+        dry_run: o.DryRun = False,
+        as_json: o.AsJson = False,
+    ) -> None:
+        chosen = asking.filter_of(
+            ids=ids or (),
+            state=state or (),
+            type_=type_ or (),
+            queue=queue or (),
+            tenant=tenant,
+            tag=tag,
+            id_prefix=id_prefix,
+            error=error,
+            fingerprint=fingerprint,
+            older=older,
+            newer=newer,
+        )
+        if not any(vars_of(chosen)):
+            asking.usage(f"give ids, or options that say which tasks; `jobs {action} --help` lists them", "[ID]...")
+        by_ids = chosen.ids and vars_of(chosen)[1:] == vars_of(_only(chosen.ids))[1:]
+        if by_ids and not dry_run:
+            raise typer.Exit(_each(asking.inspector(context), action, chosen.ids, reason, as_json=as_json))
+        act_on_filter(context, action, chosen, reason=reason, rate=rate, yes=yes, dry_run=dry_run, as_json=as_json)
+
+    act.__doc__ = HELP[action]
+    return act
+
+
+def vars_of(chosen: Filter) -> list[object]:
+    """The values of a filter, ids first."""
+    return [getattr(chosen, name) for name in chosen.__slots__]
+
+
+def _only(ids: tuple[str, ...]) -> Filter:
+    from shared.jobs.inspector import Filter
+
+    return Filter(ids=ids)
+
+
+def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> Exit:
+    """One after the other; what cannot be done is told, and keeps none of the others."""
+    from shared.cli.exits import exit_of
+    from shared.jobs.inspector.answers import Acted
+
+    done: list[Acted] = []
+    worst = Exit.DONE
+    for id_ in ids:
+        try:
+            acted = getattr(inspector, action)(id_, reason=reason)
+        except Exception as error:  # the one place where the outcome of each is decided
+            code = exit_of(error)
+            if code is None or code in (Exit.AWAY, Exit.FORBIDDEN) or len(ids) == 1:
+                _show(done, as_json=as_json)
+                raise
+            screen.say(f"jobs: {error}")
+            worst = code if worst in (Exit.DONE, code) else Exit.FAILED
+        else:
+            done.append(acted)
+            if not as_json:
+                _tell(acted)
+    if as_json:
+        if len(ids) == 1:
+            screen.document(done[0], Acted)
+        else:
+            screen.document(done, list[Acted])
+    return worst
+
+
+def _show(done: list[Acted], *, as_json: bool) -> None:
+    """What was done before the way ended early, so that a program knows of it."""
+    from shared.jobs.inspector.answers import Acted
+
+    if as_json and done:
+        screen.document(done, list[Acted])
+
+
+def _tell(acted: Acted) -> None:
+    if acted.action == "cancel" and acted.after == "active":
+        text = "was asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or end"
+    elif acted.before == acted.after or acted.before is None:
+        text = f"is {acted.after}"
+    else:
+        text = f"was {acted.before}, is {acted.after}"
+    screen.console().print(screen.word(f"{acted.id} {text}", "none"), soft_wrap=True)
+
+
+def act_on_filter(
+    context: typer.Context,
+    action: str,
+    chosen: Filter,
+    *,
+    reason: str | None,
+    rate: int,
+    yes: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Count, ask, start, follow."""
+    from shared.cli.following import follow
+    from shared.jobs.inspector import BulkAction
+
+    inspector = asking.inspector(context)
+    number = counted(inspector, chosen, dry_run=dry_run, as_json=as_json)
+    asking.confirm(f"{action.capitalize()} {number}?", yes=yes)
+    started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
+    raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
+
+
+def counted(inspector: Inspector, chosen: Filter, *, dry_run: bool, as_json: bool) -> str:
+    """How many match, in words. Ends the command for a dry run, and where nothing does."""
+    from shared.jobs.inspector.answers import Count
+
+    count = inspector.count(chosen)
+    words = plural(count.number) if count.exact else f"more than {plural(count.number)}"
+    if dry_run and as_json:
+        screen.document(count, Count)
+    if not count.number:
+        asking.stop("nothing matches", Exit.NOTHING)
+    if dry_run:
+        if not as_json:
+            screen.console().print(screen.word(f"{words} would be touched.", "none"))
+        raise typer.Exit
+    return words
+
+
+# --- Bulk actions themselves -----------------------------------------------------------------------------------------
+
+bulk = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
+BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
+
+
+@bulk.command("ls")
+def bulk_ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
+    """Bulk actions, newest first."""
+    from shared.cli.times import relative
+    from shared.jobs.inspector.answers import BulkView
+
+    found = asking.inspector(context).bulks(limit=limit)
+    if as_json:
+        screen.document(found, tuple[BulkView, ...])
+        return
+    if not found:
+        screen.say("There was no bulk action yet.")
+        return
+    made = screen.table(
+        "ID", "ACTION", "STATE", "DONE", "OF", "SKIPPED", "FAILED", "STARTED", "WHO", fold=("ID", "WHO")
+    )
+    for one in found:
+        when = relative(one.started_at, datetime.now(UTC))
+        screen.row(made, one.id, one.action, one.state, one.done, one.total, one.skipped, one.failed, when, one.who)
+    screen.console().print(made)
+
+
+@bulk.command("show")
+def bulk_show(
+    context: typer.Context,
+    id_: BulkId,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """How one bulk action stands."""
+    from shared.cli.following import follow, report
+    from shared.jobs.inspector.answers import BulkView
+
+    inspector = asking.inspector(context)
+    view = inspector.bulk_view(id_)
+    if follow_it:
+        raise typer.Exit(follow(inspector, view, asking.here(context), as_json=as_json))
+    if as_json:
+        screen.document(view, BulkView)
+    else:
+        screen.console().print(screen.word(f"{report(view)} It is {view.state}.", "none"))
+
+
+@bulk.command("abort")
+def bulk_abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
+    """Stop a bulk action; what is done stays done."""
+    from shared.cli.following import report
+    from shared.jobs.inspector.answers import BulkView
+
+    view = asking.inspector(context).abort(id_, reason=reason)
+    if as_json:
+        screen.document(view, BulkView)
+    else:
+        screen.console().print(screen.word(report(view), "none"))

@@ -1,0 +1,144 @@
+"""What was given up: `dead` shows it by cause, `redrive` tries it again."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli import asking, screen
+from shared.cli.commands import options as o
+from shared.cli.exits import Exit
+from shared.cli.screen import WIDE, plural, word
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from shared.jobs.inspector import Filter
+    from shared.jobs.inspector.answers import DeadGroup, DeadLetters
+
+DEFAULT_CANARY = 5
+FINGERPRINT = re.compile(r"[0-9a-f]{16}")
+"""As :class:`shared.jobs.failure.Failure` makes them."""
+
+
+def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """What was given up, grouped by what went wrong, the largest group first."""
+    from shared.jobs.inspector.answers import DeadLetters
+
+    found = asking.inspector(context).dead()
+    if as_json:
+        screen.document(found, DeadLetters)
+        return
+    if not found.groups and not found.unread:
+        screen.say("Nothing is dead.")
+        return
+    console = screen.console()
+    _groups(console, found)
+    if found.unread:
+        screen.say(
+            f"{plural(found.unread, 'message')} more in the dead-letter queues were not looked at: they are many."
+        )
+    if found.groups:
+        _next_steps(found.groups[0], asking.here(context))
+
+
+def _groups(to: Console, found: DeadLetters) -> None:
+    from shared.cli.times import relative
+
+    now, wide = datetime.now(UTC), to.width >= WIDE
+    more = ("FIRST", "LAST") if wide else ("LAST",)
+    made = screen.table(
+        "COUNT", "FINGERPRINT", "TYPE", *more, "WHAT WENT WRONG", right=("COUNT",), fold=("WHAT WENT WRONG",)
+    )
+    for one in found.groups:
+        when = (relative(one.first_at, now),) if wide else ()
+        screen.row(made, f"{one.count:,}", one.fingerprint, one.type, *when, relative(one.last_at, now), _wrong(one))
+    to.print(made)
+
+
+def _wrong(one: DeadGroup) -> str:
+    text = f"{one.error_type}: {one.message}" if one.message else one.error_type
+    return text if one.recorded else f"{text} (messages without a row, in {one.queue}'s dead letters)"
+
+
+def _next_steps(one: DeadGroup, command: str) -> None:
+    looks = [
+        (f"{command} show {shlex.quote(one.example)}", "one of the first group"),
+        (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
+    ]
+    again = f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}"
+    to = screen.messages()
+    to.print()
+    screen.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
+    if one.log_link:
+        to.print(word(f"  Its log: {one.log_link}", "none"), soft_wrap=True)
+
+
+def redrive(
+    context: typer.Context,
+    which: Annotated[
+        list[str] | None, typer.Argument(metavar="[FINGERPRINT|ID]...", help="A fingerprint of `jobs dead`, or ids.")
+    ] = None,
+    *,
+    type_: o.Types = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is dead.")] = False,
+    canary: Annotated[
+        int,
+        typer.Option(min=0, max=100, help="So many first; the rest only if all of these succeed. 0: all at once."),
+    ] = 0,
+    rate: o.Rate = 50,
+    reason: o.Reason = None,
+    yes: o.Yes = False,
+    dry_run: o.DryRun = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Try again what was given up: by fingerprint, ids, type, or all of it. Messages without a row come along."""
+    from shared.cli.following import follow
+
+    if everything and (which or type_):
+        asking.usage("it is all: name nothing else", "--all")
+    if not (everything or which or type_):
+        asking.usage("name a fingerprint of `jobs dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
+    inspector = asking.inspector(context)
+    groups = inspector.dead().groups
+    chosen = _filter(which or [], type_ or [], groups)
+    number = _number(chosen, groups) if chosen.fingerprint or not chosen.ids else len(chosen.ids)
+    if not number:
+        asking.stop("nothing that is dead matches; `jobs dead` shows what there is", Exit.NOTHING)
+    if dry_run:
+        if as_json:
+            from shared.jobs.inspector.answers import Count
+
+            screen.document(Count(number, exact=True), Count)
+        else:
+            screen.console().print(word(f"{plural(number)} would be redriven.", "none"))
+        return
+    first = f", the first {min(canary, number)} as a canary" if canary else ""
+    asking.confirm(f"Redrive {plural(number)}{first}?", yes=yes or bool(chosen.ids))
+    started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
+    raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
+
+
+def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
+    """One fingerprint, or ids: a word that is no group's fingerprint is an id."""
+    from shared.jobs.inspector import Filter
+
+    prints = {one.fingerprint for one in groups} | {one for one in which if FINGERPRINT.fullmatch(one)}
+    named = [one for one in which if one in prints]
+    if len(named) > 1 or (named and len(which) > 1):
+        asking.usage("one fingerprint at a time, or ids alone", "[FINGERPRINT|ID]...")
+    if named:
+        return Filter(fingerprint=named[0], types=tuple(types))
+    return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))
+
+
+def _number(chosen: Filter, groups: tuple[DeadGroup, ...]) -> int:
+    return sum(
+        one.count
+        for one in groups
+        if chosen.fingerprint in (None, one.fingerprint) and (not chosen.types or one.type in chosen.types)
+    )

@@ -1,0 +1,98 @@
+"""Before and with a deploy: `migrate`, `preflight`; and `schema`, for those who send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from shared.cli.preflight import Finding
+
+
+def migrate() -> None:
+    """Bring the database of DATABASE_URL to the newest schema, and tell it of the declared types."""
+    from pg8000.exceptions import Error as PostgresError
+    from sqlalchemy.exc import DBAPIError
+
+    from shared import settings
+    from shared.jobs.failure import text_of
+    from shared.migrating import migrate as bring_up_to_date
+
+    try:
+        types = bring_up_to_date(settings.database_url())
+    except (PostgresError, DBAPIError, OSError, ValueError) as error:
+        raise LocalError(f"The database cannot be brought up to date: {text_of(error)}") from error
+    typer.echo(f"The schema is up to date; {types} task types are known.")
+
+
+def schema(
+    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for a file per type; without it, to the output.")] = None,
+) -> None:
+    """JSON Schema of the messages of the declared types, for producers in other languages."""
+    import json
+
+    from shared.jobs.discovery import discover, load
+    from shared.jobs.schemas import message_schema
+
+    for found in [load(type_)] if type_ else discover().values():
+        text = json.dumps(message_schema(found), indent=2)
+        if out is None:
+            typer.echo(text)
+        else:
+            out.mkdir(parents=True, exist_ok=True)
+            target = out / f"{found.slug}.schema.json"
+            target.write_text(text + "\n")
+            typer.echo(f"{found.type}: {target}")
+
+
+def preflight(
+    stage: Annotated[str, typer.Option(help="Stage of cdk.json that is to be deployed.")] = "dev",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what could not be looked at, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    assembly: Annotated[
+        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+    ] = None,
+) -> None:
+    """Compare this checkout with what is deployed; exit status 1 where a deploy would lose tasks or break something.
+
+    The database is that of DATABASE_URL; where it cannot be reached from here, leave that unset.
+    """
+    import json
+
+    from shared.cli import stages
+    from shared.cli.preflight import stops
+    from shared.cli.tools import ROOT
+
+    if assembly is None:
+        assembly = ROOT / "cdk.out" / stage
+        stages.synthesise(stage, assembly)
+    findings = stages.look(stage, assembly)
+    if as_json:
+        lines = [vars(one) for one in findings]
+        typer.echo(json.dumps({"stage": stage, "ok": not stops(findings, strict=strict), "findings": lines}, indent=2))
+    else:
+        _show_findings(stage, findings)
+    if stops(findings, strict=strict):
+        raise typer.Exit(1)
+
+
+def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not findings:
+        typer.echo(f"Stage {stage}: nothing is in the way of a deploy.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for title in ("", "What", "Why", "What to do"):
+        table.add_column(title, overflow="fold")
+    for one in findings:
+        table.add_row(one.kind, one.what, one.why, one.do)
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,193 @@
+"""Look at tasks: `ls`, `show`, `logs`, `wait`."""
+
+from __future__ import annotations
+
+import shlex
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shared.cli import asking, screen
+from shared.cli.commands import options as o
+from shared.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    from shared.jobs.inspector.answers import LogLine, TaskView
+
+LOOK_AGAIN_SECONDS = 1.0
+MAX_LOG_LINES = 1000
+LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
+ENDED = ("completed", "archived", "cancelled")
+
+
+def ls(
+    context: typer.Context,
+    *,
+    state: o.States = None,
+    type_: o.Types = None,
+    queue: o.Queues = None,
+    tenant: o.Tenant = None,
+    tag: o.Tag = None,
+    id_prefix: o.IdPrefix = None,
+    error: o.Error = None,
+    fingerprint: o.Fingerprint = None,
+    older: o.Older = None,
+    newer: o.Newer = None,
+    limit: o.Limit = 20,
+    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on there: the page before says it.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Tasks, newest first; all that is given must hold."""
+    chosen = asking.filter_of(
+        state=state or (),
+        type_=type_ or (),
+        queue=queue or (),
+        tenant=tenant,
+        tag=tag,
+        id_prefix=id_prefix,
+        error=error,
+        fingerprint=fingerprint,
+        older=older,
+        newer=newer,
+    )
+    page = asking.inspector(context).tasks(chosen, after=after, limit=limit)
+    if as_json:
+        from shared.jobs.inspector.answers import Page
+
+        screen.document(page, Page)
+        return
+    if not page.tasks:
+        screen.say("No task matches." if after is None else "No more tasks match.")
+        return
+    from shared.cli import tables
+
+    console = screen.console()
+    console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
+    if page.after is not None:
+        screen.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
+
+
+def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
+    """One task whole: why it is not running, its attempts, its error, and what can be done."""
+    view = asking.inspector(context).task(id_)
+    if as_json:
+        from shared.jobs.inspector.answers import TaskView
+
+        screen.document(view, TaskView)
+        return
+    from shared.cli import tables
+
+    tables.task(screen.console(), view, datetime.now(UTC), asking.here(context))
+
+
+def logs(
+    context: typer.Context,
+    id_: o.Id,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", "--as-json", help="One JSON document; with --follow one line each.")
+    ] = False,
+) -> None:
+    """The log lines of one task, over its attempts."""
+    from shared.jobs.inspector.answers import LogLine
+
+    inspector = asking.inspector(context)
+    ended = inspector.task(id_).row.state in ENDED
+    lines = inspector.logs(id_, limit=MAX_LOG_LINES)
+    if as_json and not follow:
+        screen.document(lines, tuple[LogLine, ...])
+        return
+    console, shown = screen.console(), 0
+    try:
+        while True:
+            for line in lines[shown:]:
+                if as_json:
+                    typer.echo(screen.adapter(LogLine).dump_json(line).decode())
+                else:
+                    _print_log_line(console, line)
+            shown = max(shown, len(lines))
+            if not follow or ended:
+                break
+            time.sleep(LOOK_AGAIN_SECONDS)
+            ended = inspector.task(id_).row.state in ENDED  # asked first: what it wrote last is then among the lines
+            lines = inspector.logs(id_, limit=MAX_LOG_LINES)
+    except KeyboardInterrupt:
+        screen.say("\nNo longer following; the task goes on.")
+        raise typer.Exit(Exit.INTERRUPTED) from None
+    if not shown:
+        screen.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
+    if shown >= MAX_LOG_LINES:
+        screen.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
+
+
+def _print_log_line(to: Console, line: LogLine) -> None:
+    from rich.text import Text
+
+    style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}.get(line.level, "")
+    text = Text(f"{line.at.astimezone(UTC):%H:%M:%S.%f}"[:12] + "Z ", "dim")
+    text.append(f"{line.attempt or '–':>2} ", "dim")
+    text.append(f"{line.level:<7} ", style).append(screen.clean(line.message))
+    for name, value in line.fields.items():
+        if name not in LOG_FIELDS_LEFT_OUT:
+            text.append(f"  {screen.clean(name)}=", "dim").append(screen.clean(value))
+    to.print(text, soft_wrap=True)
+
+
+def wait(
+    context: typer.Context,
+    id_: o.Id,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="For 10m, 2h at the longest.")] = None,
+    as_json: o.AsJson = False,
+) -> None:
+    """Wait until a task has ended. Exit status 0: completed, 1: archived or cancelled, 7: not ended in time."""
+    from shared.cli import times
+
+    try:
+        seconds = None if timeout is None else times.duration(timeout).total_seconds()
+    except ValueError as error:
+        asking.usage(str(error), "--timeout")
+    raise typer.Exit(await_end(context, id_, seconds, as_json=as_json))
+
+
+def await_end(context: typer.Context, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
+    """Follow a task to its end, tell how it ended, and return the status that says so."""
+    from shared.cli.following import bar
+    from shared.jobs.inspector.answers import TaskView
+
+    inspector = asking.inspector(context)
+    ends = None if seconds is None else time.monotonic() + seconds
+    view = inspector.task(id_)
+    try:
+        with bar() as progress:
+            line = progress.add_task(view.row.type, total=None)
+            while view.row.state not in ENDED and (ends is None or time.monotonic() < ends):
+                _tell(progress, line, view)
+                time.sleep(LOOK_AGAIN_SECONDS if ends is None else min(LOOK_AGAIN_SECONDS, max(0.01, seconds or 0)))
+                view = inspector.task(id_)
+    except KeyboardInterrupt:
+        screen.say(f"\nNo longer waiting; task {id_} goes on.")
+        return Exit.INTERRUPTED
+    if as_json:
+        screen.document(view, TaskView)
+    match view.row.state:
+        case "completed":
+            screen.say(f"Task {id_} completed.")
+            return Exit.DONE
+        case "archived" | "cancelled" as state:
+            screen.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
+            screen.say(f"More: {asking.here(context)} show {shlex.quote(id_)}")
+            return Exit.FAILED
+        case state:
+            screen.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")
+            return Exit.TIMED_OUT
+
+
+def _tell(progress: Progress, line: TaskID, view: TaskView) -> None:
+    done, total = (view.progress.done, view.progress.total) if view.progress else (0, None)
+    text = (view.progress and view.progress.note) or view.why.text
+    progress.update(line, total=total, completed=done, description=f"{view.row.state}: {screen.clean(text)}")

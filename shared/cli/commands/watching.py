@@ -1,0 +1,25 @@
+"""`watch`: what happens now, until q or Ctrl-C."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from shared.cli import asking, screen
+
+
+def watch(
+    context: typer.Context,
+    every: Annotated[float, typer.Option(metavar="SECONDS", min=0.5, max=60, help="Look again so often.")] = 2.0,
+    minutes: Annotated[int, typer.Option(min=1, max=240, help="So far back the figures look.")] = 30,
+    once: Annotated[bool, typer.Option("--once", help="One frame, and no more; a pipe gets no other.")] = False,
+) -> None:
+    """What happens now: queues, running tasks, newest failures. q or Ctrl-C ends it."""
+    from shared.cli import live
+
+    inspector, console = asking.inspector(context), screen.console()
+    if once or not console.is_terminal:
+        console.print(live.frame(live.look(inspector, minutes), console.width, None))
+    else:
+        live.run(inspector, console, every, minutes)

@@ -1,0 +1,66 @@
+"""What `jobs` tells the shell by its exit status: one table, for the help, the documentation and the code."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class Exit(IntEnum):
+    """Exit statuses. A usage error is the parser's own 2; `jobs wait` has `TIMED_OUT` to itself."""
+
+    DONE = 0
+    FAILED = 1
+    USAGE = 2
+    NOTHING = 3
+    STATE = 4
+    AWAY = 5
+    FORBIDDEN = 6
+    TIMED_OUT = 7
+    INTERRUPTED = 130
+
+
+MEANINGS = {
+    Exit.DONE: "done",
+    Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
+    Exit.USAGE: "used wrongly: nothing was asked of anyone",
+    Exit.NOTHING: "there is no such task or type, or nothing matches",
+    Exit.STATE: "the task is in another state, or was changed meanwhile",
+    Exit.AWAY: "the stack, its database or its API cannot be reached",
+    Exit.FORBIDDEN: "you may not do this",
+    Exit.TIMED_OUT: "`wait`: not ended in time; it goes on",
+    Exit.INTERRUPTED: "Ctrl-C",
+}
+
+
+def exit_of(error: Exception) -> Exit | None:
+    """The status for an error that the reader can mend; None for one that is a fault of ours.
+
+    An error of the remote side names its status by an attribute ``exit_status``.
+    """
+    from pg8000.exceptions import Error as PostgresError
+
+    from shared.cli.errors import LocalError
+    from shared.db import is_away
+    from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError
+    from shared.jobs.inspector.errors import ActionError, SelectionError
+    from shared.settings import MissingSettingError
+
+    if (told := getattr(error, "exit_status", None)) is not None:
+        return Exit(told)
+    if isinstance(error, (PostgresError, OSError)) and is_away(error):
+        return Exit.AWAY
+    kinds: dict[type[Exception], Exit] = {  # the first that fits
+        UnknownTaskError: Exit.NOTHING,
+        ActionError: Exit.STATE,
+        SelectionError: Exit.USAGE,
+        RecordAwayError: Exit.AWAY,
+        MissingSettingError: Exit.AWAY,
+        JobError: Exit.FAILED,
+        LocalError: Exit.FAILED,
+    }
+    return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)
+
+
+def epilog() -> str:
+    """The table as the help shows it."""
+    return "\b\nExit status:\n" + "\n".join(f"{code.value:>5}  {text}" for code, text in MEANINGS.items())

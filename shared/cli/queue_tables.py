@@ -1,0 +1,106 @@
+"""Queues as people read them: a row for each, its lanes, and lines of how many ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from shared.cli.screen import WIDE, row, table, word
+from shared.cli.times import short, stamp
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+    from shared.jobs.inspector.answers import Lane, Overview, Pause
+    from shared.jobs.store import State
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST", "DONE", "FAILED")
+
+
+def queue_table(overview: Overview, *, sparks: int) -> Table:
+    """Counts are rows; DEAD is messages in dead-letter queues. ``sparks``: columns of a sparkline, 0 for none."""
+    titles = ("QUEUE", *NUMBERS, *(("RUNS",) if sparks else ()), "")
+    made = table(*titles, right=NUMBERS)
+    for one in overview.queues:
+        dead = _plus(one.depth.dead, one.front_door.dead)
+        done, failed = sum(m.succeeded for m in one.minutes), sum(m.failed for m in one.minutes)
+        spark = (sparkline([m.started for m in one.minutes], sparks),) if sparks else ()
+        row(
+            made,
+            word(one.queue, "bold"),
+            *_counts(one.tasks),
+            _alarming(dead),
+            _oldest(one.oldest_wait_seconds),
+            f"{done:,}",
+            _alarming(failed),
+            *spark,
+            paused(one.pause, one.lanes),
+        )
+    return made
+
+
+def lane_table(overview: Overview, width: int) -> Table:
+    """Each lane, under its queue."""
+    numbers = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST")
+    sqs = ("IN SQS", "IN FLIGHT") if width >= WIDE else ()
+    made = table("QUEUE", "TYPE", *numbers, *sqs, "", right=(*numbers, *sqs))
+    for queue in overview.queues:
+        for one in queue.lanes:
+            depth = (_plus(one.depth.waiting, one.depth.delayed), one.depth.in_flight) if sqs else ()
+            row(
+                made,
+                queue.queue,
+                one.type,
+                *_counts(one.tasks),
+                _alarming(one.depth.dead),
+                _oldest(one.oldest_wait_seconds),
+                *depth,
+                paused(one.pause),
+            )
+    return made
+
+
+def sparkline(values: Sequence[int], width: int) -> str:
+    """The last values as blocks, put together so that they fit. The tallest is the most there was; none: a blank."""
+    each = max(1, -(-len(values) // width))
+    sums = [sum(values[at : at + each]) for at in range(0, len(values), each)]
+    most = max(sums, default=0)
+    return "".join(BLOCKS[0 if not one else max(1, round(one / most * (len(BLOCKS) - 1)))] for one in sums)
+
+
+def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
+    """A word for a column; of a queue that is not paused, how many of its lanes are."""
+    count = sum(one.pause is not None for one in lanes)
+    return "paused" if pause else f"{count} of {len(lanes)} lanes" if count else ""
+
+
+def pause_lines(overview: Overview) -> list[str]:
+    """Who paused what, and why: a sentence each."""
+    found = [one.pause for one in overview.queues] + [lane.pause for one in overview.queues for lane in one.lanes]
+    return [pause_line(one) for one in dict.fromkeys(pause for pause in found if pause)]
+
+
+def pause_line(pause: Pause) -> str:
+    """``queue low is paused by ann until …: the reason``."""
+    by = f" by {pause.by}" if pause.by else ""
+    until = f" until {stamp(pause.until)}" if pause.until else ""
+    return f"{pause.scope} {pause.name} is paused{by}{until}" + (f": {pause.reason}" if pause.reason else "")
+
+
+def _counts(tasks: Mapping[State, int]) -> list[str]:
+    found = {str(state): number for state, number in tasks.items()}
+    return [f"{found.get(state, 0):,}" for state in ("pending", "active", "retry", "scheduled")]
+
+
+def _plus(one: int | None, other: int | None) -> int | None:
+    return None if one is None and other is None else (one or 0) + (other or 0)
+
+
+def _oldest(seconds: float | None) -> str | None:
+    return None if seconds is None else short(seconds)
+
+
+def _alarming(number: int | None) -> Text | None:
+    return None if number is None else word(f"{number:,}", "red" if number else "")

@@ -1,0 +1,146 @@
+"""What `jobs` writes: answers to the output, as tables or as one JSON document, and messages to the error output.
+
+Text that came with tasks is written without its control characters: an error's message must not steer a terminal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any, TextIO
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+    from rich.text import Text
+
+PIPE_WIDTH = 1000
+"""Into a pipe nothing is cut or wrapped."""
+WIDE = 100
+"""Columns from which tables show more of each row."""
+CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+"""C0, C1 and the marks that turn the direction of text."""
+STYLES = {
+    "scheduled": "cyan",
+    "pending": "blue",
+    "active": "bold blue",
+    "retry": "yellow",
+    "completed": "green",
+    "archived": "red",
+    "cancelled": "dim",
+    "good": "green",
+    "warning": "yellow",
+    "bad": "bold red",
+    "unknown": "magenta",
+}
+"""Of the words that say how something is."""
+
+
+def console() -> Console:
+    """The output. It heeds NO_COLOR, and is as wide as the terminal."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, emoji=False, width=_width(sys.stdout))
+
+
+def messages() -> Console:
+    """The error output."""
+    from rich.console import Console
+
+    return Console(stderr=True, highlight=False, markup=False, emoji=False, width=_width(sys.stderr))
+
+
+def _width(stream: TextIO) -> int | None:
+    """None: as wide as the terminal is, or COLUMNS says."""
+    return None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+
+
+def say(text: str) -> None:
+    """A message to the person: to the error output."""
+    typer.echo(clean(text, lines=True), err=True)
+
+
+def document(value: Any, kind: Any) -> None:
+    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC. ``kind``: its type."""
+    typer.echo(adapter(kind).dump_json(value, indent=2).decode())
+
+
+@cache
+def adapter(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+def clean(value: object, *, lines: bool = False) -> str:
+    """Text without control characters. ``lines``: line ends and tabs stay."""
+    text = str(value)
+    return "\n".join(clean(line) for line in text.expandtabs().split("\n")) if lines else text.translate(CONTROLS)
+
+
+def word(value: object, style: str = "") -> Text:
+    """A piece of text for a cell; one that says how something is has its own style."""
+    from rich.text import Text
+
+    text = clean(value)
+    return Text(text, style or STYLES.get(text, ""))
+
+
+def line(value: object) -> Text:
+    """A cell of one line that gives way to all others, and is cut where there is no room."""
+    from rich.text import Text
+
+    return Text(clean(value), no_wrap=True, overflow="ellipsis")
+
+
+def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
+    """Commands to paste, each with what it is for."""
+    width = max((len(command) for command, _ in rows), default=0)
+    for command, meaning in rows:
+        remark = f"{' ' * (width - len(command))}  # {clean(meaning)}" if meaning else ""
+        to.print(word(f"  {command}", "none").append(remark, "dim"), soft_wrap=True)
+
+
+def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
+    """A table without lines. What ``fold`` names may be broken over lines, all else stays whole; ``right``: numbers."""
+    from rich.table import Table
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for title in titles:
+        made.add_column(
+            title,
+            no_wrap=title not in fold,
+            overflow="fold" if title in fold else "ellipsis",
+            justify="right" if title in right else "left",
+        )
+    return made
+
+
+def row(into: Table, *cells: object) -> None:
+    """Add a row: None is a dash, text is cleaned, what Rich can show stays."""
+    into.add_row(*(_cell(cell) for cell in cells))
+
+
+def _cell(cell: object) -> RenderableType:
+    if cell is None:
+        return word("–", "dim")
+    return cell if hasattr(cell, "__rich_console__") else word(cell)
+
+
+def pretty(value: Any) -> str:
+    """JSON for people."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def is_terminal() -> bool:
+    """Whether a person can be asked."""
+    return sys.stdin.isatty() and sys.stderr.isatty()
+
+
+def plural(number: int, noun: str = "task") -> str:
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")

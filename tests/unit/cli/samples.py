@@ -1,0 +1,226 @@
+"""Answers of an inspector, for tests of what is made of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.jobs.inspector.answers import (
+    Attempt,
+    AuditEntry,
+    BulkView,
+    DeadGroup,
+    DeadLetters,
+    Depth,
+    Examined,
+    Filter,
+    Grade,
+    Lane,
+    LogLine,
+    Minute,
+    Overview,
+    Pause,
+    PauseScope,
+    QueueView,
+    Reason,
+    ScheduleView,
+    Statistic,
+    TaskRow,
+    TaskView,
+    Tick,
+    TypeView,
+    Why,
+)
+from shared.jobs.queues import WEIGHTS, Queue
+from shared.jobs.status import Progress
+from shared.jobs.store import State
+
+NOW = datetime.now(UTC)
+ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"
+FINGERPRINT = "3f9ab1c04d5e6f70"
+
+
+def before(**distance: float) -> datetime:
+    return NOW - timedelta(**distance)
+
+
+def task_row(**changes: Any) -> TaskRow:
+    row = TaskRow(
+        id=ID,
+        type="data:export",
+        queue=Queue.DEFAULT,
+        state=State.ARCHIVED,
+        tenant="acme",
+        tags=("nightly",),
+        attempts=4,
+        max_retry=3,
+        created_at=before(hours=3),
+        due_at=before(hours=2),
+        finished_at=before(minutes=40),
+        reason="attempt 4 of 4 failed: TimeoutError: the upload did not end",
+        error_type="TimeoutError",
+        error_message="the upload did not end",
+        fingerprint=FINGERPRINT,
+    )
+    return replace(row, **changes)
+
+
+def attempt(run: int, **changes: Any) -> Attempt:
+    made = Attempt(
+        run=run,
+        attempt=run,
+        generation=0,
+        started_at=before(minutes=60 - run),
+        finished_at=before(minutes=59 - run),
+        outcome="failed",
+        duration_ms=4200,
+        billed_ms=4300,
+        memory_mb=512,
+        cost_usd=0.0000361,
+        request_id="r",
+        error_type="TimeoutError",
+        error_message="the upload did not end",
+        fingerprint=FINGERPRINT,
+        traceback='Traceback (most recent call last):\n  File "functions/data_export/handler.py", line 6\nTimeoutError',
+    )
+    return replace(made, **changes)
+
+
+def task_view(**changes: Any) -> TaskView:
+    view = TaskView(
+        row=task_row(),
+        owner=None,
+        payload={"tenant_id": "acme", "email": "[redacted]"},
+        result=None,
+        headers={},
+        options={},
+        runs=4,
+        generation=0,
+        deadline=None,
+        sent_at=before(hours=2),
+        dead_sent_at=before(minutes=40),
+        lease_until=None,
+        expire_at=NOW + timedelta(days=90),
+        cancel_requested_at=None,
+        unique_key=None,
+        replay_of=None,
+        replays=(),
+        progress=Progress(300, 1200, "third file", before(minutes=41)),
+        items_done=0,
+        attempts=tuple(attempt(run) for run in range(1, 5)),
+        why=Why(Reason.DEAD, "It was given up after 4 attempts."),
+        actions=("retry", "edit", "replay", "delete"),
+        audit=(AuditEntry(7, before(minutes=10), "ann@laptop", "retry", ID, "the disk was full"),),
+        log_link="https://console.aws.amazon.com/cloudwatch/home#logs",
+    )
+    return replace(view, **changes)
+
+
+def lane(**changes: Any) -> Lane:
+    made = Lane(
+        queue=Queue.DEFAULT,
+        type="data:export",
+        name="jobs-default-data-export",
+        depth=Depth(12, 2, 3, 4),
+        tasks={State.PENDING: 12, State.ACTIVE: 2, State.RETRY: 3},
+        oldest_wait_seconds=75.0,
+        pause=None,
+    )
+    return replace(made, **changes)
+
+
+def overview() -> Overview:
+    minutes = tuple(Minute(before(minutes=60 - n), n % 7, n % 7, int(n % 20 == 0), 40) for n in range(60))
+    pause = Pause(PauseScope.QUEUE, "low", "the database moves", "ann@laptop", before(hours=1), None)
+    views = tuple(
+        QueueView(
+            queue=queue,
+            weight=WEIGHTS[queue],
+            front_door=Depth(0, 0, 0, 0),
+            depth=Depth(12, 2, 3, 4),
+            tasks={State.PENDING: 12, State.ACTIVE: 2, State.RETRY: 3, State.SCHEDULED: 1200},
+            oldest_wait_seconds=75.0,
+            pause=pause if queue is Queue.LOW else None,
+            lanes=(replace(lane(), queue=queue),),
+            minutes=minutes,
+        )
+        for queue in Queue
+    )
+    return Overview(NOW, views, 7)
+
+
+def dead() -> DeadLetters:
+    group = DeadGroup(
+        fingerprint=FINGERPRINT,
+        type="data:export",
+        error_type="TimeoutError",
+        message="the upload did not end",
+        recorded=True,
+        count=940,
+        first_at=before(days=2),
+        last_at=before(minutes=3),
+        example=ID,
+        queue="default",
+        log_link=None,
+    )
+    other = replace(
+        group,
+        fingerprint="unreadable-default",
+        type="",
+        error_type="MessageError",
+        message="not JSON",
+        recorded=False,
+        count=2,
+    )
+    return DeadLetters((group, other), {"jobs-default-data-export-dlq": 942}, 0)
+
+
+def bulk(**changes: Any) -> BulkView:
+    made = BulkView(
+        id="bulk-1",
+        action="retry",
+        filter=Filter(types=("data:export",)),
+        who="ann@laptop",
+        state=State.COMPLETED,
+        total=940,
+        done=930,
+        skipped=10,
+        failed=0,
+        canary=0,
+        stopped=None,
+        started_at=before(minutes=1),
+        finished_at=NOW,
+    )
+    return replace(made, **changes)
+
+
+def schedule() -> ScheduleView:
+    ticks = (Tick(before(hours=1), "a", None), Tick(before(hours=2), "b", State.COMPLETED))
+    return ScheduleView(
+        type="tenant:cleanup",
+        name="0",
+        text="0 2 * * *",
+        timezone="UTC",
+        overlap="skip",
+        next=(NOW + timedelta(hours=5, minutes=20),),
+        ticks=ticks,
+        pause=None,
+        on_aws="ENABLED",
+    )
+
+
+def statistic() -> Statistic:
+    return Statistic("data:export", 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
+
+
+def type_view() -> TypeView:
+    return TypeView("data:export", (Queue.DEFAULT, Queue.LOW), 3, 600.0, 604800.0, 1, 512, ("0 2 * * *",), {})
+
+
+def log_line(message: str = "wrote the file") -> LogLine:
+    return LogLine(before(minutes=5), "INFO", message, 2, "r", {"bytes": 1200, "task_id": ID})
+
+
+def examined(grade: Grade = Grade.BAD) -> Examined:
+    return Examined(grade, "mapping of data:export", "it is off", "resume it: jobs resume type data:export")
