@@ -7,7 +7,7 @@ import os
 import shlex
 import socket
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from shared.cli.deployment import context
@@ -27,7 +27,7 @@ CONTROL_URL = "ControlUrl"
 """Output of the stack ``PREFIX-control``."""
 
 
-def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector | RemoteInspector:
+def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
     """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
 
     Where ``DATABASE_URL`` is not set, all settings are those of ``.local/env``, of this folder or of the project. They
@@ -35,7 +35,7 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
     """
     if stage is None:
         return _local(profile, region)
-    return _remote(stage, profile, region)
+    return cast("Inspector", _remote(stage, profile, region))  # it has the same operations, of the same types
 
 
 # --- Here ----------------------------------------------------------------------------------------------------------

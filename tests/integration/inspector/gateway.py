@@ -11,8 +11,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, TypeAlias
 
 from aws_cdk import App, DefaultStackSynthesizer, Stack
 from aws_cdk import aws_lambda as lambda_
@@ -29,6 +30,8 @@ from tests.events import LambdaContext
 from tests.http_events import http_event, principal
 from tests.infra import templates
 from tests.infra.templates import Template
+
+Headers: TypeAlias = "Mapping[str, str] | Message[str, str]"
 
 ACCOUNT, REGION, API = "123456789012", "eu-central-1", "a1b2c3"
 AUTHORIZATION = re.compile(
@@ -98,7 +101,7 @@ class Gateway:
         """What is answered in place of the next requests: a status, or None for a connection that is cut."""
         self.seen: list[str] = []
 
-    def answer(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> tuple[int, bytes]:
+    def answer(self, method: str, url: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
         path = url.split("?", maxsplit=1)[0]
         self.seen.append(path)
         signer = self._verified(method, url, headers, body)
@@ -107,13 +110,13 @@ class Gateway:
             return 404, b'{"message":"Not Found"}'
         if signer is None or not self._allowed(signer, method, path):
             return 403, b'{"message":"Forbidden"}'
-        event = http_event(method, path, signer=principal(signer.arn), headers=headers, raw=body.decode())
+        event = http_event(method, path, signer=principal(signer.arn), headers=dict(headers.items()), raw=body.decode())
         event["routeKey"] = event["requestContext"]["routeKey"] = route
         event["pathParameters"] = parameters
         done = handler(event, LambdaContext())
         return done["statusCode"], done["body"].encode()
 
-    def _verified(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Identity | None:
+    def _verified(self, method: str, url: str, headers: Headers, body: bytes) -> Identity | None:
         """Who signed just this request; None where nobody of the account did."""
         claimed = AUTHORIZATION.fullmatch(headers.get("Authorization", ""))
         identity = self._identities.get(claimed["key"]) if claimed else None

@@ -242,7 +242,7 @@ def test_a_task_is_listed_as_it_stands(world: World, inspector: Inspector) -> No
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown type": ({"types": ("sample:none",)}, "types: there is no type 'sample:none'; there are sample:alert, "),
+    "an unknown type": ({"types": ("sample:none",)}, "types: there is no type 'sample:none'; there are jobs:bulk, "),
     "a type that no text can hold": ({"types": ("a\0",)}, "types: "),
     "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; there are scheduled, pending"),
     "an unknown queue": (

@@ -403,7 +403,8 @@ def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
     monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0,))
     with serving(gateway) as url:
         remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=OPERATOR.credentials)
-    for call in (remote.pauses, lambda: remote.cancel("a")):
+    calls: tuple[Callable[[], object], ...] = (remote.pauses, lambda: remote.cancel("a"))
+    for call in calls:
         with pytest.raises(
             LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, a proxy"
         ):

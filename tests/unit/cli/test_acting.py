@@ -37,7 +37,7 @@ def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: Stub,
 
 def test_an_action_for_programs_gives_an_object_for_one_id_and_a_list_for_more(jobs: Run, stub: Stub) -> None:
     stub.answers["retry"] = acted
-    expected = {"id": "a", "action": "retry", "before": "archived", "after": "pending", "new_id": None}
+    expected = {"id": "a", "action": "retry", "before": "archived", "after": "pending", "new_id": None, "note": None}
     assert json.loads(jobs("retry", "a", "--json").out) == expected
     assert [one["id"] for one in json.loads(jobs("retry", "a", "b", "--as-json").out)] == ["a", "b"]
 
