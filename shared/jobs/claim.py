@@ -166,7 +166,7 @@ claimed as (
          m.company,
          case when s.first = 'active' then m.token end,
          case when s.first = 'active' then m.lease_until end,
-         now(),
+         case when s.first <> 'pending' then now() end,
          case s.first when 'active' then m.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
                       when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s' else now() end,
          case when s.first in ('cancelled', 'archived') then now() end,
@@ -184,7 +184,7 @@ claimed as (
    where not m.rec or (select r.id from tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
    order by m.id collate "C"
   on conflict (id) do update set
-    (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sweep_at,
+    (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sent_at, sweep_at,
      dead_sent_at, finished_at, expire_at, reason, error_type, error_message, fingerprint, snoozes, mismatch_since,
      cancel_requested_at, deadline, unique_key, used_ms) = (
       select case when d.step in ('run', 'revive') then 'active' when d.step in ('exhaust', 'overdue') then 'archived'
@@ -201,6 +201,7 @@ claimed as (
                   when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_token end,
              case when d.step in ('run', 'revive') then d.lease_until
                   when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_until end,
+             case when d.step in ('park', 'unbury') or (d.step = 'release' and d.paused) then null else t.sent_at end,
              case when d.step in ('run', 'revive') then d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
                   when d.step in ('exhaust', 'overdue', 'release') then now() + interval '{SWEEP_MARGIN_SECONDS} s'
                   when d.step = 'cancel' then now()

@@ -2,13 +2,161 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from shared.jobs.inspector.answers import TaskView
+from shared.jobs.inspector.answers import Attempt, AuditEntry, TaskRow, TaskView
+from shared.jobs.inspector.links import logs_link
+from shared.jobs.inspector.record import Record, read
+from shared.jobs.inspector.selection import reading
+from shared.jobs.inspector.why import why
+from shared.jobs.queues import Queue, function_name
+from shared.jobs.redaction import MASK, masked
+from shared.jobs.status import Progress
+from shared.jobs.store import State
 
 if TYPE_CHECKING:
+    from shared.db import Row
     from shared.jobs.inspector.reach import Reach
+    from shared.jobs.task import Task
+
+ATTEMPTS_SHOWN = 500
+"""The last ones; a task that goes on over many invocations has a run for each."""
+AUDIT_SHOWN = 100
+REPLAYS_SHOWN = 100
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""Source: W3C Trace Context, *traceparent header*. It says nothing but who called whom."""
+
+WAITING = (State.SCHEDULED, State.PENDING, State.RETRY)
+ENDED = (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
+ACTIONS: Mapping[str, tuple[State, ...]] = {
+    "run": WAITING,
+    "retry": (State.ARCHIVED, State.CANCELLED),
+    "archive": WAITING,
+    "delete": (*WAITING, *ENDED),
+    "cancel": (*WAITING, State.ACTIVE),
+    "replay": ENDED,
+    "edit": (*WAITING, State.ARCHIVED),
+    "replay_with": ENDED,
+}
+NEED_CONTENT = ("retry", "delete", "replay", "edit")
+"""Those that there is nothing left to do with once the payload was cleared."""
+
+ATTEMPTS = f"""
+select run, attempt, generation, started_at, finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd,
+       request_id, error_type, error_message, fingerprint, traceback
+  from (select * from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
+ order by run
+"""
+AUDIT = f"""
+select number, at, who, action, target, reason, details from audit where target = $1
+ order by number desc limit {AUDIT_SHOWN}
+"""
+BESIDE = f"""
+select (select array(select id from tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
+       p.done, p.total, p.note, p.at,
+       coalesce((select c.done from task_cursors c where c.task_id = $1),
+                (select count(*) from task_items i where i.task_id = $1))
+  from (select) as one left join task_progress p on p.task_id = $1
+"""
 
 
 def task(reach: Reach, id_: str) -> TaskView:
-    raise NotImplementedError
+    with reading(reach.connection) as connection:
+        record = read(connection, id_)
+        attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
+        [[replays, *progress, items_done]] = connection.run(BESIDE, id_)
+        entries = [AuditEntry(*row) for row in connection.run(AUDIT, id_)]
+        ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
+        reason = why(reach, connection, record, ended[-1] if ended else None)
+    declared = _declared(reach, record.type)
+    return TaskView(
+        row=_row(record),
+        owner=record.owner,
+        payload=_shown(declared, record.payload),
+        result=_shown(declared, record.result),
+        headers=_headers(record.headers),
+        options=record.options,
+        runs=record.runs,
+        generation=record.generation,
+        deadline=record.deadline,
+        sent_at=record.sent_at,
+        dead_sent_at=record.dead_sent_at,
+        lease_until=record.lease_until,
+        expire_at=record.expire_at,
+        cancel_requested_at=record.cancel_requested_at,
+        unique_key=record.unique_key,
+        replay_of=record.replay_of,
+        replays=tuple(replays),
+        progress=_progress(progress),
+        items_done=items_done,
+        attempts=tuple(attempts),
+        why=reason,
+        actions=_actions(record),
+        audit=tuple(entries),
+        log_link=_log_link(reach, declared, record),
+    )
+
+
+def _row(record: Record) -> TaskRow:
+    return TaskRow(
+        id=record.id,
+        type=record.type,
+        queue=Queue(record.queue),
+        state=State(record.state),
+        tenant=record.tenant,
+        tags=tuple(record.tags),
+        attempts=record.attempts,
+        max_retry=record.allowed - 1,
+        created_at=record.created_at,
+        due_at=record.due_at,
+        finished_at=record.finished_at,
+        reason=record.reason,
+        error_type=record.error_type,
+        error_message=record.error_message,
+        fingerprint=record.fingerprint,
+    )
+
+
+def _declared(reach: Reach, type_: str) -> Task[Any, Any] | None:
+    """The task that serves a type, by its name or one it had before."""
+    return next((task for task in reach.tasks.values() if type_ in task.types), None)
+
+
+def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
+    """Without a declaration nobody knows which fields are redacted: then all are."""
+    if content is None:
+        return None
+    return MASK if declared is None else masked(declared.payload, content)
+
+
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value if name == "traceparent" and TRACEPARENT.fullmatch(value) else MASK
+        for name, value in headers.items()
+    }
+
+
+def _progress(row: Row) -> Progress | None:
+    done, total, note, at = row
+    return None if at is None else Progress(done, total, note, at)
+
+
+def _actions(record: Record) -> tuple[str, ...]:
+    """What may be done to it now. What runs and was asked to stop already is not asked again."""
+    asked = record.state == State.ACTIVE and record.cancel_requested_at is not None
+    return tuple(
+        action
+        for action, states in ACTIONS.items()
+        if record.state in states
+        and not (record.payload is None and action in NEED_CONTENT)
+        and not (asked and action == "cancel")
+    )
+
+
+def _log_link(reach: Reach, declared: Task[Any, Any] | None, record: Record) -> str | None:
+    if record.runs == 0:
+        return None
+    group = f"/aws/lambda/{function_name(reach.prefix, declared.type if declared else record.type)}"
+    return logs_link(reach.region, group, record.id, record.created_at, record.finished_at)

@@ -12,11 +12,11 @@ import pytest
 
 from shared.db import Database
 from shared.jobs import Queue
-from shared.jobs.inspector import Filter, Inspector
+from shared.jobs.inspector import Filter, Inspector, detail, overview, record, why
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.listing import COUNT_CAP, ids
 from shared.jobs.inspector.reach import Reach
-from shared.jobs.inspector.selection import checked
+from shared.jobs.inspector.selection import checked, reading
 from shared.jobs.sqs import Sqs
 from shared.jobs.store import State
 from tests.integration.inspector.conftest import TASKS
@@ -307,3 +307,29 @@ def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Reach) -> N
     typed = Filter(states=(State.ARCHIVED,), queues=(Queue.LOW,))
     assert checked(filled, plain) == typed
     assert dataclasses.asdict(checked(filled, typed)) == dataclasses.asdict(typed)
+
+
+# --- The other statements over the table ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sql", "parameters"),
+    [
+        (overview.LIVE_ROWS, ()),
+        (overview.STANDING, ()),
+        (overview.BEGUN, (START,)),
+        (why.AHEAD, ("sample:one", "default", START)),
+        (detail.BESIDE, ("it",)),
+        (detail.ATTEMPTS, ("it",)),
+        (detail.AUDIT, ("it",)),
+        (record.READ, ("it",)),
+    ],
+)
+def test_neither_does_the_overview_nor_the_view_of_one_task(
+    filled: Reach, explained: Explained, sql: str, parameters: tuple[Any, ...]
+) -> None:
+    with reading(explained) as connection:  # type: ignore[arg-type]
+        connection.run(sql, *parameters)
+    [plan] = explained.plans
+    assert "Seq Scan on task" not in plan, plan
+    assert "Seq Scan on audit" not in plan, plan

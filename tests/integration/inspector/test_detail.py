@@ -1,0 +1,550 @@
+"""One task whole, and the true reason why it is not running, in each situation as it comes about."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from shared.jobs import Queue, Snooze, TaskContext, task
+from shared.jobs.claim import Incoming, claim
+from shared.jobs.errors import UnknownTaskError
+from shared.jobs.inspector import Inspector
+from shared.jobs.inspector.answers import Reason, TaskView, Why
+from shared.jobs.inspector.detail import ATTEMPTS_SHOWN
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.message import Message, decode
+from shared.jobs.queues import Queue as Queues
+from shared.jobs.redaction import MASK
+from shared.jobs.store import State
+from shared.jobs.sweep import sweep
+from shared.jobs.task import Task
+from tests.integration.inspector.conftest import TASKS
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+
+LANE = "jobs-default-sample-one"
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@behaviour
+def detailed_failure(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError("no room")
+
+
+@behaviour
+def detailed_snooze(payload: Sample, ctx: TaskContext) -> None:
+    raise Snooze(timedelta(minutes=3))
+
+
+@behaviour
+def detailed_progress(payload: Sample, ctx: TaskContext) -> Any:
+    for _ in ctx.each(["a", "b"], key=str):
+        pass
+    ctx.progress(2, 4, "half")
+    return {"rows": 7}
+
+
+Enqueue = Callable[..., str]
+
+
+@pytest.fixture
+def enqueue(world: World) -> Enqueue:
+    """Enqueue a sample under an id, on its lane."""
+
+    def make(id_: str, do: str = "nothing", of: Task[Any, Any] = sample_one, **options: Any) -> str:
+        world.lane(of)
+        return world.client.enqueue(of, Sample(do=do), task_id=id_, **options).id
+
+    return make
+
+
+def message(id_: str, of: Task[Any, Any] = sample_one) -> Mapping[str, Any]:
+    return {"type": of.type, "id": id_, "rec": True}
+
+
+def deliver(world: World, id_: str, of: Task[Any, Any] = sample_one) -> None:
+    world.deliver(of, message(id_, of))
+
+
+def begin(world: World, *ids: str, lease: float = 60, of: Task[Any, Any] = sample_one) -> None:
+    """Claim as an invocation does that has not come to its end; a lease of less than 0 has ended."""
+    incoming = [Incoming(decode(json.dumps(message(id_, of))), id_, Queues.DEFAULT) for id_ in ids]
+    claims = claim(world.database.get(), of, incoming, timedelta(seconds=lease), "request")
+    assert {one.verdict for one in claims.values()} == {"run"}
+
+
+def swept(world: World) -> None:
+    sweep(world.database.get(), world.sqs, PREFIX)
+
+
+def why(inspector: Inspector, id_: str) -> Why:
+    return inspector.task(id_).why
+
+
+def pause(world: World, scope: str, name: str, until: str | None = None) -> None:
+    world.run(
+        "insert into pauses (scope, name, reason, until, paused_by)"
+        " values ($1, $2, 'they asked', clock_timestamp() + $3::interval, 'ann')"
+        " on conflict (scope, name) do update set until = excluded.until",
+        scope,
+        name,
+        until,
+    )
+
+
+# --- Why: it has ended, or it runs ---------------------------------------------------------------------------------
+
+
+def test_one_that_completed_has_ended(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    deliver(world, enqueue("it"))
+    found = why(inspector, "it")
+    assert found.reason is Reason.ENDED
+    assert found.text.startswith("It completed at 20")
+    assert found.until is None
+
+
+def test_one_that_was_cancelled_says_by_what(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    world.client.cancel(enqueue("it"))
+    found = why(inspector, "it")
+    assert found.reason is Reason.ENDED
+    assert found.text.endswith(": cancelled before it ran.")
+
+
+def test_one_that_runs_says_until_when_at_the_latest(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    begin(world, enqueue("it"))
+    found = why(inspector, "it")
+    assert found.reason is Reason.RUNNING
+    assert found.text.startswith("It is running: attempt 1 of 4, until 20")
+    assert found.until == inspector.task("it").lease_until is not None
+
+
+def test_one_that_was_asked_to_stop_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    begin(world, enqueue("it"))
+    world.client.cancel("it")
+    found = why(inspector, "it")
+    assert found.reason is Reason.STOPPING
+    assert "attempt 1 of 4 runs" in found.text
+    assert found.until == inspector.task("it").lease_until is not None
+
+
+# --- Why: its run was lost -----------------------------------------------------------------------------------------
+
+
+def test_a_lost_run_says_what_comes_next_and_so_it_comes(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    begin(world, enqueue("it", max_retry=1), lease=-20)
+    found = why(inspector, "it")
+    assert found.reason is Reason.LOST
+    assert "attempt 1 of 2 counts as lost" in found.text
+    assert "the next sweep does. Then it runs again, as attempt 2 of 2." in found.text
+    begin(world, "it", lease=-1)
+    found = why(inspector, "it")
+    assert "the first sweep after " in found.text
+    assert found.text.endswith("Then it is given up, as no attempt is left.")
+    assert found.until is not None
+    deliver(world, "it")
+    assert why(inspector, "it").reason is Reason.DEAD
+
+
+def test_a_lost_run_that_was_asked_to_stop_is_cancelled_next(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    begin(world, enqueue("it"), lease=-1)
+    world.client.cancel("it")
+    assert why(inspector, "it").text.endswith("Then it is cancelled, as was asked for.")
+    deliver(world, "it")
+    assert why(inspector, "it").text.endswith("cancelled while it ran.")
+
+
+def test_a_lost_run_past_its_deadline_is_given_up_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    begin(world, enqueue("it", deadline=datetime.now(UTC) + timedelta(minutes=1)), lease=-1)
+    world.run("update tasks set deadline = clock_timestamp() - interval '1 s'")
+    assert why(inspector, "it").text.endswith("Then it is given up, as its deadline has passed.")
+    deliver(world, "it")
+    assert world.row("it")["error_type"] == "DeadlinePassed"
+
+
+def test_one_lost_beside_others_is_claimed_alone_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    # given two claimed together, and lost
+    begin(world, enqueue("a", of=sample_batch), enqueue("b", of=sample_batch), lease=-1, of=sample_batch)
+    found = why(inspector, "a")
+    assert found.reason is Reason.LOST
+    assert "it runs again by itself: a loss beside others does not count" in found.text
+    # when both come again in one batch
+    incoming = [Incoming(Message("sample:batch", id_, rec=True), id_, Queues.DEFAULT) for id_ in "ab"]
+    claims = claim(world.database.get(), sample_batch, incoming, timedelta(seconds=60), "request")
+    # then
+    assert {one.verdict for one in claims.values()} == {"alone"}
+    found = why(inspector, "a")
+    assert found.reason is Reason.ALONE
+    assert "claimed by itself: its message is in jobs-default-sample-batch" in found.text
+
+
+# --- Why: paused ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scope", "name"), [("queue", "default"), ("type", "sample:one"), ("tenant", "acme")])
+def test_a_paused_one_says_what_is_paused_by_whom_and_until_when(
+    world: World, inspector: Inspector, enqueue: Enqueue, scope: str, name: str
+) -> None:
+    enqueue("it", tenant="acme")
+    pause(world, scope, name)
+    world.deliver(sample_one, message("it"), group="acme")
+    found = why(inspector, "it")
+    assert found == Why(
+        Reason.PAUSED, f"The {scope} {name} is paused by ann, until it is resumed: they asked.", until=None
+    )
+    pause(world, scope, name, "1 hour")
+    found = why(inspector, "it")
+    assert f"The {scope} {name} is paused by ann, until 20" in found.text
+    assert found.until is not None
+    assert found.until > datetime.now(UTC) + timedelta(minutes=50)
+
+
+def test_the_longest_of_several_pauses_holds_it(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("it")
+    pause(world, "queue", "default", "1 hour")
+    pause(world, "type", "sample:one", "2 hours")
+    pause(world, "type", "sample:batch")
+    found = why(inspector, "it")
+    assert found.text.count("paused") == 2
+    assert found.until is not None
+    assert found.until > datetime.now(UTC) + timedelta(minutes=110)
+
+
+def test_a_pause_that_has_ended_is_none_and_the_sweep_sends_what_was_parked(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    # given one whose message was taken while its queue was paused
+    enqueue("it")
+    pause(world, "queue", "default", "1 hour")
+    deliver(world, "it")
+    assert why(inspector, "it").reason is Reason.PAUSED
+    # when the pause ends by itself
+    pause(world, "queue", "default", "-1 s")
+    # then no message is there until the sweep has come by
+    found = why(inspector, "it")
+    assert found.reason is Reason.UNSENT
+    assert "the next sweep sends it" in found.text
+    swept(world)
+    assert why(inspector, "it").reason is Reason.IN_LANE
+
+
+def test_a_foreign_message_that_came_during_a_pause_is_unsent_after_it(world: World, inspector: Inspector) -> None:
+    pause(world, "type", "sample:one", "1 hour")
+    world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {}})
+    assert why(inspector, "it").reason is Reason.PAUSED
+    pause(world, "type", "sample:one", "-1 s")
+    assert why(inspector, "it").reason is Reason.UNSENT
+
+
+# --- Why: not due --------------------------------------------------------------------------------------------------
+
+
+def test_one_far_ahead_waits_in_its_row_until_shortly_before(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    enqueue("it", process_in=timedelta(days=3))
+    found = why(inspector, "it")
+    assert found.reason is Reason.NOT_DUE
+    assert found.until == inspector.task("it").row.due_at
+    assert found.text.startswith("It is due at 20")
+    assert "Until shortly before that the row alone waits; the first sweep after" in found.text
+    pause(world, "queue", "default")
+    assert why(inspector, "it").text.endswith("The queue default is paused by ann, until it is resumed: they asked.")
+
+
+def test_one_near_waits_in_sqs(inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("it", process_in=timedelta(minutes=3))
+    found = why(inspector, "it")
+    assert found.reason is Reason.NOT_DUE
+    assert found.text.endswith("its message waits in SQS until then.")
+
+
+def test_one_that_failed_says_when_its_next_attempt_is(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    deliver(world, enqueue("it", "detailed_failure"))
+    found = why(inspector, "it")
+    assert found.reason is Reason.NOT_DUE
+    assert found.text.startswith("Attempt 1 of 4 failed (ValueError); the next is due at 20")
+    assert found.until == inspector.task("it").row.due_at
+
+
+def test_one_that_asked_to_be_called_later_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    deliver(world, enqueue("it", "detailed_snooze"))
+    found = why(inspector, "it")
+    assert found.reason is Reason.NOT_DUE
+    assert found.text.startswith("Its last run asked to be called later: due at 20")
+
+
+def test_one_whose_payload_the_code_does_not_know_waits_for_a_deploy(world: World, inspector: Inspector) -> None:
+    world.deliver(sample_one, {"type": "sample:one", "id": "it", "schema": "other", "payload": {"number": "x"}})
+    found = why(inspector, "it")
+    assert found.reason is Reason.NOT_DUE
+    assert found.text.startswith("Its payload has another schema than the code knows, since 20")
+
+
+# --- Why: on its way -----------------------------------------------------------------------------------------------
+
+
+def test_one_whose_message_was_not_sent_says_when_it_is(
+    world: World, inspector: Inspector, enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a producer that could not send
+    with monkeypatch.context() as away:
+        away.setattr(world.client._sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+        enqueue("it")
+    found = why(inspector, "it")
+    assert found.reason is Reason.UNSENT
+    assert f"its message is not in {LANE} yet" in found.text
+    assert "the first sweep after 20" in found.text
+    # when it is that time
+    world.later("it")
+    swept(world)
+    # then
+    assert why(inspector, "it").reason is Reason.IN_LANE
+
+
+def test_one_in_its_lane_says_how_many_are_before_it(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("other", of=sample_batch)
+    for number in range(3):
+        enqueue(f"before-{number}")
+    enqueue("far", process_in=timedelta(hours=1))
+    enqueue("it")
+    enqueue("after")
+    begin(world, "before-0")
+    found = why(inspector, "it")
+    assert found.reason is Reason.IN_LANE
+    assert f"It waits in its lane: its message is in {LANE}, sent at 20" in found.text
+    assert "Of the same type and queue, 2 due before it wait as well, and 1 run now." in found.text
+    assert "If nobody takes it, the first sweep after 20" in found.text
+
+
+def test_one_that_nobody_has_taken_is_sent_again_by_the_next_sweep(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    enqueue("it")
+    world.later("it")
+    assert "If nobody takes it, the next sweep sends it again." in why(inspector, "it").text
+
+
+@pytest.mark.parametrize("due", [timedelta(0), timedelta(hours=1)])
+def test_one_past_its_deadline_will_not_run(
+    world: World, inspector: Inspector, enqueue: Enqueue, due: timedelta
+) -> None:
+    enqueue("it", process_in=due, deadline=datetime.now(UTC) + due + timedelta(minutes=1))
+    assert "will not run" not in why(inspector, "it").text
+    world.run("update tasks set deadline = due_at - interval '1 s'")
+    assert "It will not run: its deadline is 20" in why(inspector, "it").text
+
+
+def test_one_of_a_type_that_is_gone_has_no_lane(world: World, reach: Reach, enqueue: Enqueue) -> None:
+    enqueue("it")
+    gone = Reach(reach.database, reach.sqs, PREFIX, {}, "op")
+    found = Inspector(gone).task("it")
+    assert found.why.reason is Reason.NO_LANE
+    assert "No task of type 'sample:one' is declared" in found.why.text
+    assert found.payload == MASK, "nobody knows which of its fields are redacted"
+
+
+def test_one_in_a_queue_that_its_type_has_left_has_no_lane(world: World, reach: Reach, enqueue: Enqueue) -> None:
+    @task("sample:one", queue=Queue.LOW)
+    def sample_one(payload: Sample, ctx: TaskContext) -> None:
+        pass
+
+    enqueue("it")
+    moved = Reach(reach.database, reach.sqs, PREFIX, {"sample:one": sample_one}, "op")
+    found = why(Inspector(moved), "it")
+    assert found.reason is Reason.NO_LANE
+    assert "'sample:one' has no lane in default any more, only in low" in found.text
+
+
+# --- Why: given up -------------------------------------------------------------------------------------------------
+
+
+def test_one_that_was_given_up_says_where_its_dead_letter_is(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    deliver(world, enqueue("it", "detailed_failure", max_retry=0))
+    found = why(inspector, "it")
+    assert found.reason is Reason.DEAD
+    assert (
+        ": attempt 1 of 1 failed: ValueError: no room. Its dead letter was sent to jobs-default-sample-one-dlq at"
+        in (found.text)
+    )
+    # and when that has expired there
+    world.run("update tasks set dead_sent_at = clock_timestamp() - interval '15 days'")
+    assert "Its dead letter in jobs-default-sample-one-dlq expired at 20" in why(inspector, "it").text
+
+
+def test_one_whose_dead_letter_could_not_be_sent_says_when_it_is(
+    world: World, inspector: Inspector, enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue("it", "detailed_failure", max_retry=0)
+    with monkeypatch.context() as away:
+        away.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+        deliver(world, "it")
+    found = why(inspector, "it")
+    assert found.reason is Reason.DEAD
+    assert "Its dead letter is still to be sent to jobs-default-sample-one-dlq; the first sweep after" in found.text
+    assert found.until is not None
+
+
+# --- What is shown -------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    enqueue(
+        "it", "detailed_progress", tenant="acme", tags=["x"], owner="ann", headers={"traceparent": PARENT, "k": "v"}
+    )
+    enqueue("again")
+    world.run("update tasks set replay_of = 'it' where id = 'again'")
+    world.run(
+        "insert into audit (who, action, target, reason) values ('ann', 'run', 'it', 'soon'), ('b', 'run', 'x', '')"
+    )
+    deliver(world, "it")
+    view = inspector.task("it")
+    assert view.row == inspector.tasks().tasks[-1]
+    assert (view.row.state, view.owner, view.runs, view.generation) == (State.COMPLETED, "ann", 1, 0)
+    assert view.payload == {"do": "detailed_progress", "number": 0}
+    assert view.result == {"rows": 7}
+    assert view.headers == {"traceparent": PARENT, "k": MASK}
+    assert view.progress is not None
+    assert (view.progress.done, view.progress.total, view.progress.note) == (2, 4, "half")
+    assert view.items_done == 2
+    assert view.replays == ("again",)
+    assert inspector.task("again").replay_of == "it"
+    [entry] = view.audit
+    assert (entry.who, entry.action, entry.target, entry.reason, entry.details) == ("ann", "run", "it", "soon", {})
+    [attempt] = view.attempts
+    assert (attempt.run, attempt.attempt, attempt.outcome, attempt.error_type) == (1, 1, "completed", None)
+    assert attempt.request_id == "11111111-2222-4333-8444-555555555555"
+    assert attempt.finished_at is not None
+    assert attempt.finished_at >= attempt.started_at
+
+
+def test_a_traceparent_that_is_none_is_masked_like_every_header(inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("it", headers={"traceparent": "Bearer secret"})
+    assert inspector.task("it").headers == {"traceparent": MASK}
+
+
+def test_of_very_many_runs_the_last_are_shown(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("it")
+    world.run(
+        "insert into task_attempts (task_id, run, attempt, generation) select 'it', n, 1, 0"
+        " from generate_series(1, 600) n"
+    )
+    assert [attempt.run for attempt in inspector.task("it").attempts] == [*range(601 - ATTEMPTS_SHOWN, 601)]
+
+
+@pytest.mark.parametrize("id_", ["nobody", "", "a b", "a\0b", "x" * 300, None, 7])
+def test_an_id_that_is_not_known_is_said_to_be_so(inspector: Inspector, id_: Any) -> None:
+    with pytest.raises(UnknownTaskError, match="there is no task"):
+        inspector.task(id_)
+
+
+def test_the_log_link_leads_to_the_log_group_of_its_function(
+    world: World, reach: Reach, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    deliver(world, enqueue("it"))
+    assert inspector.task("it").log_link is None
+    there = Inspector(Reach(reach.database, reach.sqs, PREFIX, TASKS, "op", "eu-central-1"))
+    link = there.task("it").log_link
+    assert link is not None
+    assert link.startswith("https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1#logsV2:")
+    assert "*2Faws*2Flambda*2Fjobs-sample-one" in link
+    enqueue("unrun")
+    assert there.task("unrun").log_link is None
+
+
+# --- What may be done ----------------------------------------------------------------------------------------------
+
+
+def actions(view: TaskView) -> set[str]:
+    return set(view.actions)
+
+
+def test_what_may_be_done_follows_the_state(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    enqueue("it", "detailed_failure", max_retry=0)
+    assert actions(inspector.task("it")) == {"run", "archive", "delete", "cancel", "edit"}
+    begin(world, enqueue("runs"))
+    assert actions(inspector.task("runs")) == {"cancel"}
+    world.client.cancel("runs")
+    assert actions(inspector.task("runs")) == set()
+    deliver(world, "it")
+    assert actions(inspector.task("it")) == {"retry", "delete", "replay", "edit", "replay_with"}
+    deliver(world, enqueue("done"))
+    assert actions(inspector.task("done")) == {"delete", "replay", "replay_with"}
+    world.run("update tasks set payload = null, cleared = true where id = 'done'")
+    assert actions(inspector.task("done")) == {"replay_with"}
+
+
+# --- What a run leaves for statistics ------------------------------------------------------------------------------
+
+
+def test_a_run_says_of_what_type_queue_and_tenant_it_was_and_how_long_it_had_waited(
+    world: World, enqueue: Enqueue
+) -> None:
+    enqueue("it", tenant="acme")
+    world.run("update tasks set due_at = due_at - interval '5 s'")
+    deliver(world, "it")
+    [attempt] = world.attempts("it")
+    assert (attempt["type"], attempt["queue"], attempt["tenant"]) == ("sample:one", "default", "acme")
+    assert 5_000 <= attempt["wait_ms"] < 60_000
+
+
+def test_the_end_of_a_run_changes_no_index_of_the_runs(world: World) -> None:
+    """Else each would be written twice: PostgreSQL, *Heap-Only Tuples*."""
+    changed = {"finished_at", "outcome", "duration_ms", "error_type", "error_message", "fingerprint", "traceback",
+               "billed_ms", "memory_mb", "cost_usd"}  # fmt: skip
+    rows = world.run(
+        "select a.attname from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)"
+        " where i.indrelid = 'task_attempts'::regclass"
+    )
+    assert {row[0] for row in rows} == {"task_id", "run", "started_at"}
+    assert not {row[0] for row in rows} & changed
+
+
+def test_a_task_has_the_fingerprint_of_its_error_while_it_has_one(world: World, enqueue: Enqueue) -> None:
+    deliver(world, enqueue("it", "detailed_failure"))
+    fingerprint = world.row("it")["fingerprint"]
+    assert fingerprint == world.attempts("it")[0]["fingerprint"] is not None
+    world.run("update tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"'), due_at = clock_timestamp()")
+    deliver(world, "it")
+    assert (world.row("it")["state"], world.row("it")["fingerprint"]) == ("completed", None)
+
+
+def test_one_that_is_replaced_begins_without_an_error(world: World) -> None:
+    from tests.integration.jobs.samples import sample_only
+
+    world.client.enqueue(sample_only, Sample(do="detailed_failure"), task_id="it", unique_key="k")
+    world.deliver(sample_only, message("it", sample_only))
+    assert world.row("it")["fingerprint"] is not None
+    world.client.enqueue(sample_only, Sample(), unique_key="k", on_conflict="replace")
+    assert (world.row("it")["error_type"], world.row("it")["fingerprint"]) == (None, None)
+
+
+def test_what_was_given_up_without_a_run_to_tell_of_it_has_one_fingerprint_per_type(
+    world: World, enqueue: Enqueue
+) -> None:
+    for id_ in ("lost-1", "lost-2"):
+        begin(world, enqueue(id_, max_retry=0), lease=-1)
+        deliver(world, id_)
+    begin(world, enqueue("lost-3", of=sample_batch, max_retry=0), lease=-1, of=sample_batch)
+    deliver(world, "lost-3", sample_batch)
+    enqueue("late", deadline=datetime.now(UTC) + timedelta(minutes=1))
+    world.run("update tasks set deadline = clock_timestamp() where id = 'late'")
+    deliver(world, "late")
+    past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
+    world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}, "options": {"deadline": past}})
+    rows = world.run("select id, state, error_type, fingerprint from tasks order by id")
+    assert {(row[1], row[2]) for row in rows} == {("archived", "Lost"), ("archived", "DeadlinePassed")}
+    prints = {row[0]: row[3] for row in rows}
+    assert prints["lost-1"] == prints["lost-2"] != prints["lost-3"]
+    assert prints["late"] == prints["foreign"]
+    assert len(set(prints.values())) == 3
+    assert all(len(one) == 16 for one in prints.values())

@@ -1,0 +1,190 @@
+"""Queues and lanes as they stand: the record's part and SQS's part, each also without the other."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from botocore.exceptions import EndpointConnectionError
+
+from shared.jobs import Queue, TaskContext
+from shared.jobs.inspector import Inspector, PauseScope
+from shared.jobs.inspector.answers import Depth, Lane, Overview, QueueView
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.sqs import Sqs
+from shared.jobs.store import State
+from tests.integration.inspector.conftest import TASKS
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+
+
+@behaviour
+def overviewed_failure(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError("no room")
+
+
+def queue_of(found: Overview, queue: Queue = Queue.DEFAULT) -> QueueView:
+    return next(view for view in found.queues if view.queue is queue)
+
+
+def lane_of(found: Overview, type_: str, queue: Queue = Queue.DEFAULT) -> Lane:
+    return next(lane for lane in queue_of(found, queue).lanes if lane.type == type_)
+
+
+def deliver(world: World, id_: str) -> None:
+    world.deliver(sample_one, {"type": "sample:one", "id": id_, "rec": True})
+
+
+def enqueue(world: World, id_: str, **options: Any) -> None:
+    world.client.enqueue(sample_one, Sample(do=options.pop("do", "nothing")), task_id=id_, **options)
+
+
+def test_each_queue_has_its_lanes_and_the_sum_of_their_rows(deployed: World, inspector: Inspector) -> None:
+    for number in range(3):
+        enqueue(deployed, f"now-{number}")
+    enqueue(deployed, "far", process_in=timedelta(hours=1))
+    enqueue(deployed, "failed", do="overviewed_failure")
+    enqueue(deployed, "dead", do="overviewed_failure", max_retry=0)
+    deployed.client.enqueue(sample_batch, Sample(), queue=Queue.CRITICAL)
+    for id_ in ("now-0", "failed", "dead"):
+        deliver(deployed, id_)
+    found = inspector.overview()
+    assert [(view.queue, view.weight) for view in found.queues] == [
+        (Queue.CRITICAL, 6), (Queue.DEFAULT, 3), (Queue.LOW, 1),
+    ]  # fmt: skip
+    one = lane_of(found, "sample:one")
+    assert one.name == "jobs-default-sample-one"
+    assert one.tasks == {State.PENDING: 2, State.SCHEDULED: 1, State.RETRY: 1}
+    assert queue_of(found).tasks == one.tasks, "the other lanes hold nothing"
+    assert queue_of(found, Queue.CRITICAL).tasks == {State.PENDING: 1}
+    assert {lane.type for lane in queue_of(found).lanes} == set(TASKS)
+    assert [lane.type for lane in queue_of(found, Queue.CRITICAL).lanes] == ["sample:batch"]
+    assert queue_of(found, Queue.LOW).lanes == ()
+    assert found.archived == 1
+    assert abs(found.at - datetime.now(UTC)) < timedelta(minutes=1)
+
+
+def test_the_oldest_wait_is_that_of_the_task_that_is_due_longest(deployed: World, inspector: Inspector) -> None:
+    enqueue(deployed, "far", process_in=timedelta(hours=1))
+    assert lane_of(inspector.overview(), "sample:one").oldest_wait_seconds is None
+    for id_, minutes in (("a", 10), ("b", 20), ("done", 30)):
+        enqueue(deployed, id_)
+        deployed.run(f"update tasks set due_at = due_at - interval '{minutes} min' where id = $1", id_)
+    deliver(deployed, "done")
+    found = inspector.overview()
+    waited = lane_of(found, "sample:one").oldest_wait_seconds
+    assert waited is not None
+    assert 1200 <= waited < 1260
+    assert queue_of(found).oldest_wait_seconds == waited
+    assert queue_of(found, Queue.LOW).oldest_wait_seconds is None
+
+
+def test_sqs_says_what_lanes_front_doors_and_dead_letter_queues_hold(deployed: World, inspector: Inspector) -> None:
+    enqueue(deployed, "now")
+    enqueue(deployed, "taken")
+    enqueue(deployed, "soon", process_in=timedelta(minutes=5))
+    enqueue(deployed, "dead", do="overviewed_failure", max_retry=0)
+    deliver(deployed, "dead")
+    client = deployed.sqs.client
+    client.receive_message(QueueUrl=deployed.sqs.url("jobs-default-sample-one"), MaxNumberOfMessages=1)
+    client.send_message(QueueUrl=deployed.sqs.url("jobs-default"), MessageBody="x")
+    client.send_message(QueueUrl=deployed.sqs.url("jobs-default-dlq"), MessageBody="x")
+    found = inspector.overview()
+    depth = Depth(waiting=2, in_flight=1, delayed=1, dead=1)
+    assert lane_of(found, "sample:one").depth == depth
+    assert queue_of(found).depth == depth
+    assert queue_of(found).front_door == Depth(waiting=1, in_flight=0, delayed=0, dead=1)
+    assert queue_of(found, Queue.LOW).depth == Depth(0, 0, 0, 0)
+
+
+def test_minutes_have_no_holes_and_count_what_began(deployed: World, inspector: Inspector) -> None:
+    for id_, do in (("good", "nothing"), ("bad", "overviewed_failure")):
+        enqueue(deployed, id_, do=do)
+        deliver(deployed, id_)
+    deployed.run(
+        "update task_attempts set started_at = started_at - interval '3 min', wait_ms = 500 where outcome = 'failed'"
+    )
+    deployed.run("update task_attempts set wait_ms = 100 where outcome = 'completed'")
+    found = inspector.overview(minutes=5)
+    minutes = queue_of(found).minutes
+    assert len(minutes) == 5
+    assert {after.at - before.at for before, after in itertools.pairwise(minutes)} == {timedelta(minutes=1)}
+    assert minutes[-1].at <= found.at < minutes[-1].at + timedelta(minutes=1)
+    told = [(one.started, one.succeeded, one.failed, one.wait_ms) for one in minutes if one.started]
+    assert told == [(1, 0, 1, 500), (1, 1, 0, 100)]
+    assert all(one.wait_ms is None for one in minutes if not one.started)
+    assert not any(one.started for one in queue_of(found, Queue.LOW).minutes)
+    assert [len(queue_of(inspector.overview(minutes=n)).minutes) for n in (1, 240)] == [1, 240]
+
+
+@pytest.mark.parametrize("minutes", [0, 241, "5", None])
+def test_1_to_240_minutes_are_told(inspector: Inspector, minutes: Any) -> None:
+    with pytest.raises(SelectionError, match="minutes: 1 to 240 is required"):
+        inspector.overview(minutes=minutes)
+
+
+def test_a_pause_stands_at_its_queue_or_at_the_lanes_of_its_type_while_it_lasts(
+    deployed: World, inspector: Inspector
+) -> None:
+    deployed.run(
+        "insert into pauses (scope, name, reason, paused_by, until) values ('queue', 'low', 'why', 'ann', null),"
+        " ('type', 'sample:batch', null, null, clock_timestamp() + interval '1 h'),"
+        " ('type', 'sample:one', null, null, clock_timestamp() - interval '1 s'), ('tenant', 'low', null, null, null)"
+    )
+    found = inspector.overview()
+    pause = queue_of(found, Queue.LOW).pause
+    assert pause is not None
+    assert (pause.scope, pause.name, pause.reason, pause.by, pause.until) == (
+        PauseScope.QUEUE,
+        "low",
+        "why",
+        "ann",
+        None,
+    )
+    for queue in (Queue.DEFAULT, Queue.CRITICAL):
+        paused = lane_of(found, "sample:batch", queue).pause
+        assert paused is not None
+        assert paused.until is not None
+    assert lane_of(found, "sample:one").pause is None
+    assert queue_of(found).pause is None
+
+
+def test_the_record_is_told_where_sqs_is_away_and_sqs_is_not_asked_again_and_again(
+    deployed: World, reach: Reach, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enqueue(deployed, "it")
+    asked: list[str] = []
+
+    def refuse(_sqs: Sqs, name: str) -> str:
+        asked.append(name)
+        raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
+
+    monkeypatch.setattr(Sqs, "url", refuse)
+    found = Inspector(reach).overview()
+    assert lane_of(found, "sample:one").tasks == {State.PENDING: 1}
+    assert lane_of(found, "sample:one").depth == queue_of(found).depth == queue_of(found).front_door == Depth()
+    assert len(asked) <= 8, "those that were under way"
+
+
+def test_a_queue_that_is_not_there_is_told_without_depth_and_makes_the_sum_unknown(
+    deployed: World, inspector: Inspector
+) -> None:
+    deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-tick"))
+    deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-one-dlq"))
+    found = inspector.overview()
+    assert lane_of(found, "sample:tick").depth == Depth(dead=0)
+    assert lane_of(found, "sample:one").depth == Depth(waiting=0, in_flight=0, delayed=0)
+    assert queue_of(found).depth == Depth()
+    assert queue_of(found, Queue.CRITICAL).depth == Depth(0, 0, 0, 0)
+
+
+def test_rows_of_a_type_that_is_gone_stand_in_a_lane_of_their_own(deployed: World, reach: Reach) -> None:
+    enqueue(deployed, "it")
+    tasks = {type_: task for type_, task in TASKS.items() if type_ != "sample:one"}
+    found = Inspector(Reach(reach.database, reach.sqs, PREFIX, tasks, "op")).overview()
+    lane = lane_of(found, "sample:one")
+    assert (lane.tasks, lane.depth) == ({State.PENDING: 1}, Depth())
+    assert queue_of(found).depth == Depth(0, 0, 0, 0), "the sum is of what is deployed"
