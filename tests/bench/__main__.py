@@ -35,7 +35,16 @@ def main() -> int:
                 JOBLANE_PREFIX="jobs",
             )
             # Imported here, as they read these settings.
-            from tests.bench import deploying, end_to_end, enqueueing, handling, roundtrips, sizes, startup
+            from tests.bench import (
+                deploying,
+                end_to_end,
+                enqueueing,
+                handling,
+                inspecting,
+                roundtrips,
+                sizes,
+                startup,
+            )
 
             runs = (
                 ("sizes", sizes.run),
@@ -44,6 +53,7 @@ def main() -> int:
                 ("round trips", lambda: roundtrips.run(server.url)),
                 ("enqueueing", enqueueing.run),
                 ("end to end", lambda: end_to_end.run(server.url, Path(name))),
+                ("a million tasks", lambda: inspecting.run(server)),
                 ("synth and redeploy", lambda: deploying.run(Path(name))),
             )
             for title, run in runs:

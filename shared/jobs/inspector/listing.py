@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.inspector import selection
 from shared.jobs.inspector.answers import Count, Filter, Page, TaskRow
 from shared.jobs.inspector.selection import check_limit, checked, cursor_of, reading, select
 from shared.jobs.queues import Queue
@@ -25,9 +26,9 @@ COLUMNS = (
 
 def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
     check_limit(limit)
-    selection = select(COLUMNS, checked(reach, filter_), after, limit + 1)
+    found = select(COLUMNS, checked(reach, filter_), after, limit + 1)
     with reading(reach.connection) as connection:
-        rows = [row_of(row) for row in connection.run(selection.sql, *selection.parameters)]
+        rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]
     if len(rows) <= limit:
         return Page(tuple(rows), None)
     last = rows[limit - 1]
@@ -35,9 +36,9 @@ def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
 
 
 def count(reach: Reach, filter_: Filter) -> Count:
-    selection = select("created_at, id", checked(reach, filter_), None, COUNT_CAP + 1)
+    counting = selection.count(checked(reach, filter_), COUNT_CAP + 1)
     with reading(reach.connection) as connection:
-        [[number]] = connection.run(f"select count(*) from ({selection.sql}) as counted", *selection.parameters)
+        [[number]] = connection.run(counting.sql, *counting.parameters)
     return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
 
 
@@ -47,9 +48,9 @@ def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) 
     For a walk over all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
     so that no task joins behind the walk's back.
     """
-    selection = select("created_at, id", filter_, after, limit, oldest_first=True)
+    found = select("created_at, id", filter_, after, limit, oldest_first=True)
     with reading(connection):
-        rows = connection.run(selection.sql, *selection.parameters)
+        rows = connection.run(found.sql, *found.parameters)
     return [(cursor_of(created_at, id_), id_) for created_at, id_ in rows]
 
 

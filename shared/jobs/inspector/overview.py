@@ -63,7 +63,7 @@ def overview(reach: Reach, minutes: int) -> Overview:
     if not isinstance(minutes, int) or not 1 <= minutes <= MOST_MINUTES:
         raise SelectionError("minutes", f"1 to {MOST_MINUTES} is required")
     with reading(reach.connection) as connection:
-        recorded = _recorded(connection, minutes)
+        recorded = read(connection, minutes)
     declared = {(queue, task.type) for task in reach.tasks.values() for queue in task.lanes}
     standing = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # also of types that are gone
     names = {lane: lane_name(reach.prefix, *lane) for lane in sorted(declared | standing)}
@@ -89,7 +89,7 @@ def overview(reach: Reach, minutes: int) -> Overview:
     )
 
 
-def _recorded(connection: Connection, minutes: int) -> Recorded:
+def read(connection: Connection, minutes: int) -> Recorded:
     [[at, archived]] = connection.run(STANDING)
     recorded = Recorded(at, archived)
     for queue, type_, state, number, waited in connection.run(LIVE_ROWS):

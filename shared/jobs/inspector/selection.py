@@ -137,32 +137,38 @@ class Selection:
 
 def select(columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False) -> Selection:
     """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``."""
-    values: list[Any] = []
-
-    def parameter(value: Any) -> str:
-        values.append(value)
-        return f"${len(values)}"
-
     leading, branches = _branches(filter_)
-    conditions = [
-        sql.format("" if value is None else parameter(value)) for sql, value in _conditions(filter_, but=leading)
-    ]
+    conditions, values = _conditions(filter_, but=leading)
     order = "created_at, id" if oldest_first else "created_at desc, id desc"
     if after is not None:
-        created_at, id_ = position_of(after)
-        further = ">" if oldest_first else "<"
-        conditions.append(f"(created_at, id) {further} ({parameter(created_at)}, {parameter(id_)})")
-
-    def branch(value: str | None) -> str:
-        own = [f"{leading} = {parameter(value)}"] if value is not None else []
-        where = " and ".join(own + conditions)
-        return f"(select {columns} from tasks{' where ' if where else ''}{where} order by {order} limit {limit})"
-
-    union = "\nunion all\n".join(map(branch, branches))
+        values += position_of(after)
+        conditions.append(f"(created_at, id) {'>' if oldest_first else '<'} (${len(values) - 1}, ${len(values)})")
+    parts = []
+    for value in branches:
+        own = []
+        if value is not None:
+            values.append(value)
+            own = [f"{leading} = ${len(values)}"]
+        parts.append(f"(select {columns} from tasks{_where(own + conditions)} order by {order} limit {limit})")
+    union = "\nunion all\n".join(parts)
     return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
 
 
-def _branches(filter_: Filter) -> tuple[str, Sequence[str | None]]:
+def count(filter_: Filter, most: int) -> Selection:
+    """How many tasks of a checked filter there are, counted up to ``most``."""
+    leading, branches = _branches(filter_)
+    if leading == "queue":  # all of them are named, or their index would be of no use
+        filter_ = replace(filter_, queues=branches)
+    conditions, values = _conditions(filter_)
+    found = f"select from tasks{_where(conditions)} limit {most}"
+    return Selection(f"select count(*) from ({found}) as found", tuple(values))
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" where {' and '.join(conditions)}" if conditions else ""
+
+
+def _branches(filter_: Filter) -> tuple[str, tuple[Any, ...]]:
     """The leading column, and its values; one None where the filter has an index of its own."""
     if filter_.types:
         return "type", filter_.types
@@ -173,33 +179,37 @@ def _branches(filter_: Filter) -> tuple[str, Sequence[str | None]]:
     return "queue", filter_.queues or tuple(Queue)
 
 
-def _conditions(filter_: Filter, *, but: str) -> Iterator[tuple[str, Any]]:
-    """What must hold besides the leading column: SQL with a place for the value, or with None."""
-    for column, values in (
+def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]]:
+    """What must hold besides the leading column, and the parameters of it."""
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def holds(sql: str, value: Any) -> None:
+        if value:
+            values.append(value)
+            conditions.append(sql.format(f"${len(values)}"))
+
+    for column, several in (
         ("id", filter_.ids),
         ("type", filter_.types),
         ("state", filter_.states),
         ("queue", filter_.queues),
     ):
-        if values and column != but:
-            yield f"{column} = any({{}}::text[])", [str(value) for value in values]
+        if column != but:
+            holds(f"{column} = any({{}}::text[])", [str(value) for value in several])
     if filter_.id_prefix:
-        yield "id >= {}", filter_.id_prefix
-        yield "id < {}", _past(filter_.id_prefix)
-    if filter_.tenant:
-        yield "tenant = {}", filter_.tenant
-    if filter_.tag:
-        yield "tags <> '{{}}'", None  # or the index is of no use
-        yield "tags @> array[{}::text]", filter_.tag
-    if filter_.error:
-        yield "error_type is not null", None
-        yield "strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0", filter_.error
-    if filter_.fingerprint:
-        yield "fingerprint = {}", filter_.fingerprint
-    if filter_.created_after:
-        yield "created_at >= {}", filter_.created_after
-    if filter_.created_before:
-        yield "created_at < {}", filter_.created_before
+        holds("id >= {}", filter_.id_prefix)
+        holds("id < {}", _past(filter_.id_prefix))
+    holds("tenant = {}", filter_.tenant)
+    holds("tags <> '{{}}' and tags @> array[{}::text]", filter_.tag)  # both, or the index is of no use
+    holds(
+        "error_type is not null and strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0",
+        filter_.error,
+    )
+    holds("fingerprint = {}", filter_.fingerprint)
+    holds("created_at >= {}", filter_.created_after)
+    holds("created_at < {}", filter_.created_before)
+    return conditions, values
 
 
 def _past(prefix: str) -> str:

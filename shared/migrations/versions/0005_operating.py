@@ -66,11 +66,14 @@ update tasks t
 
 # A listing is read newest first, by an index whose first column has one value; one of all tasks puts three queues
 # together. An index costs a write for each state that a row in it goes through: those after the second hold few rows,
-# or leave out the completed ones, which are most.
+# or leave out the completed ones, which are most. What an overview counts stands in the index by state itself.
 INDEXES = (
     "create index if not exists tasks_queue on tasks (queue, created_at desc, id desc)",
     "create index if not exists tasks_type on tasks (type, created_at desc, id desc)",
-    "create index if not exists tasks_state on tasks (state, created_at desc, id desc) where state <> 'completed'",
+    (
+        "create index if not exists tasks_state on tasks (state, created_at desc, id desc)"
+        " include (type, queue, due_at) where state <> 'completed'"
+    ),
     "create index if not exists tasks_tenant on tasks (tenant, created_at desc, id desc) where tenant is not null",
     "create index if not exists tasks_tags on tasks using gin (tags) where tags <> '{}'",
     "create index if not exists tasks_failed on tasks (created_at desc, id desc) where error_type is not null",

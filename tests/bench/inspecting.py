@@ -1,0 +1,230 @@
+"""What an operator asks for, over a table of a million tasks: each kind of listing, and what an overview reads.
+
+The rows are those of ten days: most completed, 1 in 100 given up for one of three reasons, 2 in 100 live. They are made
+before the inspector's own migration, so that it is measured on a table that is in use. Times are those of a whole call,
+the way to the database and back and the making of its plan included.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shared.cli.databases import administer
+from shared.cli.postgres import Postgres
+from shared.db import Database
+from shared.jobs import Queue
+from shared.jobs.discovery import discover
+from shared.jobs.inspector import Filter, Inspector, dead, listing, overview
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.inspector.selection import Selection, checked, count, cursor_of, reading, select
+from shared.jobs.inspector.why import AHEAD
+from shared.jobs.sqs import Sqs
+from shared.jobs.store import State
+from shared.migrations import upgrade
+from tests.bench.report import Ratio, median, within
+
+TASKS = 1_000_000
+ROUNDS = 9
+TARGET_MS = 200
+MIGRATION_SECONDS = 120
+"""While it lasts nothing can be enqueued. An index on a table so large is better made by hand before, concurrently."""
+BEFORE = "0004"
+
+# Of the types, the first two make half of all; of the tenants, one in ten tasks has none, and few make most.
+TASK_ROWS = """
+insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, attempts, runs,
+                   retention_seconds, created_at, due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at,
+                   expire_at, reason, error_type, error_message)
+select md5(n::text)::uuid::text,
+       ($2::text[])[case when n % 10 < 3 then 1 when n % 10 < 5 then 2
+                         else 3 + n / 10 % (array_length($2::text[], 1) - 2) end],
+       case when n % 100 < 5 then 'critical' when n % 100 < 25 then 'low' else 'default' end,
+       case when n % 11 > 0 then 'tenant-' || floor(power(n::bigint * 7919 % 1000 / 1000.0, 3) * 500) end,
+       case when n % 1000 = 0 then array['import-' || n / 100000] when n % 10 = 0 then array['nightly'] else '{}' end,
+       s.state, jsonb_build_object('tenant_id', md5(n::text), 'number', n), md5(n::text), 6, 1, 1, 604800,
+       at, d.due_at, case when s.state <> 'scheduled' then at end,
+       case when s.state in ('scheduled', 'pending', 'retry', 'active') then d.due_at + interval '1 min' end,
+       case when s.state = 'active' then clock_timestamp() + interval '1 min' end,
+       case when s.state in ('completed', 'archived', 'cancelled') then at + interval '3 s' end,
+       case when s.state = 'archived' then at + interval '3 s' end,
+       case when s.state in ('completed', 'archived', 'cancelled') then at + interval '90 days' end,
+       case when s.state = 'archived' then 'attempt 6 of 6 failed' end,
+       case when s.state in ('archived', 'retry') then
+            (array['ValueError', 'HTTPStatusError', 'TaskTimeout'])[1 + n % 3] end,
+       case when s.state in ('archived', 'retry') then
+            (array['no room', 'the service answered 503', 'the task outlived its timeout'])[1 + n % 3] end
+  from generate_series(1, $1::int) n,
+       lateral (select case when k < 100 then 'archived' when k < 220 then 'scheduled' when k < 270 then 'pending'
+                            when k < 290 then 'retry' when k < 300 then 'active' when k < 350 then 'cancelled'
+                            else 'completed' end as state,
+                       clock_timestamp() - n * interval '864 ms' as at
+                  from (select n::bigint * 7907 % 10000 as k) as m) as s,
+       lateral (select case when s.state in ('scheduled', 'retry') then clock_timestamp() + n % 500 * interval '1 min'
+                            else at end as due_at) as d
+"""
+ATTEMPT_ROWS = """
+insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms, type,
+                           queue, tenant, wait_ms)
+select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then 'archived' else 'completed' end, 20,
+       type, queue, tenant, 40
+  from tasks where created_at > clock_timestamp() - interval '2 days' and state in ('completed', 'archived')
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked, by the words for it, and the statements behind it, for their plans."""
+
+    name: str
+    asks: Mapping[str, Callable[[], object]]
+    statements: tuple[Selection, ...]
+
+
+def run(server: Postgres) -> list[Ratio]:
+    administer(server.database_url("postgres"), "create database inspecting")
+    database = Database(server.database_url("inspecting"))
+    try:
+        migration = _fill(server.database_url("inspecting"), database)
+        return [migration, *_measure(Reach(database, Sqs(), "jobs", discover(), "bench"))]
+    finally:
+        database.drop()
+        administer(server.database_url("postgres"), "drop database inspecting with (force)")
+
+
+def _fill(url: str, database: Database) -> Ratio:
+    upgrade(url, BEFORE)
+    database.get().run(TASK_ROWS, str(TASKS), sorted(discover()))
+    started = time.perf_counter()
+    upgrade(url)
+    took = time.perf_counter() - started
+    database.drop()
+    database.get().run(ATTEMPT_ROWS)
+    database.get().run("vacuum analyze tasks")  # as autovacuum has long done
+    database.get().run("vacuum analyze task_attempts")
+    return within("migrate the record", f"{TASKS:,} tasks, all indexes", took, MIGRATION_SECONDS, "s")
+
+
+# --- What is asked -------------------------------------------------------------------------------------------------
+
+
+def _measure(reach: Reach) -> list[Ratio]:
+    return [_answer(reach, question) for question in (*_listings(reach), *_others(reach))]
+
+
+def _answer(reach: Reach, question: Question) -> Ratio:
+    took = {words: [_timed_ms(ask) for _ in range(ROUNDS)] for words, ask in question.asks.items()}
+    medians = ", ".join(f"{words} {median(times):.1f}" for words, times in took.items())
+    plans = "\n".join(dict.fromkeys(_scans(reach, statement) for statement in question.statements))
+    worst = max(max(times) for times in took.values())
+    return within(question.name, f"worst of {ROUNDS}; median ms: {medians}\n{plans}", worst, TARGET_MS, "ms")
+
+
+def _timed_ms(ask: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    ask()
+    return (time.perf_counter() - started) * 1000
+
+
+def _scans(reach: Reach, statement: Selection) -> str:
+    """The nodes of a plan that read tables, in their order."""
+    with reading(reach.connection) as connection:
+        plan = connection.run("explain " + statement.sql, *statement.parameters)
+    lines = (re.search(r"(\w[\w ]* Scan.*?)(?:  \(|$)", row[0]) for row in plan)
+    scans = (re.sub(r" on (tasks|task_attempts)( \w+)?$", r" on \1", found[1]) for found in lines if found)
+    return ", ".join(dict.fromkeys(scan for scan in scans if "tasks" in scan or "task_attempts" in scan))
+
+
+def _listings(reach: Reach) -> list[Question]:
+    inspector, types = Inspector(reach), sorted(discover())
+    fingerprint = reach.connection.run("select fingerprint from tasks where state = 'archived' limit 1")[0][0]
+    ago = datetime.now(UTC) - timedelta(days=5)
+    kinds = {
+        "all": Filter(),
+        "completed": Filter(states=(State.COMPLETED,)),
+        "given up": Filter(states=(State.ARCHIVED,)),
+        "live": Filter(states=(State.SCHEDULED, State.PENDING, State.RETRY, State.ACTIVE)),
+        "a common type": Filter(types=(types[0],)),
+        "a rare type": Filter(types=(types[-1],)),
+        "a type and a state": Filter(types=(types[-1],), states=(State.ARCHIVED,)),
+        "a queue": Filter(queues=(Queue.CRITICAL,)),
+        "a large tenant": Filter(tenant="tenant-0"),
+        "a small tenant": Filter(tenant="tenant-498"),
+        "a common tag": Filter(tag="nightly"),
+        "a rare tag": Filter(tag="import-3"),
+        "an id prefix": Filter(id_prefix="c4ca42"),
+        "a short id prefix": Filter(id_prefix="c"),
+        "text of an error": Filter(error="503"),
+        "text that no error has": Filter(error="no such text"),
+        "a fingerprint": Filter(fingerprint=fingerprint),
+        "a fingerprint and a type": Filter(fingerprint=fingerprint, types=(types[0],)),
+        "a day": Filter(created_after=ago, created_before=ago + timedelta(days=1)),
+        "a tenant, given up, of a day": Filter(
+            tenant="tenant-3",
+            states=(State.ARCHIVED,),
+            created_after=ago,
+            created_before=ago + timedelta(days=1),
+        ),
+    }
+    return [_listing(inspector, name, filter_, cursor_of(ago, "m")) for name, filter_ in kinds.items()]
+
+
+def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Question:
+    return Question(
+        f"tasks: {name}",
+        {
+            "first page": lambda: inspector.tasks(filter_),
+            "one in the middle": lambda: inspector.tasks(filter_, after=deep),
+            "count": lambda: inspector.count(filter_),
+        },
+        (
+            *(select(listing.COLUMNS, filter_, after, 51) for after in (None, deep)),
+            count(filter_, listing.COUNT_CAP + 1),
+        ),
+    )
+
+
+def _others(reach: Reach) -> list[Question]:
+    inspector = Inspector(reach)
+    waiting = inspector.tasks(Filter(states=(State.PENDING,)), limit=1).tasks[0]
+    given_up = checked(reach, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
+    middle = cursor_of(datetime.now(UTC) - timedelta(days=5), "m")
+
+    def read_overview() -> None:
+        with reading(reach.connection) as connection:
+            overview.read(connection, 60)
+
+    def walk() -> None:
+        listing.ids(reach.connection, given_up, middle, 500)
+
+    hour: tuple[Any, ...] = (datetime.now(UTC) - timedelta(hours=1),)
+    found = [
+        Question(
+            "overview: the record's part",
+            {"60 minutes": read_overview},
+            (Selection(overview.LIVE_ROWS, ()), Selection(overview.STANDING, ()), Selection(overview.BEGUN, hour)),
+        ),
+        Question(
+            "a task that waits, and why",
+            {"view": lambda: inspector.task(waiting.id)},
+            (Selection(AHEAD, (waiting.type, waiting.queue.value, waiting.due_at)),),
+        ),
+        Question(
+            "walk through those given up",
+            {"500 ids": walk},
+            (select("created_at, id", given_up, middle, 500, oldest_first=True),),
+        ),
+    ]
+    if (groups := getattr(dead, "GROUPS", None)) is not None:
+        found.append(
+            Question(
+                "dead letters: the record's part",
+                {"groups": lambda: reach.connection.run(groups)},
+                (Selection(groups, ()),),
+            )
+        )
+    return found
