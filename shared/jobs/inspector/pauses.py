@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import Error as PostgresError
 
 from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import Pause, PauseScope
@@ -97,8 +100,9 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if scope is not PauseScope.SCHEDULE:
-        while len(reach.connection.run(GO_ON)) == BATCH:
-            continue
+        with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes
+            while len(reach.connection.run(GO_ON)) == BATCH:
+                continue
         wake(reach.sqs, reach.prefix)
     return resumed
 
