@@ -56,6 +56,8 @@ returning scope, name, reason, paused_by, since, until
 """
 
 BATCH = 1000
+MOST_BATCHES = 50
+"""About four seconds; what is above goes on by itself within minutes."""
 # What a pause has held back is looked at by the sweep once a minute, so it is found by the sweep's own index. Others
 # that are due in that minute are among it; a message too many does no harm.
 GO_ON = f"""
@@ -101,8 +103,9 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if scope is not PauseScope.SCHEDULE:
         with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes
-            while len(reach.connection.run(GO_ON)) == BATCH:
-                continue
+            for _ in range(MOST_BATCHES):
+                if len(reach.connection.run(GO_ON)) < BATCH:
+                    break
         wake(reach.sqs, reach.prefix)
     return resumed
 
