@@ -96,7 +96,7 @@ def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: W
     )
     world.run("create trigger stop after insert on audit for each row execute function stop()")
 
-    with pytest.raises(RecordAwayError, match="look whether cancel was done before it is repeated"):
+    with pytest.raises(RecordAwayError, match="look before you repeat an action"):
         Inspector(reach).cancel("t")
 
     world.run("drop trigger stop on audit")
