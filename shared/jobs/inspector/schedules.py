@@ -16,7 +16,7 @@ from shared.jobs.inspector.enqueueing import named
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.message import TICK_ID_PATTERN
 from shared.jobs.missed import PATIENCE
-from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, schedule_group_name, schedule_name
+from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, cron_group_name, schedule_name
 from shared.jobs.store import State
 from shared.jobs.tick import id_of, tick_entry
 
@@ -125,7 +125,7 @@ def _states_on_aws(reach: Reach) -> dict[str, str]:
         pages = boto3.client("scheduler", config=config).get_paginator("list_schedules")
         return {
             item["Name"]: item["State"]
-            for page in pages.paginate(GroupName=schedule_group_name(reach.prefix))
+            for page in pages.paginate(GroupName=cron_group_name(reach.prefix))
             for item in page["Schedules"]
         }
     except (BotoCoreError, ClientError):  # not reachable, not allowed, or no such group
@@ -136,7 +136,7 @@ def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) 
     """Of one that is two there, the worse."""
     if not states:
         return None
-    names = [schedule_name(task.type, schedule.name, n) for n in range(1, len(schedule.expressions) + 1)]
+    names = [schedule_name(task.type, str(schedule.name), n) for n in range(1, len(schedule.expressions) + 1)]
     found = [states.get(name, MISSING) for name in names]
     return next((state for state in found if state != "ENABLED"), "ENABLED")
 
