@@ -77,6 +77,16 @@ def function_name(prefix: str, type_: str) -> str:
     return f"{prefix}-{slug_of(type_)}"
 
 
+def cron_group_name(prefix: str) -> str:
+    """The group of a stage's schedules in EventBridge Scheduler."""
+    return f"{prefix}-cron"
+
+
+def schedule_name(type_: str, schedule: str, number: int = 1) -> str:
+    """``data-export.nightly`` in its group, and ``data-export.nightly.2`` for a second expression."""
+    return f"{slug_of(type_)}.{schedule}" + (f".{number}" if number > 1 else "")
+
+
 # --- Limits of AWS, each once, beside its source -------------------------------------------------------------------
 
 MAX_MESSAGE_BYTES = 1024 * 1024

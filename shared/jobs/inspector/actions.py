@@ -107,7 +107,7 @@ EDIT = "update tasks set payload = $2::jsonb, schema = $3, mismatch_since = null
 
 def edit(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
     """Its unique key stays, and so does what ``ctx.each`` and ``ctx.resume`` have done of it."""
-    with _on(reach, "edit", id_, reason) as (doing, found):
+    with _on(reach, "edit", id_, reason, with_payload=True) as (doing, found):
         _allow(doing, "edit", found)
         if found.under_way:
             raise _refusal(doing, "edit", found, "an attempt is under way, between two invocations; cancel it first")
@@ -122,7 +122,7 @@ def edit(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None)
 
 def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> Acted:
     """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
-    with _on(reach, "replay", id_, reason) as (doing, found):
+    with _on(reach, "replay", id_, reason, with_payload=True) as (doing, found):
         _allow(doing, "replay", found)
         ready = _ready(reach, found, payload)
         inserted = insert(doing.connection, ready)
@@ -168,16 +168,16 @@ def _difference(ready: Ready, found: Found) -> dict[str, Any]:
 # --- The row, locked -----------------------------------------------------------------------------------------------
 
 LOCK = f"""
-select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.headers, t.payload, t.schema, t.cleared,
-       t.state = 'pending' and t.used_ms > 0, {PAUSED.format(row="t")}
+select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.headers, case when $2::boolean then t.payload end,
+       t.schema, t.cleared, t.state = 'pending' and t.used_ms > 0, {PAUSED.format(row="t")}
   from tasks t where t.id = $1 for no key update of t
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A row as it was found, and is until the transaction ends. ``under_way``: an attempt is, between two
-    invocations."""
+    """A row as it was found, and is until the transaction ends. ``payload``: None unless it was asked for.
+    ``under_way``: an attempt is, between two invocations."""
 
     id: str
     type: str
@@ -195,12 +195,14 @@ class Found:
 
 
 @contextmanager
-def _on(reach: Reach, name: str, id_: str, reason: str | None) -> Iterator[tuple[Action, Found]]:
+def _on(
+    reach: Reach, name: str, id_: str, reason: str | None, *, with_payload: bool = False
+) -> Iterator[tuple[Action, Found]]:
     """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
     if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):  # no row has it, and the database may not take it
         raise UnknownTaskError(id_)
     with audit.action(reach, name, id_, reason) as doing:
-        rows = doing.connection.run(LOCK, id_)
+        rows = doing.connection.run(LOCK, id_, with_payload)
         if not rows:
             raise UnknownTaskError(id_)
         _, type_, queue, state, *rest = rows[0]

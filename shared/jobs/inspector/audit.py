@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from shared.db import is_away, sqlstate
-from shared.jobs.errors import RecordAwayError
-from shared.jobs.failure import text_of
+from shared.db import sqlstate
 from shared.jobs.inspector.answers import AuditEntry
 from shared.jobs.inspector.errors import BusyError, SelectionError
 
@@ -63,7 +61,7 @@ class Action:
 def action(reach: Reach, name: str, target: str, reason: str | None) -> Iterator[Action]:
     """A transaction that ends with the audit's entry. Whatever is raised inside rolls it back.
 
-    Raises :class:`SelectionError` for a bad ``reason``, :class:`BusyError`, and :class:`RecordAwayError`.
+    Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
     """
     who, reason = check_who(reach.who), check_reason(reason)
     database = reach.database
@@ -76,14 +74,10 @@ def action(reach: Reach, name: str, target: str, reason: str | None) -> Iterator
         if doing.changed:
             record(connection, who, name, doing.target, reason=reason, details=doing.details)
         connection.commit()
-    except (PostgresError, OSError) as error:
+    except PostgresError as error:
         _abandon(database)
         if sqlstate(error) in CONTENDED:
             raise BusyError(target) from error
-        if is_away(error):
-            raise RecordAwayError(
-                f"the database did not answer: {text_of(error)}; look whether {name} was done before it is repeated"
-            ) from error
         raise
     except BaseException:
         _abandon(database)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
 
 from shared.db import sqlstate
 from shared.jobs.claim import ARCHIVED_RETENTION, HOLDER, LIVE, SWEEP_MARGIN_SECONDS
@@ -203,5 +205,6 @@ def send(connection: Connection, sqs: Sqs, entries: Mapping[str, Entry]) -> dict
     ids = list(entries)
     failed = sqs.send_many(list(entries.values())) if ids else {}
     if sent := [id_ for position, id_ in enumerate(ids) if position not in failed]:
-        connection.run(MARK_SENT, json.dumps(sent))
+        with suppress(PostgresError, OSError):  # the action is done; a second send is harmless
+            connection.run(MARK_SENT, json.dumps(sent))
     return {ids[position]: why for position, why in failed.items()}

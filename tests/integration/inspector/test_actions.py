@@ -472,6 +472,7 @@ def test_a_row_that_somebody_holds_is_passed_over(world: World, reach: Reach, ac
     holder = Database(world.url)
     holder.get().execute_simple("begin")
     holder.get().run("select from tasks where id = 'held' for update")
+    reach.connection.run("set lock_timeout = '5s'")  # or a change that waits would wait for this very thread
 
     changed = change(reach.connection, action, ["held", "free"], who="op")
 

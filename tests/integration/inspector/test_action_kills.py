@@ -1,0 +1,46 @@
+"""An operator's process that dies in the middle of an action."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests.integration.jobs.conftest import World
+from tests.integration.jobs.faults import archived, outcomes, put, run_sweep
+from tests.integration.jobs.samples import sample_one
+
+DYING = """
+import os, signal, sys
+from shared.db import Database
+from shared.jobs.inspector import Inspector, actions, audit
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.sqs import Sqs
+from tests.integration.jobs.samples import sample_one
+
+def die(*arguments, **named):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+url, where = sys.argv[1:]
+setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", die)}[where])
+Inspector(Reach(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
+"""
+
+
+@pytest.mark.parametrize(("where", "done"), [("before the entry", False), ("before the send", True)])
+def test_a_retry_that_dies_is_whole_or_not_at_all(world: World, where: str, done: bool) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "t", **archived())
+
+    died = subprocess.run([sys.executable, "-c", DYING, world.url, where], check=False, timeout=60)
+
+    assert died.returncode == -signal.SIGKILL
+    assert world.run("select who, action, target from audit") == ([["op", "retry", "t"]] if done else [])
+    assert world.row("t")["state"] == ("pending" if done else "archived")
+    world.run("update tasks set sweep_at = sweep_at - interval '1 min'")
+    assert run_sweep(world).sent == (1 if done else 0)
+    for message in world.take(sample_one):
+        world.deliver(sample_one, message["Body"])
+    assert outcomes(world, "t") == (["completed"] if done else [])

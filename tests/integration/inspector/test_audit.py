@@ -1,0 +1,161 @@
+"""The audit: what is in it, and what never is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from shared.db import Database
+from shared.jobs.errors import RecordAwayError
+from shared.jobs.inspector import Inspector, PauseScope, Permission, permission_of
+from shared.jobs.inspector.errors import BusyError, SelectionError
+from shared.jobs.inspector.reach import Reach
+from tests.integration.jobs.conftest import World
+from tests.integration.jobs.faults import archived, put
+from tests.integration.jobs.samples import sample_one
+
+AsOperator = Callable[[str], Inspector]
+
+
+def test_an_entry_says_who_did_what_to_which_task_and_why(
+    world: World, inspector: Inspector, as_operator: AsOperator
+) -> None:
+    put(world, sample_one, "one")
+    put(world, sample_one, "two")
+    as_operator("ann").cancel("one", reason="  it was\n a mistake ")
+    as_operator("bob").cancel("two")
+    as_operator("bob").delete("one", reason="   ")
+
+    entries = inspector.audit()
+
+    assert [(one.who, one.action, one.target, one.reason) for one in entries] == [
+        ("bob", "delete", "one", None),
+        ("bob", "cancel", "two", None),
+        ("ann", "cancel", "one", "it was a mistake"),
+    ]
+    assert entries[2].details == {"before": "pending", "after": "cancelled"}
+    assert entries[2].at.tzinfo is not None
+    assert [one.action for one in inspector.audit(target="one", who="bob")] == ["delete"]
+    assert inspector.audit(before=entries[0].number, limit=1) == (entries[1],)
+
+
+@pytest.mark.parametrize("asked", [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}])
+def test_a_question_that_cannot_be_asked_names_what_is_wrong(inspector: Inspector, asked: dict[str, Any]) -> None:
+    with pytest.raises(SelectionError, match=f"^{next(iter(asked))}: "):
+        inspector.audit(**asked)
+
+
+@pytest.mark.parametrize("reason", ["x" * 501, "nul \0", "bell \a", "lone \ud800", 5])
+def test_a_reason_that_nobody_can_read_is_refused(world: World, inspector: Inspector, reason: Any) -> None:
+    put(world, sample_one, "t")
+
+    with pytest.raises(SelectionError, match=r"^reason: "):
+        inspector.cancel("t", reason=reason)
+
+    assert world.row("t")["state"] == "pending"
+
+
+@pytest.mark.parametrize("who", ["", "two\nlines", "x" * 301])
+def test_nobody_acts_without_a_name(world: World, as_operator: AsOperator, who: str) -> None:
+    put(world, sample_one, "t")
+
+    with pytest.raises(SelectionError, match=r"^who: "):
+        as_operator(who).cancel("t")
+
+    assert world.row("t")["state"] == "pending"
+
+
+def test_a_row_that_stays_locked_is_told_and_left(
+    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.jobs.inspector.audit.PATIENCE", "50ms")
+    put(world, sample_one, "t")
+    holder = Database(world.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("select from tasks where id = 't' for update")
+
+    with pytest.raises(BusyError, match=r"t is being changed at this moment"):
+        inspector.cancel("t")
+
+    holder.drop()
+    assert inspector.cancel("t").after == "cancelled"
+
+
+def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: World, reach: Reach) -> None:
+    """Broken before the commit: both are undone by the server, and the next call goes on with a new connection."""
+    put(world, sample_one, "t")
+    backend = reach.connection.run("select pg_backend_pid()")[0][0]
+    world.run(
+        "create function stop() returns trigger language plpgsql as $$ begin perform pg_terminate_backend("
+        f"{backend}); return new; end $$"
+    )
+    world.run("create trigger stop after insert on audit for each row execute function stop()")
+
+    with pytest.raises(RecordAwayError, match="look before you repeat an action"):
+        Inspector(reach).cancel("t")
+
+    world.run("drop trigger stop on audit")
+    assert (world.row("t")["state"], world.run("select * from audit")) == ("pending", [])
+    assert Inspector(reach).cancel("t").after == "cancelled"
+
+
+# --- Every action --------------------------------------------------------------------------------------------------
+
+ACTS: dict[str, tuple[Any, ...]] = {
+    "run": ("waiting",),
+    "retry": ("archived",),
+    "archive": ("waiting",),
+    "delete": ("waiting",),
+    "cancel": ("waiting",),
+    "replay": ("archived",),
+    "edit": ("waiting", {"number": 4711}),
+    "replay_with": ("archived", {"number": 4711}),
+    "enqueue": ("sample:one", {"number": 4711}),
+    "pause": (PauseScope.TYPE, "sample:one"),
+    "resume": (PauseScope.QUEUE, "low"),
+    "tick": ("sample:tick",),
+}
+OF_MANY = {"bulk", "redrive", "abort"}
+"""They are tasks of their own, and tested where those are."""
+
+
+def test_every_action_is_among_these() -> None:
+    found = {
+        name for name in vars(Inspector) if permission_of(Inspector, name) in (Permission.OPERATE, Permission.EDIT)
+    }
+
+    assert found == ACTS.keys() | OF_MANY
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_every_action_leaves_one_entry_without_the_payload(deployed: World, inspector: Inspector, name: str) -> None:
+    put(deployed, sample_one, "waiting", {"do": "nothing", "number": 42})
+    put(deployed, sample_one, "archived", {"do": "nothing", "number": 42}, **archived())
+    deployed.run("insert into pauses (scope, name) values ('queue', 'low')")
+    extra = {"schedule": "0"} if name == "tick" else {}
+
+    getattr(inspector, name)(*ACTS[name], reason="because", **extra)
+
+    (entry,) = inspector.audit()
+    assert (entry.who, entry.action, entry.reason) == ("op", name.removesuffix("_with"), "because")
+    assert not {"42", "4711"} & set(re.findall(r"\w+", json.dumps(entry.details)))
+
+
+@pytest.mark.parametrize("name", ACTS)
+def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, inspector: Inspector, name: str) -> None:
+    put(deployed, sample_one, "waiting")
+    put(deployed, sample_one, "archived", **archived())
+    deployed.run("insert into pauses (scope, name) values ('queue', 'low')")
+    deployed.run("alter table audit add constraint full_up check (who <> 'op')")
+    looks = "select (select jsonb_agg(t order by id) from tasks t), (select jsonb_agg(p order by name) from pauses p)"
+    before = deployed.run(looks)
+
+    with pytest.raises(DatabaseError):
+        getattr(inspector, name)(*ACTS[name], **({"schedule": "0"} if name == "tick" else {}))
+
+    assert deployed.run(looks) == before

@@ -1,0 +1,260 @@
+"""A pause: nothing new starts, nothing is lost or spent, and all goes on when it ends."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+
+from shared.jobs import Queue, task
+from shared.jobs.inspector import Inspector, PauseScope
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.message import Message
+from shared.jobs.queues import lane_name
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.faults import In, active, expire_leases, outcomes, put, run_sweep
+from tests.integration.jobs.samples import Sample, sample_batch, sample_one, sample_tick
+
+SCOPES = [
+    (PauseScope.TYPE, "sample:one"),
+    (PauseScope.QUEUE, "default"),
+    (PauseScope.TENANT, "acme"),
+]
+HOUR = timedelta(hours=1)
+
+
+@task("sample:renamed", aliases=["sample:former"])
+def sample_renamed(payload: Sample, ctx: Any) -> None:
+    pass
+
+
+@task("jobs:housekeeping", queue=Queue.LOW)
+def jobs_housekeeping(payload: Sample, ctx: Any) -> None:
+    pass
+
+
+def deliver_all(world: World) -> int:
+    """Hand what is in the lane of ``sample:one`` to its function. Returns how many messages there were."""
+    messages = world.take(sample_one)
+    for message in messages:
+        world.deliver(sample_one, message["Body"], group=message.get("Attributes", {}).get("MessageGroupId"))
+    return len(messages)
+
+
+def audited(world: World) -> list[list[Any]]:
+    return world.run("select action, target, reason from audit order by number")
+
+
+# --- On the runtime ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("scope", "name"), SCOPES)
+def test_a_pause_keeps_every_message_and_resume_runs_all(
+    world: World, inspector: Inspector, scope: PauseScope, name: str
+) -> None:
+    # given: one task whose message is in the lane, one that the sweep is to send, and a message of a foreign sender
+    world.lane(sample_one)
+    world.client._sqs = world.sqs
+    sent = world.client.enqueue(sample_one, Sample(), tenant="acme").id
+    put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
+
+    # when: it is paused, everything is delivered, and sweeps go by
+    inspector.pause(scope, name, reason="the provider is away")
+    assert deliver_all(world) == 1
+    kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
+    for _ in range(2):
+        world.run("update tasks set sweep_at = clock_timestamp() where sweep_at is not null")
+        assert run_sweep(world).sent == 0
+
+    # then: no message is left, each waits in its row, and nothing was spent
+    assert kept == []
+    for id_ in (sent, "unsent", "foreign"):
+        row = world.row(id_)
+        assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
+
+    # when: it goes on
+    inspector.resume(scope, name)
+    assert run_sweep(world).sent == 3
+    assert deliver_all(world) == 3
+
+    # then
+    assert [outcomes(world, id_) for id_ in (sent, "unsent", "foreign")] == [["completed"]] * 3
+
+
+def test_a_pause_lets_a_run_end_and_holds_back_its_retry(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "lost", **active(60))
+    inspector.pause(PauseScope.TYPE, "sample:one")
+    expire_leases(world)
+
+    run_sweep(world)
+
+    world.run("update tasks set sweep_at = clock_timestamp() + interval '50 s'")
+    inspector.resume(PauseScope.TYPE, "sample:one")
+    world.lane(sample_one)
+    assert run_sweep(world).sent == 1
+    assert deliver_all(world) == 1
+    assert outcomes(world, "lost") == ["lost", "completed"]
+
+
+def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
+    lane = lane_name(PREFIX, Queue.LOW, "jobs:sweep")
+    world.sqs.client.create_queue(QueueName=lane)
+    inspector.pause(PauseScope.TYPE, "sample:one")
+
+    inspector.resume(PauseScope.TYPE, "sample:one")
+
+    assert len(world.received(lane)) == 1
+
+
+def test_resume_brings_on_more_than_one_statement_takes(
+    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from shared.jobs.inspector import pauses
+
+    monkeypatch.setattr(pauses, "GO_ON", pauses.GO_ON.replace(str(pauses.BATCH), "2"))
+    monkeypatch.setattr(pauses, "BATCH", 2)
+    for number in range(5):
+        put(world, sample_one, f"held-{number}", sweep_at=In(50))
+    put(world, sample_one, "far", state="scheduled", due_at=In(7200), sweep_at=In(6300))
+    inspector.pause(PauseScope.TYPE, "sample:one")
+
+    inspector.resume(PauseScope.TYPE, "sample:one")
+
+    assert world.run("select count(*) from tasks where sweep_at <= now()") == [[5]]
+
+
+def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
+    inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
+    put(world, sample_one, "t")
+    world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
+    assert world.row("t")["state"] == "pending"
+
+    world.run("update pauses set until = clock_timestamp()")
+    world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
+
+    assert world.row("t")["state"] == "completed"
+    assert inspector.pauses() == ()
+
+
+def test_a_type_is_paused_under_its_former_names_too(world: World, reach: Reach) -> None:
+    tasks = {sample_renamed.type: sample_renamed}
+    inspector = Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op"))
+
+    inspector.pause(PauseScope.TYPE, "sample:renamed")
+    world.lane(sample_renamed)
+    for type_ in sample_renamed.types:
+        world.deliver(sample_renamed, Message(type_, f"as-{type_}").encode())
+
+    assert world.run("select distinct state from tasks") == [["pending"]]
+    inspector.resume(PauseScope.TYPE, "sample:renamed")
+    assert inspector.pauses() == ()
+
+
+def test_the_pause_of_a_queue_leaves_the_housekeeping_running(world: World, inspector: Inspector) -> None:
+    inspector.pause(PauseScope.QUEUE, "low")
+
+    world.deliver(jobs_housekeeping, {"type": "jobs:housekeeping", "id": "t", "payload": {}})
+
+    assert world.row("t")["state"] == "completed"
+
+
+def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: Inspector) -> None:
+    inspector.pause(PauseScope.SCHEDULE, "sample:tick:0", reason="year's end")
+
+    for schedule in ("0", "1"):
+        tick = {"schedule": schedule, "at": "2026-01-01T00:00:00Z"}
+        world.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
+
+    assert world.run("select state from tasks order by id") == [["cancelled"], ["completed"]]
+
+
+# --- Asking and refusing -------------------------------------------------------------------------------------------
+
+
+def test_a_pause_says_who_why_and_until_when(world: World, inspector: Inspector) -> None:
+    until = datetime.now(UTC) + HOUR
+
+    paused = inspector.pause(PauseScope.QUEUE, "default", reason="  the provider\n is away ", until=until)
+
+    assert inspector.pauses() == (paused,)
+    assert (paused.by, paused.reason, paused.until) == ("op", "the provider is away", until)
+    assert audited(world) == [["pause", "queue:default", "the provider is away"]]
+
+
+def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector) -> None:
+    first = inspector.pause(PauseScope.TYPE, "sample:one", reason="one", until=datetime.now(UTC) + HOUR)
+
+    second = inspector.pause(PauseScope.TYPE, "sample:one", reason="two")
+
+    assert (first.replaced, second.replaced) == (False, True)
+    assert (second.reason, second.until, second.since) == ("two", None, first.since)
+
+
+def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:
+    first = inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
+    world.run("update pauses set until = clock_timestamp()")
+
+    second = inspector.pause(PauseScope.TYPE, "sample:one")
+
+    assert not second.replaced
+    assert second.since > first.since
+
+
+@pytest.mark.parametrize(
+    ("scope", "name", "says"),
+    [
+        (PauseScope.QUEUE, "lowest", "there are critical, default, low"),
+        (PauseScope.TYPE, "sample:none", "there are .*sample:alert, sample:batch"),
+        (PauseScope.SCHEDULE, "sample:tick", "there are sample:tick:0, sample:tick:1"),
+        (PauseScope.TENANT, "with space", "1 to 128 ASCII letters"),
+        ("everything", "x", "one of queue, type, tenant, schedule"),
+    ],
+)
+def test_an_unknown_name_is_refused_with_those_that_there_are(
+    world: World, inspector: Inspector, scope: Any, name: str, says: str
+) -> None:
+    with pytest.raises(SelectionError, match=says):
+        inspector.pause(scope, name)
+
+    assert (inspector.pauses(), audited(world)) == ((), [])
+
+
+WEST = timezone(timedelta(hours=-12))
+
+
+WEST = timezone(timedelta(hours=-12))
+
+
+@pytest.mark.parametrize(
+    "until",
+    [datetime.now(UTC) - HOUR, datetime.now(UTC).replace(tzinfo=None), datetime.max.replace(tzinfo=WEST), "tomorrow"],
+    ids=["past", "naive", "beyond the calendar", "no time"],
+)
+def test_an_end_that_is_no_time_ahead_is_refused(inspector: Inspector, until: Any) -> None:
+    with pytest.raises(SelectionError, match="until: "):
+        inspector.pause(PauseScope.TYPE, "sample:one", until=until)
+
+
+def test_the_sweep_cannot_be_paused(reach: Reach) -> None:
+    from functions.jobs_sweep.handler import jobs_sweep
+
+    tasks = {jobs_sweep.type: jobs_sweep}
+    with pytest.raises(SelectionError, match="nothing that waits would go on"):
+        Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
+
+
+def test_resuming_what_is_not_paused_lists_what_is(world: World, inspector: Inspector) -> None:
+    inspector.pause(PauseScope.TYPE, sample_batch.type)
+
+    with pytest.raises(SelectionError, match="'sample:one' is not paused; paused is type sample:batch"):
+        inspector.resume(PauseScope.TYPE, "sample:one")
+
+    assert [row[0] for row in audited(world)] == ["pause"]
+
+
+def test_what_a_deploy_has_dropped_can_be_resumed(world: World, inspector: Inspector) -> None:
+    world.run("insert into pauses (scope, name) values ('type', 'gone:type')")
+
+    assert inspector.resume(PauseScope.TYPE, "gone:type").name == "gone:type"

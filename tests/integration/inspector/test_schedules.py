@@ -1,0 +1,181 @@
+"""Schedules as an operator sees them, and a tick by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+
+from functions.tenant_cleanup.handler import tenant_cleanup
+from shared.jobs import TaskContext, task
+from shared.jobs.errors import SendError
+from shared.jobs.inspector import Inspector, PauseScope
+from shared.jobs.inspector.answers import ScheduleView
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.store import State
+from shared.jobs.tick import id_of
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.faults import put
+from tests.integration.jobs.samples import Sample, sample_tick
+
+HOUR = timedelta(hours=1)
+
+
+@task("sample:both", schedule="0 3 1 * MON")
+def sample_both(payload: Sample, ctx: TaskContext) -> None:
+    """On the first of the month and on Mondays: two schedules on AWS."""
+
+
+def over(reach: Reach, *tasks: Any) -> Inspector:
+    return Inspector(Reach(reach.database, reach.sqs, reach.prefix, {one.type: one for one in tasks}, "op"))
+
+
+def first(inspector: Inspector) -> ScheduleView:
+    return inspector.schedules()[0]
+
+
+def hour(ago: int) -> datetime:
+    """A full hour at which ``sample:tick`` fired, the last one not so long ago that it is missed."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - ago * HOUR
+
+
+def tick_row(world: World, at: datetime, state: str = "completed") -> str:
+    id_ = id_of("sample:tick", "0", at)
+    put(world, sample_tick, id_, state=state, tick=id_)
+    return id_
+
+
+# --- Looking -------------------------------------------------------------------------------------------------------
+
+
+def test_a_schedule_says_what_comes_next(inspector: Inspector) -> None:
+    view = first(inspector)
+
+    assert (view.type, view.name, view.text, view.timezone, view.overlap) == (
+        "sample:tick",
+        "0",
+        "0 * * * *",
+        "UTC",
+        "skip",
+    )
+    assert view.next == (hour(-1), hour(-2), hour(-3))
+
+
+def test_ticks_that_came_stand_beside_those_that_did_not(world: World, inspector: Inspector) -> None:
+    # given: ticks of five, three and two hours ago, one by hand, and one of the other schedule
+    came = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
+    by_hand = tick_row(world, hour(4) + timedelta(minutes=7))
+    put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
+
+    found = {tick.at: (tick.task_id, tick.state) for tick in first(inspector).ticks}
+
+    assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30
+    found.pop(hour(1))
+    assert found == {
+        hour(5): (came[0], State.COMPLETED),
+        hour(4) + timedelta(minutes=7): (by_hand, State.COMPLETED),
+        hour(4): (id_of("sample:tick", "0", hour(4)), None),
+        hour(3): (came[1], State.ARCHIVED),
+        hour(2): (came[2], State.CANCELLED),
+    }
+
+
+def test_the_last_ten_are_shown_newest_first(world: World, inspector: Inspector) -> None:
+    for ago in range(15):
+        tick_row(world, hour(ago))
+
+    ticks = first(inspector).ticks
+
+    assert [tick.at for tick in ticks] == [hour(ago) for ago in range(10)]
+
+
+def test_a_schedule_without_a_record_misses_nothing(inspector: Inspector) -> None:
+    assert first(inspector).ticks == ()
+
+
+def test_a_paused_schedule_says_so(inspector: Inspector) -> None:
+    paused = inspector.pause(PauseScope.SCHEDULE, "sample:tick:1")
+
+    assert [view.pause for view in inspector.schedules()] == [None, paused]
+
+
+def test_the_state_on_aws_is_shown_where_it_can_be_asked(world: World, reach: Reach) -> None:
+    inspector = over(reach, sample_both, sample_tick)
+    assert [view.on_aws for view in inspector.schedules()] == [None, None, None]
+
+    scheduler = boto3.client("scheduler")
+    scheduler.create_schedule_group(Name="jobs-cron")
+    names = {"sample-both.0": "ENABLED", "sample-both.0.2": "DISABLED", "sample-tick.0": "ENABLED"}
+    for name, state in names.items():
+        scheduler.create_schedule(
+            Name=name,
+            GroupName="jobs-cron",
+            State=state,  # type: ignore[arg-type]
+            ScheduleExpression="cron(0 3 * * ? *)",
+            FlexibleTimeWindow={"Mode": "OFF"},
+            Target={"Arn": "arn:aws:sqs:us-east-1:123456789012:q", "RoleArn": "arn:aws:iam::123456789012:role/r"},
+        )
+
+    assert [view.on_aws for view in inspector.schedules()] == ["DISABLED", "ENABLED", "MISSING"]
+
+
+def test_a_scheduler_out_of_reach_is_no_error(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+
+    assert first(inspector).on_aws is None
+
+
+# --- A tick by hand ------------------------------------------------------------------------------------------------
+
+
+def test_a_tick_by_hand_is_a_tick_to_the_task(world: World, inspector: Inspector) -> None:
+    world.lane(sample_tick)
+
+    acted = inspector.tick("sample:tick", schedule="1", reason="the night's failed")
+
+    (message,) = world.take(sample_tick)
+    world.deliver(sample_tick, message["Body"])
+    assert world.row(acted.id)["state"] == "completed"
+    entry = inspector.audit()[0]
+    assert (entry.action, entry.target, entry.details) == ("tick", "sample:tick:1", {"id": acted.id})
+
+
+def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, reach: Reach) -> None:
+    world.lane(tenant_cleanup)
+    off = replace(tenant_cleanup, schedules=())
+
+    assert over(reach, off).tick("tenant:cleanup").id.startswith("tenant:cleanup:0:")
+
+
+@pytest.mark.parametrize(
+    ("type_", "schedule", "says"),
+    [
+        ("sample:tick", None, r"name one of sample:tick's schedules \(0, 1\)"),
+        ("sample:tick", "2", r"name one of sample:tick's schedules \(0, 1\)"),
+        ("sample:one", None, "it is no periodic task"),
+        ("sample:none", None, "there is no task 'sample:none' here; there are .*sample:alert"),
+    ],
+)
+def test_what_has_no_such_schedule_is_refused(
+    inspector: Inspector, type_: str, schedule: str | None, says: str
+) -> None:
+    with pytest.raises(SelectionError, match=says):
+        inspector.tick(type_, schedule=schedule)
+
+
+def test_a_tick_of_a_paused_schedule_is_refused(world: World, inspector: Inspector) -> None:
+    inspector.pause(PauseScope.SCHEDULE, "sample:tick:0")
+
+    with pytest.raises(SelectionError, match="sample:tick:0 is paused"):
+        inspector.tick("sample:tick", schedule="0")
+
+
+def test_a_tick_that_cannot_be_sent_leaves_no_entry(inspector: Inspector) -> None:
+    with pytest.raises(SendError, match=f"{PREFIX}-default-sample-tick"):
+        inspector.tick("sample:tick", schedule="0")
+
+    assert inspector.audit() == ()
