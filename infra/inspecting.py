@@ -18,9 +18,9 @@ WHY_MAPPINGS = "AWS lists mappings without a resource that could be named; it sh
 
 
 def grant_inspecting(to: JobFunction, stage: Stage) -> None:
-    """Sending to lanes; receiving and deleting in dead-letter queues; looking at queues, functions, schedules and logs.
+    """Sending to lanes; receiving from dead-letter queues; looking at queues, functions, schedules and logs.
 
-    Not receiving from a lane, and not sending to a front door.
+    Not deleting a message, not receiving from a lane, and not sending to a front door: `jobs:bulk` redrives.
     """
     stack, prefix = Stack.of(to), stage.prefix
     doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]
@@ -40,7 +40,7 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
     for actions, resources in (
         (["sqs:GetQueueUrl", "sqs:GetQueueAttributes"], [*doors, *lanes, ticks]),
         (["sqs:SendMessage"], lanes),
-        (["sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"], [*dead, ticks]),
+        (["sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"], [*dead, ticks]),
         (["lambda:GetFunctionConfiguration"], [functions]),
         (["lambda:ListEventSourceMappings"], ["*"]),
         (["scheduler:GetSchedule"], [schedules]),

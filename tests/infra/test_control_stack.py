@@ -134,7 +134,7 @@ def test_the_function_may_do_what_an_inspector_does_and_nothing_else(done: Synth
     allowed = templates.allowed(done.templates["acme-jobs"], "acme-control")
     assert allowed.keys() == {
         *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
-        *("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"),
+        *("sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"),
         *("lambda:GetFunctionConfiguration", "lambda:ListEventSourceMappings"),
         *("scheduler:GetSchedule", "logs:FilterLogEvents"),
         *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),

@@ -60,7 +60,6 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
     ("sqs:SendMessage",): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
     (
         "sqs:ChangeMessageVisibility",
-        "sqs:DeleteMessage",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
     ("lambda:GetFunctionConfiguration",): r"arn:\S+:lambda:\S+:function:PREFIX-\*",

@@ -51,6 +51,8 @@ update bulks set done = done + $2::int, skipped = skipped + $3::int, failed = fa
  where id = $1
 """
 STOP = "update bulks set stopped = $2, failed = failed + $3::int, done = done - $3::int where id = $1"
+CLOSE = "update bulks set skipped = greatest(skipped, total - done - failed) where id = $1"
+"""What matched when it was begun, and did not when its turn came."""
 BE_PATIENT = """
 update bulks set canary_until = coalesce(canary_until, clock_timestamp() + make_interval(secs => $2::float8))
  where id = $1
@@ -97,6 +99,7 @@ class Position:
     waits: int = 0
     passed: bool = False
     polls: int = 0
+    closed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,9 +163,10 @@ class BulkRun:
             if step is not None:
                 return [step]
         if waits and order.canaries:  # fewer than asked for: they are all there are
-            step, _ = self._watch(position)
-            return [step] if step is not None else []
-        return []
+            step, position = self._watch(position)
+            if step is not None:
+                return [step]
+        return [] if position.closed else [Step(replace(position, closed=True), partial(self._run, CLOSE))]
 
     def _walk(self, position: Position, room: int) -> tuple[Step | None, Position]:
         """Through the rows, in the order of their creation."""

@@ -19,6 +19,12 @@ BRIEF = 8.0
 """Seconds of an invocation that ends after one chunk: three are Lambda's own, five the least that a chunk is given."""
 
 
+@pytest.fixture
+def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task to a chunk."""
+    monkeypatch.setattr("shared.jobs.inspector.bulk_run.CHUNK", 1)
+
+
 def put_archived(world: World, *ids: str, **columns: object) -> None:
     for id_ in ids:
         put(world, sample_one, id_, **archived(**columns))
@@ -107,11 +113,12 @@ def test_what_has_changed_meanwhile_is_skipped_and_what_came_later_is_left(inspe
     assert states(world) == {"a": "pending", "b": "pending", "later": "archived"}
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bulks: Bulks) -> None:
     # given a run that ends with its invocation, after the first chunk
     world = bulks.world
     put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
     assert bulks.run(view.id, seconds=BRIEF) == [bulks.message_id]
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
     # when the first one is given up again before the rest
@@ -156,11 +163,12 @@ def test_a_task_that_no_operator_has_begun_is_given_up(bulks: Bulks) -> None:
 # --- Stopping ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_an_abort_leaves_what_is_done_and_touches_no_more(inspector: Inspector, bulks: Bulks) -> None:
     # given
     world = bulks.world
     put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
     bulks.run(view.id, seconds=BRIEF)
     # when
     stopped = inspector.abort(view.id, reason="enough")
@@ -171,11 +179,12 @@ def test_an_abort_leaves_what_is_done_and_touches_no_more(inspector: Inspector, 
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
 
 
+@pytest.mark.usefixtures("one_by_one")
 def test_a_run_that_is_under_way_stops_at_its_next_check(inspector: Inspector, bulks: Bulks) -> None:
     # given one that is aborted by a tap after its first chunk
     world = bulks.world
     put_archived(world, "a", "b", "c")
-    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=1)
+    view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
     # when
     bulks.run(view.id, after_commits={1: lambda: inspector.abort(view.id)})
     # then

@@ -13,17 +13,21 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from botocore.exceptions import ClientError
 from sqlalchemy import text
 
+from functions.jobs_bulk import handler as bulk_handler
+from functions.jobs_bulk.handler import jobs_bulk
 from shared.jobs import TaskContext
 from shared.jobs.claim import CLAIM
 from shared.jobs.client import JobClient
+from shared.jobs.inspector import bulk_run
 from shared.jobs.runtime import Worker
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import FINISH
@@ -33,8 +37,15 @@ from tests.integration.jobs.faults import Go, TappedDatabase
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
 from tests.integration.jobs.samples_long import HANDLED, sample_long
 
-TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten, sample_long)}
+TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten, sample_long, jobs_bulk)}
 KILLED = -signal.SIGKILL
+DEATHS = {
+    "after the claim": CLAIM,
+    "after the finish": FINISH,
+    "after the commit": "commit",
+    "while the canary runs": bulk_run.BE_PATIENT,
+}
+"""The statement after which a process dies."""
 
 
 def die() -> None:
@@ -87,13 +98,25 @@ class DeadlySqs(Sqs):
             die()
         return failed
 
+    def delete_many(self, queue: str, receipts: Sequence[str]) -> None:
+        if self._when == "before the delete":
+            die()
+        super().delete_many(queue, receipts)
+        if self._when == "after the delete":
+            die()
+
+    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
+        if self._when == "before letters are given back":
+            die()
+        super().set_visibility(queue, receipts)
+
 
 def tap_until(when: str) -> Any:
     """A tap that dies after a statement: its effect is in the database, its answer is lost with the process.
 
     "after statement 7" is the seventh, whatever it is.
     """
-    last = {"after the claim": CLAIM, "after the finish": FINISH, "after the commit": "commit"}.get(when)
+    last = DEATHS.get(when)
     left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
 
     def tap(sql: str, go: Go) -> Any:
@@ -115,7 +138,10 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
         client._sqs = DeadlySqs(when)
         return {"id": client.enqueue(sample_one, Sample(), task_id=order["enqueue"]).id}
     database = TappedDatabase(order["environment"]["DATABASE_URL"], tap_until(when))
-    worker = Worker(TASKS[order["type"]], database, DeadlySqs(when), PREFIX)
+    sqs = DeadlySqs(when)
+    vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
+    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # letters of one that died are seen again soon
+    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
     return worker.handle({"Records": order["records"]}, LambdaContext())
 
 
@@ -216,9 +242,13 @@ def _queue_server(world: World) -> ThreadingHTTPServer:
             call = self.headers["X-Amz-Target"].rpartition(".")[2]
             arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")
-            answer = getattr(client, name)(**arguments)
+            status = 200
+            try:
+                answer = getattr(client, name)(**arguments)
+            except ClientError as error:
+                status, answer = 400, {"__type": f"com.amazonaws.sqs#{error.response['Error']['Code']}"}
             body = json.dumps({key: value for key, value in answer.items() if key != "ResponseMetadata"}).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/x-amz-json-1.0")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -1,0 +1,107 @@
+"""A redrive that is killed by SIGKILL anywhere: the next delivery finishes it, nothing is lost, nothing runs twice."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from shared.jobs import State
+from shared.jobs.inspector import Filter, Inspector
+from tests.events import record
+from tests.integration.inspector.bulks import Bulks
+from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter
+from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
+from tests.integration.inspector.test_redrive import runs, work_off
+from tests.integration.jobs.faults import depth, expire_leases, put
+from tests.integration.jobs.kills import KILLED, Mortals, mortals
+from tests.integration.jobs.samples import sample_one
+
+ROWS, LETTERS = 3, 2
+STATEMENTS = range(3, 60, 6)
+"""After which statement of a run it dies; beyond the last one it lives."""
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Mortals]:
+    with mortals() as made:
+        yield made
+
+
+@pytest.fixture
+def workers(ran: Bulks, pool: Mortals) -> Iterator[Mortals]:
+    with pool.over(ran.world):
+        yield pool
+
+
+def given(bulks: Bulks, round_: str) -> set[str]:
+    """Rows with their letters, letters without a row, and a leftover. Returns the ids that have to run."""
+    world = bulks.world
+    payload = {"do": "count_runs", "number": 0}
+    ids = {f"{round_}-{number}" for number in range(ROWS)}
+    for id_ in sorted(ids):
+        put_dead(world, id_, payload=payload)
+    put(world, sample_one, f"{round_}-ended", state="completed", generation=5)
+    send_letter(world, {"type": "sample:one", "id": f"{round_}-ended", "rec": True}, generation=1, reason="it failed")
+    return ids | {send_letter(world, foreign(payload=payload)) for _ in range(LETTERS)}
+
+
+def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, dies: str, canary: int = 0) -> bool:
+    """Redrive all; the first run may die, a second one finishes. Returns whether it died."""
+    view = inspector.redrive(Filter(types=("sample:one",)), canary=canary, rate=500)
+    message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, bulks.lane)
+    workers.handle("jobs:bulk", message, dies=dies)
+    died = workers.status == KILLED
+    if died:
+        expire_leases(bulks.world)
+        if canary:
+            work_off(bulks.world)
+        assert workers.handle("jobs:bulk", message) == []
+    assert inspector.bulk_view(view.id).state is State.COMPLETED
+    return died
+
+
+def check(bulks: Bulks, ids: set[str]) -> None:
+    """Each ran once, and no letter is left."""
+    world = bulks.world
+    world.run("update tasks set sweep_at = now() where state = 'pending' and sent_at is null")
+    bulks.sweep()  # a minute later: what was committed and not sent
+    work_off(world)
+    assert runs(world) == sorted(ids)
+    assert depth(world, DLQ) == 0
+    world.run("delete from ran")
+
+
+@pytest.mark.parametrize(
+    "dies", ["before the send", "after the send", "before the delete", "after the delete", "after the commit"]
+)
+def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, workers: Mortals, dies: str) -> None:
+    ids = given(ran, "it")
+    assert killed_and_finished(inspector, ran, workers, dies)
+    check(ran, ids)
+
+
+def test_letters_alone_are_neither_lost_nor_run_twice(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+    for dies in ("before the send", "after the send", "before the delete"):
+        ids = {send_letter(ran.world, foreign(payload={"do": "count_runs", "number": 0})) for _ in range(LETTERS)}
+        assert killed_and_finished(inspector, ran, workers, dies)
+        check(ran, ids)
+
+
+def test_it_dies_after_any_statement(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+    deaths = 0
+    for number in STATEMENTS:
+        ids = given(ran, f"n{number}")
+        died = killed_and_finished(inspector, ran, workers, f"after statement {number}")
+        deaths += died
+        check(ran, ids)
+        if not died:
+            break
+    assert not died  # the whole run was gone through
+    assert deaths >= 4
+
+
+def test_it_dies_while_it_waits_for_the_canary(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+    ids = given(ran, "it")
+    assert killed_and_finished(inspector, ran, workers, "while the canary runs", canary=2)
+    check(ran, ids)
