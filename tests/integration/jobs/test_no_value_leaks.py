@@ -1,4 +1,4 @@
-"""Values of redacted fields, and of headers, are nowhere but in the payload's row and messages, and with the handler.
+"""Values of redacted fields, and of headers, are nowhere but in the task's row and messages, and with the handler.
 
 Each way by which a value might get out is gone with a value of its own. Then all is searched that the library has
 written, recorded, sent or answered.
@@ -178,6 +178,11 @@ def held(payload: Login, ctx: TaskContext) -> None:
 
 
 @way
+def returned(payload: Login, ctx: TaskContext) -> dict[str, str]:
+    return {"token": payload.token}
+
+
+@way
 def in_a_header(payload: Login, ctx: TaskContext) -> None:
     raise ValueError(f"bad header {ctx.headers['key']}")
 
@@ -249,7 +254,7 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
         world.run("update tasks set due_at = clock_timestamp() where state in ('retry', 'pending')")
         # what does not fit, from our own schema and from another; and another payload under an id that is known
         for name, schema in (("own", {}), ("other", {"schema": "0123456789ab"})):
-            wrong = login("plain", value("invalid")) | {value("key"): 1}
+            wrong = login("plain", value("invalid")) | {"unknown": 1}
             world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
         world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {time}"))})
         world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
@@ -279,6 +284,7 @@ def enqueue_badly(world: World, gathered: Gathered) -> None:
     for payload in (
         login("plain", value("invalid")),
         login("x", value("x") * 9),
+        login("x") | {value("key"): 1},
         {"token": {"a": value("x")}},
         value("x"),
     ):
@@ -300,7 +306,7 @@ def fail_an_assertion(world: World, gathered: Gathered) -> None:
 def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tuple[str, str]) -> None:
     gathered.add("log", *logged)
     gathered.add("output", *out)
-    kept = {("tasks", "payload"), ("tasks", "headers"), ("api_requests", "body")}
+    kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
     columns = world.run("select table_name, column_name from information_schema.columns where table_schema = 'public'")
     for table, column in columns:
         if (table, column) not in kept and table != "logins":
@@ -324,10 +330,11 @@ def ask(world: World, gathered: Gathered) -> None:
     """All that an inspector shows, with each answer as it goes through JSON."""
     reach = Reach(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
     inspector = Inspector(reach)
-    ids = [row[0] for row in world.run("select id from tasks")]
+    told = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
+    ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in told)]
     arguments: Mapping[str, list[tuple[Any, ...]]] = {
         "task": [(id_,) for id_ in ids],
-        "logs": [(id_,) for id_ in ids[:2]],
+        "logs": [(id_,) for id_ in ids],
         "tasks": [(), (Filter(error="bad"),)],
         "bulk_view": [],
     }
