@@ -158,10 +158,19 @@ def standing(templates: Templates) -> list[Line]:
         Line("Interface endpoints", _zones(found) * HOURS, "Interface endpoint hour"),
         Line("Aurora, at its least while awake", _least_acus(found) * HOURS, "Aurora ACU-hour"),
         Line("Secrets", count("AWS::SecretsManager::Secret") + _managed_passwords(found), "Secret"),
-        Line("Alarms", count("AWS::CloudWatch::Alarm") + count("AWS::CloudWatch::CompositeAlarm"), "Alarm"),
+        Line(f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read", _watched(found), "Alarm"),
         Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
     ]
     return [line for line in lines if line.amount]
+
+
+def _watched(resources: Iterable[Mapping[str, Any]]) -> int:
+    """Metrics that alarms read: each is paid for, also where one alarm computes with several."""
+    alarms = (one["Properties"] for one in resources if one["Type"] == "AWS::CloudWatch::Alarm")
+    return sum(
+        len([query for query in alarm["Metrics"] if "MetricStat" in query]) if "Metrics" in alarm else 1
+        for alarm in alarms
+    )
 
 
 def _zones(resources: Iterable[Mapping[str, Any]]) -> int:

@@ -31,7 +31,7 @@ def additions() -> list[Line]:
         Line("`database`: 10 GB in Aurora", 10, "Aurora GB-month"),
         Line("`database.migration_secret`, or any further secret", 1, "Secret"),
         Line("10 GB of exports", 10, "S3 GB-month"),
-        Line("An alarm", 1, "Alarm"),
+        Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
     ]
 

@@ -102,7 +102,7 @@ def test_what_stands_in_templates_costs_by_the_hour_or_the_month() -> None:
         ("AWS::EC2::VPCEndpoint", {"VpcEndpointType": "Gateway"}),
         ("AWS::SecretsManager::Secret", {}),
         ("AWS::CloudWatch::Alarm", {}),
-        ("AWS::CloudWatch::CompositeAlarm", {}),
+        ("AWS::CloudWatch::Alarm", {"Metrics": [{"MetricStat": {}}, {"MetricStat": {}}, {"Expression": "a / b"}]}),
         ("AWS::CloudWatch::Dashboard", {}),
         ("AWS::Lambda::EventSourceMapping", {}),
         ("AWS::Lambda::Function", {}),
@@ -112,7 +112,7 @@ def test_what_stands_in_templates_costs_by_the_hour_or_the_month() -> None:
         "Public IPv4 hour": 720,
         "Interface endpoint hour": 1440,
         "Secret": 1,
-        "Alarm": 2,
+        "Alarm": 3,
         "Dashboard": 1,
         "SQS request": 648_000,
     }
