@@ -83,9 +83,16 @@ def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[
 
 
 def _written(leaf: Any) -> Iterable[str]:
+    try:
+        return _as_text(leaf)
+    except Exception:  # what cannot be printed stands in no text, and its attempt has to end all the same
+        return []
+
+
+def _as_text(leaf: Any) -> Iterable[str]:
     match leaf:
         case Enum():
-            return _written(leaf.value)
+            return _as_text(leaf.value)
         case str():
             return [str(leaf)]
         case int() | float():
