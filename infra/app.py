@@ -1,6 +1,6 @@
 """The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to synthesise alone.
 
-Context: ``stage`` (default ``dev``), ``stages`` (their settings, from ``cdk.json``), ``quiet`` (no table at the end).
+Context: ``stage`` (default ``dev``), ``stages`` (their settings, from ``cdk.json``), ``quiet`` (no tables at the end).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None, build: Callable[[Stage], Packag
         print(f"infra: {error}", file=sys.stderr)  # noqa: T201
         return 1
     if not _is_set(done.jobs.node.try_get_context("quiet")):
-        print(report(done.jobs), file=sys.stderr)  # noqa: T201
+        print(report(done.jobs, done.templates.values()), file=sys.stderr)  # noqa: T201
     return 0
 
 

@@ -1,13 +1,25 @@
-"""How the concurrency budget was split, as a table for people."""
+"""What a synth tells people of a stage: how the concurrency budget was split, and what it costs to be there."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from infra import costs
 from infra.constructs.task_function import GIVEN
 from infra.stacks.jobs import JobsStack
 from shared.jobs.queues import MIN_CONCURRENCY, WEIGHTS, lane_name
 
 
-def report(jobs: JobsStack) -> str:
+def report(jobs: JobsStack, templates: Iterable[Mapping[str, Any]]) -> str:
+    """``templates``: of all stacks of the stage. An emulator costs nothing."""
+    shares = concurrency(jobs)
+    if jobs.stage.local:
+        return shares
+    return shares + "\n" + costs.report(jobs.stage.name, costs.idle(jobs.tasks, templates, jobs.stage.architecture))
+
+
+def concurrency(jobs: JobsStack) -> str:
     """One line per lane, largest share first, with the formula above and the sum below."""
     stage, tasks = jobs.stage, jobs.tasks
     lanes = [

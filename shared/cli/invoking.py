@@ -27,6 +27,7 @@ from shared.jobs.failure import Failure
 from shared.jobs.job import new_id
 from shared.jobs.message import Message
 from shared.jobs.options import Options
+from shared.jobs.scrubbing import scrubber
 from shared.jobs.sqs import Sqs
 from shared.jobs.store import Finish, State
 
@@ -117,7 +118,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
 
 def _failed(task: Task[Any, Any], claimed: Claim, error: BaseException, duration_ms: int) -> Finish:
     end = outcome.failed(task, claimed, error, duration_ms)
-    failure = Failure.of(task.type, error)
+    failure = Failure.of(task.type, error, scrubber(task.payload, claimed.payload))
     told = replace(
         end,
         error_type=failure.error_type,

@@ -33,8 +33,8 @@ class Failure:
     traceback: str
 
     @classmethod
-    def of(cls, type_: str, error: BaseException, scrub: Scrub = str) -> Failure:
-        """``scrub``: takes out of texts what is not to be kept."""
+    def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
+        """``scrub``: takes out of texts what is not to be kept, see :mod:`shared.jobs.scrubbing`."""
         name = type(error).__name__
         frames = tracebacks.extract_tb(error.__traceback__)
         own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]

@@ -25,8 +25,6 @@ MASK = "[redacted]"
 """Stands for a value that is not shown."""
 MARK = "x-redacted"
 """In the JSON Schema of a redacted field."""
-OPEN_HEADER = "traceparent"
-"""The one header whose value is shown. Source: W3C, *Trace Context*: it holds random numbers."""
 
 
 class Redacted:
@@ -111,11 +109,6 @@ def _masked(names: Collection[str], value: Any) -> Any:
             for key, item in value.items()
         }
     return [_masked(names, item) for item in value] if isinstance(value, list) else value
-
-
-def masked_headers(headers: Mapping[str, str]) -> dict[str, str]:
-    """Names with their values masked, but for ``traceparent``."""
-    return {name: value if name == OPEN_HEADER else MASK for name, value in headers.items()}
 
 
 def restored(model: type[BaseModel], edited: Any, kept: Any) -> Any:

@@ -21,6 +21,7 @@ from shared.jobs.alarm import OUTLIVED, Alarm
 from shared.jobs.claim import Claim, Incoming, Verdict, claim
 from shared.jobs.client import JobClient
 from shared.jobs.context import TaskContext
+from shared.jobs.cost import RunCosts
 from shared.jobs.delivery import Delivery
 from shared.jobs.errors import (
     OUTCOMES,
@@ -71,6 +72,7 @@ class Worker:
         self._alarm = Alarm()
         self._logger = telemetry.logger()
         self._report = Report(task.type)
+        self._costs = RunCosts(task)
         self._beside = database.beside()
         self._client = JobClient.within(database, sqs, prefix)
         self._prefix = prefix
@@ -112,6 +114,7 @@ class Worker:
 
     def _run_together(self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any) -> list[Delivery]:
         """Claim, run and finish. Returns those that must be claimed alone."""
+        began = time.perf_counter()
         try:
             claims = self._claim(deliveries, settled, lambda_context)
         except OneByOneError:
@@ -139,6 +142,7 @@ class Worker:
                     self._send_on([(delivery, self._refused(delivery, reason))], settled)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
                     self._logger.info("message acknowledged", extra=self._words(claimed) | {"verdict": claimed.verdict})
+        self._costs.share(len(runs), _ms_since(began))
         together = [(d, c, end) for d, c in runs if (end := self._run(d, c, settled, lambda_context)) is not None]
         letters += self._finish_together(together, settled)
         self._bury(letters, settled)
@@ -229,6 +233,7 @@ class Worker:
                 result = self._task.function(payload, context)
                 context.flush()  # may wait for a lock, as any statement of the handler's
             end = outcome.completed(claimed, result, _ms_since(started))
+            self._costs.note(end, claimed)
             written = self._complete(context, end)
         except KeyboardInterrupt:
             raise
@@ -239,6 +244,7 @@ class Worker:
             if isinstance(error, TaskTimeout) and context.goes_on:
                 error = Continued()
             end = outcome.failed(self._task, claimed, error, _ms_since(started), payload)
+            self._costs.note(end, claimed)
         context.close()
         if isinstance(error, LeaseLostError):
             self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
@@ -336,6 +342,7 @@ class Worker:
         if end.state is not State.CANCELLED and self._cancel_requested(end):
             cancelled = TaskCancelled("the task was cancelled while it ran")
             stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
+            self._costs.note(stopped, claimed)
             return self._finish_together([(delivery, claimed, stopped)], settled)
         self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
         settled.keep(delivery)

@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 from pydantic import BaseModel
 
-from shared.jobs.redaction import MASK, OPEN_HEADER, redacted_names
+from shared.jobs.redaction import MASK, redacted_names
 
 MIN_SCRUBBED = 4
 """Characters of a value that is looked for in texts; what is shorter stands in every other word."""
@@ -24,6 +24,8 @@ MIN_PIECE = 6
 """The same of a piece that an ellipsis has left."""
 MAX_REWRITTEN = 10_000
 """Characters of a value up to which it is also looked for as it stands in quotes, JSON and addresses."""
+OPEN_HEADER = "traceparent"
+"""The one header whose value may be told. Source: W3C, *Trace Context*: it holds random numbers."""
 
 Scrub = Callable[[str], str]
 
@@ -81,9 +83,16 @@ def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[
 
 
 def _written(leaf: Any) -> Iterable[str]:
+    try:
+        return _as_text(leaf)
+    except Exception:  # what cannot be printed stands in no text, and its attempt has to end all the same
+        return []
+
+
+def _as_text(leaf: Any) -> Iterable[str]:
     match leaf:
         case Enum():
-            return _written(leaf.value)
+            return _as_text(leaf.value)
         case str():
             return [str(leaf)]
         case int() | float():

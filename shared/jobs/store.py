@@ -193,7 +193,7 @@ class Finish:
 
     ``outcome``: a word for the attempt. ``delay_seconds``: for states that wait. ``counted``: whether it spent an
     attempt. ``mismatch``: it waits for code that knows its payload's schema. ``continued``: the attempt goes on in the
-    next invocation.
+    next invocation. ``billed_ms``, ``memory_mb``, ``cost_usd``: see :mod:`shared.jobs.cost`.
     """
 
     id: str
@@ -213,6 +213,9 @@ class Finish:
     fingerprint: str | None = None
     traceback: str | None = None
     duration_ms: int = 0
+    billed_ms: int | None = None
+    memory_mb: int | None = None
+    cost_usd: float | None = None
 
     def record(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.__slots__}
@@ -235,7 +238,7 @@ with f as materialized (
     id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean, snoozed boolean,
     mismatch boolean, continued boolean,
     result jsonb, reason text, error_type text, error_message text, fingerprint text, traceback text,
-    duration_ms integer)
+    duration_ms integer, billed_ms integer, memory_mb integer, cost_usd float8)
   limit {MAX_BATCH}
 ),
 held as materialized (
@@ -278,6 +281,7 @@ done as (
 closed as (
   update task_attempts a set
     finished_at = clock_timestamp(), outcome = f.outcome, duration_ms = f.duration_ms,
+    billed_ms = f.billed_ms, memory_mb = f.memory_mb, cost_usd = f.cost_usd,
     error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint, traceback = f.traceback
    from f join held using (id)
   where a.task_id = f.id and a.run = f.run

@@ -14,8 +14,10 @@ import pytest
 from aws_cdk import aws_sqs as sqs
 
 import infra.app
+from infra import costs
 from infra.app import Synthesised, main
 from infra.packaging import ROOT, Packages
+from infra.report import report
 from shared.jobs.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages
@@ -144,7 +146,7 @@ def test_no_permission_of_one_stage_reaches_what_another_has_named(stages: RealS
             assert "jobs-*" not in text
 
 
-def test_the_table_of_concurrency_is_printed_beside_the_template(
+def test_concurrency_and_idle_costs_are_printed_beside_the_templates(
     no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["-c", "stage=dev", "-o", str(tmp_path)], lambda stage: no_packages) == 0
@@ -152,7 +154,25 @@ def test_the_table_of_concurrency_is_printed_beside_the_template(
     assert out == ""
     assert err.startswith("stage dev: MaximumConcurrency = 20 × weight / ")
     assert "jobs-dev-critical-tenant-initialize" in err
+    idle = err[err.index("stage dev: idle, about $") :]
+    assert "an estimate by prices of" in idle
+    assert re.search(r"Aurora, at its least while awake +\$ +43\.20", idle)
+    assert re.search(r"NAT gateways +\$ +32\.40", idle)
     assert (tmp_path / "jobs-dev-jobs.template.json").exists()
+
+
+def test_a_stage_costs_by_its_own_settings(stages: RealStages) -> None:
+    dev, prod = (
+        {line.price: line.amount for line in costs.standing(stages(name).templates.values())}
+        for name in ("dev", "prod")
+    )
+    assert prod["NAT gateway hour"] == 2 * dev["NAT gateway hour"]
+    assert prod["Aurora ACU-hour"] == 4 * dev["Aurora ACU-hour"]  # twice the least, and a standby
+    assert dev["SQS request"] == costs.mapped_queues(discover()) * costs.RECEIVES_PER_MAPPING
+
+
+def test_an_emulator_costs_nothing(local: Synthesised) -> None:
+    assert "$" not in report(local.jobs, local.templates.values())
 
 
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

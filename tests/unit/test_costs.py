@@ -9,42 +9,35 @@ from datetime import timedelta
 import pytest
 
 from functions.system_health_check import handler as health_check
+from infra import costs
 from shared.jobs.cron import Schedule, parse
 from shared.jobs.discovery import discover
+from shared.jobs.prices import PRICES, Price
 from shared.jobs.queues import Queue
 from shared.platform.health import Check
-from tests import costs
-from tests.pages import ROOT, table
+from tests import costs as page
+from tests.pages import ROOT
 
 
-def test_the_results_in_the_page_are_those_of_its_prices_and_the_declarations() -> None:
-    text = costs.PAGE.read_text()
-    assert text == costs.rendered(text), "`python -m tests.costs` writes them anew"
+def test_the_page_shows_the_prices_and_what_follows_from_them_and_the_declarations() -> None:
+    text = page.PAGE.read_text()
+    assert text == page.rendered(text), "`python -m tests.costs` writes them anew"
 
 
-def test_another_price_is_another_result() -> None:
+def test_another_price_is_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
     line = costs.Line("Polling", 2e6, "SQS request")
-    assert [line.cost({"SQS request": price}) for price in (4e-7, 8e-7)] == pytest.approx([0.8, 1.6])
+    assert line.dollars == pytest.approx(0.8)
+    monkeypatch.setattr(costs, "PRICES", {"SQS request": Price(0.8, "million", "")})
+    assert line.dollars == pytest.approx(1.6)
 
 
-@pytest.mark.parametrize(
-    ("text", "dollars"),
-    [("$0.40 per million", 4e-7), ("$0.005 per 1,000", 5e-6), ("$0.05 per 10,000", 5e-6), ("$0.12 per ACU-hour", 0.12)],
-)
-def test_a_price_is_read_as_dollars_a_piece(text: str, dollars: float) -> None:
-    assert costs._dollars(text) == pytest.approx(dollars)
-
-
-def test_every_price_has_a_source_and_every_amount_a_reason() -> None:
-    for heading in ("Prices", "What is assumed"):
-        for row in table(costs.PAGE, heading):
-            assert len(row) == 3
-            assert all(row), row
+def test_every_amount_that_is_assumed_has_a_reason() -> None:
+    assert all(amount.why and amount.unit for amount in costs.ASSUMED.values())
 
 
 def test_every_price_is_used() -> None:
-    lines = [line for section in costs.SECTIONS.values() for line in section()[0]]
-    assert {line.price for line in lines} == set(costs.prices())
+    lines = [line for section in page.SECTIONS.values() for line in section()[0]]
+    assert {line.price for line in lines} == set(PRICES)
 
 
 def test_an_idle_mapping_polls_648_000_times_a_month() -> None:
@@ -61,7 +54,7 @@ def test_lanes_and_front_doors_are_counted_from_the_declarations() -> None:
 def test_ticks_of_a_month(cron: str, count: int) -> None:
     schedule = parse(cron)
     assert isinstance(schedule, Schedule)
-    assert len(costs._times(schedule)) == count
+    assert len(costs.times(schedule)) == count
 
 
 def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,11 +73,72 @@ def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.Cap
 
 
 def test_the_smallest_stage_is_named_in_the_readme_with_its_sum() -> None:
-    lines = costs.idle(discover(), costs.amounts())
-    total = sum(line.cost(costs.prices()) for line in lines)
+    total = sum(line.dollars for line in costs.smallest(discover()))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert re.search(rf"\${total:.2f} a month", readme), f"${total:.2f}"
 
 
 def test_a_month_is_30_days() -> None:
     assert timedelta(days=30) == costs.MONTH
+
+
+# --- A stage, by its templates -------------------------------------------------------------------------------------
+
+
+def template(*resources: tuple[str, dict[str, object]]) -> dict[str, object]:
+    return {"Resources": {f"R{n}": {"Type": kind, "Properties": given} for n, (kind, given) in enumerate(resources)}}
+
+
+def amounts(*resources: tuple[str, dict[str, object]]) -> dict[str, float]:
+    return {line.price: line.amount for line in costs.standing([template(*resources)])}
+
+
+def test_what_stands_in_templates_costs_by_the_hour_or_the_month() -> None:
+    found = amounts(
+        ("AWS::EC2::NatGateway", {}),
+        ("AWS::EC2::NatGateway", {}),
+        ("AWS::EC2::EIP", {}),
+        ("AWS::EC2::VPCEndpoint", {"VpcEndpointType": "Interface", "SubnetIds": ["a", "b"]}),
+        ("AWS::EC2::VPCEndpoint", {"VpcEndpointType": "Gateway"}),
+        ("AWS::SecretsManager::Secret", {}),
+        ("AWS::CloudWatch::Alarm", {}),
+        ("AWS::CloudWatch::Alarm", {"Metrics": [{"MetricStat": {}}, {"MetricStat": {}}, {"Expression": "a / b"}]}),
+        ("AWS::CloudWatch::Dashboard", {}),
+        ("AWS::Lambda::EventSourceMapping", {}),
+        ("AWS::Lambda::Function", {}),
+    )
+    assert found == {
+        "NAT gateway hour": 1440,
+        "Public IPv4 hour": 720,
+        "Interface endpoint hour": 1440,
+        "Secret": 1,
+        "Alarm": 3,
+        "Dashboard": 1,
+        "SQS request": 648_000,
+    }
+
+
+@pytest.mark.parametrize(("least", "instances", "hours"), [(0, 1, 360), (1, 1, 720), (1, 2, 1440), (0, 2, 720)])
+def test_aurora_costs_its_least_capacity_in_each_instance_and_half_a_unit_where_it_may_sleep(
+    least: float, instances: int, hours: float
+) -> None:
+    scaling = {"ServerlessV2ScalingConfiguration": {"MinCapacity": least}, "ManageMasterUserPassword": True}
+    found = amounts(("AWS::RDS::DBCluster", scaling), *[("AWS::RDS::DBInstance", {})] * instances)
+    assert found["Aurora ACU-hour"] == hours
+    assert found["Secret"] == 1
+
+
+def test_what_is_not_there_has_no_line() -> None:
+    assert costs.standing([template(("AWS::SQS::Queue", {}))]) == []
+
+
+def test_a_synth_prints_the_largest_lines_and_the_sum_as_an_estimate() -> None:
+    resources = template(("AWS::EC2::NatGateway", {}), ("AWS::Lambda::EventSourceMapping", {}))
+    lines = costs.idle(discover(), [resources], "x86_64")
+    told = costs.report("dev", lines).splitlines()
+    total = sum(line.dollars for line in lines)
+    assert told[0] == f"stage dev: idle, about ${total:,.2f} a month: an estimate by prices of 2026-11-24, us-east-1"
+    assert told[1].split() == ["NAT", "gateways", "$", "32.40"]
+    assert len(told) == 2 + costs.SHOWN
+    assert "more" in told[-1]
+    assert "Lambda GB-second, x86_64" in {line.price for line in lines}

@@ -6,7 +6,7 @@ import re
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import select
@@ -73,12 +73,13 @@ def blocks(language: str) -> list[str]:
 @pytest.fixture
 def documented(world: World) -> dict[str, Any]:
     """The names the page defines, after all its Python has run."""
-    for lane in ("report:build", "index:rebuild"):
+    for lane in ("report:build", "index:rebuild", "login:check"):
         world.sqs.client.create_queue(QueueName=f"jobs-default-{lane.replace(':', '-')}")
     names: dict[str, Any] = {
         **{name: getattr(shared.jobs, name) for name in shared.jobs.__all__},
         **{model.__name__: model for model in PAYLOADS},
         "__name__": __name__,
+        "Annotated": Annotated,
         "Member": Member,
         "UTC": UTC,
         "datetime": datetime,
@@ -89,7 +90,7 @@ def documented(world: World) -> dict[str, Any]:
         "timedelta": timedelta,
     }
     source = "\n".join(blocks("python")).replace('on_archived="ops:alert"', "on_archived=ops_alert")
-    exec(compile(source, "docs/tasks.md", "exec"), names)
+    exec(compile(source, "docs/tasks.md", "exec", dont_inherit=True), names)
     return names
 
 
@@ -111,6 +112,12 @@ def test_every_block_of_python_runs_and_its_jobs_do_what_is_said(world: World, d
     assert world.run("select count(*) from docs_members where score = points * 2") == [[1200]]
     assert run(world, documented["order_split"], OrderSplit(parts=3))["state"] == "completed"
     assert world.run("select count(*) from tasks where type = 'report:build' and state = 'pending'") == [[4]]
+
+
+def test_what_is_kept_of_a_failure_has_no_redacted_value_as_is_said(world: World, documented: dict[str, Any]) -> None:
+    check = documented["login_check"]
+    world.deliver(check, world.take(check)[-1]["Body"])
+    assert world.row(documented["refused"].id)["error_message"] in " ".join(TEXT.split())
 
 
 def test_the_sql_runs_in_psql(world: World, documented: dict[str, Any]) -> None:

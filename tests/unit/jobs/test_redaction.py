@@ -11,7 +11,7 @@ from pydantic.dataclasses import dataclass as checked_dataclass
 
 from shared.jobs import Payload, Redacted, TaskContext, task
 from shared.jobs.errors import PayloadError
-from shared.jobs.redaction import MARK, MASK, masked, masked_headers, redacted_names, restored, unmarked
+from shared.jobs.redaction import MARK, MASK, masked, redacted_names, restored, unmarked
 
 Secret = Annotated[str, Redacted]
 
@@ -157,10 +157,6 @@ def test_a_model_without_a_mark_costs_no_walk() -> None:
     payload = {"tag": "x"}
     assert masked(Dog, payload) is payload
     assert restored(Dog, payload, {}) is payload
-
-
-def test_headers_are_masked_but_for_the_trace() -> None:
-    assert masked_headers({"traceparent": "00-ab-cd-01", "key": "k"}) == {"traceparent": "00-ab-cd-01", "key": MASK}
 
 
 # --- An edit -------------------------------------------------------------------------------------------------------

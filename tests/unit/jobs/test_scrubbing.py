@@ -108,6 +108,17 @@ def test_what_is_short_or_no_text_is_left() -> None:
         assert scrubber(Odd, {"a": value})("abc True 123 None") == "abc True 123 None"
 
 
+def test_a_value_that_cannot_be_printed_is_passed_over() -> None:
+    class Mute:
+        def __str__(self) -> str:
+            raise RuntimeError("no")
+
+    class Odd(Payload, arbitrary_types_allowed=True):
+        a: Annotated[Mute | str | int, Redacted]
+
+    assert scrubber(Odd, Odd(a=Mute()), {"a": "word"}, Odd(a=10**5000))("a word") == f"a {MASK}"
+
+
 def test_a_header_is_taken_out_but_for_the_trace_and_for_words() -> None:
     scrub = scrubber(BaseModel, {}, headers={"key": "hdr-12345678", "traceparent": "00-abcdefgh", "lang": "german"})
     assert scrub("hdr-12345678 00-abcdefgh german") == f"{MASK} 00-abcdefgh german"

@@ -1,0 +1,81 @@
+"""What AWS asks for, in one table: dollars, region us-east-1, first tiers, without any free tier and without tax.
+
+AWS's price pages draw their figures by script, so these are what others have written of them at the time that is named.
+``docs/costs.md`` shows the table; whatever is computed from it is an estimate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+
+AS_OF = date(2026, 11, 24)
+"""When they were looked up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """``dollars`` for one ``unit``, which is a million pieces where it says so. ``source``: who says so, and when."""
+
+    dollars: float
+    unit: str
+    source: str
+
+    @property
+    def each(self) -> float:
+        """Dollars for one piece."""
+        return self.dollars / 1e6 if self.unit == "million" else self.dollars
+
+    def __str__(self) -> str:
+        digits = f"{self.dollars:.10f}".rstrip("0")
+        return f"${max(digits, f'{self.dollars:.2f}', key=len)} per {self.unit}"
+
+
+PRICES: Mapping[str, Price] = {
+    "SQS request": Price(
+        0.40,
+        "million",
+        "aws.amazon.com/sqs/pricing, standard queues, by cloudburn.io, 2026-03, and factualminds.com, 2026-06",
+    ),
+    "SQS request of a fair queue, on top": Price(0.10, "million", "the same, by cloudburn.io, 2026-03"),
+    "Lambda request": Price(0.20, "million", "aws.amazon.com/lambda/pricing; no dated copy"),
+    "Lambda GB-second": Price(0.0000133334, "GB-second", "the same, arm64, by cloudchipr.com, 2024"),
+    "Lambda GB-second, x86_64": Price(0.0000166667, "GB-second", "the same, by git.mcrn.ar/mariano, 2026-05"),
+    "Schedule invocation": Price(
+        1.00,
+        "million",
+        "aws.amazon.com/eventbridge/pricing, by cloudburn.io, 2026-03; the first 14 million a month are free",
+    ),
+    "Log, taken in": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
+    "Metric": Price(0.30, "metric-month", "the same, by signoz.io, 2026-02"),
+    "Alarm": Price(0.10, "alarm-month", "the same, standard resolution, for each metric that it reads; no dated copy"),
+    "Dashboard": Price(3.00, "dashboard-month", "the same; no dated copy; the first three of an account are free"),
+    "Secret": Price(
+        0.40,
+        "secret-month",
+        "aws.amazon.com/secrets-manager/pricing, by hivebook.wiki, undated; calls, $0.05 for 10,000, are not counted "
+        "here",
+    ),
+    "NAT gateway hour": Price(0.045, "hour", "aws.amazon.com/vpc/pricing, by cloudburn.io, 2026-02"),
+    "NAT gateway GB": Price(0.045, "GB", "the same"),
+    "Public IPv4 hour": Price(0.005, "hour", "the same, by cloudburn.io, 2026-02, and factualminds.com, 2026-06"),
+    "Interface endpoint hour": Price(
+        0.01,
+        "hour and zone",
+        "aws.amazon.com/privatelink/pricing, by factualminds.com, 2026-06; data, $0.01 for a GB, is not counted here",
+    ),
+    "Aurora ACU-hour": Price(
+        0.12, "ACU-hour", "aws.amazon.com/rds/aurora/pricing, Aurora Standard, by awsnegotiations.com, 2026-05"
+    ),
+    "Aurora GB-month": Price(0.10, "GB-month", "the same"),
+    "Aurora I/O request": Price(0.20, "million", "the same, by jusdb.com, undated"),
+    "S3 GB-month": Price(0.023, "GB-month", "aws.amazon.com/s3/pricing, Standard; no dated copy"),
+    "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
+}
+"""By what is paid for."""
+
+
+def compute(machine: str) -> Price:
+    """Of a GB-second on ``machine``, as Python or a stage's ``architecture`` names it."""
+    return PRICES["Lambda GB-second" if machine in ("arm64", "aarch64") else "Lambda GB-second, x86_64"]
