@@ -8,7 +8,7 @@ from aws_cdk import aws_iam as iam
 from infra.constructs.task_function import JobFunction
 from infra.findings import acknowledge_wildcard
 from infra.stage import Stage
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name
+from shared.jobs.queues import Queue, dead_letter_name, front_door_name, schedule_group_name
 
 WHY_BY_NAME = (
     "Operators look at and mend what earlier deploys have left as well: of types that are deployed no more there are "
@@ -24,13 +24,15 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
     """
     stack, prefix = Stack.of(to), stage.prefix
     doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]
-    ticks = stack.format_arn(service="sqs", resource=dead_letter_name(f"{prefix}-cron"))
+    ticks = stack.format_arn(service="sqs", resource=dead_letter_name(schedule_group_name(prefix)))
     lanes = [stack.format_arn(service="sqs", resource=f"{prefix}-{queue}-*") for queue in Queue]
     dead = [stack.format_arn(service="sqs", resource=dead_letter_name(f"{prefix}-{queue}*")) for queue in Queue]
     functions = stack.format_arn(
         service="lambda", resource="function", resource_name=f"{prefix}-*", arn_format=ArnFormat.COLON_RESOURCE_NAME
     )
-    schedules = stack.format_arn(service="scheduler", resource="schedule", resource_name=f"{prefix}-cron/*")
+    schedules = stack.format_arn(
+        service="scheduler", resource="schedule", resource_name=f"{schedule_group_name(prefix)}/*"
+    )
     logs = stack.format_arn(
         service="logs",
         resource="log-group",

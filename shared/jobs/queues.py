@@ -77,6 +77,16 @@ def function_name(prefix: str, type_: str) -> str:
     return f"{prefix}-{slug_of(type_)}"
 
 
+def schedule_group_name(prefix: str) -> str:
+    """Of all schedules of a stage; ``…-dlq`` is the queue of ticks that could not be sent."""
+    return f"{prefix}-cron"
+
+
+def schedule_name(type_: str, schedule: str | None, number: int) -> str:
+    """``data-export.nightly``, and ``data-export.nightly.2`` for a second expression. Unique within the group."""
+    return f"{slug_of(type_)}.{schedule}" + (f".{number}" if number > 1 else "")
+
+
 # --- Limits of AWS, each once, beside its source -------------------------------------------------------------------
 
 MAX_MESSAGE_BYTES = 1024 * 1024

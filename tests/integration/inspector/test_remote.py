@@ -6,6 +6,7 @@ import base64
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, get_type_hints
 
 import pytest
@@ -403,7 +404,7 @@ def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
     monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0,))
     with serving(gateway) as url:
         remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=OPERATOR.credentials)
-    calls: tuple[Callable[[], object], ...] = (remote.pauses, lambda: remote.cancel("a"))
+    calls: list[Callable[[], Any]] = [remote.pauses, partial(remote.cancel, "a")]
     for call in calls:
         with pytest.raises(
             LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, a proxy"
