@@ -130,7 +130,7 @@ def queues(reach: Reach) -> Iterator[Examined]:
             do = "`jobs dead` says what they are, `jobs redrive` sends them back"
             if name == ticks:
                 do = "EventBridge Scheduler could not send these: look at its role and the lane, then `jobs tick TYPE`"
-            yield Examined(Grade.WARNING, f"queue {name}", f"{counts[name]} dead letters", do)
+            yield Examined(Grade.WARNING, f"queue {name}", f"{counts[name]} dead letter{'s' * (counts[name] != 1)}", do)
     if not missing and not any(counts[name] for name in dead):
         yield Examined(Grade.GOOD, "queues", f"all {len(counts)} are there, and none has dead letters")
 

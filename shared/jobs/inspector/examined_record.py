@@ -81,9 +81,11 @@ def sweep(reach: Reach) -> Iterator[Examined]:
         yield Examined(Grade.BAD, SWEEP, found, f"give it times: `schedules` of the stage, {SWEEP!r}")
         return
     ((last, now),) = reach.connection.run(SWEPT, SWEEP)
+    next_at = min(schedule.next_after(now) for schedule in task.schedules)
     do = f"look into the log of its function, its schedule and its lane; `jobs tick {SWEEP}` runs it now"
     if last is None:
-        yield Examined(Grade.BAD, SWEEP, "it has never run to its end", do)
+        found = f"it has not run to its end yet; its next time is in {_told(next_at - now)}"
+        yield Examined(Grade.WARNING, SWEEP, found, do)
         return
     due = min(schedule.next_after(last) for schedule in task.schedules)
     late = now - due
@@ -121,8 +123,8 @@ def undeclared(reach: Reach) -> Iterator[Examined]:
     declared = [type_ for task in reach.tasks.values() for type_ in task.types]
     rows = reach.connection.run(UNDECLARED, json.dumps(declared))
     for type_, count in rows:
-        found = f"{count} tasks wait, and no code declares it"
-        do = "deploy it again, name it in another type's aliases=, or archive them: `jobs archive --type " + f"{type_}`"
+        found = f"{count} task{'s' * (count != 1)} of it wait or run, and no code declares it"
+        do = f"deploy it again, name it in another type's aliases=, or `jobs archive --type {type_}`"
         yield Examined(Grade.BAD, f"type {type_}", found, do)
     if not rows:
         yield Examined(Grade.GOOD, "types", "every task that waits has a type that is declared")

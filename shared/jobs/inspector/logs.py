@@ -68,19 +68,17 @@ def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
     runs = [Run(*row) for row in reach.connection.run(RUNS, id_)]
     group = f"/aws/lambda/{function_name(reach.prefix, _own_type(reach, type_))}"
     windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
-    lines: dict[str, LogLine] = {}
     with client("logs", reach.region) as logs:
         term = max(SAFE.findall(id_), key=len, default="")
-        for window in windows:
-            for event in _events(logs, group, term, window, limit):
-                if (line := of_json(event, id_)) is not None:
-                    lines[event["eventId"]] = line
-        for run in runs:
-            if run.request_id and SAFE.fullmatch(run.request_id):
-                for event in _events(logs, group, run.request_id, (run.start - BEFORE, run.end + AFTER), limit):
-                    if (line := of_platform(event, run)) is not None:
-                        lines[event["eventId"]] = line
-    return tuple(sorted(lines.values(), key=lambda line: line.at)[:limit])
+        own = [of_json(event, id_) for window in windows for event in _events(logs, group, term, window, limit)]
+        platform = [
+            of_platform(event, run)
+            for run in runs
+            if run.request_id and SAFE.fullmatch(run.request_id)
+            for event in _events(logs, group, run.request_id, (run.start - BEFORE, run.end + AFTER), limit)
+        ]
+    lines = [line for line in (*own, *platform) if line is not None]
+    return tuple(sorted(lines, key=lambda line: line.at)[:limit])
 
 
 def merged(windows: Iterable[Window]) -> list[Window]:
@@ -150,9 +148,12 @@ def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
 
 
 def of_platform(event: dict[str, Any], run: Run) -> LogLine | None:
-    """What is no line of the library, from the invocation of this run: a kill, a traceback, the report."""
+    """What is no line of the library, from the invocation of this run: a kill, a traceback, the report.
+
+    That it began and ended is left out.
+    """
     text = event["message"].strip()
-    if text.startswith("{"):
+    if text.startswith(("{", "START ", "END ")):
         return None
     return LogLine(_at(event), PLATFORM, text, run.attempt, run.request_id, {})
 

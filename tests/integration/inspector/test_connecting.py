@@ -15,7 +15,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from shared.cli import connecting
 from shared.cli.connecting import connect
-from shared.cli.errors import LocalError
+from shared.cli.errors import LocalError, ReachError
+from shared.cli.exits import Exit
 from shared.cli.remote import RemoteInspector
 from shared.cli.stack import LocalStack
 from shared.jobs.discovery import discover
@@ -177,7 +178,7 @@ class Stacks:
 def answering(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | Exception) -> Stacks:
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
     made = Stacks(answer)
-    monkeypatch.setattr(boto3.session.Session, "client", lambda self, service: made)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda self, service, config: made)
     return made
 
 
@@ -219,9 +220,10 @@ def test_where_the_address_is_not_found_the_call_and_the_remedy_are_told(
     answer: Any, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, answer)
-    with pytest.raises(LocalError) as caught:
+    with pytest.raises(ReachError) as caught:
         there()
     assert told in str(caught.value)
+    assert caught.value.exit_status == (Exit.FORBIDDEN if "needs cloudformation" in told else Exit.AWAY)
 
 
 def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:

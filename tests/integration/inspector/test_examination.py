@@ -187,9 +187,10 @@ def test_a_sweep_that_has_stopped_is_told(stage: Stage) -> None:
     assert "`jobs tick jobs:sweep`" in told.do
 
 
-def test_a_sweep_that_has_never_run_is_told(stage: Stage) -> None:
+def test_a_sweep_that_has_not_run_yet_is_told_with_its_next_time(stage: Stage) -> None:
     stage.world.run("delete from tasks")
-    assert stage.found(Grade.BAD)["jobs:sweep"].found == "it has never run to its end"
+    told = stage.found(Grade.WARNING)["jobs:sweep"]
+    assert told.found.startswith("it has not run to its end yet; its next time is in ")
 
 
 def test_ticks_that_did_not_come_are_told_and_not_those_before_the_first(stage: Stage) -> None:
@@ -211,7 +212,7 @@ def test_tasks_that_no_code_declares_are_told_with_their_number(stage: Stage) ->
         insert(stage.world, f"lost-{number}", "gone:away", "pending")
     insert(stage.world, "over", "gone:before", "completed")
     told = stage.found(Grade.BAD)
-    assert told["type gone:away"].found == "3 tasks wait, and no code declares it"
+    assert told["type gone:away"].found == "3 tasks of it wait or run, and no code declares it"
     assert "type gone:before" not in told
 
 
@@ -290,7 +291,7 @@ def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> No
         sqs.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
     wrong = stage.wrong()
     assert wrong[f"queue {LANE}"].found == "it is not there"
-    assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letters"
+    assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
     assert "`jobs redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
     assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
 

@@ -105,7 +105,8 @@ def test_of_a_batchs_line_only_its_own_part_is_shown(writer: Writer, inspector: 
 def test_what_lambda_says_of_an_invocation_is_there_as_of_a_killed_run(writer: Writer, inspector: Inspector) -> None:
     writer.task("a")
     writer.line(writer.at(2, 61), f"2026-01-01T00:00:00Z {REQUESTS[1]} Task timed out after 60.00 seconds")
-    writer.line(writer.at(2, 61), "START RequestId: 99999999-0000-4000-8000-000000000000")
+    writer.line(writer.at(2, 61), f"START RequestId: {REQUESTS[1]} Version: $LATEST")
+    writer.line(writer.at(2, 61), "REPORT RequestId: 99999999-0000-4000-8000-000000000000")
     writer.line(writer.at(2, 61), {"message": "of its neighbour", "task_id": "b", "request": REQUESTS[1]})
     (line,) = inspector.logs("a")
     assert (line.level, line.attempt, line.request_id) == ("PLATFORM", 2, REQUESTS[1])
