@@ -17,7 +17,7 @@ from infra.findings import acknowledge
 from infra.stage import Stage
 from shared.jobs.cron import Schedule
 from shared.jobs.message import Message
-from shared.jobs.queues import dead_letter_name, schedule_group_name, schedule_name
+from shared.jobs.queues import cron_group_name, schedule_name
 from shared.jobs.task import Task
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
@@ -35,9 +35,9 @@ class CronGroup(Construct):
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
         super().__init__(scope, id_)
-        self.name = schedule_group_name(stage.prefix)
+        self.name = cron_group_name(stage.prefix)
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
-        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=dead_letter_name(self.name))
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
         self.dead_letters_arn = self.dead_letters.queue_arn
         acknowledge(
             self.dead_letters, "SQS3", "It is a dead-letter queue itself, of schedules, where the rule does not look."
@@ -86,7 +86,7 @@ class CronSchedule(Construct):
             resource = scheduler.CfnSchedule(
                 self,
                 f"Schedule{number}",
-                name=checked_name(task, schedule, number),
+                name=_checked_name(task, schedule, number),
                 group_name=group.name,
                 state="DISABLED" if stage.local else "ENABLED",
                 schedule_expression=expression,
@@ -105,9 +105,8 @@ class CronSchedule(Construct):
             resource.node.add_dependency(group.group)
 
 
-def checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
-    """Raises :class:`SynthError` for one that AWS does not take."""
-    name = schedule_name(task.type, schedule.name, number)
+def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
+    name = schedule_name(task.type, str(schedule.name), number)
     if len(name) > MAX_NAME:
         what = f"task {task.type!r}: schedule {schedule.name!r}"
         raise SynthError(f"{what}: its name on AWS, {name!r}, has {len(name)} characters; {MAX_NAME} at most")

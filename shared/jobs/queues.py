@@ -77,13 +77,13 @@ def function_name(prefix: str, type_: str) -> str:
     return f"{prefix}-{slug_of(type_)}"
 
 
-def schedule_group_name(prefix: str) -> str:
-    """Of all schedules of a stage; ``…-dlq`` is the queue of ticks that could not be sent."""
+def cron_group_name(prefix: str) -> str:
+    """The group of a stage's schedules in EventBridge Scheduler."""
     return f"{prefix}-cron"
 
 
-def schedule_name(type_: str, schedule: str | None, number: int) -> str:
-    """``data-export.nightly``, and ``data-export.nightly.2`` for a second expression. Unique within the group."""
+def schedule_name(type_: str, schedule: str, number: int = 1) -> str:
+    """``data-export.nightly`` in its group, and ``data-export.nightly.2`` for a second expression."""
     return f"{slug_of(type_)}.{schedule}" + (f".{number}" if number > 1 else "")
 
 

@@ -13,11 +13,11 @@ from shared.jobs.inspector.aws import client
 from shared.jobs.queues import (
     MIN_CONCURRENCY,
     Queue,
+    cron_group_name,
     dead_letter_name,
     front_door_name,
     function_name,
     lane_name,
-    schedule_group_name,
     schedule_name,
 )
 from shared.jobs.sqs import CONNECTIONS
@@ -117,7 +117,7 @@ def _paused(reach: Reach) -> dict[tuple[str, str], str]:
 def queues(reach: Reach) -> Iterator[Examined]:
     """All are there, and no dead letter is in any."""
     doors = [front_door_name(reach.prefix, queue) for queue in Queue]
-    ticks = dead_letter_name(schedule_group_name(reach.prefix))
+    ticks = dead_letter_name(cron_group_name(reach.prefix))
     live = [*doors, *_lanes(reach)]
     dead = [*map(dead_letter_name, live), ticks]
     with ThreadPoolExecutor(CONNECTIONS) as threads:
@@ -195,7 +195,7 @@ def schedules(reach: Reach) -> Iterator[Examined]:
             for schedule in task.schedules:
                 who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
                 for number, expression in enumerate(schedule.expressions, start=1):
-                    name, count = schedule_name(task.type, schedule.name, number), count + 1
+                    name, count = schedule_name(task.type, str(schedule.name), number), count + 1
                     there = _schedule(asked, reach.prefix, name)
                     for one in _wrong_schedule(name, there, (expression, schedule.timezone), local, who):
                         wrong += 1
@@ -207,7 +207,7 @@ def schedules(reach: Reach) -> Iterator[Examined]:
 
 def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
     try:
-        found: Mapping[str, Any] = asked.get_schedule(GroupName=schedule_group_name(prefix), Name=name)
+        found: Mapping[str, Any] = asked.get_schedule(GroupName=cron_group_name(prefix), Name=name)
     except asked.exceptions.ResourceNotFoundException:
         return None
     return found

@@ -20,11 +20,11 @@ from shared.jobs.inspector.answers import Examined, Grade
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.queues import (
     Queue,
+    cron_group_name,
     dead_letter_name,
     front_door_name,
     function_name,
     lane_name,
-    schedule_group_name,
     schedule_name,
 )
 from shared.jobs.tick import id_of
@@ -84,7 +84,7 @@ def deploy(world: World, reach: Reach) -> Stage:
             ScalingConfig={"MaximumConcurrency": 2},
             FunctionResponseTypes=["ReportBatchItemFailures"],
         )["UUID"]
-    group = schedule_group_name(PREFIX)
+    group = cron_group_name(PREFIX)
     world.sqs.client.create_queue(QueueName=dead_letter_name(group))
     schedules.create_schedule_group(Name=group)
     for task in TASKS.values():
@@ -92,7 +92,7 @@ def deploy(world: World, reach: Reach) -> Stage:
             for number, expression in enumerate(schedule.expressions, start=1):
                 schedules.create_schedule(
                     GroupName=group,
-                    Name=schedule_name(task.type, schedule.name, number),
+                    Name=schedule_name(task.type, str(schedule.name), number),
                     ScheduleExpression=expression,
                     ScheduleExpressionTimezone=schedule.timezone,
                     FlexibleTimeWindow={"Mode": "OFF"},
@@ -197,7 +197,7 @@ def test_ticks_that_did_not_come_are_told_and_not_those_before_the_first(stage: 
     # given a schedule whose first tick came three hours ago, and whose next one did not
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hourly, _ = sample_tick.schedules
-    for hours in (4, 2, 1):
+    for hours in (4, 2, 1, 0):
         insert(
             stage.world, id_of("sample:tick", hourly.name, hour - timedelta(hours=hours)), "sample:tick", "completed"
         )
@@ -305,8 +305,8 @@ def test_a_function_that_is_not_there_or_of_another_version_is_told(stage: Stage
 
 
 def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stage) -> None:
-    group = schedule_group_name(PREFIX)
-    first, second = (schedule_name("sample:tick", schedule.name, 1) for schedule in sample_tick.schedules)
+    group = cron_group_name(PREFIX)
+    first, second = (schedule_name("sample:tick", str(schedule.name)) for schedule in sample_tick.schedules)
     stage.schedules.delete_schedule(GroupName=group, Name=first)
     there = stage.schedules.get_schedule(GroupName=group, Name=second)
     kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target")}
@@ -322,8 +322,8 @@ def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stag
 
 
 def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
-    group, hourly = schedule_group_name(PREFIX), sample_tick.schedules[0]
-    name = schedule_name("sample:tick", hourly.name, 1)
+    group, hourly = cron_group_name(PREFIX), sample_tick.schedules[0]
+    name = schedule_name("sample:tick", str(hourly.name))
     there = stage.schedules.get_schedule(GroupName=group, Name=name)
     kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
     stage.schedules.update_schedule(GroupName=group, Name=name, State="DISABLED", **kept)
