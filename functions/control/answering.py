@@ -27,9 +27,10 @@ from shared.jobs.errors import (
     RecordAwayError,
     TaskIdConflictError,
     UnknownTaskError,
+    UnreadablePayloadError,
 )
 from shared.jobs.inspector import ActionError, Inspector, Permission, wire
-from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.errors import BusyError, SelectionError
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.sqs import Sqs
 
@@ -41,9 +42,11 @@ STATUSES: tuple[tuple[type[JobError], int], ...] = (
     (RecordAwayError, 503),
     (UnknownTaskError, 404),
     (ActionError, 409),
+    (BusyError, 409),
     (TaskIdConflictError, 409),
     (DuplicateTaskError, 409),
     (EnqueueError, 422),
+    (UnreadablePayloadError, 422),
     (SelectionError, 422),
     (wire.ArgumentsError, 422),
     (JobError, 400),

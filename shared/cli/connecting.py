@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from shared.cli.deployment import context
-from shared.cli.errors import LocalError
+from shared.cli.errors import LocalError, ReachError
+from shared.cli.exits import Exit
 from shared.cli.tools import ROOT
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
     """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
 
     Where ``DATABASE_URL`` is not set, all settings are those of ``.local/env``, of this folder or of the project. They
-    become this process's environment. Raises :class:`LocalError`, and :class:`~shared.jobs.errors.JobError`.
+    become this process's environment. Raises :class:`LocalError`, most often as :class:`ReachError`.
     """
     if stage is None:
         return _local(profile, region)
@@ -78,13 +79,15 @@ def _settle(profile: str | None, region: str | None) -> str:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         looked = " nor ".join(map(str, files))
-        raise LocalError(
+        raise ReachError(
             f"Nothing says where to look: DATABASE_URL is not set, and there is no {looked}. Start the local stack by "
-            "`make up`, or name a stage of cdk.json by --stage."
+            "`make up`, or name a stage of cdk.json by --stage.",
+            Exit.AWAY,
         )
     if profile or region:
-        raise LocalError(
-            "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own."
+        raise ReachError(
+            "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own.",
+            Exit.USAGE,
         )
     # all of them, or what the shell says of an account would be mixed with an emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -116,9 +119,10 @@ def _look(database: Database, url: str, source: str) -> None:
         database.get()
     except (PostgresError, OSError) as error:
         where = urlsplit(url)
-        raise LocalError(
+        raise ReachError(
             f"The database at {where.hostname}:{where.port or 5432} (from {source}) does not let us in: "
-            f"{text_of(error)}. Is the local stack up? `make status` says, `make up` starts it."
+            f"{text_of(error)}. Is the local stack up? `make status` says, `make up` starts it.",
+            Exit.AWAY,
         ) from error
 
 
@@ -143,11 +147,11 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
         session = boto3.session.Session(profile_name=profile, region_name=region)
         credentials = session.get_credentials()
     except BotoCoreError as error:
-        raise LocalError(no_credentials(error)) from error
+        raise ReachError(no_credentials(error), Exit.AWAY) from error
     if credentials is None:
-        raise LocalError(no_credentials(None))
+        raise ReachError(no_credentials(None), Exit.AWAY)
     if not session.region_name:
-        raise LocalError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.")
+        raise ReachError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.", Exit.AWAY)
     url = _address(session, stage, stack)
     bundle = session._session.get_config_variable("ca_bundle")
     return RemoteInspector(
@@ -160,38 +164,46 @@ def _prefix_of(stage: str) -> str:
     stages: Mapping[str, Any] = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
     if stage not in stages:
-        raise LocalError(f"cdk.json has no stage {stage!r}; on AWS there are {', '.join(on_aws) or 'none'}.")
+        raise ReachError(
+            f"cdk.json has no stage {stage!r}; on AWS there are {', '.join(on_aws) or 'none'}.", Exit.USAGE
+        )
     if stage not in on_aws:
-        raise LocalError(f"Stage {stage!r} is the one on this machine: leave --stage out.")
+        raise ReachError(f"Stage {stage!r} is the one on this machine: leave --stage out.", Exit.USAGE)
     return str(stages[stage].get("prefix", "jobs"))
 
 
 def _address(session: Session, stage: str, stack: str) -> str:
+    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     from shared.cli.remote import no_credentials
 
     where = f"DescribeStacks of {stack} in {session.region_name}"
     try:
-        (found,) = session.client("cloudformation").describe_stacks(StackName=stack)["Stacks"]
+        client = session.client("cloudformation", config=Config(connect_timeout=5, retries={"total_max_attempts": 2}))
+        (found,) = client.describe_stacks(StackName=stack)["Stacks"]
     except ClientError as error:
         text = error.response["Error"].get("Message", str(error))
         if "does not exist" in text:  # there is no code of its own for this
-            raise LocalError(
+            raise ReachError(
                 f"{where}: there is no such stack. Deploy stage {stage!r} with a setting `control` in cdk.json, or "
-                "give the --region and --profile that it is deployed with."
+                "give the --region and --profile that it is deployed with.",
+                Exit.AWAY,
             ) from error
-        raise LocalError(
+        raise ReachError(
             f"{where}: {text}. Whoever asks needs cloudformation:DescribeStacks on it, which each of the stage's "
-            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives."
+            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives.",
+            Exit.FORBIDDEN,
         ) from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
-            raise LocalError(no_credentials(error)) from error
-        raise LocalError(f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region.") from error
+            raise ReachError(no_credentials(error), Exit.AWAY) from error
+        raise ReachError(
+            f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region.", Exit.AWAY
+        ) from error
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     if CONTROL_URL not in outputs:
-        raise LocalError(
-            f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
+        raise ReachError(
+            f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}.", Exit.AWAY
         )
     return outputs[CONTROL_URL]

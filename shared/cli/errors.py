@@ -12,6 +12,14 @@ class LocalError(Exception):
     """Something of the local stack did not start, stop or answer; the message ends with what to do."""
 
 
+class ReachError(LocalError):
+    """A stage cannot be reached, or does not let us in. ``exit_status``: what `jobs` ends with."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class PortBusyError(LocalError):
     """Another program listens where this one should."""
 

@@ -42,17 +42,22 @@ def exit_of(error: Exception) -> Exit | None:
     from shared.cli.errors import LocalError
     from shared.db import is_away
     from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError
-    from shared.jobs.inspector.errors import ActionError, SelectionError
+    from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+    from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
 
     if (told := getattr(error, "exit_status", None)) is not None:
         return Exit(told)
     if isinstance(error, (PostgresError, OSError)) and is_away(error):
         return Exit.AWAY
+    if isinstance(error, AwsCallError):
+        return Exit.FORBIDDEN if error.denied else Exit.AWAY
     kinds: dict[type[Exception], Exit] = {  # the first that fits
         UnknownTaskError: Exit.NOTHING,
         ActionError: Exit.STATE,
+        BusyError: Exit.STATE,
         SelectionError: Exit.USAGE,
+        ArgumentsError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         JobError: Exit.FAILED,

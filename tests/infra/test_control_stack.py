@@ -136,12 +136,12 @@ def test_the_function_may_do_what_an_inspector_does_and_nothing_else(done: Synth
         *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
         *("sqs:ReceiveMessage", "sqs:ChangeMessageVisibility"),
         *("lambda:GetFunctionConfiguration", "lambda:ListEventSourceMappings"),
-        *("scheduler:GetSchedule", "logs:FilterLogEvents"),
+        *("scheduler:GetSchedule", "scheduler:ListSchedules", "logs:FilterLogEvents"),
         *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),
     }
-    # it takes messages out of dead-letter queues alone, and sends to lanes and no front door
-    taken = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
-    assert taken == {"acme-critical*-dlq", "acme-default*-dlq", "acme-low*-dlq", "acme-cron-dlq"}
+    # it reads messages of dead-letter queues alone, and sends to lanes and no front door
+    read = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
+    assert read == {"acme-critical*-dlq", "acme-default*-dlq", "acme-low*-dlq", "acme-cron-dlq"}
     assert {arn.rpartition(":")[2] for arn in allowed["sqs:SendMessage"]} == {
         "acme-critical-*",
         "acme-default-*",

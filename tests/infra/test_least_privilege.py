@@ -58,12 +58,10 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
     # the inspector, of what earlier deploys have left as well: by the patterns of lanes, dead letters, functions, ticks
     ("sqs:GetQueueAttributes", "sqs:GetQueueUrl"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
     ("sqs:SendMessage",): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
-    (
-        "sqs:ChangeMessageVisibility",
-        "sqs:ReceiveMessage",
-    ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
+    ("sqs:ChangeMessageVisibility", "sqs:ReceiveMessage"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
     ("lambda:GetFunctionConfiguration",): r"arn:\S+:lambda:\S+:function:PREFIX-\*",
     ("lambda:ListEventSourceMappings",): r"\*",  # AWS knows no resource for it
+    ("scheduler:ListSchedules",): r"arn:\S+:scheduler:\S+:schedule/\*/\*",  # nor for a list of one group
     ("scheduler:GetSchedule",): r"arn:\S+:scheduler:\S+:schedule/PREFIX-cron/\*",
     ("logs:FilterLogEvents",): r"arn:\S+:logs:\S+:log-group:/aws/lambda/PREFIX-\*",
     # a route of the control API: its operations; and where it is, of a stack whose id is not known when it is asked for

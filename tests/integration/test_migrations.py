@@ -8,7 +8,7 @@ import pytest
 from alembic.util import CommandError
 
 from shared.db import Database
-from shared.migrations import applied, is_newer, pending, upgrade
+from shared.migrations import applied, is_newer, newest, pending, upgrade
 
 
 @pytest.fixture
@@ -46,3 +46,7 @@ def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url
     assert not is_newer("ae1027a6acf")
     with pytest.raises(CommandError, match="ae1027a6acf"):
         upgrade(database_url)
+
+
+def test_the_newest_revision_is_told_without_alembic() -> None:
+    assert newest() == list(pending(None))[-1]

@@ -1,14 +1,57 @@
-"""Looking a deployment over: is all there that has to be, and on?"""
+"""Looking a deployment over: is all there that has to be, and on?
+
+One part after the other, and what cannot be asked is told in its place: no part keeps another from being looked at.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
-from shared.jobs.inspector.answers import Examined
+from pg8000.exceptions import Error as PostgresError
+
+from shared.jobs.failure import text_of
+from shared.jobs.inspector import examined_aws, examined_record
+from shared.jobs.inspector.answers import Examined, Grade
+from shared.jobs.inspector.away import DENIED
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
 
+ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
+
+Part = Callable[["Reach"], Iterable[Examined]]
+
 
 def examine(reach: Reach) -> tuple[Examined, ...]:
-    raise NotImplementedError
+    """Worst first."""
+    found = [*_record(reach)]
+    for what, permission, part in examined_aws.PARTS:
+        found += _asked(reach, what, permission, part)
+    return tuple(sorted(found, key=lambda one: ORDER.index(one.grade)))
+
+
+def _record(reach: Reach) -> Iterator[Examined]:
+    """All parts of the record; where it is away, that alone."""
+    for what, part in examined_record.PARTS:
+        try:
+            yield from list(part(reach))
+        except (PostgresError, OSError) as error:
+            reach.database.drop()
+            where = "is the local stack up (`make status`), is the cluster, does the network let this in?"
+            yield Examined(Grade.BAD, what, f"the database cannot be asked: {text_of(error)}", where)
+            return
+
+
+def _asked(reach: Reach, what: str, permission: str, part: Part) -> list[Examined]:
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        return list(part(reach))
+    except ClientError as error:
+        code = str(error.response.get("Error", {}).get("Code", ""))
+        do = f"allow {permission}" if code in DENIED else "ask again"
+        return [Examined(Grade.UNKNOWN, what, f"AWS answers {error.operation_name} with {code}", do)]
+    except BotoCoreError as error:
+        do = "check credentials, region, and that the network lets AWS's addresses be reached"
+        return [Examined(Grade.UNKNOWN, what, f"AWS cannot be asked: {str(error).rstrip('.')}", do)]

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, TypeAlias
+from typing import Any
 
 from aws_cdk import App, DefaultStackSynthesizer, Stack
 from aws_cdk import aws_lambda as lambda_
@@ -31,7 +31,8 @@ from tests.http_events import http_event, principal
 from tests.infra import templates
 from tests.infra.templates import Template
 
-Headers: TypeAlias = "Mapping[str, str] | Message[str, str]"
+Headers = Mapping[str, str] | Message
+"""Whatever their case."""
 
 ACCOUNT, REGION, API = "123456789012", "eu-central-1", "a1b2c3"
 AUTHORIZATION = re.compile(

@@ -6,13 +6,15 @@ import base64
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, get_type_hints
 
 import pytest
 from botocore.credentials import Credentials
 
 from functions.control import answering
-from shared.cli.errors import LocalError
+from shared.cli.errors import LocalError, ReachError
+from shared.cli.exits import Exit
 from shared.cli.remote import RemoteInspector
 from shared.jobs.errors import (
     DuplicateTaskError,
@@ -203,8 +205,11 @@ def test_an_identity_does_what_its_policies_allow_and_nothing_else(
         getattr(connected(identity), operation)(**arguments)
         assert recorded.calls == [(identity.arn, operation, arguments)]
     else:
-        with pytest.raises(LocalError, match=rf"403 \(Forbidden\).*managed policy acme-{permission}-{REGION} gives"):
+        with pytest.raises(
+            ReachError, match=rf"403 \(Forbidden\).*managed policy acme-{permission}-{REGION} gives"
+        ) as caught:
             getattr(connected(identity), operation)(**arguments)
+        assert caught.value.exit_status == Exit.FORBIDDEN
         assert recorded.calls == []
 
 
@@ -403,7 +408,7 @@ def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
     monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0,))
     with serving(gateway) as url:
         remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=OPERATOR.credentials)
-    calls: tuple[Callable[[], object], ...] = (remote.pauses, lambda: remote.cancel("a"))
+    calls: list[Callable[[], Any]] = [remote.pauses, partial(remote.cancel, "a")]
     for call in calls:
         with pytest.raises(
             LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, a proxy"

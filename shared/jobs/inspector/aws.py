@@ -1,0 +1,27 @@
+"""Clients of AWS's other services, for questions that may go unanswered: they give up early."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+CONNECT_SECONDS, READ_SECONDS, TRIES = 2, 10, 2
+
+
+@contextmanager
+def client(service: Any, region: str) -> Iterator[Any]:
+    """Of this process's region where ``region`` is empty."""
+    import boto3
+    from botocore.config import Config
+
+    config = Config(
+        connect_timeout=CONNECT_SECONDS,
+        read_timeout=READ_SECONDS,
+        retries={"mode": "standard", "total_max_attempts": TRIES},
+    )
+    made = boto3.session.Session().client(service, region_name=region or None, config=config)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,0 +1,241 @@
+"""What AWS tells of a deployment: whether queues, functions and schedules are there, and on."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from shared.jobs.inspector.answers import Examined, Grade
+from shared.jobs.inspector.aws import client
+from shared.jobs.queues import (
+    MIN_CONCURRENCY,
+    Queue,
+    cron_group_name,
+    dead_letter_name,
+    front_door_name,
+    function_name,
+    lane_name,
+    schedule_name,
+)
+from shared.jobs.sqs import CONNECTIONS
+
+if TYPE_CHECKING:
+    from shared.jobs.inspector.reach import Reach
+    from shared.jobs.task import Task
+
+DEPLOY = "deploy the stage"
+NO_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
+"""Codes of SQS's two protocols for a queue that is not there."""
+PAUSED = """
+select scope, name, coalesce(paused_by, 'nobody that is known') from pauses
+ where until is null or until > clock_timestamp()
+"""
+
+# --- Mappings ------------------------------------------------------------------------------------------------------
+
+
+def mappings(reach: Reach) -> Iterator[Examined]:
+    """Each lane and front door has one consumer, which is on, bounded, and says which messages failed."""
+    with client("lambda", reach.region) as asked:
+        pages = asked.get_paginator("list_event_source_mappings").paginate()
+        found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
+        for page in pages:
+            for mapping in page["EventSourceMappings"]:
+                found[mapping.get("EventSourceArn", "").rpartition(":")[2]].append(mapping)
+    lanes = _lanes(reach)
+    expected = {**dict.fromkeys((front_door_name(reach.prefix, queue) for queue in Queue), None), **lanes}
+    paused, wrong = _paused(reach), 0
+    for name, lane in expected.items():
+        for one in _mapping(name, lane, found.get(name, []), paused):
+            wrong += 1
+            yield one
+    if not wrong:
+        yield Examined(Grade.GOOD, "mappings", f"all {len(expected)} are there and on")
+
+
+Lane = tuple[Queue, "Task[Any, Any]"]
+
+
+def _mapping(
+    name: str, lane: Lane | None, there: list[Mapping[str, Any]], paused: Mapping[tuple[str, str], str]
+) -> Iterator[Examined]:
+    what = f"queue {name}"
+    if len(there) != 1:
+        found = "nobody reads it" if not there else f"it has {len(there)} consumers, and each takes what is the other's"
+        yield Examined(Grade.BAD, what, found, DEPLOY)
+        return
+    (mapping,) = there
+    most, declared = (
+        mapping.get("ScalingConfig", {}).get("MaximumConcurrency"),
+        lane[1].max_concurrency if lane else None,
+    )
+    if mapping["State"] not in ("Enabled", "Enabling", "Creating", "Updating"):
+        who = None if lane is None else paused.get(("queue", lane[0])) or paused.get(("type", lane[1].type))
+        on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
+        if who:
+            yield Examined(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`jobs resume`")
+        else:
+            yield Examined(Grade.BAD, what, f"its mapping is {mapping['State']}, and nobody has paused it", on)
+    if most is None:
+        yield Examined(Grade.BAD, what, "its mapping lacks MaximumConcurrency: throttles use up its receives", DEPLOY)
+    elif declared is not None and most > max(declared, MIN_CONCURRENCY):
+        found = f"its mapping goes up to {most}, and max_concurrency is declared as {declared}"
+        yield Examined(Grade.WARNING, what, found, DEPLOY)
+    if "ReportBatchItemFailures" not in (mapping.get("FunctionResponseTypes") or ()):
+        yield Examined(Grade.BAD, what, "its mapping lacks ReportBatchItemFailures: one failure repeats all", DEPLOY)
+    if str(mapping.get("LastProcessingResult", "")).startswith("PROBLEM"):
+        do = "look at the function's role and the queue's policy"
+        yield Examined(Grade.BAD, what, f"Lambda says of it: {mapping['LastProcessingResult']}", do)
+
+
+def _lanes(reach: Reach) -> dict[str, Lane]:
+    return {
+        lane_name(reach.prefix, queue, type_): (queue, task)
+        for task in reach.tasks.values()
+        for type_ in task.types
+        for queue in task.lanes
+    }
+
+
+def _paused(reach: Reach) -> dict[tuple[str, str], str]:
+    """Scope and name → who. Nothing where the record is away: that is told elsewhere."""
+    from pg8000.exceptions import Error as PostgresError
+
+    try:
+        return {(scope, name): who for scope, name, who in reach.connection.run(PAUSED)}
+    except (PostgresError, OSError):
+        reach.database.drop()
+        return {}
+
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+
+def queues(reach: Reach) -> Iterator[Examined]:
+    """All are there, and no dead letter is in any."""
+    doors = [front_door_name(reach.prefix, queue) for queue in Queue]
+    ticks = dead_letter_name(cron_group_name(reach.prefix))
+    live = [*doors, *_lanes(reach)]
+    dead = [*map(dead_letter_name, live), ticks]
+    with ThreadPoolExecutor(CONNECTIONS) as threads:
+        counts = dict(zip([*live, *dead], threads.map(lambda name: _count(reach, name), [*live, *dead]), strict=True))
+    missing = [name for name, count in counts.items() if count is None]
+    for name in missing:
+        yield Examined(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
+    for name in dead:
+        if counts[name]:
+            do = "`jobs dead` says what they are, `jobs redrive` sends them back"
+            if name == ticks:
+                do = "EventBridge Scheduler could not send these: look at its role and the lane, then `jobs tick TYPE`"
+            yield Examined(Grade.WARNING, f"queue {name}", f"{counts[name]} dead letter{'s' * (counts[name] != 1)}", do)
+    if not missing and not any(counts[name] for name in dead):
+        yield Examined(Grade.GOOD, "queues", f"all {len(counts)} are there, and none has dead letters")
+
+
+def _count(reach: Reach, name: str) -> int | None:
+    """Messages in it, about; None where it is not there."""
+    from botocore.exceptions import ClientError
+
+    try:
+        answer = reach.sqs.client.get_queue_attributes(
+            QueueUrl=reach.sqs.url(name), AttributeNames=["ApproximateNumberOfMessages"]
+        )
+    except ClientError as error:
+        if error.response["Error"]["Code"] in NO_QUEUE:
+            return None
+        raise
+    return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+
+
+# --- Functions -----------------------------------------------------------------------------------------------------
+
+
+def functions(reach: Reach) -> Iterator[Examined]:
+    """Each is there, can run, and has the time that its task declares."""
+    wrong = 0
+    with client("lambda", reach.region) as asked:
+        for task in reach.tasks.values():
+            for one in _function(asked, function_name(reach.prefix, task.type), task):
+                wrong += 1
+                yield one
+    if not wrong:
+        yield Examined(Grade.GOOD, "functions", f"all {len(reach.tasks)} are there and as they are declared")
+
+
+def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Examined]:
+    what = f"function {name}"
+    try:
+        there = asked.get_function_configuration(FunctionName=name)
+    except asked.exceptions.ResourceNotFoundException:
+        yield Examined(Grade.BAD, what, "it is not there", DEPLOY)
+        return
+    if there.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
+        yield Examined(
+            Grade.BAD, what, f"it is {there['State']}: {there.get('StateReason', 'no reason is told')}", DEPLOY
+        )
+    if there.get("LastUpdateStatus") == "Failed":
+        yield Examined(Grade.BAD, what, f"its last update failed: {there.get('LastUpdateStatusReason', '')}", DEPLOY)
+    seconds = int(task.numbers.function_timeout.total_seconds())
+    if there["Timeout"] != seconds:
+        found = f"it has {there['Timeout']} s, and this code declares {seconds} s"
+        yield Examined(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
+
+
+# --- Schedules -----------------------------------------------------------------------------------------------------
+
+
+def schedules(reach: Reach) -> Iterator[Examined]:
+    """Each is there with its times, and on; on a local stack off, where a ticker of ours sends the ticks."""
+    local, paused, wrong, count = bool(os.environ.get("AWS_ENDPOINT_URL")), _paused(reach), 0, 0
+    with client("scheduler", reach.region) as asked:
+        for task in reach.tasks.values():
+            for schedule in task.schedules:
+                who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
+                for number, expression in enumerate(schedule.expressions, start=1):
+                    name, count = schedule_name(task.type, str(schedule.name), number), count + 1
+                    there = _schedule(asked, reach.prefix, name)
+                    for one in _wrong_schedule(name, there, (expression, schedule.timezone), local, who):
+                        wrong += 1
+                        yield one
+    if not wrong:
+        off = ", and off: the local ticker sends the ticks" if local else " and on"
+        yield Examined(Grade.GOOD, "schedules", f"all {count} are there{off}")
+
+
+def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
+    try:
+        found: Mapping[str, Any] = asked.get_schedule(GroupName=cron_group_name(prefix), Name=name)
+    except asked.exceptions.ResourceNotFoundException:
+        return None
+    return found
+
+
+def _wrong_schedule(
+    name: str, there: Mapping[str, Any] | None, times: tuple[str, str], local: bool, who: str | None
+) -> Iterator[Examined]:
+    """``times``: expression and time zone, as declared. ``who``: has paused it."""
+    what = f"schedule {name}"
+    if there is None:
+        yield Examined(Grade.BAD, what, "it is not there: its ticks do not come", DEPLOY)
+        return
+    deployed = (there["ScheduleExpression"], there.get("ScheduleExpressionTimezone", "UTC"))
+    if deployed != times:
+        found = f"it is {' '.join(deployed)}, and this code declares {' '.join(times)}"
+        yield Examined(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
+    if there["State"] != "ENABLED" and not local:
+        if who:
+            yield Examined(Grade.WARNING, what, f"it is off: paused by {who}", "`jobs resume schedule`")
+        else:
+            yield Examined(Grade.BAD, what, "it is off, and nobody has paused it: its ticks do not come", DEPLOY)
+
+
+PARTS: tuple[tuple[str, str, Callable[[Reach], Iterator[Examined]]], ...] = (
+    ("mappings", "lambda:ListEventSourceMappings", mappings),
+    ("queues", "sqs:GetQueueUrl and sqs:GetQueueAttributes on the stage's queues", queues),
+    ("functions", "lambda:GetFunctionConfiguration on the stage's functions", functions),
+    ("schedules", "scheduler:GetSchedule on the stage's schedules", schedules),
+)
+"""What is asked, the permission that it takes, and who asks."""

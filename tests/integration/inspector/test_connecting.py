@@ -1,0 +1,243 @@
+"""From a command to its inspector, and what is said where there is no way."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from shared.cli import connecting
+from shared.cli.connecting import connect
+from shared.cli.errors import LocalError, ReachError
+from shared.cli.exits import Exit
+from shared.cli.remote import RemoteInspector
+from shared.cli.stack import LocalStack
+from shared.jobs.discovery import discover
+from shared.jobs.inspector import Inspector
+from shared.jobs.inspector.errors import SchemaError
+
+NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of AWS or the database is set, here is an empty folder, and all is as before afterwards."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "JOBLANE_", "DATABASE_"))]:
+        del os.environ[name]
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "nothing")
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(connecting, "ROOT", tmp_path / "project")
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def here(**options: str) -> Inspector:
+    made = connect(**{"stage": None, "profile": None, "region": None, **options})
+    assert isinstance(made, Inspector)
+    return made
+
+
+def up(folder: Path, url: str, **variables: str) -> Path:
+    """What `make up` writes there."""
+    stack = LocalStack(folder / ".local", aws_port=4604, postgres_port=5604)
+    (stack.folder / "postgres").mkdir(parents=True)
+    (stack.folder / "postgres" / "password").write_text("s3cret")
+    stack._write_env_file()
+    text = stack.env_file.read_text().replace(stack.database_url, url)
+    stack.env_file.write_text(text + "".join(f"{name}={value}\n" for name, value in variables.items()))
+    return stack.env_file
+
+
+# --- Here ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_says_where_to_look(database_url: str) -> None:
+    os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="acme", AWS_DEFAULT_REGION="eu-central-1")
+    reach = here()._reach
+    assert reach.connection.run("select count(*) from tasks") == [[0]]
+    assert (reach.prefix, reach.region) == ("acme", "eu-central-1")
+    assert reach.who == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert reach.tasks.keys() == discover().keys()
+    reach.database.drop()
+
+
+@pytest.mark.parametrize("folder", [".", "project"])
+def test_after_make_up_nothing_has_to_be_set(folder: str, tmp_path: Path, database_url: str) -> None:
+    up(tmp_path / folder, database_url)
+    os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another place", AWS_REGION="eu-west-1")
+    reach = here()._reach
+    assert reach.connection.run("select 1") == [[1]]
+    assert (reach.prefix, reach.region) == ("jobs", "us-east-1")
+    # of AWS, what the shell says is of another place
+    assert {name: os.environ[name] for name in os.environ if name.startswith("AWS_")} == {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:4604",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:4604",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    reach.database.drop()
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -> None:
+    up(tmp_path, NOWHERE)
+    os.environ["DATABASE_URL"] = database_url
+    reach = here()._reach
+    assert reach.connection.run("select 1") == [[1]]
+    assert "AWS_ENDPOINT_URL" not in os.environ
+    reach.database.drop()
+
+
+def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, database_url: str) -> None:
+    up(tmp_path, database_url, JOBLANE_SCHEDULES='\'{"jobs:sweep": "@hourly"}\'')
+    reach = here()._reach
+    assert [schedule.text for schedule in reach.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
+    reach.database.drop()
+
+
+def test_where_nothing_says_where_to_look_both_ways_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalError) as caught:
+        here()
+    for name in (
+        str(tmp_path / ".local" / "env"),
+        str(tmp_path / "project" / ".local" / "env"),
+        "`make up`",
+        "--stage",
+    ):
+        assert name in str(caught.value)
+
+
+def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_path: Path) -> None:
+    file = up(tmp_path, NOWHERE)
+    with pytest.raises(LocalError, match=rf"127\.0\.0\.1:1 \(from {file}\) does not let us in: .*`make up`") as caught:
+        here()
+    assert "s3cret" not in str(caught.value)
+    os.environ["DATABASE_URL"] = NOWHERE
+    with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\)"):
+        here()
+
+
+def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
+    os.environ["DATABASE_URL"] = "mysql://localhost/jobs"
+    with pytest.raises(
+        LocalError, match="postgresql://user:password@host:port/database is required, and DATABASE_URL of"
+    ):
+        here()
+
+
+def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url: str) -> None:
+    os.environ["DATABASE_URL"] = database_url
+    inspector = here()
+    inspector._reach.connection.run("drop table task_attempts")
+    inspector._reach.connection.run("drop table audit, tasks cascade")
+    inspector._reach.connection.run("update alembic_version set version_num = '0001'")
+    with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `jobs migrate`"):
+        inspector.logs("a")
+    inspector._reach.database.drop()
+
+
+def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> None:
+    up(tmp_path, NOWHERE)
+    for option in ("profile", "region"):
+        with pytest.raises(LocalError, match="--profile and --region are for a stage on AWS: name it by --stage"):
+            here(**{option: "any"})
+
+
+# --- On AWS --------------------------------------------------------------------------------------------------------
+
+
+def there(stage: str = "dev", **options: str) -> RemoteInspector:
+    made = connect(**{"stage": stage, "profile": None, "region": "eu-central-1", **options})
+    assert isinstance(made, RemoteInspector)
+    return made
+
+
+class Stacks:
+    """CloudFormation's answer."""
+
+    def __init__(self, answer: dict[str, Any] | Exception) -> None:
+        self._answer, self.asked = answer, ""
+
+    def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803 - boto3's name
+        self.asked = StackName
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return {"Stacks": [self._answer]}
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | Exception) -> Stacks:
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    made = Stacks(answer)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda self, service, config: made)
+    return made
+
+
+def refused(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "DescribeStacks")
+
+
+def test_a_stage_is_reached_at_the_address_that_its_stack_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://a1b2c3.execute-api.eu-central-1.amazonaws.com"
+    outputs = [{"OutputKey": "ControlUrl", "OutputValue": url}]
+    stacks = answering(monkeypatch, {"StackStatus": "CREATE_COMPLETE", "Outputs": outputs})
+    remote = there()
+    assert stacks.asked == "jobs-dev-control"
+    signed = remote._signed(f"{url}/view/pauses", b"{}")
+    assert "AKIAOPERATOR" in str(signed.headers["Authorization"])
+    assert "/eu-central-1/execute-api/" in str(signed.headers["Authorization"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            refused("ValidationError", "Stack with id jobs-dev-control does not exist"),
+            "DescribeStacks of jobs-dev-control in eu-central-1: there is no such stack. Deploy stage 'dev'",
+        ),
+        (
+            refused("AccessDenied", "User: ann is not authorized to perform: cloudformation:DescribeStacks"),
+            "Whoever asks needs cloudformation:DescribeStacks on it",
+        ),
+        (EndpointConnectionError(endpoint_url="https://cloudformation"), "Check the network, a proxy, and --region"),
+        (
+            {"StackStatus": "ROLLBACK_COMPLETE"},
+            "it is ROLLBACK_COMPLETE and has no output ControlUrl; deploy stage 'dev'",
+        ),
+    ],
+    ids=["not deployed", "denied", "unreachable", "half deployed"],
+)
+def test_where_the_address_is_not_found_the_call_and_the_remedy_are_told(
+    answer: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, answer)
+    with pytest.raises(ReachError) as caught:
+        there()
+    assert told in str(caught.value)
+    assert caught.value.exit_status == (Exit.FORBIDDEN if "needs cloudformation" in told else Exit.AWAY)
+
+
+def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(LocalError, match="no stage 'staging'; on AWS there are dev, prod"):
+        there("staging")
+    with pytest.raises(LocalError, match="'local' is the one on this machine: leave --stage out"):
+        there("local")
+
+
+def test_without_credentials_profile_or_region_that_is_told() -> None:
+    with pytest.raises(LocalError, match=r"no AWS credentials to sign with\. Give --profile"):
+        there()
+    with pytest.raises(LocalError, match=r"no AWS credentials .*\(nobody\).*Give --profile"):
+        there(profile="nobody")
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    with pytest.raises(LocalError, match="No AWS region is set: give --region"):
+        connect(stage="dev", profile=None, region=None)

@@ -1,0 +1,142 @@
+"""Operators of a stage, each with what IAM allows them, on one record: what they can do, and what the audit says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from functions.control import answering
+from functions.data_export.handler import DataExport, data_export
+from shared.cli.errors import ReachError
+from shared.cli.remote import RemoteInspector
+from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
+from shared.jobs.inspector import ActionError, BulkAction, Filter, PauseScope, Permission
+from shared.jobs.inspector.wire import ArgumentsError
+from shared.jobs.store import State
+from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
+from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
+from tests.integration.jobs.conftest import World
+from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
+
+SECOND = Identity(f"{ROLE}/Operator/olga@example.com", OPERATOR.policies, "AKIASECOND")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with serving(Gateway(control_template(), VIEWER, OPERATOR, SECOND, EDITOR)) as url:
+        yield url
+
+
+class Stage:
+    """One stage's API over the world's record."""
+
+    def __init__(self, address: str, world: World) -> None:
+        self._address, self.world = address, world
+
+    def of(self, identity: Identity) -> RemoteInspector:
+        return RemoteInspector(
+            self._address, stage="dev", prefix="jobs", region=REGION, credentials=identity.credentials
+        )
+
+    def waiting(self) -> str:
+        """A task that is due in an hour."""
+        payload = DataExport(tenant_id=uuid4(), user_id=uuid4(), export_type="full")
+        return self.world.client.enqueue(data_export, payload, process_in=timedelta(hours=1)).id
+
+    def audited(self) -> list[tuple[str, str, str]]:
+        return [(entry.who, entry.action, entry.target) for entry in self.of(VIEWER).audit()]
+
+
+@pytest.fixture
+def stage(address: str, world: World) -> Iterator[Stage]:
+    answering._reach.cache_clear()
+    yield Stage(address, world)
+    answering._reach().database.drop()
+    answering._reach.cache_clear()
+
+
+def test_what_is_done_is_audited_as_done_by_the_verified_signer(stage: Stage) -> None:
+    id_ = stage.waiting()
+    acted = stage.of(OPERATOR).cancel(id_, reason="a mistake")
+    assert (acted.before, acted.after) == (State.SCHEDULED, State.CANCELLED)
+    assert stage.world.row(id_)["state"] == "cancelled"
+    assert stage.audited() == [(f"arn:aws:sts::{ACCOUNT}:assumed-role/Operator/otto@example.com", "cancel", id_)]
+
+
+def test_a_viewer_changes_nothing(stage: Stage) -> None:
+    id_ = stage.waiting()
+    before = stage.world.row(id_)
+    viewer = stage.of(VIEWER)
+    calls: list[tuple[Callable[..., Any], tuple[Any, ...]]] = [
+        (viewer.cancel, (id_,)),
+        (viewer.bulk, (BulkAction.DELETE, Filter())),
+        (viewer.pause, (PauseScope.QUEUE, "default")),
+        (viewer.edit, (id_, {})),
+        (viewer.enqueue, ("jobs:sweep", {})),
+    ]
+    for call, arguments in calls:
+        with pytest.raises(ReachError, match="403"):
+            call(*arguments)
+    assert stage.world.row(id_) == before
+    assert stage.world.run("select count(*) from tasks") == [[1]]
+    assert stage.audited() == []
+
+
+def test_an_operator_edits_nothing_and_an_editor_does(stage: Stage) -> None:
+    id_ = stage.waiting()
+    payload = stage.world.row(id_)["payload"] | {"export_type": "partial"}
+    with pytest.raises(ReachError, match="403"):
+        stage.of(OPERATOR).edit(id_, payload)
+    assert stage.world.row(id_)["payload"]["export_type"] == "full"
+    stage.of(EDITOR).edit(id_, payload)
+    assert stage.world.row(id_)["payload"]["export_type"] == "partial"
+    assert stage.audited() == [(EDITOR.arn, "edit", id_)]
+
+
+def test_a_caller_that_is_made_up_is_refused_in_a_body_and_means_nothing_in_a_header(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a client that says it is somebody else, wherever a request has room for that
+    id_, signed = stage.waiting(), RemoteInspector._signed
+
+    def forged(self: RemoteInspector, url: str, body: bytes) -> Any:
+        request = signed(self, url, body)
+        for name in ("X-Who", "X-Amzn-Iam-User-Arn", "X-Amz-User-Arn", "X-Forwarded-User"):
+            request.headers[name] = EDITOR.arn
+        return request
+
+    monkeypatch.setattr(RemoteInspector, "_signed", forged)
+    operator = stage.of(OPERATOR)
+    # then the body is refused, and the header passed over
+    with pytest.raises(ArgumentsError, match="who: Extra inputs"):
+        operator._decoded(
+            "cancel",
+            Permission.OPERATE,
+            operator._ask("cancel", Permission.OPERATE, f'{{"id": "{id_}", "who": "{EDITOR.arn}"}}'.encode()),
+        )
+    assert stage.audited() == []
+    operator.cancel(id_)
+    assert stage.audited() == [(OPERATOR.arn, "cancel", id_)]
+
+
+def test_the_second_of_two_operators_is_told_what_the_first_did(stage: Stage) -> None:
+    id_ = stage.waiting()
+    stage.of(OPERATOR).cancel(id_)
+    with pytest.raises(ActionError) as caught:
+        stage.of(SECOND).archive(id_)
+    assert (caught.value.state, caught.value.action) == (State.CANCELLED, "archive")
+    assert caught.value.last is not None
+    assert OPERATOR.arn in caught.value.last
+
+
+def test_what_cannot_be_done_is_told_as_it_is_beside_the_database(stage: Stage) -> None:
+    id_ = stage.waiting()
+    with pytest.raises(UnknownTaskError, match="there is no task 'unknown'"):
+        stage.of(OPERATOR).cancel("unknown")
+    with pytest.raises(UnreadablePayloadError, match="export_type") as caught:
+        stage.of(EDITOR).edit(id_, {"export_type": "s3cret"})
+    assert "s3cret" not in str(caught.value)

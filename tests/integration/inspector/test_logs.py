@@ -1,0 +1,190 @@
+"""The log lines of one task: its own, those of a batch that name it, and what Lambda says of its invocations."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+
+from shared.db import Database
+from shared.jobs.errors import UnknownTaskError
+from shared.jobs.inspector import Inspector, logs
+from shared.jobs.inspector.answers import LogLine
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.reach import Reach
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
+from tests.integration.jobs.samples import sample_one
+
+GROUP = f"/aws/lambda/{PREFIX}-sample-one"
+START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+REQUESTS = ("11111111-2222-4333-8444-000000000001", "11111111-2222-4333-8444-000000000002")
+
+
+class Writer:
+    """Writes to the function's log, and runs to the record."""
+
+    def __init__(self, world: World, client: Any) -> None:
+        self._world, self._client = world, client
+        client.create_log_group(logGroupName=GROUP)
+        client.create_log_stream(logGroupName=GROUP, logStreamName="one")
+
+    def task(self, id_: str, *, runs: int = 2, type_: str = "sample:one") -> None:
+        """Whose runs begin ten minutes apart and last a minute."""
+        self._world.run(
+            "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, created_at, "
+            "finished_at, retention_seconds) values ($1, $2, 'default', 'completed', '{}', '', 1, $3, $3, "
+            "$3::timestamptz + interval '1 hour', 0)",
+            id_,
+            type_,
+            START,
+        )
+        for run in range(1, runs + 1):
+            self._world.run(
+                "insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, request_id) "
+                "values ($1, $2, $2, 1, $3, $3::timestamptz + interval '1 minute', $4)",
+                id_,
+                run,
+                self.at(run),
+                REQUESTS[run - 1] if run <= len(REQUESTS) else None,
+            )
+
+    @staticmethod
+    def at(run: int, seconds: float = 0) -> datetime:
+        return START + timedelta(minutes=10 * run, seconds=seconds)
+
+    def line(self, at: datetime, told: str | dict[str, Any]) -> None:
+        text = told if isinstance(told, str) else json.dumps({"level": "INFO", "timestamp": "…", **told})
+        event = {"timestamp": int(at.timestamp() * 1000), "message": text}
+        self._client.put_log_events(logGroupName=GROUP, logStreamName="one", logEvents=[event])
+
+
+@pytest.fixture
+def writer(world: World) -> Writer:
+    return Writer(world, boto3.client("logs"))
+
+
+@pytest.fixture
+def inspector(world: World) -> Iterator[Inspector]:
+    database = Database(world.url)
+    yield Inspector(Reach(database, world.sqs, PREFIX, {"sample:one": sample_one}, "op"))
+    database.drop()
+
+
+def test_the_lines_of_all_attempts_are_there_in_order_and_no_others(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a")
+    for run in (2, 1):
+        writer.line(
+            writer.at(run, 5),
+            {"message": f"in run {run}", "task_id": "a", "task_type": "sample:one", "attempt": run, "rows": 3},
+        )
+    writer.line(writer.at(1, 6), {"message": "of another", "task_id": "ab", "attempt": 1})
+    writer.line(writer.at(1, 6), {"message": "speaks of a", "task_id": "b", "attempt": 1})
+    writer.line(writer.at(1, 300), {"message": "between the attempts", "task_id": "a", "attempt": 1})
+    assert inspector.logs("a") == (
+        LogLine(writer.at(1, 5), "INFO", "in run 1", 1, None, {"rows": 3}),
+        LogLine(writer.at(2, 5), "INFO", "in run 2", 2, None, {"rows": 3}),
+    )
+
+
+def test_of_a_batchs_line_only_its_own_part_is_shown(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a", runs=1)
+    done = [{"task_id": id_, "attempt": 1, "ms": ms} for id_, ms in (("b", 1), ("a", 2), ("c", 3))]
+    writer.line(
+        writer.at(1, 5),
+        {"message": "tasks completed", "task_type": "sample:one", "outcome": "completed", "tasks": done},
+    )
+    (line,) = inspector.logs("a")
+    assert (line.message, line.attempt, line.fields) == ("tasks completed", 1, {"outcome": "completed", "ms": 2})
+
+
+def test_what_lambda_says_of_an_invocation_is_there_as_of_a_killed_run(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a")
+    writer.line(writer.at(2, 61), f"2026-01-01T00:00:00Z {REQUESTS[1]} Task timed out after 60.00 seconds")
+    writer.line(writer.at(2, 61), f"START RequestId: {REQUESTS[1]} Version: $LATEST")
+    writer.line(writer.at(2, 61), "REPORT RequestId: 99999999-0000-4000-8000-000000000000")
+    writer.line(writer.at(2, 61), {"message": "of its neighbour", "task_id": "b", "request": REQUESTS[1]})
+    (line,) = inspector.logs("a")
+    assert (line.level, line.attempt, line.request_id) == ("PLATFORM", 2, REQUESTS[1])
+    assert line.message.endswith("Task timed out after 60.00 seconds")
+
+
+def test_a_task_that_never_ran_is_looked_for_in_all_its_time(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a", runs=0)
+    writer.line(START + timedelta(minutes=30), {"message": "message acknowledged", "task_id": "a"})
+    assert [line.message for line in inspector.logs("a")] == ["message acknowledged"]
+
+
+@pytest.mark.parametrize("id_", ['a"b', '"', "a\\", "{$.x=*}", "?a", "-a", "order:2026-01-01T00:00Z", "a%b%"])
+def test_an_id_of_any_characters_finds_its_own_lines(id_: str, writer: Writer, inspector: Inspector) -> None:
+    writer.task(id_, runs=1)
+    writer.line(writer.at(1, 1), {"message": "mine", "task_id": id_})
+    writer.line(writer.at(1, 1), {"message": "another's", "task_id": "x" + id_})
+    assert [line.message for line in inspector.logs(id_)] == ["mine"]
+
+
+def test_the_lines_are_bounded_and_those_that_are_left_are_the_first(writer: Writer, inspector: Inspector) -> None:
+    writer.task("a", runs=1)
+    for second in range(5):
+        writer.line(writer.at(1, second), {"message": str(second), "task_id": "a"})
+    assert [line.message for line in inspector.logs("a", limit=3)] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("limit", [0, logs.MAX_LINES + 1])
+def test_a_limit_out_of_range_is_refused(limit: int, inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="limit: 1 to 1000 is required"):
+        inspector.logs("a", limit=limit)
+
+
+@pytest.mark.parametrize("id_", ["unknown", "", "\x00", "ä"])
+def test_an_id_that_is_not_known_is_refused(id_: str, inspector: Inspector) -> None:
+    with pytest.raises(UnknownTaskError):
+        inspector.logs(id_)
+
+
+def test_a_log_that_is_gone_is_no_error(world: World, inspector: Inspector) -> None:
+    Writer(world, boto3.client("logs")).task("a", type_="gone:away")
+    assert inspector.logs("a") == ()
+
+
+def test_windows_that_touch_are_one_question() -> None:
+    minute = timedelta(minutes=1)
+    found = logs.merged(
+        [(START + 10 * minute, START + 11 * minute), (START, START + minute), (START + minute, START + 2 * minute)]
+    )
+    assert found == [
+        (START - logs.BEFORE, START + 2 * minute + logs.AFTER),
+        (START + 10 * minute - logs.BEFORE, START + 11 * minute + logs.AFTER),
+    ]
+
+
+def test_the_question_is_a_quoted_term_around_the_attempt_and_goes_on_page_by_page(
+    world: World,
+    writer: Writer,
+    inspector: Inspector,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Pages:
+        def filter_log_events(self, **question: Any) -> dict[str, Any]:
+            asked.append(question)
+            return {"events": [], "nextToken": f"after-{len(asked)}"}
+
+        def close(self) -> None: ...
+
+    writer.task('a"b.c', runs=1)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda *arguments, **options: Pages())
+    assert inspector.logs('a"b.c') == ()
+    of_task, of_request = asked[: logs.PAGES], asked[logs.PAGES :]
+    assert {question["filterPattern"] for question in of_task} == {'"b.c"'}
+    assert {question["filterPattern"] for question in of_request} == {f'"{REQUESTS[0]}"'}
+    assert [question.get("nextToken") for question in of_task[:3]] == [None, "after-1", "after-2"]
+    assert len(of_task) == len(of_request) == logs.PAGES
+    first = of_task[0]
+    assert first["startTime"] == int((writer.at(1) - logs.BEFORE).timestamp() * 1000)
+    assert first["endTime"] == int((writer.at(1, 60) + logs.AFTER).timestamp() * 1000)
