@@ -47,6 +47,8 @@ def exit_of(error: Exception) -> Exit | None:
 
     if (told := getattr(error, "exit_status", None)) is not None:
         return Exit(told)
+    if isinstance(error, OSError) and error.filename is not None:
+        return Exit.FAILED  # a file of this machine
     if isinstance(error, (PostgresError, OSError)) and is_away(error):
         return Exit.AWAY
     kinds: dict[type[Exception], Exit] = {  # the first that fits

@@ -90,11 +90,16 @@ def where(
     stage: Annotated[
         str | None,
         typer.Option(
-            envvar="JOBLANE_STAGE", help="Stage that is meant; without it, the local stack.", show_default=False
+            metavar="STAGE",
+            envvar="JOBLANE_STAGE",
+            help="Stage that is meant; without it, the local stack.",
+            show_default=False,
         ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile of the AWS configuration.", show_default=False)] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.", show_default=False)] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Profile of the AWS configuration.", show_default=False)
+    ] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
 ) -> None:
     """Background jobs on AWS without a server, and the same stack on this machine."""
     context.obj = Where(stage, profile, region)
@@ -121,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         say(f"jobs: {error}")
         if code is Exit.AWAY and not getattr(error, "exit_status", None):
-            say("Is the local stack up (jobs status)? Another stage is named by  jobs --stage STAGE …")
+            say("Is the local stack up (`make status`)? Another stage is named by `jobs --stage STAGE …`.")
         sys.exit(code)
 
 
