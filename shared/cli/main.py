@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -119,14 +120,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from shared.cli.screen import say
 
     try:
-        app(arguments, prog_name="jobs")
+        app(arguments, prog_name="joblane" if Path(sys.argv[0]).name == "joblane" else "jobs")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
         say(f"jobs: {error}")
         if code is Exit.AWAY and not getattr(error, "exit_status", None):
-            say("Is the local stack up (`make status`)? Another stage is named by `jobs --stage STAGE …`.")
+            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
         sys.exit(code)
 
 

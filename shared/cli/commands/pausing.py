@@ -129,7 +129,7 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     console = screen.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
-        screen.say("A tick that did not come is marked ×. Send one by hand:  jobs tick TYPE")
+        screen.say(f"A tick that did not come is marked ×. Send one by hand:  {asking.here(context)} tick TYPE")
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:

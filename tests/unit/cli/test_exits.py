@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from shared.cli import completion, times
+from shared.cli import asking, completion, times
 from shared.cli.commands import acting
 from shared.cli.errors import LocalError
 from shared.cli.exits import MEANINGS, Exit, exit_of
@@ -163,3 +163,31 @@ def test_a_time_without_an_offset_is_utc() -> None:
 )
 def test_durations_are_written_short(seconds: float, text: str) -> None:
     assert times.short(seconds) == text
+
+
+# --- Its name --------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_to_paste_names_a_program_that_a_shell_finds_and_takes_for_no_builtin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bin_ = Path(sys.executable).parent
+    # given the environment's programs are found
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    assert asking.program() == "joblane"
+    # and given they are not
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(bin_.parent)
+    assert asking.program() == "bin/joblane"
+    monkeypatch.chdir(tmp_path)
+    assert asking.program() == str(bin_ / "joblane")
+    # and given another one is
+    (tmp_path / "joblane").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert asking.program() == str(bin_ / "joblane")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_jobs_alone_is_a_builtin_of_the_shell(shell: str) -> None:
+    ran = subprocess.run([shell, "-c", "jobs --help-me"], capture_output=True, text=True, check=False)
+    assert "Background jobs on AWS" not in ran.stdout
