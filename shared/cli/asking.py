@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
+from shared.cli.errors import AwayError, LocalError
 from shared.cli.exits import Exit
 from shared.cli.screen import is_terminal, say
 
@@ -37,7 +38,10 @@ def inspector(context: typer.Context) -> Inspector:
     from shared.cli.connecting import connect
 
     where = context.find_object(Where) or Where()
-    found: Any = connect(stage=where.stage, profile=where.profile, region=where.region)
+    try:
+        found: Any = connect(stage=where.stage, profile=where.profile, region=where.region)
+    except LocalError as error:
+        raise AwayError(str(error)) from error
     same: Inspector = found  # the remote one has the same operations
     return same
 

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from shared.cli import asking, completion, times
+from shared.cli import asking, completion, connecting, times
 from shared.cli.commands import acting
-from shared.cli.errors import LocalError
+from shared.cli.errors import AwayError, ForbiddenError, LocalError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
 from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
-from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.settings import MissingSettingError
@@ -42,6 +42,11 @@ from tests.unit.cli.conftest import Run, Stub
         (PayloadError("payload", "x"), 1),
         (JobError("x"), 1),
         (LocalError("x"), 1),
+        (AwayError("x"), 5),
+        (ForbiddenError("x"), 6),
+        (BusyError("task 'a'"), 4),
+        (AwsCallError("SendMessage", "no"), 5),
+        (AwsCallError("SendMessage", "no", denied=True), 6),
         (DatabaseError({"C": "42601"}), None),
         (ZeroDivisionError(), None),
     ],
@@ -50,11 +55,13 @@ def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception
     assert exit_of(error) == expected
 
 
-def test_the_remote_side_may_name_its_status(jobs: Run, stub: Stub) -> None:
-    error = LocalError("you may not")
-    error.exit_status = 6  # type: ignore[attr-defined]
-    stub.answers["task"] = error
-    assert jobs("show", "x").code == 6
+def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(**_: object) -> None:
+        raise LocalError("There are no AWS credentials to sign with.")
+
+    monkeypatch.setattr(connecting, "connect", connect)
+    ran = jobs("show", "x")
+    assert (ran.code, ran.err) == (5, "jobs: There are no AWS credentials to sign with.\n")
 
 
 def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -> None:
