@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import typer
@@ -37,10 +41,20 @@ def inspector(context: typer.Context) -> Inspector:
 
 
 def here(context: typer.Context) -> str:
-    """``jobs`` with the options that lead to where this command went, for commands to paste."""
+    """The program, with the options that lead to where this command went: for commands to paste."""
     where = context.find_object(Where) or Where()
     given = ((name, getattr(where, name)) for name in ("stage", "profile", "region"))
-    return " ".join(["jobs", *(f"--{name} {value}" for name, value in given if value)])
+    return " ".join([program(), *(f"--{name} {shlex.quote(value)}" for name, value in given if value)])
+
+
+def program() -> str:
+    """What a shell understands as this program: ``joblane``, as ``jobs`` alone is a builtin of the shell."""
+    ours = Path(sys.executable).with_name("joblane")
+    if (found := shutil.which("joblane")) and Path(found).resolve() == ours.resolve():
+        return "joblane"
+    if not ours.exists():
+        return f"{shlex.quote(sys.executable)} -m shared.cli.main"
+    return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))
 
 
 def stop(message: str, code: Exit) -> NoReturn:

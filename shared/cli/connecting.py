@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 from shared.cli.deployment import context
-from shared.cli.errors import LocalError, ReachError
-from shared.cli.exits import Exit
+from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.tools import ROOT
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
     """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
 
     Where ``DATABASE_URL`` is not set, all settings are those of ``.local/env``, of this folder or of the project. They
-    become this process's environment. Raises :class:`LocalError`, most often as :class:`ReachError`.
+    become this process's environment. Raises :class:`LocalError`, most often as :class:`AwayError`.
     """
     if stage is None:
         return _local(profile, region)
@@ -51,7 +50,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     from shared.jobs.queues import check_prefix
     from shared.jobs.sqs import Sqs
 
-    source = _settle(profile, region)
+    source = settle(profile, region)
     try:
         database = Database(url := settings.database_url())
     except ValueError as error:
@@ -69,7 +68,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     )
 
 
-def _settle(profile: str | None, region: str | None) -> str:
+def settle(profile: str | None, region: str | None) -> str:
     """Let the environment hold the settings, and return where they are from."""
     if os.environ.get("DATABASE_URL", "").strip():
         chosen = {"AWS_PROFILE": profile, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
@@ -79,15 +78,13 @@ def _settle(profile: str | None, region: str | None) -> str:
     found = next((file for file in files if file.is_file()), None)
     if found is None:
         looked = " nor ".join(map(str, files))
-        raise ReachError(
+        raise AwayError(
             f"Nothing says where to look: DATABASE_URL is not set, and there is no {looked}. Start the local stack by "
-            "`make up`, or name a stage of cdk.json by --stage.",
-            Exit.AWAY,
+            "`make up`, or name a stage of cdk.json by --stage."
         )
     if profile or region:
-        raise ReachError(
-            "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own.",
-            Exit.USAGE,
+        raise MisuseError(
+            "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own."
         )
     # all of them, or what the shell says of an account would be mixed with an emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -119,10 +116,9 @@ def _look(database: Database, url: str, source: str) -> None:
         database.get()
     except (PostgresError, OSError) as error:
         where = urlsplit(url)
-        raise ReachError(
+        raise AwayError(
             f"The database at {where.hostname}:{where.port or 5432} (from {source}) does not let us in: "
-            f"{text_of(error)}. Is the local stack up? `make status` says, `make up` starts it.",
-            Exit.AWAY,
+            f"{text_of(error)}. Is the local stack up? `make status` says, `make up` starts it."
         ) from error
 
 
@@ -147,11 +143,11 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
         session = boto3.session.Session(profile_name=profile, region_name=region)
         credentials = session.get_credentials()
     except BotoCoreError as error:
-        raise ReachError(no_credentials(error), Exit.AWAY) from error
+        raise AwayError(no_credentials(error)) from error
     if credentials is None:
-        raise ReachError(no_credentials(None), Exit.AWAY)
+        raise AwayError(no_credentials(None))
     if not session.region_name:
-        raise ReachError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.", Exit.AWAY)
+        raise AwayError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.")
     url = _address(session, stage, stack)
     bundle = session._session.get_config_variable("ca_bundle")
     return RemoteInspector(
@@ -164,11 +160,9 @@ def _prefix_of(stage: str) -> str:
     stages: Mapping[str, Any] = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
     if stage not in stages:
-        raise ReachError(
-            f"cdk.json has no stage {stage!r}; on AWS there are {', '.join(on_aws) or 'none'}.", Exit.USAGE
-        )
+        raise MisuseError(f"cdk.json has no stage {stage!r}; on AWS there are {', '.join(on_aws) or 'none'}.")
     if stage not in on_aws:
-        raise ReachError(f"Stage {stage!r} is the one on this machine: leave --stage out.", Exit.USAGE)
+        raise MisuseError(f"Stage {stage!r} is the one on this machine: leave --stage out.")
     return str(stages[stage].get("prefix", "jobs"))
 
 
@@ -185,25 +179,21 @@ def _address(session: Session, stage: str, stack: str) -> str:
     except ClientError as error:
         text = error.response["Error"].get("Message", str(error))
         if "does not exist" in text:  # there is no code of its own for this
-            raise ReachError(
+            raise AwayError(
                 f"{where}: there is no such stack. Deploy stage {stage!r} with a setting `control` in cdk.json, or "
-                "give the --region and --profile that it is deployed with.",
-                Exit.AWAY,
+                "give the --region and --profile that it is deployed with."
             ) from error
-        raise ReachError(
+        raise ForbiddenError(
             f"{where}: {text}. Whoever asks needs cloudformation:DescribeStacks on it, which each of the stage's "
-            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives.",
-            Exit.FORBIDDEN,
+            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives."
         ) from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
-            raise ReachError(no_credentials(error), Exit.AWAY) from error
-        raise ReachError(
-            f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region.", Exit.AWAY
-        ) from error
+            raise AwayError(no_credentials(error)) from error
+        raise AwayError(f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region.") from error
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     if CONTROL_URL not in outputs:
-        raise ReachError(
-            f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}.", Exit.AWAY
+        raise AwayError(
+            f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
         )
     return outputs[CONTROL_URL]

@@ -12,12 +12,16 @@ class LocalError(Exception):
     """Something of the local stack did not start, stop or answer; the message ends with what to do."""
 
 
-class ReachError(LocalError):
-    """A stage cannot be reached, or does not let us in. ``exit_status``: what `jobs` ends with."""
+class AwayError(LocalError):
+    """The stack, its database or its API cannot be reached."""
 
-    def __init__(self, message: str, exit_status: int) -> None:
-        super().__init__(message)
-        self.exit_status = exit_status
+
+class MisuseError(LocalError):
+    """What was asked for makes no sense; nobody was asked."""
+
+
+class ForbiddenError(LocalError):
+    """Whoever asks lacks a permission."""
 
 
 class PortBusyError(LocalError):

@@ -33,33 +33,32 @@ MEANINGS = {
 
 
 def exit_of(error: Exception) -> Exit | None:
-    """The status for an error that the reader can mend; None for one that is a fault of ours.
-
-    An error of the remote side names its status by an attribute ``exit_status``.
-    """
+    """The status for an error that the reader can mend; None for one that is a fault of ours."""
     from pg8000.exceptions import Error as PostgresError
 
-    from shared.cli.errors import LocalError
+    from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from shared.db import is_away
     from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
 
-    if (told := getattr(error, "exit_status", None)) is not None:
-        return Exit(told)
-    if isinstance(error, (PostgresError, OSError)) and is_away(error):
-        return Exit.AWAY
     if isinstance(error, AwsCallError):
         return Exit.FORBIDDEN if error.denied else Exit.AWAY
+    if isinstance(error, (PostgresError, OSError)) and is_away(error):
+        file = getattr(error, "filename", None)  # what is wrong with a file of this machine is no absence
+        return Exit.AWAY if file is None else Exit.FAILED
     kinds: dict[type[Exception], Exit] = {  # the first that fits
         UnknownTaskError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
         SelectionError: Exit.USAGE,
         ArgumentsError: Exit.USAGE,
+        MisuseError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
+        AwayError: Exit.AWAY,
+        ForbiddenError: Exit.FORBIDDEN,
         JobError: Exit.FAILED,
         LocalError: Exit.FAILED,
     }

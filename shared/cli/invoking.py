@@ -7,13 +7,16 @@ on the way stays, as it would in a worker.
 
 from __future__ import annotations
 
+import logging
 import os
+import sys
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from shared import settings
+from shared import settings, telemetry
 from shared.cli.errors import LocalError
 from shared.db import Database
 from shared.jobs import outcome, store
@@ -32,7 +35,7 @@ from shared.jobs.sqs import Sqs
 from shared.jobs.store import Finish, State
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from shared.jobs.task import Task
 
@@ -65,9 +68,24 @@ def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None)
     database = Database(settings.database_url())
     os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
     try:
-        return _run(task, _claimed(task, checked, tenant, database), database)
+        with _logs_beside():
+            return _run(task, _claimed(task, checked, tenant, database), database)
     finally:
         database.drop()
+
+
+@contextmanager
+def _logs_beside() -> Iterator[None]:
+    """Log lines go to the error output meanwhile: the output is the result's."""
+    handlers = [one for one in telemetry.logger().handlers if isinstance(one, logging.StreamHandler)]
+    before = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = sys.stderr
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.stream = stream
 
 
 def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, database: Database) -> Claim:
@@ -128,8 +146,9 @@ def _failed(task: Task[Any, Any], claimed: Claim, error: BaseException, duration
     )
     if isinstance(error, TaskCancelled):
         return end
+    word = "failed" if end.state is State.ARCHIVED else end.outcome
     reason = f"jobs invoke: {failure.error_type}: {failure.error_message}"
-    return replace(told, state=State.CANCELLED, delay_seconds=0, counted=True, continued=False, reason=reason)
+    return replace(told, outcome=word, state=State.CANCELLED, delay_seconds=0, counted=True, reason=reason)
 
 
 def _undo(context: TaskContext, database: Database) -> None:

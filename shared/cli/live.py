@@ -130,11 +130,11 @@ def _keys() -> Iterator[KeyWaiter]:
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor)
+    tty.setcbreak(descriptor, termios.TCSANOW)  # what was typed before is kept
     try:
         yield lambda seconds: _pressed(descriptor, seconds)
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        termios.tcsetattr(descriptor, termios.TCSANOW, before)
 
 
 def _pressed(descriptor: int, seconds: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -90,11 +91,16 @@ def where(
     stage: Annotated[
         str | None,
         typer.Option(
-            envvar="JOBLANE_STAGE", help="Stage that is meant; without it, the local stack.", show_default=False
+            metavar="STAGE",
+            envvar="JOBLANE_STAGE",
+            help="Stage that is meant; without it, the local stack.",
+            show_default=False,
         ),
     ] = None,
-    profile: Annotated[str | None, typer.Option(help="Profile of the AWS configuration.", show_default=False)] = None,
-    region: Annotated[str | None, typer.Option(help="AWS region.", show_default=False)] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Profile of the AWS configuration.", show_default=False)
+    ] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
 ) -> None:
     """Background jobs on AWS without a server, and the same stack on this machine."""
     context.obj = Where(stage, profile, region)
@@ -111,17 +117,18 @@ app.command(hidden=True)(local.ticker)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the reader can mend is told without a traceback."""
+    from shared.cli.errors import AwayError
     from shared.cli.screen import say
 
     try:
-        app(arguments, prog_name="jobs")
+        app(arguments, prog_name="joblane" if Path(sys.argv[0]).name == "joblane" else "jobs")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
         say(f"jobs: {error}")
-        if code is Exit.AWAY and not getattr(error, "exit_status", None):
-            say("Is the local stack up (jobs status)? Another stage is named by  jobs --stage STAGE …")
+        if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
+            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
         sys.exit(code)
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from shared.cli.errors import LocalError, ReachError
-from shared.cli.exits import Exit
+from shared.cli.errors import AwayError, ForbiddenError, LocalError
 from shared.db import LOOPBACK
 from shared.jobs.inspector import wire
 from shared.jobs.inspector.permission import Permission
@@ -36,7 +35,7 @@ class RemoteInspector:
     repeated where the answer does not come; an action never is, once it may have arrived. Any number of threads may
     share one.
 
-    Raises what the operation raises, and :class:`ReachError` where the API cannot be asked.
+    Raises what the operation raises, and :class:`AwayError` where the API cannot be asked.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class RemoteInspector:
     # --- Asking ----------------------------------------------------------------------------------------------------
 
     def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
-        """The answer, whatever it says. Raises :class:`ReachError` where there is none."""
+        """The answer, whatever it says. Raises :class:`AwayError` where there is none."""
         from botocore.exceptions import (
             ConnectionError as NoConnectionError,
         )
@@ -81,9 +80,7 @@ class RemoteInspector:
             except (HTTPClientError, NoConnectionError) as error:
                 never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
-                    raise ReachError(
-                        self._unanswered(operation, permission, error, never_arrived), Exit.AWAY
-                    ) from error
+                    raise AwayError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
                 if pause is None or not _again(permission, answer.status_code):
                     return answer
@@ -99,7 +96,7 @@ class RemoteInspector:
         try:
             credentials = self._credentials.get_frozen_credentials()
         except BotoCoreError as error:
-            raise ReachError(no_credentials(error), Exit.AWAY) from error
+            raise AwayError(no_credentials(error)) from error
         SigV4Auth(credentials, SERVICE, self._region).add_auth(request)
         return request.prepare()
 
@@ -124,10 +121,8 @@ class RemoteInspector:
         told = _object(answer.content)
         if isinstance(told.get("error"), dict):
             raise wire.decode_error(told["error"])
-        status = {403: Exit.FORBIDDEN, 404: Exit.FAILED}.get(answer.status_code, Exit.AWAY)
-        raise ReachError(
-            self._refused(operation, permission, answer.status_code, str(told.get("message") or "")), status
-        )
+        kind = ForbiddenError if answer.status_code == 403 else AwayError
+        raise kind(self._refused(operation, permission, answer.status_code, str(told.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
         """What is said of an answer that is the gateway's own, or of a function that did not get to one."""

@@ -25,7 +25,16 @@ MAX_TRACEBACK_LINES = 30
 OTHER_COLUMNS = 41
 """How wide a page of tasks is beside its ids, where types are short."""
 WAITING = ("scheduled", "pending", "retry")
-PASTE = {"run": "run it now", "retry": "give it new attempts", "edit": "change its payload", "replay": "do it again"}
+COMMANDS = {"replay_with": "replay --json @payload.json"}
+"""Of actions whose name is not their command."""
+PASTE = {
+    "run": "run it now",
+    "retry": "run it again, with new attempts",
+    "edit": "change its payload",
+    "replay": "a new task like it",
+    "replay_with": "the same with another payload",
+    "delete": "clear its content",
+}
 """What the words of actions mean, where they do not say it themselves."""
 BAR_WIDTH = 30
 
@@ -129,7 +138,6 @@ def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
     yield "items done", str(view.items_done) if view.items_done else None
     yield "replay of", view.replay_of
     yield "replayed as", ", ".join(view.replays)
-    yield "logs", view.log_link
     yield "payload", "cleared: its retention has passed, or it was deleted" if view.payload is None else None
 
 
@@ -205,10 +213,14 @@ def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: 
 
 def _next(to: Console, view: TaskView, command: str) -> None:
     """What can be done now, to paste."""
-    steps = [(f"{command} {action} {shlex.quote(view.row.id)}", PASTE.get(action, "")) for action in view.actions]
+    id_ = shlex.quote(view.row.id)
+    steps = [(f"{command} logs {id_}", "what it wrote")] if view.attempts else []
+    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", PASTE.get(action, "")) for action in view.actions]
     if view.row.fingerprint and view.row.state == "archived":
         steps.append((f"{command} dead", "what else failed like this"))
-    if not steps:
-        return
-    _section(to, "What can be done now")
-    screen.steps(to, steps)
+    if view.log_link is not None:
+        _section(to, "Its log on AWS")
+        to.print(word(view.log_link), soft_wrap=True)
+    if steps:
+        _section(to, "What can be done now")
+        screen.steps(to, steps)

@@ -91,12 +91,22 @@ def targets() -> set[str]:
 
 
 def _problems_of_jobs(words: list[str]) -> Iterator[str]:
-    known: dict[str, Any] = getattr(typer.main.get_command(app), "commands")  # noqa: B009 - a group is what it is
-    if words[0] not in known:
-        yield f"jobs has no command {words[0]}"
-        return
-    options = {option for parameter in known[words[0]].params for option in parameter.opts}
-    yield from (f"jobs {words[0]} has no {word}" for word in words if word.startswith("--") and word not in options)
+    command: Any = typer.main.get_command(app)
+    name, left = "jobs", list(words)
+    while left:
+        options = {option: parameter for parameter in command.params for option in parameter.opts}
+        word = left.pop(0)
+        if word.startswith("-") and word != "-":
+            if word not in options and word not in ("--help", "--install-completion"):
+                yield f"{name} has no {word}"
+                return  # whether the next word is its value, nobody knows
+            if word in options and not options[word].is_flag:
+                left = left[1:]
+        elif hasattr(command, "commands"):
+            if word not in command.commands:
+                yield f"{name} has no command {word}"
+                return
+            command, name = command.commands[word], f"{name} {word}"
 
 
 def _problems_of_aws(words: list[str]) -> Iterator[str]:
@@ -136,6 +146,9 @@ def _operations(service: str) -> dict[str, Any]:
         ("make nothing", "make has no target nothing"),
         ("jobs drop", "jobs has no command drop"),
         ("jobs tick data:export --plan x", "jobs tick has no --plan"),
+        ("jobs --stage dev bulk halt x", "jobs bulk has no command halt"),
+        ("jobs --stadium dev ls", "jobs has no --stadium"),
+        ("jobs bulk abort x --force", "jobs bulk abort has no --force"),
         ("aws sqs send-mesage --queue-url x", "aws sqs has no operation send-mesage"),
         ("aws sqs send-message --queue-url x --message-body y --group z", "aws sqs send-message has no --group"),
         ("aws sqs send-message --queue-url x", "aws sqs send-message requires --message-body"),

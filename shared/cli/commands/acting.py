@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 HELP = {
     "run": "Run what waits now.",
-    "retry": "Give what was given up or cancelled new attempts, and run it now.",
+    "retry": "Run what was given up or cancelled, with new attempts.",
     "archive": "Give up what waits, as if its attempts were used up.",
-    "delete": "Clear the content of what does not run; what waits is cancelled by it. Ids are kept.",
+    "delete": "Clear the content of what does not run.\n\nWhat waits is cancelled by it. Ids are kept.",
     "cancel": "Cancel what waits; ask what runs to stop.",
 }
 DEFAULT_RATE = 50

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import sys
+from contextlib import nullcontext, redirect_stdout
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -96,16 +97,21 @@ def invoke(
     tenant: Annotated[str | None, typer.Option(help="The tenant that the handler is to see.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run one handler here, in this process, against the local database: for a debugger, or to see it work.
+    """Run one handler here, on the local database.
 
-    Nothing goes through a queue, and the timeout is not enforced. What fails is rolled back and not tried again.
+    In this process: for a debugger, or to see it work. Nothing goes through a queue, and the
+    timeout is not enforced. What fails is rolled back and not tried again.
     """
     from shared.cli import invoking
+    from shared.cli.connecting import settle
 
     where = context.find_object(asking.Where) or asking.Where()
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
-    ended = invoking.invoke(type_, read_payload(payload) or {}, tenant=tenant)
+    given = read_payload(payload) or {}
+    settle(None, None)
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
+        ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
         screen.document(ended, invoking.Invoked)
     elif ended.result is not None:
@@ -120,7 +126,10 @@ def invoke(
 def replay(
     context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
 ) -> None:
-    """Enqueue a new task like this one, linked to it; with `--json`, with another payload."""
+    """Enqueue a new task like this one.
+
+    It is linked to this one; `--json` gives it another payload.
+    """
     inspector = asking.inspector(context)
     if payload is None:
         acted = inspector.replay(id_, reason=reason)
@@ -132,9 +141,9 @@ def replay(
 def edit(
     context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
 ) -> None:
-    """Give a task that waits, or was given up, another payload: by `--json`, or in $EDITOR.
+    """Change the payload of what waits or was given up.
 
-    A field that is shown as [redacted] and left so keeps its value.
+    By `--json`, or in $EDITOR. A field that is shown as [redacted] and left so keeps its value.
     """
     inspector = asking.inspector(context)
     changed = read_payload(payload)
@@ -154,14 +163,17 @@ def new(
     schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
     resumable: Annotated[bool, typer.Option("--resumable", help="Long work that goes on where it stopped.")] = False,
 ) -> None:
-    """Write a job that works, and a test of it that passes: in functions/ and tests/ of this folder."""
+    """Write a job that works, and a test of it.
+
+    In functions/ and tests/ of this folder.
+    """
     from shared.cli.new_job import write
 
     written = write(Path.cwd(), type_, queue=queue, schedule=schedule, resumable=resumable)
     for path in written:
         _print(str(path.relative_to(Path.cwd())))
     test = written[-1].relative_to(Path.cwd())
-    screen.say(f"Try it:  python -m pytest {test}\nThen say in handler.py what it does; `jobs up` deploys it.")
+    screen.say(f"Try it:  python -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
 
 
 # --- Payloads --------------------------------------------------------------------------------------------------------

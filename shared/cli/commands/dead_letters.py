@@ -26,7 +26,7 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """What was given up, grouped by what went wrong, the largest group first."""
+    """What was given up, grouped by what went wrong."""
     from shared.jobs.inspector.answers import DeadLetters
 
     found = asking.inspector(context).dead()
@@ -96,7 +96,10 @@ def redrive(
     dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Try again what was given up: by fingerprint, ids, type, or all of it. Messages without a row come along."""
+    """Try again what was given up, a few first.
+
+    By fingerprint, ids, type, or all of it. Messages without a row come along.
+    """
     from shared.cli.following import follow
 
     if everything and (which or type_):

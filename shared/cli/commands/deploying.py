@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
 
 def migrate() -> None:
-    """Bring the database of DATABASE_URL to the newest schema, and tell it of the declared types."""
+    """Bring the database to the newest schema.
+
+    The one of DATABASE_URL. It is told of the declared types, too.
+    """
     from pg8000.exceptions import Error as PostgresError
     from sqlalchemy.exc import DBAPIError
 
@@ -35,7 +38,10 @@ def schema(
     type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for a file per type; without it, to the output.")] = None,
 ) -> None:
-    """JSON Schema of the messages of the declared types, for producers in other languages."""
+    """JSON Schema of the messages of the declared types.
+
+    For producers in other languages.
+    """
     import json
 
     from shared.jobs.discovery import discover, load
@@ -60,9 +66,10 @@ def preflight(
         Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
     ] = None,
 ) -> None:
-    """Compare this checkout with what is deployed; exit status 1 where a deploy would lose tasks or break something.
+    """Compare this checkout with what is deployed.
 
-    The database is that of DATABASE_URL; where it cannot be reached from here, leave that unset.
+    Exit status 1 where a deploy would lose tasks or break something. The database is that of DATABASE_URL; where it
+    cannot be reached from here, leave that unset.
     """
     import json
 

@@ -58,7 +58,10 @@ def up(
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
-    """Start the local stack, deploy the code as it is now, and leave it running."""
+    """Start the local stack, with the code as it is now.
+
+    It is deployed, and left running.
+    """
     stack = local_stack(folder, aws_port, postgres_port)
     try:
         stack.up()
@@ -74,7 +77,7 @@ def down(
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
-    """Stop the local stack; the database's content stays for the next time."""
+    """Stop the local stack; its data stays."""
     local_stack(folder, aws_port, postgres_port).down()
     typer.echo("Down.")
 
@@ -84,7 +87,10 @@ def status(
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
-    """Show what of the local stack runs; exit status 1 where not all of it does."""
+    """Show what of the local stack runs.
+
+    Exit status 1 where not all of it does.
+    """
     parts = local_stack(folder, aws_port, postgres_port).status()
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
@@ -98,8 +104,10 @@ def demo(
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
     port: DemoPort = DEFAULT_DEMO_PORT,
 ) -> None:
-    """Run the platform's jobs on the local stack and show what became of each; exit status 1 where one did not end
-    as announced."""
+    """Run the platform's jobs on the local stack.
+
+    Shows what became of each; exit status 1 where one did not end as announced.
+    """
     from rich.console import Console
 
     from shared.cli.demo import run

@@ -73,7 +73,10 @@ def ls(
 
 
 def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
-    """One task whole: why it is not running, its attempts, its error, and what can be done."""
+    """One task whole.
+
+    Why it is not running, its attempts, its error, its payload, and what can be done now, to paste.
+    """
     view = asking.inspector(context).task(id_)
     if as_json:
         from shared.jobs.inspector.answers import TaskView

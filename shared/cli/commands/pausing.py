@@ -39,7 +39,10 @@ def pause(
     until: Annotated[str | None, typer.Option(metavar="TIME", help="It resumes by itself then (ISO 8601).")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Start no tasks of a queue, type or tenant, or no ticks of a schedule. Without arguments: what is paused."""
+    """Start nothing new of a queue, type, tenant or schedule.
+
+    Without arguments: what is paused. Messages stay, and no attempts are spent.
+    """
     from shared.jobs.inspector.answers import Pause
 
     if scope is None:
@@ -116,7 +119,7 @@ def _stamp(at: datetime) -> str:
 
 
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Periodic tasks: their next times, and what became of the last ticks."""
+    """Periodic tasks, their next times and last ticks."""
     from shared.jobs.inspector.answers import ScheduleView
 
     found = asking.inspector(context).schedules()
@@ -126,7 +129,7 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     console = screen.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
-        screen.say("A tick that did not come is marked ×. Send one by hand:  jobs tick TYPE")
+        screen.say(f"A tick that did not come is marked ×. Send one by hand:  {asking.here(context)} tick TYPE")
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
@@ -161,7 +164,10 @@ def tick(
     reason: o.Reason = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Send a tick of a periodic task now, as its schedule would, also where the stage has it off."""
+    """Send a tick of a periodic task now.
+
+    As its schedule would; also where the stage has it off.
+    """
     from shared.jobs.inspector.answers import Acted
 
     acted = asking.inspector(context).tick(type_, schedule=schedule, reason=reason)

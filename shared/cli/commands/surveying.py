@@ -26,7 +26,10 @@ def queues(
     minutes: Annotated[int, typer.Option(min=1, max=240, help="So far back the figures look.")] = 60,
     as_json: o.AsJson = False,
 ) -> None:
-    """The three queues: what waits, runs, and died; throughput, and what is paused."""
+    """The three queues: what waits, runs, and died.
+
+    Throughput, too, and what is paused.
+    """
     from shared.jobs.inspector.answers import Overview
 
     found = asking.inspector(context).overview(minutes=minutes)
@@ -53,7 +56,10 @@ def stats(
     cost: Annotated[bool, typer.Option("--cost", help="What it costs, estimated.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Runs by type or tenant: how they ended, how long they waited and took."""
+    """Runs by type or tenant, and what they cost.
+
+    How they ended, and how long they waited and took.
+    """
     from shared.cli import times
     from shared.jobs.inspector.answers import Statistic
 

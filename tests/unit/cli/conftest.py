@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from shared.cli import connecting, following, screen
+from shared.cli import asking, connecting, following, screen
 from shared.cli.commands import looking
 from shared.cli.main import main
 from shared.jobs.inspector import Inspector
@@ -61,6 +61,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
         return made
 
     monkeypatch.setattr(connecting, "connect", connect)
+    monkeypatch.setattr(asking, "program", lambda: "jobs")
     monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(looking, "LOOK_AGAIN_SECONDS", 0)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "JOBLANE_STAGE"):

@@ -1,0 +1,72 @@
+"""The command line on the deployed stack: a task from its enqueue to its end, and a dead one tried again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Deployed
+from tests.pages import ROOT
+
+Jobs = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def jobs(deployed: Deployed) -> Jobs:
+    """Run a command as a shell does: its exit status, and its output."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "shared.cli.main", *arguments]
+        ran = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert "Traceback" not in ran.stderr, ran.stderr
+        return ran.returncode, ran.stdout
+
+    return run
+
+
+def asked(answer: tuple[int, str]) -> Any:
+    code, out = answer
+    assert code == 0, out
+    return json.loads(out)
+
+
+def payload(deployed: Deployed, **changes: str) -> str:
+    return json.dumps(deployed.export(**changes)["payload"])
+
+
+def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: Jobs) -> None:
+    # when
+    code, out = jobs("enqueue", "data:export", "--json", payload(deployed), "--tag", "by-hand", "--reason", "a test")
+    id_ = out.strip()
+    # then
+    assert code == 0
+    assert jobs("wait", id_, "--timeout", "2m")[0] == 0
+    view = asked(jobs("show", id_, "--json"))
+    assert (view["row"]["state"], view["why"]["reason"], len(view["attempts"])) == ("completed", "ended", 1)
+    assert view["audit"][0]["action"] == "enqueue"
+    assert [one["id"] for one in asked(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
+    assert jobs("retry", id_)[0] == 4
+    assert jobs("show", "no-such-task")[0] == 3
+
+
+def test_what_was_given_up_is_found_by_its_cause_and_redriven(deployed: Deployed, jobs: Jobs) -> None:
+    # given a task that is given up
+    nobody = payload(deployed, tenant_id=str(deployed.people.nobody))
+    _, out = jobs("enqueue", "data:export", "--json", nobody, "--wait", "--as-json")
+    row = json.loads(out)["row"]
+    assert row["state"] == "archived"
+    # when
+    groups = asked(jobs("dead", "--json"))["groups"]
+    [group] = [one for one in groups if one["fingerprint"] == row["fingerprint"]]
+    code, out = jobs("redrive", group["fingerprint"], "--canary", "1", "--yes", "--json", "--reason", "a test")
+    # then it has failed again, as its cause is still there
+    action = json.loads(out)
+    assert (code, action["state"], action["failed"] >= 1) == (1, "completed", True)
+    assert action["stopped"] is not None
+    assert asked(jobs("show", row["id"], "--json"))["generation"] == 1
+    assert {"enqueue", "bulk redrive"} <= {one["action"] for one in asked(jobs("audit", "--json"))}

@@ -1,0 +1,160 @@
+"""`jobs invoke`: one handler, here, on a real database; and what it leaves there."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from shared.cli import invoking
+from shared.cli.main import main
+from shared.db import Database
+from shared.jobs import TaskContext
+from shared.jobs.errors import DeclarationError, RetryAfter, Snooze, TaskTimeout
+from tests.integration.jobs import samples
+from tests.integration.jobs.samples import Sample, behaviour
+
+WRITES = "insert into pauses (scope, name) values ('tenant', 'written-by-the-handler')"
+
+
+@behaviour
+def invoke_write(payload: Sample, ctx: TaskContext) -> Any:
+    ctx.session.execute(text(WRITES))
+    ctx.logger.info("a line of the log")
+    return {"number": payload.number}
+
+
+@behaviour
+def invoke_fail(payload: Sample, ctx: TaskContext) -> None:
+    ctx.session.execute(text(WRITES))
+    raise ValueError("no such file")
+
+
+@behaviour
+def invoke_interrupt(payload: Sample, ctx: TaskContext) -> None:
+    ctx.session.execute(text(WRITES))
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@behaviour
+def invoke_raise(payload: Sample, ctx: TaskContext) -> None:
+    raise ENDS[payload.number]
+
+
+@behaviour
+def invoke_items(payload: Sample, ctx: TaskContext) -> int:
+    return sum(1 for _ in ctx.resume(range(payload.number)))
+
+
+ENDS: list[BaseException] = [
+    TaskTimeout("over"),
+    Snooze(samples.sample_one.timeout),
+    RetryAfter(samples.sample_one.timeout),
+]
+
+
+@pytest.fixture
+def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+    """The database that is invoked on; `sample:one` is what there is."""
+    monkeypatch.setenv("DATABASE_URL", database_url)
+
+    def load(type_: str) -> Any:
+        if type_ != "sample:one":
+            raise DeclarationError(f"no task {type_!r}")
+        return samples.sample_one
+
+    monkeypatch.setattr(invoking, "load", load)
+    database = Database(database_url)
+    yield database
+    database.drop()
+
+
+def invoke(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(["invoke", "sample:one", *arguments])
+    captured = capsys.readouterr()
+    return int(ended.value.code or 0), captured.out, captured.err
+
+
+def rows(record: Database) -> list[dict[str, Any]]:
+    return [row[0] for row in record.get().run("select to_jsonb(t) from tasks t")]
+
+
+def written(record: Database) -> int:
+    return int(record.get().run("select count(*) from pauses")[0][0])
+
+
+def test_what_completes_is_committed_and_its_result_is_the_output(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # when
+    code, out, err = invoke(capsys, "--json", '{"do": "invoke_write", "number": 7}', "--tenant", "acme")
+    # then
+    assert (code, json.loads(out)) == (0, {"number": 7})
+    assert "a line of the log" in err
+    assert "sample:one completed in" in err
+    [row] = rows(record)
+    assert (row["state"], row["tenant"], row["attempts"], written(record)) == ("completed", "acme", 1, 1)
+
+
+def test_what_fails_is_rolled_back_and_neither_tried_again_nor_a_dead_letter(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # when
+    code, out, err = invoke(capsys, "--json", '{"do": "invoke_fail"}')
+    # then
+    assert (code, out, written(record)) == (1, "", 0)
+    assert "ValueError: no such file" in err
+    assert "invoke_fail" in err  # the traceback, down to the handler
+    [row] = rows(record)
+    assert (row["state"], row["error_type"], row["lease_token"]) == ("cancelled", "ValueError", None)
+    [[attempt]] = record.get().run("select to_jsonb(a) from task_attempts a")
+    assert (attempt["outcome"], attempt["error_message"]) == ("failed", "no such file")
+
+
+@pytest.mark.parametrize("number", range(len(ENDS)))
+def test_nothing_that_a_handler_raises_leaves_a_task_that_waits(
+    record: Database, capsys: pytest.CaptureFixture[str], number: int
+) -> None:
+    code, _, _ = invoke(capsys, "--json", json.dumps({"do": "invoke_raise", "number": number}))
+    assert (code, rows(record)[0]["state"]) == (1, "cancelled")
+
+
+def test_ctrl_c_rolls_back_and_leaves_nothing_that_waits(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, _ = invoke(capsys, "--json", '{"do": "invoke_interrupt"}')
+    assert (code, rows(record)[0]["state"], written(record)) == (130, "cancelled", 0)
+
+
+def test_long_work_runs_to_its_end_in_one_go(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = invoke(capsys, "--json", '{"do": "invoke_items", "number": 250}')
+    assert (code, json.loads(out)) == (0, 250)
+
+
+def test_for_programs_the_output_is_one_document(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = invoke(capsys, "--json", '{"do": "invoke_fail"}', "--as-json")
+    answer = json.loads(out)
+    assert (code, answer["error_type"], answer["result"]) == (1, "ValueError", None)
+
+
+def test_a_payload_that_does_not_fit_is_refused_before_a_row_is_written(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = invoke(capsys, "--json", '{"numbr": "secret"}')
+    assert (code, rows(record)) == (1, [])
+    assert "known are do, number" in err
+    assert "secret" not in err
+
+
+def test_a_paused_type_is_told_and_leaves_nothing_that_waits(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record.get().run("insert into pauses (scope, name) values ('type', 'sample:one')")
+    code, _, err = invoke(capsys)
+    assert (code, rows(record)[0]["state"]) == (1, "cancelled")
+    assert "Is it paused" in err

@@ -1,0 +1,200 @@
+"""Exit statuses, the help, completion, and what is imported for them."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from pg8000.exceptions import DatabaseError, InterfaceError
+
+from shared.cli import asking, completion, connecting, times
+from shared.cli.commands import acting
+from shared.cli.errors import AwayError, ForbiddenError, LocalError
+from shared.cli.exits import MEANINGS, Exit, exit_of
+from shared.cli.main import COMMANDS
+from shared.jobs.discovery import discover
+from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError
+from shared.jobs.inspector import ActionError, BulkAction, PauseScope
+from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
+from shared.settings import MissingSettingError
+from tests.pages import ROOT, table
+from tests.unit.cli.conftest import Run, Stub
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (UnknownTaskError("a"), 3),
+        (ActionError("a", "run", State.ACTIVE, [], None), 4),
+        (SelectionError("limit", "1 to 500"), 2),
+        (RecordAwayError("the database is away"), 5),
+        (MissingSettingError("DATABASE_URL", "what", "x"), 5),
+        (ConnectionRefusedError(111, "Connection refused"), 5),
+        (InterfaceError("network error"), 5),
+        (DatabaseError({"C": "57P01"}), 5),
+        (FileNotFoundError(2, "No such file", "x"), 1),
+        (PayloadError("payload", "x"), 1),
+        (JobError("x"), 1),
+        (LocalError("x"), 1),
+        (AwayError("x"), 5),
+        (ForbiddenError("x"), 6),
+        (BusyError("task 'a'"), 4),
+        (AwsCallError("SendMessage", "no"), 5),
+        (AwsCallError("SendMessage", "no", denied=True), 6),
+        (DatabaseError({"C": "42601"}), None),
+        (ZeroDivisionError(), None),
+    ],
+)
+def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception, expected: int | None) -> None:
+    assert exit_of(error) == expected
+
+
+def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def connect(**_: object) -> None:
+        raise LocalError("There are no AWS credentials to sign with.")
+
+    monkeypatch.setattr(connecting, "connect", connect)
+    ran = jobs("show", "x")
+    assert (ran.code, ran.err) == (5, "jobs: There are no AWS credentials to sign with.\n")
+
+
+def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = RecordAwayError("the database does not answer")
+    ran = jobs("show", "x")
+    assert ran.code == 5
+    assert "make status" in ran.err
+
+
+def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = ZeroDivisionError()
+    with pytest.raises(ZeroDivisionError):
+        jobs("show", "x")
+
+
+def test_the_table_is_in_the_help_and_in_the_documentation(jobs: Run) -> None:
+    help_ = jobs("--help", columns=120).out
+    for code, meaning in MEANINGS.items():
+        assert re.search(rf"^ +{code.value}  {re.escape(meaning)}$", help_, re.M)
+    rows = table(ROOT / "docs" / "command-line.md", "Exit statuses")
+    assert [(int(code.strip("`")), meaning) for code, meaning in rows] == [
+        (code, text) for code, text in MEANINGS.items()
+    ]
+    assert set(Exit) == set(MEANINGS)
+
+
+def test_the_help_lists_every_command_under_its_heading(jobs: Run) -> None:
+    help_ = jobs("--help").out
+    for heading, commands in COMMANDS.items():
+        section = help_.partition(f"\n{heading}:\n")[2].partition("\n\n")[0]
+        assert set(commands) <= {line.split()[0] for line in section.splitlines()}
+
+
+@pytest.mark.parametrize("name", [name for commands in COMMANDS.values() for name in commands])
+def test_every_command_has_help_of_whole_sentences(jobs: Run, name: str) -> None:
+    help_ = jobs(name, "--help").out
+    assert help_.startswith("Usage: jobs ")
+    assert re.search(r"^  [A-Z]\S.*", help_, re.M)
+
+
+def test_the_short_help_of_a_command_is_not_cut(jobs: Run) -> None:
+    assert "..." not in jobs("--help", columns=80).out.partition("Look:")[2]
+
+
+def test_every_bulk_action_is_a_command() -> None:
+    assert list(acting.HELP) == list(BulkAction)
+
+
+def test_what_the_shell_completes_is_what_there_is() -> None:
+    assert completion.states() == list(State)
+    assert completion.queues() == list(Queue)
+    assert completion.scopes() == list(PauseScope)
+    assert completion.task_types() == list(discover())
+
+
+def test_the_shell_completes_types_after_an_option(tmp_path: Path) -> None:
+    shell = {"_JOBS_COMPLETE": "complete_bash", "COMP_WORDS": "jobs ls --type data:", "COMP_CWORD": "3"}
+    command = [sys.executable, "-c", "from shared.cli.main import main; main()"]
+    ran = subprocess.run(command, env=shell, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "data:export" in ran.stdout
+
+
+def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
+    code = (
+        "import sys; from shared.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "assert not {'shared.jobs', 'shared.db', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+
+
+# --- Times -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("3d", 259200), ("1w", 604800), ("1.5h", 5400)]
+)
+def test_durations_are_read(text: str, seconds: float) -> None:
+    assert times.duration(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["", "10", "m", "-5m", "10 m", "1y", "99999999999w"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|longer"):
+        times.duration(text)
+
+
+def test_a_time_without_an_offset_is_utc() -> None:
+    assert times.moment("2026-11-25 14:30") == datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
+    with pytest.raises(ValueError, match="is no time"):
+        times.moment("half past two")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.2, "0s"),
+        (59.4, "59s"),
+        (61, "1m"),
+        (3540, "59m"),
+        (12000, "3h20m"),
+        (86400 * 1.5, "1d12h"),
+        (86400 * 30, "30d"),
+    ],
+)
+def test_durations_are_written_short(seconds: float, text: str) -> None:
+    assert times.short(seconds) == text
+
+
+# --- Its name --------------------------------------------------------------------------------------------------------
+
+
+def test_a_command_to_paste_names_a_program_that_a_shell_finds_and_takes_for_no_builtin(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    bin_ = Path(sys.executable).parent
+    # given the environment's programs are found
+    monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
+    assert asking.program() == "joblane"
+    # and given they are not
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.chdir(bin_.parent)
+    assert asking.program() == "bin/joblane"
+    monkeypatch.chdir(tmp_path)
+    assert asking.program() == str(bin_ / "joblane")
+    # and given another one is
+    (tmp_path / "joblane").touch(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert asking.program() == str(bin_ / "joblane")
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash"])
+def test_jobs_alone_is_a_builtin_of_the_shell(shell: str) -> None:
+    ran = subprocess.run([shell, "-c", "jobs --help-me"], capture_output=True, text=True, check=False)
+    assert "Background jobs on AWS" not in ran.stdout

@@ -1,0 +1,159 @@
+"""`queues`, `stats`, `audit`, `types`, `doctor`, `watch`: the whole at a glance."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from pydantic import TypeAdapter
+
+from shared.cli import live
+from shared.cli.queue_tables import sparkline
+from shared.jobs.inspector import answers
+from shared.jobs.inspector.answers import Filter, Grade, Overview, Page
+from shared.jobs.store import State
+from tests.unit.cli import samples
+from tests.unit.cli.conftest import Run, Stub
+
+READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
+    ("ls",): ("tasks", lambda: Page((samples.task_row(),), "c"), answers.Page),
+    ("show", "x"): ("task", samples.task_view, answers.TaskView),
+    ("queues",): ("overview", samples.overview, answers.Overview),
+    ("stats",): ("statistics", lambda: (samples.statistic(),), tuple[answers.Statistic, ...]),
+    ("audit",): ("audit", lambda: samples.task_view().audit, tuple[answers.AuditEntry, ...]),
+    ("types",): ("types", lambda: (samples.type_view(),), tuple[answers.TypeView, ...]),
+    ("dead",): ("dead", samples.dead, answers.DeadLetters),
+    ("schedules",): ("schedules", lambda: (samples.schedule(),), tuple[answers.ScheduleView, ...]),
+    ("pause",): ("pauses", lambda: (samples.overview().queues[2].pause,), tuple[answers.Pause, ...]),
+    ("bulk", "ls"): ("bulks", lambda: (samples.bulk(),), tuple[answers.BulkView, ...]),
+    ("bulk", "show", "x"): ("bulk_view", samples.bulk, answers.BulkView),
+    ("doctor",): ("examine", lambda: (samples.examined(Grade.GOOD),), tuple[answers.Examined, ...]),
+}
+
+
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_each_reading_command_gives_its_answer_whole_as_one_json_document(
+    jobs: Run, stub: Stub, command: tuple[str, ...]
+) -> None:
+    # given
+    operation, answer, kind = READING[command]
+    stub.answers[operation] = answer()
+    # when
+    ran = jobs(*command, "--json")
+    # then
+    assert (ran.code, ran.err) == (0, "")
+    assert TypeAdapter(kind).validate_json(ran.out) == answer()
+
+
+def test_times_in_json_are_iso_8601_in_utc(jobs: Run, stub: Stub) -> None:
+    stub.answers["overview"] = samples.overview()
+    at = json.loads(jobs("queues", "--json").out)["at"]
+    assert at == samples.NOW.isoformat().replace("+00:00", "Z")
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.parametrize("command", READING, ids=" ".join)
+def test_no_table_is_wider_than_the_terminal_or_coloured_in_a_pipe(
+    jobs: Run, stub: Stub, command: tuple[str, ...], columns: int
+) -> None:
+    operation, answer, _ = READING[command]
+    stub.answers[operation] = answer()
+    ran = jobs(*command, columns=columns)
+    tables = [line for line in ran.out.splitlines() if not line.startswith(("  jobs", "logs "))]
+    assert tables
+    assert max(map(len, tables)) <= columns
+    assert "\x1b" not in ran.out
+
+
+def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: Stub) -> None:
+    stub.answers["overview"] = samples.overview()
+    ran = jobs("queues", "--lanes")
+    low = next(line for line in ran.out.splitlines() if line.startswith("low"))
+    assert low.split()[:7] == ["low", "12", "2", "3", "1,200", "4", "1m"]
+    assert low.rstrip().endswith("paused")
+    assert ran.err.splitlines() == [
+        "queue low is paused by ann@laptop: the database moves",
+        "7 tasks given up are kept: jobs dead",
+    ]
+    assert ran.out.count("data:export") == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "width", "expected"),
+    [
+        ((), 5, ""),
+        ((0, 0), 5, "  "),
+        ((0, 1, 4, 8), 4, " ▁▄█"),
+        ((1000, 1), 2, "█▁"),  # what happened at all is seen
+        ((1, 1, 2, 2, 3), 3, "▄█▆"),
+    ],
+)
+def test_a_sparkline_fits_and_shows_whatever_happened(values: tuple[int, ...], width: int, expected: str) -> None:
+    assert sparkline(values, width) == expected
+
+
+def test_costs_are_shown_when_asked_for_and_called_estimates(jobs: Run, stub: Stub) -> None:
+    stub.answers["statistics"] = (samples.statistic(),)
+    assert "$" not in jobs("stats").out
+    ran = jobs("stats", "--cost", "--by", "tenant", "--within", "1w")
+    assert "~$0.021" in ran.out
+    assert "estimates" in ran.err
+    assert stub.called("statistics")[1][1] == {"within": samples.NOW - samples.before(weeks=1), "by": "tenant"}
+
+
+@pytest.mark.parametrize("option", [("--by", "queue"), ("--within", "yesterday")])
+def test_a_statistic_that_there_is_not_is_a_usage_error(jobs: Run, stub: Stub, option: tuple[str, str]) -> None:
+    assert (jobs("stats", *option).code, stub.calls) == (2, [])
+
+
+def test_the_audit_says_how_to_go_on(jobs: Run, stub: Stub) -> None:
+    stub.answers["audit"] = samples.task_view().audit
+    ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
+    assert "--before 7" in ran.err
+    assert stub.called("audit") == [((), {"target": "queue:low", "who": "ann@laptop", "before": None, "limit": 1})]
+
+
+def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs: Run, stub: Stub) -> None:
+    stub.answers["examine"] = (samples.examined(Grade.BAD), samples.examined(Grade.GOOD))
+    ran = jobs("doctor")
+    assert ran.code == 1
+    assert "jobs resume type data:export" in ran.out
+    assert "2 things looked at: 1 bad." in ran.err
+
+
+@pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING, Grade.UNKNOWN])
+def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grade: Grade) -> None:
+    stub.answers["examine"] = (samples.examined(grade),)
+    assert jobs("doctor").code == 0
+
+
+def test_watch_in_a_pipe_is_one_frame(jobs: Run, stub: Stub) -> None:
+    # given
+    stub.answers["overview"] = samples.overview()
+    stub.answers["tasks"] = lambda asked, **_: Page((samples.task_row(state=asked.states[0]),), None)
+    # when
+    ran = jobs("watch")
+    # then
+    assert ran.code == 0
+    assert ran.out.count("Running") == 1
+    assert "Newest that failed" in ran.out
+    asked = [arguments[0] for arguments, _ in stub.called("tasks")]
+    assert asked == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
+
+
+def test_a_frame_says_since_when_there_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    from shared.cli.screen import console
+
+    seen = live.Look(samples.NOW, samples.overview(), (), ())
+    console().print(live.frame(seen, 100, "the database is away"))
+    out = capsys.readouterr().out
+    assert f"As of {samples.NOW:%H:%M:%S}Z: the database is away" in out
+    assert "Running" not in out
+
+
+def test_an_overview_of_nothing_is_shown(jobs: Run, stub: Stub) -> None:
+    stub.answers["overview"] = Overview(samples.NOW, (), 0)
+    stub.answers["tasks"] = Page((), None)
+    assert jobs("queues").code == jobs("watch").code == 0
