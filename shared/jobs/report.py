@@ -49,6 +49,12 @@ class Report:
         self._tally.time("WaitMs", claimed.waited_ms)
         self._tally.time("DurationMs", end.duration_ms)
 
+    def given_up(self, claimed: Claim) -> None:
+        """One that the claim has archived, after a run that was lost or past its deadline: no run ends by that."""
+        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "reason": claimed.reason}
+        self._others.append((State.ARCHIVED, fields | {"outcome": "archived"}))
+        self._tally.count(METRICS[State.ARCHIVED])
+
     def write(self, queue: Queue) -> None:
         """Write what was gathered, and begin anew."""
         logger, words = telemetry.logger(), {"task_type": self._type, "queue": queue.value}

@@ -130,6 +130,7 @@ class Worker:
                 case Verdict.LEASED:
                     settled.keep(delivery, claimed.wait_seconds + 1)
                 case Verdict.BURY:
+                    self._report.given_up(claimed)
                     letters.append((delivery, claimed, claimed.reason or "archived"))
                 case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
                     reason = claimed.reason or "DuplicateTask: its unique key is held by another task"
