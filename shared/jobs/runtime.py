@@ -41,6 +41,7 @@ from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
 from shared.jobs.tick import tick_id
+from shared.jobs.trace import words_of
 from shared.jobs.unique import of_foreign
 
 if TYPE_CHECKING:
@@ -442,7 +443,8 @@ class Worker:
             self._database.drop()
 
     def _words(self, claimed: Claim) -> dict[str, Any]:
-        return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        words = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        return words | words_of(claimed)
 
 
 def _is_anonymous(delivery: Delivery) -> bool:
