@@ -29,6 +29,7 @@ from infra.stacks.control import FUNCTION as CONTROL
 from infra.stacks.control import ControlStack
 from infra.stacks.data import EXPORTS, REPORTS, DataStack
 from infra.stacks.jobs import GrantedBucket, JobsStack, Tasks
+from infra.stacks.monitoring import MonitoringStack
 from infra.stage import Stage, load_stage, with_schedules_of
 from shared.function import Function
 from shared.jobs.discovery import discover
@@ -118,7 +119,8 @@ def _environment_of(tasks: Tasks, functions: Mapping[str, Function]) -> list[str
 def add_stacks(
     app: App, stage: Stage, tasks: Tasks, functions: Mapping[str, Function], packages: Packages
 ) -> JobsStack:
-    """The stacks of a stage: what is kept, what runs, and the ways in from the internet that the stage has."""
+    """The stacks of a stage: what is kept, what runs, and, where the stage has them, the ways in from the internet and
+    what watches over it all."""
     if stage.control is None:  # it may do much, and nobody would ask it
         functions = {name: function for name, function in functions.items() if not function.inspects}
     # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
@@ -167,6 +169,10 @@ def add_stacks(
             control=stage.control,
             function=jobs.functions[CONTROL],
             synthesizer=synthesizer(),
+        )
+    if stage.monitoring is not None:
+        MonitoringStack(
+            app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, synthesizer=synthesizer()
         )
     for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
         Tags.of(app).add(key, value)

@@ -18,6 +18,7 @@ from infra.sections import (
     DatabaseSettings,
     ExistingDatabase,
     LocalDatabase,
+    Monitoring,
     Network,
     NewNetwork,
     SecretReference,
@@ -86,6 +87,8 @@ class Stage(Settings):
     """None: there is no HTTP API."""
     control: Control | None = None
     """None: there is no control API, and operators need the database's address. An emulator verifies no signature."""
+    monitoring: Monitoring | None = None
+    """None: there are no alarms, no dashboard and no saved queries."""
     tags: Mapping[str, str] = {}
     """For every resource, beside ``joblane:stage``."""
     schedules: Mapping[str, str] = {}
@@ -142,6 +145,8 @@ class Stage(Settings):
             )
         if self.local and self.network is not None:
             raise ValueError("network: there is none on a local stage; leave it out")
+        if self.local and self.monitoring is not None:
+            raise ValueError("monitoring: there are no metrics on a local stage to watch; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
             raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:

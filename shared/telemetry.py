@@ -12,7 +12,13 @@ if TYPE_CHECKING:
     from aws_lambda_powertools import Logger
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
-NAMESPACE = "Joblane"
+MAX_VALUES = 100
+"""Of one metric in one line. Source: CloudWatch, *Specification: Embedded metric format*, target members."""
+
+
+def namespace(prefix: str) -> str:
+    """Of a stage's metrics: stages in one account keep theirs apart."""
+    return f"Joblane/{prefix}"
 
 
 @cache
@@ -24,7 +30,7 @@ def logger() -> Logger:
 
 
 class Tally:
-    """What one invocation counts, written as one line of CloudWatch's embedded metric format.
+    """What one invocation counts, written as a line of CloudWatch's embedded metric format, or as many as it takes.
 
     Powertools' provider writes the format; going through its ``add_metric`` for each value costs as much as the rest
     of a job. ``POWERTOOLS_METRICS_DISABLED=true`` silences it, as it does Powertools.
@@ -32,29 +38,34 @@ class Tally:
 
     def __init__(self) -> None:
         self._counts: defaultdict[str, int] = defaultdict(int)
-        self._times: defaultdict[str, list[int]] = defaultdict(list)
+        self._times: dict[str, list[int]] = {}
 
-    def count(self, name: str) -> None:
-        self._counts[name] += 1
+    def count(self, name: str, number: int = 1) -> None:
+        """``number`` 0 writes a metric that says so, which an alarm can tell from silence."""
+        self._counts[name] += number
 
     def time(self, name: str, milliseconds: int) -> None:
-        self._times[name].append(milliseconds)
+        self._times.setdefault(name, []).append(milliseconds)
 
     def flush(self, **dimensions: str) -> None:
         """Write what was counted under ``dimensions``; nothing where nothing was."""
         metrics: dict[str, Any] = {name: {"Unit": "Count", "Value": value} for name, value in self._counts.items()}
-        metrics |= {name: {"Unit": "Milliseconds", "Value": values} for name, values in self._times.items()}
+        times, self._times = self._times, {}
         self._counts.clear()
-        self._times.clear()
-        if metrics and os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
-            print(json.dumps(_emf().serialize_metric_set(metrics, dimensions, {}), separators=(",", ":")))  # noqa: T201
+        while metrics or times:
+            metrics |= {name: {"Unit": "Milliseconds", "Value": some[:MAX_VALUES]} for name, some in times.items()}
+            times = {name: some[MAX_VALUES:] for name, some in times.items() if len(some) > MAX_VALUES}
+            if os.environ.get("POWERTOOLS_METRICS_DISABLED", "").lower() not in ("true", "1"):
+                line = _emf(namespace(_service())).serialize_metric_set(metrics, dimensions, {})
+                print(json.dumps(line, separators=(",", ":")))  # noqa: T201
+            metrics = {}
 
 
 @cache
-def _emf() -> AmazonCloudWatchEMFProvider:
+def _emf(name: str) -> AmazonCloudWatchEMFProvider:
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
-    return AmazonCloudWatchEMFProvider(namespace=NAMESPACE)
+    return AmazonCloudWatchEMFProvider(namespace=name)
 
 
 def _service() -> str:

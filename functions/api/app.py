@@ -21,8 +21,10 @@ from functions.api.access import ROUTES, admit
 from functions.api.bodies import read_body
 from functions.api.document import document
 from functions.api.refusals import Refusal
+from functions.api.tracing import words_of
 from shared import telemetry
 from shared.jobs.failure import text_of
+from shared.jobs.trace import HEADER
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
@@ -71,6 +73,7 @@ def answer(made: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Res
             "ms": int((time.monotonic() - started) * 1000),
             "tenant_id": str(caller.tenant_id) if caller and caller.tenant_id else None,
             "request_id": made.current_event.request_context.request_id,
+            **words_of(made.current_event.headers.get(HEADER)),
         },
     )
     return response

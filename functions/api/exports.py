@@ -14,6 +14,7 @@ from functions.api.access import Who
 from functions.api.once import Key, once
 from functions.api.record import jobs
 from functions.api.refusals import Refusal, not_found
+from functions.api.tracing import Trace, headers_of
 from functions.data_export.handler import DataExport, ExportResult, data_export
 from shared.jobs import State
 from shared.platform import exports, settings, tenants, uploads
@@ -53,14 +54,20 @@ class ExportState(BaseModel):
 
 
 @router.post("/exports", status_code=202, summary="Export your tenant's data", tags=["exports"])
-def request_export(body: NewExport, caller: Who, key: Key = None) -> ExportAccepted:
+def request_export(body: NewExport, caller: Who, key: Key = None, trace: Trace = None) -> ExportAccepted:
     def create(session: Session, id_: UUID) -> ExportAccepted:
         tenant = tenants.load(session, caller.tenant)
         if tenant is None or tenant.status == "deleted":
             raise not_found()
         payload = DataExport(tenant_id=tenant.id, user_id=caller.user_id, export_type=body.export_type)
         task = jobs().enqueue(
-            data_export, payload, session=session, task_id=str(id_), owner=caller.user_id, tenant=str(tenant.id)
+            data_export,
+            payload,
+            session=session,
+            task_id=str(id_),
+            owner=caller.user_id,
+            tenant=str(tenant.id),
+            headers=headers_of(trace),
         )
         return ExportAccepted(message="the export is under way", task_id=task.id)
 

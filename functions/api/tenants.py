@@ -14,6 +14,7 @@ from functions.api.access import Who
 from functions.api.once import Key, once, used
 from functions.api.record import jobs
 from functions.api.refusals import Refusal, forbidden, not_found
+from functions.api.tracing import Trace, headers_of
 from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
 from functions.user_invitation.handler import UserInvitation, user_invitation
 from shared.platform import invitations, mail, roles, tenants
@@ -81,7 +82,7 @@ class InvitationCreated(BaseModel):
 
 
 @router.post("/tenants", status_code=201, summary="Create a tenant", tags=["tenants"])
-def create_tenant(body: NewTenant, caller: Who, key: Key = None) -> TenantCreated:
+def create_tenant(body: NewTenant, caller: Who, key: Key = None, trace: Trace = None) -> TenantCreated:
     def create(session: Session, id_: UUID) -> TenantCreated:
         made = tenants.create(
             session, id_, name=body.name, slug=body.slug, metadata=body.metadata, created_by=caller.user_id
@@ -98,6 +99,7 @@ def create_tenant(body: NewTenant, caller: Who, key: Key = None) -> TenantCreate
             task_id=str(id_),
             owner=caller.user_id,
             tags=[f"tenant:{id_}"],
+            headers=headers_of(trace),
         )
         return TenantCreated(message="the tenant is being initialized", tenant_id=id_, task_id=task.id)
 
@@ -105,7 +107,9 @@ def create_tenant(body: NewTenant, caller: Who, key: Key = None) -> TenantCreate
 
 
 @router.post("/tenants/<tenant_id>/invitations", status_code=201, summary="Invite a user", tags=["tenants"])
-def invite(tenant_id: UUID, body: NewInvitation, caller: Who, key: Key = None) -> InvitationCreated:
+def invite(
+    tenant_id: UUID, body: NewInvitation, caller: Who, key: Key = None, trace: Trace = None
+) -> InvitationCreated:
     def create(session: Session, id_: UUID) -> InvitationCreated:
         _check_open(session, tenant_id)
         role = roles.load(session, body.role_id, tenant_id)
@@ -125,6 +129,7 @@ def invite(tenant_id: UUID, body: NewInvitation, caller: Who, key: Key = None) -
             task_id=str(id_),
             owner=caller.user_id,
             tenant=str(tenant_id),
+            headers=headers_of(trace),
         )
         return InvitationCreated(
             message="the invitation is on its way", invitation_id=id_, expires_at=expires_at, task_id=task.id

@@ -1,15 +1,22 @@
-"""The sweep: sends what was never sent, finds what was lost, finishes dead letters, removes what has expired."""
+"""The sweep: sends what was never sent, finds what was lost, finishes dead letters, removes what has expired; and tells
+what it found that an alarm should ring for."""
 
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shared import settings
-from shared.jobs import Grants, Payload, Queue, TaskContext, every, task
+from shared.jobs import Grants, Payload, Queue, Task, TaskContext, every, task
 from shared.jobs.discovery import discover
+from shared.jobs.failure import text_of
 from shared.jobs.missed import missed_ticks
+from shared.jobs.moved import moved_by_sqs
+from shared.jobs.queues import front_door_name, lane_name
 from shared.jobs.sqs import Sqs
-from shared.jobs.sweep import sweep
+from shared.jobs.sweep import Swept, stuck_leases, sweep
 from shared.telemetry import Tally
+
+Tasks = Mapping[str, Task[Any, Any]]
 
 
 class JobsSweep(Payload):
@@ -27,17 +34,65 @@ class JobsSweep(Payload):
     grants=Grants(enqueue=("*",)),
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
-    swept = sweep(ctx.connection(), Sqs(), settings.prefix(), goes_on=lambda: ctx.remaining() > timedelta(seconds=30))
+    sqs, tasks = Sqs(), discover()
+    swept = sweep(ctx.connection(), sqs, settings.prefix(), goes_on=lambda: ctx.remaining() > timedelta(seconds=30))
     ctx.logger.info("swept", extra={"swept": vars(swept)})
-    return vars(swept) | {"missed_ticks": _missed_ticks(ctx)}
+    missed = _missed_ticks(ctx, tasks)
+    found = {
+        "WaitingTooLong": len(_waiting_too_long(ctx, tasks, swept)),
+        "MissedTick": len(missed),
+        "StuckLeases": stuck_leases(ctx.connection()),
+        "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
+    }
+    _measure(ctx, swept, found)
+    return vars(swept) | {"missed_ticks": missed}
 
 
-def _missed_ticks(ctx: TaskContext) -> list[str]:
-    """Each is a line and a count; an alarm hangs on the count."""
-    missed = missed_ticks(ctx.connection(), discover().values(), datetime.now(UTC))
+def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
+    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Owed`` says that the
+    sweep looked."""
     tally = Tally()
+    tally.count("Owed", swept.owed)
+    for name, number in found.items():
+        if number:
+            tally.count(name, number)
+    tally.flush(task_type=ctx.type)
+
+
+def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> list[str]:
+    """Types of which a task has not started within ``target_wait``; a line for each."""
+    late = [name for name, waited in swept.waits.items() if name in tasks and waited > _target_seconds(tasks[name])]
+    for name in late:
+        ctx.logger.error(
+            "tasks wait longer than their type's target_wait",
+            extra={"of_type": name, "waits_seconds": swept.waits[name], "target_seconds": _target_seconds(tasks[name])},
+        )
+    return late
+
+
+def _target_seconds(task: Task[Any, Any]) -> float:
+    return task.target_wait.total_seconds()
+
+
+def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
+    missed = missed_ticks(ctx.connection(), tasks.values(), datetime.now(UTC))
     for tick in missed:
         ctx.logger.error("a tick did not come: is its schedule there and on, or its lane behind?", extra={"tick": tick})
-        tally.count("MissedTick")
-    tally.flush(task_type=ctx.type)
     return missed
+
+
+def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
+    """Letters of lanes and front doors; a line for each queue that has some."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    prefix = settings.prefix()
+    doors = [front_door_name(prefix, queue) for queue in Queue]
+    lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]
+    try:
+        moved = moved_by_sqs(ctx.connection(), sqs, prefix, doors + lanes)
+    except (BotoCoreError, ClientError) as error:  # what was swept stays so; the next one looks again
+        ctx.logger.warning("the dead letters could not be looked at", extra={"error": text_of(error)})
+        return 0
+    for name, number in moved.items():
+        ctx.logger.error("SQS moved messages to the dead letters", extra={"queue": name, "messages": number})
+    return sum(moved.values())

@@ -53,6 +53,7 @@ class JobFunction(Construct):
         reserved_concurrency: int | None = None,
     ) -> None:
         super().__init__(scope, id_)
+        self.name = name
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/lambda/{name}")
         place = access.place if access else None
         role = iam.Role(

@@ -18,13 +18,14 @@ from constructs import Construct
 
 from functions.api.access import ROUTES
 from functions.api.once import NAME as IDEMPOTENCY_KEY
+from functions.api.tracing import NAME as TRACE
 from infra.constructs.log_group import log_group
 from infra.sections import Api, Iam
 from infra.stage import Stage
 
 FUNCTION = "api"
 """Name of the function that answers, as :func:`~infra.functions.discover_functions` has it."""
-REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY)
+REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
 """Beside those that every page may read."""
 PREFLIGHT_KEPT = Duration.hours(1)

@@ -118,6 +118,8 @@ class JobsStack(Stack):
                 self._grant_looking(made[task.type])
             if task.grants.dead_letters:
                 self._grant_dead_letters(made[task.type], cron)
+            if task.type == SWEEP:
+                self._grant_looking_at_dead_letters(made[SWEEP])
         self._add_producer_policies()
         self.functions = {
             name: self._add_function(name, declared, reserved.get(name)) for name, declared in functions.items()
@@ -248,6 +250,16 @@ class JobsStack(Stack):
                 "Each lane has a dead-letter queue; one of a type that is deployed no more may hold messages still.",
             )
         function.function.add_to_role_policy(sending(door.queue for door in doors))
+
+    def _grant_looking_at_dead_letters(self, function: TaskFunction) -> None:
+        """Receiving dead letters, to tell whether SQS moved them; not deleting any."""
+        pairs = [*self._doors.values(), *self._lanes.values()]
+        function.function.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
+                resources=[pair.dead_letters.queue_arn for pair in pairs],
+            )
+        )
 
     def _add_producer_policies(self) -> None:
         """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""

@@ -30,6 +30,7 @@ from shared.jobs.failure import storable, text_of
 from shared.jobs.pages import Pages, Source, key_of
 from shared.jobs.queues import RESUME_RESERVE
 from shared.jobs.scrubbing import scrubber
+from shared.jobs.trace import headers_within, jobs_within, span_of, words_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -58,8 +59,9 @@ MAX_NOTE = 200
 class TaskContext:
     """One run of one task.
 
-    ``attempt`` counts from 1; ``max_retry`` is how many follow the first. ``headers``: the caller's, with
-    ``traceparent``. ``idempotency_key``: the same in every attempt, for services outside of the database.
+    ``attempt`` counts from 1; ``max_retry`` is how many follow the first. ``headers``: as they came with the task.
+    ``traceparent``: of this run, for what it calls; None for a task without a trace. ``idempotency_key``: the same in
+    every attempt, for services outside of the database.
     """
 
     def __init__(
@@ -83,6 +85,8 @@ class TaskContext:
         self.attempt = claim.attempt
         self.max_retry = claim.allowed - 1
         self.headers: Mapping[str, str] = claim.headers
+        self._span = span_of(claim)
+        self.traceparent = self._span.traceparent if self._span else None
         self.idempotency_key = claim.id
         self._task = task
         self._ends = time.monotonic() + seconds
@@ -120,7 +124,7 @@ class TaskContext:
     @property
     def words(self) -> dict[str, Any]:
         """What every log line of this run carries."""
-        return {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
+        return {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt} | words_of(self._claim)
 
     @property
     def deadline(self) -> datetime:
@@ -200,12 +204,16 @@ class TaskContext:
     # --- Child tasks -----------------------------------------------------------------------------------------------
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
-        """Enqueue a task that exists only if this one's work commits. As :meth:`JobClient.enqueue`."""
+        """Enqueue a task that exists only if this one's work commits. As :meth:`JobClient.enqueue`.
+
+        It is in this run's trace, where there is one, unless ``headers`` name another.
+        """
+        options["headers"] = headers_within(self._span, options.get("headers", {}))
         return self._client.enqueue(task, payload, session=self.session, **options)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Many at once, in one statement. As :meth:`JobClient.enqueue_many`."""
-        return self._client.enqueue_many(jobs, session=self.session)
+        return self._client.enqueue_many(jobs_within(self._span, jobs), session=self.session)
 
     # --- Long work -------------------------------------------------------------------------------------------------
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from shared.jobs.errors import MessageError
 from shared.jobs.message import DEAD_ATTRIBUTE, Message, decode
+from shared.jobs.trace import HEADER, caller_of, headers_within
 
 
 @dataclass(slots=True)
@@ -75,6 +76,8 @@ class Delivery:
         message, refusal = None, None
         try:
             message = decode(body)
+            if attributes and not message.rec:
+                message = _traced(message, attributes)
         except MessageError as error:
             refusal = str(error)
         return cls(
@@ -90,6 +93,12 @@ class Delivery:
             message=message,
             refusal=refusal,
         )
+
+
+def _traced(message: Message, attributes: Mapping[str, Mapping[str, Any]]) -> Message:
+    """A foreign message in the trace that its attribute names, where its headers name none."""
+    span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
+    return message if span is None else replace(message, headers=headers_within(span, message.headers))
 
 
 def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:

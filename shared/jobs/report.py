@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared import telemetry
 from shared.jobs.store import Finish, State
+from shared.jobs.trace import words_of
 
 if TYPE_CHECKING:
     from shared.jobs.claim import Claim
@@ -35,7 +36,7 @@ class Report:
 
     def add(self, claimed: Claim, end: Finish) -> None:
         """One run that has ended."""
-        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms}
+        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms} | words_of(claimed)
         if end.state is State.COMPLETED:
             self._completed.append(fields)
         else:
@@ -48,6 +49,12 @@ class Report:
         self._tally.count("Continued" if end.continued else METRICS[end.state])
         self._tally.time("WaitMs", claimed.waited_ms)
         self._tally.time("DurationMs", end.duration_ms)
+
+    def given_up(self, claimed: Claim) -> None:
+        """One that the claim has archived, after a run that was lost or past its deadline: no run ends by that."""
+        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "reason": claimed.reason} | words_of(claimed)
+        self._others.append((State.ARCHIVED, fields | {"outcome": "archived"}))
+        self._tally.count(METRICS[State.ARCHIVED])
 
     def write(self, queue: Queue) -> None:
         """Write what was gathered, and begin anew."""

@@ -42,6 +42,7 @@ from shared.jobs.settled import Settled, growing_seconds
 from shared.jobs.sqs import Entry, Sqs
 from shared.jobs.store import Finish, State
 from shared.jobs.tick import tick_id
+from shared.jobs.trace import words_of
 from shared.jobs.unique import of_foreign
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ class Worker:
                 case Verdict.LEASED:
                     settled.keep(delivery, claimed.wait_seconds + 1)
                 case Verdict.BURY:
+                    self._report.given_up(claimed)
                     letters.append((delivery, claimed, claimed.reason or "archived"))
                 case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
                     reason = claimed.reason or "DuplicateTask: its unique key is held by another task"
@@ -448,7 +450,8 @@ class Worker:
             self._database.drop()
 
     def _words(self, claimed: Claim) -> dict[str, Any]:
-        return {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        words = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        return words | words_of(claimed)
 
 
 def _is_anonymous(delivery: Delivery) -> bool:

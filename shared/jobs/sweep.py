@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs import store
@@ -34,6 +34,9 @@ NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
 """Codes of SQS's two protocols for a queue that is not there."""
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""
+
+STUCK_AFTER_MINUTES = 10
+"""A run that was lost is found 15 s after its lease's end at the earliest, by the next sweep but one at the latest."""
 
 # The new sweep_at holds until the message is sent: a sweep that dies is made good a minute later. Paused rows move on
 # without being sent. A payload may be far larger than a message, and the row's own wins anyway: only a dead letter
@@ -119,7 +122,12 @@ select (select count(*) from cleared), (select count(*) from gone)
 
 @dataclass
 class Swept:
-    """What one sweep did. ``unsent``: messages that SQS did not take; they are tried again in a minute."""
+    """What one sweep did. ``unsent``: messages that SQS did not take; they are tried again in a minute.
+
+    What it found, and no part of two being equal: ``owed``, tasks that were due already, not started, and not paused;
+    ``waits``, type → seconds that its longest waiting one of these has waited. One that nobody starts is found about 1,
+    3, 7, 15, … minutes after it was due, so not by each sweep.
+    """
 
     sent: int = 0
     dead_letters: int = 0
@@ -127,6 +135,12 @@ class Swept:
     unsent: int = 0
     cleared: int = 0
     removed: int = 0
+    owed: int = field(default=0, compare=False)
+    waits: dict[str, int] = field(default_factory=dict, compare=False)
+
+    def found_waiting(self, type_: str, seconds: float) -> None:
+        self.owed += 1
+        self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))
 
 
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
@@ -163,6 +177,8 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             swept.paused += 1
             continue
         else:
+            if state != "active" and due <= 0:
+                swept.found_waiting(type_, -due)
             delay = round(min(max(0.0, due), MAX_DELAY_SECONDS))
             entries.append(Entry(lane, message.encode(), delay, tenant))
         owners.append((id_, state, generation, taken))
@@ -185,6 +201,19 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
     swept.dead_letters += len(letters)
     swept.unsent += len(failed)
     return bool(sent or gone) or not failed
+
+
+STUCK = f"""
+select count(*) from tasks t
+ where t.state = 'active' and t.lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'
+   and not {PAUSED.format(row="t")}
+"""
+"""A paused task whose run was lost is left as it is until it goes on."""
+
+
+def stuck_leases(connection: Connection) -> int:
+    """Runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago and that nobody has found lost."""
+    return int(connection.run(STUCK)[0][0])
 
 
 def wake(sqs: Sqs, prefix: str) -> None:

@@ -46,6 +46,13 @@ MAX_RETENTION = timedelta(days=3650)
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 MEMORY_MB = range(128, 10241)
 """Source: Lambda quotas, function memory allocation."""
+TARGET_WAIT: Mapping[Queue, timedelta] = {
+    Queue.CRITICAL: timedelta(minutes=1),
+    Queue.DEFAULT: timedelta(minutes=10),
+    Queue.LOW: timedelta(hours=1),
+}
+"""How long a task may wait after it is due before an alarm rings, by its home queue, where its type says nothing."""
+MAX_TARGET_WAIT = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Task(Generic[P, R]):
     batch_size: int
     max_concurrency: int | None
     memory_mb: int
+    target_wait: timedelta
     environment: tuple[str, ...]
     grants: Grants
     numbers: Numbers = field(repr=False)
@@ -197,6 +205,7 @@ def task(
     batch_size: int = 1,
     max_concurrency: int | None = None,
     memory_mb: int = 512,
+    target_wait: timedelta | None = None,
     environment: Sequence[str] = (),
     grants: Grants | None = None,
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
@@ -214,6 +223,7 @@ def task(
     ``aliases``: types it was called before; their messages and rows still run.
     ``front_door``: whether foreign senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
     ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
+    ``target_wait``: how long one may wait after it is due before an alarm rings; None: :data:`TARGET_WAIT`.
     ``environment``: names of settings the function gets. ``grants``: what else it may do.
 
     Raises :class:`DeclarationError`.
@@ -232,6 +242,8 @@ def task(
     if max_concurrency is not None:
         _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
     _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
+    if target_wait is not None:
+        _check_duration(what, "target_wait", target_wait, timedelta(seconds=1), MAX_TARGET_WAIT)
     if unique_for is not None:
         _check_duration(what, "unique_for", unique_for, timedelta(seconds=1), LONGEST_UNIQUE)
     if overlap not in ("skip", "allow"):
@@ -278,6 +290,7 @@ def task(
             batch_size=batch_size,
             max_concurrency=max_concurrency,
             memory_mb=memory_mb,
+            target_wait=TARGET_WAIT[lanes[0]] if target_wait is None else target_wait,
             environment=tuple(environment),
             grants=grants or Grants(),
             numbers=numbers,

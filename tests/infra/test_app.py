@@ -27,6 +27,7 @@ NAMING = re.compile(r"(Name|Identifier)$")
 WITHIN = {
     ("AWS::ApiGatewayV2::Authorizer", "Name"): "its API",
     ("AWS::ApiGatewayV2::Stage", "StageName"): "its API",
+    ("AWS::CloudWatch::Alarm", "MetricName"): "its namespace",
     ("AWS::IAM::Policy", "PolicyName"): "its role",
     ("AWS::RDS::DBCluster", "DatabaseName"): "its cluster",
     ("AWS::Scheduler::Schedule", "Name"): "its group",

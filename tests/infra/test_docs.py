@@ -33,6 +33,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
     "An existing database": sections.ExistingDatabase,
     "The API": sections.Api,
     "The control API": sections.Control,
+    "Monitoring": sections.Monitoring,
 }
 DECLARED = [name for task in discover().values() for name in task.environment]
 

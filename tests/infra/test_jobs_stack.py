@@ -209,7 +209,8 @@ def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> Non
     for function in {*templates.functions(template)} - {"acme-gateway", "acme-migrate"}:
         own = {queue for queue, (consumer, _) in templates.mappings(template).items() if consumer == function}
         for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
-            assert templates.allowed(template, function)[action] == own
+            queues = templates.allowed(template, function)[action]
+            assert {queue for queue in queues if not queue.endswith("-dlq")} == own
 
 
 def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_what_it_may_enqueue(template: Template) -> None:
@@ -220,6 +221,15 @@ def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_what_it_may_enqueue(t
         *(f"{name}-dlq" for name in report),
     }
     assert templates.allowed(template, "acme-order-ship")["sqs:SendMessage"] == {*own, *report, "acme-low-jobs-sweep"}
+
+
+def test_the_sweep_looks_at_every_dead_letter_and_deletes_none(template: Template) -> None:
+    allowed = templates.allowed(template, "acme-jobs-sweep")
+    lane = "acme-low-jobs-sweep"
+    letters = {f"{name}-dlq" for name in (*LANES, *DOORS)}
+    assert allowed["sqs:ReceiveMessage"] == {*letters, lane}
+    assert allowed["sqs:DeleteMessage"] == {lane}
+    assert templates.allowed(template, "acme-order-ship")["sqs:ReceiveMessage"] == {"acme-critical-order-ship"}
 
 
 def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_door(template: Template) -> None:

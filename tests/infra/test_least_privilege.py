@@ -29,6 +29,7 @@ CONSUMING = {
     *("sqs:ChangeMessageVisibility", "sqs:GetQueueUrl", "sqs:SendMessage"),  # back-off; a message without an id
 }
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
+KEY = "AWS::KMS::Key"
 
 WILDCARDS: Mapping[tuple[str, ...], str] = {
     # the keys of objects are made at run time: their folder, and what is done there
@@ -228,9 +229,9 @@ def problems(template: Mapping[str, Any], statement: Mapping[str, Any], prefix: 
 
 
 def _statements(template: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All statements of all policies, wherever in a resource they are."""
+    """All statements of all policies, wherever in a resource they are; but those of keys, whose ``*`` is the key."""
     for logical_id, resource in template["Resources"].items():
-        waiting = [resource.get("Properties", {})]
+        waiting = [] if resource["Type"] == KEY else [resource.get("Properties", {})]
         while waiting:
             value = waiting.pop()
             if isinstance(value, Mapping):
@@ -250,6 +251,15 @@ def test_no_role_has_a_policy_of_aws(real: Synthesised) -> None:
         for role in templates.of_type(template, "AWS::IAM::Role").values():
             # the stage's own alone, from its stack of what is kept
             assert {tuple(policy) for policy in role.get("ManagedPolicyArns", [])} <= {("Fn::ImportValue",)}
+
+
+def test_a_key_is_the_accounts_and_cloudwatchs_for_the_stages_alarms(real: Synthesised) -> None:
+    (key,) = (key for one in real.templates.values() for key in templates.of_type(one, KEY).values())
+    account, cloudwatch = key["KeyPolicy"]["Statement"]
+    assert str(account["Principal"]["AWS"]).endswith("':root']]}")
+    assert cloudwatch["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
+    assert cloudwatch["Action"] == ["kms:Decrypt", "kms:GenerateDataKey"]
+    assert f":alarm:{real.stage.prefix}-*" in str(cloudwatch["Condition"]["ArnLike"]["aws:SourceArn"])
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------
@@ -297,7 +307,8 @@ def test_of_its_own_lanes_a_function_may_do_what_the_poller_and_the_runtime_do(r
         assert {action for action in allowed if queue in allowed[action]} == (
             CONSUMING - {"sqs:SendMessage"} if door else CONSUMING
         )
-        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING
+        looking = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage"} if function.endswith("-jobs-sweep") else set()
+        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING | looking
 
 
 def test_dead_letters_are_taken_by_the_one_who_redrives_them_and_by_nobody_else(real: Synthesised) -> None:

@@ -218,6 +218,26 @@ def test_a_network_is_nothing_for_a_local_stage() -> None:
         load(environ={"DATABASE_URL": "postgresql://a:b@127.0.0.1/c"}, local=True, network=NEW)
 
 
+def test_a_local_stage_has_nothing_to_watch() -> None:
+    with pytest.raises(StageError, match="monitoring: there are no metrics on a local stage to watch; leave it out"):
+        load(environ={"DATABASE_URL": "postgresql://a:b@127.0.0.1/c"}, local=True, monitoring={})
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "problem"),
+    [
+        ({"email": "nobody"}, "monitoring.email: "),
+        ({"archived": 0}, r"monitoring\.archived\."),
+        ({"failing_percent": 101}, r"monitoring\.failing_percent\."),
+        ({"silence": 1}, r"monitoring\.silence\."),
+        ({"threshold": 1}, "monitoring.threshold: "),
+    ],
+)
+def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], problem: str) -> None:
+    with pytest.raises(StageError, match=problem):
+        load(monitoring=monitoring)
+
+
 @pytest.mark.parametrize(
     ("prefix", "others"),
     [

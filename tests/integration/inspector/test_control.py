@@ -11,7 +11,7 @@ import pytest
 
 from functions.control import answering
 from functions.data_export.handler import DataExport, data_export
-from shared.cli.errors import ReachError
+from shared.cli.errors import ForbiddenError
 from shared.cli.remote import RemoteInspector
 from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector import ActionError, BulkAction, Filter, PauseScope, Permission
@@ -79,7 +79,7 @@ def test_a_viewer_changes_nothing(stage: Stage) -> None:
         (viewer.enqueue, ("jobs:sweep", {})),
     ]
     for call, arguments in calls:
-        with pytest.raises(ReachError, match="403"):
+        with pytest.raises(ForbiddenError, match="403"):
             call(*arguments)
     assert stage.world.row(id_) == before
     assert stage.world.run("select count(*) from tasks") == [[1]]
@@ -89,7 +89,7 @@ def test_a_viewer_changes_nothing(stage: Stage) -> None:
 def test_an_operator_edits_nothing_and_an_editor_does(stage: Stage) -> None:
     id_ = stage.waiting()
     payload = stage.world.row(id_)["payload"] | {"export_type": "partial"}
-    with pytest.raises(ReachError, match="403"):
+    with pytest.raises(ForbiddenError, match="403"):
         stage.of(OPERATOR).edit(id_, payload)
     assert stage.world.row(id_)["payload"]["export_type"] == "full"
     stage.of(EDITOR).edit(id_, payload)

@@ -527,6 +527,34 @@ def test_a_task_whose_tenant_is_only_a_senders_word_is_seen_by_nobody(api: Api, 
     assert api("GET", f"/tasks/{id_}", who=owner(tenant)).status == 404
 
 
+# --- Traces --------------------------------------------------------------------------------------------------------
+
+TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
+TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
+
+
+@pytest.mark.parametrize(
+    ("header", "kept"), [(TRACEPARENT, {"traceparent": TRACEPARENT}), (f"{SECRET} x", {}), (None, {})]
+)
+def test_what_a_request_enqueues_is_in_its_trace(
+    header: str | None, kept: dict[str, str], api: Api, tenant: str
+) -> None:
+    role = api.platform.role(tenant, "viewer")
+    requests: list[tuple[str, dict[str, Any]]] = [
+        ("/tenants", {"name": "New", "slug": "new"}),
+        (f"/tenants/{tenant}/invitations", {"email": "bob@example.org", "role_id": role}),
+        ("/exports", {"export_type": "full"}),
+    ]
+    for path, body in requests:
+        with lines() as told:
+            answer = api("POST", path, body, who=owner(tenant), headers={"Traceparent": header} if header else {})
+        assert answer.status in (201, 202)
+        assert api.platform.world.row(answer.body["task_id"])["headers"] == kept
+        (request,) = (line for line in told.fields if line["message"] == "request")
+        assert request.get("trace_id") == (TRACE if kept else None)
+        assert SECRET not in str(told.texts)
+
+
 # --- Requests that come again --------------------------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": "order-17"}
@@ -800,7 +828,7 @@ def test_the_document_tells_of_roles_refusals_keys_and_the_token() -> None:
     assert {"202", "400", "401", "403", "404", "413", "415", "422", "500", "503"} == export["responses"].keys()
     assert not {"413", "415"} & found["paths"]["/tasks/{task_id}"]["get"]["responses"].keys()
     assert "200" not in found["paths"]["/tenants"]["post"]["responses"]
-    assert [item["name"] for item in export["parameters"]] == ["Idempotency-Key"]
+    assert [item["name"] for item in export["parameters"]] == ["Idempotency-Key", "Traceparent"]
     assert found["components"]["securitySchemes"]["token"]["scheme"] == "bearer"
     text = json.dumps(found)
     for name in ("NewExport", "NewTenant", "NewInvitation", "TaskState", "ExportState", "Refused"):

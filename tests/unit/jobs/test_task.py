@@ -101,6 +101,17 @@ def test_defaults_are_those_of_the_documentation() -> None:
     assert (made.schedules, made.max_concurrency, made.environment, made.grants) == ((), None, (), Grants())
 
 
+@pytest.mark.parametrize(
+    ("queue", "wait"),
+    [("critical", timedelta(minutes=1)), ("default", timedelta(minutes=10)), ("low", timedelta(hours=1))],
+)
+def test_how_long_a_task_may_wait_follows_from_its_home_queue_where_it_does_not_say(
+    queue: str, wait: timedelta
+) -> None:
+    assert declared(queue=queue).target_wait == wait
+    assert declared(queue=queue, target_wait=timedelta(seconds=5)).target_wait == timedelta(seconds=5)
+
+
 def test_queues_may_be_written_by_name() -> None:
     assert declared(queue="low", also=["critical"]).lanes == (Queue.LOW, Queue.CRITICAL)
 
@@ -115,6 +126,8 @@ def test_the_edges_of_every_range_are_taken() -> None:
         {"memory_mb": 10240},
         {"max_concurrency": 2},
         {"max_concurrency": 1000},
+        {"target_wait": timedelta(seconds=1)},
+        {"target_wait": timedelta(days=1)},
         {"retention": timedelta(0)},
         {"timeout": timedelta(seconds=1)},
         {"timeout": timedelta(seconds=890)},
@@ -204,6 +217,9 @@ def test_a_type_is_as_long_as_its_functions_name_allows() -> None:
         ({"memory_mb": 10241}, "memory_mb: an integer from 128 to 10240 is required, not 10241"),
         ({"max_concurrency": 1}, "max_concurrency: an integer from 2 to 1000 is required, not 1"),
         ({"max_concurrency": 1001}, "max_concurrency: an integer from 2 to 1000 is required, not 1001"),
+        ({"target_wait": timedelta(0)}, "target_wait: a timedelta from 0:00:01 to 1 day"),
+        ({"target_wait": timedelta(days=1, seconds=1)}, "target_wait: a timedelta from 0:00:01 to 1 day"),
+        ({"target_wait": 60}, "target_wait: a timedelta from 0:00:01 to 1 day"),
         ({"timeout": timedelta(0)}, "timeout: a timedelta from 0:00:01 to"),
         ({"timeout": 60}, "timeout: a timedelta from 0:00:01 to"),
         ({"timeout": timedelta(days=2)}, "timeout: a timedelta from 0:00:01 to"),

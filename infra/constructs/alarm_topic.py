@@ -1,0 +1,51 @@
+"""The topic that alarms tell of themselves."""
+
+from __future__ import annotations
+
+from aws_cdk import Aws, RemovalPolicy, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_kms as kms
+from aws_cdk import aws_sns as sns
+from aws_cdk.aws_sns_subscriptions import EmailSubscription
+from constructs import Construct
+
+CLOUDWATCH = iam.ServicePrincipal("cloudwatch.amazonaws.com")
+
+
+class AlarmTopic(Construct):
+    """``PREFIX-alarms``: encrypted, open to TLS alone, and to the alarms of the stage.
+
+    The key is its own, as CloudWatch may not use the one that AWS keeps for SNS.
+    Source: AWS re:Post, *Why didn't I receive an SNS notification for my CloudWatch alarm trigger?*
+    """
+
+    def __init__(self, scope: Construct, id_: str, *, prefix: str, email: str | None) -> None:
+        super().__init__(scope, id_)
+        key = kms.Key(
+            self,
+            "Key",
+            description=f"What the alarms of {prefix} say",
+            enable_key_rotation=True,
+            removal_policy=RemovalPolicy.DESTROY,  # nothing is kept under it
+        )
+        alarms = Stack.of(self).format_arn(service="cloudwatch", resource=f"alarm:{prefix}-*")
+        own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": alarms}}
+        key.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[CLOUDWATCH],
+                actions=["kms:Decrypt", "kms:GenerateDataKey"],
+                resources=["*"],  # of a key's own policy: this key
+                conditions=own,
+            )
+        )
+        self.topic = sns.Topic(self, "Topic", topic_name=f"{prefix}-alarms", master_key=key, enforce_ssl=True)
+        self.topic.add_to_resource_policy(
+            iam.PolicyStatement(
+                principals=[CLOUDWATCH],
+                actions=["sns:Publish"],
+                resources=[self.topic.topic_arn],
+                conditions=own,
+            )
+        )
+        if email is not None:
+            self.topic.add_subscription(EmailSubscription(email))

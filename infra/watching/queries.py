@@ -1,0 +1,56 @@
+"""Saved queries of Logs Insights: what an operator asks the log, over all functions of a stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+QUERIES: Mapping[str, str] = {
+    "One task": """
+fields @timestamp, level, message, task_type, attempt, outcome, ms, error_type, reason, @log
+| filter @message like "TASK-ID"
+| sort @timestamp asc
+| limit 1000
+""",
+    "One trace": """
+fields @timestamp, level, message, task_id, task_type, attempt, span_id, parent_span_id, @log
+| filter @message like "TRACE-ID"
+| sort @timestamp asc
+| limit 1000
+""",
+    "Failures by fingerprint": """
+filter ispresent(fingerprint)
+| stats count(*) as failures, count_distinct(task_id) as tasks, latest(task_id) as example, max(@timestamp) as last
+    by task_type, error_type, fingerprint
+| sort failures desc
+| limit 100
+""",
+    "Slowest runs": """
+filter @type = "REPORT"
+| fields @duration, @billedDuration, @maxMemoryUsed / 1000000 as used_mb, @memorySize / 1000000 as memory_mb,
+    @requestId, @log
+| sort @duration desc
+| limit 100
+""",
+    "Lost runs": """
+fields @timestamp, @message, @requestId, @log
+| filter @message like /Task timed out|Runtime\\.(ExitError|OutOfMemory|ImportModuleError)|signal: killed/
+| sort @timestamp desc
+| limit 100
+""",
+    "Refused messages": """
+fields @timestamp, reason, queue, message_id, @log
+| filter message like "message refused"
+| sort @timestamp desc
+| limit 100
+""",
+    "What the sweep found": """
+fields @timestamp, message, swept.sent, swept.owed, swept.unsent, swept.dead_letters, tick, task_type, waits_seconds
+| filter message = "swept" or level = "ERROR"
+| sort @timestamp desc
+| limit 100
+""",
+}
+"""Name → query. In the first two, what is searched for is put in place of the word in capitals.
+
+``@message like`` finds an id in a batch's list of completed tasks as well, where a field of its own would not be.
+"""

@@ -1,0 +1,52 @@
+"""Dead letters that SQS moved by itself: they lack the mark of those that the library gave up, and say no reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from shared.jobs.message import DEAD_ATTRIBUTE
+from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_BATCH, dead_letter_name, lane_name
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+    from shared.jobs.sqs import Sqs
+
+LOOKS = 5
+"""Receives at most from one queue, each of ten letters: enough to tell that there are some, not to count them all."""
+
+EXPLAINED = f"""
+select queue, type, count(*) from tasks
+ where state = 'archived' and dead_sent_at > now() - interval '{DEAD_LETTER_RETENTION.days} days'
+ group by queue, type
+"""
+
+
+def moved_by_sqs(connection: Connection, sqs: Sqs, prefix: str, names: Iterable[str]) -> dict[str, int]:
+    """Name of a lane or front door → letters without a mark in its DLQ, as far as seen; those with none are left out.
+
+    Nothing is taken: what is received stays visible for whoever reads beside it. A queue that holds no more than the
+    record explains gets one look all the same, as letters may have been removed by hand.
+
+    Raises botocore's errors.
+    """
+    explained = {lane_name(prefix, queue, type_): number for queue, type_, number in connection.run(EXPLAINED)}
+    found = {name: _unmarked(sqs, dead_letter_name(name), explained.get(name, 0)) for name in names}
+    return {name: number for name, number in found.items() if number}
+
+
+def _unmarked(sqs: Sqs, queue: str, explained: int) -> int:
+    answer = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=["ApproximateNumberOfMessages"])
+    depth = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+    seen: dict[str, bool] = {}
+    for _ in range(0 if not depth else LOOKS if depth > explained else 1):
+        letters = sqs.client.receive_message(
+            QueueUrl=sqs.url(queue),
+            MaxNumberOfMessages=MAX_BATCH,
+            VisibilityTimeout=0,
+            MessageAttributeNames=[DEAD_ATTRIBUTE],
+        ).get("Messages", [])
+        seen |= {letter["MessageId"]: DEAD_ATTRIBUTE in letter.get("MessageAttributes", {}) for letter in letters}
+        if len(seen) >= depth:
+            break
+    return sum(not marked for marked in seen.values())

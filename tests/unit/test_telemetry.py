@@ -1,0 +1,140 @@
+"""Metrics are lines that CloudWatch can read, whatever was counted."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from shared.telemetry import Tally
+from tests import emf
+
+GOOD: dict[str, Any] = {
+    "_aws": {
+        "Timestamp": 0,
+        "CloudWatchMetrics": [
+            {
+                "Namespace": "Joblane/jobs",
+                "Dimensions": [["task_type", "queue"]],
+                "Metrics": [{"Name": "Started", "Unit": "Count"}, {"Name": "WaitMs", "Unit": "Milliseconds"}],
+            }
+        ],
+    },
+    "task_type": "data:export",
+    "queue": "low",
+    "Started": 2,
+    "WaitMs": [3, 4],
+}
+
+
+@pytest.fixture(autouse=True)
+def prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_PREFIX", "jobs-dev")
+    monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
+
+
+def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return emf.documents(capsys.readouterr().out)
+
+
+def test_what_was_counted_is_one_line_under_the_stages_own_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    tally.count("Started")
+    tally.count("Started")
+    tally.time("WaitMs", 5)
+    tally.flush(task_type="data:export", queue="low")
+    (line,) = written(capsys)
+    assert (line["Started"], line["WaitMs"]) == (2, [5])
+    assert line["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Joblane/jobs-dev"
+    tally.flush(task_type="data:export", queue="low")
+    assert written(capsys) == []
+
+
+def test_a_zero_is_written_and_what_was_not_counted_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    tally = Tally()
+    tally.count("Owed", 0)
+    tally.flush(task_type="jobs:sweep")
+    (line,) = written(capsys)
+    assert line["Owed"] == 0
+
+
+@pytest.mark.parametrize(("values", "lines"), [(100, [100]), (101, [100, 1]), (250, [100, 100, 50])])
+def test_more_than_a_hundred_values_go_over_several_lines_and_none_is_lost_or_counted_twice(
+    values: int, lines: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    tally = Tally()
+    tally.count("Started", values)
+    tally.time("DurationMs", 7)
+    for number in range(values):
+        tally.time("WaitMs", number)
+    tally.flush(task_type="data:export", queue="low")
+    found = written(capsys)
+    assert [len(line["WaitMs"]) for line in found] == lines
+    assert [value for line in found for value in line["WaitMs"]] == list(range(values))
+    assert [line.get("Started") for line in found] == [values] + [None] * (len(lines) - 1)
+    assert [line.get("DurationMs") for line in found] == [[7]] + [None] * (len(lines) - 1)
+
+
+def test_metrics_can_be_silenced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+    tally = Tally()
+    tally.count("Started")
+    tally.flush(check="all")
+    assert capsys.readouterr().out == ""
+
+
+# --- The check itself ------------------------------------------------------------------------------------------------
+
+
+def altered(path: str, value: Any) -> dict[str, Any]:
+    """:data:`GOOD`, of now, with one value in another's place."""
+    import copy
+    import time
+
+    document = copy.deepcopy(GOOD)
+    document["_aws"]["Timestamp"] = int(time.time() * 1000)
+    *way, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+    place: Any = document
+    for part in way:
+        place = place[part]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    return document
+
+
+DIRECTIVE = "_aws/CloudWatchMetrics/0"
+
+
+def test_a_good_line_is_taken() -> None:
+    assert list(emf.problems(altered("Started", 2))) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("_aws/Timestamp", None, "'Timestamp' is a required property"),
+        ("_aws/Timestamp", 1795600504, "no time of these days in milliseconds"),
+        (f"{DIRECTIVE}/Namespace", "", "expected minimum length: 1"),
+        (f"{DIRECTIVE}/Namespace", "AWS/Jobs", "Namespace"),
+        (f"{DIRECTIVE}/Namespace", "jobs dev", "Namespace"),
+        (f"{DIRECTIVE}/Dimensions", [], "expected minimum item count: 1"),
+        (f"{DIRECTIVE}/Dimensions", [["tenant"]], "dimension 'tenant' may have any number of values"),
+        (f"{DIRECTIVE}/Dimensions", [[f"d{n}" for n in range(31)]], "expected maximum item count: 30"),
+        (f"{DIRECTIVE}/Metrics", [{"Name": "x"}] * 101, "expected maximum item count: 100"),
+        (f"{DIRECTIVE}/Metrics/0/Unit", "Hours", "does not match"),
+        (f"{DIRECTIVE}/Metrics/0/Value", 3, "Additional properties are not allowed"),
+        ("Started", None, "Started is no number"),
+        ("Started", "2", "Started is no number"),
+        ("WaitMs", [1] * 101, "WaitMs has 101 values"),
+        ("WaitMs", [], "WaitMs has 0 values"),
+        ("queue", None, "'queue' has no good value"),
+        ("queue", "", "'queue' has no good value"),
+        ("queue", 3, "'queue' has no good value"),
+    ],
+)
+def test_what_cloudwatch_would_pass_over_is_found(path: str, value: Any, problem: str) -> None:
+    found = list(emf.problems(altered(path, value)))
+    assert any(re.search(problem, text) for text in found), found
