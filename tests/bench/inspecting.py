@@ -202,7 +202,7 @@ def _others(reach: Reach) -> list[Question]:
         listing.ids(reach.connection, given_up, middle, 500)
 
     hour: tuple[Any, ...] = (datetime.now(UTC) - timedelta(hours=1),)
-    found = [
+    return [
         Question(
             "overview: the record's part",
             {"60 minutes": read_overview},
@@ -218,13 +218,9 @@ def _others(reach: Reach) -> list[Question]:
             {"500 ids": walk},
             (select("created_at, id", given_up, middle, 500, oldest_first=True),),
         ),
+        Question(
+            "dead letters: the record's part",
+            {"groups": lambda: reach.connection.run(dead.GROUPS)},
+            (Selection(dead.GROUPS, ()),),
+        ),
     ]
-    if (groups := getattr(dead, "GROUPS", None)) is not None:
-        found.append(
-            Question(
-                "dead letters: the record's part",
-                {"groups": lambda: reach.connection.run(groups)},
-                (Selection(groups, ()),),
-            )
-        )
-    return found

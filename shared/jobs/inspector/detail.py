@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from shared.jobs.inspector.answers import Attempt, AuditEntry, TaskRow, TaskView
+from shared.jobs.inspector import audit
+from shared.jobs.inspector.answers import Attempt, TaskRow, TaskView
+from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.inspector.links import logs_link
 from shared.jobs.inspector.record import Record, read
 from shared.jobs.inspector.selection import reading
 from shared.jobs.inspector.why import why
 from shared.jobs.queues import Queue, function_name
-from shared.jobs.redaction import MASK, masked
+from shared.jobs.redaction import MASK, OPEN_HEADER, masked
 from shared.jobs.status import Progress
 from shared.jobs.store import State
 
@@ -26,32 +28,13 @@ ATTEMPTS_SHOWN = 500
 AUDIT_SHOWN = 100
 REPLAYS_SHOWN = 100
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-"""Source: W3C Trace Context, *traceparent header*. It says nothing but who called whom."""
-
-WAITING = (State.SCHEDULED, State.PENDING, State.RETRY)
-ENDED = (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
-ACTIONS: Mapping[str, tuple[State, ...]] = {
-    "run": WAITING,
-    "retry": (State.ARCHIVED, State.CANCELLED),
-    "archive": WAITING,
-    "delete": (*WAITING, *ENDED),
-    "cancel": (*WAITING, State.ACTIVE),
-    "replay": ENDED,
-    "edit": (*WAITING, State.ARCHIVED),
-    "replay_with": ENDED,
-}
-NEED_CONTENT = ("retry", "delete", "replay", "edit")
-"""Those that there is nothing left to do with once the payload was cleared."""
+"""Source: W3C Trace Context, *traceparent header*."""
 
 ATTEMPTS = f"""
 select run, attempt, generation, started_at, finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd,
        request_id, error_type, error_message, fingerprint, traceback
   from (select * from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
  order by run
-"""
-AUDIT = f"""
-select number, at, who, action, target, reason, details from audit where target = $1
- order by number desc limit {AUDIT_SHOWN}
 """
 BESIDE = f"""
 select (select array(select id from tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
@@ -67,7 +50,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(BESIDE, id_)
-        entries = [AuditEntry(*row) for row in connection.run(AUDIT, id_)]
+        done = audit.entries(reach, id_, None, None, AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         reason = why(reach, connection, record, ended[-1] if ended else None)
     declared = _declared(reach, record.type)
@@ -94,7 +77,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         attempts=tuple(attempts),
         why=reason,
         actions=_actions(record),
-        audit=tuple(entries),
+        audit=done,
         log_link=_log_link(reach, declared, record),
     )
 
@@ -133,8 +116,7 @@ def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
 
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
     return {
-        name: value if name == "traceparent" and TRACEPARENT.fullmatch(value) else MASK
-        for name, value in headers.items()
+        name: value if name == OPEN_HEADER and TRACEPARENT.fullmatch(value) else MASK for name, value in headers.items()
     }
 
 
@@ -144,15 +126,17 @@ def _progress(row: Row) -> Progress | None:
 
 
 def _actions(record: Record) -> tuple[str, ...]:
-    """What may be done to it now. What runs and was asked to stop already is not asked again."""
-    asked = record.state == State.ACTIVE and record.cancel_requested_at is not None
-    return tuple(
-        action
-        for action, states in ACTIONS.items()
-        if record.state in states
-        and not (record.payload is None and action in NEED_CONTENT)
-        and not (asked and action == "cancel")
-    )
+    """What its state allows now. Without content there is nothing left to act on."""
+    if record.cleared:
+        return ()
+    allowed = [
+        action for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items() if record.state in states
+    ]
+    if record.cancel_requested_at is not None and record.state == State.ACTIVE:
+        allowed.remove("cancel")  # it was asked to stop already
+    if record.used_ms > 0 and record.state == State.PENDING:
+        allowed.remove("edit")  # an attempt is under way, between two invocations
+    return tuple(map(str, allowed))
 
 
 def _log_link(reach: Reach, declared: Task[Any, Any] | None, record: Record) -> str | None:

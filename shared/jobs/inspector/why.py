@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 AHEAD_CAP = 10_000
 """Tasks before this one are counted up to here."""
 
+# As the claim sees it: see claim.PAUSED.
 PAUSES = """
 select scope, name, reason, paused_by, until from pauses
  where (until is null or until > clock_timestamp())
-   and ((scope = 'queue' and name = $1) or (scope = 'type' and name = $2) or (scope = 'tenant' and name = $3))
+   and ((scope = 'queue' and name = $1 and $2 not like 'jobs:%') or (scope = 'type' and name = $2)
+     or (scope = 'tenant' and name = $3))
  order by scope, name
 """
 AHEAD = f"""

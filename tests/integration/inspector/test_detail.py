@@ -204,6 +204,17 @@ def test_a_paused_one_says_what_is_paused_by_whom_and_until_when(
     assert found.until > datetime.now(UTC) + timedelta(minutes=50)
 
 
+def test_the_pause_of_a_queue_leaves_out_what_keeps_all_queues_going(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    enqueue("it")
+    world.run("update tasks set type = 'jobs:bulk', queue = 'low'")
+    pause(world, "queue", "low")
+    assert why(inspector, "it").reason is Reason.IN_LANE
+    pause(world, "type", "jobs:bulk")
+    assert why(inspector, "it").reason is Reason.PAUSED
+
+
 def test_the_longest_of_several_pauses_holds_it(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it")
     pause(world, "queue", "default", "1 hour")
@@ -480,7 +491,7 @@ def test_what_may_be_done_follows_the_state(world: World, inspector: Inspector, 
     deliver(world, enqueue("done"))
     assert actions(inspector.task("done")) == {"delete", "replay", "replay_with"}
     world.run("update tasks set payload = null, cleared = true where id = 'done'")
-    assert actions(inspector.task("done")) == {"replay_with"}
+    assert actions(inspector.task("done")) == set()
 
 
 # --- What a run leaves for statistics ------------------------------------------------------------------------------

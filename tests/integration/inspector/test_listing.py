@@ -321,7 +321,6 @@ def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Reach) -> N
         (why.AHEAD, ("sample:one", "default", START)),
         (detail.BESIDE, ("it",)),
         (detail.ATTEMPTS, ("it",)),
-        (detail.AUDIT, ("it",)),
         (record.READ, ("it",)),
     ],
 )

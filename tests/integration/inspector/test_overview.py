@@ -60,9 +60,9 @@ def test_each_queue_has_its_lanes_and_the_sum_of_their_rows(deployed: World, ins
     assert one.tasks == {State.PENDING: 2, State.SCHEDULED: 1, State.RETRY: 1}
     assert queue_of(found).tasks == one.tasks, "the other lanes hold nothing"
     assert queue_of(found, Queue.CRITICAL).tasks == {State.PENDING: 1}
-    assert {lane.type for lane in queue_of(found).lanes} == set(TASKS)
+    assert [lane.type for lane in queue_of(found).lanes] == sorted(set(TASKS) - {"jobs:bulk"})
     assert [lane.type for lane in queue_of(found, Queue.CRITICAL).lanes] == ["sample:batch"]
-    assert queue_of(found, Queue.LOW).lanes == ()
+    assert [lane.type for lane in queue_of(found, Queue.LOW).lanes] == ["jobs:bulk"]
     assert found.archived == 1
     assert abs(found.at - datetime.now(UTC)) < timedelta(minutes=1)
 
