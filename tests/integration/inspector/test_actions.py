@@ -347,6 +347,7 @@ def test_a_replay_is_a_new_task_linked_to_the_old(world: World, inspector: Inspe
     acted = inspector.replay("old")
 
     assert acted.new_id is not None
+    assert (acted.before, acted.after) == (State(state), State.PENDING)
     new = world.row(acted.new_id)
     assert {name: new[name] for name in whose} == whose
     assert (new["replay_of"], new["payload"]) == ("old", {"do": "nothing", "number": 3})
