@@ -51,7 +51,8 @@ def archive(reach: Reach, id_: str, reason: str | None) -> Acted:
 
 
 def delete(reach: Reach, id_: str, reason: str | None) -> Acted:
-    """A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing."""
+    """A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing. One that was not
+    sent yet is not sent any more, and what ``on_archived`` names does not follow."""
     return _change(reach, BulkAction.DELETE, id_, reason)
 
 
@@ -130,7 +131,7 @@ def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: s
         doing.details |= {"new_id": ready.id} | ({} if payload is None else _difference(ready, found))
     failed = send_inserted(reach, inserted)
     note = IS_PAUSED if found.paused else note_of(failed)
-    return Acted(id_, "replay", found.state, found.state, new_id=ready.id, note=note)
+    return Acted(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
 
 
 def _ready(reach: Reach, found: Found, edited: Mapping[str, Any] | None) -> Ready:

@@ -262,7 +262,8 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class Acted:
-    """``new_id``: of the task that a replay or an enqueue made. ``note``: why it does not run yet, as a sentence."""
+    """``new_id``: of the task that a replay or an enqueue made; ``after`` is then the state of that one. ``note``: why
+    it does not run yet, as a sentence."""
 
     id: str
     action: str

@@ -14,6 +14,7 @@ from shared.jobs.inspector.changes import send
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.job import Job, JobOptions, check, delay_seconds
 from shared.jobs.queues import MAX_DELAY_SECONDS
+from shared.jobs.redaction import restored
 from shared.jobs.store import State
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def enqueue(
 ) -> Acted:
     """The audit's entry is of the new task, and names the options that were given."""
     task = named(reach, type_)
-    job = Job(task, task.read(payload, task.schema_digest), **_options(options))
+    given = restored(task.payload, payload, None)  # a masked field that was copied from another task is refused
+    job = Job(task, task.read(given, task.schema_digest), **_options(options))
     ready = check(job, record=True, prefix=reach.prefix)
     with audit.action(reach, "enqueue", ready.id, reason) as doing:
         inserted = insert(doing.connection, ready)

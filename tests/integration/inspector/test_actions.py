@@ -6,16 +6,17 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 
 from shared.db import Database
 from shared.jobs import Payload, SkipRetry, TaskContext, task
-from shared.jobs.errors import DuplicateTaskError, UnknownTaskError, UnreadablePayloadError
+from shared.jobs.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector import ActionError, BulkAction, Inspector
 from shared.jobs.inspector.actions import ALLOWED, change
 from shared.jobs.inspector.reach import Reach
+from shared.jobs.redaction import MASK, Redacted
 from shared.jobs.store import State
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep
@@ -52,13 +53,24 @@ def sample_asked(payload: Asked, ctx: TaskContext) -> None:
     pass
 
 
+class Secretive(Payload):
+    token: Annotated[str, Redacted]
+    page: int = 1
+
+
+@task("sample:secretive", max_retry=1)
+def sample_secretive(payload: Secretive, ctx: TaskContext) -> None:
+    pass
+
+
 @pytest.fixture
 def asked(world: World, reach: Reach) -> Inspector:
-    """An inspector that knows ``sample:asked``."""
-    world.lane(sample_asked)
-    return Inspector(
-        Reach(reach.database, reach.sqs, reach.prefix, {**reach.tasks, "sample:asked": sample_asked}, "op")
-    )
+    """An inspector that knows two types more."""
+    tasks = dict(reach.tasks)
+    for one in (sample_asked, sample_secretive):
+        world.lane(one)
+        tasks[one.type] = one
+    return Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op"))
 
 
 @pytest.fixture
@@ -322,6 +334,21 @@ def test_text_that_postgres_cannot_hold_is_refused(world: World, asked: Inspecto
         asked.edit("t", {"name": bad})
 
 
+@pytest.mark.parametrize("operation", ["edit", "replay_with"])
+def test_a_redacted_field_that_is_left_masked_keeps_its_value(world: World, asked: Inspector, operation: str) -> None:
+    put(world, sample_secretive, "t", {"token": "hidden", "page": 1}, **archived())
+
+    acted = getattr(asked, operation)("t", {"token": MASK, "page": 2})
+
+    assert world.row(acted.new_id or "t")["payload"] == {"token": "hidden", "page": 2}
+    assert asked.audit()[0].details["fields"] == ["page"]
+
+
+def test_a_masked_field_with_nothing_behind_it_is_refused(world: World, asked: Inspector) -> None:
+    with pytest.raises(PayloadError, match="token: it was left masked"):
+        asked.enqueue("sample:secretive", {"token": MASK})
+
+
 def test_the_same_payload_again_is_no_edit(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "t")
 
@@ -347,6 +374,7 @@ def test_a_replay_is_a_new_task_linked_to_the_old(world: World, inspector: Inspe
     acted = inspector.replay("old")
 
     assert acted.new_id is not None
+    assert (acted.before, acted.after) == (State(state), State.PENDING)
     new = world.row(acted.new_id)
     assert {name: new[name] for name in whose} == whose
     assert (new["replay_of"], new["payload"]) == ("old", {"do": "nothing", "number": 3})
