@@ -30,7 +30,8 @@ class ArgumentsError(JobError, ValueError):
         self.fields = list(problems)
 
 
-def operations() -> dict[str, Permission]:
+@cache
+def operations() -> Mapping[str, Permission]:
     """Every operation of the inspector → the permission that it takes."""
     found = {name: permission_of(Inspector, name) for name in vars(Inspector)}
     return {name: permission for name, permission in found.items() if permission is not None}
