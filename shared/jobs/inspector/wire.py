@@ -68,7 +68,8 @@ def decode_answer(operation: str, answer: bytes) -> Any:
 
 
 def encode_error(error: JobError) -> dict[str, Any]:
-    return {"class": type(error).__name__, "text": str(error), "fields": to_jsonable_python(vars(error))}
+    fields = to_jsonable_python(vars(error), fallback=lambda value: type(value).__name__)
+    return {"class": type(error).__name__, "text": str(error), "fields": fields}
 
 
 def decode_error(told: Mapping[str, Any]) -> JobError:
