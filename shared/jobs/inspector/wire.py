@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any, NotRequired, Required, TypedDict, get_type_hints
 
@@ -80,8 +81,15 @@ def decode_error(told: Mapping[str, Any]) -> JobError:
     error.args = (str(told.get("text")),)
     hints = get_type_hints(kind.__init__) if "__init__" in vars(kind) else {}
     for name, value in dict(told.get("fields") or {}).items():
-        setattr(error, name, TypeAdapter(hints[name]).validate_python(value) if name in hints else value)
+        setattr(error, name, _revived(hints.get(name), value))
     return error
+
+
+def _revived(hint: Any, value: Any) -> Any:
+    """The member of an enumeration; anything else stays as JSON has it."""
+    if isinstance(hint, type) and issubclass(hint, Enum) and value in {member.value for member in hint}:
+        return hint(value)
+    return value
 
 
 def _errors(root: type[JobError]) -> Iterator[type[JobError]]:
