@@ -18,10 +18,9 @@ WHY_LISTS = "AWS lists mappings and schedules of the whole account or none; it s
 
 
 def grant_inspecting(to: JobFunction, stage: Stage) -> None:
-    """Sending to lanes; reading dead-letter queues; looking at queues, functions, schedules and logs.
+    """Sending to lanes; receiving from dead-letter queues; looking at queues, functions, schedules and logs.
 
-    Not receiving from a lane, not sending to a front door, and not taking a message out of any queue: what is sent back
-    is so by a task.
+    Not deleting a message, not receiving from a lane, and not sending to a front door: `jobs:bulk` redrives.
     """
     stack, prefix = Stack.of(to), stage.prefix
     doors = [stack.format_arn(service="sqs", resource=front_door_name(prefix, queue)) for queue in Queue]

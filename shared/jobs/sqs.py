@@ -56,7 +56,7 @@ def attribute_size(name: str, value: Mapping[str, Any]) -> int:
     return len(name.encode()) + len(value["DataType"].encode()) + len(content)
 
 
-_making = threading.Lock()
+making = threading.Lock()
 """boto3's default session makes clients for one thread at a time. Source: boto3, *Multithreading with resources*."""
 
 
@@ -79,7 +79,7 @@ class Sqs:
             tcp_keepalive=True,
             parameter_validation=False,  # ours are strings and numbers that were checked field by field already
         )
-        with _making:
+        with making:
             return boto3.client("sqs", config=config)
 
     def url(self, queue: str) -> str:

@@ -59,7 +59,10 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
     # the inspector, of what earlier deploys have left as well: by the patterns of lanes, dead letters, functions, ticks
     ("sqs:GetQueueAttributes", "sqs:GetQueueUrl"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
     ("sqs:SendMessage",): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
-    ("sqs:ChangeMessageVisibility", "sqs:ReceiveMessage"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
+    (
+        "sqs:ChangeMessageVisibility",
+        "sqs:ReceiveMessage",
+    ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
     ("lambda:GetFunctionConfiguration",): r"arn:\S+:lambda:\S+:function:PREFIX-\*",
     ("lambda:ListEventSourceMappings",): r"\*",  # AWS knows no resource for it
     ("scheduler:ListSchedules",): r"arn:\S+:scheduler:\S+:schedule/\*/\*",  # nor for a list of one group

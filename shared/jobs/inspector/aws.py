@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from shared.jobs.sqs import making
+
 CONNECT_SECONDS, READ_SECONDS, TRIES = 2, 10, 2
 
 
@@ -20,7 +22,8 @@ def client(service: Any, region: str) -> Iterator[Any]:
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": TRIES},
     )
-    made = boto3.session.Session().client(service, region_name=region or None, config=config)
+    with making:
+        made = boto3.client(service, region_name=region or None, config=config)
     try:
         yield made
     finally:

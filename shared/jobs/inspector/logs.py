@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -27,6 +28,8 @@ ATTEMPTS = 20
 """The last so many are looked at."""
 PAGES = 10
 """Of one question; a page may be empty where much was searched. Source: FilterLogEvents."""
+SECONDS = 20
+"""For all questions together: whoever asks from afar has half a minute."""
 BEFORE, AFTER = timedelta(seconds=5), timedelta(seconds=30)
 """Around an attempt: clocks differ, and Lambda's report comes when all is over."""
 SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+")
@@ -70,12 +73,13 @@ def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
     windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
     with client("logs", reach.region) as logs:
         term = max(SAFE.findall(id_), key=len, default="")
-        own = [of_json(event, id_) for window in windows for event in _events(logs, group, term, window, limit)]
+        search = Search(logs, group, limit, time.monotonic() + SECONDS)
+        own = [of_json(event, id_) for window in windows for event in search.events(term, window)]
         platform = [
             of_platform(event, run)
             for run in runs
             if run.request_id and SAFE.fullmatch(run.request_id)
-            for event in _events(logs, group, run.request_id, (run.start - BEFORE, run.end + AFTER), limit)
+            for event in search.events(run.request_id, (run.start - BEFORE, run.end + AFTER))
         ]
     lines = [line for line in (*own, *platform) if line is not None]
     return tuple(sorted(lines, key=lambda line: line.at)[:limit])
@@ -92,29 +96,38 @@ def merged(windows: Iterable[Window]) -> list[Window]:
     return found
 
 
-def _events(logs: Any, group: str, term: str, window: Window, limit: int) -> Iterator[dict[str, Any]]:
-    from botocore.exceptions import ClientError
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Questions to one function's log. ``limit``: lines of each answer. ``ends``: by the monotonic clock."""
 
-    question: dict[str, Any] = {
-        "logGroupName": group,
-        "startTime": _ms(window[0]),
-        "endTime": _ms(window[1]),
-        **({"filterPattern": f'"{term}"'} if term else {}),
-    }
-    left = limit
-    for _ in range(PAGES):
-        try:
-            page = logs.filter_log_events(**question)
-        except ClientError as error:
-            if error.response["Error"]["Code"] == "ResourceNotFoundException":  # it never ran, or is forgotten
+    logs: Any
+    group: str
+    limit: int
+    ends: float
+
+    def events(self, term: str, window: Window) -> Iterator[dict[str, Any]]:
+        """Those with ``term`` in them; with anything where it is empty."""
+        from botocore.exceptions import ClientError
+
+        question: dict[str, Any] = {
+            "logGroupName": self.group,
+            "startTime": _ms(window[0]),
+            "endTime": _ms(window[1]),
+            **({"filterPattern": f'"{term}"'} if term else {}),
+        }
+        left, pages = self.limit, 0
+        while left > 0 and pages < PAGES and time.monotonic() < self.ends:
+            try:
+                page = self.logs.filter_log_events(**question)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "ResourceNotFoundException":  # it never ran, or is forgotten
+                    return
+                raise
+            yield from page["events"]
+            if not page.get("nextToken"):
                 return
-            raise
-        for event in page["events"]:
-            yield event
-            left -= 1
-        if left <= 0 or not page.get("nextToken"):
-            return
-        question["nextToken"] = page["nextToken"]
+            left, pages = left - len(page["events"]), pages + 1
+            question["nextToken"] = page["nextToken"]
 
 
 # --- One line ------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
 from functools import cache
 from typing import Any, NotRequired, Required, TypedDict, get_type_hints
 
@@ -30,7 +31,8 @@ class ArgumentsError(JobError, ValueError):
         self.fields = list(problems)
 
 
-def operations() -> dict[str, Permission]:
+@cache
+def operations() -> Mapping[str, Permission]:
     """Every operation of the inspector → the permission that it takes."""
     found = {name: permission_of(Inspector, name) for name in vars(Inspector)}
     return {name: permission for name, permission in found.items() if permission is not None}
@@ -67,7 +69,8 @@ def decode_answer(operation: str, answer: bytes) -> Any:
 
 
 def encode_error(error: JobError) -> dict[str, Any]:
-    return {"class": type(error).__name__, "text": str(error), "fields": to_jsonable_python(vars(error))}
+    fields = to_jsonable_python(vars(error), fallback=lambda value: type(value).__name__)
+    return {"class": type(error).__name__, "text": str(error), "fields": fields}
 
 
 def decode_error(told: Mapping[str, Any]) -> JobError:
@@ -78,8 +81,15 @@ def decode_error(told: Mapping[str, Any]) -> JobError:
     error.args = (str(told.get("text")),)
     hints = get_type_hints(kind.__init__) if "__init__" in vars(kind) else {}
     for name, value in dict(told.get("fields") or {}).items():
-        setattr(error, name, TypeAdapter(hints[name]).validate_python(value) if name in hints else value)
+        setattr(error, name, _revived(hints.get(name), value))
     return error
+
+
+def _revived(hint: Any, value: Any) -> Any:
+    """The member of an enumeration; anything else stays as JSON has it."""
+    if isinstance(hint, type) and issubclass(hint, Enum) and value in {member.value for member in hint}:
+        return hint(value)
+    return value
 
 
 def _errors(root: type[JobError]) -> Iterator[type[JobError]]:

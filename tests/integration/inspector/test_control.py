@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -14,8 +14,7 @@ from functions.data_export.handler import DataExport, data_export
 from shared.cli.errors import ForbiddenError
 from shared.cli.remote import RemoteInspector
 from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
-from shared.jobs.inspector import ActionError, BulkAction, Filter, PauseScope, Permission
-from shared.jobs.inspector.wire import ArgumentsError
+from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector, PauseScope, Permission, wire
 from shared.jobs.store import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
@@ -112,7 +111,7 @@ def test_a_caller_that_is_made_up_is_refused_in_a_body_and_means_nothing_in_a_he
     monkeypatch.setattr(RemoteInspector, "_signed", forged)
     operator = stage.of(OPERATOR)
     # then the body is refused, and the header passed over
-    with pytest.raises(ArgumentsError, match="who: Extra inputs"):
+    with pytest.raises(wire.ArgumentsError, match="who: Extra inputs"):
         operator._decoded(
             "cancel",
             Permission.OPERATE,
@@ -140,3 +139,37 @@ def test_what_cannot_be_done_is_told_as_it_is_beside_the_database(stage: Stage) 
     with pytest.raises(UnreadablePayloadError, match="export_type") as caught:
         stage.of(EDITOR).edit(id_, {"export_type": "s3cret"})
     assert "s3cret" not in str(caught.value)
+
+
+QUESTIONS: list[tuple[str, dict[str, Any]]] = [
+    ("overview", {}),
+    ("tasks", {"filter": Filter(states=(State.CANCELLED, State.SCHEDULED))}),
+    ("count", {}),
+    ("task", {"id": "…"}),
+    ("dead", {}),
+    ("pauses", {}),
+    ("schedules", {}),
+    ("statistics", {"by": "tenant"}),
+    ("types", {}),
+    ("audit", {"who": OPERATOR.arn}),
+    ("bulks", {}),
+    ("examine", {}),
+]
+
+
+@pytest.mark.parametrize(("operation", "arguments"), QUESTIONS, ids=[name for name, _ in QUESTIONS])
+def test_what_the_record_says_is_of_the_types_that_are_declared(
+    operation: str, arguments: dict[str, Any], stage: Stage
+) -> None:
+    # given something of everything
+    cancelled, waiting = stage.waiting(), stage.waiting()
+    stage.of(OPERATOR).cancel(cancelled, reason="a mistake")
+    stage.of(OPERATOR).pause(PauseScope.TENANT, "acme", until=datetime.now(UTC) + timedelta(hours=1))
+    if "id" in arguments:
+        arguments = {"id": waiting}
+    # when it is asked for here
+    inspector = Inspector(answering._reach())
+    answer = getattr(inspector, operation)(**arguments)
+    # then it is the same from afar: a warning on its way, of another type than declared, would be an error
+    assert wire.decode_answer(operation, wire._answer(operation).dump_json(answer)) == answer
+    getattr(stage.of(VIEWER), operation)(**arguments)

@@ -19,6 +19,7 @@ from shared.jobs.errors import (
     DuplicateTaskError,
     JobError,
     LaneError,
+    PartialFailure,
     PayloadError,
     RecordAwayError,
     TaskIdConflictError,
@@ -175,6 +176,12 @@ def test_an_error_comes_over_as_the_same_class_with_the_same_text_and_fields(
 def test_an_error_that_this_version_does_not_know_keeps_its_text() -> None:
     error = wire.decode_error({"class": "OfTomorrowError", "text": "it is full", "fields": {"left": 0}})
     assert (type(error), str(error)) == (JobError, "it is full")
+
+
+def test_a_field_that_is_no_json_comes_over_as_the_name_of_its_class() -> None:
+    error = wire.decode_error(wire.encode_error(PartialFailure(1, 2, ValueError("s3cret"))))
+    assert isinstance(error, PartialFailure)
+    assert vars(error) == {"failed": 1, "done": 2, "first": "ValueError"}
 
 
 def test_a_fault_of_the_code_tells_nothing_of_what_it_worked_on(connected: Connected, recorded: Recorded) -> None:

@@ -1,0 +1,44 @@
+"""What an operator is told of the deployed stack, by the way that the command line takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from shared.cli.connecting import connect
+from shared.jobs.inspector import Inspector
+from shared.jobs.inspector.answers import Grade
+from tests.e2e.conftest import Deployed, await_true
+
+
+@pytest.fixture
+def inspector(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inspector]:
+    """With nothing set but the folder of the stack."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.setenv(name, os.environ[name])  # and so be put back
+    monkeypatch.setenv("JOBLANE_LOCAL", str(deployed.stack.folder))
+    monkeypatch.delenv("DATABASE_URL")
+    made = connect(stage=None, profile=None, region=None)
+    yield made
+    made._reach.database.drop()
+
+
+def test_nothing_is_wrong_with_what_was_just_deployed(inspector: Inspector) -> None:
+    # dead letters are those of other tests, and the sweep may not have come yet
+    wrong = [one for one in inspector.examine() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
+    assert [one for one in wrong if one.what != "jobs:sweep"] == []
+    good = {one.what for one in inspector.examine() if one.grade is Grade.GOOD}
+    assert {"migrations", "clock", "types", "mappings", "functions", "schedules"} <= good
+
+
+def test_the_log_of_a_task_is_there_with_what_lambda_says(deployed: Deployed, inspector: Inspector) -> None:
+    id_ = deployed.send("jobs-default", deployed.export(tenant_id=str(deployed.people.nobody)))
+    deployed.await_state(id_, "archived")
+    await_true(lambda: len(inspector.logs(id_)) >= 2, lambda: f"{inspector.logs(id_)}")
+    lines = inspector.logs(id_)
+    (told,) = (line for line in lines if line.message == "task archived")
+    assert (told.level, told.attempt, told.fields["outcome"]) == ("WARNING", 1, "archived")
+    (report,) = (line for line in lines if line.level == "PLATFORM")
+    assert report.message.startswith("REPORT RequestId: ")
