@@ -17,7 +17,7 @@ from shared.cli.errors import AwayError, ForbiddenError, LocalError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
-from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError
+from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError, UnknownTypeError
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
 from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
 from shared.jobs.queues import Queue
@@ -32,7 +32,10 @@ from tests.unit.cli.conftest import Run, Stub
     [
         (UnknownTaskError("a"), 3),
         (ActionError("a", "run", State.ACTIVE, [], None), 4),
+        (UnknownTypeError("no task 'data:gone'"), 3),
         (SelectionError("limit", "1 to 500"), 2),
+        (SelectionError("filter", "no task matches it; nothing was begun"), 3),
+        (SelectionError("types", "there is no type 'data:gone'"), 3),
         (RecordAwayError("the database is away"), 5),
         (MissingSettingError("DATABASE_URL", "what", "x"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 5),
