@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import typer
 
-from shared.cli.errors import AwayError, LocalError
 from shared.cli.exits import Exit
 from shared.cli.screen import is_terminal, say
 
@@ -38,10 +37,7 @@ def inspector(context: typer.Context) -> Inspector:
     from shared.cli.connecting import connect
 
     where = context.find_object(Where) or Where()
-    try:
-        found: Any = connect(stage=where.stage, profile=where.profile, region=where.region)
-    except LocalError as error:
-        raise AwayError(str(error)) from error
+    found: Any = connect(stage=where.stage, profile=where.profile, region=where.region)
     same: Inspector = found  # the remote one has the same operations
     return same
 

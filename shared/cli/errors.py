@@ -12,14 +12,6 @@ class LocalError(Exception):
     """Something of the local stack did not start, stop or answer; the message ends with what to do."""
 
 
-class AwayError(LocalError):
-    """The stack, its database or its API cannot be reached."""
-
-
-class ForbiddenError(LocalError):
-    """Whoever asks lacks a permission."""
-
-
 class PortBusyError(LocalError):
     """Another program listens where this one should."""
 

@@ -37,15 +37,20 @@ NOTHING_THERE = ("type", "types", "filter")
 
 
 def exit_of(error: Exception) -> Exit | None:
-    """The status for an error that the reader can mend; None for one that is a fault of ours."""
+    """The status for an error that the reader can mend; None for one that is a fault of ours.
+
+    One of the way to a stage names its status by an attribute ``exit_status``.
+    """
     from pg8000.exceptions import Error as PostgresError
 
-    from shared.cli.errors import AwayError, ForbiddenError, LocalError
+    from shared.cli.errors import LocalError
     from shared.db import is_away
     from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError, UnknownTypeError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.settings import MissingSettingError
 
+    if (told := getattr(error, "exit_status", None)) is not None:
+        return Exit(told)
     if isinstance(error, SelectionError):
         return Exit.NOTHING if error.field in NOTHING_THERE else Exit.USAGE
     if isinstance(error, AwsCallError):
@@ -60,8 +65,6 @@ def exit_of(error: Exception) -> Exit | None:
         BusyError: Exit.STATE,
         RecordAwayError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
-        AwayError: Exit.AWAY,
-        ForbiddenError: Exit.FORBIDDEN,
         JobError: Exit.FAILED,
         LocalError: Exit.FAILED,
     }

@@ -117,7 +117,6 @@ app.command(hidden=True)(local.ticker)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the reader can mend is told without a traceback."""
-    from shared.cli.errors import AwayError
     from shared.cli.screen import say
 
     try:
@@ -127,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code is None:
             raise
         say(f"jobs: {error}")
-        if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
+        if code is Exit.AWAY and not hasattr(error, "exit_status"):  # an error of the way to a stage says it itself
             say("Is the local stack up (`make status`)? Another stage is named by --stage.")
         sys.exit(code)
 

@@ -103,13 +103,12 @@ def invoke(
     timeout is not enforced. What fails is rolled back and not tried again.
     """
     from shared.cli import invoking
-    from shared.cli.connecting import settle
 
     where = context.find_object(asking.Where) or asking.Where()
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
     given = read_payload(payload) or {}
-    settle(None, None)
+    asking.inspector(context)  # by which the settings of the local stack become this process's
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:

@@ -13,14 +13,8 @@ from shared.cli import connecting, following
 from shared.cli.main import main
 from shared.jobs.inspector import Inspector
 from tests.integration.inspector.bulks import Bulks
-from tests.integration.inspector.conftest import (  # noqa: F401 - fixtures
-    bulks,
-    deployed,
-    inspector,
-    reach,
-    session,
-    world,
-)
+from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
+from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures
 
 
 @dataclass

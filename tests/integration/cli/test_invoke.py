@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.cli import invoking
+from shared.cli import connecting, invoking
 from shared.cli.main import main
 from shared.db import Database
 from shared.jobs import TaskContext
@@ -69,6 +69,7 @@ def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
         return samples.sample_one
 
     monkeypatch.setattr(invoking, "load", load)
+    monkeypatch.setattr(connecting, "connect", lambda **_: None)
     database = Database(database_url)
     yield database
     database.drop()

@@ -13,7 +13,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from shared.cli import asking, completion, connecting, times
 from shared.cli.commands import acting
-from shared.cli.errors import AwayError, ForbiddenError, LocalError
+from shared.cli.errors import LocalError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
@@ -45,8 +45,6 @@ from tests.unit.cli.conftest import Run, Stub
         (PayloadError("payload", "x"), 1),
         (JobError("x"), 1),
         (LocalError("x"), 1),
-        (AwayError("x"), 5),
-        (ForbiddenError("x"), 6),
         (BusyError("task 'a'"), 4),
         (AwsCallError("SendMessage", "no"), 5),
         (AwsCallError("SendMessage", "no", denied=True), 6),
@@ -60,7 +58,9 @@ def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception
 
 def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(**_: object) -> None:
-        raise LocalError("There are no AWS credentials to sign with.")
+        error = LocalError("There are no AWS credentials to sign with.")
+        error.exit_status = 5  # type: ignore[attr-defined]
+        raise error
 
     monkeypatch.setattr(connecting, "connect", connect)
     ran = jobs("show", "x")
