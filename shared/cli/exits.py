@@ -47,6 +47,7 @@ def exit_of(error: Exception) -> Exit | None:
     from shared.db import is_away
     from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError, UnknownTypeError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+    from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
 
     if (told := getattr(error, "exit_status", None)) is not None:
@@ -63,6 +64,7 @@ def exit_of(error: Exception) -> Exit | None:
         UnknownTypeError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
+        ArgumentsError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         JobError: Exit.FAILED,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +46,8 @@ def jobs(
     looks = inspector.bulk_view
 
     def look(id_: str) -> Any:
-        bulks.run(id_)
+        with redirect_stdout(io.StringIO()):  # the function's metrics
+            bulks.run(id_)
         return looks(id_)
 
     monkeypatch.setattr(connecting, "connect", lambda **_: inspector)
