@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from shared import telemetry
 from shared.cli import connecting, following
 from shared.cli.main import main
 from shared.jobs.inspector import Inspector
@@ -33,6 +34,12 @@ class Ran:
 
 
 Jobs = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_logger() -> None:
+    """The process's logger, made here: made within a test, it would write to what that test captures, for ever."""
+    telemetry.logger()
 
 
 @pytest.fixture
