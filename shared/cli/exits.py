@@ -32,17 +32,23 @@ MEANINGS = {
 }
 
 
+NOTHING_THERE = ("type", "types", "filter")
+"""Fields of an inspector's refusal that say that there is no such thing."""
+
+
 def exit_of(error: Exception) -> Exit | None:
     """The status for an error that the reader can mend; None for one that is a fault of ours."""
     from pg8000.exceptions import Error as PostgresError
 
     from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from shared.db import is_away
-    from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError
+    from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError, UnknownTypeError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
 
+    if isinstance(error, SelectionError):
+        return Exit.NOTHING if error.field in NOTHING_THERE else Exit.USAGE
     if isinstance(error, AwsCallError):
         return Exit.FORBIDDEN if error.denied else Exit.AWAY
     if isinstance(error, (PostgresError, OSError)) and is_away(error):
@@ -50,9 +56,9 @@ def exit_of(error: Exception) -> Exit | None:
         return Exit.AWAY if file is None else Exit.FAILED
     kinds: dict[type[Exception], Exit] = {  # the first that fits
         UnknownTaskError: Exit.NOTHING,
+        UnknownTypeError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
-        SelectionError: Exit.USAGE,
         ArgumentsError: Exit.USAGE,
         MisuseError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,

@@ -1,4 +1,4 @@
-"""Running one handler in this process, for its author's eyes: a breakpoint in it stops, and its errors are whole.
+"""Running one handler in this process, for its author's eyes: a breakpoint in it stops, and its errors are told whole.
 
 The row is inserted as running and never waits, so that no worker can take it; whatever fails ends as ``cancelled``:
 neither tried again nor a dead letter. What :meth:`~shared.jobs.context.TaskContext.each` and ``resume`` have committed
@@ -37,6 +37,7 @@ from shared.jobs.store import Finish, State
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from shared.jobs.payload import Payload
     from shared.jobs.task import Task
 
 LEASE = timedelta(hours=12)
@@ -111,9 +112,9 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
         alarm=Alarm(),
         client=JobClient.within(database, Sqs(), settings.prefix()),
     )
-    started = time.perf_counter()
+    payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
-        result = task.function(task.read(claimed.payload, claimed.schema), context)
+        result = task.function(payload, context)
         context.flush()
         end = outcome.completed(claimed, result, _ms_since(started))
         with context.commits():
@@ -121,7 +122,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
             if context.touched:
                 context.session.commit()
     except BaseException as error:  # whatever ends a handler, Ctrl-C too, is told and leaves nothing that waits
-        end = _failed(task, claimed, error, _ms_since(started))
+        end = _failed(task, claimed, payload, error, _ms_since(started))
         _undo(context, database)
         if not isinstance(error, LeaseLostError):
             store.finish(database.get(), [end])
@@ -134,21 +135,24 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     return _invoked(task, end)
 
 
-def _failed(task: Task[Any, Any], claimed: Claim, error: BaseException, duration_ms: int) -> Finish:
-    end = outcome.failed(task, claimed, error, duration_ms)
-    failure = Failure.of(task.type, error, scrubber(task.payload, claimed.payload))
-    told = replace(
+def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseException, duration_ms: int) -> Finish:
+    """As a worker records it, but cancelled. The texts are without the values of redacted fields."""
+    end = outcome.failed(task, claimed, error, duration_ms, payload)
+    if isinstance(error, TaskCancelled):
+        return end
+    failure = Failure.of(task.type, error, scrubber(task.payload, claimed.payload, payload))
+    return replace(
         end,
+        outcome="failed" if end.state is State.ARCHIVED else end.outcome,
+        state=State.CANCELLED,
+        delay_seconds=0,
+        counted=True,
+        reason=f"jobs invoke: {failure.error_type}: {failure.error_message}",
         error_type=failure.error_type,
         error_message=failure.error_message,
         fingerprint=failure.fingerprint,
         traceback=failure.traceback,
     )
-    if isinstance(error, TaskCancelled):
-        return end
-    word = "failed" if end.state is State.ARCHIVED else end.outcome
-    reason = f"jobs invoke: {failure.error_type}: {failure.error_message}"
-    return replace(told, outcome=word, state=State.CANCELLED, delay_seconds=0, counted=True, reason=reason)
 
 
 def _undo(context: TaskContext, database: Database) -> None:

@@ -14,6 +14,7 @@ from shared.cli.asking import Where
 from shared.cli.commands import (
     acting,
     authoring,
+    bulk,
     dead_letters,
     deploying,
     local,
@@ -110,7 +111,7 @@ for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_heading)(_command)
 app.add_typer(
-    acting.bulk, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
+    bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
 )
 app.command(hidden=True)(local.ticker)
 

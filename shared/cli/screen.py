@@ -23,8 +23,11 @@ PIPE_WIDTH = 1000
 """Into a pipe nothing is cut or wrapped."""
 WIDE = 100
 """Columns from which tables show more of each row."""
-CONTROLS = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd")
+CONTROLS: dict[int, str] = dict.fromkeys(
+    (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
+)
 """C0, C1 and the marks that turn the direction of text."""
+CONTROLS |= dict.fromkeys((0x09, 0x0A, 0x0D), " ")
 STYLES = {
     "scheduled": "cyan",
     "pending": "blue",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.jobs import schedules
-from shared.jobs.errors import DeclarationError, JobError
+from shared.jobs.errors import DeclarationError, JobError, UnknownTypeError
 from shared.jobs.payload import ArchivedTask
 from shared.jobs.queues import folder_of
 from shared.jobs.schedules import Times
@@ -73,7 +73,7 @@ def load(type_: str, package: str = "functions", *, times: Times | None = None) 
             raise
         found = None
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
-        raise DeclarationError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
+        raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return schedules.apply(found, schedules.of_environment() if times is None else times)
 
 

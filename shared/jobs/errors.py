@@ -17,6 +17,10 @@ class DeclarationError(JobError, ValueError):
     """A task is declared in a way that cannot work. Raised when the handler module is imported, or at synth."""
 
 
+class UnknownTypeError(DeclarationError):
+    """No task of that type is declared."""
+
+
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 

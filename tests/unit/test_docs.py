@@ -32,7 +32,7 @@ RUN = {
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""
 
-BUILT_IN = {"set", ".", "export", "cd", "git", "cp", "uv", "python"}
+BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python"}
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
@@ -73,7 +73,7 @@ def problems(words: list[str]) -> Iterator[str]:
     match program.rpartition("/")[2]:
         case "make":
             yield from (f"make has no target {word}" for word in rest if "=" not in word and word not in targets())
-        case "jobs":
+        case "jobs" | "joblane":
             yield from _problems_of_jobs(rest)
         case "aws":
             yield from _problems_of_aws(rest)

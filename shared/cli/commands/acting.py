@@ -1,10 +1,9 @@
-"""Act on tasks, one, some, or all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`; and `bulk`."""
+"""Act on tasks, one, some, or all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -169,65 +168,3 @@ def counted(inspector: Inspector, chosen: Filter, *, dry_run: bool, as_json: boo
             screen.console().print(screen.word(f"{words} would be touched.", "none"))
         raise typer.Exit
     return words
-
-
-# --- Bulk actions themselves -----------------------------------------------------------------------------------------
-
-bulk = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
-BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
-
-
-@bulk.command("ls")
-def bulk_ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
-    """Bulk actions, newest first."""
-    from shared.cli.times import relative
-    from shared.jobs.inspector.answers import BulkView
-
-    found = asking.inspector(context).bulks(limit=limit)
-    if as_json:
-        screen.document(found, tuple[BulkView, ...])
-        return
-    if not found:
-        screen.say("There was no bulk action yet.")
-        return
-    made = screen.table(
-        "ID", "ACTION", "STATE", "DONE", "OF", "SKIPPED", "FAILED", "STARTED", "WHO", fold=("ID", "WHO")
-    )
-    for one in found:
-        when = relative(one.started_at, datetime.now(UTC))
-        screen.row(made, one.id, one.action, one.state, one.done, one.total, one.skipped, one.failed, when, one.who)
-    screen.console().print(made)
-
-
-@bulk.command("show")
-def bulk_show(
-    context: typer.Context,
-    id_: BulkId,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
-    as_json: o.AsJson = False,
-) -> None:
-    """How one bulk action stands."""
-    from shared.cli.following import follow, report
-    from shared.jobs.inspector.answers import BulkView
-
-    inspector = asking.inspector(context)
-    view = inspector.bulk_view(id_)
-    if follow_it:
-        raise typer.Exit(follow(inspector, view, asking.here(context), as_json=as_json))
-    if as_json:
-        screen.document(view, BulkView)
-    else:
-        screen.console().print(screen.word(f"{report(view)} It is {view.state}.", "none"))
-
-
-@bulk.command("abort")
-def bulk_abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
-    """Stop a bulk action; what is done stays done."""
-    from shared.cli.following import report
-    from shared.jobs.inspector.answers import BulkView
-
-    view = asking.inspector(context).abort(id_, reason=reason)
-    if as_json:
-        screen.document(view, BulkView)
-    else:
-        screen.console().print(screen.word(report(view), "none"))

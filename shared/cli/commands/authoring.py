@@ -6,7 +6,6 @@ In these `--json` gives a payload; the answer as JSON is `--as-json`, which all 
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
@@ -76,13 +75,15 @@ def enqueue(
         "on_conflict": on_conflict,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    acted = asking.inspector(context).enqueue(type_, read_payload(payload) or {}, options=options, reason=reason)
+    given_payload = read_payload(payload) or {}
+    inspector = asking.inspector(context)
+    acted = inspector.enqueue(type_, given_payload, options=options, reason=reason)
     id_ = acted.new_id or acted.id
     if wait:
         from shared.cli.commands.looking import await_end
 
         screen.say(f"Enqueued {id_}.")
-        raise typer.Exit(await_end(context, id_, None, as_json=as_json))
+        raise typer.Exit(await_end(inspector, asking.here(context), id_, None, as_json=as_json))
     if as_json:
         screen.document(acted, Acted)
         return
@@ -103,13 +104,12 @@ def invoke(
     timeout is not enforced. What fails is rolled back and not tried again.
     """
     from shared.cli import invoking
-    from shared.cli.connecting import settle
 
     where = context.find_object(asking.Where) or asking.Where()
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
     given = read_payload(payload) or {}
-    settle(None, None)
+    asking.inspector(context)  # by which the settings of the local stack become this process's
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
@@ -145,14 +145,24 @@ def edit(
 
     By `--json`, or in $EDITOR. A field that is shown as [redacted] and left so keeps its value.
     """
-    inspector = asking.inspector(context)
     changed = read_payload(payload)
-    if changed is None:
-        changed = _in_editor(inspector.task(id_).payload)
-    if changed is None:
-        screen.say("The payload was left as it is; nothing was done.")
+    inspector = asking.inspector(context)
+    if changed is not None:
+        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
         return
-    _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
+    from shared.cli.editor import edited
+
+    before = inspector.task(id_).payload
+    if before is None:
+        asking.stop("its payload was cleared; enqueue a new task", Exit.STATE)
+    if not screen.is_terminal():
+        asking.usage("there is no terminal to edit on; give the payload", "--json")
+    with edited(screen.pretty(before) + "\n") as text:
+        if text is None:
+            screen.say("The payload was left as it is; nothing was done.")
+            return
+        changed = _parse(text, "the edited payload")
+        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
 
 
 def new(
@@ -206,28 +216,6 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         asking.usage("a JSON object is required: {…}", where)
     return value
-
-
-def _in_editor(payload: Any) -> dict[str, Any] | None:
-    """The payload as it was saved; None where it was left as it is."""
-    if payload is None:
-        asking.stop("its payload was cleared; enqueue a new task", Exit.STATE)
-    if not screen.is_terminal():
-        asking.usage("there is no terminal to edit on; give the payload", "--json")
-    before = screen.pretty(payload) + "\n"
-    from subprocess import CalledProcessError, run
-    from tempfile import NamedTemporaryFile
-
-    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
-    with NamedTemporaryFile("w+", suffix=".json", prefix="payload-", encoding="utf-8") as file:
-        file.write(before)
-        file.flush()
-        try:
-            run([*shlex.split(editor), file.name], check=True)  # noqa: S603 - the person's own editor
-        except (OSError, CalledProcessError) as error:
-            asking.stop(f"the editor {editor!r} did not end well ({error}); nothing was done", Exit.FAILED)
-        after = Path(file.name).read_text(encoding="utf-8")
-    return None if after == before else _parse(after, "the edited payload")
 
 
 # --- Small things ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import time
 from datetime import UTC, datetime
@@ -12,17 +13,18 @@ import typer
 from shared.cli import asking, screen
 from shared.cli.commands import options as o
 from shared.cli.exits import Exit
+from shared.cli.following import ENDED
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
+    from shared.jobs.inspector import Inspector
     from shared.jobs.inspector.answers import LogLine, TaskView
 
 LOOK_AGAIN_SECONDS = 1.0
 MAX_LOG_LINES = 1000
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
-ENDED = ("completed", "archived", "cancelled")
 
 
 def ls(
@@ -154,23 +156,25 @@ def wait(
         seconds = None if timeout is None else times.duration(timeout).total_seconds()
     except ValueError as error:
         asking.usage(str(error), "--timeout")
-    raise typer.Exit(await_end(context, id_, seconds, as_json=as_json))
+    raise typer.Exit(await_end(asking.inspector(context), asking.here(context), id_, seconds, as_json=as_json))
 
 
-def await_end(context: typer.Context, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
-    """Follow a task to its end, tell how it ended, and return the status that says so."""
+def await_end(inspector: Inspector, command: str, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
+    """Follow a task to its end, tell how it ended, and return the status that says so.
+
+    ``command``: `jobs`, with the options that lead to this stage. ``seconds``: None for as long as it takes.
+    """
     from shared.cli.following import bar
     from shared.jobs.inspector.answers import TaskView
 
-    inspector = asking.inspector(context)
-    ends = None if seconds is None else time.monotonic() + seconds
+    ends = math.inf if seconds is None else time.monotonic() + seconds
     view = inspector.task(id_)
     try:
         with bar() as progress:
             line = progress.add_task(view.row.type, total=None)
-            while view.row.state not in ENDED and (ends is None or time.monotonic() < ends):
+            while view.row.state not in ENDED and (left := ends - time.monotonic()) > 0:
                 _tell(progress, line, view)
-                time.sleep(LOOK_AGAIN_SECONDS if ends is None else min(LOOK_AGAIN_SECONDS, max(0.01, seconds or 0)))
+                time.sleep(min(LOOK_AGAIN_SECONDS, left))
                 view = inspector.task(id_)
     except KeyboardInterrupt:
         screen.say(f"\nNo longer waiting; task {id_} goes on.")
@@ -183,7 +187,7 @@ def await_end(context: typer.Context, id_: str, seconds: float | None, *, as_jso
             return Exit.DONE
         case "archived" | "cancelled" as state:
             screen.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
-            screen.say(f"More: {asking.here(context)} show {shlex.quote(id_)}")
+            screen.say(f"More: {command} show {shlex.quote(id_)}")
             return Exit.FAILED
         case state:
             screen.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")

@@ -55,9 +55,11 @@ def pause(
     if as_json:
         screen.document(made, Pause)
         return
-    what = "no ticks of it are taken" if made.scope == "schedule" else "what runs goes on, nothing new starts"
+    what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
+    if made.scope == "schedule":
+        what = "its ticks run nothing"
     end = f"until {screen.clean(_stamp(made.until))}" if made.until else "until it is resumed"
-    screen.say(f"Paused {made.scope} {made.name} {end}: {what}. Messages stay and no attempts are spent.")
+    screen.say(f"Paused {made.scope} {made.name} {end}: {what}.")
     screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {made.name}")
 
 

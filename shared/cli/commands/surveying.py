@@ -100,7 +100,7 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
         each = dollars(one.cost_usd / one.started * 1000) if one.started else None
         figures_ = [f"{value:,}" for value in (one.started, one.succeeded, one.retried, one.archived, one.lost)]
         money = [f"~{value}" for value in (dollars(one.cost_usd), each) if value]
-        screen.row(made, one.key, *figures_, *(waits if len(times) == 3 else waits[1:2]), *money[: len(costs)])
+        screen.row(made, one.key or None, *figures_, *(waits if len(times) == 3 else waits[1:2]), *money[: len(costs)])
     return made
 
 

@@ -6,16 +6,17 @@ import json
 import os
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from sqlalchemy import text
 
-from shared.cli import invoking
+from shared.cli import connecting, invoking
 from shared.cli.main import main
 from shared.db import Database
-from shared.jobs import TaskContext
-from shared.jobs.errors import DeclarationError, RetryAfter, Snooze, TaskTimeout
+from shared.jobs import Payload, TaskContext, task
+from shared.jobs.errors import RetryAfter, Snooze, TaskTimeout
+from shared.jobs.redaction import Redacted
 from tests.integration.jobs import samples
 from tests.integration.jobs.samples import Sample, behaviour
 
@@ -58,26 +59,34 @@ ENDS: list[BaseException] = [
 ]
 
 
+class Secret(Payload):
+    token: Annotated[str, Redacted]
+
+
+@task("sample:secret")
+def sample_secret(payload: Secret, ctx: TaskContext) -> None:
+    raise ValueError(f"{payload.token} was refused")
+
+
 @pytest.fixture
 def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The database that is invoked on; `sample:one` is what there is."""
     monkeypatch.setenv("DATABASE_URL", database_url)
 
     def load(type_: str) -> Any:
-        if type_ != "sample:one":
-            raise DeclarationError(f"no task {type_!r}")
-        return samples.sample_one
+        return {"sample:one": samples.sample_one, "sample:secret": sample_secret}[type_]
 
     monkeypatch.setattr(invoking, "load", load)
+    monkeypatch.setattr(connecting, "connect", lambda **_: None)
     database = Database(database_url)
     yield database
     database.drop()
 
 
-def invoke(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+def invoke(capsys: pytest.CaptureFixture[str], *arguments: str, type_: str = "sample:one") -> tuple[int, str, str]:
     capsys.readouterr()
     with pytest.raises(SystemExit) as ended:
-        main(["invoke", "sample:one", *arguments])
+        main(["invoke", type_, *arguments])
     captured = capsys.readouterr()
     return int(ended.value.code or 0), captured.out, captured.err
 
@@ -129,6 +138,20 @@ def test_nothing_that_a_handler_raises_leaves_a_task_that_waits(
 def test_ctrl_c_rolls_back_and_leaves_nothing_that_waits(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
     code, _, _ = invoke(capsys, "--json", '{"do": "invoke_interrupt"}')
     assert (code, rows(record)[0]["state"], written(record)) == (130, "cancelled", 0)
+
+
+def test_the_value_of_a_redacted_field_is_in_nothing_that_is_kept_or_shown(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # when
+    code, out, err = invoke(capsys, "--json", '{"token": "hunter2-hunter2"}', "--as-json", type_="sample:secret")
+    # then
+    assert (code, json.loads(out)["error_message"]) == (1, "[redacted] was refused")
+    assert "hunter2" not in out + err
+    [row] = rows(record)
+    assert row["payload"] == {"token": "hunter2-hunter2"}
+    attempts = record.get().run("select to_jsonb(a) from task_attempts a")
+    assert "hunter2" not in json.dumps([row | {"payload": None}, attempts])
 
 
 def test_long_work_runs_to_its_end_in_one_go(record: Database, capsys: pytest.CaptureFixture[str]) -> None:

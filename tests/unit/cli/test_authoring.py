@@ -160,6 +160,28 @@ def test_without_a_change_that_can_be_read_nothing_is_done(
     assert said in ran.err
 
 
+def test_what_was_written_is_kept_where_it_is_refused_and_else_removed(
+    edit: Any, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(kept))
+    # when it is refused
+    stub.answers["edit"] = PayloadError("payload", "count: a number is required")
+    ran = edit("""echo '{"count": "x"}' > "$1" """)
+    # then
+    [file] = kept.iterdir()
+    assert (ran.code, file.read_text(), file.stat().st_mode & 0o077) == (1, '{"count": "x"}\n', 0)
+    assert f"--json @{file}" in ran.err
+    # and when it is not
+    file.unlink()
+    stub.answers["edit"] = EDITED
+    edit("""echo '{"count": 3}' > "$1" """)
+    edit("true")
+    edit("exit 1")
+    assert list(kept.iterdir()) == []
+
+
 def test_a_payload_that_was_cleared_is_not_edited(jobs: Run, stub: Stub) -> None:
     stub.answers["task"] = samples.task_view(payload=None)
     ran = jobs("edit", "x", person="y")

@@ -13,11 +13,11 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from shared.cli import asking, completion, connecting, times
 from shared.cli.commands import acting
-from shared.cli.errors import AwayError, ForbiddenError, LocalError
+from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
-from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError
+from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError, UnknownTypeError
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
 from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
 from shared.jobs.queues import Queue
@@ -32,7 +32,10 @@ from tests.unit.cli.conftest import Run, Stub
     [
         (UnknownTaskError("a"), 3),
         (ActionError("a", "run", State.ACTIVE, [], None), 4),
+        (UnknownTypeError("no task 'data:gone'"), 3),
         (SelectionError("limit", "1 to 500"), 2),
+        (SelectionError("filter", "no task matches it; nothing was begun"), 3),
+        (SelectionError("types", "there is no type 'data:gone'"), 3),
         (RecordAwayError("the database is away"), 5),
         (MissingSettingError("DATABASE_URL", "what", "x"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 5),
@@ -42,6 +45,7 @@ from tests.unit.cli.conftest import Run, Stub
         (PayloadError("payload", "x"), 1),
         (JobError("x"), 1),
         (LocalError("x"), 1),
+        (MisuseError("x"), 2),
         (AwayError("x"), 5),
         (ForbiddenError("x"), 6),
         (BusyError("task 'a'"), 4),
@@ -57,7 +61,7 @@ def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception
 
 def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(**_: object) -> None:
-        raise LocalError("There are no AWS credentials to sign with.")
+        raise AwayError("There are no AWS credentials to sign with.")
 
     monkeypatch.setattr(connecting, "connect", connect)
     ran = jobs("show", "x")

@@ -33,7 +33,7 @@ def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: St
     [(_, named)] = stub.called("pause")
     assert abs(named["until"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
     assert f"until {named['until']:%Y-%m-%d %H:%M:%S}Z" in ran.err
-    assert "no attempts are spent" in ran.err
+    assert "no attempts are spent." in ran.err
     assert "jobs --stage dev resume queue low" in ran.err
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -65,6 +66,16 @@ def test_no_table_is_wider_than_the_terminal_or_coloured_in_a_pipe(
     assert tables
     assert max(map(len, tables)) <= columns
     assert "\x1b" not in ran.out
+
+
+def test_no_color_is_heeded_where_there_are_colours(jobs: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+    coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
+    stub.answers["tasks"] = Page((samples.task_row(),), None)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    assert coloured.search(jobs("ls").out)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert not coloured.search(jobs("ls").out)
 
 
 def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: Stub) -> None:

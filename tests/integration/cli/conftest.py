@@ -1,0 +1,71 @@
+"""`jobs`, run in this process over a real record and queues in moto."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from shared import telemetry
+from shared.cli import connecting, following
+from shared.cli.main import main
+from shared.jobs.inspector import Inspector
+from tests.integration.inspector.bulks import Bulks
+from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
+from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures
+
+
+@dataclass
+class Ran:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+Jobs = Callable[..., Ran]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def made_logger() -> None:
+    """The process's logger, made here: made within a test, it would write to what that test captures, for ever."""
+    telemetry.logger()
+
+
+@pytest.fixture
+def jobs(
+    inspector: Inspector,  # noqa: F811
+    bulks: Bulks,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Jobs:
+    """Run a command. A bulk action that it follows is run whenever it looks."""
+    looks = inspector.bulk_view
+
+    def look(id_: str) -> Any:
+        with redirect_stdout(io.StringIO()):  # the function's metrics
+            bulks.run(id_)
+        return looks(id_)
+
+    monkeypatch.setattr(connecting, "connect", lambda **_: inspector)
+    monkeypatch.setattr(inspector, "bulk_view", look)
+    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
+
+    def run(*arguments: str) -> Ran:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main(list(arguments))
+        captured = capsys.readouterr()
+        return Ran(int(ended.value.code or 0), captured.out, captured.err)
+
+    return run

@@ -1,0 +1,117 @@
+"""Whole ways of an operator, from a command to the record and the queues."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.jobs import SkipRetry, TaskContext
+from tests.integration.cli.conftest import Jobs
+from tests.integration.jobs.conftest import World
+from tests.integration.jobs.samples import Sample, behaviour, sample_one
+
+CAUSES = {"ways_no_file": 6, "ways_no_room": 4, "ways_no_reason": 2}
+"""How many tasks are given up for each."""
+
+
+@behaviour
+def ways_no_file(payload: Sample, ctx: TaskContext) -> Any:
+    raise SkipRetry(f"file {payload.number} does not exist")
+
+
+@behaviour
+def ways_no_room(payload: Sample, ctx: TaskContext) -> Any:
+    raise SkipRetry("the disk is full")
+
+
+@behaviour
+def ways_no_reason(payload: Sample, ctx: TaskContext) -> Any:
+    raise SkipRetry
+
+
+@pytest.fixture
+def given_up(deployed: World) -> World:
+    """A world in which tasks were given up, for those causes."""
+    for cause, number in CAUSES.items():
+        for n in range(number):
+            body = {"type": "sample:one", "id": f"{cause}-{n}", "payload": {"do": cause, "number": n}}
+            deployed.deliver(sample_one, body)
+    return deployed
+
+
+def ids(jobs: Jobs, *options: str) -> list[str]:
+    return sorted(one["id"] for one in jobs("ls", *options, "--json").json["tasks"])
+
+
+def test_one_cause_is_found_and_redriven_and_the_others_are_left(given_up: World, jobs: Jobs) -> None:
+    # given
+    groups = jobs("dead", "--json").json["groups"]
+    assert [group["count"] for group in groups] == sorted(CAUSES.values(), reverse=True)
+    full = next(group for group in groups if "disk" in group["message"])
+    # when
+    ran = jobs("redrive", full["fingerprint"], "--yes", "--reason", "a larger disk", "--json")
+    # then
+    assert (ran.code, ran.json["total"], ran.json["failed"]) == (0, 4, 0)
+    assert ids(jobs, "--state", "pending", "--type", "sample:one") == [f"ways_no_room-{n}" for n in range(4)]
+    assert len(ids(jobs, "--state", "archived")) == 8
+    [entry] = jobs("audit", "--json").json
+    assert (entry["who"], entry["action"], entry["reason"]) == ("op", "bulk redrive", "a larger disk")
+
+
+def test_a_filter_is_counted_acted_on_and_audited(given_up: World, jobs: Jobs) -> None:
+    archived = ("--state", "archived", "--error", "does not exist")
+    # when nothing is confirmed, nothing is done
+    assert jobs("delete", *archived, "--dry-run", "--json").json == {"number": 6, "exact": True}
+    assert jobs("delete", *archived).code == 2
+    assert len(ids(jobs, *archived)) == 6
+    # when it is
+    ran = jobs("retry", *archived, "--yes")
+    # then
+    assert (ran.code, ran.out) == (0, "retry: 6 done of 6 tasks.\n")
+    assert ids(jobs, *archived) == []
+    assert jobs("retry", *archived, "--yes").code == 3
+    assert "completed" in jobs("bulk", "ls").out
+
+
+def test_one_task_is_acted_on_step_by_step_and_each_is_in_the_audit(deployed: World, jobs: Jobs) -> None:
+    # given
+    id_ = jobs("enqueue", "sample:one", "--json", '{"number": 1}', "--in", "2h", "--reason", "one").out.strip()
+    # when
+    steps = [
+        jobs("edit", id_, "--json", '{"number": 2}', "--reason", "two"),
+        jobs("archive", id_, "--reason", "three"),
+        jobs("retry", id_, "--reason", "four"),
+        jobs("cancel", id_, "--reason", "five"),
+    ]
+    again = jobs("replay", id_, "--reason", "six").out.strip()
+    # then
+    assert [step.code for step in steps] == [0] * 4
+    assert deployed.row(again)["payload"] == {"do": "nothing", "number": 2}
+    assert deployed.row(again)["replay_of"] == id_
+    entries = jobs("audit", "--target", id_, "--json").json
+    assert {"two", "three", "four", "five"} <= {entry["reason"] for entry in entries}
+    # and what its state does not allow is refused with those that do
+    ran = jobs("archive", id_)
+    assert ran.code == 4
+    assert f"task {id_!r} is cancelled; archive is for tasks that are" in ran.err
+
+
+CANNOT_BE = {
+    ("show", "no-such"): 3,
+    ("retry", "no-such"): 3,
+    ("ls", "--type", "sample:gone"): 3,
+    ("enqueue", "sample:gone"): 3,
+    ("enqueue", "sample:one", "--json", '{"numbr": 1}'): 1,
+    ("ls", "--after", "nonsense"): 2,
+    ("bulk", "show", "no-such"): 3,
+    ("bulk", "abort", "no-such"): 3,
+    ("redrive", "--all", "--yes"): 3,
+}
+
+
+def test_what_cannot_be_ends_with_its_status_and_a_message(deployed: World, jobs: Jobs) -> None:
+    for arguments, code in CANNOT_BE.items():
+        ran = jobs(*arguments)
+        assert (ran.code, ran.out) == (code, ""), arguments
+        assert ran.err.startswith("jobs: "), arguments
