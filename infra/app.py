@@ -22,7 +22,7 @@ from infra.errors import RefusedTemplateError, StageError
 from infra.findings import refuse_findings
 from infra.functions import discover_functions
 from infra.packaging import ROOT, Packages, build_packages
-from infra.report import alarms_line, report
+from infra.report import report
 from infra.stacks.api import FUNCTION as API
 from infra.stacks.api import ApiStack
 from infra.stacks.control import FUNCTION as CONTROL
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None, build: Callable[[Stage], Packag
         print(f"infra: {error}", file=sys.stderr)  # noqa: T201
         return 1
     if not _is_set(done.jobs.node.try_get_context("quiet")):
-        print(report(done.jobs), alarms_line(done.templates.values()), sep="\n", file=sys.stderr)  # noqa: T201
+        print(report(done.jobs), file=sys.stderr)  # noqa: T201
     return 0
 
 

@@ -1,9 +1,6 @@
-"""How the concurrency budget was split, as a table for people, and how many alarms there are."""
+"""How the concurrency budget was split, as a table for people."""
 
 from __future__ import annotations
-
-from collections.abc import Iterable, Mapping
-from typing import Any
 
 from infra.constructs.task_function import GIVEN
 from infra.stacks.jobs import JobsStack
@@ -30,15 +27,3 @@ def report(jobs: JobsStack) -> str:
     if unset:
         lines.append(f"  declared by tasks and not set: {', '.join(unset)}")
     return "\n".join(lines)
-
-
-def alarms_line(templates: Iterable[Mapping[str, Any]]) -> str:
-    """How many alarms there are, and what is paid for: the metrics that they read."""
-    resources = [resource for template in templates for resource in template.get("Resources", {}).values()]
-    alarms = [resource["Properties"] for resource in resources if resource["Type"] == "AWS::CloudWatch::Alarm"]
-    if not alarms:
-        return "  alarms: none"
-    metrics = sum(
-        sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1 for alarm in alarms
-    )
-    return f"  alarms: {len(alarms)}, which read {metrics} metrics, each of them $0.10 a month: docs/costs.md"
