@@ -1,9 +1,9 @@
-"""What a synth tells people of a stage: how the concurrency budget was split, its alarms, and what it costs to be
+"""What a synth tells people of a stage: how the concurrency budget was split, and what it costs to be
 there."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from infra import costs
@@ -18,7 +18,7 @@ def report(jobs: JobsStack, templates: Collection[Mapping[str, Any]]) -> str:
     if jobs.stage.local:
         return shares
     idle = costs.report(jobs.stage.name, costs.idle(jobs.tasks, templates, jobs.stage.architecture))
-    return "\n".join((shares, alarms_line(templates), idle))
+    return f"{shares}\n{idle}"
 
 
 def concurrency(jobs: JobsStack) -> str:
@@ -41,15 +41,3 @@ def concurrency(jobs: JobsStack) -> str:
     if unset:
         lines.append(f"  declared by tasks and not set: {', '.join(unset)}")
     return "\n".join(lines)
-
-
-def alarms_line(templates: Iterable[Mapping[str, Any]]) -> str:
-    """How many alarms there are, and what is paid for: the metrics that they read."""
-    resources = [resource for template in templates for resource in template.get("Resources", {}).values()]
-    alarms = [resource["Properties"] for resource in resources if resource["Type"] == "AWS::CloudWatch::Alarm"]
-    if not alarms:
-        return "  alarms: none"
-    metrics = sum(
-        sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1 for alarm in alarms
-    )
-    return f"  alarms: {len(alarms)}, which read {metrics} metrics, each of them $0.10 a month: docs/costs.md"

@@ -17,6 +17,8 @@ from shared.jobs.sweep import Swept, stuck_leases, sweep
 from shared.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]
+LOOKING = timedelta(seconds=45)
+"""Longer than a queue that does not answer is waited for, tries included."""
 
 
 class JobsSweep(Payload):
@@ -82,9 +84,12 @@ def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
 
 
 def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
-    """Letters of lanes and front doors; a line for each queue that has some."""
+    """Letters of lanes and front doors; a line for each queue that has some. What was swept needs no more time: where
+    little is left, the next sweep looks."""
     from botocore.exceptions import BotoCoreError, ClientError
 
+    if ctx.remaining() < LOOKING:
+        return 0
     prefix = settings.prefix()
     doors = [front_door_name(prefix, queue) for queue in Queue]
     lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]

@@ -14,7 +14,7 @@ from infra.sections import Monitoring
 from infra.stacks.jobs import JobsStack
 from infra.watching import dashboard
 from infra.watching.alarms import Alarm, Silence, alarms
-from infra.watching.queries import QUERIES
+from infra.watching.queries import MAX_LOG_GROUPS, QUERIES
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -52,7 +52,7 @@ class MonitoringStack(Stack):
                 name.title().replace(" ", ""),
                 name=f"{stage.prefix}/{name}",
                 query_string=query.strip(),
-                log_group_names=[f"/aws/lambda/{function}" for function in functions],
+                log_group_names=[f"/aws/lambda/{function}" for function in functions[:MAX_LOG_GROUPS]],
             )
 
     def _add_alarm(self, alarm: Alarm) -> cloudwatch.Alarm:

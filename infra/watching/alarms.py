@@ -22,7 +22,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from functions.system_health_check.handler import WHOLE
 from infra.sections import Count, Monitoring
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name
+from shared.jobs.queues import Queue, dead_letter_name, front_door_name, function_name
 from shared.jobs.sweep import TYPE
 from shared.jobs.task import Task
 from shared.telemetry import namespace
@@ -140,7 +140,7 @@ def _failing(lane: Watched, percent: int, runs: int) -> Alarm:
     What is missing counts as 0 in a sum. Source: CloudWatch, *Using metric math*, basic arithmetic functions.
     """
     metrics = {name: lane.metric(name.capitalize(), period=QUARTER) for name in ("started", "retried", "archived")}
-    metrics["errors"] = function_metric(f"{lane.prefix}-{lane.task.slug}", "Errors", period=QUARTER)
+    metrics["errors"] = function_metric(function_name(lane.prefix, lane.task.type), "Errors", period=QUARTER)
     return Alarm(
         name=f"failing-{lane.name}",
         heading="failing",

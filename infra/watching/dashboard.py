@@ -15,6 +15,8 @@ from shared.jobs.task import Task
 WIDTH = 24
 """Source: CloudWatch, *Dashboard body structure and syntax*."""
 HEIGHT = 6
+MAX_ALARMS = 100
+"""In one widget. Those of the stage come last, and so are there. Source: the same."""
 ENDS = ("Started", "Succeeded", "Retried", "Archived")
 NOTE = """
 # {prefix}
@@ -33,7 +35,9 @@ def rows(tasks: Tasks, *, prefix: str, functions: Sequence[str], alarms: Sequenc
     return [
         [
             cloudwatch.TextWidget(markdown=NOTE.format(prefix=prefix), width=WIDTH // 2, height=HEIGHT),
-            cloudwatch.AlarmStatusWidget(title="Alarms", alarms=list(alarms), width=WIDTH // 2, height=HEIGHT),
+            cloudwatch.AlarmStatusWidget(
+                title="Alarms", alarms=list(alarms[-MAX_ALARMS:]), width=WIDTH // 2, height=HEIGHT
+            ),
         ],
         *(row for queue in Queue if lanes[queue] for row in _of_queue(queue, lanes[queue], prefix)),
         _of_dead_letters(lanes, prefix),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+MAX_LOG_GROUPS = 50
+"""Of one query. Source: StartQuery, CloudWatch Logs API reference."""
 QUERIES: Mapping[str, str] = {
     "One task": """
 fields @timestamp, level, message, task_type, attempt, outcome, ms, error_type, reason, @log
@@ -44,8 +46,8 @@ fields @timestamp, reason, queue, message_id, @log
 | limit 100
 """,
     "What the sweep found": """
-fields @timestamp, message, swept.sent, swept.owed, swept.unsent, swept.dead_letters, tick, task_type, waits_seconds
-| filter message = "swept" or level = "ERROR"
+fields @timestamp, message, swept.owed, swept.sent, swept.unsent, swept.dead_letters, of_type, waits_seconds, tick
+| filter task_type = "jobs:sweep" and (message = "swept" or level = "ERROR")
 | sort @timestamp desc
 | limit 100
 """,

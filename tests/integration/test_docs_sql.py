@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +15,7 @@ from shared.db import Connection, Database
 from shared.jobs.discovery import discover
 from shared.jobs.registry import register
 from shared.jobs.testing import JobTester
-from tests.integration.kit.samples import TABLE, Order, order_fail, order_ship
+from tests.integration.kit.samples import TABLE, Order, order_ship
 from tests.pages import ROOT, Block, blocks
 
 DOCS = ROOT / "docs"
@@ -37,10 +37,10 @@ def connection(database_url: str) -> Iterator[Connection]:
         database.drop()
 
 
-def one(page_words: str, *, task_type: str = "order:ship") -> str:
+def one(page_words: str) -> str:
     """The one block of the operators' page with these words, for a task of the tests."""
     [found] = [block.text for block in blocks("sql", OPERATING) if page_words in block.text]
-    return found.replace("data:export", task_type)
+    return found.replace("data:export", order_ship.type)
 
 
 def grant(connection: Connection, script: str) -> None:
@@ -96,7 +96,7 @@ def test_a_producers_transaction_leaves_a_tenant_and_its_job(jobs: JobTester) ->
 def shop(jobs: JobTester) -> JobTester:
     with jobs.session() as session:
         session.execute(text(TABLE))
-    jobs.register(order_ship, order_fail)
+    jobs.register(order_ship)
     return jobs
 
 
@@ -113,31 +113,8 @@ def query(jobs: JobTester, statement: str) -> list[Row]:
         return [dict(row) for row in session.execute(text(statement.replace(":", r"\:"))).mappings()]
 
 
-def enqueue(jobs: JobTester, **options: Any) -> None:
-    jobs.enqueue(order_ship, Order(number=1), task_id="TASK-ID", **options)
-
-
-def test_a_cancelled_task_never_runs(shop: JobTester) -> None:
-    enqueue(shop, process_in=timedelta(hours=1))
-    execute(shop, one("cancel_requested_at = now()"))
-    assert len(shop.travel(timedelta(hours=2), ticks=True)) == 0
-    assert shop.task("TASK-ID").state == "cancelled"
-
-
-def test_a_task_that_waits_is_run_now(shop: JobTester) -> None:
-    enqueue(shop, process_in=timedelta(days=30))
-    assert len(shop.drain()) == 0
-    execute(shop, one("set due_at = now(), sweep_at = now()"))
-    ran = shop.drain(within=timedelta(minutes=6))
-    assert ran.of(order_ship)[0].state == "completed"
-
-
-def test_a_task_that_was_given_up_is_run_again_as_a_new_one(shop: JobTester) -> None:
-    shop.enqueue(order_fail, Order(number=1, note="again"), task_id="TASK-ID", max_retry=0)
-    assert shop.drain().only.state == "archived"
-    [made] = query(shop, one("joblane_enqueue"))
-    assert made["id"] != "TASK-ID"
-    shop.assert_enqueued(order_fail, Order(number=1, note="again"), task_id=made["id"], state="pending")
+def enqueue(jobs: JobTester) -> None:
+    jobs.enqueue(order_ship, Order(number=1), task_id="TASK-ID")
 
 
 def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
@@ -148,69 +125,10 @@ def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
 
 
-def paused(jobs: JobTester) -> None:
-    enqueue(jobs)
-    execute(jobs, one("insert into pauses"))
-
-
-def in_an_hour(jobs: JobTester) -> None:
-    enqueue(jobs, process_in=timedelta(hours=1))
-
-
-def unsent(jobs: JobTester) -> None:
-    enqueue(jobs)
-    execute(jobs, "update tasks set sent_at = null")
-
-
-def lost(jobs: JobTester) -> None:
-    enqueue(jobs)
-    with jobs.crash_before_commit(order_ship):
-        jobs.drain()
-    jobs.travel(timedelta(minutes=10))
-
-
-def under_way(jobs: JobTester) -> None:
-    enqueue(jobs)
-    with jobs.crash_before_commit(order_ship):
-        jobs.drain()
-
-
-def over(jobs: JobTester) -> None:
-    enqueue(jobs)
-    jobs.drain()
-
-
-@pytest.mark.parametrize(
-    ("state", "why"),
-    [
-        (in_an_hour, "it is due at "),
-        (paused, "its type, queue or tenant is paused"),
-        (unsent, "it was not sent yet"),
-        (enqueue, "its message waits in its lane since "),
-        (under_way, "it runs, until "),
-        (lost, "its run was lost"),
-        (over, "it has ended: completed"),
-    ],
-)
-def test_why_a_task_is_not_running(state: Callable[[JobTester], None], why: str, shop: JobTester) -> None:
-    state(shop)
-    [row] = query(shop, one("as why"))
-    assert row["why"].startswith(why)
-
-
 def test_stuck_leases_are_those_that_ended_ten_minutes_ago(shop: JobTester) -> None:
-    under_way(shop)
+    enqueue(shop)
+    with shop.crash_before_commit(order_ship):
+        shop.drain()
     assert query(shop, one("lease_until < now() - interval '10 minutes'")) == []
     execute(shop, "update tasks set lease_until = now() - interval '11 minutes'")
     assert [row["id"] for row in query(shop, one("lease_until < now() - interval '10 minutes'"))] == ["TASK-ID"]
-
-
-def test_what_was_given_up_is_counted_by_its_error(shop: JobTester) -> None:
-    for _ in range(2):
-        shop.enqueue(order_fail, Order(number=1), max_retry=0)
-    shop.drain()
-    [row] = query(shop, one("a.fingerprint"))
-    assert (row["type"], row["count"]) == ("order:fail", 2)
-    assert row["error_type"]
-    [newest] = query(shop, one("a.error_message, count(*)", task_type="order:fail"))
-    assert newest["count"] == 2

@@ -36,13 +36,15 @@ def every_queue(world: World) -> None:
             world.sqs.client.create_queue(QueueName=queue_name)
 
 
-def sweeps(world: World, capsys: pytest.CaptureFixture[str]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def sweeps(
+    world: World, capsys: pytest.CaptureFixture[str], seconds: float = 60.0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Run the task itself. The metrics it wrote of what it found, and its log lines."""
     world.lane(jobs_sweep)
     wake(world.sqs, PREFIX)
     capsys.readouterr()
     with logs.lines() as lines:
-        assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"]) == []
+        assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
     (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Owed" in line)
     return found, lines.fields
 
@@ -178,6 +180,15 @@ def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
         "the dead letters could not be looked at"
     ]
+
+
+def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every_queue(world)
+    letter(world, "jobs-low", 1, marked=False)
+    assert "DeadLettersMovedBySqs" not in sweeps(world, capsys, seconds=40)[0]
+    assert sweeps(world, capsys)[0]["DeadLettersMovedBySqs"] == 1
 
 
 # --- The runs --------------------------------------------------------------------------------------------------------
