@@ -20,6 +20,7 @@ from infra.packaging import ROOT, build_code, build_layer, find_uv, without_prov
 def sources(tmp_path: Path) -> Path:
     """A small checkout."""
     write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/cli/c.py", "shared/d/tests/test_d.py")
+    write(tmp_path, "shared/page/e.py", "shared/page/static/e.js")
     return tmp_path
 
 
