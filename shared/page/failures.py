@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
 
 from starlette.exceptions import HTTPException
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError
-from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.inspector.errors import ActionError, AwsCallError, SelectionError
 from shared.page.rendering import problem, query
 
 View = Callable[[Request], Response]
@@ -20,9 +20,19 @@ View = Callable[[Request], Response]
 log = logging.getLogger(__name__)
 
 AWAY = (
-    "Locally `make status` shows what runs, and `make up` starts the rest; for a stage on AWS, `jobs doctor` says what to "
-    "check. Then load this page again."
+    "Locally `make status` shows what runs, and `make up` starts the rest; for a stage on AWS, `jobs doctor` says what "
+    "to check. Then load this page again."
 )
+KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
+    UnknownTaskError: (404, "There is no such task", "Its id may be mistyped, or it was never recorded."),
+    ActionError: (409, "Not in this state", "Nothing was done."),
+    SelectionError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
+    EnqueueError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
+    RecordAwayError: (503, "The record cannot be reached", AWAY),
+    AwsCallError: (502, "AWS did not do it", "`jobs doctor` says what to check."),
+    JobError: (502, "That did not work", ""),
+}
+"""Status, title, and what is added to the error's own text, which is written for the reader. The first that fits."""
 
 
 def answered(view: View) -> View:
@@ -39,25 +49,13 @@ def answered(view: View) -> View:
 
 
 def answer_to(request: Request, error: Exception) -> Response:
-    """What the library raises on purpose is written for the reader; of all else only the kind is told."""
-    match error:
-        case UnknownTaskError():
-            more = "Its id may be mistyped, or it was never recorded."
-            return problem(request, 404, "There is no such task", f"{sentence(str(error))} {more}", back=TASKS)
-        case ActionError():
-            back = (f"/task?{query(id=error.task_id)}", "The task as it is now")
-            return problem(request, 409, "Not in this state", f"{sentence(str(error))} Nothing was done.", back=back)
-        case SelectionError() | EnqueueError():
-            more = "Go back and change it; nothing was done."
-            return problem(request, 400, "This cannot be asked for", f"{sentence(str(error))} {more}")
-        case RecordAwayError():
-            log.warning("the record cannot be reached")
-            return problem(request, 503, "The record cannot be reached", f"{sentence(str(error))} {AWAY}")
-        case JobError():
-            return problem(request, 502, "That did not work", sentence(str(error)))
-    if isinstance(error, request.app.state.spoken):
-        return problem(request, 502, "That did not work", sentence(str(error)))
-    return _unexpected(request, error)
+    """What was raised on purpose is shown with its text; of all else only the kind is told."""
+    if not isinstance(error, (JobError, *request.app.state.spoken)):
+        return _unexpected(request, error)
+    found = (told for kind, told in KINDS.items() if isinstance(error, kind))
+    status, title, more = next(found, KINDS[JobError])
+    back = (f"/task?{query(id=error.task_id)}", "The task as it is now") if isinstance(error, ActionError) else None
+    return problem(request, status, title, f"{sentence(str(error))} {more}".strip(), back=back)
 
 
 def _unexpected(request: Request, error: Exception) -> Response:
@@ -79,6 +77,3 @@ def of_http(request: Request, error: Exception) -> Response:
 def sentence(text: str) -> str:
     text = text[:1].upper() + text[1:]
     return text if text.endswith((".", "!", "?")) else f"{text}."
-
-
-TASKS = ("/tasks", "All tasks")

@@ -62,9 +62,9 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
         *(("type", type_) for type_ in chosen.types),
         *(("queue", queue) for queue in chosen.queues),
         *((name, getattr(chosen, name)) for name in TEXTS),
-        ("after", chosen.created_after and chosen.created_after.isoformat()),
-        ("before", chosen.created_before and chosen.created_before.isoformat()),
     ]
+    times = (("after", chosen.created_after), ("before", chosen.created_before))
+    pairs += [(name, at.isoformat()) for name, at in times if at is not None]
     return [(name, str(value)) for name, value in pairs if value is not None]
 
 

@@ -63,7 +63,7 @@ def span(seconds: float) -> str:
     if seconds < 10:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     left = round(seconds)
-    parts = []
+    parts: list[str] = []
     for unit, size in UNITS:
         count, left = divmod(left, size)
         if count or parts:

@@ -110,9 +110,7 @@ class Guard:
                 request, 403, "The page is read-only", "Start `jobs page` without --read-only to act. Nothing was done."
             )
         if not self._same_origin(request.headers):
-            return problem(
-                request, 403, "This came from another site", "Use the forms of this page. Nothing was done."
-            )
+            return problem(request, 403, "This came from another site", "Use the forms of this page. Nothing was done.")
         form = await _form(request)
         if form is None:
             return problem(request, 413, "The form is too large", "A payload may have 1 MiB. Nothing was done.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +23,12 @@ def show(request: Request) -> Response:
     asked_for = request.query_params
     chosen = [(name, value) for name, value in asked_for.multi_items() if name in SHOWN and value]
     values = {name: asked_for.get(name, "") for name in SHOWN}
-    common = {"chosen": chosen, "values": values, "types": desk(request).types, "actions": tuple(BulkAction)}
+    common: dict[str, Any] = {
+        "chosen": chosen,
+        "values": values,
+        "types": desk(request).types,
+        "actions": tuple(BulkAction),
+    }
     after = asked_for.get("from") or None
     try:
         limit = whole("limit", asked_for.get("limit") or str(PER_PAGE), 1, MOST)
@@ -33,5 +39,12 @@ def show(request: Request) -> Response:
         wrong = {"field": error.field, "text": str(error)}
         return page(request, "tasks.html", 400, **common, found=None, count=None, wrong=wrong, first=True, all=False)
     return page(
-        request, "tasks.html", **common, found=found, count=count, wrong=None, first=after is None, all=wanted == Filter()
+        request,
+        "tasks.html",
+        **common,
+        found=found,
+        count=count,
+        wrong=None,
+        first=after is None,
+        all=wanted == Filter(),
     )
