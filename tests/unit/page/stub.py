@@ -73,7 +73,7 @@ def view(of: TaskRow, **changes: Any) -> TaskView:
             generation=0,
             started_at=NOW - timedelta(minutes=60 - 10 * run),
             finished_at=NOW - timedelta(minutes=59 - 10 * run),
-            outcome="retried" if run < 4 else "archived",
+            outcome="failed" if run < 4 else "archived",
             duration_ms=1_234,
             billed_ms=1_300,
             memory_mb=256,
