@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError
-from shared.jobs.inspector.errors import ActionError, AwsCallError, SelectionError
+from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from shared.page.rendering import problem, query
 
 View = Callable[[Request], Response]
@@ -26,6 +26,7 @@ AWAY = (
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Its id may be mistyped, or it was never recorded."),
     ActionError: (409, "Not in this state", "Nothing was done."),
+    BusyError: (409, "Not at this moment", ""),
     SelectionError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
     EnqueueError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
     RecordAwayError: (503, "The record cannot be reached", AWAY),
