@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError
+from shared.jobs.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from shared.page.rendering import problem, query
 
@@ -29,6 +29,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     BusyError: (409, "Not at this moment", ""),
     SelectionError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
     EnqueueError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
+    UnreadablePayloadError: (422, "The payload does not fit", "Nothing was done."),
     RecordAwayError: (503, "The record cannot be reached", AWAY),
     AwsCallError: (502, "AWS did not do it", "`jobs doctor` says what to check."),
     JobError: (502, "That did not work", ""),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -27,13 +26,13 @@ from shared.page.app import build
 from shared.page.desk import Desk
 from shared.page.security import ADDRESS, Keys
 from shared.page.serving import listen, server
+from tests.browser.chromium import chromium
 from tests.browser.seeding import seed
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.pages import ROOT
 
 TASKS = 5_000
 SCREENSHOTS = ROOT / ".build" / "screenshots"
-NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 QUIET = (
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -45,19 +44,6 @@ QUIET = (
     "--no-pings",
 )
 """It calls nobody: neither its maker nor any name at all."""
-
-
-def chromium() -> str:
-    """Its executable. Without one a laptop goes without these tests, and a CI machine fails."""
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    if found is None:
-        told = (
-            f"the page is tested in a browser, and none of {', '.join(NAMES)} is on PATH (Debian: apt install chromium)"
-        )
-        if os.environ.get("CI"):
-            pytest.fail(told)
-        pytest.skip(told)
-    return found
 
 
 @pytest.fixture(scope="module")

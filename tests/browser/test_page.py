@@ -17,8 +17,7 @@ Visit = Callable[..., Visitor]
 
 PAGES = {
     "queues": "/",
-    "tasks": "/tasks",
-    "archived": "/tasks?state=archived",
+    "tasks": "/tasks?limit=12",
     "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
     "bulk": "/bulk",
     "dead": "/dead",
@@ -28,8 +27,11 @@ PAGES = {
     "audit": "/audit",
     "problem": "/task?id=unknown",
 }
+COLOURFUL = ("queues", "tasks", "task-archived", "redrive")
+"""Pages that together have every colour."""
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
-RULES = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]}
+RULES = {"light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "dark": ["color-contrast"]}
+"""Of axe, by what they are looked at with; the rest is the same in every light."""
 
 
 def one_that_is(site: Site, state: State, **more: Any) -> str:
@@ -78,7 +80,7 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     # and
     rows.first.get_by_role("link").first.click()
     expect(page.get_by_text("It was given up")).to_be_visible()
-    traceback = page.get_by_text("smtp").or_(page.locator("#traceback-4 pre"))
+    traceback = page.locator("#traceback-4 pre")
     expect(traceback).to_be_hidden()
     page.locator("#traceback-4 summary").click()
     expect(traceback).to_contain_text("SMTPRecipientsRefused: the mailbox does not exist")
@@ -229,10 +231,10 @@ def test_many_are_counted_cancelled_and_watched_until_all_are(visit: Visit, site
     page.get_by_label("Reason").fill("the wrong day")
     page.get_by_label("Tasks a second").fill("500")
     page.get_by_role("button", name=f"Cancel {count} tasks").click()
-    expect(page.get_by_text(f"0 of {count}")).to_be_visible()
+    expect(page.get_by_text(f"0 of {count}", exact=True)).to_be_visible()
     site.work("jobs:bulk")
     # then, without a click
-    expect(page.get_by_text(f"{count} of {count}")).to_be_visible()
+    expect(page.get_by_text(f"{count} of {count}", exact=True)).to_be_visible()
     expect(page.get_by_text("All was seen to.")).to_be_visible()
     expect(page.locator("#announce")).to_contain_text(f"{count} of {count}")
     visitor.keep("bulk-done")
@@ -269,7 +271,7 @@ def test_a_queue_is_paused_and_resumed(visit: Visit, site: Site) -> None:
     page = visit().page
     page.get_by_label("Pause queue low").click()
     form = page.locator("#pause-low form")
-    form.get_by_label("For").select_option("1 hour")
+    form.get_by_label("For", exact=True).select_option("1 hour")
     form.get_by_label("Reason").fill("a bad deploy")
     form.get_by_role("button", name="Pause low").click()
     expect(page.get_by_text("Paused the queue low until")).to_be_visible()
@@ -281,7 +283,7 @@ def test_a_queue_is_paused_and_resumed(visit: Visit, site: Site) -> None:
 
 def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
     page = visit().go("/schedules")
-    page.get_by_role("button", name=re.compile("Run tenant:cleanup .* now")).click()
+    page.get_by_role("button", name=re.compile("Run now: tenant:cleanup")).click()
     expect(page.get_by_text("Sent: tenant:cleanup:")).to_be_visible()
     assert site.inspector.audit(limit=1)[0].action == "tick"
 
@@ -316,14 +318,14 @@ def test_every_page_is_readable_in_the_light_in_the_dark_and_on_a_phone(
     visitor = visit(**how)
     for kind, address in addresses(site).items():
         page = visitor.go(address)
-        for folded in page.locator("details:not(.menu)").all():
-            folded.evaluate("one => one.open = true")
+        page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
         visitor.keep(f"{kind}-{name}")
         width, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
         assert width <= seen, f"{kind} scrolls sideways"
-        page.evaluate(axe)
-        found = page.evaluate("rules => axe.run(document, rules)", RULES)
-        assert [_told(violation) for violation in found["violations"]] == [], kind
+        if name == "light" or (name == "dark" and kind in COLOURFUL):
+            page.evaluate(axe)
+            found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES[name])
+            assert [_told(violation) for violation in found["violations"]] == [], kind
     _expected(visitor, "404")
 
 

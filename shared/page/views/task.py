@@ -9,7 +9,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.jobs.errors import EnqueueError
+from shared.jobs.errors import EnqueueError, JobError, UnreadablePayloadError
 from shared.jobs.inspector.answers import Acted, BulkAction
 from shared.jobs.inspector.errors import SelectionError
 from shared.page.rendering import as_json
@@ -71,14 +71,14 @@ def edit(request: Request) -> Response:
             return _done(request, getattr(asked, action)(id_, payload, reason=given.reason))
     except json.JSONDecodeError as error:
         problems = [f"line {error.lineno}, column {error.colno}: {error.msg}"]
-    except EnqueueError as error:
+    except (EnqueueError, UnreadablePayloadError) as error:
         problems = _told(error)
     except RecursionError:
         problems = ["it is nested too deeply"]
     return _show(request, id_, 422, text=text, problems=problems, reason=given.text("reason"))
 
 
-def _told(error: EnqueueError) -> list[str]:
+def _told(error: JobError) -> list[str]:
     """One text for each field that is at fault."""
     return re.sub(r"^payload: (\w+ does not take it: )?", "", str(error)).split("; ")
 
