@@ -12,6 +12,7 @@ from shared.jobs.inspector.answers import Filter
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
+from shared.page.rendering import moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,8 +73,10 @@ def told(chosen: Filter) -> list[tuple[str, str]]:
     """The filter for a reader: what, and which."""
     if chosen.ids:
         return [("chosen by hand", f"{len(chosen.ids):,}")]
-    names = {"id": "id begins with", "error": "error holds", "after": "created after", "before": "created before"}
-    return [(names.get(name, name), value) for name, value in write(chosen)]
+    names = {"id": "id begins with", "error": "error holds"}
+    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
+    times = (("created from", chosen.created_after), ("created before", chosen.created_before))
+    return pairs + [(name, moment(at)) for name, at in times if at is not None]
 
 
 def age(field: str, text: str) -> timedelta:

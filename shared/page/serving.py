@@ -24,6 +24,7 @@ def listen(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((ADDRESS, port))
+        listening.listen()  # a browser that comes at once waits, and is not turned away
     except OSError:
         listening.close()
         raise
