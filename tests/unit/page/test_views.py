@@ -15,7 +15,7 @@ from shared.jobs.inspector.errors import ActionError, SelectionError
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page.app import LOOK
-from tests.unit.page.conftest import Post
+from tests.unit.page.conftest import COOKIE, Post, client_of
 from tests.unit.page.stub import NOW, StubInspector, row, view
 
 PAGES = [path for path in LOOK if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
@@ -93,6 +93,19 @@ def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: StubIns
     assert answer.status_code == 503
     assert "connection refused" in answer.text
     assert "make up" in answer.text
+
+
+def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: StubInspector) -> None:
+    class StageError(Exception):
+        """As one of the layers above."""
+
+    stub.fails = StageError("POST /view/tasks: stage 'prod' did not answer")
+    for spoken, status, shown in [((StageError,), 502, True), ((), 500, False)]:
+        browser = client_of(stub, spoken=spoken)
+        browser.cookies.update(COOKIE)
+        answer = browser.get("/tasks")
+        assert answer.status_code == status
+        assert ("did not answer" in answer.text) is shown
 
 
 @pytest.mark.parametrize("path", PAGES)
