@@ -109,13 +109,50 @@ def test_a_run_is_watched_without_a_click_and_what_is_unfolded_stays(visit: Visi
 
 def test_a_part_that_somebody_fills_in_is_not_renewed_under_their_hands(visit: Visit) -> None:
     page = visit().go("/tasks?state=retry")
+    asked = _asked(page)
     page.locator("tbody input").first.check()
     expect(page.locator("#ticked")).to_have_text("(1)")
-    page.evaluate("document.getElementById('live').dataset.before = 'yes'; htmx.trigger('#live', 'refresh')")
+    _refresh(page)
     page.locator("tbody input").first.uncheck()
-    assert page.locator("#live").get_attribute("data-before") == "yes"
-    page.evaluate("htmx.trigger('#live', 'refresh')")
+    _refresh(page)
     expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    assert len(asked) == 1
+
+
+def test_a_part_that_nobody_sees_is_not_renewed_until_somebody_does(visit: Visit) -> None:
+    page = visit().go("/tasks?state=retry")
+    asked = _asked(page)
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    _refresh(page)
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    assert len(asked) == 1
+
+
+def _asked(page: Page) -> list[str]:
+    """What the page asks for from here on."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    return asked
+
+
+def _refresh(page: Page) -> None:
+    """As its time comes; what is renewed loses its mark."""
+    page.evaluate("document.getElementById('live').dataset.before = 'yes'; htmx.trigger('#live', 'refresh')")
+
+
+def test_a_page_that_is_no_longer_up_to_date_says_so_until_it_is(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.go("/tasks?state=retry")
+    stale = page.get_by_text("This is no longer up to date")
+    expect(stale).to_be_hidden()
+    page.route("**/tasks?*", lambda route: route.abort())
+    _refresh(page)
+    expect(stale).to_be_visible()
+    page.unroute("**/tasks?*")
+    _refresh(page)
+    expect(stale).to_be_hidden()
+    visitor.troubles.clear()  # the console tells of it, too
 
 
 # --- Acting --------------------------------------------------------------------------------------------------------
