@@ -21,7 +21,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
-TESTS ?= tests/unit tests/integration tests/infra tests/faults tests/e2e
+TESTS ?= tests/unit tests/integration tests/infra tests/faults tests/e2e tests/browser
 
 .PHONY: help demo up down status test check format bench faults synth preflight lock tools clean
 
@@ -115,7 +115,7 @@ $(UV): requirements/uv.txt
 	@.venv/bin/python -VV >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
 
 node_modules/.stamp: package.json package-lock.json .venv/.stamp
-	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the CDK command line" && \
+	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the CDK command line and axe" && \
 		PATH="$(CURDIR)/.tools/bin:$$PATH" $(NPM) ci --no-audit --no-fund --loglevel=error >/dev/null && \
 		cp package-lock.json node_modules/.installed; fi
 	@touch $@

@@ -34,7 +34,7 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LAYOUT = "2"
 """Part of every hash: count up where the way of building changes."""
 
-LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "__pycache__")
+LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "page", "__pycache__")
 """Folders that no function imports. Everything else goes along, data beside the code too, but for hidden files."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from shared.cli.errors import LocalError
+from shared.cli.errors import AwayError, LocalError
 from shared.db import LOOPBACK
 from shared.jobs.inspector import wire
 from shared.jobs.inspector.permission import Permission

@@ -20,6 +20,7 @@ from infra.packaging import ROOT, build_code, build_layer, find_uv, without_prov
 def sources(tmp_path: Path) -> Path:
     """A small checkout."""
     write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/cli/c.py", "shared/d/tests/test_d.py")
+    write(tmp_path, "shared/page/e.py", "shared/page/static/e.js")
     return tmp_path
 
 
@@ -168,3 +169,8 @@ def test_what_cannot_be_installed_is_told_with_uvs_words(tmp_path: Path, uv: str
     lock.write_text("pg8000==1.31.5\n")  # no hash
     with pytest.raises(SynthError, match=r"the dependency layer cannot be built for this machine:\n(.|\n)*hash"):
         build_layer(lock, None, tmp_path)
+
+
+def test_the_layer_holds_nothing_of_the_page() -> None:
+    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    assert re.findall(r"^(?:starlette|jinja2|uvicorn|anyio|h11)\b", lock, re.MULTILINE) == []

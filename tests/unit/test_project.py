@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml  # type: ignore[import-untyped]
 
+from tests.browser.chromium import NAMES, chromium
 from tests.pages import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.y*ml"))
@@ -100,6 +101,23 @@ def test_the_readme_the_workflow_and_the_ci_machine_run_the_same_command(workflo
     assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == f"exec {TEST_COMMAND}"
     for page in ("README.md", "CONTRIBUTING.md"):
         assert re.search(rf"^{TEST_COMMAND}\b", (ROOT / page).read_text(), re.M), page
+
+
+def test_without_a_browser_a_laptop_goes_without_its_tests_and_a_ci_machine_fails(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CI", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="apt install chromium"):
+        chromium()
+    monkeypatch.setenv("CI", "true")
+    with pytest.raises(pytest.fail.Exception, match="apt install chromium"):
+        chromium()
+
+
+def test_the_ci_machine_looks_for_the_browsers_that_the_tests_look_for() -> None:
+    script = (ROOT / ".ci" / "run").read_text()
+    assert f"for name in {' '.join(NAMES)}; do" in script
 
 
 def test_the_hook_of_pre_commit_is_what_make_test_begins_with() -> None:

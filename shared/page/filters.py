@@ -1,0 +1,129 @@
+"""Filters as addresses and forms carry them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
+from shared.page.rendering import moment
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Name = TypeVar("Name", bound=StrEnum)
+AGE = re.compile(r"(\d{1,6}) *(s|min|m|h|d|w)")
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+TEXTS = ("tenant", "tag", "error", "fingerprint")
+SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
+"""Fields of the form above a listing, as its address carries them."""
+
+
+class Fields(Protocol):
+    """Several values under one name: the query of an address, or a form."""
+
+    def getlist(self, key: str) -> Sequence[str]: ...
+
+
+def read(fields: Fields, now: datetime) -> Filter:
+    """What is left empty lets all through. ``newer``, ``older``: ages up to ``now``; ``after``, ``before``: times.
+
+    Raises :class:`SelectionError`, which names the field.
+    """
+
+    def one(name: str) -> str | None:
+        return next((text for given in fields.getlist(name) if (text := given.strip())), None)
+
+    texts = {name: one(name) for name in TEXTS}
+    newer, older = one("newer"), one("older")
+    return Filter(
+        ids=tuple(fields.getlist("ids")),
+        id_prefix=one("id"),
+        states=_names(fields, "state", State),
+        types=tuple(filter(None, fields.getlist("type"))),
+        queues=_names(fields, "queue", Queue),
+        created_after=now - age("newer", newer) if newer else _time("after", one("after")),
+        created_before=now - age("older", older) if older else _time("before", one("before")),
+        **texts,
+    )
+
+
+def write(chosen: Filter) -> list[tuple[str, str]]:
+    """The fields that :func:`read` makes the same filter of; ages have become times."""
+    pairs: list[tuple[str, str | None]] = [
+        *(("ids", id_) for id_ in chosen.ids),
+        ("id", chosen.id_prefix),
+        *(("state", state) for state in chosen.states),
+        *(("type", type_) for type_ in chosen.types),
+        *(("queue", queue) for queue in chosen.queues),
+        *((name, getattr(chosen, name)) for name in TEXTS),
+    ]
+    times = (("after", chosen.created_after), ("before", chosen.created_before))
+    pairs += [(name, at.isoformat()) for name, at in times if at is not None]
+    return [(name, str(value)) for name, value in pairs if value is not None]
+
+
+def told(chosen: Filter) -> list[tuple[str, str]]:
+    """The filter for a reader: what, and which."""
+    if chosen.ids:
+        return [("chosen by hand", f"{len(chosen.ids):,}")]
+    names = {"id": "id begins with", "error": "error holds"}
+    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
+    times = (("created from", chosen.created_after), ("created before", chosen.created_before))
+    return pairs + [(name, moment(at)) for name, at in times if at is not None]
+
+
+def age(field: str, text: str) -> timedelta:
+    """``90s``, ``15m``, ``2h``, ``3d``, ``1w``. Raises :class:`SelectionError`."""
+    found = AGE.fullmatch(text.strip().lower())
+    if found is None:
+        raise SelectionError(field, "a number and a unit are required, such as 15m, 2h, 3d or 1w")
+    return timedelta(seconds=int(found[1]) * SECONDS[found[2]])
+
+
+def whole(field: str, text: str, least: int, most: int) -> int:
+    """Raises :class:`SelectionError`."""
+    if not re.fullmatch(r"\d{1,9}", text.strip()) or not least <= int(text) <= most:
+        raise SelectionError(field, f"a whole number from {least:,} to {most:,} is required")
+    return int(text)
+
+
+class Form:
+    """What an action's form holds."""
+
+    def __init__(self, values: Mapping[str, list[str]]) -> None:
+        self._values = values
+
+    def getlist(self, key: str) -> Sequence[str]:
+        return self._values.get(key, [])
+
+    def text(self, key: str) -> str:
+        """Empty where it was left out."""
+        return next(iter(self.getlist(key)), "").strip()
+
+    @property
+    def reason(self) -> str | None:
+        return self.text("reason") or None
+
+
+def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
+    try:
+        return tuple(kind(text) for text in fields.getlist(field) if text)
+    except ValueError:
+        raise SelectionError(field, f"one of {', '.join(kind)} is required") from None
+
+
+def _time(field: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SelectionError(field, "a time such as 2026-01-31T08:00:00+00:00 is required") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)

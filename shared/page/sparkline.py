@@ -1,0 +1,47 @@
+"""Small charts of a queue's last minutes, as SVG within the page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+WIDTH, HEIGHT = 240, 36
+
+FRAME = Markup(
+    '<svg class="spark {}" viewBox="0 0 {} {}" preserveAspectRatio="none" role="img" aria-label="{}">{}</svg>'
+)
+BAR = Markup('<rect x="{}" y="{}" width="{}" height="{}"/>')
+LINE = Markup('<polyline points="{}"/>')
+
+
+def bars(values: Sequence[int], label: str, kind: str) -> Markup:
+    """One bar for each value, oldest first; nothing for zero."""
+    step, top = WIDTH / max(len(values), 1), max([1, *values])
+    drawn = Markup("").join(
+        BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
+        for at, height in ((at, max(value * HEIGHT / top, 1.5)) for at, value in enumerate(values) if value)
+    )
+    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn)
+
+
+def line(values: Sequence[int | None], label: str, kind: str) -> Markup:
+    """A line through the values; it breaks where there is none."""
+    step, top = WIDTH / max(len(values), 1), max([1, *(value for value in values if value is not None)])
+    runs: list[list[str]] = [[]]
+    for at, value in enumerate(values):
+        if value is None:
+            runs.append([])
+        else:
+            x, y = (at + 0.5) * step, HEIGHT - 1 - value * (HEIGHT - 2) / top
+            runs[-1].append(f"{x:.1f},{y:.1f}")
+    drawn = Markup("").join(
+        LINE.format(" ".join(run if len(run) > 1 else [_moved(run[0], -1), _moved(run[0], 1)])) for run in runs if run
+    )
+    return FRAME.format(kind, WIDTH, HEIGHT, label, drawn)
+
+
+def _moved(point: str, by: float) -> str:
+    """Beside a point that stands alone, so that it is seen."""
+    x, _, y = point.partition(",")
+    return f"{float(x) + by:.1f},{y}"

@@ -1,0 +1,45 @@
+"""Pausing and resuming queues, types, tenants and schedules."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from shared.jobs.inspector.answers import PauseScope
+from shared.jobs.inspector.errors import SelectionError
+from shared.page.filters import Form, age
+from shared.page.rendering import moment
+from shared.page.visit import form, go, inspector
+
+
+def pause(request: Request) -> Response:
+    """``for``: an age such as ``2h``; empty until it is resumed."""
+    given = form(request)
+    scope, name = _what(given)
+    length = given.text("for")
+    until = datetime.now(UTC) + age("for", length) if length else None
+    with inspector(request) as asked:
+        made = asked.pause(scope, name, reason=given.reason, until=until)
+    ends = f"until {moment(made.until)}" if made.until else "until it is resumed"
+    return go(request, _page(scope), f"Paused the {scope} {made.name} {ends}.")
+
+
+def resume(request: Request) -> Response:
+    given = form(request)
+    scope, name = _what(given)
+    with inspector(request) as asked:
+        ended = asked.resume(scope, name, reason=given.reason)
+    return go(request, _page(scope), f"Resumed the {scope} {ended.name}.")
+
+
+def _what(given: Form) -> tuple[PauseScope, str]:
+    try:
+        return PauseScope(given.text("scope")), given.text("name")
+    except ValueError:
+        raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
+
+
+def _page(scope: PauseScope) -> str:
+    return "/schedules" if scope is PauseScope.SCHEDULE else "/"

@@ -1,0 +1,200 @@
+"""A real browser before the real page: over a record of some thousand tasks, and queues in memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto import mock_aws
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
+
+from shared.cli.databases import Databases
+from shared.db import Database
+from shared.jobs.client import JobClient
+from shared.jobs.discovery import discover
+from shared.jobs.inspector import Inspector
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
+from shared.jobs.sqs import Sqs
+from shared.page.app import build
+from shared.page.desk import Desk
+from shared.page.security import ADDRESS, Keys
+from shared.page.serving import listen, server
+from tests.browser.chromium import chromium
+from tests.browser.seeding import seed
+from tests.integration.jobs.conftest import PREFIX, World
+from tests.pages import ROOT
+
+TASKS = 5_000
+SCREENSHOTS = ROOT / ".build" / "screenshots"
+QUIET = (
+    "--disable-gpu",
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-domain-reliability",
+    "--disable-sync",
+    "--no-first-run",
+    "--no-pings",
+)
+"""It calls nobody: neither its maker nor any name at all."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = chromium()
+    args = [*QUIET, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
+    with sync_playwright() as playwright:
+        made = playwright.chromium.launch(executable_path=executable, args=args)
+        yield made
+        made.close()
+
+
+@dataclass
+class Site:
+    """The page, and the world behind it. ``address``: with the token. ``read_only``: the same, where nothing can be
+    done."""
+
+    world: World
+    inspector: Inspector
+    address: str
+    read_only: str
+
+    def work(self, type_: str) -> None:
+        """Let the function of a type run all that waits in its lane."""
+        task = discover(times={})[type_]
+        while bodies := [message["Body"] for message in self.world.take(task)]:
+            self.world.deliver(task, *bodies, seconds=600.0)
+
+
+@pytest.fixture(scope="module")
+def site(joblane_databases: Databases) -> Iterator[Site]:
+    with joblane_databases.clone() as url, pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
+            patch.setenv(f"AWS_{name}", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        patch.setenv("DATABASE_URL", url)
+        patch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
+        patch.delenv("AWS_ENDPOINT_URL", raising=False)
+        world = World(url, Sqs(), Database(url), JobClient(), Database(url))
+        _deploy(world.sqs)
+        seed(world.database.get(), TASKS)
+        made: list[Database] = []
+
+        def connect() -> Inspector:
+            made.append(Database(url))
+            return Inspector(Reach(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
+
+        desk = Desk(connect)
+        with _served(desk, read_only=False) as address, _served(desk, read_only=True) as reading:
+            yield Site(world, connect(), address, reading)
+        for database in (*made, world.database, world._looker):
+            database.drop()
+        world.client.close()
+
+
+def _deploy(sqs: Sqs) -> None:
+    names = [front_door_name(PREFIX, queue) for queue in Queue]
+    names += [lane_name(PREFIX, queue, task.type) for task in discover(times={}).values() for queue in task.lanes]
+    for name in names:
+        for queue in (name, dead_letter_name(name)):
+            sqs.client.create_queue(QueueName=queue)
+
+
+class _served:  # noqa: N801 - used as a statement
+    """A page in a thread of its own, until the block ends."""
+
+    def __init__(self, desk: Desk, *, read_only: bool) -> None:
+        self._listening = listen(0)
+        port, keys = self._listening.getsockname()[1], Keys()
+        self._server = server(build(desk, port=port, keys=keys, read_only=read_only))
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._listening]})
+        self._address = f"http://{ADDRESS}:{port}/?token={keys.token}"
+
+    def __enter__(self) -> str:
+        self._thread.start()
+        return self._address
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._listening.close()
+
+
+@dataclass
+class Visitor:
+    """One person at the page. ``troubles``: errors of the console; ``strayed``: requests to anywhere else."""
+
+    context: BrowserContext
+    page: Page
+    base: str
+    troubles: list[str]
+    strayed: list[str]
+
+    def go(self, path: str) -> Page:
+        self.page.goto(self.base + path)
+        return self.page
+
+    def keep(self, name: str) -> None:
+        """A screenshot, as build output."""
+        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
+
+
+@pytest.fixture
+def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
+    """Open the page as its address was printed; afterwards nothing must have gone wrong or astray."""
+    visitors: list[Visitor] = []
+
+    def open_it(address: str | None = None, **options: Any) -> Visitor:
+        address = address or site.address
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(10_000)
+        base = address.partition("/?")[0]
+        visitor = Visitor(context, context.new_page(), base, [], [])
+        visitors.append(visitor)
+
+        def listened(message: ConsoleMessage) -> None:
+            if message.type in ("error", "warning"):
+                visitor.troubles.append(message.text)
+
+        def asked(request: Request) -> None:
+            if not request.url.startswith(base + "/"):
+                visitor.strayed.append(request.url)
+
+        visitor.page.on("console", listened)
+        visitor.page.on("pageerror", lambda error: visitor.troubles.append(str(error)))
+        context.on("request", asked)
+        visitor.page.goto(address)
+        return visitor
+
+    yield open_it
+    for visitor in visitors:
+        visitor.context.close()
+        assert visitor.troubles == []
+        assert visitor.strayed == []
+
+
+@pytest.fixture(scope="session")
+def axe() -> str:
+    """The rules of accessibility, from package-lock.json."""
+    return Path(ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def wait_until() -> Callable[[Callable[[], bool]], None]:
+    """Poll a condition for up to 20 seconds."""
+
+    def wait(condition: Callable[[], bool]) -> None:
+        ends = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < ends, "the condition did not come true"
+            time.sleep(0.02)
+
+    return wait

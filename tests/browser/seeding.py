@@ -1,0 +1,79 @@
+"""A record that looks lived in: tasks of the platform's types in every state, their runs, and three ways to fail."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shared.db import Connection
+
+TASKS = """
+insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, allowed, created_at,
+                   due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at, retention_seconds, result, reason,
+                   error_type, error_message, fingerprint)
+select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, created_at,
+       case when state = 'scheduled' then now() + n * interval '3 min'
+            when state = 'retry' then now() + interval '10 min' else created_at end,
+       created_at, case when state = 'completed' then null else now() + interval '1 day' end,
+       case when state = 'active' then now() + interval '5 min' end,
+       case when ended then created_at + interval '9 s' end, case when state = 'archived' then now() end, 604800,
+       case when state = 'completed' then jsonb_build_object('rows', n) end,
+       case when state = 'archived' then 'its attempts are used up' end,
+       case when failed then error[1] end, case when failed then error[2] end,
+       case when failed then substr(md5(type || error[1]), 1, 16) end
+  from (select *, state in ('completed', 'archived', 'cancelled') as ended, state in ('archived', 'retry') as failed,
+               case when state in ('scheduled', 'pending') then 0 when state in ('archived', 'retry') then 4
+                    else 1 end as runs
+          from (select n, '0199a8b2-' || to_char(n / 10000, 'FM0000') || '-7d01-9a2b-' || lpad(md5(n::text), 12) as id,
+                       kinds.type, kinds.queue,
+                       (array['acme', 'globex', 'initech', 'umbrella'])[1 + n % 4] as tenant,
+                       case when n % 5 = 0 then array['nightly']
+                            when n % 7 = 0 then array['import', 'retried-by-hand'] else '{}' end as tags,
+                       case when n % 50 = 0 then 'archived' when n % 61 = 0 then 'retry'
+                            when n % 67 = 0 then 'scheduled' when n % 71 = 0 then 'pending'
+                            when n % 997 = 0 then 'active' when n % 401 = 0 then 'cancelled'
+                            else 'completed' end as state,
+                       jsonb_build_object('tenant_id', '6f1c5d0e-6f0a-4b0b-9a59-0d1f7f5f2c11', 'user_id', 'auth0|' || n,
+                                          'export_type', 'full') as payload,
+                       now() - n * interval '1 s' as created_at, kinds.error
+                  from generate_series(1, $1::int) as numbers (n)
+                  join lateral (select * from (values
+                       (0, 'data:export', 'default', array['ServiceError', 'the storage answered 503 after 4 tries']),
+                       (1, 'user:invitation', 'default', array['SMTPRecipientsRefused', 'the mailbox does not exist']),
+                       (2, 'tenant:initialize', 'critical', array['TimeoutError', 'billing did not answer in 20 s']),
+                       (3, 'data:export', 'default', array['ServiceError', 'the storage answered 503 after 4 tries'])
+                  ) as all_kinds (at, type, queue, error) where at = (n / 3) % 4) as kinds on true) as chosen) as tasks
+"""
+
+ATTEMPTS = """
+insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms, request_id,
+                           error_type, error_message, fingerprint, traceback, type, queue, tenant, wait_ms, billed_ms,
+                           memory_mb, cost_usd)
+select t.id, run, run, 0, started_at, case when ended then started_at + took * interval '1 ms' end,
+       case when not ended then null when t.state = 'completed' then 'completed'
+            when t.state = 'cancelled' then 'cancelled'
+            when run = t.allowed and t.state = 'archived' then 'archived' else 'failed' end,
+       took, 'b1946ac9-2c3a-4b2e-9f59-' || substr(t.id, 25), t.error_type, t.error_message, t.fingerprint,
+       case when t.error_type is not null then
+            E'Traceback (most recent call last):\n  File "/var/task/shared/jobs/runtime.py", line 212, in _run\n'
+            || E'    return task.function(payload, context)\n'
+            || E'  File "/var/task/functions/handler.py", line 61, in run\n'
+            || E'    store.put(key, content)\n' || t.error_type || ': ' || t.error_message end,
+       t.type, t.queue, t.tenant, 120 + took % 700, took + 20, 256, (took + 20) * 0.0000000042
+  from tasks t cross join lateral generate_series(1, t.runs) as run
+ cross join lateral (select t.created_at + run * interval '2 s' as started_at, t.state <> 'active' as ended,
+                           300 + (ascii(right(t.id, 1)) * 37 + ascii(substr(t.id, 30, 1)) * 91) % 4200 as took) as timed
+"""
+
+PROGRESS = """
+insert into task_progress (task_id, done, total, note)
+select id, 420, 1000, 'members' from tasks where state = 'active'
+"""
+
+
+def seed(connection: Connection, tasks: int) -> None:
+    """One task a second up to now; of fifty one is archived, by three causes."""
+    connection.run(TASKS, str(tasks))
+    connection.run(ATTEMPTS)
+    connection.run(PROGRESS)
+    connection.run("analyze")

@@ -1,0 +1,376 @@
+"""The operator's page as a person meets it: by mouse, by keys alone, in the dark, on a phone, and read-only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from shared.jobs.inspector.answers import Filter
+from shared.jobs.store import State
+from tests.browser.conftest import Site, Visitor
+
+Visit = Callable[..., Visitor]
+
+PAGES = {
+    "queues": "/",
+    "tasks": "/tasks?limit=12",
+    "dry-run": "/bulk/new?action=cancel&which=all&state=scheduled",
+    "bulk": "/bulk",
+    "dead": "/dead",
+    "redrive": "/dead/redrive",
+    "schedules": "/schedules",
+    "statistics": "/statistics",
+    "audit": "/audit",
+    "problem": "/task?id=unknown",
+}
+COLOURFUL = ("queues", "tasks", "task-archived", "redrive")
+"""Pages that together have every colour."""
+PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
+RULES = {"light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "dark": ["color-contrast"]}
+"""Of axe, by what they are looked at with; the rest is the same in every light."""
+
+
+def one_that_is(site: Site, state: State, **more: Any) -> str:
+    return site.inspector.tasks(Filter(states=(state,), **more), limit=1).tasks[0].id
+
+
+def addresses(site: Site) -> dict[str, str]:
+    """Every kind of page there is."""
+    tasks = {state: f"/task?id={one_that_is(site, state)}" for state in (State.ARCHIVED, State.ACTIVE, State.COMPLETED)}
+    return {**PAGES, **{f"task-{state}": address for state, address in tasks.items()}}
+
+
+# --- Looking -------------------------------------------------------------------------------------------------------
+
+
+def test_queues_unfold_into_their_lanes(visit: Visit) -> None:
+    page = visit().page
+    expect(page.get_by_role("heading", name="critical")).to_be_visible()
+    expect(page.get_by_role("img", name="default: the mean wait of each of the last 60 minutes")).to_be_visible()
+    lane = page.get_by_role("link", name="data:export")
+    expect(lane).to_be_hidden()
+    page.get_by_text("4 lanes").first.click()
+    expect(lane).to_be_visible()
+
+
+def test_the_token_has_left_the_address(visit: Visit) -> None:
+    visitor = visit()
+    assert visitor.page.url == visitor.base + "/"
+    assert visitor.page.evaluate("document.cookie") == ""  # no script can read it
+
+
+def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: Site) -> None:
+    # given
+    page = visit().go("/tasks")
+    # when
+    page.get_by_role("navigation", name="States").get_by_role("link", name="archived").click()
+    page.get_by_label("Type").select_option("user:invitation")
+    page.get_by_label("Error holds").fill("mailbox")
+    page.get_by_role("button", name="Filter").click()
+    # then
+    count = site.inspector.count(Filter(states=(State.ARCHIVED,), types=("user:invitation",), error="mailbox")).number
+    expect(page.get_by_text(f"{count} tasks match")).to_be_visible()
+    rows = page.locator("tbody tr")
+    assert rows.count() == min(count, 50)
+    assert all("user:invitation" in text and "archived" in text for text in rows.all_inner_texts())
+    # and
+    rows.first.get_by_role("link").first.click()
+    expect(page.get_by_text("It was given up")).to_be_visible()
+    traceback = page.locator("#traceback-4 pre")
+    expect(traceback).to_be_hidden()
+    page.locator("#traceback-4 summary").click()
+    expect(traceback).to_contain_text("SMTPRecipientsRefused: the mailbox does not exist")
+
+
+def test_older_pages_follow_newer_ones(visit: Visit) -> None:
+    page = visit().go("/tasks")
+    first = page.locator("tbody a.id").all_inner_texts()
+    page.get_by_role("link", name="Older").click()
+    second = page.locator("tbody a.id").all_inner_texts()
+    assert len(first) == len(second) == 50
+    assert not set(first) & set(second)
+
+
+def test_a_run_is_watched_without_a_click_and_what_is_unfolded_stays(visit: Visit, site: Site) -> None:
+    # given
+    id_ = one_that_is(site, State.ACTIVE)
+    page = visit().go(f"/task?id={id_}")
+    page.get_by_text("Payload as JSON").wait_for(state="attached")
+    expect(page.locator("#progress")).to_have_js_property("value", 420)
+    # when
+    site.world.run("update task_progress set done = 640 where task_id = $1", id_)
+    # then
+    expect(page.locator("#progress")).to_have_js_property("value", 640)
+
+
+def test_a_part_that_somebody_fills_in_is_not_renewed_under_their_hands(visit: Visit) -> None:
+    page = visit().go("/tasks?state=retry")
+    asked = _asked(page)
+    page.locator("tbody input").first.check()
+    expect(page.locator("#ticked")).to_have_text("(1)")
+    _refresh(page)
+    page.locator("tbody input").first.uncheck()
+    _refresh(page)
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    assert len(asked) == 1
+
+
+def test_a_part_that_nobody_sees_is_not_renewed_until_somebody_does(visit: Visit) -> None:
+    page = visit().go("/tasks?state=retry")
+    asked = _asked(page)
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    _refresh(page)
+    page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
+    assert len(asked) == 1
+
+
+def _asked(page: Page) -> list[str]:
+    """What the page asks for from here on."""
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    return asked
+
+
+def _refresh(page: Page) -> None:
+    """As its time comes; what is renewed loses its mark."""
+    page.evaluate("document.getElementById('live').dataset.before = 'yes'; htmx.trigger('#live', 'refresh')")
+
+
+def test_a_page_that_is_no_longer_up_to_date_says_so_until_it_is(visit: Visit) -> None:
+    visitor = visit()
+    page = visitor.go("/tasks?state=retry")
+    stale = page.get_by_text("This is no longer up to date")
+    expect(stale).to_be_hidden()
+    page.route("**/tasks?*", lambda route: route.abort())
+    _refresh(page)
+    expect(stale).to_be_visible()
+    page.unroute("**/tasks?*")
+    _refresh(page)
+    expect(stale).to_be_hidden()
+    visitor.troubles.clear()  # the console tells of it, too
+
+
+# --- Acting --------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_found_opened_and_retried_by_keys_alone(visit: Visit, site: Site) -> None:
+    # given
+    id_ = one_that_is(site, State.ARCHIVED, types=("tenant:initialize",))
+    page = visit().page
+    keys = page.keyboard
+    # when
+    keys.press("g")
+    keys.press("t")
+    page.wait_for_url("**/tasks")
+    keys.press("/")
+    expect(page.get_by_label("Id begins with")).to_be_focused()
+    keys.type(id_)
+    keys.press("Enter")
+    page.wait_for_url(f"**id={id_}*")
+    keys.press("j")
+    expect(page.locator("tbody a.id")).to_be_focused()
+    keys.press("Enter")
+    page.wait_for_url(f"**/task?id={id_}")
+    _tab_to(page, "Reason")
+    keys.type("billing is back")
+    _tab_to(page, "Retry")
+    keys.press("Enter")
+    # then
+    expect(page.get_by_text("Retry: done.")).to_be_visible()
+    expect(page.get_by_role("row", name="billing is back")).to_be_visible()
+    assert site.inspector.task(id_).row.state is State.PENDING
+    [entry] = site.inspector.audit(target=id_)
+    assert (entry.who, entry.action, entry.reason) == ("ann@desk", "retry", "billing is back")
+
+
+def _tab_to(page: Page, name: str) -> None:
+    """By the Tab key, as often as it takes; what has the focus is always seen."""
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        label, outlined = page.evaluate(
+            "[(document.activeElement.labels?.[0] ?? document.activeElement).innerText,"
+            " getComputedStyle(document.activeElement).outlineStyle]"
+        )
+        assert outlined != "none"
+        if label.startswith(name):
+            return
+    pytest.fail(f"Tab does not come to {name!r}")
+
+
+def test_the_list_of_keys_opens_and_single_keys_can_be_switched_off(visit: Visit) -> None:
+    page = visit().page
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
+    page.get_by_label("Single keys do something").uncheck()
+    page.keyboard.press("Escape")
+    page.keyboard.press("?")
+    expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
+
+
+def test_the_second_of_two_operators_is_told_what_the_first_did(visit: Visit, site: Site) -> None:
+    id_ = one_that_is(site, State.RETRY)
+    visitor = visit()
+    page = visitor.go(f"/task?id={id_}")
+    site.inspector.cancel(id_, reason="not wanted")
+    page.get_by_role("button", name="Run now").click()
+    expect(page.get_by_role("heading", name="Not in this state")).to_be_visible()
+    expect(page.get_by_text(re.compile("cancelled.*ann@desk"))).to_be_visible()
+    _expected(visitor, "409")
+
+
+def test_a_payload_that_does_not_fit_is_told_at_the_field_and_then_replayed(visit: Visit, site: Site) -> None:
+    # given
+    id_ = one_that_is(site, State.ARCHIVED, types=("data:export",))
+    visitor = visit()
+    page = visitor.go(f"/task?id={id_}")
+    page.get_by_text("Edit", exact=True).click()
+    field = page.get_by_label("Payload as JSON")
+    kept = field.input_value()
+    # when
+    field.fill(kept.replace('"full"', '"whole"'))
+    page.get_by_role("button", name="Replay as a new task").click()
+    # then
+    expect(page.get_by_role("alert").filter(has_text="export_type")).to_be_visible()
+    expect(field).to_be_focused()
+    assert '"whole"' in field.input_value()
+    _expected(visitor, "422")
+    # and when
+    field.fill(kept.replace('"full"', '"partial"'))
+    page.get_by_role("button", name="Replay as a new task").click()
+    # then
+    expect(page.get_by_text("A new task was made")).to_be_visible()
+    new = page.locator("h1").inner_text()
+    assert new != id_
+    assert site.inspector.task(new).payload["export_type"] == "partial"
+    assert site.inspector.task(new).replay_of == id_
+
+
+def test_many_are_counted_cancelled_and_watched_until_all_are(visit: Visit, site: Site) -> None:
+    # given
+    wanted = Filter(states=(State.SCHEDULED,), tenant="acme")
+    count = site.inspector.count(wanted).number
+    assert count > 3
+    visitor = visit()
+    page = visitor.go("/tasks?state=scheduled&tenant=acme")
+    # when
+    page.get_by_label("With these").select_option("cancel")
+    page.get_by_role("button", name="All that match").click()
+    # then nothing is done yet
+    expect(page.get_by_role("heading", name=f"Cancel {count} tasks?")).to_be_visible()
+    visitor.keep("dry-run")
+    assert site.inspector.count(wanted).number == count
+    # and when
+    page.get_by_label("Reason").fill("the wrong day")
+    page.get_by_label("Tasks a second").fill("500")
+    page.get_by_role("button", name=f"Cancel {count} tasks").click()
+    expect(page.get_by_text(f"0 of {count}", exact=True)).to_be_visible()
+    site.work("jobs:bulk")
+    # then, without a click
+    expect(page.get_by_text(f"{count} of {count}", exact=True)).to_be_visible()
+    expect(page.get_by_text("All was seen to.")).to_be_visible()
+    expect(page.locator("#announce")).to_contain_text(f"{count} of {count}")
+    visitor.keep("bulk-done")
+    assert site.inspector.count(wanted).number == 0
+
+
+def test_a_bulk_action_is_stopped(visit: Visit, site: Site) -> None:
+    page = visit().go("/bulk/new?action=retry&which=all&state=cancelled")
+    page.get_by_role("button", name=re.compile("Retry .* task")).click()
+    page.get_by_role("button", name="Abort").click()
+    expect(page.get_by_text("Stopped: aborted by ann@desk")).to_be_visible()
+
+
+def test_one_group_of_dead_letters_is_redriven_and_the_others_stay(visit: Visit, site: Site) -> None:
+    # given
+    groups = {group.type: group.count for group in site.inspector.dead().groups}
+    assert set(groups) == {"data:export", "user:invitation", "tenant:initialize"}
+    page = visit().go("/dead")
+    expect(page.get_by_text("3 causes")).to_be_visible()
+    # when
+    page.get_by_role("link", name=re.compile("Redrive .* of user:invitation")).click()
+    expect(page.get_by_role("heading", name=f"Redrive {groups['user:invitation']}?")).to_be_visible()
+    page.get_by_label("Canary").fill("0")
+    page.get_by_label("A second").fill("500")
+    page.get_by_role("button", name=re.compile("^Redrive")).click()
+    site.work("jobs:bulk")
+    # then
+    expect(page.get_by_text("All was seen to.")).to_be_visible()
+    now = {group.type: group.count for group in site.inspector.dead().groups}
+    assert now == {type_: count for type_, count in groups.items() if type_ != "user:invitation"}
+
+
+def test_a_queue_is_paused_and_resumed(visit: Visit, site: Site) -> None:
+    page = visit().page
+    page.get_by_label("Pause queue low").click()
+    form = page.locator("#pause-low form")
+    form.get_by_label("For", exact=True).select_option("1 hour")
+    form.get_by_label("Reason").fill("a bad deploy")
+    form.get_by_role("button", name="Pause low").click()
+    expect(page.get_by_text("Paused the queue low until")).to_be_visible()
+    assert [pause.reason for pause in site.inspector.pauses()] == ["a bad deploy"]
+    page.get_by_label("Resume queue low").first.click()
+    expect(page.get_by_text("Resumed the queue low.")).to_be_visible()
+    assert site.inspector.pauses() == ()
+
+
+def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
+    page = visit().go("/schedules")
+    page.get_by_role("button", name=re.compile("Run now: tenant:cleanup")).click()
+    expect(page.get_by_text("Sent: tenant:cleanup:")).to_be_visible()
+    assert site.inspector.audit(limit=1)[0].action == "tick"
+
+
+# --- Everywhere ----------------------------------------------------------------------------------------------------
+
+
+def test_read_only_offers_nothing_to_do(visit: Visit, site: Site) -> None:
+    visitor = visit(site.read_only)
+    for name, address in addresses(site).items():
+        page = visitor.go(address)
+        assert page.locator("form[method=post], input[type=checkbox]:visible").count() == 0, name
+        expect(page.get_by_text("read-only", exact=True)).to_be_visible()
+    _expected(visitor, "404")
+
+
+def test_all_can_be_done_without_scripts(visit: Visit, site: Site) -> None:
+    id_ = one_that_is(site, State.PENDING)
+    page = visit(java_script_enabled=False).go(f"/task?id={id_}")
+    expect(page.get_by_text("Keys", exact=True)).to_be_hidden()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_text("Cancel: done.")).to_be_visible()
+    assert site.inspector.task(id_).row.state is State.CANCELLED
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("light", {"color_scheme": "light"}), ("dark", {"color_scheme": "dark"}), ("phone", PHONE)]
+)
+def test_every_page_is_readable_in_the_light_in_the_dark_and_on_a_phone(
+    visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any]
+) -> None:
+    visitor = visit(**how)
+    for kind, address in addresses(site).items():
+        page = visitor.go(address)
+        page.evaluate("document.querySelectorAll('details:not(.menu)').forEach(one => one.open = true)")
+        visitor.keep(f"{kind}-{name}")
+        width, seen = page.evaluate("[document.documentElement.scrollWidth, innerWidth]")
+        assert width <= seen, f"{kind} scrolls sideways"
+        if name == "light" or (name == "dark" and kind in COLOURFUL):
+            page.evaluate(axe)
+            found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES[name])
+            assert [_told(violation) for violation in found["violations"]] == [], kind
+    _expected(visitor, "404")
+
+
+def _told(violation: dict[str, Any]) -> str:
+    places = [node["target"][0] for node in violation["nodes"]][:3]
+    return f"{violation['id']}: {violation['help']} at {places}"
+
+
+def _expected(visitor: Visitor, status: str) -> None:
+    """The console tells of a page that came with an error's status, as it should."""
+    visitor.troubles[:] = [text for text in visitor.troubles if f"status of {status}" not in text]

@@ -1,0 +1,54 @@
+"""The page over an inspector without a record, and a browser's part of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+from starlette.testclient import TestClient
+
+from shared.jobs.inspector import Inspector
+from shared.page.app import build
+from shared.page.desk import Desk
+from shared.page.security import Keys
+from tests.unit.page.stub import StubInspector
+
+PORT = 8700
+ADDRESS = f"http://127.0.0.1:{PORT}"
+KEYS = Keys(token="the-token", session="the-session", form="the-form-token")
+COOKIE = {f"joblane-{PORT}": KEYS.session}
+SAME = {"origin": ADDRESS, "sec-fetch-site": "same-origin"}
+Post = Callable[..., Any]
+
+
+@pytest.fixture
+def stub() -> StubInspector:
+    return StubInspector()
+
+
+def client_of(stub: StubInspector, **how: Any) -> TestClient:
+    app = build(Desk(lambda: cast(Inspector, stub)), port=PORT, keys=KEYS, **how)
+    return TestClient(app, base_url=ADDRESS, follow_redirects=False)
+
+
+@pytest.fixture
+def stranger(stub: StubInspector) -> TestClient:
+    """A browser that has not opened the address with the token."""
+    return client_of(stub)
+
+
+@pytest.fixture
+def browser(stranger: TestClient) -> TestClient:
+    stranger.cookies.update(COOKIE)
+    return stranger
+
+
+@pytest.fixture
+def post(browser: TestClient) -> Post:
+    """Send one of the page's forms."""
+
+    def send(path: str, **fields: Any) -> Any:
+        return browser.post(path, data={"csrf": KEYS.form, **fields}, headers=SAME)
+
+    return send

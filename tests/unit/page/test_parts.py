@@ -1,0 +1,167 @@
+"""Filters, durations, charts, notices and the desk: the parts that pages are made of."""
+
+from __future__ import annotations
+
+import re
+import threading
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import Any, cast
+
+import pytest
+from starlette.datastructures import QueryParams
+
+from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
+from shared.page import sparkline
+from shared.page.desk import Desk
+from shared.page.filters import age, read, write
+from shared.page.notices import KEPT, Notices
+from shared.page.rendering import FOLDER, ago, query, span, usd
+
+NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
+HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        Filter(),
+        Filter(ids=("a", "b c", "ü&=")),
+        Filter(id_prefix="01", states=(State.RETRY, State.ACTIVE), types=("a:b",), queues=(Queue.LOW,)),
+        Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=NOW, created_before=NOW),
+    ],
+)
+def test_a_filter_comes_back_as_it_went(chosen: Filter) -> None:
+    assert read(QueryParams(query(write(chosen))), NOW) == chosen
+
+
+def test_what_is_empty_filters_nothing() -> None:
+    assert read(QueryParams("state=&type=&tenant=+&newer=&id="), NOW) == Filter()
+
+
+@pytest.mark.parametrize("field", ["state=gone", "queue=fast", "newer=2", "older=h", "after=monday", "before=1"])
+def test_a_field_that_cannot_be_read_is_named(field: str) -> None:
+    with pytest.raises(SelectionError) as caught:
+        read(QueryParams(field), NOW)
+    assert caught.value.field == field.partition("=")[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("15m", 900), ("15min", 900), (" 2 H ", 7_200), ("3d", 259_200), ("1w", 604_800)]
+)
+def test_ages_are_read(text: str, seconds: int) -> None:
+    assert age("older", text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.0123, "12 ms"),
+        (1.234, "1.2 s"),
+        (4.0, "4 s"),
+        (59.6, "1 min"),
+        (75, "1 min 15 s"),
+        (3_600, "1 h"),
+        (3_605, "1 h"),
+        (90_000, "1 d 1 h"),
+    ],
+)
+def test_durations_are_told_as_exactly_as_it_matters(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.2, "now"), (5, "5 s ago"), (-5, "in 5 s"), (3_700, "1 h ago"), (-90_000, "in 1 d")]
+)
+def test_times_are_told_from_now(seconds: float, text: str) -> None:
+    assert ago(NOW - timedelta(seconds=seconds), NOW) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "–"), (0, "$0"), (0.000004, "$0.000004"), (0.5, "$0.50"), (1234.5, "$1,234.50")]
+)
+def test_costs_are_told(value: float | None, text: str) -> None:
+    assert usd(value) == text
+
+
+def test_a_chart_has_a_bar_for_each_minute_in_which_something_was() -> None:
+    drawn = sparkline.bars([0, 5, 10, 0], "<b>", "started")
+    assert drawn.count("<rect") == 2
+    assert 'aria-label="&lt;b&gt;"' in drawn
+    heights = [float(height) for height in re.findall(r'rect [^>]*height="([\d.]+)"', drawn)]
+    assert heights == [sparkline.HEIGHT / 2, sparkline.HEIGHT]
+
+
+def test_a_line_breaks_where_nothing_was_and_a_point_alone_is_seen() -> None:
+    drawn = sparkline.line([1, 2, None, 3, None, None], "waits", "waited")
+    points = re.findall(r'points="([^"]*)"', drawn)
+    assert [len(run.split()) for run in points] == [2, 2]
+
+
+@pytest.mark.parametrize("values", [[], [None], [0]])
+def test_a_chart_of_nothing_is_empty(values: list[Any]) -> None:
+    assert "nan" not in sparkline.line(values, "", "") + sparkline.bars([one or 0 for one in values], "", "")
+
+
+def test_a_notice_is_told_once_and_old_ones_are_forgotten() -> None:
+    notices = Notices()
+    first = notices.leave("first")
+    later = [notices.leave(str(number)) for number in range(KEPT)]
+    assert notices.take(first) is None
+    assert notices.take(later[-1]) == str(KEPT - 1)
+    assert notices.take(later[-1]) is None
+    assert notices.take(None) is None
+
+
+def test_an_inspector_is_lent_to_one_at_a_time_and_made_when_it_is_needed() -> None:
+    # given
+    made: list[object] = []
+
+    def connect() -> Any:
+        made.append(object())
+        return made[-1]
+
+    desk = Desk(connect, size=2)
+    # when two ask at once, and a third
+    with desk.inspector() as one, desk.inspector() as other:
+        third: list[object] = []
+
+        def ask() -> None:
+            with desk.inspector() as lent:
+                third.append(lent)
+
+        waiting = threading.Thread(target=ask)
+        waiting.start()
+        assert one is not other
+        assert third == []
+    waiting.join(10)
+    # then the third had to wait for one of the two
+    assert third[0] in (one, other)
+    assert len(made) == 2
+
+
+def test_a_failed_connection_is_tried_again() -> None:
+    answers: list[Any] = [OSError("away"), object()]
+
+    def connect() -> Any:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    desk = Desk(connect, size=1)
+    with pytest.raises(OSError, match="away"), desk.inspector():
+        pass
+    with desk.inspector() as lent:
+        assert cast(Any, lent) is not None
+
+
+def test_htmx_is_the_file_of_its_version() -> None:
+    content = (FOLDER / "static" / "htmx-2.0.11.min.js").read_bytes()
+    assert sha256(content).hexdigest() == HTMX
+    assert b'version:"2.0.11"' in content
+    assert "Zero-Clause BSD" in (FOLDER / "static" / "LICENSE-htmx.txt").read_text()

@@ -1,0 +1,210 @@
+"""Who may look, who may act, and what every answer says to the browser."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from shared.page.app import ACT, LOOK
+from shared.page.security import MAX_FORM_BYTES
+from shared.page.serving import listen, server
+from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
+from tests.unit.page.stub import StubInspector
+
+FORM = {"csrf": KEYS.form, "id": "one", "action": "retry"}
+
+# --- Looking -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", [*LOOK, "/nothing"])
+def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, path: str) -> None:
+    answer = stranger.get(path)
+    assert answer.status_code == 401
+    assert "jobs page" in answer.text
+    assert KEYS.form not in answer.text
+
+
+@pytest.mark.parametrize("path", ACT)
+def test_nothing_is_done_for_a_browser_without_the_cookie(stranger: TestClient, stub: StubInspector, path: str) -> None:
+    assert stranger.post(path, data=FORM, headers=SAME).status_code == 401
+    assert stub.did == []
+
+
+def test_the_token_of_the_address_becomes_a_cookie_and_leaves_the_address(stranger: TestClient) -> None:
+    answer = stranger.get("/", params={"token": KEYS.token})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/")
+    cookie = answer.headers["set-cookie"]
+    assert KEYS.token not in cookie
+    assert {part.strip().lower() for part in cookie.split(";")[1:]} == {"httponly", "path=/", "samesite=strict"}
+    assert stranger.get("/").status_code == 200
+
+
+def test_the_token_never_leads_to_another_place(stranger: TestClient) -> None:
+    answer = stranger.get("//evil.example/", params={"token": KEYS.token})
+    assert answer.headers.get("location", "/") == "/"
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "the-token ", "ümlaut"])
+def test_another_token_opens_nothing(stranger: TestClient, token: str) -> None:
+    answer = stranger.get("/", params={"token": token})
+    assert answer.status_code == 401
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    "cookie", ["joblane-8700=wrong", "joblane-8701=the-session", "joblane-8700=", "a[b]=c; joblane-8700", "\x7f=;;"]
+)
+def test_another_cookie_opens_nothing(stranger: TestClient, cookie: str) -> None:
+    assert stranger.get("/", headers={"cookie": cookie}).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8700", "127.0.0.1", "127.0.0.1:80", "localhost:8700", "[::1]:8700", ""]
+)
+@pytest.mark.parametrize("path", ["/", "/static/page.css", f"/?token={KEYS.token}"])
+def test_a_name_that_was_given_this_address_is_refused(browser: TestClient, host: str, path: str) -> None:
+    answer = browser.get(path, headers={"host": host})
+    assert answer.status_code == 421
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("path", ["/", "/tasks", "/nothing", "/static/page.css", "/task?id=unknown"])
+def test_every_answer_has_the_headers_that_keep_a_browser_from_harm(browser: TestClient, path: str) -> None:
+    headers = browser.get(path).headers
+    policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
+    assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["x-frame-options"] == "DENY"
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize("path", ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/security.py"])
+def test_no_file_is_handed_out_but_what_is_static(browser: TestClient, path: str) -> None:
+    assert browser.get(path).status_code == 404
+
+
+def test_it_listens_on_this_machine_alone() -> None:
+    with listen(0) as listening:
+        assert listening.getsockname()[0] == "127.0.0.1"
+
+
+def test_addresses_are_not_logged(browser: TestClient) -> None:
+    assert not server(browser.app).config.access_log
+
+
+# --- Acting --------------------------------------------------------------------------------------------------------
+
+
+def test_a_form_of_the_page_acts(post: Post, stub: StubInspector) -> None:
+    assert post("/task/act", id="one", action="retry").status_code == 303
+    assert stub.did == [("retry", "one", None)]
+
+
+@pytest.mark.parametrize("path", ACT)
+@pytest.mark.parametrize("token", [None, "", "wrong", KEYS.token, KEYS.session])
+def test_a_form_without_the_token_of_the_page_does_nothing(
+    browser: TestClient, stub: StubInspector, path: str, token: str | None
+) -> None:
+    fields = {name: value for name, value in {**FORM, "csrf": token}.items() if value is not None}
+    answer = browser.post(path, data=fields, headers=SAME)
+    assert answer.status_code == 403
+    assert "Nothing was done" in answer.text
+    assert stub.did == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"origin": "null"},
+        {"origin": "https://evil.example"},
+        {"origin": "http://127.0.0.1:9999"},
+        {"origin": "http://localhost:8700"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+        {"sec-fetch-site": "none"},
+        {"origin": ADDRESS, "sec-fetch-site": "cross-site"},
+        {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
+    ],
+)
+def test_a_form_from_elsewhere_does_nothing_even_with_the_token(
+    browser: TestClient, stub: StubInspector, headers: dict[str, str]
+) -> None:
+    assert browser.post("/task/act", data=FORM, headers=headers).status_code == 403
+    assert stub.did == []
+
+
+@pytest.mark.parametrize("headers", [{"origin": "null", "sec-fetch-site": "same-origin"}, {"origin": ADDRESS}])
+def test_a_browser_that_tells_no_origin_or_only_that_may_act(
+    browser: TestClient, stub: StubInspector, headers: dict[str, str]
+) -> None:
+    assert browser.post("/task/act", data=FORM, headers=headers).status_code == 303
+    assert len(stub.did) == 1
+
+
+@pytest.mark.parametrize("path", ACT)
+def test_no_link_acts(browser: TestClient, stub: StubInspector, path: str) -> None:
+    assert browser.get(path, params=FORM).status_code == 405
+    assert stub.did == []
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
+def test_no_other_method_acts(browser: TestClient, stub: StubInspector, method: str) -> None:
+    assert browser.request(method, "/task/act", params=FORM, headers=SAME).status_code in (403, 405)
+    assert stub.did == []
+
+
+def test_a_form_has_an_end(browser: TestClient, stub: StubInspector) -> None:
+    answer = browser.post("/task/act", data={**FORM, "reason": "x" * MAX_FORM_BYTES}, headers=SAME)
+    assert answer.status_code == 413
+    assert stub.did == []
+
+
+@pytest.mark.parametrize("path", ACT)
+def test_read_only_refuses_every_action(stub: StubInspector, path: str) -> None:
+    reader = client_of(stub, read_only=True)
+    reader.cookies.update(COOKIE)
+    answer = reader.post(path, data=FORM, headers=SAME)
+    assert answer.status_code == 403
+    assert "read-only" in answer.text
+    assert stub.did == []
+
+
+@pytest.mark.parametrize("path", [*(path for path in LOOK if path != "/bulk/show"), "/task?id=one"])
+def test_read_only_shows_no_form_that_acts(stub: StubInspector, path: str) -> None:
+    reader = client_of(stub, read_only=True)
+    reader.cookies.update(COOKIE)
+    answer = reader.get(path, params={"action": "cancel", "id": "one"})
+    assert answer.status_code == 200
+    assert 'method="post"' not in answer.text
+    assert KEYS.form not in answer.text
+
+
+# --- What is told --------------------------------------------------------------------------------------------------
+
+
+def test_a_fault_of_the_page_is_told_without_its_text(
+    browser: TestClient, stub: StubInspector, caplog: pytest.LogCaptureFixture
+) -> None:
+    stub.fails = ValueError("the payload's secret")
+    with caplog.at_level(logging.DEBUG):
+        answer = browser.get("/tasks")
+    assert answer.status_code == 500
+    assert "ValueError" in answer.text
+    assert "Traceback" not in answer.text
+    assert "secret" not in answer.text + caplog.text
+    assert "ValueError in " in caplog.text
+
+
+def test_keys_are_new_with_each_start_and_show_in_no_text() -> None:
+    one, other = type(KEYS)(), type(KEYS)()
+    values: set[Any] = {getattr(keys, name) for keys in (one, other) for name in ("token", "session", "form")}
+    assert len(values) == 6
+    assert not any(value in repr(one) for value in values)

@@ -1,0 +1,402 @@
+"""What each page shows and what its forms do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from shared.jobs.errors import PayloadError, RecordAwayError
+from shared.jobs.inspector.answers import AuditEntry, BulkAction, DeadGroup, Filter, LogLine, Pause, PauseScope
+from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.queues import Queue
+from shared.jobs.store import State
+from shared.page.app import LOOK
+from tests.unit.page.conftest import COOKIE, Post, client_of
+from tests.unit.page.stub import NOW, StubInspector, row, view
+
+PAGES = [path for path in LOOK if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
+SCRIPT = "<script>alert(1)</script>"
+QUOTED = "\"' onmouseover=alert(2) x='"
+
+# --- Escaping ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("planted", [SCRIPT, QUOTED])
+def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: StubInspector, planted: str) -> None:
+    # given a text of an outsider wherever one can be
+    at = datetime.now(UTC)
+    hurt = row(
+        planted,
+        tenant=planted,
+        tags=(planted,),
+        reason=planted,
+        error_type=planted,
+        error_message=planted,
+        fingerprint=planted,
+        type=planted,
+    )
+    entry = AuditEntry(1, at, planted, planted, planted, planted, {planted: planted, "more": [planted]})
+    stub.rows, stub.entries, stub.tenant = [hurt], [entry], planted
+    stub.views[planted] = {
+        "payload": {planted: planted},
+        "result": [planted],
+        "headers": {planted: planted},
+        "options": {planted: planted},
+        "owner": planted,
+        "unique_key": planted,
+        "replay_of": planted,
+        "replays": (planted,),
+        "why": replace(view(hurt).why, text=planted),
+    }
+    stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
+    stub.groups += [replace(stub.groups[0], recorded=False)]
+    stub.paused = {
+        (scope, name): Pause(scope, name, planted, planted, at, None)
+        for scope, name in [(PauseScope.QUEUE, "low"), (PauseScope.TENANT, planted)]
+    }
+    stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
+    bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
+    stub.bulks_["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
+    # when every page is looked at, with that text in its address too
+    asked = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
+    for path in LOOK:
+        answer = browser.get(
+            path, params={**asked, "id": "b" if path == "/bulk/show" else planted, "action": "cancel", "which": "all"}
+        )
+        # then it is text
+        assert answer.status_code == 200, path
+        assert "<script>alert" not in answer.text, path
+        assert "onmouseover=alert(2) x='" not in answer.text.replace("&#39;", ""), path
+        assert planted not in answer.text, path
+
+
+def test_a_refusal_shows_what_was_asked_as_text(browser: TestClient) -> None:
+    for path in ("/task", "/tasks", "/audit"):
+        answer = browser.get(path, params={"id": SCRIPT, "newer": SCRIPT, "before": SCRIPT, "state": SCRIPT})
+        assert answer.status_code in (400, 404)
+        assert SCRIPT not in answer.text
+
+
+# --- Every page ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: StubInspector, path: str) -> None:
+    stub.fails = RecordAwayError("the database did not answer: connection refused")
+    answer = browser.get(path)
+    if path == "/bulk":  # asks the stub nothing that fails
+        return
+    assert answer.status_code == 503
+    assert "connection refused" in answer.text
+    assert "make up" in answer.text
+
+
+def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: StubInspector) -> None:
+    class StageError(Exception):
+        """As one of the layers above."""
+
+    stub.fails = StageError("POST /view/tasks: stage 'prod' did not answer")
+    for spoken, status, shown in [((StageError,), 502, True), ((), 500, False)]:
+        browser = client_of(stub, spoken=spoken)
+        browser.cookies.update(COOKIE)
+        answer = browser.get("/tasks")
+        assert answer.status_code == status
+        assert ("did not answer" in answer.text) is shown
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_every_page_names_its_language_its_title_and_its_main_part(browser: TestClient, path: str) -> None:
+    text = browser.get(path).text
+    assert '<html lang="en">' in text
+    assert "<title>" in text
+    assert text.count("<h1") == 1
+    assert '<main id="main"' in text
+    assert 'href="#main"' in text
+
+
+@pytest.mark.parametrize("path", PAGES)
+def test_pages_hold_no_script_and_no_style_of_their_own_and_nothing_of_elsewhere(
+    browser: TestClient, path: str
+) -> None:
+    text = browser.get(path).text
+    assert " style=" not in text
+    assert "<style" not in text
+    assert text.count("<script") == text.count('<script src="/static/')
+    assert "https://" not in text
+
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+
+def test_the_queues_show_their_figures_charts_and_lanes(browser: TestClient) -> None:
+    text = browser.get("/").text
+    for queue in Queue:
+        assert f'id="queue-{queue}"' in text
+        assert f"{queue}: 178 runs started in 60 minutes" in text
+    assert "1 min 15 s" in text
+    assert "SQS did not answer" in text  # of a front door
+
+
+def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
+    browser: TestClient, post: Post, stub: StubInspector
+) -> None:
+    answer = post("/pause", scope="queue", name="low", reason="a bad deploy", **{"for": "1h"})
+    text = browser.get(answer.headers["location"]).text
+    assert "Paused the queue low until" in text
+    assert "a bad deploy" in text
+    until = stub.paused[PauseScope.QUEUE, "low"].until
+    assert until is not None
+    assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
+    post("/resume", scope="queue", name="low")
+    assert stub.paused == {}
+
+
+@pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
+def test_a_pause_that_cannot_be_is_refused(post: Post, stub: StubInspector, fields: dict[str, str]) -> None:
+    answer = post("/pause", **fields)
+    assert answer.status_code == 400
+    assert stub.did == []
+
+
+# --- Tasks ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient, stub: StubInspector) -> None:
+    fields = {"state": "retry", "type": "data:export", "queue": "low", "tenant": "acme", "tag": "t", "error": "oops"}
+    browser.get("/tasks", params={**fields, "id": "01", "fingerprint": "f", "newer": "2h", "older": "15m"})
+    asked = stub.asked[-1]
+    now = datetime.now(UTC)
+    assert asked.created_after is not None
+    assert asked.created_before is not None
+    assert abs(now - asked.created_after - timedelta(hours=2)) < timedelta(minutes=1)
+    assert abs(now - asked.created_before - timedelta(minutes=15)) < timedelta(minutes=1)
+    assert replace(asked, created_after=None, created_before=None) == Filter(
+        id_prefix="01",
+        states=(State.RETRY,),
+        types=("data:export",),
+        queues=(Queue.LOW,),
+        tenant="acme",
+        tag="t",
+        error="oops",
+        fingerprint="f",
+    )
+
+
+def test_pages_follow_one_another_and_keep_the_filter(browser: TestClient, stub: StubInspector) -> None:
+    stub.rows = [row(f"id-{number:03}") for number in range(120)]
+    text = browser.get("/tasks", params={"state": "archived"}).text
+    assert "120 tasks" in text
+    assert "/tasks?state=archived&amp;from=50" in text
+    text = browser.get("/tasks", params={"state": "archived", "from": "100"}).text
+    assert "id-119" in text
+    assert "id-099" not in text
+    assert 'rel="next"' not in text
+
+
+def test_a_wrong_filter_is_told_at_its_field_and_what_was_typed_stays(browser: TestClient) -> None:
+    answer = browser.get("/tasks", params={"newer": "yesterday", "tenant": "acme"})
+    assert answer.status_code == 400
+    assert 'value="yesterday"' in answer.text
+    assert 'value="acme"' in answer.text
+    assert 'aria-invalid="true" aria-describedby="wrong"' in answer.text
+    assert "a number and a unit are required" in answer.text
+
+
+def test_a_cursor_of_nowhere_is_told(browser: TestClient, stub: StubInspector) -> None:
+    stub.fails = SelectionError("after", "this is no cursor of a listing")
+    answer = browser.get("/tasks", params={"from": "x"})
+    assert answer.status_code == 400
+    assert "no cursor" in answer.text
+
+
+def test_nothing_that_matches_is_said(browser: TestClient, stub: StubInspector) -> None:
+    stub.rows = []
+    assert "No task matches" in browser.get("/tasks", params={"tag": "x"}).text
+
+
+# --- One task ------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_shown_whole(browser: TestClient) -> None:
+    text = browser.get("/task", params={"id": "one"}).text
+    for shown in ("It was given up.", "[redacted]", "TimeoutError", "Traceback", "3 of 10", "traceparent", "$0.000004"):
+        assert shown in text
+
+
+@pytest.mark.parametrize("action", [*BulkAction, "replay"])
+def test_a_button_does_what_it_says_and_the_page_after_it_tells_so_once(
+    browser: TestClient, post: Post, stub: StubInspector, action: str
+) -> None:
+    stub.rows += [row("new")]
+    answer = post("/task/act", id="one", action=action, reason="because")
+    assert stub.did == [(action, "one", "because")]
+    place = answer.headers["location"]
+    assert place.startswith(f"/task?id={'new' if action == 'replay' else 'one'}&note=")
+    assert f"{action.capitalize()}: done." in browser.get(place).text
+    assert f"{action.capitalize()}: done." not in browser.get(place).text
+
+
+def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: StubInspector) -> None:
+    stub.views["one"] = {"actions": ("retry", "replay", "delete")}
+    text = browser.get("/task", params={"id": "one"}).text
+    assert 'value="retry"' in text
+    assert 'value="delete"' in text
+    for action in ("run", "archive", "cancel", "edit"):
+        assert f'name="action" value="{action}"' not in text
+
+
+def test_the_second_of_two_operators_is_told_what_the_first_did(post: Post, stub: StubInspector) -> None:
+    last = "ann@desk retried it 3 s ago"
+    stub.fails = ActionError("one", "retry", State.ACTIVE, [State.ARCHIVED], last)
+    answer = post("/task/act", id="one", action="retry")
+    assert answer.status_code == 409
+    for told in (last, "is active", "archived", "Nothing was done", "/task?id=one"):
+        assert told in answer.text
+
+
+@pytest.mark.parametrize("fields", [{"action": "explode"}, {"action": "_check"}, {"action": ""}, {}])
+def test_no_other_action_is_taken(post: Post, stub: StubInspector, fields: dict[str, str]) -> None:
+    assert post("/task/act", id="one", **fields).status_code == 400
+    assert stub.did == []
+
+
+def test_a_payload_is_edited_or_replayed(post: Post, stub: StubInspector) -> None:
+    stub.rows += [row("new")]
+    post("/task/edit", id="one", action="edit", payload='{"a": 1}', reason="typo")
+    post("/task/edit", id="one", action="replay_with", payload='{"a": 2}')
+    assert stub.did == [("edit", "one", {"a": 1}, "typo"), ("replay_with", "one", {"a": 2}, None)]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{"a": 1', "line 1, column 8: Expecting"),
+        ("[1]", "an object is required"),
+        ("", "line 1, column 1"),
+        ("[" * 100_000, "nested too deeply"),
+    ],
+)
+def test_what_is_no_payload_is_told_at_the_field_and_what_was_typed_stays(
+    post: Post, stub: StubInspector, text: str, told: str
+) -> None:
+    answer = post("/task/edit", id="one", action="edit", payload=text, reason="typo")
+    assert answer.status_code == 422
+    assert told in answer.text
+    assert 'aria-describedby="payload-error payload-help" aria-invalid="true"' in answer.text
+    assert 'value="typo"' in answer.text
+    assert stub.did == []
+
+
+def test_each_field_of_a_payload_that_is_not_taken_is_told(
+    browser: TestClient, post: Post, stub: StubInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PayloadError(
+            "payload", "DataExport does not take it: user_id: Input should be a valid UUID; rows: Field required"
+        )
+
+    monkeypatch.setattr(stub, "edit", refuse)
+    text = post("/task/edit", id="one", action="edit", payload="{}").text
+    assert "<li>user_id: Input should be a valid UUID</li><li>rows: Field required</li>" in text
+
+
+def test_logs_are_shown(browser: TestClient, stub: StubInspector) -> None:
+    stub.lines = [LogLine(NOW, "ERROR", "it broke", 2, "r", {"ms": 12})]
+    text = browser.get("/task/logs", params={"id": "one"}).text
+    assert "it broke" in text
+    assert "ERROR" in text
+
+
+# --- Many ----------------------------------------------------------------------------------------------------------
+
+
+def test_many_are_counted_first_and_what_was_counted_is_done(
+    browser: TestClient, post: Post, stub: StubInspector
+) -> None:
+    stub.rows = [row(f"id-{number}", state=State.RETRY) for number in range(12)] + [row("other")]
+    text = browser.get("/bulk/new", params={"action": "cancel", "which": "all", "state": "retry", "older": "1h"}).text
+    assert "Cancel 12 tasks?" in text
+    assert "dry run" in text
+    assert stub.did == []
+    before = text.split('name="before" value="')[1].split('"')[0]
+    answer = post("/bulk/start", action="cancel", state="retry", before=before, rate="20", reason="wrong day")
+    asked = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
+    assert stub.did == [("cancel", asked, 20, 0, "wrong day")]
+    assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
+    assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
+
+
+def test_the_ticked_ones_alone_are_taken(browser: TestClient) -> None:
+    text = browser.get(
+        "/bulk/new", params={"action": "delete", "which": "chosen", "chosen": ["one"], "state": "retry"}
+    ).text
+    assert "Delete 1 task?" in text
+    assert 'name="ids" value="one"' in text
+    assert 'name="state"' not in text
+
+
+def test_none_ticked_is_told(browser: TestClient) -> None:
+    answer = browser.get("/bulk/new", params={"action": "delete", "which": "chosen"})
+    assert answer.status_code == 400
+    assert "no task is ticked" in answer.text
+
+
+@pytest.mark.parametrize("rate", ["0", "501", "fast", "-1", "1e3"])
+def test_a_rate_that_cannot_be_is_told(post: Post, stub: StubInspector, rate: str) -> None:
+    answer = post("/bulk/start", action="cancel", rate=rate)
+    assert answer.status_code == 400
+    assert "from 1 to 500" in answer.text
+    assert stub.did == []
+
+
+def test_a_bulk_action_is_stopped(post: Post, stub: StubInspector) -> None:
+    stub.bulk(BulkAction.CANCEL, Filter())
+    post("/bulk/abort", id="b", reason="enough")
+    assert stub.did[-1] == ("abort", "b", "enough")
+
+
+# --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
+
+
+def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
+    browser: TestClient, post: Post, stub: StubInspector
+) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one, replace(one, fingerprint="f2", error_type="OSError", count=2)]
+    text = browser.get("/dead").text
+    assert "2 causes, 42 in all" in text
+    text = browser.get("/dead/redrive", params={"fingerprint": "f1", "type": "data:export"}).text
+    assert "Redrive 40?" in text
+    assert "OSError" not in text
+    post("/dead/redrive/start", fingerprint="f1", type="data:export", canary="5", rate="10")
+    assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 10, 5, None)]
+
+
+def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: StubInspector) -> None:
+    text = browser.get("/schedules").text
+    for shown in ("0 2 * * *", "in 4 h", "completed", "missed", "ENABLED"):
+        assert shown in text
+    post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
+    assert stub.did == [("tick", "tenant:cleanup", "nightly", None)]
+    answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
+    assert answer.headers["location"].startswith("/schedules?")
+
+
+def test_statistics_are_by_type_or_tenant_with_costs_as_estimates(browser: TestClient) -> None:
+    text = browser.get("/statistics", params={"by": "tenant", "within": "7d"}).text
+    assert "acme" in text
+    assert "Cost, estimated" in text
+    assert "$0.0123" in text
+    assert browser.get("/statistics", params={"by": "colour"}).status_code == 400
+
+
+def test_the_audit_is_paged(browser: TestClient, stub: StubInspector) -> None:
+    stub.entries = [AuditEntry(number, NOW, "op", "retry", f"id-{number}", "why") for number in range(80, 0, -1)]
+    text = browser.get("/audit").text
+    assert "before=31" in text
+    assert "id-30" not in text
+    assert "id-30" in browser.get("/audit", params={"before": "31"}).text
