@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from shared.cli.errors import AwayError, LocalError
+from shared.cli.errors import AwayError, ForbiddenError, LocalError
 from shared.db import LOOPBACK
 from shared.jobs.inspector import wire
 from shared.jobs.inspector.permission import Permission
@@ -80,7 +80,7 @@ class RemoteInspector:
             except (HTTPClientError, NoConnectionError) as error:
                 never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
-                    raise LocalError(self._unanswered(operation, permission, error, never_arrived)) from error
+                    raise AwayError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
                 if pause is None or not _again(permission, answer.status_code):
                     return answer
@@ -121,7 +121,8 @@ class RemoteInspector:
         told = _object(answer.content)
         if isinstance(told.get("error"), dict):
             raise wire.decode_error(told["error"])
-        raise LocalError(self._refused(operation, permission, answer.status_code, str(told.get("message") or "")))
+        kind = ForbiddenError if answer.status_code == 403 else AwayError
+        raise kind(self._refused(operation, permission, answer.status_code, str(told.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
         """What is said of an answer that is the gateway's own, or of a function that did not get to one."""

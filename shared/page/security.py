@@ -39,6 +39,9 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "x-frame-options": "DENY",
 }
+STATIC_PATH = "/static/"
+STATIC = {"cache-control": "private, max-age=600"}
+"""Looks alone, and no data; else each part that refreshes itself would fetch them again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +67,11 @@ class Guard:
         if scope["type"] != "http":  # there are no web sockets
             return
 
+        kept = STATIC if scope["path"].startswith(STATIC_PATH) else {}
+
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update({**HEADERS, **kept})
             await send(message)
 
         request = Request(scope, receive)
@@ -78,7 +83,7 @@ class Guard:
         if request.headers.getlist("host") != [self._host]:
             text = f"This page answers to http://{self._host}/ alone."
             return problem(request, 421, "Not this address", text, stranger=True)
-        if request.url.path.startswith("/static/"):
+        if request.url.path.startswith(STATIC_PATH):
             return None
         token = request.query_params.get("token")
         if token is not None and request.method == "GET" and same(token, self._keys.token):

@@ -78,7 +78,7 @@ def test_every_answer_has_the_headers_that_keep_a_browser_from_harm(browser: Tes
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
     assert policy["script-src"] == policy["style-src"] == policy["form-action"] == "'self'"
     assert "unsafe" not in headers["content-security-policy"]
-    assert headers["cache-control"] == "no-store"
+    assert headers["cache-control"] == ("private, max-age=600" if path.startswith("/static/") else "no-store")
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["referrer-policy"] == "no-referrer"
     assert headers["x-frame-options"] == "DENY"
