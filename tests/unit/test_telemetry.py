@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from functions.system_health_check import handler as health_check
+from shared.platform.health import Check
 from shared.telemetry import Tally
 from tests import emf
+from tests.pages import ROOT
 
 GOOD: dict[str, Any] = {
     "_aws": {
@@ -82,6 +85,26 @@ def test_metrics_can_be_silenced(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     tally.count("Started")
     tally.flush(check="all")
     assert capsys.readouterr().out == ""
+
+
+def test_a_health_check_writes_lines_that_cloudwatch_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    health_check._measure([Check("queue jobs-low", 3, None), Check("service https://a.example.com", 9, "Timeout")])
+    found = {line["check"]: line for line in written(capsys)}
+    assert (
+        found["queue jobs-low"]["HealthCheckPassed"] == found["service https://a.example.com"]["HealthCheckFailed"] == 1
+    )
+    assert found[health_check.WHOLE]["HealthCheckFailed"] == 1
+
+
+def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
+    """The runs and the sweep: ``tests/integration/jobs/test_watched.py``."""
+    modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
+    users = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
+    assert users == {
+        "functions/jobs_sweep/handler.py",
+        "functions/system_health_check/handler.py",
+        "shared/jobs/report.py",
+    }
 
 
 # --- The check itself ------------------------------------------------------------------------------------------------
