@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 2_000
 MAX_TRACEBACK = 8_000
+MAX_ERRORS = 50
+"""Of one failure, causes and members of groups together."""
 OWN_CODE = ("/functions/", "/shared/platform/")
 """Frames by which errors are told apart: where our own code failed, not the library it called."""
 CAUSED = "The above exception was the direct cause of the following exception:"
@@ -66,20 +68,30 @@ def normalised(message: str) -> str:
 
 def _lines(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[str]:
     """As Python prints it: causes first, each with its frames; the errors' texts as :func:`text_of` tells them."""
-    seen.add(id(error))
-    before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    if before is not None and id(before) not in seen:
-        yield from _lines(before, scrub, seen)
-        yield f"\n{CAUSED if error.__cause__ else MEANWHILE}\n\n"
-    if error.__traceback__ is not None:
-        yield "Traceback (most recent call last):\n"
-        yield from tracebacks.format_tb(error.__traceback__)
-    yield f"{type(error).__qualname__}: {text_of(error, scrub)}\n"
-    yield from (f"{scrub(str(note))}\n" for note in getattr(error, "__notes__", ()))
-    for number, member in enumerate(error.exceptions if isinstance(error, BaseExceptionGroup) else (), 1):
-        if id(member) not in seen:
-            yield f"\n{number} of the group:\n\n"
-            yield from _lines(member, scrub, seen)
+    chain = _chain(error, seen)
+    for position, one in enumerate(chain):
+        if position:
+            yield f"\n{CAUSED if one.__cause__ else MEANWHILE}\n\n"
+        if one.__traceback__ is not None:
+            yield "Traceback (most recent call last):\n"
+            yield from tracebacks.format_tb(one.__traceback__)
+        yield f"{type(one).__qualname__}: {text_of(one, scrub)}\n"
+        yield from (f"{scrub(str(note))}\n" for note in getattr(one, "__notes__", ()))
+        for number, member in enumerate(one.exceptions if isinstance(one, BaseExceptionGroup) else (), 1):
+            if id(member) not in seen and len(seen) < MAX_ERRORS:
+                yield f"\n{number} of the group:\n\n"
+                yield from _lines(member, scrub, seen)
+
+
+def _chain(error: BaseException, seen: set[int]) -> list[BaseException]:
+    """The error and what it came of, first cause first. A loop that catches and raises makes them by the thousand."""
+    chain: list[BaseException] = []
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen and len(seen) < MAX_ERRORS:
+        seen.add(id(one))
+        chain.append(one)
+        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    return chain[::-1]
 
 
 def text_of(error: BaseException, scrub: Scrub = str) -> str:

@@ -14,7 +14,8 @@ from shared.jobs.inspector.record import Record, read
 from shared.jobs.inspector.selection import reading
 from shared.jobs.inspector.why import why
 from shared.jobs.queues import Queue, function_name
-from shared.jobs.redaction import MASK, OPEN_HEADER, masked
+from shared.jobs.redaction import MASK, masked
+from shared.jobs.scrubbing import OPEN_HEADER, scrubbed, scrubber
 from shared.jobs.status import Progress
 from shared.jobs.store import State
 
@@ -58,7 +59,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         row=_row(record),
         owner=record.owner,
         payload=_shown(declared, record.payload),
-        result=_shown(declared, record.result),
+        result=_result(declared, record),
         headers=_headers(record.headers),
         options=record.options,
         runs=record.runs,
@@ -112,6 +113,12 @@ def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
     if content is None:
         return None
     return MASK if declared is None else masked(declared.payload, content)
+
+
+def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
+    """Also without the values of the payload's redacted fields, which the handler may have put anywhere into it."""
+    shown = _shown(declared, record.result)
+    return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
 
 
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:

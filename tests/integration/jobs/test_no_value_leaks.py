@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 from sqlalchemy import text
+from starlette.testclient import TestClient
 
 from functions.api import record
 from functions.api.handler import handler
@@ -39,6 +40,9 @@ from shared.jobs.inspector.permission import Permission
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.sweep import sweep
 from shared.jobs.testing import enqueued
+from shared.page.app import build
+from shared.page.desk import Desk
+from shared.page.security import Keys
 from tests.events import LambdaContext
 from tests.http_events import claims, http_event
 from tests.integration.jobs.conftest import PREFIX, World
@@ -181,7 +185,7 @@ def held(payload: Login, ctx: TaskContext) -> None:
 
 @way
 def returned(payload: Login, ctx: TaskContext) -> dict[str, str]:
-    return {"token": payload.token}
+    return {"token": payload.token, "said": f"it is {payload.token}"}
 
 
 @way
@@ -379,6 +383,20 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
             gathered.add(f"jobs {command[0]}", written.out, written.err)
 
 
+def browse(world: World, gathered: Gathered) -> None:
+    """The page, as a browser sees it."""
+    inspector = Inspector(Reach(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
+    keys = Keys(token="the-token", session="the-session", form="the-form-token")
+    app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
+    addresses = [
+        *("/", "/tasks", "/tasks?error=bad", "/dead", "/schedules", "/statistics", "/audit", "/bulk"),
+        *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in TOLD),
+    ]
+    browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
+    for address in addresses:
+        gathered.add(f"page {address.partition('?')[0]}", browser.get(address).text)
+
+
 @pytest.fixture
 def api() -> Iterator[None]:
     for made in (record.jobs, record.database):
@@ -396,6 +414,7 @@ def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:
         fail_an_assertion(world, gathered)
     out = capfd.readouterr()
     use_the_command_line(world, gathered, capfd)
+    browse(world, gathered)
     look_everywhere(world, gathered, logged.texts, out)
     return gathered
 
@@ -420,7 +439,17 @@ def test_values_that_are_not_taken_out_would_be_found(
         monkeypatch.setattr(module, "redacted_names", lambda model: frozenset())
     monkeypatch.setattr(scrubbing, "MIN_HEADER", 10_000)
     leaks = gather(world, capfd).leaks
-    for where in ("log", "API", "kit", "edit", "inspector.tasks", "jobs ls", "jobs invoke", "dead letters' attributes"):
+    for where in (
+        "log",
+        "API",
+        "kit",
+        "edit",
+        "inspector.tasks",
+        "jobs show",
+        "jobs invoke",
+        "page /task",
+        "dead letters' attributes",
+    ):
         assert where in leaks
     for column in ("tasks.reason", "tasks.error_message", "task_attempts.error_message", "task_attempts.traceback"):
         assert column in leaks
