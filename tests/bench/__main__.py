@@ -35,7 +35,16 @@ def main() -> int:
                 JOBLANE_PREFIX="jobs",
             )
             # Imported here, as they read these settings.
-            from tests.bench import deploying, end_to_end, enqueueing, handling, roundtrips, sizes, startup
+            from tests.bench import (
+                dead_letters,
+                deploying,
+                end_to_end,
+                enqueueing,
+                handling,
+                roundtrips,
+                sizes,
+                startup,
+            )
 
             runs = (
                 ("sizes", sizes.run),
@@ -43,6 +52,7 @@ def main() -> int:
                 ("handling", handling.run),
                 ("round trips", lambda: roundtrips.run(server.url)),
                 ("enqueueing", enqueueing.run),
+                ("dead letters", dead_letters.run),
                 ("end to end", lambda: end_to_end.run(server.url, Path(name))),
                 ("synth and redeploy", lambda: deploying.run(Path(name))),
             )

@@ -82,6 +82,8 @@ def test_redriving_one_group_of_three_touches_that_one_alone(inspector: Inspecto
     assert [world.row(id_)["generation"] for id_ in ("a0", "b0", "c0")] == [1, 2, 1]
     view = inspector.bulk_view(view.id)
     assert (view.action, view.state, view.total, view.done, view.failed) == ("redrive", State.COMPLETED, 2, 2, 0)
+    [entry] = inspector.audit(target="b0")
+    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "mended", {"bulk": view.id})
     # and its letters are gone, those of the others are there, and to be seen
     assert sorted(json.loads(one["Body"])["id"] for one in world.received(DLQ)) == ["a0", "a1", "c0", "c1"]
     assert {group.fingerprint for group in inspector.dead().groups} == {"aaaa", "cccc"}
