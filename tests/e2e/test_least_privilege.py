@@ -208,8 +208,8 @@ def test_a_redrive_may_take_dead_letters_and_send_them_back(enforced: Deployed) 
         return bool(refused)
 
     await_true(look, lambda: f"{inspector.dead()}")
-    # then both go back where they came from (that one first: the emulator, unlike AWS, asks for permissions of their own
-    # where messages are given back in batches, and so they stay hidden for a minute)
+    # then both go back where they came from; that one first, as the emulator, unlike AWS, wants a permission of its own
+    # for a call in batches, and what is given back by one stays hidden for a minute
     for filter_ in (Filter(fingerprint=refused[0]), Filter(ids=(id_,))):
         begun = inspector.redrive(filter_, rate=500)
         enforced.await_state(begun.id, "completed")
