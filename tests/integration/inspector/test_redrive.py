@@ -144,6 +144,19 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     assert inspector.bulk_view(view.id).done == 1
 
 
+def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: Inspector, ran: Bulks) -> None:
+    world = ran.world
+    ids = {send_letter(world, foreign(payload={"do": "count_runs"})) for _ in range(25)}
+    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
+    invocations = 1
+    while ran.run(view.id, seconds=BRIEF):
+        invocations += 1
+    work_off(world)
+    assert runs(world) == sorted(ids)
+    assert invocations >= 3
+    assert depth(world, DLQ) == 0
+
+
 def test_what_a_front_door_refused_goes_back_through_it(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     unknown = send_letter(world, {"type": "sample:later"}, DOOR, generation=0, reason="UnknownType: no task 'x' takes")
