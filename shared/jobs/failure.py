@@ -55,6 +55,7 @@ class Failure:
 SPECIFICS = (
     (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+"), "@"),
     (re.compile(r"(?<!\w)(['\"`])(?:(?!\1).)*\1(?!\w)|“[^”]*”|‘[^’]*’"), "'…'"),
+    (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(Z|[+-]\d\d:?\d\d)?"), "#"),
     (re.compile(r"\b(0x)?[0-9a-f]*\d[0-9a-f]*(?:[-:.][0-9a-f]+)*\b|[0-9a-f-]{8,}|\d+", re.IGNORECASE), "#"),
 )
 

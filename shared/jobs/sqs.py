@@ -170,13 +170,15 @@ class Sqs:
         """A refusal is passed over: the message is seen again, as one that was delivered twice."""
         from botocore.exceptions import BotoCoreError, ClientError
 
+        url = self.url(queue)
         for start in range(0, len(receipts), MAX_BATCH):
-            entries = [
-                {"Id": str(number), "ReceiptHandle": receipt}
-                for number, receipt in enumerate(receipts[start : start + MAX_BATCH])
-            ]
+            batch = receipts[start : start + MAX_BATCH]
+            entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(batch)]
             try:
-                self.client.delete_message_batch(QueueUrl=self.url(queue), Entries=entries)  # type: ignore[arg-type]
+                if len(batch) == 1:
+                    self.client.delete_message(QueueUrl=url, ReceiptHandle=batch[0])
+                else:
+                    self.client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError):
                 continue
 

@@ -36,6 +36,7 @@ def main() -> int:
             )
             # Imported here, as they read these settings.
             from tests.bench import (
+                dead_letters,
                 deploying,
                 end_to_end,
                 enqueueing,
@@ -52,6 +53,7 @@ def main() -> int:
                 ("handling", handling.run),
                 ("round trips", lambda: roundtrips.run(server.url)),
                 ("enqueueing", enqueueing.run),
+                ("dead letters", dead_letters.run),
                 ("end to end", lambda: end_to_end.run(server.url, Path(name))),
                 ("a million tasks", lambda: inspecting.run(server)),
                 ("synth and redeploy", lambda: deploying.run(Path(name))),

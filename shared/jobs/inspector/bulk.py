@@ -68,7 +68,7 @@ def begin(
     _check_number("rate", rate, 1, MAX_RATE)
     _check_number("canary", canary, 0, MAX_CANARY)
     ready = _ready(reach)
-    with audit.action(reach, f"bulk {action}", ready.id, reason) as doing:
+    with audit.action(reach, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
         total = _count(doing.connection, filter_) + letters
         _check_total(reach, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)

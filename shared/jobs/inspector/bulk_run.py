@@ -7,8 +7,9 @@ transaction, and so that an invocation may end meanwhile.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from functools import partial
@@ -51,6 +52,12 @@ update bulks set done = done + $2::int, skipped = skipped + $3::int, failed = fa
  where id = $1
 """
 STOP = "update bulks set stopped = $2, failed = failed + $3::int, done = done - $3::int where id = $1"
+AUDIT = """
+insert into audit (who, action, target, reason, details)
+select b.who, b.action, x.id, b.reason, jsonb_build_object('bulk', b.id)
+  from bulks b, jsonb_array_elements_text(cast($2 as jsonb)) as x(id) where b.id = $1
+"""
+"""Each task's own entry, so that whoever looks at one sees who did it."""
 CLOSE = "update bulks set skipped = greatest(skipped, total - done - failed) where id = $1"
 """What matched when it was begun, and did not when its turn came."""
 BE_PATIENT = """
@@ -202,8 +209,10 @@ class BulkRun:
     def _receive(self, queue: str) -> tuple[list[Letter], bool]:
         """Letters that are not in hand, and whether there are some in other hands."""
         counted = letters.count(self._sqs, queue)
-        # a short poll asks some of SQS's servers only
-        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1) if counted.visible else []
+        if counted is None:
+            return [], False
+        # a short poll asks some of SQS's servers only; a long one of an empty queue takes its time
+        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if counted.visible else 0)
         new = [message for message in messages if message["MessageId"] not in self._held]
         self._queue = queue
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
@@ -232,7 +241,7 @@ class BulkRun:
     def _change(self, ids: list[str]) -> None:
         changed = actions.change(self._ctx.connection(), self._action, ids, who=self._order.who)
         self._owed, self._connection = changed, self._ctx.connection()
-        self._count(len(changed), skipped=len(ids) - len(changed), canaries=[one.id for one in changed])
+        self._count([one.id for one in changed], skipped=len(ids) - len(changed))
 
     def _treat(self, found: list[Letter], room: int) -> None:
         treated = treat(self._sqs, self._prefix, self._tasks, self._order.filter, found, room=room)
@@ -240,12 +249,15 @@ class BulkRun:
             if one.delivery.receipt not in treated.left:
                 del self._held[one.delivery.message_id]
         self._pace(len(treated.sent))
-        canaries = [id_ for id_ in treated.sent if id_ is not None]
-        self._count(len(treated.sent), failed=treated.failed, canaries=canaries)
+        self._count(treated.sent, failed=treated.failed)
 
-    def _count(self, done: int, *, skipped: int = 0, failed: int = 0, canaries: list[str]) -> None:
-        first = canaries if self._order.canaries < self._order.canary else []
-        self._run(COUNT, str(done), str(skipped), str(failed), first)
+    def _count(self, done: Sequence[str | None], *, skipped: int = 0, failed: int = 0) -> None:
+        """``done``: ids, None for what has none."""
+        ids = [id_ for id_ in done if id_ is not None]
+        canaries = ids if self._order.canaries < self._order.canary else []
+        self._run(COUNT, str(len(done)), str(skipped), str(failed), canaries)
+        if ids:
+            self._run(AUDIT, json.dumps(ids))
 
     def _run(self, sql: str, *parameters: Any) -> None:
         self._ctx.connection().run(sql, self._ctx.task_id, *parameters)

@@ -16,7 +16,7 @@ from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
 from shared.db import sqlstate
-from shared.jobs.claim import ARCHIVED_RETENTION, HOLDER, LIVE, SWEEP_MARGIN_SECONDS
+from shared.jobs.claim import ARCHIVED_RETENTION, FINGERPRINT, HOLDER, LIVE, SWEEP_MARGIN_SECONDS
 from shared.jobs.inspector.answers import BulkAction
 from shared.jobs.message import Message
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, Queue, lane_name
@@ -77,8 +77,10 @@ REVIVED = f"""
     due_at = clock_timestamp(), sent_at = null, sends = 0,
     sweep_at = clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'"""
 
+BY_HAND = FINGERPRINT.format(row="t", error="Archived")
 GIVEN_UP = f"""
-    state = 'archived', reason = 'archived by ' || c.who, dead_sent_at = null, finished_at = clock_timestamp(),
+    state = 'archived', reason = 'archived by ' || c.who, fingerprint = coalesce(t.fingerprint, {BY_HAND}),
+    dead_sent_at = null, finished_at = clock_timestamp(),
     expire_at = clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days', sweep_at = clock_timestamp()"""
 """The sweep, or the message where it comes first, sends the dead letter."""
 

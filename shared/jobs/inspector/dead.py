@@ -1,7 +1,7 @@
 """Dead letters: what was given up, grouped by what went wrong, and sent back.
 
-The record explains most of what is in the dead-letter queues. Only where one holds more are its messages looked at, and
-then no more than :data:`LOOKED_AT` of them: the groups are there in a second, however many have died.
+The record explains most of what is in the dead-letter queues. Only where one holds more or less than that are its
+messages looked at, and then no more than :data:`LOOKED_AT`: the groups are there in a second, however many have died.
 """
 
 from __future__ import annotations
@@ -53,7 +53,8 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 """
 EXPLAINED = f"""
 select type, queue, count(*) from tasks
- where state = 'archived' and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
+ where state = 'archived' and not cleared
+   and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
  group by 1, 2
 """
 
@@ -128,10 +129,10 @@ def log_link(reach: Reach, type_: str) -> str | None:
 
 
 def _letters(reach: Reach) -> tuple[Mapping[str, Counted], list[Letter], int]:
-    """Depths of the dead-letter queues; what was found where there is more than rows; how many were not looked at."""
+    """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
     depths = count_all(reach.sqs, queues_of(reach.prefix, reach.tasks))
     explained = _explained(reach.connection, reach.prefix)
-    queues = [queue for queue, counted in depths.items() if counted.all > explained[queue]]
+    queues = [queue for queue, counted in depths.items() if counted.all != explained[queue]]
     looks = side_by_side(lambda queue: _look(reach.sqs, queue), queues, reach.sqs) if queues else []
     deliveries = [delivery for look in looks for delivery in look]
     unread = sum(max(0, depths[queue].all - len(look)) for queue, look in zip(queues, looks, strict=True))

@@ -196,7 +196,7 @@ class Counted:
         return self.visible + self.hidden
 
 
-def count(sqs: Sqs, queue: str) -> Counted:
+def count(sqs: Sqs, queue: str) -> Counted | None:
     """None where there is no such queue: what is deployed may be older than what is declared here."""
     from botocore.exceptions import ClientError
 
@@ -207,7 +207,7 @@ def count(sqs: Sqs, queue: str) -> Counted:
         )["Attributes"]
     except ClientError as error:
         if any(name in str(error) for name in NO_SUCH_QUEUE):
-            return Counted(0, 0)
+            return None
         raise
     return Counted(int(answer["ApproximateNumberOfMessages"]), int(answer["ApproximateNumberOfMessagesNotVisible"]))
 
@@ -215,7 +215,7 @@ def count(sqs: Sqs, queue: str) -> Counted:
 def count_all(sqs: Sqs, queues: Sequence[str]) -> dict[str, Counted]:
     """Those that have messages."""
     found = side_by_side(lambda queue: count(sqs, queue), queues, sqs)
-    return {queue: counted for queue, counted in zip(queues, found, strict=True) if counted.all}
+    return {queue: counted for queue, counted in zip(queues, found, strict=True) if counted and counted.all}
 
 
 def side_by_side(ask: Callable[[str], T], queues: Sequence[str], sqs: Sqs) -> list[T]:

@@ -138,6 +138,8 @@ def test_tasks_that_are_given_up_get_their_dead_letters(inspector: Inspector, bu
     bulks.run(view.id)
     assert states(world) == {"a": "archived"}
     assert bulks.depth(sweep_lane) == 1  # woken, to send it
+    [group] = inspector.dead().groups
+    assert (group.error_type, group.message, len(group.fingerprint)) == ("Archived", "archived by op", 16)
 
 
 def test_a_cancel_of_everything_does_not_cancel_itself(inspector: Inspector, bulks: Bulks) -> None:

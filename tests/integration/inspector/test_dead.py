@@ -173,6 +173,14 @@ def test_letters_are_there_for_others_after_they_were_looked_at(inspector: Inspe
     assert len(bulks.world.received(DOOR)) == 10  # the most that one receive gives
 
 
+def test_what_was_refused_is_found_also_where_letters_of_rows_were_purged(inspector: Inspector, bulks: Bulks) -> None:
+    for number in range(3):
+        put_dead(bulks.world, f"it{number}", fingerprint="aaaa")
+    bulks.sqs.client.purge_queue(QueueUrl=bulks.sqs.url(DLQ))
+    send_letter(bulks.world, foreign())
+    assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 1)]
+
+
 def test_a_queue_with_very_many_is_not_read_to_its_end(
     inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:

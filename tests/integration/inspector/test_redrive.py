@@ -82,6 +82,8 @@ def test_redriving_one_group_of_three_touches_that_one_alone(inspector: Inspecto
     assert [world.row(id_)["generation"] for id_ in ("a0", "b0", "c0")] == [1, 2, 1]
     view = inspector.bulk_view(view.id)
     assert (view.action, view.state, view.total, view.done, view.failed) == ("redrive", State.COMPLETED, 2, 2, 0)
+    [entry] = inspector.audit(target="b0")
+    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "mended", {"bulk": view.id})
     # and its letters are gone, those of the others are there, and to be seen
     assert sorted(json.loads(one["Body"])["id"] for one in world.received(DLQ)) == ["a0", "a1", "c0", "c1"]
     assert {group.fingerprint for group in inspector.dead().groups} == {"aaaa", "cccc"}
@@ -140,6 +142,19 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     assert runs(world) == [id_]
     assert depth(world, DLQ) == 0
     assert inspector.bulk_view(view.id).done == 1
+
+
+def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: Inspector, ran: Bulks) -> None:
+    world = ran.world
+    ids = {send_letter(world, foreign(payload={"do": "count_runs"})) for _ in range(25)}
+    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
+    invocations = 1
+    while ran.run(view.id, seconds=BRIEF):
+        invocations += 1
+    work_off(world)
+    assert runs(world) == sorted(ids)
+    assert invocations >= 3
+    assert depth(world, DLQ) == 0
 
 
 def test_what_a_front_door_refused_goes_back_through_it(inspector: Inspector, ran: Bulks) -> None:

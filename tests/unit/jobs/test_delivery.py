@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.jobs.delivery import Delivery
+from shared.jobs.onward import as_it_came
 from tests.events import record
 
 LANE = "jobs-low-data-export"
@@ -74,3 +75,25 @@ def test_a_record_without_attributes_is_read() -> None:
 def test_any_body_is_read_or_refused(body: str) -> None:
     delivery = Delivery.read(record(body, LANE))
     assert (delivery.message is None) == (delivery.refusal is not None)
+
+
+def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> None:
+    delivery = Delivery.received(
+        {
+            "MessageId": "m",
+            "ReceiptHandle": "r",
+            "Body": '{"type": "data:export", "id": "1"}',
+            "Attributes": {"SentTimestamp": "1000500", "ApproximateReceiveCount": "3", "MessageGroupId": "acme"},
+            "MessageAttributes": {
+                "joblane-dead": {"DataType": "Number", "StringValue": "4"},
+                "raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"},
+            },
+        },
+        LANE,
+    )
+    assert (delivery.message_id, delivery.receipt, delivery.queue, delivery.receives) == ("m", "r", LANE, 3)
+    assert (delivery.sent_at, delivery.group, delivery.dead, delivery.refusal) == (1000.5, "acme", 4, None)
+    assert delivery.message is not None
+    assert delivery.message.id == "1"
+    # and goes on as it came, without the marks of a dead letter
+    assert as_it_came(delivery, "other").attributes == {"raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"}}

@@ -1,0 +1,66 @@
+"""What is dead, grouped: a thousand tasks of three causes, with their thousand letters, against a second."""
+
+from __future__ import annotations
+
+import time
+
+from shared import settings
+from shared.db import Database
+from shared.jobs.discovery import discover
+from shared.jobs.inspector import Inspector
+from shared.jobs.inspector.letters import queues_of
+from shared.jobs.inspector.reach import Reach
+from shared.jobs.message import Message
+from shared.jobs.onward import archived_letter
+from shared.jobs.queues import lane_name
+from shared.jobs.sqs import Entry, Sqs
+from tests.bench.report import Ratio, median, within
+
+DEAD = 1_000
+CAUSES = 3
+REFUSED = 300
+"""Letters that no row explains, so that they have to be looked at."""
+ROUNDS = 5
+LONGEST_MS = 1_000.0
+
+ROWS = """
+insert into tasks (id, type, queue, state, payload, payload_digest, allowed, attempts, runs, retention_seconds,
+                   finished_at, dead_sent_at, reason, error_type, error_message, fingerprint)
+select 'dead-' || n, 'data:export', 'default', 'archived', '{}', '', 4, 4, 4, 86400, now(), now(), 'attempt 4 of 4',
+       'ValueError', 'row ' || n || ' is bad', 'cause-' || n % $2::int
+  from generate_series(1, $1::int) n
+"""
+
+
+def run() -> list[Ratio]:
+    database, sqs, tasks, prefix = Database(settings.database_url()), Sqs(), discover(), settings.prefix()
+    for queue in queues_of(prefix, tasks):
+        sqs.client.create_queue(QueueName=queue)
+    database.get().run(ROWS, str(DEAD), str(CAUSES))
+    task = tasks["data:export"]
+    lane = lane_name(prefix, task.queue, task.type)
+    letters = [
+        archived_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
+    ]
+    assert not sqs.send_many(letters)
+    inspector = Inspector(Reach(database, sqs, prefix, tasks, "bench"))
+    explained = _ms(inspector, groups=CAUSES)
+    refused = [Entry(f"{prefix}-low-dlq", f"no json {n}") for n in range(REFUSED)]
+    assert not sqs.send_many(refused)
+    looked = _ms(inspector, groups=CAUSES + 1)
+    database.drop()
+    setting = f"{DEAD:,} tasks, {CAUSES} causes, {DEAD:,} letters"
+    return [
+        within("what is dead", setting, explained, LONGEST_MS, "ms"),
+        within("what is dead", f"{setting}, {REFUSED} more without a row", looked, LONGEST_MS, "ms"),
+    ]
+
+
+def _ms(inspector: Inspector, *, groups: int) -> float:
+    took = []
+    for _ in range(ROUNDS):
+        started = time.perf_counter()
+        found = inspector.dead()
+        took.append((time.perf_counter() - started) * 1000)
+        assert len(found.groups) == groups
+    return median(took)
