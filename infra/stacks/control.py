@@ -28,7 +28,7 @@ from shared.jobs.inspector import Permission
 FUNCTION = "control"
 """Name of the function that answers, as :func:`~infra.functions.discover_functions` has it."""
 URL = "ControlUrl"
-"""The output that ``jobs … --stage`` looks for."""
+"""The output that ``joblane … --stage`` looks for."""
 
 
 class ControlStack(Stack):

@@ -276,7 +276,7 @@ class JobsStack(Stack):
 
 
 def _metadata(stage: Stage) -> dict[str, Any]:
-    """What ``jobs preflight`` compares with account and database."""
+    """What ``joblane preflight`` compares with account and database."""
     return {
         "stage": stage.name,
         "prefix": stage.prefix,

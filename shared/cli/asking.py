@@ -59,7 +59,7 @@ def program() -> str:
 
 def stop(message: str, code: Exit) -> NoReturn:
     """End the command with a message."""
-    say(f"jobs: {message}")
+    say(f"joblane: {message}")
     raise typer.Exit(code)
 
 

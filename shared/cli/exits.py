@@ -6,7 +6,7 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit statuses. A usage error is the parser's own 2; `jobs wait` has `TIMED_OUT` to itself."""
+    """Exit statuses. A usage error is the parser's own 2; `joblane wait` has `TIMED_OUT` to itself."""
 
     DONE = 0
     FAILED = 1

@@ -97,7 +97,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
     claimed = claim(database.get(), task, [incoming], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
         database.get().run("update tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
-        raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (jobs pause)?")
+        raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (joblane pause)?")
     return claimed
 
 
@@ -147,7 +147,7 @@ def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseE
         state=State.CANCELLED,
         delay_seconds=0,
         counted=True,
-        reason=f"jobs invoke: {failure.error_type}: {failure.error_message}",
+        reason=f"joblane invoke: {failure.error_type}: {failure.error_message}",
         error_type=failure.error_type,
         error_message=failure.error_message,
         fingerprint=failure.fingerprint,

@@ -124,12 +124,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from shared.cli.screen import say
 
     try:
-        app(arguments, prog_name="joblane" if Path(sys.argv[0]).name == "joblane" else "jobs")
+        app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
-        say(f"jobs: {error}")
+        say(f"joblane: {error}")
         if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
             say("Is the local stack up (`make status`)? Another stage is named by --stage.")
         sys.exit(code)

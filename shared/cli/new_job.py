@@ -1,4 +1,4 @@
-"""`jobs new`: the folder of a job that works, and its test."""
+"""`joblane new`: the folder of a job that works, and its test."""
 
 from __future__ import annotations
 

@@ -279,7 +279,7 @@ def _database(declared: Declared, record: Record, stacks: Mapping[Place, str] | 
             "DATABASE_URL",
             f"{record.address} has no record of tasks, while the stage is deployed: is it the database of another?",
             f"give the address of the database of stage {declared.stage}; if it is a new one for a stage that ran with "
-            "another, run `jobs migrate` there first",
+            "another, run `joblane migrate` there first",
         )
         return
     if record.newer:

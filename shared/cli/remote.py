@@ -142,7 +142,7 @@ class RemoteInspector:
         )
 
 
-MAY_BE_DONE = "It may have been done all the same: look into the audit (`jobs audit`) before you repeat it."
+MAY_BE_DONE = "It may have been done all the same: look into the audit (`joblane audit`) before you repeat it."
 
 
 def no_credentials(error: Exception | None) -> str:

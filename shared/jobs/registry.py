@@ -1,4 +1,4 @@
-"""What the database knows of the declared types: enough to enqueue by SQL alone. Written by ``jobs migrate``."""
+"""What the database knows of the declared types: enough to enqueue by SQL alone. Written by ``joblane migrate``."""
 
 from __future__ import annotations
 

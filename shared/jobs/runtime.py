@@ -198,7 +198,7 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            advice = "it will be tried again" if is_away(error) else "are the migrations applied (jobs migrate)?"
+            advice = "it will be tried again" if is_away(error) else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra=_error(error) | {"messages": len(deliveries)},

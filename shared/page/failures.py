@@ -20,8 +20,8 @@ View = Callable[[Request], Response]
 log = logging.getLogger(__name__)
 
 AWAY = (
-    "Locally `make status` shows what runs, and `make up` starts the rest; for a stage on AWS, `jobs doctor` says what "
-    "to check. Then load this page again."
+    "Locally `make status` shows what runs, and `make up` starts the rest; for a stage on AWS, `joblane doctor` says "
+    "what to check. Then load this page again."
 )
 KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     UnknownTaskError: (404, "There is no such task", "Its id may be mistyped, or it was never recorded."),
@@ -31,7 +31,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     EnqueueError: (400, "This cannot be asked for", "Go back and change it; nothing was done."),
     UnreadablePayloadError: (422, "The payload does not fit", "Nothing was done."),
     RecordAwayError: (503, "The record cannot be reached", AWAY),
-    AwsCallError: (502, "AWS did not do it", "`jobs doctor` says what to check."),
+    AwsCallError: (502, "AWS did not do it", "`joblane doctor` says what to check."),
     JobError: (502, "That did not work", ""),
 }
 """Status, title, and what is added to the error's own text, which is written for the reader. The first that fits."""

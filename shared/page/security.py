@@ -93,7 +93,7 @@ class Guard:
                 request,
                 401,
                 "The page does not know this browser",
-                "Open the whole address that `jobs page` printed when it started; it carries a token, which changes "
+                "Open the whole address that `joblane page` printed when it started; it carries a token, which changes "
                 "with each start. After a link from another site, load the page again.",
                 stranger=True,
             )
@@ -112,7 +112,10 @@ class Guard:
             return None
         if self._read_only:
             return problem(
-                request, 403, "The page is read-only", "Start `jobs page` without --read-only to act. Nothing was done."
+                request,
+                403,
+                "The page is read-only",
+                "Start `joblane page` without --read-only to act. Nothing was done.",
             )
         if not self._same_origin(request.headers):
             return problem(request, 403, "This came from another site", "Use the forms of this page. Nothing was done.")

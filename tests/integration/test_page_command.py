@@ -1,4 +1,4 @@
-"""`jobs page` as a program of its own."""
+"""`joblane page` as a program of its own."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ RUN = {
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make synth": ("tests/infra/test_app.py", "main(["),
-    "jobs schema --out schemas/": ("tests/unit/test_commands.py", 'jobs("schema", "--out"'),
-    "jobs migrate": ("tests/e2e/conftest.py", "stack.up()"),
+    "joblane schema --out schemas/": ("tests/unit/test_commands.py", 'jobs("schema", "--out"'),
+    "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""
 
@@ -92,7 +92,7 @@ def targets() -> set[str]:
 
 def _problems_of_jobs(words: list[str]) -> Iterator[str]:
     command: Any = typer.main.get_command(app)
-    name, left = "jobs", list(words)
+    name, left = "joblane", list(words)
     while left:
         options = {option: parameter for parameter in command.params for option in parameter.opts}
         word = left.pop(0)
@@ -144,11 +144,11 @@ def _operations(service: str) -> dict[str, Any]:
     ("command", "problem"),
     [
         ("make nothing", "make has no target nothing"),
-        ("jobs drop", "jobs has no command drop"),
-        ("jobs tick data:export --plan x", "jobs tick has no --plan"),
-        ("jobs --stage dev bulk halt x", "jobs bulk has no command halt"),
-        ("jobs --stadium dev ls", "jobs has no --stadium"),
-        ("jobs bulk abort x --force", "jobs bulk abort has no --force"),
+        ("joblane drop", "joblane has no command drop"),
+        ("joblane tick data:export --plan x", "joblane tick has no --plan"),
+        ("joblane --stage dev bulk halt x", "joblane bulk has no command halt"),
+        ("joblane --stadium dev ls", "joblane has no --stadium"),
+        ("joblane bulk abort x --force", "joblane bulk abort has no --force"),
         ("aws sqs send-mesage --queue-url x", "aws sqs has no operation send-mesage"),
         ("aws sqs send-message --queue-url x --message-body y --group z", "aws sqs send-message has no --group"),
         ("aws sqs send-message --queue-url x", "aws sqs send-message requires --message-body"),

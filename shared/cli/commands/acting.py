@@ -99,7 +99,7 @@ def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | N
             if code is None or code in (Exit.AWAY, Exit.FORBIDDEN) or len(ids) == 1:
                 _show(done, as_json=as_json)
                 raise
-            screen.say(f"jobs: {error}")
+            screen.say(f"joblane: {error}")
             worst = code if worst in (Exit.DONE, code) else Exit.FAILED
         else:
             done.append(acted)

@@ -81,7 +81,7 @@ def _next_steps(one: DeadGroup, command: str) -> None:
 def redrive(
     context: typer.Context,
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[FINGERPRINT|ID]...", help="A fingerprint of `jobs dead`, or ids.")
+        list[str] | None, typer.Argument(metavar="[FINGERPRINT|ID]...", help="A fingerprint of `joblane dead`, or ids.")
     ] = None,
     *,
     type_: o.Types = None,
@@ -105,13 +105,13 @@ def redrive(
     if everything and (which or type_):
         asking.usage("it is all: name nothing else", "--all")
     if not (everything or which or type_):
-        asking.usage("name a fingerprint of `jobs dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
+        asking.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
     inspector = asking.inspector(context)
     groups = inspector.dead().groups
     chosen = _filter(which or [], type_ or [], groups)
     number = _number(chosen, groups) if chosen.fingerprint or not chosen.ids else len(chosen.ids)
     if not number:
-        asking.stop("nothing that is dead matches; `jobs dead` shows what there is", Exit.NOTHING)
+        asking.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
     if dry_run:
         if as_json:
             from shared.jobs.inspector.answers import Count

@@ -73,5 +73,5 @@ def _outdated(reach: Reach) -> SchemaError:
         return SchemaError(f"the database lacks a table, and cannot be asked for its revision: {text_of(error)}")
     return SchemaError(
         f"the database is at revision {there or 'none'} and this code works with {migrations.newest()}: run "
-        "`jobs migrate`, or deploy the stage"
+        "`joblane migrate`, or deploy the stage"
     )

@@ -76,7 +76,9 @@ def _mapping(
         who = None if lane is None else paused.get(("queue", lane[0])) or paused.get(("type", lane[1].type))
         on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
         if who:
-            yield Examined(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`jobs resume`")
+            yield Examined(
+                Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`"
+            )
         else:
             yield Examined(Grade.BAD, what, f"its mapping is {mapping['State']}, and nobody has paused it", on)
     if most is None:
@@ -127,9 +129,9 @@ def queues(reach: Reach) -> Iterator[Examined]:
         yield Examined(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
     for name in dead:
         if counts[name]:
-            do = "`jobs dead` says what they are, `jobs redrive` sends them back"
+            do = "`joblane dead` says what they are, `joblane redrive` sends them back"
             if name == ticks:
-                do = "EventBridge Scheduler could not send these: look at its role and the lane, then `jobs tick TYPE`"
+                do = "EventBridge Scheduler could not send these: look at its role and lane, then `joblane tick TYPE`"
             yield Examined(Grade.WARNING, f"queue {name}", f"{counts[name]} dead letter{'s' * (counts[name] != 1)}", do)
     if not missing and not any(counts[name] for name in dead):
         yield Examined(Grade.GOOD, "queues", f"all {len(counts)} are there, and none has dead letters")
@@ -227,7 +229,7 @@ def _wrong_schedule(
         yield Examined(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
     if there["State"] != "ENABLED" and not local:
         if who:
-            yield Examined(Grade.WARNING, what, f"it is off: paused by {who}", "`jobs resume schedule`")
+            yield Examined(Grade.WARNING, what, f"it is off: paused by {who}", "`joblane resume schedule`")
         else:
             yield Examined(Grade.BAD, what, "it is off, and nobody has paused it: its ticks do not come", DEPLOY)
 

@@ -46,10 +46,10 @@ select scope, name, reason, paused_by, clock_timestamp() - since, until is null 
 def schema(reach: Reach) -> Iterator[Examined]:
     there, ours = migrations.applied(reach.connection), migrations.newest()
     if there is None:
-        yield Examined(Grade.BAD, "migrations", "the database is empty", "run `jobs migrate`, or deploy the stage")
+        yield Examined(Grade.BAD, "migrations", "the database is empty", "run `joblane migrate`, or deploy the stage")
     elif there < ours:
         lacks = f"the database is at revision {there} and this code works with {ours}"
-        yield Examined(Grade.BAD, "migrations", lacks, "run `jobs migrate`, or deploy the stage")
+        yield Examined(Grade.BAD, "migrations", lacks, "run `joblane migrate`, or deploy the stage")
     elif there > ours:
         ahead = f"the database is at revision {there}, ahead of this code's {ours}"
         yield Examined(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
@@ -82,7 +82,7 @@ def sweep(reach: Reach) -> Iterator[Examined]:
         return
     ((last, now),) = reach.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
-    do = f"look into the log of its function, its schedule and its lane; `jobs tick {SWEEP}` runs it now"
+    do = f"look into the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
     if last is None:
         found = f"it has not run to its end yet; its next time is in {_told(next_at - now)}"
         yield Examined(Grade.WARNING, SWEEP, found, do)
@@ -113,7 +113,7 @@ def ticks(reach: Reach) -> Iterator[Examined]:
                 found = (
                     f"{len(missed)} of its last {len(since_first)} ticks did not come, the last of them {missed[-1]}"
                 )
-                do = f"was the stage down, or its lane behind? `jobs tick {task.type}` sends one now"
+                do = f"was the stage down, or its lane behind? `joblane tick {task.type}` sends one now"
                 yield Examined(Grade.WARNING, f"ticks of {task.type}", found, do)
     if not wrong:
         yield Examined(Grade.GOOD, "ticks", "all that were due in the last day came")
@@ -124,7 +124,7 @@ def undeclared(reach: Reach) -> Iterator[Examined]:
     rows = reach.connection.run(UNDECLARED, json.dumps(declared))
     for type_, count in rows:
         found = f"{count} task{'s' * (count != 1)} of it wait or run, and no code declares it"
-        do = f"deploy it again, name it in another type's aliases=, or `jobs archive --type {type_}`"
+        do = f"deploy it again, name it in another type's aliases=, or `joblane archive --type {type_}`"
         yield Examined(Grade.BAD, f"type {type_}", found, do)
     if not rows:
         yield Examined(Grade.GOOD, "types", "every task that waits has a type that is declared")
@@ -135,7 +135,7 @@ def pauses(reach: Reach) -> Iterator[Examined]:
     for scope, name, reason, who, since, endless in rows:
         found = f"paused {_told(since)} ago by {who or 'nobody that is known'}" + (f": {reason}" if reason else "")
         if endless and since > OLD_PAUSE:
-            yield Examined(Grade.WARNING, f"{scope} {name}", found, f"still wanted? `jobs resume {scope} {name}`")
+            yield Examined(Grade.WARNING, f"{scope} {name}", found, f"still wanted? `joblane resume {scope} {name}`")
         else:
             yield Examined(Grade.GOOD, f"{scope} {name}", found)
 

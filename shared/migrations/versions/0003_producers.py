@@ -10,7 +10,7 @@ down_revision = "0002"
 # A time that never comes cannot be waited for, in a message or by the sweep.
 FINITE = "alter table tasks add constraint tasks_times_finite check (isfinite(due_at) and isfinite(deadline))"
 
-# Written by `jobs migrate` from the declarations.
+# Written by `joblane migrate` from the declarations.
 TYPES = """
 create table task_types (
     type              text collate "C" primary key,
@@ -68,7 +68,7 @@ begin
     select t.* into known from task_types t where t.type = joblane_enqueue.type;
     if not found then
         raise exception 'type: there is no task %', quote_nullable(type) using errcode = '22023',
-            hint = 'It is written by `jobs migrate` of the code that declares it.';
+            hint = 'It is written by `joblane migrate` of the code that declares it.';
     end if;
     queue := coalesce(queue, known.queues[1]);
     if not queue = any(known.queues) then

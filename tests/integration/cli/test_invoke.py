@@ -1,4 +1,4 @@
-"""`jobs invoke`: one handler, here, on a real database; and what it leaves there."""
+"""`joblane invoke`: one handler, here, on a real database; and what it leaves there."""
 
 from __future__ import annotations
 

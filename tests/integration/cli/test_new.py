@@ -1,4 +1,4 @@
-"""`jobs new`: what it writes works at once, and is in this project's own form."""
+"""`joblane new`: what it writes works at once, and is in this project's own form."""
 
 from __future__ import annotations
 

@@ -114,4 +114,4 @@ def test_what_cannot_be_ends_with_its_status_and_a_message(deployed: World, jobs
     for arguments, code in CANNOT_BE.items():
         ran = jobs(*arguments)
         assert (ran.code, ran.out) == (code, ""), arguments
-        assert ran.err.startswith("jobs: "), arguments
+        assert ran.err.startswith("joblane: "), arguments

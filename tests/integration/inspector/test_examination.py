@@ -145,9 +145,9 @@ def test_nothing_is_wrong_with_a_whole_deployment(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("revision", "grade", "found", "do"),
     [
-        ("0001", Grade.BAD, "at revision 0001 and this code works with", "`jobs migrate`"),
+        ("0001", Grade.BAD, "at revision 0001 and this code works with", "`joblane migrate`"),
         ("9999", Grade.WARNING, "at revision 9999, ahead of this code's", "use the version that is deployed"),
-        (None, Grade.BAD, "the database is empty", "`jobs migrate`"),
+        (None, Grade.BAD, "the database is empty", "`joblane migrate`"),
     ],
 )
 def test_another_schema_is_told_with_its_revision(
@@ -184,7 +184,7 @@ def test_a_sweep_that_has_stopped_is_told(stage: Stage) -> None:
     stage.world.run("update tasks set finished_at = finished_at - interval '150 minutes'")
     told = stage.found(Grade.BAD)["jobs:sweep"]
     assert told.found == "it last ended 2 h ago, and was due 2 h ago"
-    assert "`jobs tick jobs:sweep`" in told.do
+    assert "`joblane tick jobs:sweep`" in told.do
 
 
 def test_a_sweep_that_has_not_run_yet_is_told_with_its_next_time(stage: Stage) -> None:
@@ -227,7 +227,7 @@ def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
     found = stage.found()
     assert found["type sample:one"].grade is Grade.WARNING
     assert found["type sample:one"].found == "paused 3 d ago by ann: a bad release"
-    assert found["type sample:one"].do == "still wanted? `jobs resume type sample:one`"
+    assert found["type sample:one"].do == "still wanted? `joblane resume type sample:one`"
     assert found["queue low"].grade is found["tenant acme"].grade is Grade.GOOD
     assert "tenant over" not in found
 
@@ -292,7 +292,7 @@ def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> No
     wrong = stage.wrong()
     assert wrong[f"queue {LANE}"].found == "it is not there"
     assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
-    assert "`jobs redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
+    assert "`joblane redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
     assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
 
 

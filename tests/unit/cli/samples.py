@@ -223,4 +223,4 @@ def log_line(message: str = "wrote the file") -> LogLine:
 
 
 def examined(grade: Grade = Grade.BAD) -> Examined:
-    return Examined(grade, "mapping of data:export", "it is off", "resume it: jobs resume type data:export")
+    return Examined(grade, "mapping of data:export", "it is off", "resume it: joblane resume type data:export")

@@ -46,7 +46,7 @@ def test_a_wrong_state_ends_with_4_and_says_what_another_operator_did(jobs: Run,
     stub.answers["retry"] = not_allowed
     ran = jobs("retry", "a")
     assert ran.code == 4
-    assert ran.err == "jobs: task 'a' is active; retry is for tasks that are archived. bob retried it 3 s ago\n"
+    assert ran.err == "joblane: task 'a' is active; retry is for tasks that are archived. bob retried it 3 s ago\n"
 
 
 def test_what_cannot_be_done_keeps_none_of_the_others(jobs: Run, stub: Stub) -> None:
@@ -112,7 +112,7 @@ def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: Stub, which: tuple[s
 def test_a_filter_that_matches_nothing_ends_with_3(jobs: Run, stub: Stub, more: tuple[str, ...]) -> None:
     stub.answers["count"] = Count(0, exact=True)
     ran = jobs("cancel", "--tenant", "gone", *more)
-    assert (ran.code, ran.err, stub.called("bulk")) == (3, "jobs: nothing matches\n", [])
+    assert (ran.code, ran.err, stub.called("bulk")) == (3, "joblane: nothing matches\n", [])
 
 
 def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub: Stub) -> None:

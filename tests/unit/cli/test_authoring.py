@@ -100,7 +100,7 @@ def test_a_payload_that_cannot_be_read_is_a_usage_error_without_its_values(
 def test_what_is_refused_ends_with_1(jobs: Run, stub: Stub, error: Exception) -> None:
     stub.answers["enqueue"] = error
     ran = jobs("enqueue", "a:b")
-    assert (ran.code, ran.err) == (1, f"jobs: {error}\n")
+    assert (ran.code, ran.err) == (1, f"joblane: {error}\n")
 
 
 def test_a_replay_takes_the_same_payload_or_another(jobs: Run, stub: Stub) -> None:
@@ -123,7 +123,7 @@ def editor(tmp_path: Path, script: str) -> str:
 
 @pytest.fixture
 def edit(jobs: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """`jobs edit`, with an editor that is a script."""
+    """`joblane edit`, with an editor that is a script."""
     stub.answers |= {"edit": EDITED, "task": samples.task_view(payload={"count": 1, "key": "[redacted]"})}
 
     def run(script: str) -> Any:

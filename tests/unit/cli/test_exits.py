@@ -65,7 +65,7 @@ def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch:
 
     monkeypatch.setattr(connecting, "connect", connect)
     ran = jobs("show", "x")
-    assert (ran.code, ran.err) == (5, "jobs: There are no AWS credentials to sign with.\n")
+    assert (ran.code, ran.err) == (5, "joblane: There are no AWS credentials to sign with.\n")
 
 
 def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -> None:
@@ -102,7 +102,7 @@ def test_the_help_lists_every_command_under_its_heading(jobs: Run) -> None:
 @pytest.mark.parametrize("name", [name for commands in COMMANDS.values() for name in commands])
 def test_every_command_has_help_of_whole_sentences(jobs: Run, name: str) -> None:
     help_ = jobs(name, "--help").out
-    assert help_.startswith("Usage: jobs ")
+    assert help_.startswith("Usage: joblane ")
     assert re.search(r"^  [A-Z]\S.*", help_, re.M)
 
 
@@ -122,7 +122,7 @@ def test_what_the_shell_completes_is_what_there_is() -> None:
 
 
 def test_the_shell_completes_types_after_an_option(tmp_path: Path) -> None:
-    shell = {"_JOBS_COMPLETE": "complete_bash", "COMP_WORDS": "jobs ls --type data:", "COMP_CWORD": "3"}
+    shell = {"_JOBLANE_COMPLETE": "complete_bash", "COMP_WORDS": "joblane ls --type data:", "COMP_CWORD": "3"}
     command = [sys.executable, "-c", "from shared.cli.main import main; main()"]
     ran = subprocess.run(command, env=shell, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "data:export" in ran.stdout

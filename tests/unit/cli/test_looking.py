@@ -162,7 +162,7 @@ def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, st
 def test_an_unknown_id_ends_with_3(jobs: Run, stub: Stub) -> None:
     stub.answers["task"] = UnknownTaskError("gone")
     ran = jobs("show", "gone")
-    assert (ran.code, ran.out, ran.err) == (3, "", "jobs: there is no task 'gone'\n")
+    assert (ran.code, ran.out, ran.err) == (3, "", "joblane: there is no task 'gone'\n")
 
 
 # --- logs ------------------------------------------------------------------------------------------------------------

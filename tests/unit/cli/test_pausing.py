@@ -59,7 +59,7 @@ def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: Stub, argum
 def test_a_name_that_the_inspector_does_not_know_is_a_usage_error(jobs: Run, stub: Stub) -> None:
     stub.answers["pause"] = SelectionError("name", "'lo' is not one of critical, default, low")
     ran = jobs("pause", "queue", "lo")
-    assert (ran.code, ran.err) == (2, "jobs: name: 'lo' is not one of critical, default, low\n")
+    assert (ran.code, ran.err) == (2, "joblane: name: 'lo' is not one of critical, default, low\n")
 
 
 def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: Stub) -> None:

@@ -130,7 +130,7 @@ def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs:
     stub.answers["examine"] = (samples.examined(Grade.BAD), samples.examined(Grade.GOOD))
     ran = jobs("doctor")
     assert ran.code == 1
-    assert "jobs resume type data:export" in ran.out
+    assert "joblane resume type data:export" in ran.out
     assert "2 things looked at: 1 bad." in ran.err
 
 

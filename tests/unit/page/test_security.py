@@ -23,7 +23,7 @@ FORM = {"csrf": KEYS.form, "id": "one", "action": "retry"}
 def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, path: str) -> None:
     answer = stranger.get(path)
     assert answer.status_code == 401
-    assert "jobs page" in answer.text
+    assert "joblane page" in answer.text
     assert KEYS.form not in answer.text
 
 
