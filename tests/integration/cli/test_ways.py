@@ -56,7 +56,7 @@ def test_one_cause_is_found_and_redriven_and_the_others_are_left(given_up: World
     assert ids(jobs, "--state", "pending", "--type", "sample:one") == [f"ways_no_room-{n}" for n in range(4)]
     assert len(ids(jobs, "--state", "archived")) == 8
     *changed, begun = jobs("audit", "--json").json
-    assert (begun["who"], begun["action"], begun["reason"]) == ("op", "bulk redrive", "a larger disk")
+    assert (begun["who"], begun["action"], begun["reason"]) == ("op", "redrive", "a larger disk")
     assert {entry["target"] for entry in changed} == {f"ways_no_room-{n}" for n in range(4)}
 
 
