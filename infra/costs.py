@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.jobs.prices import AS_OF, PRICES
 from shared.jobs.queues import Queue
+from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.task import Task
 
 MONTH = timedelta(days=30)
@@ -32,6 +33,10 @@ HEALTH_METRICS = 2 * HEALTH_CHECKS + 1
 HEALTH_REQUESTS = 2 * len(Queue)
 """Of SQS, in each health check."""
 HEALTH_CHECK = "system:health_check"
+OWN_METRICS: Mapping[str, int] = {HEALTH_CHECK: HEALTH_METRICS, SWEEP: 1}
+"""Metrics that a task writes whenever it runs, beside those of every task. The sweep's is Owed."""
+SWEEP_REQUESTS = 2
+"""Of SQS, in each sweep, for each dead-letter queue: where it is, and how much is in it."""
 LEAST_AWAKE = 0.5
 """ACUs of a cluster that may sleep, while it does not. Source: Aurora, *Aurora Serverless v2 capacity*."""
 SHOWN = 6
@@ -122,9 +127,9 @@ def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
     """What runs although nobody does anything. ``compute``: the price of the functions' architecture."""
     ran = sum(ticks(task) for task in tasks.values())
     checks = ticks(tasks[HEALTH_CHECK]) if HEALTH_CHECK in tasks else 0
+    sweeps = ticks(tasks[SWEEP]) if SWEEP in tasks else 0
     metric_months = sum(
-        (TASK_METRICS + (HEALTH_METRICS if task.type == HEALTH_CHECK else 0)) * busy_hours(task) / HOURS
-        for task in tasks.values()
+        (TASK_METRICS + OWN_METRICS.get(task.type, 0)) * busy_hours(task) / HOURS for task in tasks.values()
     )
     types = sum(bool(task.schedules) for task in tasks.values())
     seconds = sum(ticks(task) * task.memory_mb / 1024 for task in tasks.values()) * assumed("Seconds of a periodic run")
@@ -133,6 +138,11 @@ def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
         Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
         Line(f"{checks:,} health checks: what they ask of SQS", HEALTH_REQUESTS * checks, "SQS request"),
+        Line(
+            f"{sweeps:,} sweeps: how full the dead-letter queues are",
+            SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
+            "SQS request",
+        ),
         Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
         Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
         Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log, taken in"),
@@ -160,6 +170,7 @@ def standing(templates: Templates) -> list[Line]:
         Line("Secrets", count("AWS::SecretsManager::Secret") + _managed_passwords(found), "Secret"),
         Line(f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read", _watched(found), "Alarm"),
         Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
+        Line("Keys of KMS", count("AWS::KMS::Key"), "Key"),
     ]
     return [line for line in lines if line.amount]
 

@@ -221,6 +221,7 @@ def _show_next(stack: LocalStack, console: Console) -> None:
     console.print(
         "\n[bold]Where to look next[/bold]\n"
         "  make up                           the same stack, left running\n"
+        "  .venv/bin/joblane watch           its queues and tasks, live; `joblane page` is the same in a browser\n"
         "  functions/data_export/handler.py  a whole job in one file\n"
         "  README.md                         how to add and send one, what is promised\n"
         f"  /aws/lambda/{stack.prefix}-data-export      the log group of a function",

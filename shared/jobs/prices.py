@@ -57,6 +57,7 @@ PRICES: Mapping[str, Price] = {
         "aws.amazon.com/secrets-manager/pricing, by hivebook.wiki, undated; calls, $0.05 for 10,000, are not counted "
         "here",
     ),
+    "Key": Price(1.00, "key-month", "aws.amazon.com/kms/pricing; no dated copy; calls are not counted here"),
     "NAT gateway hour": Price(0.045, "hour", "aws.amazon.com/vpc/pricing, by cloudburn.io, 2026-02"),
     "NAT gateway GB": Price(0.045, "GB", "the same"),
     "Public IPv4 hour": Price(0.005, "hour", "the same, by cloudburn.io, 2026-02, and factualminds.com, 2026-06"),
