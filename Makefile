@@ -21,7 +21,8 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
-TESTS ?= tests/unit tests/integration tests/infra tests/faults tests/e2e tests/browser
+# Those that take long first; the stacks of the last set the environment for all that comes after them.
+TESTS ?= tests/faults tests/browser tests/infra tests/integration tests/unit tests/e2e
 
 .PHONY: help demo up down status test check format bench faults synth preflight lock tools clean
 
@@ -41,7 +42,7 @@ status: .venv/.stamp ## Show what of the local stack runs
 	@$(RUN) shared.cli.main status
 
 test: check tools ## Check, then run all tests
-	@$(RUN) pytest --numprocesses auto --dist loadfile $(TESTS)
+	@$(RUN) pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(TESTS)
 
 check: .venv/.stamp ## Look at format, lint, types and the direction of imports
 	@$(RUN) ruff format --check --output-format concise .

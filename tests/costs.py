@@ -33,6 +33,7 @@ def additions() -> list[Line]:
         Line("10 GB of exports", 10, "S3 GB-month"),
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
+        Line("The key of the topic of alarms", 1, "Key"),
     ]
 
 

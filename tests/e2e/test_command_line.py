@@ -69,4 +69,4 @@ def test_what_was_given_up_is_found_by_its_cause_and_redriven(deployed: Deployed
     assert (code, action["state"], action["failed"] >= 1) == (1, "completed", True)
     assert action["stopped"] is not None
     assert asked(jobs("show", row["id"], "--json"))["generation"] == 1
-    assert {"enqueue", "bulk redrive"} <= {one["action"] for one in asked(jobs("audit", "--json"))}
+    assert {"enqueue", "redrive"} <= {one["action"] for one in asked(jobs("audit", "--json"))}

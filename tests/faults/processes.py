@@ -25,6 +25,7 @@ STARTS_SECONDS = 30.0
 def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
     """The socket at which processes are born. What they say of errors is in ``workers.log``."""
     address = folder / "nursery"
+    address.unlink(missing_ok=True)  # of an earlier storm in this folder
     environment = os.environ | {
         "DATABASE_URL": database_url,
         "AWS_ENDPOINT_URL": endpoint,

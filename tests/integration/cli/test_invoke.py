@@ -72,6 +72,7 @@ def sample_secret(payload: Secret, ctx: TaskContext) -> None:
 def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The database that is invoked on; `sample:one` is what there is."""
     monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # as the command does, for good
 
     def load(type_: str) -> Any:
         return {"sample:one": samples.sample_one, "sample:secret": sample_secret}[type_]
@@ -136,7 +137,11 @@ def test_nothing_that_a_handler_raises_leaves_a_task_that_waits(
 
 
 def test_ctrl_c_rolls_back_and_leaves_nothing_that_waits(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    code, _, _ = invoke(capsys, "--json", '{"do": "invoke_interrupt"}')
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may have it ignored
+    try:
+        code, _, _ = invoke(capsys, "--json", '{"do": "invoke_interrupt"}')
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (code, rows(record)[0]["state"], written(record)) == (130, "cancelled", 0)
 
 

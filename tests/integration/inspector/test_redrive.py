@@ -20,20 +20,20 @@ LANE = "jobs-default-sample-one"
 
 
 @behaviour
-def count_runs(payload: Sample, ctx: TaskContext) -> None:
+def redrive_counts(payload: Sample, ctx: TaskContext) -> None:
     from sqlalchemy import text
 
     ctx.session.execute(text("insert into ran values (:id)"), {"id": ctx.task_id})
 
 
 @behaviour
-def fail_again(payload: Sample, ctx: TaskContext) -> None:
+def redrive_fails(payload: Sample, ctx: TaskContext) -> None:
     raise SkipRetry("still so")
 
 
 @pytest.fixture
 def ran(bulks: Bulks) -> Bulks:
-    """With a table that gets a row for each run of ``count_runs``."""
+    """With a table that gets a row for each run of ``redrive_counts``."""
     bulks.world.run("create table ran (id text)")
     return bulks
 
@@ -48,7 +48,7 @@ def work_off(world: World, lane: str = LANE) -> None:
         acknowledge(world, lane, records, handle(world.worker(sample_one), *records))
 
 
-def put_groups(world: World, do: str = "count_runs", *, each: int = 2) -> None:
+def put_groups(world: World, do: str = "redrive_counts", *, each: int = 2) -> None:
     for cause in "abc":
         for number in range(each):
             put_dead(world, f"{cause}{number}", fingerprint=cause * 4, payload={"do": do, "number": 0})
@@ -134,7 +134,7 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     inspector: Inspector, ran: Bulks
 ) -> None:
     world = ran.world
-    id_ = send_letter(world, foreign(payload={"do": "count_runs"}))
+    id_ = send_letter(world, foreign(payload={"do": "redrive_counts"}))
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     assert view.total == 1
     ran.run(view.id)
@@ -146,7 +146,7 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
 
 def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    ids = {send_letter(world, foreign(payload={"do": "count_runs"})) for _ in range(25)}
+    ids = {send_letter(world, foreign(payload={"do": "redrive_counts"})) for _ in range(25)}
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     invocations = 1
     while ran.run(view.id, seconds=BRIEF):
@@ -236,10 +236,10 @@ def test_a_message_that_sqs_does_not_take_stays_where_it_is(inspector: Inspector
 # --- The canary ----------------------------------------------------------------------------------------------------
 
 
-def test_the_canary_stops_a_redrive_when_its_five_fail_again(inspector: Inspector, ran: Bulks) -> None:
+def test_the_canary_stops_a_redrive_when_its_five_redrive_fails(inspector: Inspector, ran: Bulks) -> None:
     # given
     world = ran.world
-    put_groups(world, "fail_again", each=4)
+    put_groups(world, "redrive_fails", each=4)
     # when
     view = inspector.redrive(Filter(types=("sample:one",)), canary=5, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
@@ -292,7 +292,7 @@ def test_the_canary_is_waited_for_over_invocations_and_not_for_ever(inspector: I
 def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     for number in range(12):
-        send_letter(world, foreign(number, payload={"do": "fail_again", "number": number}))
+        send_letter(world, foreign(number, payload={"do": "redrive_fails", "number": number}))
     view = inspector.redrive(Filter(types=("sample:one",)), canary=2, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     view = inspector.bulk_view(view.id)
@@ -302,7 +302,7 @@ def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: 
 
 
 def test_a_canary_that_is_more_than_there_are_waits_for_those(inspector: Inspector, ran: Bulks) -> None:
-    put_groups(ran.world, "fail_again", each=1)
+    put_groups(ran.world, "redrive_fails", each=1)
     view = inspector.redrive(Filter(), canary=50, rate=500)
     ran.run(view.id, after_commits={number: lambda: work_off(ran.world) for number in range(2, 9)})
     assert "3 of 3 failed again" in (inspector.bulk_view(view.id).stopped or "")
@@ -318,7 +318,7 @@ def test_two_redrives_at_once_run_each_task_once(
     monkeypatch.setattr("shared.jobs.inspector.bulk_run.CHUNK", 2)
     world = ran.world
     put_groups(world, each=2)
-    send_letter(world, foreign(payload={"do": "count_runs"}))
+    send_letter(world, foreign(payload={"do": "redrive_counts"}))
     first, second = (inspector.redrive(Filter(), rate=500) for _ in range(2))
     # when the second one does all it can between two commits of the first
     ran.run(first.id, after_commits={1: lambda: ran.run(second.id)})
