@@ -37,7 +37,7 @@ def workers(ran: Bulks, pool: Mortals) -> Iterator[Mortals]:
 def given(bulks: Bulks, round_: str) -> set[str]:
     """Rows with their letters, letters without a row, and a leftover. Returns the ids that have to run."""
     world = bulks.world
-    payload = {"do": "count_runs", "number": 0}
+    payload = {"do": "redrive_counts", "number": 0}
     ids = {f"{round_}-{number}" for number in range(ROWS)}
     for id_ in sorted(ids):
         put_dead(world, id_, payload=payload)
@@ -83,7 +83,7 @@ def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, w
 
 def test_letters_alone_are_neither_lost_nor_run_twice(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
     for dies in ("before the send", "after the send", "before the delete"):
-        ids = {send_letter(ran.world, foreign(payload={"do": "count_runs", "number": 0})) for _ in range(LETTERS)}
+        ids = {send_letter(ran.world, foreign(payload={"do": "redrive_counts", "number": 0})) for _ in range(LETTERS)}
         assert killed_and_finished(inspector, ran, workers, dies)
         check(ran, ids)
 

@@ -203,7 +203,7 @@ def schedule() -> ScheduleView:
         text="0 2 * * *",
         timezone="UTC",
         overlap="skip",
-        next=(datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20),),
+        next=(NOW + timedelta(hours=5, minutes=30, seconds=20),),
         ticks=ticks,
         pause=None,
         on_aws="ENABLED",

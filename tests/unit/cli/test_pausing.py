@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -63,7 +64,8 @@ def test_a_name_that_the_inspector_does_not_know_is_a_usage_error(jobs: Run, stu
 
 
 def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: Stub) -> None:
-    stub.answers["schedules"] = (samples.schedule(),)
+    soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
+    stub.answers["schedules"] = (replace(samples.schedule(), next=(soon,)),)
     ran = jobs("schedules", columns=80)
     assert ran.out.splitlines()[1].split() == ["tenant:cleanup", "0", "0", "2", "*", "*", "*", "in", "5h30m", "✓×"]
     assert "jobs tick TYPE" in ran.err
