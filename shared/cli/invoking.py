@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
 REQUEST_ID = "jobs invoke"
+METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,19 +66,20 @@ def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None)
     try:
         checked = task.write(task.read(payload, None))
     except UnreadablePayloadError as error:
-        raise LocalError(f"{error}. See what it takes:  jobs schema {type_}") from None
+        raise LocalError(f"{error}. See what it takes:  joblane schema {type_}") from None
     database = Database(settings.database_url())
-    os.environ.setdefault("POWERTOOLS_METRICS_DISABLED", "true")
     try:
-        with _logs_beside():
+        with _result_alone():
             return _run(task, _claimed(task, checked, tenant, database), database)
     finally:
         database.drop()
 
 
 @contextmanager
-def _logs_beside() -> Iterator[None]:
-    """Log lines go to the error output meanwhile: the output is the result's."""
+def _result_alone() -> Iterator[None]:
+    """The output is the result's meanwhile: log lines go to the error output, and metrics nowhere."""
+    silenced = os.environ.get(METRICS_DISABLED)
+    os.environ[METRICS_DISABLED] = silenced or "true"
     handlers = [one for one in telemetry.logger().handlers if isinstance(one, logging.StreamHandler)]
     before = [handler.stream for handler in handlers]
     for handler in handlers:
@@ -87,6 +89,8 @@ def _logs_beside() -> Iterator[None]:
     finally:
         for handler, stream in zip(handlers, before, strict=True):
             handler.stream = stream
+        if silenced is None:
+            del os.environ[METRICS_DISABLED]
 
 
 def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, database: Database) -> Claim:

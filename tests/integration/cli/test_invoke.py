@@ -72,7 +72,6 @@ def sample_secret(payload: Secret, ctx: TaskContext) -> None:
 def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """The database that is invoked on; `sample:one` is what there is."""
     monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # as the command does, for good
 
     def load(type_: str) -> Any:
         return {"sample:one": samples.sample_one, "sample:secret": sample_secret}[type_]
