@@ -138,7 +138,7 @@ m as materialized (
   select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
          $4::text as request_id,
          jsonb_array_length($1::jsonb) > 1 as in_company, jsonb_array_length($1::jsonb) as company,
-         {PAUSED.format(row="x")} as paused,
+         {PAUSED.format(row="w")} as paused,
          case when x.schedule is not null and {PAUSED_SCHEDULE.format(row="x")}
               then 'SchedulePaused: its schedule is paused'
               when x.unique_key is not null
@@ -147,7 +147,10 @@ m as materialized (
     from limits, jsonb_to_recordset($1::jsonb) as x(
            id text, type text, queue text, tenant text, tags text[], payload jsonb, payload_digest text, schema text,
            headers jsonb, options jsonb, tick text, schedule text, allowed integer, retention_seconds bigint,
-           deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer)
+           deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer),
+         lateral (select x.type,  -- as its row has them: a message may be older, or have lost its group on its way
+                         coalesce((select r.queue from tasks r where r.id = x.id), x.queue) as queue,
+                         coalesce((select r.tenant from tasks r where r.id = x.id), x.tenant) as tenant) as w
    limit {MAX_BATCH}  -- which tells the planner how few they are
 ),
 claimed as (

@@ -83,6 +83,20 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     assert [outcomes(world, id_) for id_ in (sent, "unsent", "foreign")] == [["completed"]] * 3
 
 
+def test_the_pause_of_a_tenant_holds_a_message_that_has_lost_its_group(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "it", tenant="acme")
+    inspector.pause(PauseScope.TENANT, "acme")
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}) == []
+    assert (world.row("it")["state"], world.row("it")["runs"]) == ("pending", 0)
+
+
+def test_a_task_that_was_given_another_tenant_waits_for_that_one_alone(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "it", tenant="acme")
+    inspector.pause(PauseScope.TENANT, "initech")
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}, group="initech") == []
+    assert world.row("it")["state"] == "completed"
+
+
 def test_a_pause_lets_a_run_end_and_holds_back_its_retry(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "lost", **active(60))
     inspector.pause(PauseScope.TYPE, "sample:one")
