@@ -50,3 +50,20 @@ def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url
 
 def test_the_newest_revision_is_told_without_alembic() -> None:
     assert newest() == list(pending(None))[-1]
+
+
+def test_what_is_slow_on_a_large_table_can_be_made_by_hand_before(database: Database, database_url: str) -> None:
+    # given a table as the code before 0005 has it, whose operator makes columns and indexes without a long lock
+    connection = database.get()
+    made = connection.run("select indexname, indexdef from pg_indexes where tablename in ('tasks', 'audit')")
+    connection.execute_simple(
+        "drop table audit, bulks; alter table pauses drop column paused_by; alter table task_attempts drop column type,"
+        " drop column queue, drop column tenant, drop column wait_ms, drop column billed_ms, drop column memory_mb,"
+        " drop column cost_usd; update alembic_version set version_num = '0004'"
+    )
+    # when
+    upgrade(database_url)
+    # then
+    assert applied(database.get()) == newest()
+    found = database.get().run("select indexname, indexdef from pg_indexes where tablename in ('tasks', 'audit')")
+    assert sorted(found) == sorted(made)

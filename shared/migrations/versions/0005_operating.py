@@ -7,9 +7,10 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-# `fingerprint` is that of the last error; `replay_of` the task that this one was made from by an operator.
+# `fingerprint` is that of the last error; `replay_of` the task that this one was made from by an operator. Where the
+# table is large, they, what fills them and the indexes below are made by hand before: here all writers wait for them.
 TASKS = """
-alter table tasks add column fingerprint text, add column replay_of text collate "C"
+alter table tasks add column if not exists fingerprint text, add column if not exists replay_of text collate "C"
 """
 
 # Type, queue and tenant stand here as well, so that what ran in the last hour is read without a look at each task.
@@ -61,7 +62,7 @@ update tasks t
    set fingerprint = coalesce((select a.fingerprint from task_attempts a
                                 where a.task_id = t.id and a.fingerprint is not null order by a.run desc limit 1),
                               left(md5(t.type || '|' || t.error_type), 16))
- where t.error_type is not null
+ where t.error_type is not null and t.fingerprint is null
 """
 
 # A listing is read newest first, by an index whose first column has one value; one of all tasks puts three queues
