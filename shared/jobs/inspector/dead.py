@@ -74,17 +74,18 @@ def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str |
         frozen = replace(frozen, states=(State.ARCHIVED,))
     if bad := set(frozen.states) - {State.ARCHIVED, State.CANCELLED}:
         raise SelectionError("states", f"archived and cancelled tasks can be redriven, not {', '.join(sorted(bad))}")
-    return bulk.begin(
-        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=_number_wanted(reach, frozen)
-    )
+    letters = _wanted(reach, frozen)
+    if canary and any(letter.id is None for letter in letters):
+        raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
+    return bulk.begin(reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters))
 
 
-def _number_wanted(reach: Reach, filter_: Filter) -> int:
-    """How many messages without a row match, of those that are looked at."""
+def _wanted(reach: Reach, filter_: Filter) -> list[Letter]:
+    """The messages without a row that match, of those that are looked at."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
-        return 0
+        return []
     _, letters, _ = _letters(reach)
-    return sum(wanted(letter, filter_, reach.prefix, reach.tasks) for letter in letters)
+    return [letter for letter in letters if wanted(letter, filter_, reach.prefix, reach.tasks)]
 
 
 # --- The record ----------------------------------------------------------------------------------------------------

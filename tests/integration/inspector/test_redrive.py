@@ -301,6 +301,16 @@ def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: 
     assert depth(world, DLQ) == 10 + 2
 
 
+def test_what_cannot_be_read_has_no_canary_and_stays(inspector: Inspector, ran: Bulks) -> None:
+    for number in range(3):
+        send_letter(ran.world, f"no json {number}", DOOR, generation=0, reason="MessageError: body: not JSON")
+    [group] = inspector.dead().groups
+    with pytest.raises(SelectionError, match="canary: what cannot be read becomes no task"):
+        inspector.redrive(Filter(fingerprint=group.fingerprint), canary=1)
+    assert depth(ran.world, DOOR) == 3
+    assert inspector.bulks() == ()
+
+
 def test_a_canary_that_is_more_than_there_are_waits_for_those(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world, "redrive_fails", each=1)
     view = inspector.redrive(Filter(), canary=50, rate=500)
