@@ -7,6 +7,7 @@ outlived ``unique_for`` is taken away from its holder by whoever wants it next.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from shared.jobs.task import Task
 
 MAX_KEY = 200
+PAYLOAD_KEY = re.compile(r"[0-9a-f]{32}")
+"""What stands for queue and payload in a key that no caller gave."""
 LONGEST_UNIQUE = timedelta(days=3650)
 
 

@@ -14,14 +14,16 @@ from shared.jobs.inspector.record import Record, read
 from shared.jobs.inspector.selection import reading
 from shared.jobs.inspector.why import why
 from shared.jobs.queues import Queue, function_name
-from shared.jobs.redaction import MASK, masked
+from shared.jobs.redaction import MASK, masked, redacted_names
 from shared.jobs.scrubbing import OPEN_HEADER, scrubbed, scrubber
 from shared.jobs.status import Progress
 from shared.jobs.store import State
+from shared.jobs.unique import PAYLOAD_KEY
 
 if TYPE_CHECKING:
     from shared.db import Row
     from shared.jobs.inspector.reach import Reach
+    from shared.jobs.payload import Payload
     from shared.jobs.task import Task
 
 ATTEMPTS_SHOWN = 500
@@ -70,7 +72,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         lease_until=record.lease_until,
         expire_at=record.expire_at,
         cancel_requested_at=record.cancel_requested_at,
-        unique_key=record.unique_key,
+        unique_key=_key(declared, record),
         replay_of=record.replay_of,
         replays=tuple(replays),
         progress=_progress(progress),
@@ -119,6 +121,17 @@ def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
     """Also without the values of the payload's redacted fields, which the handler may have put anywhere into it."""
     shown = _shown(declared, record.result)
     return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
+
+
+def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
+    """A caller's own may hold a redacted value. From one made of the payload a short value could be found by trial."""
+    key = record.unique_key
+    if key is None or declared is None:
+        return key and f"{record.type} {MASK}"
+    model: type[Payload] = declared.payload
+    if redacted_names(model) and PAYLOAD_KEY.fullmatch(key.rpartition(" ")[2]):
+        return f"{record.type} {MASK}"
+    return scrubber(model, record.payload)(key)
 
 
 def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:

@@ -344,6 +344,16 @@ def test_a_redacted_field_that_is_left_masked_keeps_its_value(world: World, aske
     assert asked.audit()[0].details["fields"] == ["page"]
 
 
+@pytest.mark.parametrize(
+    ("given", "shown"), [({}, MASK), ({"unique_key": "of 4711-secret"}, f"of {MASK}"), ({"unique_key": "mine"}, "mine")]
+)
+def test_a_unique_key_tells_nothing_of_a_redacted_field(
+    world: World, asked: Inspector, given: dict[str, str], shown: str
+) -> None:
+    asked.enqueue("sample:secretive", {"token": "4711-secret"}, options={"task_id": "t", "unique_for": 60, **given})
+    assert asked.task("t").unique_key == f"sample:secretive {shown}"
+
+
 def test_a_masked_field_with_nothing_behind_it_is_refused(world: World, asked: Inspector) -> None:
     with pytest.raises(PayloadError, match="token: it was left masked"):
         asked.enqueue("sample:secretive", {"token": MASK})
