@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.inspector.answers import Depth, Lane, Minute, Overview, Pause, PauseScope, QueueView
-from shared.jobs.inspector.depths import depth_of, held, total
+from shared.jobs.inspector.depths import depth_of, held_by, total
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.listing import COUNT_CAP
 from shared.jobs.inspector.selection import reading
@@ -69,7 +69,7 @@ def overview(reach: Reach, minutes: int) -> Overview:
     names = {lane: lane_name(reach.prefix, *lane) for lane in sorted(declared | standing)}
     doors = {queue: front_door_name(reach.prefix, queue) for queue in Queue}
     asked = [*(names[lane] for lane in declared), *doors.values()]
-    found = held(reach.sqs, [*asked, *map(dead_letter_name, asked)])
+    found = held_by(reach.sqs, [*asked, *map(dead_letter_name, asked)])
     lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
     return Overview(
         at=recorded.at,

@@ -142,10 +142,8 @@ def _names(reach: Reach, scope: PauseScope, name: str, *, known: bool = True) ->
         raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
     if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest of all names
         raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
-    if scope is PauseScope.TYPE:
-        for task in reach.tasks.values():
-            if name in task.types:
-                return scope, [name, *(other for other in task.types if other != name)]
+    if scope is PauseScope.TYPE and (task := reach.task(name)) is not None:
+        return scope, [name, *(other for other in task.types if other != name)]
     if known and scope is not PauseScope.TENANT and name not in (names := sorted(_known(reach, scope))):
         raise SelectionError("name", f"there is no {scope} {name!r}; there are {', '.join(names) or 'none'}")
     return scope, [name]
