@@ -16,10 +16,7 @@ from shared.jobs.claim import HOLDER, PAUSED
 from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import Acted, BulkAction
-from shared.jobs.inspector.changes import ALLOWED as ALLOWED  # noqa: PLC0414 - handed on
-from shared.jobs.inspector.changes import Changed as Changed  # noqa: PLC0414
-from shared.jobs.inspector.changes import change as change  # noqa: PLC0414
-from shared.jobs.inspector.changes import entry_of, send
+from shared.jobs.inspector.changes import ALLOWED, change, entry_of, send
 from shared.jobs.inspector.enqueueing import insert, named, note_of, send_inserted
 from shared.jobs.inspector.errors import ActionError
 from shared.jobs.job import Job, check

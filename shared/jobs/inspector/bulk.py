@@ -13,6 +13,7 @@ from shared.jobs.admission import admit
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
+from shared.jobs.inspector.changes import LIVE
 from shared.jobs.inspector.errors import ActionError, SelectionError
 from shared.jobs.inspector.selection import check_limit, checked, select
 from shared.jobs.job import Job, check, new_id
@@ -156,6 +157,5 @@ def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
 
 
 def _ended(reach: Reach, before: BulkView) -> ActionError:
-    live = (State.SCHEDULED, State.PENDING, State.ACTIVE, State.RETRY)
     [[state]] = reach.connection.run("select state from tasks where id = $1", before.id)
-    return ActionError(before.id, "abort", State(state), live, audit.last(reach.connection, before.id))
+    return ActionError(before.id, "abort", State(state), LIVE, audit.last(reach.connection, before.id))

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from shared.jobs.errors import SkipRetry
 from shared.jobs.held import held_if_there
-from shared.jobs.inspector import actions, letters, listing
+from shared.jobs.inspector import letters, listing
 from shared.jobs.inspector.answers import BulkAction, Filter
 from shared.jobs.inspector.bulk import FILTER, REDRIVE
-from shared.jobs.inspector.changes import Changed, entry_of, send
+from shared.jobs.inspector.changes import Changed, change, entry_of, send
 from shared.jobs.inspector.redrive import HIDDEN_SECONDS, treat
 from shared.jobs.store import State
 from shared.jobs.sweep import wake
@@ -240,7 +240,7 @@ class BulkRun:
     # --- What a step does, in its transaction ----------------------------------------------------------------------
 
     def _change(self, ids: list[str]) -> None:
-        changed = actions.change(self._ctx.connection(), self._action, ids, who=self._order.who)
+        changed = change(self._ctx.connection(), self._action, ids, who=self._order.who)
         self._owed, self._connection = changed, self._ctx.connection()
         self._count([one.id for one in changed], skipped=len(ids) - len(changed))
 

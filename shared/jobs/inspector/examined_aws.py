@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.held import held_if_there, side_by_side
+from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Examined, Grade
 from shared.jobs.inspector.aws import client
 from shared.jobs.inspector.letters import cron_dead_letters
@@ -27,10 +28,7 @@ if TYPE_CHECKING:
     from shared.jobs.task import Task
 
 DEPLOY = "deploy the stage"
-PAUSED = """
-select scope, name, coalesce(paused_by, 'nobody that is known') from pauses
- where until is null or until > clock_timestamp()
-"""
+NOBODY = "nobody that is known"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
@@ -105,7 +103,7 @@ def _paused(reach: Reach) -> dict[tuple[str, str], str]:
     from pg8000.exceptions import Error as PostgresError
 
     try:
-        return {(scope, name): who for scope, name, who in reach.connection.run(PAUSED)}
+        return {(pause.scope, pause.name): pause.by or NOBODY for pause in pauses.current(reach.connection)}
     except (PostgresError, OSError):
         reach.database.drop()
         return {}

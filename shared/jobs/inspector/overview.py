@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Depth, Lane, Minute, Overview, Pause, PauseScope, QueueView
 from shared.jobs.inspector.depths import depth_of, held_by, total
 from shared.jobs.inspector.errors import SelectionError
@@ -40,10 +41,6 @@ select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter
 STANDING = f"""
 select clock_timestamp(),
        (select count(*) from (select from tasks where state = 'archived' limit {COUNT_CAP}) as a)
-"""
-PAUSES = """
-select scope, name, reason, paused_by, since, until from pauses
- where scope in ('queue', 'type') and (until is null or until > clock_timestamp())
 """
 
 
@@ -98,8 +95,7 @@ def read(connection: Connection, minutes: int) -> Recorded:
             recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
     for queue, minute, *numbers in connection.run(BEGUN, _last_minutes(at, minutes)[0]):
         recorded.minutes[queue, minute] = numbers
-    for scope, name, reason, by, since, until in connection.run(PAUSES):
-        recorded.pauses[scope, name] = Pause(PauseScope(scope), name, reason, by, since, until)
+    recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
     return recorded
 
 
