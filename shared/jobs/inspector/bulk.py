@@ -15,7 +15,7 @@ from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
 from shared.jobs.inspector.changes import LIVE
 from shared.jobs.inspector.errors import ActionError, SelectionError
-from shared.jobs.inspector.selection import check_limit, checked, select
+from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, select
 from shared.jobs.job import Job, check, new_id
 from shared.jobs.store import CANCEL, MARK_SENT, State
 
@@ -132,7 +132,7 @@ def view(reach: Reach, id_: str) -> BulkView:
 
 
 def bulks(reach: Reach, limit: int) -> tuple[BulkView, ...]:
-    check_limit(limit)
+    check_number("limit", limit, LARGEST_PAGE)
     rows = reach.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
     return tuple(map(_view, rows))
 

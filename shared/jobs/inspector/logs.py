@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector.answers import LogLine
 from shared.jobs.inspector.aws import client
-from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.selection import check_number
 from shared.jobs.message import ID_PATTERN
 
 if TYPE_CHECKING:
@@ -61,8 +61,7 @@ class Run:
 
 def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
     """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
-    if not 1 <= limit <= MAX_LINES:
-        raise SelectionError("limit", f"1 to {MAX_LINES} is required")
+    check_number("limit", limit, MAX_LINES)
     found = reach.connection.run(TASK, id_) if ID_PATTERN.fullmatch(id_) else []
     if not found:
         raise UnknownTaskError(id_)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Depth, Lane, Minute, Overview, Pause, PauseScope, QueueView
 from shared.jobs.inspector.depths import depth_of, held_by, total
-from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.listing import COUNT_CAP
-from shared.jobs.inspector.selection import reading
+from shared.jobs.inspector.selection import check_number, reading
 from shared.jobs.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from shared.jobs.store import State
 
@@ -57,8 +56,7 @@ class Recorded:
 
 
 def overview(reach: Reach, minutes: int) -> Overview:
-    if not isinstance(minutes, int) or not 1 <= minutes <= MOST_MINUTES:
-        raise SelectionError("minutes", f"1 to {MOST_MINUTES} is required")
+    check_number("minutes", minutes, MOST_MINUTES)
     with reading(reach.connection) as connection:
         recorded = read(connection, minutes)
     declared = {(queue, task.type) for task in reach.tasks.values() for queue in task.lanes}
