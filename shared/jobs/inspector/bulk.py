@@ -15,6 +15,7 @@ from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
 from shared.jobs.inspector.changes import LIVE
 from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.inspector.record import check_id
 from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, select
 from shared.jobs.job import Job, check, new_id
 from shared.jobs.store import CANCEL, MARK_SENT, State
@@ -125,7 +126,7 @@ select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.f
 
 
 def view(reach: Reach, id_: str) -> BulkView:
-    rows = reach.connection.run(f"{VIEW} where b.id = $1", id_)
+    rows = reach.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)
     return _view(rows[0])

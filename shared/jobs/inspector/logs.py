@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector.answers import LogLine
 from shared.jobs.inspector.aws import client
+from shared.jobs.inspector.record import check_id
 from shared.jobs.inspector.selection import check_number
-from shared.jobs.message import ID_PATTERN
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
@@ -62,7 +62,7 @@ class Run:
 def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
     """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
     check_number("limit", limit, MAX_LINES)
-    found = reach.connection.run(TASK, id_) if ID_PATTERN.fullmatch(id_) else []
+    found = reach.connection.run(TASK, check_id(id_))
     if not found:
         raise UnknownTaskError(id_)
     ((type_, created_at, ended_at),) = found
