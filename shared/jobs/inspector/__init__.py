@@ -11,7 +11,8 @@ Errors
 
 Modules:
 
-- in all of it: ``inspector`` the door, ``permission``, ``reach`` what it works with, ``answers``, ``errors``, ``away``
+- in all of it: ``inspector`` the door, ``permission``, ``reach`` what it works with, ``answers``, ``errors``, ``away``,
+  ``lengths`` of time
 - tasks: ``listing`` over ``selection``; ``detail`` over ``record`` and ``why``; ``logs``, ``links``
 - the stage: ``overview`` over ``depths``; ``schedules``, ``statistics``; ``examination`` over ``examined_record`` and
   ``examined_aws``, which asks through ``aws``

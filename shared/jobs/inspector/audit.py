@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
@@ -17,6 +18,7 @@ from pg8000.exceptions import Error as PostgresError
 from shared.db import sqlstate
 from shared.jobs.inspector.answers import AuditEntry
 from shared.jobs.inspector.errors import BusyError, SelectionError
+from shared.jobs.inspector.lengths import lasting
 from shared.jobs.inspector.selection import LARGEST_PAGE, check_number
 
 if TYPE_CHECKING:
@@ -161,12 +163,5 @@ select who, action, extract(epoch from clock_timestamp() - at)::float8 from audi
 def last(connection: Connection, target: str) -> str | None:
     """What was done to a task last, as a sentence; None where nobody has done anything."""
     for who, name, seconds in connection.run(LAST, target):
-        return f"{who} {PAST.get(name, name)} it {_ago(seconds)} ago"
+        return f"{who} {PAST.get(name, name)} it {lasting(timedelta(seconds=seconds))} ago"
     return None
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

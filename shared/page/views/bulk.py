@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import BulkAction, Filter
+from shared.jobs.inspector.bulk import MAX_RATE
 from shared.jobs.inspector.errors import SelectionError
 from shared.page.filters import Fields, name_of, read, told, whole, write
 from shared.page.visit import form, go, inspector, page
 
 EXAMPLES = 5
-DEFAULT_RATE, MAX_RATE = 50, 500
+DEFAULT_RATE = 50
 """Tasks a second."""
 
 
