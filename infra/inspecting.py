@@ -8,7 +8,7 @@ from aws_cdk import aws_iam as iam
 from infra.constructs.task_function import JobFunction
 from infra.findings import acknowledge_wildcard
 from infra.stage import Stage
-from shared.jobs.queues import Queue, cron_group_name, dead_letter_name, front_door_name
+from shared.jobs.queues import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
 
 WHY_BY_NAME = (
     "Operators look at and mend what earlier deploys have left as well: of types that are deployed no more there are "
@@ -36,7 +36,7 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
     logs = stack.format_arn(
         service="logs",
         resource="log-group",
-        resource_name=f"/aws/lambda/{prefix}-*",
+        resource_name=log_group_name(f"{prefix}-*"),
         arn_format=ArnFormat.COLON_RESOURCE_NAME,
     )
     for actions, resources in (

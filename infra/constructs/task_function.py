@@ -21,7 +21,7 @@ from infra.errors import StageError
 from infra.findings import acknowledge, acknowledge_wildcard
 from infra.sections import SecretReference
 from infra.stage import SES, Stage, Value
-from shared.jobs.queues import function_name
+from shared.jobs.queues import function_name, log_group_name
 from shared.jobs.schedules import VARIABLE as SCHEDULES
 from shared.jobs.task import Task
 
@@ -54,7 +54,7 @@ class JobFunction(Construct):
     ) -> None:
         super().__init__(scope, id_)
         self.name = name
-        logs = log_group(self, "Logs", stage=stage, name=f"/aws/lambda/{name}")
+        logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
         place = access.place if access else None
         role = iam.Role(
             self,

@@ -15,6 +15,7 @@ from infra.stacks.jobs import JobsStack
 from infra.watching import dashboard
 from infra.watching.alarms import Alarm, Silence, alarms
 from infra.watching.queries import MAX_LOG_GROUPS, QUERIES
+from shared.jobs.queues import log_group_name
 
 MISSING = {
     Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
@@ -52,7 +53,7 @@ class MonitoringStack(Stack):
                 name.title().replace(" ", ""),
                 name=f"{stage.prefix}/{name}",
                 query_string=query.strip(),
-                log_group_names=[f"/aws/lambda/{function}" for function in functions[:MAX_LOG_GROUPS]],
+                log_group_names=[log_group_name(function) for function in functions[:MAX_LOG_GROUPS]],
             )
 
     def _add_alarm(self, alarm: Alarm) -> cloudwatch.Alarm:

@@ -22,7 +22,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from functions.system_health_check.handler import WHOLE
 from infra.sections import Count, Monitoring
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, function_name
+from shared.jobs.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
 from shared.jobs.sweep import TYPE
 from shared.jobs.task import Task
 from shared.telemetry import namespace
@@ -206,7 +206,7 @@ def _of_dead_letters(prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
     """Of front doors and schedules: the letters of lanes are tasks that were given up, or such as SQS moved."""
     if not isinstance(monitoring.refused, int):
         return
-    doors = [*(front_door_name(prefix, queue) for queue in Queue), f"{prefix}-cron"]
+    doors = [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
     metrics = {
         f"q{n}": queue_metric(dead_letter_name(name), "ApproximateNumberOfMessagesVisible", "Maximum")
         for n, name in enumerate(doors)

@@ -9,7 +9,7 @@ from typing import Any
 from aws_cdk import aws_cloudwatch as cloudwatch
 
 from infra.watching.alarms import FIVE, SWEEP, Watched, function_metric, own_metric, queue_metric
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
+from shared.jobs.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from shared.jobs.task import Task
 
 WIDTH = 24
@@ -69,7 +69,7 @@ def _of_queue(queue: Queue, lanes: Sequence[Watched], prefix: str) -> list[Row]:
 
 def _of_dead_letters(lanes: Mapping[Queue, Sequence[Watched]], prefix: str) -> Row:
     names = [lane_name(prefix, queue, lane.task.type) for queue, some in lanes.items() for lane in some]
-    names += [*(front_door_name(prefix, queue) for queue in Queue), f"{prefix}-cron"]
+    names += [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
     letters = {name.removeprefix(f"{prefix}-"): dead_letter_name(name) for name in names}
     found = ("Owed", "WaitingTooLong", "StuckLeases", "DeadLettersMovedBySqs", "MissedTick")
     swept = {name: own_metric(prefix, name, statistic="Maximum", task_type=SWEEP) for name in found}

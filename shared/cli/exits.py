@@ -1,4 +1,4 @@
-"""What `jobs` tells the shell by its exit status: one table, for the help, the documentation and the code."""
+"""What `joblane` tells the shell by its exit status: one table, for the help, the documentation and the code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`jobs`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
+"""`joblane`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
 
 from __future__ import annotations
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from shared.jobs.held import held
 from shared.jobs.message import DEAD_ATTRIBUTE
-from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_BATCH, dead_letter_name, lane_name
+from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_BATCH, Queue, dead_letter_name, lane_name
 
 if TYPE_CHECKING:
     from shared.db import Connection
@@ -17,7 +19,8 @@ LOOKS = 5
 
 EXPLAINED = f"""
 select queue, type, count(*) from tasks
- where state = 'archived' and dead_sent_at > now() - interval '{DEAD_LETTER_RETENTION.days} days'
+ where state = 'archived' and not cleared
+   and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
  group by queue, type
 """
 
@@ -30,16 +33,23 @@ def moved_by_sqs(connection: Connection, sqs: Sqs, prefix: str, names: Iterable[
 
     Raises botocore's errors.
     """
-    explained = {lane_name(prefix, queue, type_): number for queue, type_, number in connection.run(EXPLAINED)}
-    found = {name: _unmarked(sqs, dead_letter_name(name), explained.get(name, 0)) for name in names}
+    expected = explained(connection, prefix)
+    found = {name: _unmarked(sqs, dead_letter_name(name), expected) for name in names}
     return {name: number for name, number in found.items() if number}
 
 
-def _unmarked(sqs: Sqs, queue: str, explained: int) -> int:
-    answer = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=["ApproximateNumberOfMessages"])
-    depth = int(answer["Attributes"]["ApproximateNumberOfMessages"])
+def explained(connection: Connection, prefix: str) -> Counter[str]:
+    """How many letters of archived rows each dead-letter queue should hold."""
+    found: Counter[str] = Counter()
+    for queue, type_, number in connection.run(EXPLAINED):
+        found[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
+    return found
+
+
+def _unmarked(sqs: Sqs, queue: str, expected: Counter[str]) -> int:
+    depth = held(sqs, queue).waiting
     seen: dict[str, bool] = {}
-    for _ in range(0 if not depth else LOOKS if depth > explained else 1):
+    for _ in range(0 if not depth else LOOKS if depth > expected[queue] else 1):
         letters = sqs.client.receive_message(
             QueueUrl=sqs.url(queue),
             MaxNumberOfMessages=MAX_BATCH,

@@ -77,6 +77,11 @@ def function_name(prefix: str, type_: str) -> str:
     return f"{prefix}-{slug_of(type_)}"
 
 
+def log_group_name(function: str) -> str:
+    """Where a Lambda function writes. Source: Lambda, *Sending Lambda function logs to CloudWatch Logs*."""
+    return f"/aws/lambda/{function}"
+
+
 def cron_group_name(prefix: str) -> str:
     """The group of a stage's schedules in EventBridge Scheduler."""
     return f"{prefix}-cron"

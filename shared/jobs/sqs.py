@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 SEND_TRIES = 3
 CONNECTIONS = 8
 """Batches under way at once."""
+NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
+"""In the codes of SQS's two protocols for a queue that is not there."""
 
 
 @dataclass(slots=True)

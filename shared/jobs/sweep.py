@@ -23,15 +23,13 @@ from shared.jobs.claim import PAUSED
 from shared.jobs.message import Message
 from shared.jobs.onward import archived_letter, successor_entry
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES, Queue, lane_name
-from shared.jobs.sqs import Entry, Sqs
+from shared.jobs.sqs import NO_SUCH_QUEUE, Entry, Sqs
 
 if TYPE_CHECKING:
     from shared.db import Connection
 
 TYPE = "jobs:sweep"
 BATCH = 500
-NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
-"""Codes of SQS's two protocols for a queue that is not there."""
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""
 

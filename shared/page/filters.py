@@ -87,6 +87,14 @@ def age(field: str, text: str) -> timedelta:
     return timedelta(seconds=int(found[1]) * SECONDS[found[2]])
 
 
+def name_of(kind: type[Name], field: str, text: str) -> Name:
+    """Raises :class:`SelectionError`."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise SelectionError(field, f"one of {', '.join(kind)} is required") from None
+
+
 def whole(field: str, text: str, least: int, most: int) -> int:
     """Raises :class:`SelectionError`."""
     if not re.fullmatch(r"\d{1,9}", text.strip()) or not least <= int(text) <= most:
@@ -113,10 +121,7 @@ class Form:
 
 
 def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
-    try:
-        return tuple(kind(text) for text in fields.getlist(field) if text)
-    except ValueError:
-        raise SelectionError(field, f"one of {', '.join(kind)} is required") from None
+    return tuple(name_of(kind, field, text) for text in fields.getlist(field) if text)
 
 
 def _time(field: str, text: str | None) -> datetime | None:

@@ -15,13 +15,13 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
+from shared.jobs.inspector.lengths import UNITS, lasting
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page import sparkline
 
 FOLDER = Path(__file__).parent
 NOTHING = Markup('<span class="none">–</span>')
-UNITS = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
@@ -64,7 +64,7 @@ def span(seconds: float) -> str:
         return f"{seconds:.1f}".removesuffix(".0") + " s"
     left = round(seconds)
     parts: list[str] = []
-    for unit, size in UNITS:
+    for unit, size in (*UNITS, ("s", 1)):
         count, left = divmod(left, size)
         if count or parts:
             parts.append(f"{count} {unit}" if count else "")
@@ -76,13 +76,8 @@ def ago(at: datetime, now: datetime) -> str:
     seconds = (now - at).total_seconds()
     if abs(seconds) < 1:
         return "now"
-    near = f"{abs(seconds):.0f} s" if abs(seconds) < 60 else _largest(abs(seconds))
+    near = lasting(abs(now - at))
     return f"{near} ago" if seconds > 0 else f"in {near}"
-
-
-def _largest(seconds: float) -> str:
-    unit, size = next((unit, size) for unit, size in UNITS if seconds >= size)
-    return f"{int(seconds // size)} {unit}"
 
 
 def moment(at: datetime) -> str:

@@ -8,6 +8,17 @@ Answers
     see :mod:`shared.jobs.inspector.answers`
 Errors
     ActionError
+
+Modules:
+
+- in all of it: ``inspector`` the door, ``permission``, ``reach`` what it works with, ``answers``, ``errors``, ``away``,
+  ``lengths`` of time
+- tasks: ``listing`` over ``selection``; ``detail`` over ``record`` and ``why``; ``logs``, ``links``
+- the stage: ``overview`` over ``depths``; ``schedules``, ``statistics``; ``examination`` over ``examined_record`` and
+  ``examined_aws``, which asks through ``aws``
+- acting: ``actions`` over ``changes``; ``enqueueing``, ``pauses``, and ``audit``, which each of them runs in
+- many at once: ``bulk`` begins, ``bulk_run`` does it in its own task; ``dead`` and ``redrive`` over ``letters``
+- from afar: ``wire``
 """
 
 from shared.jobs.inspector.answers import BulkAction, Filter, PauseScope

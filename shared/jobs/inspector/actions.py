@@ -16,14 +16,11 @@ from shared.jobs.claim import HOLDER, PAUSED
 from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import Acted, BulkAction
-from shared.jobs.inspector.changes import ALLOWED as ALLOWED  # noqa: PLC0414 - handed on
-from shared.jobs.inspector.changes import Changed as Changed  # noqa: PLC0414
-from shared.jobs.inspector.changes import change as change  # noqa: PLC0414
-from shared.jobs.inspector.changes import entry_of, send
+from shared.jobs.inspector.changes import ALLOWED, change, entry_of, send
 from shared.jobs.inspector.enqueueing import insert, named, note_of, send_inserted
 from shared.jobs.inspector.errors import ActionError
+from shared.jobs.inspector.record import check_id
 from shared.jobs.job import Job, check
-from shared.jobs.message import ID_PATTERN
 from shared.jobs.queues import Queue
 from shared.jobs.redaction import restored
 from shared.jobs.store import State
@@ -200,9 +197,7 @@ def _on(
     reach: Reach, name: str, id_: str, reason: str | None, *, with_payload: bool = False
 ) -> Iterator[tuple[Action, Found]]:
     """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
-    if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):  # no row has it, and the database may not take it
-        raise UnknownTaskError(id_)
-    with audit.action(reach, name, id_, reason) as doing:
+    with audit.action(reach, name, check_id(id_), reason) as doing:
         rows = doing.connection.run(LOCK, id_, with_payload)
         if not rows:
             raise UnknownTaskError(id_)

@@ -10,6 +10,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
@@ -17,6 +18,8 @@ from pg8000.exceptions import Error as PostgresError
 from shared.db import sqlstate
 from shared.jobs.inspector.answers import AuditEntry
 from shared.jobs.inspector.errors import BusyError, SelectionError
+from shared.jobs.inspector.lengths import lasting
+from shared.jobs.inspector.selection import LARGEST_PAGE, check_number
 
 if TYPE_CHECKING:
     from shared.db import Connection, Database
@@ -25,7 +28,6 @@ if TYPE_CHECKING:
 MAX_WHO = 300
 """Characters; the longest ARN of an assumed role has less. Source: IAM quotas, role and session names of 64."""
 MAX_REASON = 500
-LARGEST_PAGE = 500
 PATIENCE = "3s"
 """How long an action waits for a row that somebody else holds."""
 CONTENDED = ("55P03", "40P01")
@@ -134,8 +136,7 @@ def check_reason(reason: str | None) -> str | None:
 def entries(
     reach: Reach, target: str | None, who: str | None, before: int | None, limit: int
 ) -> tuple[AuditEntry, ...]:
-    if type(limit) is not int or not 1 <= limit <= LARGEST_PAGE:
-        raise SelectionError("limit", f"1 to {LARGEST_PAGE} is required")
+    check_number("limit", limit, LARGEST_PAGE)
     if before is not None and (type(before) is not int or not 0 <= before < 2**63):
         raise SelectionError("before", "the number of an entry is required")
     for name, value in (("target", target), ("who", who)):
@@ -162,12 +163,5 @@ select who, action, extract(epoch from clock_timestamp() - at)::float8 from audi
 def last(connection: Connection, target: str) -> str | None:
     """What was done to a task last, as a sentence; None where nobody has done anything."""
     for who, name, seconds in connection.run(LAST, target):
-        return f"{who} {PAST.get(name, name)} it {_ago(seconds)} ago"
+        return f"{who} {PAST.get(name, name)} it {lasting(timedelta(seconds=seconds))} ago"
     return None
-
-
-def _ago(seconds: float) -> str:
-    for unit, length in (("days", 86_400), ("h", 3_600), ("min", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.0f} {unit}"
-    return f"{max(0.0, seconds):.0f} s"

@@ -13,8 +13,10 @@ from shared.jobs.admission import admit
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector import audit
 from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
+from shared.jobs.inspector.changes import LIVE
 from shared.jobs.inspector.errors import ActionError, SelectionError
-from shared.jobs.inspector.selection import check_limit, checked, select
+from shared.jobs.inspector.record import check_id
+from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, select
 from shared.jobs.job import Job, check, new_id
 from shared.jobs.store import CANCEL, MARK_SENT, State
 
@@ -124,14 +126,14 @@ select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.f
 
 
 def view(reach: Reach, id_: str) -> BulkView:
-    rows = reach.connection.run(f"{VIEW} where b.id = $1", id_)
+    rows = reach.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)
     return _view(rows[0])
 
 
 def bulks(reach: Reach, limit: int) -> tuple[BulkView, ...]:
-    check_limit(limit)
+    check_number("limit", limit, LARGEST_PAGE)
     rows = reach.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
     return tuple(map(_view, rows))
 
@@ -156,6 +158,5 @@ def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
 
 
 def _ended(reach: Reach, before: BulkView) -> ActionError:
-    live = (State.SCHEDULED, State.PENDING, State.ACTIVE, State.RETRY)
     [[state]] = reach.connection.run("select state from tasks where id = $1", before.id)
-    return ActionError(before.id, "abort", State(state), live, audit.last(reach.connection, before.id))
+    return ActionError(before.id, "abort", State(state), LIVE, audit.last(reach.connection, before.id))

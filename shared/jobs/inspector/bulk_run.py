@@ -16,10 +16,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.errors import SkipRetry
-from shared.jobs.inspector import actions, letters, listing
+from shared.jobs.held import held_if_there
+from shared.jobs.inspector import letters, listing
 from shared.jobs.inspector.answers import BulkAction, Filter
 from shared.jobs.inspector.bulk import FILTER, REDRIVE
-from shared.jobs.inspector.changes import Changed, entry_of, send
+from shared.jobs.inspector.changes import Changed, change, entry_of, send
 from shared.jobs.inspector.redrive import HIDDEN_SECONDS, treat
 from shared.jobs.store import State
 from shared.jobs.sweep import wake
@@ -208,16 +209,16 @@ class BulkRun:
 
     def _receive(self, queue: str) -> tuple[list[Letter], bool]:
         """Letters that are not in hand, and whether there are some in other hands."""
-        counted = letters.count(self._sqs, queue)
-        if counted is None:
+        there = held_if_there(self._sqs, queue)
+        if there is None:
             return [], False
         # a short poll asks some of SQS's servers only; a long one of an empty queue takes its time
-        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if counted.visible else 0)
+        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if there.waiting else 0)
         new = [message for message in messages if message["MessageId"] not in self._held]
         self._queue = queue
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
         found = letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
-        return found, counted.hidden > len(self._held)
+        return found, there.in_flight > len(self._held)
 
     def _watch(self, position: Position) -> tuple[Step | None, Position]:
         """After the canary: no step where all of it has ended well."""
@@ -239,7 +240,7 @@ class BulkRun:
     # --- What a step does, in its transaction ----------------------------------------------------------------------
 
     def _change(self, ids: list[str]) -> None:
-        changed = actions.change(self._ctx.connection(), self._action, ids, who=self._order.who)
+        changed = change(self._ctx.connection(), self._action, ids, who=self._order.who)
         self._owed, self._connection = changed, self._ctx.connection()
         self._count([one.id for one in changed], skipped=len(ids) - len(changed))
 

@@ -16,7 +16,8 @@ from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
 from shared.db import sqlstate
-from shared.jobs.claim import ARCHIVED_RETENTION, FINGERPRINT, HOLDER, LIVE, SWEEP_MARGIN_SECONDS
+from shared.jobs import claim
+from shared.jobs.claim import ARCHIVED_RETENTION, FINGERPRINT, HOLDER, SWEEP_MARGIN_SECONDS
 from shared.jobs.inspector.answers import BulkAction
 from shared.jobs.message import Message
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, Queue, lane_name
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from shared.jobs.sqs import Sqs
 
 WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
+LIVE = WAITING | {State.ACTIVE}
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 
 ALLOWED: Mapping[str, frozenset[State]] = {
@@ -35,7 +37,7 @@ ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.RETRY: frozenset({State.ARCHIVED, State.CANCELLED}),
     BulkAction.ARCHIVE: WAITING,
     BulkAction.DELETE: WAITING | ENDED,
-    BulkAction.CANCEL: WAITING | {State.ACTIVE},
+    BulkAction.CANCEL: LIVE,
     "replay": ENDED,
     "edit": WAITING | {State.ARCHIVED},
 }
@@ -86,7 +88,7 @@ GIVEN_UP = f"""
 
 # A dead letter that is sent back after this would revive a task without a payload: it is made a leftover.
 CLEARED = f"""
-    state = case when t.state in {LIVE} then 'cancelled' else t.state end,
+    state = case when t.state in {claim.LIVE} then 'cancelled' else t.state end,
     generation = t.generation + (t.state = 'archived')::int,
     dead_sent_at = case when t.state = 'archived' then coalesce(t.dead_sent_at, clock_timestamp()) end,
     finished_at = coalesce(t.finished_at, clock_timestamp()), sweep_at = null,
@@ -146,7 +148,7 @@ update tasks t set unique_key = null
   from (select h.id from tasks h
          where h.unique_key in (select w.unique_key from tasks w
                                  where w.id in (select jsonb_array_elements_text($1::jsonb)))
-           and h.state in {LIVE} and h.unique_expires_at <= clock_timestamp()
+           and h.state in {claim.LIVE} and h.unique_expires_at <= clock_timestamp()
          order by h.id for no key update skip locked) as expired
  where t.id = expired.id
 """

@@ -6,33 +6,32 @@ messages looked at, and then no more than :data:`LOOKED_AT`: the groups are ther
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from shared.jobs.delivery import Delivery
 from shared.jobs.failure import normalised
+from shared.jobs.held import Held, side_by_side
 from shared.jobs.inspector import bulk
 from shared.jobs.inspector.answers import BulkView, DeadGroup, DeadLetters, Filter
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.letters import (
     FINGERPRINT,
     MAX_SHOWN,
-    Counted,
     Letter,
-    count_all,
+    held_letters,
     queues_of,
-    side_by_side,
     told,
 )
+from shared.jobs.inspector.links import log_group_link
 from shared.jobs.inspector.redrive import wanted
-from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_BATCH, Queue, dead_letter_name, function_name, lane_name
+from shared.jobs.moved import explained
+from shared.jobs.queues import MAX_BATCH, Queue, dead_letter_name, lane_name
 from shared.jobs.store import State
 
 if TYPE_CHECKING:
-    from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
     from shared.jobs.sqs import Sqs
 
@@ -51,12 +50,6 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
        ) as g join tasks t on t.id = g.example
  order by g.number desc, g.last_at desc, g.fingerprint limit {MAX_GROUPS}
 """
-EXPLAINED = f"""
-select type, queue, count(*) from tasks
- where state = 'archived' and not cleared
-   and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
- group by 1, 2
-"""
 
 
 def groups(reach: Reach) -> DeadLetters:
@@ -64,7 +57,7 @@ def groups(reach: Reach) -> DeadLetters:
     depths, letters, unread = _letters(reach)
     found = [*_recorded(reach), *_unrecorded(reach, letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
-    return DeadLetters(tuple(found), {queue: counted.all for queue, counted in sorted(depths.items())}, unread)
+    return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread)
 
 
 def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
@@ -106,7 +99,7 @@ def _recorded(reach: Reach) -> list[DeadGroup]:
                 last_at=last,
                 example=example,
                 queue=dead_letter_name(lane_name(reach.prefix, Queue(queue), type_)),
-                log_link=log_link(reach, type_),
+                log_link=_log_link(reach, type_),
             )
         )
     return found
@@ -117,35 +110,23 @@ def shown(message: str) -> str:
     return normalised(message.partition("\n")[0])[:MAX_SHOWN]
 
 
-def log_link(reach: Reach, type_: str) -> str | None:
-    """The log group of a type's function in the AWS console. Its address is encoded twice, with ``$`` for ``%``."""
-    if not reach.region or not type_:
-        return None
-    group = quote(quote(f"/aws/lambda/{function_name(reach.prefix, type_)}", safe=""), safe="").replace("%", "$")
-    console = f"https://{reach.region}.console.aws.amazon.com/cloudwatch/home?region={reach.region}"
-    return f"{console}#logsV2:log-groups/log-group/{group}"
+def _log_link(reach: Reach, type_: str) -> str | None:
+    """Of the function that runs a type; None where the type cannot be told."""
+    return log_group_link(reach.region, reach.log_group(type_)) if type_ else None
 
 
 # --- Messages that the record does not explain ---------------------------------------------------------------------
 
 
-def _letters(reach: Reach) -> tuple[Mapping[str, Counted], list[Letter], int]:
+def _letters(reach: Reach) -> tuple[Mapping[str, Held], list[Letter], int]:
     """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
-    depths = count_all(reach.sqs, queues_of(reach.prefix, reach.tasks))
-    explained = _explained(reach.connection, reach.prefix)
-    queues = [queue for queue, counted in depths.items() if counted.all != explained[queue]]
-    looks = side_by_side(lambda queue: _look(reach.sqs, queue), queues, reach.sqs) if queues else []
-    deliveries = [delivery for look in looks for delivery in look]
-    unread = sum(max(0, depths[queue].all - len(look)) for queue, look in zip(queues, looks, strict=True))
+    depths = held_letters(reach.sqs, queues_of(reach.prefix, reach.tasks))
+    expected = explained(reach.connection, reach.prefix)
+    queues = [queue for queue, held in depths.items() if held.all != expected[queue]]
+    looks = side_by_side(reach.sqs, lambda queue: _look(reach.sqs, queue), queues)
+    deliveries = [delivery for look in looks.values() for delivery in look]
+    unread = sum(max(0, depths[queue].all - len(look)) for queue, look in looks.items())
     return depths, told(reach.connection, reach.tasks, deliveries), unread
-
-
-def _explained(connection: Connection, prefix: str) -> Counter[str]:
-    """How many messages of archived rows each dead-letter queue should hold."""
-    found: Counter[str] = Counter()
-    for type_, queue, number in connection.run(EXPLAINED):
-        found[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
-    return found
 
 
 def _look(sqs: Sqs, queue: str) -> list[Delivery]:
@@ -183,5 +164,5 @@ def _group(reach: Reach, letters: Sequence[Letter]) -> DeadGroup:
         last_at=last.at,
         example=last.id or last.delivery.message_id,
         queue=last.delivery.queue,
-        log_link=log_link(reach, last.type),
+        log_link=_log_link(reach, last.type),
     )

@@ -1,39 +1,20 @@
-"""How many messages wait in SQS queues, asked side by side."""
+"""How many messages wait in SQS queues and in their dead-letter queues."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from threading import Event
 from typing import TYPE_CHECKING
 
+from shared.jobs.held import Held, held, side_by_side
 from shared.jobs.inspector.answers import Depth
 from shared.jobs.queues import dead_letter_name
-from shared.jobs.sqs import CONNECTIONS
 
 if TYPE_CHECKING:
-    from mypy_boto3_sqs.literals import QueueAttributeNameType
-
     from shared.jobs.sqs import Sqs
 
-ATTRIBUTES: tuple[QueueAttributeNameType, ...] = (
-    "ApproximateNumberOfMessages",
-    "ApproximateNumberOfMessagesNotVisible",
-    "ApproximateNumberOfMessagesDelayed",
-)
 
-
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Messages in one queue, counted approximately."""
-
-    waiting: int
-    in_flight: int
-    delayed: int
-
-
-def held(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
+def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
     """What each queue holds; None for one that is not there or does not answer.
 
     Where SQS cannot be reached the rest is not asked: each would take as long as the first.
@@ -46,18 +27,14 @@ def held(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
         if away.is_set():
             return None
         try:
-            answer = sqs.client.get_queue_attributes(QueueUrl=sqs.url(name), AttributeNames=ATTRIBUTES)
+            return held(sqs, name)
         except ClientError:
             return None
         except BotoCoreError:  # no answer at all
             away.set()
             return None
-        found = answer["Attributes"]
-        return Held(*(int(found[attribute]) for attribute in ATTRIBUTES))
 
-    asked = list(dict.fromkeys(names))
-    with ThreadPoolExecutor(CONNECTIONS) as threads:
-        return dict(zip(asked, threads.map(ask, asked), strict=True))
+    return side_by_side(sqs, ask, list(dict.fromkeys(names)))
 
 
 def depth_of(found: Mapping[str, Held | None], queue: str) -> Depth:
@@ -67,7 +44,7 @@ def depth_of(found: Mapping[str, Held | None], queue: str) -> Depth:
         waiting=own.waiting if own else None,
         in_flight=own.in_flight if own else None,
         delayed=own.delayed if own else None,
-        dead=dead.waiting + dead.in_flight + dead.delayed if dead else None,
+        dead=dead.all if dead else None,
     )
 
 

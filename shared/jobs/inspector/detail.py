@@ -13,7 +13,7 @@ from shared.jobs.inspector.links import logs_link
 from shared.jobs.inspector.record import Record, read
 from shared.jobs.inspector.selection import reading
 from shared.jobs.inspector.why import why
-from shared.jobs.queues import Queue, function_name
+from shared.jobs.queues import Queue
 from shared.jobs.redaction import MASK, masked, redacted_names
 from shared.jobs.scrubbing import OPEN_HEADER, scrubbed, scrubber
 from shared.jobs.status import Progress
@@ -56,7 +56,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         done = audit.entries(reach, id_, None, None, AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         reason = why(reach, connection, record, ended[-1] if ended else None)
-    declared = _declared(reach, record.type)
+    declared = reach.task(record.type)
     return TaskView(
         row=_row(record),
         owner=record.owner,
@@ -81,7 +81,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         why=reason,
         actions=_actions(record),
         audit=done,
-        log_link=_log_link(reach, declared, record),
+        log_link=_log_link(reach, record),
     )
 
 
@@ -103,11 +103,6 @@ def _row(record: Record) -> TaskRow:
         error_message=record.error_message,
         fingerprint=record.fingerprint,
     )
-
-
-def _declared(reach: Reach, type_: str) -> Task[Any, Any] | None:
-    """The task that serves a type, by its name or one it had before."""
-    return next((task for task in reach.tasks.values() if type_ in task.types), None)
 
 
 def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
@@ -159,8 +154,7 @@ def _actions(record: Record) -> tuple[str, ...]:
     return tuple(map(str, allowed))
 
 
-def _log_link(reach: Reach, declared: Task[Any, Any] | None, record: Record) -> str | None:
+def _log_link(reach: Reach, record: Record) -> str | None:
     if record.runs == 0:
         return None
-    group = f"/aws/lambda/{function_name(reach.prefix, declared.type if declared else record.type)}"
-    return logs_link(reach.region, group, record.id, record.created_at, record.finished_at)
+    return logs_link(reach.region, reach.log_group(record.type), record.id, record.created_at, record.finished_at)

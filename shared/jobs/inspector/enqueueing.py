@@ -43,10 +43,10 @@ def types(reach: Reach) -> tuple[TypeView, ...]:
 
 def named(reach: Reach, type_: str) -> Task[Any, Any]:
     """The task of a type, which may be a name that it had before. Raises :class:`SelectionError`."""
-    for task in reach.tasks.values():
-        if type_ in task.types:
-            return task
-    raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(reach.tasks))}")
+    task = reach.task(type_)
+    if task is None:
+        raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(reach.tasks))}")
+    return task
 
 
 def enqueue(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.held import held_if_there, side_by_side
+from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Examined, Grade
 from shared.jobs.inspector.aws import client
+from shared.jobs.inspector.letters import cron_dead_letters
 from shared.jobs.queues import (
     MIN_CONCURRENCY,
     Queue,
@@ -20,19 +22,13 @@ from shared.jobs.queues import (
     lane_name,
     schedule_name,
 )
-from shared.jobs.sqs import CONNECTIONS
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
     from shared.jobs.task import Task
 
 DEPLOY = "deploy the stage"
-NO_QUEUE = ("AWS.SimpleQueueService.NonExistentQueue", "QueueDoesNotExist")
-"""Codes of SQS's two protocols for a queue that is not there."""
-PAUSED = """
-select scope, name, coalesce(paused_by, 'nobody that is known') from pauses
- where until is null or until > clock_timestamp()
-"""
+NOBODY = "nobody that is known"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +103,7 @@ def _paused(reach: Reach) -> dict[tuple[str, str], str]:
     from pg8000.exceptions import Error as PostgresError
 
     try:
-        return {(scope, name): who for scope, name, who in reach.connection.run(PAUSED)}
+        return {(pause.scope, pause.name): pause.by or NOBODY for pause in pauses.current(reach.connection)}
     except (PostgresError, OSError):
         reach.database.drop()
         return {}
@@ -119,37 +115,22 @@ def _paused(reach: Reach) -> dict[tuple[str, str], str]:
 def queues(reach: Reach) -> Iterator[Examined]:
     """All are there, and no dead letter is in any."""
     doors = [front_door_name(reach.prefix, queue) for queue in Queue]
-    ticks = dead_letter_name(cron_group_name(reach.prefix))
+    ticks = cron_dead_letters(reach.prefix)
     live = [*doors, *_lanes(reach)]
     dead = [*map(dead_letter_name, live), ticks]
-    with ThreadPoolExecutor(CONNECTIONS) as threads:
-        counts = dict(zip([*live, *dead], threads.map(lambda name: _count(reach, name), [*live, *dead]), strict=True))
-    missing = [name for name, count in counts.items() if count is None]
+    found = side_by_side(reach.sqs, lambda name: held_if_there(reach.sqs, name), [*live, *dead])
+    missing = [name for name, there in found.items() if there is None]
+    letters = {name: there.waiting for name in dead if (there := found[name])}
     for name in missing:
         yield Examined(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
-    for name in dead:
-        if counts[name]:
+    for name, count in letters.items():
+        if count:
             do = "`joblane dead` says what they are, `joblane redrive` sends them back"
             if name == ticks:
                 do = "EventBridge Scheduler could not send these: look at its role and lane, then `joblane tick TYPE`"
-            yield Examined(Grade.WARNING, f"queue {name}", f"{counts[name]} dead letter{'s' * (counts[name] != 1)}", do)
-    if not missing and not any(counts[name] for name in dead):
-        yield Examined(Grade.GOOD, "queues", f"all {len(counts)} are there, and none has dead letters")
-
-
-def _count(reach: Reach, name: str) -> int | None:
-    """Messages in it, about; None where it is not there."""
-    from botocore.exceptions import ClientError
-
-    try:
-        answer = reach.sqs.client.get_queue_attributes(
-            QueueUrl=reach.sqs.url(name), AttributeNames=["ApproximateNumberOfMessages"]
-        )
-    except ClientError as error:
-        if error.response["Error"]["Code"] in NO_QUEUE:
-            return None
-        raise
-    return int(answer["Attributes"]["ApproximateNumberOfMessages"])
+            yield Examined(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
+    if not missing and not any(letters.values()):
+        yield Examined(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
 
 
 # --- Functions -----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from shared import migrations
 from shared.jobs.inspector.answers import Examined, Grade
+from shared.jobs.inspector.lengths import lasting
 from shared.jobs.missed import LONGEST_LOOK_BACK, PATIENCE
 from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.tick import id_of
@@ -84,14 +85,14 @@ def sweep(reach: Reach) -> Iterator[Examined]:
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
     do = f"look into the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
     if last is None:
-        found = f"it has not run to its end yet; its next time is in {_told(next_at - now)}"
+        found = f"it has not run to its end yet; its next time is in {lasting(next_at - now)}"
         yield Examined(Grade.WARNING, SWEEP, found, do)
         return
     due = min(schedule.next_after(last) for schedule in task.schedules)
     late = now - due
-    ran = f"it last ended {_told(now - last)} ago"
+    ran = f"it last ended {lasting(now - last)} ago"
     if late > PATIENCE:
-        yield Examined(Grade.BAD, SWEEP, f"{ran}, and was due {_told(late)} ago", do)
+        yield Examined(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
     else:
         yield Examined(Grade.GOOD, SWEEP, ran)
 
@@ -133,7 +134,7 @@ def undeclared(reach: Reach) -> Iterator[Examined]:
 def pauses(reach: Reach) -> Iterator[Examined]:
     rows = reach.connection.run(PAUSES)
     for scope, name, reason, who, since, endless in rows:
-        found = f"paused {_told(since)} ago by {who or 'nobody that is known'}" + (f": {reason}" if reason else "")
+        found = f"paused {lasting(since)} ago by {who or 'nobody that is known'}" + (f": {reason}" if reason else "")
         if endless and since > OLD_PAUSE:
             yield Examined(Grade.WARNING, f"{scope} {name}", found, f"still wanted? `joblane resume {scope} {name}`")
         else:
@@ -143,13 +144,6 @@ def pauses(reach: Reach) -> Iterator[Examined]:
 def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iterator[datetime]:
     while True:
         yield (moment := next_after(moment))
-
-
-def _told(time: timedelta) -> str:
-    """``3 d``, ``4 h``, ``5 min``, ``6 s``: the largest that fits."""
-    seconds = max(0, int(time.total_seconds()))
-    units = (("d", 86_400), ("h", 3600), ("min", 60))
-    return next((f"{seconds // size} {unit}" for unit, size in units if seconds >= size), f"{seconds} s")
 
 
 PARTS: tuple[tuple[str, Callable[[Reach], Iterator[Examined]]], ...] = (

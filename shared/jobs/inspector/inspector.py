@@ -100,7 +100,7 @@ class Inspector:
     @needs(VIEW)
     def pauses(self) -> tuple[Pause, ...]:
         """What is paused now."""
-        return pauses.current(self._reach)
+        return pauses.current(self._reach.connection)
 
     @needs(VIEW)
     def schedules(self) -> tuple[ScheduleView, ...]:

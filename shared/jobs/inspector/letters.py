@@ -16,22 +16,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from shared.jobs.delivery import Delivery
 from shared.jobs.failure import normalised
+from shared.jobs.held import Held, held_if_there, side_by_side
 from shared.jobs.message import REASON_ATTRIBUTE, digest
 from shared.jobs.onward import as_it_came, with_id
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
-from shared.jobs.sqs import CONNECTIONS
+from shared.jobs.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from shared.jobs.store import State
-from shared.jobs.sweep import NO_SUCH_QUEUE
 from shared.jobs.tick import tick_id
 
 if TYPE_CHECKING:
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from shared.jobs.sqs import Entry, Sqs
     from shared.jobs.task import Task
 
-T = TypeVar("T")
 FINGERPRINT = "letter:"
 """What the fingerprints of messages without a row begin with."""
 MAX_SHOWN = 300
@@ -163,7 +160,7 @@ class Letter:
 
 def cron_dead_letters(prefix: str) -> str:
     """Of ticks that EventBridge Scheduler could not send."""
-    return dead_letter_name(f"{prefix}-cron")
+    return dead_letter_name(cron_group_name(prefix))
 
 
 def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
@@ -184,45 +181,10 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
     return [*map(dead_letter_name, [*lanes, *doors]), cron_dead_letters(prefix)]
 
 
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """Messages of a queue, approximately. ``hidden``: in somebody's hand."""
-
-    visible: int
-    hidden: int
-
-    @property
-    def all(self) -> int:
-        return self.visible + self.hidden
-
-
-def count(sqs: Sqs, queue: str) -> Counted | None:
-    """None where there is no such queue: what is deployed may be older than what is declared here."""
-    from botocore.exceptions import ClientError
-
-    try:
-        answer = sqs.client.get_queue_attributes(
-            QueueUrl=sqs.url(queue),
-            AttributeNames=["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"],
-        )["Attributes"]
-    except ClientError as error:
-        if any(name in str(error) for name in NO_SUCH_QUEUE):
-            return None
-        raise
-    return Counted(int(answer["ApproximateNumberOfMessages"]), int(answer["ApproximateNumberOfMessagesNotVisible"]))
-
-
-def count_all(sqs: Sqs, queues: Sequence[str]) -> dict[str, Counted]:
-    """Those that have messages."""
-    found = side_by_side(lambda queue: count(sqs, queue), queues, sqs)
-    return {queue: counted for queue, counted in zip(queues, found, strict=True) if counted and counted.all}
-
-
-def side_by_side(ask: Callable[[str], T], queues: Sequence[str], sqs: Sqs) -> list[T]:
-    """What ``ask`` answers for each queue, several at once."""
-    assert sqs.client  # made by one thread
-    with ThreadPoolExecutor(CONNECTIONS) as threads:
-        return list(threads.map(ask, queues))
+def held_letters(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
+    """Of the queues that hold some."""
+    found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
+    return {queue: letters for queue, letters in found.items() if letters and letters.all}
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------

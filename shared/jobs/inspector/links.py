@@ -9,6 +9,14 @@ AROUND = timedelta(minutes=5)
 """Clocks differ, and a log line comes after what it tells."""
 
 
+def log_group_link(region: str, group: str) -> str | None:
+    """CloudWatch Logs, one log group; None without a region. Its name is encoded twice, with ``$`` for ``%``."""
+    if not region:
+        return None
+    name = quote(quote(group, safe=""), safe="").replace("%", "$")
+    return f"{_console(region)}#logsV2:log-groups/log-group/{name}"
+
+
 def logs_link(region: str, group: str, text: str, since: datetime, until: datetime | None) -> str | None:
     """CloudWatch Logs Insights over one log group, for the lines with ``text``; None without a region.
 
@@ -26,7 +34,11 @@ def logs_link(region: str, group: str, text: str, since: datetime, until: dateti
         f"~editorString~{_text(query)}~source~(~{_text(group)}))"
     )
     fragment = quote(f"?queryDetail={_percent(detail)}", safe="*").replace("%", "$")
-    return f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}#logsV2:logs-insights{fragment}"
+    return f"{_console(region)}#logsV2:logs-insights{fragment}"
+
+
+def _console(region: str) -> str:
+    return f"https://{region}.console.aws.amazon.com/cloudwatch/home?region={region}"
 
 
 def _text(value: str) -> str:

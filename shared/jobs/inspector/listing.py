@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from shared.jobs.inspector import selection
 from shared.jobs.inspector.answers import Count, Filter, Page, TaskRow
-from shared.jobs.inspector.selection import check_limit, checked, cursor_of, reading, select
+from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, cursor_of, reading, select
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 
@@ -25,7 +25,7 @@ COLUMNS = (
 
 
 def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
-    check_limit(limit)
+    check_number("limit", limit, LARGEST_PAGE)
     found = select(COLUMNS, checked(reach, filter_), after, limit + 1)
     with reading(reach.connection) as connection:
         rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]

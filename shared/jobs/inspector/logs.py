@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector.answers import LogLine
 from shared.jobs.inspector.aws import client
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.message import ID_PATTERN
-from shared.jobs.queues import function_name
+from shared.jobs.inspector.record import check_id
+from shared.jobs.inspector.selection import check_number
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
@@ -62,18 +61,16 @@ class Run:
 
 def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
     """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
-    if not 1 <= limit <= MAX_LINES:
-        raise SelectionError("limit", f"1 to {MAX_LINES} is required")
-    found = reach.connection.run(TASK, id_) if ID_PATTERN.fullmatch(id_) else []
+    check_number("limit", limit, MAX_LINES)
+    found = reach.connection.run(TASK, check_id(id_))
     if not found:
         raise UnknownTaskError(id_)
     ((type_, created_at, ended_at),) = found
     runs = [Run(*row) for row in reach.connection.run(RUNS, id_)]
-    group = f"/aws/lambda/{function_name(reach.prefix, _own_type(reach, type_))}"
     windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
     with client("logs", reach.region) as logs:
         term = max(SAFE.findall(id_), key=len, default="")
-        search = Search(logs, group, limit, time.monotonic() + SECONDS)
+        search = Search(logs, reach.log_group(type_), limit, time.monotonic() + SECONDS)
         own = [of_json(event, id_) for window in windows for event in search.events(term, window)]
         platform = [
             of_platform(event, run)
@@ -177,8 +174,3 @@ def _at(event: dict[str, Any]) -> datetime:
 
 def _ms(moment: datetime) -> int:
     return int(moment.timestamp() * 1000)
-
-
-def _own_type(reach: Reach, type_: str) -> str:
-    """Of the task that runs it today, where ``type_`` is an older name."""
-    return next((task.type for task in reach.tasks.values() if type_ in task.types), type_)

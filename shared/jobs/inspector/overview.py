@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Depth, Lane, Minute, Overview, Pause, PauseScope, QueueView
-from shared.jobs.inspector.depths import depth_of, held, total
-from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.depths import depth_of, held_by, total
 from shared.jobs.inspector.listing import COUNT_CAP
-from shared.jobs.inspector.selection import reading
+from shared.jobs.inspector.selection import check_number, reading
 from shared.jobs.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
 from shared.jobs.store import State
 
@@ -41,10 +41,6 @@ STANDING = f"""
 select clock_timestamp(),
        (select count(*) from (select from tasks where state = 'archived' limit {COUNT_CAP}) as a)
 """
-PAUSES = """
-select scope, name, reason, paused_by, since, until from pauses
- where scope in ('queue', 'type') and (until is null or until > clock_timestamp())
-"""
 
 
 @dataclass(slots=True)
@@ -60,8 +56,7 @@ class Recorded:
 
 
 def overview(reach: Reach, minutes: int) -> Overview:
-    if not isinstance(minutes, int) or not 1 <= minutes <= MOST_MINUTES:
-        raise SelectionError("minutes", f"1 to {MOST_MINUTES} is required")
+    check_number("minutes", minutes, MOST_MINUTES)
     with reading(reach.connection) as connection:
         recorded = read(connection, minutes)
     declared = {(queue, task.type) for task in reach.tasks.values() for queue in task.lanes}
@@ -69,7 +64,7 @@ def overview(reach: Reach, minutes: int) -> Overview:
     names = {lane: lane_name(reach.prefix, *lane) for lane in sorted(declared | standing)}
     doors = {queue: front_door_name(reach.prefix, queue) for queue in Queue}
     asked = [*(names[lane] for lane in declared), *doors.values()]
-    found = held(reach.sqs, [*asked, *map(dead_letter_name, asked)])
+    found = held_by(reach.sqs, [*asked, *map(dead_letter_name, asked)])
     lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
     return Overview(
         at=recorded.at,
@@ -98,8 +93,7 @@ def read(connection: Connection, minutes: int) -> Recorded:
             recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
     for queue, minute, *numbers in connection.run(BEGUN, _last_minutes(at, minutes)[0]):
         recorded.minutes[queue, minute] = numbers
-    for scope, name, reason, by, since, until in connection.run(PAUSES):
-        recorded.pauses[scope, name] = Pause(PauseScope(scope), name, reason, by, since, until)
+    recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
     return recorded
 
 

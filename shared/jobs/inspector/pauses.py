@@ -71,8 +71,9 @@ update tasks t set sweep_at = now() from held where t.id = held.id returning t.i
 """
 
 
-def current(reach: Reach) -> tuple[Pause, ...]:
-    return _current(reach.connection)
+def current(connection: Connection) -> tuple[Pause, ...]:
+    """What is paused now, by scope and name."""
+    return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
 
 
 def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
@@ -97,7 +98,7 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
     with audit.action(reach, "resume", f"{scope}:{name}", reason) as doing:
         rows = doing.connection.run(RESUME, scope, json.dumps(names))
         if not rows:
-            paused = ", ".join(f"{one.scope} {one.name}" for one in _current(doing.connection))
+            paused = ", ".join(f"{one.scope} {one.name}" for one in current(doing.connection))
             raise SelectionError("name", f"{scope} {name!r} is not paused; paused is {paused or 'nothing'}")
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
@@ -108,10 +109,6 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
                     break
         wake(reach.sqs, reach.prefix)
     return resumed
-
-
-def _current(connection: Connection) -> tuple[Pause, ...]:
-    return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
 
 
 def _pause(row: list[Any]) -> Pause:
@@ -142,10 +139,8 @@ def _names(reach: Reach, scope: PauseScope, name: str, *, known: bool = True) ->
         raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
     if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest of all names
         raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
-    if scope is PauseScope.TYPE:
-        for task in reach.tasks.values():
-            if name in task.types:
-                return scope, [name, *(other for other in task.types if other != name)]
+    if scope is PauseScope.TYPE and (task := reach.task(name)) is not None:
+        return scope, [name, *(other for other in task.types if other != name)]
     if known and scope is not PauseScope.TENANT and name not in (names := sorted(_known(reach, scope))):
         raise SelectionError("name", f"there is no {scope} {name!r}; there are {', '.join(names) or 'none'}")
     return scope, [name]

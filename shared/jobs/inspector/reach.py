@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
+from shared.jobs.queues import function_name, log_group_name
+
 if TYPE_CHECKING:
     from shared.db import Connection, Database
     from shared.jobs.sqs import Sqs
@@ -32,3 +34,12 @@ class Reach:
     def connection(self) -> Connection:
         """Idle; each statement is a transaction of its own unless one is opened."""
         return self.database.get()
+
+    def task(self, type_: str) -> Task[Any, Any] | None:
+        """What serves a type, by its name or one that it had before; None where nothing does."""
+        return next((task for task in self.tasks.values() if type_ in task.types), None)
+
+    def log_group(self, type_: str) -> str:
+        """Of the function that runs a type, or ran it."""
+        task = self.task(type_)
+        return log_group_name(function_name(self.prefix, task.type if task else type_))

@@ -61,9 +61,16 @@ COLUMNS = ", ".join(each.name for each in fields(Record)[:-1])
 READ = f"select {COLUMNS}, clock_timestamp() from tasks where id = $1"
 
 
-def read(connection: Connection, id_: str) -> Record:
-    """Raises :class:`UnknownTaskError`, also for what no id can be."""
-    rows = connection.run(READ, id_) if isinstance(id_, str) and ID_PATTERN.fullmatch(id_) else []
-    if not rows:
+def check_id(id_: str) -> str:
+    """Raises :class:`UnknownTaskError` for what no id can be: no row has it, and the database may not take it."""
+    if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):
         raise UnknownTaskError(str(id_))
+    return id_
+
+
+def read(connection: Connection, id_: str) -> Record:
+    """Raises :class:`UnknownTaskError`."""
+    rows = connection.run(READ, check_id(id_))
+    if not rows:
+        raise UnknownTaskError(id_)
     return Record(*rows[0])

@@ -12,6 +12,7 @@ from shared.jobs.discovery import load
 from shared.jobs.errors import DeclarationError
 from shared.jobs.inspector import audit, pauses
 from shared.jobs.inspector.answers import Acted, Pause, PauseScope, ScheduleView, Tick
+from shared.jobs.inspector.aws import client
 from shared.jobs.inspector.enqueueing import named
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.message import TICK_ID_PATTERN
@@ -42,7 +43,7 @@ select s.type, s.name, t.id, t.state
 def schedules(reach: Reach) -> tuple[ScheduleView, ...]:
     """Of all types, with the times of the stage."""
     declared = [(task, one) for task in reach.tasks.values() for one in task.schedules]
-    paused = {pause.name: pause for pause in pauses.current(reach) if pause.scope is PauseScope.SCHEDULE}
+    paused = {pause.name: pause for pause in pauses.current(reach.connection) if pause.scope is PauseScope.SCHEDULE}
     known = _known_ticks(reach, declared)
     states = _states_on_aws(reach)
     now = datetime.now(UTC)
@@ -116,18 +117,12 @@ def _known_ticks(
 
 def _states_on_aws(reach: Reach) -> dict[str, str]:
     """The stage's schedules in EventBridge Scheduler by name; nothing where it cannot be asked."""
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    config = Config(connect_timeout=2, read_timeout=3, retries={"mode": "standard", "max_attempts": 1})
     try:
-        pages = boto3.client("scheduler", config=config).get_paginator("list_schedules")
-        return {
-            item["Name"]: item["State"]
-            for page in pages.paginate(GroupName=cron_group_name(reach.prefix))
-            for item in page["Schedules"]
-        }
+        with client("scheduler", reach.region) as asked:
+            pages = asked.get_paginator("list_schedules").paginate(GroupName=cron_group_name(reach.prefix))
+            return {item["Name"]: item["State"] for page in pages for item in page["Schedules"]}
     except (BotoCoreError, ClientError):  # not reachable, not allowed, or no such group
         return {}
 
@@ -152,7 +147,7 @@ def tick(reach: Reach, type_: str, schedule: str | None, reason: str | None) -> 
         names = ", ".join(str(one.name) for one in task.schedules) or "none: it is no periodic task"
         raise SelectionError("schedule", f"name one of {task.type}'s schedules ({names})")
     name = f"{task.type}:{chosen[0].name}"
-    for pause in pauses.current(reach):
+    for pause in pauses.current(reach.connection):
         if (pause.scope, pause.name) == (PauseScope.SCHEDULE, name):
             raise SelectionError("schedule", f"{name} is paused, so the tick would be cancelled; resume it first")
     now = datetime.now(UTC)

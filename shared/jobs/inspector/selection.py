@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
 
-MAX_VALUES = 500
-"""Of one field of a filter, as many as a page has tasks."""
+LARGEST_PAGE = 500
+MAX_VALUES = LARGEST_PAGE
+"""Of one field of a filter, so that it can name a whole page of tasks."""
 MAX_ERROR = 200
 FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
 
@@ -74,9 +75,10 @@ def checked(reach: Reach, filter_: Filter) -> Filter:
     )
 
 
-def check_limit(limit: int, most: int = MAX_VALUES) -> None:
-    if not isinstance(limit, int) or not 1 <= limit <= most:
-        raise SelectionError("limit", f"1 to {most} is required")
+def check_number(field: str, number: int, most: int) -> None:
+    """From 1 to ``most``."""
+    if type(number) is not int or not 1 <= number <= most:
+        raise SelectionError(field, f"1 to {most} is required")
 
 
 def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:

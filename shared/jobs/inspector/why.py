@@ -145,11 +145,11 @@ def _queue_before(connection: Connection, record: Record) -> str:
 
 
 def _no_lane(reach: Reach, record: Record) -> str | None:
-    tasks = [task for task in reach.tasks.values() if record.type in task.types]
-    if not tasks:
+    task = reach.task(record.type)
+    if task is None:
         return f"No task of type {record.type!r} is declared, so that nothing can run it: deploy one, or cancel it."
-    if record.queue not in tasks[0].lanes:
-        lanes = ", ".join(tasks[0].lanes)
+    if record.queue not in task.lanes:
+        lanes = ", ".join(task.lanes)
         return f"{record.type!r} has no lane in {record.queue} any more, only in {lanes}: replay it, or cancel it."
     return None
 

@@ -8,12 +8,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import BulkAction, Filter
+from shared.jobs.inspector.bulk import MAX_RATE
 from shared.jobs.inspector.errors import SelectionError
-from shared.page.filters import Fields, read, told, whole, write
+from shared.page.filters import Fields, name_of, read, told, whole, write
 from shared.page.visit import form, go, inspector, page
 
 EXAMPLES = 5
-DEFAULT_RATE, MAX_RATE = 50, 500
+DEFAULT_RATE = 50
 """Tasks a second."""
 
 
@@ -26,7 +27,7 @@ def listed(request: Request) -> Response:
 def dry_run(request: Request) -> Response:
     """What would be done, to how many. ``which``: ``chosen`` (``chosen`` ids) or ``all`` that match."""
     given = request.query_params
-    action = _action(given.get("action", ""))
+    action = name_of(BulkAction, "action", given.get("action", ""))
     wanted = read(given, datetime.now(UTC))
     if given.get("which") == "chosen":
         if not given.getlist("chosen"):
@@ -48,7 +49,7 @@ def dry_run(request: Request) -> Response:
 
 def start(request: Request) -> Response:
     given = form(request)
-    action, rate = _action(given.text("action")), rate_of(given)
+    action, rate = name_of(BulkAction, "action", given.text("action")), rate_of(given)
     with inspector(request) as asked:
         made = asked.bulk(action, read(given, datetime.now(UTC)), rate=rate, reason=given.reason)
     return go(request, "/bulk/show", f"Started: {action} of {made.total:,} tasks.", id=made.id)
@@ -69,10 +70,3 @@ def abort(request: Request) -> Response:
 
 def rate_of(given: Fields) -> int:
     return whole("rate", next(iter(given.getlist("rate")), str(DEFAULT_RATE)), 1, MAX_RATE)
-
-
-def _action(text: str) -> BulkAction:
-    try:
-        return BulkAction(text)
-    except ValueError:
-        raise SelectionError("action", f"one of {', '.join(BulkAction)} is required") from None

@@ -8,12 +8,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.bulk import MAX_CANARY
 from shared.page.filters import Fields, read, told, whole, write
 from shared.page.views.bulk import DEFAULT_RATE, rate_of
 from shared.page.visit import form, go, inspector, page
 
 CANARY = 5
-MAX_CANARY = 100
 
 
 def show(request: Request) -> Response:

@@ -8,8 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import PauseScope
-from shared.jobs.inspector.errors import SelectionError
-from shared.page.filters import Form, age
+from shared.page.filters import Form, age, name_of
 from shared.page.rendering import moment
 from shared.page.visit import form, go, inspector
 
@@ -35,10 +34,7 @@ def resume(request: Request) -> Response:
 
 
 def _what(given: Form) -> tuple[PauseScope, str]:
-    try:
-        return PauseScope(given.text("scope")), given.text("name")
-    except ValueError:
-        raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
+    return name_of(PauseScope, "scope", given.text("scope")), given.text("name")
 
 
 def _page(scope: PauseScope) -> str:

@@ -14,7 +14,7 @@ from shared.db import Database
 from shared.jobs import Payload, SkipRetry, TaskContext, task
 from shared.jobs.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from shared.jobs.inspector import ActionError, BulkAction, Inspector
-from shared.jobs.inspector.actions import ALLOWED, change
+from shared.jobs.inspector.changes import ALLOWED, change
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.redaction import MASK, Redacted
 from shared.jobs.store import State

@@ -205,6 +205,8 @@ def test_an_abort_of_one_that_has_ended_says_so(inspector: Inspector, bulks: Bul
         inspector.abort("nothing")
     with pytest.raises(UnknownTaskError):
         inspector.bulk_view("a")
+    with pytest.raises(UnknownTaskError):
+        inspector.bulk_view("what no id\0can be")
 
 
 def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: Bulks) -> None:
