@@ -141,7 +141,7 @@ class Stage(Settings):
             raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
         if self.local and self.control is not None:
             raise ValueError(
-                "control: an emulator verifies no signature; leave it out, `jobs` reaches the stack itself"
+                "control: an emulator verifies no signature; leave it out, `joblane` reaches the stack itself"
             )
         if self.local and self.network is not None:
             raise ValueError("network: there is none on a local stage; leave it out")

@@ -1,4 +1,4 @@
-"""What `jobs` tells the shell by its exit status: one table, for the help, the documentation and the code."""
+"""What `joblane` tells the shell by its exit status: one table, for the help, the documentation and the code."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MEANINGS = {
     Exit.DONE: "done",
     Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
     Exit.USAGE: "used wrongly: nothing was asked of anyone",
-    Exit.NOTHING: "there is no such task or type, or nothing matches",
+    Exit.NOTHING: "there is no such task, type, queue, schedule or pause, or nothing matches",
     Exit.STATE: "the task is in another state, or was changed meanwhile",
     Exit.AWAY: "the stack, its database or its API cannot be reached",
     Exit.FORBIDDEN: "you may not do this",
@@ -32,7 +32,7 @@ MEANINGS = {
 }
 
 
-NOTHING_THERE = ("type", "types", "filter")
+NOTHING_THERE = ("type", "types", "filter", "name")
 """Fields of an inspector's refusal that say that there is no such thing."""
 
 

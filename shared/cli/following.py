@@ -39,7 +39,7 @@ def bar() -> Progress:
 def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False) -> Exit:
     """Follow a bulk action to its end and report. Ctrl-C stops following, not the action.
 
-    ``command``: `jobs`, with the options that lead to this stage.
+    ``command``: `joblane`, with the options that lead to this stage.
     """
     from shared.jobs.inspector.answers import BulkView
 

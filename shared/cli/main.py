@@ -1,4 +1,4 @@
-"""`jobs`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
+"""`joblane`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Sections(TyperGroup):
 
 
 app = typer.Typer(
-    name="jobs",
+    name="joblane",
     cls=Sections,
     help="Background jobs on AWS without a server, and the same stack on this machine.",
     epilog=epilog(),

@@ -1,4 +1,4 @@
-"""What `jobs` writes: answers to the output, as tables or as one JSON document, and messages to the error output.
+"""What `joblane` writes: answers to the output, as tables or as one JSON document, and messages to the error output.
 
 Text that came with tasks is written without its control characters: an error's message must not steer a terminal.
 """

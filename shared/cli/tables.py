@@ -75,7 +75,7 @@ def trouble(one: TaskRow) -> str:
 
 
 def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
-    """One task whole. ``command``: `jobs`, with the options that lead to this stage."""
+    """One task whole. ``command``: `joblane`, with the options that lead to this stage."""
     one = view.row
     to.print(word(one.id, "bold"), word(one.type), word(one.state), sep="  ")
     to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))

@@ -63,7 +63,7 @@ def command(action: str) -> Callable[..., None]:
             newer=newer,
         )
         if not any(vars_of(chosen)):
-            asking.usage(f"give ids, or options that say which tasks; `jobs {action} --help` lists them", "[ID]...")
+            asking.usage(f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]...")
         by_ids = chosen.ids and vars_of(chosen)[1:] == vars_of(_only(chosen.ids))[1:]
         if by_ids and not dry_run:
             raise typer.Exit(_each(asking.inspector(context), action, chosen.ids, reason, as_json=as_json))
@@ -124,6 +124,8 @@ def _show(done: list[Acted], *, as_json: bool) -> None:
 def _tell(acted: Acted) -> None:
     if acted.action == "cancel" and acted.after == "active":
         text = "was asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or end"
+    elif acted.action == "delete":
+        text = f"is {acted.after}; its payload, result and error are cleared"
     elif acted.before == acted.after or acted.before is None:
         text = f"is {acted.after}"
     else:

@@ -162,7 +162,7 @@ def wait(
 def await_end(inspector: Inspector, command: str, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
     """Follow a task to its end, tell how it ended, and return the status that says so.
 
-    ``command``: `jobs`, with the options that lead to this stage. ``seconds``: None for as long as it takes.
+    ``command``: `joblane`, with the options that lead to this stage. ``seconds``: None for as long as it takes.
     """
     from shared.cli.following import bar
     from shared.jobs.inspector.answers import TaskView

@@ -167,6 +167,8 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
             screen.row(made, one.grade, one.what, one.found, one.do)
         screen.console().print(made)
         counts = {grade: sum(one.grade == grade for one in found) for grade in ("bad", "warning", "unknown")}
+        if counts["warning"] > 1:
+            counts["warnings"] = counts.pop("warning")
         said = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
         screen.say(f"{len(found)} things looked at: {said or 'all is well'}.")
     if bad:

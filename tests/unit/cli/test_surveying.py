@@ -134,6 +134,11 @@ def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs:
     assert "2 things looked at: 1 bad." in ran.err
 
 
+def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
+    stub.answers["examine"] = (samples.examined(Grade.WARNING), samples.examined(Grade.WARNING))
+    assert "2 things looked at: 2 warnings." in jobs("doctor").err
+
+
 @pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING, Grade.UNKNOWN])
 def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grade: Grade) -> None:
     stub.answers["examine"] = (samples.examined(grade),)
