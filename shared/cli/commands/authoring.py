@@ -112,7 +112,8 @@ def invoke(
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
     given = read_payload(payload) or {}
-    asking.inspector(context)  # by which the settings of the local stack become this process's
+    # the settings of the local stack become this process's; a database without our tables is told of
+    asking.inspector(context).pauses()
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:

@@ -39,7 +39,7 @@ def queues(
     from shared.cli.queue_tables import lane_table, pause_lines, queue_table
 
     console = screen.console()
-    console.print(queue_table(found, sparks=20 if console.width >= WIDE else 0))
+    console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
