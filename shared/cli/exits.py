@@ -42,7 +42,7 @@ def exit_of(error: Exception) -> Exit | None:
 
     from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from shared.db import is_away
-    from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError, UnknownTypeError
+    from shared.jobs.errors import JobError, RecordAwayError, SendError, UnknownTaskError, UnknownTypeError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
@@ -62,6 +62,7 @@ def exit_of(error: Exception) -> Exit | None:
         ArgumentsError: Exit.USAGE,
         MisuseError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
+        SendError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         AwayError: Exit.AWAY,
         ForbiddenError: Exit.FORBIDDEN,
