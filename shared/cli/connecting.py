@@ -140,7 +140,8 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
 
     stack = f"{(prefix := _prefix_of(stage))}-control"
     try:
-        session = boto3.session.Session(profile_name=profile, region_name=region)
+        # boto3 itself reads AWS_DEFAULT_REGION alone
+        session = boto3.session.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
         credentials = session.get_credentials()
     except BotoCoreError as error:
         raise AwayError(no_credentials(error)) from error

@@ -23,7 +23,7 @@ MEANINGS = {
     Exit.DONE: "done",
     Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
     Exit.USAGE: "used wrongly: nothing was asked of anyone",
-    Exit.NOTHING: "there is no such task or type, or nothing matches",
+    Exit.NOTHING: "there is no such task, type, queue, schedule or pause, or nothing matches",
     Exit.STATE: "the task is in another state, or was changed meanwhile",
     Exit.AWAY: "the stack, its database or its API cannot be reached",
     Exit.FORBIDDEN: "you may not do this",
@@ -32,7 +32,7 @@ MEANINGS = {
 }
 
 
-NOTHING_THERE = ("type", "types", "filter")
+NOTHING_THERE = ("type", "types", "filter", "name")
 """Fields of an inspector's refusal that say that there is no such thing."""
 
 
@@ -42,7 +42,7 @@ def exit_of(error: Exception) -> Exit | None:
 
     from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from shared.db import is_away
-    from shared.jobs.errors import JobError, RecordAwayError, UnknownTaskError, UnknownTypeError
+    from shared.jobs.errors import JobError, RecordAwayError, SendError, UnknownTaskError, UnknownTypeError
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
@@ -62,6 +62,7 @@ def exit_of(error: Exception) -> Exit | None:
         ArgumentsError: Exit.USAGE,
         MisuseError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
+        SendError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         AwayError: Exit.AWAY,
         ForbiddenError: Exit.FORBIDDEN,

@@ -59,7 +59,7 @@ def look(inspector: Inspector, minutes: int) -> Look:
 def frame(seen: Look, width: int, trouble_with: str | None) -> RenderableType:
     """``trouble_with``: why the last look failed; what is shown is then of the one before."""
     parts: list[RenderableType] = [_head(seen, trouble_with), word("")]
-    parts += [queue_table(seen.overview, sparks=0), *map(word, pause_lines(seen.overview)), word("")]
+    parts += [queue_table(seen.overview, width, sparks=0), *map(word, pause_lines(seen.overview)), word("")]
     parts += [_throughput(seen.overview, min(MOST_SPARKS, (width - BESIDE_SPARKS) // 2))]
     if seen.active:
         parts += [word(""), word("Running", "bold"), _tasks(seen.active, seen.at, width, errors=False)]

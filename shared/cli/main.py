@@ -78,7 +78,7 @@ class Sections(TyperGroup):
 
 
 app = typer.Typer(
-    name="jobs",
+    name="joblane",
     cls=Sections,
     help="Background jobs on AWS without a server, and the same stack on this machine.",
     epilog=epilog(),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from shared.cli.screen import WIDE, row, table, word
+from shared.cli.screen import NARROW, WIDE, row, table, word
 from shared.cli.times import short, stamp
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from shared.jobs.store import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST", "DONE", "FAILED")
+NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD")
 
 
-def queue_table(overview: Overview, *, sparks: int) -> Table:
+def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
     """Counts are rows; DEAD is messages in dead-letter queues. ``sparks``: columns of a sparkline, 0 for none."""
-    titles = ("QUEUE", *NUMBERS, *(("RUNS",) if sparks else ()), "")
-    made = table(*titles, right=NUMBERS)
+    more = ("OLDEST", "DONE", "FAILED") if width >= NARROW else ()
+    titles = ("QUEUE", *NUMBERS, *more, *(("RUNS",) if sparks else ()), "")
+    made = table(*titles, right=(*NUMBERS, *more))
     for one in overview.queues:
         dead = _plus(one.depth.dead, one.front_door.dead)
         done, failed = sum(m.succeeded for m in one.minutes), sum(m.failed for m in one.minutes)
@@ -32,9 +33,7 @@ def queue_table(overview: Overview, *, sparks: int) -> Table:
             word(one.queue, "bold"),
             *_counts(one.tasks),
             _alarming(dead),
-            _oldest(one.oldest_wait_seconds),
-            f"{done:,}",
-            _alarming(failed),
+            *((_oldest(one.oldest_wait_seconds), f"{done:,}", _alarming(failed)) if more else ()),
             *spark,
             paused(one.pause, one.lanes),
         )
@@ -43,19 +42,20 @@ def queue_table(overview: Overview, *, sparks: int) -> Table:
 
 def lane_table(overview: Overview, width: int) -> Table:
     """Each lane, under its queue."""
-    numbers = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD", "OLDEST")
+    queues, oldest = (("QUEUE",), ("OLDEST",)) if width >= NARROW else ((), ())
+    numbers = (*NUMBERS, *oldest)
     sqs = ("IN SQS", "IN FLIGHT") if width >= WIDE else ()
-    made = table("QUEUE", "TYPE", *numbers, *sqs, "", right=(*numbers, *sqs))
+    made = table(*queues, "TYPE", *numbers, *sqs, "", right=(*numbers, *sqs), fold=() if queues else ("TYPE",))
     for queue in overview.queues:
         for one in queue.lanes:
             depth = (_plus(one.depth.waiting, one.depth.delayed), one.depth.in_flight) if sqs else ()
             row(
                 made,
-                queue.queue,
+                *((queue.queue,) if queues else ()),
                 one.type,
                 *_counts(one.tasks),
                 _alarming(one.depth.dead),
-                _oldest(one.oldest_wait_seconds),
+                *((_oldest(one.oldest_wait_seconds),) if oldest else ()),
                 *depth,
                 paused(one.pause),
             )

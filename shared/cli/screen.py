@@ -23,6 +23,8 @@ PIPE_WIDTH = 1000
 """Into a pipe nothing is cut or wrapped."""
 WIDE = 100
 """Columns from which tables show more of each row."""
+NARROW = 80
+"""Columns below which they show less: a number that is cut would be another number."""
 CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )

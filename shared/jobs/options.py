@@ -126,7 +126,8 @@ def in_utc(name: str, moment: datetime) -> datetime:
 
 def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:
     if not isinstance(value, timedelta) or not low <= value <= high:
-        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {value!r}")
+        found = value if isinstance(value, timedelta) else repr(value)
+        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {found}")
 
 
 def _delays(value: RetryDelay) -> list[float]:

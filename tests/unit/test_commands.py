@@ -1,4 +1,4 @@
-"""Commands of `jobs` that need no stack: schemas of messages, and what they say of bad input."""
+"""Commands of `joblane` that need no stack: schemas of messages, and what they say of bad input."""
 
 from __future__ import annotations
 

@@ -124,6 +124,8 @@ def _show(done: list[Acted], *, as_json: bool) -> None:
 def _tell(acted: Acted) -> None:
     if acted.action == "cancel" and acted.after == "active":
         text = "was asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or end"
+    elif acted.action == "delete":
+        text = f"is {acted.after}; its payload, result and error are cleared"
     elif acted.before == acted.after or acted.before is None:
         text = f"is {acted.after}"
     else:

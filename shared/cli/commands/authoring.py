@@ -74,6 +74,8 @@ def enqueue(
         "unique_key": unique_key,
         "on_conflict": on_conflict,
     }
+    if process_in is not None and process_at is not None:
+        asking.usage("give --in or --at, not both", "--at")
     options = {name: value for name, value in given.items() if value is not None}
     given_payload = read_payload(payload) or {}
     inspector = asking.inspector(context)
@@ -82,7 +84,8 @@ def enqueue(
     if wait:
         from shared.cli.commands.looking import await_end
 
-        screen.say(f"Enqueued {id_}.")
+        if not as_json:
+            _print(id_)
         raise typer.Exit(await_end(inspector, asking.here(context), id_, None, as_json=as_json))
     if as_json:
         screen.document(acted, Acted)
@@ -109,7 +112,8 @@ def invoke(
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
     given = read_payload(payload) or {}
-    asking.inspector(context)  # by which the settings of the local stack become this process's
+    # the settings of the local stack become this process's; a database without our tables is told of
+    asking.inspector(context).pauses()
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
@@ -183,7 +187,7 @@ def new(
     for path in written:
         _print(str(path.relative_to(Path.cwd())))
     test = written[-1].relative_to(Path.cwd())
-    screen.say(f"Try it:  python -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
+    screen.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
 
 
 # --- Payloads --------------------------------------------------------------------------------------------------------
@@ -249,6 +253,12 @@ def _tell(acted: Acted, what: str, *, as_json: bool) -> None:
     id_ = acted.new_id or acted.id
     _print(id_)
     screen.say(f"Task {id_} {what}; it is {acted.after}.")
+
+
+def _python() -> str:
+    """What runs this program: another Python need not have pytest, or the plugin."""
+    python = Path(sys.executable)
+    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
 
 
 def _print(text: str) -> None:

@@ -54,7 +54,7 @@ def show(
     if as_json:
         screen.document(view, BulkView)
     else:
-        screen.console().print(screen.word(f"{report(view)} It is {view.state}.", "none"))
+        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {view.state}.", "none"))
 
 
 @group.command("abort")

@@ -12,7 +12,7 @@ import typer
 from shared.cli import asking, screen
 from shared.cli.commands import options as o
 from shared.cli.exits import Exit
-from shared.cli.screen import WIDE, plural, word
+from shared.cli.screen import NARROW, WIDE, plural, word
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -35,9 +35,14 @@ def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
         return
     if not found.groups and not found.unread:
         screen.say("Nothing is dead.")
-        return
-    console = screen.console()
-    _groups(console, found)
+    if found.groups:
+        _groups(screen.console(), found)
+    if found.leftovers:
+        letters = plural(found.leftovers, "message")
+        screen.say(
+            f"Left over in the dead-letter queues: {letters} of tasks that were retried or deleted since. "
+            f"`{asking.here(context)} redrive --all` removes that, too."
+        )
     if found.unread:
         screen.say(
             f"{plural(found.unread, 'message')} more in the dead-letter queues were not looked at: they are many."
@@ -50,13 +55,15 @@ def _groups(to: Console, found: DeadLetters) -> None:
     from shared.cli.times import relative
 
     now, wide = datetime.now(UTC), to.width >= WIDE
-    more = ("FIRST", "LAST") if wide else ("LAST",)
+    times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
     made = screen.table(
-        "COUNT", "FINGERPRINT", "TYPE", *more, "WHAT WENT WRONG", right=("COUNT",), fold=("WHAT WENT WRONG",)
+        "COUNT", "FINGERPRINT", *types, *times, "WHAT WENT WRONG", right=("COUNT",), fold=("WHAT WENT WRONG",)
     )
     for one in found.groups:
         when = (relative(one.first_at, now),) if wide else ()
-        screen.row(made, f"{one.count:,}", one.fingerprint, one.type, *when, relative(one.last_at, now), _wrong(one))
+        cells = (*((one.type,) if types else ()), *when, relative(one.last_at, now))
+        wrong = _wrong(one) if types or not one.type else f"{one.type}: {_wrong(one)}"
+        screen.row(made, f"{one.count:,}", one.fingerprint, *cells, wrong)
     to.print(made)
 
 
@@ -107,10 +114,12 @@ def redrive(
     if not (everything or which or type_):
         asking.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
     inspector = asking.inspector(context)
-    groups = inspector.dead().groups
+    found = inspector.dead()
+    groups = found.groups
     chosen = _filter(which or [], type_ or [], groups)
     number = _number(chosen, groups) if chosen.fingerprint or not chosen.ids else len(chosen.ids)
-    if not number:
+    clears = found.leftovers and not chosen.fingerprint and not chosen.ids
+    if not number and not clears:
         asking.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
     if dry_run:
         if as_json:
@@ -121,7 +130,8 @@ def redrive(
             screen.console().print(word(f"{plural(number)} would be redriven.", "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
-    asking.confirm(f"Redrive {plural(number)}{first}?", yes=yes or bool(chosen.ids))
+    question = f"Redrive {plural(number)}{first}?" if number else "Remove the messages that are left over?"
+    asking.confirm(question, yes=yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
     raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
 

@@ -60,6 +60,8 @@ def pause(
         what = "its ticks run nothing"
     end = f"until {screen.clean(_stamp(made.until))}" if made.until else "until it is resumed"
     screen.say(f"Paused {made.scope} {made.name} {end}: {what}.")
+    if made.replaced:
+        screen.say(f"It was paused already, since {_stamp(made.since)}; your reason and end stand from now on.")
     screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {made.name}")
 
 

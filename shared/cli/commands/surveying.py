@@ -39,7 +39,7 @@ def queues(
     from shared.cli.queue_tables import lane_table, pause_lines, queue_table
 
     console = screen.console()
-    console.print(queue_table(found, sparks=20 if console.width >= WIDE else 0))
+    console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
@@ -167,6 +167,8 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
             screen.row(made, one.grade, one.what, one.found, one.do)
         screen.console().print(made)
         counts = {grade: sum(one.grade == grade for one in found) for grade in ("bad", "warning", "unknown")}
+        if counts["warning"] > 1:
+            counts["warnings"] = counts.pop("warning")
         said = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
         screen.say(f"{len(found)} things looked at: {said or 'all is well'}.")
     if bad:

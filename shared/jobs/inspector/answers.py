@@ -335,11 +335,12 @@ class DeadGroup:
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
     """``groups``: largest first. ``depths``: of each dead-letter queue with messages. ``unread``: messages in them
-    that were not looked at, because they are many."""
+    that were not looked at, because they are many. ``leftovers``: of those looked at, whose tasks have moved on."""
 
     groups: tuple[DeadGroup, ...]
     depths: Mapping[str, int]
     unread: int
+    leftovers: int = 0
 
 
 # --- Schedules, statistics, logs -----------------------------------------------------------------------------------

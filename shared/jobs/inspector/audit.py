@@ -41,6 +41,7 @@ PAST = {
     "cancel": "cancelled",
     "replay": "replayed",
     "edit": "edited",
+    "abort": "aborted",
 }
 """Of the actions on one task."""
 

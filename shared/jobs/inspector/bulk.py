@@ -61,18 +61,28 @@ def frozen(reach: Reach, filter_: Filter) -> Filter:
 
 
 def begin(
-    reach: Reach, action: str, filter_: Filter, *, rate: int, canary: int, reason: str | None, letters: int = 0
+    reach: Reach,
+    action: str,
+    filter_: Filter,
+    *,
+    rate: int,
+    canary: int,
+    reason: str | None,
+    letters: int = 0,
+    may_be_none: bool = False,
 ) -> BulkView:
     """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
 
     ``filter_``: a :func:`frozen` one. ``letters``: messages without a row that are to be sent back as well.
+    ``may_be_none``: there is something to do where nothing matches, too.
     """
     _check_number("rate", rate, 1, MAX_RATE)
     _check_number("canary", canary, 0, MAX_CANARY)
     ready = _ready(reach)
     with audit.action(reach, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
         total = _count(doing.connection, filter_) + letters
-        _check_total(reach, total, rate)
+        if total or not may_be_none:
+            _check_total(reach, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
         numbers = (str(number) for number in (rate, canary, total))
         doing.connection.run(

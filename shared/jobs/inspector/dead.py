@@ -20,6 +20,7 @@ from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.letters import (
     FINGERPRINT,
     MAX_SHOWN,
+    Kind,
     Letter,
     held_letters,
     queues_of,
@@ -57,28 +58,39 @@ def groups(reach: Reach) -> DeadLetters:
     depths, letters, unread = _letters(reach)
     found = [*_recorded(reach), *_unrecorded(reach, letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
-    return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread)
+    leftovers = sum(letter.kind is Kind.OBSOLETE for letter in letters)
+    return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread, leftovers)
 
 
 def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
-    """Raises :class:`SelectionError` where neither a row nor a message matches."""
+    """Raises :class:`SelectionError` where neither a row nor a message matches.
+
+    By types alone, or all: messages whose tasks have moved on are enough, as it removes them.
+    """
     frozen = bulk.frozen(reach, filter_)
     if not frozen.states:
         frozen = replace(frozen, states=(State.ARCHIVED,))
     if bad := set(frozen.states) - {State.ARCHIVED, State.CANCELLED}:
         raise SelectionError("states", f"archived and cancelled tasks can be redriven, not {', '.join(sorted(bad))}")
-    letters = _wanted(reach, frozen)
+    letters, leftovers = _wanted(reach, frozen)
     if canary and any(letter.id is None for letter in letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
-    return bulk.begin(reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters))
+    clears = leftovers > 0 and replace(filter_, types=(), states=()) == Filter()
+    return bulk.begin(
+        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=clears
+    )
 
 
-def _wanted(reach: Reach, filter_: Filter) -> list[Letter]:
-    """The messages without a row that match, of those that are looked at."""
+def _wanted(reach: Reach, filter_: Filter) -> tuple[list[Letter], int]:
+    """Of the messages that are looked at: those without a row that match, and how many of its types are left over."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
-        return []
+        return [], 0
     _, letters, _ = _letters(reach)
-    return [letter for letter in letters if wanted(letter, filter_, reach.prefix, reach.tasks)]
+    left = (letter for letter in letters if letter.kind is Kind.OBSOLETE)
+    return (
+        [letter for letter in letters if wanted(letter, filter_, reach.prefix, reach.tasks)],
+        sum(not filter_.types or letter.type in filter_.types for letter in left),
+    )
 
 
 # --- The record ----------------------------------------------------------------------------------------------------

@@ -80,7 +80,7 @@ def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until:
     """A type is paused under the names that it had before, too. The last pause of a thing is what holds."""
     scope, names = _names(reach, scope, name)
     if SWEEP in names:
-        raise SelectionError("name", f"without {SWEEP} nothing that waits would go on, in any queue")
+        raise SelectionError("scope", f"without {SWEEP} nothing that waits would go on, in any queue")
     end = _end(until)
     with audit.action(reach, "pause", f"{scope}:{name}", reason) as doing:
         said = audit.check_reason(reason)
@@ -99,7 +99,9 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
         rows = doing.connection.run(RESUME, scope, json.dumps(names))
         if not rows:
             paused = ", ".join(f"{one.scope} {one.name}" for one in current(doing.connection))
-            raise SelectionError("name", f"{scope} {name!r} is not paused; paused is {paused or 'nothing'}")
+            raise SelectionError(
+                "name", f"{scope} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
+            )
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if scope is not PauseScope.SCHEDULE:

@@ -1,4 +1,4 @@
-"""`jobs`, run in this process over a real record and queues in moto."""
+"""`joblane`, run in this process over a real record and queues in moto."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import pytest
@@ -16,6 +17,7 @@ from shared.cli.main import main
 from shared.db import Database
 from shared.jobs import Payload, TaskContext, task
 from shared.jobs.errors import RetryAfter, Snooze, TaskTimeout
+from shared.jobs.inspector.errors import SchemaError
 from shared.jobs.redaction import Redacted
 from tests.integration.jobs import samples
 from tests.integration.jobs.samples import Sample, behaviour
@@ -77,7 +79,7 @@ def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Datab
         return {"sample:one": samples.sample_one, "sample:secret": sample_secret}[type_]
 
     monkeypatch.setattr(invoking, "load", load)
-    monkeypatch.setattr(connecting, "connect", lambda **_: None)
+    monkeypatch.setattr(connecting, "connect", lambda **_: SimpleNamespace(pauses=tuple))
     database = Database(database_url)
     yield database
     database.drop()
@@ -185,3 +187,15 @@ def test_a_paused_type_is_told_and_leaves_nothing_that_waits(
     code, _, err = invoke(capsys)
     assert (code, rows(record)[0]["state"]) == (1, "cancelled")
     assert "Is it paused" in err
+
+
+def test_a_database_without_our_tables_is_told_of(
+    record: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise SchemaError("the database is at revision none: run `joblane migrate`")
+
+    monkeypatch.setattr(connecting, "connect", lambda **_: SimpleNamespace(pauses=refuse))
+    code, _, err = invoke(capsys)
+    assert (code, err) == (1, "joblane: the database is at revision none: run `joblane migrate`\n")
+    assert rows(record) == []

@@ -239,3 +239,10 @@ def test_without_credentials_profile_or_region_that_is_told() -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
     with pytest.raises(LocalError, match="No AWS region is set: give --region"):
         connect(stage="dev", profile=None, region=None)
+
+
+def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
+    answering(monkeypatch, ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeStacks"))
+    with pytest.raises(ForbiddenError, match="in eu-west-1"):
+        connect(stage="dev", profile=None, region=None)

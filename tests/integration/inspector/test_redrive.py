@@ -99,6 +99,29 @@ def test_all_is_what_a_filter_without_a_word_means(inspector: Inspector, ran: Bu
     assert depth(ran.world, DLQ) == 0
 
 
+def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_is_dead(
+    inspector: Inspector, ran: Bulks
+) -> None:
+    # given
+    put_dead(ran.world, "a0", fingerprint="aaaa", payload={"do": "redrive_counts", "number": 0})
+    inspector.retry("a0")
+    work_off(ran.world)
+    found = inspector.dead()
+    assert (found.groups, found.leftovers) == ((), 1)
+    # when
+    for filter_ in (Filter(types=("sample:batch",)), Filter(ids=("a0",))):
+        with pytest.raises(SelectionError, match="no task matches it"):
+            inspector.redrive(filter_)
+    view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
+    ran.run(view.id)
+    work_off(ran.world)
+    # then
+    view = inspector.bulk_view(view.id)
+    assert (view.state, view.total, view.done, view.stopped) == (State.COMPLETED, 0, 0, None)
+    assert runs(ran.world) == ["a0"]
+    assert (depth(ran.world, DLQ), inspector.dead().leftovers) == (0, 0)
+
+
 def test_a_redrive_that_matches_nothing_says_so(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world)
     for filter_ in (Filter(fingerprint="nothing"), Filter(types=("sample:batch",)), Filter(fingerprint="letter:no")):

@@ -1,4 +1,4 @@
-"""`jobs`, run in this process over an inspector that answers what a test tells it."""
+"""`joblane`, run in this process over an inspector that answers what a test tells it."""
 
 from __future__ import annotations
 

@@ -159,6 +159,13 @@ def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: Stub) -> None:
     assert (ran.code, ran.out, ran.err) == (0, "", "Nothing is dead.\n")
 
 
+def test_messages_that_are_left_over_can_be_removed_where_nothing_is_dead(jobs: Run, stub: Stub) -> None:
+    stub.answers |= {"dead": DeadLetters((), {"jobs-low-x-dlq": 2}, 0, 2), "redrive": samples.bulk(action="redrive")}
+    assert "Left over in the dead-letter queues: 2 messages" in jobs("dead").err
+    jobs("redrive", "--all", "--yes")
+    assert len(stub.called("redrive")) == 1
+
+
 def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: Stub) -> None:
     stub.answers |= {"dead": samples.dead(), "redrive": samples.bulk(action="redrive", done=940, skipped=0, canary=5)}
     ran = jobs("redrive", samples.FINGERPRINT, "--canary", "5", "--yes")

@@ -62,8 +62,15 @@ def test_a_task_without_options_is_enqueued_with_none(jobs: Run, stub: Stub) -> 
 
 def test_enqueue_can_wait_and_ends_as_the_task_does(jobs: Run, stub: Stub) -> None:
     stub.answers |= {"enqueue": MADE, "task": samples.task_view()}
-    assert jobs("enqueue", "data:export", "--wait").code == 1
+    ran = jobs("enqueue", "data:export", "--wait")
+    assert (ran.code, ran.out) == (1, "new-one\n")
     assert stub.called("task") == [(("new-one",), {})]
+
+
+def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: Stub) -> None:
+    ran = jobs("enqueue", "data:export", "--in", "10m", "--at", "2030-01-01T00:00Z")
+    assert (ran.code, stub.calls) == (2, [])
+    assert "give --in or --at, not both" in ran.err
 
 
 def test_a_payload_may_come_from_a_file_or_the_input(

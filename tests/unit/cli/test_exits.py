@@ -17,7 +17,7 @@ from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
-from shared.jobs.errors import JobError, PayloadError, RecordAwayError, UnknownTaskError, UnknownTypeError
+from shared.jobs.errors import JobError, PayloadError, RecordAwayError, SendError, UnknownTaskError, UnknownTypeError
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
 from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
 from shared.jobs.queues import Queue
@@ -37,6 +37,7 @@ from tests.unit.cli.conftest import Run, Stub
         (SelectionError("filter", "no task matches it; nothing was begun"), 3),
         (SelectionError("types", "there is no type 'data:gone'"), 3),
         (RecordAwayError("the database is away"), 5),
+        (SendError("jobs-low-jobs-sweep: Could not connect"), 5),
         (MissingSettingError("DATABASE_URL", "what", "x"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 5),
         (InterfaceError("network error"), 5),

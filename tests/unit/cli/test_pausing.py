@@ -38,6 +38,11 @@ def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: St
     assert "jobs --stage dev resume queue low" in ran.err
 
 
+def test_a_pause_in_place_of_another_tells_of_it(jobs: Run, stub: Stub) -> None:
+    stub.answers["pause"] = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", samples.NOW, None, replaced=True)
+    assert f"It was paused already, since {samples.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
+
+
 def test_a_pause_may_end_at_a_time(jobs: Run, stub: Stub) -> None:
     stub.answers["pause"] = paused
     jobs("pause", "tenant", "acme", "--until", "2030-01-01T02:00+02:00")
@@ -57,10 +62,10 @@ def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: Stub, argum
     assert (jobs("pause", *arguments).code, stub.calls) == (2, [])
 
 
-def test_a_name_that_the_inspector_does_not_know_is_a_usage_error(jobs: Run, stub: Stub) -> None:
+def test_a_name_that_the_inspector_does_not_know_is_no_such_thing(jobs: Run, stub: Stub) -> None:
     stub.answers["pause"] = SelectionError("name", "'lo' is not one of critical, default, low")
     ran = jobs("pause", "queue", "lo")
-    assert (ran.code, ran.err) == (2, "joblane: name: 'lo' is not one of critical, default, low\n")
+    assert (ran.code, ran.err) == (3, "joblane: name: 'lo' is not one of critical, default, low\n")
 
 
 def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: Stub) -> None:

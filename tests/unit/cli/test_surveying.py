@@ -68,6 +68,13 @@ def test_no_table_is_wider_than_the_terminal_or_coloured_in_a_pipe(
     assert "\x1b" not in ran.out
 
 
+def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: Stub) -> None:
+    stub.answers["overview"] = samples.overview()
+    out = jobs("queues", "--lanes", columns=60).out
+    assert "…" not in out
+    assert max(map(len, out.splitlines())) <= 60
+
+
 def test_no_color_is_heeded_where_there_are_colours(jobs: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
     stub.answers["tasks"] = Page((samples.task_row(),), None)
@@ -132,6 +139,11 @@ def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs:
     assert ran.code == 1
     assert "joblane resume type data:export" in ran.out
     assert "2 things looked at: 1 bad." in ran.err
+
+
+def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
+    stub.answers["examine"] = (samples.examined(Grade.WARNING), samples.examined(Grade.WARNING))
+    assert "2 things looked at: 2 warnings." in jobs("doctor").err
 
 
 @pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING, Grade.UNKNOWN])
