@@ -21,8 +21,8 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
-# Those that take long first; the stacks of the last set the environment for all that comes after them.
-TESTS ?= tests/faults tests/browser tests/infra tests/integration tests/unit tests/e2e
+# Those that take long first, so that no worker is left alone with one of them at the end.
+TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 
 .PHONY: help demo up down status test check format bench faults synth preflight lock tools clean
 

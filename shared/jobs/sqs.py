@@ -146,14 +146,22 @@ class Sqs:
         from botocore.exceptions import BotoCoreError, ClientError
 
         longest = int(MAX_LATER_VISIBILITY.total_seconds())
-        items = list(receipts.items())
+        items = [(receipt, max(0, min(seconds, longest))) for receipt, seconds in receipts.items()]
         for start in range(0, len(items), MAX_BATCH):
+            batch = items[start : start + MAX_BATCH]
             entries = [
-                {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": max(0, min(seconds, longest))}
-                for number, (receipt, seconds) in enumerate(items[start : start + MAX_BATCH])
+                {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
+                for number, (receipt, seconds) in enumerate(batch)
             ]
             try:
-                self.client.change_message_visibility_batch(QueueUrl=self.url(queue), Entries=entries)  # type: ignore[arg-type]
+                url = self.url(queue)
+                if len(batch) == 1:
+                    [(receipt, seconds)] = batch
+                    self.client.change_message_visibility(
+                        QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=seconds
+                    )
+                else:
+                    self.client.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
             except (BotoCoreError, ClientError):
                 continue
 

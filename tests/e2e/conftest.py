@@ -1,13 +1,12 @@
-"""Local stacks for end-to-end tests: the deployed app on the emulator, and a database with a tenant in it."""
+"""A local stack for end-to-end tests: the deployed app on the emulator, and a database with a tenant in it."""
 
 from __future__ import annotations
 
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +25,8 @@ PATIENCE_SECONDS = 120
 
 STAGE = {"api": {"authorizer": {"kind": "iam"}}}
 """The emulator takes a signature for whom it names, and tokens from nobody."""
+
+IN_BATCHES = ("sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility")
 
 
 @dataclass
@@ -86,26 +87,19 @@ def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> N
         time.sleep(0.1)
 
 
-@pytest.fixture(scope="session")
-def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """The app as it is now, on an emulator and a database of this session's own."""
-    with running(tmp_path_factory.mktemp("stack")) as found:
-        yield found
-
-
-@contextmanager
-def running(folder: Path, *, permissions: bool = False) -> Iterator[Deployed]:
-    """A stack of its own in ``folder``, to which the environment leads. ``permissions``: enforced or not."""
+@pytest.fixture(scope="package")
+def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
+    """The app as it is now, on an emulator and a database of these tests' own, with the functions' roles enforced."""
     import boto3
     from sqlalchemy import create_engine
     from sqlalchemy.orm import Session
 
+    folder = tmp_path_factory.mktemp("stack")
     settings = {"EMAIL_CONSOLE_DIR": str(folder / "mail")}
-    stack = LocalStack(folder, settings=settings, stage=STAGE, detached=False, permissions=permissions)
+    stack = LocalStack(folder, settings=settings, stage=STAGE, detached=False, permissions=True)
     with ExitStack() as cleanup:
         cleanup.callback(stack.down)
         stack.up()
-        cleanup.enter_context(environment_of(stack.environment))
         people = People()
         engine = create_engine(stack.database_url.replace("postgresql://", "postgresql+pg8000://"))
         with Session(engine) as session:
@@ -114,6 +108,31 @@ def running(folder: Path, *, permissions: bool = False) -> Iterator[Deployed]:
         engine.dispose()
         database = Database(stack.database_url)
         cleanup.callback(database.drop)
-        sqs = boto3.client("sqs")
+        with environment_of(stack.environment):
+            allow_batches()
+            sqs = boto3.client("sqs")
         cleanup.callback(sqs.close)
         yield Deployed(stack, sqs, people, database)
+
+
+@pytest.fixture
+def deployed(one_stack: Deployed) -> Iterator[Deployed]:
+    """That stack, to which the environment leads for as long as the test goes on."""
+    with environment_of(one_stack.stack.environment):
+        yield one_stack
+
+
+def allow_batches() -> None:
+    """Who may do something may do it in batches: on AWS that is one permission, and the emulator wants a second."""
+    import boto3
+
+    iam = boto3.client("iam")
+    for role in iam.list_roles()["Roles"]:
+        own = role["RoleName"]
+        for name in iam.list_role_policies(RoleName=own)["PolicyNames"]:
+            policy = iam.get_role_policy(RoleName=own, PolicyName=name)["PolicyDocument"]
+            for statement in policy["Statement"]:
+                actions = [statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"]
+                statement["Action"] = [*actions, *(f"{action}Batch" for action in actions if action in IN_BATCHES)]
+            iam.put_role_policy(RoleName=own, PolicyName=name, PolicyDocument=json.dumps(policy))
+    iam.close()

@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from uuid import uuid4
+
+import pytest
 
 from shared.db import Database
 from shared.jobs.discovery import discover
 from shared.jobs.inspector import Filter, Inspector
+from shared.jobs.inspector.answers import DeadGroup
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.sqs import Sqs
-from tests.e2e.conftest import Deployed
+from tests.e2e.conftest import Deployed, await_true
 
 LANE = "jobs-default-data-export"
 
 
-def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed) -> None:
+@pytest.fixture
+def inspector(deployed: Deployed) -> Iterator[Inspector]:
+    database = Database(deployed.stack.database_url)
+    yield Inspector(Reach(database, Sqs(), "jobs", discover(), "op"))
+    database.drop()
+
+
+def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed, inspector: Inspector) -> None:
     # given three exports of a tenant that is not there yet
     tenant = str(uuid4())
     ids = [deployed.send(LANE, deployed.export(tenant_id=tenant)) for _ in range(3)]
     for id_ in ids:
         deployed.await_state(id_, "archived")
-    database = Database(deployed.stack.database_url)
-    inspector = Inspector(Reach(database, Sqs(), "jobs", discover(), "op"))
     [group] = [group for group in inspector.dead().groups if group.example in ids]
     assert (group.type, group.error_type) == ("data:export", "SkipRetry")
     # when
-    database.get().run(
+    deployed.database.get().run(
         "insert into tenants (id, name, slug, created_by) values ($1::uuid, 'Late Ltd', 'late', 'owner')", tenant
     )
     begun = inspector.redrive(Filter(ids=tuple(ids)), canary=1, rate=500, reason="it is there now")
@@ -36,4 +45,20 @@ def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed) -
     view = inspector.bulk_view(begun.id)
     assert (view.total, view.done, view.failed, view.stopped) == (3, 3, 0, None)
     assert not any(group.example in ids for group in inspector.dead().groups)
-    database.drop()
+
+
+def test_what_a_front_door_refused_goes_back_to_it(deployed: Deployed, inspector: Inspector) -> None:
+    def refused() -> list[DeadGroup]:
+        return [group for group in inspector.dead().groups if group.queue == "jobs-critical-dlq"]
+
+    # given
+    deployed.send("jobs-critical", "no json either")
+    await_true(lambda: bool(refused()), lambda: f"{inspector.dead()}")
+    # when it is sent back
+    [group] = refused()
+    begun = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
+    # then the door has refused it once more
+    deployed.await_state(begun.id, "completed")
+    view = inspector.bulk_view(begun.id)
+    assert (view.done, view.failed) == (1, 0)
+    await_true(lambda: any(one.last_at > group.last_at for one in refused()), lambda: f"{inspector.dead()}")
