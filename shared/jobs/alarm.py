@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import NoReturn
 
 from shared.jobs.errors import TaskTimeout
 
@@ -24,7 +25,7 @@ class Alarm:
         self._armed = False
         self.fired = False
         """It was raised into the body since it was set."""
-        self.held = _Held()
+        self.held = _Held(self)
         """The library's own talk with the database. An alarm that comes meanwhile is raised at its end."""
 
     def set(self, seconds: float) -> Alarm:
@@ -55,8 +56,12 @@ class Alarm:
         if self._armed and self.held.now:
             self.held.missed = True
         elif self._armed:
-            self.fired = True
-            raise TaskTimeout(OUTLIVED)
+            self.raise_it()
+
+    def raise_it(self) -> NoReturn:
+        """Into whatever calls this."""
+        self.fired = True
+        raise TaskTimeout(OUTLIVED)
 
 
 class _Held:
@@ -66,6 +71,9 @@ class _Held:
     missed = False
     """The alarm has come meanwhile. Waiting for it to fire again would let a loop of such stretches go on for ever."""
 
+    def __init__(self, alarm: Alarm) -> None:
+        self._alarm = alarm
+
     def __enter__(self) -> None:
         self.now = True
 
@@ -73,4 +81,4 @@ class _Held:
         self.now = False
         if self.missed and error is None:
             self.missed = False
-            raise TaskTimeout(OUTLIVED)
+            self._alarm.raise_it()

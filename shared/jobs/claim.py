@@ -12,15 +12,15 @@ none                                          recorded                          
 none                                          foreign, or a tick                     inserted, ``run``
 none                                          the same, its unique key held          inserted as cancelled; ``done``
 none                                          a tick of a paused schedule            inserted as cancelled; ``done``
-none                                          the same, past its deadline            inserted as archived; ``bury``
+none                                          the same, past its deadline            inserted as archived; ``give up``
 ``scheduled``, ``pending``, ``retry``, due    same type and payload                  ``run``
 the same, not due yet                         any                                    ``wait``
-the same, past its deadline                   any                                    archived; ``bury``
+the same, past its deadline                   any                                    archived; ``give up``
 ``active``, lease live                        any                                    ``leased``: leave it
 ``active``, lease over, cancel requested      any                                    cancelled; ``done``
-``active``, lease over, past its deadline     any                                    archived; ``bury``
+``active``, lease over, past its deadline     any                                    archived; ``give up``
 ``active``, lease over, attempts left         any                                    the last run was lost; ``run``
-``active``, lease over, none left             any                                    archived; ``bury``
+``active``, lease over, none left             any                                    archived; ``give up``
 ``active``, lease over, lost in company       any                                    not counted; suspect, ``alone``
 ``active``, lease over, in a batch            any                                    suspect, ``alone``
 suspect, in a batch                           any                                    ``alone``: claim it by itself
@@ -67,6 +67,8 @@ class Verdict(StrEnum):
     PAUSED = "paused"
     GONE = "gone"
     DONE = "done"
+    GIVE_UP = "give up"
+    """Archived by this very claim, as no run can tell of it: like ``bury``, and it is told."""
     BURY = "bury"
     LEFTOVER = "leftover"
     TAKEN = "taken"
@@ -251,8 +253,8 @@ claimed as (
                 else 'keep' end as step
                 from m where m.id = t.id) d)
   returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
-            generation, suspect, lease_token, lease_until, due_at, dead_sent_at, reason, mismatch_since,
-            options, deadline, used_ms, unique_key
+            generation, suspect, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
+            mismatch_since, options, deadline, used_ms, unique_key
 ),
 lost as (
   update task_attempts a
@@ -272,8 +274,9 @@ select m.id,
        when r.state = 'active' and r.lease_token = m.token then 'run'
        when r.type <> m.type or (not m.rec and r.payload_digest <> m.payload_digest) then 'conflict'
        when r.state in ('completed', 'cancelled') then 'done'
-       when r.state = 'archived' then case when r.dead_sent_at is null then 'bury'
-                                           when r.generation = m.dead then 'taken' else 'leftover' end
+       when r.state = 'archived' and r.dead_sent_at is null
+         then case when r.finished_at = now() then 'give up' else 'bury' end
+       when r.state = 'archived' then case when r.generation = m.dead then 'taken' else 'leftover' end
        when r.state = 'active' then case when m.paused and r.lease_until <= clock_timestamp() then 'paused'
                                          else 'leased' end
        when m.paused then 'paused'

@@ -133,8 +133,9 @@ class Worker:
                     settled.keep(delivery, claimed.wait_seconds)
                 case Verdict.LEASED:
                     settled.keep(delivery, claimed.wait_seconds + 1)
-                case Verdict.BURY:
-                    self._report.given_up(claimed)
+                case Verdict.GIVE_UP | Verdict.BURY:
+                    if claimed.verdict is Verdict.GIVE_UP:
+                        self._report.given_up(claimed)
                     letters.append((delivery, claimed, claimed.reason or "archived"))
                 case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
                     reason = claimed.reason or "DuplicateTask: its unique key is held by another task"

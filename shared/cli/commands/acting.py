@@ -13,7 +13,7 @@ from shared.cli.exits import Exit
 from shared.cli.screen import plural
 
 if TYPE_CHECKING:
-    from shared.jobs.inspector import Filter, Inspector
+    from shared.jobs.inspector import BulkAction, Filter, Inspector
     from shared.jobs.inspector.answers import Acted
 
 HELP = {
@@ -149,17 +149,17 @@ def act_on_filter(
     from shared.jobs.inspector import BulkAction
 
     inspector = asking.inspector(context)
-    number = counted(inspector, chosen, dry_run=dry_run, as_json=as_json)
+    number = counted(inspector, chosen, BulkAction(action), dry_run=dry_run, as_json=as_json)
     asking.confirm(f"{action.capitalize()} {number}?", yes=yes)
     started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
     raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
 
 
-def counted(inspector: Inspector, chosen: Filter, *, dry_run: bool, as_json: bool) -> str:
-    """How many match, in words. Ends the command for a dry run, and where nothing does."""
+def counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
+    """How many it would touch, in words. Ends the command for a dry run, and where nothing does."""
     from shared.jobs.inspector.answers import Count
 
-    count = inspector.count(chosen)
+    count = inspector.count(chosen, action=action)
     words = plural(count.number) if count.exact else f"more than {plural(count.number)}"
     if dry_run and as_json:
         screen.document(count, Count)

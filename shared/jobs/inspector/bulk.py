@@ -16,7 +16,7 @@ from shared.jobs.inspector.answers import BulkAction, BulkView, Filter
 from shared.jobs.inspector.changes import LIVE
 from shared.jobs.inspector.errors import ActionError, SelectionError
 from shared.jobs.inspector.record import check_id
-from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, select
+from shared.jobs.inspector.selection import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked, select
 from shared.jobs.job import Job, check, new_id
 from shared.jobs.store import CANCEL, MARK_SENT, State
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
     from shared.jobs.job import Ready
 
-TYPE = "jobs:bulk"
 REDRIVE = "redrive"
 """The action of a row of ``bulks`` that also sends dead letters back."""
 MAX_RATE = 500
@@ -49,12 +48,12 @@ def start(
         action = BulkAction(action)
     except ValueError:
         raise SelectionError("action", f"{action!r} is not one of {', '.join(BulkAction)}") from None
-    return begin(reach, action, frozen(reach, filter_), rate=rate, canary=canary, reason=reason)
+    return begin(reach, action, frozen(reach, filter_, action), rate=rate, canary=canary, reason=reason)
 
 
-def frozen(reach: Reach, filter_: Filter) -> Filter:
+def frozen(reach: Reach, filter_: Filter, action: BulkAction) -> Filter:
     """The filter as it will be walked: what is created from now on is left out, by the database's clock."""
-    filter_ = checked(reach, filter_)
+    filter_ = aimed(checked(reach, filter_), action)
     [[now]] = reach.connection.run("select clock_timestamp()")
     before: datetime = now if filter_.created_before is None else min(now, filter_.created_before)
     return replace(filter_, created_before=before)
@@ -96,14 +95,14 @@ def begin(
 
 
 def _ready(reach: Reach) -> Ready:
-    if TYPE not in reach.tasks:
-        raise SelectionError("action", f"the task {TYPE!r}, which does it, is not deployed here")
-    task = reach.tasks[TYPE]
+    if BULK_TYPE not in reach.tasks:
+        raise SelectionError("action", f"the task {BULK_TYPE!r}, which does it, is not deployed here")
+    task = reach.tasks[BULK_TYPE]
     return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=reach.prefix)
 
 
 def _count(connection: Connection, filter_: Filter) -> int:
-    selection = select("created_at, id", filter_, None, MOST)
+    selection = select("created_at, id", filter_, None, MOST, acting=True)
     [[number]] = connection.run(f"select count(*) from ({selection.sql}) as matching", *selection.parameters)
     return int(number)
 
@@ -111,11 +110,11 @@ def _count(connection: Connection, filter_: Filter) -> int:
 def _check_total(reach: Reach, total: int, rate: int) -> None:
     if not total:
         raise SelectionError("filter", "no task matches it; nothing was begun")
-    most = int(reach.tasks[TYPE].timeout.total_seconds() * rate * 0.9)
+    most = int(reach.tasks[BULK_TYPE].timeout.total_seconds() * rate * 0.9)
     if total > most:
         raise SelectionError(
             "rate",
-            f"{total} tasks match, and at {rate} a second {most} can be done in the time that {TYPE} has; "
+            f"{total} tasks match, and at {rate} a second {most} can be done in the time that {BULK_TYPE} has; "
             "give a higher rate, or a narrower filter",
         )
 

@@ -15,7 +15,7 @@ from shared.jobs.delivery import Delivery
 from shared.jobs.failure import normalised
 from shared.jobs.held import Held, side_by_side
 from shared.jobs.inspector import bulk
-from shared.jobs.inspector.answers import BulkView, DeadGroup, DeadLetters, Filter
+from shared.jobs.inspector.answers import BulkAction, BulkView, DeadGroup, DeadLetters, Filter
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.letters import (
     FINGERPRINT,
@@ -67,11 +67,8 @@ def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str |
 
     By types alone, or all: messages whose tasks have moved on are enough, as it removes them.
     """
-    frozen = bulk.frozen(reach, filter_)
-    if not frozen.states:
-        frozen = replace(frozen, states=(State.ARCHIVED,))
-    if bad := set(frozen.states) - {State.ARCHIVED, State.CANCELLED}:
-        raise SelectionError("states", f"archived and cancelled tasks can be redriven, not {', '.join(sorted(bad))}")
+    states = filter_.states or (State.ARCHIVED,)
+    frozen = bulk.frozen(reach, replace(filter_, states=states), BulkAction.RETRY)
     letters, leftovers = _wanted(reach, frozen)
     if canary and any(letter.id is None for letter in letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")

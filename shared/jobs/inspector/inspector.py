@@ -73,14 +73,22 @@ class Inspector:
         return overview.overview(self._reach, minutes)
 
     @needs(VIEW)
-    def tasks(self, filter: Filter = ALL, *, after: str | None = None, limit: int = 50) -> Page:  # noqa: A002
-        """Tasks, newest first. ``after``: of the page before. ``limit``: 1 to 500."""
-        return listing.tasks(self._reach, filter, after, limit)
+    def tasks(
+        self,
+        filter: Filter = ALL,  # noqa: A002
+        *,
+        action: BulkAction | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Tasks, newest first. ``action``: those that it would touch. ``after``: of the page before. ``limit``: 1 to
+        500."""
+        return listing.tasks(self._reach, filter, action, after, limit)
 
     @needs(VIEW)
-    def count(self, filter: Filter = ALL) -> Count:  # noqa: A002
-        """How many match; beyond ``listing.COUNT_CAP`` it is not exact."""
-        return listing.count(self._reach, filter)
+    def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> Count:  # noqa: A002
+        """How many match; beyond ``listing.COUNT_CAP`` it is not exact. ``action``: as of :meth:`tasks`."""
+        return listing.count(self._reach, filter, action)
 
     @needs(VIEW)
     def task(self, id: str) -> TaskView:  # noqa: A002
@@ -175,6 +183,7 @@ class Inspector:
     def bulk(self, action: BulkAction, filter: Filter, *, rate: int = 50, reason: str | None = None) -> BulkView:  # noqa: A002
         """Do ``action`` to all that match now, as a task of its own. ``rate``: tasks a second, 1 to 500.
 
+        It passes over what it cannot be done to, and over bulk actions unless their type, ids or fingerprint are given.
         Raises :class:`SelectionError` where nothing matches. Ask :meth:`count` first.
         """
         return bulk.start(self._reach, action, filter, rate=rate, reason=reason)

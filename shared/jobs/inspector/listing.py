@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.inspector import selection
-from shared.jobs.inspector.answers import Count, Filter, Page, TaskRow
-from shared.jobs.inspector.selection import LARGEST_PAGE, check_number, checked, cursor_of, reading, select
+from shared.jobs.inspector.answers import BulkAction, Count, Filter, Page, TaskRow
+from shared.jobs.inspector.selection import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading, select
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 
@@ -24,9 +24,9 @@ COLUMNS = (
 """Of :func:`row_of`."""
 
 
-def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
+def tasks(reach: Reach, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
     check_number("limit", limit, LARGEST_PAGE)
-    found = select(COLUMNS, checked(reach, filter_), after, limit + 1)
+    found = select(COLUMNS, _chosen(reach, filter_, action), after, limit + 1, acting=action is not None)
     with reading(reach.connection) as connection:
         rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]
     if len(rows) <= limit:
@@ -35,20 +35,26 @@ def tasks(reach: Reach, filter_: Filter, after: str | None, limit: int) -> Page:
     return Page(tuple(rows[:limit]), cursor_of(last.created_at, last.id))
 
 
-def count(reach: Reach, filter_: Filter) -> Count:
-    counting = selection.count(checked(reach, filter_), COUNT_CAP + 1)
+def count(reach: Reach, filter_: Filter, action: BulkAction | None) -> Count:
+    counting = selection.count(_chosen(reach, filter_, action), COUNT_CAP + 1, acting=action is not None)
     with reading(reach.connection) as connection:
         [[number]] = connection.run(counting.sql, *counting.parameters)
     return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
 
 
+def _chosen(reach: Reach, filter_: Filter, action: BulkAction | None) -> Filter:
+    """Checked; with an action, what that can be done to."""
+    found = checked(reach, filter_)
+    return found if action is None else aimed(found, action)
+
+
 def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> list[tuple[str, str]]:
     """Up to ``limit`` pairs of a position and an id, oldest first, from after a position (None: from the first).
 
-    For a walk over all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
+    For an action on all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
     so that no task joins behind the walk's back.
     """
-    found = select("created_at, id", filter_, after, limit, oldest_first=True)
+    found = select("created_at, id", filter_, after, limit, oldest_first=True, acting=True)
     with reading(connection):
         rows = connection.run(found.sql, *found.parameters)
     return [(cursor_of(created_at, id_), id_) for created_at, id_ in rows]

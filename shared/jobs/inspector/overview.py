@@ -39,7 +39,7 @@ select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter
 """
 STANDING = f"""
 select clock_timestamp(),
-       (select count(*) from (select from tasks where state = 'archived' limit {COUNT_CAP}) as a)
+       (select count(*) from (select from tasks where state = 'archived' and not cleared limit {COUNT_CAP}) as a)
 """
 
 

@@ -18,7 +18,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared.jobs.failure import storable
-from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.answers import BulkAction, Filter
+from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
 from shared.jobs.options import MAX_TAG
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from shared.db import Connection
     from shared.jobs.inspector.reach import Reach
 
+BULK_TYPE = "jobs:bulk"
+"""Of the task that does an action on many."""
 LARGEST_PAGE = 500
 MAX_VALUES = LARGEST_PAGE
 """Of one field of a filter, so that it can name a whole page of tasks."""
@@ -73,6 +76,16 @@ def checked(reach: Reach, filter_: Filter) -> Filter:
         states=_members("states", State, filter_.states),
         queues=_members("queues", Queue, filter_.queues),
     )
+
+
+def aimed(filter_: Filter, action: BulkAction) -> Filter:
+    """Of a checked filter what ``action`` can be done to, by its states. Raises :class:`SelectionError`."""
+    allowed = [state for state in State if state in ALLOWED[action]]
+    if bad := set(filter_.states) - set(allowed):
+        raise SelectionError(
+            "states", f"{action} is for what is {' or '.join(allowed)}, not for what is {' or '.join(sorted(bad))}"
+        )
+    return replace(filter_, states=filter_.states or tuple(allowed))
 
 
 def check_number(field: str, number: int, most: int) -> None:
@@ -137,10 +150,16 @@ class Selection:
     parameters: tuple[Any, ...]
 
 
-def select(columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False) -> Selection:
-    """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``."""
+def select(
+    columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False, acting: bool = False
+) -> Selection:
+    """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``.
+
+    ``acting``: for an action, as :func:`_within_reach` has it.
+    """
     leading, branches = _branches(filter_)
     conditions, values = _conditions(filter_, but=leading)
+    conditions += _within_reach(filter_) if acting else []
     order = "created_at, id" if oldest_first else "created_at desc, id desc"
     if after is not None:
         values += position_of(after)
@@ -156,14 +175,22 @@ def select(columns: str, filter_: Filter, after: str | None, limit: int, *, olde
     return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
 
 
-def count(filter_: Filter, most: int) -> Selection:
-    """How many tasks of a checked filter there are, counted up to ``most``."""
+def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
+    """How many tasks of a checked filter there are, counted up to ``most``. ``acting``: as of :func:`select`."""
     leading, branches = _branches(filter_)
     if leading == "queue":  # all of them are named, or their index would be of no use
         filter_ = replace(filter_, queues=branches)
     conditions, values = _conditions(filter_)
+    conditions += _within_reach(filter_) if acting else []
     found = f"select from tasks{_where(conditions)} limit {most}"
     return Selection(f"select count(*) from ({found}) as found", tuple(values))
+
+
+def _within_reach(filter_: Filter) -> list[str]:
+    """What an action on all that match lets be: tasks without their content, to which nothing can be done, and the
+    actions of before, which would take up again what was frozen then; these are meant where they are named."""
+    named = filter_.ids or filter_.types or filter_.fingerprint
+    return ["not cleared", *([] if named else [f"type <> '{BULK_TYPE}'"])]
 
 
 def _where(conditions: Sequence[str]) -> str:

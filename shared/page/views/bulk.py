@@ -34,7 +34,7 @@ def dry_run(request: Request) -> Response:
             raise SelectionError("chosen", "no task is ticked; tick some in the listing, or take all that match")
         wanted = Filter(ids=tuple(given.getlist("chosen")))
     with inspector(request) as asked:
-        count, examples = asked.count(wanted), asked.tasks(wanted, limit=EXAMPLES)
+        count, examples = asked.count(wanted, action=action), asked.tasks(wanted, action=action, limit=EXAMPLES)
     return page(
         request,
         "bulk_new.html",

@@ -152,6 +152,39 @@ def test_a_cancel_of_everything_does_not_cancel_itself(inspector: Inspector, bul
     assert inspector.bulk_view(view.id).state is State.COMPLETED
 
 
+def test_what_cannot_be_done_to_a_task_is_not_counted_for_it(inspector: Inspector, bulks: Bulks) -> None:
+    # given one that was given up, one that waits, and one whose content an operator has deleted
+    put_archived(bulks.world, "a", "deleted")
+    put(bulks.world, sample_one, "waits")
+    inspector.delete("deleted")
+    # then
+    assert inspector.count(Filter()).number == 3
+    assert inspector.count(Filter(), action=BulkAction.RETRY).number == 1
+    assert [row.id for row in inspector.tasks(Filter(), action=BulkAction.RETRY).tasks] == ["a"]
+    assert inspector.count(Filter(), action=BulkAction.CANCEL).number == 1
+    assert inspector.count(Filter(), action=BulkAction.DELETE).number == 2
+    assert inspector.overview().archived == 1
+    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    bulks.run(view.id)
+    view = inspector.bulk_view(view.id)
+    assert (view.total, view.done, view.skipped) == (1, 1, 0)
+    with pytest.raises(
+        SelectionError, match="states: cancel is for what is scheduled or pending or active or retry, n"
+    ):
+        inspector.bulk(BulkAction.CANCEL, Filter(states=(State.ARCHIVED,)), rate=500)
+
+
+def test_bulk_actions_of_before_are_touched_where_they_are_named(inspector: Inspector, bulks: Bulks) -> None:
+    # given an action that was aborted
+    put_archived(bulks.world, "a")
+    aborted = inspector.abort(inspector.bulk(BulkAction.RETRY, Filter(), rate=500).id)
+    named = Filter(types=("jobs:bulk",)), Filter(ids=(aborted.id,))
+    # then what was frozen then is not taken up by one that is for all
+    assert [row.id for row in inspector.tasks(Filter(), action=BulkAction.RETRY).tasks] == ["a"]
+    assert inspector.bulk(BulkAction.RETRY, Filter(), rate=500).total == 1
+    assert [inspector.count(filter_, action=BulkAction.RETRY).number for filter_ in named] == [1, 1]
+
+
 def test_a_task_that_no_operator_has_begun_is_given_up(bulks: Bulks) -> None:
     put(bulks.world, bulks.task, "stray", payload={}, queue=Queue.LOW)
     bulks.run("stray")

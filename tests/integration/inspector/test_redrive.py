@@ -127,7 +127,9 @@ def test_a_redrive_that_matches_nothing_says_so(inspector: Inspector, ran: Bulks
     for filter_ in (Filter(fingerprint="nothing"), Filter(types=("sample:batch",)), Filter(fingerprint="letter:no")):
         with pytest.raises(SelectionError, match="filter: no task matches it; nothing was begun"):
             inspector.redrive(filter_)
-    with pytest.raises(SelectionError, match="states: archived and cancelled tasks can be redriven, not completed"):
+    with pytest.raises(
+        SelectionError, match="states: retry is for what is archived or cancelled, not for what is completed"
+    ):
         inspector.redrive(Filter(states=(State.COMPLETED,)))
     with pytest.raises(SelectionError, match="canary: a whole number from 0 to 100 is required"):
         inspector.redrive(Filter(), canary=101)

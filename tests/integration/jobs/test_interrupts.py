@@ -248,6 +248,25 @@ def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(effects: W
     assert effects.run("select * from effects") == []
 
 
+def test_an_error_after_an_interrupt_that_had_to_wait_is_a_timeout_still(slow_commits: World) -> None:
+    """The alarm comes during the commit of an item, and so is raised after it."""
+
+    @behaviour
+    def clean_up_fails(payload: Sample, ctx: TaskContext) -> None:
+        try:
+            for item in ctx.each(["a", "b"]):
+                write(ctx, item)
+                signal.setitimer(signal.ITIMER_REAL, 0.05, 1)
+        finally:
+            assert ctx.task_id == "another"
+
+    assert len(slow_commits.deliver(sample_one, message("clean_up_fails"))) == 1
+
+    assert slow_commits.row("it")["error_type"] == "TaskTimeout"
+    assert slow_commits.run("select outcome from task_attempts where task_id = 'it'") == [["timeout"]]
+    assert slow_commits.run("select what from effects") == [["a"]]
+
+
 def test_an_error_of_a_later_run_has_nothing_to_do_with_an_interrupt_before_it(world: World) -> None:
     @behaviour
     def sleep_on(payload: Sample, ctx: TaskContext) -> None:

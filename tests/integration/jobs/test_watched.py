@@ -15,7 +15,7 @@ from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_na
 from shared.jobs.sweep import stuck_leases, wake
 from tests import emf, logs
 from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, put, run_sweep
+from tests.integration.jobs.faults import In, active, archived, put, run_sweep
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 
 LANE = "jobs-default-sample-one"
@@ -218,3 +218,13 @@ def test_a_task_whose_last_run_was_killed_counts_as_given_up(world: World, capsy
     assert "Started" not in line
     (told,) = (line for line in lines.fields if line["message"] == "task archived")
     assert (told["task_id"], told["reason"].split(":")[0]) == ("it", "lost")
+
+
+def test_a_task_that_was_given_up_before_counts_no_more(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # given one that an operator has archived, whose message is still in its lane
+    put(world, sample_one, "it", **archived(dead_sent_at=None))
+    # when
+    world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
+    # then its dead letter is sent, and nothing counted
+    assert emf.documents(capsys.readouterr().out) == []
+    assert world.row("it")["dead_sent_at"] is not None

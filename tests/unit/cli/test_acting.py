@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from shared.cli.exits import Exit
 from shared.jobs.errors import UnknownTaskError
 from shared.jobs.inspector import ActionError, BulkAction
 from shared.jobs.inspector.answers import Acted, Count, DeadLetters, Filter
@@ -217,4 +219,7 @@ def test_a_redrive_of_what_is_not_dead_ends_with_3(jobs: Run, stub: Stub, argume
 def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: Stub) -> None:
     stub.answers["dead"] = samples.dead()
     assert jobs("redrive", "--all", "--dry-run").out == "942 tasks would be redriven.\n"
+    stub.answers["dead"] = replace(samples.dead(), groups=(replace(samples.dead().groups[0], type="jobs:bulk"),))
+    assert jobs("redrive", "--all", "--dry-run").code == Exit.NOTHING
+    assert jobs("redrive", "--type", "jobs:bulk", "--dry-run").code == Exit.DONE
     assert stub.called("redrive") == []

@@ -12,6 +12,7 @@ from shared.jobs.inspector.answers import (
     Acted,
     Attempt,
     AuditEntry,
+    BulkAction,
     BulkView,
     Count,
     DeadGroup,
@@ -35,6 +36,7 @@ from shared.jobs.inspector.answers import (
     TypeView,
     Why,
 )
+from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.queues import WEIGHTS, Queue, lane_name
 from shared.jobs.status import Progress
 from shared.jobs.store import State
@@ -156,18 +158,27 @@ class StubInspector:
     def pauses(self) -> tuple[Pause, ...]:
         return tuple(self.paused.values())
 
-    def tasks(self, filter: Filter = Filter(), *, after: str | None = None, limit: int = 50) -> Page:  # noqa: A002, B008
+    def tasks(
+        self,
+        filter: Filter = Filter(),  # noqa: A002, B008
+        *,
+        action: BulkAction | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
         self._check()
         self.asked.append(filter)
         start = int(after or 0)
-        found = list(self._matching(filter))
+        found = list(self._matching(filter, action))
         return Page(tuple(found[start : start + limit]), str(start + limit) if start + limit < len(found) else None)
 
-    def count(self, filter: Filter = Filter()) -> Count:  # noqa: A002, B008
-        return Count(len(list(self._matching(filter))), exact=True)
+    def count(self, filter: Filter = Filter(), *, action: BulkAction | None = None) -> Count:  # noqa: A002, B008
+        return Count(len(list(self._matching(filter, action))), exact=True)
 
-    def _matching(self, chosen: Filter) -> Iterator[TaskRow]:
+    def _matching(self, chosen: Filter, action: BulkAction | None) -> Iterator[TaskRow]:
         for one in self.rows:
+            if action is not None and one.state not in ALLOWED[action]:
+                continue
             if (not chosen.ids or one.id in chosen.ids) and (not chosen.states or one.state in chosen.states):
                 yield one
 
@@ -255,7 +266,7 @@ class StubInspector:
     def _many(self, action: str, chosen: Filter, rate: int, canary: int, reason: str | None) -> BulkView:
         self._check()
         self.did.append((action, chosen, rate, canary, reason))
-        total = len(list(self._matching(chosen)))
+        total = len(list(self._matching(chosen, None)))
         made = BulkView("b", action, chosen, "op", State.ACTIVE, total, 0, 0, 0, canary, None, NOW, None)
         self.bulks_[made.id] = made
         return made
