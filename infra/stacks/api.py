@@ -6,9 +6,6 @@ without the authorizer, and there is no ``$default`` one.
 
 from __future__ import annotations
 
-import json
-from typing import cast
-
 from aws_cdk import CfnOutput, Duration, IStackSynthesizer, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_lambda as lambda_
@@ -19,7 +16,7 @@ from constructs import Construct
 from functions.api.access import ROUTES
 from functions.api.once import NAME as IDEMPOTENCY_KEY
 from functions.api.tracing import NAME as TRACE
-from infra.constructs.log_group import log_group
+from infra.constructs.http_stage import add_http_stage
 from infra.sections import Api, Iam
 from infra.stage import Stage
 
@@ -29,17 +26,6 @@ REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
 """Beside those that every page may read."""
 PREFLIGHT_KEPT = Duration.hours(1)
-ACCESS_LOG = {
-    "request_id": "$context.requestId",
-    "route": "$context.routeKey",
-    "status": "$context.status",
-    "ms": "$context.responseLatency",
-    "function_ms": "$context.integrationLatency",
-    "error": "$context.error.responseType",
-    "ip": "$context.identity.sourceIp",
-}
-"""A line per request, also of those that the function never saw. No path, query, header or claim: only API Gateway's
-own words and the sender's address. Source: API Gateway, *Customize HTTP API access logs*."""
 
 
 class ApiStack(Stack):
@@ -74,27 +60,9 @@ class ApiStack(Stack):
         )
         for method, path in routes:
             http.add_routes(path=path, methods=[apigateway.HttpMethod(method)], integration=integration)
-        self._add_stage(http, stage, api)
+        add_http_stage(self, http, stage, api, name="api")
         self.url = http.api_endpoint
         CfnOutput(self, "ApiUrl", value=self.url)
-
-    def _add_stage(self, http: apigateway.HttpApi, stage: Stage, api: Api) -> None:
-        """The one stage, ``$default``: the paths are the routes'."""
-        # Groups of this name share one resource policy, of which an account has few. Source: CloudWatch Logs, *Enabling
-        # logging from AWS services*.
-        logs = log_group(self, "AccessLogs", stage=stage, name=f"/aws/vendedlogs/apis/{stage.prefix}-api")
-        made = apigateway.HttpStage(
-            self,
-            "Stage",
-            http_api=http,
-            stage_name="$default",
-            auto_deploy=True,
-            throttle=apigateway.ThrottleSettings(rate_limit=api.rate_per_second, burst_limit=api.burst),
-        )
-        resource = cast(apigateway.CfnStage, made.node.default_child)
-        resource.access_log_settings = apigateway.CfnStage.AccessLogSettingsProperty(
-            destination_arn=logs.log_group_arn, format=json.dumps(ACCESS_LOG)
-        )
 
 
 def _authorizer(api: Api) -> apigateway.IHttpRouteAuthorizer:

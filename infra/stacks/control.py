@@ -6,9 +6,6 @@ route: a request that no policy allows ends in API Gateway.
 
 from __future__ import annotations
 
-import json
-from typing import cast
-
 from aws_cdk import Aws, CfnOutput, IStackSynthesizer, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_iam as iam
@@ -18,10 +15,9 @@ from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
 from constructs import Construct
 
 from functions.control.answering import ROUTES
-from infra.constructs.log_group import log_group
+from infra.constructs.http_stage import add_http_stage
 from infra.findings import acknowledge_wildcard
 from infra.sections import Control
-from infra.stacks.api import ACCESS_LOG
 from infra.stage import Stage
 from shared.jobs.inspector import Permission
 
@@ -62,7 +58,7 @@ class ControlStack(Stack):
             method, path = route.split(" ")
             http.add_routes(path=path, methods=[apigateway.HttpMethod(method)], integration=integration)
             self._add_policy(http, stage, permission)
-        self._add_stage(http, stage, control)
+        add_http_stage(self, http, stage, control, name="control")
         self.url = http.api_endpoint
         CfnOutput(self, URL, value=self.url)
 
@@ -91,18 +87,3 @@ class ControlStack(Stack):
             policy, operations, "A route is for the operations of one permission, and the API has one stage."
         )
         acknowledge_wildcard(policy, itself, "Of a stack that is asked for by its name, the id is not known yet.")
-
-    def _add_stage(self, http: apigateway.HttpApi, stage: Stage, control: Control) -> None:
-        logs = log_group(self, "AccessLogs", stage=stage, name=f"/aws/vendedlogs/apis/{stage.prefix}-control")
-        made = apigateway.HttpStage(
-            self,
-            "Stage",
-            http_api=http,
-            stage_name="$default",
-            auto_deploy=True,
-            throttle=apigateway.ThrottleSettings(rate_limit=control.rate_per_second, burst_limit=control.burst),
-        )
-        resource = cast(apigateway.CfnStage, made.node.default_child)
-        resource.access_log_settings = apigateway.CfnStage.AccessLogSettingsProperty(
-            destination_arn=logs.log_group_arn, format=json.dumps(ACCESS_LOG)
-        )

@@ -40,6 +40,8 @@ def run(reach: Reach, id_: str, reason: str | None) -> Acted:
 
 
 def retry(reach: Reach, id_: str, reason: str | None) -> Acted:
+    """Where its dead letter was not sent yet, that is not sent any more, and what ``on_archived`` names does not follow
+    until it is given up again."""
     return _change(reach, BulkAction.RETRY, id_, reason)
 
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from shared.db import Connection, Database
     from shared.jobs.inspector.reach import Reach
 
-MAX_WHO = 300
-"""Characters; the longest ARN of an assumed role has less. Source: IAM quotas, role and session names of 64."""
+MAX_WHO = 700
+"""Characters; the longest ARN of a user has less. Source: IAM quotas, a path of 512 and a name of 64."""
 MAX_REASON = 500
 PATIENCE = "3s"
 """How long an action waits for a row that somebody else holds."""

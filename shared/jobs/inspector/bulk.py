@@ -75,8 +75,8 @@ def begin(
     ``filter_``: a :func:`frozen` one. ``letters``: messages without a row that are to be sent back as well.
     ``may_be_none``: there is something to do where nothing matches, too.
     """
-    _check_number("rate", rate, 1, MAX_RATE)
-    _check_number("canary", canary, 0, MAX_CANARY)
+    check_number("rate", rate, MAX_RATE)
+    check_number("canary", canary, MAX_CANARY, least=0)
     ready = _ready(reach)
     with audit.action(reach, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
         total = _count(doing.connection, filter_) + letters
@@ -117,11 +117,6 @@ def _check_total(reach: Reach, total: int, rate: int) -> None:
             f"{total} tasks match, and at {rate} a second {most} can be done in the time that {BULK_TYPE} has; "
             "give a higher rate, or a narrower filter",
         )
-
-
-def _check_number(field: str, value: object, low: int, high: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise SelectionError(field, f"a whole number from {low} to {high} is required")
 
 
 # --- Looking -------------------------------------------------------------------------------------------------------

@@ -88,10 +88,10 @@ def aimed(filter_: Filter, action: BulkAction) -> Filter:
     return replace(filter_, states=filter_.states or tuple(allowed))
 
 
-def check_number(field: str, number: int, most: int) -> None:
-    """From 1 to ``most``."""
-    if type(number) is not int or not 1 <= number <= most:
-        raise SelectionError(field, f"1 to {most} is required")
+def check_number(field: str, number: object, most: int, *, least: int = 1) -> None:
+    """From ``least`` to ``most``."""
+    if type(number) is not int or not least <= number <= most:
+        raise SelectionError(field, f"a whole number from {least} to {most} is required")
 
 
 def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:

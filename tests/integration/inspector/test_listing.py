@@ -283,7 +283,7 @@ def test_what_cannot_be_asked_for_is_named(filled: Reach, what: str) -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, 501, "5"])
 def test_a_page_has_1_to_500_tasks(filled: Reach, limit: Any) -> None:
-    with pytest.raises(SelectionError, match="limit: 1 to 500 is required"):
+    with pytest.raises(SelectionError, match="limit: a whole number from 1 to 500 is required"):
         Inspector(filled).tasks(limit=limit)
 
 

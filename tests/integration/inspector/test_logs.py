@@ -136,7 +136,7 @@ def test_the_lines_are_bounded_and_those_that_are_left_are_the_first(writer: Wri
 
 @pytest.mark.parametrize("limit", [0, logs.MAX_LINES + 1])
 def test_a_limit_out_of_range_is_refused(limit: int, inspector: Inspector) -> None:
-    with pytest.raises(SelectionError, match="limit: 1 to 1000 is required"):
+    with pytest.raises(SelectionError, match="limit: a whole number from 1 to 1000 is required"):
         inspector.logs("a", limit=limit)
 
 

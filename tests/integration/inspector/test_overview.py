@@ -122,7 +122,7 @@ def test_minutes_have_no_holes_and_count_what_began(deployed: World, inspector: 
 
 @pytest.mark.parametrize("minutes", [0, 241, "5", None])
 def test_1_to_240_minutes_are_told(inspector: Inspector, minutes: Any) -> None:
-    with pytest.raises(SelectionError, match="minutes: 1 to 240 is required"):
+    with pytest.raises(SelectionError, match="minutes: a whole number from 1 to 240 is required"):
         inspector.overview(minutes=minutes)
 
 
