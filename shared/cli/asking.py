@@ -109,6 +109,27 @@ def one_of(kind: type[E], value: str, option: str) -> E:
     return kind(value)
 
 
+def type_of(text: str) -> str:
+    """What can be a task's type, whether or not there is one."""
+    from shared.jobs.errors import DeclarationError
+    from shared.jobs.task import check_type
+
+    try:
+        check_type(text)
+    except DeclarationError as error:
+        usage(str(error), "TYPE")
+    return text
+
+
+def name_of(text: str, option: str) -> str:
+    """What can be the name of a tenant; no other name is wider."""
+    from shared.jobs.message import TENANT_PATTERN
+
+    if not TENANT_PATTERN.fullmatch(text):
+        usage("1 to 128 ASCII letters, digits and punctuation are required", option)
+    return text
+
+
 def time_of(text: str | None, option: str) -> datetime | None:
     """A time, or one so long ago."""
     from shared.cli import times

@@ -134,7 +134,7 @@ def _user() -> str:
 
 def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspector:
     import boto3
-    from botocore.exceptions import BotoCoreError
+    from botocore.exceptions import BotoCoreError, ProfileNotFound
 
     from shared.cli.remote import RemoteInspector, no_credentials
 
@@ -143,6 +143,8 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
         # boto3 itself reads AWS_DEFAULT_REGION alone
         session = boto3.session.Session(profile_name=profile, region_name=region or os.environ.get("AWS_REGION"))
         credentials = session.get_credentials()
+    except ProfileNotFound as error:
+        raise MisuseError(no_credentials(error)) from error
     except BotoCoreError as error:
         raise AwayError(no_credentials(error)) from error
     if credentials is None:
@@ -169,7 +171,7 @@ def _prefix_of(stage: str) -> str:
 
 def _address(session: Session, stage: str, stack: str) -> str:
     from botocore.config import Config
-    from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.exceptions import BotoCoreError, ClientError, InvalidRegionError
 
     from shared.cli.remote import no_credentials
 
@@ -188,6 +190,8 @@ def _address(session: Session, stage: str, stack: str) -> str:
             f"{where}: {text}. Whoever asks needs cloudformation:DescribeStacks on it, which each of the stage's "
             "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives."
         ) from error
+    except InvalidRegionError as error:
+        raise MisuseError(f"--region: {session.region_name!r} is not the name of a region") from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
             raise AwayError(no_credentials(error)) from error

@@ -22,7 +22,7 @@ class Exit(IntEnum):
 MEANINGS = {
     Exit.DONE: "done",
     Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
-    Exit.USAGE: "used wrongly: nothing was asked of anyone",
+    Exit.USAGE: "used wrongly: nothing was done",
     Exit.NOTHING: "there is no such task, type, queue, schedule or pause, or nothing matches",
     Exit.STATE: "the task is in another state, or was changed meanwhile",
     Exit.AWAY: "the stack, its database or its API cannot be reached",
@@ -42,7 +42,17 @@ def exit_of(error: Exception) -> Exit | None:
 
     from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from shared.db import is_away
-    from shared.jobs.errors import JobError, RecordAwayError, SendError, UnknownTaskError, UnknownTypeError
+    from shared.jobs.errors import (
+        DuplicateTaskError,
+        EnqueueError,
+        JobError,
+        PayloadError,
+        RecordAwayError,
+        SendError,
+        TaskIdConflictError,
+        UnknownTaskError,
+        UnknownTypeError,
+    )
     from shared.jobs.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from shared.jobs.inspector.wire import ArgumentsError
     from shared.settings import MissingSettingError
@@ -60,6 +70,10 @@ def exit_of(error: Exception) -> Exit | None:
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
         ArgumentsError: Exit.USAGE,
+        PayloadError: Exit.FAILED,
+        TaskIdConflictError: Exit.FAILED,
+        DuplicateTaskError: Exit.FAILED,
+        EnqueueError: Exit.USAGE,
         MisuseError: Exit.USAGE,
         RecordAwayError: Exit.AWAY,
         SendError: Exit.AWAY,

@@ -124,6 +124,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from shared.cli.screen import say
 
     try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
         app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
     except Exception as error:
         code = exit_of(error)
@@ -133,6 +134,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
             say("Is the local stack up (`make status`)? Another stage is named by --stage.")
         sys.exit(code)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """What is no text can be sent to nobody, be it the database or the control API."""
+    from shared.cli.errors import MisuseError
+
+    for given in arguments:
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise MisuseError(f"{given!r} is not text in UTF-8") from None
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.cli.errors import LocalError
+from shared.cli.errors import LocalError, MisuseError
 from shared.jobs.cron import parse
 from shared.jobs.errors import DeclarationError
 from shared.jobs.queues import Queue, folder_of
@@ -97,9 +97,9 @@ def write(project: Path, type_: str, *, queue: str, schedule: str | None, resuma
         if schedule is not None:
             parse(schedule)
     except DeclarationError as error:
-        raise LocalError(str(error)) from None
+        raise MisuseError(str(error)) from None
     if queue not in list(Queue):
-        raise LocalError(f"--queue: {queue!r} is not one of {', '.join(Queue)}")
+        raise MisuseError(f"--queue: {queue!r} is not one of {', '.join(Queue)}")
     functions, folder = project / "functions", folder_of(type_)
     if not functions.is_dir():
         raise LocalError(f"There is no folder functions/ in {project}: run this in the folder of a project.")

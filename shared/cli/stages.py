@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from shared.cli.errors import LocalError
+from shared.cli.errors import LocalError, MisuseError
 from shared.cli.preflight import Account, Declared, Finding, Kind, Place, Record, examine
 from shared.cli.tools import ROOT
 from shared.jobs.queues import Queue
@@ -73,7 +73,7 @@ def look(stage: str, assembly: Path) -> list[Finding]:
 
     declared = read_declared(templates := read_templates(assembly), discover(times={}).values())
     if declared.stage != stage:
-        raise LocalError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
+        raise MisuseError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
     ask = partial(_ask, boto3.session.Session())
     stacks = ask("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
     functions = stacks.functions if isinstance(stacks, Stacks) else ()
@@ -114,7 +114,7 @@ def read_templates(folder: Path) -> dict[str, Template]:
     try:
         artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
     except FileNotFoundError:
-        raise LocalError(f"{folder}: no templates are there; leave --assembly out to have them written") from None
+        raise MisuseError(f"{folder}: no templates are there; leave --assembly out to have them written") from None
     return {
         artifact["properties"].get("stackName", name): json.loads(
             (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")

@@ -30,7 +30,11 @@ def moment(text: str) -> datetime:
         raise ValueError(
             f"{text!r} is no time; give one such as 2026-11-25T14:30Z, which is UTC without the Z"
         ) from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is beyond the calendar") from None
 
 
 def ago(text: str, now: datetime) -> datetime:

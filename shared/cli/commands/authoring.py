@@ -58,9 +58,11 @@ def enqueue(
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
     from shared.jobs.inspector.answers import Acted
+    from shared.jobs.queues import Queue
+    from shared.jobs.unique import OnConflict
 
     given = {
-        "queue": queue,
+        "queue": None if queue is None else asking.one_of(Queue, queue, "--queue"),
         "process_in": _seconds(process_in, "--in"),
         "process_at": _time(process_at, "--at"),
         "deadline": _time(deadline, "--deadline"),
@@ -72,7 +74,7 @@ def enqueue(
         "retention": _seconds(retention, "--retention"),
         "unique_for": _seconds(unique_for, "--unique-for"),
         "unique_key": unique_key,
-        "on_conflict": on_conflict,
+        "on_conflict": None if on_conflict is None else asking.one_of(OnConflict, on_conflict, "--on-conflict"),
     }
     if process_in is not None and process_at is not None:
         asking.usage("give --in or --at, not both", "--at")
@@ -111,6 +113,9 @@ def invoke(
     where = context.find_object(asking.Where) or asking.Where()
     if where.stage not in (None, "local"):
         asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
+    asking.type_of(type_)
+    if tenant is not None:
+        asking.name_of(tenant, "--tenant")
     given = read_payload(payload) or {}
     # the settings of the local stack become this process's; a database without our tables is told of
     asking.inspector(context).pauses()
@@ -215,6 +220,8 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         asking.usage(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}", where)
+    except ValueError:  # Python's own bound on the digits of a number
+        asking.usage("not JSON that anyone reads: a number in it is too long", where)
     except RecursionError:
         asking.usage("not JSON that anyone reads: it is nested too deep", where)
     if not isinstance(value, dict):

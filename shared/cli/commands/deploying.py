@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from shared.cli import asking
 from shared.cli.errors import LocalError
 
 if TYPE_CHECKING:
@@ -47,14 +48,17 @@ def schema(
     from shared.jobs.discovery import discover, load
     from shared.jobs.schemas import message_schema
 
-    for found in [load(type_)] if type_ else discover().values():
+    for found in discover().values() if type_ is None else [load(asking.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)
         if out is None:
             typer.echo(text)
         else:
-            out.mkdir(parents=True, exist_ok=True)
             target = out / f"{found.slug}.schema.json"
-            target.write_text(text + "\n")
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                target.write_text(text + "\n")
+            except OSError as error:
+                asking.usage(f"{target} cannot be written: {error.strerror}", "--out")
             typer.echo(f"{found.type}: {target}")
 
 
@@ -74,10 +78,13 @@ def preflight(
     import json
 
     from shared.cli import stages
+    from shared.cli.deployment import context
     from shared.cli.preflight import stops
     from shared.cli.tools import ROOT
 
     if assembly is None:
+        if stage not in (known := context()["stages"]):
+            asking.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
         assembly = ROOT / "cdk.out" / stage
         stages.synthesise(stage, assembly)
     findings = stages.look(stage, assembly)

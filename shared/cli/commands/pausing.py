@@ -50,8 +50,8 @@ def pause(
         return
     if name is None:
         asking.usage(f"give the name of the {scope}, too", "NAME")
-    chosen, ends = _scope(scope), _ends(for_, until)
-    made = asking.inspector(context).pause(chosen, name, reason=reason, until=ends)
+    chosen, named, ends = _scope(scope), asking.name_of(name, "NAME"), _ends(for_, until)
+    made = asking.inspector(context).pause(chosen, named, reason=reason, until=ends)
     if as_json:
         screen.document(made, Pause)
         return
@@ -71,7 +71,8 @@ def resume(
     """Go on with what was paused."""
     from shared.jobs.inspector.answers import Pause
 
-    was = asking.inspector(context).resume(_scope(scope), name, reason=reason)
+    chosen, named = _scope(scope), asking.name_of(name, "NAME")
+    was = asking.inspector(context).resume(chosen, named, reason=reason)
     if as_json:
         screen.document(was, Pause)
         return

@@ -14,7 +14,8 @@ import pytest
 from shared import telemetry
 from shared.cli import connecting, following
 from shared.cli.main import main
-from shared.jobs.inspector import Inspector
+from shared.jobs.errors import JobError
+from shared.jobs.inspector import Inspector, wire
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
 from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures
@@ -52,10 +53,10 @@ def jobs(
     """Run a command. A bulk action that it follows is run whenever it looks."""
     looks = inspector.bulk_view
 
-    def look(id_: str) -> Any:
+    def look(id: str) -> Any:  # noqa: A002 - as the inspector calls it
         with redirect_stdout(io.StringIO()):  # the function's metrics
-            bulks.run(id_)
-        return looks(id_)
+            bulks.run(id)
+        return looks(id)
 
     monkeypatch.setattr(connecting, "connect", lambda **_: inspector)
     monkeypatch.setattr(inspector, "bulk_view", look)
@@ -69,3 +70,33 @@ def jobs(
         return Ran(int(ended.value.code or 0), captured.out, captured.err)
 
     return run
+
+
+class Wired:
+    """An inspector as a stage's control API has it: arguments, answers and errors are what goes over the wire."""
+
+    def __init__(self, inspector: Inspector) -> None:  # noqa: F811
+        self._inspector = inspector
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        def call(*positional: Any, **named: Any) -> Any:
+            try:
+                answer = wire.call(self._inspector, operation, wire.encode_arguments(operation, positional, named))
+            except JobError as error:
+                raise wire.decode_error(json.loads(json.dumps(wire.encode_error(error)))) from None
+            return wire.decode_answer(operation, answer)
+
+        return call
+
+
+@pytest.fixture(params=["here", "elsewhere"])
+def either_way(
+    request: pytest.FixtureRequest,
+    jobs: Jobs,
+    inspector: Inspector,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> Jobs:
+    """Run a command on an inspector in this process, and on one behind the control API."""
+    if request.param == "elsewhere":
+        monkeypatch.setattr(connecting, "connect", lambda **_: Wired(inspector))
+    return jobs

@@ -116,3 +116,55 @@ def test_what_cannot_be_ends_with_its_status_and_a_message(deployed: World, jobs
         ran = jobs(*arguments)
         assert (ran.code, ran.out) == (code, ""), arguments
         assert ran.err.startswith("joblane: "), arguments
+
+
+ENQUEUE = ("enqueue", "sample:one")
+LONG = "x" * 600
+MISUSED: list[tuple[str, ...]] = [
+    (*ENQUEUE, "--queue", "nope"),
+    (*ENQUEUE, "--queue", "low"),  # it has no lane there
+    (*ENQUEUE, "--in", "5000d"),
+    (*ENQUEUE, "--at", "9999-01-01"),
+    (*ENQUEUE, "--deadline", "2000-01-01"),
+    (*ENQUEUE, "--id", "a b"),
+    (*ENQUEUE, "--tenant", "a b"),
+    (*ENQUEUE, "--tag", ""),
+    (*ENQUEUE, "--max-retry", "99"),
+    (*ENQUEUE, "--timeout", "9w"),
+    (*ENQUEUE, "--retention", "5000d"),
+    (*ENQUEUE, "--unique-for", "0s"),
+    (*ENQUEUE, "--unique-key", "x"),
+    (*ENQUEUE, "--on-conflict", "foo"),
+    (*ENQUEUE, "--on-conflict", "return"),
+    (*ENQUEUE, "--reason", LONG),
+    ("ls", "--tenant", "a b"),
+    ("ls", "--id", "a b"),
+    ("ls", "--tag", ""),
+    ("ls", "--error", LONG),
+    ("ls", "--fingerprint", "a b"),
+    ("ls", "--newer", "0001-01-01T00:00+10:00"),
+    ("ls", "--older", "1h", "--newer", "1m"),
+    ("run", "--state", "active", "--yes"),
+    ("run", "no-such", "--reason", LONG),
+    ("redrive", "a b"),
+    ("stats", "--within", "1s"),
+    ("audit", "--before", "-1"),
+    ("pause", "tenant", "a b"),
+    ("pause", "queue", "low", "--until", "2000-01-01"),
+    ("pause", "queue", "low", "--reason", LONG),
+    ("resume", "tenant", "a b"),
+    ("tick", "sample:tick", "--schedule", "x"),
+]
+
+
+def test_a_wrong_argument_is_a_usage_error_here_and_elsewhere(deployed: World, either_way: Jobs) -> None:
+    for arguments in MISUSED:
+        ran = either_way(*arguments)
+        assert (ran.code, ran.out) == (2, ""), arguments
+        assert ran.err.startswith(("joblane: ", "Usage: joblane ")), arguments
+    assert deployed.run("select count(*) from audit") == deployed.run("select count(*) from tasks") == [[0]]
+
+
+def test_what_cannot_be_has_the_same_status_here_and_elsewhere(deployed: World, either_way: Jobs) -> None:
+    for arguments, code in CANNOT_BE.items():
+        assert either_way(*arguments).code == code, arguments

@@ -15,7 +15,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from shared.cli import connecting
 from shared.cli.connecting import connect
-from shared.cli.errors import AwayError, ForbiddenError, LocalError
+from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.remote import RemoteInspector
 from shared.cli.stack import LocalStack
 from shared.jobs.discovery import discover
@@ -239,6 +239,14 @@ def test_without_credentials_profile_or_region_that_is_told() -> None:
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
     with pytest.raises(LocalError, match="No AWS region is set: give --region"):
         connect(stage="dev", profile=None, region=None)
+
+
+def test_a_profile_or_region_that_there_is_not_is_a_wrong_use() -> None:
+    with pytest.raises(MisuseError, match="nobody"):
+        there(profile="nobody")
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    with pytest.raises(MisuseError, match="--region: 'no_region' is not the name of a region"):
+        there(region="no_region")
 
 
 def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,44 @@ def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: Stub) -> Non
     assert "give --in or --at, not both" in ran.err
 
 
+@pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        (("--queue", "lo"), "'lo' is not one of critical, default, low"),
+        (("--on-conflict", "foo"), "'foo' is not one of raise, return, replace"),
+        (("--at", "9999-12-31T23:00-10:00"), "is beyond the calendar"),
+    ],
+)
+def test_an_option_of_enqueue_that_cannot_be_is_a_usage_error(
+    jobs: Run, stub: Stub, option: tuple[str, str], said: str
+) -> None:
+    ran = jobs("enqueue", "data:export", *option)
+    assert (ran.code, stub.calls) == (2, [])
+    assert f"Invalid value for {option[0]}: " in ran.err
+    assert said in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("invoke", "bad"),
+        ("invoke", "data:export", "--tenant", "a b"),
+        ("new", "bad"),
+        ("new", "x:y", "--queue", "nope"),
+        ("new", "x:y", "--schedule", "at noon"),
+        ("schema", "bad"),
+        ("schema", ""),
+        ("schema", "data:export", "--out", "/dev/null/x"),
+        ("preflight", "--stage", "nope"),
+        ("preflight", "--assembly", "/no/such/folder"),
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_argument_of_what_runs_here_is_a_usage_error(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
+    ran = jobs(*arguments)
+    assert (ran.code, ran.out, stub.calls) == (2, "", [])
+
+
 def test_a_payload_may_come_from_a_file_or_the_input(
     jobs: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -92,6 +130,7 @@ def test_a_payload_may_come_from_a_file_or_the_input(
         ('["secret"]', "a JSON object is required: {…}"),
         ("@/no/such/file", "the file cannot be read: No such file or directory"),
         ("[" * 100_000, "not JSON that anyone reads"),
+        ('{"secret": ' + "1" * 5000 + "}", "not JSON that anyone reads"),
     ],
 )
 def test_a_payload_that_cannot_be_read_is_a_usage_error_without_its_values(

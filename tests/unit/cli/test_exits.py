@@ -17,7 +17,19 @@ from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
 from shared.jobs.discovery import discover
-from shared.jobs.errors import JobError, PayloadError, RecordAwayError, SendError, UnknownTaskError, UnknownTypeError
+from shared.jobs.errors import (
+    DeclarationError,
+    DuplicateTaskError,
+    EnqueueError,
+    JobError,
+    LaneError,
+    PayloadError,
+    RecordAwayError,
+    SendError,
+    TaskIdConflictError,
+    UnknownTaskError,
+    UnknownTypeError,
+)
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
 from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
 from shared.jobs.queues import Queue
@@ -44,6 +56,11 @@ from tests.unit.cli.conftest import Run, Stub
         (DatabaseError({"C": "57P01"}), 5),
         (FileNotFoundError(2, "No such file", "x"), 1),
         (PayloadError("payload", "x"), 1),
+        (TaskIdConflictError("a"), 1),
+        (DuplicateTaskError("a", "active"), 1),
+        (DeclarationError("x"), 1),
+        (EnqueueError("on_conflict", "'x' is not one of raise, return, replace"), 2),
+        (LaneError("data:export", "low", ["default"]), 2),
         (JobError("x"), 1),
         (LocalError("x"), 1),
         (MisuseError("x"), 2),
@@ -139,6 +156,12 @@ def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
+def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: Stub) -> None:
+    ran = jobs("audit", "--who", "\udcff")
+    assert (ran.code, stub.calls) == (2, [])
+    assert ran.err == "joblane: '\\udcff' is not text in UTF-8\n"
+
+
 # --- Times -----------------------------------------------------------------------------------------------------------
 
 
@@ -175,6 +198,12 @@ def test_a_time_without_an_offset_is_utc() -> None:
 )
 def test_durations_are_written_short(seconds: float, text: str) -> None:
     assert times.short(seconds) == text
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00+10:00", "9999-12-31T23:00-10:00"])
+def test_a_time_beyond_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is beyond the calendar"):
+        times.moment(text)
 
 
 # --- Its name --------------------------------------------------------------------------------------------------------

@@ -56,10 +56,16 @@ def test_a_pause_may_end_at_a_time(jobs: Run, stub: Stub) -> None:
         ("queue",),
         ("queue", "low", "--for", "2h", "--until", "2030-01-01"),
         ("queue", "low", "--for", "x"),
+        ("tenant", "a b"),
+        ("tenant", ""),
     ],
 )
 def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
     assert (jobs("pause", *arguments).code, stub.calls) == (2, [])
+
+
+def test_what_cannot_be_a_name_is_not_resumed_either(jobs: Run, stub: Stub) -> None:
+    assert (jobs("resume", "tenant", "a b").code, stub.calls) == (2, [])
 
 
 def test_a_name_that_the_inspector_does_not_know_is_no_such_thing(jobs: Run, stub: Stub) -> None:
