@@ -71,6 +71,11 @@ def _description(view: BulkView) -> str:
     return view.action
 
 
+def standing(view: BulkView) -> str:
+    """Its state in a word: the task of one that a canary or an operator stopped has completed or is cancelled."""
+    return "stopped" if view.stopped and view.state in ("completed", "cancelled") else view.state
+
+
 def report(view: BulkView) -> str:
     """How a bulk action stands, as a sentence."""
     parts = [f"{view.done:,} done", f"{view.skipped:,} skipped" if view.skipped else ""]

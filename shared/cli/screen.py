@@ -38,6 +38,7 @@ STYLES = {
     "completed": "green",
     "archived": "red",
     "cancelled": "dim",
+    "stopped": "yellow",
     "good": "green",
     "warning": "yellow",
     "bad": "bold red",

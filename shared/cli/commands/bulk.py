@@ -9,6 +9,7 @@ import typer
 
 from shared.cli import asking, screen
 from shared.cli.commands import options as o
+from shared.cli.screen import WIDE
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
@@ -17,6 +18,7 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 @group.command("ls")
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
+    from shared.cli.following import standing
     from shared.cli.times import relative
     from shared.jobs.inspector.answers import BulkView
 
@@ -27,13 +29,16 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
     if not found:
         screen.say("There was no bulk action yet.")
         return
-    made = screen.table(
-        "ID", "ACTION", "STATE", "DONE", "OF", "SKIPPED", "FAILED", "STARTED", "WHO", fold=("ID", "WHO")
-    )
+    console = screen.console()
+    why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
+    titles = ("ID", "ACTION", "STATE", "DONE", "OF", "SKIPPED", "FAILED", "STARTED", "WHO")
+    made = screen.table(*titles, *why, fold=("ID", "WHO", *why))
     for one in found:
+        numbers = (one.done, one.total, one.skipped, one.failed)
         when = relative(one.started_at, datetime.now(UTC))
-        screen.row(made, one.id, one.action, one.state, one.done, one.total, one.skipped, one.failed, when, one.who)
-    screen.console().print(made)
+        more = (one.stopped or "",) if why else ()
+        screen.row(made, one.id, one.action, standing(one), *numbers, when, one.who, *more)
+    console.print(made)
 
 
 @group.command("show")
@@ -44,7 +49,7 @@ def show(
     as_json: o.AsJson = False,
 ) -> None:
     """How one bulk action stands."""
-    from shared.cli.following import follow, report
+    from shared.cli.following import follow, report, standing
     from shared.jobs.inspector.answers import BulkView
 
     inspector = asking.inspector(context)
@@ -54,7 +59,7 @@ def show(
     if as_json:
         screen.document(view, BulkView)
     else:
-        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {view.state}.", "none"))
+        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {standing(view)}.", "none"))
 
 
 @group.command("abort")

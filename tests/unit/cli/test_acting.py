@@ -141,6 +141,31 @@ def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: Stub) -> Non
     assert stub.called("abort") == [(("bulk-1",), {"reason": "wrong ones"})]
 
 
+@pytest.mark.parametrize(
+    ("state", "stopped", "said"),
+    [
+        (State.COMPLETED, "the canary failed", "stopped"),
+        (State.CANCELLED, "aborted by ann", "stopped"),
+        (State.ACTIVE, "aborted by ann", "active"),  # it stops at its next step
+        (State.ARCHIVED, "attempt 4 of 4 failed", "archived"),
+        (State.COMPLETED, None, "completed"),
+    ],
+)
+def test_a_bulk_action_that_was_stopped_is_not_called_completed(
+    jobs: Run, stub: Stub, state: State, stopped: str | None, said: str
+) -> None:
+    # given
+    view = samples.bulk(state=state, stopped=stopped)
+    stub.answers |= {"bulks": (view,), "bulk_view": view}
+    # then
+    assert f"It is {said}." in jobs("bulk", "show", "bulk-1").out
+    assert jobs("bulk", "ls", columns=80).out.splitlines()[1].split()[2] == said
+    wide = jobs("bulk", "ls", columns=120).out
+    assert ("WHY" in wide) is (stopped is not None)
+    assert (stopped or "") in wide
+    assert json.loads(jobs("bulk", "ls", "--json").out)[0]["state"] == state
+
+
 # --- Dead letters ----------------------------------------------------------------------------------------------------
 
 
