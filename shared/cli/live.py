@@ -20,7 +20,7 @@ from rich.live import Live
 from shared.cli.exits import Exit, exit_of
 from shared.cli.queue_tables import pause_lines, queue_table, sparkline
 from shared.cli.screen import WIDE, line, row, table, word
-from shared.cli.tables import tries, trouble
+from shared.cli.tables import folded, tries, trouble
 from shared.cli.times import milliseconds, relative
 from shared.jobs.inspector.answers import Filter
 from shared.jobs.store import State
@@ -91,14 +91,16 @@ def _tasks(rows: tuple[TaskRow, ...], now: datetime, width: int, *, errors: bool
     wide = width >= WIDE
     more = ("TENANT",) if wide and any(one.tenant for one in rows) else ()
     last = ("ERROR",) if wide and errors else ()
-    made = table("ID", "TYPE", "STATE", "TRY", *more, "WHEN", *last, fold=last)
+    titles = ("ID", "TYPE", "STATE", "TRY", *more, "WHEN")
+    lines = []
     for one in rows:
         extra = (one.tenant or "",) if more else ()
-        at = one.finished_at or one.created_at
-        row(
-            made, one.id, one.type, one.state, tries(one), *extra, relative(at, now),
-            *((line(trouble(one)),) if wide and errors else ()),
-        )  # fmt: skip
+        lines.append(
+            (one.id, one.type, one.state, tries(one), *extra, relative(one.finished_at or one.created_at, now))
+        )
+    made = table(*titles, *last, fold=(*folded(titles, lines, width), *last))
+    for one, cells in zip(rows, lines, strict=True):
+        row(made, *cells, *((line(trouble(one)),) if last else ()))
     return made
 
 

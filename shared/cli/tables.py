@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 MAX_PAYLOAD_LINES = 60
 """Of a payload or result; the rest is in ``--json``."""
 MAX_TRACEBACK_LINES = 30
-OTHER_COLUMNS = 41
-"""How wide a page of tasks is beside its ids, where types are short."""
+BETWEEN = 2
+"""Blanks after each column."""
 WAITING = ("scheduled", "pending", "retry")
 COMMANDS = {"replay_with": "replay --json @payload.json"}
 """Of actions whose name is not their command."""
@@ -44,15 +44,23 @@ def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
     wide = width >= WIDE
     tenants = wide and any(one.tenant for one in rows)
     titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
-    crowded = max((len(one.id) for one in rows), default=0) + OTHER_COLUMNS > width
-    more, fold = ("WHEN", "ERROR") if wide else (), (*(["ID"] if crowded else []), "ERROR")
-    made = table(*titles, *more, right=("AGE", "TRY"), fold=fold)
+    titles += ["WHEN"] if wide else []
+    lines = []
     for one in rows:
         age = short((now - one.created_at).total_seconds())
-        cells: list[object] = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
-        cells += [one.tenant] if tenants else []
-        row(made, *cells, *((when(one, now), screen.line(trouble(one))) if wide else ()))
+        cells = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
+        lines.append([*cells, *([one.tenant] if tenants else []), *([when(one, now)] if wide else [])])
+    last = ("ERROR",) if wide else ()
+    made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
+    for one, line in zip(rows, lines, strict=True):
+        row(made, *line, *((screen.line(trouble(one)),) if wide else ()))
     return made
+
+
+def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: int) -> tuple[str, ...]:
+    """The ids' column, where not all of these fit beside each other: an id that is cut is of no use."""
+    widths = [max(len(cell or "") for cell in column) + BETWEEN for column in zip(titles, *lines, strict=True)]
+    return ("ID",) if sum(widths) > width else ()
 
 
 def tries(one: TaskRow) -> str:
