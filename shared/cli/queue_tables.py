@@ -12,18 +12,27 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from shared.jobs.inspector.answers import Lane, Overview, Pause
+    from shared.jobs.inspector.answers import Depth, Lane, Overview, Pause
     from shared.jobs.store import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
+DOOR_COLUMNS = 6
+"""How wide that column is."""
 NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD")
 
 
 def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
-    """Counts are rows; DEAD is messages in dead-letter queues. ``sparks``: columns of a sparkline, 0 for none."""
-    more = ("OLDEST", "DONE", "FAILED") if width >= NARROW else ()
-    titles = ("QUEUE", *NUMBERS, *more, *(("RUNS",) if sparks else ()), "")
-    made = table(*titles, right=(*NUMBERS, *more))
+    """Counts are rows; DEAD is messages in dead-letter queues, DOOR those at front doors, where there are any.
+
+    ``sparks``: columns of a sparkline, 0 for none.
+    """
+    doors = ("DOOR",) if any(_held(one.front_door) for one in overview.queues) else ()
+    if doors:
+        sparks = max(0, sparks - DOOR_COLUMNS)
+    oldest = ("OLDEST",) if width >= NARROW + (DOOR_COLUMNS if doors else 0) else ()
+    more = (*oldest, "DONE", "FAILED") if width >= NARROW else ()
+    titles = ("QUEUE", *doors, *NUMBERS, *more, *(("RUNS",) if sparks else ()), "")
+    made = table(*titles, right=(*doors, *NUMBERS, *more), fold=("",))
     for one in overview.queues:
         dead = _plus(one.depth.dead, one.front_door.dead)
         done, failed = sum(m.succeeded for m in one.minutes), sum(m.failed for m in one.minutes)
@@ -31,9 +40,11 @@ def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
         row(
             made,
             word(one.queue, "bold"),
+            *((_number(_held(one.front_door)),) if doors else ()),
             *_counts(one.tasks),
             _alarming(dead),
-            *((_oldest(one.oldest_wait_seconds), f"{done:,}", _alarming(failed)) if more else ()),
+            *((_oldest(one.oldest_wait_seconds),) if oldest else ()),
+            *((f"{done:,}", _alarming(failed)) if more else ()),
             *spark,
             paused(one.pause, one.lanes),
         )
@@ -96,6 +107,15 @@ def _counts(tasks: Mapping[State, int]) -> list[str]:
 
 def _plus(one: int | None, other: int | None) -> int | None:
     return None if one is None and other is None else (one or 0) + (other or 0)
+
+
+def _held(depth: Depth) -> int | None:
+    """All that is in an SQS queue, its dead letters aside."""
+    return _plus(_plus(depth.waiting, depth.in_flight), depth.delayed)
+
+
+def _number(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
 
 
 def _oldest(seconds: float | None) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from shared.cli import live
 from shared.cli.queue_tables import sparkline
 from shared.jobs.inspector import answers
-from shared.jobs.inspector.answers import Filter, Grade, Overview, Page
+from shared.jobs.inspector.answers import Depth, Filter, Grade, Overview, Page
 from shared.jobs.store import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
@@ -98,6 +99,35 @@ def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: Stub) -> None:
     assert ran.out.count("data:export") == 3
 
 
+@pytest.mark.parametrize("columns", [60, 80, 120])
+def test_messages_at_a_front_door_have_a_column_where_there_are_any(jobs: Run, stub: Stub, columns: int) -> None:
+    # given
+    found = samples.overview()
+    first, second, third = found.queues
+    lanes = tuple(replace(third.lanes[0], pause=third.pause) for _ in range(3))
+    doors = (
+        replace(first, front_door=Depth(2, 1, 4, 0)),
+        replace(second, front_door=Depth()),  # could not be asked
+        replace(third, pause=None, lanes=lanes),
+    )
+    stub.answers |= {"overview": replace(found, queues=doors), "tasks": Page((), None)}
+    # then
+    for command in ("queues", "watch"):
+        lines = jobs(command, columns=columns).out.splitlines()
+        at = next(number for number, line in enumerate(lines) if line.startswith("QUEUE"))
+        assert lines[at].split()[:2] == ["QUEUE", "DOOR"]
+        end = lines.index("", at) if command == "watch" else None
+        shown = {line.split()[0]: line.split()[1:4] for line in lines[at + 1 : end]}
+        assert shown["critical"] == ["7", "12", "2"]
+        assert shown["default"] == ["–", "12", "2"]
+        assert shown["low"] == ["0", "12", "2"]
+        assert "…" not in "".join(lines)
+        assert "3 of 3" in lines[at + 3]
+    # and where there are none, there is none
+    stub.answers["overview"] = found
+    assert "DOOR" not in jobs("queues", columns=columns).out
+
+
 @pytest.mark.parametrize(
     ("values", "width", "expected"),
     [
@@ -164,6 +194,23 @@ def test_watch_in_a_pipe_is_one_frame(jobs: Run, stub: Stub) -> None:
     assert "Newest that failed" in ran.out
     asked = [arguments[0] for arguments, _ in stub.called("tasks")]
     assert asked == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
+
+
+@pytest.mark.parametrize("command", ["ls", "watch"])
+@pytest.mark.parametrize("columns", [50, 60, 80, 100])
+@pytest.mark.parametrize(("id_", "type_"), [(samples.ID, "system:health_check"), ("mine-" * 20, "data:export")])
+def test_an_id_is_whole_however_narrow_the_terminal_is(
+    jobs: Run, stub: Stub, command: str, columns: int, id_: str, type_: str
+) -> None:
+    stub.answers |= {
+        "overview": Overview(samples.NOW, (), 0),
+        "tasks": Page((samples.task_row(id=id_, type=type_),), None),
+    }
+    lines = jobs(command, columns=columns).out.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("ID")) + 1
+    width = lines[first - 1].index("TYPE")
+    shown = "".join(line[:width].strip() for line in lines[first:] if not line.startswith(("Newest", "ID ")))
+    assert shown.startswith(id_)
 
 
 def test_a_frame_says_since_when_there_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
