@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
+from shared.db import Database
 from shared.jobs import Queue, task
 from shared.jobs.inspector import Inspector, PauseScope
+from shared.jobs.inspector.answers import FormerPause
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.message import Message
@@ -204,6 +208,41 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
 
     assert (first.replaced, second.replaced) == (False, True)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
+
+
+def test_the_second_operator_is_told_what_the_first_did(
+    world: World, inspector: Inspector, as_operator: Callable[[str], Inspector]
+) -> None:
+    until = datetime.now(UTC) + HOUR
+    first = inspector.pause(PauseScope.TYPE, "sample:one", reason="one", until=until)
+
+    second = as_operator("ann").pause(PauseScope.TYPE, "sample:one", reason="two")
+
+    assert first.former is None
+    assert second.former == FormerPause("one", "op", until)
+    [[details]] = world.run("select details from audit order by number desc limit 1")
+    assert (details["paused_by"], details["since"]) == ("op", first.since.isoformat())
+
+
+WAITS = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
+
+
+def test_of_two_operators_at_once_the_second_is_told_too(
+    world: World, inspector: Inspector, wait_until: Callable[[Callable[[], bool]], None]
+) -> None:
+    # given: the first has paused, and has not committed yet
+    ann = Database(world.url)
+    ann.get().execute_simple("begin")
+    ann.get().run("insert into pauses (scope, name, reason, paused_by) values ('queue', 'low', 'hers', 'ann')")
+    # when
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(inspector.pause, PauseScope.QUEUE, "low", reason="his")
+        wait_until(lambda: world.run(WAITS) != [])
+        ann.get().commit()
+        second = waiting.result(timeout=10)
+    ann.drop()
+    # then
+    assert (second.reason, second.former) == ("his", FormerPause("hers", "ann", None))
 
 
 def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:
