@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
+from shared.db import sqlstate
 from shared.jobs.failure import text_of
 from shared.jobs.inspector import examined_aws, examined_record
 from shared.jobs.inspector.answers import Examined, Grade
-from shared.jobs.inspector.away import DENIED
+from shared.jobs.inspector.away import DENIED, MISSING
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
@@ -32,12 +33,21 @@ def examine(reach: Reach) -> tuple[Examined, ...]:
 
 
 def _record(reach: Reach) -> Iterator[Examined]:
-    """All parts of the record; where it is away, that alone."""
+    """All parts of the record; where it is away, that alone. What migrations that are missing would make is not missed
+    once more."""
+    unmigrated = False
     for what, part in examined_record.PARTS:
         try:
-            yield from list(part(reach))
+            found = list(part(reach))
+            unmigrated = unmigrated or any(one.do == examined_record.MIGRATE for one in found)
+            yield from found
         except (PostgresError, OSError) as error:
             reach.database.drop()
+            if sqlstate(error) in MISSING:
+                if not unmigrated:
+                    lacks = f"the database lacks what its migrations have made: {text_of(error)}"
+                    yield Examined(Grade.BAD, what, lacks, "was it removed by hand? Bring it back from a backup")
+                return
             where = "is the local stack up (`make status`), is the cluster, does the network let this in?"
             yield Examined(Grade.BAD, what, f"the database cannot be asked: {text_of(error)}", where)
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from shared.jobs.held import held_if_there, side_by_side
@@ -43,8 +43,11 @@ def mappings(reach: Reach) -> Iterator[Examined]:
                 found[mapping.get("EventSourceArn", "").rpartition(":")[2]].append(mapping)
     lanes = _lanes(reach)
     expected = {**dict.fromkeys((front_door_name(reach.prefix, queue) for queue in Queue), None), **lanes}
-    paused, wrong = _paused(reach), 0
+    gone = _gone(reach, [name for name in expected if not found.get(name)])
+    paused, wrong = _paused(reach), len(gone)
     for name, lane in expected.items():
+        if name in gone:
+            continue  # told with the queues
         for one in _mapping(name, lane, found.get(name, []), paused):
             wrong += 1
             yield one
@@ -89,6 +92,17 @@ def _mapping(
         yield Examined(Grade.BAD, what, f"Lambda says of it: {mapping['LastProcessingResult']}", do)
 
 
+def _gone(reach: Reach, names: Collection[str]) -> set[str]:
+    """Of queues those that are not there; none where SQS cannot be asked."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        found = side_by_side(reach.sqs, lambda name: held_if_there(reach.sqs, name), list(names))
+    except (BotoCoreError, ClientError):
+        return set()
+    return {name for name, there in found.items() if there is None}
+
+
 def _lanes(reach: Reach) -> dict[str, Lane]:
     return {
         lane_name(reach.prefix, queue, type_): (queue, task)
@@ -113,7 +127,7 @@ def _paused(reach: Reach) -> dict[tuple[str, str], str]:
 
 
 def queues(reach: Reach) -> Iterator[Examined]:
-    """All are there, and no dead letter is in any."""
+    """All are there, and no dead letter is in any. A queue that is not there is told without its dead-letter queue."""
     doors = [front_door_name(reach.prefix, queue) for queue in Queue]
     ticks = cron_dead_letters(reach.prefix)
     live = [*doors, *_lanes(reach)]
@@ -121,7 +135,10 @@ def queues(reach: Reach) -> Iterator[Examined]:
     found = side_by_side(reach.sqs, lambda name: held_if_there(reach.sqs, name), [*live, *dead])
     missing = [name for name, there in found.items() if there is None]
     letters = {name: there.waiting for name in dead if (there := found[name])}
+    without = {dead_letter_name(name) for name in missing}
     for name in missing:
+        if name in without:
+            continue
         yield Examined(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
     for name, count in letters.items():
         if count:

@@ -22,6 +22,7 @@ CLOCK_SECONDS = 5.0
 """Apart, ticks and messages that are due get a time of their own."""
 BROKEN_CLOCK_SECONDS = 240.0
 """A signature is refused five minutes away from AWS's time. Source: IAM, *Signature Version 4*."""
+MIGRATE = "run `joblane migrate`; on AWS a deploy runs them"
 OLD_PAUSE = timedelta(days=1)
 
 SWEPT = """
@@ -47,10 +48,10 @@ select scope, name, reason, paused_by, clock_timestamp() - since, until is null 
 def schema(reach: Reach) -> Iterator[Examined]:
     there, ours = migrations.applied(reach.connection), migrations.newest()
     if there is None:
-        yield Examined(Grade.BAD, "migrations", "the database is empty", "run `joblane migrate`, or deploy the stage")
+        yield Examined(Grade.BAD, "migrations", "the database is empty: the migrations are missing", MIGRATE)
     elif there < ours:
-        lacks = f"the database is at revision {there} and this code works with {ours}"
-        yield Examined(Grade.BAD, "migrations", lacks, "run `joblane migrate`, or deploy the stage")
+        lacks = f"migrations are missing: the database is at revision {there} and this code works with {ours}"
+        yield Examined(Grade.BAD, "migrations", lacks, MIGRATE)
     elif there > ours:
         ahead = f"the database is at revision {there}, ahead of this code's {ours}"
         yield Examined(Grade.WARNING, "migrations", ahead, "use the version that is deployed")

@@ -163,6 +163,34 @@ def test_another_schema_is_told_with_its_revision(
     assert do in told.do
 
 
+def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> None:
+    stage.world.run("drop table alembic_version")
+    stage.world.run("drop table tasks, pauses cascade")
+    found = stage.found()
+    assert found["migrations"] == Examined(
+        Grade.BAD,
+        "migrations",
+        "the database is empty: the migrations are missing",
+        "run `joblane migrate`; on AWS a deploy runs them",
+    )
+    assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
+    assert found.keys() == {"migrations", "clock", "mappings", "queues", "functions", "schedules"}
+
+
+def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
+    stage.world.run("update alembic_version set version_num = '0001'")
+    stage.world.run("alter table pauses drop column paused_by")
+    assert stage.wrong().keys() == {"migrations"}
+    assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
+
+
+def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> None:
+    stage.world.run("drop table pauses")
+    wrong = stage.wrong()
+    assert wrong.keys() == {"pauses"}
+    assert wrong["pauses"].found.startswith('the database lacks what its migrations have made: relation "pauses"')
+
+
 @pytest.mark.parametrize(
     ("apart", "grade"), [(2, Grade.GOOD), (30, Grade.WARNING), (-30, Grade.WARNING), (600, Grade.BAD)]
 )
@@ -294,6 +322,15 @@ def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> No
     assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
     assert "`joblane redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
     assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
+
+
+def test_a_lane_that_is_not_there_is_told_once(stage: Stage) -> None:
+    for name in (LANE, dead_letter_name(LANE)):
+        stage.world.sqs.client.delete_queue(QueueUrl=stage.reach.sqs.url(name))
+    stage.reach.sqs._urls.clear()
+    stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
+    wrong = [one for one in Inspector(stage.reach).examine() if one.grade is not Grade.GOOD]
+    assert wrong == [Examined(Grade.BAD, f"queue {LANE}", "it is not there", "deploy the stage")]
 
 
 def test_a_function_that_is_not_there_or_of_another_version_is_told(stage: Stage) -> None:
