@@ -103,21 +103,21 @@ def _scope(text: str) -> PauseScope:
 
 
 def _ends(for_: str | None, until: str | None) -> datetime | None:
-    from shared.cli import times
+    from shared.jobs.inspector.times import duration, moment
 
     if for_ is not None and until is not None:
         asking.usage("give --for or --until, not both", "--until")
     option = "--for" if for_ is not None else "--until"
     try:
         if for_ is not None:
-            return datetime.now(UTC) + times.duration(for_)
-        return None if until is None else times.moment(until)
+            return datetime.now(UTC) + duration(for_)
+        return None if until is None else moment(until)
     except ValueError as error:
         asking.usage(str(error), option)
 
 
 def _stamp(at: datetime) -> str:
-    from shared.cli.times import stamp
+    from shared.jobs.inspector.times import stamp
 
     return stamp(at)
 

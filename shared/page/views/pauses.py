@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import PauseScope
+from shared.jobs.inspector.times import stamp
 from shared.page.filters import Form, age, name_of
-from shared.page.rendering import moment
 from shared.page.visit import form, go, inspector
 
 
@@ -21,7 +21,7 @@ def pause(request: Request) -> Response:
     until = datetime.now(UTC) + age("for", length) if length else None
     with inspector(request) as asked:
         made = asked.pause(scope, name, reason=given.reason, until=until)
-    ends = f"until {moment(made.until)}" if made.until else "until it is resumed"
+    ends = f"until {stamp(made.until)}" if made.until else "until it is resumed"
     return go(request, _page(scope), f"Paused the {scope} {made.name} {ends}.")
 
 
