@@ -61,7 +61,8 @@ def pause(
     end = f"until {screen.clean(_stamp(made.until))}" if made.until else "until it is resumed"
     screen.say(f"Paused {made.scope} {made.name} {end}: {what}.")
     if made.replaced:
-        screen.say(f"It was paused already, since {_stamp(made.since)}; your reason and end stand from now on.")
+        by = f" by {made.replaced_by}" if made.replaced_by else ""
+        screen.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
     screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {made.name}")
 
 

@@ -63,7 +63,8 @@ class PauseScope(StrEnum):
 class Pause:
     """``name``: of the queue, type or tenant; ``type:name`` of a schedule. ``until`` None: until it is resumed.
 
-    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on.
+    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on;
+    ``replaced_by``: by whom it was, as far as is known.
     """
 
     scope: PauseScope
@@ -73,6 +74,7 @@ class Pause:
     since: datetime
     until: datetime | None
     replaced: bool = False
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,8 @@ select scope, name, reason, paused_by, since, until from pauses
 # One that has ended by itself begins anew. Nothing comes back where the end is not ahead.
 PAUSE = """
 with before as (
-  select since from pauses where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
+  select since, paused_by from pauses
+   where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
 )
 insert into pauses (scope, name, reason, paused_by, until)
 select $1, $2, $3::text, $4::text, $5::timestamptz
@@ -47,7 +48,7 @@ select $1, $2, $3::text, $4::text, $5::timestamptz
 on conflict (scope, name) do update set
   reason = excluded.reason, paused_by = excluded.paused_by, until = excluded.until,
   since = coalesce((select since from before), clock_timestamp())
-returning scope, name, reason, paused_by, since, until, exists (select from before)
+returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
 """
 RESUME = """
 delete from pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -204,6 +205,14 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
 
     assert (first.replaced, second.replaced) == (False, True)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
+
+
+def test_pausing_again_says_who_had_paused(inspector: Inspector, reach: Reach) -> None:
+    first = inspector.pause(PauseScope.QUEUE, "low")
+
+    second = Inspector(replace(reach, who="bob")).pause(PauseScope.QUEUE, "low")
+
+    assert (first.replaced_by, second.replaced_by, second.by) == (None, "op", "bob")
 
 
 def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:

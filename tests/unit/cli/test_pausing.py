@@ -43,6 +43,12 @@ def test_a_pause_in_place_of_another_tells_of_it(jobs: Run, stub: Stub) -> None:
     assert f"It was paused already, since {samples.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
 
 
+def test_a_pause_in_place_of_another_tells_whose_it_was(jobs: Run, stub: Stub) -> None:
+    made = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", samples.NOW, None, replaced=True, replaced_by="bob@desk")
+    stub.answers["pause"] = made
+    assert "It was paused already by bob@desk, since " in jobs("pause", "queue", "low").err
+
+
 def test_a_pause_may_end_at_a_time(jobs: Run, stub: Stub) -> None:
     stub.answers["pause"] = paused
     jobs("pause", "tenant", "acme", "--until", "2030-01-01T02:00+02:00")

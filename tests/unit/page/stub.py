@@ -278,8 +278,9 @@ class StubInspector:
     def pause(self, scope: PauseScope, name: str, *, reason: str | None = None, until: datetime | None = None) -> Pause:
         self._check()
         self.did.append(("pause", scope, name, reason))
-        made = self.paused[scope, name] = Pause(scope, name, reason, "op", NOW, until)
-        return made
+        before = self.paused.get((scope, name))
+        made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else NOW, until)
+        return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
 
     def resume(self, scope: PauseScope, name: str, *, reason: str | None = None) -> Pause:
         self.did.append(("resume", scope, name, reason))

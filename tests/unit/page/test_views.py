@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 from shared.jobs.errors import PayloadError, RecordAwayError
 from shared.jobs.inspector.answers import AuditEntry, BulkAction, DeadGroup, Filter, LogLine, Pause, PauseScope
 from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.inspector.times import stamp
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page.app import LOOK
@@ -153,6 +154,13 @@ def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
     assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
     post("/resume", scope="queue", name="low")
     assert stub.paused == {}
+
+
+def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post: Post, stub: StubInspector) -> None:
+    since = NOW - timedelta(minutes=3)
+    stub.paused[PauseScope.QUEUE, "low"] = Pause(PauseScope.QUEUE, "low", "a bad deploy", "ann@desk", since, None)
+    text = browser.get(post("/pause", scope="queue", name="low").headers["location"]).text
+    assert f"It was paused already by ann@desk, since {stamp(since)}" in text
 
 
 @pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
