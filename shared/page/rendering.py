@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -118,7 +119,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"span": span, "stamp": stamp, "number": number, "usd": usd, "as_json": as_json}
+    made.filters |= {
+        "span": span,
+        "stamp": stamp,
+        "number": number,
+        "usd": usd,
+        "as_json": as_json,
+        "word": shlex.quote,
+    }
     made.globals |= {
         "time_tag": time_tag,
         "query": query,

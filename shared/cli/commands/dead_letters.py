@@ -73,8 +73,10 @@ def _wrong(one: DeadGroup) -> str:
 
 
 def _next_steps(one: DeadGroup, command: str) -> None:
+    logs = [] if one.log_link else [(f"{command} logs {shlex.quote(one.example)}", "what that one wrote")]
     looks = [
         (f"{command} show {shlex.quote(one.example)}", "one of the first group"),
+        *logs,
         (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
     ]
     again = f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}"

@@ -312,6 +312,17 @@ def test_each_field_of_a_payload_that_is_not_taken_is_told(
     assert "<li>user_id: Input should be a valid UUID</li><li>rows: Field required</li>" in text
 
 
+def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: StubInspector) -> None:
+    browser = client_of(stub, command="joblane --stage dev")
+    browser.cookies.update(COOKIE)
+    assert "joblane --stage dev logs one" in browser.get("/task", params={"id": "one"}).text
+    assert "joblane --stage dev logs one" in browser.get("/task/logs", params={"id": "one"}).text
+    stub.views["one"] = {"log_link": "https://console"}
+    text = browser.get("/task", params={"id": "one"}).text
+    assert 'href="https://console"' in text
+    assert "joblane --stage dev logs one" not in text
+
+
 def test_logs_are_shown(browser: TestClient, stub: StubInspector) -> None:
     stub.lines = [LogLine(NOW, "ERROR", "it broke", 2, "r", {"ms": 12})]
     text = browser.get("/task/logs", params={"id": "one"}).text
