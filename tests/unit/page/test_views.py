@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -376,6 +377,18 @@ def test_a_bulk_action_is_stopped(post: Post, stub: StubInspector) -> None:
     stub.bulk(BulkAction.CANCEL, Filter())
     post("/bulk/abort", id="b", reason="enough")
     assert stub.did[-1] == ("abort", "b", "enough")
+
+
+@pytest.mark.parametrize(("stopped", "state"), [("the canary: 1 of 5 failed again", "stopped"), (None, "completed")])
+def test_a_bulk_action_that_was_stopped_is_not_called_completed(
+    browser: TestClient, stub: StubInspector, stopped: str | None, state: str
+) -> None:
+    made = stub.bulk(BulkAction.RETRY, Filter())
+    stub.bulks_["b"] = replace(made, state=State.COMPLETED, stopped=stopped)
+    for path in ("/bulk", "/bulk/show?id=b"):
+        text = browser.get(path).text
+        assert re.findall(r'class="state (\w+)"', text) == [state], path
+        assert stopped is None or stopped in text, path
 
 
 # --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
