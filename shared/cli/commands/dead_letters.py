@@ -152,8 +152,6 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
 
 
 def _number(chosen: Filter, groups: tuple[DeadGroup, ...]) -> int:
-    """How many a redrive touches: all that is dead does not mean bulk actions."""
-    from shared.jobs.inspector.selection import BULK_TYPE
+    from shared.jobs.inspector.dead import within
 
-    types = chosen.types or {one.type for one in groups if chosen.fingerprint or one.type != BULK_TYPE}
-    return sum(one.count for one in groups if chosen.fingerprint in (None, one.fingerprint) and one.type in types)
+    return sum(one.count for one in within(groups, chosen))

@@ -124,6 +124,7 @@ class StubInspector:
     rows: list[TaskRow] = field(default_factory=lambda: [row()])
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[DeadGroup] = field(default_factory=list)
+    leftovers: int = 0
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     bulks_: dict[str, BulkView] = field(default_factory=dict)
@@ -194,7 +195,7 @@ class StubInspector:
 
     def dead(self) -> DeadLetters:
         self._check()
-        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0)
+        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.leftovers)
 
     def schedules(self) -> tuple[ScheduleView, ...]:
         self._check()

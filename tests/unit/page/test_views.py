@@ -408,6 +408,56 @@ def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
     assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 10, 5, None)]
 
 
+def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a_page(
+    browser: TestClient, stub: StubInspector
+) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one]
+    assert 'href="/task/logs?id=id"' in browser.get("/dead").text
+    stub.groups = [replace(one, log_link="https://console")]
+    text = browser.get("/dead").text
+    assert 'href="https://console"' in text
+    assert "/task/logs" not in text
+    stub.groups = [replace(one, recorded=False)]
+    assert "/task/logs" not in browser.get("/dead").text  # no task has this id
+
+
+def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead(
+    browser: TestClient, post: Post, stub: StubInspector
+) -> None:
+    assert "nothing was given up" in browser.get("/dead").text
+    stub.leftovers = 2
+    text = browser.get("/dead").text
+    assert "2 messages of tasks that were retried or deleted since" in text
+    assert '<a class="button" href="/dead/redrive">Remove what is left over</a>' in text
+    text = browser.get("/dead/redrive").text
+    assert "<h1>Remove what is left over?</h1>" in text
+    assert 'name="canary"' not in text
+    post("/dead/redrive/start", rate="10")
+    assert stub.did == [("redrive", Filter(), 10, 0, None)]
+
+
+def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_all(
+    browser: TestClient, stub: StubInspector
+) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups, stub.leftovers = [one], 1
+    text = browser.get("/dead").text
+    assert "1 message of tasks that were retried or deleted since" in text
+    assert "Redrive all" in text
+    for asked, told in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
+        text = browser.get("/dead/redrive", params=asked).text
+        assert "Redrive 40?" in text
+        assert ("Removed as well" in text) is told, asked
+
+
+def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: StubInspector) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
+    assert "Redrive 40?" in browser.get("/dead/redrive").text
+    assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
+
+
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: StubInspector) -> None:
     text = browser.get("/schedules").text
     for shown in ("0 2 * * *", "in 4 h", "completed", "missed", "ENABLED"):
