@@ -132,10 +132,10 @@ def name_of(text: str, option: str) -> str:
 
 def time_of(text: str | None, option: str) -> datetime | None:
     """A time, or one so long ago."""
-    from shared.cli import times
+    from shared.jobs.inspector.times import ago
 
     try:
-        return None if text is None else times.ago(text, datetime.now(UTC))
+        return None if text is None else ago(text, datetime.now(UTC))
     except ValueError as error:
         usage(str(error), option)
 

@@ -23,6 +23,7 @@ from shared.cli.screen import WIDE, line, row, table, word
 from shared.cli.tables import folded, tries, trouble
 from shared.cli.times import milliseconds, relative
 from shared.jobs.inspector.answers import Filter
+from shared.jobs.inspector.times import stamp
 from shared.jobs.store import State
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ def frame(seen: Look, width: int, trouble_with: str | None) -> RenderableType:
 def _head(seen: Look, trouble_with: str | None) -> RenderableType:
     if trouble_with:
         return word(f"As of {seen.at:%H:%M:%S}Z: {trouble_with}", "red")
-    return word(f"{seen.at:%Y-%m-%d %H:%M:%S}Z   {seen.overview.archived:,} given up are kept", "dim")
+    return word(f"{stamp(seen.at)}   {seen.overview.archived:,} given up are kept", "dim")
 
 
 def _throughput(overview: Overview, sparks: int) -> RenderableType:

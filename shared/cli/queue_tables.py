@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from shared.cli.screen import NARROW, WIDE, row, table, word
-from shared.cli.times import short, stamp
+from shared.cli.times import short
+from shared.jobs.inspector.times import stamp
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from shared.cli import screen
 from shared.cli.screen import WIDE, row, table, word
-from shared.cli.times import milliseconds, relative, short, stamp
+from shared.cli.times import milliseconds, relative, short
+from shared.jobs.inspector.times import stamp
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

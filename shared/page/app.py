@@ -52,10 +52,11 @@ def build(
     keys: Keys,
     read_only: bool = False,
     stage: str = "local",
+    command: str = "joblane",
     spoken: tuple[type[Exception], ...] = (),
 ) -> Starlette:
-    """``stage``: what the page calls that which it shows. ``spoken``: errors, beside the library's own, whose text is
-    for the reader."""
+    """``stage``: what the page calls that which it shows. ``command``: the command line that shows the same.
+    ``spoken``: errors, beside the library's own, whose text is for the reader."""
     routes = [Route(path, answered(view), methods=["GET"]) for path, view in LOOK.items()]
     routes += [Route(path, answered(view), methods=["POST"]) for path, view in ACT.items()]
     app = Starlette(
@@ -66,5 +67,5 @@ def build(
     app.state.desk = desk
     app.state.notices = Notices()
     app.state.spoken = spoken
-    app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage}
+    app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
     return app

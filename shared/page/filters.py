@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from shared.jobs.inspector.answers import Filter
 from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.times import duration, moment, stamp
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
-from shared.page.rendering import moment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Name = TypeVar("Name", bound=StrEnum)
-AGE = re.compile(r"(\d{1,6}) *(s|min|m|h|d|w)")
-SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 TEXTS = ("tenant", "tag", "error", "fingerprint")
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
 """Fields of the form above a listing, as its address carries them."""
@@ -76,15 +74,15 @@ def told(chosen: Filter) -> list[tuple[str, str]]:
     names = {"id": "id begins with", "error": "error holds"}
     pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
     times = (("created from", chosen.created_after), ("created before", chosen.created_before))
-    return pairs + [(name, moment(at)) for name, at in times if at is not None]
+    return pairs + [(name, stamp(at)) for name, at in times if at is not None]
 
 
 def age(field: str, text: str) -> timedelta:
-    """``90s``, ``15m``, ``2h``, ``3d``, ``1w``. Raises :class:`SelectionError`."""
-    found = AGE.fullmatch(text.strip().lower())
-    if found is None:
-        raise SelectionError(field, "a number and a unit are required, such as 15m, 2h, 3d or 1w")
-    return timedelta(seconds=int(found[1]) * SECONDS[found[2]])
+    """As the command line takes it, and with spaces and capitals. Raises :class:`SelectionError`."""
+    try:
+        return duration("".join(text.split()).lower())
+    except ValueError as error:
+        raise SelectionError(field, str(error)) from None
 
 
 def name_of(kind: type[Name], field: str, text: str) -> Name:
@@ -128,7 +126,6 @@ def _time(field: str, text: str | None) -> datetime | None:
     if text is None:
         return None
     try:
-        found = datetime.fromisoformat(text)
-    except ValueError:
-        raise SelectionError(field, "a time such as 2026-01-31T08:00:00+00:00 is required") from None
-    return found if found.tzinfo else found.replace(tzinfo=UTC)
+        return moment(text)
+    except ValueError as error:
+        raise SelectionError(field, str(error)) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from markupsafe import Markup
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
-from shared.jobs.inspector.lengths import UNITS, lasting
+from shared.jobs.inspector.times import UNITS, lasting, stamp
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page import sparkline
@@ -80,18 +81,13 @@ def ago(at: datetime, now: datetime) -> str:
     return f"{near} ago" if seconds > 0 else f"in {near}"
 
 
-def moment(at: datetime) -> str:
-    """Absolute, to the second."""
-    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
-
-
 @pass_context
 def time_tag(context: Context, at: datetime | None) -> Markup:
     """Relative to the page's ``now``, with the absolute one behind it."""
     if at is None:
         return NOTHING
     told = ago(at, context["now"])
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), moment(at), told)
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), told)
 
 
 def number(value: float | None) -> str:
@@ -123,7 +119,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"span": span, "moment": moment, "number": number, "usd": usd, "as_json": as_json}
+    made.filters |= {
+        "span": span,
+        "stamp": stamp,
+        "number": number,
+        "usd": usd,
+        "as_json": as_json,
+        "word": shlex.quote,
+    }
     made.globals |= {
         "time_tag": time_tag,
         "query": query,

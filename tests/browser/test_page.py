@@ -371,6 +371,16 @@ def test_every_page_is_readable_in_the_light_in_the_dark_and_on_a_phone(
     _expected(visitor, "404")
 
 
+@pytest.mark.parametrize("width", [320, 360])
+def test_on_a_phone_every_area_is_seen(visit: Visit, width: int) -> None:
+    visitor = visit(**PHONE | {"viewport": {"width": width, "height": 740}})
+    page = visitor.page
+    for path in ("/", "/bulk"):
+        visitor.go(path)
+        for link in page.get_by_role("navigation", name="Areas").get_by_role("link").all():
+            expect(link).to_be_in_viewport(ratio=1)
+
+
 def _told(violation: dict[str, Any]) -> str:
     places = [node["target"][0] for node in violation["nodes"]][:3]
     return f"{violation['id']}: {violation['help']} at {places}"

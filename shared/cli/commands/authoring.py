@@ -233,20 +233,20 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 
 def _seconds(text: str | None, option: str) -> float | None:
-    from shared.cli import times
+    from shared.jobs.inspector.times import duration
 
     try:
-        found: timedelta | None = None if text is None else times.duration(text)
+        found: timedelta | None = None if text is None else duration(text)
     except ValueError as error:
         asking.usage(str(error), option)
     return None if found is None else found.total_seconds()
 
 
 def _time(text: str | None, option: str) -> str | None:
-    from shared.cli import times
+    from shared.jobs.inspector.times import moment
 
     try:
-        return None if text is None else times.moment(text).isoformat()
+        return None if text is None else moment(text).isoformat()
     except ValueError as error:
         asking.usage(str(error), option)
 

@@ -73,8 +73,10 @@ def _wrong(one: DeadGroup) -> str:
 
 
 def _next_steps(one: DeadGroup, command: str) -> None:
+    logs = [] if one.log_link else [(f"{command} logs {shlex.quote(one.example)}", "what that one wrote")]
     looks = [
         (f"{command} show {shlex.quote(one.example)}", "one of the first group"),
+        *logs,
         (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
     ]
     again = f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}"
@@ -150,8 +152,6 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
 
 
 def _number(chosen: Filter, groups: tuple[DeadGroup, ...]) -> int:
-    """How many a redrive touches: all that is dead does not mean bulk actions."""
-    from shared.jobs.inspector.selection import BULK_TYPE
+    from shared.jobs.inspector.dead import within
 
-    types = chosen.types or {one.type for one in groups if chosen.fingerprint or one.type != BULK_TYPE}
-    return sum(one.count for one in groups if chosen.fingerprint in (None, one.fingerprint) and one.type in types)
+    return sum(one.count for one in within(groups, chosen))

@@ -150,10 +150,10 @@ def wait(
     as_json: o.AsJson = False,
 ) -> None:
     """Wait until a task has ended. Exit status 0: completed, 1: archived or cancelled, 7: not ended in time."""
-    from shared.cli import times
+    from shared.jobs.inspector.times import duration
 
     try:
-        seconds = None if timeout is None else times.duration(timeout).total_seconds()
+        seconds = None if timeout is None else duration(timeout).total_seconds()
     except ValueError as error:
         asking.usage(str(error), "--timeout")
     raise typer.Exit(await_end(asking.inspector(context), asking.here(context), id_, seconds, as_json=as_json))

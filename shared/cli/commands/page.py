@@ -35,7 +35,15 @@ def page(
         raise PortBusyError("The page", port, "--port") from error
     port, keys = listening.getsockname()[1], Keys()
     where = context.find_object(asking.Where) or asking.Where()
-    app = build(desk, port=port, keys=keys, read_only=read_only, stage=where.stage or "local", spoken=(LocalError,))
+    app = build(
+        desk,
+        port=port,
+        keys=keys,
+        read_only=read_only,
+        stage=where.stage or "local",
+        command=asking.here(context),
+        spoken=(LocalError,),
+    )
     address = f"http://{ADDRESS}:{port}/?token={keys.token}"
     typer.echo(f"{'Read-only. ' if read_only else ''}Open this; it is for you alone, until Ctrl-C:\n{address}")
     serve(app, listening, opened=address if open_browser else None, say=typer.echo)

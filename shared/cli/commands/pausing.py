@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from shared.jobs.inspector import PauseScope
-    from shared.jobs.inspector.answers import Pause, ScheduleView, Tick
+    from shared.jobs.inspector.answers import ScheduleView, Tick
 
 Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
@@ -61,19 +61,9 @@ def pause(
     end = f"until {screen.clean(_stamp(made.until))}" if made.until else "until it is resumed"
     screen.say(f"Paused {made.scope} {made.name} {end}: {what}.")
     if made.replaced:
-        screen.say(f"{_former(made)}. Your reason and end stand from now on.")
+        by = f" by {made.replaced_by}" if made.replaced_by else ""
+        screen.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
     screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {made.name}")
-
-
-def _former(made: Pause) -> str:
-    """What a pause took the place of."""
-    former = made.former
-    by = f" by {former.by}" if former and former.by else ""
-    said = f"It was paused already{by}, since {_stamp(made.since)}"
-    if former is None:
-        return said
-    end = f"until {_stamp(former.until)}" if former.until else "until it is resumed"
-    return f"{said}, {end}" + (f": {former.reason}" if former.reason else "")
 
 
 def resume(
@@ -115,21 +105,21 @@ def _scope(text: str) -> PauseScope:
 
 
 def _ends(for_: str | None, until: str | None) -> datetime | None:
-    from shared.cli import times
+    from shared.jobs.inspector.times import duration, moment
 
     if for_ is not None and until is not None:
         asking.usage("give --for or --until, not both", "--until")
     option = "--for" if for_ is not None else "--until"
     try:
         if for_ is not None:
-            return datetime.now(UTC) + times.duration(for_)
-        return None if until is None else times.moment(until)
+            return datetime.now(UTC) + duration(for_)
+        return None if until is None else moment(until)
     except ValueError as error:
         asking.usage(str(error), option)
 
 
 def _stamp(at: datetime) -> str:
-    from shared.cli.times import stamp
+    from shared.jobs.inspector.times import stamp
 
     return stamp(at)
 

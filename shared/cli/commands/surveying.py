@@ -60,13 +60,13 @@ def stats(
 
     How they ended, and how long they waited and took.
     """
-    from shared.cli import times
     from shared.jobs.inspector.answers import Statistic
+    from shared.jobs.inspector.times import duration
 
     if by not in BY:
         asking.usage(f"{by!r} is neither type nor tenant", "--by")
     try:
-        found = asking.inspector(context).statistics(within=times.duration(within), by=by)
+        found = asking.inspector(context).statistics(within=duration(within), by=by)
     except ValueError as error:
         if getattr(error, "field", None) is not None:  # the inspector's own word
             raise

@@ -12,7 +12,7 @@ Errors
 Modules:
 
 - in all of it: ``inspector`` the door, ``permission``, ``reach`` what it works with, ``answers``, ``errors``, ``away``,
-  ``lengths`` of time
+  ``times``
 - tasks: ``listing`` over ``selection``; ``detail`` over ``record`` and ``why``; ``logs``, ``links``
 - the stage: ``overview`` over ``depths``; ``schedules``, ``statistics``; ``examination`` over ``examined_record`` and
   ``examined_aws``, which asks through ``aws``

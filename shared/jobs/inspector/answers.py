@@ -60,20 +60,11 @@ class PauseScope(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class FormerPause:
-    """What another pause took the place of: who had paused, why, and until when."""
-
-    reason: str | None
-    by: str | None
-    until: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
 class Pause:
     """``name``: of the queue, type or tenant; ``type:name`` of a schedule. ``until`` None: until it is resumed.
 
-    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on.
-    ``former`` is then what stood before; ``since`` stays that of the first.
+    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on;
+    ``replaced_by``: by whom it was, as far as is known.
     """
 
     scope: PauseScope
@@ -83,7 +74,7 @@ class Pause:
     since: datetime
     until: datetime | None
     replaced: bool = False
-    former: FormerPause | None = None
+    replaced_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

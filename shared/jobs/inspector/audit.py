@@ -18,8 +18,8 @@ from pg8000.exceptions import Error as PostgresError
 from shared.db import sqlstate
 from shared.jobs.inspector.answers import AuditEntry
 from shared.jobs.inspector.errors import BusyError, SelectionError
-from shared.jobs.inspector.lengths import lasting
 from shared.jobs.inspector.selection import LARGEST_PAGE, check_number
+from shared.jobs.inspector.times import lasting
 
 if TYPE_CHECKING:
     from shared.db import Connection, Database

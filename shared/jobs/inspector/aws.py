@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,6 +10,11 @@ from typing import Any
 from shared.jobs.sqs import making
 
 CONNECT_SECONDS, READ_SECONDS, TRIES = 2, 10, 2
+
+
+def is_emulator() -> bool:
+    """Whether AWS is an emulator here, as on the local stack: a console has nothing of it."""
+    return bool(os.environ.get("AWS_ENDPOINT_URL"))
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from shared.jobs.inspector.letters import (
 )
 from shared.jobs.inspector.links import log_group_link
 from shared.jobs.inspector.redrive import wanted
+from shared.jobs.inspector.selection import BULK_TYPE
 from shared.jobs.moved import explained
 from shared.jobs.queues import MAX_BATCH, Queue, dead_letter_name, lane_name
 from shared.jobs.store import State
@@ -72,10 +73,26 @@ def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str |
     letters, leftovers = _wanted(reach, frozen)
     if canary and any(letter.id is None for letter in letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
-    clears = leftovers > 0 and replace(filter_, types=(), states=()) == Filter()
+    none = leftovers > 0 and clears(filter_)
     return bulk.begin(
-        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=clears
+        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=none
     )
+
+
+def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
+    """Of groups, those that a redrive of a fingerprint, of types or of all sends back. All means no bulk actions."""
+    fingerprint, types = filter_.fingerprint, filter_.types
+    return [
+        group
+        for group in found
+        if fingerprint in (None, group.fingerprint)
+        and (group.type in types if types else fingerprint or group.type != BULK_TYPE)
+    ]
+
+
+def clears(filter_: Filter) -> bool:
+    """Whether a redrive of these removes messages that are left over: of types, or of all."""
+    return replace(filter_, types=(), states=()) == Filter()
 
 
 def _wanted(reach: Reach, filter_: Filter) -> tuple[list[Letter], int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from shared.jobs.held import held_if_there, side_by_side
 from shared.jobs.inspector import pauses
 from shared.jobs.inspector.answers import Examined, Grade
-from shared.jobs.inspector.aws import client
+from shared.jobs.inspector.aws import client, is_emulator
 from shared.jobs.inspector.letters import cron_dead_letters
 from shared.jobs.queues import (
     MIN_CONCURRENCY,
@@ -189,7 +188,7 @@ def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Examined]
 
 def schedules(reach: Reach) -> Iterator[Examined]:
     """Each is there with its times, and on; on a local stack off, where a ticker of ours sends the ticks."""
-    local, paused, wrong, count = bool(os.environ.get("AWS_ENDPOINT_URL")), _paused(reach), 0, 0
+    local, paused, wrong, count = is_emulator(), _paused(reach), 0, 0
     with client("scheduler", reach.region) as asked:
         for task in reach.tasks.values():
             for schedule in task.schedules:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from shared import migrations
 from shared.jobs.inspector.answers import Examined, Grade
-from shared.jobs.inspector.lengths import lasting
+from shared.jobs.inspector.times import lasting
 from shared.jobs.missed import LONGEST_LOOK_BACK, PATIENCE
 from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.tick import id_of

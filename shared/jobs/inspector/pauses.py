@@ -15,14 +15,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
 from shared.jobs.inspector import audit
-from shared.jobs.inspector.answers import FormerPause, Pause, PauseScope
+from shared.jobs.inspector.answers import Pause, PauseScope
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.message import TENANT_PATTERN
 from shared.jobs.queues import Queue
@@ -40,7 +39,7 @@ select scope, name, reason, paused_by, since, until from pauses
 # One that has ended by itself begins anew. Nothing comes back where the end is not ahead.
 PAUSE = """
 with before as (
-  select reason, paused_by, since, until from pauses
+  select since, paused_by from pauses
    where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
 )
 insert into pauses (scope, name, reason, paused_by, until)
@@ -49,8 +48,7 @@ select $1, $2, $3::text, $4::text, $5::timestamptz
 on conflict (scope, name) do update set
   reason = excluded.reason, paused_by = excluded.paused_by, until = excluded.until,
   since = coalesce((select since from before), clock_timestamp())
-returning scope, name, reason, paused_by, since, until, exists (select from before),
-  (select reason from before), (select paused_by from before), (select until from before)
+returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
 """
 # Of two at once that find nothing paused, the second is to find the pause of the first. Whoever reads is not held up.
 ONE_AT_A_TIME = "lock table pauses in share row exclusive mode"
@@ -78,7 +76,7 @@ update tasks t set sweep_at = now() from held where t.id = held.id returning t.i
 
 def current(connection: Connection) -> tuple[Pause, ...]:
     """What is paused now, by scope and name."""
-    return tuple(map(_pause, connection.run(CURRENT)))
+    return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
 
 
 def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
@@ -93,12 +91,10 @@ def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until:
         rows = [row for one in names for row in doing.connection.run(PAUSE, scope, one, said, doing.who, end)]
         if not rows:
             raise SelectionError("until", "a time in the future is required, by the database's clock")
-        *made, replaced, former_reason, former_by, former_until = rows[0]
-        paused = _pause(made)
-        doing.details |= {"until": end, "replaced": replaced}
-        if replaced:
-            paused = replace(paused, replaced=True, former=FormerPause(former_reason, former_by, former_until))
-            doing.details |= {"since": paused.since.isoformat(), "paused_by": former_by}
+        paused = _pause(rows[0])
+        doing.details |= {"until": end, "replaced": paused.replaced}
+        if paused.replaced:
+            doing.details |= {"since": paused.since.isoformat(), "paused_by": paused.replaced_by}
     return paused
 
 
@@ -112,7 +108,7 @@ def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pa
             raise SelectionError(
                 "name", f"{scope} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
             )
-        resumed = _pause(rows[0])
+        resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if scope is not PauseScope.SCHEDULE:
         with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes

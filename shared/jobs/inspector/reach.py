@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 class Reach:
     """``tasks``: by type, with the times of the stage. ``who``: the operator, for the audit; verified where remote.
 
-    ``region``: for links into the AWS console; empty where there is none. ``lock``: of the operation under way.
+    ``region``: of AWS's other services, and for links into its console; empty where none is set. ``lock``: of the
+    operation under way.
     """
 
     database: Database

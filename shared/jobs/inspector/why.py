@@ -5,11 +5,12 @@ Nothing is guessed from the state alone: each answer is what the claim or the sw
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from shared.jobs.claim import EARLY_SECONDS
 from shared.jobs.inspector.answers import Reason, Why
+from shared.jobs.inspector.times import stamp
 from shared.jobs.queues import DEAD_LETTER_RETENTION, MAX_DELAY, dead_letter_name, lane_name
 from shared.jobs.store import State
 
@@ -204,5 +205,5 @@ def _sweep(record: Record, does: str) -> str:
     return f"the first sweep after {_text(record.sweep_at)} {does}"
 
 
-def _text(moment: datetime | None) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if moment is not None else "an unknown time"
+def _text(at: datetime | None) -> str:
+    return stamp(at) if at is not None else "an unknown time"

@@ -9,7 +9,8 @@ from starlette.responses import Response
 
 from shared.jobs.inspector.answers import Filter
 from shared.jobs.inspector.bulk import MAX_CANARY
-from shared.page.filters import Fields, read, told, whole, write
+from shared.jobs.inspector.dead import clears, within
+from shared.page.filters import Fields, read, whole, write
 from shared.page.views.bulk import DEFAULT_RATE, rate_of
 from shared.page.visit import form, go, inspector, page
 
@@ -23,17 +24,18 @@ def show(request: Request) -> Response:
 
 
 def dry_run(request: Request) -> Response:
-    """What would be sent again."""
+    """What would be sent again, and removed."""
     wanted = _wanted(request.query_params)
     with inspector(request) as asked:
         found = asked.dead()
-    groups = [group for group in found.groups if _within(wanted, group.type, group.fingerprint)]
+    groups = within(found.groups, wanted)
     return page(
         request,
         "redrive.html",
         groups=groups,
         count=sum(group.count for group in groups),
-        told=told(wanted),
+        leftovers=found.leftovers if clears(wanted) else 0,
+        wanted=wanted,
         fields=write(wanted),
         rate=DEFAULT_RATE,
         canary=CANARY,
@@ -45,12 +47,9 @@ def redrive(request: Request) -> Response:
     canary, rate = whole("canary", given.text("canary") or "0", 0, MAX_CANARY), rate_of(given)
     with inspector(request) as asked:
         made = asked.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
-    return go(request, "/bulk/show", f"Started: redrive of {made.total:,}.", id=made.id)
+    told = f"redrive of {made.total:,}" if made.total else "what is left over is removed"
+    return go(request, "/bulk/show", f"Started: {told}.", id=made.id)
 
 
 def _wanted(given: Fields) -> Filter:
     return read(given, datetime.now(UTC))
-
-
-def _within(wanted: Filter, type_: str, fingerprint: str) -> bool:
-    return (not wanted.types or type_ in wanted.types) and wanted.fingerprint in (None, fingerprint)

@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from shared.jobs.inspector.answers import PauseScope
+from shared.jobs.inspector.answers import Pause, PauseScope
+from shared.jobs.inspector.times import stamp
 from shared.page.filters import Form, age, name_of
-from shared.page.rendering import moment
 from shared.page.visit import form, go, inspector
 
 
@@ -21,8 +21,8 @@ def pause(request: Request) -> Response:
     until = datetime.now(UTC) + age("for", length) if length else None
     with inspector(request) as asked:
         made = asked.pause(scope, name, reason=given.reason, until=until)
-    ends = f"until {moment(made.until)}" if made.until else "until it is resumed"
-    return go(request, _page(scope), f"Paused the {scope} {made.name} {ends}.")
+    ends = f"until {stamp(made.until)}" if made.until else "until it is resumed"
+    return go(request, _page(scope), f"Paused the {scope} {made.name} {ends}.{_before(made)}")
 
 
 def resume(request: Request) -> Response:
@@ -31,6 +31,14 @@ def resume(request: Request) -> Response:
     with inspector(request) as asked:
         ended = asked.resume(scope, name, reason=given.reason)
     return go(request, _page(scope), f"Resumed the {scope} {ended.name}.")
+
+
+def _before(made: Pause) -> str:
+    """What somebody else did a moment ago, while the page here still showed nothing of it."""
+    if not made.replaced:
+        return ""
+    by = f" by {made.replaced_by}" if made.replaced_by else ""
+    return f" It was paused already{by}, since {stamp(made.since)}; this reason and end stand from now on."
 
 
 def _what(given: Form) -> tuple[PauseScope, str]:

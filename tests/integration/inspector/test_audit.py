@@ -60,7 +60,7 @@ def test_a_reason_that_nobody_can_read_is_refused(world: World, inspector: Inspe
     assert world.row("t")["state"] == "pending"
 
 
-@pytest.mark.parametrize("who", ["", "two\nlines", "x" * 301])
+@pytest.mark.parametrize("who", ["", "two\nlines", "x" * 701])
 def test_nobody_acts_without_a_name(world: World, as_operator: AsOperator, who: str) -> None:
     put(world, sample_one, "t")
 

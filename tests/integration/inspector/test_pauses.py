@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -12,7 +13,6 @@ import pytest
 from shared.db import Database
 from shared.jobs import Queue, task
 from shared.jobs.inspector import Inspector, PauseScope
-from shared.jobs.inspector.answers import FormerPause
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.reach import Reach
 from shared.jobs.message import Message
@@ -210,18 +210,12 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
 
 
-def test_the_second_operator_is_told_what_the_first_did(
-    world: World, inspector: Inspector, as_operator: Callable[[str], Inspector]
-) -> None:
-    until = datetime.now(UTC) + HOUR
-    first = inspector.pause(PauseScope.TYPE, "sample:one", reason="one", until=until)
+def test_pausing_again_says_who_had_paused(inspector: Inspector, reach: Reach) -> None:
+    first = inspector.pause(PauseScope.QUEUE, "low")
 
-    second = as_operator("ann").pause(PauseScope.TYPE, "sample:one", reason="two")
+    second = Inspector(replace(reach, who="bob")).pause(PauseScope.QUEUE, "low")
 
-    assert first.former is None
-    assert second.former == FormerPause("one", "op", until)
-    [[details]] = world.run("select details from audit order by number desc limit 1")
-    assert (details["paused_by"], details["since"]) == ("op", first.since.isoformat())
+    assert (first.replaced_by, second.replaced_by, second.by) == (None, "op", "bob")
 
 
 WAITS = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
@@ -242,7 +236,9 @@ def test_of_two_operators_at_once_the_second_is_told_too(
         second = waiting.result(timeout=10)
     ann.drop()
     # then
-    assert (second.reason, second.former) == ("his", FormerPause("hers", "ann", None))
+    assert (second.reason, second.replaced, second.replaced_by) == ("his", True, "ann")
+    [[details]] = world.run("select details from audit order by number desc limit 1")
+    assert (details["paused_by"], details["since"]) == ("ann", second.since.isoformat())
 
 
 def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:

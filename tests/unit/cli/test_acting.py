@@ -180,6 +180,18 @@ def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: St
     assert f"jobs show {samples.ID}" in ran.err
 
 
+def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_a_command_shows_it(
+    jobs: Run, stub: Stub
+) -> None:
+    found = samples.dead()
+    group = found.groups[0]
+    for link in (None, "https://console"):
+        stub.answers["dead"] = replace(found, groups=(replace(group, log_link=link),))
+        told = jobs("dead").err
+        assert (f"jobs logs {group.example}" in told) is (link is None)
+        assert ("Its log: https://console" in told) is (link is not None)
+
+
 def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: Stub) -> None:
     stub.answers["dead"] = DeadLetters((), {}, 0)
     ran = jobs("dead")

@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from shared.cli import asking, completion, connecting, times
+from shared.cli import asking, completion, connecting
 from shared.cli.commands import acting
 from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.exits import MEANINGS, Exit, exit_of
 from shared.cli.main import COMMANDS
+from shared.cli.times import short
 from shared.jobs.discovery import discover
 from shared.jobs.errors import (
     DeclarationError,
@@ -32,6 +33,7 @@ from shared.jobs.errors import (
 )
 from shared.jobs.inspector import ActionError, BulkAction, PauseScope
 from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
+from shared.jobs.inspector.times import duration, moment
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.settings import MissingSettingError
@@ -166,22 +168,23 @@ def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: Stub) ->
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("10m", 600), ("1h30m", 5400), ("3d", 259200), ("1w", 604800), ("1.5h", 5400)]
+    ("text", "seconds"),
+    [("90s", 90), ("10m", 600), ("1h30m", 5400), ("15min", 900), ("3d", 259200), ("1w", 604800), ("1.5h", 5400)],
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
-    assert times.duration(text) == timedelta(seconds=seconds)
+    assert duration(text) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "-5m", "10 m", "1y", "99999999999w"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
-        times.duration(text)
+        duration(text)
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
-    assert times.moment("2026-11-25 14:30") == datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
+    assert moment("2026-11-25 14:30") == datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
     with pytest.raises(ValueError, match="is no time"):
-        times.moment("half past two")
+        moment("half past two")
 
 
 @pytest.mark.parametrize(
@@ -197,13 +200,13 @@ def test_a_time_without_an_offset_is_utc() -> None:
     ],
 )
 def test_durations_are_written_short(seconds: float, text: str) -> None:
-    assert times.short(seconds) == text
+    assert short(seconds) == text
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00+10:00", "9999-12-31T23:00-10:00"])
 def test_a_time_beyond_the_calendar_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="is beyond the calendar"):
-        times.moment(text)
+        moment(text)
 
 
 # --- Its name --------------------------------------------------------------------------------------------------------

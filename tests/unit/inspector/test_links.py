@@ -5,9 +5,16 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from urllib.parse import unquote
 
-from shared.jobs.inspector.links import AROUND, logs_link
+import pytest
+
+from shared.jobs.inspector.links import AROUND, log_group_link, logs_link
 
 AT = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def on_aws(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
 
 
 def parts(link: str) -> dict[str, str]:
@@ -45,3 +52,10 @@ def test_a_link_without_an_end_goes_up_to_now() -> None:
 
 def test_without_a_region_there_is_no_console() -> None:
     assert logs_link("", "/g", "it", AT, None) is None
+    assert log_group_link("", "/g") is None
+
+
+def test_where_aws_is_an_emulator_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+    assert logs_link("eu-central-1", "/g", "it", AT, None) is None
+    assert log_group_link("eu-central-1", "/g") is None

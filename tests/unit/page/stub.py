@@ -124,6 +124,7 @@ class StubInspector:
     rows: list[TaskRow] = field(default_factory=lambda: [row()])
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[DeadGroup] = field(default_factory=list)
+    leftovers: int = 0
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     bulks_: dict[str, BulkView] = field(default_factory=dict)
@@ -194,7 +195,7 @@ class StubInspector:
 
     def dead(self) -> DeadLetters:
         self._check()
-        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0)
+        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.leftovers)
 
     def schedules(self) -> tuple[ScheduleView, ...]:
         self._check()
@@ -278,8 +279,9 @@ class StubInspector:
     def pause(self, scope: PauseScope, name: str, *, reason: str | None = None, until: datetime | None = None) -> Pause:
         self._check()
         self.did.append(("pause", scope, name, reason))
-        made = self.paused[scope, name] = Pause(scope, name, reason, "op", NOW, until)
-        return made
+        before = self.paused.get((scope, name))
+        made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else NOW, until)
+        return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
 
     def resume(self, scope: PauseScope, name: str, *, reason: str | None = None) -> Pause:
         self.did.append(("resume", scope, name, reason))

@@ -17,7 +17,7 @@ from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page import sparkline
 from shared.page.desk import Desk
-from shared.page.filters import age, read, write
+from shared.page.filters import age, read, told, write
 from shared.page.notices import KEPT, Notices
 from shared.page.rendering import FOLDER, ago, query, span, usd
 
@@ -42,7 +42,9 @@ def test_what_is_empty_filters_nothing() -> None:
     assert read(QueryParams("state=&type=&tenant=+&newer=&id="), NOW) == Filter()
 
 
-@pytest.mark.parametrize("field", ["state=gone", "queue=fast", "newer=2", "older=h", "after=monday", "before=1"])
+@pytest.mark.parametrize(
+    "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "after=monday", "before=1"]
+)
 def test_a_field_that_cannot_be_read_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:
         read(QueryParams(field), NOW)
@@ -50,10 +52,24 @@ def test_a_field_that_cannot_be_read_is_named(field: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("90s", 90), ("15m", 900), ("15min", 900), (" 2 H ", 7_200), ("3d", 259_200), ("1w", 604_800)]
+    ("text", "seconds"),
+    [
+        ("90s", 90),
+        ("15m", 900),
+        ("15min", 900),
+        (" 2 H ", 7_200),
+        ("1h30m", 5_400),
+        ("1.5h", 5_400),
+        ("3d", 259_200),
+        ("1w", 604_800),
+    ],
 )
 def test_ages_are_read(text: str, seconds: int) -> None:
     assert age("older", text) == timedelta(seconds=seconds)
+
+
+def test_times_of_a_filter_are_told_as_the_command_line_writes_them() -> None:
+    assert told(Filter(created_after=NOW)) == [("created from", "2026-01-31 08:00:00Z")]
 
 
 @pytest.mark.parametrize(

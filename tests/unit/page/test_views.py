@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -12,6 +13,7 @@ from starlette.testclient import TestClient
 from shared.jobs.errors import PayloadError, RecordAwayError
 from shared.jobs.inspector.answers import AuditEntry, BulkAction, DeadGroup, Filter, LogLine, Pause, PauseScope
 from shared.jobs.inspector.errors import ActionError, SelectionError
+from shared.jobs.inspector.times import stamp
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page.app import LOOK
@@ -153,6 +155,13 @@ def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
     assert timedelta(minutes=59) < until - datetime.now(UTC) <= timedelta(hours=1)
     post("/resume", scope="queue", name="low")
     assert stub.paused == {}
+
+
+def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post: Post, stub: StubInspector) -> None:
+    since = NOW - timedelta(minutes=3)
+    stub.paused[PauseScope.QUEUE, "low"] = Pause(PauseScope.QUEUE, "low", "a bad deploy", "ann@desk", since, None)
+    text = browser.get(post("/pause", scope="queue", name="low").headers["location"]).text
+    assert f"It was paused already by ann@desk, since {stamp(since)}" in text
 
 
 @pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
@@ -304,6 +313,17 @@ def test_each_field_of_a_payload_that_is_not_taken_is_told(
     assert "<li>user_id: Input should be a valid UUID</li><li>rows: Field required</li>" in text
 
 
+def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: StubInspector) -> None:
+    browser = client_of(stub, command="joblane --stage dev")
+    browser.cookies.update(COOKIE)
+    assert "joblane --stage dev logs one" in browser.get("/task", params={"id": "one"}).text
+    assert "joblane --stage dev logs one" in browser.get("/task/logs", params={"id": "one"}).text
+    stub.views["one"] = {"log_link": "https://console"}
+    text = browser.get("/task", params={"id": "one"}).text
+    assert 'href="https://console"' in text
+    assert "joblane --stage dev logs one" not in text
+
+
 def test_logs_are_shown(browser: TestClient, stub: StubInspector) -> None:
     stub.lines = [LogLine(NOW, "ERROR", "it broke", 2, "r", {"ms": 12})]
     text = browser.get("/task/logs", params={"id": "one"}).text
@@ -359,6 +379,18 @@ def test_a_bulk_action_is_stopped(post: Post, stub: StubInspector) -> None:
     assert stub.did[-1] == ("abort", "b", "enough")
 
 
+@pytest.mark.parametrize(("stopped", "state"), [("the canary: 1 of 5 failed again", "stopped"), (None, "completed")])
+def test_a_bulk_action_that_was_stopped_is_not_called_completed(
+    browser: TestClient, stub: StubInspector, stopped: str | None, state: str
+) -> None:
+    made = stub.bulk(BulkAction.RETRY, Filter())
+    stub.bulks_["b"] = replace(made, state=State.COMPLETED, stopped=stopped)
+    for path in ("/bulk", "/bulk/show?id=b"):
+        text = browser.get(path).text
+        assert re.findall(r'class="state (\w+)"', text) == [state], path
+        assert stopped is None or stopped in text, path
+
+
 # --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
 
 
@@ -374,6 +406,56 @@ def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
     assert "OSError" not in text
     post("/dead/redrive/start", fingerprint="f1", type="data:export", canary="5", rate="10")
     assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 10, 5, None)]
+
+
+def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a_page(
+    browser: TestClient, stub: StubInspector
+) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one]
+    assert 'href="/task/logs?id=id"' in browser.get("/dead").text
+    stub.groups = [replace(one, log_link="https://console")]
+    text = browser.get("/dead").text
+    assert 'href="https://console"' in text
+    assert "/task/logs" not in text
+    stub.groups = [replace(one, recorded=False)]
+    assert "/task/logs" not in browser.get("/dead").text  # no task has this id
+
+
+def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead(
+    browser: TestClient, post: Post, stub: StubInspector
+) -> None:
+    assert "nothing was given up" in browser.get("/dead").text
+    stub.leftovers = 2
+    text = browser.get("/dead").text
+    assert "2 messages of tasks that were retried or deleted since" in text
+    assert '<a class="button" href="/dead/redrive">Remove what is left over</a>' in text
+    text = browser.get("/dead/redrive").text
+    assert "<h1>Remove what is left over?</h1>" in text
+    assert 'name="canary"' not in text
+    post("/dead/redrive/start", rate="10")
+    assert stub.did == [("redrive", Filter(), 10, 0, None)]
+
+
+def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_all(
+    browser: TestClient, stub: StubInspector
+) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups, stub.leftovers = [one], 1
+    text = browser.get("/dead").text
+    assert "1 message of tasks that were retried or deleted since" in text
+    assert "Redrive all" in text
+    for asked, told in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
+        text = browser.get("/dead/redrive", params=asked).text
+        assert "Redrive 40?" in text
+        assert ("Removed as well" in text) is told, asked
+
+
+def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: StubInspector) -> None:
+    one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
+    stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
+    assert "Redrive 40?" in browser.get("/dead/redrive").text
+    assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
 
 
 def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: StubInspector) -> None:

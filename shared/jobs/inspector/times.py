@@ -1,0 +1,63 @@
+"""Times and lengths of time, as people write and read them: ``10m``, ``1h30m``, ``2026-11-25 14:30:05Z``."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+UNITS = (("d", 86_400), ("h", 3_600), ("min", 60))
+SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+PART = re.compile(r"(\d+(?:\.\d+)?)(s|min|m|h|d|w)")
+SHAPE = re.compile(rf"(?:{PART.pattern})+")
+LONGEST = timedelta(days=36_500)
+FORMS = "90s, 10m, 1h30m, 3d or 1w"
+
+
+def duration(text: str) -> timedelta:
+    """``1h30m`` → a timedelta. Raises ValueError with the form that is right."""
+    if not SHAPE.fullmatch(text):
+        raise ValueError(f"{text!r} is no duration; a number and a unit are required, such as {FORMS}")
+    seconds = sum(float(number) * SECONDS[unit] for number, unit in PART.findall(text))
+    if seconds > LONGEST.total_seconds():
+        raise ValueError(f"{text!r} is longer than {LONGEST.days} days")
+    return timedelta(seconds=seconds)
+
+
+def moment(text: str) -> datetime:
+    """ISO 8601 → an aware time; without an offset it is UTC. Raises ValueError."""
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is no time; give one such as 2026-11-25T14:30Z, which is UTC without the Z"
+        ) from None
+    found = found if found.tzinfo else found.replace(tzinfo=UTC)
+    try:
+        return found.astimezone(UTC)
+    except OverflowError:
+        raise ValueError(f"{text!r} is beyond the calendar") from None
+
+
+def ago(text: str, now: datetime) -> datetime:
+    """A duration before ``now``, or a time as it is. Raises ValueError."""
+    return now - duration(text) if SHAPE.fullmatch(text) else _moment_or_duration(text)
+
+
+def _moment_or_duration(text: str) -> datetime:
+    try:
+        return moment(text)
+    except ValueError:
+        raise ValueError(
+            f"{text!r} is neither a duration, such as {FORMS}, nor a time, such as 2026-11-25T14:30Z"
+        ) from None
+
+
+def stamp(at: datetime) -> str:
+    """``2026-11-25 14:30:05Z``."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%SZ}"
+
+
+def lasting(time: timedelta) -> str:
+    """``3 d``, ``4 h``, ``5 min``, ``6 s``: the largest unit that fits; ``0 s`` for less than nothing."""
+    seconds = max(0, int(time.total_seconds()))
+    return next((f"{seconds // size} {unit}" for unit, size in UNITS if seconds >= size), f"{seconds} s")
