@@ -50,7 +50,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     from shared.jobs.queues import check_prefix
     from shared.jobs.sqs import Sqs
 
-    source = _settle(profile, region)
+    source = settle(profile, region)
     try:
         database = Database(url := settings.database_url())
     except ValueError as error:
@@ -68,7 +68,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     )
 
 
-def _settle(profile: str | None, region: str | None) -> str:
+def settle(profile: str | None, region: str | None) -> str:
     """Let the environment hold the settings, and return where they are from."""
     if os.environ.get("DATABASE_URL", "").strip():
         chosen = {"AWS_PROFILE": profile, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}

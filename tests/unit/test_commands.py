@@ -6,12 +6,13 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from shared.cli.errors import LocalError
+from shared.cli.errors import AwayError, LocalError
 from shared.cli.main import app
 from shared.jobs.errors import DeclarationError
 
@@ -86,3 +87,16 @@ def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(LocalError, match=f"cannot be brought up to date: .*{said}"):
         jobs("migrate")
+
+
+def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with patch.dict(os.environ):
+        monkeypatch.delenv("DATABASE_URL", raising=False)
+        monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
+        with pytest.raises(AwayError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"):
+            jobs("migrate")
+        (tmp_path / "env").write_text("DATABASE_URL=postgresql://x@127.0.0.1:1/x\n")
+        with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):
+            jobs("migrate")

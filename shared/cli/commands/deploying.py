@@ -19,15 +19,17 @@ if TYPE_CHECKING:
 def migrate() -> None:
     """Bring the database to the newest schema.
 
-    The one of DATABASE_URL. It is told of the declared types, too.
+    The one of DATABASE_URL, else that of the local stack. It is told of the declared types, too.
     """
     from pg8000.exceptions import Error as PostgresError
     from sqlalchemy.exc import DBAPIError
 
     from shared import settings
+    from shared.cli.connecting import settle
     from shared.jobs.failure import text_of
     from shared.migrating import migrate as bring_up_to_date
 
+    settle(profile=None, region=None)
     try:
         types = bring_up_to_date(settings.database_url())
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
