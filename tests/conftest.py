@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from shared.cli.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]
+E2E, ON_THEIR_OWN = "tests/e2e/", ("/test_demo.py", "/test_stack.py")
+"""All of these but two share a stack."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -32,6 +34,19 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 def pytest_configure() -> None:
     """Let SIGTERM end the session as Ctrl-C does: what the fixtures have started stops with it."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file's tests go to one worker, and so do all those that share the stack of ``tests/e2e``."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneStack(LoadFileScheduling):  # type: ignore[misc]
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return E2E if file.startswith(E2E) and not file.endswith(ON_THEIR_OWN) else file
+
+    return OneStack(config, log)
 
 
 @pytest.fixture(scope="session")
