@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from shared.cli.databases import administer
@@ -19,9 +20,9 @@ from shared.cli.postgres import Postgres
 from shared.db import Database
 from shared.jobs import Queue
 from shared.jobs.discovery import discover
-from shared.jobs.inspector import Filter, Inspector, dead, listing, overview
+from shared.jobs.inspector import BulkAction, Filter, Inspector, dead, listing, overview
 from shared.jobs.inspector.reach import Reach
-from shared.jobs.inspector.selection import Selection, checked, count, cursor_of, reading, select
+from shared.jobs.inspector.selection import Selection, aimed, checked, count, cursor_of, reading, select
 from shared.jobs.inspector.why import AHEAD
 from shared.jobs.sqs import Sqs
 from shared.jobs.store import State
@@ -216,7 +217,15 @@ def _others(reach: Reach) -> list[Question]:
         Question(
             "walk through those given up",
             {"500 ids": walk},
-            (select("created_at, id", given_up, middle, 500, oldest_first=True),),
+            (select("created_at, id", given_up, middle, 500, oldest_first=True, acting=True),),
+        ),
+        Question(
+            "what an action would touch",
+            {str(action): partial(inspector.count, action=action) for action in BulkAction},
+            tuple(
+                count(aimed(Filter(), action), listing.COUNT_CAP + 1, acting=True)
+                for action in (BulkAction.RETRY, BulkAction.DELETE)
+            ),
         ),
         Question(
             "dead letters: the record's part",
