@@ -9,7 +9,7 @@ import typer
 
 from shared.cli import asking, screen
 from shared.cli.commands import options as o
-from shared.cli.screen import WIDE
+from shared.cli.screen import NARROW, WIDE
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
 BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action.")]
@@ -31,13 +31,12 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
         return
     console = screen.console()
     why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
-    titles = ("ID", "ACTION", "STATE", "DONE", "OF", "SKIPPED", "FAILED", "STARTED", "WHO")
-    made = screen.table(*titles, *why, fold=("ID", "WHO", *why))
+    more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
+    made = screen.table("ID", "ACTION", "STATE", "DONE", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
     for one in found:
-        numbers = (one.done, one.total, one.skipped, one.failed)
-        when = relative(one.started_at, datetime.now(UTC))
-        more = (one.stopped or "",) if why else ()
-        screen.row(made, one.id, one.action, standing(one), *numbers, when, one.who, *more)
+        cells = (one.id, one.action, standing(one), one.done, one.total, one.failed)
+        rest = (one.skipped, relative(one.started_at, datetime.now(UTC)), one.who) if more else ()
+        screen.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
     console.print(made)
 
 

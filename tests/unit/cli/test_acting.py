@@ -166,6 +166,11 @@ def test_a_bulk_action_that_was_stopped_is_not_called_completed(
     assert json.loads(jobs("bulk", "ls", "--json").out)[0]["state"] == state
 
 
+def test_on_a_narrow_terminal_the_id_of_a_bulk_action_is_on_few_lines(jobs: Run, stub: Stub) -> None:
+    stub.answers["bulks"] = (samples.bulk(id=samples.ID),)
+    assert len(jobs("bulk", "ls", columns=60).out.splitlines()) <= 4
+
+
 # --- Dead letters ----------------------------------------------------------------------------------------------------
 
 
