@@ -6,6 +6,7 @@ SQLAlchemy engine sits on the same connection and is made on first touch: import
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections import OrderedDict
@@ -36,6 +37,12 @@ USER_TIMEOUT_MS = 10_000
 CLIENT_CHECK_MS = 2_000
 """How soon the server ends a statement whose client has hung up, and lets its locks go."""
 MAX_PREPARED = 100
+JSON_OIDS = (114, 3802)
+"""Of ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+RESET = (
+    "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
+    " discard temp; discard sequences"
+)
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
 """Its own authorities, which no system knows. Source: RDS, *Using SSL/TLS to encrypt a connection*."""
@@ -44,6 +51,27 @@ VERIFYING = ("require", "verify-ca", "verify-full")
 LOGIN_REFUSED = ("28000", "28P01")
 
 Row = list[Any]
+
+
+def read_json(text: str) -> Any:
+    """A value of type ``json`` or ``jsonb``, whatever it holds: a row that cannot be read would stop whoever meets it.
+
+    PostgreSQL's numbers have up to 131,072 digits and its documents thousands of levels. What Python refuses comes as
+    text, which no payload model takes for a number or an object.
+    """
+    try:
+        return json.loads(text)
+    except ValueError:  # ``sys.set_int_max_str_digits``
+        return json.loads(text, parse_int=_int_or_text)
+    except RecursionError:
+        return text
+
+
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
 
 
 class Connection(DbapiConnection):  # type: ignore[misc]
@@ -57,6 +85,8 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._answered = True
         self._heard_at = 0.0
         super().__init__(*args, **options)
+        for oid in JSON_OIDS:
+            self.register_in_adapter(oid, read_json)
 
     @property
     def idle(self) -> bool:
@@ -122,6 +152,13 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def rollback(self) -> None:
         if self._in_transaction:
             self.execute_simple("rollback")
+
+    def reset(self) -> None:
+        """Put the session back to what it was when it began, but for its prepared statements. One round trip.
+
+        It is what ``DISCARD ALL`` does without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
+        """
+        self.execute_simple(RESET)
 
     def cut(self) -> None:
         """Close without a word to the server, whatever it is doing."""

@@ -101,6 +101,8 @@ class TaskContext:
         self._loop_over = ""
         self._resumed = False
         self._kept_some = False
+        self.used = False
+        """Whether the session has been at the database, by the handler's word or the library's."""
         self._failures: list[Exception] = []
 
     def close(self) -> None:
@@ -148,6 +150,7 @@ class TaskContext:
 
         session = Session(self._database.engine)
         event.listen(session, "before_commit", self._refuse_commit)
+        event.listen(session, "after_begin", self._note_use)
         return session
 
     def flush(self) -> None:
@@ -159,6 +162,9 @@ class TaskContext:
     def touched(self) -> bool:
         """Whether the handler has asked for its session."""
         return "session" in self.__dict__
+
+    def _note_use(self, *_: object) -> None:
+        self.used = True
 
     def connection(self) -> Connection:
         """The connection under the session, to run the record's statements in its transaction.

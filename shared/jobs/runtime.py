@@ -133,9 +133,10 @@ class Worker:
                     settled.keep(delivery, claimed.wait_seconds)
                 case Verdict.LEASED:
                     settled.keep(delivery, claimed.wait_seconds + 1)
-                case Verdict.GIVE_UP | Verdict.BURY:
-                    if claimed.verdict is Verdict.GIVE_UP:
-                        self._report.given_up(claimed)
+                case Verdict.GIVE_UP:
+                    self._report.given_up(claimed)
+                    letters.append((delivery, claimed, claimed.reason or "archived"))
+                case Verdict.BURY:
                     letters.append((delivery, claimed, claimed.reason or "archived"))
                 case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
                     reason = claimed.reason or "DuplicateTask: its unique key is held by another task"
@@ -249,12 +250,15 @@ class Worker:
             end = outcome.failed(self._task, claimed, error, _ms_since(started), payload)
             self._costs.note(end, claimed)
         context.close()
+        self._clean(context)
         if isinstance(error, LeaseLostError):
             self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
             settled.keep(delivery)
-        else:
+            return None
+        if written:
             self._report.add(claimed, end)
-        return None if written or isinstance(error, LeaseLostError) else end
+            return None
+        return end
 
     def _what_ended_it(self, raised: BaseException) -> BaseException:
         """The timeout, for an error that it has left behind: a clean-up that failed, or a library that the alarm met in
@@ -310,6 +314,15 @@ class Worker:
                 context.session.invalidate()
             self._database.drop()
 
+    def _clean(self, context: TaskContext) -> None:
+        """Leave nothing of a handler's session for the next task: settings, role, locks, temporary tables."""
+        if not context.used or not self._database.usable:
+            return
+        try:
+            self._database.get().reset()
+        except (PostgresError, OSError):
+            self._database.drop()
+
     # --- Finish ----------------------------------------------------------------------------------------------------
 
     def _finish_together(
@@ -332,7 +345,9 @@ class Worker:
         for delivery, claimed, end in ends:
             if end.id not in held:
                 letters += self._not_held(delivery, claimed, end, settled)
-            elif end.state is State.ARCHIVED:
+                continue
+            self._report.add(claimed, end)
+            if end.state is State.ARCHIVED:
                 letters.append((delivery, claimed, end.reason or "archived"))
             elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
                 settled.keep(delivery, end.visibility_seconds)

@@ -131,6 +131,8 @@ def _tell(acted: Acted) -> None:
     else:
         text = f"was {acted.before}, is {acted.after}"
     screen.console().print(screen.word(f"{acted.id} {text}", "none"), soft_wrap=True)
+    if acted.note:
+        screen.say(acted.note.capitalize().rstrip(".") + ".")
 
 
 def act_on_filter(

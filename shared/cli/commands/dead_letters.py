@@ -17,7 +17,7 @@ from shared.cli.screen import NARROW, WIDE, plural, word
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from shared.jobs.inspector import Filter
+    from shared.jobs.inspector import Filter, Inspector
     from shared.jobs.inspector.answers import DeadGroup, DeadLetters
 
 DEFAULT_CANARY = 5
@@ -38,7 +38,7 @@ def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
     if found.groups:
         _groups(screen.console(), found)
     if found.leftovers:
-        letters = plural(found.leftovers, "message")
+        letters = plural(sum(found.leftovers.values()), "message")
         screen.say(
             f"Left over in the dead-letter queues: {letters} of tasks that were retried or deleted since. "
             f"`{asking.here(context)} redrive --all` removes that, too."
@@ -79,7 +79,8 @@ def _next_steps(one: DeadGroup, command: str) -> None:
         *logs,
         (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
     ]
-    again = f"{command} redrive {one.fingerprint} --canary {DEFAULT_CANARY}"
+    canary = f" --canary {DEFAULT_CANARY}" if one.type else ""  # what cannot be read becomes no task to wait for
+    again = f"{command} redrive {one.fingerprint}{canary}"
     to = screen.messages()
     to.print()
     screen.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
@@ -110,6 +111,7 @@ def redrive(
     By fingerprint, ids, type, or all of it. Messages without a row come along.
     """
     from shared.cli.following import follow
+    from shared.jobs.inspector.dead import left_over
 
     if everything and (which or type_):
         asking.usage("it is all: name nothing else", "--all")
@@ -117,11 +119,11 @@ def redrive(
         asking.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
     inspector = asking.inspector(context)
     found = inspector.dead()
-    groups = found.groups
-    chosen = _filter(which or [], type_ or [], groups)
-    number = _number(chosen, groups) if chosen.fingerprint or not chosen.ids else len(chosen.ids)
-    clears = found.leftovers and not chosen.fingerprint and not chosen.ids
-    if not number and not clears:
+    chosen = _filter(which or [], type_ or [], found.groups)
+    number, removed = _number(inspector, chosen, found, exactly=dry_run), left_over(found, chosen)
+    if everything and (unread := sum(one.count for one in found.groups if not one.type)):
+        screen.say(f"{plural(unread, 'message')} that cannot be read stay; redrive such by their fingerprint.")
+    if not number and not removed:
         asking.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
     if dry_run:
         if as_json:
@@ -129,13 +131,19 @@ def redrive(
 
             screen.document(Count(number, exact=True), Count)
         else:
-            screen.console().print(word(f"{plural(number)} would be redriven.", "none"))
+            screen.console().print(word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
-    question = f"Redrive {plural(number)}{first}?" if number else "Remove the messages that are left over?"
+    question = f"Redrive {plural(number)}{first}?" if number else f"Remove {plural(removed, 'message')} left over?"
     asking.confirm(question, yes=yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
     raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
+
+
+def _would(number: int, removed: int) -> str:
+    parts = [f"{plural(number)} would be redriven"] if number else []
+    parts += [f"{plural(removed, 'message')} left over would be removed"] if removed else []
+    return "; ".join(parts) + "."
 
 
 def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
@@ -151,7 +159,17 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
     return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))
 
 
-def _number(chosen: Filter, groups: tuple[DeadGroup, ...]) -> int:
-    from shared.jobs.inspector.dead import within
+def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly: bool) -> int:
+    """How many it sends back. By ids, ``exactly``: tasks; whether messages without a row have such an id is seen as it
+    goes."""
+    from dataclasses import replace
 
-    return sum(one.count for one in within(groups, chosen))
+    from shared.jobs.inspector import BulkAction
+    from shared.jobs.inspector.dead import within
+    from shared.jobs.store import State
+
+    if not chosen.ids:
+        return sum(one.count for one in within(found.groups, chosen))
+    if not exactly:
+        return len(chosen.ids)
+    return int(inspector.count(replace(chosen, states=(State.ARCHIVED,)), action=BulkAction.RETRY).number)

@@ -20,6 +20,7 @@ from shared.jobs.inspector.changes import ALLOWED, change, entry_of, send
 from shared.jobs.inspector.enqueueing import insert, named, note_of, send_inserted
 from shared.jobs.inspector.errors import ActionError
 from shared.jobs.inspector.record import check_id
+from shared.jobs.inspector.selection import BULK_TYPE
 from shared.jobs.job import Job, check
 from shared.jobs.queues import Queue
 from shared.jobs.redaction import restored
@@ -124,6 +125,8 @@ def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: s
     """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
     with _on(reach, "replay", id_, reason, with_payload=True) as (doing, found):
         _allow(doing, "replay", found)
+        if found.type == BULK_TYPE:
+            raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
         ready = _ready(reach, found, payload)
         inserted = insert(doing.connection, ready)
         doing.connection.run("update tasks set replay_of = $2 where id = $1", ready.id, id_)

@@ -337,12 +337,13 @@ class DeadGroup:
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
     """``groups``: largest first. ``depths``: of each dead-letter queue with messages. ``unread``: messages in them
-    that were not looked at, because they are many. ``leftovers``: of those looked at, whose tasks have moved on."""
+    that were not looked at, because they are many. ``leftovers``: type → how many of those looked at have tasks that
+    have moved on."""
 
     groups: tuple[DeadGroup, ...]
     depths: Mapping[str, int]
     unread: int
-    leftovers: int = 0
+    leftovers: Mapping[str, int] = field(default_factory=dict)
 
 
 # --- Schedules, statistics, logs -----------------------------------------------------------------------------------

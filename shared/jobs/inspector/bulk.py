@@ -151,9 +151,12 @@ def _view(row: list[Any]) -> BulkView:
 
 
 def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
-    """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended."""
+    """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended or was aborted."""
     before = view(reach, id_)
     with audit.action(reach, "abort", id_, reason) as doing:
+        [[stopped]] = doing.connection.run("select stopped from bulks where id = $1 for update", id_)
+        if stopped is not None and before.state in LIVE:
+            raise ActionError(id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it stops")
         if not doing.connection.run(CANCEL, id_):
             raise _ended(reach, before)
         doing.connection.run("update bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")

@@ -6,7 +6,7 @@ messages looked at, and then no more than :data:`LOOKED_AT`: the groups are ther
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -59,7 +59,7 @@ def groups(reach: Reach) -> DeadLetters:
     depths, letters, unread = _letters(reach)
     found = [*_recorded(reach), *_unrecorded(reach, letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
-    leftovers = sum(letter.kind is Kind.OBSOLETE for letter in letters)
+    leftovers = Counter(letter.type for letter in letters if letter.kind is Kind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread, leftovers)
 
 
@@ -73,25 +73,34 @@ def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str |
     letters, leftovers = _wanted(reach, frozen)
     if canary and any(letter.id is None for letter in letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
-    none = leftovers > 0 and clears(filter_)
+    none = leftovers > 0 and _clears(filter_)
     return bulk.begin(
         reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=none
     )
 
 
 def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
-    """Of groups, those that a redrive of a fingerprint, of types or of all sends back. All means no bulk actions."""
+    """Of groups, those that a redrive of a fingerprint, of types or of all sends back.
+
+    All means neither bulk actions nor what cannot be read, which would be refused once more: these have to be named.
+    """
     fingerprint, types = filter_.fingerprint, filter_.types
     return [
         group
         for group in found
         if fingerprint in (None, group.fingerprint)
-        and (group.type in types if types else fingerprint or group.type != BULK_TYPE)
+        and (group.type in types if types else fingerprint or group.type not in ("", BULK_TYPE))
     ]
 
 
-def clears(filter_: Filter) -> bool:
-    """Whether a redrive of these removes messages that are left over: of types, or of all."""
+def left_over(found: DeadLetters, filter_: Filter) -> int:
+    """How many messages whose tasks have moved on a redrive of these removes: of types, or of all."""
+    if not _clears(filter_):
+        return 0
+    return sum(number for type_, number in found.leftovers.items() if not filter_.types or type_ in filter_.types)
+
+
+def _clears(filter_: Filter) -> bool:
     return replace(filter_, types=(), states=()) == Filter()
 
 

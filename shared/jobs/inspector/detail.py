@@ -11,7 +11,7 @@ from shared.jobs.inspector.answers import Attempt, TaskRow, TaskView
 from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.inspector.links import logs_link
 from shared.jobs.inspector.record import Record, read
-from shared.jobs.inspector.selection import reading
+from shared.jobs.inspector.selection import BULK_TYPE, reading
 from shared.jobs.inspector.why import why
 from shared.jobs.queues import Queue
 from shared.jobs.redaction import MASK, masked, redacted_names
@@ -145,7 +145,9 @@ def _actions(record: Record) -> tuple[str, ...]:
     if record.cleared:
         return ()
     allowed = [
-        action for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items() if record.state in states
+        action
+        for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items()
+        if record.state in states and not (record.type == BULK_TYPE and "replay" in action)
     ]
     if record.cancel_requested_at is not None and record.state == State.ACTIVE:
         allowed.remove("cancel")  # it was asked to stop already

@@ -14,7 +14,7 @@ from shared.jobs.inspector import audit, pauses
 from shared.jobs.inspector.answers import Acted, Pause, PauseScope, ScheduleView, Tick
 from shared.jobs.inspector.aws import client
 from shared.jobs.inspector.enqueueing import named
-from shared.jobs.inspector.errors import SelectionError
+from shared.jobs.inspector.errors import ActionError, SelectionError
 from shared.jobs.message import TICK_ID_PATTERN
 from shared.jobs.missed import PATIENCE
 from shared.jobs.queues import CONTENT_KEPT_FOR_MESSAGES, cron_group_name, schedule_name
@@ -38,6 +38,14 @@ select s.type, s.name, t.id, t.state
        lateral (select id, state from tasks where id >= s.low collate "C" and id < s.high collate "C"
                  order by id desc limit {PAST}) as t
 """
+
+TICKED = """
+select state from tasks where id = $1
+union all
+select 'pending' from audit where target = $2 and action = 'tick' and details ->> 'id' = $1
+ limit 1
+"""
+"""A tick of this minute: a second one would be the same task, and run nothing."""
 
 
 def schedules(reach: Reach) -> tuple[ScheduleView, ...]:
@@ -153,6 +161,9 @@ def tick(reach: Reach, type_: str, schedule: str | None, reason: str | None) -> 
     now = datetime.now(UTC)
     id_ = id_of(task.type, chosen[0].name, now)
     with audit.action(reach, "tick", name, reason) as doing:
+        for (state,) in doing.connection.run(TICKED, id_, name):
+            problem = "the tick of this minute has come or was sent; wait for the next minute"
+            raise ActionError(id_, "tick", State(state), (), audit.last(doing.connection, name), problem=problem)
         doing.details |= {"id": id_}
         reach.sqs.send(tick_entry(reach.prefix, task, chosen[0], now))
     return Acted(id_, "tick", None, State.PENDING, new_id=id_)

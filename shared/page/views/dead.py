@@ -9,7 +9,7 @@ from starlette.responses import Response
 
 from shared.jobs.inspector.answers import Filter
 from shared.jobs.inspector.bulk import MAX_CANARY
-from shared.jobs.inspector.dead import clears, within
+from shared.jobs.inspector.dead import left_over, within
 from shared.page.filters import Fields, read, whole, write
 from shared.page.views.bulk import DEFAULT_RATE, rate_of
 from shared.page.visit import form, go, inspector, page
@@ -34,11 +34,10 @@ def dry_run(request: Request) -> Response:
         "redrive.html",
         groups=groups,
         count=sum(group.count for group in groups),
-        leftovers=found.leftovers if clears(wanted) else 0,
-        wanted=wanted,
+        leftovers=left_over(found, wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
-        canary=CANARY,
+        canary=CANARY if all(group.type for group in groups) else 0,  # what cannot be read becomes no task to wait for
     )
 
 

@@ -228,6 +228,30 @@ def test_a_run_that_is_under_way_stops_at_its_next_check(inspector: Inspector, b
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
 
 
+def test_of_two_who_abort_the_second_is_told_of_the_first(inspector: Inspector, bulks: Bulks) -> None:
+    # given one whose function is under way, and has not looked yet
+    put_archived(bulks.world, "a")
+    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    bulks.world.run(
+        "update tasks set state = 'active', lease_token = gen_random_uuid(),"
+        " lease_until = now() + interval '1 min' where id = $1",
+        view.id,
+    )
+    inspector.abort(view.id)
+    with pytest.raises(ActionError, match=r"is active: it stops\. op aborted it 0 s ago"):
+        inspector.abort(view.id)
+    assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
+
+
+def test_a_bulk_action_is_not_replayed(inspector: Inspector, bulks: Bulks) -> None:
+    put_archived(bulks.world, "a")
+    view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
+    bulks.run(view.id)
+    with pytest.raises(ActionError, match="is completed: its filter was for then; begin such an action anew"):
+        inspector.replay(view.id)
+    assert not any("replay" in action for action in inspector.task(view.id).actions)
+
+
 def test_an_abort_of_one_that_has_ended_says_so(inspector: Inspector, bulks: Bulks) -> None:
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)

@@ -107,7 +107,7 @@ def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_i
     inspector.retry("a0")
     work_off(ran.world)
     found = inspector.dead()
-    assert (found.groups, found.leftovers) == ((), 1)
+    assert (found.groups, sum(found.leftovers.values())) == ((), 1)
     # when
     for filter_ in (Filter(types=("sample:batch",)), Filter(ids=("a0",))):
         with pytest.raises(SelectionError, match="no task matches it"):
@@ -119,7 +119,7 @@ def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_i
     view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.stopped) == (State.COMPLETED, 0, 0, None)
     assert runs(ran.world) == ["a0"]
-    assert (depth(ran.world, DLQ), inspector.dead().leftovers) == (0, 0)
+    assert (depth(ran.world, DLQ), inspector.dead().leftovers) == (0, {})
 
 
 def test_a_redrive_that_matches_nothing_says_so(inspector: Inspector, ran: Bulks) -> None:

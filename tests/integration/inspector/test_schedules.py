@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import boto3
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from functions.tenant_cleanup.handler import tenant_cleanup
 from shared.jobs import TaskContext, task
 from shared.jobs.errors import SendError
-from shared.jobs.inspector import Inspector, PauseScope
+from shared.jobs.inspector import ActionError, Inspector, PauseScope
 from shared.jobs.inspector.answers import ScheduleView
 from shared.jobs.inspector.errors import SelectionError
 from shared.jobs.inspector.reach import Reach
@@ -142,6 +143,26 @@ def test_a_tick_by_hand_is_a_tick_to_the_task(world: World, inspector: Inspector
     assert world.row(acted.id)["state"] == "completed"
     entry = inspector.audit()[0]
     assert (entry.action, entry.target, entry.details) == ("tick", "sample:tick:1", {"id": acted.id})
+
+
+def test_a_second_tick_of_one_minute_is_refused_as_it_would_run_nothing(
+    world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a minute that does not end
+    world.lane(sample_tick)
+    at = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
+    monkeypatch.setattr("shared.jobs.inspector.schedules.datetime", Mock(now=lambda zone: at))
+    inspector.tick("sample:tick", schedule="1")
+    # then, be it on its way or through
+    with pytest.raises(
+        ActionError, match="is pending: the tick of this minute has come or was sent; wait for the next"
+    ):
+        inspector.tick("sample:tick", schedule="1")
+    (message,) = world.take(sample_tick)
+    world.deliver(sample_tick, message["Body"])
+    with pytest.raises(ActionError, match=r"is completed: the tick of this minute .* op tick it"):
+        inspector.tick("sample:tick", schedule="1")
+    assert len(inspector.audit()) == 1
 
 
 def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, reach: Reach) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from shared.jobs import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
 from shared.jobs.errors import RecordAwayError, UnknownTaskError, WaitTimeoutError
+from tests import emf
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep, watch
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
@@ -159,7 +160,12 @@ ENDS: dict[str, BaseException | None] = {
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 @pytest.mark.parametrize("end", ENDS)
 def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
-    effects: World, client: JobClient, other: JobClient, end: str, touches: bool
+    effects: World,
+    client: JobClient,
+    other: JobClient,
+    end: str,
+    touches: bool,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     watched = watch(effects)
 
@@ -179,6 +185,8 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
     row = effects.row(id_)
     assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
     assert outcomes(effects, id_) == ["cancelled"]
+    (told,) = emf.documents(capsys.readouterr().out)
+    assert (told["Started"], told["Cancelled"], told.get("Succeeded")) == (1, 1, None)
     assert effects.run("select from effects") == []
     assert watched.sent == []
     assert effects.deliver(sample_one, recorded(id_)) == []

@@ -522,6 +522,7 @@ def test_an_item_costs_a_mark_and_a_commit_beside_its_own_work(world: World) -> 
         "insert": 18,
         "commit": 9,
         "with": 1,
+        "close": 1,  # the session is reset
     }
 
 

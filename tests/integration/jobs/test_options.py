@@ -13,6 +13,7 @@ from shared.jobs import EnqueueError, Job, JobClient, State, TaskContext
 from shared.jobs.message import decode
 from shared.jobs.queues import dead_letter_name
 from shared.jobs.task import Task
+from tests import emf
 from tests.events import record
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, active, handle, outcomes, put, rival, run_sweep, watch
@@ -305,7 +306,9 @@ def test_a_task_that_is_past_its_deadline_is_given_up_without_running(world: Wor
     assert reason_of(letter) == row["reason"]
 
 
-def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(world: World) -> None:
+def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
     ran: list[str] = []
 
     @behaviour
@@ -320,6 +323,8 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(wo
     assert row["reason"].startswith("DeadlinePassed: it was to run by 2020-01-31 12:00:00")
     assert None not in (row["dead_sent_at"], row["finished_at"], row["expire_at"])
     assert (world.attempts("it"), ran) == ([], [])
+    (told,) = emf.documents(capsys.readouterr().out)
+    assert told["Archived"] == 1
     (letter,) = world.dead_letters(sample_one)
     assert reason_of(letter) == row["reason"]
     # and a copy of it is a leftover, its dead letter runs

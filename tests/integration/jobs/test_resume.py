@@ -255,6 +255,7 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: 
         "select": 4,  # three more chunks, and that there is none
         "with": 1,
         "commit": 5,
+        "close": 1,  # the session is reset
     }
 
 

@@ -160,6 +160,15 @@ def test_bad_arguments_are_refused_by_name_before_anything_is_written(known: Wor
     assert known.run("select count(*) from tasks") == [[0]]
 
 
+@pytest.mark.parametrize("number", ["1e5000", "-1e309", '[{"deep": 1e400}]'])
+def test_a_number_that_no_client_takes_is_refused(known: World, number: str) -> None:
+    with pytest.raises(DatabaseError) as caught:
+        known.run(f"select * from joblane_enqueue('sample:one', '{{\"number\": {number}}}')")
+    assert sqlstate(caught.value) == "22023"
+    assert "payload: a number is too large" in caught.value.args[0]["M"]
+    assert known.run("select count(*) from tasks") == [[0]]
+
+
 def test_a_past_time_runs_now_however_far_it_is(known: World) -> None:
     id_, _ = enqueue(known, "'sample:one', '{}', process_at => '0044-03-15 BC'")
     assert known.row(id_)["state"] == "pending"

@@ -204,7 +204,10 @@ def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: Stub) -> None:
 
 
 def test_messages_that_are_left_over_can_be_removed_where_nothing_is_dead(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"dead": DeadLetters((), {"jobs-low-x-dlq": 2}, 0, 2), "redrive": samples.bulk(action="redrive")}
+    stub.answers |= {
+        "dead": DeadLetters((), {"jobs-low-x-dlq": 2}, 0, {"a:b": 2}),
+        "redrive": samples.bulk(action="redrive"),
+    }
     assert "Left over in the dead-letter queues: 2 messages" in jobs("dead").err
     jobs("redrive", "--all", "--yes")
     assert len(stub.called("redrive")) == 1
@@ -260,8 +263,28 @@ def test_a_redrive_of_what_is_not_dead_ends_with_3(jobs: Run, stub: Stub, argume
 
 def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: Stub) -> None:
     stub.answers["dead"] = samples.dead()
-    assert jobs("redrive", "--all", "--dry-run").out == "942 tasks would be redriven.\n"
+    ran = jobs("redrive", "--all", "--dry-run")
+    assert ran.out == "940 tasks would be redriven.\n"
+    assert "2 messages that cannot be read stay; redrive such by their fingerprint" in ran.err
+    assert jobs("redrive", "unreadable-default", "--dry-run").out == "2 tasks would be redriven.\n"
     stub.answers["dead"] = replace(samples.dead(), groups=(replace(samples.dead().groups[0], type="jobs:bulk"),))
     assert jobs("redrive", "--all", "--dry-run").code == Exit.NOTHING
     assert jobs("redrive", "--type", "jobs:bulk", "--dry-run").code == Exit.DONE
     assert stub.called("redrive") == []
+
+
+def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub: Stub) -> None:
+    stub.answers |= {"dead": samples.dead(), "count": Count(1, exact=True)}
+    assert jobs("redrive", "a", "b", "--dry-run").out == "1 task would be redriven.\n"
+    [((asked,), named)] = stub.called("count")
+    assert (asked, named) == (Filter(ids=("a", "b"), states=(State.ARCHIVED,)), {"action": BulkAction.RETRY})
+    stub.answers["count"] = Count(0, exact=True)
+    assert jobs("redrive", "nonsense", "--dry-run").code == Exit.NOTHING
+
+
+def test_a_dry_run_of_a_redrive_says_how_many_messages_are_removed_of_the_type(jobs: Run, stub: Stub) -> None:
+    stub.answers["dead"] = replace(samples.dead(), leftovers={"data:export": 2, "a:b": 1})
+    told = "940 tasks would be redriven; 3 messages left over would be removed.\n"
+    assert jobs("redrive", "--all", "--dry-run").out == told
+    assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 message left over would be removed.\n"
+    assert jobs("redrive", "--type", "nope:nope", "--dry-run").code == Exit.NOTHING

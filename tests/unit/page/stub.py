@@ -124,7 +124,7 @@ class StubInspector:
     rows: list[TaskRow] = field(default_factory=lambda: [row()])
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     groups: list[DeadGroup] = field(default_factory=list)
-    leftovers: int = 0
+    leftovers: dict[str, int] = field(default_factory=dict)
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     bulks_: dict[str, BulkView] = field(default_factory=dict)

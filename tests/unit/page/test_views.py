@@ -426,7 +426,7 @@ def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead
     browser: TestClient, post: Post, stub: StubInspector
 ) -> None:
     assert "nothing was given up" in browser.get("/dead").text
-    stub.leftovers = 2
+    stub.leftovers = {"data:export": 2}
     text = browser.get("/dead").text
     assert "2 messages of tasks that were retried or deleted since" in text
     assert '<a class="button" href="/dead/redrive">Remove what is left over</a>' in text
@@ -441,7 +441,7 @@ def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_al
     browser: TestClient, stub: StubInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
-    stub.groups, stub.leftovers = [one], 1
+    stub.groups, stub.leftovers = [one], {"data:export": 1}
     text = browser.get("/dead").text
     assert "1 message of tasks that were retried or deleted since" in text
     assert "Redrive all" in text
