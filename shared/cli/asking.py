@@ -87,6 +87,9 @@ def filter_of(
     from shared.jobs.queues import Queue
     from shared.jobs.store import State
 
+    after, before = time_of(newer, "--newer"), time_of(older, "--older")
+    if after is not None and before is not None and after >= before:
+        usage(f"nothing is older than {older} and newer than {newer}", "--older and --newer")
     return Filter(
         ids=tuple(dict.fromkeys(ids)),
         id_prefix=id_prefix,
@@ -97,8 +100,8 @@ def filter_of(
         tag=tag,
         error=error,
         fingerprint=fingerprint,
-        created_after=time_of(newer, "--newer"),
-        created_before=time_of(older, "--older"),
+        created_after=after,
+        created_before=before,
     )
 
 

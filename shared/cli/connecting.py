@@ -110,16 +110,21 @@ def _look(database: Database, url: str, source: str) -> None:
     """Raise :class:`LocalError` where the database does not let us in."""
     from pg8000.exceptions import Error as PostgresError
 
-    from shared.jobs.failure import text_of
-
     try:
         database.get()
     except (PostgresError, OSError) as error:
-        where = urlsplit(url)
-        raise AwayError(
-            f"The database at {where.hostname}:{where.port or 5432} (from {source}) does not let us in: "
-            f"{text_of(error)}. Is the local stack up? `make status` says, `make up` starts it."
-        ) from error
+        raise away(url, source, "does not let us in", error) from error
+
+
+def away(url: str, source: str, what: str, error: Exception) -> AwayError:
+    """Of a database that cannot be reached. ``source``: where its address is from; ``what``: it does or cannot be."""
+    from shared.jobs.failure import text_of
+
+    where = urlsplit(url)
+    return AwayError(
+        f"The database at {where.hostname}:{where.port or 5432} (from {source}) {what}: "
+        f"{text_of(error).rstrip('.')}. Is the local stack up? `make status` says, `make up` starts it."
+    )
 
 
 def _user() -> str:

@@ -25,7 +25,9 @@ MEANINGS = {
     Exit.USAGE: "used wrongly: nothing was done",
     Exit.NOTHING: "there is no such task, type, queue, schedule or pause, or nothing matches",
     Exit.STATE: "the task is in another state, or was changed meanwhile",
-    Exit.AWAY: "the stack, its database or its API cannot be reached",
+    Exit.AWAY: (
+        "the stack, its database or its API cannot be reached; `doctor`: something is unknown, and nothing bad"
+    ),
     Exit.FORBIDDEN: "you may not do this",
     Exit.TIMED_OUT: "`wait`: not ended in time; it goes on",
     Exit.INTERRUPTED: "Ctrl-C",

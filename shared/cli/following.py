@@ -36,14 +36,17 @@ def bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False) -> Exit:
-    """Follow a bulk action to its end and report. Ctrl-C stops following, not the action.
+def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False, begun: bool = True) -> Exit:
+    """Follow a bulk action to its end and report. Ctrl-C stops following, not the action; nor does an error.
 
-    ``command``: `joblane`, with the options that lead to this stage.
+    ``command``: `joblane`, with the options that lead to this stage. ``begun``: it was started for this, just now.
     """
     from shared.jobs.inspector.answers import BulkView
+    from shared.jobs.inspector.words import argument
 
-    view = started
+    view, id_ = started, argument(started.id)
+    if begun:
+        screen.say(f"Bulk action {view.id} has begun.")
     try:
         with bar() as progress:
             line = progress.add_task(view.action, total=view.total)
@@ -53,11 +56,13 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
                 time.sleep(LOOK_AGAIN_SECONDS)
                 view = inspector.bulk_view(view.id)
     except KeyboardInterrupt:
-        screen.say(
-            f"\nNo longer following; the action goes on by itself.\n"
-            f"See it:   {command} bulk show {view.id}\nStop it:  {command} bulk abort {view.id}"
-        )
+        screen.say(f"\nNo longer following; the action goes on by itself.\nSee it:   {command} bulk show {id_}")
+        if view.stopped is None:
+            screen.say(f"Stop it:  {command} bulk abort {id_}")
         raise typer.Exit(Exit.INTERRUPTED) from None
+    except Exception:  # whatever it is, the action does not depend on who looks on
+        screen.say(f"Bulk action {view.id} goes on by itself.  See it:  {command} bulk show {id_}")
+        raise
     if as_json:
         screen.document(view, BulkView)
     else:
@@ -66,14 +71,11 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
 
 
 def _description(view: BulkView) -> str:
+    if view.stopped:
+        return f"{view.action}: {view.standing}"
     if view.canary and view.done + view.skipped + view.failed < view.canary:
         return f"{view.action}: the first {view.canary}"
     return view.action
-
-
-def standing(view: BulkView) -> str:
-    """Its state in a word: the task of one that a canary or an operator stopped has completed or is cancelled."""
-    return "stopped" if view.stopped and view.state in ("completed", "cancelled") else view.state
 
 
 def report(view: BulkView) -> str:
@@ -83,4 +85,5 @@ def report(view: BulkView) -> str:
     text = f"{view.action}: {', '.join(part for part in parts if part)} of {plural(view.total)}."
     if view.skipped:
         text += " Skipped are those that were changed meanwhile."
-    return f"{text} Stopped: {view.stopped}" if view.stopped else text
+    how = "Stopping" if view.standing == "stopping" else "Stopped"
+    return f"{text} {how}: {view.stopped}" if view.stopped else text

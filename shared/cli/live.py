@@ -18,7 +18,7 @@ from rich.console import Group
 from rich.live import Live
 
 from shared.cli.exits import Exit, exit_of
-from shared.cli.queue_tables import pause_lines, queue_table, sparkline
+from shared.cli.queue_tables import pause_lines, queue_table, sparkline, unknown_lines
 from shared.cli.screen import WIDE, line, row, table, word
 from shared.cli.tables import folded, tries, trouble
 from shared.cli.times import milliseconds, relative
@@ -114,7 +114,8 @@ def run(inspector: Inspector, console: Console, every: float, minutes: int) -> N
     problem: str | None = None
     with _keys() as key, Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(Group(frame(seen, console.width, problem), word(""), word("q ends", "dim")), refresh=True)
+            below = [*map(word, unknown_lines(seen.overview)), word("q ends", "dim")]
+            live.update(Group(frame(seen, console.width, problem), word(""), *below), refresh=True)
             if key(every):
                 return
             try:

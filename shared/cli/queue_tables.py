@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from shared.cli.screen import NARROW, WIDE, row, table, word
+from shared.cli.screen import NARROW, fitting, row, table, word
 from shared.cli.times import short
 from shared.jobs.inspector.times import stamp
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BLOCKS = " ▁▂▃▄▅▆▇█"
 DOOR_COLUMNS = 6
 """How wide that column is."""
+LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "LATER", "RETRY")
+"""Of the columns of lanes, where there is no room for all."""
 NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD")
 
 
@@ -54,23 +56,27 @@ def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
 
 def lane_table(overview: Overview, width: int) -> Table:
     """Each lane, under its queue."""
-    queues, oldest = (("QUEUE",), ("OLDEST",)) if width >= NARROW else ((), ())
-    numbers = (*NUMBERS, *oldest)
-    sqs = ("IN SQS", "IN FLIGHT") if width >= WIDE else ()
-    made = table(*queues, "TYPE", *numbers, *sqs, "", right=(*numbers, *sqs), fold=() if queues else ("TYPE",))
-    for queue in overview.queues:
-        for one in queue.lanes:
-            depth = (_plus(one.depth.waiting, one.depth.delayed), one.depth.in_flight) if sqs else ()
-            row(
-                made,
-                *((queue.queue,) if queues else ()),
-                one.type,
-                *_counts(one.tasks),
-                _alarming(one.depth.dead),
-                *((_oldest(one.oldest_wait_seconds),) if oldest else ()),
-                *depth,
-                paused(one.pause),
-            )
+    numbers = (*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT")
+    titles = ("QUEUE", "TYPE", *numbers, "")
+    rows = [
+        (
+            queue.queue,
+            one.type,
+            *_counts(one.tasks),
+            _alarming(one.depth.dead),
+            _oldest(one.oldest_wait_seconds),
+            _number(_plus(one.depth.waiting, one.depth.delayed)),
+            _number(one.depth.in_flight),
+            paused(one.pause),
+        )
+        for queue in overview.queues
+        for one in queue.lanes
+    ]
+    columns = {title: [cells[at] for cells in rows] for at, title in enumerate(titles)}
+    kept = fitting(columns, width, name="TYPE", drop=LEFT_OUT_FIRST)
+    made = table(*kept, right=numbers, fold=("TYPE",))
+    for cells in rows:
+        row(made, *(cell for title, cell in zip(titles, cells, strict=True) if title in kept))
     return made
 
 
@@ -92,6 +98,16 @@ def pause_lines(overview: Overview) -> list[str]:
     """Who paused what, and why: a sentence each."""
     found = [one.pause for one in overview.queues] + [lane.pause for one in overview.queues for lane in one.lanes]
     return [pause_line(one) for one in dict.fromkeys(pause for pause in found if pause)]
+
+
+def unknown_lines(overview: Overview) -> list[str]:
+    """A sentence on what SQS did not say; none where it said all."""
+    silent = [
+        one.queue for one in overview.queues if None in (one.depth.dead, one.front_door.dead, _held(one.front_door))
+    ]
+    if not silent:
+        return []
+    return [f"SQS did not answer for {', '.join(silent)}: not all of DEAD and DOOR is known."]
 
 
 def pause_line(pause: Pause) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -25,6 +25,10 @@ WIDE = 100
 """Columns from which tables show more of each row."""
 NARROW = 80
 """Columns below which they show less: a number that is cut would be another number."""
+BETWEEN = 2
+"""Blanks after each column."""
+LEAST_NAME = 20
+"""Columns that a name gets before it is folded."""
 CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
@@ -39,6 +43,7 @@ STYLES = {
     "archived": "red",
     "cancelled": "dim",
     "stopped": "yellow",
+    "stopping": "yellow",
     "good": "green",
     "warning": "yellow",
     "bad": "bold red",
@@ -116,7 +121,7 @@ def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> 
     """A table without lines. What ``fold`` names may be broken over lines, all else stays whole; ``right``: numbers."""
     from rich.table import Table
 
-    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    made = Table(box=None, pad_edge=False, padding=(0, BETWEEN, 0, 0), header_style="bold")
     for title in titles:
         made.add_column(
             title,
@@ -125,6 +130,27 @@ def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> 
             justify="right" if title in right else "left",
         )
     return made
+
+
+def fitting(
+    columns: Mapping[str, Sequence[object]], width: int, *, name: str, drop: Sequence[str] = ()
+) -> tuple[str, ...]:
+    """Titles of the columns (title → cells) that have room beside each other.
+
+    Of ``drop`` one after the other is left out until the rest fits; ``name`` stays, folded where it is long.
+    """
+    from rich.cells import cell_len
+
+    def needs(title: str) -> int:
+        longest = max(cell_len("–" if cell is None else str(cell)) for cell in (title, *columns[title]))
+        return BETWEEN + (min(longest, LEAST_NAME) if title == name else longest)
+
+    kept = list(columns)
+    for title in drop:
+        if sum(map(needs, kept)) <= width:
+            break
+        kept.remove(title)
+    return tuple(kept)
 
 
 def row(into: Table, *cells: object) -> None:

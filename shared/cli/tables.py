@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from shared.cli import screen
-from shared.cli.screen import WIDE, row, table, word
+from shared.cli.screen import BETWEEN, WIDE, row, table, word
 from shared.cli.times import milliseconds, relative, short
 from shared.jobs.inspector.times import stamp
+from shared.jobs.inspector.words import argument
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 MAX_PAYLOAD_LINES = 60
 """Of a payload or result; the rest is in ``--json``."""
 MAX_TRACEBACK_LINES = 30
-BETWEEN = 2
-"""Blanks after each column."""
 WAITING = ("scheduled", "pending", "retry")
 COMMANDS = {"replay_with": "replay --json @payload.json"}
 """Of actions whose name is not their command."""
@@ -222,7 +220,7 @@ def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: 
 
 def _next(to: Console, view: TaskView, command: str) -> None:
     """What can be done now, to paste."""
-    id_ = shlex.quote(view.row.id)
+    id_ = argument(view.row.id)
     steps = [(f"{command} logs {id_}", "what it wrote")] if view.attempts else []
     steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", PASTE.get(action, "")) for action in view.actions]
     if view.row.fingerprint and view.row.state == "archived":

@@ -40,6 +40,8 @@ def read(fields: Fields, now: datetime) -> Filter:
 
     texts = {name: one(name) for name in TEXTS}
     newer, older = one("newer"), one("older")
+    if newer and older and age("newer", newer) <= age("older", older):
+        raise SelectionError("older", f"nothing is older than {older} and newer than {newer}")
     return Filter(
         ids=tuple(fields.getlist("ids")),
         id_prefix=one("id"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 
 from shared.jobs.inspector.times import UNITS, lasting, stamp
+from shared.jobs.inspector.words import argument
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from shared.page import sparkline
@@ -125,7 +125,7 @@ def _environment() -> Environment:
         "number": number,
         "usd": usd,
         "as_json": as_json,
-        "word": shlex.quote,
+        "argument": argument,
     }
     made.globals |= {
         "time_tag": time_tag,

@@ -58,6 +58,7 @@ def enqueue(
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
     from shared.jobs.inspector.answers import Acted
+    from shared.jobs.inspector.words import argument
     from shared.jobs.queues import Queue
     from shared.jobs.unique import OnConflict
 
@@ -93,7 +94,7 @@ def enqueue(
         screen.document(acted, Acted)
         return
     _print(id_)
-    screen.say(f"Enqueued as {acted.after}.  Follow it:  {asking.here(context)} wait {shlex.quote(id_)}")
+    screen.say(f"Enqueued as {acted.after}.  Follow it:  {asking.here(context)} wait {argument(id_)}")
 
 
 def invoke(

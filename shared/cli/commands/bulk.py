@@ -18,7 +18,6 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 @group.command("ls")
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
-    from shared.cli.following import standing
     from shared.cli.times import relative
     from shared.jobs.inspector.answers import BulkView
 
@@ -34,7 +33,7 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
     more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
     made = screen.table("ID", "ACTION", "STATE", "DONE", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
     for one in found:
-        cells = (one.id, one.action, standing(one), one.done, one.total, one.failed)
+        cells = (one.id, one.action, one.standing, one.done, one.total, one.failed)
         rest = (one.skipped, relative(one.started_at, datetime.now(UTC)), one.who) if more else ()
         screen.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
     console.print(made)
@@ -48,17 +47,17 @@ def show(
     as_json: o.AsJson = False,
 ) -> None:
     """How one bulk action stands."""
-    from shared.cli.following import follow, report, standing
+    from shared.cli.following import follow, report
     from shared.jobs.inspector.answers import BulkView
 
     inspector = asking.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
-        raise typer.Exit(follow(inspector, view, asking.here(context), as_json=as_json))
+        raise typer.Exit(follow(inspector, view, asking.here(context), as_json=as_json, begun=False))
     if as_json:
         screen.document(view, BulkView)
     else:
-        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {standing(view)}.", "none"))
+        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
 
 
 @group.command("abort")

@@ -25,15 +25,19 @@ def migrate() -> None:
     from sqlalchemy.exc import DBAPIError
 
     from shared import settings
-    from shared.cli.connecting import settle
+    from shared.cli.connecting import away, settle
+    from shared.db import is_away
     from shared.jobs.failure import text_of
     from shared.migrating import migrate as bring_up_to_date
 
-    settle(profile=None, region=None)
+    source = settle(profile=None, region=None)
     try:
-        types = bring_up_to_date(settings.database_url())
+        types = bring_up_to_date(url := settings.database_url())
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
-        raise LocalError(f"The database cannot be brought up to date: {text_of(error)}") from error
+        what = "cannot be brought up to date"
+        if is_away(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+            raise away(url, source, what, error) from error
+        raise LocalError(f"The database {what}: {text_of(error)}") from error
     typer.echo(f"The schema is up to date; {types} task types are known.")
 
 

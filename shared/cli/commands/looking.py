@@ -166,6 +166,7 @@ def await_end(inspector: Inspector, command: str, id_: str, seconds: float | Non
     """
     from shared.cli.following import bar
     from shared.jobs.inspector.answers import TaskView
+    from shared.jobs.inspector.words import argument
 
     ends = math.inf if seconds is None else time.monotonic() + seconds
     view = inspector.task(id_)
@@ -187,7 +188,7 @@ def await_end(inspector: Inspector, command: str, id_: str, seconds: float | Non
             return Exit.DONE
         case "archived" | "cancelled" as state:
             screen.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
-            screen.say(f"More: {command} show {shlex.quote(id_)}")
+            screen.say(f"More: {command} show {argument(id_)}")
             return Exit.FAILED
         case state:
             screen.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")

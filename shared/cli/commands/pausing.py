@@ -44,6 +44,7 @@ def pause(
     Without arguments: what is paused. Messages stay, and no attempts are spent.
     """
     from shared.jobs.inspector.answers import Pause
+    from shared.jobs.inspector.words import argument
 
     if scope is None:
         _show_pauses(context, as_json=as_json)
@@ -63,7 +64,7 @@ def pause(
     if made.replaced:
         by = f" by {made.replaced_by}" if made.replaced_by else ""
         screen.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
-    screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {made.name}")
+    screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {argument(made.name)}")
 
 
 def resume(

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from shared.jobs.inspector.answers import Statistic
 
 BY = ("type", "tenant")
+LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "GOOD")
+"""Of the columns of `stats`, where there is no room for all."""
 
 
 def queues(
@@ -36,14 +38,14 @@ def queues(
     if as_json:
         screen.document(found, Overview)
         return
-    from shared.cli.queue_tables import lane_table, pause_lines, queue_table
+    from shared.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
     console = screen.console()
     console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
-    for line in pause_lines(found):
+    for line in (*pause_lines(found), *unknown_lines(found)):
         screen.say(line)
     if found.archived:
         screen.say(f"{screen.plural(found.archived)} given up are kept: {asking.here(context)} dead")
@@ -90,17 +92,32 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
     from shared.cli.tables import dollars
     from shared.cli.times import milliseconds
 
-    wide = width >= WIDE
-    figures = ("RUNS", "GOOD", "RETRIED", "GIVEN UP", "LOST")
-    times = ("WAITED", "TOOK", "LONGEST") if wide or not cost else ("TOOK",)
-    costs = (("COST", "PER 1000") if wide else ("COST",)) if cost else ()
-    made = screen.table(by.upper(), *figures, *times, *costs, right=(*figures, *times, *costs), fold=(by.upper(),))
-    for one in found:
-        waits = [milliseconds(value) for value in (one.wait_ms, one.duration_ms, one.longest_ms)]
-        each = dollars(one.cost_usd / one.started * 1000) if one.started else None
-        figures_ = [f"{value:,}" for value in (one.started, one.succeeded, one.retried, one.archived, one.lost)]
-        money = [f"~{value}" for value in (dollars(one.cost_usd), each) if value]
-        screen.row(made, one.key or None, *figures_, *(waits if len(times) == 3 else waits[1:2]), *money[: len(costs)])
+    def money(value: float | None) -> str | None:
+        return None if value is None else f"~{dollars(value)}"
+
+    name, costs = by.upper(), ("COST", "PER 1000") if cost else ()
+    rows: list[dict[str, object]] = [
+        {
+            name: one.key or None,
+            "RUNS": f"{one.started:,}",
+            "GOOD": f"{one.succeeded:,}",
+            "RETRIED": f"{one.retried:,}",
+            "GIVEN UP": f"{one.archived:,}",
+            "LOST": f"{one.lost:,}",
+            "WAITED": milliseconds(one.wait_ms),
+            "TOOK": milliseconds(one.duration_ms),
+            "LONGEST": milliseconds(one.longest_ms),
+            "COST": money(one.cost_usd),
+            "PER 1000": money(one.cost_usd / one.started * 1000 if one.started else None),
+        }
+        for one in found
+    ]
+    titles = [title for title in rows[0] if cost or title not in ("COST", "PER 1000")]
+    columns = {title: [cells[title] for cells in rows] for title in titles}
+    kept = screen.fitting(columns, width, name=name, drop=(*costs[1:], *LEFT_OUT_FIRST))
+    made = screen.table(*kept, right=kept[1:], fold=(name,))
+    for cells in rows:
+        screen.row(made, *(cells[title] for title in kept))
     return made
 
 
@@ -154,7 +171,10 @@ def types(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Look a deployment over, and say what to do. Exit status 1 where something is bad."""
+    """Look a deployment over, and say what to do.
+
+    Exit status 1 where something is bad, 5 where something is unknown and nothing bad.
+    """
     from shared.jobs.inspector.answers import Examined
 
     found = asking.inspector(context).examine()
@@ -173,3 +193,5 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
         screen.say(f"{len(found)} things looked at: {said or 'all is well'}.")
     if bad:
         raise typer.Exit(Exit.FAILED)
+    if any(one.grade == "unknown" for one in found):
+        raise typer.Exit(Exit.AWAY)

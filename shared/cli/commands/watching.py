@@ -17,9 +17,13 @@ def watch(
 ) -> None:
     """What happens now: queues, running tasks, newest failures. q or Ctrl-C ends it."""
     from shared.cli import live
+    from shared.cli.queue_tables import unknown_lines
 
     inspector, console = asking.inspector(context), screen.console()
     if once or not console.is_terminal:
-        console.print(live.frame(live.look(inspector, minutes), console.width, None))
+        seen = live.look(inspector, minutes)
+        console.print(live.frame(seen, console.width, None))
+        for line in unknown_lines(seen.overview):
+            screen.say(line)
     else:
         live.run(inspector, console, every, minutes)

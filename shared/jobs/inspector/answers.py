@@ -297,6 +297,14 @@ class BulkView:
     started_at: datetime
     finished_at: datetime | None
 
+    @property
+    def standing(self) -> str:
+        """``state``, or what a canary or an operator made of it: a task that is to stop is live until it has looked,
+        and one that has stopped has completed or is cancelled."""
+        if self.stopped is None or self.state == "archived":
+            return self.state
+        return "stopped" if self.state in ("completed", "cancelled") else "stopping"
+
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:

@@ -15,6 +15,7 @@ from shared.jobs.failure import text_of
 from shared.jobs.inspector import examined_aws, examined_record
 from shared.jobs.inspector.answers import Examined, Grade
 from shared.jobs.inspector.away import DENIED, MISSING
+from shared.jobs.inspector.aws import is_emulator
 
 if TYPE_CHECKING:
     from shared.jobs.inspector.reach import Reach
@@ -64,4 +65,6 @@ def _asked(reach: Reach, what: str, permission: str, part: Part) -> list[Examine
         return [Examined(Grade.UNKNOWN, what, f"AWS answers {error.operation_name} with {code}", do)]
     except BotoCoreError as error:
         do = "check credentials, region, and that the network lets AWS's addresses be reached"
+        if is_emulator():
+            do = "is the local stack up? `make status` says, `make up` starts it"
         return [Examined(Grade.UNKNOWN, what, f"AWS cannot be asked: {str(error).rstrip('.')}", do)]

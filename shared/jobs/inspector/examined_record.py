@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from shared import migrations
 from shared.jobs.inspector.answers import Examined, Grade
 from shared.jobs.inspector.times import lasting
+from shared.jobs.inspector.words import argument
 from shared.jobs.missed import LONGEST_LOOK_BACK, PATIENCE
 from shared.jobs.sweep import TYPE as SWEEP
 from shared.jobs.tick import id_of
@@ -137,7 +138,9 @@ def pauses(reach: Reach) -> Iterator[Examined]:
     for scope, name, reason, who, since, endless in rows:
         found = f"paused {lasting(since)} ago by {who or 'nobody that is known'}" + (f": {reason}" if reason else "")
         if endless and since > OLD_PAUSE:
-            yield Examined(Grade.WARNING, f"{scope} {name}", found, f"still wanted? `joblane resume {scope} {name}`")
+            yield Examined(
+                Grade.WARNING, f"{scope} {name}", found, f"still wanted? `joblane resume {scope} {argument(name)}`"
+            )
         else:
             yield Examined(Grade.GOOD, f"{scope} {name}", found)
 

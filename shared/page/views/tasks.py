@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -9,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from shared.jobs.inspector.answers import BulkAction, Filter
+from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.inspector.errors import SelectionError
 from shared.page.filters import SHOWN, read, whole
 from shared.page.visit import desk, inspector, page
@@ -28,6 +30,7 @@ def show(request: Request) -> Response:
         "values": values,
         "types": desk(request).types,
         "actions": tuple(BulkAction),
+        "suggested": _suggested(asked_for.getlist("state")),
     }
     after = asked_for.get("from") or None
     try:
@@ -48,3 +51,9 @@ def show(request: Request) -> Response:
         first=after is None,
         all=wanted == Filter(),
     )
+
+
+def _suggested(states: Sequence[str]) -> BulkAction | None:
+    """The first action that all states which are listed allow."""
+    listed = {state for state in states if state}
+    return next((action for action in BulkAction if listed <= ALLOWED[action]), None)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shared.cli.exits import Exit
-from shared.jobs.errors import UnknownTaskError
+from shared.jobs.errors import RecordAwayError, UnknownTaskError
 from shared.jobs.inspector import ActionError, BulkAction
 from shared.jobs.inspector.answers import Acted, Count, DeadLetters, Filter
 from shared.jobs.store import State
@@ -127,6 +127,38 @@ def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub:
     assert "goes on by itself" in ran.err
 
 
+def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: Stub) -> None:
+    stopping = samples.bulk(state=State.ACTIVE, stopped="aborted by ann")
+    stub.answers["bulk_view"] = [stopping, KeyboardInterrupt()]
+    ran = jobs("bulk", "show", "bulk-1", "--follow")
+    assert "bulk show bulk-1" in ran.err
+    assert "bulk abort" not in ran.err
+    assert "has begun" not in ran.err
+    stub.answers["bulk_view"] = stopping
+    assert "Stopping: aborted by ann" in jobs("bulk", "show", "bulk-1").out
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(RecordAwayError("the database did not answer"), 5), (UnknownTaskError("bulk-1"), 3)]
+)
+def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
+    jobs: Run, stub: Stub, error: Exception, code: int
+) -> None:
+    # given
+    stub.answers["count"] = Count(940, exact=True)
+    stub.answers["bulk"] = samples.bulk(state=State.ACTIVE)
+    stub.answers["bulk_view"] = error
+    # when
+    ran = jobs("--stage", "dev", "run", "--queue", "low", "--yes")
+    # then
+    assert (ran.code, ran.out) == (code, "")
+    assert ran.err.splitlines()[:3] == [
+        "Bulk action bulk-1 has begun.",
+        "Bulk action bulk-1 goes on by itself.  See it:  jobs --stage dev bulk show bulk-1",
+        f"joblane: {error}",
+    ]
+
+
 def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: Stub) -> None:
     stub.answers |= {"count": Count(3, exact=True), "bulk": samples.bulk(done=2, skipped=0, failed=1, total=3)}
     ran = jobs("run", "--queue", "low", "-y")
@@ -146,7 +178,8 @@ def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: Stub) -> Non
     [
         (State.COMPLETED, "the canary failed", "stopped"),
         (State.CANCELLED, "aborted by ann", "stopped"),
-        (State.ACTIVE, "aborted by ann", "active"),  # it stops at its next step
+        (State.ACTIVE, "aborted by ann", "stopping"),  # it stops at its next step
+        (State.PENDING, "aborted by ann", "stopping"),
         (State.ARCHIVED, "attempt 4 of 4 failed", "archived"),
         (State.COMPLETED, None, "completed"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
@@ -15,7 +16,7 @@ from shared.cli import asking, completion, connecting
 from shared.cli.commands import acting
 from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from shared.cli.exits import MEANINGS, Exit, exit_of
-from shared.cli.main import COMMANDS
+from shared.cli.main import COMMANDS, main
 from shared.cli.times import short
 from shared.jobs.discovery import discover
 from shared.jobs.errors import (
@@ -235,3 +236,21 @@ def test_a_command_to_paste_names_a_program_that_a_shell_finds_and_takes_for_no_
 def test_jobs_alone_is_a_builtin_of_the_shell(shell: str) -> None:
     ran = subprocess.run([shell, "-c", "jobs --help-me"], capture_output=True, text=True, check=False)
     assert "Background jobs on AWS" not in ran.stdout
+
+
+def test_a_migration_of_a_database_that_is_away_says_where_it_was_looked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a port where nobody listens
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        monkeypatch.setenv("DATABASE_URL", f"postgresql://me:word@127.0.0.1:{port}/jobs")
+        # when
+        with pytest.raises(SystemExit) as ended:
+            main(["migrate"])
+    # then
+    assert ended.value.code == Exit.AWAY
+    told = capsys.readouterr().err
+    assert f"127.0.0.1:{port} (from DATABASE_URL of the environment) cannot be brought up to date: " in told
+    assert "word" not in told

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector.answers import Filter, Page, Reason, TaskView, Why
+from shared.jobs.inspector.answers import Acted, Filter, Page, Reason, TaskView, Why
 from shared.jobs.queues import Queue
 from shared.jobs.store import State
 from tests.unit.cli import samples
@@ -220,3 +221,31 @@ def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: Stub) -> 
     stub.answers["task"] = ended(State.ARCHIVED)
     ran = jobs("wait", "x", "--json")
     assert (ran.code, json.loads(ran.out)["row"]["state"]) == (1, "archived")
+
+
+@pytest.mark.parametrize("id_", ["-x", "--json", "a$(b)'c"])
+def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Stub, id_: str) -> None:
+    # given
+    view = samples.task_view(row=samples.task_row(id=id_))
+    stub.answers |= {"task": view, "logs": (), "retry": Acted(id_, "retry", State.ARCHIVED, State.PENDING)}
+    out = jobs("show", "--", id_).out
+    stub.calls.clear()
+    # when
+    for action in ("logs", "retry"):
+        [line] = [line for line in out.splitlines() if line.startswith(f"  jobs {action} ")]
+        jobs(*shlex.split(line.partition("  # ")[0])[1:])
+    # then
+    assert {arguments for arguments, _ in stub.called("logs") + stub.called("retry")} == {(id_,)}
+    told = jobs("wait", "--", id_).err.splitlines()[-1]
+    assert shlex.split(told.partition("jobs ")[2])[-1] == id_
+    assert (" -- " in told) is id_.startswith("-")
+
+
+def test_ages_that_leave_nothing_are_told_by_their_options(jobs: Run, stub: Stub) -> None:
+    ran = jobs("ls", "--older", "1d", "--newer", "1h")
+    assert (ran.code, stub.calls) == (2, [])
+    assert "--older" in ran.err
+    assert "nothing is older than 1d and newer than 1h" in ran.err
+    assert "created_" not in ran.err
+    stub.answers["tasks"] = Page((), None)
+    assert jobs("ls", "--older", "1h", "--newer", "1d").code == 0

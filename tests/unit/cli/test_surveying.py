@@ -76,6 +76,55 @@ def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: Stub) -> None:
     assert max(map(len, out.splitlines())) <= 60
 
 
+@pytest.mark.parametrize("columns", [40, 60, 80, 100])
+@pytest.mark.parametrize("more", [(), ("--cost",)])
+def test_whose_figures_they_are_is_whole_however_narrow_the_terminal_is(
+    jobs: Run, stub: Stub, columns: int, more: tuple[str, ...]
+) -> None:
+    # given
+    other = replace(samples.statistic(), key="a:type-with-a-name-of-forty-two-characters")
+    stub.answers["statistics"] = (samples.statistic(), other)
+    # when
+    lines = jobs("stats", *more, columns=columns).out.splitlines()
+    # then
+    width = lines[0].index("RUNS") - 2
+    assert "".join(line[:width].strip() for line in lines[1:]) == samples.statistic().key + other.key
+    assert max(map(len, lines)) <= columns
+    assert "…" not in "".join(lines)
+    assert "GIVEN UP" in lines[0]
+    assert ("COST" in lines[0]) is bool(more)
+
+
+@pytest.mark.parametrize("columns", [60, 80, 120])
+@pytest.mark.parametrize("type_", ["data:export", "system:health_check"])
+def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: Stub, columns: int, type_: str) -> None:
+    # given
+    found = samples.overview()
+    lanes = {one.queue: (replace(one.lanes[0], type=type_),) for one in found.queues}
+    stub.answers["overview"] = replace(
+        found, queues=tuple(replace(one, lanes=lanes[one.queue]) for one in found.queues)
+    )
+    # when
+    out = jobs("queues", "--lanes", columns=columns).out
+    # then
+    shown = [line.split()[:3] for line in out.partition("TYPE")[2].splitlines()[1:]]
+    assert shown == [[queue, type_, "12"] for queue in ("critical", "default", "low")]
+    assert max(map(len, out.splitlines())) <= columns
+
+
+@pytest.mark.parametrize("command", [("queues",), ("watch", "--once")])
+def test_what_sqs_did_not_say_is_told_beside_the_output(jobs: Run, stub: Stub, command: tuple[str, ...]) -> None:
+    # given
+    found = samples.overview()
+    first, second, third = found.queues
+    some = (replace(first, depth=Depth()), replace(second, front_door=Depth()), third)
+    # then
+    stub.answers |= {"overview": replace(found, queues=some), "tasks": Page((), None)}
+    assert "SQS did not answer for critical, default: not all of DEAD and DOOR is known.\n" in jobs(*command).err
+    stub.answers["overview"] = found
+    assert "SQS" not in jobs(*command).err
+
+
 def test_no_color_is_heeded_where_there_are_colours(jobs: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
     stub.answers["tasks"] = Page((samples.task_row(),), None)
@@ -176,7 +225,23 @@ def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
     assert "2 things looked at: 2 warnings." in jobs("doctor").err
 
 
-@pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING, Grade.UNKNOWN])
+@pytest.mark.parametrize(
+    ("grades", "code"),
+    [
+        ((Grade.UNKNOWN,), 5),
+        ((Grade.UNKNOWN, Grade.WARNING, Grade.GOOD), 5),
+        ((Grade.BAD, Grade.UNKNOWN), 1),
+    ],
+)
+def test_the_doctor_ends_with_5_where_something_is_unknown_and_nothing_bad(
+    jobs: Run, stub: Stub, grades: tuple[Grade, ...], code: int
+) -> None:
+    stub.answers["examine"] = tuple(map(samples.examined, grades))
+    assert jobs("doctor").code == code
+    assert jobs("doctor", "--json").code == code
+
+
+@pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING])
 def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grade: Grade) -> None:
     stub.answers["examine"] = (samples.examined(grade),)
     assert jobs("doctor").code == 0

@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from shared.jobs.errors import PayloadError, RecordAwayError
 from shared.jobs.inspector.answers import AuditEntry, BulkAction, DeadGroup, Filter, LogLine, Pause, PauseScope
+from shared.jobs.inspector.changes import ALLOWED
 from shared.jobs.inspector.errors import ActionError, SelectionError
 from shared.jobs.inspector.times import stamp
 from shared.jobs.queues import Queue
@@ -215,6 +216,14 @@ def test_a_wrong_filter_is_told_at_its_field_and_what_was_typed_stays(browser: T
     assert "a number and a unit are required" in answer.text
 
 
+def test_ages_that_leave_nothing_are_told_at_their_field(browser: TestClient) -> None:
+    answer = browser.get("/tasks", params={"newer": "1h", "older": "1d"})
+    assert answer.status_code == 400
+    assert "nothing is older than 1d and newer than 1h" in answer.text
+    assert 'name="older" value="1d"' in answer.text
+    assert answer.text.count('aria-invalid="true"') == 1
+
+
 def test_a_cursor_of_nowhere_is_told(browser: TestClient, stub: StubInspector) -> None:
     stub.fails = SelectionError("after", "this is no cursor of a listing")
     answer = browser.get("/tasks", params={"from": "x"})
@@ -313,6 +322,18 @@ def test_each_field_of_a_payload_that_is_not_taken_is_told(
     assert "<li>user_id: Input should be a valid UUID</li><li>rows: Field required</li>" in text
 
 
+@pytest.mark.parametrize(("times", "told"), [(1, "once"), (2, "2 times")])
+def test_how_often_it_was_revived_is_told(browser: TestClient, stub: StubInspector, times: int, told: str) -> None:
+    stub.views["one"] = {"generation": times}
+    assert f"<dt>Revived</dt><dd>{told}</dd>" in browser.get("/task", params={"id": "one"}).text
+
+
+def test_a_command_on_the_page_does_not_take_an_id_for_an_option(browser: TestClient, stub: StubInspector) -> None:
+    stub.rows = [row("-x")]
+    for path in ("/task", "/task/logs"):
+        assert "logs -- -x</code>" in browser.get(path, params={"id": "-x"}).text
+
+
 def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: StubInspector) -> None:
     browser = client_of(stub, command="joblane --stage dev")
     browser.cookies.update(COOKIE)
@@ -389,6 +410,32 @@ def test_a_bulk_action_that_was_stopped_is_not_called_completed(
         text = browser.get(path).text
         assert re.findall(r'class="state (\w+)"', text) == [state], path
         assert stopped is None or stopped in text, path
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.ACTIVE])
+def test_a_bulk_action_that_is_to_stop_is_stopping_and_not_to_be_aborted_again(
+    browser: TestClient, stub: StubInspector, state: State
+) -> None:
+    made = stub.bulk(BulkAction.RETRY, Filter())
+    assert 'action="/bulk/abort"' in browser.get("/bulk/show?id=b").text
+    stub.bulks_["b"] = replace(made, state=state, stopped="aborted by ann")
+    for path in ("/bulk", "/bulk/show?id=b"):
+        text = browser.get(path).text
+        assert re.findall(r'class="state (\w+)"', text) == ["stopping"], path
+        assert "aborted by ann" in text
+        assert 'action="/bulk/abort"' not in text
+
+
+@pytest.mark.parametrize("state", State)
+def test_the_action_that_is_offered_first_is_one_that_the_listed_state_allows(
+    browser: TestClient, stub: StubInspector, state: State
+) -> None:
+    stub.rows = [row(str(one), state=one) for one in State]
+    text = browser.get("/tasks", params={"state": state}).text
+    options = text.partition('id="bulk-action"')[2].partition("</select>")[0]
+    [chosen] = re.findall(r"<option selected>(\w+)", options)
+    assert state in ALLOWED[chosen]
+    assert options.count("<option") == len(BulkAction)
 
 
 # --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
