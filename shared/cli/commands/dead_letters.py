@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shlex
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,9 +72,11 @@ def _wrong(one: DeadGroup) -> str:
 
 
 def _next_steps(one: DeadGroup, command: str) -> None:
-    logs = [] if one.log_link else [(f"{command} logs {shlex.quote(one.example)}", "what that one wrote")]
+    from shared.jobs.inspector.words import argument
+
+    logs = [] if one.log_link else [(f"{command} logs {argument(one.example)}", "what that one wrote")]
     looks = [
-        (f"{command} show {shlex.quote(one.example)}", "one of the first group"),
+        (f"{command} show {argument(one.example)}", "one of the first group"),
         *logs,
         (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
     ]
