@@ -38,7 +38,9 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file's tests go to one worker, and so do all those that share the stack of ``tests/e2e``."""
+    """With ``--dist loadfile``: a file to one worker, and all that share the stack of ``tests/e2e`` to one as well."""
+    if config.getoption("dist") != "loadfile":
+        return None
     from xdist.scheduler import LoadFileScheduling
 
     class OneStack(LoadFileScheduling):  # type: ignore[misc]
