@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from shared.cli.postgres import Postgres
 
 ROOT = Path(__file__).parents[1]
-E2E, ON_THEIR_OWN = "tests/e2e/", ("/test_demo.py", "/test_stack.py")
-"""All of these but two share a stack."""
+TOGETHER, ON_THEIR_OWN = ("tests/e2e/", "tests/infra/"), ("/test_demo.py", "/test_stack.py")
+"""Folders whose tests, but for two files, share what takes long to make: a stack, the CDK and its templates."""
 
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
@@ -38,17 +38,17 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadfile``: a file to one worker, and all that share the stack of ``tests/e2e`` to one as well."""
+    """With ``--dist loadfile``: a file to one worker, and a folder whose tests go together to one as well."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
 
-    class OneStack(LoadFileScheduling):  # type: ignore[misc]
+    class Folders(LoadFileScheduling):  # type: ignore[misc]
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return E2E if file.startswith(E2E) and not file.endswith(ON_THEIR_OWN) else file
+            return next((one for one in TOGETHER if file.startswith(one) and not file.endswith(ON_THEIR_OWN)), file)
 
-    return OneStack(config, log)
+    return Folders(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -226,16 +226,21 @@ def sample_watched_options() -> dict[str, Any]:
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))
 def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Inspector, state: str) -> None:
-    secret = {"do": "nothing", "number": 4711}
-    told = {"error_message": "4711 is bad", "reason": "4711 is bad", "result": {"is": 4711}, "headers": {"a": "4711"}}
+    secret = {"do": "nothing", "number": 471147114711}
+    told = {
+        "error_message": "471147114711 is bad",
+        "reason": "471147114711 is bad",
+        "result": {"is": 471147114711},
+        "headers": {"a": "471147114711"},
+    }
     put(world, sample_one, "t", secret, **columns_in(state) | told)
     world.run(
         "insert into task_attempts (task_id, run, attempt, generation, error_message, traceback)"
-        " values ('t', 9, 1, 0, '4711', '4711')"
+        " values ('t', 9, 1, 0, '471147114711', '471147114711')"
     )
-    world.run("insert into task_items (task_id, key) values ('t', '4711')")
-    world.run("insert into task_cursors (task_id, cursor, done) values ('t', '4711', 1)")
-    world.run("insert into task_progress (task_id, done, note) values ('t', 1, '4711')")
+    world.run("insert into task_items (task_id, key) values ('t', '471147114711')")
+    world.run("insert into task_cursors (task_id, cursor, done) values ('t', '471147114711', 1)")
+    world.run("insert into task_progress (task_id, done, note) values ('t', 1, '471147114711')")
 
     acted = inspector.delete("t")
 
@@ -243,7 +248,7 @@ def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Ins
     assert acted.after == row["state"] == ("cancelled" if state in WAITING else state)
     assert row["cleared"]
     assert row["expire_at"] is not None
-    assert "4711" not in json.dumps([row, world.attempts("t")])
+    assert "471147114711" not in json.dumps([row, world.attempts("t")])
     for table in ("task_items", "task_cursors", "task_progress"):
         assert world.run(f"select count(*) from {table}") == [[0]]
 

@@ -32,11 +32,11 @@ def test_settings_role_locks_and_temporary_tables_are_gone_before_the_next_task(
     seen: list[Any] = []
 
     @behaviour
-    def look(payload: Sample, ctx: TaskContext) -> None:
+    def see_session(payload: Sample, ctx: TaskContext) -> None:
         seen.append(tuple(ctx.session.execute(text(SEEN)).one()))
 
     @behaviour
-    def dirty(payload: Sample, ctx: TaskContext) -> None:
+    def leave_things(payload: Sample, ctx: TaskContext) -> None:
         for _ in ctx.each(["a"] if end == "commits by item" else []):
             ctx.session.execute(text("set app.tenant = 'acme'"))
         for statement in (
@@ -51,9 +51,9 @@ def test_settings_role_locks_and_temporary_tables_are_gone_before_the_next_task(
         if end == "fails":
             raise ValueError
 
-    world.deliver(sample_one, message("look", "before"))
-    world.deliver(sample_one, message("dirty", "dirty"))
-    world.deliver(sample_one, message("look", "after"))
+    world.deliver(sample_one, message("see_session", "before"))
+    world.deliver(sample_one, message("leave_things", "leave_things"))
+    world.deliver(sample_one, message("see_session", "after"))
 
     before, after = seen
     assert (after[0] or None, *after[1:]) == (before[0] or None, *before[1:])
@@ -84,10 +84,10 @@ def test_a_run_that_is_not_recorded_is_not_told_as_completed(
 ) -> None:
     # given a run whose lease another has taken over by its end
     @behaviour
-    def overtaken(payload: Sample, ctx: TaskContext) -> None:
+    def lose_the_lease(payload: Sample, ctx: TaskContext) -> None:
         world.run("update tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
 
-    assert len(world.deliver(sample_one, message("overtaken", "it"))) == 1
+    assert len(world.deliver(sample_one, message("lose_the_lease", "it"))) == 1
     assert emf.documents(capsys.readouterr().out) == []
 
     # and one whose end the database did not take
