@@ -84,10 +84,10 @@ def test_a_run_that_is_not_recorded_is_not_told_as_completed(
 ) -> None:
     # given a run whose lease another has taken over by its end
     @behaviour
-    def lose_the_lease(payload: Sample, ctx: TaskContext) -> None:
+    def end_unrecorded(payload: Sample, ctx: TaskContext) -> None:
         world.run("update tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
 
-    assert len(world.deliver(sample_one, message("lose_the_lease", "it"))) == 1
+    assert len(world.deliver(sample_one, message("end_unrecorded", "it"))) == 1
     assert emf.documents(capsys.readouterr().out) == []
 
     # and one whose end the database did not take
