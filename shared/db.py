@@ -7,6 +7,7 @@ SQLAlchemy engine sits on the same connection and is made on first touch: import
 from __future__ import annotations
 
 import json
+import math
 import socket
 import time
 from collections import OrderedDict
@@ -60,9 +61,9 @@ def read_json(text: str) -> Any:
     text, which no payload model takes for a number or an object.
     """
     try:
-        return json.loads(text)
+        return _DECODER.decode(text)
     except ValueError:  # ``sys.set_int_max_str_digits``
-        return json.loads(text, parse_int=_int_or_text)
+        return json.loads(text, parse_int=_int_or_text, parse_float=_float_or_text)
     except RecursionError:
         return text
 
@@ -72,6 +73,14 @@ def _int_or_text(digits: str) -> int | str:
         return int(digits)
     except ValueError:
         return digits
+
+
+def _float_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+_DECODER = json.JSONDecoder(parse_float=_float_or_text)
 
 
 class Connection(DbapiConnection):  # type: ignore[misc]

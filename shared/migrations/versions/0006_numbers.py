@@ -1,4 +1,4 @@
-"""What is enqueued by SQL holds no number that a client would refuse."""
+"""What is enqueued by SQL holds no number beyond a float's range: stricter than a client, which takes long integers."""
 
 from __future__ import annotations
 
