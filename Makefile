@@ -32,16 +32,16 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: tools ## Run the platform's jobs on a local stack, and show what became of each
-	@$(RUN) shared.cli.main demo
+	@$(RUN) joblane.cli.main demo
 
 up: tools ## Start the local stack and leave it running; programs join in by .local/env
-	@$(RUN) shared.cli.main up
+	@$(RUN) joblane.cli.main up
 
 down: .venv/.stamp ## Stop the local stack
-	@$(RUN) shared.cli.main down
+	@$(RUN) joblane.cli.main down
 
 status: .venv/.stamp ## Show what of the local stack runs
-	@$(RUN) shared.cli.main status
+	@$(RUN) joblane.cli.main status
 
 test: check tools ## Check, then run all tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
@@ -73,7 +73,7 @@ synth: tools ## Write the CloudFormation templates of every stage for AWS into c
 
 STAGE ?= dev
 preflight: tools ## Compare this checkout with what is deployed of STAGE= (dev), before a deploy
-	@$(RUN) shared.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
+	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
 lock: $(UV) ## Renew the lock files in requirements/
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
@@ -86,7 +86,7 @@ lock: $(UV) ## Renew the lock files in requirements/
 tools: .venv/.stamp node_modules/.stamp .tools/ministack/.stamp ## Fetch what is missing of all this
 
 clean: ## Stop the local stack, and remove all that make has made
-	@if [ -x .venv/bin/python ]; then $(RUN) shared.cli.main down || true; fi
+	@if [ -x .venv/bin/python ]; then $(RUN) joblane.cli.main down || true; fi
 	rm -rf .venv .tools .local .build node_modules cdk.out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
 		.hypothesis
 

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-import shared
+import joblane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from shared.cli.databases import Databases
-    from shared.cli.postgres import Postgres
+    from joblane.local.postgres import Postgres
+    from joblane.testing.databases import Databases
 
 ROOT = Path(__file__).parents[1]
 TOGETHER, ON_THEIR_OWN = ("tests/e2e/", "tests/infra/"), ("/test_demo.py", "/test_stack.py")
@@ -23,10 +23,10 @@ TOGETHER, ON_THEIR_OWN = ("tests/e2e/", "tests/infra/"), ("/test_demo.py", "/tes
 
 def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
     """Load the plugin also where this checkout is not installed; refuse to test another checkout's code."""
-    if not Path(shared.__file__).is_relative_to(ROOT):
-        raise pytest.UsageError(f"these tests would run {shared.__file__}: start them by `python -m pytest` in {ROOT}")
+    if not Path(joblane.__file__ or "").is_relative_to(ROOT):
+        raise pytest.UsageError(f"these tests would run {joblane.__file__}: start them by `python -m pytest` in {ROOT}")
     if not pluginmanager.has_plugin("joblane"):
-        from shared.cli import pytest_plugin
+        from joblane.testing import pytest_plugin
 
         pluginmanager.register(pytest_plugin, "joblane")
 
@@ -54,7 +54,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """One server for the session; a test that stops or kills it starts it again (port and data stay)."""
-    from shared.cli.server_for_tests import server_for_tests  # imported here: a unit test should not pay for it
+    from joblane.testing.server_for_tests import server_for_tests  # imported here: a unit test should not pay for it
 
     with server_for_tests() as server:
         yield server
@@ -76,6 +76,6 @@ def database_url(postgres: Postgres, joblane_databases: Databases) -> Iterator[s
 
 def administer(server: Postgres, statement: str) -> None:
     """Run a statement that no transaction may hold, such as `create database`."""
-    from shared.cli import databases
+    from joblane.testing import databases
 
     databases.administer(server.database_url("postgres"), statement)

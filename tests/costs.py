@@ -1,4 +1,4 @@
-"""The tables of ``docs/costs.md``, from :mod:`shared.jobs.prices`, :mod:`infra.costs` and what the tasks declare.
+"""The tables of ``docs/costs.md``, from :mod:`joblane.prices`, :mod:`joblane.cdk.costs` and what the tasks declare.
 
 ``python -m tests.costs`` writes them into the page; ``tests/unit/test_costs.py`` holds them together.
 """
@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from infra.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, smallest
-from shared.jobs.discovery import discover
-from shared.jobs.prices import AS_OF, PRICES
+from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, smallest
+from joblane.discovery import discover
+from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
 PAGE = ROOT / "docs" / "costs.md"

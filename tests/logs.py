@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from shared import telemetry
+from joblane import telemetry
 
 
 class Lines(logging.Handler):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.jobs.queues import MAX_ATTRIBUTES, MAX_BATCH, MAX_MESSAGE_BYTES
-from shared.jobs.sqs import Sqs
+from joblane.limits import MAX_ATTRIBUTES, MAX_BATCH, MAX_MESSAGE_BYTES
+from joblane.sqs.client import Sqs
 
 REFUSED = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Source: SendMessage, SQS API reference."""

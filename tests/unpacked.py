@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from infra.packaging import PROVIDED, ROOT, Package, build_code, build_layer
+from joblane.cdk.packaging import PROVIDED, ROOT, Package, build_code, build_layer
 
 LOCK = ROOT / "requirements" / "runtime.txt"
 BUILT = ROOT / ".build"

@@ -18,8 +18,8 @@ from aws_lambda_powertools.event_handler import Request, Response
 from aws_lambda_powertools.event_handler.depends import Depends
 
 from functions.api.refusals import forbidden, not_found, unauthorized
-from shared.platform import mail
-from shared.platform.roles import Rank, rank_of
+from saas import mail
+from saas.roles import Rank, rank_of
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.event_handler import APIGatewayHttpResolver

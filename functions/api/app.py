@@ -22,9 +22,9 @@ from functions.api.bodies import read_body
 from functions.api.document import document
 from functions.api.refusals import Refusal
 from functions.api.tracing import words_of
-from shared import telemetry
-from shared.jobs.failure import text_of
-from shared.jobs.trace import HEADER
+from joblane import telemetry
+from joblane.errors import text_of
+from joblane.sqs.traceparent import HEADER
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.event_handler.middlewares import NextMiddleware

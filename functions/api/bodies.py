@@ -6,8 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from functions.api.refusals import Refusal, bad_request
-from shared.jobs.errors import MessageError
-from shared.jobs.text import check_tree
+from joblane.errors import MessageError
+from joblane.json_values import check_tree
 
 if TYPE_CHECKING:
     from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response

@@ -16,8 +16,8 @@ from functions.api.record import jobs
 from functions.api.refusals import Refusal, not_found
 from functions.api.tracing import Trace, headers_of
 from functions.data_export.handler import DataExport, ExportResult, data_export
-from shared.jobs import State
-from shared.platform import exports, settings, tenants, uploads
+from joblane import State
+from saas import exports, settings, tenants, uploads
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -16,10 +16,10 @@ from pydantic import BaseModel
 from functions.api.access import Caller
 from functions.api.record import transaction
 from functions.api.refusals import Refusal
-from shared.jobs import TaskIdConflictError
-from shared.jobs.job import new_id
-from shared.jobs.message import canonical, digest
-from shared.platform import requests, users
+from joblane import TaskIdConflictError
+from joblane.enqueue.check import new_id
+from joblane.json_values import canonical, digest
+from saas import requests, users
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

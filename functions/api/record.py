@@ -7,10 +7,9 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from shared import settings
-from shared.db import Database
-from shared.jobs import JobClient
-from shared.jobs.sqs import Sqs
+from joblane import JobClient, settings
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

@@ -25,8 +25,8 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
-from shared.db import is_away
-from shared.jobs.errors import RecordAwayError
+from joblane.errors import RecordAwayError
+from joblane.record.connection import is_away
 
 RETRY_AFTER_SECONDS = 5
 

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from functions.api.access import ADMINS, Caller, Who
 from functions.api.record import jobs
 from functions.api.refusals import not_found
-from shared.jobs import State, TaskStatus
+from joblane import State, TaskStatus
 
 router = Router()
 

@@ -17,7 +17,7 @@ from functions.api.refusals import Refusal, forbidden, not_found
 from functions.api.tracing import Trace, headers_of
 from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
 from functions.user_invitation.handler import UserInvitation, user_invitation
-from shared.platform import invitations, mail, roles, tenants
+from saas import invitations, mail, roles, tenants
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session

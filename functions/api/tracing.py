@@ -7,7 +7,7 @@ from typing import Annotated
 
 from aws_lambda_powertools.event_handler.openapi.params import Header
 
-from shared.jobs.trace import HEADER, caller_of
+from joblane.sqs.traceparent import HEADER, caller_of
 
 NAME = HEADER.title()
 """As HTTP writes it, whose names have no case."""

@@ -8,13 +8,13 @@ from uuid import UUID
 
 from pydantic import BaseModel, StringConstraints
 
-from shared.jobs import Grants, Payload, Queue, SkipRetry, TaskContext, task
-from shared.platform import settings
-from shared.settings import MissingSettingError
+from joblane import Grants, Payload, Queue, SkipRetry, TaskContext, task
+from joblane.settings import MissingSettingError
+from saas import settings
 
 if TYPE_CHECKING:
-    from shared.platform.exports import Export
-    from shared.platform.tenants import Tenant
+    from saas.exports import Export
+    from saas.tenants import Tenant
 
 RETENTION = timedelta(days=7)
 TIME_FOR_A_MAIL = timedelta(seconds=20)
@@ -50,7 +50,7 @@ class ExportResult(BaseModel):
     grants=Grants(buckets=("exports",), mail=True),
 )
 def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
-    from shared.platform import exports, tenants, uploads
+    from saas import exports, tenants, uploads
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
     tenant = tenants.load(ctx.session, payload.tenant_id)
@@ -72,8 +72,8 @@ def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
 
 def _notify(payload: DataExport, tenant: Tenant, export: Export, ctx: TaskContext) -> bool:
     """Write to the user. The export is there already, so whatever is wrong here is logged and no more."""
-    from shared.platform import exports, mail, users
-    from shared.platform.errors import PlatformError
+    from saas import exports, mail, users
+    from saas.errors import PlatformError
 
     if ctx.remaining() < TIME_FOR_A_MAIL:
         ctx.logger.warning("user not notified", error="no time left")

@@ -8,15 +8,15 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.jobs import Grants, Payload, Queue, TaskContext, task
-from shared.platform import settings
+from joblane import Grants, Payload, Queue, TaskContext, task
+from saas import settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy.orm import Session
 
-    from shared.platform.tenants import Tenant
+    from saas.tenants import Tenant
 
 PAGE_TENANTS = 100
 
@@ -45,7 +45,7 @@ class ReportResult(BaseModel):
     front_door=False,
 )
 def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
-    from shared.platform import reports, uploads
+    from saas import reports, uploads
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where reports are written", "acme-exports")
     week = (
@@ -71,7 +71,7 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
 
 def _pages(session: Session, after: str | None) -> Iterator[list[Tenant]]:
     """The tenants behind the cursor; one page, as the next is asked for with the cursor that follows from it."""
-    from shared.platform import tenants
+    from saas import tenants
 
     page = tenants.page_after(session, None if after is None else UUID(after), PAGE_TENANTS)
     if page:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from shared.jobs import Payload, Queue, TaskContext, every, task
-from shared.platform import settings
+from joblane import Payload, Queue, TaskContext, every, task
+from saas import settings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from shared.platform.health import Check
+    from saas.health import Check
 
 WHOLE = "all"
 """The check that stands for all of them: an alarm watches its ``HealthCheckPassed``, and takes its absence for a fault.
@@ -47,11 +47,11 @@ class HealthResult(BaseModel):
     environment=settings.SERVICES,
 )
 def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthResult:
-    from shared.jobs.discovery import load
-    from shared.jobs.queues import front_door_name
-    from shared.jobs.sweep import TYPE as SWEEP
-    from shared.platform import health
-    from shared.settings import prefix
+    from joblane.discovery import load
+    from joblane.maintenance.sweep import TYPE as SWEEP
+    from joblane.queues import front_door_name
+    from joblane.settings import prefix
+    from saas import health
 
     doors = [front_door_name(prefix(), queue) for queue in Queue]
     checks = [
@@ -69,7 +69,7 @@ def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthR
 
 def _measure(checks: Sequence[Check]) -> None:
     """``HealthCheckPassed`` or ``HealthCheckFailed`` and ``HealthCheckTime`` per check, and one for the whole."""
-    from shared.telemetry import Tally
+    from joblane.telemetry import Tally
 
     tally = Tally()
     for check in checks:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from shared.jobs import Grants, Payload, Queue, TaskContext, every, task
-from shared.platform import settings
-from shared.settings import MissingSettingError
+from joblane import Grants, Payload, Queue, TaskContext, every, task
+from joblane.settings import MissingSettingError
+from saas import settings
 
 if TYPE_CHECKING:
-    from shared.platform.system_users import DueWarning
+    from saas.system_users import DueWarning
 
 MAX_WARNINGS = 100
 """In one run; the next hour's takes the others."""
@@ -38,7 +38,7 @@ class ExpiryResult(BaseModel):
     grants=Grants(mail=True),
 )
 def system_user_expiry(payload: SystemUserExpiry, ctx: TaskContext) -> ExpiryResult:
-    from shared.platform import system_users
+    from saas import system_users
 
     deactivated = system_users.deactivate_expired(ctx.session)
     ctx.logger.info("system users deactivated", count=deactivated)
@@ -62,8 +62,8 @@ def _warn(warning: DueWarning, ctx: TaskContext) -> bool:
     Whatever is wrong with the mail is logged, and it stays due for the next run: neither the other owners nor what was
     deactivated wait for it.
     """
-    from shared.platform import mail, system_users
-    from shared.platform.errors import PlatformError
+    from saas import mail, system_users
+    from saas.errors import PlatformError
 
     try:
         receipt = mail.send(system_users.compose_warning(ctx.session, warning), ctx.settings)

@@ -9,8 +9,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.jobs import Grants, Payload, Queue, TaskContext, task
-from shared.platform import settings
+from joblane import Grants, Payload, Queue, TaskContext, task
+from saas import settings
 
 MAX_TENANTS = 500
 """In one run; the next night's takes the others."""
@@ -46,7 +46,7 @@ class CleanupResult(BaseModel):
     front_door=False,
 )
 def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
-    from shared.platform import invitations, requests
+    from saas import invitations, requests
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
     grace = settings.grace(ctx.settings)
@@ -72,13 +72,13 @@ def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
 
 def _deleted_tenants(ctx: TaskContext, grace: timedelta) -> Iterator[UUID]:
     """Asked for when the steps before are done and committed."""
-    from shared.platform import tenants
+    from saas import tenants
 
     yield from tenants.long_deleted(ctx.session, grace, MAX_TENANTS)
 
 
 def _remove_old_exports(bucket: str, ctx: TaskContext) -> int:
-    from shared.platform import exports, objects, uploads
+    from saas import exports, objects, uploads
 
     return objects.remove(
         uploads.s3(),
@@ -92,7 +92,7 @@ def _remove_old_exports(bucket: str, ctx: TaskContext) -> int:
 def _remove_tenant(tenant_id: UUID, grace: timedelta, bucket: str, ctx: TaskContext) -> bool:
     """The row first, which holds off whoever would bring the tenant back; its commit last, for the objects' sake:
     nothing would find them once the tenant is gone."""
-    from shared.platform import exports, objects, reports, tenants, uploads
+    from saas import exports, objects, reports, tenants, uploads
 
     if not tenants.remove(ctx.session, tenant_id, grace):
         return False

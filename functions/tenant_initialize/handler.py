@@ -8,8 +8,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.jobs import Payload, Queue, SkipRetry, TaskContext, task
-from shared.platform import settings
+from joblane import Payload, Queue, SkipRetry, TaskContext, task
+from saas import settings
 
 BACK_OFF = [timedelta(seconds=5 * 4**failed) for failed in range(5)]
 """5 s, 20 s, then 1, 5 and 21 minutes: a service may be away for almost half an hour."""
@@ -36,7 +36,7 @@ class InitializeResult(BaseModel):
     environment=settings.SERVICES,
 )
 def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
-    from shared.platform import services, tenants
+    from saas import services, tenants
 
     tenant = tenants.load(ctx.session, payload.tenant_id)
     if tenant is None:
@@ -58,7 +58,7 @@ def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> Initialize
 
 def _overtaken(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
     """Somebody else decided on the tenant while the services were called: that stays."""
-    from shared.platform import tenants
+    from saas import tenants
 
     tenant = tenants.load(ctx.session, payload.tenant_id)
     if tenant is None or tenant.status == "pending":

@@ -7,8 +7,8 @@ from uuid import UUID
 
 from pydantic import BaseModel
 
-from shared.jobs import Grants, Payload, Queue, SkipRetry, TaskContext, task
-from shared.platform import settings
+from joblane import Grants, Payload, Queue, SkipRetry, TaskContext, task
+from saas import settings
 
 
 class UserInvitation(Payload):
@@ -30,8 +30,8 @@ class InvitationResult(BaseModel):
     grants=Grants(mail=True),
 )
 def user_invitation(payload: UserInvitation, ctx: TaskContext) -> InvitationResult:
-    from shared.platform import invitations, mail
-    from shared.platform.errors import MailRefusedError
+    from saas import invitations, mail
+    from saas.errors import MailRefusedError
 
     invitation = invitations.load(ctx.session, payload.invitation_id)
     if invitation is None:

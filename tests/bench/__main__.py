@@ -10,9 +10,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from shared.cli.ministack import MiniStack
-from shared.cli.postgres import Postgres
-from shared.migrations import upgrade
+from joblane.local.ministack import MiniStack
+from joblane.local.postgres import Postgres
+from joblane.record.migrations import upgrade
 from tests.bench.report import Ratio
 
 REGION = "us-east-1"

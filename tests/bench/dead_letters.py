@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 
-from shared import settings
-from shared.db import Database
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.letters import queues_of
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.message import Message
-from shared.jobs.onward import archived_letter
-from shared.jobs.queues import lane_name
-from shared.jobs.sqs import Entry, Sqs
+from joblane import settings
+from joblane.discovery import discover
+from joblane.inspector import Inspector
+from joblane.inspector.bulk.letters import queues_of
+from joblane.inspector.scope import Reach
+from joblane.queues import lane_name
+from joblane.record.database import Database
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.dead_letter import archived_letter
+from joblane.sqs.message import Message
 from tests.bench.report import Ratio, median, within
 
 DEAD = 1_000

@@ -17,9 +17,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infra.packaging import ROOT
-from shared.cli.ports import free_port
-from shared.cli.tools import clean_environment
+from joblane.cdk.packaging import ROOT
+from joblane.local.ports import free_port
+from joblane.local.tools import clean_environment
 from tests.bench.report import Ratio, median, within
 from tests.unpacked import layer
 
@@ -46,7 +46,7 @@ def run(folder: Path) -> list[Ratio]:
     def synth(*, packaged: bool) -> Took:
         if not packaged:
             shutil.rmtree(built, ignore_errors=True)
-        command = ["-m", "infra.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
+        command = ["-m", "joblane.cdk.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
         return _time(copy, clean_environment(), *command)
 
     fresh = [synth(packaged=False) for _ in range(ROUNDS)]
@@ -88,7 +88,7 @@ def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
         "JOBLANE_AWS_PORT": str(free_port()),
         "JOBLANE_POSTGRES_PORT": str(free_port()),
     }
-    command = ("-m", "shared.cli.main")
+    command = ("-m", "joblane.cli.main")
 
     def up(number: int) -> Took:
         with (copy / CHANGED).open("a") as file:

@@ -17,9 +17,9 @@ from typing import Any
 
 import boto3
 
-from shared.db import Database
-from shared.jobs import JobClient
-from shared.jobs.job import Job
+from joblane import JobClient
+from joblane.job import Job
+from joblane.record.database import Database
 from tests.bench.functions.bench_noop.handler import BenchNoop, bench_noop
 from tests.bench.report import Ratio, in_turns
 from tests.unpacked import code, layer
@@ -43,7 +43,7 @@ class Bench:
         environment = {"JOBLANE_TASK": bench_noop.type, "JOBLANE_PREFIX": "jobs", "DATABASE_URL": url}
         content = self._code(folder).read_bytes()
         for name, handler in (
-            ("ours", "shared.jobs.entry.handler"),
+            ("ours", "joblane.worker.lambda_entry.handler"),
             ("bare", "tests.bench.functions.bench_noop.handler.bare"),
         ):
             self._lambda.create_function(

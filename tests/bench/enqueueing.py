@@ -16,10 +16,10 @@ from typing import Any
 
 import boto3
 
-from shared.jobs import JobClient, Payload, TaskContext, task
-from shared.jobs.job import Job
-from shared.jobs.queues import lane_name
-from shared.jobs.sqs import CONNECTIONS
+from joblane import JobClient, Payload, TaskContext, task
+from joblane.job import Job
+from joblane.queues import lane_name
+from joblane.sqs.client import CONNECTIONS
 from tests.bench.report import Ratio, in_turns
 
 SENDS = 4_000

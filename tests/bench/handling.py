@@ -17,10 +17,12 @@ from aws_lambda_powertools import Logger, Metrics
 from aws_lambda_powertools.utilities.batch import BatchProcessor, EventType, process_partial_response
 from pydantic import BaseModel
 
-from shared.db import Database
-from shared.jobs import Payload, TaskContext, runtime, store, task
-from shared.jobs.claim import Claim, Verdict
-from shared.jobs.sqs import Sqs
+from joblane import Payload, TaskContext, task
+from joblane.record.claim import Claim, Verdict
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
+from joblane.worker import worker
+from joblane.worker import worker as runtime
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, in_turns
 from tests.events import LambdaContext, event
@@ -125,7 +127,7 @@ def _without_database() -> Iterator[None]:
     with (
         patch.object(Database, "get", lambda _self: Idle()),
         patch.object(runtime, "claim", claim),
-        patch.object(store, "finish", lambda _connection, ends: {end.id for end in ends}),
+        patch.object(worker, "finish", lambda _connection, ends: {end.id for end in ends}),
     ):
         yield
 

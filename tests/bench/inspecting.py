@@ -15,18 +15,21 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from shared.cli.databases import administer
-from shared.cli.postgres import Postgres
-from shared.db import Database
-from shared.jobs import Queue
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import BulkAction, Filter, Inspector, dead, listing, overview
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.inspector.selection import Selection, aimed, checked, count, cursor_of, reading, select
-from shared.jobs.inspector.why import AHEAD
-from shared.jobs.sqs import Sqs
-from shared.jobs.store import State
-from shared.migrations import upgrade
+from joblane import Queue
+from joblane.discovery import discover
+from joblane.inspector import BulkAction, Filter, Inspector
+from joblane.inspector.bulk import dead
+from joblane.inspector.scope import Reach
+from joblane.inspector.stage import overview
+from joblane.inspector.tasks import listing
+from joblane.inspector.tasks.filter_sql import Selection, aimed, checked, count, cursor_of, reading, select
+from joblane.inspector.tasks.why import AHEAD
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from joblane.record.migrations import upgrade
+from joblane.record.states import State
+from joblane.sqs.client import Sqs
+from joblane.testing.databases import administer
 from tests.bench.report import Ratio, median, within
 
 TASKS = 1_000_000

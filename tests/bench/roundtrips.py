@@ -14,10 +14,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from sqlalchemy import text
 
-from shared.db import Database
-from shared.jobs import Payload, TaskContext, task
-from shared.jobs.runtime import Worker
-from shared.jobs.sqs import Sqs
+from joblane import Payload, TaskContext, task
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
+from joblane.worker.worker import Worker
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio
 from tests.events import LambdaContext, event, record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 
-from infra.packaging import WHEEL_PLATFORMS
+from joblane.cdk.packaging import WHEEL_PLATFORMS
 from tests.bench.report import Ratio, within
 from tests.unpacked import code, layer
 

@@ -14,7 +14,7 @@ from tests.unpacked import Unpacked, unpack
 
 ROUNDS = 11
 CLOCK = "import time; started = time.perf_counter()\n{}\nprint(time.perf_counter() - started)"
-OURS = "from shared.jobs.entry import handler"
+OURS = "from joblane.worker.lambda_entry import handler"
 EAGER = """
 import boto3, pg8000.dbapi, pydantic, sqlalchemy, sqlalchemy.orm
 from aws_lambda_powertools import Logger, Metrics

@@ -14,18 +14,18 @@ import pytest
 from moto import mock_aws
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
-from shared.cli.databases import Databases
-from shared.db import Database
-from shared.jobs.client import JobClient
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
-from shared.jobs.sqs import Sqs
-from shared.page.app import build
-from shared.page.desk import Desk
-from shared.page.security import ADDRESS, Keys
-from shared.page.serving import listen, server
+from joblane.client import JobClient
+from joblane.discovery import discover
+from joblane.inspector import Inspector
+from joblane.inspector.scope import Reach
+from joblane.page.app import build
+from joblane.page.desk import Desk
+from joblane.page.security import ADDRESS, Keys
+from joblane.page.serving import listen, server
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
+from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import seed
 from tests.integration.jobs.conftest import PREFIX, World

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from shared.db import Connection
+    from joblane.record.connection import Connection
 
 TASKS = """
 insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, allowed, created_at,
@@ -55,7 +55,7 @@ select t.id, run, run, 0, started_at, case when ended then started_at + took * i
             when run = t.allowed and t.state = 'archived' then 'archived' else 'failed' end,
        took, 'b1946ac9-2c3a-4b2e-9f59-' || substr(t.id, 25), t.error_type, t.error_message, t.fingerprint,
        case when t.error_type is not null then
-            E'Traceback (most recent call last):\n  File "/var/task/shared/jobs/runtime.py", line 212, in _run\n'
+            E'Traceback (most recent call last):\n  File "/var/task/shared/joblane/worker/worker.py", line 212, in _run\n'
             || E'    return task.function(payload, context)\n'
             || E'  File "/var/task/functions/handler.py", line 61, in run\n'
             || E'    store.put(key, content)\n' || t.error_type || ': ' || t.error_message end,

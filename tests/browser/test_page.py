@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, Request, expect
 
-from shared.jobs.inspector.answers import Filter
-from shared.jobs.store import State
+from joblane.inspector.filter import Filter
+from joblane.record.states import State
 from tests.browser.conftest import Site, Visitor
 
 Visit = Callable[..., Visitor]

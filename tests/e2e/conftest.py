@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared.cli.demo_platform import People
-from shared.cli.stack import LocalStack
-from shared.cli.tools import environment_of
-from shared.db import Database
+from joblane.local.stack import LocalStack
+from joblane.local.tools import environment_of
+from joblane.record.database import Database
+from saas.demo.services import People
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient

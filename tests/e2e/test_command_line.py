@@ -21,7 +21,7 @@ def jobs(deployed: Deployed) -> Jobs:
     """Run a command as a shell does: its exit status, and its output."""
 
     def run(*arguments: str) -> tuple[int, str]:
-        command = [sys.executable, "-m", "shared.cli.main", *arguments]
+        command = [sys.executable, "-m", "joblane.cli.main", *arguments]
         ran = subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         assert "Traceback" not in ran.stderr, ran.stderr
         return ran.returncode, ran.stdout

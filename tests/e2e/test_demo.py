@@ -6,8 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from shared.cli.ports import free_port
-from shared.cli.tools import ROOT, clean_environment
+from joblane.local.ports import free_port
+from joblane.local.tools import ROOT, clean_environment
 
 
 def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
@@ -17,7 +17,7 @@ def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
         "JOBLANE_POSTGRES_PORT": str(free_port()),
         "JOBLANE_DEMO_PORT": str(free_port()),
     }
-    command = [sys.executable, "-m", "shared.cli.main", "demo"]
+    command = [sys.executable, "-m", "joblane.cli.main", "demo"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All 9 jobs ended as announced." in done.stdout

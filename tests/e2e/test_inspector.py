@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.cli.connecting import connect
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.answers import Grade
+from joblane.cli.connect import connect
+from joblane.inspector import Inspector
+from joblane.inspector.views import Grade
 from tests.e2e.conftest import Deployed, await_true
 
 

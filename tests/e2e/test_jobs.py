@@ -10,8 +10,8 @@ import pytest
 
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
-from shared.jobs import JobClient
-from shared.jobs.job import Job
+from joblane import JobClient
+from joblane.job import Job
 from tests.e2e.conftest import Deployed, await_true
 
 LANE = "jobs-default-data-export"

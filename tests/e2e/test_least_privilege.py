@@ -19,8 +19,8 @@ from botocore.exceptions import ClientError
 
 from functions.data_export.handler import DataExport, data_export
 from functions.system_user_expiry.handler import SystemUserExpiry, system_user_expiry
-from shared.jobs import JobClient, Queue
-from shared.jobs.discovery import discover
+from joblane import JobClient, Queue
+from joblane.discovery import discover
 from tests.e2e.conftest import Deployed, await_true
 
 REFUSED = ("AccessDenied", "AccessDeniedException")

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.cli.preflight import Finding, Kind
-from shared.cli.stages import look
+from joblane.cdk.preflight.compare import Finding, Kind
+from joblane.cdk.preflight.read import look
 from tests.e2e.conftest import Deployed
 
 

@@ -7,12 +7,12 @@ from uuid import uuid4
 
 import pytest
 
-from shared.db import Database
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import Filter, Inspector
-from shared.jobs.inspector.answers import DeadGroup
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.sqs import Sqs
+from joblane.discovery import discover
+from joblane.inspector import Filter, Inspector
+from joblane.inspector.scope import Reach
+from joblane.inspector.views import DeadGroup
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
 from tests.e2e.conftest import Deployed, await_true
 
 LANE = "jobs-default-data-export"

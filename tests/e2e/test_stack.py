@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import boto3
 import pytest
 
-from shared.cli.stack import LocalStack
+from joblane.local.stack import LocalStack
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

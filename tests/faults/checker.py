@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from shared.jobs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE
-from shared.jobs.queues import SNOOZE_CEILING
+from joblane.limits import SNOOZE_CEILING
+from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE
 from tests.faults.mix import Mix, children_of
 from tests.faults.queues import Message
 from tests.faults.samples import CHUNK, TASKS

@@ -8,10 +8,10 @@ from typing import Any
 
 from pg8000.exceptions import InterfaceError
 
-from shared.db import Connection
-from shared.jobs import claim, store
-from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.testing.faults import Go, TappedDatabase
+from joblane.record import claim, finish
+from joblane.record.connection import Connection
+from joblane.sqs.client import Entry, Sqs
+from joblane.testing.faults import Go, TappedDatabase
 from tests.faults.dice import Dice
 from tests.faults.samples import die
 
@@ -75,7 +75,7 @@ class ExposedDatabase(TappedDatabase):
         self._exposed = exposed
 
     def _befall(self, sql: str, go: Go) -> Any:
-        step = {claim.CLAIM: "claim", store.FINISH: "finish"}.get(sql, sql)
+        step = {claim.CLAIM: "claim", finish.FINISH: "finish"}.get(sql, sql)
         connection = self._connection
         if self._exposed.at("before", step, "statement"):
             _cut(connection)

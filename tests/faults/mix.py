@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.jobs.message import Message
-from shared.jobs.queues import Queue, front_door_name, lane_name
-from shared.jobs.tick import id_of, tick_entry
+from joblane.queues import Queue, front_door_name, lane_name
+from joblane.sqs.message import Message
+from joblane.sqs.tick import id_of, tick_entry
 from tests.faults.samples import TASKS, child_id, mix_overlap, mix_tick
 from tests.faults.worker import PREFIX
 
@@ -209,7 +209,7 @@ def key_probe(key: str) -> Act:
 
 
 def sweep_call(number: int) -> Act:
-    from functions.jobs_sweep.handler import jobs_sweep
+    from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     body = Message(jobs_sweep.type, f"{jobs_sweep.type}:woken:{number}").encode()
     return {"send": lane_name(PREFIX, jobs_sweep.queue, jobs_sweep.type), "body": body}

@@ -9,9 +9,14 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from shared.db import Database
-from shared.jobs import admission, claim, runtime, store, unique
-from shared.jobs.runtime import Worker
+from joblane import unique
+from joblane.enqueue import insert as admission
+from joblane.record import claim, finish
+from joblane.record.database import Database
+from joblane.record.dead_letters import mark_dead_sent
+from joblane.record.insert import DUE_SWEEP
+from joblane.worker import worker as runtime
+from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
 """Read by the suite's own worker process, and by nothing else."""
@@ -19,12 +24,12 @@ VARIABLE = "FAULTS_PLANT"
 
 def fence() -> None:
     """A run finishes whether it holds the lease or not."""
-    _replace(store, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
+    _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
 
 
 def token() -> None:
     """A run finishes whenever the task is active, be it another run's."""
-    _replace(store, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
+    _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
 
 
 def due() -> None:
@@ -38,7 +43,7 @@ def dead_letter_order() -> None:
     def bury(self: Any, letters: Any, settled: Any) -> None:
         owed = list(letters)
         with suppress(PostgresError, OSError):
-            store.mark_dead_sent(self._database.get(), [(claimed.id, claimed.generation) for _, claimed, _ in owed])
+            mark_dead_sent(self._database.get(), [(claimed.id, claimed.generation) for _, claimed, _ in owed])
         self._sqs.send_many([self._letter(delivery, claimed, why) for delivery, claimed, why in owed])
 
     Worker._bury = bury  # type: ignore[method-assign]
@@ -46,7 +51,7 @@ def dead_letter_order() -> None:
 
 def outbox() -> None:
     """A row that was written is taken for sent: the sweep has nothing to do for it."""
-    _replace(admission, "INSERT", store.DUE_SWEEP, "null")
+    _replace(admission, "INSERT", DUE_SWEEP, "null")
 
 
 def unique_index() -> None:
@@ -67,7 +72,7 @@ def overlap() -> None:
 
 def cancelled() -> None:
     """A run that was asked to stop finishes like any other."""
-    _replace(store, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
+    _replace(finish, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 
 PLANTS: dict[str, Callable[[], None]] = {

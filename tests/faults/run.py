@@ -15,9 +15,9 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from shared.cli.postgres import Postgres
-from shared.db import Database
-from shared.jobs.queues import Queue, front_door_name, lane_name
+from joblane.local.postgres import Postgres
+from joblane.queues import Queue, front_door_name, lane_name
+from joblane.record.database import Database
 from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice

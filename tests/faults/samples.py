@@ -17,19 +17,8 @@ from typing import Any
 
 from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
-from shared.db import Database
-from shared.jobs import (
-    ArchivedTask,
-    Job,
-    Payload,
-    Queue,
-    RetryAfter,
-    RevokeTask,
-    SkipRetry,
-    Snooze,
-    TaskContext,
-    task,
-)
+from joblane import ArchivedTask, Job, Payload, Queue, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext, task
+from joblane.record.database import Database
 
 LIVE = "('scheduled', 'pending', 'active', 'retry')"
 TABLES = (

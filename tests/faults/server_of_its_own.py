@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shared.cli.postgres import Postgres
-from shared.migrations import upgrade
+from joblane.local.postgres import Postgres
+from joblane.record.migrations import upgrade
 from tests.conftest import administer
 
 SETTINGS = {"fsync": "off", "autovacuum_naptime": "10s"}

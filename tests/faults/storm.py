@@ -13,8 +13,8 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from shared.cli.postgres import Postgres
-from shared.jobs.store import CANCEL
+from joblane.local.postgres import Postgres
+from joblane.record.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.cli.postgres import Postgres
+from joblane.local.postgres import Postgres
 from tests.faults.plants import PLANTS
 from tests.faults.report import table
 from tests.faults.run import Findings, run

@@ -21,15 +21,15 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
-import functions.jobs_sweep.handler as sweep_handler
-from shared.db import Database
-from shared.jobs import Job, JobClient
-from shared.jobs.client import Enqueued
-from shared.jobs.discovery import discover
-from shared.jobs.errors import JobError, RecordAwayError
-from shared.jobs.queues import Queue, front_door_name, lane_name
-from shared.jobs.router import Router
-from shared.jobs.runtime import Worker
+import joblane.functions.jobs_sweep.handler as sweep_handler
+from joblane import Job, JobClient
+from joblane.client import Enqueued
+from joblane.discovery import discover
+from joblane.errors import JobError, RecordAwayError
+from joblane.queues import Queue, front_door_name, lane_name
+from joblane.record.database import Database
+from joblane.worker.router import Router
+from joblane.worker.worker import Worker
 from tests.events import LambdaContext
 from tests.faults import plants
 from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate

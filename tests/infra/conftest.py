@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from infra.app import Synthesised, context_of_file, synthesise
-from infra.errors import SynthError
-from infra.packaging import Package, Packages, find_uv
-from infra.stage import Stage
+from joblane.cdk.app import Synthesised, context_of_file, synthesise
+from joblane.cdk.errors import SynthError
+from joblane.cdk.packaging import Package, Packages, find_uv
+from joblane.cdk.settings.stage import Stage
 
 TASKS = "tests.infra.tasks"
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"

@@ -11,10 +11,10 @@ import pytest
 from functions.api.access import ROUTES
 from functions.api.app import app
 from functions.api.document import document
-from infra.app import Synthesised
-from infra.errors import StageError
-from infra.packaging import ROOT
-from infra.sections import Api
+from joblane.cdk.app import Synthesised
+from joblane.cdk.errors import StageError
+from joblane.cdk.packaging import ROOT
+from joblane.cdk.settings.apis import Api
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from aws_cdk import aws_sqs as sqs
 
-import infra.app
-from infra import costs
-from infra.app import Synthesised, main
-from infra.packaging import ROOT, Packages
-from infra.report import report
-from shared.jobs.discovery import discover
+import joblane.cdk.app
+from joblane.cdk import costs
+from joblane.cdk.app import Synthesised, main
+from joblane.cdk.packaging import ROOT, Packages
+from joblane.cdk.summary import report
+from joblane.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages
 
@@ -101,7 +101,7 @@ def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages)
 def test_what_cloudformation_would_refuse_is_refused_with_its_place(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = infra.app.add_stacks
+    made = joblane.cdk.app.add_stacks
 
     def add_stacks(*arguments: Any) -> Any:
         jobs = made(*arguments)
@@ -110,8 +110,8 @@ def test_what_cloudformation_would_refuse_is_refused_with_its_place(
         planted.add_property_override("Misspelt", 1)
         return jobs
 
-    monkeypatch.setattr(infra.app, "add_stacks", add_stacks)
-    monkeypatch.setattr(infra.app, "refuse_findings", lambda app: None)
+    monkeypatch.setattr(joblane.cdk.app, "add_stacks", add_stacks)
+    monkeypatch.setattr(joblane.cdk.app, "refuse_findings", lambda app: None)
     assert main(["-c", "stage=dev", "-o", str(tmp_path / "out")], lambda stage: no_packages) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
     assert [re.sub(r": F\d+:", ":", line) for line in sorted(lines)] == [
@@ -206,7 +206,7 @@ def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
     (tmp_path / "unparsed" / "__init__.py").touch()
     (folder / "handler.py").write_text("def data_export(payload, ctx)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr("infra.app.discover", lambda package, **_: discover("unparsed"))
+    monkeypatch.setattr("joblane.cdk.app.discover", lambda package, **_: discover("unparsed"))
     assert main(["-o", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
     assert error.startswith("infra: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
@@ -216,7 +216,7 @@ def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """As the CDK CLI does, here without credentials."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
-    command = [sys.executable, "-m", "infra.app", *arguments]
+    command = [sys.executable, "-m", "joblane.cdk.app", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, text=True, check=False)
 
 

@@ -13,11 +13,11 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk.assertions import Template
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
 
-from infra.app import Synthesised
-from infra.checks import check
-from infra.errors import RefusedTemplateError, SynthError
-from infra.sections import Api, Control
-from infra.stage import Stage
+from joblane.cdk.app import Synthesised
+from joblane.cdk.checks import check
+from joblane.cdk.errors import RefusedTemplateError, SynthError
+from joblane.cdk.settings.apis import Api, Control
+from joblane.cdk.settings.stage import Stage
 from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
 
 DATABASE = {"kind": "existing", "host": "db.internal", "name": "jobs", "secret": DATABASE_SECRET}
@@ -280,7 +280,7 @@ def test_a_grant_of_what_is_not_there_is_refused(
     folder.mkdir(parents=True)
     (tmp_path / package / "__init__.py").touch()
     (folder / "handler.py").write_text(
-        "from shared.jobs import Grants, Payload, task\n"
+        "from joblane import Grants, Payload, task\n"
         "class Bad(Payload): ...\n"
         f"@task('bad:task', grants={grants})\n"
         "def bad_task(payload: Bad, ctx): ...\n"

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from functions.control.answering import ROUTES
-from infra.app import Synthesised
-from infra.errors import StageError
-from shared.cli.connecting import CONTROL_URL
-from shared.jobs.inspector import Permission
+from joblane.cdk.app import Synthesised
+from joblane.cdk.errors import StageError
+from joblane.cli.connect import CONTROL_URL
+from joblane.functions.control.answering import ROUTES
+from joblane.inspector import Permission
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 from tests.infra.templates import Template

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cfnlint.schema import PROVIDER_SCHEMA_MANAGER
 
-from infra.app import Synthesised
-from infra.sections import Aurora
+from joblane.cdk.app import Synthesised
+from joblane.cdk.settings.database import Aurora
 from tests.infra import templates
 from tests.infra.conftest import AURORA, DATABASE_SECRET, EXISTING_NETWORK, RDS_HOST, Synth
 from tests.infra.templates import Properties, Template

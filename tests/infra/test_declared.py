@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from infra.app import Synthesised
-from shared.cli.errors import LocalError
-from shared.cli.stages import read_declared, read_templates
-from shared.jobs.discovery import discover
+from joblane.cdk.app import Synthesised
+from joblane.cdk.preflight.read import read_declared, read_templates
+from joblane.cli.errors import LocalError
+from joblane.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 

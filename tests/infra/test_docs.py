@@ -12,14 +12,15 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from infra import sections
-from infra.app import context_of_file
-from infra.packaging import ROOT
-from infra.stacks.jobs import shares
-from infra.stage import Stage, load_stage
-from shared.cli.tools import clean_environment, node
-from shared.jobs.discovery import discover
-from shared.jobs.queues import MIN_CONCURRENCY, Numbers, Queue
+from joblane.cdk.app import context_of_file
+from joblane.cdk.packaging import ROOT
+from joblane.cdk.settings import apis, database, network
+from joblane.cdk.settings.stage import Stage, load_stage
+from joblane.cdk.stacks.jobs import shares
+from joblane.discovery import discover
+from joblane.limits import MIN_CONCURRENCY, Numbers
+from joblane.local.tools import clean_environment, node
+from joblane.queues import Queue
 from tests.pages import Block, blocks, table
 from tests.unit.test_docs import CDK
 
@@ -27,13 +28,13 @@ DEPLOYING = ROOT / "docs" / "deploying.md"
 STAGE = "A stage"
 SECTIONS: dict[str, type[BaseModel]] = {
     STAGE: Stage,
-    "A new network": sections.NewNetwork,
-    "An existing network": sections.ExistingNetwork,
-    "Aurora": sections.Aurora,
-    "An existing database": sections.ExistingDatabase,
-    "The API": sections.Api,
-    "The control API": sections.Control,
-    "Monitoring": sections.Monitoring,
+    "A new network": network.NewNetwork,
+    "An existing network": network.ExistingNetwork,
+    "Aurora": database.Aurora,
+    "An existing database": database.ExistingDatabase,
+    "The API": apis.Api,
+    "The control API": apis.Control,
+    "Monitoring": apis.Monitoring,
 }
 DECLARED = [name for task in discover().values() for name in task.environment]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import SynthError
-from infra.functions import discover_functions
-from shared.jobs.discovery import discover
+from joblane.cdk.errors import SynthError
+from joblane.discovery import discover
+from joblane.function_discovery import discover_functions
 from tests.infra.conftest import TASKS
 
 
@@ -29,7 +29,7 @@ def test_handlers_without_a_declaration_are_passed_over() -> None:
     "text",
     [
         "FUNCTION = 'api'\ndef handler(event, context): ...",
-        "import datetime, shared.function as f\nFUNCTION = f.Function('Answers', datetime.timedelta(seconds=1), 128)",
+        "import datetime, joblane.function as f\nFUNCTION = f.Function('Answers', datetime.timedelta(seconds=1), 128)",
     ],
 )
 def test_half_a_declaration_is_refused_with_the_place(
@@ -41,5 +41,5 @@ def test_half_a_declaration_is_refused_with_the_place(
     (tmp_path / package / "__init__.py").touch()
     (folder / "handler.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SynthError, match=rf"{package}/own/handler.py: a FUNCTION of shared.function and a handler"):
+    with pytest.raises(SynthError, match=rf"{package}/own/handler.py: a FUNCTION of joblane.function and a handler"):
         discover_functions(package)

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from infra.app import Synthesised
-from shared.jobs.discovery import discover
-from shared.jobs.message import decode
-from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
-from shared.jobs.task import Task
+from joblane.cdk.app import Synthesised
+from joblane.discovery import discover
+from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
+from joblane.sqs.message import decode
+from joblane.task import Task
 from tests.infra import templates
 from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, RDS_HOST, STAGES, TASKS, Synth
 from tests.infra.templates import Template
@@ -128,7 +128,7 @@ def test_a_task_has_one_function_with_the_generic_entry(template: Template, task
     assert set(templates.functions(template)) == {f"acme-{task.slug}" for task in tasks.values()} | others
     for task in tasks.values():
         function = templates.functions(template)[f"acme-{task.slug}"]
-        assert function["Handler"] == "shared.jobs.entry.handler"
+        assert function["Handler"] == "joblane.worker.lambda_entry.handler"
         assert function["Runtime"] == "python3.13"
         assert function["Architectures"] == ["arm64"]
         assert function["MemorySize"] == task.memory_mb

@@ -12,14 +12,14 @@ from aws_cdk import App, Fn, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 
-import infra.app
-import infra.findings
-from infra.app import Synthesised, context_of_file, main, synthesise
-from infra.errors import RefusedTemplateError, StageError
-from infra.findings import acknowledge, acknowledge_wildcard, refuse_findings
-from infra.packaging import Packages
-from shared.jobs.discovery import discover
-from shared.jobs.queues import Queue
+import joblane.cdk.app
+import joblane.cdk.nag
+from joblane.cdk.app import Synthesised, context_of_file, main, synthesise
+from joblane.cdk.errors import RefusedTemplateError, StageError
+from joblane.cdk.nag import acknowledge, acknowledge_wildcard, refuse_findings
+from joblane.cdk.packaging import Packages
+from joblane.discovery import discover
+from joblane.queues import Queue
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 
@@ -92,7 +92,7 @@ def test_what_cdk_nag_finds_is_refused_with_its_place(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # given the real stacks and, in one of them, a queue open to plain http and a role that may read every object
-    made = infra.app.add_stacks
+    made = joblane.cdk.app.add_stacks
 
     def add_stacks(*arguments: Any) -> Any:
         jobs = made(*arguments)
@@ -101,7 +101,7 @@ def test_what_cdk_nag_finds_is_refused_with_its_place(
         role.add_to_policy(iam.PolicyStatement(actions=["s3:*"], resources=["*"]))
         return jobs
 
-    monkeypatch.setattr(infra.app, "add_stacks", add_stacks)
+    monkeypatch.setattr(joblane.cdk.app, "add_stacks", add_stacks)
     # when
     assert main(["-c", "stage=prod", "-o", str(tmp_path / "out")], lambda stage: no_packages) == 1
     # then each is told, and nothing else, and no template is there to be deployed
@@ -130,7 +130,7 @@ def test_every_acknowledgement_answers_a_finding_at_its_place(
         def acknowledge(self, what: Any) -> None:
             noted.append((self._path, what.id, what.reason))
 
-    monkeypatch.setattr(infra.findings, "Validations", Noting)
+    monkeypatch.setattr(joblane.cdk.nag, "Validations", Noting)
     with pytest.raises(RefusedTemplateError) as caught:
         synthesise(context_of_file() | {"stage": "dev"}, output=tmp_path, environ={}, build=lambda stage: no_packages)
     # then there is an answer to each finding, and a finding to each answer, which is a sentence
@@ -174,7 +174,7 @@ def test_an_acknowledgement_is_of_one_rule_and_one_place() -> None:
         refuse_findings(app)
     (problem,) = caught.value.problems
     assert problem.startswith("planted/Second/Resource: AwsSolutions-SQS3: The SQS queue ")
-    assert problem.endswith(" Mend it, or say beside the construct why it is right, by infra.findings.acknowledge")
+    assert problem.endswith(" Mend it, or say beside the construct why it is right, by joblane.cdk.nag.acknowledge")
     acknowledge(second, "SQS3", "Nothing reads it.")
     refuse_findings(app)
 

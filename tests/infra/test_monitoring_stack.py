@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from infra.packaging import ROOT
-from infra.sections import Monitoring
-from infra.watching import alarms
-from infra.watching.alarms import MAX_METRICS, longest_gap
-from infra.watching.queries import QUERIES
-from shared.jobs.cron import parse
-from shared.jobs.discovery import discover
-from shared.jobs.queues import Queue
+from joblane.cdk.packaging import ROOT
+from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.watching import alarms
+from joblane.cdk.watching.alarms import MAX_METRICS, longest_gap
+from joblane.cdk.watching.queries import QUERIES
+from joblane.cron import parse
+from joblane.discovery import discover
+from joblane.queues import Queue
 from tests.infra import templates
 from tests.infra.conftest import TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from infra.app import Synthesised
+from joblane.cdk.app import Synthesised
 from tests.infra import templates
 from tests.infra.conftest import AURORA, EXISTING_NETWORK, TASKS, Synth
 from tests.infra.templates import Template

@@ -17,26 +17,18 @@ from typing import Any
 
 import pytest
 
-from infra.constructs.front_door import HANDLER
-from infra.constructs.migration import HANDLER as MIGRATE
-from infra.constructs.task_function import ENTRY
-from infra.functions import discover_functions
-from infra.packaging import (
-    LEFT_OUT_OF_CODE,
-    LEFT_OUT_OF_LAYER,
-    PROVIDED,
-    PYTHON,
-    ROOT,
-    RUNNING,
-    WHEEL_PLATFORMS,
-)
-from infra.wheels import GLIBC, check_layer
-from shared.cli.postgres import Postgres
-from shared.jobs.discovery import discover
+from joblane.cdk.constructs.front_door import HANDLER
+from joblane.cdk.constructs.migration import HANDLER as MIGRATE
+from joblane.cdk.constructs.task_function import ENTRY
+from joblane.cdk.packaging import LEFT_OUT_OF_CODE, LEFT_OUT_OF_LAYER, PROVIDED, PYTHON, ROOT, RUNNING, WHEEL_PLATFORMS
+from joblane.cdk.wheels import GLIBC, check_layer
+from joblane.discovery import discover
+from joblane.function_discovery import discover_functions
+from joblane.local.postgres import Postgres
 from tests.conftest import administer
 from tests.events import event, record
 from tests.http_events import claims, http_event
-from tests.unit.platform.servers import served
+from tests.unit.saas.servers import served
 from tests.unpacked import BUILT, Unpacked, installed, layer, unpack
 
 NOWHERE = "postgresql://jobs@127.0.0.1:1/jobs"
@@ -194,13 +186,13 @@ class Context:
         return 60_000
 
 given, url = json.loads(sys.argv[1]), os.environ["DATABASE_URL"]
-from shared.migrations import upgrade
+from joblane.record.migrations import upgrade
 upgrade(url)
 upgrade(url)
 
-from shared.jobs.entry import handler as work
+from joblane.worker.lambda_entry import handler as work
 from functions.api.handler import handler as answer
-from shared.db import Database
+from joblane.record.database import Database
 found = {
     "message": work(given["message"], Context()),
     "requests": [answer(event, Context()) for event in given["requests"]],
@@ -235,7 +227,7 @@ def test_the_schema_a_task_and_the_api_work_from_the_zips_alone(unpacked: Unpack
 
 MAIL = """
 import os
-from shared.platform.mail import Mail, send
+from saas.mail import Mail, send
 print(send(Mail("ann@example.org", "Hello", "Text", key="key"), os.environ).message_id)
 """
 

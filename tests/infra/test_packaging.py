@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from infra.errors import SynthError
-from infra.packaging import ROOT, build_code, build_layer, find_uv, without_provided
+from joblane.cdk.errors import SynthError
+from joblane.cdk.packaging import ROOT, build_code, build_layer, find_uv, without_provided
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     """A small checkout."""
-    write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/cli/c.py", "shared/d/tests/test_d.py")
-    write(tmp_path, "shared/page/e.py", "shared/page/static/e.js")
+    write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/joblane/cli/c.py", "shared/d/tests/test_d.py")
+    write(tmp_path, "shared/joblane/page/e.py", "shared/joblane/page/static/e.js")
     return tmp_path
 
 
@@ -48,7 +48,12 @@ def test_code_holds_what_functions_import_with_bytecode_and_nothing_else(sources
 
 
 def test_data_beside_the_code_goes_along_but_for_hidden_files(sources: Path) -> None:
-    write(sources, "shared/certificates/ca.pem", "shared/migrations/script.py.mako", "shared/migrations/versions/1.py")
+    write(
+        sources,
+        "shared/certificates/ca.pem",
+        "shared/joblane/record/migrations/script.py.mako",
+        "shared/joblane/record/migrations/versions/1.py",
+    )
     write(sources, "shared/.DS_Store", "shared/.cache/d.py")
     _, path = build(sources)
     names = {name for name in zipfile.ZipFile(path).namelist() if not name.endswith(".pyc")}
@@ -56,8 +61,8 @@ def test_data_beside_the_code_goes_along_but_for_hidden_files(sources: Path) -> 
         "functions/a/handler.py",
         "shared/b.py",
         "shared/certificates/ca.pem",
-        "shared/migrations/script.py.mako",
-        "shared/migrations/versions/1.py",
+        "shared/joblane/record/migrations/script.py.mako",
+        "shared/joblane/record/migrations/versions/1.py",
     }
 
 
@@ -77,7 +82,7 @@ from pathlib import Path
 os.umask(int(sys.argv[2], 8))
 for module in sys.argv[3:]:
     __import__(module)
-from infra.packaging import build_code, build_layer
+from joblane.cdk.packaging import build_code, build_layer
 root = Path(sys.argv[1])
 print(build_code([root / "functions", root / "shared"], root / "built").path)
 print(build_layer(root / "lock.txt", None, root / "built").path)

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from infra.app import Synthesised
+from joblane.cdk.app import Synthesised
 from tests.infra.conftest import TASKS, Synth
 
 FOLDER = Path(__file__).parent / "tasks"
 KEPT = {"AWS::SQS::Queue": "QueueName", "AWS::S3::Bucket": "BucketName"}
 ANOTHER = """
-from shared.jobs import Payload, Queue, task
+from joblane import Payload, Queue, task
 
 class AlphaFirst(Payload):
     pass
@@ -65,7 +65,7 @@ def test_settings_of_the_stage_change_none_of_them(dev: Synthesised, synth: Synt
 
 
 RENAMED = """
-from shared.jobs import Payload, Queue, task
+from joblane import Payload, Queue, task
 
 class Move(Payload):
     pass

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from infra.app import context_of_file
-from infra.errors import StageError
-from infra.sections import Aurora, NewNetwork, SecretReference
-from infra.stage import host_architecture, load_stage, with_schedules_of
-from shared.jobs.discovery import discover
+from joblane.cdk.app import context_of_file
+from joblane.cdk.errors import StageError
+from joblane.cdk.settings.database import Aurora
+from joblane.cdk.settings.network import NewNetwork
+from joblane.cdk.settings.section import SecretReference
+from joblane.cdk.settings.stage import host_architecture, load_stage, with_schedules_of
+from joblane.discovery import discover
 from tests.infra.conftest import RDS_HOST
 
 AURORA = {"kind": "aurora"}

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from infra import packaging
-from infra.errors import SynthError
-from infra.packaging import Package
-from infra.stage import Architecture, load_stage
-from infra.wheels import check_layer, suitable_tags
+from joblane.cdk import packaging
+from joblane.cdk.errors import SynthError
+from joblane.cdk.packaging import Package
+from joblane.cdk.settings.stage import Architecture, load_stage
+from joblane.cdk.wheels import check_layer, suitable_tags
 from tests.infra.conftest import STAGES
 
 ARM, INTEL, RISC = 183, 62, 243

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.db import Database
-from shared.jobs.discovery import discover
-from shared.jobs.schedules import apply_all
+from joblane.discovery import discover
+from joblane.record.database import Database
+from joblane.schedule_overrides import apply_all
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "changing.md").read_text()
 

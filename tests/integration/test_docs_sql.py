@@ -11,10 +11,11 @@ from pg8000.exceptions import DatabaseError
 from sqlalchemy import text
 
 from functions.tenant_initialize.handler import tenant_initialize
-from shared.db import Connection, Database
-from shared.jobs.discovery import discover
-from shared.jobs.registry import register
-from shared.jobs.testing import JobTester
+from joblane.discovery import discover
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.task_types import register
+from joblane.testing import JobTester
 from tests.integration.kit.samples import TABLE, Order, order_ship
 from tests.pages import ROOT, Block, blocks
 

@@ -20,15 +20,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from moto import mock_aws
 from pg8000.exceptions import DatabaseError
 
-from shared.cli.ports import free_port
-from shared.db import Database, is_away
+from joblane.local.ports import free_port
+from joblane.record.connection import is_away
+from joblane.record.database import Database
 from tests.conftest import administer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from shared.cli.postgres import Postgres
+    from joblane.local.postgres import Postgres
 
 Make = Callable[[str, str], Database]
 NAMED, UNNAMED = "127.0.0.2", "127.0.0.3"
@@ -158,7 +159,7 @@ def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
 
 def test_a_server_that_takes_the_connection_and_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
     """As one that is being woken."""
-    monkeypatch.setattr("shared.db.CONNECT_TIMEOUT_SECONDS", 0.2)
+    monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()
     assert is_away(caught.value)

@@ -15,14 +15,15 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from functions.jobs_sweep.handler import JobsSweep, jobs_sweep
-from functions.migrate.handler import handler
-from shared.cli.postgres import Postgres
-from shared.db import Database, sqlstate
-from shared.jobs.discovery import discover
-from shared.jobs.testing import JobTester
-from shared.migrating import migrate
-from shared.migrations import upgrade
+from joblane.discovery import discover
+from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
+from joblane.functions.migrate.handler import handler
+from joblane.local.postgres import Postgres
+from joblane.record.connection import sqlstate
+from joblane.record.database import Database
+from joblane.record.migrate import migrate
+from joblane.record.migrations import upgrade
+from joblane.testing import JobTester
 from tests.conftest import administer
 from tests.events import LambdaContext
 from tests.integration.jobs.samples import Sample, sample_only
@@ -155,7 +156,7 @@ def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str
 def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_the_migration(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     upgrade(empty, "0002")  # the next one changes a table that a handler has
     with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
         handler_.run("begin")
@@ -176,7 +177,7 @@ def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
 
 
 def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     postgres.stop()
     waking = threading.Timer(0.5, postgres.start)
     waking.start()
@@ -185,7 +186,7 @@ def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, mo
 
 
 def test_a_database_that_stays_away_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.migrating.PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     with pytest.raises(OSError, match="refused"):
         migrate("postgresql://jobs@127.0.0.1:1/jobs", patience=timedelta(seconds=0.2))
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from alembic.util import CommandError
 
-from shared.db import Database
-from shared.migrations import applied, is_newer, newest, pending, upgrade
+from joblane.record.database import Database
+from joblane.record.migrations import applied, is_newer, newest, pending, upgrade
 
 
 @pytest.fixture

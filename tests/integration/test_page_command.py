@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PROGRAM = (sys.executable, "-m", "shared.cli.main", "page", "--port")
+PROGRAM = (sys.executable, "-m", "joblane.cli.main", "page", "--port")
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared import migrations
-from shared.cli.preflight import Finding, Kind, Record
-from shared.cli.stages import read_record
-from shared.db import Database
+from joblane.cdk.preflight.compare import Finding, Kind, Record
+from joblane.cdk.preflight.read import read_record
+from joblane.record import migrations
+from joblane.record.database import Database
 
 
 @pytest.fixture

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from shared.cli.daemon import await_end
-from shared.cli.errors import LocalError, PortBusyError
-from shared.cli.ports import free_port
-from shared.cli.postgres import Postgres
-from shared.cli.server_for_tests import MEMORY, server_for_tests
-from shared.cli.tools import ROOT
+from joblane.cli.errors import LocalError, PortBusyError
+from joblane.local.daemon import await_end
+from joblane.local.ports import free_port
+from joblane.local.postgres import Postgres
+from joblane.local.tools import ROOT
+from joblane.testing.server_for_tests import MEMORY, server_for_tests
 from tests.conftest import administer
 
 if TYPE_CHECKING:

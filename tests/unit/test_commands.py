@@ -12,9 +12,9 @@ import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from shared.cli.errors import AwayError, LocalError
-from shared.cli.main import app
-from shared.jobs.errors import DeclarationError
+from joblane.cli.errors import AwayError, LocalError
+from joblane.cli.main import app
+from joblane.errors import DeclarationError
 
 
 @pytest.fixture(autouse=True)

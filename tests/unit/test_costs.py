@@ -9,12 +9,12 @@ from datetime import timedelta
 import pytest
 
 from functions.system_health_check import handler as health_check
-from infra import costs
-from shared.jobs.cron import Schedule, parse
-from shared.jobs.discovery import discover
-from shared.jobs.prices import PRICES, Price
-from shared.jobs.queues import Queue
-from shared.platform.health import Check
+from joblane.cdk import costs
+from joblane.cron import Schedule, parse
+from joblane.discovery import discover
+from joblane.prices import PRICES, Price
+from joblane.queues import Queue
+from saas.health import Check
 from tests import costs as page
 from tests.pages import ROOT
 

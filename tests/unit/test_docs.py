@@ -14,14 +14,14 @@ from botocore import xform_name
 from botocore.exceptions import UnknownServiceError
 from botocore.session import Session
 
-from shared.cli.main import app
+from joblane.cli.main import app
 from tests.pages import PAGES, ROOT, Block, anchors, blocks, commands, links
 
 SHELL = blocks("sh")
 MARKS = ("", "stack", "emulator", "account")
 
 RUN = {
-    "make demo": ("tests/e2e/test_demo.py", '"shared.cli.main", "demo"'),
+    "make demo": ("tests/e2e/test_demo.py", '"joblane.cli.main", "demo"'),
     "make test": (".ci/run", "exec make test"),
     "make check": ("Makefile", "\ntest: check tools"),
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),

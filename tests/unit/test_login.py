@@ -14,8 +14,9 @@ import pytest
 from cryptography import x509
 from moto import mock_aws
 
-from shared.db import RDS_CERTIFICATES, Database, is_away
-from shared.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
+from joblane.record.connection import is_away
+from joblane.record.database import RDS_CERTIFICATES, Database
+from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

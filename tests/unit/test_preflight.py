@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from shared.cli.preflight import Account, Declared, Finding, Kind, Record, examine, stops
+from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Record, examine, stops
 
 JOBS = "jobs-jobs"
 DECLARED = Declared(

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs import Queue
-from shared.jobs.discovery import discover
+from joblane import Queue
+from joblane.discovery import discover
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -14,14 +14,14 @@ import psutil
 import pytest
 from rich.console import Console
 
-from shared.cli.daemon import Daemon, await_end
-from shared.cli.deployment import Deployment
-from shared.cli.errors import LocalError, PortBusyError, tail
-from shared.cli.ministack import MiniStack, is_healthy
-from shared.cli.ports import free_port, port_is_free
-from shared.cli.stack import LocalStack
-from shared.cli.steps import Steps
-from shared.cli.tools import clean_environment
+from joblane.cli.errors import LocalError, PortBusyError, tail
+from joblane.cli.progress import Steps
+from joblane.local.daemon import Daemon, await_end
+from joblane.local.deployment import Deployment
+from joblane.local.ministack import MiniStack, is_healthy
+from joblane.local.ports import free_port, port_is_free
+from joblane.local.stack import LocalStack
+from joblane.local.tools import clean_environment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -120,7 +120,7 @@ def test_what_the_shell_says_of_aws_does_not_reach_the_local_stack(monkeypatch: 
 
 
 def test_a_synthesis_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, {}, {}, app="infra.no_such_module")
+    deployment = Deployment(tmp_path, {}, {}, app="joblane.cdk.no_such_module")
 
     with pytest.raises(LocalError, match=r"The synthesis failed \(exit status 1\)[^$]*No module named infra\.no_such"):
         deployment.synth()

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from shared.cli.ticker import LONGEST_SLEEP_SECONDS, MAX_AGE, RETRY_SECONDS, Ticker
-from shared.jobs import Payload, Queue, TaskContext, cron, task
-from shared.jobs.errors import SendError
-from shared.jobs.sqs import Sqs
+from joblane import Payload, Queue, TaskContext, cron, task
+from joblane.errors import SendError
+from joblane.local.ticker import LONGEST_SLEEP_SECONDS, MAX_AGE, RETRY_SECONDS, Ticker
+from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
-    from shared.jobs.sqs import Entry
-    from shared.jobs.task import Task
+    from joblane.sqs.client import Entry
+    from joblane.task import Task
 
 NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
@@ -89,7 +89,7 @@ def test_it_sleeps_up_to_the_next_tick_but_never_long(seconds_before: int, sleep
 
 def test_it_has_the_times_of_the_stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "0 0 1 1 *", "system:health_check": "off"}')
-    monkeypatch.setattr("shared.cli.ticker.Sqs", RecordingSqs)
+    monkeypatch.setattr("joblane.local.ticker.Sqs", RecordingSqs)
     ticker = Ticker.from_environment()
     times = {clock.task.type: clock.next_at for clock in ticker._clocks}
     assert (times["jobs:sweep"].month, times["jobs:sweep"].day) == (1, 1)

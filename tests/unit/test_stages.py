@@ -15,10 +15,10 @@ from botocore.stub import Stubber
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from shared.cli import stages
-from shared.cli.errors import LocalError
-from shared.cli.main import app
-from shared.cli.preflight import Account, Finding, Kind
+from joblane.cdk.preflight import read as stages
+from joblane.cdk.preflight.compare import Account, Finding, Kind
+from joblane.cli.errors import LocalError
+from joblane.cli.main import app
 
 JOBS, DATA = "jobs-jobs", "jobs-data"
 ARN = "arn:aws:{}:eu-central-1:111122223333:{}"

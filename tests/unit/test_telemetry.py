@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from functions.system_health_check import handler as health_check
-from shared.platform.health import Check
-from shared.telemetry import Tally
+from joblane.telemetry import Tally
+from saas.health import Check
 from tests import emf
 from tests.pages import ROOT
 
@@ -101,9 +101,9 @@ def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
     users = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
     assert users == {
-        "functions/jobs_sweep/handler.py",
+        "shared/joblane/functions/jobs_sweep/handler.py",
         "functions/system_health_check/handler.py",
-        "shared/jobs/report.py",
+        "shared/joblane/worker/run_log.py",
     }
 
 

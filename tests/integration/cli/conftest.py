@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from shared import telemetry
-from shared.cli import connecting, following
-from shared.cli.main import main
-from shared.jobs.errors import JobError
-from shared.jobs.inspector import Inspector, wire
+from joblane import telemetry
+from joblane.cli import connect as connecting
+from joblane.cli import follow as following
+from joblane.cli.main import main
+from joblane.errors import JobError
+from joblane.inspector import Inspector, wire
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
 from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures

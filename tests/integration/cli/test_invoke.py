@@ -12,13 +12,14 @@ from typing import Annotated, Any
 import pytest
 from sqlalchemy import text
 
-from shared.cli import connecting, invoking
-from shared.cli.main import main
-from shared.db import Database
-from shared.jobs import Payload, TaskContext, task
-from shared.jobs.errors import RetryAfter, Snooze, TaskTimeout
-from shared.jobs.inspector.errors import SchemaError
-from shared.jobs.redaction import Redacted
+from joblane import Payload, TaskContext, task
+from joblane.cli import connect as connecting
+from joblane.cli import invoke as invoking
+from joblane.cli.main import main
+from joblane.errors import RetryAfter, Snooze, TaskTimeout
+from joblane.inspector.errors import SchemaError
+from joblane.record.database import Database
+from joblane.redaction import Redacted
 from tests.integration.jobs import samples
 from tests.integration.jobs.samples import Sample, behaviour
 

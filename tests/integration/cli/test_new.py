@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared.cli.errors import LocalError
-from shared.cli.new_job import write
-from shared.cli.postgres import Postgres
+from joblane.cli.errors import LocalError
+from joblane.cli.scaffold import write
+from joblane.local.postgres import Postgres
 from tests.pages import ROOT
 
 KINDS: dict[str, dict[str, Any]] = {

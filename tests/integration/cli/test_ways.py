@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import SkipRetry, TaskContext
+from joblane import SkipRetry, TaskContext
 from tests.integration.cli.conftest import Jobs
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.samples import Sample, behaviour, sample_one

@@ -6,13 +6,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from functions.jobs_bulk import handler
-from shared.jobs.queues import dead_letter_name
-from shared.jobs.sqs import Sqs
-from shared.jobs.task import Task
+from joblane.functions.jobs_bulk import handler
+from joblane.queues import dead_letter_name
+from joblane.sqs.client import Sqs
+from joblane.task import Task
+from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import Go, depth, handle, rival, run_sweep
+from tests.integration.jobs.faults import depth, handle, rival, run_sweep
 
 RECORD = "bulks"
 

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from functions.jobs_bulk import handler as bulk_handler
-from functions.jobs_bulk.handler import jobs_bulk
-from shared.db import Database
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.functions.jobs_bulk import handler as bulk_handler
+from joblane.functions.jobs_bulk.handler import jobs_bulk
+from joblane.inspector import Inspector
+from joblane.inspector.scope import Reach
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.database import Database
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.jobs import samples
 from tests.integration.jobs.conftest import (  # noqa: F401 - fixtures

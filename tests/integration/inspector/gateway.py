@@ -21,11 +21,11 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from functions.control.handler import handler
-from infra.sections import Control
-from infra.stacks.control import ControlStack
-from infra.stage import Stage
-from shared.jobs.inspector import Permission
+from joblane.cdk.settings.apis import Control
+from joblane.cdk.settings.stage import Stage
+from joblane.cdk.stacks.control import ControlStack
+from joblane.functions.control.handler import handler
+from joblane.inspector import Permission
 from tests.events import LambdaContext
 from tests.http_events import http_event, principal
 from tests.infra import templates

@@ -14,10 +14,10 @@ from tests.integration.jobs.samples import sample_one
 
 DYING = """
 import os, signal, sys
-from shared.db import Database
-from shared.jobs.inspector import Inspector, actions, audit
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.sqs import Sqs
+from joblane.record.database import Database
+from joblane.inspector import Inspector, actions, audit
+from joblane.inspector.scope import Reach
+from joblane.sqs.client import Sqs
 from tests.integration.jobs.samples import sample_one
 
 def die(*arguments, **named):

@@ -10,14 +10,14 @@ from typing import Annotated, Any
 
 import pytest
 
-from shared.db import Database
-from shared.jobs import Payload, SkipRetry, TaskContext, task
-from shared.jobs.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
-from shared.jobs.inspector import ActionError, BulkAction, Inspector
-from shared.jobs.inspector.changes import ALLOWED, change
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.redaction import MASK, Redacted
-from shared.jobs.store import State
+from joblane import Payload, SkipRetry, TaskContext, task
+from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
+from joblane.inspector import ActionError, BulkAction, Inspector
+from joblane.inspector.actions.changes import ALLOWED, change
+from joblane.inspector.scope import Reach
+from joblane.record.database import Database
+from joblane.record.states import State
+from joblane.redaction import MASK, Redacted
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep
 from tests.integration.jobs.samples import (

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from shared.db import Database
-from shared.jobs.errors import RecordAwayError
-from shared.jobs.inspector import Inspector, PauseScope, Permission, permission_of
-from shared.jobs.inspector.errors import BusyError, SelectionError
-from shared.jobs.inspector.reach import Reach
+from joblane.errors import RecordAwayError
+from joblane.inspector import Inspector, PauseScope, Permission, permission_of
+from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.scope import Reach
+from joblane.record.database import Database
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import archived, put
 from tests.integration.jobs.samples import sample_one
@@ -73,7 +73,7 @@ def test_nobody_acts_without_a_name(world: World, as_operator: AsOperator, who: 
 def test_a_row_that_stays_locked_is_told_and_left(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.jobs.inspector.audit.PATIENCE", "50ms")
+    monkeypatch.setattr("joblane.inspector.actions.audit.PATIENCE", "50ms")
     put(world, sample_one, "t")
     holder = Database(world.url)
     holder.get().execute_simple("begin")

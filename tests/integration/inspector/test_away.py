@@ -11,14 +11,14 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 from pg8000.exceptions import DatabaseError
 
-from shared.cli.exits import Exit, exit_of
-from shared.db import Database
-from shared.jobs.errors import RecordAwayError
-from shared.jobs.inspector import Inspector, Permission
-from shared.jobs.inspector.errors import AwsCallError, SchemaError
-from shared.jobs.inspector.permission import needs
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.sqs import Sqs
+from joblane.cli.exits import Exit, exit_of
+from joblane.errors import RecordAwayError
+from joblane.inspector import Inspector, Permission
+from joblane.inspector.errors import AwsCallError, SchemaError
+from joblane.inspector.permission import needs
+from joblane.inspector.scope import Reach
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
 
 
 class Planted(Inspector):

@@ -6,10 +6,10 @@ from datetime import timedelta
 
 import pytest
 
-from shared.jobs import Queue, State
-from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector
-from shared.jobs.inspector.errors import SelectionError
+from joblane import Queue, State
+from joblane.errors import UnknownTaskError
+from joblane.inspector import ActionError, BulkAction, Filter, Inspector
+from joblane.inspector.errors import SelectionError
 from tests.integration.inspector.bulks import RECORD, Bulks
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import archived, put
@@ -22,7 +22,7 @@ BRIEF = 8.0
 @pytest.fixture
 def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task to a chunk."""
-    monkeypatch.setattr("shared.jobs.inspector.bulk_run.CHUNK", 1)
+    monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 1)
 
 
 def put_archived(world: World, *ids: str, **columns: object) -> None:

@@ -13,14 +13,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from shared.cli import connecting
-from shared.cli.connecting import connect
-from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
-from shared.cli.remote import RemoteInspector
-from shared.cli.stack import LocalStack
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.errors import SchemaError
+from joblane.cli import connect as connecting
+from joblane.cli.connect import connect
+from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.discovery import discover
+from joblane.inspector import Inspector
+from joblane.inspector.errors import SchemaError
+from joblane.inspector.remote import RemoteInspector
+from joblane.local.stack import LocalStack
 
 NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
 

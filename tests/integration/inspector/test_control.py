@@ -9,13 +9,13 @@ from uuid import uuid4
 
 import pytest
 
-from functions.control import answering
 from functions.data_export.handler import DataExport, data_export
-from shared.cli.errors import ForbiddenError
-from shared.cli.remote import RemoteInspector
-from shared.jobs.errors import UnknownTaskError, UnreadablePayloadError
-from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector, PauseScope, Permission, wire
-from shared.jobs.store import State
+from joblane.cli.errors import ForbiddenError
+from joblane.errors import UnknownTaskError, UnreadablePayloadError
+from joblane.functions.control import answering
+from joblane.inspector import ActionError, BulkAction, Filter, Inspector, PauseScope, Permission, wire
+from joblane.inspector.remote import RemoteInspector
+from joblane.record.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
 from tests.integration.jobs.conftest import World

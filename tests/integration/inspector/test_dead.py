@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Queue
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.answers import DeadGroup
-from shared.jobs.inspector.letters import FINGERPRINT, queues_of
-from shared.jobs.queues import dead_letter_name
+from joblane import Queue
+from joblane.inspector import Inspector
+from joblane.inspector.bulk.letters import FINGERPRINT, queues_of
+from joblane.inspector.views import DeadGroup
+from joblane.queues import dead_letter_name
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.conftest import TASKS
 from tests.integration.jobs.conftest import PREFIX, World
@@ -184,7 +184,7 @@ def test_what_was_refused_is_found_also_where_letters_of_rows_were_purged(inspec
 def test_a_queue_with_very_many_is_not_read_to_its_end(
     inspector: Inspector, bulks: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.jobs.inspector.dead.LOOKED_AT", 20)
+    monkeypatch.setattr("joblane.inspector.bulk.dead.LOOKED_AT", 20)
     for _ in range(50):
         send_letter(bulks.world, foreign(), DOOR)
     found = inspector.dead()

@@ -9,19 +9,19 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Queue, Snooze, TaskContext, task
-from shared.jobs.claim import Incoming, claim
-from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.answers import Reason, TaskView, Why
-from shared.jobs.inspector.detail import ATTEMPTS_SHOWN
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.message import Message, decode
-from shared.jobs.queues import Queue as Queues
-from shared.jobs.redaction import MASK
-from shared.jobs.store import State
-from shared.jobs.sweep import sweep
-from shared.jobs.task import Task
+from joblane import Queue, Snooze, TaskContext, task
+from joblane.errors import UnknownTaskError
+from joblane.inspector import Inspector
+from joblane.inspector.scope import Reach
+from joblane.inspector.tasks.detail import ATTEMPTS_SHOWN
+from joblane.inspector.views import Reason, TaskView, Why
+from joblane.maintenance.sweep import sweep
+from joblane.queues import Queue as Queues
+from joblane.record.claim import Incoming, claim
+from joblane.record.states import State
+from joblane.redaction import MASK
+from joblane.sqs.message import Message, decode
+from joblane.task import Task
 from tests.integration.inspector.conftest import TASKS
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

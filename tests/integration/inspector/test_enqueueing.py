@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.errors import DuplicateTaskError, EnqueueError, TaskIdConflictError, UnreadablePayloadError
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.store import State
+from joblane.errors import DuplicateTaskError, EnqueueError, TaskIdConflictError, UnreadablePayloadError
+from joblane.inspector import Inspector
+from joblane.inspector.errors import SelectionError
+from joblane.record.states import State
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.samples import sample_one, sample_only
 

@@ -13,12 +13,14 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from functions.jobs_sweep.handler import jobs_sweep
-from shared.db import Database
-from shared.jobs.inspector import Inspector, examination, examined_aws, examined_record
-from shared.jobs.inspector.answers import Examined, Grade
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.queues import (
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector import Inspector
+from joblane.inspector.scope import Reach
+from joblane.inspector.stage import doctor as examination
+from joblane.inspector.stage import doctor_aws as examined_aws
+from joblane.inspector.stage import doctor_record as examined_record
+from joblane.inspector.views import Examined, Grade
+from joblane.queues import (
     Queue,
     cron_group_name,
     dead_letter_name,
@@ -27,7 +29,8 @@ from shared.jobs.queues import (
     lane_name,
     schedule_name,
 )
-from shared.jobs.tick import id_of
+from joblane.record.database import Database
+from joblane.sqs.tick import id_of
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
 from tests.integration.jobs.samples import sample_batch, sample_one, sample_tick

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 
-from shared.db import Database
-from shared.jobs import Queue
-from shared.jobs.inspector import Filter, Inspector, detail, overview, record, why
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.listing import COUNT_CAP, ids
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.inspector.selection import checked, reading
-from shared.jobs.sqs import Sqs
-from shared.jobs.store import State
+from joblane import Queue
+from joblane.inspector import Filter, Inspector
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.inspector.stage import overview
+from joblane.inspector.tasks import detail, why
+from joblane.inspector.tasks import row as record
+from joblane.inspector.tasks.filter_sql import checked, reading
+from joblane.inspector.tasks.listing import COUNT_CAP, ids
+from joblane.record.database import Database
+from joblane.record.states import State
+from joblane.sqs.client import Sqs
 from tests.integration.inspector.conftest import TASKS
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

@@ -10,12 +10,13 @@ from typing import Any
 import boto3
 import pytest
 
-from shared.db import Database
-from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector import Inspector, logs
-from shared.jobs.inspector.answers import LogLine
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.reach import Reach
+from joblane.errors import UnknownTaskError
+from joblane.inspector import Inspector
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.inspector.tasks import logs
+from joblane.inspector.views import LogLine
+from joblane.record.database import Database
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
 from tests.integration.jobs.samples import sample_one

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from shared.jobs import Queue, TaskContext
-from shared.jobs.inspector import Inspector, PauseScope
-from shared.jobs.inspector.answers import Depth, Lane, Overview, QueueView
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.sqs import Sqs
-from shared.jobs.store import State
+from joblane import Queue, TaskContext
+from joblane.inspector import Inspector, PauseScope
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.inspector.views import Depth, Lane, Overview, QueueView
+from joblane.record.states import State
+from joblane.sqs.client import Sqs
 from tests.integration.inspector.conftest import TASKS
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from shared.db import Database
-from shared.jobs import Queue, task
-from shared.jobs.inspector import Inspector, PauseScope
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.message import Message
-from shared.jobs.queues import lane_name
+from joblane import Queue, task
+from joblane.inspector import Inspector, PauseScope
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.queues import lane_name
+from joblane.record.database import Database
+from joblane.sqs.message import Message
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import In, active, expire_leases, outcomes, put, run_sweep
 from tests.integration.jobs.samples import Sample, sample_batch, sample_one, sample_tick
@@ -129,7 +129,7 @@ def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
 def test_resume_brings_on_more_than_one_statement_takes(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shared.jobs.inspector import pauses
+    from joblane.inspector.stage import pauses
 
     monkeypatch.setattr(pauses, "GO_ON", pauses.GO_ON.replace(str(pauses.BATCH), "2"))
     monkeypatch.setattr(pauses, "BATCH", 2)
@@ -287,7 +287,7 @@ def test_an_end_that_is_no_time_ahead_is_refused(inspector: Inspector, until: An
 
 
 def test_the_sweep_cannot_be_paused(reach: Reach) -> None:
-    from functions.jobs_sweep.handler import jobs_sweep
+    from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     tasks = {jobs_sweep.type: jobs_sweep}
     with pytest.raises(SelectionError, match="nothing that waits would go on"):

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from shared.jobs import SkipRetry, State, TaskContext
-from shared.jobs.inspector import Filter, Inspector
-from shared.jobs.inspector.errors import SelectionError
+from joblane import SkipRetry, State, TaskContext
+from joblane.inspector import Filter, Inspector
+from joblane.inspector.errors import SelectionError
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, foreign, put_dead, send_letter
@@ -350,7 +350,7 @@ def test_two_redrives_at_once_run_each_task_once(
     inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given
-    monkeypatch.setattr("shared.jobs.inspector.bulk_run.CHUNK", 2)
+    monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 2)
     world = ran.world
     put_groups(world, each=2)
     send_letter(world, foreign(payload={"do": "redrive_counts"}))
@@ -369,7 +369,7 @@ def test_two_redrives_at_once_run_each_task_once(
 def test_what_an_operator_cancels_meanwhile_does_not_run(
     inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.jobs.inspector.bulk_run.CHUNK", 1)
+    monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 1)
     world = ran.world
     put_groups(world, each=1)
     view = inspector.redrive(Filter(), rate=500)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared.jobs import State
-from shared.jobs.inspector import Filter, Inspector
+from joblane import State
+from joblane.inspector import Filter, Inspector
 from tests.events import record
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter

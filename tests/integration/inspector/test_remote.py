@@ -12,10 +12,8 @@ from typing import Any, get_type_hints
 import pytest
 from botocore.credentials import Credentials
 
-from functions.control import answering
-from shared.cli.errors import ForbiddenError, LocalError
-from shared.cli.remote import RemoteInspector
-from shared.jobs.errors import (
+from joblane.cli.errors import ForbiddenError, LocalError
+from joblane.errors import (
     DuplicateTaskError,
     JobError,
     LaneError,
@@ -25,10 +23,12 @@ from shared.jobs.errors import (
     TaskIdConflictError,
     UnknownTaskError,
 )
-from shared.jobs.inspector import ActionError, BulkAction, Filter, Inspector, Permission, wire
-from shared.jobs.inspector.errors import AwsCallError, SchemaError, SelectionError
-from shared.jobs.queues import Queue
-from shared.jobs.store import State
+from joblane.functions.control import answering
+from joblane.inspector import ActionError, BulkAction, Filter, Inspector, Permission, wire
+from joblane.inspector.errors import AwsCallError, SchemaError, SelectionError
+from joblane.inspector.remote import RemoteInspector
+from joblane.queues import Queue
+from joblane.record.states import State
 from tests.integration.inspector.examples import empty, example
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.logs import lines
@@ -82,7 +82,7 @@ def gateway(served: tuple[Gateway, str]) -> Gateway:
 
 @pytest.fixture
 def connected(gateway: Gateway, served: tuple[Gateway, str], monkeypatch: pytest.MonkeyPatch) -> Connected:
-    monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr("joblane.inspector.remote.PAUSES_SECONDS", (0.0, 0.0))
     return lambda identity: RemoteInspector(
         served[1], stage="dev", prefix="acme", region=REGION, credentials=identity.credentials
     )
@@ -410,7 +410,7 @@ def test_an_action_that_was_turned_away_at_the_door_is_tried_again(
 def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
     connected: Connected, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
-    monkeypatch.setattr("shared.cli.remote.PAUSES_SECONDS", (0.0,))
+    monkeypatch.setattr("joblane.inspector.remote.PAUSES_SECONDS", (0.0,))
     with serving(gateway) as url:
         remote = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=OPERATOR.credentials)
     calls: list[Callable[[], Any]] = [remote.pauses, partial(remote.cancel, "a")]

@@ -11,14 +11,14 @@ import boto3
 import pytest
 
 from functions.tenant_cleanup.handler import tenant_cleanup
-from shared.jobs import TaskContext, task
-from shared.jobs.errors import SendError
-from shared.jobs.inspector import ActionError, Inspector, PauseScope
-from shared.jobs.inspector.answers import ScheduleView
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.store import State
-from shared.jobs.tick import id_of
+from joblane import TaskContext, task
+from joblane.errors import SendError
+from joblane.inspector import ActionError, Inspector, PauseScope
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.inspector.views import ScheduleView
+from joblane.record.states import State
+from joblane.sqs.tick import id_of
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import put
 from tests.integration.jobs.samples import Sample, sample_tick
@@ -151,7 +151,7 @@ def test_a_second_tick_of_one_minute_is_refused_as_it_would_run_nothing(
     # given a minute that does not end
     world.lane(sample_tick)
     at = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
-    monkeypatch.setattr("shared.jobs.inspector.schedules.datetime", Mock(now=lambda zone: at))
+    monkeypatch.setattr("joblane.inspector.stage.schedules.datetime", Mock(now=lambda zone: at))
     inspector.tick("sample:tick", schedule="1")
     # then, be it on its way or through
     with pytest.raises(

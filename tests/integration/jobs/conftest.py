@@ -11,12 +11,12 @@ from moto import mock_aws
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from shared.db import Database
-from shared.jobs.client import JobClient
-from shared.jobs.queues import dead_letter_name, lane_name
-from shared.jobs.runtime import Worker
-from shared.jobs.sqs import Sqs
-from shared.jobs.task import Task
+from joblane.client import JobClient
+from joblane.queues import dead_letter_name, lane_name
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
+from joblane.task import Task
+from joblane.worker.worker import Worker
 from tests.events import LambdaContext, event, record
 
 PREFIX = "jobs"

@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.db import Database
-from shared.jobs.message import digest
-from shared.jobs.queues import QUEUE_RETENTION
-from shared.jobs.runtime import Worker
-from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.sweep import Swept, sweep
-from shared.jobs.task import Task
-from shared.jobs.testing.faults import Go as Go  # noqa: PLC0414 - handed on
-from shared.jobs.testing.faults import Tap as Tap  # noqa: PLC0414
-from shared.jobs.testing.faults import TappedDatabase as TappedDatabase  # noqa: PLC0414
+from joblane.json_values import digest
+from joblane.limits import QUEUE_RETENTION
+from joblane.maintenance.sweep import Swept, sweep
+from joblane.record.database import Database
+from joblane.sqs.client import Entry, Sqs
+from joblane.task import Task
+from joblane.testing.faults import (
+    Tap,
+    TappedDatabase,
+)
+from joblane.worker.worker import Worker
 from tests.events import LambdaContext, event
 from tests.integration.jobs.conftest import PREFIX, World
 

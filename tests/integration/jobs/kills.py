@@ -22,18 +22,18 @@ from typing import Any
 from botocore.exceptions import ClientError
 from sqlalchemy import text
 
-from functions.jobs_bulk import handler as bulk_handler
-from functions.jobs_bulk.handler import jobs_bulk
-from shared.jobs import TaskContext
-from shared.jobs.claim import CLAIM
-from shared.jobs.client import JobClient
-from shared.jobs.inspector import bulk_run
-from shared.jobs.runtime import Worker
-from shared.jobs.sqs import Entry, Sqs
-from shared.jobs.store import FINISH
+from joblane import TaskContext
+from joblane.client import JobClient
+from joblane.functions.jobs_bulk import handler as bulk_handler
+from joblane.functions.jobs_bulk.handler import jobs_bulk
+from joblane.inspector.bulk import run as bulk_run
+from joblane.record.claim import CLAIM
+from joblane.record.finish import FINISH
+from joblane.sqs.client import Entry, Sqs
+from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.worker import Worker
 from tests.events import LambdaContext
 from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import Go, TappedDatabase
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
 from tests.integration.jobs.samples_long import HANDLED, sample_long
 
@@ -77,7 +77,7 @@ def die_at_first(payload: Sample, ctx: TaskContext) -> str:
 
 @behaviour
 def give_up(payload: Sample, ctx: TaskContext) -> None:
-    from shared.jobs import SkipRetry
+    from joblane import SkipRetry
 
     raise SkipRetry("enough")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from shared.jobs import ArchivedTask, Payload, Queue, TaskContext, task
+from joblane import ArchivedTask, Payload, Queue, TaskContext, task
 
 Behaviour = Callable[[Any, TaskContext], Any]
 behaviours: dict[str, Behaviour] = {}

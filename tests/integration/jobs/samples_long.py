@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.jobs import TaskContext, task
+from joblane import TaskContext, task
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.samples import Sample, behaviour, behaviours
 
@@ -97,7 +97,7 @@ def resume_all(payload: Sample, ctx: TaskContext) -> None:
 
 @behaviour
 def enqueue_children(payload: Sample, ctx: TaskContext) -> None:
-    from shared.jobs import Job
+    from joblane import Job
     from tests.integration.jobs.samples import sample_one
 
     ctx.enqueue_many([Job(sample_one, Sample(number=n), task_id=f"child-{n}") for n in range(payload.number)])

@@ -11,10 +11,10 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from shared.jobs import DuplicateTaskError, Enqueued, Job, JobClient
-from shared.jobs import admission as module
-from shared.jobs.client import INLINE_SENDS
-from shared.jobs.job import Ready
+from joblane import DuplicateTaskError, Enqueued, Job, JobClient
+from joblane.client import INLINE_SENDS
+from joblane.enqueue import insert as module
+from joblane.enqueue.check import Ready
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import put, run_sweep
 from tests.integration.jobs.samples import Sample, sample_one, sample_only

@@ -9,15 +9,17 @@ import pytest
 from pg8000.core import READY_FOR_QUERY
 from sqlalchemy import text
 
-from shared.db import Connection, Database
-from shared.jobs import TaskContext
-from shared.jobs.claim import CLAIM
-from shared.jobs.queues import Queue, dead_letter_name, lane_name
-from shared.jobs.runtime import Worker
-from shared.jobs.store import FINISH
+from joblane import TaskContext
+from joblane.queues import Queue, dead_letter_name, lane_name
+from joblane.record.claim import CLAIM
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.finish import FINISH
+from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.worker import Worker
 from tests.events import record
 from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import Go, In, TappedDatabase, active, archived, handle, put, watch
+from tests.integration.jobs.faults import In, active, archived, handle, put, watch
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
-from shared.jobs.errors import RecordAwayError, UnknownTaskError, WaitTimeoutError
+from joblane import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
+from joblane.errors import RecordAwayError, UnknownTaskError, WaitTimeoutError
 from tests import emf
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep, watch

@@ -9,24 +9,17 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
-from shared.jobs.client import INLINE_SENDS
-from shared.jobs.errors import TaskIdConflictError
-from shared.jobs.queues import MAX_BATCH, Queue, lane_name
-from shared.jobs.sqs import Entry
-from shared.jobs.sweep import TYPE as SWEEP
+from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
+from joblane.client import INLINE_SENDS
+from joblane.errors import TaskIdConflictError
+from joblane.limits import MAX_BATCH
+from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.queues import Queue, lane_name
+from joblane.sqs.client import Entry
+from joblane.testing.faults import TappedDatabase
 from tests.events import record
 from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import (
-    TappedDatabase,
-    WatchedSqs,
-    depth,
-    expire_leases,
-    outcomes,
-    put,
-    run_sweep,
-    watch,
-)
+from tests.integration.jobs.faults import WatchedSqs, depth, expire_leases, outcomes, put, run_sweep, watch
 from tests.integration.jobs.kills import KILLED, mortals
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.integration.jobs.samples_long import counts, make_things, sample_long, write

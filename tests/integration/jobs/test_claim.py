@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, cron, every, task
-from shared.jobs.queues import dead_letter_name
+from joblane import Payload, TaskContext, cron, every, task
+from joblane.queues import dead_letter_name
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep, watch
 from tests.integration.jobs.samples import Sample, behaviour, sample_one

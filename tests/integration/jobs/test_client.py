@@ -14,21 +14,16 @@ from zoneinfo import ZoneInfo
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from shared.db import Connection, Database
-from shared.jobs import Enqueued, JobClient, Payload, Queue, TaskContext, task
-from shared.jobs.errors import (
-    EnqueueError,
-    LaneError,
-    PayloadError,
-    RecordAwayError,
-    SendError,
-    TaskIdConflictError,
-)
-from shared.jobs.job import Job, new_id
-from shared.jobs.message import decode
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.sweep import sweep
-from shared.settings import MissingSettingError
+from joblane import Enqueued, JobClient, Payload, Queue, TaskContext, task
+from joblane.enqueue.check import new_id
+from joblane.errors import EnqueueError, LaneError, PayloadError, RecordAwayError, SendError, TaskIdConflictError
+from joblane.job import Job
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.maintenance.sweep import sweep
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.settings import MissingSettingError
+from joblane.sqs.message import decode
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, sample_batch, sample_one
 from tests.logs import lines
@@ -184,7 +179,7 @@ def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = DatabaseError({"C": "54000", "M": "string too long to represent as jsonb string"})
-    monkeypatch.setattr("shared.jobs.client.admit", Mock(side_effect=error))
+    monkeypatch.setattr("joblane.client.admit", Mock(side_effect=error))
     with pytest.raises(EnqueueError, match="payload: the database cannot hold it: string too long"):
         world.client.enqueue(sample_one, Sample())
 

@@ -12,14 +12,14 @@ from urllib.parse import urlsplit
 import pytest
 from sqlalchemy import text
 
-from shared.cli.postgres import Postgres
-from shared.db import Database
-from shared.jobs import TaskContext
-from shared.jobs.client import JobClient
-from shared.jobs.errors import RecordAwayError
-from shared.jobs.queues import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
-from shared.jobs.settled import AWAY_LONGEST_SECONDS, growing_seconds
-from shared.jobs.task import Task
+from joblane import TaskContext
+from joblane.client import JobClient
+from joblane.errors import RecordAwayError
+from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from joblane.task import Task
+from joblane.worker.batch_response import AWAY_LONGEST_SECONDS, growing_seconds
 from tests.conftest import administer
 from tests.events import record
 from tests.integration.jobs.conftest import World
@@ -278,7 +278,7 @@ def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A server that hangs up on whoever is idle outside of a transaction, as an Aurora that is to sleep does."""
     name = urlsplit(effects.url).path[1:]
     effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
-    monkeypatch.setattr("shared.db.PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("joblane.record.database.PING_AFTER_SECONDS", 0.1)
     forget(effects)
 
     @behaviour
@@ -430,10 +430,10 @@ def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
 
 def test_the_database_may_be_away_for_a_day_and_more_before_sqs_gives_anything_up() -> None:
     from functions.data_export.handler import data_export
-    from functions.jobs_sweep.handler import jobs_sweep
     from functions.system_user_expiry.handler import system_user_expiry
     from functions.tenant_initialize.handler import tenant_initialize
     from functions.user_invitation.handler import user_invitation
+    from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     hours: dict[str, float] = {}
     tasks = (data_export, jobs_sweep, system_user_expiry, tenant_initialize, user_invitation, sample_one, sample_batch)

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy import select
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-import shared.jobs
-from shared.cli.postgres_programs import program
-from shared.jobs import ArchivedTask, Payload, TaskContext, task
-from shared.jobs.registry import register
-from shared.jobs.task import Task
+import joblane
+from joblane import ArchivedTask, Payload, TaskContext, task
+from joblane.local.postgres_programs import program
+from joblane.record.task_types import register
+from joblane.task import Task
 from tests.integration.jobs.conftest import World
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "tasks.md").read_text()
@@ -76,7 +76,7 @@ def documented(world: World) -> dict[str, Any]:
     for lane in ("report:build", "index:rebuild", "login:check"):
         world.sqs.client.create_queue(QueueName=f"jobs-default-{lane.replace(':', '-')}")
     names: dict[str, Any] = {
-        **{name: getattr(shared.jobs, name) for name in shared.jobs.__all__},
+        **{name: getattr(joblane, name) for name in joblane.__all__},
         **{model.__name__: model for model in PAYLOADS},
         "__name__": __name__,
         "Annotated": Annotated,

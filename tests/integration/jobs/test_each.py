@@ -12,20 +12,12 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text
 
-from shared.jobs import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, State, TaskContext
-from shared.jobs.errors import ItemKeyError, JobError, LeaseLostError
+from joblane import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, State, TaskContext
+from joblane.errors import ItemKeyError, JobError, LeaseLostError
+from joblane.testing.faults import Go, TappedDatabase
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import (
-    Go,
-    TappedDatabase,
-    expire_leases,
-    handle,
-    outcomes,
-    put,
-    rival,
-    watch,
-)
+from tests.integration.jobs.faults import expire_leases, handle, outcomes, put, rival, watch
 from tests.integration.jobs.kills import KILLED, mortals
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.integration.jobs.samples_long import HANDLED, Thing, counts, make_things, sample_long, write

@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import pytest
 
-from shared.jobs import Payload, RetryAfter, Snooze, TaskContext, task
-from shared.jobs.message import decode
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.router import Router
+from joblane import Payload, RetryAfter, Snooze, TaskContext, task
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.message import decode
+from joblane.worker.router import Router
 from tests.events import LambdaContext, event, record
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_one

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.db import Database
-from shared.jobs import TaskContext
+from joblane import TaskContext
+from joblane.record.database import Database
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import outcomes
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

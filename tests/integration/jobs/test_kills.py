@@ -7,18 +7,10 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.task import Task
+from joblane.task import Task
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import (
-    acknowledge,
-    depth,
-    expire_leases,
-    outcomes,
-    put,
-    receive,
-    run_sweep,
-)
+from tests.integration.jobs.faults import acknowledge, depth, expire_leases, outcomes, put, receive, run_sweep
 from tests.integration.jobs.kills import KILLED, Mortals, mortals
 from tests.integration.jobs.samples import sample_batch, sample_forgotten, sample_one
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from functions.jobs_sweep.handler import jobs_sweep
-from shared.jobs import cron, task
-from shared.jobs.context import TaskContext
-from shared.jobs.missed import missed_ticks
-from shared.jobs.schedules import apply
-from shared.jobs.sweep import wake
+from joblane import cron, task
+from joblane.context import TaskContext
+from joblane.enqueue.wake import wake
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.maintenance.missed_ticks import missed_ticks
+from joblane.schedule_overrides import apply
 from tests import logs
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import put

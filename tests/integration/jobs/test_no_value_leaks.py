@@ -20,8 +20,7 @@ from starlette.testclient import TestClient
 
 from functions.api import record
 from functions.api.handler import handler
-from shared.cli.main import main
-from shared.jobs import (
+from joblane import (
     ArchivedTask,
     JobError,
     Payload,
@@ -32,17 +31,18 @@ from shared.jobs import (
     Snooze,
     TaskContext,
     redaction,
-    scrubbing,
     task,
 )
-from shared.jobs.inspector import Filter, Inspector, permission_of
-from shared.jobs.inspector.permission import Permission
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.sweep import sweep
-from shared.jobs.testing import enqueued
-from shared.page.app import build
-from shared.page.desk import Desk
-from shared.page.security import Keys
+from joblane import redaction_scrub as scrubbing
+from joblane.cli.main import main
+from joblane.inspector import Filter, Inspector, permission_of
+from joblane.inspector.permission import Permission
+from joblane.inspector.scope import Reach
+from joblane.maintenance.sweep import sweep
+from joblane.page.app import build
+from joblane.page.desk import Desk
+from joblane.page.security import Keys
+from joblane.testing import enqueued
 from tests.events import LambdaContext
 from tests.http_events import claims, http_event
 from tests.integration.jobs.conftest import PREFIX, World
@@ -371,8 +371,8 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
         ),
     ]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shared.cli.connecting.connect", lambda **_: inspector)
-        patch.setattr("shared.cli.invoking.load", lambda type_: leak_one)
+        patch.setattr("joblane.cli.connect.connect", lambda **_: inspector)
+        patch.setattr("joblane.cli.invoke.load", lambda type_: leak_one)
         for command in commands:
             capfd.readouterr()
             with suppress(SystemExit):

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import ArchivedTask, JobClient, SkipRetry, TaskContext
-from shared.jobs.errors import JobError
-from shared.jobs.store import MARK_DEAD_SENT
+from joblane import ArchivedTask, JobClient, SkipRetry, TaskContext
+from joblane.errors import JobError
+from joblane.record.dead_letters import MARK_DEAD_SENT
+from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import Go, In, active, archived, handle, put, rival, run_sweep
+from tests.integration.jobs.faults import In, active, archived, handle, put, rival, run_sweep
 from tests.integration.jobs.samples import Sample, behaviour, behaviours, sample_alert, sample_one, sample_watched
 
 ALERTS = {

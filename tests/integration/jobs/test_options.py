@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import EnqueueError, Job, JobClient, State, TaskContext
-from shared.jobs.message import decode
-from shared.jobs.queues import dead_letter_name
-from shared.jobs.task import Task
+from joblane import EnqueueError, Job, JobClient, State, TaskContext
+from joblane.queues import dead_letter_name
+from joblane.sqs.message import decode
+from joblane.task import Task
 from tests import emf
 from tests.events import record
 from tests.integration.jobs.conftest import World

@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.db import Database
-from shared.jobs import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
-from shared.jobs.queues import SNOOZE_CEILING
+from joblane import JobError, Payload, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext
+from joblane.limits import SNOOZE_CEILING
+from joblane.record.database import Database
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import In, put
 from tests.integration.jobs.samples import Sample, behaviour, sample_forgotten, sample_one

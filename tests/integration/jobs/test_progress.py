@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.db import Database
-from shared.jobs import State, TaskContext
-from shared.jobs.status import TaskStatus
+from joblane import State, TaskContext
+from joblane.record.database import Database
+from joblane.status import TaskStatus
+from joblane.testing.faults import Go, TappedDatabase
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import Go, TappedDatabase, handle, outcomes, rival, watch
+from tests.integration.jobs.faults import handle, outcomes, rival, watch
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.integration.jobs.samples_long import counts, make_things, write
 
@@ -55,7 +56,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     class Time:
         monotonic = made
 
-    monkeypatch.setattr("shared.jobs.context.time", Time)
+    monkeypatch.setattr("joblane.context.time", Time)
     return made
 
 

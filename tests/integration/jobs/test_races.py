@@ -17,17 +17,22 @@ import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 from sqlalchemy import text
 
-from shared.db import Connection, Database, sqlstate
-from shared.jobs import RetryAfter, TaskContext, store, sweep
-from shared.jobs.claim import CLAIM, Incoming, Verdict, claim
-from shared.jobs.message import Message, digest
-from shared.jobs.queues import Queue
-from shared.jobs.sqs import Sqs
-from shared.jobs.store import FINISH, Finish, State
+from joblane import RetryAfter, TaskContext
+from joblane.json_values import digest
+from joblane.maintenance import sweep
+from joblane.queues import Queue
+from joblane.record import dead_letters, finish, insert
+from joblane.record.claim import CLAIM, Incoming, Verdict, claim
+from joblane.record.connection import Connection, sqlstate
+from joblane.record.database import Database
+from joblane.record.finish import FINISH, Finish
+from joblane.record.states import State
+from joblane.sqs.client import Sqs
+from joblane.sqs.message import Message
+from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import (
-    Go,
     In,
     acknowledge,
     active,
@@ -193,7 +198,7 @@ def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World
 
 def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its_end(world: World) -> None:
     payload = {"do": "nothing", "number": 0}
-    new = store.NewTask(
+    new = insert.NewTask(
         id="it",
         type="sample:one",
         queue="default",
@@ -210,7 +215,7 @@ def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its
     producer = Database(world.url)
     try:
         producer.get().execute_simple("begin")
-        producer.get().run(store.INSERT, store.document([new]))
+        producer.get().run(insert.INSERT, insert.document([new]))
         foreign = {"type": "sample:one", "id": "it", "payload": payload}
         assert len(world.deliver(sample_one, foreign)) == 1
         assert world.run("select from tasks") == []
@@ -253,10 +258,10 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
                     chance.shuffle(mine)
                     while len(mine) > 2 or (mine and chance.random() < 0.3):
                         ends, mine = mine[:10], mine[10:]  # as many as a batch has
-                        assert store.finish(database.get(), ends) == {end.id for end in ends}
+                        assert finish.finish(database.get(), ends) == {end.id for end in ends}
                 except DatabaseError as error:
                     codes[sqlstate(error)] += 1
-            store.finish(database.get(), mine)
+            finish.finish(database.get(), mine)
         finally:
             database.drop()
 
@@ -291,7 +296,7 @@ def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
         "claim": (CLAIM.replace("500ms", "20s"), [*claimed]),
         "finish": (FINISH, [json.dumps(finished)]),
         "sweep": (sweep.SENT, [json.dumps([{"id": id_, "taken": "2026-01-01"} for id_ in ids])]),
-        "mark dead letters": (store.MARK_DEAD_SENT, [json.dumps([{"id": id_, "generation": 0} for id_ in ids])]),
+        "mark dead letters": (dead_letters.MARK_DEAD_SENT, [json.dumps([{"id": id_, "generation": 0} for id_ in ids])]),
     }
 
 
@@ -337,7 +342,7 @@ def test_noting_that_messages_were_sent_waits_for_nobody(world: World) -> None:
         holder.get().execute_simple("begin")
         holder.get().run("select from tasks where id = 'b' for update")
         world.run("set lock_timeout = '1ms'")
-        world.run(store.MARK_SENT, json.dumps(["c", "b", "a"]))
+        world.run(insert.MARK_SENT, json.dumps(["c", "b", "a"]))
     finally:
         holder.drop()
     assert world.run("select id from tasks where sends = 1 order by id") == [["a"], ["c"]]
@@ -531,7 +536,7 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
     second: list[list[str]] = []
 
     def tap(sql: str, go: Go) -> Any:
-        if sql == store.MARK_DEAD_SENT and not second:  # sent, not marked yet
+        if sql == dead_letters.MARK_DEAD_SENT and not second:  # sent, not marked yet
             second.append([])
             with rival(world, sample_one) as other:
                 second[0] = handle(other, record(body, lane))
@@ -550,7 +555,7 @@ def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next_one(world: Wor
     """The send of generation 0 is marked late, when the task has been redriven and given up again."""
     put(world, sample_one, "it", state="archived", generation=1, attempts=4, runs=8)
 
-    store.mark_dead_sent(world.database.get(), [("it", 0)])
+    dead_letters.mark_dead_sent(world.database.get(), [("it", 0)])
 
     assert world.row("it")["dead_sent_at"] is None
 
@@ -561,7 +566,7 @@ def test_enqueueing_one_id_twice_at_once_makes_one_task(world: World) -> None:
 
     def enqueue(_: int) -> str:
         try:
-            from shared.jobs.client import JobClient
+            from joblane.client import JobClient
 
             client = JobClient()
             try:

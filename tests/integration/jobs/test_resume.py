@@ -15,20 +15,12 @@ import pytest
 from sqlalchemy import BigInteger, Column, MetaData, Table, column, select, table, text, union
 from sqlalchemy.dialects.postgresql import INET
 
-from shared.jobs import State, TaskContext, TaskTimeout
-from shared.jobs.errors import CursorError, LeaseLostError
+from joblane import State, TaskContext, TaskTimeout
+from joblane.errors import CursorError, LeaseLostError
+from joblane.testing.faults import TappedDatabase
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import (
-    TappedDatabase,
-    active,
-    expire_leases,
-    handle,
-    outcomes,
-    put,
-    rival,
-    watch,
-)
+from tests.integration.jobs.faults import active, expire_leases, handle, outcomes, put, rival, watch
 from tests.integration.jobs.kills import KILLED, mortals
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.integration.jobs.samples_long import HANDLED, Thing, counts, make_things, sample_long, write

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, task
-from shared.jobs.queues import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
-from shared.jobs.sqs import Entry
-from shared.jobs.task import Task
+from joblane import Payload, TaskContext, task
+from joblane.limits import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
+from joblane.sqs.client import Entry
+from joblane.task import Task
 from tests.events import record
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import WatchedSqs, handle, outcomes, run_sweep, watch
@@ -231,7 +231,7 @@ def test_a_task_three_hours_out_is_sent_in_its_last_quarter_of_an_hour_and_runs_
         assert message is None
         assert world.row(id_)["state"] == "scheduled"
     else:
-        from shared.jobs import RetryAfter
+        from joblane import RetryAfter
 
         @behaviour
         def come_back(payload: Sample, ctx: TaskContext) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import TaskContext
-from shared.jobs.message import Message
-from shared.jobs.sweep import sweep
+from joblane import TaskContext
+from joblane.maintenance.sweep import sweep
+from joblane.sqs.message import Message
 from tests import emf
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import archived, put
@@ -94,7 +94,7 @@ def test_a_run_that_is_not_recorded_is_not_told_as_completed(
     def away(*_: object) -> None:
         raise OSError
 
-    monkeypatch.setattr("shared.jobs.runtime.store.finish", away)
+    monkeypatch.setattr("joblane.worker.worker.finish", away)
     assert len(world.deliver(sample_one, message("nothing", "other"))) == 1
     assert emf.documents(capsys.readouterr().out) == []
     assert world.row("other")["state"] == "active"

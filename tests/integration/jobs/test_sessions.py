@@ -14,13 +14,13 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from sqlalchemy.pool import QueuePool
 
-from shared.db import Database
-from shared.jobs import Enqueued, JobClient, TaskContext
-from shared.jobs.client import INLINE_SENDS
-from shared.jobs.errors import TaskIdConflictError
-from shared.jobs.job import Job
-from shared.jobs.message import decode
-from shared.jobs.sweep import sweep
+from joblane import Enqueued, JobClient, TaskContext
+from joblane.client import INLINE_SENDS
+from joblane.errors import TaskIdConflictError
+from joblane.job import Job
+from joblane.maintenance.sweep import sweep
+from joblane.record.database import Database
+from joblane.sqs.message import decode
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_one
 from tests.sends import Sends

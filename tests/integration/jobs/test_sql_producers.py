@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from shared.cli.postgres_programs import program
-from shared.db import Database, sqlstate
-from shared.jobs import Queue, task
-from shared.jobs.context import TaskContext
-from shared.jobs.message import canonical
-from shared.jobs.registry import register
-from shared.jobs.sweep import sweep
+from joblane import Queue, task
+from joblane.context import TaskContext
+from joblane.json_values import canonical
+from joblane.local.postgres_programs import program
+from joblane.maintenance.sweep import sweep
+from joblane.record.connection import sqlstate
+from joblane.record.database import Database
+from joblane.record.task_types import register
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, sample_one
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import SkipRetry, TaskContext
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.inspector.reach import Reach
-from shared.jobs.inspector.statistics import STATISTICS
-from shared.jobs.prices import PRICES, compute
+from joblane import SkipRetry, TaskContext
+from joblane.inspector import Inspector
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Reach
+from joblane.inspector.stage.statistics import STATISTICS
+from joblane.prices import PRICES, compute
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import active, put
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from shared.db import Connection, Database
-from shared.jobs import sweep as module
-from shared.jobs.message import decode
-from shared.jobs.queues import DEAD_LETTER_RETENTION, QUEUE_RETENTION
-from shared.jobs.sqs import Entry
-from shared.jobs.store import INSERT, MARK_SENT
-from shared.jobs.sweep import BATCH, EXPIRE, SENT, TAKE, Swept, sweep
+from joblane.enqueue.wake import wake
+from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
+from joblane.maintenance.sweep import BATCH, EXPIRE, SENT, TAKE, Swept, sweep
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.insert import INSERT, MARK_SENT
+from joblane.sqs.client import Entry
+from joblane.sqs.message import decode
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import In, active, archived, put
 from tests.integration.jobs.samples import Sample, sample_one
@@ -528,18 +529,18 @@ def test_a_woken_sweep_is_a_task_of_its_own_each_time(world: World) -> None:
     world.sqs.client.create_queue(QueueName=name)
     watched = Sends.of(world.sqs)
     for _ in range(2):
-        module.wake(world.sqs, PREFIX)
+        wake(world.sqs, PREFIX)
     messages = [decode(entry["MessageBody"]) for entry in watched.to(name)]
     assert len({message.id for message in messages}) == 2
     assert {(message.type, message.rec) for message in messages} == {("jobs:sweep", False)}
 
 
 def test_a_sweep_that_cannot_be_woken_is_passed_over(world: World) -> None:
-    module.wake(world.sqs, PREFIX)
+    wake(world.sqs, PREFIX)
 
 
 def test_the_sweeps_own_task_sweeps(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
-    from functions.jobs_sweep import handler
+    from joblane.functions.jobs_sweep import handler
 
     monkeypatch.setattr(handler, "Sqs", lambda: world.sqs)
     monkeypatch.delenv("JOBLANE_PREFIX", raising=False)

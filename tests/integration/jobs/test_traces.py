@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Job, TaskContext
-from shared.jobs.message import Message
-from shared.jobs.registry import register
-from shared.jobs.router import Router
-from shared.jobs.sqs import Sqs
-from shared.jobs.sweep import sweep
-from shared.jobs.trace import HEADER
+from joblane import Job, TaskContext
+from joblane.maintenance.sweep import sweep
+from joblane.record.task_types import register
+from joblane.sqs.client import Sqs
+from joblane.sqs.message import Message
+from joblane.sqs.traceparent import HEADER
+from joblane.worker.router import Router
 from tests import logs
 from tests.events import LambdaContext, event, record
 from tests.integration.jobs.conftest import PREFIX, World

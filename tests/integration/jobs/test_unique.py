@@ -16,15 +16,18 @@ import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
-from shared.db import Connection, Database
-from shared.jobs import DuplicateTaskError, Enqueued, EnqueueError, Job, JobClient, Queue, SkipRetry, TaskContext
-from shared.jobs.claim import CLAIM
-from shared.jobs.errors import TaskIdConflictError
-from shared.jobs.store import INSERT, KNOWN, State
-from shared.jobs.task import Task
+from joblane import DuplicateTaskError, Enqueued, EnqueueError, Job, JobClient, Queue, SkipRetry, TaskContext
+from joblane.errors import TaskIdConflictError
+from joblane.record.claim import CLAIM
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.insert import INSERT, KNOWN
+from joblane.record.states import State
+from joblane.task import Task
+from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import Go, In, active, archived, handle, put, rival, watch
+from tests.integration.jobs.faults import In, active, archived, handle, put, rival, watch
 from tests.integration.jobs.samples import (
     Sample,
     behaviour,
@@ -755,7 +758,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
 
 
 def _delivery(one: dict[str, Any]) -> Any:
-    from shared.jobs.delivery import Delivery
+    from joblane.sqs.received import Delivery
 
     return Delivery.read(one)
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from shared.db import Database
-from shared.jobs import Payload, Queue, TaskContext, task
-from shared.jobs.message import Message
-from shared.jobs.queues import dead_letter_name, lane_name
-from shared.jobs.runtime import Worker
-from shared.jobs.task import Task
-from shared.migrating import migrate
+from joblane import Payload, Queue, TaskContext, task
+from joblane.queues import dead_letter_name, lane_name
+from joblane.record.database import Database
+from joblane.record.migrate import migrate
+from joblane.sqs.message import Message
+from joblane.task import Task
+from joblane.worker.worker import Worker
 from tests.events import LambdaContext, event, record
 from tests.integration.jobs.conftest import PREFIX, World
 

@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from functions.jobs_sweep.handler import jobs_sweep
-from shared.jobs import TaskContext
-from shared.jobs.discovery import discover
-from shared.jobs.message import DEAD_ATTRIBUTE, Message
-from shared.jobs.moved import LOOKS, moved_by_sqs
-from shared.jobs.queues import Queue, dead_letter_name, front_door_name, lane_name
-from shared.jobs.sweep import stuck_leases, wake
+from joblane import TaskContext
+from joblane.discovery import discover
+from joblane.enqueue.wake import wake
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.maintenance.sweep import stuck_leases
+from joblane.maintenance.unmarked_dead_letters import LOOKS, moved_by_sqs
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.faults import In, active, archived, put, run_sweep

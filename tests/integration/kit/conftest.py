@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from sqlalchemy import text
 
-from shared.jobs.testing import JobTester
+from joblane.testing import JobTester
 from tests.integration.kit.samples import TABLE
 
 Effects = Callable[[], list[str]]

@@ -8,15 +8,7 @@ from typing import Any
 from pydantic import BaseModel
 from sqlalchemy import text
 
-from shared.jobs import (
-    Payload,
-    Queue,
-    SkipRetry,
-    Snooze,
-    TaskContext,
-    cron,
-    task,
-)
+from joblane import Payload, Queue, SkipRetry, Snooze, TaskContext, cron, task
 
 TABLE = "create table effects (id bigserial primary key, task_id text, what text, at timestamptz default now())"
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import JobClient, Payload, Queue, State, TaskContext, task
-from shared.jobs.testing import JobTester, KitError
+from joblane import JobClient, Payload, Queue, State, TaskContext, task
+from joblane.testing import JobTester, KitError
 from tests.integration.kit.conftest import Effects
 from tests.integration.kit.samples import Nothing, Order, order_gone, order_mail, order_nightly, order_quiet, order_ship
 

@@ -8,8 +8,8 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import State, TaskContext, task
-from shared.jobs.testing import CrashedError, JobTester
+from joblane import State, TaskContext, task
+from joblane.testing import CrashedError, JobTester
 from tests.integration.kit.conftest import Effects
 from tests.integration.kit.samples import (
     Order,

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.cli.databases import Databases, administer
-from shared.cli.errors import LocalError
-from shared.cli.postgres import Postgres
+from joblane.cli.errors import LocalError
+from joblane.local.postgres import Postgres
+from joblane.testing.databases import Databases, administer
 
 pytest_plugins = ["pytester"]
 ROOT = Path(__file__).resolve().parents[3]
 BLOCK = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)
 ONE = """
-from shared.jobs import Payload, TaskContext, task
+from joblane import Payload, TaskContext, task
 
 class Greet(Payload):
     name: str
@@ -114,15 +114,15 @@ def test_a_test_that_does_not_ask_for_jobs_pays_nothing(installed: pytest.Pytest
     installed.makepyfile(
         "import sys\n\n"
         "def test_nothing_is_imported():\n"
-        "    assert 'shared.cli.pytest_plugin' in sys.modules\n"
-        "    assert not {'shared.jobs', 'shared.db', 'sqlalchemy', 'pg8000', 'boto3', 'psutil'} & set(sys.modules)\n"
+        "    assert 'joblane.testing.pytest_plugin' in sys.modules\n"
+        "    assert not {'joblane', 'joblane.record.database', 'sqlalchemy', 'pg8000', 'boto3', 'psutil'} & set(sys.modules)\n"
     )
     run(installed).assert_outcomes(passed=1)
 
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
     def names() -> set[str]:
-        from shared.db import Database
+        from joblane.record.database import Database
 
         database = Database(postgres.url)
         found = {row[0] for row in database.get().run("select datname from pg_database")}

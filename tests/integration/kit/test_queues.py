@@ -6,12 +6,12 @@ from datetime import timedelta
 
 import pytest
 
-from shared.jobs.errors import SendError
-from shared.jobs.message import Message
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.sqs import Entry
-from shared.jobs.testing.clock import Clock
-from shared.jobs.testing.queues import MemoryQueues
+from joblane.errors import SendError
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
+from joblane.testing.clock import Clock
+from joblane.testing.queues import MemoryQueues
 
 LANE = "jobs-default-order-mail"
 BODY = Message("order:mail", "one", {"number": 1}).encode()

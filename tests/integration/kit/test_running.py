@@ -10,11 +10,11 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import ArchivedTask, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
-from shared.jobs.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
-from shared.jobs.sqs import Sqs
-from shared.jobs.testing import JobTester, KitError, NotRunError
-from shared.jobs.tick import tick_entry
+from joblane import ArchivedTask, JobClient, Queue, SkipRetry, Snooze, State, TaskContext, task
+from joblane.errors import EnqueueError, LeaseLostError, TaskCancelled, UnknownTaskError
+from joblane.sqs.client import Sqs
+from joblane.sqs.tick import tick_entry
+from joblane.testing import JobTester, KitError, NotRunError
 from tests.integration.kit.conftest import Effects
 from tests.integration.kit.samples import (
     Nothing,

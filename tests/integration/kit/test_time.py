@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import text
 
-from shared.jobs import DuplicateTaskError, State, TaskContext, task
-from shared.jobs.testing import JobTester, KitError
+from joblane import DuplicateTaskError, State, TaskContext, task
+from joblane.testing import JobTester, KitError
 from tests.integration.kit.conftest import Effects
 from tests.integration.kit.samples import (
     Nothing,

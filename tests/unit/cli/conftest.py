@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 
-from shared.cli import asking, connecting, following, screen
-from shared.cli.commands import looking
-from shared.cli.main import main
-from shared.jobs.inspector import Inspector
+from joblane.cli import connect as connecting
+from joblane.cli import filters as asking
+from joblane.cli import follow as following
+from joblane.cli import terminal as screen
+from joblane.cli.commands import look as looking
+from joblane.cli.main import main
+from joblane.inspector import Inspector
 
 
 @dataclass
@@ -78,7 +81,7 @@ def jobs(stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
             monkeypatch.setenv("COLUMNS", str(columns))
         if person is not None:
             monkeypatch.setattr(screen, "is_terminal", lambda: True)
-            monkeypatch.setattr("shared.cli.asking.is_terminal", lambda: True)
+            monkeypatch.setattr("joblane.cli.filters.is_terminal", lambda: True)
             monkeypatch.setattr("typer.confirm", lambda *_, **__: person == "y")
         capsys.readouterr()
         try:

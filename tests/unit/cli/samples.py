@@ -6,7 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.jobs.inspector.answers import (
+from joblane.inspector.filter import Filter, PauseScope
+from joblane.inspector.views import (
     Attempt,
     AuditEntry,
     BulkView,
@@ -14,14 +15,12 @@ from shared.jobs.inspector.answers import (
     DeadLetters,
     Depth,
     Examined,
-    Filter,
     Grade,
     Lane,
     LogLine,
     Minute,
     Overview,
     Pause,
-    PauseScope,
     QueueView,
     Reason,
     ScheduleView,
@@ -32,9 +31,9 @@ from shared.jobs.inspector.answers import (
     TypeView,
     Why,
 )
-from shared.jobs.queues import WEIGHTS, Queue
-from shared.jobs.status import Progress
-from shared.jobs.store import State
+from joblane.queues import WEIGHTS, Queue
+from joblane.record.states import State
+from joblane.status import Progress
 
 NOW = datetime.now(UTC)
 ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"

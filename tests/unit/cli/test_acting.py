@@ -7,11 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from shared.cli.exits import Exit
-from shared.jobs.errors import RecordAwayError, UnknownTaskError
-from shared.jobs.inspector import ActionError, BulkAction
-from shared.jobs.inspector.answers import Acted, Count, DeadLetters, Filter
-from shared.jobs.store import State
+from joblane.cli.exits import Exit
+from joblane.errors import RecordAwayError, UnknownTaskError
+from joblane.inspector import ActionError, BulkAction
+from joblane.inspector.filter import Filter
+from joblane.inspector.views import Acted, Count, DeadLetters
+from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.errors import DuplicateTaskError, PayloadError
-from shared.jobs.inspector.answers import Acted
-from shared.jobs.store import State
+from joblane.errors import DuplicateTaskError, PayloadError
+from joblane.inspector.views import Acted
+from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 

@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from shared.cli import asking, completion, connecting
-from shared.cli.commands import acting
-from shared.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
-from shared.cli.exits import MEANINGS, Exit, exit_of
-from shared.cli.main import COMMANDS, main
-from shared.cli.times import short
-from shared.jobs.discovery import discover
-from shared.jobs.errors import (
+from joblane.cli import completion
+from joblane.cli import connect as connecting
+from joblane.cli import filters as asking
+from joblane.cli.commands import act as acting
+from joblane.cli.durations import short
+from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.cli.exits import MEANINGS, Exit, exit_of
+from joblane.cli.main import COMMANDS, main
+from joblane.discovery import discover
+from joblane.errors import (
     DeclarationError,
     DuplicateTaskError,
     EnqueueError,
@@ -32,12 +34,12 @@ from shared.jobs.errors import (
     UnknownTaskError,
     UnknownTypeError,
 )
-from shared.jobs.inspector import ActionError, BulkAction, PauseScope
-from shared.jobs.inspector.errors import AwsCallError, BusyError, SelectionError
-from shared.jobs.inspector.times import duration, moment
-from shared.jobs.queues import Queue
-from shared.jobs.store import State
-from shared.settings import MissingSettingError
+from joblane.inspector import ActionError, BulkAction, PauseScope
+from joblane.inspector.durations import duration, moment
+from joblane.inspector.errors import AwsCallError, BusyError, SelectionError
+from joblane.queues import Queue
+from joblane.record.states import State
+from joblane.settings import MissingSettingError
 from tests.pages import ROOT, table
 from tests.unit.cli.conftest import Run, Stub
 
@@ -144,17 +146,17 @@ def test_what_the_shell_completes_is_what_there_is() -> None:
 
 def test_the_shell_completes_types_after_an_option(tmp_path: Path) -> None:
     shell = {"_JOBLANE_COMPLETE": "complete_bash", "COMP_WORDS": "joblane ls --type data:", "COMP_CWORD": "3"}
-    command = [sys.executable, "-c", "from shared.cli.main import main; main()"]
+    command = [sys.executable, "-c", "from joblane.cli.main import main; main()"]
     ran = subprocess.run(command, env=shell, cwd=ROOT, capture_output=True, text=True, check=False)
     assert "data:export" in ran.stdout
 
 
 def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
     code = (
-        "import sys; from shared.cli.main import main\n"
+        "import sys; from joblane.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'shared.jobs', 'shared.db', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & set(sys.modules)"
+        "assert not {'joblane', 'joblane.record.database', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import pytest
 from rich.console import Console
 
-from shared.cli import live
-from shared.jobs.errors import RecordAwayError
-from shared.jobs.inspector import Inspector
-from shared.jobs.inspector.answers import Page
+from joblane.cli import watch as live
+from joblane.errors import RecordAwayError
+from joblane.inspector import Inspector
+from joblane.inspector.views import Page
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Stub
 

@@ -9,10 +9,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector.answers import Acted, Filter, Page, Reason, TaskView, Why
-from shared.jobs.queues import Queue
-from shared.jobs.store import State
+from joblane.errors import UnknownTaskError
+from joblane.inspector.filter import Filter
+from joblane.inspector.views import Acted, Page, Reason, TaskView, Why
+from joblane.queues import Queue
+from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from shared.jobs.inspector import PauseScope
-from shared.jobs.inspector.answers import Acted, Pause
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.store import State
+from joblane.inspector import PauseScope
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.views import Acted, Pause
+from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 

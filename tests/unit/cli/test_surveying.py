@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter
 
-from shared.cli import live
-from shared.cli.queue_tables import sparkline
-from shared.jobs.inspector import answers
-from shared.jobs.inspector.answers import Depth, Filter, Grade, Overview, Page
-from shared.jobs.store import State
+from joblane.cli import watch as live
+from joblane.cli.queue_tables import sparkline
+from joblane.inspector import views as answers
+from joblane.inspector.filter import Filter
+from joblane.inspector.views import Depth, Grade, Overview, Page
+from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 
@@ -279,7 +280,7 @@ def test_an_id_is_whole_however_narrow_the_terminal_is(
 
 
 def test_a_frame_says_since_when_there_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
-    from shared.cli.screen import console
+    from joblane.cli.terminal import console
 
     seen = live.Look(samples.NOW, samples.overview(), (), ())
     console().print(live.frame(seen, 100, "the database is away"))

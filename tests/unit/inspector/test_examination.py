@@ -7,8 +7,10 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from shared.jobs.inspector import examination, examined_aws, examined_record
-from shared.jobs.inspector.answers import Grade
+from joblane.inspector.stage import doctor as examination
+from joblane.inspector.stage import doctor_aws as examined_aws
+from joblane.inspector.stage import doctor_record as examined_record
+from joblane.inspector.views import Grade
 
 
 @pytest.mark.parametrize(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Queue, State
-from shared.jobs.delivery import Delivery
-from shared.jobs.discovery import discover
-from shared.jobs.inspector import Filter
-from shared.jobs.inspector.letters import Kind, Letter, Row
-from shared.jobs.inspector.redrive import wanted
-from shared.jobs.message import digest
+from joblane import Queue, State
+from joblane.discovery import discover
+from joblane.inspector import Filter
+from joblane.inspector.bulk.letters import Kind, Letter, Row
+from joblane.inspector.bulk.redrive import wanted
+from joblane.json_values import digest
+from joblane.sqs.received import Delivery
 from tests.events import record
 
 DLQ = "jobs-low-data-export-dlq"

@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from shared.jobs.inspector.links import AROUND, log_group_link, logs_link
+from joblane.inspector.links import AROUND, log_group_link, logs_link
 
 AT = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from moto import mock_aws
 
-from shared.jobs.queues import dead_letter_name
-from shared.jobs.sqs import Sqs
+from joblane.queues import dead_letter_name
+from joblane.sqs.client import Sqs
 from tests.sends import Sends
 
 

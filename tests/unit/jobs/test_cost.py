@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, task
-from shared.jobs.claim import Claim, Verdict
-from shared.jobs.cost import MEMORY_VARIABLE, RunCosts
-from shared.jobs.prices import AS_OF, PRICES, Price, compute
-from shared.jobs.store import Finish, State
+from joblane import Payload, TaskContext, task
+from joblane.prices import AS_OF, PRICES, Price, compute
+from joblane.record.claim import Claim, Verdict
+from joblane.record.finish import Finish
+from joblane.record.states import State
+from joblane.worker.cost import MEMORY_VARIABLE, RunCosts
 
 SQS, REQUEST = PRICES["SQS request"].each, PRICES["Lambda request"].each
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.delivery import Delivery
-from shared.jobs.onward import as_it_came
+from joblane.sqs.dead_letter import as_it_came
+from joblane.sqs.received import Delivery
 from tests.events import record
 
 LANE = "jobs-low-data-export"

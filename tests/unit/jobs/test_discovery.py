@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from shared.jobs.discovery import discover, load
-from shared.jobs.errors import DeclarationError
+from joblane.discovery import discover, load
+from joblane.errors import DeclarationError
 
 _numbers = itertools.count(1)
 
 HANDLER = """
-from shared.jobs import Payload, TaskContext, task
+from joblane import Payload, TaskContext, task
 
 class Body(Payload):
     pass
@@ -232,7 +232,7 @@ def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment
         "import os, socket, sys\n"
         "def refuse(*_, **__): raise AssertionError('a connection')\n"
         "socket.socket.connect = refuse\n"
-        "from shared.jobs.discovery import discover\n"
+        "from joblane.discovery import discover\n"
         "assert discover()\n"
         "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
     )

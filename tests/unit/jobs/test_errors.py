@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import errors
-from shared.jobs.errors import (
+from joblane import errors
+from joblane.errors import (
     Continued,
     EnqueueError,
     Interrupt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from shared.jobs.failure import MAX_TRACEBACK, Failure, normalised
+from joblane.worker.failure import MAX_TRACEBACK, Failure, normalised
 
 
 @pytest.mark.parametrize(

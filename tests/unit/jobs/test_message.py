@@ -12,19 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.errors import MessageError
-from shared.jobs.message import (
-    MAX_HEADERS,
-    MAX_ID,
-    TENANT_PATTERN,
-    TICK_ID_PATTERN,
-    Message,
-    canonical,
-    check_headers,
-    decode,
-    digest,
-)
-from shared.jobs.text import MAX_DEPTH, check_tree, needs_walk
+from joblane.errors import MessageError
+from joblane.json_values import MAX_DEPTH, canonical, check_tree, digest, needs_walk
+from joblane.sqs.message import MAX_HEADERS, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers, decode
 
 SECRET = "hunter2"
 

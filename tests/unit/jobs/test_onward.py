@@ -8,11 +8,11 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shared.jobs.delivery import Delivery
-from shared.jobs.message import Message, decode
-from shared.jobs.onward import MAX_REASON, archived_letter, fits, printable, refused_letter, with_id
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.sqs import Entry
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.client import Entry
+from joblane.sqs.dead_letter import MAX_REASON, archived_letter, fits, printable, refused_letter, with_id
+from joblane.sqs.message import Message, decode
+from joblane.sqs.received import Delivery
 from tests.events import record
 from tests.sends import check, size_of
 

@@ -9,9 +9,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs import ArchivedTask, Payload, TaskContext, task
-from shared.jobs.errors import MessageError
-from shared.jobs.options import NONE, Options, decode_options
+from joblane import ArchivedTask, Payload, TaskContext, task
+from joblane.errors import MessageError
+from joblane.options import NONE, Options, decode_options
 
 
 class Nothing(Payload):

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs import Payload, TaskContext, task
-from shared.jobs.errors import CursorError, DeclarationError, ItemKeyError
-from shared.jobs.pages import Pages, key_of
+from joblane import Payload, TaskContext, task
+from joblane.errors import CursorError, DeclarationError, ItemKeyError
+from joblane.loops import Pages, key_of
 
 NO_CONTEXT: Any = None
 

@@ -9,15 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.errors import DeclarationError
-from shared.jobs.queues import (
+from joblane.errors import DeclarationError
+from joblane.limits import (
     DEAD_LETTER_RETENTION,
     LEASE_MARGIN,
-    MAX_FUNCTION_NAME,
     MAX_FUNCTION_TIMEOUT,
     MAX_LATER_VISIBILITY,
-    MAX_PREFIX,
-    MAX_QUEUE_NAME,
     MAX_RECEIVE_COUNT,
     MAX_VISIBILITY,
     QUEUE_RETENTION,
@@ -26,8 +23,14 @@ from shared.jobs.queues import (
     RESUMED_FUNCTION_TIMEOUT,
     SNOOZE_CEILING,
     VISIBILITY_MARGIN,
-    WEIGHTS,
     Numbers,
+    share_concurrency,
+)
+from joblane.queues import (
+    MAX_FUNCTION_NAME,
+    MAX_PREFIX,
+    MAX_QUEUE_NAME,
+    WEIGHTS,
     Queue,
     check_prefix,
     dead_letter_name,
@@ -35,10 +38,9 @@ from shared.jobs.queues import (
     front_door_name,
     function_name,
     lane_name,
-    share_concurrency,
     slug_of,
 )
-from shared.jobs.task import MAX_SLUG
+from joblane.task import MAX_SLUG
 
 # --- Names ---------------------------------------------------------------------------------------------------------
 

@@ -9,9 +9,9 @@ import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, RootModel
 from pydantic.dataclasses import dataclass as checked_dataclass
 
-from shared.jobs import Payload, Redacted, TaskContext, task
-from shared.jobs.errors import PayloadError
-from shared.jobs.redaction import MARK, MASK, masked, redacted_names, restored, unmarked
+from joblane import Payload, Redacted, TaskContext, task
+from joblane.errors import PayloadError
+from joblane.redaction import MARK, MASK, masked, redacted_names, restored, unmarked
 
 Secret = Annotated[str, Redacted]
 

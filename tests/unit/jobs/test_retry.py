@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.errors import DeclarationError
-from shared.jobs.retry import LONGEST, MAX_RETRY, check_retry_delay, default_delay, delay_after
+from joblane.errors import DeclarationError
+from joblane.retry import LONGEST, MAX_RETRY, check_retry_delay, default_delay, delay_after
 
 ERROR = ValueError("no")
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from shared.jobs.message import decode
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.router import PATIENCE_SECONDS, WAIT_SECONDS, Router
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.message import decode
+from joblane.worker.router import PATIENCE_SECONDS, WAIT_SECONDS, Router
 from tests.events import LambdaContext, event, record
 from tests.logs import lines
 from tests.unit.jobs.conftest import Aws
@@ -221,7 +221,7 @@ def test_a_refused_batch_stays_whole(door: Door, monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_routers_lambda_reads_its_routes_from_the_environment(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
-    from functions.router import handler as module
+    from joblane.functions.router import handler as module
 
     module._router.cache_clear()
     aws.make(EXPORT)

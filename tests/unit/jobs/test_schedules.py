@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from shared.jobs import Payload, TaskContext, cron, task
-from shared.jobs.discovery import discover, load
-from shared.jobs.errors import DeclarationError
-from shared.jobs.schedules import apply, apply_all, of_environment
-from shared.jobs.task import Task
+from joblane import Payload, TaskContext, cron, task
+from joblane.discovery import discover, load
+from joblane.errors import DeclarationError
+from joblane.schedule_overrides import apply, apply_all, of_environment
+from joblane.task import Task
 
 
 class Clean(Payload):

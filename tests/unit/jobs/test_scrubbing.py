@@ -14,10 +14,11 @@ from uuid import UUID
 import pytest
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from shared.jobs import Payload, Redacted, SkipRetry
-from shared.jobs.failure import MAX_TEXT, Failure, text_of
-from shared.jobs.redaction import MASK
-from shared.jobs.scrubbing import scrubbed, scrubber
+from joblane import Payload, Redacted, SkipRetry
+from joblane.errors import MAX_TEXT, text_of
+from joblane.redaction import MASK
+from joblane.redaction_scrub import scrubbed, scrubber
+from joblane.worker.failure import Failure
 
 TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from shared.jobs.errors import SendError
-from shared.jobs.queues import MAX_MESSAGE_BYTES
-from shared.jobs.sqs import Entry, Sqs, _batches, attribute_size
+from joblane.errors import SendError
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.client import Entry, Sqs, _batches, attribute_size
 from tests.sends import size_of
 from tests.unit.jobs.conftest import Aws
 

@@ -30,11 +30,11 @@ from pydantic import (
 )
 from pydantic.alias_generators import to_camel
 
-from shared.jobs import Grants, Payload, Queue, Task, TaskContext, cron, every, task
-from shared.jobs.errors import DeclarationError, PayloadError, UnreadablePayloadError
-from shared.jobs.payload import describe
-from shared.jobs.queues import MAX_PREFIX, function_name
-from shared.jobs.task import MAX_SLUG
+from joblane import Grants, Payload, Queue, Task, TaskContext, cron, every, task
+from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
+from joblane.payload import describe
+from joblane.queues import MAX_PREFIX, function_name
+from joblane.task import MAX_SLUG
 
 SECRET = "hunter2"
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs import Payload, TaskContext, cron, task
-from shared.jobs.message import ID_PATTERN, TICK_ID_PATTERN, decode
-from shared.jobs.tick import tick_id
+from joblane import Payload, TaskContext, cron, task
+from joblane.sqs.message import ID_PATTERN, TICK_ID_PATTERN, decode
+from joblane.sqs.tick import tick_id
 
 
 class Nothing(Payload):

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from shared.jobs.message import MAX_HEADERS
-from shared.jobs.trace import HEADER, caller_of, headers_within, span_of, words_of
+from joblane.sqs.message import MAX_HEADERS
+from joblane.sqs.traceparent import HEADER, caller_of, headers_within, span_of, words_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{PARENT}-01"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from shared.jobs import Payload, TaskContext, Until, task
-from shared.jobs.unique import LONGEST_UNIQUE, Unique, key_of, of_foreign
+from joblane import Payload, TaskContext, Until, task
+from joblane.unique import LONGEST_UNIQUE, Unique, key_of, of_foreign
 
 
 class Export(Payload):

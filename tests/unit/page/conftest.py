@@ -8,10 +8,10 @@ from typing import Any, cast
 import pytest
 from starlette.testclient import TestClient
 
-from shared.jobs.inspector import Inspector
-from shared.page.app import build
-from shared.page.desk import Desk
-from shared.page.security import Keys
+from joblane.inspector import Inspector
+from joblane.page.app import build
+from joblane.page.desk import Desk
+from joblane.page.security import Keys
 from tests.unit.page.stub import StubInspector
 
 PORT = 8700

@@ -7,25 +7,24 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from shared.jobs.errors import UnknownTaskError
-from shared.jobs.inspector.answers import (
+from joblane.errors import UnknownTaskError
+from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.views import (
     Acted,
     Attempt,
     AuditEntry,
-    BulkAction,
     BulkView,
     Count,
     DeadGroup,
     DeadLetters,
     Depth,
-    Filter,
     Lane,
     LogLine,
     Minute,
     Overview,
     Page,
     Pause,
-    PauseScope,
     QueueView,
     Reason,
     ScheduleView,
@@ -36,10 +35,9 @@ from shared.jobs.inspector.answers import (
     TypeView,
     Why,
 )
-from shared.jobs.inspector.changes import ALLOWED
-from shared.jobs.queues import WEIGHTS, Queue, lane_name
-from shared.jobs.status import Progress
-from shared.jobs.store import State
+from joblane.queues import WEIGHTS, Queue, lane_name
+from joblane.record.states import State
+from joblane.status import Progress
 
 NOW = datetime.now(UTC)
 TYPE = "data:export"

@@ -11,15 +11,15 @@ from typing import Any, cast
 import pytest
 from starlette.datastructures import QueryParams
 
-from shared.jobs.inspector.answers import Filter
-from shared.jobs.inspector.errors import SelectionError
-from shared.jobs.queues import Queue
-from shared.jobs.store import State
-from shared.page import sparkline
-from shared.page.desk import Desk
-from shared.page.filters import age, read, told, write
-from shared.page.notices import KEPT, Notices
-from shared.page.rendering import FOLDER, ago, query, span, usd
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import Filter
+from joblane.page import sparkline
+from joblane.page.desk import Desk
+from joblane.page.filters import age, read, told, write
+from joblane.page.notices import KEPT, Notices
+from joblane.page.rendering import FOLDER, ago, query, span, usd
+from joblane.queues import Queue
+from joblane.record.states import State
 
 NOW = datetime(2026, 1, 31, 8, 0, tzinfo=UTC)
 HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"

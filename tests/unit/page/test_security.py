@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared.page.app import ACT, LOOK
-from shared.page.security import MAX_FORM_BYTES
-from shared.page.serving import listen, server
+from joblane.page.app import ACT, LOOK
+from joblane.page.security import MAX_FORM_BYTES
+from joblane.page.serving import listen, server
 from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
 from tests.unit.page.stub import StubInspector
 

@@ -10,14 +10,15 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from shared.jobs.errors import PayloadError, RecordAwayError
-from shared.jobs.inspector.answers import AuditEntry, BulkAction, DeadGroup, Filter, LogLine, Pause, PauseScope
-from shared.jobs.inspector.changes import ALLOWED
-from shared.jobs.inspector.errors import ActionError, SelectionError
-from shared.jobs.inspector.times import stamp
-from shared.jobs.queues import Queue
-from shared.jobs.store import State
-from shared.page.app import LOOK
+from joblane.errors import PayloadError, RecordAwayError
+from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.durations import stamp
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.views import AuditEntry, DeadGroup, LogLine, Pause
+from joblane.page.app import LOOK
+from joblane.queues import Queue
+from joblane.record.states import State
 from tests.unit.page.conftest import COOKIE, Post, client_of
 from tests.unit.page.stub import NOW, StubInspector, row, view
 

@@ -6,7 +6,7 @@ import json
 from datetime import timedelta
 from typing import Any
 
-from shared.jobs import Payload, TaskContext, task
+from joblane import Payload, TaskContext, task
 
 
 class BenchNoop(Payload):

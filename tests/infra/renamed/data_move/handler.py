@@ -1,6 +1,6 @@
 """A type that had another name, and whose end is told to another task."""
 
-from shared.jobs import Payload, Queue, task
+from joblane import Payload, Queue, task
 
 
 class DataMove(Payload):

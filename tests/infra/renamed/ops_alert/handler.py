@@ -1,6 +1,6 @@
 """What hears of tasks that were given up."""
 
-from shared.jobs import ArchivedTask, task
+from joblane import ArchivedTask, task
 
 
 @task("ops:alert", front_door=False)

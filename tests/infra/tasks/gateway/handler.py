@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from shared.function import Function
+from joblane.function import Function
 
 FUNCTION = Function(
     description="Answers",

@@ -1,8 +1,8 @@
 """Closed to strangers, and may send to every lane."""
 
-from shared.jobs import Grants, Payload, task
-from shared.jobs.cron import every
-from shared.jobs.queues import Queue
+from joblane import Grants, Payload, task
+from joblane.cron import every
+from joblane.queues import Queue
 
 
 class JobsSweep(Payload):

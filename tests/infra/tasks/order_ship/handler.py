@@ -2,8 +2,8 @@
 
 from datetime import timedelta
 
-from shared.jobs import Grants, Payload, task
-from shared.jobs.queues import Queue
+from joblane import Grants, Payload, task
+from joblane.queues import Queue
 
 
 class OrderShip(Payload):

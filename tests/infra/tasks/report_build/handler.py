@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from shared.jobs import Grants, Payload, task
-from shared.jobs.cron import cron
-from shared.jobs.queues import Queue
+from joblane import Grants, Payload, task
+from joblane.cron import cron
+from joblane.queues import Queue
 
 
 class ReportBuild(Payload):

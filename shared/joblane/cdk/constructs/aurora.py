@@ -1,0 +1,101 @@
+"""A database of the stage's own: Aurora PostgreSQL, serverless."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration, RemovalPolicy, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_rds as rds
+from constructs import Construct
+
+from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.constructs.network import StageNetwork
+from joblane.cdk.database_access import Address, DatabaseAccess, by_iam, by_secret
+from joblane.cdk.nag import acknowledge
+from joblane.cdk.settings.database import MASTER_USER, Aurora
+from joblane.cdk.settings.stage import Stage
+
+VERSION = rds.AuroraPostgresEngineVersion.VER_16_13
+"""Pauses at 0 ACU, as 16.3 and later do. Source: Aurora, *Aurora Serverless v2 capacity*. Minor versions follow by
+themselves; the SQL stays within PostgreSQL 16."""
+PORT = 5432
+LOG = "postgresql"
+REMOVAL = {"retain": RemovalPolicy.SNAPSHOT, "destroy": RemovalPolicy.DESTROY}
+"""A last snapshot keeps what the cluster held, and leaves no network behind that cannot be removed."""
+
+
+IDLE_SESSION_MS = 60_000
+"""A cluster sleeps when nobody is connected, and a function that waits for its next message still is. It notices that
+its connection has gone, and makes another. Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
+
+
+class AuroraDatabase(Construct):
+    """A cluster that the functions' security group alone reaches, by TLS alone.
+
+    The functions log in by IAM as a role that the migration makes. The migration logs in as the master user, whose
+    password RDS makes, keeps in Secrets Manager and changes every seven days: it is in no template.
+    Source: Aurora, *Password management with Amazon Aurora and AWS Secrets Manager*.
+    """
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage, settings: Aurora, network: StageNetwork) -> None:
+        super().__init__(scope, id_)
+        security_group = ec2.SecurityGroup(
+            self,
+            "SecurityGroup",
+            vpc=network.vpc,
+            description=f"Joblane, {stage.name}: the database",
+            allow_all_outbound=False,
+        )
+        network.security_group.connections.allow_to(security_group, ec2.Port.tcp(PORT), "functions to database")
+        name = f"{stage.prefix}-database"
+        # before RDS makes it, and keeps it for ever
+        logs = log_group(self, "Logs", stage=stage, name=f"/aws/rds/cluster/{name}/{LOG}")
+        self.cluster = rds.DatabaseCluster(
+            self,
+            "Cluster",
+            cluster_identifier=name,
+            engine=rds.DatabaseClusterEngine.aurora_postgres(version=VERSION),
+            parameters=_parameters(settings),
+            writer=rds.ClusterInstance.serverless_v2("Writer", publicly_accessible=False),
+            readers=[rds.ClusterInstance.serverless_v2("Standby", publicly_accessible=False, scale_with_writer=True)]
+            if settings.standby
+            else [],
+            serverless_v2_min_capacity=settings.min_capacity,
+            serverless_v2_max_capacity=settings.max_capacity,
+            serverless_v2_auto_pause_duration=Duration.minutes(settings.pause_after_minutes)
+            if settings.min_capacity == 0
+            else None,
+            vpc=network.vpc,
+            vpc_subnets=network.database,
+            security_groups=[security_group],
+            port=PORT,
+            default_database_name=settings.name,
+            credentials=rds.Credentials.from_username(MASTER_USER),
+            manage_master_user_password=True,
+            iam_authentication=True,
+            storage_encrypted=True,
+            backup=rds.BackupProps(retention=Duration.days(settings.backup_days)),
+            copy_tags_to_snapshot=True,
+            deletion_protection=settings.deletion_protection,
+            cloudwatch_logs_exports=[LOG],
+            removal_policy=REMOVAL[stage.removal],
+        )
+        self.cluster.node.add_dependency(logs)
+        if not settings.deletion_protection:
+            acknowledge(self.cluster, "RDS10", "The stage says so, by database.deletion_protection: it may be removed.")
+        secret = self.cluster.secret
+        assert secret is not None
+        self.secret_arn = secret.secret_arn
+        self.address = Address(self.cluster.cluster_endpoint.hostname, PORT, settings.name)
+        self.access = DatabaseAccess(
+            by_iam(Stack.of(self), self.address, settings.user, self.cluster.cluster_resource_identifier),
+            by_secret(self.address, self.secret_arn),
+            network.place,
+            settings.user,
+        )
+
+
+def _parameters(settings: Aurora) -> dict[str, str]:
+    parameters = {"rds.force_ssl": "1"}  # up to 16 a server takes connections without TLS by default
+    if settings.min_capacity == 0:
+        parameters["idle_session_timeout"] = str(IDLE_SESSION_MS)
+    return parameters

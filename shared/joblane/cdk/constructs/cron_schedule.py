@@ -1,0 +1,119 @@
+"""Periodic tasks: EventBridge Scheduler sends each tick straight to the task's lane."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from aws_cdk import Aws, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_scheduler as scheduler
+from aws_cdk import aws_sqs as sqs
+from constructs import Construct
+
+from joblane.cdk.constructs.queue_pair import dead_letter_queue
+from joblane.cdk.errors import SynthError
+from joblane.cdk.nag import acknowledge
+from joblane.cdk.settings.stage import Stage
+from joblane.cron import Schedule
+from joblane.queues import cron_group_name, schedule_name
+from joblane.sqs.message import Message
+from joblane.task import Task
+
+SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
+"""Replaced by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
+MAX_NAME = 64
+"""Source: CreateSchedule, Scheduler API reference."""
+MAX_AGE = timedelta(hours=1)
+MAX_RETRIES = 10
+"""A tick that cannot be sent within the hour goes to the DLQ. Left alone it would be tried 185 times in 24 hours, and a
+daily job could start a day late. Source: RetryPolicy, Scheduler API reference."""
+
+
+class CronGroup(Construct):
+    """The stage's schedules, and the DLQ of ticks that could not be sent."""
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
+        super().__init__(scope, id_)
+        self.name = cron_group_name(stage.prefix)
+        self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
+        self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
+        self.dead_letters_arn = self.dead_letters.queue_arn
+        acknowledge(
+            self.dead_letters, "SQS3", "It is a dead-letter queue itself, of schedules, where the rule does not look."
+        )
+
+    def new_role(self, scope: Construct, lane: sqs.Queue) -> iam.Role:
+        """A role that only this group's schedules can take, and that can only send to ``lane`` and to the DLQ.
+
+        Source: EventBridge Scheduler, *Confused deputy prevention*: the ARN of the group, not of the schedule.
+        """
+        group_arn = Stack.of(self).format_arn(service="scheduler", resource="schedule-group", resource_name=self.name)
+        role = iam.Role(
+            scope,
+            "Role",
+            assumed_by=iam.ServicePrincipal(
+                "scheduler.amazonaws.com",
+                conditions={"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID, "aws:SourceArn": group_arn}},
+            ),
+        )
+        for queue in (lane, self.dead_letters):
+            role.add_to_policy(iam.PolicyStatement(actions=["sqs:SendMessage"], resources=[queue.queue_arn]))
+        return role
+
+
+class CronSchedule(Construct):
+    """One declared schedule: one EventBridge schedule, or two where its cron text needs two expressions.
+
+    Both carry the same name in their ticks, so a moment that matches both is one task. On a local stage they are there
+    and disabled: a ticker sends the ticks.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        group: CronGroup,
+        task: Task[Any, Any],
+        schedule: Schedule,
+        lane: sqs.Queue,
+    ) -> None:
+        super().__init__(scope, id_)
+        role = group.new_role(self, lane)
+        for number, expression in enumerate(schedule.expressions, start=1):
+            resource = scheduler.CfnSchedule(
+                self,
+                f"Schedule{number}",
+                name=_checked_name(task, schedule, number),
+                group_name=group.name,
+                state="DISABLED" if stage.local else "ENABLED",
+                schedule_expression=expression,
+                schedule_expression_timezone=schedule.timezone,
+                flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),
+                target=scheduler.CfnSchedule.TargetProperty(
+                    arn=lane.queue_arn,
+                    role_arn=role.role_arn,
+                    input=tick_message(task, schedule),
+                    retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
+                        maximum_event_age_in_seconds=int(MAX_AGE.total_seconds()), maximum_retry_attempts=MAX_RETRIES
+                    ),
+                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=group.dead_letters_arn),
+                ),
+            )
+            resource.node.add_dependency(group.group)
+
+
+def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
+    name = schedule_name(task.type, str(schedule.name), number)
+    if len(name) > MAX_NAME:
+        what = f"task {task.type!r}: schedule {schedule.name!r}"
+        raise SynthError(f"{what}: its name on AWS, {name!r}, has {len(name)} characters; {MAX_NAME} at most")
+    return name
+
+
+def tick_message(task: Task[Any, Any], schedule: Schedule) -> str:
+    """The body of each tick. Its id is made where it is received, of type, schedule and time."""
+    tick = {"schedule": str(schedule.name), "at": SCHEDULED_TIME}
+    return Message(task.type, payload=schedule.payload or None, tick=tick).encode()

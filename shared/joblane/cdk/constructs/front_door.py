@@ -1,0 +1,74 @@
+"""The queues with the plain names, for whatever can send to SQS, and the router that passes their messages on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from joblane.cdk.constructs.code import FunctionCode
+from joblane.cdk.constructs.queue_pair import QueuePair
+from joblane.cdk.constructs.task_function import JobFunction
+from joblane.cdk.settings.stage import Stage
+from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
+from joblane.queues import Queue, front_door_name
+from joblane.task import Task
+
+HANDLER = "joblane.functions.router.handler.handler"
+TIMEOUT = timedelta(seconds=30)
+"""For ten messages: one SendMessageBatch for each lane they go to."""
+MEMORY_MB = 256
+VISIBILITY = 6 * TIMEOUT
+"""Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
+WAITS = 100
+"""Receives of a message whose type is not known yet, for about an hour; and of one that SQS did not take."""
+
+
+class Router(JobFunction):
+    """One function for the three doors. ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for."""
+
+    def __init__(
+        self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, tasks: Mapping[str, Task[Any, Any]]
+    ) -> None:
+        super().__init__(
+            scope,
+            id_,
+            stage=stage,
+            code=code,
+            name=f"{stage.prefix}-router",
+            description="Passes messages from the front doors to the lanes",
+            handler=HANDLER,
+            timeout=TIMEOUT,
+            memory_mb=MEMORY_MB,
+            environment={"JOBLANE_ROUTES": routes(tasks)},
+        )
+
+
+def routes(tasks: Mapping[str, Task[Any, Any]]) -> str:
+    """``{"data:export":["default","critical"]}``: the queues in which each open type has a lane, home first."""
+    open_types = {
+        type_: [str(queue) for queue in task.lanes]
+        for task in tasks.values()
+        if task.front_door
+        for type_ in task.types
+    }
+    return json.dumps(open_types, separators=(",", ":"))
+
+
+class FrontDoor(QueuePair):
+    """One of the three, consumed by the router, which may also put what it cannot read into the door's DLQ."""
+
+    def __init__(self, scope: Construct, id_: str, *, stage: Stage, queue: Queue, router: lambda_.Function) -> None:
+        super().__init__(
+            scope,
+            id_,
+            stage=stage,
+            name=front_door_name(stage.prefix, queue),
+            visibility=VISIBILITY,
+            max_receive_count=WAITS + RECEIVE_HEADROOM,
+        )
+        self.feed(router, batch_size=MAX_BATCH, max_concurrency=MIN_CONCURRENCY)

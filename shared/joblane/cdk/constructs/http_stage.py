@@ -1,0 +1,46 @@
+"""The one stage of an HTTP API, ``$default``: the paths are the routes'. It has a log and a limit."""
+
+from __future__ import annotations
+
+import json
+from typing import cast
+
+from aws_cdk import Stack
+from aws_cdk import aws_apigatewayv2 as apigateway
+
+from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.settings.apis import Api, Control
+from joblane.cdk.settings.stage import Stage as AppStage
+
+ACCESS_LOG = {
+    "request_id": "$context.requestId",
+    "route": "$context.routeKey",
+    "status": "$context.status",
+    "ms": "$context.responseLatency",
+    "function_ms": "$context.integrationLatency",
+    "error": "$context.error.responseType",
+    "ip": "$context.identity.sourceIp",
+}
+"""A line per request, also of those that the function never saw. No path, query, header or claim: only API Gateway's
+own words and the sender's address. Source: API Gateway, *Customize HTTP API access logs*."""
+
+
+def add_http_stage(
+    stack: Stack, http: apigateway.HttpApi, stage: AppStage, limits: Api | Control, *, name: str
+) -> None:
+    """``name``: of the API, in that of its log."""
+    # Groups of this name share one resource policy, of which an account has few. Source: CloudWatch Logs, *Enabling
+    # logging from AWS services*.
+    logs = log_group(stack, "AccessLogs", stage=stage, name=f"/aws/vendedlogs/apis/{stage.prefix}-{name}")
+    made = apigateway.HttpStage(
+        stack,
+        "Stage",
+        http_api=http,
+        stage_name="$default",
+        auto_deploy=True,
+        throttle=apigateway.ThrottleSettings(rate_limit=limits.rate_per_second, burst_limit=limits.burst),
+    )
+    resource = cast(apigateway.CfnStage, made.node.default_child)
+    resource.access_log_settings = apigateway.CfnStage.AccessLogSettingsProperty(
+        destination_arn=logs.log_group_arn, format=json.dumps(ACCESS_LOG)
+    )

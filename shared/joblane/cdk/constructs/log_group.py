@@ -1,0 +1,19 @@
+"""A log group that forgets."""
+
+from __future__ import annotations
+
+from typing import cast
+
+from aws_cdk import CfnResource
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from joblane.cdk.settings.stage import REMOVAL, Stage
+
+
+def log_group(scope: Construct, id_: str, *, stage: Stage, name: str) -> logs.LogGroup:
+    """Made by the stack and not by the service that writes to it, whose groups never expire."""
+    group = logs.LogGroup(scope, id_, log_group_name=name, removal_policy=REMOVAL[stage.removal])
+    resource = cast(CfnResource, group.node.default_child)
+    resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
+    return group

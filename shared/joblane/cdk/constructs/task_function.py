@@ -1,0 +1,168 @@
+"""The functions: one per task type, and what all functions have in common."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import timedelta
+from email.utils import parseaddr
+from typing import Any
+
+from aws_cdk import Duration, SecretValue, Stack
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from constructs import Construct
+
+from joblane.cdk.constructs.code import RUNTIME, FunctionCode
+from joblane.cdk.constructs.log_group import log_group
+from joblane.cdk.database_access import DatabaseAccess
+from joblane.cdk.errors import StageError
+from joblane.cdk.nag import acknowledge, acknowledge_wildcard
+from joblane.cdk.settings.section import SecretReference
+from joblane.cdk.settings.stage import SES, Stage, Value
+from joblane.queues import function_name, log_group_name
+from joblane.schedule_overrides import VARIABLE as SCHEDULES
+from joblane.task import Task
+
+GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
+"""Variables that come from the stacks: a task may declare them, and no setting changes them."""
+ENTRY = "joblane.worker.lambda_entry.handler"
+
+
+class JobFunction(Construct):
+    """A function with a log group that forgets, and a role that may write to it and nothing else.
+
+    ``access``: to the database, for those that need it. ``reserved_concurrency``: its own share, and bound.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        code: FunctionCode,
+        name: str,
+        description: str,
+        handler: str,
+        timeout: timedelta,
+        memory_mb: int,
+        environment: Mapping[str, Value],
+        access: DatabaseAccess | None = None,
+        reserved_concurrency: int | None = None,
+    ) -> None:
+        super().__init__(scope, id_)
+        self.name = name
+        logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
+        place = access.place if access else None
+        role = iam.Role(
+            self,
+            "Role",
+            assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
+            managed_policies=[place.interfaces] if place else None,
+        )
+        self.role = role
+        logs.grant_write(role)
+        for statement in access.functions.statements if access else ():
+            role.add_to_policy(statement)
+        self.function = lambda_.Function(
+            self,
+            "Function",
+            function_name=name,
+            description=description,
+            runtime=RUNTIME,
+            architecture=code.architecture,
+            code=code.code,
+            layers=[code.layer],
+            handler=handler,
+            timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
+            memory_size=memory_mb,
+            reserved_concurrent_executions=reserved_concurrency,
+            log_group=logs,
+            role=role,
+            vpc=place.vpc if place else None,
+            vpc_subnets=place.subnets if place else None,
+            security_groups=[place.security_group] if place else None,
+            environment={
+                **{key: in_template(value) for key, value in environment.items()},
+                **({"DATABASE_URL": access.functions.url} if access else {}),
+                "JOBLANE_PREFIX": stage.prefix,
+                **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
+                "JOBLANE_STAGE": "local" if stage.local else stage.name,
+                "POWERTOOLS_SERVICE_NAME": stage.prefix,
+                "POWERTOOLS_LOG_LEVEL": stage.log_level,
+            },
+        )
+        acknowledge(self.function, "L1", "The lock, the layer and the tests are of one version of Python, this one.")
+
+
+class TaskFunction(JobFunction):
+    """The one consumer of a task type's lanes: the generic entry, told by its environment which task it serves."""
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        code: FunctionCode,
+        access: DatabaseAccess,
+        task: Task[Any, Any],
+    ) -> None:
+        super().__init__(
+            scope,
+            id_,
+            stage=stage,
+            code=code,
+            name=function_name(stage.prefix, task.type),
+            description=f"Runs {task.type}",
+            handler=ENTRY,
+            timeout=task.numbers.function_timeout,
+            memory_mb=task.memory_mb,
+            environment={
+                **{name: stage.settings[name] for name in task.environment if name in stage.settings},
+                "JOBLANE_TASK": task.type,
+            },
+            access=access,
+        )
+        if task.grants.mail:
+            self._grant_mail(stage)
+
+    def _grant_mail(self, stage: Stage) -> None:
+        """Send from the stage's own address alone; nothing where mails go another way than by SES.
+
+        Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
+        what its refusals show, for example in aws/aws-sdk-js, issue 3641.
+        """
+        if stage.mails_by != SES:
+            return
+        sender = stage.settings.get("EMAIL_FROM_ADDRESS")
+        address = parseaddr(sender)[1] if isinstance(sender, str) else ""
+        if not address:
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
+                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
+            )
+        identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
+        self.function.add_to_role_policy(
+            iam.PolicyStatement(
+                actions=["ses:SendEmail"],
+                resources=[identities],
+                conditions={"StringEquals": {"ses:FromAddress": address}},
+            )
+        )
+        acknowledge_wildcard(
+            self.role,
+            identities,
+            "SES asks for the identity of the sender, which may be a domain above its address, and for those of "
+            "recipients, who are anybody; the condition on ses:FromAddress leaves one sender.",
+        )
+
+
+def in_template(value: Value) -> str:
+    """The text, or for a secret the reference that CloudFormation resolves while it deploys."""
+    if isinstance(value, SecretReference):
+        # "unsafe" where it lands readable: in the function's configuration, as every variable of a function does
+        return SecretValue.secrets_manager(value.secret, json_field=value.field).unsafe_unwrap()
+    return value

@@ -1,0 +1,229 @@
+"""What a stage costs a month in which nobody does anything: an estimate, from prices, from what the tasks declare,
+and what stands in the stage's templates.
+
+The amounts that nobody can derive are in :data:`ASSUMED`. ``docs/costs.md`` is computed by the same code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.prices import AS_OF, PRICES
+from joblane.queues import Queue
+from joblane.task import Task
+
+MONTH = timedelta(days=30)
+HOURS = MONTH / timedelta(hours=1)
+START = datetime(2026, 11, 1, tzinfo=UTC)
+"""A Sunday, so that five weekly ticks come in the month that is counted: the dearest."""
+RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
+"""Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
+``ReceiveMessage``, SQS API reference."""
+TASK_METRICS = 4
+"""Of each task type that runs: Started, Succeeded, WaitMs, DurationMs."""
+HEALTH_CHECKS = len(Queue) + 2
+"""Front doors, database, sweep; a configured service is one more each."""
+HEALTH_METRICS = 2 * HEALTH_CHECKS + 1
+"""Passed and time of each, and one for the whole."""
+HEALTH_REQUESTS = 2 * len(Queue)
+"""Of SQS, in each health check."""
+HEALTH_CHECK = "system:health_check"
+OWN_METRICS: Mapping[str, int] = {HEALTH_CHECK: HEALTH_METRICS, SWEEP: 1}
+"""Metrics that a task writes whenever it runs, beside those of every task. The sweep's is Owed."""
+SWEEP_REQUESTS = 2
+"""Of SQS, in each sweep, for each dead-letter queue: where it is, and how much is in it."""
+LEAST_AWAKE = 0.5
+"""ACUs of a cluster that may sleep, while it does not. Source: Aurora, *Aurora Serverless v2 capacity*."""
+SHOWN = 6
+"""Lines that a synth prints; the others are summed up."""
+
+Tasks = Mapping[str, Task[Any, Any]]
+Templates = Iterable[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """A number that is assumed, its unit, and why."""
+
+    number: float
+    unit: str
+    why: str
+
+
+ASSUMED: Mapping[str, Amount] = {
+    "Seconds of a periodic run": Amount(1, "second", "start-up included; most of it is waiting for the database"),
+    "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one of the library, and the metrics"),
+    "Seconds of a job": Amount(0.1, "seconds", "put in your own: what your handlers take"),
+    "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
+    "I/O requests of a job": Amount(
+        20, "requests", "four small writes and their indexes, in steps of 4 KB; not measured"
+    ),
+    "KB of a job's rows": Amount(2, "KB", "a task with a payload of some hundred bytes, and one run"),
+    "KB of a job through the NAT": Amount(
+        8, "KB", "three requests to SQS with their TLS, on connections that are open"
+    ),
+    "Hours a day that a sleeping cluster is awake": Amount(8, "hours", "a working day; not measured"),
+}
+
+
+def assumed(name: str) -> float:
+    return ASSUMED[name].number
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """``amount`` of what costs ``price`` a piece, by the names of the table."""
+
+    what: str
+    amount: float
+    price: str
+
+    @property
+    def dollars(self) -> float:
+        return self.amount * PRICES[self.price].each
+
+
+# --- Counted from the declarations ---------------------------------------------------------------------------------
+
+
+def mapped_queues(tasks: Tasks) -> int:
+    """Lanes and front doors: each has a Lambda that reads it."""
+    return sum(len(task.types) * len(task.lanes) for task in tasks.values()) + len(Queue)
+
+
+def ticks(task: Task[Any, Any]) -> int:
+    """In a month, of all its schedules."""
+    return sum(len(times(schedule)) for schedule in task.schedules)
+
+
+def busy_hours(task: Task[Any, Any]) -> int:
+    """Hours of a month in which it ticks: a metric costs for the hours that it is written in."""
+    found = [moment for schedule in task.schedules for moment in times(schedule)]
+    return len({moment.replace(minute=0, second=0) for moment in found})
+
+
+def times(schedule: Any) -> list[datetime]:
+    """Of the month that is counted."""
+    found, moment = [], schedule.next_after(START - timedelta(seconds=1))
+    while moment < START + MONTH:
+        found.append(moment)
+        moment = schedule.next_after(moment)
+    return found
+
+
+# --- The lines -----------------------------------------------------------------------------------------------------
+
+
+def polling(queues: int) -> Line:
+    return Line(f"Polling of {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request")
+
+
+def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
+    """What runs although nobody does anything. ``compute``: the price of the functions' architecture."""
+    ran = sum(ticks(task) for task in tasks.values())
+    checks = ticks(tasks[HEALTH_CHECK]) if HEALTH_CHECK in tasks else 0
+    sweeps = ticks(tasks[SWEEP]) if SWEEP in tasks else 0
+    metric_months = sum(
+        (TASK_METRICS + OWN_METRICS.get(task.type, 0)) * busy_hours(task) / HOURS for task in tasks.values()
+    )
+    types = sum(bool(task.schedules) for task in tasks.values())
+    seconds = sum(ticks(task) * task.memory_mb / 1024 for task in tasks.values()) * assumed("Seconds of a periodic run")
+    return [
+        Line(f"Metrics of {types} periodic tasks", metric_months, "Metric"),
+        Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
+        Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
+        Line(f"{checks:,} health checks: what they ask of SQS", HEALTH_REQUESTS * checks, "SQS request"),
+        Line(
+            f"{sweeps:,} sweeps: how full the dead-letter queues are",
+            SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
+            "SQS request",
+        ),
+        Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
+        Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
+        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+    ]
+
+
+def smallest(tasks: Tasks) -> list[Line]:
+    """The smallest stage: no network, no API, and a database that is there already, with its secret."""
+    return [polling(mapped_queues(tasks)), Line("The secret of the database", 1, "Secret"), *periodic(tasks)]
+
+
+def standing(templates: Templates) -> list[Line]:
+    """What costs by being there, as it stands in the templates of a stage."""
+    found = [resource for template in templates for resource in template.get("Resources", {}).values()]
+
+    def count(kind: str) -> int:
+        return sum(resource["Type"] == kind for resource in found)
+
+    lines = [
+        polling(count("AWS::Lambda::EventSourceMapping")),
+        Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
+        Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
+        Line("Interface endpoints", _zones(found) * HOURS, "Interface endpoint hour"),
+        Line("Aurora, at its least while awake", _least_acus(found) * HOURS, "Aurora ACU-hour"),
+        Line("Secrets", count("AWS::SecretsManager::Secret") + _managed_passwords(found), "Secret"),
+        Line(f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read", _watched(found), "Alarm"),
+        Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
+        Line("Keys of KMS", count("AWS::KMS::Key"), "Key"),
+    ]
+    return [line for line in lines if line.amount]
+
+
+def _watched(resources: Iterable[Mapping[str, Any]]) -> int:
+    """Metrics that alarms read: each is paid for, also where one alarm computes with several."""
+    alarms = (one["Properties"] for one in resources if one["Type"] == "AWS::CloudWatch::Alarm")
+    return sum(
+        len([query for query in alarm["Metrics"] if "MetricStat" in query]) if "Metrics" in alarm else 1
+        for alarm in alarms
+    )
+
+
+def _zones(resources: Iterable[Mapping[str, Any]]) -> int:
+    """Of all interface endpoints: each has an interface in every subnet that it names."""
+    endpoints = (one["Properties"] for one in resources if one["Type"] == "AWS::EC2::VPCEndpoint")
+    return sum(len(one["SubnetIds"]) for one in endpoints if one.get("VpcEndpointType") == "Interface")
+
+
+def _least_acus(resources: Iterable[Mapping[str, Any]]) -> float:
+    """Of all serverless instances: the sweep and the health check keep a cluster that may sleep awake."""
+    kept = list(resources)
+    least = [
+        max(one["Properties"]["ServerlessV2ScalingConfiguration"]["MinCapacity"], LEAST_AWAKE)
+        for one in kept
+        if one["Type"] == "AWS::RDS::DBCluster" and "ServerlessV2ScalingConfiguration" in one["Properties"]
+    ]
+    instances = [one for one in kept if one["Type"] == "AWS::RDS::DBInstance"]
+    return math.fsum(least) * len(instances)
+
+
+def _managed_passwords(resources: Iterable[Mapping[str, Any]]) -> int:
+    """Secrets that RDS makes for its clusters."""
+    clusters = (one["Properties"] for one in resources if one["Type"] == "AWS::RDS::DBCluster")
+    return sum(bool(one.get("ManageMasterUserPassword")) for one in clusters)
+
+
+def idle(tasks: Tasks, templates: Templates, architecture: str) -> list[Line]:
+    """A stage, dearest first. Not in it: storage, traffic, and secrets that are there already."""
+    compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
+    return sorted([*standing(templates), *periodic(tasks, compute)], key=lambda line: -line.dollars)
+
+
+def report(name: str, lines: list[Line]) -> str:
+    """The largest lines of a stage and their sum, as a table for people."""
+    return "\n".join(_told(name, lines))
+
+
+def _told(name: str, lines: list[Line]) -> Iterator[str]:
+    total = sum(line.dollars for line in lines)
+    yield f"stage {name}: idle, about ${total:,.2f} a month: an estimate by prices of {AS_OF}, us-east-1"
+    width = max(len(line.what) for line in lines)
+    for line in lines[:SHOWN]:
+        yield f"  {line.what:{width}}  ${line.dollars:8,.2f}"
+    if rest := lines[SHOWN:]:
+        yield f"  {f'{len(rest)} more':{width}}  ${sum(line.dollars for line in rest):8,.2f}"

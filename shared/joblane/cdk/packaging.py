@@ -1,0 +1,224 @@
+"""What functions are made of: one zip of our code and one of the dependencies, each named by a hash of what it holds.
+
+A zip that exists is taken as it is, so an unchanged lock or unchanged code costs nothing at synth. The same input makes
+the same bytes with the same Python and zlib, wherever it is built.
+
+Sources stay beside the bytecode: without them a layer would be a fifth smaller and a start up to a tenth sooner, but
+tracebacks, which the record keeps, would lose their lines, and an interpreter of another version could read nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform as machine
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from joblane.cdk.errors import SynthError
+from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.cdk.wheels import check_layer
+
+ROOT = Path(__file__).resolve().parents[3]
+PYTHON = "3.13"
+"""Of the functions on AWS. An emulator runs them with an interpreter of this machine, best with this one:"""
+RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
+LAYOUT = "2"
+"""Part of every hash: count up where the way of building changes."""
+
+LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "page", "local", "cdk", "demo", "__pycache__")
+"""Folders that no function imports. Everything else goes along, data beside the code too, but for hidden files."""
+PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
+"""Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.
+jmespath, python-dateutil and six come with boto3 too, and stay: Powertools and pg8000 want the versions of the lock."""
+LEFT_OUT_OF_LAYER = (
+    ".lock",
+    "bin",
+    "*.dist-info/RECORD",  # untrue from here on
+    "**/*.pyi",
+    "**/*.pyx",
+    "**/*.c",
+    "**/*.h",
+    "**/tests",
+    "alembic/testing",
+    "mako/testing",
+    "sqlalchemy/testing",
+    "sqlalchemy/dialects/*/provision.py",  # for its tests
+    *(f"sqlalchemy/dialects/{name}" for name in ("mysql", "mssql", "oracle", "sqlite")),
+    "alembic/templates",  # what `alembic init` copies
+    "pydantic/mypy.py",
+    "pydantic/v1/mypy.py",
+    "pydantic/v1/_hypothesis_plugin.py",
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.js",  # a page that no route shows
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.css",
+)
+"""What no handler can want at run time; tests hold that nothing that stays imports any of it. Parts of a library that a
+new task might import stay, though no task does so yet."""
+WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
+"""Lambda's glibc would take newer ones, too (:mod:`joblane.cdk.wheels`). ``manylinux2014`` silently takes older wheels."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """A zip, and the hash CDK knows it by."""
+
+    path: Path
+    hash: str
+
+
+@dataclass(frozen=True)
+class Packages:
+    """All that a function needs beside its environment."""
+
+    code: Package
+    layer: Package
+
+
+def build_packages(stage: Stage) -> Packages:
+    """Both, from this checkout into ``.build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
+    layer = build_layer(
+        ROOT / "requirements" / "runtime.txt",
+        None if stage.local else WHEEL_PLATFORMS[stage.architecture],
+        ROOT / ".build",
+    )
+    if not stage.local:
+        check_layer(layer.path, stage.architecture, PYTHON)
+    return Packages(code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], ROOT / ".build"), layer=layer)
+
+
+# --- Code ----------------------------------------------------------------------------------------------------------
+
+
+def build_code(folders: Iterable[Path], target: Path) -> Package:
+    """Zip ``folders``, each under its own name, without what no function imports."""
+    files = {path.relative_to(folder.parent): path for folder in folders for path in _sources(folder)}
+    contents = [(name.as_posix(), path.read_bytes()) for name, path in sorted(files.items())]
+    digest = _digest(LAYOUT, RUNNING, *(part for name, content in contents for part in (name, content)))
+    package = Package(target / f"code-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        with _scratch(target) as scratch:
+            for name, content in contents:
+                (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+                (scratch / name).write_bytes(content)
+            _compile(scratch, "/var/task")
+            _zip(scratch, package.path)
+    return package
+
+
+def _sources(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") for part in parts)
+        if path.is_file() and path.suffix != ".pyc" and not hidden and not {*parts} & {*LEFT_OUT_OF_CODE}:
+            yield path
+
+
+# --- Dependencies --------------------------------------------------------------------------------------------------
+
+
+def build_layer(lock: Path, platform: str | None, target: Path) -> Package:
+    """Install what ``lock`` names for ``platform`` (None: this machine) and zip it as a layer. Wheels only, by hash."""
+    if not lock.is_file():
+        raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
+    wanted = without_provided(lock.read_text())
+    where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
+    digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
+    package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
+    if not package.path.exists():
+        with _scratch(target) as scratch:
+            _install(wanted, platform, python, scratch / "python")
+            for pattern in LEFT_OUT_OF_LAYER:
+                for path in list((scratch / "python").glob(pattern)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if python == RUNNING:
+                _compile(scratch, "/opt")
+            else:
+                print(f"infra: the layer has no bytecode, which takes Python {python}: slower starts", file=sys.stderr)  # noqa: T201
+            _zip(scratch, package.path)
+    return package
+
+
+def without_provided(lock: str) -> str:
+    """The lock's text without comments and without the packages that the runtime brings."""
+    entries = re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
+    kept = [entry for entry in entries if re.split(r"[^\w.-]", entry)[0].lower() not in PROVIDED]
+    lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
+    return "\n".join(lines) + "\n"
+
+
+def _install(requirements: str, platform: str | None, python: str, target: Path) -> None:
+    with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
+        file.write(requirements)
+        file.flush()
+        command = [find_uv(), "pip", "install", "--quiet", "--no-config", "--require-hashes", "--no-deps"]
+        command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
+        command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
+        command += ["--python-platform", platform] if platform else []
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+    if done.returncode:
+        what = f"the dependency layer cannot be built for {platform or 'this machine'}"
+        raise SynthError(f"{what}:\n{done.stderr.strip()}")
+
+
+def find_uv() -> str:
+    """The uv executable: ``UV`` of the environment, ``.tools/bin/uv``, or ``PATH``. Raises :class:`SynthError`."""
+    given = os.environ.get("UV")
+    candidates = [given] if given else [str(ROOT / ".tools" / "bin" / "uv"), "uv"]
+    for candidate in candidates:
+        found = shutil.which(candidate)
+        if found:
+            return found
+    where = f"UV={given} is no executable" if given else "uv is neither in .tools/bin nor on PATH"
+    raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
+
+
+# --- Both ----------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """A folder beside the result, so that the finished zip can be moved there in one step."""
+    target.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
+        yield Path(folder)
+
+
+def _digest(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        digest.update(len(content).to_bytes(8))
+        digest.update(content)
+    return digest.hexdigest()
+
+
+def _compile(folder: Path, mounted_at: str) -> None:
+    """Bytecode, which a function could not write: read without a look at its source, and with Lambda's paths.
+
+    By an interpreter of its own: which strings are shared in a ``.pyc`` depends on what is loaded beside the compiler.
+    """
+    command = [sys.executable, "-I", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    command += ["-s", str(folder), "-p", mounted_at, str(folder)]
+    subprocess.run(command, check=False)  # noqa: S603 - what has no valid syntax stays a source
+
+
+def _zip(folder: Path, target: Path) -> None:
+    """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole.
+
+    At zlib's default level: the highest takes four times as long for one part in a hundred.
+    """
+    unfinished = folder.with_suffix(".zip")
+    with zipfile.ZipFile(unfinished, "w") as archive:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix())
+            entry.compress_type, entry.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
+            archive.writestr(entry, path.read_bytes())
+    unfinished.replace(target)

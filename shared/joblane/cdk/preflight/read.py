@@ -1,0 +1,322 @@
+"""What :mod:`joblane.cdk.preflight.compare` compares: read from the checkout, from AWS, and from the stage's database."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
+from joblane.cli.errors import LocalError, MisuseError
+from joblane.local.tools import ROOT
+from joblane.queues import Queue
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+    from mypy_boto3_cloudformation import CloudFormationClient
+    from mypy_boto3_lambda import LambdaClient
+    from mypy_boto3_sqs import SQSClient
+    from mypy_boto3_sqs.literals import QueueAttributeNameType
+
+    from joblane.record.connection import Connection
+    from joblane.task import Task
+
+PAGE = 1000
+"""Without a size, SQS tells of no second page. Source: ListQueues, SQS API reference."""
+AT_ONCE = 16
+"""Queues and functions asked at the same time."""
+MESSAGES: tuple[QueueAttributeNameType, ...] = (
+    "ApproximateNumberOfMessages",
+    "ApproximateNumberOfMessagesNotVisible",
+    "ApproximateNumberOfMessagesDelayed",
+)
+AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|cron-dlq)")
+"""In names of queues: a front door, a lane, a DLQ of these, or the DLQ of the schedules."""
+QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
+"""In names of queues, after the prefix; a prefix or a type may have one, too."""
+GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
+DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
+
+LIVE = """
+select type, queue, count(*) from tasks where state in ('scheduled', 'pending', 'active', 'retry') group by type, queue
+"""
+# reserved_connections came with PostgreSQL 16, and is nothing without it.
+CONNECTIONS = """
+select current_setting('max_connections')::int,
+       current_setting('superuser_reserved_connections')::int
+       + coalesce(current_setting('reserved_connections', true), '0')::int
+"""
+
+Template = Mapping[str, Any]
+T = TypeVar("T")
+
+
+def look(stage: str, assembly: Path) -> list[Finding]:
+    """All findings on a deploy of ``assembly``, with the region and credentials of the environment, worst first.
+
+    Raises :class:`LocalError` where AWS cannot be asked at all.
+    """
+    import boto3
+
+    from joblane.discovery import discover
+
+    declared = read_declared(templates := read_templates(assembly), discover(times={}).values())
+    if declared.stage != stage:
+        raise MisuseError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
+    ask = partial(_ask, boto3.session.Session())
+    stacks = ask("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
+    functions = stacks.functions if isinstance(stacks, Stacks) else ()
+    answers = {
+        "stacks": stacks.queues if isinstance(stacks, Stacks) else stacks,
+        "messages": ask(
+            "sqs",
+            "the queues",
+            "sqs:ListQueues and sqs:GetQueueAttributes",
+            lambda client: messages_in_queues(client, declared.prefix),
+        ),
+        "account": ask(
+            "lambda",
+            "Lambda concurrency",
+            "lambda:GetAccountSettings, lambda:ListEventSourceMappings and lambda:GetFunctionConcurrency",
+            lambda client: account(client, declared.prefix, functions),
+        ),
+        "record": read_record(os.environ.get("DATABASE_URL", "").strip()),
+    }
+    unasked = [answer for answer in answers.values() if isinstance(answer, Finding)]
+    known: dict[str, Any] = {name: None if isinstance(answer, Finding) else answer for name, answer in answers.items()}
+    return sorted([*unasked, *examine(declared, **known)], key=lambda finding: [*Kind].index(finding.kind))
+
+
+# --- The checkout --------------------------------------------------------------------------------------------------
+
+
+def synthesise(stage: str, folder: Path) -> None:
+    """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
+    command = [sys.executable, "-m", "joblane.cdk.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
+
+
+def read_templates(folder: Path) -> dict[str, Template]:
+    """Stack → template, of an assembly. What its manifest does not name is left from an earlier one."""
+    try:
+        artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    except FileNotFoundError:
+        raise MisuseError(f"{folder}: no templates are there; leave --assembly out to have them written") from None
+    return {
+        artifact["properties"].get("stackName", name): json.loads(
+            (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")
+        )
+        for name, artifact in artifacts.items()
+        if artifact["type"] == "aws:cloudformation:stack"
+    }
+
+
+def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
+    """What templates and declarations say. Settings of the stage are in the metadata of its stack of jobs."""
+    settings = next((found for one in templates.values() if (found := one.get("Metadata", {}).get("Joblane"))), None)
+    if settings is None:
+        raise LocalError(f"no template of {', '.join(templates)} is one of Joblane's jobs")
+    functions = {
+        (stack, logical_id): properties.get("ReservedConcurrentExecutions")
+        for stack, logical_id, properties in _of_type(templates, "AWS::Lambda::Function")
+    }
+    slots = 0
+    for stack, _, properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
+        function = (stack, properties["FunctionName"].get("Ref", ""))
+        if functions.get(function) is None:  # one with a reservation is counted by that
+            slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
+    return Declared(
+        lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
+        queues={
+            (stack, logical_id): properties["QueueName"]
+            for stack, logical_id, properties in _of_type(templates, "AWS::SQS::Queue")
+        },
+        slots=slots,
+        reserved=sum(reserved or 0 for reserved in functions.values()),
+        **settings,
+    )
+
+
+def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    for stack, template in templates.items():
+        for logical_id, resource in template.get("Resources", {}).items():
+            if resource["Type"] == kind:
+                yield stack, logical_id, resource.get("Properties", {})
+
+
+# --- AWS -----------------------------------------------------------------------------------------------------------
+
+
+def _ask(session: Session, service: Any, what: str, permission: str, question: Callable[[Any], T]) -> T | Finding:
+    """The answer, or that it may not be asked for. Raises :class:`LocalError` where AWS cannot be reached at all."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with closing(session.client(service)) as client:
+            return question(client)
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        if code not in DENIED:
+            raise LocalError(f"AWS does not tell of {what}: {error}") from error
+        return Finding(Kind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")
+    except BotoCoreError as error:
+        raise LocalError(
+            f"AWS cannot be asked for {what}: {str(error).rstrip('.')}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY, and AWS_REGION, to those of the stage."
+        ) from error
+
+
+@dataclass(frozen=True)
+class Stacks:
+    """What is deployed of a stage: names of its ``queues``, by place, and of its ``functions``."""
+
+    queues: Mapping[Place, str]
+    functions: frozenset[str]
+
+
+def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
+    """Of those of ``stacks`` that are there."""
+    from botocore.exceptions import ClientError
+
+    queues: dict[Place, str] = {}
+    functions = set()
+    for stack in stacks:
+        try:
+            pages = list(client.get_paginator("list_stack_resources").paginate(StackName=stack))
+        except ClientError as error:
+            if "does not exist" in str(error):  # there is no code of its own for this
+                continue
+            raise
+        for item in (item for page in pages for item in page["StackResourceSummaries"]):
+            name = item.get("PhysicalResourceId", "")
+            if item["ResourceStatus"] in GONE:
+                continue
+            if item["ResourceType"] == "AWS::SQS::Queue":
+                queues[stack, item["LogicalResourceId"]] = name.rpartition("/")[2]  # it is the queue's address
+            elif item["ResourceType"] == "AWS::Lambda::Function":
+                functions.add(name)
+    return Stacks(queues, frozenset(functions))
+
+
+def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
+    """Messages waiting, delayed or in flight, of all queues with a name of the stage.
+
+    SQS counts approximately. Source: GetQueueAttributes, SQS API reference.
+    """
+    pages = client.get_paginator("list_queues").paginate(
+        QueueNamePrefix=f"{prefix}-", PaginationConfig={"PageSize": PAGE}
+    )
+    addresses = {url.rpartition("/")[2]: url for page in pages for url in page.get("QueueUrls", [])}
+    addresses = {name: url for name, url in addresses.items() if _is_of(prefix, name)}
+
+    def count(url: str) -> int:
+        attributes = client.get_queue_attributes(QueueUrl=url, AttributeNames=list(MESSAGES))["Attributes"]
+        return sum(int(number) for number in attributes.values())
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return dict(zip(addresses, pool.map(count, addresses.values()), strict=True))
+
+
+def _is_of(prefix: str, queue: str) -> bool:
+    return queue.startswith(prefix) and AFTER_THE_PREFIX.fullmatch(queue, len(prefix)) is not None
+
+
+def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Account:
+    """The quota, and who else lays claim to it. ``functions``: of the stage, deployed.
+
+    Other stages are told by the names of their queues and functions. What else the account runs without a reservation
+    has no bound that could be counted.
+    """
+    limits = client.get_account_settings()["AccountLimit"]
+    reserved = limits["ConcurrentExecutions"] - limits["UnreservedConcurrentExecutions"]
+    if reserved:  # else nobody has any
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            reserved -= sum(pool.map(lambda name: _reserved(client, name), sorted(functions)))
+    others: dict[str, int] = defaultdict(int)
+    for page in client.get_paginator("list_event_source_mappings").paginate():
+        for mapping in page["EventSourceMappings"]:
+            queue = mapping.get("EventSourceArn", "").rpartition(":")[2]
+            function = mapping.get("FunctionArn", "").partition(":function:")[2]
+            owner = _prefix_of(queue, function)
+            if owner is not None and owner != prefix and function not in functions:
+                others[owner] += mapping.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
+    return Account(limits["ConcurrentExecutions"], reserved, dict(others))
+
+
+def _prefix_of(queue: str, function: str) -> str | None:
+    """Of the stage whose ``function`` consumes ``queue``: the longest that both names begin with; None: of no stage."""
+    prefixes = [queue[: word.start()] for word in QUEUE_WORD.finditer(queue)]
+    return next((prefix for prefix in reversed(prefixes) if function.startswith(f"{prefix}-")), None)
+
+
+def _reserved(client: LambdaClient, function: str) -> int:
+    return client.get_function_concurrency(FunctionName=function).get("ReservedConcurrentExecutions", 0)
+
+
+# --- The database --------------------------------------------------------------------------------------------------
+
+
+def read_record(url: str) -> Record | Finding:
+    """What the database at ``url`` says; where it cannot be asked, what to do about ``DATABASE_URL``."""
+    from pg8000.exceptions import Error as PostgresError
+
+    from joblane.errors import text_of
+    from joblane.record.database import Database
+
+    if not url:
+        return Finding(
+            Kind.UNCHECKED,
+            "DATABASE_URL",
+            "it is not set: live tasks, migrations and the server's connections were not looked at",
+            "set it where the database of the stage can be reached, through a tunnel or from a host in its network",
+        )
+    where = urlsplit(url)
+    address = f"{where.hostname}:{where.port or 5432}{where.path}"
+    try:
+        database = Database(url)
+        try:
+            return _read_record(database.get(), address)
+        finally:
+            database.drop()
+    except (PostgresError, OSError, ValueError) as error:
+        return Finding(
+            Kind.REFUSED,
+            "DATABASE_URL",
+            f"{address} cannot be asked: {text_of(error)}",
+            "write postgresql://user:password@host:port/database of the stage, as it is reached from here; or unset it "
+            "to leave the record out",
+        )
+
+
+def _read_record(connection: Connection, address: str) -> Record:
+    from joblane.record import migrations
+
+    revision = migrations.applied(connection)
+
+    def there(table: str) -> bool:
+        return connection.run("select to_regclass($1) is not null", table) == [[True]]
+
+    ((most, kept),) = connection.run(CONNECTIONS)
+    return Record(
+        address=address,
+        revision=revision,
+        pending=migrations.pending(revision),
+        newer=migrations.is_newer(revision),
+        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("tasks") else {},
+        types=[type_ for (type_,) in connection.run("select type from task_types")] if there("task_types") else [],
+        max_connections=most,
+        kept_connections=kept,
+    )

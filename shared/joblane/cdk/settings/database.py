@@ -1,0 +1,157 @@
+"""The parts of a stage's settings: its network, its database, its HTTP API, its control API."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from joblane.cdk.settings.section import Settings
+from joblane.record.login import RDS_HOST
+
+DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
+
+# --- Database ------------------------------------------------------------------------------------------------------
+
+
+MASTER_USER = "postgres"
+"""Of a cluster of the stage's own: whom the migration logs in as."""
+RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
+"""Of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
+CAPACITY_STEP = 0.5
+MAX_CAPACITY = 256
+CONNECTIONS = ((1, 189), (4, 823), (8, 1669), (16, 3360), (32, 5000), (MAX_CAPACITY, 5000))
+"""``max_connections`` by the capacity at most; it follows the memory, and so is linear between them.
+
+Source: Aurora, *Maximum connections for Aurora Serverless v2*.
+"""
+CONNECTIONS_BELOW_ONE_UNIT = 2000
+"""The most where the capacity goes below 1. Source: the same."""
+
+
+class Aurora(Settings):
+    """A cluster of the stage's own: Aurora Serverless v2, in its network. Functions come in by IAM as ``user``."""
+
+    kind: Literal["aurora"]
+    name: DatabaseName = "joblane"
+    user: DatabaseName = "joblane"
+    """The role of the functions; the deploy makes it, with no right but to read and write."""
+    min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
+    """Aurora capacity units. 0: it sleeps when nobody connects."""
+    max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
+    """``max_connections`` follows from it."""
+    pause_after_minutes: int = Field(5, ge=5, le=1440)
+    """Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
+    backup_days: int = Field(7, ge=1, le=35)
+    deletion_protection: bool = True
+    standby: bool = False
+    """A second instance in the other zone, to fail over to."""
+
+    @model_validator(mode="after")
+    def _a_range(self) -> Self:
+        if self.max_capacity < self.min_capacity:
+            raise ValueError(f"max_capacity: {self.min_capacity:g}, the min_capacity, at least is required")
+        return self
+
+    @model_validator(mode="after")
+    def _names_of_its_own(self) -> Self:
+        for field, name in (("name", self.name), ("user", self.user)):
+            if RESERVED_NAME.fullmatch(name):
+                raise ValueError(f"{field}: {name!r} is reserved; joblane, for example, is right")
+        if self.user == MASTER_USER:
+            raise ValueError(
+                f"user: {MASTER_USER!r} is the master, who may do everything; joblane, for example, is right"
+            )
+        return self
+
+    @property
+    def max_connections(self) -> int:
+        return _connections(self.min_capacity, self.max_capacity)
+
+    def enough_for(self, connections: int) -> str | None:
+        """What to raise so that more than ``max_connections`` fit; None: no cluster takes so many."""
+        for least in (self.min_capacity, max(self.min_capacity, 1)):
+            for step in range(round(self.max_capacity / CAPACITY_STEP), round(MAX_CAPACITY / CAPACITY_STEP) + 1):
+                most = step * CAPACITY_STEP
+                if _connections(least, most) >= connections:
+                    settings = (("min_capacity", self.min_capacity, least), ("max_capacity", self.max_capacity, most))
+                    changes = [f"database.{name} ({now:g}) to {then:g}" for name, now, then in settings if now != then]
+                    return f"raise {' and '.join(changes)}"
+        return None
+
+
+def _connections(min_capacity: float, max_capacity: float) -> int:
+    """``max_connections`` of Aurora, the few for superusers included."""
+    most = next(
+        low + int((max_capacity - below) * (high - low) / (above - below))
+        for (below, low), (above, high) in pairwise(CONNECTIONS)
+        if max_capacity <= above
+    )
+    return most if min_capacity >= 1 else min(most, CONNECTIONS_BELOW_ONE_UNIT)
+
+
+SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}", re.ASCII)
+"""Whole: a permission for a part of it, or for the name, allows nothing. Source: CreateSecret, Secrets Manager API
+reference; the names of RDS's own secrets have a ``!`` as well."""
+
+
+def _secret_arn(text: str) -> str:
+    if not SECRET_ARN.fullmatch(text):
+        raise ValueError(
+            "the whole ARN of a secret is required, with the six characters at its end, as "
+            "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
+        )
+    return text
+
+
+def _host_on_aws(host: str) -> str:
+    if host.lower() == "localhost" or host.startswith("127."):
+        raise ValueError(f"{host} would be the function itself, and without TLS; the name of the database is required")
+    return host
+
+
+class ExistingDatabase(Settings):
+    """A PostgreSQL that is there. ``secret`` for a password kept in Secrets Manager, or ``resource_id`` for IAM."""
+
+    kind: Literal["existing"]
+    host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
+    """With ``resource_id``: the endpoint itself, which the token is for, and no other name of it."""
+    port: int = Field(5432, ge=1, le=65535)
+    name: DatabaseName
+    user: DatabaseName | None = None
+    """Of the functions. With ``secret``: None, the secret's ``username``."""
+    secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
+    """ARN of a JSON secret with ``username`` and ``password``, as RDS makes them."""
+    resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
+    """Of the cluster, instance or proxy, for ``rds-db:connect``: a token in place of a password."""
+    migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
+    """ARN of the secret of a user who may change the schema; None: the functions' own user does."""
+    security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
+    """Of the database: the functions are let in. Only where there is a network."""
+
+    @model_validator(mode="after")
+    def _one_way_in(self) -> Self:
+        if (self.secret is None) == (self.resource_id is None):
+            raise ValueError("secret: give either secret, for a password, or resource_id, for IAM")
+        if self.secret is not None and self.user is not None and self.migration_secret is None:
+            raise ValueError("user: is the secret's username; leave it out beside secret")
+        if self.resource_id is not None and self.user is None:
+            raise ValueError("user: whom IAM lets in is required beside resource_id")
+        if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
+            raise ValueError(
+                "host: the endpoint of RDS is required beside resource_id, as NAME.ID.REGION.rds.amazonaws.com: "
+                "IAM's token and the certificate are for that name"
+            )
+        return self
+
+
+class LocalDatabase(Settings):
+    """The PostgreSQL of a local stage, or of a test."""
+
+    kind: Literal["local"]
+    url: str = Field(repr=False)
+
+
+DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase, Field(discriminator="kind")]

@@ -1,0 +1,88 @@
+"""The stack that watches the others: a loop over what was declared. It names them, and depends on none of them."""
+
+from __future__ import annotations
+
+from aws_cdk import Duration, IStackSynthesizer, Stack
+from aws_cdk import aws_cloudwatch as cloudwatch
+from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_logs as logs
+from constructs import Construct
+
+from joblane.cdk.constructs.alarm_topic import AlarmTopic
+from joblane.cdk.constructs.task_function import JobFunction
+from joblane.cdk.settings.apis import Monitoring
+from joblane.cdk.stacks.jobs import JobsStack
+from joblane.cdk.watching import dashboard
+from joblane.cdk.watching.alarms import Alarm, Silence, alarms
+from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
+from joblane.queues import log_group_name
+
+MISSING = {
+    Silence.FINE: cloudwatch.TreatMissingData.NOT_BREACHING,
+    Silence.FAULT: cloudwatch.TreatMissingData.BREACHING,
+}
+SHOWN = Duration.hours(6)
+
+
+class MonitoringStack(Stack):
+    """``alarms``: all that there are. ``metrics``: how many they read, which is what is paid for."""
+
+    def __init__(
+        self, scope: Construct, id_: str, *, jobs: JobsStack, monitoring: Monitoring, synthesizer: IStackSynthesizer
+    ) -> None:
+        stage = jobs.stage
+        super().__init__(
+            scope, id_, description=f"Joblane, {stage.name}: alarms, dashboard, queries", synthesizer=synthesizer
+        )
+        self._prefix = stage.prefix
+        functions = sorted(found.name for found in jobs.node.find_all() if isinstance(found, JobFunction))
+        self.alarms = alarms(monitoring, jobs.tasks, prefix=stage.prefix, functions=functions)
+        self.metrics = sum(len(alarm.metrics) for alarm in self.alarms)
+        self._tell = actions.SnsAction(AlarmTopic(self, "Told", prefix=stage.prefix, email=monitoring.email).topic)
+        made = [self._add_alarm(alarm) for alarm in self.alarms]
+        cloudwatch.Dashboard(
+            self,
+            "Dashboard",
+            dashboard_name=stage.prefix,
+            default_interval=SHOWN,
+            widgets=dashboard.rows(jobs.tasks, prefix=stage.prefix, functions=functions, alarms=made),
+        )
+        for name, query in QUERIES.items():
+            logs.CfnQueryDefinition(
+                self,
+                name.title().replace(" ", ""),
+                name=f"{stage.prefix}/{name}",
+                query_string=query.strip(),
+                log_group_names=[log_group_name(function) for function in functions[:MAX_LOG_GROUPS]],
+            )
+
+    def _add_alarm(self, alarm: Alarm) -> cloudwatch.Alarm:
+        made = cloudwatch.Alarm(
+            self,
+            alarm.name.title().replace("-", ""),
+            alarm_name=f"{self._prefix}-{alarm.name}",
+            alarm_description=alarm.description,
+            metric=_watched(alarm),
+            threshold=alarm.threshold,
+            comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
+            if alarm.below
+            else cloudwatch.ComparisonOperator.GREATER_THAN_OR_EQUAL_TO_THRESHOLD,
+            evaluation_periods=alarm.periods,
+            datapoints_to_alarm=alarm.rings_after,
+            treat_missing_data=MISSING[alarm.silence],
+        )
+        made.add_alarm_action(self._tell)
+        made.add_ok_action(self._tell)
+        return made
+
+
+def _watched(alarm: Alarm) -> cloudwatch.IMetric:
+    if not alarm.expression:
+        (metric,) = alarm.metrics.values()
+        return metric
+    return cloudwatch.MathExpression(
+        expression=alarm.expression,
+        using_metrics=dict(alarm.metrics),
+        period=Duration.seconds(int(alarm.period.total_seconds())),
+        label=alarm.name,
+    )

@@ -1,0 +1,276 @@
+"""Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`; and a job that is not there yet: `new`.
+
+In these `--json` gives a payload; the answer as JSON is `--as-json`, which all other commands know as well.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from contextlib import nullcontext, redirect_stdout
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from joblane.cli import completion
+from joblane.cli import filters as asking
+from joblane.cli import terminal as screen
+from joblane.cli.commands import options as o
+from joblane.cli.exits import Exit
+
+if TYPE_CHECKING:
+    from joblane.inspector.views import Acted
+
+Payload = Annotated[
+    str | None,
+    typer.Option("--json", metavar="JSON|@FILE|-", help="The payload: as it stands, from a file, or from the input."),
+]
+AsJson = Annotated[bool, typer.Option("--as-json", help="The answer as one JSON document, for programs.")]
+MAX_BYTES = 64 * 1024 * 1024
+"""Of a payload from a file: far above what a task takes, and below what fills the memory."""
+
+
+def enqueue(
+    context: typer.Context,
+    type_: o.Type,
+    *,
+    payload: Payload = None,
+    queue: Annotated[
+        str | None,
+        typer.Option("--queue", "-q", help="One in which the type has a lane.", autocompletion=completion.queues),
+    ] = None,
+    process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Not before 10m, 2h, 3d.")] = None,
+    process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Not before (ISO 8601).")] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Given up where it has not run by then.")] = None,
+    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="An id of yours: twice is once.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="For a fair share between tenants, and to filter by.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A word to find it by. Repeatable.")] = None,
+    max_retry: Annotated[int | None, typer.Option(min=0, help="Within what the type declares.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Within what the type declares.")] = None,
+    retention: Annotated[str | None, typer.Option(metavar="DURATION", help="So long it is kept once ended.")] = None,
+    unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Holds its unique key so long.")] = None,
+    unique_key: Annotated[str | None, typer.Option(metavar="KEY", help="In place of queue and payload.")] = None,
+    on_conflict: Annotated[str | None, typer.Option(help="Where the key is held: raise, return or replace.")] = None,
+    reason: o.Reason = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; the exit status is that of `wait`.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Enqueue a task. Its payload is checked before anything is written."""
+    from joblane.inspector.shell import argument
+    from joblane.inspector.views import Acted
+    from joblane.queues import Queue
+    from joblane.unique import OnConflict
+
+    given = {
+        "queue": None if queue is None else asking.one_of(Queue, queue, "--queue"),
+        "process_in": _seconds(process_in, "--in"),
+        "process_at": _time(process_at, "--at"),
+        "deadline": _time(deadline, "--deadline"),
+        "task_id": task_id,
+        "tenant": tenant,
+        "tags": list(tag) if tag else None,
+        "max_retry": max_retry,
+        "timeout": _seconds(timeout, "--timeout"),
+        "retention": _seconds(retention, "--retention"),
+        "unique_for": _seconds(unique_for, "--unique-for"),
+        "unique_key": unique_key,
+        "on_conflict": None if on_conflict is None else asking.one_of(OnConflict, on_conflict, "--on-conflict"),
+    }
+    if process_in is not None and process_at is not None:
+        asking.usage("give --in or --at, not both", "--at")
+    options = {name: value for name, value in given.items() if value is not None}
+    given_payload = read_payload(payload) or {}
+    inspector = asking.inspector(context)
+    acted = inspector.enqueue(type_, given_payload, options=options, reason=reason)
+    id_ = acted.new_id or acted.id
+    if wait:
+        from joblane.cli.commands.look import await_end
+
+        if not as_json:
+            _print(id_)
+        raise typer.Exit(await_end(inspector, asking.here(context), id_, None, as_json=as_json))
+    if as_json:
+        screen.document(acted, Acted)
+        return
+    _print(id_)
+    screen.say(f"Enqueued as {acted.after}.  Follow it:  {asking.here(context)} wait {argument(id_)}")
+
+
+def invoke(
+    context: typer.Context,
+    type_: o.Type,
+    payload: Payload = None,
+    tenant: Annotated[str | None, typer.Option(help="The tenant that the handler is to see.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Run one handler here, on the local database.
+
+    In this process: for a debugger, or to see it work. Nothing goes through a queue, and the
+    timeout is not enforced. What fails is rolled back and not tried again.
+    """
+    from joblane.cli import invoke as invoking
+
+    where = context.find_object(asking.Where) or asking.Where()
+    if where.stage not in (None, "local"):
+        asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
+    asking.type_of(type_)
+    if tenant is not None:
+        asking.name_of(tenant, "--tenant")
+    given = read_payload(payload) or {}
+    # the settings of the local stack become this process's; a database without our tables is told of
+    asking.inspector(context).pauses()
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
+        ended = invoking.invoke(type_, given, tenant=tenant)
+    if as_json:
+        screen.document(ended, invoking.Invoked)
+    elif ended.result is not None:
+        _print(screen.pretty(ended.result))
+    if ended.traceback:
+        screen.say(ended.traceback.rstrip())
+    screen.say(ended.sentence)
+    if ended.outcome != "completed":
+        raise typer.Exit(Exit.FAILED)
+
+
+def replay(
+    context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
+) -> None:
+    """Enqueue a new task like this one.
+
+    It is linked to this one; `--json` gives it another payload.
+    """
+    inspector = asking.inspector(context)
+    if payload is None:
+        acted = inspector.replay(id_, reason=reason)
+    else:
+        acted = inspector.replay_with(id_, read_payload(payload) or {}, reason=reason)
+    _tell(acted, f"is a replay of {id_}", as_json=as_json)
+
+
+def edit(
+    context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
+) -> None:
+    """Change the payload of what waits or was given up.
+
+    By `--json`, or in $EDITOR. A field that is shown as [redacted] and left so keeps its value.
+    """
+    changed = read_payload(payload)
+    inspector = asking.inspector(context)
+    if changed is not None:
+        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
+        return
+    from joblane.cli.editor import edited
+
+    before = inspector.task(id_).payload
+    if before is None:
+        asking.stop("its payload was cleared; enqueue a new task", Exit.STATE)
+    if not screen.is_terminal():
+        asking.usage("there is no terminal to edit on; give the payload", "--json")
+    with edited(screen.pretty(before) + "\n") as text:
+        if text is None:
+            screen.say("The payload was left as it is; nothing was done.")
+            return
+        changed = _parse(text, "the edited payload")
+        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
+
+
+def new(
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="category:action, for example report:generate.")],
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=completion.queues)
+    ] = "default",
+    schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
+    resumable: Annotated[bool, typer.Option("--resumable", help="Long work that goes on where it stopped.")] = False,
+) -> None:
+    """Write a job that works, and a test of it.
+
+    In functions/ and tests/ of this folder.
+    """
+    from joblane.cli.scaffold import write
+
+    written = write(Path.cwd(), type_, queue=queue, schedule=schedule, resumable=resumable)
+    for path in written:
+        _print(str(path.relative_to(Path.cwd())))
+    test = written[-1].relative_to(Path.cwd())
+    screen.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
+
+
+# --- Payloads --------------------------------------------------------------------------------------------------------
+
+
+def read_payload(given: str | None) -> dict[str, Any] | None:
+    """JSON as it stands, from ``@file``, or from the input for ``-``. Never shown again: errors name the place."""
+    if given is None:
+        return None
+    text, where = given, "--json"
+    if given == "-":
+        text, where = sys.stdin.read(MAX_BYTES), "--json -"
+    elif given.startswith("@"):
+        where = f"--json {given}"
+        try:
+            text = Path(given[1:]).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
+            asking.usage(f"the file cannot be read: {reason}", where)
+    return _parse(text, where)
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        asking.usage(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}", where)
+    except ValueError:  # Python's own bound on the digits of a number
+        asking.usage("not JSON that anyone reads: a number in it is too long", where)
+    except RecursionError:
+        asking.usage("not JSON that anyone reads: it is nested too deep", where)
+    if not isinstance(value, dict):
+        asking.usage("a JSON object is required: {…}", where)
+    return value
+
+
+# --- Small things ----------------------------------------------------------------------------------------------------
+
+
+def _seconds(text: str | None, option: str) -> float | None:
+    from joblane.inspector.durations import duration
+
+    try:
+        found: timedelta | None = None if text is None else duration(text)
+    except ValueError as error:
+        asking.usage(str(error), option)
+    return None if found is None else found.total_seconds()
+
+
+def _time(text: str | None, option: str) -> str | None:
+    from joblane.inspector.durations import moment
+
+    try:
+        return None if text is None else moment(text).isoformat()
+    except ValueError as error:
+        asking.usage(str(error), option)
+
+
+def _tell(acted: Acted, what: str, *, as_json: bool) -> None:
+    from joblane.inspector.views import Acted
+
+    if as_json:
+        screen.document(acted, Acted)
+        return
+    id_ = acted.new_id or acted.id
+    _print(id_)
+    screen.say(f"Task {id_} {what}; it is {acted.after}.")
+
+
+def _python() -> str:
+    """What runs this program: another Python need not have pytest, or the plugin."""
+    python = Path(sys.executable)
+    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
+
+
+def _print(text: str) -> None:
+    """Alone on the output, so that a script takes it as it is."""
+    typer.echo(screen.clean(text, lines=True))

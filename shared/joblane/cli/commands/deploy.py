@@ -1,0 +1,118 @@
+"""Before and with a deploy: `migrate`, `preflight`; and `schema`, for those who send."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from joblane.cli import filters as asking
+from joblane.cli.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from joblane.cdk.preflight.compare import Finding
+
+
+def migrate() -> None:
+    """Bring the database to the newest schema.
+
+    The one of DATABASE_URL, else that of the local stack. It is told of the declared types, too.
+    """
+    from pg8000.exceptions import Error as PostgresError
+    from sqlalchemy.exc import DBAPIError
+
+    from joblane import settings
+    from joblane.cli.connect import away, settle
+    from joblane.errors import text_of
+    from joblane.record.connection import is_away
+    from joblane.record.migrate import migrate as bring_up_to_date
+
+    source = settle(profile=None, region=None)
+    try:
+        types = bring_up_to_date(url := settings.database_url())
+    except (PostgresError, DBAPIError, OSError, ValueError) as error:
+        what = "cannot be brought up to date"
+        if is_away(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+            raise away(url, source, what, error) from error
+        raise LocalError(f"The database {what}: {text_of(error)}") from error
+    typer.echo(f"The schema is up to date; {types} task types are known.")
+
+
+def schema(
+    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for a file per type; without it, to the output.")] = None,
+) -> None:
+    """JSON Schema of the messages of the declared types.
+
+    For producers in other languages.
+    """
+    import json
+
+    from joblane.discovery import discover, load
+    from joblane.sqs.schema import message_schema
+
+    for found in discover().values() if type_ is None else [load(asking.type_of(type_))]:
+        text = json.dumps(message_schema(found), indent=2)
+        if out is None:
+            typer.echo(text)
+        else:
+            target = out / f"{found.slug}.schema.json"
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                target.write_text(text + "\n")
+            except OSError as error:
+                asking.usage(f"{target} cannot be written: {error.strerror}", "--out")
+            typer.echo(f"{found.type}: {target}")
+
+
+def preflight(
+    stage: Annotated[str, typer.Option(help="Stage of cdk.json that is to be deployed.")] = "dev",
+    strict: Annotated[bool, typer.Option("--strict", help="Refuse what could not be looked at, too.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    assembly: Annotated[
+        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+    ] = None,
+) -> None:
+    """Compare this checkout with what is deployed.
+
+    Exit status 1 where a deploy would lose tasks or break something. The database is that of DATABASE_URL; where it
+    cannot be reached from here, leave that unset.
+    """
+    import json
+
+    from joblane.cdk.preflight import read as stages
+    from joblane.cdk.preflight.compare import stops
+    from joblane.local.deployment import context
+    from joblane.local.tools import ROOT
+
+    if assembly is None:
+        if stage not in (known := context()["stages"]):
+            asking.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
+        assembly = ROOT / "cdk.out" / stage
+        stages.synthesise(stage, assembly)
+    findings = stages.look(stage, assembly)
+    if as_json:
+        lines = [vars(one) for one in findings]
+        typer.echo(json.dumps({"stage": stage, "ok": not stops(findings, strict=strict), "findings": lines}, indent=2))
+    else:
+        _show_findings(stage, findings)
+    if stops(findings, strict=strict):
+        raise typer.Exit(1)
+
+
+def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not findings:
+        typer.echo(f"Stage {stage}: nothing is in the way of a deploy.")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
+    for title in ("", "What", "Why", "What to do"):
+        table.add_column(title, overflow="fold")
+    for one in findings:
+        table.add_row(one.kind, one.what, one.why, one.do)
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,139 @@
+"""The local stack: `up`, `down`, `status`, `demo`; and the ticker that it runs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from joblane.cli.errors import LocalError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from joblane.local.stack import LocalStack
+
+AwsPort = Annotated[
+    int, typer.Option(envvar="JOBLANE_AWS_PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1.")
+]
+PostgresPort = Annotated[
+    int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
+]
+Folder = Annotated[
+    Path, typer.Option(envvar="JOBLANE_LOCAL", help="Folder that holds all of the local stack.", show_default=False)
+]
+DemoPort = Annotated[
+    int, typer.Option(envvar="JOBLANE_DEMO_PORT", min=1, max=65535, help="Port of the demo's services on 127.0.0.1.")
+]
+DEFAULT_AWS_PORT = 4566
+DEFAULT_POSTGRES_PORT = 15432
+DEFAULT_DEMO_PORT = 4567
+DEFAULT_FOLDER = Path(__file__).resolve().parents[4] / ".local"
+
+
+def local_stack(
+    folder: Path, aws_port: int, postgres_port: int, variables: Mapping[str, str] | None = None
+) -> LocalStack:
+    """Return the stack that the settings of the environment describe; its progress goes to the error output."""
+    from rich.console import Console
+
+    from joblane import settings
+    from joblane.local.stack import LocalStack
+
+    return LocalStack(
+        folder,
+        aws_port=aws_port,
+        postgres_port=postgres_port,
+        prefix=settings.prefix(),
+        settings=variables,
+        external_endpoint=os.environ.get("JOBLANE_EXTERNAL_ENDPOINT") or None,
+        console=Console(stderr=True),
+    )
+
+
+def up(
+    folder: Folder = DEFAULT_FOLDER,
+    aws_port: AwsPort = DEFAULT_AWS_PORT,
+    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
+) -> None:
+    """Start the local stack, with the code as it is now.
+
+    It is deployed, and left running.
+    """
+    stack = local_stack(folder, aws_port, postgres_port)
+    try:
+        stack.up()
+    except LocalError as error:
+        raise LocalError(f"{error}\nWhat did start still runs; `make down` stops it.") from error
+    typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
+    typer.echo(f"Join in:  set -a; . {_shown(stack.env_file)}; set +a")
+    typer.echo("Stop it:  make down")
+
+
+def down(
+    folder: Folder = DEFAULT_FOLDER,
+    aws_port: AwsPort = DEFAULT_AWS_PORT,
+    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
+) -> None:
+    """Stop the local stack; its data stays."""
+    local_stack(folder, aws_port, postgres_port).down()
+    typer.echo("Down.")
+
+
+def status(
+    folder: Folder = DEFAULT_FOLDER,
+    aws_port: AwsPort = DEFAULT_AWS_PORT,
+    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
+) -> None:
+    """Show what of the local stack runs.
+
+    Exit status 1 where not all of it does.
+    """
+    parts = local_stack(folder, aws_port, postgres_port).status()
+    for name, (runs, where) in parts.items():
+        typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
+    if not all(runs for runs, _ in parts.values()):
+        raise typer.Exit(1)
+
+
+def demo(
+    folder: Folder = DEFAULT_FOLDER,
+    aws_port: AwsPort = DEFAULT_AWS_PORT,
+    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
+    port: DemoPort = DEFAULT_DEMO_PORT,
+) -> None:
+    """Run the platform's jobs on the local stack.
+
+    Shows what became of each; exit status 1 where one did not end as announced.
+    """
+    from rich.console import Console
+
+    from saas.demo.demo import run
+    from saas.demo.services import Services
+
+    services = Services(port)
+    mail = folder.resolve() / "mail"
+    stack = local_stack(folder, aws_port, postgres_port, services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
+    ran_before = all(runs for runs, _ in stack.status().values())
+    with services:
+        stack.up()
+        try:
+            fine = run(stack, mail, Console(highlight=False))
+        finally:
+            if not ran_before:
+                stack.down()
+    if not fine:
+        raise typer.Exit(1)
+
+
+def ticker() -> None:
+    """Send the ticks of all declared schedules at their times, until stopped."""
+    from joblane.local.ticker import Ticker
+
+    Ticker.from_environment().run()
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -1,0 +1,49 @@
+"""`page`: the operator's page, served by this process to this machine alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from joblane.cli import filters as asking
+from joblane.cli.errors import LocalError, PortBusyError
+
+
+def page(
+    context: typer.Context,
+    *,
+    port: Annotated[
+        int, typer.Option(envvar="JOBLANE_PAGE_PORT", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
+    ] = 8700,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Show, and refuse every action.")] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+) -> None:
+    """Look and act in a browser of this machine, until Ctrl-C."""
+    from joblane.page.app import build
+    from joblane.page.desk import Desk
+    from joblane.page.security import ADDRESS, Keys
+    from joblane.page.serving import listen, serve
+
+    desk = Desk(partial(asking.inspector, context))
+    with desk.inspector():
+        pass  # what cannot be reached is better said here than in the browser
+    try:
+        listening = listen(port)
+    except OSError as error:
+        raise PortBusyError("The page", port, "--port") from error
+    port, keys = listening.getsockname()[1], Keys()
+    where = context.find_object(asking.Where) or asking.Where()
+    app = build(
+        desk,
+        port=port,
+        keys=keys,
+        read_only=read_only,
+        stage=where.stage or "local",
+        command=asking.here(context),
+        spoken=(LocalError,),
+    )
+    address = f"http://{ADDRESS}:{port}/?token={keys.token}"
+    typer.echo(f"{'Read-only. ' if read_only else ''}Open this; it is for you alone, until Ctrl-C:\n{address}")
+    serve(app, listening, opened=address if open_browser else None, say=typer.echo)

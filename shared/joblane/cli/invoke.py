@@ -1,0 +1,192 @@
+"""Running one handler in this process, for its author's eyes: a breakpoint in it stops, and its errors are told whole.
+
+The row is inserted as running and never waits, so that no worker can take it; whatever fails ends as ``cancelled``:
+neither tried again nor a dead letter. What :meth:`~joblane.context.TaskContext.each` and ``resume`` have committed
+on the way stays, as it would in a worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane import settings, telemetry
+from joblane.cli.errors import LocalError
+from joblane.client import JobClient
+from joblane.context import TaskContext
+from joblane.discovery import load
+from joblane.enqueue.check import new_id
+from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
+from joblane.options import Options
+from joblane.record.claim import Claim, Incoming, Verdict, claim
+from joblane.record.database import Database
+from joblane.record.finish import Finish, finish
+from joblane.record.states import State
+from joblane.redaction_scrub import scrubber
+from joblane.sqs.client import Sqs
+from joblane.sqs.message import Message
+from joblane.worker import outcome
+from joblane.worker.failure import Failure
+from joblane.worker.timeout import Alarm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from joblane.payload import Payload
+    from joblane.task import Task
+
+LEASE = timedelta(hours=12)
+"""Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
+REQUEST_ID = "jobs invoke"
+METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
+
+
+@dataclass(frozen=True, slots=True)
+class Invoked:
+    """How it ended. ``outcome``: the attempt's word. ``sentence``: for people."""
+
+    id: str
+    outcome: str
+    duration_ms: int
+    result: Any
+    error_type: str | None
+    error_message: str | None
+    traceback: str | None
+    sentence: str
+
+
+def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None) -> Invoked:
+    """Run the handler once. Raises :class:`LocalError` where it cannot be started."""
+    task = load(type_)
+    try:
+        checked = task.write(task.read(payload, None))
+    except UnreadablePayloadError as error:
+        raise LocalError(f"{error}. See what it takes:  joblane schema {type_}") from None
+    database = Database(settings.database_url())
+    try:
+        with _result_alone():
+            return _run(task, _claimed(task, checked, tenant, database), database)
+    finally:
+        database.drop()
+
+
+@contextmanager
+def _result_alone() -> Iterator[None]:
+    """The output is the result's meanwhile: log lines go to the error output, and metrics nowhere."""
+    silenced = os.environ.get(METRICS_DISABLED)
+    os.environ[METRICS_DISABLED] = silenced or "true"
+    handlers = [one for one in telemetry.logger().handlers if isinstance(one, logging.StreamHandler)]
+    before = [handler.stream for handler in handlers]
+    for handler in handlers:
+        handler.stream = sys.stderr
+    try:
+        yield
+    finally:
+        for handler, stream in zip(handlers, before, strict=True):
+            handler.stream = stream
+        if silenced is None:
+            del os.environ[METRICS_DISABLED]
+
+
+def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, database: Database) -> Claim:
+    """A row that runs, with one attempt."""
+    id_ = new_id()
+    message = Message(task.type, id_, payload, schema=task.schema_digest)
+    incoming = Incoming(message, id_, task.queue, tenant, options=Options(max_retry=0))
+    claimed = claim(database.get(), task, [incoming], LEASE, REQUEST_ID)[id_]
+    if claimed.verdict is not Verdict.RUN:
+        database.get().run("update tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
+        raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (joblane pause)?")
+    return claimed
+
+
+def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
+    context = TaskContext(
+        task,
+        claimed,
+        task.queue,
+        seconds=task.timeout.total_seconds(),
+        database=database,
+        beside=database.beside(),
+        alarm=Alarm(),
+        client=JobClient.within(database, Sqs(), settings.prefix()),
+    )
+    payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
+    try:
+        result = task.function(payload, context)
+        context.flush()
+        end = outcome.completed(claimed, result, _ms_since(started))
+        with context.commits():
+            context.finish(end)
+            if context.touched:
+                context.session.commit()
+    except BaseException as error:  # whatever ends a handler, Ctrl-C too, is told and leaves nothing that waits
+        end = _failed(task, claimed, payload, error, _ms_since(started))
+        _undo(context, database)
+        if not isinstance(error, LeaseLostError):
+            finish(database.get(), [end])
+        if isinstance(error, KeyboardInterrupt):
+            raise
+    finally:
+        if context.touched:
+            context.session.close()
+        context.close()
+    return _invoked(task, end)
+
+
+def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseException, duration_ms: int) -> Finish:
+    """As a worker records it, but cancelled. The texts are without the values of redacted fields."""
+    end = outcome.failed(task, claimed, error, duration_ms, payload)
+    if isinstance(error, TaskCancelled):
+        return end
+    failure = Failure.of(task.type, error, scrubber(task.payload, claimed.payload, payload))
+    return replace(
+        end,
+        outcome="failed" if end.state is State.ARCHIVED else end.outcome,
+        state=State.CANCELLED,
+        delay_seconds=0,
+        counted=True,
+        reason=f"joblane invoke: {failure.error_type}: {failure.error_message}",
+        error_type=failure.error_type,
+        error_message=failure.error_message,
+        fingerprint=failure.fingerprint,
+        traceback=failure.traceback,
+    )
+
+
+def _undo(context: TaskContext, database: Database) -> None:
+    if context.touched:
+        context.session.close()  # rolls back
+    if database.usable and not database.get().idle:
+        database.drop()
+
+
+def _invoked(task: Task[Any, Any], end: Finish) -> Invoked:
+    from joblane.cli.durations import milliseconds
+
+    took = milliseconds(end.duration_ms)
+    if end.state is State.COMPLETED:
+        sentence = f"{task.type} completed in {took}; its work is committed. Task {end.id}"
+    else:
+        named = end.error_type or end.outcome
+        sentence = f"{task.type} ended with {named} after {took}; its work is rolled back. Task {end.id}"
+    return Invoked(
+        id=end.id,
+        outcome=end.outcome,
+        duration_ms=end.duration_ms,
+        result=end.result,
+        error_type=end.error_type,
+        error_message=end.error_message,
+        traceback=end.traceback,
+        sentence=sentence,
+    )
+
+
+def _ms_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)

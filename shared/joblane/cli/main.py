@@ -1,0 +1,147 @@
+"""`joblane`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from joblane.cli.commands import act as acting
+from joblane.cli.commands import author as authoring
+from joblane.cli.commands import bulk, local, page
+from joblane.cli.commands import dead as dead_letters
+from joblane.cli.commands import deploy as deploying
+from joblane.cli.commands import look as looking
+from joblane.cli.commands import pause as pausing
+from joblane.cli.commands import survey as surveying
+from joblane.cli.commands import watch as watching
+from joblane.cli.exits import Exit, epilog, exit_of
+from joblane.cli.filters import Where
+
+COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "Look": {
+        "ls": looking.ls,
+        "show": looking.show,
+        "logs": looking.logs,
+        "wait": looking.wait,
+        "queues": surveying.queues,
+        "stats": surveying.stats,
+        "watch": watching.watch,
+        "page": page.page,
+        "types": surveying.types,
+        "audit": surveying.audit,
+        "doctor": surveying.doctor,
+    },
+    "Act on tasks": {action: acting.command(action) for action in acting.HELP},
+    "Dead letters": {"dead": dead_letters.dead, "redrive": dead_letters.redrive},
+    "Pause, and schedules": {
+        "pause": pausing.pause,
+        "resume": pausing.resume,
+        "schedules": pausing.schedules,
+        "tick": pausing.tick,
+    },
+    "Tasks by hand": {
+        "enqueue": authoring.enqueue,
+        "replay": authoring.replay,
+        "edit": authoring.edit,
+        "invoke": authoring.invoke,
+        "new": authoring.new,
+        "schema": deploying.schema,
+    },
+    "The local stack": {"up": local.up, "down": local.down, "status": local.status, "demo": local.demo},
+    "Deploying": {"migrate": deploying.migrate, "preflight": deploying.preflight},
+}
+
+
+class Sections(TyperGroup):
+    """Help that lists the commands under the headings above."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write them; in a section that is none of those above, what has no heading."""
+        headings: dict[str, list[tuple[str, str]]] = {}
+        width = formatter.width - 6 - max(map(len, self.commands))
+        for name, command in self.commands.items():
+            if not command.hidden:
+                heading = getattr(command, "rich_help_panel", None) or "Commands"
+                headings.setdefault(heading, []).append((name, command.get_short_help_str(width)))
+        for heading, rows in headings.items():
+            with formatter.section(heading):
+                formatter.write_dl(rows)
+
+
+app = typer.Typer(
+    name="joblane",
+    cls=Sections,
+    help="Background jobs on AWS without a server, and the same stack on this machine.",
+    epilog=epilog(),
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def where(
+    context: typer.Context,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STAGE",
+            envvar="JOBLANE_STAGE",
+            help="Stage that is meant; without it, the local stack.",
+            show_default=False,
+        ),
+    ] = None,
+    profile: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Profile of the AWS configuration.", show_default=False)
+    ] = None,
+    region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
+) -> None:
+    """Background jobs on AWS without a server, and the same stack on this machine."""
+    context.obj = Where(stage, profile, region)
+
+
+for _heading, _commands in COMMANDS.items():
+    for _name, _command in _commands.items():
+        app.command(_name, rich_help_panel=_heading)(_command)
+app.add_typer(
+    bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
+)
+app.command(hidden=True)(local.ticker)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; what the reader can mend is told without a traceback."""
+    from joblane.cli.errors import AwayError
+    from joblane.cli.terminal import say
+
+    try:
+        _check_text(sys.argv[1:] if arguments is None else arguments)
+        app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
+    except Exception as error:
+        code = exit_of(error)
+        if code is None:
+            raise
+        say(f"joblane: {error}")
+        if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
+            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
+        sys.exit(code)
+
+
+def _check_text(arguments: Sequence[str]) -> None:
+    """What is no text can be sent to nobody, be it the database or the control API."""
+    from joblane.cli.errors import MisuseError
+
+    for given in arguments:
+        try:
+            given.encode()
+        except UnicodeEncodeError:
+            raise MisuseError(f"{given!r} is not text in UTF-8") from None
+
+
+if __name__ == "__main__":
+    main()

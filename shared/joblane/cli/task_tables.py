@@ -1,0 +1,233 @@
+"""Tasks as people read them: a page of them, and one of them whole."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from joblane.cli import terminal as screen
+from joblane.cli.durations import milliseconds, relative, short
+from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
+from joblane.inspector.durations import stamp
+from joblane.inspector.shell import argument
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.table import Table
+
+    from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
+
+MAX_PAYLOAD_LINES = 60
+"""Of a payload or result; the rest is in ``--json``."""
+MAX_TRACEBACK_LINES = 30
+WAITING = ("scheduled", "pending", "retry")
+COMMANDS = {"replay_with": "replay --json @payload.json"}
+"""Of actions whose name is not their command."""
+PASTE = {
+    "run": "run it now",
+    "retry": "run it again, with new attempts",
+    "edit": "change its payload",
+    "replay": "a new task like it",
+    "replay_with": "the same with another payload",
+    "delete": "clear its content",
+}
+"""What the words of actions mean, where they do not say it themselves."""
+BAR_WIDTH = 30
+
+
+def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
+    """A page of tasks, with more columns where there is room for them."""
+    wide = width >= WIDE
+    tenants = wide and any(one.tenant for one in rows)
+    titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
+    titles += ["WHEN"] if wide else []
+    lines = []
+    for one in rows:
+        age = short((now - one.created_at).total_seconds())
+        cells = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
+        lines.append([*cells, *([one.tenant] if tenants else []), *([when(one, now)] if wide else [])])
+    last = ("ERROR",) if wide else ()
+    made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
+    for one, line in zip(rows, lines, strict=True):
+        row(made, *line, *((screen.line(trouble(one)),) if wide else ()))
+    return made
+
+
+def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: int) -> tuple[str, ...]:
+    """The ids' column, where not all of these fit beside each other: an id that is cut is of no use."""
+    widths = [max(len(cell or "") for cell in column) + BETWEEN for column in zip(titles, *lines, strict=True)]
+    return ("ID",) if sum(widths) > width else ()
+
+
+def tries(one: TaskRow) -> str:
+    return f"{one.attempts}/{one.max_retry + 1}"
+
+
+def when(one: TaskRow, now: datetime) -> str:
+    """When it is due, or ended."""
+    if one.finished_at is not None:
+        return relative(one.finished_at, now)
+    return f"due {relative(one.due_at, now)}" if one.state in WAITING and one.due_at > now else ""
+
+
+def trouble(one: TaskRow) -> str:
+    """What went wrong last, on one line."""
+    if one.error_type is None:
+        return (one.reason or "").split("\n")[0]
+    message = (one.error_message or "").split("\n")[0]
+    return f"{one.error_type}: {message}" if message else one.error_type
+
+
+def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
+    """One task whole. ``command``: `joblane`, with the options that lead to this stage."""
+    one = view.row
+    to.print(word(one.id, "bold"), word(one.type), word(one.state), sep="  ")
+    to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))
+    to.print()
+    to.print(_facts(view, now))
+    if view.progress is not None:
+        to.print(_progress(view))
+    if view.attempts:
+        _section(to, "Attempts")
+        to.print(_attempts(view.attempts, now, to.width))
+    _failure(to, view)
+    for title, value in (("Payload", view.payload), ("Result", view.result)):
+        if value is not None:
+            _section(to, title)
+            _lines(to, screen.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
+    if view.audit:
+        _section(to, "Audit")
+        to.print(audit(view.audit, now, to.width, targets=False))
+    _next(to, view, command)
+
+
+def _section(to: Console, title: str) -> None:
+    to.print()
+    to.print(word(title, "bold"))
+
+
+def _facts(view: TaskView, now: datetime) -> Table:
+    made = table("", "", fold=("",))
+    made.show_header = False
+    for name, value in _named(view, now):
+        if value:
+            row(made, word(name, "dim"), value)
+    return made
+
+
+def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
+    one = view.row
+
+    def at(moment: datetime | None) -> str | None:
+        return None if moment is None else f"{stamp(moment)}  {relative(moment, now)}"
+
+    yield "queue", one.queue
+    yield "tenant", one.tenant
+    yield "owner", view.owner
+    yield "tags", ", ".join(one.tags)
+    yield "attempts", f"{one.attempts} of {one.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else "")
+    yield "generation", str(view.generation) if view.generation else None
+    yield "created", at(one.created_at)
+    yield "due", at(one.due_at) if one.state in WAITING else None
+    yield "sent", at(view.sent_at) if one.state in WAITING else None
+    yield "leased until", at(view.lease_until)
+    yield "cancel asked", at(view.cancel_requested_at)
+    yield "deadline", at(view.deadline)
+    yield "ended", at(one.finished_at)
+    yield "dead letter", at(view.dead_sent_at)
+    yield "kept until", at(view.expire_at)
+    yield "unique key", view.unique_key
+    yield "options", json.dumps(view.options) if view.options else None
+    yield "headers", ", ".join(f"{name}={value}" for name, value in view.headers.items())
+    yield "items done", str(view.items_done) if view.items_done else None
+    yield "replay of", view.replay_of
+    yield "replayed as", ", ".join(view.replays)
+    yield "payload", "cleared: its retention has passed, or it was deleted" if view.payload is None else None
+
+
+def _progress(view: TaskView) -> RenderableType:
+    from rich.progress_bar import ProgressBar
+    from rich.table import Table
+
+    told = view.progress
+    assert told is not None
+    line = Table.grid(padding=(0, 1))
+    share = f"{told.done / told.total:.0%}" if told.total else ""
+    counts = f"{told.done:,} of {told.total:,}" if told.total else f"{told.done:,}"
+    bar = ProgressBar(total=told.total, completed=told.done, width=BAR_WIDTH) if told.total else word("")
+    line.add_row(bar, word(share), word(counts), word(told.note or "", "dim"))
+    return line
+
+
+def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
+    wide = width >= WIDE
+    titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
+    made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
+    for one in attempts:
+        took = milliseconds(one.duration_ms) if one.finished_at else f"{short((now - one.started_at).total_seconds())}…"
+        more = (one.memory_mb and f"{one.memory_mb} MB", dollars(one.cost_usd)) if wide else ()
+        error = f"{one.error_type}: {one.error_message or ''}" if one.error_type else ""
+        outcome = one.outcome or "running"
+        row(made, one.run, one.attempt, stamp(one.started_at), took, outcome, *more, error)
+    if wide and any(one.cost_usd is not None for one in attempts):
+        made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
+    return made
+
+
+def dollars(value: float | None) -> str | None:
+    """An estimate in dollars: two digits that say something, however little it is."""
+    if value is None:
+        return None
+    digits = 2 if value >= 1 or value <= 0 else 1 - math.floor(math.log10(value))
+    return f"${value:,.{digits}f}"
+
+
+def _failure(to: Console, view: TaskView) -> None:
+    failed = next((one for one in reversed(view.attempts) if one.traceback), None)
+    if view.row.reason and view.row.state in ("archived", "cancelled"):
+        _section(to, "Why it ended")
+        to.print(word(view.row.reason))
+    if failed is not None and failed.traceback and view.row.state != "completed":
+        _section(to, f"Traceback of run {failed.run}")
+        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "all of it: --json", last=True)
+
+
+def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) -> None:
+    """Text with its lines, a long one shortened at its end, or, for ``last``, at its beginning."""
+    lines = text.split("\n")
+    left_out = len(lines) - most
+    if left_out > 0:
+        remark = f"… {left_out} more lines ({more})"
+        lines = [remark, *lines[-most:]] if last else [*lines[:most], remark]
+    for line in lines:
+        to.print(word(line.expandtabs(), "none"), soft_wrap=True)
+
+
+def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: bool = True) -> Table:
+    """What operators did. ``targets``: to what."""
+    wide = width >= WIDE
+    titles = (*(("NO",) if targets else ()), "WHEN", "WHO", "ACTION", *(("TARGET",) if targets else ()), "REASON")
+    made = table(*titles, right=("NO",), fold=("WHO", "TARGET", "REASON"))
+    for one in entries:
+        at = stamp(one.at) if wide else relative(one.at, now)
+        before, after = ((one.number,), (one.target,)) if targets else ((), ())
+        row(made, *before, at, one.who, one.action, *after, one.reason or "")
+    return made
+
+
+def _next(to: Console, view: TaskView, command: str) -> None:
+    """What can be done now, to paste."""
+    id_ = argument(view.row.id)
+    steps = [(f"{command} logs {id_}", "what it wrote")] if view.attempts else []
+    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", PASTE.get(action, "")) for action in view.actions]
+    if view.row.fingerprint and view.row.state == "archived":
+        steps.append((f"{command} dead", "what else failed like this"))
+    if view.log_link is not None:
+        _section(to, "Its log on AWS")
+        to.print(word(view.log_link), soft_wrap=True)
+    if steps:
+        _section(to, "What can be done now")
+        screen.steps(to, steps)

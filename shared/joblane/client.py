@@ -1,0 +1,333 @@
+"""Enqueueing: the row commits with the caller's work and its message is sent after that.
+
+A process that dies between the commit and the send leaves the row to the sweep. Without a session the client commits
+the row itself; without a record (``JobClient(record=False)``) it only sends, and gives up delays above 15 minutes and
+the promise that nothing is lost between a commit and the send.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane import settings, telemetry
+from joblane.enqueue.check import Ready, check, delay_seconds, distance, is_past
+from joblane.enqueue.insert import Admitted, admit
+from joblane.enqueue.outbox import Outbox
+from joblane.enqueue.wake import wake
+from joblane.errors import (
+    EnqueueError,
+    JobError,
+    RecordAwayError,
+    SendError,
+    UnknownTaskError,
+    WaitTimeoutError,
+    text_of,
+)
+from joblane.job import Job
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.queues import Queue, check_prefix
+from joblane.record.connection import REFUSED_CLASSES, sqlstate
+from joblane.record.database import Database
+from joblane.record.insert import MARK_SENT
+from joblane.record.states import State
+from joblane.record.transitions import CANCEL
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.message import ID_PATTERN
+from joblane.status import STATUS, TaskStatus
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from sqlalchemy.orm import Session
+
+    from joblane.job import JobOptions
+    from joblane.payload import Payload
+    from joblane.task import Task
+
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
+INLINE_SENDS = 100
+"""Messages sent at once after a session's commit; the sweep, woken, sends what is above."""
+P = TypeVar("P", bound="Payload")
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """A task that was accepted. ``queue`` is the one whose lane it waits in.
+
+    ``sent``: its message is in SQS now. False for one that is sent after the caller's commit, or later by the sweep.
+    ``created``: False for the holder of a unique key, whether it was returned as it is or replaced. ``past``: the
+    time asked for had passed already, so it runs now.
+    """
+
+    id: str
+    type: str
+    queue: Queue
+    state: State
+    sent: bool
+    created: bool = True
+    past: bool = False
+
+
+class JobClient:
+    """Enqueues tasks. Making one costs nothing; settings are read and connections made on first use.
+
+    ``record=False`` for a producer without a database. One client serves any number of threads.
+    """
+
+    def __init__(self, *, record: bool = True) -> None:
+        self._record = record
+        self._sqs = Sqs()
+        self._lock = threading.Lock()
+        self._made: Database | None = None
+        self._prefix = ""
+
+    @classmethod
+    def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
+        """One over connections that exist: a running task's."""
+        client = cls()
+        client._made, client._sqs, client._prefix = database, sqs, prefix
+        return client
+
+    # --- The two calls ---------------------------------------------------------------------------------------------
+
+    def enqueue(
+        self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
+    ) -> Enqueued:
+        """Enqueue one task. ``options``: those of :class:`~joblane.job.Job`.
+
+        ``session``: an SQLAlchemy session, whose commit makes the task exist.
+
+        Raises :class:`EnqueueError` before anything is written, :class:`TaskIdConflictError`,
+        :class:`DuplicateTaskError`, :class:`RecordAwayError`, and without a record :class:`SendError`.
+        """
+        job = Job(task, payload, **options)
+        result = self._enqueue([check(job, record=self._record, prefix=self._known_prefix())], session)[0]
+        if isinstance(result, JobError):
+            raise result
+        return result
+
+    def enqueue_many(self, jobs: Iterable[Job], *, session: Session | None = None) -> list[Enqueued | JobError]:
+        """Enqueue many tasks with one INSERT and batched sends. A result per job, in order.
+
+        A job that could not be enqueued has its error in place of a result. Bad input in any of them raises
+        :class:`EnqueueError` before anything is written, naming its position.
+        """
+        return self._enqueue(self._checked(jobs), session)
+
+    # --- What has become of it -------------------------------------------------------------------------------------
+
+    def get(self, task_id: str) -> TaskStatus | None:
+        """How a task stands; None for an id that is not known. Raises :class:`RecordAwayError`."""
+        rows = self._ask(STATUS, task_id)
+        return TaskStatus.of(rows[0]) if rows else None
+
+    def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
+        """Wait until a task has ended, and return how. Asks ever more rarely, every two seconds in the end.
+
+        Raises :class:`WaitTimeoutError` with how it stands then, :class:`UnknownTaskError`, :class:`RecordAwayError`.
+        """
+        if not isinstance(timeout, timedelta):
+            raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
+        ends, pause = time.monotonic() + timeout.total_seconds(), FIRST_PAUSE_SECONDS
+        while True:
+            status = self.get(task_id)
+            if status is None:
+                raise UnknownTaskError(task_id)
+            if status.ended:
+                return status
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise WaitTimeoutError(task_id, status.state, timeout)
+            time.sleep(min(pause, left))
+            pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
+
+    def cancel(self, task_id: str) -> State | None:
+        """Cancel a task. Returns ``cancelled`` for one that waited and will never run; ``active`` for one that runs and
+        is told at its next check or at its end; None for one that has ended, or is not known.
+
+        Raises :class:`RecordAwayError`.
+        """
+        rows = self._ask(CANCEL, task_id)
+        return State(rows[0][0]) if rows else None
+
+    def _ask(self, sql: str, task_id: str) -> list[list[Any]]:
+        if not isinstance(task_id, str):
+            raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
+        if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database may not take it
+            return []
+        with self._lock:
+            database = self._database()
+            try:
+                return database.get().run(sql, task_id)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                raise RecordAwayError(f"the database did not answer: {text_of(error)}") from error
+
+    def _enqueue(self, ready: Sequence[Ready], session: Session | None) -> list[Enqueued | JobError]:
+        if not self._record:
+            if session is not None:
+                raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
+            return self._send_alone(ready)
+        if session is not None:
+            return self._insert_in(session, ready)
+        return self._send_recorded(self._insert(ready))
+
+    def close(self) -> None:
+        """Close the connection of its own. The client can be used again afterwards."""
+        with self._lock:
+            if self._made is not None:
+                self._made.drop()
+
+    # --- Checking --------------------------------------------------------------------------------------------------
+
+    def _checked(self, jobs: Iterable[Job]) -> list[Ready]:
+        ready: list[Ready] = []
+        for position, job in enumerate(jobs):
+            try:
+                ready.append(check(job, record=self._record, prefix=self._known_prefix()))
+            except EnqueueError as error:
+                error.args = (f"job {position}: {error}",)
+                raise
+        _refuse_repeats(ready)
+        return ready
+
+    # --- Without a record ------------------------------------------------------------------------------------------
+
+    def _send_alone(self, ready: Sequence[Ready]) -> list[Enqueued | JobError]:
+        failed = self._sqs.send_many([one.entry for one in ready])
+        return [
+            SendError(f"{one.entry.queue}: {failed[position]}")
+            if position in failed
+            else _enqueued(one, one.entry.delay_seconds, sent=True)
+            for position, one in enumerate(ready)
+        ]
+
+    # --- With a record of its own ----------------------------------------------------------------------------------
+
+    def _insert(self, ready: Sequence[Ready]) -> list[Admitted | JobError]:
+        """Write the rows in transactions of their own."""
+        with self._lock:
+            database = self._database()
+            try:
+                return admit(lambda sql, document: database.get().run(sql, document), ready)
+            except (PostgresError, OSError) as error:
+                database.drop()
+                if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
+                    raise EnqueueError("payload", f"the database cannot hold it: {text_of(error)}") from error
+                raise RecordAwayError(
+                    f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
+                ) from error
+
+    def _send_recorded(self, admitted: Sequence[Admitted | JobError]) -> list[Enqueued | JobError]:
+        """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
+        near = _near(admitted)
+        entries = [replace(one.ready.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
+        sent = self._send_rows(entries, [one.ready for one in near])
+        return [one if isinstance(one, JobError) else _result(one, sent=one.ready.id in sent) for one in admitted]
+
+    def _send_rows(self, entries: Sequence[Entry], ready: Sequence[Ready]) -> set[str]:
+        if not entries:
+            return set()
+        failed = self._sqs.send_many(entries)
+        for position, why in list(failed.items())[:1]:
+            telemetry.logger().warning(
+                "messages could not be sent; their rows are safe and the sweep sends them",
+                extra={"messages": len(failed), "queue": entries[position].queue, "error": why},
+            )
+        sent = [one.id for position, one in enumerate(ready) if position not in failed]
+        self._mark_sent(sent)
+        return set(sent)
+
+    def _mark_sent(self, ids: Sequence[str]) -> None:
+        """Note that messages are under way. Passed over where it cannot be done at once: a second send is harmless."""
+        if not ids or not self._lock.acquire(blocking=False):
+            return
+        import json
+
+        try:
+            self._database().get().run(MARK_SENT, json.dumps(list(ids)))
+        except (LookupError, ValueError):
+            pass  # no address, or a bad one: the caller's session knows one of its own
+        except (PostgresError, OSError):
+            self._database().drop()
+        finally:
+            self._lock.release()
+
+    # --- In the caller's session -----------------------------------------------------------------------------------
+
+    def _insert_in(self, session: Session, ready: Sequence[Ready]) -> list[Enqueued | JobError]:
+        """Write the rows in the caller's transaction and leave their messages to its commit."""
+        from sqlalchemy import text
+        from sqlalchemy.orm import scoped_session
+
+        if isinstance(session, scoped_session):
+            session = session()  # to listen to the registry would be to listen to every session of it
+        outbox = Outbox.of(session, self)
+
+        def run(sql: str, document: str) -> list[list[Any]]:
+            return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
+
+        admitted = admit(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
+        now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
+        outbox.add(
+            session,
+            [
+                replace(one.ready, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
+                for one in _near(admitted)
+            ],
+        )
+        return [one if isinstance(one, JobError) else _result(one, sent=False) for one in admitted]
+
+    def send_committed(self, ready: Sequence[Ready]) -> None:
+        """Send the messages of rows that have just been committed; called by the session's outbox."""
+        inline = ready[:INLINE_SENDS]
+        entries = [replace(one.entry, delay_seconds=delay_seconds(distance(one.at))) for one in inline]
+        self._send_rows(entries, inline)
+        if len(ready) > INLINE_SENDS:
+            wake(self._sqs, self._known_prefix())
+
+    # --- Settings --------------------------------------------------------------------------------------------------
+
+    def _known_prefix(self) -> str:
+        if not self._prefix:
+            self._prefix = check_prefix(settings.prefix())
+        return self._prefix
+
+    def _database(self) -> Database:
+        if self._made is None:
+            self._made = Database(settings.database_url())
+        return self._made
+
+
+def _refuse_repeats(ready: Sequence[Ready]) -> None:
+    seen: set[str] = set()
+    for one in ready:
+        if one.id in seen:
+            raise EnqueueError("task_id", f"{one.id!r} is given to two jobs of this call")
+        seen.add(one.id)
+
+
+def _near(admitted: Sequence[Admitted | JobError]) -> list[Admitted]:
+    """Those whose messages SQS can hold until they are due."""
+    return [
+        one
+        for one in admitted
+        if isinstance(one, Admitted) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
+    ]
+
+
+def _result(one: Admitted, *, sent: bool) -> Enqueued:
+    result = _enqueued(one.ready, one.due_seconds, sent=sent)
+    return result if one.created else replace(result, state=one.state or result.state, created=False)
+
+
+def _enqueued(ready: Ready, due_seconds: float, *, sent: bool) -> Enqueued:
+    state = State.SCHEDULED if due_seconds > 0 else State.PENDING
+    return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, past=is_past(ready.at))

@@ -1,0 +1,246 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import ValidationError
+
+from joblane import retry
+from joblane.cron import Schedule, parse
+from joblane.errors import DeclarationError
+from joblane.json_values import canonical
+from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
+from joblane.payload import ArchivedTask, Payload, check_model, describe
+from joblane.queues import TYPE_PATTERN, Queue, folder_of, slug_of
+from joblane.unique import LONGEST_UNIQUE, Until
+
+if TYPE_CHECKING:
+    from joblane.context import TaskContext
+from joblane.task import MAX_RETENTION, MAX_SLUG, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task
+
+ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
+
+
+# --- The decorator -------------------------------------------------------------------------------------------------
+
+
+def task(
+    type_: str,
+    *,
+    queue: Queue = Queue.DEFAULT,
+    also: Sequence[Queue] = (),
+    max_retry: int = 5,
+    retry_delay: retry.RetryDelay | None = None,
+    timeout: timedelta = timedelta(minutes=1),
+    retention: timedelta = timedelta(days=1),
+    schedule: str | Schedule | Sequence[str | Schedule] = (),
+    overlap: Literal["skip", "allow"] = "skip",
+    unique_for: timedelta | None = None,
+    unique_until: Until | str = Until.FINISH,
+    on_archived: Task[Any, Any] | str | None = None,
+    resumable: bool = False,
+    aliases: Sequence[str] = (),
+    front_door: bool | None = None,
+    batch_size: int = 1,
+    max_concurrency: int | None = None,
+    memory_mb: int = 512,
+    target_wait: timedelta | None = None,
+    environment: Sequence[str] = (),
+    grants: Grants | None = None,
+) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
+    """Declare a job. Whatever cannot work is refused here, with the reason.
+
+    ``type_``: ``category:action``; the folder ``category_action`` and the function's name agree with it.
+    ``queue``: home queue; ``also``: further queues in which it has a lane.
+    ``max_retry``: attempts after the first, 0 to 100. ``retry_delay``: see :mod:`joblane.retry`.
+    ``timeout``: of one attempt. ``retention``: how long payload and result are kept after the end; 0 clears at once.
+    ``schedule``: Unix cron text, ``"@hourly"``, :func:`~joblane.cron.every`, :func:`~joblane.cron.cron`.
+    ``overlap``: ``skip`` a tick while the schedule's last one is live, or ``allow`` both.
+    ``unique_for``, ``unique_until``: one live task per queue and payload, see :mod:`joblane.unique`.
+    ``on_archived``: the task, or its type, to enqueue when one is given up; it takes an :class:`ArchivedTask`.
+    ``resumable``: it loops over ``ctx.resume(…)``, so its timeout may be longer than Lambda's.
+    ``aliases``: types it was called before; their messages and rows still run.
+    ``front_door``: whether foreign senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
+    ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
+    ``target_wait``: how long one may wait after it is due before an alarm rings; None: :data:`TARGET_WAIT`.
+    ``environment``: names of settings the function gets. ``grants``: what else it may do.
+
+    Raises :class:`DeclarationError`.
+    """
+    check_type(type_)
+    what = f"task {type_!r}"
+    closed = type_.startswith(("jobs:", "system:"))
+    if closed and front_door:
+        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take foreign messages")
+    lanes = [_queue(what, "queue", queue), *(_queue(what, "also", item) for item in also)]
+    if len(set(lanes)) != len(lanes):
+        raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
+    _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
+    _check_range(what, "batch_size", batch_size, 1, 10)
+    _check_range(what, "memory_mb", memory_mb, MEMORY_MB.start, MEMORY_MB.stop - 1)
+    if max_concurrency is not None:
+        _check_range(what, "max_concurrency", max_concurrency, MIN_CONCURRENCY, MAX_CONCURRENCY)
+    _check_duration(what, "timeout", timeout, timedelta(seconds=1), timedelta(days=1))
+    if target_wait is not None:
+        _check_duration(what, "target_wait", target_wait, timedelta(seconds=1), MAX_TARGET_WAIT)
+    if unique_for is not None:
+        _check_duration(what, "unique_for", unique_for, timedelta(seconds=1), LONGEST_UNIQUE)
+    if overlap not in ("skip", "allow"):
+        raise DeclarationError(f"{what}: overlap: 'skip' or 'allow' is required, not {overlap!r}")
+    if resumable and batch_size != 1:
+        raise DeclarationError(f"{what}: batch_size: a resumable task takes its function for itself; leave it at 1")
+    if isinstance(aliases, str) or type_ in aliases:
+        raise DeclarationError(f"{what}: aliases: a list of the names it had before is required")
+    for name, others in (("aliases", aliases), ("on_archived", () if on_archived is None else (on_archived,))):
+        _check_others(what, name, others)
+    _check_duration(what, "retention", retention, timedelta(0), MAX_RETENTION)
+    _check_environment(what, environment)
+    try:
+        back_off = retry.check_retry_delay(retry_delay)
+    except DeclarationError as error:
+        raise DeclarationError(f"{what}: {error}") from None
+    numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, resumable=resumable, what=what)
+    schedules = _schedules(what, list(schedule) if isinstance(schedule, (list, tuple)) else [schedule])
+
+    def declare(function: Callable[[P, TaskContext], R]) -> Task[P, R]:
+        if function.__name__ != folder_of(type_):
+            raise DeclarationError(f"{what}: the function is called {function.__name__!r}, not {folder_of(type_)!r}")
+        payload = _payload_class(what, function)
+        check_model(f"{what}: {payload.__name__}", payload, set())
+        _check_ticks(what, schedules, payload)
+        return Task(
+            function=function,
+            type=type_,
+            payload=payload,
+            queue=lanes[0],
+            also=tuple(lanes[1:]),
+            max_retry=max_retry,
+            retry_delay=back_off,
+            timeout=timeout,
+            retention=retention,
+            schedules=schedules,
+            overlap=overlap,
+            unique_for=unique_for,
+            unique_until=_until(what, unique_until),
+            resumable=resumable,
+            aliases=tuple(aliases),
+            archived_to=on_archived,
+            front_door=not closed if front_door is None else front_door,
+            batch_size=batch_size,
+            max_concurrency=max_concurrency,
+            memory_mb=memory_mb,
+            target_wait=TARGET_WAIT[lanes[0]] if target_wait is None else target_wait,
+            environment=tuple(environment),
+            grants=grants or Grants(),
+            numbers=numbers,
+        )
+
+    return declare
+
+
+def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) -> None:
+    for other in others:
+        if not isinstance(other, Task):
+            try:
+                check_type(other)
+            except DeclarationError as error:
+                raise DeclarationError(f"{what}: {name}: {error}") from None
+        elif other.payload is not ArchivedTask:
+            raise DeclarationError(f"{what}: {name}: {other.type!r} takes {other.payload.__name__}, not ArchivedTask")
+
+
+def check_type(type_: str) -> None:
+    if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
+        raise DeclarationError(
+            f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "
+            "for example 'data:export'"
+        )
+    if len(slug_of(type_)) > MAX_SLUG:
+        raise DeclarationError(
+            f"task type {type_!r}: {MAX_SLUG} characters at most, or its function's name is too long"
+        )
+
+
+def _queue(what: str, name: str, value: object) -> Queue:
+    try:
+        return Queue(value)  # type: ignore[arg-type]
+    except ValueError:
+        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(Queue)}") from None
+
+
+def _until(what: str, value: Until | str) -> Until:
+    try:
+        return Until(value)
+    except ValueError:
+        raise DeclarationError(f"{what}: unique_until: {value!r} is not one of {', '.join(Until)}") from None
+
+
+def _check_range(what: str, name: str, value: object, low: int, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        raise DeclarationError(f"{what}: {name}: an integer from {low} to {high} is required, not {value!r}")
+
+
+def _check_duration(what: str, name: str, value: object, low: timedelta, high: timedelta) -> None:
+    if not isinstance(value, timedelta) or not low <= value <= high:
+        raise DeclarationError(f"{what}: {name}: a timedelta from {low} to {high} is required, not {value!r}")
+
+
+def _check_environment(what: str, names: Sequence[str]) -> None:
+    """Source of the pattern: CreateFunction, Lambda API reference."""
+    for name in [names] if isinstance(names, str) else names:
+        if isinstance(names, str) or not isinstance(name, str) or not ENVIRONMENT_PATTERN.fullmatch(name):
+            raise DeclarationError(
+                f"{what}: environment: {name!r}: a list of names is required, letters, digits and underscores, two "
+                "characters at least"
+            )
+
+
+def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
+    """Schedules with a name each: their position where they have none."""
+    schedules: list[Schedule] = []
+    for position, item in enumerate(declared):
+        try:
+            schedule = parse(item)
+            schedules.append(replace(schedule, name=schedule.name or str(position)))
+        except DeclarationError as error:
+            raise DeclarationError(f"{what}: schedule: {error}") from error
+    names = [schedule.name for schedule in schedules]
+    if len(set(names)) != len(names):
+        raise DeclarationError(f"{what}: schedule: two schedules have the same name")
+    return tuple(schedules)
+
+
+def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -> None:
+    """A tick whose payload is refused would be a dead letter each time."""
+    for schedule in schedules:
+        try:
+            payload.model_validate(json.loads(canonical(schedule.payload)))
+        except ValidationError as error:
+            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: {describe(error, payload)}") from None
+        except (TypeError, ValueError) as error:
+            raise DeclarationError(f"{what}: schedule: {schedule.name!r}: payload is not JSON: {error}") from None
+
+
+def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
+    """The class on the first parameter; only that annotation is evaluated."""
+    if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
+        raise DeclarationError(f"{what}: a plain function is required, as handlers are not awaited or iterated")
+    parameters = list(inspect.signature(function).parameters.values())
+    if len(parameters) != 2:
+        raise DeclarationError(f"{what}: the function takes (payload, ctx), not {len(parameters)} parameters")
+    annotation = parameters[0].annotation
+    if isinstance(annotation, str):
+        names = inspect.getclosurevars(function)
+        annotation = {**names.globals, **names.nonlocals, **function.__globals__}.get(annotation)
+    if not isinstance(annotation, type) or not issubclass(annotation, Payload):
+        raise DeclarationError(
+            f"{what}: annotate {parameters[0].name!r} with a subclass of Payload, defined above the function"
+        )
+    return annotation

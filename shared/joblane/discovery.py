@@ -1,0 +1,121 @@
+"""Finding tasks: one folder under ``functions/`` is one task."""
+
+from __future__ import annotations
+
+import importlib
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from joblane import schedule_overrides as schedules
+from joblane.decorator import check_type
+from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.payload import ArchivedTask
+from joblane.queues import folder_of
+from joblane.schedule_overrides import Times
+from joblane.task import Task
+
+
+LIBRARY = "joblane.functions"
+"""The package of the library's own tasks and functions: the sweep, bulk actions, the control API."""
+
+
+def discover(package: str = "functions", *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
+    """Every task under ``package`` and the library's own, by type, in order of type.
+
+    ``times``: in place of those that schedules declare, see :mod:`~joblane.schedule_overrides`. None: those of the
+    environment; ``{}``: as declared.
+
+    A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
+    no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
+    """
+    found = [*_tasks_in(package), *_tasks_in(LIBRARY)]
+    tasks = {item.type: item for item in sorted(found, key=lambda item: item.type)}
+    for item in tasks.values():
+        _check_others(item, tasks)
+    times = schedules.of_environment() if times is None else times
+    return {type_: schedules.apply(item, times) for type_, item in tasks.items()}
+
+
+def _tasks_in(package: str) -> list[Task[Any, Any]]:
+    root = Path(next(iter(importlib.import_module(package).__path__)))
+    found: list[Task[Any, Any]] = []
+    for path in sorted(root.glob("*/handler.py")):
+        try:
+            item = _load_folder(package, path.parent.name)
+        except JobError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise DeclarationError(
+                f"{_origin(error, path, root.parents[package.count('.')])}\nMend it and run this again; "
+                f"`python -m {package}.{path.parent.name}.handler` shows the whole traceback."
+            ) from error
+        if item is not None:
+            found.append(item)
+    return found
+
+
+def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """What a declaration says of other tasks."""
+    what = f"task {task.type!r}"
+    if task.archived_to is not None:
+        type_ = task.archived_to if isinstance(task.archived_to, str) else task.archived_to.type
+        if type_ not in tasks:
+            raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}")
+        if (takes := tasks[type_].payload) is not ArchivedTask:
+            raise DeclarationError(f"{what}: on_archived: {type_!r} takes {takes.__name__}, not ArchivedTask")
+    for alias in task.aliases:
+        if any(alias in other.types for other in tasks.values() if other is not task):
+            raise DeclarationError(f"{what}: aliases: {alias!r} is another task's")
+
+
+def load(type_: str, package: str = "functions", *, times: Times | None = None) -> Task[Any, Any]:
+    """One task by its type, importing its handler alone. ``times``: as for :func:`discover`.
+
+    Raises :class:`DeclarationError`.
+    """
+    check_type(type_)
+    found = _load_if_there(package, folder_of(type_)) or _load_if_there(LIBRARY, folder_of(type_))
+    if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
+        raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
+    return schedules.apply(found, schedules.of_environment() if times is None else times)
+
+
+def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:
+    try:
+        return _load_folder(package, folder)
+    except ModuleNotFoundError as error:
+        if error.name not in (package, f"{package}.{folder}", f"{package}.{folder}.handler"):
+            raise
+        return None
+
+
+def _origin(error: BaseException, handler: Path, root: Path) -> str:
+    """File, line and text of an error in importing ``handler``: its last step in the code under ``root``."""
+    steps = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
+    text = str(error)
+    if isinstance(error, SyntaxError):
+        steps.append((error.filename or str(handler), error.lineno or 1))
+        text = error.msg
+    ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
+    path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
+    return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
+
+
+def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
+    module = importlib.import_module(f"{package}.{folder}.handler")
+    where = f"{package}/{folder}/handler.py"
+    tasks = list(dict.fromkeys(item for item in vars(module).values() if isinstance(item, Task)))
+    declared = [item for item in tasks if item.function.__module__ == module.__name__]
+    if not declared:
+        if not callable(getattr(module, "handler", None)):
+            raise DeclarationError(f"{where}: declares no task; put @task on its function {folder!r}")
+        return None
+    if len(declared) > 1:
+        raise DeclarationError(f"{where}: declares {', '.join(item.type for item in declared)}; one folder, one task")
+    if declared[0].folder != folder:
+        raise DeclarationError(
+            f"{where}: declares {declared[0].type!r}, which belongs in {package}/{declared[0].folder}/handler.py"
+        )
+    return declared[0]

@@ -1,0 +1,269 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.check_options import check_options, in_utc
+from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
+from joblane.json_values import check_tree, digest, needs_walk
+from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
+from joblane.options import NONE, Options
+from joblane.queues import Queue, lane_name
+from joblane.record.insert import NewTask
+from joblane.sqs.client import Entry
+from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers
+from joblane.task import Task
+from joblane.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
+
+if TYPE_CHECKING:
+    pass
+from joblane.job import Job
+
+UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
+UNSAID = (None,) * 5
+LONGEST_WAIT = timedelta(days=3650)
+
+
+@dataclass(slots=True)
+class Ready:
+    """A job that was checked, with its message. ``delay``, ``at``: as in :class:`NewTask`."""
+
+    id: str
+    task: Task[Any, Any]
+    queue: Queue
+    payload: Mapping[str, Any]
+    headers: Mapping[str, str]
+    owner: str | None
+    options: Options
+    unique: Unique | None
+    on_conflict: OnConflict
+    delay: float | None
+    at: datetime | None
+    entry: Entry
+
+    def row(self, *, unsent: bool = False) -> NewTask:
+        return NewTask(
+            id=self.id,
+            type=self.task.type,
+            queue=self.queue,
+            tenant=self.entry.group,
+            owner=self.owner,
+            tags=self.options.tags,
+            payload=self.payload,
+            payload_digest=digest(self.payload),
+            schema=self.task.schema_digest,
+            headers=self.headers,
+            options=self.options.row(self.task),
+            allowed=self.options.allowed(self.task),
+            retention_seconds=self.options.retention_seconds(self.task),
+            deadline=self.options.deadline,
+            unique=self.unique,
+            delay=self.delay,
+            at=self.at,
+            unsent=unsent,
+        )
+
+
+def check(job: Job, *, record: bool, prefix: str) -> Ready:
+    """Check every field and make the message. Raises :class:`EnqueueError` with the field's name."""
+    task = job.task
+    if not isinstance(task, Task):
+        raise EnqueueError("task", f"a function declared by @task is required, not {type(task).__name__}")
+    queue = task.queue if job.queue is None else _lane(task, job.queue)
+    delay, at = _when(job.process_in, job.process_at)
+    seconds = delay or distance(at)
+    if not record:
+        _check_without_a_row(job, "process_at" if at else "process_in", seconds)
+    id_ = new_id() if job.task_id is None else _task_id(job.task_id)
+    tenant = _tenant(job.tenant)
+    payload = task.write(job.payload)
+    headers = _headers(job.headers) if job.headers else {}
+    options = _options(job, seconds)
+    on_conflict = OnConflict.RAISE if job.on_conflict is OnConflict.RAISE else _on_conflict(job)
+    unique = _unique(job, queue, payload, record=record)
+    message = Message(
+        task.type,
+        id_,
+        payload,
+        rec=record,
+        schema=task.schema_digest,
+        enqueued_at=round(time.time(), 3),
+        headers=headers,
+        options=None if record or options is NONE else options,
+    )
+    body = _body(message)
+    entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
+    if entry.size > MAX_MESSAGE_BYTES:
+        if not record:
+            raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
+        entry = replace(entry, body=replace(message, payload=None).encode())
+    return Ready(id_, task, queue, payload, headers, _owner(job.owner), options, unique, on_conflict, delay, at, entry)
+
+
+def readdressed(ready: Ready, id_: str) -> Ready:
+    """The same, for the row of another id; its message leaves the payload to the row."""
+    message = Message(ready.task.type, id_, rec=True, schema=ready.task.schema_digest, headers=ready.headers)
+    return replace(ready, id=id_, entry=replace(ready.entry, body=message.encode()))
+
+
+def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
+    """What only a row can hold."""
+    if seconds > MAX_DELAY_SECONDS:
+        raise EnqueueError(when, "15 minutes at most without a record")
+    if job.owner is not None:
+        raise EnqueueError("owner", "it is kept in the row; a client made with record=False writes none")
+    if isinstance(job.retention, timedelta) and job.retention > job.task.retention:
+        raise EnqueueError("retention", f"{job.task.retention}, as declared, at most without a record")
+
+
+# --- Checking one argument each --------------------------------------------------------------------------------------
+
+
+def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
+    if queue not in list(Queue):
+        raise EnqueueError("queue", f"{queue!r} is not one of {', '.join(Queue)}")
+    if queue not in task.lanes:
+        raise LaneError(task.type, queue, task.lanes)
+    return Queue(queue)
+
+
+def _options(job: Job, seconds: float) -> Options:
+    given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
+    if not job.tags and given == UNSAID:
+        return NONE
+    options = check_options(
+        job.task,
+        max_retry=job.max_retry,
+        timeout=job.timeout,
+        retention=job.retention,
+        retry_delay=job.retry_delay,
+        deadline=job.deadline,
+        tags=job.tags,
+    )
+    if options.deadline is not None and distance(options.deadline) <= seconds:
+        raise EnqueueError("deadline", "it comes before the task is due: the task would be given up without running")
+    return options
+
+
+def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool) -> Unique | None:
+    task = job.task
+    lasts = task.unique_for if job.unique_for is None else job.unique_for
+    if lasts is None:
+        if job.unique_key is None and job.unique_until is None and job.on_conflict is OnConflict.RAISE:
+            return None
+        for name, unsaid in (("unique_key", None), ("unique_until", None), ("on_conflict", OnConflict.RAISE)):
+            if getattr(job, name) != unsaid:
+                raise EnqueueError(name, "give unique_for too, or declare it at the task")
+        return None
+    if not isinstance(lasts, timedelta) or not timedelta(seconds=1) <= lasts <= LONGEST_UNIQUE:
+        raise EnqueueError("unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days, not {lasts!r}")
+    if not record:
+        raise EnqueueError("unique_for", "a key is held by a row; a client made with record=False writes none")
+    key = job.unique_key
+    if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
+        raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
+    try:
+        until = task.unique_until if job.unique_until is None else Until(job.unique_until)
+    except ValueError:
+        raise EnqueueError("unique_until", f"{job.unique_until!r} is not one of {', '.join(Until)}") from None
+    return Unique(key_of(task, queue, payload, key), lasts.total_seconds(), until)
+
+
+def _on_conflict(job: Job) -> OnConflict:
+    try:
+        return OnConflict(job.on_conflict)
+    except ValueError:
+        raise EnqueueError("on_conflict", f"{job.on_conflict!r} is not one of {', '.join(OnConflict)}") from None
+
+
+def _owner(owner: str | None) -> str | None:
+    if owner is not None and (not isinstance(owner, str) or not ID_PATTERN.fullmatch(owner)):
+        raise EnqueueError("owner", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    return owner
+
+
+def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[float | None, datetime | None]:
+    """Seconds from now, or a moment; both None: at once."""
+    if process_in is not None and process_at is not None:
+        raise EnqueueError("process_at", "give process_in or process_at, not both")
+    if process_in is not None:
+        if not isinstance(process_in, timedelta):
+            raise EnqueueError("process_in", f"a timedelta is required, not {type(process_in).__name__}")
+        if not timedelta(0) <= process_in <= LONGEST_WAIT:
+            raise EnqueueError("process_in", f"from zero to {LONGEST_WAIT.days} days is required, not {process_in}")
+        return process_in.total_seconds(), None
+    if process_at is not None:
+        if not isinstance(process_at, datetime):
+            raise EnqueueError("process_at", f"a datetime is required, not {type(process_at).__name__}")
+        if process_at.tzinfo is None:
+            raise EnqueueError("process_at", "an aware datetime is required, for example datetime.now(UTC) + …")
+        if process_at - datetime.now(UTC) > LONGEST_WAIT:
+            raise EnqueueError("process_at", f"at most {LONGEST_WAIT.days} days ahead")
+        return None, in_utc("process_at", process_at)
+    return None, None
+
+
+def distance(at: datetime | None) -> float:
+    """Seconds from now, by this machine's clock; zero for the past."""
+    return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at else 0.0
+
+
+def is_past(at: datetime | None) -> bool:
+    """Whether a moment asked for has gone by, by more than clocks differ."""
+    return at is not None and datetime.now(UTC) - at > timedelta(seconds=1)
+
+
+def delay_seconds(seconds: float) -> int:
+    """``DelaySeconds``: rounded up, so that the message is not there before its time."""
+    return min(max(0, math.ceil(seconds)), MAX_DELAY_SECONDS)
+
+
+def _task_id(task_id: str) -> str:
+    if not isinstance(task_id, str) or not ID_PATTERN.fullmatch(task_id):
+        raise EnqueueError("task_id", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    if TICK_ID_PATTERN.fullmatch(task_id):
+        raise EnqueueError("task_id", f"{task_id!r} has the form of a tick's id, which only the scheduler gives")
+    return task_id
+
+
+def _tenant(tenant: str | None) -> str | None:
+    if tenant is not None and (not isinstance(tenant, str) or not TENANT_PATTERN.fullmatch(tenant)):
+        raise EnqueueError("tenant", "1 to 128 ASCII letters, digits and punctuation are required (MessageGroupId)")
+    return tenant
+
+
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(headers, Mapping):
+        raise EnqueueError("headers", f"a mapping is required, not {type(headers).__name__}")
+    try:
+        return check_headers(headers)
+    except MessageError as error:
+        raise EnqueueError("headers", str(error).removeprefix("headers: ")) from None
+
+
+def _body(message: Message) -> str:
+    try:
+        body = message.encode()
+        if needs_walk(body):
+            check_tree(message.payload)
+    except ValueError as error:  # a MessageError, or a number that JSON does not have
+        raise PayloadError("payload", str(error).removeprefix("payload: ")) from None
+    return body
+
+
+def new_id() -> str:
+    """A time-ordered UUID (version 7, RFC 9562), which keeps the index of ids compact."""
+    time_ms, random = f"{int(time.time() * 1000):012x}", os.urandom(10).hex()
+    return f"{time_ms[:8]}-{time_ms[8:]}-7{random[:3]}-{VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
+
+
+VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
+"""The two high bits of the variant are 10."""

@@ -1,0 +1,87 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import DeclarationError, EnqueueError, MessageError
+from joblane.retry import RetryDelay, check_retry_delay
+
+if TYPE_CHECKING:
+    from joblane.task import Task
+from joblane.options import MAX_DELAYS, MAX_RETENTION, Options, _checked_tags
+
+# --- From a caller -------------------------------------------------------------------------------------------------
+
+
+def check_options(
+    task: Task[Any, Any],
+    *,
+    max_retry: int | None,
+    timeout: timedelta | None,
+    retention: timedelta | None,
+    retry_delay: RetryDelay | None,
+    deadline: datetime | None,
+    tags: Sequence[str],
+) -> Options:
+    """Raises :class:`EnqueueError` with the argument's name.
+
+    Retries and timeout stay within the declaration, as the lane's queue and function are made for it.
+    """
+    if max_retry is not None and (type(max_retry) is not int or not 0 <= max_retry <= task.max_retry):
+        raise EnqueueError(
+            "max_retry", f"0 to {task.max_retry}, which {task.type!r} declares, is required, not {max_retry!r}"
+        )
+    if timeout is not None:
+        _check_duration("timeout", timeout, timedelta(seconds=1), task.timeout, f", which {task.type!r} declares,")
+    if retention is not None:
+        _check_duration("retention", retention, timedelta(0), MAX_RETENTION)
+    if deadline is not None:
+        if not isinstance(deadline, datetime) or deadline.tzinfo is None:
+            raise EnqueueError("deadline", "an aware datetime is required, for example datetime.now(UTC) + …")
+        if deadline <= datetime.now(UTC):
+            raise EnqueueError("deadline", "it has passed: the task would be given up without running")
+    return Options(
+        max_retry=max_retry,
+        timeout=None if timeout is None else timeout.total_seconds(),
+        retention=None if retention is None else retention.total_seconds(),
+        retry_delay=None if retry_delay is None else _delays(retry_delay),
+        deadline=None if deadline is None else in_utc("deadline", deadline),
+        tags=_tags(tags),
+    )
+
+
+def in_utc(name: str, moment: datetime) -> datetime:
+    """Postgres reads offsets of less than 16 hours, and Python has longer ones."""
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError:
+        raise EnqueueError(name, "a time within the calendar is required") from None
+
+
+def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:
+    if not isinstance(value, timedelta) or not low <= value <= high:
+        found = value if isinstance(value, timedelta) else repr(value)
+        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {found}")
+
+
+def _delays(value: RetryDelay) -> list[float]:
+    if callable(value):
+        raise EnqueueError("retry_delay", "a timedelta or a list of them: a function cannot be kept in the record")
+    try:
+        delays = check_retry_delay(value)
+    except DeclarationError as error:
+        raise EnqueueError("retry_delay", str(error).removeprefix("retry_delay: ")) from None
+    some = [delays] if isinstance(delays, timedelta) else list(delays)  # type: ignore[arg-type]
+    if len(some) > MAX_DELAYS:
+        raise EnqueueError("retry_delay", f"{MAX_DELAYS} delays at most, the last is repeated; not {len(some)}")
+    return [delay.total_seconds() for delay in some]
+
+
+def _tags(tags: Sequence[str]) -> Sequence[str]:
+    try:
+        return _checked_tags(tags)
+    except MessageError as error:
+        raise EnqueueError("tags", str(error).removeprefix("tags: ")) from None

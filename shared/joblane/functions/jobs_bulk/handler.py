@@ -1,0 +1,33 @@
+"""What an operator does to many tasks at once: retries, redrives, cancels, archives or deletes them, chunk by chunk."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from joblane import settings, task
+from joblane.context import TaskContext
+from joblane.discovery import discover
+from joblane.payload import Payload
+from joblane.queues import Queue
+from joblane.sqs.client import Sqs
+from joblane.task import Grants
+
+
+class JobsBulk(Payload):
+    """Nothing to say: the table ``bulks`` has what is to be done, under the task's id."""
+
+
+@task(
+    "jobs:bulk",
+    queue=Queue.LOW,
+    max_retry=2,
+    retry_delay=timedelta(seconds=30),
+    timeout=timedelta(hours=6),
+    retention=timedelta(days=90),
+    resumable=True,
+    grants=Grants(enqueue=("*",), dead_letters=True),
+)
+def jobs_bulk(payload: JobsBulk, ctx: TaskContext) -> Mapping[str, Any]:
+    from joblane.inspector.bulk.run import BulkRun
+
+    return BulkRun(ctx, Sqs(), settings.prefix(), discover()).run()

@@ -1,0 +1,61 @@
+"""The deploy's step before new code: CloudFormation waits for it, and a failure fails the deploy.
+
+Invoked by hand with any other event it does the same and answers with the number of task types.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.request
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane import settings, telemetry
+from joblane.errors import text_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PATIENCE = timedelta(minutes=3)
+"""A cluster that sleeps takes half a minute, one that was just made somewhat longer to answer."""
+MAX_REASON = 1000
+"""The whole answer may have 4,096 bytes. Source: CloudFormation, *Custom resource response objects*."""
+ANSWER_SECONDS = 10
+
+
+def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
+    if "ResponseURL" not in event:
+        return {"types": _migrate()}
+    status, reason = "SUCCESS", ""
+    try:
+        if event["RequestType"] != "Delete":
+            telemetry.logger().info("migrated", extra={"types": _migrate()})
+    except Exception as error:
+        telemetry.logger().exception("the migration failed; the deploy goes back")
+        status, reason = "FAILED", text_of(error)[:MAX_REASON]
+    _answer(event, status, f"{reason} (log stream {context.log_stream_name})")
+    return {"status": status}
+
+
+def _migrate() -> int:
+    from joblane.record.migrate import migrate  # whoever looks for tasks imports this module too
+
+    user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
+    return migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE)
+
+
+def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:
+    """Source: CloudFormation, *Custom resource response objects*."""
+    answer = {
+        "Status": status,
+        "Reason": reason,
+        "PhysicalResourceId": event.get("PhysicalResourceId", event["LogicalResourceId"]),
+        **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
+    }
+    # A signed link to S3, whose signature covers an empty content type.
+    request = urllib.request.Request(  # noqa: S310 - CloudFormation's
+        event["ResponseURL"], json.dumps(answer).encode(), {"Content-Type": ""}, method="PUT"
+    )
+    with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310
+        pass

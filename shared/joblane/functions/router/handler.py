@@ -1,0 +1,18 @@
+"""The router's Lambda: front doors in, lanes out."""
+
+import os
+from functools import cache
+from typing import Any
+
+from joblane import settings
+from joblane.sqs.client import Sqs
+from joblane.worker.router import Router
+
+
+def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return _router().handle(event, context)
+
+
+@cache
+def _router() -> Router:
+    return Router.from_json(os.environ["JOBLANE_ROUTES"], Sqs(), settings.prefix())

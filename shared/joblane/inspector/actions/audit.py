@@ -1,0 +1,169 @@
+"""What operators have done, when and why.
+
+Every action runs inside :func:`action`: its entry is the last statement of its transaction, so what was done and who
+did it commit together, and what changed nothing leaves no entry.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.inspector.durations import lasting
+from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
+from joblane.inspector.views import AuditEntry
+from joblane.record.connection import sqlstate
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+    from joblane.record.database import Database
+
+MAX_WHO = 700
+"""Characters; the longest ARN of a user has less. Source: IAM quotas, a path of 512 and a name of 64."""
+MAX_REASON = 500
+PATIENCE = "3s"
+"""How long an action waits for a row that somebody else holds."""
+CONTENDED = ("55P03", "40P01")
+"""SQLSTATEs: a row stayed locked, a deadlock."""
+
+PAST = {
+    "run": "ran",
+    "retry": "retried",
+    "archive": "archived",
+    "delete": "deleted",
+    "cancel": "cancelled",
+    "replay": "replayed",
+    "edit": "edited",
+    "abort": "aborted",
+}
+"""Of the actions on one task."""
+
+
+@dataclass(slots=True)
+class Action:
+    """One under way. ``details`` go into its entry: names and numbers, never the value of a payload.
+
+    ``changed`` False: it turned out that there was nothing to do, so there is no entry.
+    """
+
+    connection: Connection
+    who: str
+    target: str
+    details: dict[str, Any] = field(default_factory=dict)
+    changed: bool = True
+
+
+@contextmanager
+def action(reach: Reach, name: str, target: str, reason: str | None) -> Iterator[Action]:
+    """A transaction that ends with the audit's entry. Whatever is raised inside rolls it back.
+
+    Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
+    """
+    who, reason = check_who(reach.who), check_reason(reason)
+    database = reach.database
+    try:
+        connection = database.get()
+        connection.execute_simple("begin")
+        connection.execute_simple(f"set local lock_timeout = '{PATIENCE}'")
+        doing = Action(connection, who, target)
+        yield doing
+        if doing.changed:
+            record(connection, who, name, doing.target, reason=reason, details=doing.details)
+        connection.commit()
+    except PostgresError as error:
+        _abandon(database)
+        if sqlstate(error) in CONTENDED:
+            raise BusyError(target) from error
+        raise
+    except BaseException:
+        _abandon(database)
+        raise
+
+
+def _abandon(database: Database) -> None:
+    """Roll back; a connection that cannot is thrown away, and its server rolls back."""
+    if database.usable:
+        with suppress(PostgresError, OSError):
+            database.get().rollback()
+            return
+    database.drop()
+
+
+# --- Writing -------------------------------------------------------------------------------------------------------
+
+
+def record(
+    connection: Connection, who: str, action: str, target: str, *, reason: str | None, details: Mapping[str, Any]
+) -> None:
+    """Write an entry in the transaction that is open, or in one of its own."""
+    connection.run(
+        "insert into audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
+        check_who(who),
+        action,
+        target,
+        check_reason(reason),
+        json.dumps(dict(details)),
+    )
+
+
+def check_who(who: str) -> str:
+    if not isinstance(who, str) or not 0 < len(who) <= MAX_WHO or not who.isprintable():
+        raise SelectionError("who", f"a printable name of 1 to {MAX_WHO} characters is required")
+    return who
+
+
+def check_reason(reason: str | None) -> str | None:
+    """On one line; None for an empty one."""
+    if reason is None:
+        return None
+    if not isinstance(reason, str):
+        raise SelectionError("reason", f"a text is required, not {type(reason).__name__}")
+    line = " ".join(reason.split())
+    if len(line) > MAX_REASON or not line.isprintable():
+        raise SelectionError("reason", f"printable text of at most {MAX_REASON} characters is required")
+    return line or None
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+
+def entries(
+    reach: Reach, target: str | None, who: str | None, before: int | None, limit: int
+) -> tuple[AuditEntry, ...]:
+    check_number("limit", limit, LARGEST_PAGE)
+    if before is not None and (type(before) is not int or not 0 <= before < 2**63):
+        raise SelectionError("before", "the number of an entry is required")
+    for name, value in (("target", target), ("who", who)):
+        if value is not None and (not isinstance(value, str) or "\0" in value):
+            raise SelectionError(name, "a text without NUL is required")
+    asked = {"target = $": target, "who = $": who, "number < $": before}
+    given = {condition: str(value) for condition, value in asked.items() if value is not None}
+    conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
+    rows = reach.connection.run(
+        "select number, at, who, action, target, reason, details from audit"
+        f" where {' and '.join(conditions) or 'true'} order by number desc limit $1::int",
+        str(limit),
+        *given.values(),
+    )
+    return tuple(AuditEntry(*row) for row in rows)
+
+
+LAST = """
+select who, action, extract(epoch from clock_timestamp() - at)::float8 from audit
+ where target = $1 order by number desc limit 1
+"""
+
+
+def last(connection: Connection, target: str) -> str | None:
+    """What was done to a task last, as a sentence; None where nobody has done anything."""
+    for who, name, seconds in connection.run(LAST, target):
+        return f"{who} {PAST.get(name, name)} it {lasting(timedelta(seconds=seconds))} ago"
+    return None

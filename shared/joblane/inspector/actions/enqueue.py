@@ -1,0 +1,148 @@
+"""Enqueueing by hand, and what can be enqueued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.check import check, delay_seconds
+from joblane.enqueue.insert import Admitted, admit
+from joblane.errors import EnqueueError, JobError
+from joblane.inspector.actions import audit
+from joblane.inspector.actions.changes import send
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.views import Acted, TypeView
+from joblane.job import Job, JobOptions
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.record.states import State
+from joblane.redaction import restored
+
+if TYPE_CHECKING:
+    from joblane.enqueue.check import Ready
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+    from joblane.task import Task
+
+
+def types(reach: Reach) -> tuple[TypeView, ...]:
+    return tuple(
+        TypeView(
+            type=task.type,
+            queues=task.lanes,
+            max_retry=task.max_retry,
+            timeout_seconds=task.timeout.total_seconds(),
+            retention_seconds=task.retention.total_seconds(),
+            batch_size=task.batch_size,
+            memory_mb=task.memory_mb,
+            schedules=tuple(f"{schedule.name}: {schedule.text} {schedule.timezone}" for schedule in task.schedules),
+            schema=task.schema,
+        )
+        for task in sorted(reach.tasks.values(), key=lambda task: task.type)
+    )
+
+
+def named(reach: Reach, type_: str) -> Task[Any, Any]:
+    """The task of a type, which may be a name that it had before. Raises :class:`SelectionError`."""
+    task = reach.task(type_)
+    if task is None:
+        raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(reach.tasks))}")
+    return task
+
+
+def enqueue(
+    reach: Reach, type_: str, payload: Mapping[str, Any], options: Mapping[str, Any], reason: str | None
+) -> Acted:
+    """The audit's entry is of the new task, and names the options that were given."""
+    task = named(reach, type_)
+    given = restored(task.payload, payload, None)  # a masked field that was copied from another task is refused
+    job = Job(task, task.read(given, task.schema_digest), **_options(options))
+    ready = check(job, record=True, prefix=reach.prefix)
+    with audit.action(reach, "enqueue", ready.id, reason) as doing:
+        inserted = insert(doing.connection, ready)
+        doing.target = inserted.ready.id
+        doing.changed = inserted.state is None
+        doing.details |= {"type": task.type, "queue": inserted.ready.queue, "options": sorted(options)}
+    failed = send_inserted(reach, inserted)
+    after = inserted.state or (State.SCHEDULED if inserted.due_seconds > 0 else State.PENDING)
+    id_ = inserted.ready.id
+    return Acted(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
+
+
+# --- Writing a new row, and sending it -----------------------------------------------------------------------------
+
+
+def insert(connection: Connection, ready: Ready) -> Admitted:
+    """Write the row in the transaction that is open. Raises what stands in its way."""
+    admitted = admit(connection.run, [ready])[0]
+    if isinstance(admitted, JobError):
+        raise admitted
+    return admitted
+
+
+def send_inserted(reach: Reach, inserted: Admitted) -> dict[str, str]:
+    """Send what SQS can hold until it is due, after the commit. Returns what it did not take, as :func:`send`."""
+    if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
+        return {}
+    entry = inserted.ready.entry
+    entry.delay_seconds = delay_seconds(inserted.due_seconds)
+    return send(reach.connection, reach.sqs, {inserted.ready.id: entry})
+
+
+def note_of(failed: Mapping[str, str]) -> str | None:
+    """What is said of messages that could not be sent."""
+    for why in failed.values():
+        return f"its message could not be sent; the sweep sends it within minutes ({why})"
+    return None
+
+
+# --- Options from JSON ---------------------------------------------------------------------------------------------
+
+LONGEST_SECONDS = timedelta.max.total_seconds()
+
+
+def _options(given: Mapping[str, Any]) -> JobOptions:
+    """JSON values as :class:`JobOptions` wants them; null is as left out. What the values may be is checked there."""
+    known = sorted(JobOptions.__optional_keys__)
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise EnqueueError("options", f"there is no {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+    options: Any = {
+        name: CONVERTED[name](name, value) if name in CONVERTED else value
+        for name, value in given.items()
+        if value is not None
+    }
+    return JobOptions(**options)  # type: ignore[typeddict-item]
+
+
+def _duration(name: str, value: Any) -> timedelta:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) < LONGEST_SECONDS:
+        raise EnqueueError(name, "a number of seconds is required")
+    return timedelta(seconds=value)
+
+
+def _durations(name: str, value: Any) -> timedelta | list[timedelta]:
+    if isinstance(value, list):
+        return [_duration(name, item) for item in value]
+    return _duration(name, value)
+
+
+def _moment(name: str, value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value) if isinstance(value, str) else None
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise EnqueueError(name, "a time with its zone is required, for example '2030-01-31T12:00:00Z'")
+    return moment
+
+
+CONVERTED: Mapping[str, Callable[[str, Any], Any]] = {
+    "process_in": _duration,
+    "timeout": _duration,
+    "retention": _duration,
+    "unique_for": _duration,
+    "retry_delay": _durations,
+    "process_at": _moment,
+    "deadline": _moment,
+}

@@ -1,0 +1,224 @@
+"""What an operator does to one task.
+
+Each is one transaction: the row is locked, changed and noted in the audit. Its message is sent after the commit, and by
+the sweep a minute later where this process dies in between.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joblane.enqueue.check import check
+from joblane.enqueue.wake import wake
+from joblane.errors import UnknownTaskError, UnreadablePayloadError
+from joblane.inspector.actions import audit
+from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send
+from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
+from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import BulkAction
+from joblane.inspector.tasks.filter_sql import BULK_TYPE
+from joblane.inspector.tasks.row import check_id
+from joblane.inspector.views import Acted
+from joblane.job import Job
+from joblane.queues import Queue
+from joblane.record.claim import HOLDER, PAUSED
+from joblane.record.states import State
+from joblane.redaction import restored
+
+if TYPE_CHECKING:
+    from joblane.enqueue.check import Ready
+    from joblane.inspector.actions.audit import Action
+    from joblane.inspector.scope import Reach
+
+CLEARED = "its payload was cleared, by its retention or by an operator, so it can neither run again nor be replayed"
+IS_PAUSED = "its type, queue or tenant is paused: it waits until that is resumed"
+
+
+def run(reach: Reach, id_: str, reason: str | None) -> Acted:
+    return _change(reach, BulkAction.RUN, id_, reason)
+
+
+def retry(reach: Reach, id_: str, reason: str | None) -> Acted:
+    """Where its dead letter was not sent yet, that is not sent any more, and what ``on_archived`` names does not follow
+    until it is given up again."""
+    return _change(reach, BulkAction.RETRY, id_, reason)
+
+
+def archive(reach: Reach, id_: str, reason: str | None) -> Acted:
+    return _change(reach, BulkAction.ARCHIVE, id_, reason)
+
+
+def delete(reach: Reach, id_: str, reason: str | None) -> Acted:
+    """A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing. One that was not
+    sent yet is not sent any more, and what ``on_archived`` names does not follow."""
+    return _change(reach, BulkAction.DELETE, id_, reason)
+
+
+def cancel(reach: Reach, id_: str, reason: str | None) -> Acted:
+    return _change(reach, BulkAction.CANCEL, id_, reason)
+
+
+def replay(reach: Reach, id_: str, reason: str | None) -> Acted:
+    return _replay(reach, id_, None, reason)
+
+
+def replay_with(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
+    return _replay(reach, id_, payload, reason)
+
+
+# --- A row's state -------------------------------------------------------------------------------------------------
+
+
+def _change(reach: Reach, action: BulkAction, id_: str, reason: str | None) -> Acted:
+    with _on(reach, action, id_, reason) as (doing, found):
+        changed = change(doing.connection, action, [id_], who=doing.who)
+        if not changed:
+            raise _refusal(doing, action, found, _problem(doing, action, found))
+        one = changed[0]
+        doing.details |= {"before": one.before, "after": one.after}
+    if one.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
+        wake(reach.sqs, reach.prefix)  # it sends the dead letter
+    if one.after is not State.PENDING:
+        return Acted(id_, action, one.before, one.after)
+    failed = send(reach.connection, reach.sqs, {id_: entry_of(reach.prefix, one)})
+    return Acted(id_, action, one.before, one.after, note=IS_PAUSED if found.paused else note_of(failed))
+
+
+def _problem(doing: Action, action: BulkAction, found: Found) -> str | None:
+    """What kept a row from being changed, where it is not its state."""
+    if found.state not in ALLOWED[action]:
+        return None
+    if action is BulkAction.CANCEL:
+        return "it was asked to stop already, and does so at its next check or at its end"
+    if action is BulkAction.DELETE:
+        return "its content is gone already"
+    if found.cleared:
+        return CLEARED
+    holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from tasks t where t.id = $1"
+    return f"its unique key is held by task {doing.connection.run(holder, found.id)[0][0]!r}"
+
+
+# --- Another payload -----------------------------------------------------------------------------------------------
+
+# `payload_digest` stays, as in store.REPLACE: by it the message of a foreign sender is known as the row's own.
+EDIT = "update tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
+
+
+def edit(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
+    """Its unique key stays, and so does what ``ctx.each`` and ``ctx.resume`` have done of it."""
+    with _on(reach, "edit", id_, reason, with_payload=True) as (doing, found):
+        _allow(doing, "edit", found)
+        if found.under_way:
+            raise _refusal(doing, "edit", found, "an attempt is under way, between two invocations; cancel it first")
+        ready = _ready(reach, found, payload)
+        if ready.payload == found.payload:
+            raise _refusal(doing, "edit", found, "this is the payload that it has")
+        document = json.dumps(ready.payload, ensure_ascii=False)
+        doing.connection.run(EDIT, id_, document, ready.task.schema_digest)
+        doing.details |= _difference(ready, found)
+    return Acted(id_, "edit", found.state, found.state)
+
+
+def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> Acted:
+    """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
+    with _on(reach, "replay", id_, reason, with_payload=True) as (doing, found):
+        _allow(doing, "replay", found)
+        if found.type == BULK_TYPE:
+            raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
+        ready = _ready(reach, found, payload)
+        inserted = insert(doing.connection, ready)
+        doing.connection.run("update tasks set replay_of = $2 where id = $1", ready.id, id_)
+        doing.details |= {"new_id": ready.id} | ({} if payload is None else _difference(ready, found))
+    failed = send_inserted(reach, inserted)
+    note = IS_PAUSED if found.paused else note_of(failed)
+    return Acted(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
+
+
+def _ready(reach: Reach, found: Found, edited: Mapping[str, Any] | None) -> Ready:
+    """A job like the one that was found, checked. ``edited`` None: with its own payload, read as the runtime does."""
+    task = named(reach, found.type)
+    try:
+        if edited is None:
+            payload = task.read(found.payload, found.schema)
+        else:
+            payload = task.read(restored(task.payload, edited, found.payload), task.schema_digest)
+    except UnreadablePayloadError as error:
+        if edited is not None:
+            raise
+        raise UnreadablePayloadError(f"{error}; replay it with a payload that is mended") from None
+    job = Job(
+        task,
+        payload,
+        queue=found.queue if found.queue in task.lanes else None,
+        tenant=found.tenant,
+        owner=found.owner,
+        tags=found.tags,
+        headers=found.headers,
+    )
+    return check(job, record=True, prefix=reach.prefix)
+
+
+def _difference(ready: Ready, found: Found) -> dict[str, Any]:
+    """Names of the declared fields that differ. Others are keys that a sender chose: how many of them were dropped."""
+    old = found.payload if isinstance(found.payload, dict) else {}
+    fields = [name for name in ready.payload if old.get(name) != ready.payload[name] or name not in old]
+    dropped = len(old.keys() - ready.payload.keys())
+    return {"fields": fields} | ({"dropped": dropped} if dropped else {})
+
+
+# --- The row, locked -----------------------------------------------------------------------------------------------
+
+LOCK = f"""
+select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.headers, case when $2::boolean then t.payload end,
+       t.schema, t.cleared, t.state = 'pending' and t.used_ms > 0, {PAUSED.format(row="t")}
+  from tasks t where t.id = $1 for no key update of t
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A row as it was found, and is until the transaction ends. ``payload``: None unless it was asked for.
+    ``under_way``: an attempt is, between two invocations."""
+
+    id: str
+    type: str
+    queue: Queue
+    state: State
+    tenant: str | None
+    owner: str | None
+    tags: list[str]
+    headers: Mapping[str, str]
+    payload: Any
+    schema: str | None
+    cleared: bool
+    under_way: bool
+    paused: bool
+
+
+@contextmanager
+def _on(
+    reach: Reach, name: str, id_: str, reason: str | None, *, with_payload: bool = False
+) -> Iterator[tuple[Action, Found]]:
+    """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
+    with audit.action(reach, name, check_id(id_), reason) as doing:
+        rows = doing.connection.run(LOCK, id_, with_payload)
+        if not rows:
+            raise UnknownTaskError(id_)
+        _, type_, queue, state, *rest = rows[0]
+        yield doing, Found(id_, type_, Queue(queue), State(state), *rest)
+
+
+def _allow(doing: Action, name: str, found: Found) -> None:
+    if found.state not in ALLOWED[name]:
+        raise _refusal(doing, name, found)
+    if found.cleared:
+        raise _refusal(doing, name, found, CLEARED)
+
+
+def _refusal(doing: Action, name: str, found: Found, problem: str | None = None) -> ActionError:
+    last = audit.last(doing.connection, found.id)
+    return ActionError(found.id, name, found.state, ALLOWED[name], last, problem=problem)

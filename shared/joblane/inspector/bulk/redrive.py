@@ -1,0 +1,103 @@
+"""Dead letters sent back: first to the queue they came from, then deleted, so that a kill in between loses none.
+
+A letter is safe to delete where its row has moved on, or once it has been sent. What is neither stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from joblane.inspector.bulk.letters import Kind, Letter, cron_dead_letters, declared
+from joblane.queues import Queue
+from joblane.record.states import State
+
+if TYPE_CHECKING:
+    from joblane.inspector.filter import Filter
+    from joblane.sqs.client import Entry, Sqs
+    from joblane.task import Task
+
+HIDDEN_SECONDS = 60
+"""How long nobody else sees a letter that is in hand. One that is seen again was in hand before."""
+
+
+@dataclass(slots=True)
+class Treated:
+    """What became of letters. ``sent``: their tasks' ids, None where none can be told. ``left``: receipts to give back.
+
+    ``failed``: could not be sent, and are left.
+    """
+
+    sent: list[str | None] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    failed: int = 0
+
+
+def wanted(letter: Letter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
+    """Whether a letter is to be sent back: all that is asked for holds, and can be told from the letter.
+
+    One that cannot be read is wanted by its own fingerprint alone.
+    """
+    if not letter.grouped or (filter_.fingerprint or letter.fingerprint) != letter.fingerprint:
+        return False
+    if letter.kind is Kind.UNREADABLE and filter_.fingerprint is None:
+        return False
+    delivery = letter.delivery
+    ids = {letter.id, delivery.message_id}
+    error = ": ".join(letter.error).lower()
+    return (
+        (not filter_.ids or bool(ids.intersection(filter_.ids)))
+        and (not filter_.id_prefix or any(id_ and id_.startswith(filter_.id_prefix) for id_ in ids))
+        and (not filter_.states or State.ARCHIVED in filter_.states)
+        and (not filter_.types or letter.type in filter_.types)
+        and (not filter_.queues or _queue(letter, prefix, tasks) in filter_.queues)
+        and (not filter_.tenant or delivery.group == filter_.tenant)
+        and not filter_.tag
+        and (not filter_.error or filter_.error.lower() in error)
+        and (filter_.created_after is None or letter.at >= filter_.created_after)
+        and (filter_.created_before is None or letter.at < filter_.created_before)
+    )
+
+
+def _queue(letter: Letter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+    """Which of the three a letter belongs to."""
+    if letter.delivery.queue == cron_dead_letters(prefix):
+        task = declared(tasks).get(letter.type)
+        return task.queue if task else None
+    rest = letter.delivery.queue.removeprefix(f"{prefix}-")
+    return next((queue for queue in Queue if rest.startswith(f"{queue}-")), None)
+
+
+def treat(
+    sqs: Sqs,
+    prefix: str,
+    tasks: Mapping[str, Task[Any, Any]],
+    filter_: Filter,
+    letters: Sequence[Letter],
+    *,
+    room: int,
+) -> Treated:
+    """Of one queue: send back what is wanted, ``room`` at most, and delete it; delete what stands for nothing."""
+    treated = Treated()
+    done = [letter.delivery.receipt for letter in letters if letter.kind is Kind.OBSOLETE]
+    sending: list[tuple[Letter, Entry]] = []
+    for letter in letters:
+        if letter.kind is Kind.OBSOLETE:
+            continue
+        entry = letter.sent_back(prefix, tasks) if wanted(letter, filter_, prefix, tasks) else None
+        if entry is None or len(sending) >= room:
+            treated.left.append(letter.delivery.receipt)
+        else:
+            sending.append((letter, entry))
+    failed = sqs.send_many([entry for _, entry in sending]) if sending else {}
+    for position, (letter, _) in enumerate(sending):
+        if position in failed:
+            treated.left.append(letter.delivery.receipt)
+        else:
+            treated.sent.append(letter.id)
+            done.append(letter.delivery.receipt)
+    treated.failed = len(failed)
+    if done:
+        sqs.delete_many(letters[0].delivery.queue, done)
+    return treated

@@ -1,0 +1,173 @@
+"""Actions on many tasks: each a task of type ``jobs:bulk``, with a frozen filter, progress and an end of its own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter
+
+from joblane.enqueue.check import check, new_id
+from joblane.enqueue.insert import admit
+from joblane.errors import UnknownTaskError
+from joblane.inspector.actions import audit
+from joblane.inspector.actions.changes import LIVE
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.tasks.filter_sql import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked, select
+from joblane.inspector.tasks.row import check_id
+from joblane.inspector.views import BulkView
+from joblane.job import Job
+from joblane.record.insert import MARK_SENT
+from joblane.record.states import State
+from joblane.record.transitions import CANCEL
+
+if TYPE_CHECKING:
+    from joblane.enqueue.check import Ready
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+
+REDRIVE = "redrive"
+"""The action of a row of ``bulks`` that also sends dead letters back."""
+MAX_RATE = 500
+MAX_CANARY = 100
+MOST = 10_000_000
+"""Tasks that one action counts at the most."""
+
+FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
+
+INSERT = """
+insert into bulks (id, action, filter, who, reason, rate, canary, total)
+values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
+"""
+
+
+def start(
+    reach: Reach, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
+) -> BulkView:
+    """Raises :class:`SelectionError` where nothing matches, or it cannot be done in the time of a task."""
+    try:
+        action = BulkAction(action)
+    except ValueError:
+        raise SelectionError("action", f"{action!r} is not one of {', '.join(BulkAction)}") from None
+    return begin(reach, action, frozen(reach, filter_, action), rate=rate, canary=canary, reason=reason)
+
+
+def frozen(reach: Reach, filter_: Filter, action: BulkAction) -> Filter:
+    """The filter as it will be walked: what is created from now on is left out, by the database's clock."""
+    filter_ = aimed(checked(reach, filter_), action)
+    [[now]] = reach.connection.run("select clock_timestamp()")
+    before: datetime = now if filter_.created_before is None else min(now, filter_.created_before)
+    return replace(filter_, created_before=before)
+
+
+def begin(
+    reach: Reach,
+    action: str,
+    filter_: Filter,
+    *,
+    rate: int,
+    canary: int,
+    reason: str | None,
+    letters: int = 0,
+    may_be_none: bool = False,
+) -> BulkView:
+    """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
+
+    ``filter_``: a :func:`frozen` one. ``letters``: messages without a row that are to be sent back as well.
+    ``may_be_none``: there is something to do where nothing matches, too.
+    """
+    check_number("rate", rate, MAX_RATE)
+    check_number("canary", canary, MAX_CANARY, least=0)
+    ready = _ready(reach)
+    with audit.action(reach, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
+        total = _count(doing.connection, filter_) + letters
+        if total or not may_be_none:
+            _check_total(reach, total, rate)
+        document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
+        numbers = (str(number) for number in (rate, canary, total))
+        doing.connection.run(
+            INSERT, ready.id, action, json.dumps(document), doing.who, audit.check_reason(reason), *numbers
+        )
+        admit(doing.connection.run, [ready])
+        doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
+    if not reach.sqs.send_many([ready.entry]):  # else the sweep sends it
+        reach.connection.run(MARK_SENT, json.dumps([ready.id]))
+    return view(reach, ready.id)
+
+
+def _ready(reach: Reach) -> Ready:
+    if BULK_TYPE not in reach.tasks:
+        raise SelectionError("action", f"the task {BULK_TYPE!r}, which does it, is not deployed here")
+    task = reach.tasks[BULK_TYPE]
+    return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=reach.prefix)
+
+
+def _count(connection: Connection, filter_: Filter) -> int:
+    selection = select("created_at, id", filter_, None, MOST, acting=True)
+    [[number]] = connection.run(f"select count(*) from ({selection.sql}) as matching", *selection.parameters)
+    return int(number)
+
+
+def _check_total(reach: Reach, total: int, rate: int) -> None:
+    if not total:
+        raise SelectionError("filter", "no task matches it; nothing was begun")
+    most = int(reach.tasks[BULK_TYPE].timeout.total_seconds() * rate * 0.9)
+    if total > most:
+        raise SelectionError(
+            "rate",
+            f"{total} tasks match, and at {rate} a second {most} can be done in the time that {BULK_TYPE} has; "
+            "give a higher rate, or a narrower filter",
+        )
+
+
+# --- Looking -------------------------------------------------------------------------------------------------------
+
+VIEW = """
+select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
+       coalesce(b.stopped, case when t.state in ('archived', 'cancelled') then t.reason end),
+       b.started_at, t.finished_at
+  from bulks b join tasks t on t.id = b.id
+"""
+
+
+def view(reach: Reach, id_: str) -> BulkView:
+    rows = reach.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
+    if not rows:
+        raise UnknownTaskError(id_)
+    return _view(rows[0])
+
+
+def bulks(reach: Reach, limit: int) -> tuple[BulkView, ...]:
+    check_number("limit", limit, LARGEST_PAGE)
+    rows = reach.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
+    return tuple(map(_view, rows))
+
+
+def _view(row: list[Any]) -> BulkView:
+    id_, action, filter_, who, state, *rest = row
+    return BulkView(id_, action, FILTER.validate_python(filter_), who, State(state), *rest)
+
+
+# --- Stopping ------------------------------------------------------------------------------------------------------
+
+
+def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
+    """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended or was aborted."""
+    before = view(reach, id_)
+    with audit.action(reach, "abort", id_, reason) as doing:
+        [[stopped]] = doing.connection.run("select stopped from bulks where id = $1 for update", id_)
+        if stopped is not None and before.state in LIVE:
+            raise ActionError(id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it stops")
+        if not doing.connection.run(CANCEL, id_):
+            raise _ended(reach, before)
+        doing.connection.run("update bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
+        doing.details |= {"done": before.done, "total": before.total}
+    return view(reach, id_)
+
+
+def _ended(reach: Reach, before: BulkView) -> ActionError:
+    [[state]] = reach.connection.run("select state from tasks where id = $1", before.id)
+    return ActionError(before.id, "abort", State(state), LIVE, audit.last(reach.connection, before.id))

@@ -1,0 +1,46 @@
+"""Who may call what: each operation of the inspector is marked with the one permission that it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from functools import wraps
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+
+from joblane.inspector.unavailable import told
+
+if TYPE_CHECKING:
+    from joblane.inspector.inspector import Inspector
+
+P = ParamSpec("P")
+R = TypeVar("R")
+Operation = Callable[Concatenate["Inspector", P], R]
+
+
+class Permission(StrEnum):
+    """``view`` changes nothing; ``operate`` decides when and whether tasks run; ``edit`` says what they run with."""
+
+    VIEW = "view"
+    OPERATE = "operate"
+    EDIT = "edit"
+
+
+def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]]:
+    """Mark an operation of the inspector, and let it tell what is away as an error of ours."""
+
+    def mark(function: Operation[P, R]) -> Operation[P, R]:
+        @wraps(function)
+        def operation(inspector: Inspector, *args: P.args, **kwargs: P.kwargs) -> R:
+            with told(inspector._reach):
+                return function(inspector, *args, **kwargs)
+
+        operation.__permission__ = permission  # type: ignore[attr-defined]
+        return operation  # type: ignore[return-value]
+
+    return mark
+
+
+def permission_of(inspector: type[Inspector], operation: str) -> Permission | None:
+    """What ``operation`` takes; None for a name that is no operation."""
+    found = vars(inspector).get(operation)
+    return getattr(found, "__permission__", None)

@@ -1,0 +1,47 @@
+"""What an inspector works with: the record, the queues, the declarations, and who asks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from joblane.queues import function_name, log_group_name
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+    from joblane.record.database import Database
+    from joblane.sqs.client import Sqs
+    from joblane.task import Task
+
+
+@dataclass(frozen=True, slots=True)
+class Reach:
+    """``tasks``: by type, with the times of the stage. ``who``: the operator, for the audit; verified where remote.
+
+    ``region``: of AWS's other services, and for links into its console; empty where none is set. ``lock``: of the
+    operation under way.
+    """
+
+    database: Database
+    sqs: Sqs
+    prefix: str
+    tasks: Mapping[str, Task[Any, Any]]
+    who: str
+    region: str = ""
+    lock: Lock = field(default_factory=Lock, repr=False, compare=False)
+
+    @property
+    def connection(self) -> Connection:
+        """Idle; each statement is a transaction of its own unless one is opened."""
+        return self.database.get()
+
+    def task(self, type_: str) -> Task[Any, Any] | None:
+        """What serves a type, by its name or one that it had before; None where nothing does."""
+        return next((task for task in self.tasks.values() if type_ in task.types), None)
+
+    def log_group(self, type_: str) -> str:
+        """Of the function that runs a type, or ran it."""
+        task = self.task(type_)
+        return log_group_name(function_name(self.prefix, task.type if task else type_))

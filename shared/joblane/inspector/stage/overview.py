@@ -1,0 +1,133 @@
+"""Queues and lanes as they stand: what the record holds, what SQS holds, and what began in the last minutes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.stage import pauses
+from joblane.inspector.stage.depths import depth_of, held_by, total
+from joblane.inspector.tasks.filter_sql import check_number, reading
+from joblane.inspector.tasks.listing import COUNT_CAP
+from joblane.inspector.views import Depth, Lane, Minute, Overview, Pause, QueueView
+from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.states import State
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+
+MOST_MINUTES = 240
+
+LIVE_ROWS = """
+select queue, type, state, count(*),
+       extract(epoch from clock_timestamp() - min(due_at) filter (where state <> 'active'))::float8
+  from tasks where state = any('{scheduled,pending,active,retry}'::text[])
+ group by queue, type, state
+"""
+"""The last column, negative where nothing is due yet: how long the one that was due first has waited."""
+
+BEGUN = """
+select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
+       count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost')), avg(wait_ms)::float8
+  from task_attempts
+ where started_at >= $1 and queue is not null
+ group by 1, 2
+"""
+STANDING = f"""
+select clock_timestamp(),
+       (select count(*) from (select from tasks where state = 'archived' and not cleared limit {COUNT_CAP}) as a)
+"""
+
+
+@dataclass(slots=True)
+class Recorded:
+    """What the record says. ``tasks``, ``waits``: by queue and type."""
+
+    at: datetime
+    archived: int
+    tasks: dict[tuple[str, str], Counter[State]] = field(default_factory=dict)
+    waits: dict[tuple[str, str], float] = field(default_factory=dict)
+    minutes: dict[tuple[str, datetime], list[Any]] = field(default_factory=dict)
+    pauses: dict[tuple[str, str], Pause] = field(default_factory=dict)
+
+
+def overview(reach: Reach, minutes: int) -> Overview:
+    check_number("minutes", minutes, MOST_MINUTES)
+    with reading(reach.connection) as connection:
+        recorded = read(connection, minutes)
+    declared = {(queue, task.type) for task in reach.tasks.values() for queue in task.lanes}
+    standing = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # also of types that are gone
+    names = {lane: lane_name(reach.prefix, *lane) for lane in sorted(declared | standing)}
+    doors = {queue: front_door_name(reach.prefix, queue) for queue in Queue}
+    asked = [*(names[lane] for lane in declared), *doors.values()]
+    found = held_by(reach.sqs, [*asked, *map(dead_letter_name, asked)])
+    lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
+    return Overview(
+        at=recorded.at,
+        queues=tuple(
+            QueueView(
+                queue=queue,
+                weight=WEIGHTS[queue],
+                front_door=depth_of(found, doors[queue]),
+                depth=total(lane.depth for lane in lanes if lane.queue is queue and (queue, lane.type) in declared),
+                pause=recorded.pauses.get((PauseScope.QUEUE, queue)),
+                minutes=_minutes(recorded, queue, minutes),
+                **_summed([lane for lane in lanes if lane.queue is queue]),
+            )
+            for queue in Queue
+        ),
+        archived=recorded.archived,
+    )
+
+
+def read(connection: Connection, minutes: int) -> Recorded:
+    [[at, archived]] = connection.run(STANDING)
+    recorded = Recorded(at, archived)
+    for queue, type_, state, number, waited in connection.run(LIVE_ROWS):
+        recorded.tasks.setdefault((queue, type_), Counter())[State(state)] = number
+        if waited is not None and waited >= 0:
+            recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
+    for queue, minute, *numbers in connection.run(BEGUN, _last_minutes(at, minutes)[0]):
+        recorded.minutes[queue, minute] = numbers
+    recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
+    return recorded
+
+
+def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth) -> Lane:
+    return Lane(
+        queue=queue,
+        type=type_,
+        name=name,
+        depth=depth,
+        tasks=dict(recorded.tasks.get((queue, type_), {})),
+        oldest_wait_seconds=recorded.waits.get((queue, type_)),
+        pause=recorded.pauses.get((PauseScope.TYPE, type_)),
+    )
+
+
+def _summed(lanes: Sequence[Lane]) -> dict[str, Any]:
+    tasks: Counter[State] = Counter()
+    for lane in lanes:
+        tasks.update(lane.tasks)
+    waits = [lane.oldest_wait_seconds for lane in lanes if lane.oldest_wait_seconds is not None]
+    return {"lanes": tuple(lanes), "tasks": dict(tasks), "oldest_wait_seconds": max(waits, default=None)}
+
+
+def _minutes(recorded: Recorded, queue: Queue, minutes: int) -> tuple[Minute, ...]:
+    """Those in which nothing began are there as well."""
+    told = []
+    for at in _last_minutes(recorded.at, minutes):
+        started, succeeded, failed, wait_ms = recorded.minutes.get((queue, at), (0, 0, 0, None))
+        told.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
+    return tuple(told)
+
+
+def _last_minutes(at: datetime, minutes: int) -> list[datetime]:
+    """Their beginnings, oldest first, up to that of the minute that is under way."""
+    last = at.replace(second=0, microsecond=0)
+    return [last - timedelta(minutes=back) for back in reversed(range(minutes))]

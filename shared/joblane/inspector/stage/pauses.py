@@ -1,0 +1,163 @@
+"""Pausing a queue, a type, a tenant or a schedule.
+
+The claim looks at the pauses, so from the commit on nothing new starts: a message that is delivered moves into its row
+(one of a foreign sender becomes a row), which waits without limit, spends no attempt and counts no receive. The ticks
+of a paused schedule are recorded as cancelled.
+
+The event source mapping stays on, on purpose. Behind a mapping that is off messages would grow old in SQS and expire
+after ten days, and each deploy would fight with the pause over ``Enabled``.
+
+The pause of a queue leaves out ``jobs:*``: without the sweep nothing that waits in any queue would go on.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from pg8000.exceptions import Error as PostgresError
+
+from joblane.enqueue.wake import wake
+from joblane.inspector.actions import audit
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.views import Pause
+from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.queues import Queue
+from joblane.sqs.message import TENANT_PATTERN
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+
+CURRENT = """
+select scope, name, reason, paused_by, since, until from pauses
+ where until is null or until > clock_timestamp() order by scope, name
+"""
+# One that has ended by itself begins anew. Nothing comes back where the end is not ahead.
+PAUSE = """
+with before as (
+  select since, paused_by from pauses
+   where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
+)
+insert into pauses (scope, name, reason, paused_by, until)
+select $1, $2, $3::text, $4::text, $5::timestamptz
+ where $5::timestamptz is null or $5::timestamptz > clock_timestamp()
+on conflict (scope, name) do update set
+  reason = excluded.reason, paused_by = excluded.paused_by, until = excluded.until,
+  since = coalesce((select since from before), clock_timestamp())
+returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
+"""
+# Of two at once that find nothing paused, the second is to find the pause of the first. Whoever reads is not held up.
+ONE_AT_A_TIME = "lock table pauses in share row exclusive mode"
+RESUME = """
+delete from pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
+   and (until is null or until > clock_timestamp())
+returning scope, name, reason, paused_by, since, until
+"""
+
+BATCH = 1000
+MOST_BATCHES = 50
+"""About four seconds; what is above goes on by itself within minutes."""
+# What a pause has held back is looked at by the sweep once a minute, so it is found by the sweep's own index. Others
+# that are due in that minute are among it; a message too many does no harm.
+GO_ON = f"""
+with held as (
+  select id from tasks
+   where sweep_at > now() and sweep_at <= now() + interval '1 minute'
+     and (state in ('scheduled', 'pending', 'retry') or (state = 'active' and lease_until <= now()))
+   order by sweep_at limit {BATCH} for no key update skip locked
+)
+update tasks t set sweep_at = now() from held where t.id = held.id returning t.id
+"""
+
+
+def current(connection: Connection) -> tuple[Pause, ...]:
+    """What is paused now, by scope and name."""
+    return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
+
+
+def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
+    """A type is paused under the names that it had before, too. The last pause of a thing is what holds."""
+    scope, names = _names(reach, scope, name)
+    if SWEEP in names:
+        raise SelectionError("scope", f"without {SWEEP} nothing that waits would go on, in any queue")
+    end = _end(until)
+    with audit.action(reach, "pause", f"{scope}:{name}", reason) as doing:
+        said = audit.check_reason(reason)
+        doing.connection.run(ONE_AT_A_TIME)
+        rows = [row for one in names for row in doing.connection.run(PAUSE, scope, one, said, doing.who, end)]
+        if not rows:
+            raise SelectionError("until", "a time in the future is required, by the database's clock")
+        paused = _pause(rows[0])
+        doing.details |= {"until": end, "replaced": paused.replaced}
+        if paused.replaced:
+            doing.details |= {"since": paused.since.isoformat(), "paused_by": paused.replaced_by}
+    return paused
+
+
+def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pause:
+    """What waits goes on at once, by a sweep; where that cannot be woken, by the next one."""
+    scope, names = _names(reach, scope, name, known=False)
+    with audit.action(reach, "resume", f"{scope}:{name}", reason) as doing:
+        rows = doing.connection.run(RESUME, scope, json.dumps(names))
+        if not rows:
+            paused = ", ".join(f"{one.scope} {one.name}" for one in current(doing.connection))
+            raise SelectionError(
+                "name", f"{scope} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
+            )
+        resumed = _pause([*rows[0], False])
+        doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
+    if scope is not PauseScope.SCHEDULE:
+        with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes
+            for _ in range(MOST_BATCHES):
+                if len(reach.connection.run(GO_ON)) < BATCH:
+                    break
+        wake(reach.sqs, reach.prefix)
+    return resumed
+
+
+def _pause(row: list[Any]) -> Pause:
+    scope, *rest = row
+    return Pause(PauseScope(scope), *rest)
+
+
+def _end(until: datetime | None) -> str | None:
+    if until is None:
+        return None
+    if not isinstance(until, datetime) or until.tzinfo is None:
+        raise SelectionError("until", "an aware datetime is required, for example datetime.now(UTC) + …")
+    try:
+        return until.astimezone(UTC).isoformat()
+    except OverflowError:
+        raise SelectionError("until", "a time within the calendar is required") from None
+
+
+# --- What can be paused --------------------------------------------------------------------------------------------
+
+
+def _names(reach: Reach, scope: PauseScope, name: str, *, known: bool = True) -> tuple[PauseScope, list[str]]:
+    """The names under which a thing is paused. Raises :class:`SelectionError` for one that is not ``known``; what was
+    dropped by a deploy meanwhile can still be resumed."""
+    try:
+        scope = PauseScope(scope)
+    except ValueError:
+        raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
+    if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest of all names
+        raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
+    if scope is PauseScope.TYPE and (task := reach.task(name)) is not None:
+        return scope, [name, *(other for other in task.types if other != name)]
+    if known and scope is not PauseScope.TENANT and name not in (names := sorted(_known(reach, scope))):
+        raise SelectionError("name", f"there is no {scope} {name!r}; there are {', '.join(names) or 'none'}")
+    return scope, [name]
+
+
+def _known(reach: Reach, scope: PauseScope) -> Iterable[str]:
+    if scope is PauseScope.QUEUE:
+        return list(Queue)
+    if scope is PauseScope.SCHEDULE:
+        return [f"{task.type}:{schedule.name}" for task in reach.tasks.values() for schedule in task.schedules]
+    return reach.tasks

@@ -1,0 +1,180 @@
+"""Schedules: what comes next, and what came."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.discovery import load
+from joblane.errors import DeclarationError
+from joblane.inspector.actions import audit
+from joblane.inspector.actions.enqueue import named
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.stage import pauses
+from joblane.inspector.stage.aws import client
+from joblane.inspector.views import Acted, Pause, ScheduleView, Tick
+from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
+from joblane.maintenance.missed_ticks import PATIENCE
+from joblane.queues import cron_group_name, schedule_name
+from joblane.record.states import State
+from joblane.sqs.message import TICK_ID_PATTERN
+from joblane.sqs.tick import id_of, tick_entry
+
+if TYPE_CHECKING:
+    from joblane.cron import Schedule
+    from joblane.inspector.scope import Reach
+    from joblane.task import Task
+
+COMING = 3
+PAST = 10
+MISSING = "MISSING"
+"""AWS knows other schedules of the stage, but not this one."""
+
+# The ids of a schedule's ticks differ in their times alone, so the last are at the end of their range in the index.
+TICKS = f"""
+select s.type, s.name, t.id, t.state
+  from jsonb_to_recordset($1::jsonb) as s(type text, name text, low text, high text),
+       lateral (select id, state from tasks where id >= s.low collate "C" and id < s.high collate "C"
+                 order by id desc limit {PAST}) as t
+"""
+
+TICKED = """
+select state from tasks where id = $1
+union all
+select 'pending' from audit where target = $2 and action = 'tick' and details ->> 'id' = $1
+ limit 1
+"""
+"""A tick of this minute: a second one would be the same task, and run nothing."""
+
+
+def schedules(reach: Reach) -> tuple[ScheduleView, ...]:
+    """Of all types, with the times of the stage."""
+    declared = [(task, one) for task in reach.tasks.values() for one in task.schedules]
+    paused = {pause.name: pause for pause in pauses.current(reach.connection) if pause.scope is PauseScope.SCHEDULE}
+    known = _known_ticks(reach, declared)
+    states = _states_on_aws(reach)
+    now = datetime.now(UTC)
+    return tuple(_view(task, one, now, known, paused, states) for task, one in declared)
+
+
+def _view(  # noqa: PLR0917 - each asked for once, for all schedules
+    task: Task[Any, Any],
+    schedule: Schedule,
+    now: datetime,
+    known: Mapping[tuple[str, str], Mapping[datetime, Tick]],
+    paused: Mapping[str, Pause],
+    states: Mapping[str, str],
+) -> ScheduleView:
+    name = str(schedule.name)
+    return ScheduleView(
+        type=task.type,
+        name=name,
+        text=schedule.text,
+        timezone=schedule.timezone,
+        overlap=task.overlap,
+        next=tuple(_coming(schedule, now)),
+        ticks=_ticks(task, schedule, now, known.get((task.type, name), {})),
+        pause=paused.get(f"{task.type}:{name}"),
+        on_aws=_state(task, schedule, states),
+    )
+
+
+# --- What came -----------------------------------------------------------------------------------------------------
+
+
+def _coming(schedule: Schedule, now: datetime) -> Iterator[datetime]:
+    for _ in range(COMING):
+        now = schedule.next_after(now)
+        yield now
+
+
+def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mapping[datetime, Tick]) -> tuple[Tick, ...]:
+    """The last ones, newest first: those that came, and those that should have come since the first that is known."""
+    found = dict(known)
+    if found:
+        since = max(min(found), now - CONTENT_KEPT_FOR_MESSAGES)
+        moment = now - PATIENCE
+        for _ in range(PAST):
+            moment = schedule.previous(moment)
+            if moment < since:
+                break
+            found.setdefault(moment, Tick(moment, id_of(task.type, schedule.name, moment), None))
+            moment -= timedelta(minutes=1)
+    return tuple(found[at] for at in sorted(found, reverse=True)[:PAST])
+
+
+def _known_ticks(
+    reach: Reach, declared: Sequence[tuple[Task[Any, Any], Schedule]]
+) -> dict[tuple[str, str], dict[datetime, Tick]]:
+    """The last ticks in the record by type and schedule, each by its time."""
+    ranges = [
+        {"type": task.type, "name": one.name, "low": f"{task.type}:{one.name}:", "high": f"{task.type}:{one.name};"}
+        for task, one in declared
+    ]
+    found: dict[tuple[str, str], dict[datetime, Tick]] = defaultdict(dict)
+    for type_, name, id_, state in reach.connection.run(TICKS, json.dumps(ranges)):
+        if TICK_ID_PATTERN.fullmatch(id_):
+            at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
+            found[type_, name][at] = Tick(at, id_, State(state))
+    return found
+
+
+# --- What AWS has --------------------------------------------------------------------------------------------------
+
+
+def _states_on_aws(reach: Reach) -> dict[str, str]:
+    """The stage's schedules in EventBridge Scheduler by name; nothing where it cannot be asked."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        with client("scheduler", reach.region) as asked:
+            pages = asked.get_paginator("list_schedules").paginate(GroupName=cron_group_name(reach.prefix))
+            return {item["Name"]: item["State"] for page in pages for item in page["Schedules"]}
+    except (BotoCoreError, ClientError):  # not reachable, not allowed, or no such group
+        return {}
+
+
+def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) -> str | None:
+    """Of one that is two there, the worse."""
+    if not states:
+        return None
+    names = [schedule_name(task.type, str(schedule.name), n) for n in range(1, len(schedule.expressions) + 1)]
+    found = [states.get(name, MISSING) for name in names]
+    return next((state for state in found if state != "ENABLED"), "ENABLED")
+
+
+# --- A tick now ----------------------------------------------------------------------------------------------------
+
+
+def tick(reach: Reach, type_: str, schedule: str | None, reason: str | None) -> Acted:
+    """It is sent just before the entry in the audit commits, so a tick that could not be sent leaves none."""
+    task = _as_declared(named(reach, type_))
+    chosen = [one for one in task.schedules if schedule in (None, one.name)]
+    if len(chosen) != 1:
+        names = ", ".join(str(one.name) for one in task.schedules) or "none: it is no periodic task"
+        raise SelectionError("schedule", f"name one of {task.type}'s schedules ({names})")
+    name = f"{task.type}:{chosen[0].name}"
+    for pause in pauses.current(reach.connection):
+        if (pause.scope, pause.name) == (PauseScope.SCHEDULE, name):
+            raise SelectionError("schedule", f"{name} is paused, so the tick would be cancelled; resume it first")
+    now = datetime.now(UTC)
+    id_ = id_of(task.type, chosen[0].name, now)
+    with audit.action(reach, "tick", name, reason) as doing:
+        for (state,) in doing.connection.run(TICKED, id_, name):
+            problem = "the tick of this minute has come or was sent; wait for the next minute"
+            raise ActionError(id_, "tick", State(state), (), audit.last(doing.connection, name), problem=problem)
+        doing.details |= {"id": id_}
+        reach.sqs.send(tick_entry(reach.prefix, task, chosen[0], now))
+    return Acted(id_, "tick", None, State.PENDING, new_id=id_)
+
+
+def _as_declared(task: Task[Any, Any]) -> Task[Any, Any]:
+    """With the schedules that the stage has off."""
+    try:
+        return load(task.type, times={})
+    except DeclarationError:  # declared elsewhere than in functions/, as by a test
+        return task

@@ -1,0 +1,43 @@
+"""What ran within a time, and what it cost: an estimate, see :mod:`joblane.worker.cost`."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.views import Statistic
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+
+SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
+COLUMNS = ("type", "tenant")
+
+# By the index on started_at alone, which cannot be searched by clock_timestamp(): it may change while it is read.
+STATISTICS = """
+select coalesce(a.{column}, ''), count(*),
+       count(*) filter (where a.outcome = 'completed'),
+       count(*) filter (where a.outcome in ('failed', 'timeout')),
+       count(*) filter (where a.outcome = 'archived'),
+       count(*) filter (where a.outcome = 'lost'),
+       round(avg(a.wait_ms))::bigint, round(avg(a.duration_ms))::bigint, max(a.duration_ms)::bigint,
+       coalesce(sum(a.cost_usd), 0)::float8 as cost
+  from task_attempts a
+ where a.started_at >= now() - make_interval(secs => $1::float8)
+ group by 1
+ order by cost desc, 2 desc, 1
+"""
+
+
+def statistics(reach: Reach, within: timedelta, by: str) -> tuple[Statistic, ...]:
+    """Dearest first. The key of what has no tenant is empty, as is that of runs from before types were noted.
+
+    Raises :class:`SelectionError`.
+    """
+    if not isinstance(within, timedelta) or not SHORTEST <= within <= LONGEST:
+        raise SelectionError("within", f"from a minute to {LONGEST.days} days is required, not {within}")
+    if by not in COLUMNS:
+        raise SelectionError("by", f"{' or '.join(COLUMNS)} is required, not {by!r}")
+    rows = reach.connection.run(STATISTICS.format(column=by), str(within.total_seconds()))
+    return tuple(Statistic(*row) for row in rows)

@@ -1,0 +1,162 @@
+"""One task whole, and why it is not running."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from joblane.inspector.actions import audit
+from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.links import logs_link
+from joblane.inspector.tasks.filter_sql import BULK_TYPE, reading
+from joblane.inspector.tasks.row import Record, read
+from joblane.inspector.tasks.why import why
+from joblane.inspector.views import Attempt, TaskRow, TaskView
+from joblane.queues import Queue
+from joblane.record.states import State
+from joblane.redaction import MASK, masked, redacted_names
+from joblane.redaction_scrub import OPEN_HEADER, scrubbed, scrubber
+from joblane.status import Progress
+from joblane.unique import PAYLOAD_KEY
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.payload import Payload
+    from joblane.record.connection import Row
+    from joblane.task import Task
+
+ATTEMPTS_SHOWN = 500
+"""The last ones; a task that goes on over many invocations has a run for each."""
+AUDIT_SHOWN = 100
+REPLAYS_SHOWN = 100
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+"""Source: W3C Trace Context, *traceparent header*."""
+
+ATTEMPTS = f"""
+select run, attempt, generation, started_at, finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd,
+       request_id, error_type, error_message, fingerprint, traceback
+  from (select * from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
+ order by run
+"""
+BESIDE = f"""
+select (select array(select id from tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
+       p.done, p.total, p.note, p.at,
+       coalesce((select c.done from task_cursors c where c.task_id = $1),
+                (select count(*) from task_items i where i.task_id = $1))
+  from (select) as one left join task_progress p on p.task_id = $1
+"""
+
+
+def task(reach: Reach, id_: str) -> TaskView:
+    with reading(reach.connection) as connection:
+        record = read(connection, id_)
+        attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
+        [[replays, *progress, items_done]] = connection.run(BESIDE, id_)
+        done = audit.entries(reach, id_, None, None, AUDIT_SHOWN)
+        ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
+        reason = why(reach, connection, record, ended[-1] if ended else None)
+    declared = reach.task(record.type)
+    return TaskView(
+        row=_row(record),
+        owner=record.owner,
+        payload=_shown(declared, record.payload),
+        result=_result(declared, record),
+        headers=_headers(record.headers),
+        options=record.options,
+        runs=record.runs,
+        generation=record.generation,
+        deadline=record.deadline,
+        sent_at=record.sent_at,
+        dead_sent_at=record.dead_sent_at,
+        lease_until=record.lease_until,
+        expire_at=record.expire_at,
+        cancel_requested_at=record.cancel_requested_at,
+        unique_key=_key(declared, record),
+        replay_of=record.replay_of,
+        replays=tuple(replays),
+        progress=_progress(progress),
+        items_done=items_done,
+        attempts=tuple(attempts),
+        why=reason,
+        actions=_actions(record),
+        audit=done,
+        log_link=_log_link(reach, record),
+    )
+
+
+def _row(record: Record) -> TaskRow:
+    return TaskRow(
+        id=record.id,
+        type=record.type,
+        queue=Queue(record.queue),
+        state=State(record.state),
+        tenant=record.tenant,
+        tags=tuple(record.tags),
+        attempts=record.attempts,
+        max_retry=record.allowed - 1,
+        created_at=record.created_at,
+        due_at=record.due_at,
+        finished_at=record.finished_at,
+        reason=record.reason,
+        error_type=record.error_type,
+        error_message=record.error_message,
+        fingerprint=record.fingerprint,
+    )
+
+
+def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
+    """Without a declaration nobody knows which fields are redacted: then all are."""
+    if content is None:
+        return None
+    return MASK if declared is None else masked(declared.payload, content)
+
+
+def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
+    """Also without the values of the payload's redacted fields, which the handler may have put anywhere into it."""
+    shown = _shown(declared, record.result)
+    return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
+
+
+def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
+    """A caller's own may hold a redacted value. From one made of the payload a short value could be found by trial."""
+    key = record.unique_key
+    if key is None or declared is None:
+        return key and f"{record.type} {MASK}"
+    model: type[Payload] = declared.payload
+    if redacted_names(model) and PAYLOAD_KEY.fullmatch(key.rpartition(" ")[2]):
+        return f"{record.type} {MASK}"
+    return scrubber(model, record.payload)(key)
+
+
+def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {
+        name: value if name == OPEN_HEADER and TRACEPARENT.fullmatch(value) else MASK for name, value in headers.items()
+    }
+
+
+def _progress(row: Row) -> Progress | None:
+    done, total, note, at = row
+    return None if at is None else Progress(done, total, note, at)
+
+
+def _actions(record: Record) -> tuple[str, ...]:
+    """What its state allows now. Without content there is nothing left to act on."""
+    if record.cleared:
+        return ()
+    allowed = [
+        action
+        for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items()
+        if record.state in states and not (record.type == BULK_TYPE and "replay" in action)
+    ]
+    if record.cancel_requested_at is not None and record.state == State.ACTIVE:
+        allowed.remove("cancel")  # it was asked to stop already
+    if record.used_ms > 0 and record.state == State.PENDING:
+        allowed.remove("edit")  # an attempt is under way, between two invocations
+    return tuple(map(str, allowed))
+
+
+def _log_link(reach: Reach, record: Record) -> str | None:
+    if record.runs == 0:
+        return None
+    return logs_link(reach.region, reach.log_group(record.type), record.id, record.created_at, record.finished_at)

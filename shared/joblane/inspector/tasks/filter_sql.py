@@ -1,0 +1,266 @@
+"""A filter as SQL: checked field by field, and put so that an index gives its tasks in the order of a listing.
+
+A listing is in the order of (created_at, id), and a position in it is such a pair. An index of one column before these
+two gives that order for one value of the column only: a filter with several is a branch for each, which the database
+merges. A filter that names no such column is a branch for each queue.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from joblane.errors import storable
+from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.options import MAX_TAG
+from joblane.queues import TYPE_PATTERN, Queue
+from joblane.record.states import State
+from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+
+BULK_TYPE = "jobs:bulk"
+"""Of the task that does an action on many."""
+LARGEST_PAGE = 500
+MAX_VALUES = LARGEST_PAGE
+"""Of one field of a filter, so that it can name a whole page of tasks."""
+MAX_ERROR = 200
+FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
+
+E = TypeVar("E", bound=StrEnum)
+
+
+# --- Checking ------------------------------------------------------------------------------------------------------
+
+
+def checked(reach: Reach, filter_: Filter) -> Filter:
+    """``filter_`` with its values as the types say, or :class:`SelectionError` with the field at fault."""
+    for each in fields(Filter):
+        value = getattr(filter_, each.name)
+        if isinstance(value, str) and each.name in ("ids", "states", "types", "queues"):
+            raise SelectionError(each.name, "a list is required, not one text")
+        if isinstance(value, str) and not value.strip():
+            raise SelectionError(each.name, "a text is required; leave it out to let all through")
+        if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > MAX_VALUES:
+            raise SelectionError(each.name, f"{MAX_VALUES} at most, not {len(value)}")
+        if isinstance(value, datetime) and value.tzinfo is None:
+            raise SelectionError(each.name, "an aware time is required; give its zone")
+    for id_ in filter_.ids:
+        _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
+    _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
+    _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "one that a listing shows is required")
+    for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
+        text = getattr(filter_, name)
+        if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
+            raise SelectionError(name, f"a text of 1 to {longest} characters is required")
+    after, before = filter_.created_after, filter_.created_before
+    if after is not None and before is not None and after >= before:
+        raise SelectionError("created_before", "a time after created_after is required")
+    _check_types(reach, filter_.types)
+    return replace(
+        filter_,
+        ids=tuple(dict.fromkeys(filter_.ids)),
+        types=tuple(dict.fromkeys(filter_.types)),
+        states=_members("states", State, filter_.states),
+        queues=_members("queues", Queue, filter_.queues),
+    )
+
+
+def aimed(filter_: Filter, action: BulkAction) -> Filter:
+    """Of a checked filter what ``action`` can be done to, by its states. Raises :class:`SelectionError`."""
+    allowed = [state for state in State if state in ALLOWED[action]]
+    if bad := set(filter_.states) - set(allowed):
+        raise SelectionError(
+            "states", f"{action} is for what is {' or '.join(allowed)}, not for what is {' or '.join(sorted(bad))}"
+        )
+    return replace(filter_, states=filter_.states or tuple(allowed))
+
+
+def check_number(field: str, number: object, most: int, *, least: int = 1) -> None:
+    """From ``least`` to ``most``."""
+    if type(number) is not int or not least <= number <= most:
+        raise SelectionError(field, f"a whole number from {least} to {most} is required")
+
+
+def _match(field: str, value: str | None, pattern: re.Pattern[str], wanted: str) -> None:
+    if value is not None and (not isinstance(value, str) or not pattern.fullmatch(value)):
+        raise SelectionError(field, wanted)
+
+
+def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
+    try:
+        return tuple(dict.fromkeys(map(kind, values)))
+    except ValueError as error:
+        raise SelectionError(field, f"{error}; there are {', '.join(kind)}") from None
+
+
+def _check_types(reach: Reach, types: Sequence[str]) -> None:
+    """A type is known by its declaration, by a name it had before, or by rows that a type now gone has left."""
+    known = {name for task in reach.tasks.values() for name in task.types}
+    for type_ in types:
+        if type_ not in known and not (
+            isinstance(type_, str)
+            and TYPE_PATTERN.fullmatch(type_)
+            and reach.connection.run("select from tasks where type = $1 limit 1", type_)
+        ):
+            raise SelectionError("types", f"there is no type {type_!r}; there are {', '.join(sorted(known))}")
+
+
+# --- A position in a listing ---------------------------------------------------------------------------------------
+
+
+def cursor_of(created_at: datetime, id_: str) -> str:
+    """A position as a text that goes through addresses and JSON."""
+    return base64.urlsafe_b64encode(f"{created_at.isoformat()} {id_}".encode()).decode().rstrip("=")
+
+
+def position_of(cursor: str) -> tuple[datetime, str]:
+    """The pair that :func:`cursor_of` was given. Raises :class:`SelectionError`."""
+    try:
+        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+        at, _, id_ = decoded.partition(" ")
+        created_at = datetime.fromisoformat(at)
+    except (binascii.Error, ValueError, TypeError):
+        created_at, id_ = None, ""
+    if created_at is None or created_at.tzinfo is None or not ID_PATTERN.fullmatch(id_):
+        raise SelectionError("after", "no position that a page before has given; begin without it")
+    return created_at, id_
+
+
+# --- As SQL --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A statement with its parameters."""
+
+    sql: str
+    parameters: tuple[Any, ...]
+
+
+def select(
+    columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False, acting: bool = False
+) -> Selection:
+    """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``.
+
+    ``acting``: for an action, as :func:`_within_reach` has it.
+    """
+    leading, branches = _branches(filter_)
+    conditions, values = _conditions(filter_, but=leading)
+    conditions += _within_reach(filter_) if acting else []
+    order = "created_at, id" if oldest_first else "created_at desc, id desc"
+    if after is not None:
+        values += position_of(after)
+        conditions.append(f"(created_at, id) {'>' if oldest_first else '<'} (${len(values) - 1}, ${len(values)})")
+    parts = []
+    for value in branches:
+        own = []
+        if value is not None:
+            values.append(value)
+            own = [f"{leading} = ${len(values)}"]
+        parts.append(f"(select {columns} from tasks{_where(own + conditions)} order by {order} limit {limit})")
+    union = "\nunion all\n".join(parts)
+    return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
+
+
+def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
+    """How many tasks of a checked filter there are, counted up to ``most``. ``acting``: as of :func:`select`."""
+    leading, branches = _branches(filter_)
+    if leading == "queue":  # all of them are named, or their index would be of no use
+        filter_ = replace(filter_, queues=branches)
+    conditions, values = _conditions(filter_)
+    conditions += _within_reach(filter_) if acting else []
+    found = f"select from tasks{_where(conditions)} limit {most}"
+    return Selection(f"select count(*) from ({found}) as found", tuple(values))
+
+
+def _within_reach(filter_: Filter) -> list[str]:
+    """What an action on all that match lets be: tasks without their content, to which nothing can be done, and the
+    actions of before, which would take up again what was frozen then; these are meant where they are named."""
+    named = filter_.ids or filter_.types or filter_.fingerprint
+    return ["not cleared", *([] if named else [f"type <> '{BULK_TYPE}'"])]
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f" where {' and '.join(conditions)}" if conditions else ""
+
+
+def _branches(filter_: Filter) -> tuple[str, tuple[Any, ...]]:
+    """The leading column, and its values; one None where the filter has an index of its own."""
+    if filter_.types:
+        return "type", filter_.types
+    if filter_.states and State.COMPLETED not in filter_.states:  # the index by state leaves these out
+        return "state", filter_.states
+    if filter_.ids or filter_.tenant or filter_.error or filter_.fingerprint:
+        return "", (None,)
+    return "queue", filter_.queues or tuple(Queue)
+
+
+def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]]:
+    """What must hold besides the leading column, and the parameters of it."""
+    conditions: list[str] = []
+    values: list[Any] = []
+
+    def holds(sql: str, value: Any) -> None:
+        if value:
+            values.append(value)
+            conditions.append(sql.format(f"${len(values)}"))
+
+    for column, several in (
+        ("id", filter_.ids),
+        ("type", filter_.types),
+        ("state", filter_.states),
+        ("queue", filter_.queues),
+    ):
+        if column != but:
+            holds(f"{column} = any({{}}::text[])", [str(value) for value in several])
+    if filter_.id_prefix:
+        holds("id >= {}", filter_.id_prefix)
+        holds("id < {}", _past(filter_.id_prefix))
+    holds("tenant = {}", filter_.tenant)
+    holds("tags <> '{{}}' and tags @> array[{}::text]", filter_.tag)  # both, or the index is of no use
+    holds(
+        "error_type is not null and strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0",
+        filter_.error,
+    )
+    holds("fingerprint = {}", filter_.fingerprint)
+    holds("created_at >= {}", filter_.created_after)
+    holds("created_at < {}", filter_.created_before)
+    return conditions, values
+
+
+def _past(prefix: str) -> str:
+    """What comes after every id that begins with ``prefix``: ids are compared byte by byte."""
+    return prefix[:-1] + chr(ord(prefix[-1]) + 1)
+
+
+PLANNING = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off"
+"""Plans are for the very values, as a plan for any would not know a rare type from a common one; and by an index, also
+where the statistics are older than the table is large."""
+
+
+@contextmanager
+def reading(connection: Connection) -> Iterator[Connection]:
+    """One view of the record for several statements. Where a transaction is open, they are part of it."""
+    if not connection.idle:
+        connection.execute_simple(PLANNING)
+        yield connection
+        return
+    connection.execute_simple(f"begin isolation level repeatable read read only; {PLANNING}")
+    try:
+        yield connection
+    finally:
+        if connection.usable:
+            connection.rollback()

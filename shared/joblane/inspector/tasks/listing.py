@@ -1,0 +1,67 @@
+"""Tasks by filter, a page at a time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.tasks import filter_sql as selection
+from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading, select
+from joblane.inspector.views import Count, Page, TaskRow
+from joblane.queues import Queue
+from joblane.record.states import State
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+    from joblane.record.connection import Connection
+
+
+COUNT_CAP = 10_000
+"""Rows are counted up to here."""
+COLUMNS = (
+    "id, type, queue, state, tenant, tags, attempts, allowed, created_at, due_at, finished_at, reason, error_type,"
+    " error_message, fingerprint"
+)
+"""Of :func:`row_of`."""
+
+
+def tasks(reach: Reach, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
+    check_number("limit", limit, LARGEST_PAGE)
+    found = select(COLUMNS, _chosen(reach, filter_, action), after, limit + 1, acting=action is not None)
+    with reading(reach.connection) as connection:
+        rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]
+    if len(rows) <= limit:
+        return Page(tuple(rows), None)
+    last = rows[limit - 1]
+    return Page(tuple(rows[:limit]), cursor_of(last.created_at, last.id))
+
+
+def count(reach: Reach, filter_: Filter, action: BulkAction | None) -> Count:
+    counting = selection.count(_chosen(reach, filter_, action), COUNT_CAP + 1, acting=action is not None)
+    with reading(reach.connection) as connection:
+        [[number]] = connection.run(counting.sql, *counting.parameters)
+    return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
+
+
+def _chosen(reach: Reach, filter_: Filter, action: BulkAction | None) -> Filter:
+    """Checked; with an action, what that can be done to."""
+    found = checked(reach, filter_)
+    return found if action is None else aimed(found, action)
+
+
+def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> list[tuple[str, str]]:
+    """Up to ``limit`` pairs of a position and an id, oldest first, from after a position (None: from the first).
+
+    For an action on all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
+    so that no task joins behind the walk's back.
+    """
+    found = select("created_at, id", filter_, after, limit, oldest_first=True, acting=True)
+    with reading(connection):
+        rows = connection.run(found.sql, *found.parameters)
+    return [(cursor_of(created_at, id_), id_) for created_at, id_ in rows]
+
+
+def row_of(row: list[Any]) -> TaskRow:
+    """From a row of :data:`COLUMNS`."""
+    id_, type_, queue, state, tenant, tags, attempts, allowed, *rest = row
+    return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, allowed - 1, *rest)

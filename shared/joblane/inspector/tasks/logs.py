@@ -1,0 +1,176 @@
+"""The log lines of one task: those that name it, and what Lambda itself says of the invocations that ran it.
+
+CloudWatch Logs is asked around each attempt, by a term that is safe to quote; which lines are its own is decided here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import UnknownTaskError
+from joblane.inspector.stage.aws import client
+from joblane.inspector.tasks.filter_sql import check_number
+from joblane.inspector.tasks.row import check_id
+from joblane.inspector.views import LogLine
+
+if TYPE_CHECKING:
+    from joblane.inspector.scope import Reach
+
+MAX_LINES = 1000
+ATTEMPTS = 20
+"""The last so many are looked at."""
+PAGES = 10
+"""Of one question; a page may be empty where much was searched. Source: FilterLogEvents."""
+SECONDS = 20
+"""For all questions together: whoever asks from afar has half a minute."""
+BEFORE, AFTER = timedelta(seconds=5), timedelta(seconds=30)
+"""Around an attempt: clocks differ, and Lambda's report comes when all is over."""
+SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+")
+"""What means nothing else inside a quoted term. Source: CloudWatch Logs, *Filter pattern syntax*."""
+PLATFORM = "PLATFORM"
+"""Level of lines that are not the library's: Lambda's own, and what a handler prints."""
+TAKEN = ("level", "message", "timestamp", "task_id", "attempt", "task_type", "tasks", "location", "service")
+
+TASK = """
+select type, created_at, coalesce(finished_at, clock_timestamp()) from tasks where id = $1
+"""
+RUNS = f"""
+select attempt, request_id, started_at, coalesce(finished_at, clock_timestamp())
+  from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS}
+"""
+
+
+Window = tuple[datetime, datetime]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """When one attempt was; ``request_id`` None: Lambda's was not told."""
+
+    attempt: int
+    request_id: str | None
+    start: datetime
+    end: datetime
+
+
+def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
+    """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
+    check_number("limit", limit, MAX_LINES)
+    found = reach.connection.run(TASK, check_id(id_))
+    if not found:
+        raise UnknownTaskError(id_)
+    ((type_, created_at, ended_at),) = found
+    runs = [Run(*row) for row in reach.connection.run(RUNS, id_)]
+    windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
+    with client("logs", reach.region) as logs:
+        term = max(SAFE.findall(id_), key=len, default="")
+        search = Search(logs, reach.log_group(type_), limit, time.monotonic() + SECONDS)
+        own = [of_json(event, id_) for window in windows for event in search.events(term, window)]
+        platform = [
+            of_platform(event, run)
+            for run in runs
+            if run.request_id and SAFE.fullmatch(run.request_id)
+            for event in search.events(run.request_id, (run.start - BEFORE, run.end + AFTER))
+        ]
+    lines = [line for line in (*own, *platform) if line is not None]
+    return tuple(sorted(lines, key=lambda line: line.at)[:limit])
+
+
+def merged(windows: Iterable[Window]) -> list[Window]:
+    """The same time in the fewest windows, oldest first, with some room around each."""
+    found: list[Window] = []
+    for start, end in sorted((start - BEFORE, end + AFTER) for start, end in windows):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(end, found[-1][1]))
+        else:
+            found.append((start, end))
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Questions to one function's log. ``limit``: lines of each answer. ``ends``: by the monotonic clock."""
+
+    logs: Any
+    group: str
+    limit: int
+    ends: float
+
+    def events(self, term: str, window: Window) -> Iterator[dict[str, Any]]:
+        """Those with ``term`` in them; with anything where it is empty."""
+        from botocore.exceptions import ClientError
+
+        question: dict[str, Any] = {
+            "logGroupName": self.group,
+            "startTime": _ms(window[0]),
+            "endTime": _ms(window[1]),
+            **({"filterPattern": f'"{term}"'} if term else {}),
+        }
+        left, pages = self.limit, 0
+        while left > 0 and pages < PAGES and time.monotonic() < self.ends:
+            try:
+                page = self.logs.filter_log_events(**question)
+            except ClientError as error:
+                if error.response["Error"]["Code"] == "ResourceNotFoundException":  # it never ran, or is forgotten
+                    return
+                raise
+            yield from page["events"]
+            if not page.get("nextToken"):
+                return
+            left, pages = left - len(page["events"]), pages + 1
+            question["nextToken"] = page["nextToken"]
+
+
+# --- One line ------------------------------------------------------------------------------------------------------
+
+
+def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
+    """A line of the library that names this task, alone or among others; None for any other."""
+    try:
+        told = json.loads(event["message"])
+    except ValueError:
+        return None
+    if not isinstance(told, dict):
+        return None
+    if told.get("task_id") == id_:
+        own = told
+    else:
+        among: Sequence[Any] = told.get("tasks") if isinstance(told.get("tasks"), list) else ()  # type: ignore[assignment]
+        mine = next((one for one in among if isinstance(one, dict) and one.get("task_id") == id_), None)
+        if mine is None:
+            return None
+        own = told | mine
+    attempt = own.get("attempt")
+    return LogLine(
+        at=_at(event),
+        level=str(told.get("level", "INFO")),
+        message=str(told.get("message", "")),
+        attempt=attempt if isinstance(attempt, int) else None,
+        request_id=own.get("function_request_id"),
+        fields={name: value for name, value in own.items() if name not in TAKEN},
+    )
+
+
+def of_platform(event: dict[str, Any], run: Run) -> LogLine | None:
+    """What is no line of the library, from the invocation of this run: a kill, a traceback, the report.
+
+    That it began and ended is left out.
+    """
+    text = event["message"].strip()
+    if text.startswith(("{", "START ", "END ")):
+        return None
+    return LogLine(_at(event), PLATFORM, text, run.attempt, run.request_id, {})
+
+
+def _at(event: dict[str, Any]) -> datetime:
+    return datetime.fromtimestamp(event["timestamp"] / 1000, UTC)
+
+
+def _ms(moment: datetime) -> int:
+    return int(moment.timestamp() * 1000)

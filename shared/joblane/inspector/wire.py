@@ -1,0 +1,134 @@
+"""The inspector's operations as JSON, for both ends of the control API; all of it follows from their signatures.
+
+Arguments are one JSON object of those that were given, an answer is the JSON of its type, an error is its class by name
+with its text and fields. What is unknown in arguments is refused: a filter whose newest field was passed over would let
+through what it was to keep out.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from functools import cache
+from typing import Any, NotRequired, Required, TypedDict, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from joblane.errors import JobError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+
+
+class ArgumentsError(JobError, ValueError):
+    """Arguments that an operation does not take. ``fields``: which, by their places; no value is told."""
+
+    def __init__(self, operation: str, problems: Mapping[str, str]) -> None:
+        told = "; ".join(f"{place}: {problem}" for place, problem in problems.items())
+        super().__init__(f"{operation}: {told}")
+        self.operation = operation
+        self.fields = list(problems)
+
+
+@cache
+def operations() -> Mapping[str, Permission]:
+    """Every operation of the inspector → the permission that it takes."""
+    found = {name: permission_of(Inspector, name) for name in vars(Inspector)}
+    return {name: permission for name, permission in found.items() if permission is not None}
+
+
+# --- Arguments -----------------------------------------------------------------------------------------------------
+
+
+def encode_arguments(operation: str, positional: Sequence[Any], named: Mapping[str, Any]) -> bytes:
+    """What is sent for a call. Raises :class:`TypeError` as the call itself would, for arguments that do not fit."""
+    bound = _signature(operation).bind(None, *positional, **named)
+    given = {name: value for name, value in bound.arguments.items() if name != "self"}
+    try:
+        return _arguments(operation).dump_json(given, warnings=False)
+    except PydanticSerializationError as error:
+        raise ArgumentsError(operation, {", ".join(given): f"cannot be said in JSON: {_kind(error)}"}) from None
+
+
+def call(inspector: Inspector, operation: str, arguments: bytes) -> bytes:
+    """Do what was sent and return what is answered. Raises :class:`ArgumentsError`, and what the operation raises."""
+    try:
+        given = _arguments(operation).validate_json(arguments, strict=True, extra="forbid")
+    except ValidationError as error:
+        raise ArgumentsError(operation, _problems(error)) from None
+    return _answer(operation).dump_json(getattr(inspector, operation)(**given))
+
+
+def decode_answer(operation: str, answer: bytes) -> Any:
+    """What the operation returned. Raises :class:`ValueError` for what is no answer of it."""
+    return _answer(operation).validate_json(answer)
+
+
+# --- Errors --------------------------------------------------------------------------------------------------------
+
+
+def encode_error(error: JobError) -> dict[str, Any]:
+    fields = to_jsonable_python(vars(error), fallback=lambda value: type(value).__name__)
+    return {"class": type(error).__name__, "text": str(error), "fields": fields}
+
+
+def decode_error(told: Mapping[str, Any]) -> JobError:
+    """The same class with the same text and fields; of a class that this end does not know, a :class:`JobError`."""
+    known = {found.__name__: found for found in _errors(JobError)}
+    kind = known.get(str(told.get("class")), JobError)
+    error = kind.__new__(kind)
+    error.args = (str(told.get("text")),)
+    hints = get_type_hints(kind.__init__) if "__init__" in vars(kind) else {}
+    for name, value in dict(told.get("fields") or {}).items():
+        setattr(error, name, _revived(hints.get(name), value))
+    return error
+
+
+def _revived(hint: Any, value: Any) -> Any:
+    """The member of an enumeration; anything else stays as JSON has it."""
+    if isinstance(hint, type) and issubclass(hint, Enum) and value in {member.value for member in hint}:
+        return hint(value)
+    return value
+
+
+def _errors(root: type[JobError]) -> Iterator[type[JobError]]:
+    yield root
+    for found in root.__subclasses__():
+        yield from _errors(found)
+
+
+# --- Types ---------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _signature(operation: str) -> inspect.Signature:
+    return inspect.signature(vars(Inspector)[operation])
+
+
+@cache
+def _arguments(operation: str) -> TypeAdapter[dict[str, Any]]:
+    """Of an object with the parameters as its keys; those with a default may be left out."""
+    hints = get_type_hints(vars(Inspector)[operation])
+    fields: dict[str, Any] = {
+        name: Required[hints[name]] if parameter.default is parameter.empty else NotRequired[hints[name]]
+        for name, parameter in _signature(operation).parameters.items()
+        if name != "self"
+    }
+    return TypeAdapter(TypedDict(operation, fields))  # type: ignore[operator]
+
+
+@cache
+def _answer(operation: str) -> TypeAdapter[Any]:
+    return TypeAdapter(get_type_hints(vars(Inspector)[operation])["return"])
+
+
+def _problems(error: ValidationError) -> dict[str, str]:
+    """Field → what is wrong with it, without a value."""
+    found = error.errors(include_input=False, include_url=False, include_context=False)
+    return {".".join(map(str, item["loc"])) or "body": item["msg"] for item in found}
+
+
+def _kind(error: PydanticSerializationError) -> str:
+    """Of what could not be said: pydantic names its class, and no value."""
+    return str(error).removeprefix("Unable to serialize unknown type: ")

@@ -1,0 +1,129 @@
+"""The emulator: MiniStack on 127.0.0.1, in an environment that holds nothing of this project.
+
+It runs functions with its own interpreter, packages and environment variables. Standing alone, it misses what AWS would
+miss: a package that the layer forgot, a setting that only this machine has.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+import urllib.request
+from typing import TYPE_CHECKING
+
+from joblane.cli.errors import LocalError, PortBusyError, tail
+from joblane.local.daemon import Daemon
+from joblane.local.ports import HOST, free_port, port_is_free
+from joblane.local.tools import emulator_python
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START_SECONDS = 60.0
+HEALTH_PATH = "/_localstack/health"
+_direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+class MiniStack:
+    """One emulator with its log and temporary files in one folder. `port` None takes a free one.
+
+    Its queues, functions and buckets live in memory: a new start is an empty account. `permissions=True` lets it refuse
+    what a role does not allow, as AWS does; the key `test` may do anything.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None,
+        region: str,
+        port_setting: str = "JOBLANE_AWS_PORT",
+        *,
+        permissions: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.port = port or free_port()
+        self._region = region
+        self._port_setting = port_setting
+        self._permissions = permissions
+        self._daemon = Daemon("ministack", folder)
+
+    @property
+    def endpoint(self) -> str:
+        """What programs set AWS_ENDPOINT_URL to."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        """Where the emulator listens, or will."""
+        return f"http://{HOST}:{self._daemon.started_with.get('port', self.port)}"
+
+    @property
+    def log(self) -> Path:
+        """Its log; what functions write is in their log groups."""
+        return self._daemon.log
+
+    @property
+    def pid(self) -> int | None:
+        """The emulator's process, None where it does not run."""
+        return self._daemon.pid
+
+    def start(self) -> None:
+        """Start it and wait until it answers; nothing where it runs on this port already.
+
+        Raises: `PortBusyError`, `LocalError` with the end of the log.
+        """
+        if self._daemon.started_with.get("port") == str(self.port) and is_healthy(self.endpoint):
+            return
+        self.stop()
+        if not port_is_free(self.port):
+            raise PortBusyError("The AWS emulator", self.port, self._port_setting)
+        temporary = self.folder / "tmp"
+        shutil.rmtree(temporary, ignore_errors=True)  # unpacked functions of an emulator that was killed
+        temporary.mkdir(parents=True)
+        command = [str(emulator_python()), "-m", "ministack"]
+        self._daemon.start(command, self._environment(temporary), self.folder, {"port": str(self.port)})
+        until = time.monotonic() + START_SECONDS
+        while not is_healthy(self.endpoint):
+            if self._daemon.ended() or time.monotonic() > until:
+                what = "ended while it started" if self._daemon.ended() else f"was silent for {START_SECONDS:.0f} s"
+                self.stop()
+                raise LocalError(f"The AWS emulator {what}. The end of {self.log}:\n{tail(self.log)}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """Stop it and the functions it runs; nothing where it does not run."""
+        self._daemon.stop()
+
+    def kill(self) -> None:
+        """Kill it and the functions it runs where they stand."""
+        self._daemon.kill()
+
+    def _environment(self, temporary: Path) -> dict[str, str]:
+        return {
+            "PATH": os.defpath,
+            "HOME": str(temporary),
+            "TMPDIR": str(temporary),
+            "LANG": "C.UTF-8",
+            "TZ": "UTC",
+            "GATEWAY_PORT": str(self.port),
+            "BIND_HOST": HOST,
+            "MINISTACK_HOST": HOST,
+            "MINISTACK_REGION": self._region,
+            "LAMBDA_EXECUTOR": "local",
+            "SFTP_ENABLED": "0",
+            "IOT_MTLS_ENABLED": "0",
+            "AUTH": str(self._permissions).lower(),
+            "LOG_LEVEL": "INFO",
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def is_healthy(endpoint: str) -> bool:
+    """Whether an emulator of LocalStack's kind answers there."""
+    try:
+        with _direct.open(f"{endpoint}{HEALTH_PATH}", timeout=2) as answer:
+            return "services" in json.load(answer)
+    except (OSError, ValueError):  # refused, silent, or something else that speaks
+        return False

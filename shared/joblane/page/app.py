@@ -1,0 +1,71 @@
+"""The page as one ASGI application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from joblane.page.failures import View, answered, of_http
+from joblane.page.notices import Notices
+from joblane.page.rendering import FOLDER
+from joblane.page.security import Guard, Keys
+from joblane.page.views import audit, bulk, dead, overview, pauses, schedules, statistics, task, tasks
+
+if TYPE_CHECKING:
+    from joblane.page.desk import Desk
+
+LOOK: dict[str, View] = {
+    "/": overview.show,
+    "/tasks": tasks.show,
+    "/task": task.show,
+    "/task/logs": task.logs,
+    "/bulk": bulk.listed,
+    "/bulk/new": bulk.dry_run,
+    "/bulk/show": bulk.show,
+    "/dead": dead.show,
+    "/dead/redrive": dead.dry_run,
+    "/schedules": schedules.show,
+    "/statistics": statistics.show,
+    "/audit": audit.show,
+}
+ACT: dict[str, View] = {
+    "/pause": pauses.pause,
+    "/resume": pauses.resume,
+    "/task/act": task.act,
+    "/task/edit": task.edit,
+    "/bulk/start": bulk.start,
+    "/bulk/abort": bulk.abort,
+    "/dead/redrive/start": dead.redrive,
+    "/schedules/tick": schedules.tick,
+}
+
+
+def build(
+    desk: Desk,
+    *,
+    port: int,
+    keys: Keys,
+    read_only: bool = False,
+    stage: str = "local",
+    command: str = "joblane",
+    spoken: tuple[type[Exception], ...] = (),
+) -> Starlette:
+    """``stage``: what the page calls that which it shows. ``command``: the command line that shows the same.
+    ``spoken``: errors, beside the library's own, whose text is for the reader."""
+    routes = [Route(path, answered(view), methods=["GET"]) for path, view in LOOK.items()]
+    routes += [Route(path, answered(view), methods=["POST"]) for path, view in ACT.items()]
+    app = Starlette(
+        routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
+        middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only)],
+        exception_handlers={HTTPException: of_http},
+    )
+    app.state.desk = desk
+    app.state.notices = Notices()
+    app.state.spoken = spoken
+    app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
+    return app

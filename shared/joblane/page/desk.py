@@ -1,0 +1,43 @@
+"""The inspectors behind the page: each has one connection, so each is lent to one request at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+from queue import LifoQueue
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from joblane.inspector.inspector import Inspector
+    from joblane.inspector.views import TypeView
+
+INSPECTORS = 3
+"""As many connections at most; a browser rarely asks for more at once."""
+
+
+class Desk:
+    """``connect`` makes an inspector; it is called when one more is needed than is free."""
+
+    def __init__(self, connect: Callable[[], Inspector], size: int = INSPECTORS) -> None:
+        self._connect = connect
+        self._free: LifoQueue[Inspector | None] = LifoQueue()
+        for _ in range(size):
+            self._free.put(None)
+
+    @contextmanager
+    def inspector(self) -> Iterator[Inspector]:
+        """Waits while all are lent."""
+        inspector = self._free.get()
+        try:
+            if inspector is None:
+                inspector = self._connect()
+            yield inspector
+        finally:
+            self._free.put(inspector)
+
+    @cached_property
+    def types(self) -> tuple[TypeView, ...]:
+        """The declared types, asked for once."""
+        with self.inspector() as inspector:
+            return inspector.types()

@@ -1,0 +1,133 @@
+"""Filters as addresses and forms carry them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from joblane.inspector.durations import duration, moment, stamp
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import Filter
+from joblane.queues import Queue
+from joblane.record.states import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Name = TypeVar("Name", bound=StrEnum)
+TEXTS = ("tenant", "tag", "error", "fingerprint")
+SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
+"""Fields of the form above a listing, as its address carries them."""
+
+
+class Fields(Protocol):
+    """Several values under one name: the query of an address, or a form."""
+
+    def getlist(self, key: str) -> Sequence[str]: ...
+
+
+def read(fields: Fields, now: datetime) -> Filter:
+    """What is left empty lets all through. ``newer``, ``older``: ages up to ``now``; ``after``, ``before``: times.
+
+    Raises :class:`SelectionError`, which names the field.
+    """
+
+    def one(name: str) -> str | None:
+        return next((text for given in fields.getlist(name) if (text := given.strip())), None)
+
+    texts = {name: one(name) for name in TEXTS}
+    newer, older = one("newer"), one("older")
+    if newer and older and age("newer", newer) <= age("older", older):
+        raise SelectionError("older", f"nothing is older than {older} and newer than {newer}")
+    return Filter(
+        ids=tuple(fields.getlist("ids")),
+        id_prefix=one("id"),
+        states=_names(fields, "state", State),
+        types=tuple(filter(None, fields.getlist("type"))),
+        queues=_names(fields, "queue", Queue),
+        created_after=now - age("newer", newer) if newer else _time("after", one("after")),
+        created_before=now - age("older", older) if older else _time("before", one("before")),
+        **texts,
+    )
+
+
+def write(chosen: Filter) -> list[tuple[str, str]]:
+    """The fields that :func:`read` makes the same filter of; ages have become times."""
+    pairs: list[tuple[str, str | None]] = [
+        *(("ids", id_) for id_ in chosen.ids),
+        ("id", chosen.id_prefix),
+        *(("state", state) for state in chosen.states),
+        *(("type", type_) for type_ in chosen.types),
+        *(("queue", queue) for queue in chosen.queues),
+        *((name, getattr(chosen, name)) for name in TEXTS),
+    ]
+    times = (("after", chosen.created_after), ("before", chosen.created_before))
+    pairs += [(name, at.isoformat()) for name, at in times if at is not None]
+    return [(name, str(value)) for name, value in pairs if value is not None]
+
+
+def told(chosen: Filter) -> list[tuple[str, str]]:
+    """The filter for a reader: what, and which."""
+    if chosen.ids:
+        return [("chosen by hand", f"{len(chosen.ids):,}")]
+    names = {"id": "id begins with", "error": "error holds"}
+    pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
+    times = (("created from", chosen.created_after), ("created before", chosen.created_before))
+    return pairs + [(name, stamp(at)) for name, at in times if at is not None]
+
+
+def age(field: str, text: str) -> timedelta:
+    """As the command line takes it, and with spaces and capitals. Raises :class:`SelectionError`."""
+    try:
+        return duration("".join(text.split()).lower())
+    except ValueError as error:
+        raise SelectionError(field, str(error)) from None
+
+
+def name_of(kind: type[Name], field: str, text: str) -> Name:
+    """Raises :class:`SelectionError`."""
+    try:
+        return kind(text)
+    except ValueError:
+        raise SelectionError(field, f"one of {', '.join(kind)} is required") from None
+
+
+def whole(field: str, text: str, least: int, most: int) -> int:
+    """Raises :class:`SelectionError`."""
+    if not re.fullmatch(r"\d{1,9}", text.strip()) or not least <= int(text) <= most:
+        raise SelectionError(field, f"a whole number from {least:,} to {most:,} is required")
+    return int(text)
+
+
+class Form:
+    """What an action's form holds."""
+
+    def __init__(self, values: Mapping[str, list[str]]) -> None:
+        self._values = values
+
+    def getlist(self, key: str) -> Sequence[str]:
+        return self._values.get(key, [])
+
+    def text(self, key: str) -> str:
+        """Empty where it was left out."""
+        return next(iter(self.getlist(key)), "").strip()
+
+    @property
+    def reason(self) -> str | None:
+        return self.text("reason") or None
+
+
+def _names(fields: Fields, field: str, kind: type[Name]) -> tuple[Name, ...]:
+    return tuple(name_of(kind, field, text) for text in fields.getlist(field) if text)
+
+
+def _time(field: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return moment(text)
+    except ValueError as error:
+        raise SelectionError(field, str(error)) from None

@@ -1,0 +1,141 @@
+"""From answers to HTML: the templates, what they may call, and one look for everything that goes wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
+from jinja2.runtime import Context
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, Response
+
+from joblane.inspector.durations import UNITS, lasting, stamp
+from joblane.inspector.shell import argument
+from joblane.page import sparkline
+from joblane.queues import Queue
+from joblane.record.states import State
+
+FOLDER = Path(__file__).parent
+NOTHING = Markup('<span class="none">–</span>')
+
+
+def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
+    """A page. ``request.app.state.look``: what all pages show alike."""
+    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "note"]
+    common = {
+        "now": datetime.now(UTC),
+        "path": request.url.path,
+        "here": f"{request.url.path}?{query(asked)}",
+        "notice": None,
+    }
+    text = TEMPLATES.get_template(template).render({**common, **request.app.state.look, **values})
+    return HTMLResponse(text, status_code=status)
+
+
+def problem(
+    request: Request,
+    status: int,
+    title: str,
+    text: str,
+    *,
+    back: tuple[str, str] | None = None,
+    stranger: bool = False,
+) -> Response:
+    """A page that says what is wrong and what to do. ``back``: an address, and what it is called.
+
+    ``stranger``: whoever asks is not to use the page.
+    """
+    return render(request, "problem.html", status, title=title, text=text, back=back, stranger=stranger)
+
+
+# --- What templates call -------------------------------------------------------------------------------------------
+
+
+def span(seconds: float) -> str:
+    """A duration in its two largest units; below ten seconds as exactly as it matters."""
+    if seconds < 1:
+        return f"{round(seconds * 1000)} ms" if seconds > 0 else "0 s"
+    if seconds < 10:
+        return f"{seconds:.1f}".removesuffix(".0") + " s"
+    left = round(seconds)
+    parts: list[str] = []
+    for unit, size in (*UNITS, ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}" if count else "")
+    return " ".join(part for part in parts[:2] if part)
+
+
+def ago(at: datetime, now: datetime) -> str:
+    """How far from now, in one unit."""
+    seconds = (now - at).total_seconds()
+    if abs(seconds) < 1:
+        return "now"
+    near = lasting(abs(now - at))
+    return f"{near} ago" if seconds > 0 else f"in {near}"
+
+
+@pass_context
+def time_tag(context: Context, at: datetime | None) -> Markup:
+    """Relative to the page's ``now``, with the absolute one behind it."""
+    if at is None:
+        return NOTHING
+    told = ago(at, context["now"])
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), told)
+
+
+def number(value: float | None) -> str:
+    return "–" if value is None else f"{value:,}"
+
+
+def usd(value: float | None) -> str:
+    """An estimate of small sums."""
+    if value is None:
+        return "–"
+    return f"${value:,.2f}" if value >= 1 else f"${value:.6f}".rstrip("0").ljust(5, "0") if value else "$0"
+
+
+def as_json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+def query(values: Mapping[str, Any] | Sequence[tuple[str, Any]] = (), **more: Any) -> str:
+    """The part of an address behind the question mark, without what is empty."""
+    pairs = [*(values.items() if isinstance(values, Mapping) else values), *more.items()]
+    return urlencode([(name, str(value)) for name, value in pairs if value not in (None, "", ())])
+
+
+def _environment() -> Environment:
+    made = Environment(
+        loader=FileSystemLoader(FOLDER / "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {
+        "span": span,
+        "stamp": stamp,
+        "number": number,
+        "usd": usd,
+        "as_json": as_json,
+        "argument": argument,
+    }
+    made.globals |= {
+        "time_tag": time_tag,
+        "query": query,
+        "bars": sparkline.bars,
+        "line": sparkline.line,
+        "STATES": tuple(State),
+        "QUEUES": tuple(Queue),
+    }
+    return made
+
+
+TEMPLATES = _environment()

@@ -1,0 +1,145 @@
+"""Payloads: their base, what they may be made of, and how a refusal is told without showing a value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args, get_origin
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    PlainSerializer,
+    Secret,
+    SecretBytes,
+    SecretStr,
+    ValidationError,
+    WrapSerializer,
+)
+
+from joblane.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+    from pydantic_core import ErrorDetails
+
+
+class Payload(BaseModel):
+    """Base of every payload: one frozen class at both ends, whose errors never show a value."""
+
+    # Infinities and NaN stay what they are, to be refused: pydantic would make them null.
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid", ser_json_inf_nan="constants")
+
+
+class ArchivedTask(Payload):
+    """Payload of the task that ``on_archived`` names: what was given up, and why."""
+
+    task_id: str
+    task_type: str
+    queue: str
+    tenant: str | None
+    reason: str
+    error_type: str | None
+    runs: int
+
+
+UNTOLD = {
+    "byte_size": "Input should be a size in bytes, such as '1.5 MB'",
+    "byte_size_unit": "Input should be a size in bytes, such as '1.5 MB'",
+    "import_error": "Input should be the path of something that can be imported",
+    "union_tag_invalid": "Input tag is not one of those expected",
+    "uuid_parsing": "Input should be a valid UUID",
+}
+"""In place of pydantic's messages that show some of the value."""
+
+
+def describe(error: ValidationError, model: type[BaseModel]) -> str:
+    """One line per field: where and what is wrong, with neither the values nor the keys that the sender chose."""
+    details = error.errors(include_input=False, include_url=False, include_context=False)
+    found = dict.fromkeys(_describe_one(item, model) for item in details)
+    return f"{model.__name__} does not take it: " + "; ".join([*found][:10])
+
+
+def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
+    """Of the path only declared fields and positions; the rest are keys of a mapping, and pydantic's own remarks."""
+    unknown = item["type"] == "extra_forbidden"
+    path: list[str] = []
+    models = [model]
+    for part in item["loc"][:-1] if unknown else item["loc"]:
+        fields = [(name, info) for known in models for name, info in known.model_fields.items()]
+        found = [info for name, info in fields if part in (name, *aliases(info))]
+        if found or isinstance(part, int):
+            path.append(str(part))
+        if found:
+            models = [nested for info in found for nested in _models(info)]
+    problem = UNTOLD.get(item["type"], item["msg"])
+    if unknown:
+        names = [name for known in models for name in known.model_fields]
+        problem = "an unknown field" + (f"; known are {', '.join(names[:10])}" if names else "")
+    return f"{'.'.join(path) or model.__name__}: {problem}"
+
+
+# --- What a payload is made of -------------------------------------------------------------------------------------
+
+
+def _models(info: FieldInfo) -> list[type[BaseModel]]:
+    """The models that a field may hold."""
+    return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _parts(info: FieldInfo) -> list[Any]:
+    """A field's annotation and all it is made of, down to what has a serializer of its own."""
+    parts = [info.rebuild_annotation()]
+    for part in parts:  # grows meanwhile
+        inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))
+        if not any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in inside):
+            parts += [item for item in inside if item not in parts]
+    return parts
+
+
+def aliases(info: FieldInfo) -> list[Any]:
+    """The keys by which a field is read, besides its name."""
+    alias = info.validation_alias
+    return alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
+
+
+def check_model(where: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> None:
+    """A payload that cannot be read as it was written would be a dead letter each time.
+
+    What is written by a serializer of its own is left to its author. ``seen``: the models that need no second look.
+    """
+    seen.add(model)
+    serializers = model.__pydantic_decorators__
+    if serializers.model_serializers:
+        return
+    if model.model_computed_fields and model.model_config.get("extra") == "forbid":
+        raise DeclarationError(
+            f"{where}.{next(iter(model.model_computed_fields))}: a computed field is written, and refused as unknown "
+            "when it is read; make it a plain property"
+        )
+    serialized = {name for item in serializers.field_serializers.values() for name in item.info.fields}
+    for name, info in model.model_fields.items():
+        _check_key(f"{where}.{name}", name, info, model.model_config)
+        if serialized.isdisjoint((name, "*")):
+            _check_value(f"{where}.{name}", info, seen)
+
+
+def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> None:
+    """A field is written under one key, which has to be among those by which it is read."""
+    if info.exclude and info.is_required():
+        raise DeclarationError(f"{where}: is required and never written; drop exclude=True, or give it a default")
+    written = (config.get("serialize_by_alias") and info.serialization_alias) or name
+    read_by = aliases(info) if config.get("validate_by_alias", True) else []
+    by_name = not read_by or config.get("validate_by_name") or config.get("populate_by_name")
+    if written not in read_by and not (by_name and written == name):
+        raise DeclarationError(
+            f"{where}: is written as {written!r}, a key by which it is not read; drop its alias, or go by names: "
+            "ConfigDict(validate_by_name=True, serialize_by_alias=False)"
+        )
+
+
+def _check_value(where: str, info: FieldInfo, seen: set[type[BaseModel]]) -> None:
+    if any(isinstance(part, type) and issubclass(part, (Secret, SecretStr, SecretBytes)) for part in _parts(info)):
+        raise DeclarationError(f"{where}: a secret is written as asterisks; pass the name to look it up by")
+    for nested in _models(info):
+        if nested not in seen:
+            check_model(where, nested, seen)

@@ -1,0 +1,89 @@
+"""The three queues, the names of everything made from them, and the numbers that must hold between SQS and Lambda.
+
+A *queue* is what people name: critical, default or low. It is made of *lanes*, one SQS queue per task type and tier
+with that type's Lambda as its only consumer. A *front door* is the SQS queue with the plain name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from functools import cache
+
+from joblane.errors import DeclarationError
+
+
+class Queue(StrEnum):
+    """The queues in order of weight."""
+
+    CRITICAL = "critical"
+    DEFAULT = "default"
+    LOW = "low"
+
+
+WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 1}
+"""Share of the concurrency budget, as in the weighted queues of asynq. There is no strict priority on SQS."""
+
+# --- Names ---------------------------------------------------------------------------------------------------------
+
+TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
+PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+MAX_QUEUE_NAME = 80
+"""Source: CreateQueue, SQS API reference."""
+MAX_FUNCTION_NAME = 64
+"""Source: CreateFunction, Lambda API reference."""
+MAX_PREFIX = 20
+
+
+def folder_of(type_: str) -> str:
+    """``data:export`` → ``data_export``, its folder under ``functions/``."""
+    return type_.replace(":", "_")
+
+
+def slug_of(type_: str) -> str:
+    """``data:export`` → ``data-export``, its part in the names of AWS resources."""
+    return type_.replace(":", "-").replace("_", "-")
+
+
+def check_prefix(prefix: str) -> str:
+    """Return ``prefix`` or raise :class:`DeclarationError`."""
+    if not PREFIX_PATTERN.fullmatch(prefix) or len(prefix) > MAX_PREFIX:
+        raise DeclarationError(
+            f"prefix: {prefix!r} is not lower-case letters, digits and single hyphens, "
+            f"starting with a letter, {MAX_PREFIX} characters at most, for example 'jobs' or 'jobs-dev'"
+        )
+    return prefix
+
+
+def front_door_name(prefix: str, queue: Queue) -> str:
+    return f"{prefix}-{queue}"
+
+
+@cache
+def lane_name(prefix: str, queue: Queue, type_: str) -> str:
+    return f"{prefix}-{queue}-{slug_of(type_)}"
+
+
+def dead_letter_name(queue_name: str) -> str:
+    """The dead-letter queue of a lane or front door."""
+    return f"{queue_name}-dlq"
+
+
+def function_name(prefix: str, type_: str) -> str:
+    return f"{prefix}-{slug_of(type_)}"
+
+
+def log_group_name(function: str) -> str:
+    """Where a Lambda function writes. Source: Lambda, *Sending Lambda function logs to CloudWatch Logs*."""
+    return f"/aws/lambda/{function}"
+
+
+def cron_group_name(prefix: str) -> str:
+    """The group of a stage's schedules in EventBridge Scheduler."""
+    return f"{prefix}-cron"
+
+
+def schedule_name(type_: str, schedule: str, number: int = 1) -> str:
+    """``data-export.nightly`` in its group, and ``data-export.nightly.2`` for a second expression."""
+    return f"{slug_of(type_)}.{schedule}" + (f".{number}" if number > 1 else "")

@@ -1,0 +1,82 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+
+
+# --- Items of one task ---------------------------------------------------------------------------------------------
+
+
+def done_items(connection: Connection, id_: str) -> set[str]:
+    """Keys that an earlier attempt, or this one, has finished."""
+    return {row[0] for row in connection.run("select key from task_items where task_id = $1", id_)}
+
+
+# The lock on the task's row lasts to the commit that follows at once; a claim waits half a second for it.
+MARK_ITEM = """
+insert into task_items (task_id, key)
+select id, $3 from tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
+on conflict do nothing
+returning key
+"""
+
+
+def mark_item(connection: Connection, id_: str, token: str, key: str) -> bool:
+    """Mark an item in the transaction that is open. False: the lease is lost, or the key was marked before."""
+    return bool(connection.run(MARK_ITEM, id_, token, key))
+
+
+# --- Where a resumable task goes on -----------------------------------------------------------------------------------
+
+
+def read_cursor(connection: Connection, id_: str) -> tuple[Any, int]:
+    """The cursor and how many items were done up to it; None and 0 where there is none yet."""
+    rows = connection.run("select cursor, done from task_cursors where task_id = $1", id_)
+    return (rows[0][0], rows[0][1]) if rows else (None, 0)
+
+
+# Locked like MARK_ITEM.
+MOVE_CURSOR = """
+insert into task_cursors (task_id, cursor, done)
+select id, $3::jsonb, $4::bigint from tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
+on conflict (task_id) do update set cursor = excluded.cursor, done = excluded.done, at = clock_timestamp()
+returning task_id
+"""
+
+
+def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done: int) -> bool:
+    """Move the cursor (JSON text) in the transaction that is open. False: the lease is lost."""
+    return bool(connection.run(MOVE_CURSOR, id_, token, cursor, str(done)))
+
+
+# --- What a run tells of itself ------------------------------------------------------------------------------------
+
+TELL = """
+with held as (
+  select id, cancel_requested_at is not null as cancelled from tasks
+   where id = $1 and lease_token = $2::uuid and state = 'active'
+),
+told as (
+  insert into task_progress (task_id, done, total, note)
+  select id, $3::bigint, $4::bigint, $5::text from held where $3::bigint is not null
+  on conflict (task_id) do update
+     set done = excluded.done, total = excluded.total, note = excluded.note, at = clock_timestamp()
+)
+select cancelled from held
+"""
+
+
+def tell(
+    connection: Connection, id_: str, token: str, *, done: int | None, total: int | None, note: str | None
+) -> bool | None:
+    """Note progress (none where ``done`` is None). Whether the run was asked to stop; None where it holds no lease.
+
+    No lock is taken on the task's row, which the run's own transaction may have locked.
+    """
+    as_text = [None if number is None else str(number) for number in (done, total)]
+    rows = connection.run(TELL, id_, token, *as_text, note)
+    return bool(rows[0][0]) if rows else None

@@ -1,0 +1,399 @@
+"""The claim: one statement decides, for every message of a batch, who may run and what becomes of the message.
+
+It always gives one row back per message. Decisions are taken on the row as it is once its lock is held, in
+``on conflict do update``; what happened is then read off the row that is returned. Times are the database's. The rows
+are locked in the order of their ids, as two batches that overlap would otherwise deadlock, and a row that stays locked
+for half a second is left alone (SQLSTATE 55P03 for the whole statement).
+
+============================================  =====================================  ==================================
+row found                                     message                                verdict
+============================================  =====================================  ==================================
+none                                          recorded                               ``gone``: rolled back, acknowledge
+none                                          foreign, or a tick                     inserted, ``run``
+none                                          the same, its unique key held          inserted as cancelled; ``done``
+none                                          a tick of a paused schedule            inserted as cancelled; ``done``
+none                                          the same, past its deadline            inserted as archived; ``give up``
+``scheduled``, ``pending``, ``retry``, due    same type and payload                  ``run``
+the same, not due yet                         any                                    ``wait``
+the same, past its deadline                   any                                    archived; ``give up``
+``active``, lease live                        any                                    ``leased``: leave it
+``active``, lease over, cancel requested      any                                    cancelled; ``done``
+``active``, lease over, past its deadline     any                                    archived; ``give up``
+``active``, lease over, attempts left         any                                    the last run was lost; ``run``
+``active``, lease over, none left             any                                    archived; ``give up``
+``active``, lease over, lost in company       any                                    not counted; suspect, ``alone``
+``active``, lease over, in a batch            any                                    suspect, ``alone``
+suspect, in a batch                           any                                    ``alone``: claim it by itself
+``completed``, ``cancelled``                  any                                    ``done``: acknowledge
+``archived``, no dead letter yet              any                                    ``bury``: send it, acknowledge
+``archived``                                  dead letter of this generation         revived, ``run``
+the same, its unique key held                 the same                               ``taken``: dead letter again
+``archived``                                  anything else                          ``leftover``: acknowledge
+any                                           another type, or foreign with another  ``conflict``: dead letter, the row
+                                              payload                                stays
+type, queue or tenant paused                  any                                    ``paused``: the row waits
+============================================  =====================================  ==================================
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from joblane.json_values import digest
+from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
+from joblane.options import NONE, Options
+from joblane.queues import Queue
+from joblane.sqs.message import Message
+from joblane.unique import Unique
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+    from joblane.task import Task
+from joblane.record.states import ARCHIVED_RETENTION, LIVE, SWEEP_MARGIN_SECONDS
+
+
+class Verdict(StrEnum):
+    """What becomes of a message; the table above says when."""
+
+    RUN = "run"
+    ALONE = "alone"
+    WAIT = "wait"
+    LEASED = "leased"
+    PAUSED = "paused"
+    GONE = "gone"
+    DONE = "done"
+    GIVE_UP = "give up"
+    """Archived by this very claim, as no run can tell of it: like ``bury``, and it is told."""
+    BURY = "bury"
+    LEFTOVER = "leftover"
+    TAKEN = "taken"
+    CONFLICT = "conflict"
+
+
+@dataclass(slots=True)
+class Claim:
+    """The answer for one message. ``token`` fences the finish; counts are those of the run that begins."""
+
+    id: str
+    verdict: Verdict
+    token: str
+    run: int
+    attempt: int
+    allowed: int
+    snoozes: int
+    generation: int
+    wait_seconds: int
+    """Until the row is due, or its lease ends. Rounded up; 0 or more."""
+    waited_ms: int
+    """From the time it was due to now."""
+    payload: Any
+    schema: str | None
+    headers: dict[str, str]
+    options: dict[str, Any]
+    deadline: float | None
+    """By ``time.monotonic()``."""
+    used_ms: int
+    """Of this attempt's time, by runs before this one: a resumable task's."""
+    reason: str | None
+    mismatch_seconds: float | None
+
+
+EARLY_SECONDS = 2
+"""A message may be this early, as SQS counts whole seconds."""
+LEASE_SWEEP_SECONDS = 15
+"""How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
+
+PAUSED = """exists (select from pauses p
+          where (p.until is null or p.until > now())
+            and ((p.scope = 'type' and p.name = {row}.type)
+              or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
+              or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
+"""Whether a row's type, queue or tenant is paused. Without the sweep and its kin nothing in any queue would go on, so
+the pause of a queue leaves them out."""
+PAUSED_SCHEDULE = """exists (select from pauses p
+          where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
+            and (p.until is null or p.until > now()))"""
+HOLDER = f"""(select h.id from tasks h
+          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE} and h.id <> {{id}})"""
+"""The id of the live task that holds a unique key."""
+OVERDUE = "'DeadlinePassed: it was to run by ' || {row}.deadline::text"
+UNRUN = "the deadline passed before it ran"
+FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
+"""Of an error without a traceback: one per type."""
+LOST, LATE = (FINGERPRINT.replace("{error}", name) for name in ("Lost", "DeadlinePassed"))
+LIMITS = "limits as materialized (select set_config('lock_timeout', '500ms', true))"
+"""For the statement it is part of."""
+
+CLAIM = f"""
+with {LIMITS},
+m as materialized (
+  select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
+         $4::text as request_id,
+         jsonb_array_length($1::jsonb) > 1 as in_company, jsonb_array_length($1::jsonb) as company,
+         {PAUSED.format(row="w")} as paused,
+         case when x.schedule is not null and {PAUSED_SCHEDULE.format(row="x")}
+              then 'SchedulePaused: its schedule is paused'
+              when x.unique_key is not null
+              then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="x.unique_key", id="x.id")}
+              end as skipped
+    from limits, jsonb_to_recordset($1::jsonb) as x(
+           id text, type text, queue text, tenant text, tags text[], payload jsonb, payload_digest text, schema text,
+           headers jsonb, options jsonb, tick text, schedule text, allowed integer, retention_seconds bigint,
+           deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer),
+         lateral (select x.type,  -- as its row has them: a message may be older, or have lost its group on its way
+                         coalesce((select r.queue from tasks r where r.id = x.id), x.queue) as queue,
+                         coalesce((select r.tenant from tasks r where r.id = x.id), x.tenant) as tenant) as w
+   limit {MAX_BATCH}  -- which tells the planner how few they are
+),
+claimed as (
+  insert into tasks as t
+        (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, allowed,
+         retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
+         state, attempts, runs, generation, company, lease_token, lease_until, sent_at, sweep_at,
+         finished_at, expire_at, reason, error_type, error_message, fingerprint)
+  select m.id, m.type, m.queue, m.tenant, m.tags, m.payload, m.payload_digest, m.schema, m.headers, m.options, m.tick,
+         m.allowed, m.retention_seconds, m.deadline,
+         case when s.first <> 'active' or m.unique_until = 'finish' then m.unique_key end,
+         coalesce(m.unique_until, 'finish'),
+         now() + make_interval(secs => m.unique_seconds),
+         s.first, s.runs, s.runs,
+         coalesce(m.dead, 0),
+         m.company,
+         case when s.first = 'active' then m.token end,
+         case when s.first = 'active' then m.lease_until end,
+         case when s.first <> 'pending' then now() end,
+         case s.first when 'active' then m.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
+                      when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s' else now() end,
+         case when s.first in ('cancelled', 'archived') then now() end,
+         case s.first when 'cancelled' then now() + make_interval(secs => m.retention_seconds)
+                      when 'archived' then now() + interval '{ARCHIVED_RETENTION.days} days' end,
+         case s.first when 'cancelled' then m.skipped
+                      when 'archived' then {OVERDUE.format(row="m")} end,
+         case when s.first = 'archived' then 'DeadlinePassed' end,
+         case when s.first = 'archived' then '{UNRUN}' end,
+         case when s.first = 'archived' then {LATE.format(row="m")} end
+    from m, lateral (select case when m.skipped is not null then 'cancelled' when m.paused then 'pending'
+                                 when m.deadline <= clock_timestamp() then 'archived'
+                                 else 'active' end as first) as f,
+         lateral (select f.first, (f.first = 'active')::int as runs) as s
+   where not m.rec or (select r.id from tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
+   order by m.id collate "C"
+  on conflict (id) do update set
+    (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sent_at, sweep_at,
+     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, fingerprint, snoozes, mismatch_since,
+     cancel_requested_at, deadline, unique_key, used_ms) = (
+      select case when d.step in ('run', 'revive') then 'active' when d.step in ('exhaust', 'overdue') then 'archived'
+                  when d.step in ('release', 'unbury') then 'pending' when d.step = 'cancel' then 'cancelled'
+                  else t.state end,
+             case d.step when 'run' then t.attempts + 1 - d.uncounted when 'revive' then 1
+                         when 'release' then t.attempts - d.uncounted when 'unbury' then 0 else t.attempts end,
+             case when d.step in ('run', 'revive') then t.runs + 1 else t.runs end,
+             case when d.step in ('revive', 'unbury') then t.generation + 1 else t.generation end,
+             case d.step when 'release' then true when 'revive' then false when 'run' then t.suspect or d.uncounted = 1
+                         else t.suspect end,
+             case when d.step in ('run', 'revive') then d.company else t.company end,
+             case when d.step in ('run', 'revive') then d.token
+                  when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_token end,
+             case when d.step in ('run', 'revive') then d.lease_until
+                  when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_until end,
+             case when d.step in ('park', 'unbury') or (d.step = 'release' and d.paused) then null else t.sent_at end,
+             case when d.step in ('run', 'revive') then d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
+                  when d.step in ('exhaust', 'overdue', 'release') then now() + interval '{SWEEP_MARGIN_SECONDS} s'
+                  when d.step = 'cancel' then now()
+                  when d.step in ('park', 'unbury') then greatest(now(), t.due_at - interval '{MAX_DELAY_SECONDS} s')
+                  else t.sweep_at end,
+             case when d.step in ('revive', 'unbury') then null else t.dead_sent_at end,
+             case when d.step in ('exhaust', 'overdue', 'cancel') then now()
+                  when d.step in ('revive', 'unbury') then null else t.finished_at end,
+             case when d.step in ('exhaust', 'overdue') then now() + interval '{ARCHIVED_RETENTION.days} days'
+                  when d.step in ('revive', 'unbury') then null else t.expire_at end,
+             case d.step when 'exhaust' then 'lost: the last run ended without a word (killed, out of memory or time)'
+                         when 'overdue' then {OVERDUE.format(row="t")}
+                         when 'cancel' then 'cancelled while it ran'
+                         when 'revive' then null when 'unbury' then null else t.reason end,
+             case d.step when 'exhaust' then 'Lost' when 'overdue' then 'DeadlinePassed' else t.error_type end,
+             case d.step when 'exhaust' then 'the run ended without a word' when 'overdue' then '{UNRUN}'
+                         else t.error_message end,
+             case d.step when 'exhaust' then {LOST.format(row="t")} when 'overdue' then {LATE.format(row="t")}
+                         else t.fingerprint end,
+             case when d.step in ('revive', 'unbury') then 0 else t.snoozes end,
+             case when d.step in ('revive', 'unbury') then null else t.mismatch_since end,
+             case when d.step in ('revive', 'unbury') then null else t.cancel_requested_at end,
+             case when d.step in ('revive', 'unbury') then null else t.deadline end,
+             case when d.step in ('run', 'revive') and t.unique_until = 'start' then null else t.unique_key end,
+             case when d.step in ('revive', 'unbury') or t.state = 'active' and d.step = 'run' then 0 else t.used_ms end
+        from (select m.*, (t.state = 'active' and t.company > 1)::int as uncounted,
+                case
+                when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'
+                when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead
+                  then case when {HOLDER.format(key="t.unique_key", id="t.id")} is not null then 'keep'
+                            when m.paused then 'unbury' else 'revive' end
+                when t.state in ('scheduled', 'pending', 'retry') and m.paused then 'park'
+                when t.state in ('scheduled', 'pending', 'retry') and t.deadline <= clock_timestamp() then 'overdue'
+                when t.state in ('scheduled', 'pending', 'retry')
+                 and t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'
+                 and not (t.suspect and m.in_company) then 'run'
+                when t.state = 'active' and t.lease_until <= clock_timestamp()
+                  then case when t.cancel_requested_at is not null then 'cancel'
+                            when t.company <= 1 and t.attempts >= t.allowed then 'exhaust'
+                            when t.deadline <= clock_timestamp() then 'overdue'
+                            when m.in_company or (t.company > 1 and m.paused) then 'release'
+                            when m.paused then 'keep'
+                            else 'run' end
+                else 'keep' end as step
+                from m where m.id = t.id) d)
+  returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
+            generation, suspect, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
+            mismatch_since, options, deadline, used_ms, unique_key
+),
+lost as (
+  update task_attempts a
+     set outcome = 'lost', finished_at = now()
+    from claimed r
+   where a.task_id = r.id and a.outcome is null and (a.run < r.runs or r.state <> 'active')
+),
+started as (
+  insert into task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
+  select r.id, r.runs, r.attempts, r.generation, $4::text, r.type, r.queue, r.tenant,
+         greatest(0, extract(epoch from clock_timestamp() - r.due_at) * 1000)
+    from claimed r where r.state = 'active' and r.lease_token = $2::uuid
+)
+select m.id,
+       case
+       when r.id is null then 'gone'
+       when r.state = 'active' and r.lease_token = m.token then 'run'
+       when r.type <> m.type or (not m.rec and r.payload_digest <> m.payload_digest) then 'conflict'
+       when r.state in ('completed', 'cancelled') then 'done'
+       when r.state = 'archived' and r.dead_sent_at is null
+         then case when r.finished_at = now() then 'give up' else 'bury' end
+       when r.state = 'archived' then case when r.generation = m.dead then 'taken' else 'leftover' end
+       when r.state = 'active' then case when m.paused and r.lease_until <= clock_timestamp() then 'paused'
+                                         else 'leased' end
+       when m.paused then 'paused'
+       when r.suspect and r.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'alone'
+       else 'wait' end,
+       r.runs, r.attempts, r.allowed, r.snoozes, r.generation,
+       extract(epoch from
+         case when r.state = 'active' then r.lease_until else r.due_at end - clock_timestamp())::float8,
+       r.payload, r.schema, r.headers, r.options, extract(epoch from r.deadline - clock_timestamp())::float8, r.used_ms,
+       case when r.state = 'archived' and r.dead_sent_at is not null and r.generation = m.dead
+            then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="r.unique_key", id="r.id")}
+            else r.reason end,
+       extract(epoch from clock_timestamp() - r.due_at)::float8,
+       extract(epoch from clock_timestamp() - r.mismatch_since)::float8
+  from m left join claimed r on r.id = m.id
+"""
+
+
+@dataclass(slots=True)
+class Incoming:
+    """One message as the claim takes it. ``dead``: the generation on a dead letter, None on any other message.
+
+    ``options`` and ``unique`` stand for a message without a row; a row has its own.
+    """
+
+    message: Message
+    id: str
+    queue: Queue
+    tenant: str | None = None
+    dead: int | None = None
+    options: Options = NONE
+    unique: Unique | None = None
+
+    def record(self, task: Task[Any, Any]) -> dict[str, Any]:
+        message, options = self.message, self.options
+        record: dict[str, Any] = {
+            "id": self.id,
+            "type": message.type,
+            "queue": self.queue,
+            "tenant": self.tenant,
+            "tags": options.tags,
+            "payload": message.payload,
+            "payload_digest": digest(message.payload or {}),
+            "schema": message.schema,
+            "headers": message.headers,
+            "options": options.row(task),
+            "tick": self.id if message.tick else None,
+            "schedule": message.tick["schedule"] if message.tick else None,
+            "allowed": options.allowed(task),
+            "retention_seconds": options.retention_seconds(task),
+            "rec": message.rec,
+            "dead": self.dead,
+        }
+        if options.deadline is not None:
+            record["deadline"] = options.deadline.isoformat()
+        if self.unique is not None:
+            record["unique_key"] = self.unique.key
+            record["unique_until"] = self.unique.until
+            record["unique_seconds"] = self.unique.seconds
+        return record
+
+
+FREE_EXPIRED = f"""
+update tasks t set unique_key = null
+  from (select id from tasks
+         where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE}
+           and unique_expires_at <= clock_timestamp()
+         order by id for no key update) as expired
+ where t.id = expired.id
+returning t.id
+"""
+"""Take keys from holders that have had them for ``unique_for``."""
+FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from tasks', 'from limits, tasks')}"
+"""The same, with the claim's short patience for locked rows."""
+
+
+def claim(
+    connection: Connection, task: Task[Any, Any], incoming: Sequence[Incoming], lease: timedelta, request_id: str
+) -> dict[str, Claim]:
+    """Decide on at most 10 messages of one type, one per id; one round trip, and one more where keys are wanted.
+
+    Returns a claim per id. Raises pg8000's ``DatabaseError``; 55P03 says that a row stayed locked, 23505 that a unique
+    key was taken at the same moment.
+    """
+    token = str(uuid.uuid4())
+    if keys := [item.unique.key for item in incoming if item.unique is not None]:
+        connection.run(FREE_EXPIRED_SOON, json.dumps(keys))
+    rows = connection.run(
+        CLAIM,
+        json.dumps([item.record(task) for item in incoming], ensure_ascii=False),
+        token,
+        str(lease.total_seconds()),
+        request_id,
+    )
+    return {row[0]: _claim(row, token) for row in rows}
+
+
+def _claim(row: list[Any], token: str) -> Claim:
+    (
+        id_, verdict, runs, attempts, allowed, snoozes, generation, wait, payload, schema, headers, options, deadline,
+        used_ms, reason, late, off,
+    ) = row  # fmt: skip
+    return Claim(
+        id=id_,
+        verdict=Verdict(verdict),
+        token=token,
+        run=runs or 0,
+        attempt=attempts or 0,
+        allowed=allowed or 0,
+        snoozes=snoozes or 0,
+        generation=generation or 0,
+        wait_seconds=max(0, math.ceil(wait or 0)),
+        waited_ms=max(0, int((late or 0) * 1000)),
+        payload=payload,
+        schema=schema,
+        headers=headers or {},
+        options=options or {},
+        deadline=None if deadline is None else time.monotonic() + deadline,
+        used_ms=used_ms or 0,
+        reason=reason,
+        mismatch_seconds=off,
+    )

@@ -1,0 +1,209 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    pass
+
+
+import socket
+import time
+from collections import OrderedDict
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from pg8000.converters import make_params
+from pg8000.dbapi import Connection as DbapiConnection
+from pg8000.exceptions import DatabaseError, InterfaceError
+from pg8000.exceptions import Error as PostgresError
+
+if TYPE_CHECKING:
+    pass
+
+
+REFUSED_CLASSES = ("22", "54")
+"""SQLSTATEs of what the database cannot hold: data exceptions and program limits."""
+PING_AFTER_SECONDS = 30
+"""A connection that was idle for longer is asked before it is used; a ping for every use would cost a round trip."""
+MAX_PREPARED = 100
+JSON_OIDS = (114, 3802)
+"""Of ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+RESET = (
+    "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
+    " discard temp; discard sequences"
+)
+
+Row = list[Any]
+
+
+def read_json(text: str) -> Any:
+    """A value of type ``json`` or ``jsonb``, whatever it holds: a row that cannot be read would stop whoever meets it.
+
+    PostgreSQL's numbers have up to 131,072 digits and its documents thousands of levels. What Python refuses comes as
+    text, which no payload model takes for a number or an object.
+    """
+    try:
+        return _DECODER.decode(text)
+    except ValueError:  # ``sys.set_int_max_str_digits``
+        return json.loads(text, parse_int=_int_or_text, parse_float=_float_or_text)
+    except RecursionError:
+        return text
+
+
+def _int_or_text(digits: str) -> int | str:
+    try:
+        return int(digits)
+    except ValueError:
+        return digits
+
+
+def _float_or_text(digits: str) -> float | str:
+    number = float(digits)
+    return number if math.isfinite(number) else digits
+
+
+_DECODER = json.JSONDecoder(parse_float=_float_or_text)
+
+
+class Connection(DbapiConnection):  # type: ignore[misc]
+    """pg8000's connection with one round trip per statement: prepared once, then bind and execute together.
+
+    Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._prepared: OrderedDict[tuple[str, tuple[int, ...]], tuple[bytes, Any, Any]] = OrderedDict()
+        self._answered = True
+        self._heard_at = 0.0
+        super().__init__(*args, **options)
+        for oid in JSON_OIDS:
+            self.register_in_adapter(oid, read_json)
+
+    @property
+    def idle(self) -> bool:
+        """No transaction is open."""
+        return not self._in_transaction
+
+    @property
+    def usable(self) -> bool:
+        """It is open, and the server has answered all that was sent.
+
+        An interrupt in between leaves an answer on the wire, which the next statement would take for its own.
+        """
+        return self._sock is not None and self._answered
+
+    def answers(self) -> bool:
+        """Whether it can go on. One that was idle for a while is asked: the other end may be long gone."""
+        if not self.usable:
+            return False
+        if self.idle and time.monotonic() - self._heard_at > PING_AFTER_SECONDS:
+            with suppress(PostgresError, OSError):
+                self.execute_simple("select 1")
+                return True
+            return False
+        return True
+
+    def _send_message(self, code: bytes, data: bytes) -> None:
+        self._answered = False
+        super()._send_message(code, data)
+
+    def handle_READY_FOR_QUERY(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        super().handle_READY_FOR_QUERY(data, context)
+        self._answered = True
+        self._heard_at = time.monotonic()
+
+    def run(self, sql: str, *parameters: Any) -> list[Row]:
+        """Execute ``sql`` with ``$1``-style parameters and return its rows; in autocommit unless one is open."""
+        return self.execute_unnamed(sql, parameters).rows or []
+
+    def execute_unnamed(
+        self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
+    ) -> Any:
+        """What pg8000's cursor calls: here by a prepared statement, kept per text and parameter types."""
+        if stream is not None:
+            return super().execute_unnamed(statement, vals, oids, stream)
+        key = (statement, tuple(oids))
+        if key not in self._prepared:
+            self._make_room()
+            self._prepared[key] = self.prepare_statement(statement, oids)
+        self._prepared.move_to_end(key)
+        name, columns, input_functions = self._prepared[key]
+        try:
+            return self.execute_named(name, make_params(self.py_types, vals), columns, input_functions, statement)
+        except DatabaseError as error:
+            if sqlstate(error) in ("0A000", "26000"):  # the table changed under the plan, or the statement is gone
+                del self._prepared[key]
+            raise
+
+    def commit(self) -> None:
+        """One round trip. Raises :class:`DatabaseError` where the server rolled back instead."""
+        if self._in_transaction:
+            self.execute_simple("commit")
+
+    def rollback(self) -> None:
+        if self._in_transaction:
+            self.execute_simple("rollback")
+
+    def reset(self) -> None:
+        """Put the session back to what it was when it began, but for its prepared statements. One round trip.
+
+        It is what ``DISCARD ALL`` does without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
+        """
+        self.execute_simple(RESET)
+
+    def cut(self) -> None:
+        """Close without a word to the server, whatever it is doing."""
+        if self._usock is not None:
+            with suppress(OSError):
+                self._usock.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+    def close(self) -> None:
+        """Close; nothing where it is closed."""
+        if self._usock is not None:
+            file = self._sock
+            with suppress(OSError, InterfaceError, ValueError):
+                super().close()
+            with suppress(OSError, ValueError):
+                file.close()  # or the socket stays open for as long as a traceback refers to it
+
+    def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """Drop what prints row values: DETAIL (D) and CONTEXT (W)."""
+        super().handle_ERROR_RESPONSE(data, context)
+        for field in ("D", "W"):
+            context.error.args[0].pop(field, None)
+
+    def _make_room(self) -> None:
+        while len(self._prepared) >= MAX_PREPARED:
+            _, (name, _, _) = self._prepared.popitem(last=False)
+            self.close_prepared_statement(name)
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
+    original = getattr(error, "orig", None) or error
+    first = original.args[0] if original.args else None
+    return first.get("C") if isinstance(first, dict) else None
+
+
+AWAY_CLASSES = ("08", "28", "3D", "53", "57P")
+READ_ONLY = "25006"
+"""The connection reached a standby: a failover is under way."""
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
+
+    Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 28 login refused, 3D no such database, 53
+    resources, 57P shutdown.
+    """
+    original = getattr(error, "orig", None) or error
+    code = sqlstate(original)
+    if code is not None:
+        return code.startswith(AWAY_CLASSES) or code == READ_ONLY
+    return isinstance(original, (InterfaceError, OSError))

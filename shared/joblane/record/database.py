@@ -1,0 +1,184 @@
+"""One PostgreSQL connection per process, shared by the job record and the handler's session.
+
+``Database.get`` connects or returns the live connection; ``drop`` discards it, and the next ``get`` connects anew. The
+SQLAlchemy engine sits on the same connection and is made on first touch: importing it costs more than a whole job.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from pg8000.exceptions import DatabaseError
+
+from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
+
+if TYPE_CHECKING:
+    import ssl
+
+    from sqlalchemy import Engine
+from joblane.record.connection import Connection, sqlstate
+
+CONNECT_TIMEOUT_SECONDS = 5
+USER_TIMEOUT_MS = 10_000
+"""A peer that acknowledges nothing for this long is gone (``TCP_USER_TIMEOUT``); keepalive notices an idle one."""
+CLIENT_CHECK_MS = 2_000
+"""How soon the server ends a statement whose client has hung up, and lets its locks go."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
+"""Its own authorities, which no system knows. Source: RDS, *Using SSL/TLS to encrypt a connection*."""
+QUERY = ("auth", "secret", "sslrootcert", "sslmode")
+VERIFYING = ("require", "verify-ca", "verify-full")
+LOGIN_REFUSED = ("28000", "28P01")
+
+
+class Database:
+    """The process's connection, made on first use.
+
+    ``url``: ``postgresql://user:password@host:port/database``. In place of a password: ``?auth=iam``, or for one in
+    Secrets Manager ``?secret=NAME`` (:mod:`joblane.record.login`). TLS is verified for every host but loopback, where the local
+    stack runs without it: by the system's certificates, those of RDS for its hosts, or ``?sslrootcert=FILE``.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._options = _connect_options(url)
+        self._connection: Connection | None = None
+
+    def beside(self) -> Database:
+        """Another connection to the same database, made on first use."""
+        other = Database.__new__(Database)
+        other._options, other._connection = self._options, None
+        return other
+
+    def get(self) -> Connection:
+        """The live connection; a new one where the last was closed or interrupted.
+
+        Raises what :func:`is_away` recognises where the server cannot be reached.
+        """
+        if self._connection is not None and not self._connection.answers():
+            self.drop()
+        if self._connection is None:
+            self._connection = _logged_in(**self._options)
+        return self._connection
+
+    @property
+    def usable(self) -> bool:
+        """Whether there is a connection that can go on."""
+        return self._connection is not None and self._connection.usable
+
+    def drop(self) -> None:
+        """Discard the connection, whatever state it is in, without a word to the server."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.cut()
+        if "engine" in self.__dict__:
+            self.engine.dispose()
+
+    @cached_property
+    def engine(self) -> Engine:
+        """An SQLAlchemy engine on this one connection."""
+        from sqlalchemy import create_engine, event
+        from sqlalchemy.exc import DisconnectionError
+        from sqlalchemy.pool import StaticPool
+
+        def check(connection: Connection, *_: Any) -> None:
+            """Before a transaction: after a long pause in a handler the other end may be gone."""
+            if not connection.answers():
+                raise DisconnectionError
+
+        engine = create_engine("postgresql+pg8000://", creator=self.get, poolclass=StaticPool, hide_parameters=True)
+        event.listen(engine, "checkout", check)
+        return engine
+
+
+# --- Connecting ----------------------------------------------------------------------------------------------------
+
+
+def _connect_options(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme.split("+")[0] not in ("postgresql", "postgres") or not parts.hostname:
+        raise ValueError("DATABASE_URL: postgresql://user:password@host:port/database is required")
+    query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+    _check_query(query)
+    host, port, user = parts.hostname, parts.port or 5432, unquote(parts.username or "")
+    password = unquote(parts.password) if parts.password else None
+    return {
+        "host": host,
+        "port": port,
+        "login": _login(host, port, user, password, query),
+        "database": unquote(parts.path.lstrip("/")) or None,
+        "ca_file": query.get("sslrootcert"),
+    }
+
+
+def _check_query(query: Mapping[str, str]) -> None:
+    for name, value in query.items():
+        if name not in QUERY:
+            raise ValueError(f"DATABASE_URL: no parameter {name!r} is known; there are {', '.join(QUERY)}")
+        if name == "auth" and value != "iam":
+            raise ValueError("DATABASE_URL: auth: 'iam' is the one there is; leave it out for a password")
+        if name == "sslmode" and value not in VERIFYING:
+            raise ValueError("DATABASE_URL: sslmode: the server is always verified; leave it out")
+
+
+def _login(host: str, port: int, user: str, password: str | None, query: Mapping[str, str]) -> Login:
+    if sum(map(bool, (password, query.get("auth"), query.get("secret")))) > 1:
+        raise ValueError("DATABASE_URL: give one of a password, auth=iam and secret=NAME")
+    if "secret" in query:
+        return SecretLogin(query["secret"], user)
+    if "auth" in query:
+        if not user:
+            raise ValueError("DATABASE_URL: auth=iam: the user is required, postgresql://user@host/database?auth=iam")
+        return IamLogin(user, host, port)
+    return PasswordLogin(user, password)
+
+
+def _logged_in(*, login: Login, **options: Any) -> Connection:
+    """Connect; once more where what the server refused is out of date."""
+    try:
+        return _connect(login, **options)
+    except DatabaseError as error:
+        if sqlstate(error) not in LOGIN_REFUSED or not login.renewed():
+            raise
+    return _connect(login, **options)
+
+
+def _connect(login: Login, *, host: str, port: int, ca_file: str | None, database: str | None) -> Connection:
+    user, password = login.now()
+    plain = socket.create_connection((host, port), CONNECT_TIMEOUT_SECONDS)
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    plain.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (
+        ("TCP_KEEPIDLE", 3),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS),
+    ):
+        if hasattr(socket, name):  # not every system has them all
+            plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+    connection = Connection(
+        host=host,
+        sock=plain,
+        user=user,
+        password=password,
+        database=database,
+        ssl_context=False if host in LOOPBACK else _verified(host, ca_file),
+        application_name="joblane",
+        startup_params={"client_connection_check_interval": str(CLIENT_CHECK_MS)},
+    )
+    connection._usock.settimeout(None)
+    return connection
+
+
+def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:
+    """Certificate and host name are checked, which pg8000 on its own does not do."""
+    import ssl
+
+    context = ssl.create_default_context(cafile=ca_file)
+    if ca_file is None and RDS_HOST.search(host):
+        context.load_verify_locations(RDS_CERTIFICATES)
+    return context

@@ -1,0 +1,75 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from joblane.queues import Queue, lane_name
+from joblane.sqs.client import Entry
+from joblane.sqs.message import Message
+
+if TYPE_CHECKING:
+    pass
+
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from joblane.record.states import SWEEP_MARGIN_SECONDS
+from joblane.sqs.message import MAX_ID
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+
+
+def successor_entry(prefix: str, successor: Successor) -> Entry:
+    """The message of the task that a type's ``on_archived`` asks for."""
+    lane = lane_name(prefix, Queue(successor.queue), successor.type)
+    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)
+
+
+# --- Dead letters --------------------------------------------------------------------------------------------------
+
+# A task whose type declares `on_archived` gets its successor in the same statement, under an id that makes twice once.
+MARK_DEAD_SENT = f"""
+with marked as (
+  update tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
+    from (select r.id from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
+              on r.id = x.id and r.generation = x.generation
+           where r.state = 'archived' and r.dead_sent_at is null
+           order by r.id for no key update of r) as owed
+   where t.id = owed.id
+  returning t.*
+)
+insert into tasks (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds,
+                   sweep_at)
+select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
+         || ':archived:' || m.generation,
+       a.type, a.queue, m.tenant, 'pending',
+       jsonb_build_object('task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
+                          'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
+       '', m.headers, a.allowed, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'
+  from marked m, jsonb_to_record(m.options -> 'on_archived')
+                   as a(type text, queue text, allowed integer, retention_seconds bigint)
+ where m.options ? 'on_archived'
+on conflict do nothing
+returning id, type, queue, tenant
+"""
+
+
+@dataclass(slots=True)
+class Successor:
+    """The task that a type's ``on_archived`` asks for; its row is there, its message is to be sent."""
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+
+
+def mark_dead_sent(connection: Connection, letters: Iterable[tuple[str, int]]) -> list[Successor]:
+    """Record that the dead letters of these ids and generations are in their queues. Returns what follows them."""
+    records = [{"id": id_, "generation": generation} for id_, generation in sorted(letters)]
+    return [Successor(*row) for row in connection.run(MARK_DEAD_SENT, json.dumps(records))] if records else []

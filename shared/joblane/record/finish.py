@@ -1,0 +1,146 @@
+"""The record after the claim: enqueue, finish, dead letters. Every statement takes many rows and is one round trip.
+
+Rows arrive as one JSON document, so ten thousand of them are one parameter.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from joblane.limits import CONTENT_KEPT_FOR_MESSAGES, MAX_BATCH, MAX_DELAY_SECONDS
+from joblane.record.states import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+from joblane.record.states import State
+
+# --- Finish --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Finish:
+    """The end of one run: what the row and its attempt become.
+
+    ``outcome``: a word for the attempt. ``delay_seconds``: for states that wait. ``counted``: whether it spent an
+    attempt. ``mismatch``: it waits for code that knows its payload's schema. ``continued``: the attempt goes on in the
+    next invocation. ``billed_ms``, ``memory_mb``, ``cost_usd``: see :mod:`joblane.worker.cost`.
+    """
+
+    id: str
+    token: str
+    run: int
+    outcome: str
+    state: State
+    delay_seconds: float = 0
+    counted: bool = True
+    snoozed: bool = False
+    mismatch: bool = False
+    continued: bool = False
+    result: Any = None
+    reason: str | None = None
+    error_type: str | None = None
+    error_message: str | None = None
+    fingerprint: str | None = None
+    traceback: str | None = None
+    duration_ms: int = 0
+    billed_ms: int | None = None
+    memory_mb: int | None = None
+    cost_usd: float | None = None
+
+    def record(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__slots__}
+
+    @property
+    def waits_long(self) -> bool:
+        """Further off than SQS can hold: the row alone waits and the message is acknowledged."""
+        return self.state in (State.RETRY, State.PENDING) and self.delay_seconds > MAX_DELAY_SECONDS
+
+    @property
+    def visibility_seconds(self) -> int:
+        return math.ceil(self.delay_seconds)
+
+
+# Only the holder of the lease finishes: the token decides, not the clock. A task that was asked to stop does not
+# complete, is not tried again and is no dead letter; its run comes back here as cancelled.
+FINISH = f"""
+with f as materialized (
+  select * from jsonb_to_recordset($1::jsonb) as f(
+    id text, token uuid, run integer, outcome text, state text, delay_seconds float8, counted boolean, snoozed boolean,
+    mismatch boolean, continued boolean,
+    result jsonb, reason text, error_type text, error_message text, fingerprint text, traceback text,
+    duration_ms integer, billed_ms integer, memory_mb integer, cost_usd float8)
+  limit {MAX_BATCH}
+),
+held as materialized (
+  select t.id, t.retention_seconds from tasks t join f on f.id = t.id
+   where t.state = 'active' and t.lease_token = f.token
+     and (t.cancel_requested_at is null or f.state = 'cancelled')
+   order by t.id for no key update of t
+),
+done as (
+  update tasks t set
+    state = f.state, lease_token = null, lease_until = null, company = 0, suspect = false,
+    attempts = t.attempts - (not f.counted)::int,
+    snoozes = t.snoozes + f.snoozed::int,
+    continuations = t.continuations + f.continued::int,
+    used_ms = case when f.continued then t.used_ms + f.duration_ms else 0 end,
+    mismatch_since = case when f.mismatch then coalesce(t.mismatch_since, now()) end,
+    due_at = case when f.state in ('retry', 'pending') then w.due_at else t.due_at end,
+    sent_at = case when w.long then null else t.sent_at end,
+    sends = 0,
+    sweep_at = case when w.long then w.due_at - interval '{MAX_DELAY_SECONDS} s'
+                    when f.state in ('retry', 'pending') then w.due_at + interval '{SWEEP_MARGIN_SECONDS} s'
+                    when f.state = 'archived' then clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s' end,
+    finished_at = case when w.ended then clock_timestamp() end,
+    payload = case when w.cleared then null else t.payload end,
+    result = case when not w.cleared then f.result end,
+    headers = case when w.cleared then '{{}}' else t.headers end,
+    cleared = w.cleared,
+    expire_at = case when w.cleared then clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'
+                     when f.state = 'archived' then clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days'
+                     when w.ended then clock_timestamp() + make_interval(secs => t.retention_seconds) end,
+    reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
+   from f join held using (id),
+        lateral (select clock_timestamp() + make_interval(secs => f.delay_seconds) as due_at,
+                        f.state in ('retry', 'pending') and f.delay_seconds > {MAX_DELAY_SECONDS} as long,
+                        f.state in ('completed', 'cancelled', 'archived') as ended) as n,
+        lateral (select n.*, n.ended and f.state <> 'archived' and held.retention_seconds = 0 as cleared) as w
+  where t.id = f.id
+  returning t.id
+),
+closed as (
+  update task_attempts a set
+    finished_at = clock_timestamp(), outcome = f.outcome, duration_ms = f.duration_ms,
+    billed_ms = f.billed_ms, memory_mb = f.memory_mb, cost_usd = f.cost_usd,
+    error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint, traceback = f.traceback
+   from f join held using (id)
+  where a.task_id = f.id and a.run = f.run
+)
+select id from done
+"""
+
+
+def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
+    """End at most 10 runs in the transaction that is open, or in one of its own. Returns the ids that were still held.
+
+    An id that is missing was claimed by another run meanwhile, or was asked to stop: see :func:`cancel_requested`.
+    """
+    if not runs:
+        return set()
+    rows = connection.run(FINISH, json.dumps([run.record() for run in runs], ensure_ascii=False))
+    return {row[0] for row in rows}
+
+
+def cancel_requested(connection: Connection, id_: str, token: str) -> bool:
+    """Whether the run still holds the task and was asked to stop."""
+    rows = connection.run(
+        "select cancel_requested_at is not null from tasks"
+        " where id = $1 and state = 'active' and lease_token = $2::uuid",
+        id_,
+        token,
+    )
+    return bool(rows and rows[0][0])

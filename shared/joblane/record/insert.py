@@ -1,0 +1,146 @@
+"""TODO doc."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from joblane.limits import MAX_DELAY_SECONDS
+from joblane.record.states import LIVE, SWEEP_MARGIN_SECONDS
+
+if TYPE_CHECKING:
+    from joblane.unique import Unique
+
+
+# --- Enqueue -------------------------------------------------------------------------------------------------------
+
+NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
+         id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
+         schema text, headers jsonb, options jsonb, allowed integer, retention_seconds bigint, deadline timestamptz,
+         unique_key text, unique_until text, unique_seconds float8, delay float8, at timestamptz, unsent boolean))
+         with ordinality as x,
+       lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
+DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
+
+# A row is looked at by the sweep a minute after it should have run; one that is further off than DelaySeconds reaches
+# is sent by the sweep in the quarter of an hour before.
+DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
+            then d.due_at - interval '{MAX_DELAY_SECONDS} s'
+            when x.unsent then clock_timestamp()
+            else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
+
+# What exists, by its id or by the unique key it holds, is left out of what is returned. Keys are taken in order, so
+# that two callers wait for each other and do not block each other; of those with the same key the first has it.
+INSERT = f"""
+insert into tasks (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
+                   allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
+select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{{}}'), {DUE_STATE},
+       x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{{}}'), coalesce(x.options, '{{}}'),
+       x.allowed, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
+       clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, {DUE_SWEEP}
+  from {NEW}
+ order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
+on conflict do nothing
+returning id, extract(epoch from due_at - clock_timestamp())::float8
+"""
+
+KNOWN = f"""
+select t.id, t.queue, t.state, case when t.state in {LIVE} then t.unique_key end,
+       extract(epoch from t.due_at - clock_timestamp())::float8,
+       x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
+  from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
+  join tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE})
+"""
+"""What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
+an attempt of it is under way, in an invocation or between two."""
+
+# `payload_digest` stays: by it the message of a foreign sender is known as the row's own.
+REPLACE = f"""
+with waiting as (
+  select id, unique_key from tasks
+   where unique_key in (select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text))
+     and (state in ('scheduled', 'retry') or (state = 'pending' and used_ms = 0))
+   order by unique_key for no key update
+),
+replaced as (
+  update tasks t set
+    queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
+    payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
+    options = coalesce(x.options, '{{}}'), allowed = x.allowed, attempts = 0, snoozes = 0, used_ms = 0,
+    company = 0, suspect = false, mismatch_since = null, reason = null, error_type = null, error_message = null,
+    fingerprint = null,
+    retention_seconds = x.retention_seconds, deadline = x.deadline,
+    unique_until = coalesce(x.unique_until, 'finish'),
+    unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
+    due_at = d.due_at, sent_at = null, sends = 0, sweep_at = {DUE_SWEEP}
+    from {NEW}, waiting
+   where t.id = waiting.id and waiting.unique_key = x.unique_key
+  returning t.id, t.unique_key, t.due_at
+),
+items as (delete from task_items where task_id in (select id from replaced)),
+cursors as (delete from task_cursors where task_id in (select id from replaced)),
+progress as (delete from task_progress where task_id in (select id from replaced))
+select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
+"""
+"""Give the waiting holders of keys, one each, what the new tasks would have had, a fresh start included. They are
+locked in the order of keys. Nothing where an attempt is under way, or the holder has ended."""
+
+
+@dataclass(slots=True)
+class NewTask:
+    """A row to be. ``delay`` in seconds from the database's now, or ``at`` as an aware moment; neither: now.
+
+    ``unsent``: its message is left to the sweep.
+    """
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+    payload: Mapping[str, Any]
+    payload_digest: str
+    schema: str
+    headers: Mapping[str, str]
+    allowed: int
+    retention_seconds: int
+    delay: float | None
+    at: datetime | None
+    owner: str | None = None
+    tags: Sequence[str] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    deadline: datetime | None = None
+    unique: Unique | None = None
+    unsent: bool = False
+
+    def record(self) -> dict[str, Any]:
+        fields = {name: getattr(self, name) for name in self.__slots__}
+        unique = fields.pop("unique")
+        if unique is not None:
+            fields |= {
+                "unique_key": unique.key,
+                "unique_until": unique.until,
+                "unique_seconds": unique.seconds,
+            }
+        return {
+            name: value.isoformat() if isinstance(value, datetime) else value
+            for name, value in fields.items()
+            if value is not None
+        }
+
+
+def document(new: Iterable[NewTask]) -> str:
+    """The parameter of :data:`INSERT` and :data:`REPLACE`."""
+    return json.dumps([task.record() for task in new], ensure_ascii=False)
+
+
+MARK_SENT = """
+update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
+  from (select id from tasks
+         where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
+           and state in ('scheduled', 'pending', 'retry')
+         order by id for no key update skip locked) as waiting
+ where t.id = waiting.id
+"""

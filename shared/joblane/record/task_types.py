@@ -1,0 +1,46 @@
+"""What the database knows of the declared types: enough to enqueue by SQL alone. Written by ``joblane migrate``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from joblane.options import NONE
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+    from joblane.task import Task
+
+REGISTER = """
+with declared as (
+  select * from jsonb_to_recordset($1::jsonb) as x(
+    type text, queues text[], max_retry integer, retention_seconds bigint, unique_seconds float8, unique_until text,
+    options jsonb, schema jsonb)
+),
+dropped as (
+  delete from task_types t where not exists (select from declared d where d.type = t.type)
+)
+insert into task_types select d.* from declared d
+on conflict (type) do update set (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema)
+  = (excluded.queues, excluded.max_retry, excluded.retention_seconds, excluded.unique_seconds, excluded.unique_until,
+     excluded.options, excluded.schema)
+"""
+
+
+def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """Write the declarations, and remove those of types that are gone."""
+    connection.run(REGISTER, json.dumps([_record(task) for task in tasks.values()]))
+
+
+def _record(task: Task[Any, Any]) -> dict[str, Any]:
+    return {
+        "type": task.type,
+        "queues": task.lanes,
+        "max_retry": task.max_retry,
+        "retention_seconds": NONE.retention_seconds(task),
+        "unique_seconds": task.unique_for.total_seconds() if task.unique_for else None,
+        "unique_until": task.unique_until,
+        "options": NONE.row(task),
+        "schema": task.schema,
+    }

@@ -1,0 +1,99 @@
+"""Messages that are sent on: dead letters, and copies of foreign messages that get an id.
+
+Whoever sends one acknowledges the message it came from afterwards, never before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from joblane.limits import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
+from joblane.queues import dead_letter_name
+from joblane.sqs.client import Entry, attribute_size
+from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
+
+if TYPE_CHECKING:
+    from joblane.sqs.received import Delivery
+
+MAX_REASON = 1000
+"""Characters of a reason."""
+NO_ROOM = (
+    "MessageError: body: a foreign message gets an id and needs room for it; leave 1 KiB below SQS's limit of "
+    f"{MAX_MESSAGE_BYTES} bytes, or send an id"
+)
+
+
+def with_id(delivery: Delivery, queue: str) -> Entry:
+    """The message once more, for ``queue``, under the id of the SQS message that brought it.
+
+    The SQS id itself would not do: a redrive changes it, and the task would run twice.
+    """
+    message = delivery.message
+    assert message is not None
+    body = replace(message, id=message.id or delivery.message_id).encode()
+    return Entry(queue, body, group=delivery.group, attributes=_within(body, {}, delivery.attributes))
+
+
+def as_it_came(delivery: Delivery, queue: str) -> Entry:
+    """The message once more, for ``queue``, without the marks of a dead letter."""
+    attributes = _within(delivery.body, {}, delivery.attributes)
+    return Entry(queue, delivery.body, group=delivery.group, attributes=attributes)
+
+
+def fits(entry: Entry) -> bool:
+    return entry.size <= MAX_MESSAGE_BYTES
+
+
+def archived_letter(queue: str, message: Message, reason: str, generation: int, group: str | None) -> Entry:
+    """The dead letter of a task with a row. The payload is left to the row where it leaves no room for the marks."""
+    marks = _marks(reason, generation)
+    body = message.encode()
+    if not fits(Entry(queue, body, attributes=marks)):
+        body = replace(message, payload=None).encode()
+    return Entry(dead_letter_name(queue), body, group=group, attributes=_within(body, marks, {}))
+
+
+def refused_letter(delivery: Delivery, reason: str) -> Entry:
+    """The dead letter of a message that no row stands for: its body and attributes as they came.
+
+    A body near SQS's limit leaves no room for marks; the reason is then in the log alone.
+    """
+    marks = _marks(reason, delivery.dead or 0)
+    attributes = _within(delivery.body, marks, delivery.attributes)
+    return Entry(dead_letter_name(delivery.queue), delivery.body, group=delivery.group, attributes=attributes)
+
+
+def _marks(reason: str, generation: int) -> dict[str, Mapping[str, Any]]:
+    return {
+        DEAD_ATTRIBUTE: {"DataType": "Number", "StringValue": str(generation)},
+        REASON_ATTRIBUTE: {"DataType": "String", "StringValue": printable(reason)},
+    }
+
+
+def _within(
+    body: str, marks: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Mapping[str, Any]]:
+    """As many attributes as SQS takes beside ``body``, the marks first. Marks of an earlier life are dropped."""
+    room = MAX_MESSAGE_BYTES - Entry("", body).size
+    kept: dict[str, Mapping[str, Any]] = {}
+    others = {name: value for name, value in others.items() if name not in (DEAD_ATTRIBUTE, REASON_ATTRIBUTE)}
+    for name, value in {**marks, **others}.items():
+        size = attribute_size(name, value)
+        if size <= room and len(kept) < MAX_ATTRIBUTES:
+            kept[name] = value
+            room -= size
+    return kept
+
+
+def printable(text: str) -> str:
+    """``text`` as an attribute may hold it: no control characters, never empty, bounded."""
+    allowed = "".join(character if _is_allowed(character) else "?" for character in text[:MAX_REASON])
+    return allowed or "unknown"
+
+
+def _is_allowed(character: str) -> bool:
+    """Source: SendMessage, SQS API reference: #x9 | #xA | #xD | #x20-#xD7FF | #xE000-#xFFFD | #x10000-#x10FFFF."""
+    code = ord(character)
+    return code in (0x9, 0xA, 0xD) or 0x20 <= code <= 0xD7FF or 0xE000 <= code <= 0xFFFD or code >= 0x10000

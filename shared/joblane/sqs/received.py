@@ -1,0 +1,113 @@
+"""One record of an SQS event, read: what came, from which queue, and the message in it or why there is none."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from joblane.errors import MessageError
+from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
+from joblane.sqs.traceparent import HEADER, caller_of, headers_within
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A message on its way through this invocation. ``message`` is None where the body is refused for ``refusal``.
+
+    ``receipt`` is good for this receive only. ``sent_at``: seconds since 1970. ``dead``: the generation on a dead
+    letter. ``group``: the tenant.
+    """
+
+    message_id: str
+    receipt: str
+    queue: str
+    body: str
+    receives: int
+    sent_at: float
+    group: str | None
+    attributes: Mapping[str, Mapping[str, Any]]
+    dead: int | None
+    message: Message | None
+    refusal: str | None
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Delivery:
+        """Read a record of a Lambda event for SQS. Never raises for what a sender can send.
+
+        Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
+        """
+        return cls._of(
+            message_id=record["messageId"],
+            receipt=record["receiptHandle"],
+            queue=record["eventSourceARN"].rpartition(":")[2],
+            body=record["body"],
+            system=record["attributes"],
+            attributes={name: _as_sent(value) for name, value in (record.get("messageAttributes") or {}).items()},
+        )
+
+    @classmethod
+    def received(cls, message: Mapping[str, Any], queue: str) -> Delivery:
+        """Read a message as ReceiveMessage answers it."""
+        return cls._of(
+            message_id=message["MessageId"],
+            receipt=message["ReceiptHandle"],
+            queue=queue,
+            body=message["Body"],
+            system=message.get("Attributes", {}),
+            attributes={
+                name: {part: value[part] for part in ("DataType", "StringValue", "BinaryValue") if value.get(part)}
+                for name, value in message.get("MessageAttributes", {}).items()
+            },
+        )
+
+    @classmethod
+    def _of(
+        cls,
+        *,
+        message_id: str,
+        receipt: str,
+        queue: str,
+        body: str,
+        system: Mapping[str, str],
+        attributes: Mapping[str, Mapping[str, Any]],
+    ) -> Delivery:
+        message, refusal = None, None
+        try:
+            message = decode(body)
+            if attributes and not message.rec:
+                message = _traced(message, attributes)
+        except MessageError as error:
+            refusal = str(error)
+        return cls(
+            message_id=message_id,
+            receipt=receipt,
+            queue=queue,
+            body=body,
+            receives=int(system.get("ApproximateReceiveCount", 1)),
+            sent_at=int(system.get("SentTimestamp", 0)) / 1000,
+            group=system.get("MessageGroupId"),
+            attributes=attributes,
+            dead=_generation(attributes.get(DEAD_ATTRIBUTE)),
+            message=message,
+            refusal=refusal,
+        )
+
+
+def _traced(message: Message, attributes: Mapping[str, Mapping[str, Any]]) -> Message:
+    """A foreign message in the trace that its attribute names, where its headers name none."""
+    span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
+    return message if span is None else replace(message, headers=headers_within(span, message.headers))
+
+
+def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:
+    """An attribute as SendMessage takes it, from the form in which Lambda hands it over."""
+    if value.get("binaryValue") is not None:
+        return {"DataType": value["dataType"], "BinaryValue": base64.b64decode(value["binaryValue"])}
+    return {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
+
+
+def _generation(attribute: Mapping[str, Any] | None) -> int | None:
+    text = (attribute or {}).get("StringValue", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

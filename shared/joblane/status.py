@@ -1,0 +1,88 @@
+"""How a task stands: its row, what its run tells of itself, and how many of its items are done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from joblane.queues import Queue
+from joblane.record.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """As last told by ``ctx.progress``. ``total``: None where the handler gave none."""
+
+    done: int
+    total: int | None
+    note: str | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """One task as it stands. ``result``: what the handler returned, while it is kept. Times are aware.
+
+    ``items_done``: by ``ctx.each``, or up to the cursor of ``ctx.resume``.
+    """
+
+    id: str
+    type: str
+    queue: Queue
+    state: State
+    tenant: str | None
+    owner: str | None
+    tags: tuple[str, ...]
+    attempts: int
+    max_retry: int
+    created_at: datetime
+    due_at: datetime
+    deadline: datetime | None
+    finished_at: datetime | None
+    cancel_requested: bool
+    progress: Progress | None
+    items_done: int
+    result: Any
+    reason: str | None
+    error_type: str | None
+
+    @property
+    def ended(self) -> bool:
+        return self.state in (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
+
+    @classmethod
+    def of(cls, row: list[Any]) -> TaskStatus:
+        """From a row of :data:`STATUS`."""
+        id_, type_, queue, state, tenant, owner, tags, attempts, allowed, *rest = row
+        created_at, due_at, deadline, finished_at, asked, done, total, note, at, items, result, reason, error = rest
+        return cls(
+            id=id_,
+            type=type_,
+            queue=Queue(queue),
+            state=State(state),
+            tenant=tenant,
+            owner=owner,
+            tags=tuple(tags),
+            attempts=attempts,
+            max_retry=allowed - 1,
+            created_at=created_at,
+            due_at=due_at,
+            deadline=deadline,
+            finished_at=finished_at,
+            cancel_requested=asked,
+            progress=None if at is None else Progress(done, total, note, at),
+            items_done=items,
+            result=result,
+            reason=reason,
+            error_type=error,
+        )
+
+
+STATUS = """
+select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.allowed, t.created_at, t.due_at,
+       t.deadline, t.finished_at, t.cancel_requested_at is not null, p.done, p.total, p.note, p.at,
+       coalesce(c.done, (select count(*) from task_items i where i.task_id = t.id)), t.result, t.reason, t.error_type
+  from tasks t left join task_progress p on p.task_id = t.id left join task_cursors c on c.task_id = t.id
+ where t.id = $1
+"""

@@ -1,0 +1,169 @@
+"""Declaring a task: ``@task`` on a function makes it a :class:`Task`, found by walking ``functions/*/handler.py``.
+
+The declared job is still the function. Importing a handler makes no client, no engine, and reads no environment.
+"""
+
+from __future__ import annotations
+
+import builtins
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+
+from pydantic import ValidationError
+
+from joblane import retry
+from joblane.cron import Schedule
+from joblane.errors import PayloadError, UnreadablePayloadError
+from joblane.json_values import canonical
+from joblane.limits import Numbers
+from joblane.payload import Payload, describe
+from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, Queue, folder_of, slug_of
+from joblane.redaction import unmarked
+from joblane.redaction_scrub import scrubber
+from joblane.unique import Until
+
+if TYPE_CHECKING:
+    from joblane.context import TaskContext
+
+MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
+MAX_RETENTION = timedelta(days=3650)
+MEMORY_MB = range(128, 10241)
+"""Source: Lambda quotas, function memory allocation."""
+TARGET_WAIT: Mapping[Queue, timedelta] = {
+    Queue.CRITICAL: timedelta(minutes=1),
+    Queue.DEFAULT: timedelta(minutes=10),
+    Queue.LOW: timedelta(hours=1),
+}
+"""How long a task may wait after it is due before an alarm rings, by its home queue, where its type says nothing."""
+MAX_TARGET_WAIT = timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class Grants:
+    """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
+
+    buckets: tuple[str, ...] = ()
+    """What it writes to or empties: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets, e.g. ``("exports",)``."""
+    enqueue: tuple[str, ...] = ()
+    """Types it may send, e.g. ``("user:invitation",)``."""
+    mail: bool = False
+    """Send e-mail by SES."""
+    dead_letters: bool = False
+    """Receive and delete what is in any dead-letter queue, and send it back through a front door."""
+
+
+P = TypeVar("P", bound=Payload)
+R = TypeVar("R")
+
+
+@dataclass(frozen=True, eq=False)
+class Task(Generic[P, R]):
+    """A declared task. Call it as the function it is; the rest is its declaration."""
+
+    function: Callable[[P, TaskContext], R]
+    type: str
+    payload: builtins.type[P]
+    queue: Queue
+    also: tuple[Queue, ...]
+    max_retry: int
+    retry_delay: retry.RetryDelay
+    timeout: timedelta
+    retention: timedelta
+    schedules: tuple[Schedule, ...]
+    overlap: Literal["skip", "allow"]
+    unique_for: timedelta | None
+    unique_until: Until
+    resumable: bool
+    aliases: tuple[str, ...]
+    archived_to: Task[Any, Any] | str | None
+    front_door: bool
+    batch_size: int
+    max_concurrency: int | None
+    memory_mb: int
+    target_wait: timedelta
+    environment: tuple[str, ...]
+    grants: Grants
+    numbers: Numbers = field(repr=False)
+
+    def __call__(self, payload: P, ctx: TaskContext) -> R:
+        return self.function(payload, ctx)
+
+    @property
+    def folder(self) -> str:
+        return folder_of(self.type)
+
+    @property
+    def slug(self) -> str:
+        return slug_of(self.type)
+
+    @property
+    def lanes(self) -> tuple[Queue, ...]:
+        """The queues in which the type has a lane, home first."""
+        return (self.queue, *self.also)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The type, and the names it had before."""
+        return (self.type, *self.aliases)
+
+    @cached_property
+    def on_archived(self) -> Mapping[str, Any] | None:
+        """What a row of this type needs to know of the task that follows when it is given up."""
+        if self.archived_to is None:
+            return None
+        other = self.archived_to
+        if isinstance(other, str):
+            from joblane.discovery import load
+
+            other = load(other, self.function.__module__.rpartition(f".{self.folder}.")[0])
+        return {
+            "type": other.type,
+            "queue": other.queue,
+            "allowed": other.max_retry + 1,
+            "retention_seconds": int(other.retention.total_seconds()),
+        }
+
+    @cached_property
+    def schema(self) -> Mapping[str, Any]:
+        """JSON Schema of the payload."""
+        return self.payload.model_json_schema()
+
+    @cached_property
+    def schema_digest(self) -> str:
+        """12 hex characters that change when what the payload's schema takes does: not by a mark of redaction, whose
+        deploy would else look like one of another payload."""
+        return hashlib.sha256(canonical(unmarked(self.schema)).encode()).hexdigest()[:12]
+
+    def read(self, payload: Any, schema: str | None) -> P:
+        """Validate a received payload.
+
+        Fields that are unknown here are ignored from a newer schema and refused from our own, where they are typing
+        errors. Raises :class:`UnreadablePayloadError`.
+        """
+        try:
+            return self.payload.model_validate(payload)
+        except ValidationError as error:
+            if schema is None or schema == self.schema_digest:
+                raise self._unreadable(payload, error) from None
+        try:
+            return self.payload.model_validate(payload, extra="ignore")
+        except ValidationError as error:
+            raise self._unreadable(payload, error) from None
+
+    def _unreadable(self, payload: Any, error: ValidationError) -> UnreadablePayloadError:
+        """A validator of the model's own may have put the value into its words."""
+        words = describe(error, self.payload)
+        return UnreadablePayloadError(f"payload: {scrubber(self.payload, payload)(words)}")
+
+    def write(self, payload: P) -> dict[str, Any]:
+        """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""
+        if type(payload) is not self.payload:
+            raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
+        try:
+            return payload.model_dump(mode="json", warnings="error")  # as by model_copy(update=…), which checks nothing
+        except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
+            raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None

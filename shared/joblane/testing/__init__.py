@@ -1,0 +1,33 @@
+"""A kit for tests of jobs: the real worker, client and sweep, over a real database and queues in memory.
+
+The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/testing.md`` shows all of it by example.
+
+Run
+    JobTester, DrainReport, TaskReport
+Look
+    EnqueuedTask, Captured, DeadLetter
+Break
+    Fault
+Raised
+    KitError, NotRunError, CrashedError
+"""
+
+from joblane.testing.enqueued import Captured, EnqueuedTask
+from joblane.testing.errors import CrashedError, KitError, NotRunError
+from joblane.testing.faults import Fault
+from joblane.testing.queues import DeadLetter
+from joblane.testing.report import DrainReport, TaskReport
+from joblane.testing.tester import JobTester
+
+__all__ = [
+    "Captured",
+    "CrashedError",
+    "DeadLetter",
+    "DrainReport",
+    "EnqueuedTask",
+    "Fault",
+    "JobTester",
+    "KitError",
+    "NotRunError",
+    "TaskReport",
+]

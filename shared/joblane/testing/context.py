@@ -1,0 +1,73 @@
+"""A context for a function that a test calls by itself: a claimed row, and its end at the end of the block."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from joblane.client import JobClient
+from joblane.context import TaskContext
+from joblane.limits import LEASE_MARGIN
+from joblane.queues import Queue
+from joblane.record.claim import Incoming, Verdict, claim
+from joblane.record.database import Database
+from joblane.record.finish import finish
+from joblane.sqs.message import Message
+from joblane.testing.errors import KitError
+from joblane.worker import outcome
+from joblane.worker.timeout import Alarm
+
+if TYPE_CHECKING:
+    from joblane.sqs.client import Sqs
+    from joblane.task import Task
+
+REQUEST_ID = "a test's own call"
+
+
+@contextmanager
+def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
+    """Claim the task, and end it as the runtime would: completed, or failed where the block raises.
+
+    Raises at the end of the block, as the runtime does: :class:`TaskCancelled`, :class:`LeaseLostError`.
+    """
+    database, started = Database(url), time.perf_counter()
+    queue = Queue(database.get().run("select queue from tasks where id = $1", id_)[0][0])
+    incoming = Incoming(Message(task.type, id_, rec=True), id_, queue)
+    claimed = claim(database.get(), task, [incoming], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
+    if claimed.verdict is not Verdict.RUN:
+        raise KitError(f"{task.type} {id_} cannot run: its claim says {claimed.verdict}")
+    context = TaskContext(
+        task,
+        claimed,
+        queue,
+        seconds=task.timeout.total_seconds(),
+        database=database,
+        beside=database.beside(),
+        alarm=Alarm(),
+        client=JobClient.within(database, sqs, prefix),
+    )
+    try:
+        yield context
+        context.flush()
+        with context.commits():
+            context.finish(outcome.completed(claimed, None, _ms_since(started)))
+            if context.touched:
+                context.session.commit()
+    except BaseException as error:
+        if context.touched:
+            context.session.close()
+        if not database.get().idle:
+            database.drop()
+        finish(database.get(), [outcome.failed(task, claimed, error, _ms_since(started))])
+        raise
+    finally:
+        if context.touched:
+            context.session.close()
+        context.close()
+        database.drop()
+
+
+def _ms_since(started: float) -> int:
+    return round((time.perf_counter() - started) * 1000)

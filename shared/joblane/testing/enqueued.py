@@ -1,0 +1,266 @@
+"""What a test has enqueued, and how it differs from what was expected."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import StrEnum
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
+
+from joblane.payload import Payload
+from joblane.queues import Queue
+from joblane.record.states import State
+from joblane.redaction import masked
+from joblane.redaction_scrub import scrubber
+from joblane.sqs.message import decode
+from joblane.testing.errors import KitError
+
+if TYPE_CHECKING:
+    from joblane.record.connection import Connection
+    from joblane.sqs.client import Entry
+    from joblane.task import Task
+
+TASKS = """
+select id, type, queue, tenant, owner, tags, state, payload, headers,
+       greatest(0, extract(epoch from due_at - created_at))::float8,
+       extract(epoch from unique_expires_at - created_at)::float8
+  from tasks order by created_at, id
+"""
+SHOWN = 10
+"""Tasks that a failure shows."""
+CLOSE = timedelta(seconds=5)
+"""How far a time may be off: it is counted from the enqueue."""
+MISSING = object()
+
+
+@dataclass(frozen=True)
+class EnqueuedTask:
+    """A task that exists, whatever has become of it.
+
+    ``payload``: as JSON holds it; None once its content was removed. ``process_in``: from the enqueue to its time;
+    of one that has failed, to its next attempt.
+    """
+
+    id: str
+    type: str
+    queue: str
+    tenant: str | None
+    owner: str | None
+    tags: tuple[str, ...]
+    state: State
+    payload: Mapping[str, Any] | None
+    headers: Mapping[str, str]
+    process_in: timedelta
+    key_until: float | None = field(default=None, repr=False, compare=False)
+    """When its unique key ends, in seconds from the row's start: each time it is enqueued the key begins anew."""
+
+
+def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
+    """All rows in the order they were written; after them, messages of senders without a record that have not run."""
+    found = [
+        EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due), key)
+        for id_, type_, queue, tenant, owner, tags, state, payload, headers, due, key in connection.run(TASKS)
+    ]
+    known = {one.id for one in found}
+    for entry in sent:
+        message = decode(entry.body)
+        if message.id is None or message.rec or message.id in known:
+            continue
+        known.add(message.id)
+        queue = entry.queue.removeprefix(f"{prefix}-").partition("-")[0]
+        state = State.SCHEDULED if entry.delay_seconds else State.PENDING
+        tags = tuple(message.options.tags) if message.options else ()
+        fields = (tags, state, message.payload, message.headers, timedelta(seconds=entry.delay_seconds))
+        found.append(EnqueuedTask(message.id, message.type, queue, entry.group, None, *fields))
+    return found
+
+
+class Captured(Sequence[EnqueuedTask]):
+    """Tasks that were enqueued inside of a block, or since the test began. Up to the block's end it grows.
+
+    One that was replaced there was enqueued there. ``look``: at all there are. ``find``: the task of a type; raises
+    :class:`KitError`.
+    """
+
+    def __init__(self, look: Callable[[], list[EnqueuedTask]], find: Callable[[str], Task[Any, Any]]) -> None:
+        self._look = look
+        self._find = find
+        self._before = {(one.id, one.key_until) for one in look()}
+        self._kept: list[EnqueuedTask] | None = None
+
+    def close(self) -> None:
+        self._kept = self.enqueued()
+
+    def __getitem__(self, position: Any) -> Any:
+        return self.enqueued()[position]
+
+    def __len__(self) -> int:
+        return len(self.enqueued())
+
+    def __iter__(self) -> Iterator[EnqueuedTask]:
+        return iter(self.enqueued())
+
+    def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
+        """Those of one type, or all, in order."""
+        found = self._kept
+        if found is None:
+            found = [one for one in self._look() if (one.id, one.key_until) not in self._before]
+        types = None if task is None else (task,) if isinstance(task, str) else task.types
+        return [one for one in found if types is None or one.type in types]
+
+    def assert_enqueued(
+        self,
+        task: Task[Any, Any] | str,
+        payload: Payload | Mapping[str, Any] | None = None,
+        *,
+        count: int | None = None,
+        task_id: str | None = None,
+        queue: str | None = None,
+        tenant: str | EllipsisType | None = ...,
+        owner: str | EllipsisType | None = ...,
+        tags: Sequence[str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        state: State | str | None = None,
+        process_in: timedelta | None = None,
+        **fields: Any,
+    ) -> list[EnqueuedTask]:
+        """The tasks of this type that are as asked: one at least, or ``count`` exactly. What is not given may be any;
+        ``tenant=None``, ``owner=None``: there is none.
+
+        ``payload``: an instance is compared whole, a mapping by the keys it has; ``fields`` are further keys.
+        ``headers``: by the keys it has. ``process_in``: to 5 seconds.
+
+        Raises AssertionError that shows what was enqueued instead, the nearest first; :class:`KitError` for what no
+        task can match: a type, queue or state that does not exist, a field that the payload does not have.
+        """
+        __tracebackhide__ = True
+        given: dict[str, Any] = {
+            "id": task_id,
+            "queue": _one_of("queue", Queue, queue),
+            "tags": None if tags is None else tuple(tags),
+            "state": _one_of("state", State, state),
+            "process_in": process_in,
+        }
+        wanted = {name: value for name, value in given.items() if value is not None}
+        wanted |= {name: value for name, value in (("tenant", tenant), ("owner", owner)) if value is not ...}
+        wanted |= {f"headers.{name}": value for name, value in (headers or {}).items()}
+        declared = self._find(task) if isinstance(task, str) else task
+        wanted |= _payload(declared, payload, fields)
+        of_type = self.enqueued(task)
+        matching = [one for one in of_type if not differences(one, wanted)]
+        if (len(matching) != count) if count is not None else not matching:
+            type_ = task if isinstance(task, str) else task.type
+            number = "at least one" if count is None else "none" if count == 0 else f"exactly {count}"
+            what = f"{type_}: {number} was to be enqueued, {len(matching)} was"
+            others = [one.type for one in self.enqueued() if one not in of_type]
+            scrub = scrubber(declared.payload, *(one.payload for one in of_type), _of_payload(wanted))
+            raise AssertionError(scrub(_failure(what, declared.payload, wanted, of_type, others)))
+        return matching
+
+
+def _one_of(name: str, words: type[StrEnum], value: str | None) -> str | None:
+    try:
+        return None if value is None else words(value).value
+    except ValueError:
+        raise KitError(f"{name}: {value!r} is not one of {', '.join(words)}") from None
+
+
+def _payload(
+    task: Task[Any, Any], payload: Payload | Mapping[str, Any] | None, fields: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What the payload is to hold, by ``payload.<field>``."""
+    if isinstance(payload, Payload):
+        if fields:
+            raise KitError("a payload is compared whole; give some of its fields as a mapping, or as arguments")
+        if type(payload) is not task.payload:
+            raise KitError(f"{task.type} takes {task.payload.__name__}, not {type(payload).__name__}")
+        return {f"payload.{name}": value for name, value in payload.model_dump(mode="json").items()}
+    keys = {**(payload or {}), **fields}
+    known = task.payload.model_fields
+    for name in keys:
+        if name not in known:
+            raise KitError(f"{task.payload.__name__} has no field {name!r}; it has {', '.join(known) or 'none'}")
+    return {f"payload.{name}": to_jsonable_python(value) for name, value in keys.items()}
+
+
+def _of_payload(wanted: Mapping[str, Any]) -> dict[str, Any]:
+    named = ((name.partition("."), value) for name, value in wanted.items())
+    return {key: value for (part, _, key), value in named if part == "payload"}
+
+
+def differences(task: EnqueuedTask, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """What of ``wanted`` this task has not, with what it has instead."""
+    return {name: found for name, value in wanted.items() if not _same(found := _value(task, name), value)}
+
+
+def _value(task: EnqueuedTask, name: str) -> Any:
+    part, _, key = name.partition(".")
+    value = getattr(task, part)
+    return (value or {}).get(key, MISSING) if key else value
+
+
+def _same(found: Any, wanted: Any) -> bool:
+    if isinstance(wanted, timedelta):
+        return bool(abs(found - wanted) <= CLOSE)
+    return bool(found == wanted) and _flags(found) == _flags(wanted)
+
+
+def _flags(value: Any) -> Any:
+    """Where booleans are in a value: to Python they are numbers, to JSON they are not."""
+    if isinstance(value, Mapping):
+        return {name: _flags(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_flags(item) for item in value]
+    return isinstance(value, bool)
+
+
+# --- The text of a failure -----------------------------------------------------------------------------------------
+
+
+def _failure(
+    what: str,
+    model: type[Payload],
+    wanted: Mapping[str, Any],
+    of_type: Sequence[EnqueuedTask],
+    others: Sequence[str],
+) -> str:
+    """``others``: the types of what else was enqueued. Values of redacted fields are masked."""
+
+    def shown(name: str, value: Any) -> str:
+        key = name.removeprefix("payload.")
+        return _shown(value if value is MISSING or key == name else masked(model, {key: value})[key])
+
+    lines = [what + (", with" if wanted else "")]
+    lines += [f"    {name} = {shown(name, value)}" for name, value in wanted.items()]
+    if of_type:
+        lines.append(f"  enqueued of {of_type[0].type}:")
+    for one in sorted(of_type, key=lambda one: len(differences(one, wanted)))[:SHOWN]:
+        wrong = differences(one, wanted)
+        lines.append(f"    {one.id}, {one.state} in {one.queue}{'' if wrong else ', as asked'}")
+        lines += [
+            f"      {name} = {shown(name, found)}, not {shown(name, wanted[name])}" for name, found in wrong.items()
+        ]
+        rest = {f"payload.{name}": value for name, value in (one.payload or {}).items()}
+        lines += [f"      {name} = {shown(name, value)}" for name, value in rest.items() if name not in wrong]
+    if len(of_type) > SHOWN:
+        lines.append(f"    and {len(of_type) - SHOWN} more")
+    if others:
+        lines.append("  of other types: " + ", ".join(f"{type_} ({n})" for type_, n in Counter(others).items()))
+    if not of_type and not others:
+        lines.append("  nothing was enqueued at all; what is enqueued in a session exists once that has committed")
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    if value is MISSING:
+        return "nothing"
+    return str(value) if isinstance(value, (State, timedelta)) else repr(value)
+
+
+def _seconds(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds, 3))

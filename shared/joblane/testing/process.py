@@ -1,0 +1,90 @@
+"""The process under test: whatever in it would go to SQS goes to the tester's queues, and to the tester's database."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from unittest import mock
+from weakref import WeakKeyDictionary
+
+from joblane.client import JobClient
+from joblane.record.database import Database
+from joblane.sqs.client import Entry, Sqs
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from joblane.enqueue.check import Ready
+    from joblane.task import Task
+
+
+@contextmanager
+def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> Iterator[None]:
+    """Divert every client for a while, those that were made before as well, so that no test reaches AWS by oversight.
+
+    ``learn`` is told of each task that is enqueued.
+    """
+    databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
+    enqueue = JobClient._enqueue
+
+    def to_database(client: JobClient) -> Database:
+        if client._made is not None and client._sqs is queues:  # a running task's: it keeps its process's connection
+            return client._made
+        return databases.setdefault(client, Database(url))
+
+    def and_learn(client: JobClient, ready: Sequence[Ready], session: Session | None) -> Any:
+        for one in ready:
+            learn(one.task)
+        return enqueue(client, ready, session)
+
+    def send(_: Sqs, entry: Entry) -> str:
+        return queues.send(entry)
+
+    def send_many(_: Sqs, entries: Sequence[Entry]) -> dict[int, str]:
+        return queues.send_many(entries)
+
+    def set_visibility(_: Sqs, queue: str, receipts: Mapping[str, int]) -> None:
+        queues.set_visibility(queue, receipts)
+
+    with (
+        mock.patch.multiple(Sqs, send=send, send_many=send_many, set_visibility=set_visibility),
+        mock.patch.multiple(JobClient, _enqueue=and_learn, _database=to_database),
+    ):
+        try:
+            yield
+        finally:
+            for database in databases.values():
+                database.drop()
+
+
+@contextmanager
+def alarm_kept() -> Iterator[None]:
+    """Give the alarm clock back to whom it belongs, such as pytest-timeout: the runtime takes it for each handler."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler, started = signal.getsignal(signal.SIGALRM), time.monotonic()
+    left, again = signal.getitimer(signal.ITIMER_REAL)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
+        if left:
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), again)
+
+
+class LambdaContext:
+    """Lambda's context object as far as the library reads it."""
+
+    def __init__(self, seconds: float, number: int) -> None:
+        self._ends = time.monotonic() + seconds
+        self.aws_request_id = f"00000000-0000-4000-8000-{number:012}"
+        self.memory_limit_in_mb = "512"
+
+    def get_remaining_time_in_millis(self) -> int:
+        return int(max(0.0, self._ends - time.monotonic()) * 1000)

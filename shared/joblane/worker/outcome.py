@@ -1,0 +1,163 @@
+"""What the end of a handler means for the task: one ``match``, in one place."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import to_jsonable_python
+
+from joblane.errors import (
+    Continued,
+    RetryAfter,
+    RevokeTask,
+    SkipRetry,
+    Snooze,
+    TaskCancelled,
+    TaskTimeout,
+    UnreadablePayloadError,
+    storable,
+    text_of,
+)
+from joblane.json_values import check_tree
+from joblane.limits import SNOOZE_CEILING
+from joblane.record.finish import Finish
+from joblane.record.states import State
+from joblane.redaction_scrub import Scrub, scrubber
+from joblane.retry import LONGEST, RetryDelay, delay_after
+from joblane.worker.failure import Failure
+
+if TYPE_CHECKING:
+    from joblane.payload import Payload
+    from joblane.record.claim import Claim
+    from joblane.task import Task
+
+MISMATCH_DELAY = timedelta(minutes=1)
+MISMATCH_PATIENCE = timedelta(hours=1)
+"""How long a payload waits for code that knows its schema: a deploy takes less."""
+
+
+def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
+    """The handler returned. Raises where its result cannot be stored: the attempt then fails."""
+    result = _json(result)
+    return Finish(
+        claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
+    )
+
+
+def failed(
+    task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int, payload: Payload | None = None
+) -> Finish:
+    """The handler raised ``error``, or its payload could not be read: then there is no ``payload``."""
+    scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
+    return replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
+
+
+def _decide(  # noqa: PLR0911 - a row each
+    task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub
+) -> Finish:
+    left = claim.attempt < claim.allowed
+    match error:
+        case TaskCancelled():
+            return _finish(claim, "cancelled", State.CANCELLED, reason="cancelled while it ran")
+        case RevokeTask():
+            return _finish(claim, "revoked", State.CANCELLED, reason=text_of(error, scrub))
+        case Snooze() if claim.snoozes < SNOOZE_CEILING:
+            return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
+        case SkipRetry():
+            return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
+        case UnreadablePayloadError() if _foreign_schema(task, claim) and _patient(claim):
+            return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
+        case UnreadablePayloadError():
+            return _archived(task, claim, error, scrub, f"UnreadablePayloadError: {text_of(error, scrub)}")
+        case Continued():
+            return _finish(claim, "continued", State.PENDING, counted=False, continued=True)
+        case TaskTimeout() if _past_deadline(claim):
+            return _archived(task, claim, error, scrub, "DeadlinePassed: it passed while the task ran")
+        case RetryAfter() if left:
+            return _retry(task, claim, error, scrub, error.delay)
+        case _ if left:
+            return _retry(task, claim, error, scrub, delay_after(_retry_delay(task, claim), claim.attempt, error))
+        case _:
+            reason = (
+                f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error, scrub)}"
+            )
+            return _archived(task, claim, error, scrub, reason)
+
+
+def _foreign_schema(task: Task[Any, Any], claim: Claim) -> bool:
+    return claim.schema is not None and claim.schema != task.schema_digest
+
+
+def _patient(claim: Claim) -> bool:
+    return (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+
+
+def _past_deadline(claim: Claim) -> bool:
+    return claim.deadline is not None and time.monotonic() > claim.deadline - 0.5
+
+
+def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
+    """The task's own, where it was told one."""
+    told = claim.options.get("retry_delay")
+    return [timedelta(seconds=seconds) for seconds in told] if told else task.retry_delay
+
+
+def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, delay: timedelta) -> Finish:
+    outcome = "timeout" if isinstance(error, TaskTimeout) else "failed"
+    return _finish(claim, outcome, State.RETRY, delay=delay, failure=Failure.of(task.type, error, scrub))
+
+
+def _archived(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, reason: str) -> Finish:
+    return _finish(claim, "archived", State.ARCHIVED, reason=reason, failure=Failure.of(task.type, error, scrub))
+
+
+def _finish(
+    claim: Claim,
+    outcome: str,
+    state: State,
+    *,
+    delay: timedelta = timedelta(0),
+    reason: str | None = None,
+    failure: Failure | None = None,
+    counted: bool = True,
+    snoozed: bool = False,
+    mismatch: bool = False,
+    continued: bool = False,
+) -> Finish:
+    return Finish(
+        claim.id,
+        claim.token,
+        claim.run,
+        outcome,
+        state,
+        delay_seconds=min(delay, LONGEST).total_seconds(),
+        counted=counted,
+        snoozed=snoozed,
+        mismatch=mismatch,
+        continued=continued,
+        reason=storable(reason) if reason else None,
+        error_type=failure.error_type if failure else None,
+        error_message=failure.error_message if failure else None,
+        fingerprint=failure.fingerprint if failure else None,
+        traceback=failure.traceback if failure else None,
+    )
+
+
+def _json(result: Any) -> Any:
+    """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
+
+    Raises pydantic's ``PydanticSerializationError`` or TypeError: the attempt then fails.
+    """
+    if result is None:
+        return None
+    value = to_jsonable_python(result, inf_nan_mode="null")
+    try:
+        check_tree(value, "result")
+        json.dumps(value)  # an integer of thousands of digits passes everything before
+    except ValueError as error:  # a MessageError, or what json cannot write
+        raise TypeError(f"the handler's result cannot be stored: {error}") from None
+    return value

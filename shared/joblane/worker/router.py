@@ -1,0 +1,88 @@
+"""The router: passes a front door's messages to the lanes of their types.
+
+Nothing is dropped. A body that cannot be read goes to that door's dead letters with the reason; a type that is not
+known waits up to an hour, as a deploy may be under way, and then goes the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from joblane import telemetry
+from joblane.queues import Queue, lane_name
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.dead_letter import NO_ROOM, fits, refused_letter, with_id
+from joblane.sqs.message import TICK_ID_PATTERN
+from joblane.sqs.received import Delivery
+
+PATIENCE_SECONDS = 3600
+WAIT_SECONDS = 60
+
+
+class Router:
+    """``routes``: type → its queues, home first, of the types that take foreign messages."""
+
+    def __init__(self, routes: Mapping[str, Sequence[str]], sqs: Sqs, prefix: str) -> None:
+        self._routes = {type_: [Queue(queue) for queue in queues] for type_, queues in routes.items()}
+        self._sqs = sqs
+        self._prefix = prefix
+        self._logger = telemetry.logger()
+
+    @classmethod
+    def from_json(cls, routes: str, sqs: Sqs, prefix: str) -> Router:
+        return cls(json.loads(routes), sqs, prefix)
+
+    def handle(self, event: Mapping[str, Any], _context: Any) -> dict[str, list[dict[str, str]]]:
+        """Lambda's entry: an SQS event in, a partial batch response out."""
+        deliveries = [Delivery.read(record) for record in event["Records"]]
+        kept = {delivery.message_id: delivery for delivery in deliveries if self._is_early(delivery)}
+        onward = [delivery for delivery in deliveries if delivery.message_id not in kept]
+        failed = self._sqs.send_many([self._entry(delivery) for delivery in onward]) if onward else {}
+        for position, why in failed.items():
+            delivery = onward[position]
+            self._logger.error(
+                "a message could not be sent on", extra={"message_id": delivery.message_id, "error": why}
+            )
+            kept[delivery.message_id] = delivery
+        if kept:
+            self._sqs.set_visibility(deliveries[0].queue, {one.receipt: WAIT_SECONDS for one in kept.values()})
+        return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(kept)]}
+
+    def _is_early(self, delivery: Delivery) -> bool:
+        """Of a type that is not known yet."""
+        import time
+
+        unknown = delivery.message is not None and delivery.message.type not in self._routes
+        return unknown and time.time() - delivery.sent_at < PATIENCE_SECONDS
+
+    def _entry(self, delivery: Delivery) -> Entry:
+        refusal, entry = self._route(delivery)
+        if refusal:
+            self._logger.warning(
+                "message refused, sent to the dead letters",
+                extra={"reason": refusal, "message_id": delivery.message_id, "queue": delivery.queue},
+            )
+            return refused_letter(delivery, refusal)
+        assert entry is not None
+        return entry
+
+    def _route(self, delivery: Delivery) -> tuple[str | None, Entry | None]:
+        """Why the message goes no further, or what is sent to its lane."""
+        message = delivery.message
+        if message is None:
+            return f"MessageError: {delivery.refusal}", None
+        if message.type not in self._routes:
+            return f"UnknownType: no task {message.type!r} takes messages from a front door", None
+        if message.tick is not None or TICK_ID_PATTERN.fullmatch(message.id or ""):
+            return "MessageError: id: has the form of a tick's id, which only the scheduler gives", None
+        queues = self._routes[message.type]
+        tier = delivery.queue.rpartition("-")[2]
+        queue = next((queue for queue in queues if queue == tier), queues[0])
+        # A foreign message stands for itself: no row is promised to it.
+        entry = with_id(
+            replace(delivery, message=replace(message, rec=False)), lane_name(self._prefix, queue, message.type)
+        )
+        return (None, entry) if fits(entry) else (NO_ROOM, None)

@@ -1,0 +1,92 @@
+"""Tenants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Literal, cast
+from uuid import UUID
+
+from sqlalchemy import CursorResult, delete, func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from saas.tables import tenants
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+Status = Literal["pending", "active", "suspended", "deleted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """A tenant as it was when it was read. ``status`` is ``deleted`` also where only ``deleted_at`` is set."""
+
+    id: UUID
+    name: str
+    slug: str
+    status: Status
+    metadata: Mapping[str, Any]
+    created_at: datetime
+
+
+def load(session: Session, tenant_id: UUID) -> Tenant | None:
+    """The tenant of that id, deleted ones too."""
+    row = session.execute(select(tenants).where(tenants.c.id == tenant_id)).one_or_none()
+    if row is None:
+        return None
+    status: Status = row.status if row.deleted_at is None else "deleted"
+    return Tenant(row.id, row.name, row.slug, status, row.metadata, row.created_at)
+
+
+def activate(session: Session, tenant_id: UUID) -> bool:
+    """Make a pending tenant active; False where it is not pending any more."""
+    statement = (
+        update(tenants)
+        .where(tenants.c.id == tenant_id, tenants.c.status == "pending", tenants.c.deleted_at.is_(None))
+        .values(status="active", updated_at=func.now())
+    )
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1
+
+
+def create(
+    session: Session, tenant_id: UUID, *, name: str, slug: str, metadata: Mapping[str, Any], created_by: str
+) -> bool:
+    """Write a pending tenant; False where the slug is taken, or the id."""
+    statement = (
+        insert(tenants)
+        .values(id=tenant_id, name=name, slug=slug, metadata=dict(metadata), created_by=created_by)
+        .on_conflict_do_nothing()
+        .returning(tenants.c.id)
+    )
+    return session.execute(statement).one_or_none() is not None
+
+
+def page_after(session: Session, after: UUID | None, size: int) -> list[Tenant]:
+    """Up to ``size`` tenants that are not deleted, in order of their ids."""
+    statement = select(tenants).where(tenants.c.deleted_at.is_(None), tenants.c.status != "deleted")
+    if after is not None:
+        statement = statement.where(tenants.c.id > after)
+    rows = session.execute(statement.order_by(tenants.c.id).limit(size))
+    return [Tenant(row.id, row.name, row.slug, row.status, row.metadata, row.created_at) for row in rows]
+
+
+# --- The end of a tenant -------------------------------------------------------------------------------------------
+
+
+def long_deleted(session: Session, grace: timedelta, limit: int) -> list[UUID]:
+    """Tenants that were deleted softly longer than ``grace`` ago, the oldest first."""
+    statement = (
+        select(tenants.c.id)
+        .where(tenants.c.deleted_at < func.now() - grace)
+        .order_by(tenants.c.deleted_at, tenants.c.id)
+        .limit(limit)
+    )
+    return list(session.execute(statement).scalars())
+
+
+def remove(session: Session, tenant_id: UUID, grace: timedelta) -> bool:
+    """Delete a tenant with its roles, members and invitations; False where it was brought back meanwhile."""
+    statement = delete(tenants).where(tenants.c.id == tenant_id, tenants.c.deleted_at < func.now() - grace)
+    return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1

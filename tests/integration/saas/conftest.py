@@ -1,0 +1,171 @@
+"""A platform with its people for one test: its jobs run by the kit, or with queues as SQS has them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from pathlib import Path
+from typing import Any
+
+import pytest
+from moto import mock_aws
+
+from joblane import Payload, Task
+from joblane.record.database import Database
+from joblane.testing import JobTester, TaskReport
+from tests.integration.jobs.conftest import World, world  # noqa: F401 - a fixture
+from tests.unit.saas.servers import HttpServer
+
+BUCKET = "exports"
+
+
+@dataclass
+class Tables:
+    """The platform's rows, and the mails that were written."""
+
+    database: Database
+    mail_folder: Path
+
+    def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
+        return self.database.get().run(sql, *parameters)
+
+    def add(self, table: str, **values: Any) -> str:
+        """Insert one row and return its id."""
+        columns = ", ".join(values)
+        places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
+        rows = self.sql(f"insert into {table} ({columns}) values ({places}) returning id::text", *values.values())
+        return str(rows[0][0])
+
+    def tenant(self, name: str = "Acme", slug: str = "acme", status: str = "active", **more: Any) -> str:
+        return self.add("tenants", name=name, slug=slug, status=status, created_by="founder", **more)
+
+    def role(self, tenant: str | None, name: str = "Editor") -> str:
+        return self.add("roles", name=name, type="tenant", tenant_id=tenant, is_system=tenant is None)
+
+    def member(self, tenant: str, role: str, user: str = "ann", status: str = "active") -> str:
+        return self.add("tenant_members", tenant_id=tenant, user_id=user, role_id=role, status=status)
+
+    def invitation(
+        self, tenant: str, role: str, email: str = "ann@example.org", status: str = "pending", ends: str = "1 day"
+    ) -> str:
+        rows = self.sql(
+            "insert into user_invitations (tenant_id, email, invited_by, role_id, token, status, expires_at) "
+            "values ($1, $2, 'founder', $3, $4, $5, now() + $6::text::interval) returning id::text",
+            *(tenant, email, role, f"t0ken-{uuid.uuid4()}", status, ends),
+        )
+        return str(rows[0][0])
+
+    def value(self, sql: str, *parameters: Any) -> Any:
+        return self.sql(sql, *parameters)[0][0]
+
+    @property
+    def mails(self) -> list[EmailMessage]:
+        files = sorted(self.mail_folder.glob("*.eml"))
+        return [message_from_bytes(file.read_bytes(), policy=default) for file in files]
+
+
+@dataclass
+class App(Tables):
+    """With the kit."""
+
+    jobs: JobTester
+
+    def do(self, task: Task[Any, Any], payload: Payload) -> TaskReport:
+        """Enqueue and run once what is due; how the task stands then."""
+        self.jobs.enqueue(task, payload)
+        return self.jobs.drain().only
+
+
+@dataclass
+class Platform(Tables):
+    """With queues that are moto's, for tests that look at messages."""
+
+    world: World
+
+    def enqueue(self, task: Task[Any, Any], payload: Payload) -> str:
+        self.world.lane(task)
+        return self.world.client.enqueue(task, payload).id
+
+    def run(self, task: Task[Any, Any], id_: str) -> dict[str, Any]:
+        """Hand the task to its function once, as due now; its row afterwards."""
+        self.world.later(id_)
+        seconds = task.numbers.function_timeout.total_seconds()
+        self.world.deliver(task, {"v": 1, "type": task.type, "id": id_, "rec": True}, seconds=seconds)
+        return self.world.row(id_)
+
+    def do(self, task: Task[Any, Any], payload: Payload) -> dict[str, Any]:
+        """Enqueue and run; the task's row."""
+        return self.run(task, self.enqueue(task, payload))
+
+
+@pytest.fixture
+def app(joblane_database: str, jobs: JobTester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
+    database = Database(joblane_database)
+    with aws(monkeypatch), settings(tmp_path, monkeypatch):
+        yield App(database, tmp_path / "mails", jobs)
+    database.drop()
+
+
+@pytest.fixture
+def platform(
+    world: World,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Platform]:
+    with settings(tmp_path, monkeypatch):
+        yield Platform(world._looker, tmp_path / "mails", world)
+
+
+@contextmanager
+def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """S3 and SES by moto."""
+    for name, value in {"DEFAULT_REGION": "us-east-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        yield
+
+
+@contextmanager
+def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The platform's settings and its bucket, with clients of this test's own."""
+    from saas import health, mail, uploads
+
+    for name, value in {
+        "EMAIL_PROVIDER": "console",
+        "EMAIL_FROM_ADDRESS": "no-reply@example.com",
+        "EMAIL_CONSOLE_DIR": str(folder / "mails"),
+        "INVITATION_BASE_URL": "https://app.example.com/join",
+        "EXPORT_BUCKET": BUCKET,
+        "JOBLANE_STAGE": "local",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for name in ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "TENANT_GRACE_DAYS", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    clients = (uploads.s3, mail._ses, health.sqs)
+    for client in clients:
+        client.cache_clear()
+    uploads.s3().create_bucket(Bucket=BUCKET)
+    yield
+    for client in clients:
+        client.cache_clear()
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HttpServer]]:
+    """Three services that a tenant is initialised in."""
+    first, second, third = HttpServer(), HttpServer(), HttpServer()
+    with first.running(), second.running(), third.running():
+        found = [first, second, third]
+        monkeypatch.setenv("TENANT_INIT_SERVICES", ",".join(server.url for server in found))
+        yield found
+
+
+def lines(data: bytes) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in data.decode().splitlines()]

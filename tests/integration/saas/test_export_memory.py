@@ -1,0 +1,125 @@
+"""The memory of an export does not grow with its tenant."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from joblane.record.database import Database
+from saas.uploads import PART_BYTES
+
+SMALL, LARGE = 2_000, 200_000
+ALLOWED_MB = 20
+
+# What a function does for one export, in a process of its own. Its peak is VmHWM: `ru_maxrss` begins with that of the
+# process it was started by, which is larger here, so that it would show no difference at all.
+EXPORT = """
+import re, sys, uuid
+from pathlib import Path
+from sqlalchemy.orm import Session
+from joblane.record.database import Database
+from saas import exports, tenants, uploads
+
+database = Database(sys.argv[1])
+with Session(database.engine) as session:
+    tenant = tenants.load(session, uuid.UUID(sys.argv[2]))
+    export = exports.write(session, tenant, "full", task_id="t", client=uploads.s3(), bucket="exports")
+database.drop()
+peak_kib = re.search(r"VmHWM:\\s+([0-9]+) kB", Path("/proc/self/status").read_text())[1]
+print(export.counts["members"], export.size_bytes, peak_kib)
+"""
+
+
+class Sink(BaseHTTPRequestHandler):
+    """Enough of S3 to take an upload and forget it: moto would keep it in the memory that is measured."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self._skip()
+        begun = "<InitiateMultipartUploadResult><UploadId>1</UploadId></InitiateMultipartUploadResult>"
+        done = "<CompleteMultipartUploadResult><ETag>1</ETag></CompleteMultipartUploadResult>"
+        self._answer((begun if self.path.endswith("?uploads") else done).encode())
+
+    def do_PUT(self) -> None:
+        self._skip()
+        self._answer(b"")
+
+    def _skip(self) -> None:
+        left = int(self.headers["Content-Length"])
+        while left > 0:
+            left -= len(self.rfile.read(min(left, 65536)))
+
+    def _answer(self, body: bytes) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def handle_expect_100(self) -> bool:
+        self.send_response_only(100)
+        self.end_headers()
+        return True
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def sink() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Sink) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def fill(database: Database, members: int) -> uuid.UUID:
+    tenant, role = uuid.uuid4(), uuid.uuid4()
+    connection = database.get()
+    connection.run(
+        "insert into tenants (id, name, slug, created_by) values ($1, 'Acme', $2, 'founder')", tenant, f"t-{members}"
+    )
+    connection.run("insert into roles (id, name, type, tenant_id) values ($1, 'Editor', 'tenant', $2)", role, tenant)
+    connection.run(
+        "insert into tenant_members (tenant_id, user_id, role_id, invited_by, joined_at) "
+        "select $1, gen_random_uuid()::text, $2, gen_random_uuid()::text, now() from generate_series(1, $3::int)",
+        *(tenant, role, members),
+    )
+    return tenant
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is in /proc, which Linux has")
+def test_two_hundred_thousand_members_take_little_more_memory_than_two_thousand(database_url: str) -> None:
+    database = Database(database_url)
+    tenants = {members: fill(database, members) for members in (SMALL, LARGE)}
+    database.drop()
+    peaks = {}
+    with sink() as endpoint:
+        environment = {
+            **os.environ,
+            "AWS_ENDPOINT_URL_S3": endpoint,
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+        }
+        for members, tenant in tenants.items():
+            command = [sys.executable, "-c", EXPORT, database_url, str(tenant)]
+            run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+            assert run.returncode == 0, run.stderr
+            count, size, peak_kib = map(int, run.stdout.split())
+            peaks[members] = peak_kib * 1024 / 1_000_000
+            assert count == members
+            print(f"{members} members: zip of {size} bytes, peak {peaks[members]:.1f} MB")
+    assert size > PART_BYTES, "the large one is meant to be of several parts"
+    assert 0 < peaks[LARGE] - peaks[SMALL] <= ALLOWED_MB  # no difference at all would be a blind meter

@@ -1,0 +1,34 @@
+"""The tables as the code knows them are those that the migrations make."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from joblane.record.database import Database
+from saas.tables import metadata
+from tests.integration.saas.conftest import Platform
+
+
+def test_code_and_migrations_agree(database_url: str) -> None:
+    def ours(item: Any, name: str | None, kind: str, *_: object) -> bool:
+        return (item if kind == "table" else item.table).name in metadata.tables
+
+    database = Database(database_url)
+    with database.engine.connect() as connection:
+        options = {"include_object": ours, "compare_server_default": True, "compare_type": True}
+        assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+    database.drop()
+
+
+def test_a_tenant_takes_its_rows_along(platform: Platform) -> None:
+    tenant, other = platform.tenant(), platform.tenant("Other", "other")
+    for owner in (tenant, other):
+        role = platform.role(owner)
+        platform.member(owner, role)
+        platform.invitation(owner, role)
+    platform.world.run("delete from tenants where id = $1", tenant)
+    for table in ("roles", "tenant_members", "user_invitations"):
+        assert platform.value(f"select count(*) from {table}") == 1

@@ -1,0 +1,103 @@
+"""A new tenant is made known to every service, once each, and becomes active."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+
+import pytest
+
+from functions.tenant_initialize.handler import BACK_OFF, TenantInitialize, tenant_initialize
+from tests.integration.saas.conftest import App
+from tests.unit.saas.servers import HttpServer, status
+
+
+def state(app: App, tenant: str) -> str:
+    return str(app.value("select status from tenants where id = $1", tenant))
+
+
+def test_every_service_is_called_and_the_tenant_becomes_active(app: App, services: list[HttpServer]) -> None:
+    tenant = app.tenant(status="pending", metadata='{"plan": "pro"}')
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    assert ended.state == "completed"
+    assert ended.result == {"outcome": "initialized", "services": 3}
+    assert state(app, tenant) == "active"
+    for server in services:
+        (request,) = server.requests
+        assert request.json["tenant_id"] == tenant
+        assert request.json["metadata"] == {"plan": "pro"}
+        assert request.headers["Idempotency-Key"] == ended.id
+
+
+def test_a_retry_calls_only_the_services_that_had_not_answered(app: App, services: list[HttpServer]) -> None:
+    first, second, third = services
+    second.answers = [status(503), status(500), status(200)]
+    tenant = app.tenant(status="pending")
+    app.jobs.enqueue(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    for attempt, delay in ((1, BACK_OFF[0]), (2, BACK_OFF[1])):
+        ended = app.jobs.drain().only
+        assert (ended.state, ended.attempts) == ("retry", attempt)
+        assert ended.error_type == "ServiceError"
+        assert state(app, tenant) == "pending"
+        app.jobs.travel(delay)
+    assert app.jobs.drain().only.state == "completed"
+    assert [len(server.requests) for server in (first, second, third)] == [1, 3, 1]
+    assert len({request.headers["Idempotency-Key"] for request in second.requests}) == 1
+    assert state(app, tenant) == "active"
+
+
+def test_a_process_that_is_killed_calls_nobody_again_who_had_answered(app: App, services: list[HttpServer]) -> None:
+    tenant = app.tenant(status="pending")
+    app.jobs.enqueue(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    with app.jobs.crash_after_commit(commit=2):  # of the second service's mark
+        app.jobs.drain()
+    assert state(app, tenant) == "pending"
+    ended = app.jobs.drain(within=timedelta(hours=1)).check().only
+    assert ended.result == {"outcome": "initialized", "services": 3}
+    assert [len(server.requests) for server in services] == [1, 1, 1]
+    assert state(app, tenant) == "active"
+
+
+def test_without_services_the_tenant_becomes_active(app: App) -> None:
+    tenant = app.tenant(status="pending")
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    assert ended.result == {"outcome": "initialized", "services": 0}
+    assert state(app, tenant) == "active"
+
+
+@pytest.mark.parametrize("found", ["active", "suspended", "deleted"])
+def test_a_tenant_that_is_not_pending_is_left_as_it_is(found: str, app: App, services: list[HttpServer]) -> None:
+    tenant = app.tenant(status=found)
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    assert ended.state == "completed"
+    assert ended.result == {"outcome": found, "services": 0}
+    assert state(app, tenant) == found
+    assert [server.requests for server in services] == [[], [], []]
+
+
+def test_a_tenant_that_is_suspended_meanwhile_stays_suspended(app: App, services: list[HttpServer]) -> None:
+    tenant = app.tenant(status="pending")
+
+    def suspend(handler: object) -> None:
+        app.sql("update tenants set status = 'suspended' where id = $1", tenant)
+        status(200)(handler)  # type: ignore[arg-type]
+
+    services[2].answers = [suspend]
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    assert ended.result["outcome"] == "suspended"
+    assert state(app, tenant) == "suspended"
+
+
+def test_a_tenant_that_does_not_exist_is_given_up_at_once(app: App) -> None:
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.uuid4()))
+    assert (ended.state, ended.attempts) == ("archived", 1)
+
+
+def test_this_machine_is_not_called_outside_of_local_runs(
+    app: App, services: list[HttpServer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JOBLANE_STAGE")
+    tenant = app.tenant(status="pending")
+    ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
+    assert ended.state == "retry"
+    assert [server.requests for server in services] == [[], [], []]

@@ -1,0 +1,264 @@
+"""Mails: what they look like, and by which way they go."""
+
+from __future__ import annotations
+
+import stat
+import time
+from email import message_from_bytes
+from email.policy import default
+from pathlib import Path
+
+import boto3
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from joblane.settings import MissingSettingError
+from saas import mail
+from saas.errors import MailError, MailRefusedError, SettingError
+from saas.mail import Mail, one_line, send
+from tests.unit.saas.servers import SmtpServer, certificate
+
+PASSWORD = "pa55word"
+SECRETS = ("ann@example.org", "t0ken", PASSWORD)
+FROM = {"EMAIL_FROM_ADDRESS": "no-reply@example.com"}
+CONSOLE = {**FROM, "EMAIL_PROVIDER": "console"}
+
+
+def a_mail(to: str = "ann@example.org", subject: str = "Hello", key: str = "task-1") -> Mail:
+    return Mail(to, subject, "the t0ken\n", "<p>the t0ken</p>", key=key)
+
+
+def smtp(server: SmtpServer, **more: str) -> dict[str, str]:
+    return {"EMAIL_PROVIDER": "smtp", "SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(server.port), **FROM, **more}
+
+
+def assert_tells_no_secret(error: BaseException) -> None:
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    # Source lines are part of a traceback; no secret is written in the sources.
+    assert not [secret for secret in SECRETS if secret in text]
+
+
+# --- Text ----------------------------------------------------------------------------------------------------------
+
+
+@given(st.text(), st.integers(1, 50))
+def test_one_line_is_one_short_line_that_nothing_hides_in(value: str, limit: int) -> None:
+    line = one_line(value, limit)
+    assert len(line) <= limit
+    assert line == line.strip()
+    assert line.splitlines() in ([], [line])
+    assert line.encode().decode() == line
+
+
+def test_a_line_break_in_a_subject_makes_no_header(tmp_path: Path) -> None:
+    send(a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    (file,) = tmp_path.iterdir()
+    message = message_from_bytes(file.read_bytes(), policy=default)
+    assert message["Bcc"] is None
+    assert message["Subject"] == "Acme Bcc: eve@example.org body"
+
+
+def test_text_that_turns_or_hides_other_text_is_taken_out() -> None:
+    assert one_line("a\u202ecod\u2066\u200b.exe\x00 \u2028b") == "acod.exe b"
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "",
+        "ann",
+        "@example.org",
+        "ann@",
+        "ann@example.org, eve@example.org",
+        "ann@example.org\r\nBcc: eve@example.org",
+        "Ann <ann@example.org>",
+        "ann example@example.org",
+        "ann@exam ple.org",
+        "a" * 250 + "@example.org",
+        "ann@" + "a" * 64 + ".org",
+        '"ann"@example.org',
+    ],
+)
+def test_what_is_not_one_bare_address_is_refused_for_good(address: str) -> None:
+    with pytest.raises(MailRefusedError):
+        send(a_mail(to=address), CONSOLE)
+
+
+def test_a_domain_with_foreign_letters_is_sent_to_in_ascii(tmp_path: Path) -> None:
+    send(a_mail(to="ann@bücher.example"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    (file,) = tmp_path.iterdir()
+    assert message_from_bytes(file.read_bytes(), policy=default)["To"] == "ann@xn--bcher-kva.example"
+
+
+# --- Settings ------------------------------------------------------------------------------------------------------
+
+
+def test_missing_and_bad_settings_name_themselves() -> None:
+    with pytest.raises(MissingSettingError, match="EMAIL_PROVIDER is not set"):
+        send(a_mail(), FROM)
+    with pytest.raises(MissingSettingError, match="EMAIL_FROM_ADDRESS is not set"):
+        send(a_mail(), {"EMAIL_PROVIDER": "console"})
+    for sender in ("no-reply", "a@example.com, b@example.com", "Acme <no-reply>"):
+        with pytest.raises(SettingError, match="EMAIL_FROM_ADDRESS: an address"):
+            send(a_mail(), {"EMAIL_PROVIDER": "console", "EMAIL_FROM_ADDRESS": sender})
+    with pytest.raises(SettingError, match="EMAIL_PROVIDER: one of console, smtp, ses"):
+        send(a_mail(), {"EMAIL_PROVIDER": "pigeon"})
+    with pytest.raises(MissingSettingError, match="SMTP_HOST"):
+        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp"})
+    with pytest.raises(SettingError, match="SMTP_PORT"):
+        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "smtp", "SMTP_HOST": "localhost", "SMTP_PORT": "smtp"})
+
+
+def test_a_sender_may_have_a_name(tmp_path: Path) -> None:
+    send(a_mail(), {**CONSOLE, "EMAIL_FROM_ADDRESS": "Söhne <a@example.com>", "EMAIL_CONSOLE_DIR": str(tmp_path)})
+    (file,) = tmp_path.iterdir()
+    assert message_from_bytes(file.read_bytes(), policy=default)["From"] == "Söhne <a@example.com>"
+
+
+# --- Console -------------------------------------------------------------------------------------------------------
+
+
+def test_the_console_keeps_a_mail_as_a_file_for_its_owner_once_per_key(tmp_path: Path) -> None:
+    settings = {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "mails")}
+    first, again = send(a_mail(), settings), send(a_mail(), settings)
+    other = send(a_mail(key="task-2"), settings)
+    assert first == again
+    assert first.message_id != other.message_id
+    files = list((tmp_path / "mails").iterdir())
+    assert len(files) == 2
+    assert all(stat.S_IMODE(file.stat().st_mode) == 0o600 and file.suffix == ".eml" for file in files)
+    message = message_from_bytes(files[0].read_bytes(), policy=default)
+    assert message["Auto-Submitted"] == "auto-generated"
+    text, html = message.get_body(("plain",)), message.get_body(("html",))
+    assert text is not None
+    assert html is not None
+    assert text.get_content().strip() == "the t0ken"
+    assert html.get_content().strip() == "<p>the t0ken</p>"
+
+
+def test_the_console_without_a_folder_keeps_nothing_and_says_nothing_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    receipt = send(a_mail(), CONSOLE)
+    assert receipt.provider == "console"
+    assert not any(secret in repr((receipt, a_mail())) for secret in SECRETS)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_folder_that_cannot_be_written_fails_the_mail(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(MailError, match="EMAIL_CONSOLE_DIR"):
+        send(a_mail(), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "file")})
+
+
+# --- SMTP ----------------------------------------------------------------------------------------------------------
+
+
+def test_smtp_sends_behind_starttls_and_logs_in_inside_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted, context = certificate(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with SmtpServer(tls=context).running() as server:
+        receipt = send(a_mail(), smtp(server, SMTP_USER="joblane", SMTP_PASSWORD=PASSWORD))
+    assert server.sent["To"] == "ann@example.org"
+    assert server.sent["Message-ID"] == receipt.message_id
+    assert server.said[:2] == ["ehlo example.com", "STARTTLS"]
+    assert [line.split()[0] for line in server.said[2:]] == ["+ehlo", "+AUTH", "+mail", "+rcpt", "+data", "+quit"]
+
+
+def test_smtp_speaks_tls_at_once_on_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trusted, context = certificate(tmp_path, "127.0.0.1")
+    monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with SmtpServer(tls=context, implicit=True).running() as server:
+        monkeypatch.setattr(mail, "TLS_PORT", server.port)
+        send(a_mail(), smtp(server))
+    assert all(line.startswith("+") for line in server.said)
+    assert server.sent["Subject"] == "Hello"
+
+
+@pytest.mark.parametrize("names", [("127.0.0.1",), ("smtp.example.net",)], ids=["not trusted", "another name"])
+def test_smtp_does_not_talk_to_a_server_it_cannot_verify(
+    names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trusted, context = certificate(tmp_path, *names)
+    if names != ("127.0.0.1",):
+        monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
+    with (
+        SmtpServer(tls=context).running() as server,
+        pytest.raises(MailError, match="SSLCertVerificationError") as raised,
+    ):
+        send(a_mail(), smtp(server, SMTP_USER="joblane", SMTP_PASSWORD=PASSWORD))
+    assert server.said == ["ehlo example.com", "STARTTLS"]
+    assert_tells_no_secret(raised.value)
+
+
+def test_smtp_without_tls_is_for_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    with SmtpServer().running() as server:
+        send(a_mail(), smtp(server))
+        assert len(server.mails) == 1
+        monkeypatch.setattr(mail, "LOOPBACK", ())
+        with pytest.raises(MailError, match="does not offer STARTTLS"):
+            send(a_mail(), smtp(server))
+        assert len(server.mails) == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"), [("550 no ann@example.org here", MailRefusedError), ("450 ann@example.org later", MailError)]
+)
+def test_a_refused_recipient_is_final_only_where_the_server_says_so(answer: str, error: type[MailError]) -> None:
+    with SmtpServer(recipient_answer=answer).running() as server, pytest.raises(MailError) as raised:
+        send(a_mail(), smtp(server))
+    assert type(raised.value) is error
+    assert str(raised.value) == f"SMTP: the recipient was refused ({answer[:3]})"
+    assert_tells_no_secret(raised.value)
+
+
+def test_a_server_that_answers_byte_by_byte_is_hung_up_on() -> None:
+    with SmtpServer(drips=True).running() as server:
+        started = time.monotonic()
+        with pytest.raises(MailError):
+            send(a_mail(), smtp(server), timeout_seconds=0.5)
+        assert time.monotonic() - started < 3
+
+
+def test_a_server_that_is_not_there_fails_the_mail() -> None:
+    with SmtpServer().running() as server:
+        pass
+    with pytest.raises(MailError, match="ConnectionRefusedError"):
+        send(a_mail(), smtp(server))
+
+
+# --- SES -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("aws")
+def test_ses_gets_the_parts_of_the_mail() -> None:
+    from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.sesv2.models import sesv2_backends
+
+    boto3.client("sesv2").create_email_identity(EmailIdentity=FROM["EMAIL_FROM_ADDRESS"])
+    receipt = send(a_mail(subject="Hello\r\nBcc: eve@example.org"), {**FROM, "EMAIL_PROVIDER": "ses"})
+    assert receipt.provider == "ses"
+    (sent,) = sesv2_backends[DEFAULT_ACCOUNT_ID]["us-east-1"].core_backend.sent_messages
+    assert sent.id == receipt.message_id
+    assert sent.subject == "Hello Bcc: eve@example.org"
+    assert sent.destinations["ToAddresses"] == ["ann@example.org"]
+
+
+@pytest.mark.usefixtures("aws")
+def test_what_ses_rejects_is_final_and_its_text_is_not_repeated() -> None:
+    with pytest.raises(MailRefusedError) as raised:
+        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "ses"})
+    assert str(raised.value) == "SES: MessageRejected"
+    assert_tells_no_secret(raised.value)
+
+
+def test_ses_out_of_reach_fails_the_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+    mail._ses.cache_clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with pytest.raises(MailError, match="SES: EndpointConnectionError"):
+        send(a_mail(), {**FROM, "EMAIL_PROVIDER": "ses"})
+    mail._ses.cache_clear()

@@ -1,0 +1,100 @@
+"""An upload is the whole object or none."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from io import BytesIO
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+
+from saas import uploads
+from saas.uploads import Upload, s3
+
+pytestmark = pytest.mark.usefixtures("aws")
+BUCKET = "exports"
+MIB = 1024 * 1024
+
+
+class Interrupt(BaseException):
+    """As a timeout interrupts a handler."""
+
+
+@pytest.fixture(autouse=True)
+def bucket(aws: None) -> None:
+    s3().create_bucket(Bucket=BUCKET)
+
+
+def upload(key: str = "a.zip") -> Upload:
+    return Upload(s3(), BUCKET, key, content_type="application/zip")
+
+
+def write_and_raise(size: int, error: BaseException) -> None:
+    with upload() as file:
+        file.write(bytes(size))
+        raise error
+
+
+def content(key: str = "a.zip") -> bytes:
+    return s3().get_object(Bucket=BUCKET, Key=key)["Body"].read()
+
+
+def assert_nothing_is_left() -> None:
+    assert "Contents" not in s3().list_objects_v2(Bucket=BUCKET)
+    assert "Uploads" not in s3().list_multipart_uploads(Bucket=BUCKET)
+
+
+@pytest.mark.parametrize("size", [0, 1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 20 * MIB])
+def test_what_was_written_is_the_object(size: int) -> None:
+    data = os.urandom(size)
+    with upload() as file:
+        for start in range(0, size, 100_000):
+            file.write(data[start : start + 100_000])
+    assert content() == data
+    assert file.size_bytes == size
+    assert s3().head_object(Bucket=BUCKET, Key="a.zip")["ContentType"] == "application/zip"
+    assert "Uploads" not in s3().list_multipart_uploads(Bucket=BUCKET)
+
+
+def test_a_zip_is_written_through_it() -> None:
+    with upload() as file, zipfile.ZipFile(file, "w") as archive:  # type: ignore[call-overload]
+        archive.writestr("random", os.urandom(9 * MIB))
+        archive.writestr("b.txt", "b")
+    with zipfile.ZipFile(BytesIO(content())) as read:
+        assert read.testzip() is None
+        assert read.namelist() == ["random", "b.txt"]
+
+
+@pytest.mark.parametrize("error", [ValueError, Interrupt])
+@pytest.mark.parametrize("size", [10, 9 * MIB])
+def test_an_exception_leaves_nothing(size: int, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        write_and_raise(size, error())
+    assert_nothing_is_left()
+
+
+@pytest.mark.parametrize("step", ["upload_part", "complete_multipart_upload"])
+def test_a_step_that_fails_leaves_nothing_and_its_error_is_told(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "InternalError"}}, step)
+
+    monkeypatch.setattr(s3(), step, fail)
+    with pytest.raises(ClientError, match=step), upload() as file:
+        file.write(bytes(9 * MIB))
+    monkeypatch.undo()
+    assert_nothing_is_left()
+
+
+def test_an_abort_that_fails_hides_not_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: Any) -> None:
+        raise ClientError({"Error": {"Code": "InternalError"}}, "abort")
+
+    monkeypatch.setattr(s3(), "abort_multipart_upload", fail)
+    with pytest.raises(ValueError, match="the first"):
+        write_and_raise(9 * MIB, ValueError("the first"))
+
+
+def test_parts_are_large_enough_for_s3() -> None:
+    assert uploads.PART_BYTES >= 5 * MIB
