@@ -18,6 +18,7 @@ export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
+LOCKS := shared/joblane/locks
 UV := .tools/bin/uv
 RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
 NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
@@ -79,9 +80,9 @@ lock: $(UV) ## Renew the lock files in requirements/
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" "$$@"; }; \
 	compile pyproject.toml --all-extras --output-file requirements/dev.txt && \
-	compile pyproject.toml --constraints requirements/dev.txt --output-file requirements/runtime.txt && \
-	compile requirements/ministack.in --output-file requirements/ministack.txt && \
-	compile requirements/uv.in --output-file requirements/uv.txt
+	compile pyproject.toml --constraints requirements/dev.txt --output-file $(LOCKS)/runtime.txt && \
+	compile $(LOCKS)/ministack.in --output-file $(LOCKS)/ministack.txt && \
+	compile $(LOCKS)/uv.in --output-file $(LOCKS)/uv.txt
 
 tools: .venv/.stamp node_modules/.stamp .tools/ministack/.stamp ## Fetch what is missing of all this
 
@@ -91,11 +92,11 @@ clean: ## Stop the local stack, and remove all that make has made
 		.hypothesis
 
 # Debian's Python may lack venv, and still have pip.
-$(UV): requirements/uv.txt
+$(UV): $(LOCKS)/uv.txt
 	@test -n "$(PYTHON)" || { echo "No Python of version 3.11 or newer was found; name yours with make PYTHON=…" >&2; exit 1; }
 	@echo "Fetching uv"
 	@rm -rf .tools/uv .tools/bin/uv && mkdir -p .tools/bin
-	@install="install --quiet --no-warn-script-location --root-user-action ignore --require-hashes -r requirements/uv.txt"; \
+	@install="install --quiet --no-warn-script-location --root-user-action ignore --require-hashes -r $(LOCKS)/uv.txt"; \
 	if $(PYTHON) -m venv .tools/uv >/dev/null 2>&1; then .tools/uv/bin/python -m pip $$install; \
 	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then rm -rf .tools/uv; $(PYTHON) -m pip $$install --target .tools/uv; \
 	elif command -v uv >/dev/null; then mkdir -p .tools/uv/bin && ln -sf "$$(command -v uv)" .tools/uv/bin/uv; \
@@ -124,8 +125,8 @@ node_modules/.stamp: package.json package-lock.json .venv/.stamp
 	@touch $@
 
 # Alone, and with the interpreter of .venv: the emulator runs functions with its own.
-.tools/ministack/.stamp: $(UV) requirements/ministack.txt .tools/python
+.tools/ministack/.stamp: $(UV) $(LOCKS)/ministack.txt .tools/python
 	@echo "Installing the emulator"
 	@$(UV) venv --quiet --clear --no-project --python .venv/bin/python .tools/ministack
-	@$(UV) pip sync --quiet --python .tools/ministack --require-hashes requirements/ministack.txt
+	@$(UV) pip sync --quiet --python .tools/ministack --require-hashes $(LOCKS)/ministack.txt
 	@touch $@

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from joblane import schedule_overrides as schedules
+from joblane import settings
 from joblane.decorator import check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
 from joblane.payload import ArchivedTask
@@ -16,13 +17,12 @@ from joblane.queues import folder_of
 from joblane.schedule_overrides import Times
 from joblane.task import Task
 
-
 LIBRARY = "joblane.functions"
 """The package of the library's own tasks and functions: the sweep, bulk actions, the control API."""
 
 
-def discover(package: str = "functions", *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
-    """Every task under ``package`` and the library's own, by type, in order of type.
+def discover(package: str | None = None, *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
+    """Every task under ``package`` (default: the project's) and the library's own, by type, in order of type.
 
     ``times``: in place of those that schedules declare, see :mod:`~joblane.schedule_overrides`. None: those of the
     environment; ``{}``: as declared.
@@ -30,7 +30,7 @@ def discover(package: str = "functions", *, times: Times | None = None) -> dict[
     A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
     no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
     """
-    found = [*_tasks_in(package), *_tasks_in(LIBRARY)]
+    found = [*_tasks_in(package or settings.functions()), *_tasks_in(LIBRARY)]
     tasks = {item.type: item for item in sorted(found, key=lambda item: item.type)}
     for item in tasks.values():
         _check_others(item, tasks)
@@ -70,12 +70,13 @@ def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> 
             raise DeclarationError(f"{what}: aliases: {alias!r} is another task's")
 
 
-def load(type_: str, package: str = "functions", *, times: Times | None = None) -> Task[Any, Any]:
+def load(type_: str, package: str | None = None, *, times: Times | None = None) -> Task[Any, Any]:
     """One task by its type, importing its handler alone. ``times``: as for :func:`discover`.
 
     Raises :class:`DeclarationError`.
     """
     check_type(type_)
+    package = package or settings.functions()
     found = _load_if_there(package, folder_of(type_)) or _load_if_there(LIBRARY, folder_of(type_))
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")

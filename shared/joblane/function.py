@@ -10,7 +10,8 @@ from datetime import timedelta
 class Function:
     """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
 
-    ``enqueue``: types it may send. ``reads``: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets. ``environment``:
+    ``enqueue``: types it may send. ``reads``: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets.
+    ``environment``:
     names of settings it gets. ``inspects``: it holds an inspector, and may do all that one does.
     """
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
+from joblane import settings
 from joblane.cdk.errors import SynthError
 from joblane.function import Function
 
 
-def discover_functions(package: str = "functions") -> dict[str, Function]:
+def discover_functions(package: str | None = None) -> dict[str, Function]:
     """Every one under ``package``, by its folder's name with hyphens. Raises :class:`SynthError`.
 
     A handler without a declaration is passed over: tasks, and the router, which is made with its front doors.
     """
+    package = package or settings.functions()
     root = Path(next(iter(importlib.import_module(package).__path__)))
     found = {}
     for path in sorted(root.glob("*/handler.py")):

@@ -26,6 +26,16 @@ def prefix() -> str:
     return os.environ.get("JOBLANE_PREFIX", "").strip() or "jobs"
 
 
+def functions() -> str:
+    """The package of the project's handlers."""
+    return os.environ.get("JOBLANE_FUNCTIONS", "").strip() or "functions"
+
+
+def migrations() -> str | None:
+    """``module:function`` that makes the project's own tables, run after the library's migrations; None without."""
+    return os.environ.get("JOBLANE_MIGRATIONS", "").strip() or None
+
+
 def schedules() -> str:
     """Times in place of declared ones, as :mod:`joblane.schedule_overrides` reads them; empty where there are none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()

@@ -82,7 +82,9 @@ class TaskStatus:
 STATUS = """
 select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.allowed, t.created_at, t.due_at,
        t.deadline, t.finished_at, t.cancel_requested_at is not null, p.done, p.total, p.note, p.at,
-       coalesce(c.done, (select count(*) from task_items i where i.task_id = t.id)), t.result, t.reason, t.error_type
-  from tasks t left join task_progress p on p.task_id = t.id left join task_cursors c on c.task_id = t.id
+       coalesce(c.done, (select count(*) from joblane.task_items i
+        where i.task_id = t.id)), t.result, t.reason, t.error_type
+  from joblane.tasks t left join joblane.task_progress p on p.task_id = t.id left
+   join joblane.task_cursors c on c.task_id = t.id
  where t.id = $1
 """

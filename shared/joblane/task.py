@@ -47,7 +47,8 @@ class Grants:
     """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
 
     buckets: tuple[str, ...] = ()
-    """What it writes to or empties: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets, e.g. ``("exports",)``."""
+    """What it writes to or empties: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets, e.g.
+    ``("exports",)``."""
     enqueue: tuple[str, ...] = ()
     """Types it may send, e.g. ``("user:invitation",)``."""
     mail: bool = False

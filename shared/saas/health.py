@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PROBE_SECONDS = 5.0
 PROBES_AT_ONCE = 16
-OLDEST = "select now() - min(sweep_at) from tasks where sweep_at is not null"
+OLDEST = "select now() - min(sweep_at) from joblane.tasks where sweep_at is not null"
 SWEEP_PATIENCE = timedelta(minutes=15)
 """How long after its time a sweep may take to come and to take what is due."""
 

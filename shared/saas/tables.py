@@ -20,7 +20,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB, UUID
 
-metadata = MetaData()
+SCHEMA = "saas"
+
+metadata = MetaData(schema=SCHEMA)
 
 
 def _id() -> Column[object]:
@@ -52,11 +54,11 @@ def _metadata() -> Column[object]:
 
 
 def _tenant_id(*, nullable: bool = False) -> Column[object]:
-    return Column("tenant_id", UUID(), ForeignKey("tenants.id", ondelete="CASCADE"), nullable=nullable)
+    return Column("tenant_id", UUID(), ForeignKey(f"{SCHEMA}.tenants.id", ondelete="CASCADE"), nullable=nullable)
 
 
 def _role_id() -> Column[object]:
-    return Column("role_id", UUID(), ForeignKey("roles.id"), nullable=False)
+    return Column("role_id", UUID(), ForeignKey(f"{SCHEMA}.roles.id"), nullable=False)
 
 
 tenants = Table(

@@ -41,7 +41,7 @@ BEFORE = "0004"
 
 # Of the types, the first two make half of all; of the tenants, one in ten tasks has none, and few make most.
 TASK_ROWS = """
-insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, attempts, runs,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, attempts, runs,
                    retention_seconds, created_at, due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at,
                    expire_at, reason, error_type, error_message)
 select md5(n::text)::uuid::text,
@@ -72,11 +72,12 @@ select md5(n::text)::uuid::text,
                             else at end as due_at) as d
 """
 ATTEMPT_ROWS = """
-insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms, type,
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms,
+ type,
                            queue, tenant, wait_ms)
 select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then 'archived' else 'completed' end, 20,
        type, queue, tenant, 40
-  from tasks where created_at > clock_timestamp() - interval '2 days' and state in ('completed', 'archived')
+  from joblane.tasks where created_at > clock_timestamp() - interval '2 days' and state in ('completed', 'archived')
 """
 
 
@@ -108,8 +109,8 @@ def _fill(url: str, database: Database) -> Ratio:
     took = time.perf_counter() - started
     database.drop()
     database.get().run(ATTEMPT_ROWS)
-    database.get().run("vacuum analyze tasks")  # as autovacuum has long done
-    database.get().run("vacuum analyze task_attempts")
+    database.get().run("vacuum analyze joblane.tasks")  # as autovacuum has long done
+    database.get().run("vacuum analyze joblane.task_attempts")
     return within("migrate the record", f"{TASKS:,} tasks, all indexes", took, MIGRATION_SECONDS, "s")
 
 
@@ -145,7 +146,7 @@ def _scans(reach: Reach, statement: Selection) -> str:
 
 def _listings(reach: Reach) -> list[Question]:
     inspector, types = Inspector(reach), sorted(discover())
-    fingerprint = reach.connection.run("select fingerprint from tasks where state = 'archived' limit 1")[0][0]
+    fingerprint = reach.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
     ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {
         "all": Filter(),

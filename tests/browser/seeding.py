@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 TASKS = """
-insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, allowed, created_at,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, allowed,
+ created_at,
                    due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at, retention_seconds, result, reason,
                    error_type, error_message, fingerprint)
 select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, created_at,
@@ -46,7 +47,8 @@ select id, type, queue, tenant, tags, state, payload, 'seeded', runs, runs, 4, c
 """
 
 ATTEMPTS = """
-insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms, request_id,
+insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, outcome, duration_ms,
+ request_id,
                            error_type, error_message, fingerprint, traceback, type, queue, tenant, wait_ms, billed_ms,
                            memory_mb, cost_usd)
 select t.id, run, run, 0, started_at, case when ended then started_at + took * interval '1 ms' end,
@@ -55,19 +57,20 @@ select t.id, run, run, 0, started_at, case when ended then started_at + took * i
             when run = t.allowed and t.state = 'archived' then 'archived' else 'failed' end,
        took, 'b1946ac9-2c3a-4b2e-9f59-' || substr(t.id, 25), t.error_type, t.error_message, t.fingerprint,
        case when t.error_type is not null then
-            E'Traceback (most recent call last):\n  File "/var/task/shared/joblane/worker/worker.py", line 212, in _run\n'
+            E'Traceback (most recent call last):\n  File "/var/task/shared/joblane/worker/worker.py", line 212, in
+            _run\n'
             || E'    return task.function(payload, context)\n'
             || E'  File "/var/task/functions/handler.py", line 61, in run\n'
             || E'    store.put(key, content)\n' || t.error_type || ': ' || t.error_message end,
        t.type, t.queue, t.tenant, 120 + took % 700, took + 20, 256, (took + 20) * 0.0000000042
-  from tasks t cross join lateral generate_series(1, t.runs) as run
+  from joblane.tasks t cross join lateral generate_series(1, t.runs) as run
  cross join lateral (select t.created_at + run * interval '2 s' as started_at, t.state <> 'active' as ended,
                            300 + (ascii(right(t.id, 1)) * 37 + ascii(substr(t.id, 30, 1)) * 91) % 4200 as took) as timed
 """
 
 PROGRESS = """
-insert into task_progress (task_id, done, total, note)
-select id, 420, 1000, 'members' from tasks where state = 'active'
+insert into joblane.task_progress (task_id, done, total, note)
+select id, 420, 1000, 'members' from joblane.tasks where state = 'active'
 """
 
 

@@ -102,7 +102,7 @@ def test_a_run_is_watched_without_a_click_and_what_is_unfolded_stays(visit: Visi
     page.get_by_text("Payload as JSON").wait_for(state="attached")
     expect(page.locator("#progress")).to_have_js_property("value", 420)
     # when
-    site.world.run("update task_progress set done = 640 where task_id = $1", id_)
+    site.world.run("update joblane.task_progress set done = 640 where task_id = $1", id_)
     # then
     expect(page.locator("#progress")).to_have_js_property("value", 640)
 

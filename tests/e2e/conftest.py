@@ -52,7 +52,7 @@ class Deployed:
         return {"type": "data:export", "payload": known | payload}
 
     def row(self, id_: str) -> dict[str, Any] | None:
-        rows = self.database.get().run("select to_jsonb(t) from tasks t where id = $1", id_)
+        rows = self.database.get().run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
         return rows[0][0] if rows else None
 
     def await_state(self, id_: str, state: str) -> dict[str, Any]:

@@ -68,7 +68,8 @@ def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) 
     job = jobs.enqueue(system_user_expiry, SystemUserExpiry(), process_in=timedelta(seconds=4))
     deployed.await_state(job.id, "completed")
     late = deployed.database.get().run(
-        "select extract(epoch from started_at - due_at)::float8 from task_attempts join tasks on id = task_id"
+        "select extract(epoch from started_at - due_at)::float8 from joblane.task_attempts join joblane.tasks "
+        "on id = task_id"
         " where id = $1",
         job.id,
     )[0][0]
@@ -88,7 +89,7 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     payload = DataExport.model_validate(deployed.export()["payload"])
     id_ = "never-sent"
     jobs._insert(jobs._checked([Job(data_export, payload, task_id=id_)]))
-    deployed.database.get().run("update tasks set sweep_at = clock_timestamp() where id = $1", id_)
+    deployed.database.get().run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     # when the sweep runs
     deployed.send("jobs-low-jobs-sweep", {"type": "jobs:sweep", "id": f"test-sweep-{time.time()}"})
     # then

@@ -24,12 +24,12 @@ def old_lane(deployed: Deployed) -> Iterator[str]:
     url = deployed.sqs.create_queue(QueueName=name)["QueueUrl"]
     deployed.send(name, "{}", DelaySeconds=900)
     deployed.database.get().run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
         " values ('left', 'long:gone', 'low', 'scheduled', '', 1, 60)"
     )
     yield name
     deployed.sqs.delete_queue(QueueUrl=url)
-    deployed.database.get().run("delete from tasks where id = 'left'")
+    deployed.database.get().run("delete from joblane.tasks where id = 'left'")
 
 
 def test_a_deploy_of_what_runs_is_in_nobodys_way(deployed: Deployed) -> None:

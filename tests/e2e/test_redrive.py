@@ -35,7 +35,7 @@ def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed, i
     assert (group.type, group.error_type) == ("data:export", "SkipRetry")
     # when
     deployed.database.get().run(
-        "insert into tenants (id, name, slug, created_by) values ($1::uuid, 'Late Ltd', 'late', 'owner')", tenant
+        "insert into saas.tenants (id, name, slug, created_by) values ($1::uuid, 'Late Ltd', 'late', 'owner')", tenant
     )
     begun = inspector.redrive(Filter(ids=tuple(ids)), canary=1, rate=500, reason="it is there now")
     # then

@@ -40,12 +40,12 @@ class Evidence:
 
     @cached_property
     def rows(self) -> dict[str, dict[str, Any]]:
-        return {row[0]["id"]: row[0] for row in self.sql("select to_jsonb(t) from tasks t")}
+        return {row[0]["id"]: row[0] for row in self.sql("select to_jsonb(t) from joblane.tasks t")}
 
     @cached_property
     def attempts(self) -> dict[str, list[dict[str, Any]]]:
         found: dict[str, list[dict[str, Any]]] = defaultdict(list)
-        for row in self.sql("select to_jsonb(a) from task_attempts a order by task_id, run"):
+        for row in self.sql("select to_jsonb(a) from joblane.task_attempts a order by task_id, run"):
             found[row[0]["task_id"]].append(row[0])
         return found
 
@@ -158,8 +158,8 @@ def no_effect_was_had_twice(e: Evidence) -> Iterator[str]:
 
 @rule
 def effects_are_those_of_completed_work(e: Evidence) -> Iterator[str]:
-    items = Counter(row[0] for row in e.sql("select task_id from task_items"))
-    cursors = {row[0]: row[1] for row in e.sql("select task_id, done::int from task_cursors")}
+    items = Counter(row[0] for row in e.sql("select task_id from joblane.task_items"))
+    cursors = {row[0]: row[1] for row in e.sql("select task_id, done::int from joblane.task_cursors")}
     for id_, row in e.rows.items():
         found, wanted = len(e.effects.get(id_, ())), (row["payload"] or {}).get("items", 0)
         completed = row["state"] == "completed"

@@ -37,10 +37,10 @@ REDRIVEN = 0.3
 CALM_JUMPS = 40
 """Jumps with the faults on once all is enqueued; what goes on longer ends without them."""
 NEXT_SWEEP = """
-select extract(epoch from min(sweep_at))::float8 from tasks
+select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
 """
-STATES = "select type, state, count(*)::int from tasks group by 1, 2 order by 1, 2"
+STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
 LOOK_AGAIN_SECONDS = 0.6
 
 
@@ -252,7 +252,7 @@ class Run:
     def _look_after_time(self) -> None:
         if time.monotonic() > self._ends:
             left = self.sql(
-                "select id, state, attempts, due_at, sweep_at from tasks"
+                "select id, state, attempts, due_at, sweep_at from joblane.tasks"
                 " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
             )
             raise StuckError(f"not at its end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")

@@ -51,7 +51,7 @@ TABLES = (
 )
 START = """
 with held as (
-  select t.*, a.started_at from tasks t join task_attempts a on a.task_id = t.id and a.run = t.runs
+  select t.*, a.started_at from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs
    where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
 ),
 noted as (
@@ -136,7 +136,7 @@ def await_another_run(ctx: TaskContext) -> None:
     Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
     ends = time.monotonic() + OUTRUN_SECONDS
     while time.monotonic() < ends:
-        rows = Ledger.database.get().run("select lease_token::text from tasks where id = $1", ctx.task_id)
+        rows = Ledger.database.get().run("select lease_token::text from joblane.tasks where id = $1", ctx.task_id)
         if rows and rows[0][0] != ctx._claim.token:
             return
         time.sleep(0.02)

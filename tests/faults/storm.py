@@ -23,7 +23,8 @@ LEAPS = (5, 40, 120)
 LONGEST_LEAP = 400
 FROZEN = "delete from public.frozen returning task"
 RUNNING = (
-    "select id from tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is null order by id"
+    "select id from joblane.tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is "
+    "null order by id"
 )
 
 

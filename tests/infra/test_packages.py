@@ -196,7 +196,7 @@ from joblane.record.database import Database
 found = {
     "message": work(given["message"], Context()),
     "requests": [answer(event, Context()) for event in given["requests"]],
-    "rows": Database(url).get().run("select id, state, runs from tasks"),
+    "rows": Database(url).get().run("select id, state, runs from joblane.tasks"),
 }
 print(json.dumps(found))
 """

@@ -32,7 +32,7 @@ def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     show, cancel, pause, go_on = blocks("sql")
     connection = database.get()
     connection.run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
         " values ('it', 'data:copy', 'low', 'scheduled', '', 1, 60)"
     )
     assert connection.run(show) == [["data:copy", "low", "scheduled", 1]]
@@ -42,9 +42,9 @@ def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     assert connection.run(show) == []
     # and a pause comes and goes
     connection.run(pause)
-    assert connection.run("select name from pauses") == [["data:export"]]
+    assert connection.run("select name from joblane.pauses") == [["data:export"]]
     connection.run(go_on)
-    assert connection.run("select name from pauses") == []
+    assert connection.run("select name from joblane.pauses") == []
 
 
 def test_its_times_are_those_of_schedules_that_there_are() -> None:

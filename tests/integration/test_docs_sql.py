@@ -70,11 +70,11 @@ def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connec
         connection.execute_simple(block.text)
     connection.execute_simple("create table made_later (id bigserial primary key); set local role joblane_app")
     connection.execute_simple("insert into made_later default values")
-    connection.execute_simple("insert into pauses (scope, name) values ('type', 'data:export')")
-    [[created]] = connection.run("select created from joblane_enqueue('jobs:sweep', '{}')")
+    connection.execute_simple("insert into joblane.pauses (scope, name) values ('type', 'data:export')")
+    [[created]] = connection.run("select created from joblane.enqueue('jobs:sweep', '{}')")
     assert created is True
     with pytest.raises(DatabaseError, match="must be owner of table tasks"):
-        connection.execute_simple("drop table tasks")
+        connection.execute_simple("drop table joblane.tasks")
     connection.rollback()
 
 
@@ -86,7 +86,7 @@ def test_a_producers_transaction_leaves_a_tenant_and_its_job(jobs: JobTester) ->
     [block] = blocks("sql", MOVING)
     execute(jobs, block.text)
     with jobs.session() as session:
-        tenant = session.scalar(text("select id from tenants where slug = 'acme'"))
+        tenant = session.scalar(text("select id from saas.tenants where slug = 'acme'"))
     jobs.assert_enqueued(tenant_initialize, tenant_id=tenant, count=1)
 
 
@@ -119,10 +119,10 @@ def enqueue(jobs: JobTester) -> None:
 
 
 def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
-    execute(shop, one("insert into pauses"))
+    execute(shop, one("insert into joblane.pauses"))
     enqueue(shop)
     assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
-    execute(shop, one("delete from pauses"))
+    execute(shop, one("delete from joblane.pauses"))
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
 
 
@@ -131,5 +131,5 @@ def test_stuck_leases_are_those_that_ended_ten_minutes_ago(shop: JobTester) -> N
     with shop.crash_before_commit(order_ship):
         shop.drain()
     assert query(shop, one("lease_until < now() - interval '10 minutes'")) == []
-    execute(shop, "update tasks set lease_until = now() - interval '11 minutes'")
+    execute(shop, "update joblane.tasks set lease_until = now() - interval '11 minutes'")
     assert [row["id"] for row in query(shop, one("lease_until < now() - interval '10 minutes'"))] == ["TASK-ID"]

@@ -68,7 +68,7 @@ def as_app(postgres: Postgres, url: str) -> str:
 def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_once(empty: str) -> None:
     assert migrate(empty) == migrate(empty) == len(discover())
     with connected(empty) as connection:
-        assert {row[0] for row in connection.run("select type from task_types")} == set(discover())
+        assert {row[0] for row in connection.run("select type from joblane.task_types")} == set(discover())
 
 
 def test_the_user_that_is_let_in_does_all_that_the_library_does(
@@ -91,13 +91,13 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
     "statement",
     [
         "create table public.mine (a integer)",
-        "drop table tasks",
-        "alter table tasks add column mine integer",
-        "truncate tasks",
+        "drop table joblane.tasks",
+        "alter table joblane.tasks add column mine integer",
+        "truncate joblane.tasks",
         "update alembic_version set version_num = 'x'",
-        "update audit set who = 'another'",
-        "delete from audit",
-        "truncate audit",
+        "update joblane.audit set who = 'another'",
+        "delete from joblane.audit",
+        "truncate joblane.audit",
         "create role other",
     ],
 )
@@ -111,8 +111,8 @@ def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgre
 def test_the_user_that_is_let_in_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(as_app(postgres, empty)) as connection:
-        connection.run("insert into audit (who, action, target) values ('me', 'run', 'x')")
-        assert connection.run("select who from audit") == [["me"]]
+        connection.run("insert into joblane.audit (who, action, target) values ('me', 'run', 'x')")
+        assert connection.run("select who from joblane.audit") == [["me"]]
 
 
 def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
@@ -127,11 +127,11 @@ def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str)
     migrate(empty)
     with connected(empty) as connection:
         connection.run("update alembic_version set version_num = '9999'")
-        connection.run("delete from task_types")
+        connection.run("delete from joblane.task_types")
     assert migrate(empty) == len(discover())
     with connected(empty) as connection:
         assert connection.run("select version_num from alembic_version") == [["9999"]]
-        assert connection.run("select count(*) from task_types") == [[len(discover())]]
+        assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
 
 
 def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_not(
@@ -160,12 +160,12 @@ def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_th
     upgrade(empty, "0002")  # the next one changes a table that a handler has
     with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
         handler_.run("begin")
-        handler_.run("select count(*) from tasks")
+        handler_.run("select count(*) from joblane.tasks")
         migrating = threads.submit(migrate, empty)
         reader.run("set statement_timeout = '4s'")
         for _ in range(3):  # more than one try of the migration long
             time.sleep(1)
-            reader.run("select count(*) from tasks")
+            reader.run("select count(*) from joblane.tasks")
         assert not migrating.done()
         handler_.run("rollback")
         assert migrating.result(timeout=30) == len(discover())
@@ -173,7 +173,7 @@ def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_th
 
 def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
     with pytest.raises(ValueError, match="user: a lower-case name"):
-        migrate(empty, user='app"; drop table tasks; --')
+        migrate(empty, user='app"; drop table joblane.tasks; --')
 
 
 def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,12 +242,12 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
     url, came = answers
     monkeypatch.setenv("DATABASE_URL", empty)
     with connected(empty) as connection:
-        connection.run("create table tasks (id integer)")
+        connection.run("create table joblane.tasks (id integer)")
     handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
     assert came[0]["Status"] == "FAILED"
     assert 'relation "tasks" already exists' in came[0]["Reason"]
     with connected(empty) as connection:
-        assert connection.run("select to_regclass('task_attempts')") == [[None]]
+        assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 
 
 def test_taking_the_stack_down_leaves_the_database_alone(

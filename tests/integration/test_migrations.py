@@ -31,14 +31,14 @@ def test_a_migrated_database_has_nothing_pending_and_an_empty_one_all(database: 
 
 def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, database_url: str) -> None:
     # given a database that newer code has migrated
-    database.get().run("alter table tasks add column of_newer_code text not null default 'x'")
+    database.get().run("alter table joblane.tasks add column of_newer_code text not null default 'x'")
     database.get().run("update alembic_version set version_num = '9999'")
     # when this code is deployed again
     upgrade(database_url)
     # then
     assert applied(database.get()) == "9999"
     assert is_newer("9999")
-    assert database.get().run("select count(of_newer_code) from tasks") == [[0]]
+    assert database.get().run("select count(of_newer_code) from joblane.tasks") == [[0]]
 
 
 def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url: str) -> None:
@@ -57,7 +57,8 @@ def test_what_is_slow_on_a_large_table_can_be_made_by_hand_before(database: Data
     connection = database.get()
     made = connection.run("select indexname, indexdef from pg_indexes where tablename in ('tasks', 'audit')")
     connection.execute_simple(
-        "drop table audit, bulks; alter table pauses drop column paused_by; alter table task_attempts drop column type,"
+        "drop table joblane.audit, bulks; alter table joblane.pauses drop column paused_by; alter table "
+        "joblane.task_attempts drop column type,"
         " drop column queue, drop column tenant, drop column wait_ms, drop column billed_ms, drop column memory_mb,"
         " drop column cost_usd; update alembic_version set version_num = '0004'"
     )

@@ -22,7 +22,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 def put(database: Database, id_: str, type_: str, queue: str, state: str) -> None:
     database.get().run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
         " values ($1, $2, $3, $4, '', 1, 60)",
         *(id_, type_, queue, state),
     )
@@ -42,7 +42,9 @@ def test_live_tasks_are_counted_by_type_and_queue_and_ended_ones_are_not(databas
 
 
 def test_schema_and_limits_are_those_of_the_server(database: Database, database_url: str) -> None:
-    database.get().run("insert into task_types values ('data:export', '{default}', 1, 60, null, 'finish', '{}', '{}')")
+    database.get().run(
+        "insert into joblane.task_types values ('data:export', '{default}', 1, 60, null, 'finish', '{}', '{}')"
+    )
     found = record(database_url)
     assert (found.revision, found.pending, found.newer) == ([*migrations.pending(None)][-1], {}, False)
     assert found.types == ["data:export"]

@@ -26,6 +26,7 @@ from pathlib import Path
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.cdk.wheels import check_layer
+from joblane.project import LOCKS
 
 ROOT = Path(__file__).resolve().parents[3]
 PYTHON = "3.13"
@@ -34,7 +35,7 @@ RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LAYOUT = "2"
 """Part of every hash: count up where the way of building changes."""
 
-LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "page", "local", "cdk", "demo", "__pycache__")
+LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "page", "local", "cdk", "demo", "locks", "__pycache__")
 """Folders that no function imports. Everything else goes along, data beside the code too, but for hidden files."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.
@@ -63,7 +64,8 @@ LEFT_OUT_OF_LAYER = (
 """What no handler can want at run time; tests hold that nothing that stays imports any of it. Parts of a library that a
 new task might import stay, though no task does so yet."""
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
-"""Lambda's glibc would take newer ones, too (:mod:`joblane.cdk.wheels`). ``manylinux2014`` silently takes older wheels."""
+"""Lambda's glibc would take newer ones, too (:mod:`joblane.cdk.wheels`). ``manylinux2014`` silently takes older
+wheels."""
 
 
 @dataclass(frozen=True)
@@ -85,13 +87,16 @@ class Packages:
 def build_packages(stage: Stage) -> Packages:
     """Both, from this checkout into ``.build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
     layer = build_layer(
-        ROOT / "requirements" / "runtime.txt",
+        LOCKS / "runtime.txt",
         None if stage.local else WHEEL_PLATFORMS[stage.architecture],
         ROOT / ".build",
     )
     if not stage.local:
         check_layer(layer.path, stage.architecture, PYTHON)
-    return Packages(code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], ROOT / ".build"), layer=layer)
+    return Packages(
+        code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], ROOT / ".build"),
+        layer=layer,
+    )
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------

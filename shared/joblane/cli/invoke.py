@@ -101,7 +101,7 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
     incoming = Incoming(message, id_, task.queue, tenant, options=Options(max_retry=0))
     claimed = claim(database.get(), task, [incoming], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
-        database.get().run("update tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
+        database.get().run("update joblane.tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
         raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (joblane pause)?")
     return claimed
 

@@ -21,6 +21,7 @@ from joblane.cli.commands import survey as surveying
 from joblane.cli.commands import watch as watching
 from joblane.cli.exits import Exit, epilog, exit_of
 from joblane.cli.filters import Where
+from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Look": {
@@ -121,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
+        Project.here().activate()
         app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
     except Exception as error:
         code = exit_of(error)

@@ -1,6 +1,7 @@
 """The one door: every question and every action of an operator, each marked with the permission that it takes.
 
-The command line and the page hold an :class:`Inspector`, or a :class:`joblane.inspector.remote.RemoteInspector` with the same
+The command line and the page hold an :class:`Inspector`, or a :class:`joblane.inspector.remote.RemoteInspector`
+with the same
 operations, which calls one beside the database. Arguments and answers are plain typed objects, so both are alike.
 """
 

@@ -44,7 +44,8 @@ class LocalStack:
     """One local stack in one folder. Ports None are free ones.
 
     `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
-    declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of joblane.cdk.app.
+    declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of
+    joblane.cdk.app.
     `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
     stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
     """

@@ -24,21 +24,21 @@ with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
 ),
 dropped as (
-  delete from schedules s where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
+  delete from joblane.schedules s where not exists (select from declared d where (d.type, d.name) = (s.type, s.name))
 ),
 new as (
-  insert into schedules (type, name, checked_until)
+  insert into joblane.schedules (type, name, checked_until)
   select d.type, d.name, $2::timestamptz from declared d
   on conflict do nothing
 )
-select s.type, s.name, s.checked_until from schedules s join declared d using (type, name)
+select s.type, s.name, s.checked_until from joblane.schedules s join declared d using (type, name)
 """
 UNSEEN = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
- where not exists (select from tasks t where t.id = x.id)
+ where not exists (select from joblane.tasks t where t.id = x.id)
  order by x.id
 """
-CHECKED = "update schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+CHECKED = "update joblane.schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
 
 
 def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: datetime) -> list[str]:

@@ -41,11 +41,11 @@ STUCK_AFTER_MINUTES = 10
 # carries it. The index cannot be searched by clock_timestamp(), which may change while it is read, hence now().
 TAKE = f"""
 with taken as (
-  select id from tasks
+  select id from joblane.tasks
    where sweep_at <= now() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
    order by sweep_at limit {BATCH} for update skip locked
 )
-update tasks t
+update joblane.tasks t
    set sweep_at = clock_timestamp() + interval '1 minute'
   from taken where t.id = taken.id
 returning t.id, t.type, t.queue, t.tenant, t.state,
@@ -59,12 +59,13 @@ returning t.id, t.type, t.queue, t.tenant, t.state,
 # Only rows whose sweep_at is still the one they were taken with: a claim or a finish in between has set its own. The
 # locks are taken in the order of ids, as by every other statement.
 SENT = f"""
-update tasks t
+update joblane.tasks t
    set sent_at = case when same.sent then clock_timestamp() else t.sent_at end, sends = t.sends + 1,
        sweep_at = greatest(t.due_at, clock_timestamp())
                 + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
   from (select r.id, x.sent
-          from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz, sent boolean) using (id)
+          from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz, sent boolean) using
+           (id)
          where r.sweep_at = x.taken
          order by r.id for no key update of r) as same
  where t.id = same.id
@@ -72,10 +73,10 @@ update tasks t
 
 # Cancelling is one UPDATE of the state, by anyone; what else an ended row has is put in order here.
 TIDY = f"""
-update tasks t
+update joblane.tasks t
    set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
        expire_at = coalesce(t.expire_at, now() + make_interval(secs => t.retention_seconds))
-  from (select id from tasks
+  from (select id from joblane.tasks
          where sweep_at <= now() and state in ('cancelled', 'completed')
          order by sweep_at limit {BATCH} for update skip locked) as ended
  where t.id = ended.id
@@ -85,31 +86,31 @@ returning t.id
 # Content goes when retention ends; the id when none of its messages can come back.
 EXPIRE = f"""
 with due as (
-  select id, cleared from tasks
+  select id, cleared from joblane.tasks
    where expire_at <= now() and state in ('completed', 'cancelled', 'archived')
    order by expire_at limit {BATCH} for update skip locked
 ),
 cleared as (
-  update tasks t
+  update joblane.tasks t
      set payload = null, result = null, headers = '{{}}', cleared = true,
          expire_at = greatest(t.finished_at + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days', clock_timestamp())
     from due where t.id = due.id and not due.cleared
   returning t.id
 ),
 gone as (
-  delete from tasks t using due where t.id = due.id and due.cleared returning t.id
+  delete from joblane.tasks t using due where t.id = due.id and due.cleared returning t.id
 ),
 attempts as (
-  delete from task_attempts a using gone where a.task_id = gone.id
+  delete from joblane.task_attempts a using gone where a.task_id = gone.id
 ),
 items as (
-  delete from task_items i using due where i.task_id = due.id
+  delete from joblane.task_items i using due where i.task_id = due.id
 ),
 cursors as (
-  delete from task_cursors c using due where c.task_id = due.id
+  delete from joblane.task_cursors c using due where c.task_id = due.id
 ),
 progress as (
-  delete from task_progress p using due where p.task_id = due.id
+  delete from joblane.task_progress p using due where p.task_id = due.id
 ),
 bulks as (
   delete from bulks b using gone where b.id = gone.id
@@ -202,7 +203,7 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
 
 
 STUCK = f"""
-select count(*) from tasks t
+select count(*) from joblane.tasks t
  where t.state = 'active' and t.lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'
    and not {PAUSED.format(row="t")}
 """

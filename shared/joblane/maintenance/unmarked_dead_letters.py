@@ -19,7 +19,7 @@ LOOKS = 5
 """Receives at most from one queue, each of ten letters: enough to tell that there are some, not to count them all."""
 
 EXPLAINED = f"""
-select queue, type, count(*) from tasks
+select queue, type, count(*) from joblane.tasks
  where state = 'archived' and not cleared
    and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
  group by queue, type

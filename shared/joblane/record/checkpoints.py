@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 def done_items(connection: Connection, id_: str) -> set[str]:
     """Keys that an earlier attempt, or this one, has finished."""
-    return {row[0] for row in connection.run("select key from task_items where task_id = $1", id_)}
+    return {row[0] for row in connection.run("select key from joblane.task_items where task_id = $1", id_)}
 
 
 # The lock on the task's row lasts to the commit that follows at once; a claim waits half a second for it.
 MARK_ITEM = """
-insert into task_items (task_id, key)
-select id, $3 from tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
+insert into joblane.task_items (task_id, key)
+select id, $3 from joblane.tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
 on conflict do nothing
 returning key
 """
@@ -35,14 +35,15 @@ def mark_item(connection: Connection, id_: str, token: str, key: str) -> bool:
 
 def read_cursor(connection: Connection, id_: str) -> tuple[Any, int]:
     """The cursor and how many items were done up to it; None and 0 where there is none yet."""
-    rows = connection.run("select cursor, done from task_cursors where task_id = $1", id_)
+    rows = connection.run("select cursor, done from joblane.task_cursors where task_id = $1", id_)
     return (rows[0][0], rows[0][1]) if rows else (None, 0)
 
 
 # Locked like MARK_ITEM.
 MOVE_CURSOR = """
-insert into task_cursors (task_id, cursor, done)
-select id, $3::jsonb, $4::bigint from tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
+insert into joblane.task_cursors (task_id, cursor, done)
+select id, $3::jsonb, $4::bigint from joblane.tasks where id = $1 and lease_token = $2::uuid
+ and state = 'active' for share
 on conflict (task_id) do update set cursor = excluded.cursor, done = excluded.done, at = clock_timestamp()
 returning task_id
 """
@@ -57,11 +58,11 @@ def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done:
 
 TELL = """
 with held as (
-  select id, cancel_requested_at is not null as cancelled from tasks
+  select id, cancel_requested_at is not null as cancelled from joblane.tasks
    where id = $1 and lease_token = $2::uuid and state = 'active'
 ),
 told as (
-  insert into task_progress (task_id, done, total, note)
+  insert into joblane.task_progress (task_id, done, total, note)
   select id, $3::bigint, $4::bigint, $5::text from held where $3::bigint is not null
   on conflict (task_id) do update
      set done = excluded.done, total = excluded.total, note = excluded.note, at = clock_timestamp()

@@ -111,17 +111,17 @@ EARLY_SECONDS = 2
 LEASE_SWEEP_SECONDS = 15
 """How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
 
-PAUSED = """exists (select from pauses p
+PAUSED = """exists (select from joblane.pauses p
           where (p.until is null or p.until > now())
             and ((p.scope = 'type' and p.name = {row}.type)
               or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
               or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
 """Whether a row's type, queue or tenant is paused. Without the sweep and its kin nothing in any queue would go on, so
 the pause of a queue leaves them out."""
-PAUSED_SCHEDULE = """exists (select from pauses p
+PAUSED_SCHEDULE = """exists (select from joblane.pauses p
           where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
             and (p.until is null or p.until > now()))"""
-HOLDER = f"""(select h.id from tasks h
+HOLDER = f"""(select h.id from joblane.tasks h
           where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE} and h.id <> {{id}})"""
 """The id of the live task that holds a unique key."""
 OVERDUE = "'DeadlinePassed: it was to run by ' || {row}.deadline::text"
@@ -149,12 +149,12 @@ m as materialized (
            headers jsonb, options jsonb, tick text, schedule text, allowed integer, retention_seconds bigint,
            deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer),
          lateral (select x.type,  -- as its row has them: a message may be older, or have lost its group on its way
-                         coalesce((select r.queue from tasks r where r.id = x.id), x.queue) as queue,
-                         coalesce((select r.tenant from tasks r where r.id = x.id), x.tenant) as tenant) as w
+                         coalesce((select r.queue from joblane.tasks r where r.id = x.id), x.queue) as queue,
+                         coalesce((select r.tenant from joblane.tasks r where r.id = x.id), x.tenant) as tenant) as w
    limit {MAX_BATCH}  -- which tells the planner how few they are
 ),
 claimed as (
-  insert into tasks as t
+  insert into joblane.tasks as t
         (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, allowed,
          retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
          state, attempts, runs, generation, company, lease_token, lease_until, sent_at, sweep_at,
@@ -184,7 +184,7 @@ claimed as (
                                  when m.deadline <= clock_timestamp() then 'archived'
                                  else 'active' end as first) as f,
          lateral (select f.first, (f.first = 'active')::int as runs) as s
-   where not m.rec or (select r.id from tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
+   where not m.rec or (select r.id from joblane.tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
    order by m.id collate "C"
   on conflict (id) do update set
     (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sent_at, sweep_at,
@@ -255,13 +255,13 @@ claimed as (
             mismatch_since, options, deadline, used_ms, unique_key
 ),
 lost as (
-  update task_attempts a
+  update joblane.task_attempts a
      set outcome = 'lost', finished_at = now()
     from claimed r
    where a.task_id = r.id and a.outcome is null and (a.run < r.runs or r.state <> 'active')
 ),
 started as (
-  insert into task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
+  insert into joblane.task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
   select r.id, r.runs, r.attempts, r.generation, $4::text, r.type, r.queue, r.tenant,
          greatest(0, extract(epoch from clock_timestamp() - r.due_at) * 1000)
     from claimed r where r.state = 'active' and r.lease_token = $2::uuid
@@ -338,8 +338,8 @@ class Incoming:
 
 
 FREE_EXPIRED = f"""
-update tasks t set unique_key = null
-  from (select id from tasks
+update joblane.tasks t set unique_key = null
+  from (select id from joblane.tasks
          where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE}
            and unique_expires_at <= clock_timestamp()
          order by id for no key update) as expired
@@ -347,7 +347,7 @@ update tasks t set unique_key = null
 returning t.id
 """
 """Take keys from holders that have had them for ``unique_for``."""
-FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from tasks', 'from limits, tasks')}"
+FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from joblane.tasks', 'from limits, joblane.tasks')}"
 """The same, with the claim's short patience for locked rows."""
 
 

@@ -40,7 +40,8 @@ class Database:
     """The process's connection, made on first use.
 
     ``url``: ``postgresql://user:password@host:port/database``. In place of a password: ``?auth=iam``, or for one in
-    Secrets Manager ``?secret=NAME`` (:mod:`joblane.record.login`). TLS is verified for every host but loopback, where the local
+    Secrets Manager ``?secret=NAME`` (:mod:`joblane.record.login`). TLS is verified for every host but loopback,
+    where the local
     stack runs without it: by the system's certificates, those of RDS for its hosts, or ``?sslrootcert=FILE``.
     """
 

@@ -35,15 +35,15 @@ def successor_entry(prefix: str, successor: Successor) -> Entry:
 # A task whose type declares `on_archived` gets its successor in the same statement, under an id that makes twice once.
 MARK_DEAD_SENT = f"""
 with marked as (
-  update tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
-    from (select r.id from tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
+  update joblane.tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
+    from (select r.id from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
               on r.id = x.id and r.generation = x.generation
            where r.state = 'archived' and r.dead_sent_at is null
            order by r.id for no key update of r) as owed
    where t.id = owed.id
   returning t.*
 )
-insert into tasks (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds,
+insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds,
                    sweep_at)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
          || ':archived:' || m.generation,

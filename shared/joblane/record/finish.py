@@ -76,13 +76,13 @@ with f as materialized (
   limit {MAX_BATCH}
 ),
 held as materialized (
-  select t.id, t.retention_seconds from tasks t join f on f.id = t.id
+  select t.id, t.retention_seconds from joblane.tasks t join f on f.id = t.id
    where t.state = 'active' and t.lease_token = f.token
      and (t.cancel_requested_at is null or f.state = 'cancelled')
    order by t.id for no key update of t
 ),
 done as (
-  update tasks t set
+  update joblane.tasks t set
     state = f.state, lease_token = null, lease_until = null, company = 0, suspect = false,
     attempts = t.attempts - (not f.counted)::int,
     snoozes = t.snoozes + f.snoozed::int,
@@ -113,7 +113,7 @@ done as (
   returning t.id
 ),
 closed as (
-  update task_attempts a set
+  update joblane.task_attempts a set
     finished_at = clock_timestamp(), outcome = f.outcome, duration_ms = f.duration_ms,
     billed_ms = f.billed_ms, memory_mb = f.memory_mb, cost_usd = f.cost_usd,
     error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint, traceback = f.traceback
@@ -138,7 +138,7 @@ def finish(connection: Connection, runs: Sequence[Finish]) -> set[str]:
 def cancel_requested(connection: Connection, id_: str, token: str) -> bool:
     """Whether the run still holds the task and was asked to stop."""
     rows = connection.run(
-        "select cancel_requested_at is not null from tasks"
+        "select cancel_requested_at is not null from joblane.tasks"
         " where id = $1 and state = 'active' and lease_token = $2::uuid",
         id_,
         token,

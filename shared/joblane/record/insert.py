@@ -35,7 +35,8 @@ DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SE
 # What exists, by its id or by the unique key it holds, is left out of what is returned. Keys are taken in order, so
 # that two callers wait for each other and do not block each other; of those with the same key the first has it.
 INSERT = f"""
-insert into tasks (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
+insert into joblane.tasks (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers,
+ options,
                    allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
 select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{{}}'), {DUE_STATE},
        x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{{}}'), coalesce(x.options, '{{}}'),
@@ -52,7 +53,7 @@ select t.id, t.queue, t.state, case when t.state in {LIVE} then t.unique_key end
        extract(epoch from t.due_at - clock_timestamp())::float8,
        x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
-  join tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE})
+  join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE})
 """
 """What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
 an attempt of it is under way, in an invocation or between two."""
@@ -60,13 +61,13 @@ an attempt of it is under way, in an invocation or between two."""
 # `payload_digest` stays: by it the message of a foreign sender is known as the row's own.
 REPLACE = f"""
 with waiting as (
-  select id, unique_key from tasks
+  select id, unique_key from joblane.tasks
    where unique_key in (select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text))
      and (state in ('scheduled', 'retry') or (state = 'pending' and used_ms = 0))
    order by unique_key for no key update
 ),
 replaced as (
-  update tasks t set
+  update joblane.tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
     options = coalesce(x.options, '{{}}'), allowed = x.allowed, attempts = 0, snoozes = 0, used_ms = 0,
@@ -80,9 +81,9 @@ replaced as (
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
 ),
-items as (delete from task_items where task_id in (select id from replaced)),
-cursors as (delete from task_cursors where task_id in (select id from replaced)),
-progress as (delete from task_progress where task_id in (select id from replaced))
+items as (delete from joblane.task_items where task_id in (select id from replaced)),
+cursors as (delete from joblane.task_cursors where task_id in (select id from replaced)),
+progress as (delete from joblane.task_progress where task_id in (select id from replaced))
 select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
 """
 """Give the waiting holders of keys, one each, what the new tasks would have had, a fresh start included. They are
@@ -137,8 +138,8 @@ def document(new: Iterable[NewTask]) -> str:
 
 
 MARK_SENT = """
-update tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
-  from (select id from tasks
+update joblane.tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
+  from (select id from joblane.tasks
          where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
            and state in ('scheduled', 'pending', 'retry')
          order by id for no key update skip locked) as waiting

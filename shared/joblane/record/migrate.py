@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import time
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from joblane import telemetry
+from joblane import settings, telemetry
 from joblane.discovery import discover
+from joblane.errors import DeclarationError
 from joblane.record.connection import is_away, sqlstate
 from joblane.record.database import Database
 from joblane.record.migrations import upgrade
@@ -43,13 +45,13 @@ $$
 ADMIT = """
 do $$
 begin
-  grant usage on schema public to {user};
-  grant select, insert, update, delete on all tables in schema public to {user};
-  revoke insert, update, delete on alembic_version from {user};
-  revoke update, delete on audit from {user};
-  grant usage, select on all sequences in schema public to {user};
-  alter default privileges in schema public grant select, insert, update, delete on tables to {user};
-  alter default privileges in schema public grant usage, select on sequences to {user};
+  grant usage on schema joblane to {user};
+  grant select, insert, update, delete on all tables in schema joblane to {user};
+  revoke insert, update, delete on joblane.alembic_version from {user};
+  revoke update, delete on joblane.audit from {user};
+  grant usage, select on all sequences in schema joblane to {user};
+  alter default privileges in schema joblane grant select, insert, update, delete on tables to {user};
+  alter default privileges in schema joblane grant usage, select on sequences to {user};
 end
 $$
 """
@@ -70,11 +72,25 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
             lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; it is waited for"
         )
         register(database.get(), tasks)
+        upgrade_project(url)
         if user is not None:
             _admit(database.get(), user, by_iam=by_iam)
     finally:
         database.drop()
     return len(tasks)
+
+
+def upgrade_project(url: str) -> None:
+    """Run the project's own migrations, where it names some. Raises :class:`DeclarationError` where there are none."""
+    name = settings.migrations()
+    if name is None:
+        return
+    module, _, function = name.partition(":")
+    try:
+        run = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise DeclarationError(f"migrations: {name!r}: 'module:function' is required: {error}") from error
+    run(url)
 
 
 def _patiently(work: Callable[[], object], passes: Callable[[Exception], bool], patience: timedelta, why: str) -> None:

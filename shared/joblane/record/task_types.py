@@ -19,9 +19,9 @@ with declared as (
     options jsonb, schema jsonb)
 ),
 dropped as (
-  delete from task_types t where not exists (select from declared d where d.type = t.type)
+  delete from joblane.task_types t where not exists (select from declared d where d.type = t.type)
 )
-insert into task_types select d.* from declared d
+insert into joblane.task_types select d.* from declared d
 on conflict (type) do update set (queues, max_retry, retention_seconds, unique_seconds, unique_until, options, schema)
   = (excluded.queues, excluded.max_retry, excluded.retention_seconds, excluded.unique_seconds, excluded.unique_until,
      excluded.options, excluded.schema)

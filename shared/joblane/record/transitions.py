@@ -22,4 +22,4 @@ CANCELLED = """
 """
 """What becomes of a live row: a task that waits never runs; one that runs is told at its next check, or at its end."""
 
-CANCEL = f"update tasks t set {CANCELLED} where id = $1 and state in {LIVE} returning state"
+CANCEL = f"update joblane.tasks t set {CANCELLED} where id = $1 and state in {LIVE} returning state"

@@ -33,7 +33,7 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
     Raises at the end of the block, as the runtime does: :class:`TaskCancelled`, :class:`LeaseLostError`.
     """
     database, started = Database(url), time.perf_counter()
-    queue = Queue(database.get().run("select queue from tasks where id = $1", id_)[0][0])
+    queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
     incoming = Incoming(Message(task.type, id_, rec=True), id_, queue)
     claimed = claim(database.get(), task, [incoming], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:

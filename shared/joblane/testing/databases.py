@@ -57,11 +57,13 @@ class Databases:
     def _template(self) -> str:
         """The template's name; made on first use. Nobody connects to it later, or it could not be cloned."""
         if not self._made:
+            from joblane.record.migrate import upgrade_project
             from joblane.record.migrations import upgrade
 
             self._run(f"create database {self._name}")
             self._made = True
             upgrade(self._address(self._name))
+            upgrade_project(self._address(self._name))
         return self._name
 
     def _address(self, name: str) -> str:

@@ -29,7 +29,7 @@ TASKS = """
 select id, type, queue, tenant, owner, tags, state, payload, headers,
        greatest(0, extract(epoch from due_at - created_at))::float8,
        extract(epoch from unique_expires_at - created_at)::float8
-  from tasks order by created_at, id
+  from joblane.tasks order by created_at, id
 """
 SHOWN = 10
 """Tasks that a failure shows."""

@@ -51,8 +51,10 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def joblane_databases(joblane_server: str) -> Iterator[Databases]:
     """Migrated databases on that server, as many as are wanted."""
+    from joblane.project import Project
     from joblane.testing.databases import Databases
 
+    Project.here().activate()
     databases = Databases(joblane_server)
     yield databases
     databases.close()

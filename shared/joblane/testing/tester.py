@@ -49,7 +49,7 @@ R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
 NEXT_SWEEP = """
-select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from tasks
+select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'retry', 'active', 'archived')
 """
 
@@ -173,7 +173,7 @@ class JobTester:
     def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, Held]:
         """Enqueue a task as due now. Its id, and its message, received; one that is sent later is sent now."""
         made = self.enqueue(task, payload, **options)
-        self._database.get().run("update tasks set due_at = clock_timestamp() where id = $1", made.id)
+        self._database.get().run("update joblane.tasks set due_at = clock_timestamp() where id = $1", made.id)
         if (held := self._queues.find(made.id)) is None:
             self._queues.send(Entry(self._lanes.lane(task, made.queue), Message(task.type, made.id, rec=True).encode()))
             held = self._queues.find(made.id)

@@ -125,7 +125,7 @@ LOOK = """
 select t.id, t.type, t.queue, t.state, t.runs, t.result,
        extract(epoch from t.due_at - clock_timestamp())::float8 as due,
        extract(epoch from coalesce(t.finished_at, clock_timestamp()) - t.created_at)::float8 as age
-  from tasks t where t.id = any(:ids)
+  from joblane.tasks t where t.id = any(:ids)
 """
 
 

@@ -23,7 +23,7 @@ from joblane.redaction import Redacted
 from tests.integration.jobs import samples
 from tests.integration.jobs.samples import Sample, behaviour
 
-WRITES = "insert into pauses (scope, name) values ('tenant', 'written-by-the-handler')"
+WRITES = "insert into joblane.pauses (scope, name) values ('tenant', 'written-by-the-handler')"
 
 
 @behaviour
@@ -95,11 +95,11 @@ def invoke(capsys: pytest.CaptureFixture[str], *arguments: str, type_: str = "sa
 
 
 def rows(record: Database) -> list[dict[str, Any]]:
-    return [row[0] for row in record.get().run("select to_jsonb(t) from tasks t")]
+    return [row[0] for row in record.get().run("select to_jsonb(t) from joblane.tasks t")]
 
 
 def written(record: Database) -> int:
-    return int(record.get().run("select count(*) from pauses")[0][0])
+    return int(record.get().run("select count(*) from joblane.pauses")[0][0])
 
 
 def test_what_completes_is_committed_and_its_result_is_the_output(
@@ -126,7 +126,7 @@ def test_what_fails_is_rolled_back_and_neither_tried_again_nor_a_dead_letter(
     assert "invoke_fail" in err  # the traceback, down to the handler
     [row] = rows(record)
     assert (row["state"], row["error_type"], row["lease_token"]) == ("cancelled", "ValueError", None)
-    [[attempt]] = record.get().run("select to_jsonb(a) from task_attempts a")
+    [[attempt]] = record.get().run("select to_jsonb(a) from joblane.task_attempts a")
     assert (attempt["outcome"], attempt["error_message"]) == ("failed", "no such file")
 
 
@@ -157,7 +157,7 @@ def test_the_value_of_a_redacted_field_is_in_nothing_that_is_kept_or_shown(
     assert "hunter2" not in out + err
     [row] = rows(record)
     assert row["payload"] == {"token": "hunter2-hunter2"}
-    attempts = record.get().run("select to_jsonb(a) from task_attempts a")
+    attempts = record.get().run("select to_jsonb(a) from joblane.task_attempts a")
     assert "hunter2" not in json.dumps([row | {"payload": None}, attempts])
 
 
@@ -184,7 +184,7 @@ def test_a_payload_that_does_not_fit_is_refused_before_a_row_is_written(
 def test_a_paused_type_is_told_and_leaves_nothing_that_waits(
     record: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record.get().run("insert into pauses (scope, name) values ('type', 'sample:one')")
+    record.get().run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
     code, _, err = invoke(capsys)
     assert (code, rows(record)[0]["state"]) == (1, "cancelled")
     assert "Is it paused" in err

@@ -162,7 +162,11 @@ def test_a_wrong_argument_is_a_usage_error_here_and_elsewhere(deployed: World, e
         ran = either_way(*arguments)
         assert (ran.code, ran.out) == (2, ""), arguments
         assert ran.err.startswith(("joblane: ", "Usage: joblane ")), arguments
-    assert deployed.run("select count(*) from audit") == deployed.run("select count(*) from tasks") == [[0]]
+    assert (
+        deployed.run("select count(*) from joblane.audit")
+        == deployed.run("select count(*) from joblane.tasks")
+        == [[0]]
+    )
 
 
 def test_what_cannot_be_has_the_same_status_here_and_elsewhere(deployed: World, either_way: Jobs) -> None:

@@ -47,7 +47,7 @@ class Bulks:
                 (after_commits or {}).get(commits, lambda: None)()
             return answer
 
-        self.world.run("update tasks set due_at = clock_timestamp() where id = $1 and state = 'pending'", id_)
+        self.world.run("update joblane.tasks set due_at = clock_timestamp() where id = $1 and state = 'pending'", id_)
         with rival(self.world, self.task, tap) as worker:
             message = record({"type": self.task.type, "id": id_, "rec": True}, self.lane, message_id=self.message_id)
             return handle(worker, message, seconds=seconds)

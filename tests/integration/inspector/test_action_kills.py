@@ -37,9 +37,9 @@ def test_a_retry_that_dies_is_whole_or_not_at_all(world: World, where: str, done
     died = subprocess.run([sys.executable, "-c", DYING, world.url, where], check=False, timeout=60)
 
     assert died.returncode == -signal.SIGKILL
-    assert world.run("select who, action, target from audit") == ([["op", "retry", "t"]] if done else [])
+    assert world.run("select who, action, target from joblane.audit") == ([["op", "retry", "t"]] if done else [])
     assert world.row("t")["state"] == ("pending" if done else "archived")
-    world.run("update tasks set sweep_at = sweep_at - interval '1 min'")
+    world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
     assert run_sweep(world).sent == (1 if done else 0)
     for message in world.take(sample_one):
         world.deliver(sample_one, message["Body"])

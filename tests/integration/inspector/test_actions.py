@@ -98,7 +98,7 @@ def columns_in(state: str) -> dict[str, Any]:
 
 
 def audited(world: World) -> list[tuple[str, str, str]]:
-    return [tuple(row) for row in world.run("select who, action, target from audit order by number")]
+    return [tuple(row) for row in world.run("select who, action, target from joblane.audit order by number")]
 
 
 def deliver_waiting(world: World) -> int:
@@ -134,7 +134,7 @@ def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, in
     assert "the sweep sends it" in acted.note
     world.lane(sample_one)
     world.sqs._urls.clear()
-    world.run("update tasks set sweep_at = sweep_at - interval '1 min'")
+    world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
     assert run_sweep(world).sent == 1
     assert deliver_waiting(world) == 1
 
@@ -142,7 +142,7 @@ def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, in
 def test_a_run_of_a_paused_type_says_that_it_waits(world: World, inspector: Inspector) -> None:
     world.lane(sample_one)
     put(world, sample_one, "t", **columns_in("scheduled"))
-    world.run("insert into pauses (scope, name) values ('type', 'sample:one')")
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
 
     assert "paused" in (inspector.run("t").note or "")
 
@@ -171,7 +171,7 @@ def test_a_retry_leaves_the_row_as_a_redrive_does(world: World, inspector: Inspe
         put(world, sample_one, id_, **archived(**columns))
     world.lane(sample_one)
     inspector.retry("acted")
-    world.run("insert into pauses (scope, name) values ('type', 'sample:one')")
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
 
     world.deliver(
         sample_one,
@@ -193,7 +193,7 @@ def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, insp
     id_ = world.client.enqueue(sample_one, Sample(do="refuses")).id
     deliver_waiting(world)
     (letter,) = world.dead_letters(sample_one)
-    world.run("update tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", id_)
+    world.run("update joblane.tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", id_)
 
     # when: it is retried and runs, and its dead letter is sent back afterwards, as the console does it
     inspector.retry(id_)
@@ -235,12 +235,12 @@ def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Ins
     }
     put(world, sample_one, "t", secret, **columns_in(state) | told)
     world.run(
-        "insert into task_attempts (task_id, run, attempt, generation, error_message, traceback)"
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, error_message, traceback)"
         " values ('t', 9, 1, 0, '471147114711', '471147114711')"
     )
-    world.run("insert into task_items (task_id, key) values ('t', '471147114711')")
-    world.run("insert into task_cursors (task_id, cursor, done) values ('t', '471147114711', 1)")
-    world.run("insert into task_progress (task_id, done, note) values ('t', 1, '471147114711')")
+    world.run("insert into joblane.task_items (task_id, key) values ('t', '471147114711')")
+    world.run("insert into joblane.task_cursors (task_id, cursor, done) values ('t', '471147114711', 1)")
+    world.run("insert into joblane.task_progress (task_id, done, note) values ('t', 1, '471147114711')")
 
     acted = inspector.delete("t")
 
@@ -297,7 +297,7 @@ def test_an_edited_task_runs_with_its_new_payload(world: World, inspector: Inspe
     row = world.row("t")
     assert row["payload"] == {"do": "looks", "number": 7}
     assert row["schema"] == sample_one.schema_digest
-    assert world.run("select details from audit") == [[{"fields": ["do", "number"]}]]
+    assert world.run("select details from joblane.audit") == [[{"fields": ["do", "number"]}]]
     world.later("t")
     world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
     assert world.row("t")["result"] == 7
@@ -393,7 +393,7 @@ def test_a_replay_is_a_new_task_linked_to_the_old(world: World, inspector: Inspe
     new = world.row(acted.new_id)
     assert {name: new[name] for name in whose} == whose
     assert (new["replay_of"], new["payload"]) == ("old", {"do": "nothing", "number": 3})
-    assert world.run("select target, details from audit") == [["old", {"new_id": acted.new_id}]]
+    assert world.run("select target, details from joblane.audit") == [["old", {"new_id": acted.new_id}]]
     assert deliver_waiting(world) == 1
     assert (world.row(acted.new_id)["state"], world.row("old")["state"]) == ("completed", state)
 
@@ -404,7 +404,7 @@ def test_a_replay_with_another_payload_names_the_fields_that_differ(world: World
     acted = asked.replay_with("old", {"name": "b"})
 
     assert world.row(acted.new_id or "")["payload"] == {"name": "b", "size": 1}
-    (details,) = world.run("select details from audit")[0]
+    (details,) = world.run("select details from joblane.audit")[0]
     assert details == {"new_id": acted.new_id, "fields": ["name", "size"], "dropped": 1}
 
 
@@ -514,7 +514,7 @@ def test_a_row_that_somebody_holds_is_passed_over(world: World, reach: Reach, ac
         put(world, sample_one, id_, **columns_in(state))
     holder = Database(world.url)
     holder.get().execute_simple("begin")
-    holder.get().run("select from tasks where id = 'held' for update")
+    holder.get().run("select from joblane.tasks where id = 'held' for update")
     reach.connection.run("set lock_timeout = '5s'")  # or a change that waits would wait for this very thread
 
     changed = change(reach.connection, action, ["held", "free"], who="op")
@@ -530,9 +530,9 @@ def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world:
     put(world, sample_one, "other", **archived())
     rival = Database(world.url)
     rival.get().execute_simple("begin")
-    rival.get().run("update tasks set reason = reason where id = 'nobody'")
+    rival.get().run("update joblane.tasks set reason = reason where id = 'nobody'")
     rival.get().run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, unique_key)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, unique_key)"
         " values ('new', 'sample:only', 'default', 'pending', '', 1, 1, $1)",
         key,
     )
@@ -586,7 +586,7 @@ def test_an_action_waits_for_a_run_that_is_ending(world: World, inspector: Inspe
     put(world, sample_one, "t", **active(60))
     finishing = Database(world.url)
     finishing.get().execute_simple("begin")
-    finishing.get().run("update tasks set state = 'completed', finished_at = now() where id = 't'")
+    finishing.get().run("update joblane.tasks set state = 'completed', finished_at = now() where id = 't'")
     waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
 
     with ThreadPoolExecutor(1) as threads:

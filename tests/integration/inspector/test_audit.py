@@ -77,7 +77,7 @@ def test_a_row_that_stays_locked_is_told_and_left(
     put(world, sample_one, "t")
     holder = Database(world.url)
     holder.get().execute_simple("begin")
-    holder.get().run("select from tasks where id = 't' for update")
+    holder.get().run("select from joblane.tasks where id = 't' for update")
 
     with pytest.raises(BusyError, match=r"t is being changed at this moment"):
         inspector.cancel("t")
@@ -94,13 +94,13 @@ def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: W
         "create function stop() returns trigger language plpgsql as $$ begin perform pg_terminate_backend("
         f"{backend}); return new; end $$"
     )
-    world.run("create trigger stop after insert on audit for each row execute function stop()")
+    world.run("create trigger stop after insert on joblane.audit for each row execute function stop()")
 
     with pytest.raises(RecordAwayError, match="look before you repeat an action"):
         Inspector(reach).cancel("t")
 
-    world.run("drop trigger stop on audit")
-    assert (world.row("t")["state"], world.run("select * from audit")) == ("pending", [])
+    world.run("drop trigger stop on joblane.audit")
+    assert (world.row("t")["state"], world.run("select * from joblane.audit")) == ("pending", [])
     assert Inspector(reach).cancel("t").after == "cancelled"
 
 
@@ -136,7 +136,7 @@ def test_every_action_is_among_these() -> None:
 def test_every_action_leaves_one_entry_without_the_payload(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting", {"do": "nothing", "number": 815004711})
     put(deployed, sample_one, "archived", {"do": "nothing", "number": 815004711}, **archived())
-    deployed.run("insert into pauses (scope, name) values ('queue', 'low')")
+    deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     extra = {"schedule": "0"} if name == "tick" else {}
 
     getattr(inspector, name)(*ACTS[name], reason="because", **extra)
@@ -150,9 +150,12 @@ def test_every_action_leaves_one_entry_without_the_payload(deployed: World, insp
 def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, inspector: Inspector, name: str) -> None:
     put(deployed, sample_one, "waiting")
     put(deployed, sample_one, "archived", **archived())
-    deployed.run("insert into pauses (scope, name) values ('queue', 'low')")
-    deployed.run("alter table audit add constraint full_up check (who <> 'op')")
-    looks = "select (select jsonb_agg(t order by id) from tasks t), (select jsonb_agg(p order by name) from pauses p)"
+    deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
+    deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
+    looks = (
+        "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
+        "from joblane.pauses p)"
+    )
     before = deployed.run(looks)
 
     with pytest.raises(DatabaseError):

@@ -60,7 +60,9 @@ def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     assert inspector.planted(one) == [[1]]
 
 
-@pytest.mark.parametrize("statement", ["select * from nothing", "select nothing from tasks", "select nothing(1)"])
+@pytest.mark.parametrize(
+    "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
+)
 def test_what_the_schema_lacks_is_told_with_both_revisions(statement: str, inspector: Planted) -> None:
     inspector.planted(lambda reach: reach.connection.run("update alembic_version set version_num = '0002'"))
     with pytest.raises(SchemaError, match=r"at revision 0002 and this code works with \d{4}: run `joblane migrate`"):

@@ -31,7 +31,9 @@ def put_archived(world: World, *ids: str, **columns: object) -> None:
 
 
 def states(world: World) -> dict[str, str]:
-    return {row[0]: row[1] for row in world.run("select id, state from tasks where type <> 'jobs:bulk' order by id")}
+    return {
+        row[0]: row[1] for row in world.run("select id, state from joblane.tasks where type <> 'jobs:bulk' order by id")
+    }
 
 
 # --- Beginning -----------------------------------------------------------------------------------------------------
@@ -57,8 +59,8 @@ def test_a_filter_that_matches_nothing_begins_nothing(inspector: Inspector, bulk
     with pytest.raises(SelectionError, match="filter: no task matches it; nothing was begun"):
         inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)))
     assert inspector.bulks() == ()
-    assert bulks.world.run("select from audit") == []
-    assert bulks.world.run("select from tasks") == []
+    assert bulks.world.run("select from joblane.audit") == []
+    assert bulks.world.run("select from joblane.tasks") == []
 
 
 @pytest.mark.parametrize("rate", [0, 501, True, 1.5])
@@ -70,7 +72,7 @@ def test_a_rate_that_cannot_be_kept_is_refused(rate: int, inspector: Inspector, 
 
 def test_what_would_take_longer_than_the_task_may_is_refused(inspector: Inspector, bulks: Bulks) -> None:
     bulks.world.run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
         " select 'n' || n, 'sample:one', 'default', 'pending', '', 1, 60 from generate_series(1, 20000) n"
     )
     with pytest.raises(SelectionError, match="rate: 20000 tasks match, and at 1 a second 19440 can be done"):
@@ -94,7 +96,7 @@ def test_all_that_match_are_done_and_their_messages_are_out_at_once(inspector: I
     assert set(states(world).values()) == {"pending", "archived"}
     assert states(world)["other"] == "archived"
     assert bulks.depth(world.lane(sample_one)) == 25
-    assert world.run("select count(*) from tasks where type = 'sample:one' and sent_at is null") == [[0]]
+    assert world.run("select count(*) from joblane.tasks where type = 'sample:one' and sent_at is null") == [[0]]
     assert world.row(view.id)["result"] == {"total": 25, "done": 25, "skipped": 0, "failed": 0, "stopped": None}
 
 
@@ -122,7 +124,7 @@ def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bul
     assert bulks.run(view.id, seconds=BRIEF) == [bulks.message_id]
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
     # when the first one is given up again before the rest
-    world.run("update tasks set state = 'archived', dead_sent_at = clock_timestamp() where id = 'a'")
+    world.run("update joblane.tasks set state = 'archived', dead_sent_at = clock_timestamp() where id = 'a'")
     bulks.run(view.id, seconds=60)
     # then
     assert states(world) == {"a": "archived", "b": "pending", "c": "pending"}
@@ -233,7 +235,7 @@ def test_of_two_who_abort_the_second_is_told_of_the_first(inspector: Inspector, 
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.world.run(
-        "update tasks set state = 'active', lease_token = gen_random_uuid(),"
+        "update joblane.tasks set state = 'active', lease_token = gen_random_uuid(),"
         " lease_until = now() + interval '1 min' where id = $1",
         view.id,
     )
@@ -271,7 +273,7 @@ def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: 
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.run(view.id)
     for _ in ("content", "row"):
-        bulks.world.run("update tasks set expire_at = now() where id = $1", view.id)
+        bulks.world.run("update joblane.tasks set expire_at = now() where id = $1", view.id)
         bulks.sweep()
     assert bulks.world.run(f"select from {RECORD}") == []
     assert timedelta(days=30) <= bulks.task.retention

@@ -63,7 +63,7 @@ def up(folder: Path, url: str, **variables: str) -> Path:
 def test_the_environment_says_where_to_look(database_url: str) -> None:
     os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="acme", AWS_DEFAULT_REGION="eu-central-1")
     reach = here()._reach
-    assert reach.connection.run("select count(*) from tasks") == [[0]]
+    assert reach.connection.run("select count(*) from joblane.tasks") == [[0]]
     assert (reach.prefix, reach.region) == ("acme", "eu-central-1")
     assert reach.who == f"{getpass.getuser()}@{socket.gethostname()}"
     assert reach.tasks.keys() == discover().keys()
@@ -137,8 +137,8 @@ def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url: str) -> None:
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
-    inspector._reach.connection.run("drop table task_attempts")
-    inspector._reach.connection.run("drop table audit, tasks cascade")
+    inspector._reach.connection.run("drop table joblane.task_attempts")
+    inspector._reach.connection.run("drop table joblane.audit, tasks cascade")
     inspector._reach.connection.run("update alembic_version set version_num = '0001'")
     with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `joblane migrate`"):
         inspector.logs("a")

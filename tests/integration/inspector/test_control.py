@@ -81,7 +81,7 @@ def test_a_viewer_changes_nothing(stage: Stage) -> None:
         with pytest.raises(ForbiddenError, match="403"):
             call(*arguments)
     assert stage.world.row(id_) == before
-    assert stage.world.run("select count(*) from tasks") == [[1]]
+    assert stage.world.run("select count(*) from joblane.tasks") == [[1]]
     assert stage.audited() == []
 
 

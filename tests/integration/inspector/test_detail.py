@@ -87,7 +87,7 @@ def why(inspector: Inspector, id_: str) -> Why:
 
 def pause(world: World, scope: str, name: str, until: str | None = None) -> None:
     world.run(
-        "insert into pauses (scope, name, reason, until, paused_by)"
+        "insert into joblane.pauses (scope, name, reason, until, paused_by)"
         " values ($1, $2, 'they asked', clock_timestamp() + $3::interval, 'ann')"
         " on conflict (scope, name) do update set until = excluded.until",
         scope,
@@ -161,7 +161,7 @@ def test_a_lost_run_that_was_asked_to_stop_is_cancelled_next(
 
 def test_a_lost_run_past_its_deadline_is_given_up_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     begin(world, enqueue("it", deadline=datetime.now(UTC) + timedelta(minutes=1)), lease=-1)
-    world.run("update tasks set deadline = clock_timestamp() - interval '1 s'")
+    world.run("update joblane.tasks set deadline = clock_timestamp() - interval '1 s'")
     assert why(inspector, "it").text.endswith("Then it is given up, as its deadline has passed.")
     deliver(world, "it")
     assert world.row("it")["error_type"] == "DeadlinePassed"
@@ -208,7 +208,7 @@ def test_the_pause_of_a_queue_leaves_out_what_keeps_all_queues_going(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
     enqueue("it")
-    world.run("update tasks set type = 'jobs:bulk', queue = 'low'")
+    world.run("update joblane.tasks set type = 'jobs:bulk', queue = 'low'")
     pause(world, "queue", "low")
     assert why(inspector, "it").reason is Reason.IN_LANE
     pause(world, "type", "jobs:bulk")
@@ -347,7 +347,7 @@ def test_one_past_its_deadline_will_not_run(
 ) -> None:
     enqueue("it", process_in=due, deadline=datetime.now(UTC) + due + timedelta(minutes=1))
     assert "will not run" not in why(inspector, "it").text
-    world.run("update tasks set deadline = due_at - interval '1 s'")
+    world.run("update joblane.tasks set deadline = due_at - interval '1 s'")
     assert "It will not run: its deadline is 20" in why(inspector, "it").text
 
 
@@ -386,7 +386,7 @@ def test_one_that_was_given_up_says_where_its_dead_letter_is(
         in (found.text)
     )
     # and when that has expired there
-    world.run("update tasks set dead_sent_at = clock_timestamp() - interval '15 days'")
+    world.run("update joblane.tasks set dead_sent_at = clock_timestamp() - interval '15 days'")
     assert "Its dead letter in jobs-default-sample-one-dlq expired at 20" in why(inspector, "it").text
 
 
@@ -413,9 +413,10 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
         "it", "detailed_progress", tenant="acme", tags=["x"], owner="ann", headers={"traceparent": PARENT, "k": "v"}
     )
     enqueue("again")
-    world.run("update tasks set replay_of = 'it' where id = 'again'")
+    world.run("update joblane.tasks set replay_of = 'it' where id = 'again'")
     world.run(
-        "insert into audit (who, action, target, reason) values ('ann', 'run', 'it', 'soon'), ('b', 'run', 'x', '')"
+        "insert into joblane.audit (who, action, target, reason) values ('ann', 'run', 'it', 'soon'), ('b', "
+        "'run', 'x', '')"
     )
     deliver(world, "it")
     view = inspector.task("it")
@@ -446,7 +447,7 @@ def test_a_traceparent_that_is_none_is_masked_like_every_header(inspector: Inspe
 def test_of_very_many_runs_the_last_are_shown(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it")
     world.run(
-        "insert into task_attempts (task_id, run, attempt, generation) select 'it', n, 1, 0"
+        "insert into joblane.task_attempts (task_id, run, attempt, generation) select 'it', n, 1, 0"
         " from generate_series(1, 600) n"
     )
     assert [attempt.run for attempt in inspector.task("it").attempts] == [*range(601 - ATTEMPTS_SHOWN, 601)]
@@ -490,7 +491,7 @@ def test_what_may_be_done_follows_the_state(world: World, inspector: Inspector, 
     assert actions(inspector.task("it")) == {"retry", "delete", "replay", "edit", "replay_with"}
     deliver(world, enqueue("done"))
     assert actions(inspector.task("done")) == {"delete", "replay", "replay_with"}
-    world.run("update tasks set payload = null, cleared = true where id = 'done'")
+    world.run("update joblane.tasks set payload = null, cleared = true where id = 'done'")
     assert actions(inspector.task("done")) == set()
 
 
@@ -501,7 +502,7 @@ def test_a_run_says_of_what_type_queue_and_tenant_it_was_and_how_long_it_had_wai
     world: World, enqueue: Enqueue
 ) -> None:
     enqueue("it", tenant="acme")
-    world.run("update tasks set due_at = due_at - interval '5 s'")
+    world.run("update joblane.tasks set due_at = due_at - interval '5 s'")
     deliver(world, "it")
     [attempt] = world.attempts("it")
     assert (attempt["type"], attempt["queue"], attempt["tenant"]) == ("sample:one", "default", "acme")
@@ -514,7 +515,7 @@ def test_the_end_of_a_run_changes_no_index_of_the_runs(world: World) -> None:
                "billed_ms", "memory_mb", "cost_usd"}  # fmt: skip
     rows = world.run(
         "select a.attname from pg_index i join pg_attribute a on a.attrelid = i.indrelid and a.attnum = any(i.indkey)"
-        " where i.indrelid = 'task_attempts'::regclass"
+        " where i.indrelid = 'joblane.task_attempts'::regclass"
     )
     assert {row[0] for row in rows} == {"task_id", "run", "started_at"}
     assert not {row[0] for row in rows} & changed
@@ -524,7 +525,9 @@ def test_a_task_has_the_fingerprint_of_its_error_while_it_has_one(world: World, 
     deliver(world, enqueue("it", "detailed_failure"))
     fingerprint = world.row("it")["fingerprint"]
     assert fingerprint == world.attempts("it")[0]["fingerprint"] is not None
-    world.run("update tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"'), due_at = clock_timestamp()")
+    world.run(
+        "update joblane.tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"'), due_at = clock_timestamp()"
+    )
     deliver(world, "it")
     assert (world.row("it")["state"], world.row("it")["fingerprint"]) == ("completed", None)
 
@@ -548,11 +551,11 @@ def test_what_was_given_up_without_a_run_to_tell_of_it_has_one_fingerprint_per_t
     begin(world, enqueue("lost-3", of=sample_batch, max_retry=0), lease=-1, of=sample_batch)
     deliver(world, "lost-3", sample_batch)
     enqueue("late", deadline=datetime.now(UTC) + timedelta(minutes=1))
-    world.run("update tasks set deadline = clock_timestamp() where id = 'late'")
+    world.run("update joblane.tasks set deadline = clock_timestamp() where id = 'late'")
     deliver(world, "late")
     past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
     world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}, "options": {"deadline": past}})
-    rows = world.run("select id, state, error_type, fingerprint from tasks order by id")
+    rows = world.run("select id, state, error_type, fingerprint from joblane.tasks order by id")
     assert {(row[1], row[2]) for row in rows} == {("archived", "Lost"), ("archived", "DeadlinePassed")}
     prints = {row[0]: row[3] for row in rows}
     assert prints["lost-1"] == prints["lost-2"] != prints["lost-3"]

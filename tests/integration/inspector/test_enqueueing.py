@@ -89,7 +89,7 @@ def test_an_option_that_cannot_be_is_refused_by_its_name(
     with pytest.raises(EnqueueError, match=f"^{says}"):
         inspector.enqueue("sample:one", {}, options=option)
 
-    assert world.run("select (select count(*) from tasks) + (select count(*) from audit)") == [[0]]
+    assert world.run("select (select count(*) from joblane.tasks) + (select count(*) from joblane.audit)") == [[0]]
 
 
 @pytest.mark.parametrize("payload", [{"number": "secret-value"}, {"secret-key": 1}, ["secret-value"], None])

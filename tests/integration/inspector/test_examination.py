@@ -116,7 +116,8 @@ def stage(world: World) -> Iterator[Stage]:
 
 def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta | None = None) -> None:
     world.run(
-        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, created_at, finished_at, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, "
+        "created_at, finished_at, "
         "retention_seconds) select $1, $2, 'low', $3, '{}', '', 1, clock_timestamp(), clock_timestamp() - x, "
         "case when $5 then clock_timestamp() - x end, 0 from (select $4::interval as x) as since",
         id_,
@@ -168,7 +169,7 @@ def test_another_schema_is_told_with_its_revision(
 
 def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> None:
     stage.world.run("drop table alembic_version")
-    stage.world.run("drop table tasks, pauses cascade")
+    stage.world.run("drop table joblane.tasks, pauses cascade")
     found = stage.found()
     assert found["migrations"] == Examined(
         Grade.BAD,
@@ -182,13 +183,13 @@ def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> 
 
 def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
     stage.world.run("update alembic_version set version_num = '0001'")
-    stage.world.run("alter table pauses drop column paused_by")
+    stage.world.run("alter table joblane.pauses drop column paused_by")
     assert stage.wrong().keys() == {"migrations"}
     assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
 
 
 def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> None:
-    stage.world.run("drop table pauses")
+    stage.world.run("drop table joblane.pauses")
     wrong = stage.wrong()
     assert wrong.keys() == {"pauses"}
     assert wrong["pauses"].found.startswith('the database lacks what its migrations have made: relation "pauses"')
@@ -212,14 +213,14 @@ def test_a_clock_that_is_off_is_told_with_how_much(
 
 
 def test_a_sweep_that_has_stopped_is_told(stage: Stage) -> None:
-    stage.world.run("update tasks set finished_at = finished_at - interval '150 minutes'")
+    stage.world.run("update joblane.tasks set finished_at = finished_at - interval '150 minutes'")
     told = stage.found(Grade.BAD)["jobs:sweep"]
     assert told.found == "it last ended 2 h ago, and was due 2 h ago"
     assert "`joblane tick jobs:sweep`" in told.do
 
 
 def test_a_sweep_that_has_not_run_yet_is_told_with_its_next_time(stage: Stage) -> None:
-    stage.world.run("delete from tasks")
+    stage.world.run("delete from joblane.tasks")
     told = stage.found(Grade.WARNING)["jobs:sweep"]
     assert told.found.startswith("it has not run to its end yet; its next time is in ")
 
@@ -249,7 +250,7 @@ def test_tasks_that_no_code_declares_are_told_with_their_number(stage: Stage) ->
 
 def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
     stage.world.run(
-        "insert into pauses (scope, name, reason, since, until, paused_by) values "
+        "insert into joblane.pauses (scope, name, reason, since, until, paused_by) values "
         "('type', 'sample:one', 'a bad release', clock_timestamp() - interval '3 days', null, 'ann'), "
         "('queue', 'low', null, clock_timestamp() - interval '1 hour', null, null), "
         "('tenant', 'acme', null, clock_timestamp() - interval '3 days', clock_timestamp() + interval '1 h', 'bob'), "
@@ -368,7 +369,8 @@ def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
     kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
     stage.schedules.update_schedule(GroupName=group, Name=name, State="DISABLED", **kept)
     stage.world.run(
-        "insert into pauses (scope, name, paused_by) values ('schedule', $1, 'ann')", f"sample:tick:{hourly.name}"
+        "insert into joblane.pauses (scope, name, paused_by) values ('schedule', $1, 'ann')",
+        f"sample:tick:{hourly.name}",
     )
     told = stage.wrong()[f"schedule {name}"]
     assert (told.grade, told.found) == (Grade.WARNING, "it is off: paused by ann")

@@ -28,7 +28,7 @@ from tests.integration.jobs.samples import Sample, behaviour, sample_batch, samp
 
 ROWS = 30_000
 FILL = """
-insert into tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, retention_seconds,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, retention_seconds,
                    created_at, due_at, error_type, error_message, fingerprint)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
@@ -74,7 +74,7 @@ def filled(postgres: Any, joblane_databases: Any) -> Iterator[Reach]:
     with joblane_databases.clone() as url:
         database = Database(url)
         database.get().run(FILL, ROWS)
-        database.get().run("analyze tasks")
+        database.get().run("analyze joblane.tasks")
         yield Reach(database, Sqs(), PREFIX, TASKS, "op")
         database.drop()
 
@@ -184,7 +184,8 @@ def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
 ) -> None:
     # given rows of which many share a moment
     insert = (
-        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, created_at)"
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "retention_seconds, created_at)"
         " select $1 || n, 'sample:one', 'default', 'completed', '{}', '', 1, 60, $2::timestamptz + (n % 3) * interval"
         " '1 s' from generate_series(1, 40) n"
     )
@@ -301,7 +302,7 @@ def test_a_type_that_is_gone_is_listed_while_it_has_rows(world: World, inspector
     with pytest.raises(SelectionError):
         inspector.tasks(gone)
     world.client.enqueue(sample_one, Sample(), task_id="old")
-    world.run("update tasks set type = 'sample:gone'")
+    world.run("update joblane.tasks set type = 'sample:gone'")
     assert [row.id for row in inspector.tasks(gone).tasks] == ["old"]
 
 

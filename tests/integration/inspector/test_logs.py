@@ -37,7 +37,7 @@ class Writer:
     def task(self, id_: str, *, runs: int = 2, type_: str = "sample:one") -> None:
         """Whose runs begin ten minutes apart and last a minute."""
         self._world.run(
-            "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, created_at, "
+            "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, created_at, "
             "finished_at, retention_seconds) values ($1, $2, 'default', 'completed', '{}', '', 1, $3, $3, "
             "$3::timestamptz + interval '1 hour', 0)",
             id_,
@@ -46,7 +46,8 @@ class Writer:
         )
         for run in range(1, runs + 1):
             self._world.run(
-                "insert into task_attempts (task_id, run, attempt, generation, started_at, finished_at, request_id) "
+                "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, finished_at, "
+                "request_id) "
                 "values ($1, $2, $2, 1, $3, $3::timestamptz + interval '1 minute', $4)",
                 id_,
                 run,

@@ -72,7 +72,7 @@ def test_the_oldest_wait_is_that_of_the_task_that_is_due_longest(deployed: World
     assert lane_of(inspector.overview(), "sample:one").oldest_wait_seconds is None
     for id_, minutes in (("a", 10), ("b", 20), ("done", 30)):
         enqueue(deployed, id_)
-        deployed.run(f"update tasks set due_at = due_at - interval '{minutes} min' where id = $1", id_)
+        deployed.run(f"update joblane.tasks set due_at = due_at - interval '{minutes} min' where id = $1", id_)
     deliver(deployed, "done")
     found = inspector.overview()
     waited = lane_of(found, "sample:one").oldest_wait_seconds
@@ -105,9 +105,10 @@ def test_minutes_have_no_holes_and_count_what_began(deployed: World, inspector: 
         enqueue(deployed, id_, do=do)
         deliver(deployed, id_)
     deployed.run(
-        "update task_attempts set started_at = started_at - interval '3 min', wait_ms = 500 where outcome = 'failed'"
+        "update joblane.task_attempts set started_at = started_at - interval '3 min', wait_ms = 500 where "
+        "outcome = 'failed'"
     )
-    deployed.run("update task_attempts set wait_ms = 100 where outcome = 'completed'")
+    deployed.run("update joblane.task_attempts set wait_ms = 100 where outcome = 'completed'")
     found = inspector.overview(minutes=5)
     minutes = queue_of(found).minutes
     assert len(minutes) == 5
@@ -130,7 +131,8 @@ def test_a_pause_stands_at_its_queue_or_at_the_lanes_of_its_type_while_it_lasts(
     deployed: World, inspector: Inspector
 ) -> None:
     deployed.run(
-        "insert into pauses (scope, name, reason, paused_by, until) values ('queue', 'low', 'why', 'ann', null),"
+        "insert into joblane.pauses (scope, name, reason, paused_by, until) values ('queue', 'low', 'why', "
+        "'ann', null),"
         " ('type', 'sample:batch', null, null, clock_timestamp() + interval '1 h'),"
         " ('type', 'sample:one', null, null, clock_timestamp() - interval '1 s'), ('tenant', 'low', null, null, null)"
     )

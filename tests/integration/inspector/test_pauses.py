@@ -48,7 +48,7 @@ def deliver_all(world: World) -> int:
 
 
 def audited(world: World) -> list[list[Any]]:
-    return world.run("select action, target, reason from audit order by number")
+    return world.run("select action, target, reason from joblane.audit order by number")
 
 
 # --- On the runtime ------------------------------------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     assert deliver_all(world) == 1
     kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
     for _ in range(2):
-        world.run("update tasks set sweep_at = clock_timestamp() where sweep_at is not null")
+        world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
         assert run_sweep(world).sent == 0
 
     # then: no message is left, each waits in its row, and nothing was spent
@@ -108,7 +108,7 @@ def test_a_pause_lets_a_run_end_and_holds_back_its_retry(world: World, inspector
 
     run_sweep(world)
 
-    world.run("update tasks set sweep_at = clock_timestamp() + interval '50 s'")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp() + interval '50 s'")
     inspector.resume(PauseScope.TYPE, "sample:one")
     world.lane(sample_one)
     assert run_sweep(world).sent == 1
@@ -140,7 +140,7 @@ def test_resume_brings_on_more_than_one_statement_takes(
 
     inspector.resume(PauseScope.TYPE, "sample:one")
 
-    assert world.run("select count(*) from tasks where sweep_at <= now()") == [[5]]
+    assert world.run("select count(*) from joblane.tasks where sweep_at <= now()") == [[5]]
 
 
 def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
@@ -149,7 +149,7 @@ def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
     world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
     assert world.row("t")["state"] == "pending"
 
-    world.run("update pauses set until = clock_timestamp()")
+    world.run("update joblane.pauses set until = clock_timestamp()")
     world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
 
     assert world.row("t")["state"] == "completed"
@@ -165,7 +165,7 @@ def test_a_type_is_paused_under_its_former_names_too(world: World, reach: Reach)
     for type_ in sample_renamed.types:
         world.deliver(sample_renamed, Message(type_, f"as-{type_}").encode())
 
-    assert world.run("select distinct state from tasks") == [["pending"]]
+    assert world.run("select distinct state from joblane.tasks") == [["pending"]]
     inspector.resume(PauseScope.TYPE, "sample:renamed")
     assert inspector.pauses() == ()
 
@@ -185,7 +185,7 @@ def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: I
         tick = {"schedule": schedule, "at": "2026-01-01T00:00:00Z"}
         world.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
 
-    assert world.run("select state from tasks order by id") == [["cancelled"], ["completed"]]
+    assert world.run("select state from joblane.tasks order by id") == [["cancelled"], ["completed"]]
 
 
 # --- Asking and refusing -------------------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ def test_of_two_operators_at_once_the_second_is_told_too(
     # given: the first has paused, and has not committed yet
     ann = Database(world.url)
     ann.get().execute_simple("begin")
-    ann.get().run("insert into pauses (scope, name, reason, paused_by) values ('queue', 'low', 'hers', 'ann')")
+    ann.get().run("insert into joblane.pauses (scope, name, reason, paused_by) values ('queue', 'low', 'hers', 'ann')")
     # when
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(inspector.pause, PauseScope.QUEUE, "low", reason="his")
@@ -237,13 +237,13 @@ def test_of_two_operators_at_once_the_second_is_told_too(
     ann.drop()
     # then
     assert (second.reason, second.replaced, second.replaced_by) == ("his", True, "ann")
-    [[details]] = world.run("select details from audit order by number desc limit 1")
+    [[details]] = world.run("select details from joblane.audit order by number desc limit 1")
     assert (details["paused_by"], details["since"]) == ("ann", second.since.isoformat())
 
 
 def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:
     first = inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
-    world.run("update pauses set until = clock_timestamp()")
+    world.run("update joblane.pauses set until = clock_timestamp()")
 
     second = inspector.pause(PauseScope.TYPE, "sample:one")
 
@@ -304,6 +304,6 @@ def test_resuming_what_is_not_paused_lists_what_is(world: World, inspector: Insp
 
 
 def test_what_a_deploy_has_dropped_can_be_resumed(world: World, inspector: Inspector) -> None:
-    world.run("insert into pauses (scope, name) values ('type', 'gone:type')")
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'gone:type')")
 
     assert inspector.resume(PauseScope.TYPE, "gone:type").name == "gone:type"

@@ -272,8 +272,8 @@ def test_the_canary_stops_a_redrive_when_its_five_redrive_fails(inspector: Inspe
     view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.failed) == (State.COMPLETED, 12, 0, 5)
     assert view.stopped == "the canary: 5 of 5 failed again, the last with SkipRetry; nothing else was touched"
-    assert world.run("select count(*) from tasks where generation = 2") == [[5]]
-    assert world.run("select count(*) from tasks where state = 'archived'") == [[12]]
+    assert world.run("select count(*) from joblane.tasks where generation = 2") == [[5]]
+    assert world.run("select count(*) from joblane.tasks where state = 'archived'") == [[12]]
     assert depth(world, DLQ) == 12 + 5  # the five have a letter for each time; nothing was deleted
 
 
@@ -306,12 +306,12 @@ def test_the_canary_is_waited_for_over_invocations_and_not_for_ever(inspector: I
     # then each invocation hands over to the next, and holds nothing
     assert kept == [[ran.message_id]] * 3
     assert inspector.bulk_view(view.id).done == 1
-    world.run("update bulks set canary_until = clock_timestamp()")
+    world.run("update joblane.bulks set canary_until = clock_timestamp()")
     assert ran.run(view.id) == []
     assert inspector.bulk_view(view.id).stopped == (
         "the canary: 1 of 1 had not ended in time; nothing else was touched"
     )
-    assert world.run("select count(*) from tasks where state = 'pending'") == [[1]]
+    assert world.run("select count(*) from joblane.tasks where state = 'pending'") == [[1]]
 
 
 def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: Bulks) -> None:
@@ -322,7 +322,7 @@ def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: 
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     view = inspector.bulk_view(view.id)
     assert (view.stopped or "").startswith("the canary: 2 of 2 failed again, the last with SkipRetry")
-    assert world.run("select count(*) from tasks where type = 'sample:one'") == [[2]]
+    assert world.run("select count(*) from joblane.tasks where type = 'sample:one'") == [[2]]
     assert depth(world, DLQ) == 10 + 2
 
 

@@ -64,7 +64,7 @@ def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, di
 def check(bulks: Bulks, ids: set[str]) -> None:
     """Each ran once, and no letter is left."""
     world = bulks.world
-    world.run("update tasks set sweep_at = now() where state = 'pending' and sent_at is null")
+    world.run("update joblane.tasks set sweep_at = now() where state = 'pending' and sent_at is null")
     bulks.sweep()  # a minute later: what was committed and not sent
     work_off(world)
     assert runs(world) == sorted(ids)

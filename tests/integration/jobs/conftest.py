@@ -82,17 +82,17 @@ class World:
 
     def row(self, id_: str) -> dict[str, Any]:
         connection = self._looker.get()
-        rows = connection.run("select to_jsonb(t) from tasks t where id = $1", id_)
+        rows = connection.run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
         assert rows, f"no row {id_!r}"
         return rows[0][0]  # type: ignore[no-any-return]
 
     def attempts(self, id_: str) -> list[dict[str, Any]]:
-        rows = self.run("select to_jsonb(a) from task_attempts a where task_id = $1 order by run", id_)
+        rows = self.run("select to_jsonb(a) from joblane.task_attempts a where task_id = $1 order by run", id_)
         return [row[0] for row in rows]
 
     def later(self, id_: str) -> None:
         """Let the waiting time of a task pass."""
-        self.run("update tasks set due_at = clock_timestamp(), sweep_at = clock_timestamp() where id = $1", id_)
+        self.run("update joblane.tasks set due_at = clock_timestamp(), sweep_at = clock_timestamp() where id = $1", id_)
 
 
 @pytest.fixture

@@ -145,12 +145,13 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
     }
     names = ", ".join(row)  # the others have their defaults
     world.run(
-        f"insert into tasks ({names}) select {names} from jsonb_populate_record(null::tasks, $1::jsonb)",
+        f"insert into joblane.tasks ({names}) select {names} from jsonb_populate_record(null::tasks, $1::jsonb)",
         json.dumps(row | moments),
     )
     if row["state"] == "active":
         world.run(
-            "insert into task_attempts (task_id, run, attempt, generation) values ($1, $2::int, $3::int, $4::int)",
+            "insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, $2::int, "
+            "$3::int, $4::int)",
             id_,
             str(row["runs"]),
             str(row["attempts"]),
@@ -174,7 +175,7 @@ def archived(**columns: Any) -> dict[str, Any]:
 def expire_leases(world: World) -> None:
     """Let the leases of all runs end, and the sweep know."""
     world.run(
-        "update tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
+        "update joblane.tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
         " where state = 'active'"
     )
 

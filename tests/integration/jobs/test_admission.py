@@ -65,7 +65,7 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
 
     def other() -> None:
         refused.wait(20)
-        world.run("update tasks set state = 'completed' where id = 'held'")
+        world.run("update joblane.tasks set state = 'completed' where id = 'held'")
         mine = JobClient()
         mine._sqs = world.sqs
         engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
@@ -102,7 +102,7 @@ def test_a_thousand_are_replaced_by_as_many_statements_as_one(world: World, clie
 
     assert asked == one
     assert [isinstance(item, Enqueued) and item.created for item in made] == [False] * 1000
-    assert world.run("select count(*) from tasks") == [[1000]]
+    assert world.run("select count(*) from joblane.tasks") == [[1000]]
 
 
 def test_of_those_replaced_in_a_session_the_sweep_that_is_woken_sends_what_was_not_sent_at_once(
@@ -112,7 +112,7 @@ def test_of_those_replaced_in_a_session_the_sweep_that_is_woken_sends_what_was_n
     client.enqueue_many(keyed(*keys, process_in=timedelta(days=1)))
     client.enqueue_many(keyed(*keys, on_conflict="replace"), session=session)
     session.commit()
-    assert world.run("select count(*) from tasks where sent_at is not null") == [[INLINE_SENDS]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is not null") == [[INLINE_SENDS]]
     assert run_sweep(world).sent == 20
 
 
@@ -128,7 +128,7 @@ def test_a_duplicate_at_a_stricter_isolation_is_an_error_of_the_database_there(
 ) -> None:
     """`on conflict` cannot pass over a row that the transaction must not see: the documentation names the level."""
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
-    session.execute(text("select count(*) from tasks"))
+    session.execute(text("select count(*) from joblane.tasks"))
     client.enqueue(sample_only, Sample(), unique_key="k")
     with pytest.raises(Exception, match="40001"):
         client.enqueue(sample_only, Sample(), unique_key="k", session=session)

@@ -69,13 +69,13 @@ def bodies(count: int = 10, do: str = "nothing", prefix: str = "it") -> list[dic
 
 
 def states(world: World) -> dict[str, str]:
-    return {row[0]: row[1] for row in world.run("select id, state from tasks order by id")}
+    return {row[0]: row[1] for row in world.run("select id, state from joblane.tasks order by id")}
 
 
 def warm(world: World, wire: Wire, do: str = "nothing") -> None:
     """Let the process have prepared its statements."""
     world.deliver(sample_batch, *bodies(2, do, prefix="warm"))
-    world.run("delete from tasks")
+    world.run("delete from joblane.tasks")
     world.run("delete from effects")
     wire.forget()
 
@@ -255,7 +255,7 @@ def refuse(world: World, operation: str, condition: str, code: str = "P0001") ->
         "create or replace function refuse() returns trigger language plpgsql as"
         f" $$begin if {condition} then raise exception 'refused' using errcode = '{code}'; end if; return new; end$$"
     )
-    world.run(f"create trigger refuse before {operation} on tasks for each row execute function refuse()")
+    world.run(f"create trigger refuse before {operation} on joblane.tasks for each row execute function refuse()")
 
 
 def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: World, wire: Wire) -> None:
@@ -271,7 +271,7 @@ def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Worl
     # each is finished before the next is claimed: a loss costs the neighbours nothing
     assert wire.statements == ["claim"] + ["claim", "finish"] * 3 + ["claim"] + ["claim", "finish"] * 6
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
-    assert {row[0] for row in world.run("select company from tasks")} == {0}
+    assert {row[0] for row in world.run("select company from joblane.tasks")} == {0}
 
 
 def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reason(world: World) -> None:
@@ -296,8 +296,8 @@ def test_a_finish_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Wor
     assert wire.statements == ["claim"] + ["finish"] * 11
     assert states(world) == {f"it-{n}": "active" if n == 3 else "completed" for n in range(10)}
     # its run counts as lost once the lease is over
-    world.run("drop trigger refuse on tasks")
-    world.run("update tasks set lease_until = now() - interval '1 s' where state = 'active'")
+    world.run("drop trigger refuse on joblane.tasks")
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
     assert handle(world.worker(sample_batch), records[3]) == []
     assert states(world)["it-3"] == "completed"
 
@@ -309,7 +309,7 @@ def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
     holder = Database(world.url)
     try:
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = 'it-1' for update")
+        holder.get().run("select from joblane.tasks where id = 'it-1' for update")
         assert len(world.deliver(sample_batch, *bodies(3))) == 1
     finally:
         holder.drop()
@@ -362,22 +362,24 @@ def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
     with pytest.raises(Died):
         handle(worker, *records)
     del vars(worker)["_run"]
-    world.run("update tasks set lease_until = now() - interval '1 s' where state = 'active'")
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
 
 
 def test_a_loss_in_company_is_not_counted_and_the_next_claim_is_alone(world: World, wire: Wire) -> None:
     records = [record(body, world.lane(sample_batch)) for body in bodies(3)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
-    assert world.run("select distinct state, attempts, company from tasks") == [["active", 1, 3]]
+    assert world.run("select distinct state, attempts, company from joblane.tasks") == [["active", 1, 3]]
     wire.forget()
 
     assert handle(worker, *records) == []
 
     # one claim for all, which sets them apart, and then each by itself
     assert wire.statements == ["claim", *["claim", "finish"] * 3]
-    assert world.run("select distinct state, attempts, runs, suspect from tasks") == [["completed", 1, 2, False]]
-    assert world.run("select outcome, count(*)::int from task_attempts group by 1 order by 1") == [
+    assert world.run("select distinct state, attempts, runs, suspect from joblane.tasks") == [
+        ["completed", 1, 2, False]
+    ]
+    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1") == [
         ["completed", 3],
         ["lost", 3],
     ]
@@ -402,25 +404,25 @@ def test_a_task_at_its_last_attempt_is_not_given_up_for_a_loss_in_company(world:
     records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
-    assert world.run("select distinct attempts from tasks") == [[4]]
+    assert world.run("select distinct attempts from joblane.tasks") == [[4]]
 
     assert handle(worker, *records) == []
 
-    assert world.run("select distinct state, attempts from tasks") == [["completed", 4]]
+    assert world.run("select distinct state, attempts from joblane.tasks") == [["completed", 4]]
 
 
 def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
     records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
-    world.run("insert into pauses (scope, name) values ('type', 'sample:batch')")
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:batch')")
 
     assert handle(worker, *records) == []
 
-    assert world.run("select distinct state, attempts, suspect from tasks") == [["pending", 0, True]]
-    world.run("delete from pauses")
+    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["pending", 0, True]]
+    world.run("delete from joblane.pauses")
     assert handle(worker, *records) == []
-    assert world.run("select distinct state, attempts, suspect from tasks") == [["completed", 1, False]]
+    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["completed", 1, False]]
 
 
 def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: World) -> None:
@@ -429,13 +431,13 @@ def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: W
 
     @behaviour
     def look_around(payload: Sample, ctx: TaskContext) -> None:
-        together.append(world.run("select count(*)::int from tasks where state = 'active'")[0][0])
+        together.append(world.run("select count(*)::int from joblane.tasks where state = 'active'")[0][0])
 
     for n in range(4):
         put(world, sample_batch, f"it-{n}", {"do": "look_around", "number": n})
     holder = Database(world.url)
     holder.get().execute_simple("begin")
-    holder.get().run("select from tasks where id = 'it-3' for update")
+    holder.get().run("select from joblane.tasks where id = 'it-3' for update")
     try:
         world.deliver(sample_batch, *({"type": "sample:batch", "id": f"it-{n}", "rec": True} for n in range(4)))
     finally:

@@ -66,7 +66,7 @@ def test_a_task_that_waits_never_runs_and_its_message_is_acknowledged(
 
     assert client.cancel("it") is State.CANCELLED
 
-    world.run("update tasks set due_at = clock_timestamp()")
+    world.run("update joblane.tasks set due_at = clock_timestamp()")
     for _ in range(2):
         assert world.deliver(sample_one, recorded("it")) == []
     row = world.row("it")

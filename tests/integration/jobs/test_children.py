@@ -35,7 +35,7 @@ def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:long
 
 
 def children(world: World, where: str = "true") -> int:
-    found = world.run(f"select count(*) from tasks where type = 'sample:one' and {where}")
+    found = world.run(f"select count(*) from joblane.tasks where type = 'sample:one' and {where}")
     return int(found[0][0])
 
 
@@ -126,7 +126,7 @@ def test_a_child_of_a_run_whose_lease_is_lost_never_exists(world: World) -> None
     @behaviour
     def lose_the_lease_with_a_child(payload: Sample, ctx: TaskContext) -> None:
         ctx.enqueue(sample_one, Sample(), task_id="child")
-        world.run("update tasks set lease_token = gen_random_uuid() where id = 'it'")
+        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'it'")
 
     watched = watch(world)
     assert len(world.deliver(sample_long, message("lose_the_lease_with_a_child"))) == 1
@@ -235,7 +235,7 @@ def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest
     assert world.row("it")["result"] == MANY
     told = [" ".join(statement.split()[:2]).lower() for statement in statements]
     # the finish, the mark of what was sent, and the session put back
-    assert told == ["begin transaction", "insert into", "with f", "commit", "update tasks", "close all;"]
+    assert told == ["begin transaction", "insert into", "with f", "commit", "update joblane.tasks", "close all;"]
     assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
     assert (children(world), children(world, "sent_at is not null")) == (MANY, INLINE_SENDS)
 
@@ -283,7 +283,7 @@ def test_children_of_a_process_killed_between_its_commit_and_the_send_are_sent_b
         assert (world.row("it")["state"], children(world)) == ("completed", 15)
         assert (depth(world, lane), children(world, "sent_at is not null")) == (0, 0)
         assert run_sweep(world).sent == 0  # it may be sending them now
-        world.run("update tasks set sweep_at = clock_timestamp() where id like 'child-%'")
+        world.run("update joblane.tasks set sweep_at = clock_timestamp() where id like 'child-%'")
         assert run_sweep(world).sent == 15
         assert workers.handle("sample:long", sent) == []  # the parent's message, once more
 

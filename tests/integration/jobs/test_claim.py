@@ -167,7 +167,7 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
         assert [low <= seconds <= high for seconds in watched.visibilities] == [True]
     assert len(world.dead_letters(sample_one)) == case.letters
     if case.state is None:
-        assert world.run("select id from tasks") == []
+        assert world.run("select id from joblane.tasks") == []
         return
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"], row["generation"]) == (
@@ -209,7 +209,7 @@ def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> 
 
     assert world.deliver(sample_one, RECORDED) == []
 
-    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from tasks")
+    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from joblane.tasks")
     assert timedelta(seconds=kept) == pytest.approx(timedelta(days=90), abs=timedelta(minutes=1))
 
 
@@ -292,13 +292,13 @@ SCOPES = [("type", "sample:one"), ("queue", "default"), ("tenant", "acme")]
 
 
 def pause(world: World, scope: str, name: str, until: str = "null") -> None:
-    world.run(f"insert into pauses (scope, name, until) values ($1, $2, {until})", scope, name)
+    world.run(f"insert into joblane.pauses (scope, name, until) values ($1, $2, {until})", scope, name)
 
 
 def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
     """Lift every pause, let the sweep look at the row, and take what it sent."""
-    world.run("delete from pauses")
-    world.run("update tasks set sweep_at = clock_timestamp() where id = $1", id_)
+    world.run("delete from joblane.pauses")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     run_sweep(world)
     return world.take(sample_one)
 
@@ -348,7 +348,7 @@ def test_a_pause_leaves_a_live_run_alone_and_holds_the_next_one(world: World) ->
     pause(world, "type", "sample:one")
     assert len(world.deliver(sample_one, RECORDED)) == 1
 
-    world.run("update tasks set lease_until = now() - interval '1 s' where id = 'it'")
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where id = 'it'")
     assert world.deliver(sample_one, RECORDED) == []
 
     row = world.row("it")
@@ -402,7 +402,7 @@ def test_what_the_dead_letter_queue_does_not_take_stays_in_the_lane_unmarked(wor
 
 def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run(world: World) -> None:
     # given
-    world.run("insert into pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
+    world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
     ticks = [{"type": "sample:ticking", "tick": {"schedule": name, "at": "2026-03-01T02:00:00Z"}} for name in NAMES]
     # when
     for tick in ticks:
@@ -413,7 +413,7 @@ def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run
     assert paused["reason"] == "SchedulePaused: its schedule is paused"
     assert other["state"] == "completed"
     # and one whose time is over pauses nothing
-    world.run("update pauses set until = now()")
+    world.run("update joblane.pauses set until = now()")
     world.deliver(
         sample_ticking, {"type": "sample:ticking", "tick": {"schedule": "nightly", "at": "2026-03-02T02:00Z"}}
     )

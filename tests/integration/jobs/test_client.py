@@ -66,16 +66,16 @@ def bare(world: World) -> JobClient:
 @contextmanager
 def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
     """Nothing is written or sent meanwhile."""
-    before = world.run("select count(*) from tasks")
+    before = world.run("select count(*) from joblane.tasks")
     sends.clear()
     yield
-    assert world.run("select count(*) from tasks") == before
+    assert world.run("select count(*) from joblane.tasks") == before
     assert sends.messages == []
 
 
 def seconds_until(world: World, id_: str, column: str) -> float:
     """From the row's making to a time in it."""
-    sql = f"select extract(epoch from {column} - created_at)::float8 from tasks where id = $1"
+    sql = f"select extract(epoch from {column} - created_at)::float8 from joblane.tasks where id = $1"
     return float(world.run(sql, id_)[0][0])
 
 
@@ -445,7 +445,7 @@ def test_a_task_out_of_reach_is_sent_by_the_sweep_with_the_rest_of_its_delay(wor
     sweep(world.database.get(), world.sqs, PREFIX)
     assert sends.messages == []
     world.run(
-        "update tasks set due_at = due_at - interval '2 h 50 min', sweep_at = sweep_at - interval '2 h 50 min'"
+        "update joblane.tasks set due_at = due_at - interval '2 h 50 min', sweep_at = sweep_at - interval '2 h 50 min'"
         " where id = $1",
         info.id,
     )
@@ -533,7 +533,7 @@ def test_a_thousand_tasks_are_one_insert_and_batched_sends(
     assert [statement.split()[0] for statement in statements] == ["insert", "update"]
     assert sends.requests == 100
     assert len(sends.messages) == 1000
-    numbers = dict(world.run("select id, (payload->>'number')::int from tasks where sent_at is not null"))
+    numbers = dict(world.run("select id, (payload->>'number')::int from joblane.tasks where sent_at is not null"))
     assert [numbers[result.id] for result in results if isinstance(result, Enqueued)] == list(range(1000))
 
 
@@ -574,12 +574,12 @@ def test_a_lane_without_a_queue_leaves_the_rows_to_the_sweep(world: World, count
     with lines() as logged:
         results = world.client.enqueue_many([Job(sample_loose, Loose(value=SECRET)) for _ in range(count)])
     assert [result.sent for result in results if isinstance(result, Enqueued)] == [False] * count
-    assert world.run("select count(*) from tasks where sent_at is null") == [[count]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
     (line,) = logged.fields
     assert (line["messages"], line["queue"]) == (count, "jobs-default-sample-loose")
     assert SECRET not in logged.texts[0]
     world.lane(sample_loose)
-    world.run("update tasks set sweep_at = now()")
+    world.run("update joblane.tasks set sweep_at = now()")
     assert sweep(world.database.get(), world.sqs, PREFIX).sent == count
 
 
@@ -593,7 +593,7 @@ def test_some_messages_that_sqs_does_not_take_are_told_from_the_others(
     )
     results = world.client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in "abc"])
     assert [result.sent for result in results if isinstance(result, Enqueued)] == [True, False, True]
-    assert world.run("select id from tasks where sent_at is null") == [["b"]]
+    assert world.run("select id from joblane.tasks where sent_at is null") == [["b"]]
 
 
 # --- Without a record ----------------------------------------------------------------------------------------------
@@ -658,7 +658,7 @@ def test_one_client_serves_many_threads(world: World, sends: Sends) -> None:
     run_at_once([enqueue] * 8)
     assert len({result.id for result in results}) == 80
     assert all(result.sent for result in results)
-    assert world.run("select count(*) from tasks") == [[80]]
+    assert world.run("select count(*) from joblane.tasks") == [[80]]
     assert len(sends.messages) == 80
     backends = world.run("select count(*) from pg_stat_activity where datname = current_database()")[0][0]
     assert backends == 2, "one connection of the client's, and the one that looks"
@@ -677,7 +677,7 @@ def test_an_id_that_waits_for_anothers_transaction_holds_up_no_mark(world: World
     blocker = Database(world.url)
     try:
         blocker.get().execute_simple("begin")
-        blocker.get().run("select 1 from tasks where id = $1 for update", "mine")
+        blocker.get().run("select 1 from joblane.tasks where id = $1 for update", "mine")
         started = time.monotonic()
         world.client._mark_sent(["mine"])
         assert time.monotonic() - started < 5

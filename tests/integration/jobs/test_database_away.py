@@ -99,10 +99,10 @@ def test_what_comes_while_the_server_is_stopped_completes_once_it_is_back(world:
     server.start()
     forget(world)
 
-    assert world.run("select coalesce(max(attempts), 0), coalesce(max(runs), 0) from tasks") == [[0, 0]]
+    assert world.run("select coalesce(max(attempts), 0), coalesce(max(runs), 0) from joblane.tasks") == [[0, 0]]
     for batch in batches:
         assert world.deliver(sample_batch, *batch, receives=4) == []
-    assert world.run("select state, attempts, runs, count(*)::int from tasks group by 1, 2, 3") == [
+    assert world.run("select state, attempts, runs, count(*)::int from joblane.tasks group by 1, 2, 3") == [
         ["completed", 1, 1, 30]
     ]
 
@@ -158,7 +158,7 @@ def test_a_server_with_too_many_connections_counts_as_away(world: World, postgre
 
         assert len(world.deliver(sample_one, message())) == 1  # 53300
         assert [seconds <= 15 for seconds in watched.visibilities] == [True]
-        assert world.run("select from tasks") == []
+        assert world.run("select from joblane.tasks") == []
 
         holder.drop()
         kept = [""]
@@ -175,7 +175,7 @@ def test_a_server_with_too_many_connections_counts_as_away(world: World, postgre
 
 def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> None:
     watched = watch(world)
-    world.run("alter table tasks rename to tasks_away")
+    world.run("alter table joblane.tasks rename to tasks_away")
     assert len(world.deliver(sample_one, message(), receives=3)) == 1
     world.run("alter table tasks_away rename to tasks")
     assert [54 <= seconds <= 60 for seconds in watched.visibilities] == [True]
@@ -327,7 +327,7 @@ def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) ->
                     write(ctx, "more")
 
     assert len(effects.deliver(sample_one, message(do="lose_it_at_an_item"))) == 1
-    assert effects.run("select key from task_items") == [["one"]]
+    assert effects.run("select key from joblane.task_items") == [["one"]]
 
     effects.later("it")
     assert effects.deliver(sample_one, message(do="lose_it_at_an_item")) == []
@@ -380,7 +380,7 @@ def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_b
     with rival(world, sample_one, tap) as worker:
         assert handle(worker, record(message(), world.lane(sample_one))) == []
     assert world.row("it")["dead_sent_at"] is None
-    world.run("update tasks set sweep_at = clock_timestamp()")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
     assert run_sweep(world).dead_letters == 1
     assert world.row("it")["dead_sent_at"] is not None
     assert len(watched.sent) == 2
@@ -407,7 +407,7 @@ def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_b
         assert client.enqueue(sample_one, Sample(), task_id="it").sent
     finally:
         client.close()
-    assert world.run("select id from tasks order by created_at") == [["before"], ["it"]]
+    assert world.run("select id from joblane.tasks order by created_at") == [["before"], ["it"]]
     assert watched.sent == []  # the client has queues of its own
 
 

@@ -111,7 +111,7 @@ def test_every_block_of_python_runs_and_its_jobs_do_what_is_said(world: World, d
     assert run(world, documented["members_score"], MembersScore())["state"] == "completed"
     assert world.run("select count(*) from docs_members where score = points * 2") == [[1200]]
     assert run(world, documented["order_split"], OrderSplit(parts=3))["state"] == "completed"
-    assert world.run("select count(*) from tasks where type = 'report:build' and state = 'pending'") == [[5]]
+    assert world.run("select count(*) from joblane.tasks where type = 'report:build' and state = 'pending'") == [[5]]
 
 
 def test_what_is_kept_of_a_failure_has_no_redacted_value_as_is_said(world: World, documented: dict[str, Any]) -> None:

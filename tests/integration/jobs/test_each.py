@@ -186,7 +186,7 @@ def test_children_of_an_item_that_fails_are_never_sent(world: World) -> None:
 
     watched = watch(world)
     world.deliver(sample_one, message("enqueue_per_item"))
-    assert [row[0] for row in world.run("select id from tasks where id like 'child-%' order by 1")] == [
+    assert [row[0] for row in world.run("select id from joblane.tasks where id like 'child-%' order by 1")] == [
         "child-0",
         "child-2",
     ]
@@ -222,7 +222,7 @@ def test_what_speaks_for_the_whole_task_ends_the_loop(
     assert (row["state"], row["attempts"]) == (state, attempts)
     assert counts(world) == once_each([0, 1])
     if state in ("retry", "pending"):
-        assert world.run("select due_at - now() > interval '290 s' from tasks where id = 'it'") == [[True]]
+        assert world.run("select due_at - now() > interval '290 s' from joblane.tasks where id = 'it'") == [[True]]
 
 
 def test_a_database_that_goes_away_in_an_item_fails_the_run_and_not_every_item(world: World) -> None:
@@ -295,7 +295,7 @@ def test_an_item_is_not_kept_by_a_run_that_holds_no_lease_though_nobody_has_done
         for item in ctx.each(range(5)):
             write(ctx, item)
             if item == 2:
-                world.run("update tasks set lease_token = gen_random_uuid()")
+                world.run("update joblane.tasks set lease_token = gen_random_uuid()")
 
     assert len(world.deliver(sample_one, message("lose_it_in_silence"))) == 1
     assert counts(world) == once_each([0, 1])
@@ -310,7 +310,7 @@ def test_a_lost_lease_is_no_failure_of_one_item(world: World) -> None:
         for item in ctx.each(range(5)):
             with ctx.isolated():
                 handled.append(item)
-                world.run("update tasks set lease_token = gen_random_uuid()")
+                world.run("update joblane.tasks set lease_token = gen_random_uuid()")
                 ctx.check()
 
     assert len(world.deliver(sample_one, message("lose_it_isolated"))) == 1
@@ -358,7 +358,7 @@ def test_items_come_with_keys_of_their_own(world: World) -> None:
 
     assert world.deliver(sample_one, message("by_key")) == []
     assert counts(world) == once_each([0, 1, 2, 10, 11, 12])
-    keys = {row[0] for row in world.run("select key from task_items")}
+    keys = {row[0] for row in world.run("select key from joblane.task_items")}
     assert keys == {str(code) for code in codes} | {f"code {code}" for code in codes}
 
 
@@ -435,7 +435,7 @@ def test_the_longest_key_is_kept_whatever_its_characters(world: World) -> None:
         assert len(list(ctx.each([key]))) == 1
 
     assert world.deliver(sample_one, message("by_a_long_key")) == []
-    assert world.run("select key from task_items") == [[key]]
+    assert world.run("select key from joblane.task_items") == [[key]]
 
 
 def nested(ctx: TaskContext) -> Iterator[Any]:

@@ -291,22 +291,24 @@ def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: 
             copy = record(entry["MessageBody"], LANE, message_id=f"copy-{number}")
             assert kept(worker.handle(event(copy), LambdaContext()), [copy]) == set()
     assert len(again) == len(sends.to(LANE)), "no message goes round"
-    completed = {row[0]: row[1] for row in world.run("select id, result from tasks where state = 'completed'")}
+    completed = {row[0]: row[1] for row in world.run("select id, result from joblane.tasks where state = 'completed'")}
     for number in range(COUNT // 5):
         assert completed.pop(f"good-{number}" if number % 2 else f"sqs-{number}") == number
     left = world.run(
-        "select count(*) from tasks where state not in ('completed', 'archived') or lease_token is not null"
+        "select count(*) from joblane.tasks where state not in ('completed', 'archived') or lease_token is not null"
     )
     assert left == [[0]]
-    assert world.run("select count(*) from tasks where state = 'archived' and dead_sent_at is null") == [[0]]
-    archived = world.run("select count(*) from tasks where state = 'archived'")[0][0]
+    assert world.run("select count(*) from joblane.tasks where state = 'archived' and dead_sent_at is null") == [[0]]
+    archived = world.run("select count(*) from joblane.tasks where state = 'archived'")[0][0]
     letters = reasons(sends, LANE)
     refused = sum(line["message"].startswith("message refused") for line in logged.fields)
     assert len(letters) == archived + refused
     assert len(letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
     check_letters(letters, logged.texts)
-    assert world.run(f"select count(*) from tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [[0]]
-    assert world.run(f"select count(*) from task_attempts where traceback ~ '{SECRET}'") == [[0]]
+    assert world.run(f"select count(*) from joblane.tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [
+        [0]
+    ]
+    assert world.run(f"select count(*) from joblane.task_attempts where traceback ~ '{SECRET}'") == [[0]]
 
 
 def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(world: World, sends: Sends) -> None:
@@ -348,7 +350,7 @@ def test_a_tick_from_a_stranger_gets_an_id_and_no_more(world: World, sends: Send
         body = envelope(tick={"schedule": f"s{number}", "at": at})
         records = [record(body, LANE)]
         assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
-    assert world.run("select count(*) from tasks where state = 'completed' and tick = id") == [[5]]
+    assert world.run("select count(*) from joblane.tasks where state = 'completed' and tick = id") == [[5]]
 
 
 def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, sends: Sends) -> None:
@@ -360,8 +362,8 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
         body = f'{{"type":"order:ship","id":"inside-{number}","payload":{{"number":{text}}}}}'
         records = [record(body, LANE)]
         assert kept(worker.handle(event(*records), LambdaContext()), records) == set()
-    assert world.run("select count(*) from tasks where id like 'edge-%' and state = 'completed'") == [[6]]
-    assert world.run("select count(*) from tasks where state not in ('completed', 'archived')") == [[0]]
+    assert world.run("select count(*) from joblane.tasks where id like 'edge-%' and state = 'completed'") == [[6]]
+    assert world.run("select count(*) from joblane.tasks where state not in ('completed', 'archived')") == [[0]]
 
 
 def test_one_id_with_two_payloads_in_one_batch_runs_one_and_buries_the_other(world: World, sends: Sends) -> None:
@@ -383,5 +385,5 @@ def test_a_handler_that_asks_for_more_than_time_has_waits_a_year(world: World, s
             raise error
 
         world.deliver(sample_one, {"type": "sample:one", "id": f"far-{number}", "payload": {"do": "far"}})
-    waits = "select (due_at - now()) between interval '364 d' and interval '366 d', sent_at is null from tasks"
+    waits = "select (due_at - now()) between interval '364 d' and interval '366 d', sent_at is null from joblane.tasks"
     assert world.run(waits) == [[True, True]] * 2

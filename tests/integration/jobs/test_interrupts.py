@@ -118,7 +118,7 @@ def test_the_last_attempt_that_is_interrupted_gives_the_task_up(world: World) ->
         time.sleep(30)
 
     world.deliver(sample_one, message("nothing"))
-    world.run("update tasks set state = 'retry', attempts = 3, payload = '{\"do\": \"hang\"}' where id = 'it'")
+    world.run("update joblane.tasks set state = 'retry', attempts = 3, payload = '{\"do\": \"hang\"}' where id = 'it'")
 
     assert world.deliver(sample_one, message("nothing"), seconds=SOON) == []
 
@@ -241,7 +241,7 @@ def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(effects: W
     assert len(effects.deliver(sample_one, message("clean_up_fails"), seconds=SOON)) == 1
 
     assert effects.row("it")["error_type"] == "TaskTimeout"
-    ((outcome, traceback),) = effects.run("select outcome, traceback from task_attempts where task_id = 'it'")
+    ((outcome, traceback),) = effects.run("select outcome, traceback from joblane.task_attempts where task_id = 'it'")
     assert outcome == "timeout"
     assert "AssertionError" in traceback
     assert "clean_up_fails" in traceback
@@ -263,7 +263,7 @@ def test_an_error_after_an_interrupt_that_had_to_wait_is_a_timeout_still(slow_co
     assert len(slow_commits.deliver(sample_one, message("clean_up_fails"))) == 1
 
     assert slow_commits.row("it")["error_type"] == "TaskTimeout"
-    assert slow_commits.run("select outcome from task_attempts where task_id = 'it'") == [["timeout"]]
+    assert slow_commits.run("select outcome from joblane.task_attempts where task_id = 'it'") == [["timeout"]]
     assert slow_commits.run("select what from effects") == [["a"]]
 
 
@@ -471,7 +471,7 @@ def test_the_commit_of_an_item_is_not_interrupted_and_the_alarm_comes_after_it(s
 
     # The alarm was due in the middle of the first commit, and came right after it.
     assert slow_commits.row("it")["error_type"] == "TaskTimeout"
-    done = [row[0] for row in slow_commits.run("select key from task_items order by done_at")]
+    done = [row[0] for row in slow_commits.run("select key from joblane.task_items order by done_at")]
     assert begun == done == ["one"]
     assert [row[0] for row in slow_commits.run("select what from effects")] == done
 
@@ -494,7 +494,7 @@ def test_a_claim_and_a_finish_after_the_time_is_up_are_not_interrupted(world: Wo
     world.run(
         "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return new; end$$"
     )
-    world.run("create trigger slow before insert or update on tasks for each row execute function slowly()")
+    world.run("create trigger slow before insert or update on joblane.tasks for each row execute function slowly()")
 
     assert len(world.deliver(sample_one, message("no_time"), seconds=0)) == 1
 

@@ -149,7 +149,7 @@ def test_a_process_killed_between_giving_up_and_the_dead_letter_leaves_it_to_who
     assert (world.row("it")["state"], world.row("it")["dead_sent_at"]) == ("archived", None)
     assert letters(world) == []
     if by == "the sweep":
-        world.run("update tasks set sweep_at = clock_timestamp()")
+        world.run("update joblane.tasks set sweep_at = clock_timestamp()")
         assert run_sweep(world).dead_letters == 1
     assert workers.handle("sample:one", message) == []
 
@@ -185,8 +185,8 @@ def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_
     assert workers.status == KILLED
     assert (world.row("it")["state"], world.row("it")["sent_at"], depth(world, lane)) == ("pending", None, 0)
     assert run_sweep(world).sent == 0  # its own message may be under way
-    assert world.run("select extract(epoch from sweep_at - due_at) < 61 from tasks") == [[True]]
-    world.run("update tasks set sweep_at = clock_timestamp()")
+    assert world.run("select extract(epoch from sweep_at - due_at) < 61 from joblane.tasks") == [[True]]
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
     assert run_sweep(world).sent == 1
 
     (message,) = receive(world, lane)
@@ -199,7 +199,7 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
 
     workers.enqueue("it", dies="after the send")
     assert workers.status == KILLED
-    world.run("update tasks set sweep_at = clock_timestamp()")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
     assert run_sweep(world).sent == 1  # once more, as the mark is missing
 
     messages = receive(world, lane)

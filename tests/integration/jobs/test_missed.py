@@ -68,13 +68,13 @@ def test_a_schedule_whose_times_change_is_not_asked_for_the_new_ones_before_that
     # then it is asked for those after that look alone
     missed = missed_ticks(world.database.get(), known, NOON + timedelta(hours=2, minutes=32))
     assert missed == [f"sample:hourly:hourly:2026-03-01T14:0{minute}Z" for minute in (1, 2)]
-    assert world.run("select count(*) from schedules") == [[1]]
+    assert world.run("select count(*) from joblane.schedules") == [[1]]
 
 
 def test_a_schedule_that_is_gone_is_forgotten(world: World) -> None:
     look(world, 0)
     assert missed_ticks(world.database.get(), [], NOON + timedelta(hours=9)) == []
-    assert world.run("select count(*) from schedules") == [[0]]
+    assert world.run("select count(*) from joblane.schedules") == [[0]]
 
 
 def test_the_sweep_tells_of_them(world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +84,7 @@ def test_the_sweep_tells_of_them(world: World, capsys: pytest.CaptureFixture[str
         wake(world.sqs, PREFIX)
         with logs.lines() as lines:
             world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"])
-        world.run("update schedules set checked_until = checked_until - interval '1 hour'")
+        world.run("update joblane.schedules set checked_until = checked_until - interval '1 hour'")
     # then
     told = [line["tick"] for line in lines.fields if line["message"].startswith("a tick did not come")]
     assert any(tick.startswith("jobs:sweep:0:") for tick in told)

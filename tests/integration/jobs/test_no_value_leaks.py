@@ -255,7 +255,7 @@ def go_all_ways(world: World, gathered: Gathered) -> None:
     for last in (False, True):
         for how in WAYS:
             world.deliver(leak_one, message(how, "leak:one"), seconds=SOON if how == "held" else 60)
-            world.run("update tasks set due_at = clock_timestamp() where state in ('retry', 'pending')")
+            world.run("update joblane.tasks set due_at = clock_timestamp() where state in ('retry', 'pending')")
         fast = [message(how, "leak:batch") for how in WAYS if how != "held"]
         for start in range(0, len(fast), 10):
             world.deliver(leak_batch, *fast[start : start + 10])
@@ -319,14 +319,14 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
         if (table, column) not in kept and table != "logins":
             rows = world.run(f'select "{column}"::text from "{table}"')
             gathered.add(f"{table}.{column}", *(row[0] or "" for row in rows))
-    successors = world.run("select payload::text from tasks where type = 'leak:alert'")
+    successors = world.run("select payload::text from joblane.tasks where type = 'leak:alert'")
     assert successors
     gathered.add("payload of what follows", *(row[0] for row in successors))
     for one in TASKS:
         while letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
             gathered.add("dead letters' attributes", *(letter.get("MessageAttributes") for letter in letters))
     for id_ in ("known", "leak:one-plain", "leak:one-noted"):
-        world.run("update tasks set owner = 'ann' where id = $1", id_)
+        world.run("update joblane.tasks set owner = 'ann' where id = $1", id_)
         answer = handler(http_event("GET", f"/tasks/{id_}", who=claims("ann")), LambdaContext())
         assert answer["statusCode"] == 200
         gathered.add("API", answer["body"])
@@ -421,12 +421,12 @@ def test_no_value_is_anywhere_but_in_the_payload(world: World, api: None, capfd:
     gathered = gather(world, capfd)
     assert gathered.leaks == {}
     # and it was there to be found: the ways were gone, and all of them left something
-    ended = dict(world.run("select id, reason from tasks where type = 'leak:one'"))
+    ended = dict(world.run("select id, reason from joblane.tasks where type = 'leak:one'"))
     assert {f"leak:one-{how}" for how in WAYS} <= ended.keys()
     assert "[redacted]" in ended["leak:one-skipped"]
     for where in ("log", "output", "tasks.reason", "task_attempts.traceback", "dead letters' attributes", "API", "kit"):
         assert any(gathered.texts[where]), where
-    assert world.run("select count(*) from tasks where payload::text like $1", f"%{PLANTED}%")[0][0] > len(WAYS)
+    assert world.run("select count(*) from joblane.tasks where payload::text like $1", f"%{PLANTED}%")[0][0] > len(WAYS)
 
 
 def test_values_that_are_not_taken_out_would_be_found(

@@ -70,7 +70,7 @@ def run_alerts(world: World) -> int:
 
 
 def successors(world: World) -> list[str]:
-    return [row[0] for row in world.run("select id from tasks where type = 'sample:alert' order by id")]
+    return [row[0] for row in world.run("select id from joblane.tasks where type = 'sample:alert' order by id")]
 
 
 def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
@@ -161,7 +161,7 @@ def test_a_process_that_dies_around_the_mark_is_made_good_by_the_sweep(
     assert run_alerts(world) == 0
 
     # when the sweep finds it, twice
-    world.run("update tasks set sweep_at = clock_timestamp() where sweep_at is not null")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
     run_sweep(world)
     run_sweep(world)
 
@@ -179,7 +179,7 @@ def test_a_successor_whose_message_cannot_be_sent_is_sent_by_the_sweep(
     client.enqueue(sample_watched, Sample(do="hopeless"), task_id="it")
     assert world.deliver(sample_watched, body()) == []
     world.sqs.client.create_queue(QueueName=lane)
-    world.run("update tasks set sweep_at = clock_timestamp() where sweep_at is not null")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
     assert run_sweep(world).sent == 1
     assert run_alerts(world) == 1
     assert len(alerts) == 1

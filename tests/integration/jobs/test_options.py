@@ -44,7 +44,7 @@ def deliver(world: World, id_: str, task: Task[Any, Any] = sample_one, **how: An
 
 
 def seconds_to(world: World, id_: str, column: str, since: str) -> int:
-    sql = f"select extract(epoch from {column} - {since})::int from tasks where id = $1"
+    sql = f"select extract(epoch from {column} - {since})::int from joblane.tasks where id = $1"
     return int(world.run(sql, id_)[0][0])
 
 
@@ -182,7 +182,7 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
         assert (caught.value.field, options) == (field, options)
         assert str(caught.value).startswith(f"{field}: ")
         assert why in str(caught.value)
-    assert world.run("select from tasks") == []
+    assert world.run("select from joblane.tasks") == []
 
 
 def test_a_time_that_has_passed_runs_now_and_the_answer_says_so(world: World, client: JobClient) -> None:
@@ -269,7 +269,7 @@ def test_bad_options_of_a_foreign_sender_are_a_dead_letter_that_names_the_field(
         assert letter.queue == dead_letter_name(world.lane(sample_one))
         reason = letter.attributes["joblane-reason"]["StringValue"]
         assert reason.startswith(f"MessageError: {why}"), options
-    assert world.run("select from tasks") == []
+    assert world.run("select from joblane.tasks") == []
 
 
 def test_a_recorded_message_cannot_change_what_its_row_says(world: World, client: JobClient) -> None:
@@ -341,7 +341,7 @@ def test_a_foreign_task_whose_dead_letter_could_not_be_sent_is_finished_by_the_s
         body = foreign("nothing", {"deadline": "2020-01-31T12:00:00Z"})
         assert len(handle(worker, record(body, lane))) == 1
     world.sqs.client.create_queue(QueueName=dead_letter_name(lane))
-    world.run("update tasks set sweep_at = sweep_at - interval '2 min'")
+    world.run("update joblane.tasks set sweep_at = sweep_at - interval '2 min'")
     assert run_sweep(world).dead_letters == 1
     assert world.row("it")["dead_sent_at"] is not None
 

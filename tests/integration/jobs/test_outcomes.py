@@ -87,7 +87,7 @@ def test_a_failed_attempt_leaves_no_effect_and_waits_its_back_off(effects: World
     assert len(kept) == 1
     assert effects.run("select * from effects") == []
     assert (row["state"], row["attempts"], row["error_type"], row["error_message"]) == ("retry", 1, "ValueError", "no")
-    waits = effects.run("select extract(epoch from due_at - now())::float8 from tasks where id = $1", id_)[0][0]
+    waits = effects.run("select extract(epoch from due_at - now())::float8 from joblane.tasks where id = $1", id_)[0][0]
     assert 35 < waits <= 40
 
 
@@ -139,7 +139,7 @@ def test_a_payload_of_another_schema_waits_without_spending_and_gives_up_after_a
     row = world.row("new")
     assert (row["state"], row["attempts"]) == ("pending", 0)
     world.later("new")
-    world.run("update tasks set mismatch_since = mismatch_since - interval '61 minutes' where id = 'new'")
+    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 minutes' where id = 'new'")
     assert world.deliver(sample_one, body) == []
     assert world.row("new")["state"] == "archived"
 
@@ -175,7 +175,7 @@ def test_retry_after_takes_the_place_of_the_back_off(world: World) -> None:
     assert (row["state"], row["sent_at"]) == ("retry", None)
     due, sweep = world.run(
         "select extract(epoch from due_at - now())::float8, extract(epoch from due_at - sweep_at)::float8"
-        " from tasks where id = $1",
+        " from joblane.tasks where id = $1",
         id_,
     )[0]
     assert 10_795 < due <= 10_800
@@ -216,7 +216,7 @@ def test_a_task_cancelled_while_it_runs_ends_cancelled_and_leaves_no_effect(effe
     def cancelled(payload: Sample, ctx: TaskContext) -> None:
         if touches:
             write(ctx)
-        effects.run("update tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+        effects.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
 
     id_ = enqueue(effects, "cancelled")
     assert deliver_sent(effects) == []
@@ -229,7 +229,7 @@ def test_a_cancelled_task_sees_it_at_its_next_check(world: World) -> None:
 
     @behaviour
     def checking(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
         try:
             ctx.check()
         except Exception:
@@ -245,7 +245,7 @@ def test_a_cancelled_task_sees_it_at_its_next_check(world: World) -> None:
 def test_a_cancelled_task_that_fails_is_not_tried_again(world: World) -> None:
     @behaviour
     def cancelled_failing(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
         raise ValueError
 
     id_ = enqueue(world, "cancelled_failing")

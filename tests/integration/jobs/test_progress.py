@@ -285,7 +285,7 @@ def test_a_run_whose_lease_is_lost_learns_it_when_it_asks(world: World) -> None:
     def lose_the_lease(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, ctx.attempt)
         if ctx.attempt == 1:
-            world.run("update tasks set lease_until = clock_timestamp() - interval '1 s'")
+            world.run("update joblane.tasks set lease_until = clock_timestamp() - interval '1 s'")
             with rival(world, sample_one) as other:
                 assert handle(other, record(message("lose_the_lease"), world.lane(sample_one))) == []
             ctx.progress(1, 2)

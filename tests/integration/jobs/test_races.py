@@ -181,7 +181,7 @@ def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World
     holder = Database(world.url)
     try:
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = 'locked' for update")
+        holder.get().run("select from joblane.tasks where id = 'locked' for update")
 
         kept = world.deliver(sample_batch, *bodies)
 
@@ -218,7 +218,7 @@ def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its
         producer.get().run(insert.INSERT, insert.document([new]))
         foreign = {"type": "sample:one", "id": "it", "payload": payload}
         assert len(world.deliver(sample_one, foreign)) == 1
-        assert world.run("select from tasks") == []
+        assert world.run("select from joblane.tasks") == []
         producer.get().execute_simple("commit")
         assert world.deliver(sample_one, foreign) == []
     finally:
@@ -272,8 +272,8 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
     # then none of them met a deadlock (a machine that stands still may make one give up a lock: 55P03)
     assert set(codes) <= {"55P03"}, f"seed {seed}: {codes}"
     assert Counter(id_ for id_, _ in wins) == dict.fromkeys(ids, 1), f"seed {seed}"
-    assert world.run("select state, runs, count(*)::int from tasks group by 1, 2") == [["completed", 1, 40]]
-    assert world.run("select outcome, count(*)::int from task_attempts group by 1") == [["completed", 40]]
+    assert world.run("select state, runs, count(*)::int from joblane.tasks group by 1, 2") == [["completed", 1, 40]]
+    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1") == [["completed", 40]]
 
 
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
@@ -319,13 +319,13 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
     try:
         # given one row locked by somebody else
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = 'a' for update")
+        holder.get().run("select from joblane.tasks where id = 'a' for update")
         with ThreadPoolExecutor(1) as threads:
             # when the statement waits for it
             waits = threads.submit(worker.get().run, sql, *parameters)
             wait_until(lambda: waiting_for_a_lock(world))
             # then it holds those before it and none of those behind it
-            free = world.run("select id from tasks order by id for update skip locked")
+            free = world.run("select id from joblane.tasks order by id for update skip locked")
             holder.get().execute_simple("rollback")
             waits.result(20)
     finally:
@@ -340,12 +340,12 @@ def test_noting_that_messages_were_sent_waits_for_nobody(world: World) -> None:
     holder = Database(world.url)
     try:
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = 'b' for update")
+        holder.get().run("select from joblane.tasks where id = 'b' for update")
         world.run("set lock_timeout = '1ms'")
         world.run(insert.MARK_SENT, json.dumps(["c", "b", "a"]))
     finally:
         holder.drop()
-    assert world.run("select id from tasks where sends = 1 order by id") == [["a"], ["c"]]
+    assert world.run("select id from joblane.tasks where sends = 1 order by id") == [["a"], ["c"]]
 
 
 # --- Copies and waits ----------------------------------------------------------------------------------------------
@@ -395,7 +395,7 @@ def test_a_message_sent_by_the_sweep_that_is_handled_at_once_keeps_the_time_its_
     sweep.sweep(world.database.get(), Quick(), "jobs")
 
     row = world.run(
-        "select state, extract(epoch from due_at - sweep_at)::int, sent_at, sends from tasks where id = 'it'"
+        "select state, extract(epoch from due_at - sweep_at)::int, sent_at, sends from joblane.tasks where id = 'it'"
     )
     assert row == [["retry", 900, None, 0]]
 
@@ -580,4 +580,4 @@ def test_enqueueing_one_id_twice_at_once_makes_one_task(world: World) -> None:
     with ThreadPoolExecutor(4) as threads:
         results = Counter(threads.map(enqueue, range(4)))
     assert results == {"enqueued": 1, "TaskIdConflictError": 3}
-    assert len(world.run("select from tasks")) == 1
+    assert len(world.run("select from joblane.tasks")) == 1

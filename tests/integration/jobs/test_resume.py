@@ -43,7 +43,7 @@ def once_each(numbers: Any) -> dict[int, int]:
 
 
 def cursor(world: World) -> tuple[Any, int] | None:
-    rows = world.run("select cursor, done from task_cursors where task_id = 'it'")
+    rows = world.run("select cursor, done from joblane.task_cursors where task_id = 'it'")
     return (rows[0][0], rows[0][1]) if rows else None
 
 
@@ -516,7 +516,7 @@ def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: Wor
     assert len(again(world, "never_end", BRIEF)) == 1
     assert world.row("it")["used_ms"] > used
     # the attempt has a second left of its half an hour
-    world.run("update tasks set used_ms = 1799 * 1000")
+    world.run("update joblane.tasks set used_ms = 1799 * 1000")
     assert len(again(world, "never_end")) == 1
 
     assert 0 < left[-1] <= 1

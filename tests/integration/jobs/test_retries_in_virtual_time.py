@@ -52,7 +52,7 @@ class Clock:
         """Let time pass: everything in the record is that much longer ago."""
         if seconds > 0:
             self._world.run(
-                "update tasks set due_at = due_at - d, sweep_at = sweep_at - d, created_at = created_at - d,"
+                "update joblane.tasks set due_at = due_at - d, sweep_at = sweep_at - d, created_at = created_at - d,"
                 " sent_at = sent_at - d, finished_at = finished_at - d, expire_at = expire_at - d"
                 " from (select make_interval(secs => $1::float8)) as x(d)",
                 str(seconds),
@@ -94,7 +94,7 @@ class Clock:
         if self.messages:
             return
         (wanted,) = self._world.run(
-            "select extract(epoch from sweep_at - clock_timestamp())::float8 from tasks where id = $1", id_
+            "select extract(epoch from sweep_at - clock_timestamp())::float8 from joblane.tasks where id = $1", id_
         )[0]
         assert wanted is not None, "neither a message nor the sweep will ever come back to this task"
         idle = (self.now + wanted) // SWEEP_EVERY * SWEEP_EVERY - self.now
@@ -107,7 +107,9 @@ def queues(world: World) -> WatchedSqs:
 
 
 def due_in(world: World, id_: str) -> float:
-    rows = world.run("select extract(epoch from due_at - clock_timestamp())::float8 from tasks where id = $1", id_)
+    rows = world.run(
+        "select extract(epoch from due_at - clock_timestamp())::float8 from joblane.tasks where id = $1", id_
+    )
     return float(rows[0][0])
 
 
@@ -115,7 +117,7 @@ def waits_after_its_run(world: World, id_: str) -> int:
     """Seconds from the end of the last run to when the task is due, by the record's own clock."""
     rows = world.run(
         "select extract(epoch from t.due_at - a.finished_at)::float8"
-        " from tasks t join task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
+        " from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
         id_,
     )
     return round(float(rows[0][0]))
@@ -259,9 +261,9 @@ def test_a_task_three_hours_out_is_sent_in_its_last_quarter_of_an_hour_and_runs_
     assert abs(visible - began - hours.total_seconds()) <= 1.5
     assert not clock.deliver(entry, visible)
     assert world.row(id_)["state"] == "completed"
-    assert world.run("select waited < interval '3 s' from (select finished_at - due_at from tasks) as x(waited)") == [
-        [True]
-    ]
+    assert world.run(
+        "select waited < interval '3 s' from (select finished_at - due_at from joblane.tasks) as x(waited)"
+    ) == [[True]]
 
 
 def test_a_message_that_comes_hours_early_leaves_the_row_to_wait(world: World, queues: WatchedSqs) -> None:
@@ -284,7 +286,7 @@ def test_a_task_three_hours_out_that_is_cancelled_by_one_update_never_runs(
 ) -> None:
     clock = Clock(world, sample_one, queues)
     id_, _ = enqueue(world, sample_one, Sample(), process_in=timedelta(hours=3))
-    cancel = "update tasks set state = 'cancelled' where id = $1 and state in ('scheduled', 'pending', 'retry')"
+    cancel = "update joblane.tasks set state = 'cancelled' where id = $1 and state in ('scheduled', 'pending', 'retry')"
     if when == "before it is sent":
         world.run(cancel, id_)
 
@@ -317,5 +319,5 @@ def test_a_delay_is_left_to_sqs_up_to_a_quarter_of_an_hour_and_to_the_row_above(
 
     assert [entry.delay_seconds for entry in queues.sent] == ([] if delay is None else [delay])
     assert enqueued.sent == (delay is not None)
-    ahead = world.run("select extract(epoch from due_at - sweep_at)::int from tasks")[0][0]
+    ahead = world.run("select extract(epoch from due_at - sweep_at)::int from joblane.tasks")[0][0]
     assert ahead == (900 if delay is None else -60)

@@ -65,16 +65,16 @@ def test_a_row_that_python_cannot_read_ends_as_a_dead_letter_and_stops_no_other(
     world.lane(sample_one)
     for id_, columns in {"runs": {}, "dead": archived(dead_sent_at=None)}.items():
         put(world, sample_one, id_, **columns)
-        world.run(f"update tasks set payload = '{{\"number\": {number}}}', sweep_at = now() where id = $1", id_)
+        world.run(f"update joblane.tasks set payload = '{{\"number\": {number}}}', sweep_at = now() where id = $1", id_)
     put(world, sample_one, "good")
-    world.run("update tasks set sweep_at = now(), sent_at = null")
+    world.run("update joblane.tasks set sweep_at = now(), sent_at = null")
     # when
     sweep(world.database.get(), world.sqs, PREFIX)
     bodies = [one["Body"] for one in world.take(sample_one)]
     assert world.deliver(sample_one, *bodies) == []
     # then
     assert world.row("good")["state"] == "completed"
-    assert (world.run("select state from tasks where id = 'runs'")) == [["archived"]]
+    assert (world.run("select state from joblane.tasks where id = 'runs'")) == [["archived"]]
     letters = {json.loads(letter["Body"])["id"] for letter in world.dead_letters(sample_one)}
     assert letters == {"runs", "dead"}
 
@@ -85,7 +85,7 @@ def test_a_run_that_is_not_recorded_is_not_told_as_completed(
     # given a run whose lease another has taken over by its end
     @behaviour
     def end_unrecorded(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
+        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = $1", ctx.task_id)
 
     assert len(world.deliver(sample_one, message("end_unrecorded", "it"))) == 1
     assert emf.documents(capsys.readouterr().out) == []

@@ -67,12 +67,12 @@ def sent(sends: Sends) -> list[str | None]:
 
 
 def rows(world: World) -> list[str]:
-    return [row[0] for row in world.run("select id from tasks order by id")]
+    return [row[0] for row in world.run("select id from joblane.tasks order by id")]
 
 
 def sweep_all(world: World) -> None:
     """A sweep when everything is overdue."""
-    world.run("update tasks set sweep_at = now() where sweep_at is not null")
+    world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
     sweep(world.database.get(), world.sqs, PREFIX)
 
 
@@ -157,7 +157,7 @@ def test_a_commit_that_the_database_refuses_sends_nothing(world: World, sends: S
 def test_a_session_may_be_used_again_after_its_commit(world: World, sends: Sends, session: Session) -> None:
     enqueue(world, session)
     session.commit()
-    assert session.execute(text("select count(*) from tasks")).scalar() == 1
+    assert session.execute(text("select count(*) from joblane.tasks")).scalar() == 1
 
 
 # --- Savepoints ----------------------------------------------------------------------------------------------------
@@ -326,7 +326,9 @@ def test_a_delay_counts_from_the_call_and_not_from_the_commit(world: World, send
     assert 80 < first <= 98
     assert second == 0
     assert world.run(
-        "select extract(epoch from due_at - created_at)::float8 between 99.9 and 100.1 from tasks where id = $1", id_
+        "select extract(epoch from due_at - created_at)::float8 between 99.9 and 100.1 from joblane.tasks where "
+        "id = $1",
+        id_,
     ) == [[True]]
 
 
@@ -354,7 +356,7 @@ def test_of_250_tasks_in_one_session_100_are_sent_at_once_and_the_sweep_is_woken
     swept = sweep(world.database.get(), world.sqs, PREFIX)
     assert swept.sent == 150
     assert len(sent(sends)) == len(set(sent(sends))) == 250
-    assert world.run("select count(*) from tasks where sent_at is null") == [[0]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[0]]
 
 
 def test_a_sweep_that_cannot_be_woken_does_not_fail_the_commit(world: World, sends: Sends, session: Session) -> None:
@@ -439,7 +441,7 @@ def test_an_sqs_that_is_away_after_the_commit_is_no_error_of_the_callers(
     world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(count)], session=session)
     session.commit()
     assert world.run("select what from work") == [["done"]]
-    assert world.run("select count(*) from tasks where sent_at is null") == [[count]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
     world.lane(sample_one)
     sweep_all(world)
     assert len(sent(sends)) == count
@@ -459,13 +461,13 @@ def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
         enqueue(world, session)
         session.commit()
     assert len(sent(sends)) == 2
-    assert world.run("select count(*) from tasks where sent_at is null") == [[2]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]]
     monkeypatch.setenv("DATABASE_URL", world.url)
     world.client.close()
     world.client._made = None
     enqueue(world, session)
     session.commit()
-    assert world.run("select count(*) from tasks where sent_at is null") == [[2]], "the client is usable again"
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]], "the client is usable again"
 
 
 def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session: Session, engine: Engine) -> None:
@@ -487,7 +489,7 @@ def test_a_row_that_is_locked_holds_up_no_commit(
 
     def lock_first(*args: Any) -> Any:
         blocker.get().execute_simple("begin")
-        blocker.get().run("select 1 from tasks where id = $1 for update", id_)
+        blocker.get().run("select 1 from joblane.tasks where id = $1 for update", id_)
         return real(*args)
 
     monkeypatch.setattr(world.client, "_send_rows", lock_first)
@@ -552,7 +554,7 @@ def test_a_parent_that_lost_its_lease_has_no_child(world: World, sends: Sends) -
     @behaviour
     def spawns_late(payload: Sample, ctx: TaskContext) -> None:
         child(world, ctx)
-        world.run("update tasks set lease_token = gen_random_uuid() where id = 'parent'")
+        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'parent'")
 
     run_parent(world, "spawns_late")
     assert world.row("parent")["state"] == "active"
@@ -564,7 +566,7 @@ def test_a_cancelled_parent_has_no_child(world: World, sends: Sends) -> None:
     @behaviour
     def spawns_cancelled(payload: Sample, ctx: TaskContext) -> None:
         child(world, ctx)
-        world.run("update tasks set cancel_requested_at = now() where id = 'parent'")
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = 'parent'")
 
     run_parent(world, "spawns_cancelled")
     assert world.row("parent")["state"] == "cancelled"

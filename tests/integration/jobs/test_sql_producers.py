@@ -1,4 +1,4 @@
-"""Enqueueing by SQL alone: ``joblane_enqueue`` is held to the rules of the client."""
+"""Enqueueing by SQL alone: ``joblane.enqueue`` is held to the rules of the client."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def known(world: World) -> World:
 
 
 def enqueue(world: World, arguments: str) -> tuple[str, bool]:
-    [[id_, created]] = world.run(f"select * from joblane_enqueue({arguments})")
+    [[id_, created]] = world.run(f"select * from joblane.enqueue({arguments})")
     return id_, created
 
 
@@ -60,10 +60,10 @@ def test_a_task_inserted_by_sql_is_sent_by_the_sweep_and_runs(known: World) -> N
 def test_it_exists_only_if_the_callers_transaction_commits(known: World) -> None:
     connection = Database(known.url).get()
     connection.execute_simple("begin")
-    connection.run("""select * from joblane_enqueue('sample:one', '{"do": "nothing"}', task_id => 'gone')""")
+    connection.run("""select * from joblane.enqueue('sample:one', '{"do": "nothing"}', task_id => 'gone')""")
     connection.execute_simple("rollback")
     connection.close()
-    assert known.run("select count(*) from tasks") == [[0]]
+    assert known.run("select count(*) from joblane.tasks") == [[0]]
 
 
 def test_from_psql_in_one_transaction_with_other_work(known: World) -> None:
@@ -71,7 +71,7 @@ def test_from_psql_in_one_transaction_with_other_work(known: World) -> None:
         begin;
         create table orders (number int);
         insert into orders values (7);
-        select * from joblane_enqueue('sample:one', '{"do": "nothing", "number": 7}', task_id => 'order-7');
+        select * from joblane.enqueue('sample:one', '{"do": "nothing", "number": 7}', task_id => 'order-7');
         commit;
     """
     subprocess.run(
@@ -103,7 +103,7 @@ def test_many_at_once_with_one_key_are_one_task(known: World) -> None:
         database = Database(known.url)
         try:
             [row] = database.get().run(
-                """select * from joblane_enqueue('sample:one', '{}', unique_key => 'k', unique_for => '1 hour')"""
+                """select * from joblane.enqueue('sample:one', '{}', unique_key => 'k', unique_for => '1 hour')"""
             )
             found.append((row[0], row[1]))
         finally:
@@ -158,16 +158,16 @@ def test_bad_arguments_are_refused_by_name_before_anything_is_written(known: Wor
         enqueue(known, arguments)
     assert sqlstate(caught.value) == "22023"
     assert said in caught.value.args[0]["M"]
-    assert known.run("select count(*) from tasks") == [[0]]
+    assert known.run("select count(*) from joblane.tasks") == [[0]]
 
 
 @pytest.mark.parametrize("number", ["1e5000", "-1e309", '[{"deep": 1e400}]'])
 def test_a_number_that_no_client_takes_is_refused(known: World, number: str) -> None:
     with pytest.raises(DatabaseError) as caught:
-        known.run(f"select * from joblane_enqueue('sample:one', '{{\"number\": {number}}}')")
+        known.run(f"select * from joblane.enqueue('sample:one', '{{\"number\": {number}}}')")
     assert sqlstate(caught.value) == "22023"
     assert "payload: a number is too large" in caught.value.args[0]["M"]
-    assert known.run("select count(*) from tasks") == [[0]]
+    assert known.run("select count(*) from joblane.tasks") == [[0]]
 
 
 def test_a_past_time_runs_now_however_far_it_is(known: World) -> None:
@@ -187,7 +187,7 @@ def test_no_row_waits_for_a_time_that_never_comes(known: World) -> None:
     id_, _ = enqueue(known, "'sample:one'")
     for column in ("due_at", "deadline"):
         with pytest.raises(DatabaseError, match="tasks_times_finite"):
-            known.run(f"update tasks set {column} = 'infinity' where id = $1", id_)
+            known.run(f"update joblane.tasks set {column} = 'infinity' where id = $1", id_)
 
 
 def test_a_payload_without_its_defaults_has_the_key_of_the_same_with_them(known: World) -> None:
@@ -203,7 +203,7 @@ def test_the_canonical_form_in_sql_is_the_librarys(known: World, seed: int) -> N
     dice = random.Random(seed)
     for _ in range(100):
         value = any_json(dice)
-        [[text]] = known.run("select joblane_canonical($1::jsonb)", json.dumps(value))
+        [[text]] = known.run("select joblane.canonical($1::jsonb)", json.dumps(value))
         assert text == canonical(value), f"seed {seed}"
 
 

@@ -32,7 +32,7 @@ def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:
     given = {"type": "some:work", "outcome": "completed", "duration_ms": 100, "wait_ms": 10, "cost_usd": 1e-6} | columns
     names, places = ", ".join(given), ", ".join(f"${n}" for n in range(3, len(given) + 3))
     world.run(
-        f"insert into task_attempts (task_id, run, attempt, generation, started_at, {names})"
+        f"insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, {names})"
         f" values ($1, 1, 1, 0, now() - make_interval(secs => $2::float8), {places})",
         f"id-{number}",
         str(60 * minutes_ago),
@@ -74,7 +74,7 @@ def test_each_run_keeps_its_time_memory_and_cost_when_it_ends(world: World) -> N
 def test_a_cancelled_and_a_continued_run_have_their_cost_too(world: World) -> None:
     @behaviour
     def cancel_me(payload: Sample, ctx: TaskContext) -> None:
-        world.run("update tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
 
     world.deliver(sample_one, message("cancel_me", "it"))
     (attempt,) = world.attempts("it")
@@ -150,9 +150,9 @@ def test_another_grouping_is_refused(inspector: Inspector) -> None:
 def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> None:
     # given many runs, few of which are recent
     world.run(
-        "insert into task_attempts (task_id, run, attempt, generation, started_at, type)"
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type)"
         " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
     )
-    world.run("analyze task_attempts")
+    world.run("analyze joblane.task_attempts")
     plan = world.run("explain " + STATISTICS.format(column=by), "3600")
     assert "task_attempts_started" in "\n".join(row[0] for row in plan)

@@ -49,14 +49,14 @@ def overdue(id_: str, world: World, **columns: Any) -> str:
 def fill(world: World, count: int, columns: str = "sweep_at", values: str = "now() - interval '1 s'") -> None:
     """Many rows at once, their ids in no order."""
     world.run(
-        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, "
         f"{columns}) select md5(n::text), 'sample:one', 'default', 'pending', '{{}}', '', 4, 60, {values} "
         f"from generate_series(1, {count}) n"
     )
 
 
 def until(world: World, id_: str, column: str = "sweep_at") -> float:
-    sql = f"select extract(epoch from {column} - clock_timestamp())::float8 from tasks where id = $1"
+    sql = f"select extract(epoch from {column} - clock_timestamp())::float8 from joblane.tasks where id = $1"
     return float(world.run(sql, id_)[0][0])
 
 
@@ -118,10 +118,10 @@ def test_an_overdue_row_that_nobody_claims_is_sent_again_at_doubling_intervals(w
     for _ in range(12):
         assert swept(world).sent == 1
         intervals.append(round(until(world, "mine") / 60))
-        world.run("update tasks set sweep_at = now()")
+        world.run("update joblane.tasks set sweep_at = now()")
     assert intervals == [1, 2, 4, 8, 16, 32, 64, 128, 256, 360, 360, 360]
     assert world.row("mine")["sends"] == 12
-    world.run("update tasks set sends = 2000000000, sweep_at = now()")
+    world.run("update joblane.tasks set sends = 2000000000, sweep_at = now()")
     assert swept(world).sent == 1
 
 
@@ -143,7 +143,7 @@ def test_a_row_claimed_between_the_taking_and_the_sending_keeps_the_times_its_ru
 
     def claimed_first(entries: Sequence[Entry]) -> dict[int, str]:
         world.run(
-            "update tasks set state = 'retry', attempts = 1, due_at = now() + interval '3 h', sent_at = null,"
+            "update joblane.tasks set state = 'retry', attempts = 1, due_at = now() + interval '3 h', sent_at = null,"
             " sweep_at = now() + interval '2 h 45 min'"
         )
         return real(entries)
@@ -159,12 +159,12 @@ def test_paused_rows_are_passed_over_until_the_pause_ends(world: World, sends: S
     overdue("by-tenant", world, type="sample:batch", tenant="acme")
     overdue("by-queue", world, type="sample:batch", queue="low")
     for scope, name in (("type", "sample:one"), ("tenant", "acme"), ("queue", "low")):
-        world.run("insert into pauses (scope, name) values ($1, $2)", scope, name)
+        world.run("insert into joblane.pauses (scope, name) values ($1, $2)", scope, name)
     assert swept(world) == Swept(paused=3)
     assert sends.messages == []
-    world.run("update pauses set until = now() - interval '1 s'")
+    world.run("update joblane.pauses set until = now() - interval '1 s'")
     assert swept(world) == Swept(), "they are looked at again in a minute"
-    world.run("update tasks set sweep_at = now() where id = 'by-type'")
+    world.run("update joblane.tasks set sweep_at = now() where id = 'by-type'")
     assert swept(world) == Swept(sent=1)
 
 
@@ -172,9 +172,9 @@ def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends
     """Rows may hold far more than a message; five hundred of them would not fit a small function."""
     for number in range(30):
         overdue(f"big-{number}", world)
-    world.run("update tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
+    world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
     swept(world)
-    world.run("update tasks set sweep_at = now()")
+    world.run("update joblane.tasks set sweep_at = now()")
     tracemalloc.start()
     assert swept(world).sent == 30
     peak = tracemalloc.get_traced_memory()[1]
@@ -200,7 +200,7 @@ def test_an_archived_row_without_its_dead_letter_gets_one_and_is_marked(world: W
 
 def test_an_archived_row_too_large_for_a_letter_gets_one_without_its_payload(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
-    world.run("update tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
+    world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
     (letter,) = world.dead_letters(sample_one)
     assert decode(letter["Body"]).payload is None
@@ -214,7 +214,7 @@ def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
     real = world.sqs.send_many
 
     def revived_first(entries: Sequence[Entry]) -> dict[int, str]:
-        world.run("update tasks set generation = 1")
+        world.run("update joblane.tasks set generation = 1")
         return real(entries)
 
     monkeypatch.setattr(world.sqs, "send_many", revived_first)
@@ -230,8 +230,8 @@ def expiring(world: World, id_: str, **columns: Any) -> None:
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
     put(world, sample_one, id_, **all_columns)
-    world.run("insert into task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
-    world.run("insert into task_items (task_id, key) values ($1, 'a')", id_)
+    world.run("insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, 1, 1, 0)", id_)
+    world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", id_)
 
 
 @pytest.mark.parametrize("state", ["completed", "cancelled", "archived"])
@@ -241,7 +241,7 @@ def test_content_is_cleared_after_retention_and_the_id_is_kept(world: World, sen
     row = world.row("mine")
     assert (row["payload"], row["result"], row["headers"], row["cleared"]) == (None, None, {}, True)
     assert abs(until(world, "mine", "expire_at") - (KEPT - DAY)) < 5
-    assert world.run("select count(*) from task_attempts") == [[1]]
+    assert world.run("select count(*) from joblane.task_attempts") == [[1]]
     assert swept(world) == Swept()
 
 
@@ -287,15 +287,15 @@ def test_two_thousand_rows_go_in_bounded_batches(world: World, sends: Sends, mon
     monkeypatch.setattr(world.sqs, "send_many", send)
     assert swept(world).sent == 2000
     assert sizes == [BATCH] * 4
-    assert world.run("select count(*) from tasks where sent_at is null") == [[0]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[0]]
 
 
 def test_the_oldest_rows_go_first(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 600, values="now() - n * interval '1 s'")
     left = [True, False]
     sweep(world.database.get(), world.sqs, PREFIX, goes_on=lambda: left.pop(0) if left else False)
-    assert world.run("select count(*) from tasks where sent_at is null") == [[600 - BATCH]]
-    late = "select count(*) from tasks where sent_at is null and sweep_at < now() - interval '110 s'"
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[600 - BATCH]]
+    late = "select count(*) from joblane.tasks where sent_at is null and sweep_at < now() - interval '110 s'"
     assert world.run(late) == [[0]]
 
 
@@ -308,7 +308,8 @@ def test_a_sweep_out_of_time_stops_between_batches(world: World, sends: Sends) -
 
 def test_many_rows_expire_in_bounded_batches(world: World, sends: Sends) -> None:
     world.run(
-        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, expire_at,"
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "retention_seconds, expire_at,"
         " finished_at) select md5(n::text), 'sample:one', 'default', 'completed', '{}', '', 4, 60, now(), now()"
         " from generate_series(1, 1200) n"
     )
@@ -326,7 +327,7 @@ def test_a_sweep_whose_messages_are_not_taken_leaves_everything_for_the_next(
         assert swept(world) == Swept(unsent=2, cleared=1)
     assert (world.row("mine")["sent_at"], world.row("dead")["dead_sent_at"]) == (None, None)
     assert 50 < until(world, "mine") <= 60
-    world.run("update tasks set sweep_at = now() where sweep_at is not null")
+    world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
@@ -339,11 +340,11 @@ def test_a_sweep_with_sqs_away_ends_soon(world: World, sends: Sends, monkeypatch
 def test_rows_of_a_lane_that_is_gone_hold_up_no_others(world: World, sends: Sends) -> None:
     fill(world, 2 * BATCH, values="now() - interval '1 s'")
     world.run(
-        "update tasks set type = 'old:gone', sweep_at = now() - interval '1 h'"
-        " where id in (select id from tasks order by id limit 20)"
+        "update joblane.tasks set type = 'old:gone', sweep_at = now() - interval '1 h'"
+        " where id in (select id from joblane.tasks order by id limit 20)"
     )
     assert swept(world).sent == 2 * BATCH - 20
-    assert world.run("select count(*) from tasks where sent_at is null") == [[20]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[20]]
 
 
 def test_a_row_of_a_queue_that_does_not_exist_holds_up_no_others(world: World, sends: Sends) -> None:
@@ -371,7 +372,7 @@ def test_a_sweep_that_dies_between_taking_and_sending_is_made_good_a_minute_late
     assert swept(world) == Swept()
     for id_ in ("mine", "dead"):
         assert 50 < until(world, id_) <= 60
-    world.run("update tasks set sweep_at = sweep_at - interval '1 min'")
+    world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
@@ -390,7 +391,7 @@ def test_a_sweep_that_dies_between_sending_and_marking_sends_again(
         patch.setattr(Connection, "run", run)
         with pytest.raises(ConnectionResetError):
             swept(world)
-    world.run("update tasks set sweep_at = now()")
+    world.run("update joblane.tasks set sweep_at = now()")
     assert swept(world).sent == 1
     assert sent(sends) == ["mine", "mine"]
     for entry in sends.to(LANE):
@@ -438,8 +439,8 @@ def test_two_sweeps_at_once_share_the_rows_and_send_each_once(world: World, monk
 
 def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) -> None:
     fill(world, 300)
-    ids = [row[0] for row in world.run("select id from tasks")]
-    taken = dict(world.run("select id, sweep_at::text from tasks"))
+    ids = [row[0] for row in world.run("select id from joblane.tasks")]
+    taken = dict(world.run("select id, sweep_at::text from joblane.tasks"))
     failures: list[Exception] = []
 
     def repeat(sql: str, *parameters: str) -> None:
@@ -455,8 +456,8 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
     forward = json.dumps([{"id": id_, "taken": taken[id_]} for id_ in ids])
     backward = json.dumps([{"id": id_, "taken": taken[id_]} for id_ in reversed(ids)])
     ordered = (
-        "update tasks t set runs = runs + 1"
-        " from (select id from tasks order by id for no key update) s where t.id = s.id"
+        "update joblane.tasks t set runs = runs + 1"
+        " from (select id from joblane.tasks order by id for no key update) s where t.id = s.id"
     )
     threads = [
         threading.Thread(target=repeat, args=args)
@@ -482,15 +483,18 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
 def large(world: World) -> World:
     """100,000 waiting rows and as many that have ended, of which few are due."""
     world.run(
-        "insert into tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, due_at,"
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "retention_seconds, due_at,"
         " sweep_at, expire_at)"
         " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}',"
         " '', 4, 60, now() + interval '1 day', case when waits then at end, case when not waits then at end"
         " from (select n, n % 2 = 0 as waits, now() + n * interval '1 s' - interval '20 s' as at"
         " from generate_series(1, 100000) n) s"
     )
-    world.run("insert into task_attempts (task_id, run, attempt, generation) select id, 1, 1, 0 from tasks")
-    world._looker.get().execute_simple("vacuum analyze tasks, task_attempts")
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation) select id, 1, 1, 0 from joblane.tasks"
+    )
+    world._looker.get().execute_simple("vacuum analyze joblane.tasks, task_attempts")
     return world
 
 
@@ -505,7 +509,7 @@ def plan(world: World, sql: str, *parameters: str) -> str:
 
 
 def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> None:
-    ids = [row[0] for row in large.run("select id from tasks where state = 'scheduled' limit 50")]
+    ids = [row[0] for row in large.run("select id from joblane.tasks where state = 'scheduled' limit 50")]
     taken = [{"id": id_, "taken": "2026-01-01"} for id_ in ids]
     row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "allowed": 1, "retention_seconds": 1}
     for name, sql, parameters in (
@@ -556,7 +560,7 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
     # given a task that was cancelled by its state alone
     world.lane(sample_one)
     id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
-    world.run("update tasks set state = 'cancelled' where id = $1", id_)
+    world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
     # when the sweep looks at it at the time its message would have been due
     world.later(id_)
     sweep(world.database.get(), world.sqs, "jobs")
@@ -571,12 +575,12 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
 def test_rows_of_a_type_that_is_gone_hold_up_no_others_and_come_ever_more_rarely(world: World) -> None:
     world.lane(sample_one)
     world.run(
-        "insert into tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
         " select 'gone-' || n, 'gone:type', 'default', 'pending', '', 1, 1, now() - interval '1 hour'"
         f" from generate_series(1, {BATCH + 100}) as n"
     )
     put(world, sample_one, "good")
-    world.run("update tasks set sweep_at = now() where id = 'good'")
+    world.run("update joblane.tasks set sweep_at = now() where id = 'good'")
     swept = sweep(world.database.get(), world.sqs, PREFIX)
     assert (swept.sent, swept.unsent) == (1, BATCH + 100)
     assert world.row("gone-1")["sends"] == 1

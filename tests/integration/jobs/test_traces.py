@@ -112,7 +112,7 @@ def test_a_handlers_line_has_no_trace_of_the_task_before_it(world: World) -> Non
 def test_sql_hands_it_on(world: World) -> None:
     register(world.database.get(), {sample_one.type: sample_one})
     headers = "headers => jsonb_build_object($1::text, $2::text)"
-    sql = f"select id from joblane_enqueue('sample:one', '{{\"do\": \"tells\"}}', {headers})"
+    sql = f"select id from joblane.enqueue('sample:one', '{{\"do\": \"tells\"}}', {headers})"
     [[id_]] = world.run(sql, HEADER, GOOD)
     world.lane(sample_one)
     sweep(world.database.get(), world.sqs, PREFIX)

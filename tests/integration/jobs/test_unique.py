@@ -64,7 +64,7 @@ def dead(generation: int) -> dict[str, tuple[str, str]]:
 
 
 def states(world: World) -> dict[str, str]:
-    return {row[0]: row[1] for row in world.run("select id, state from tasks")}
+    return {row[0]: row[1] for row in world.run("select id, state from joblane.tasks")}
 
 
 # --- What the second caller is told --------------------------------------------------------------------------------
@@ -120,10 +120,12 @@ def test_a_replaced_task_runs_with_the_new_payload_at_the_new_time_under_the_new
         seen.append((payload.number, ctx.attempt, ctx.max_retry))
 
     first = client.enqueue(sample_only, Sample(do="see", number=1), unique_key="k", tags=["old"], tenant="old")
-    world.run("update tasks set state = 'retry', attempts = 1, runs = 1, error_type = 'E', snoozes = 3, used_ms = 9")
-    world.run("insert into task_items (task_id, key) values ($1, 'a')", first.id)
-    world.run("insert into task_cursors (task_id, cursor, done) values ($1, '7', 7)", first.id)
-    world.run("insert into task_progress (task_id, done) values ($1, 7)", first.id)
+    world.run(
+        "update joblane.tasks set state = 'retry', attempts = 1, runs = 1, error_type = 'E', snoozes = 3, used_ms = 9"
+    )
+    world.run("insert into joblane.task_items (task_id, key) values ($1, 'a')", first.id)
+    world.run("insert into joblane.task_cursors (task_id, cursor, done) values ($1, '7', 7)", first.id)
+    world.run("insert into joblane.task_progress (task_id, done) values ($1, 7)", first.id)
 
     # when it is replaced
     second = client.enqueue(
@@ -163,7 +165,7 @@ def test_a_replaced_task_that_came_from_a_foreign_sender_still_knows_its_message
 
     body = foreign(sample_only, "it", do="fail_at_1", number=1)
     assert len(world.deliver(sample_only, body)) == 1
-    world.run("update tasks set unique_key = 'sample:only k'")
+    world.run("update joblane.tasks set unique_key = 'sample:only k'")
 
     info = client.enqueue(sample_only, Sample(do="fail_at_1", number=2), unique_key="k", on_conflict="replace")
 
@@ -209,14 +211,14 @@ def between(world: World, client: JobClient, statement: str, what: str) -> None:
 
 def test_of_one_that_ends_before_it_can_be_named_the_key_is_taken(world: World, client: JobClient) -> None:
     client.enqueue(sample_only, Sample())
-    between(world, client, INSERT, "update tasks set state = 'completed'")
+    between(world, client, INSERT, "update joblane.tasks set state = 'completed'")
     assert client.enqueue(sample_only, Sample()).created
     assert sorted(states(world).values()) == ["completed", "pending"]
 
 
 def test_one_that_starts_just_before_it_is_replaced_is_not(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample(number=1), unique_key="k")
-    between(world, client, KNOWN, "update tasks set state = 'active'")
+    between(world, client, KNOWN, "update joblane.tasks set state = 'active'")
     with pytest.raises(DuplicateTaskError, match="which is active; a running task cannot be replaced"):
         client.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
     assert world.row(first.id)["payload"]["number"] == 1
@@ -326,7 +328,9 @@ def test_a_key_that_outlived_its_time_is_taken_from_its_holder_by_the_next(
         "sample:only k",
     ]
     assert world.row("old")["state"] == state
-    left = world.run("select extract(epoch from unique_expires_at - created_at)::int from tasks where id = $1", new.id)
+    left = world.run(
+        "select extract(epoch from unique_expires_at - created_at)::int from joblane.tasks where id = $1", new.id
+    )
     assert left == [[300]]
 
 
@@ -431,7 +435,7 @@ def test_of_those_with_the_same_key_in_one_call_the_first_has_it_and_the_last_re
     made = client.enqueue_many(jobs)
 
     assert [isinstance(one, Enqueued) and one.created for one in made] == [True] + [False] * 19
-    ((id_, number),) = world.run("select id, payload -> 'number' from tasks")
+    ((id_, number),) = world.run("select id, payload -> 'number' from joblane.tasks")
     assert {one.id for one in made if isinstance(one, Enqueued)} == {id_}
     assert number == 19
 
@@ -474,9 +478,9 @@ def test_two_callers_with_the_same_keys_in_opposite_order_do_not_block_each_othe
     with ThreadPoolExecutor(2) as threads:
         first, second = threads.map(enqueue, (1, -1))
 
-    live = world.run("select unique_key from tasks where state = 'pending' and unique_key is not null")
+    live = world.run("select unique_key from joblane.tasks where state = 'pending' and unique_key is not null")
     assert sorted(row[0] for row in live) == sorted(f"sample:only {key}" for turn in keys for key in turn), seed
-    kept = "select count(*)::int from tasks where id like $1 and unique_key is not null"
+    kept = "select count(*)::int from joblane.tasks where id like $1 and unique_key is not null"
     wanted = [12 - world.run(kept, f"holder-{turn}-%")[0][0] for turn in range(rounds)]
     assert [a + b for a, b in zip(first, second, strict=True)] == wanted, f"seed {seed}"
 
@@ -490,11 +494,11 @@ def test_what_is_replaced_in_a_session_is_locked_in_the_order_of_keys(
     holder = Database(world.url)
     try:
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = 'holder-b' for update")
+        holder.get().run("select from joblane.tasks where id = 'holder-b' for update")
         with ThreadPoolExecutor(1) as threads:
             waits = threads.submit(client.enqueue_many, jobs, session=session)
             wait_until(lambda: waiting_for_a_lock(world))
-            free = world.run("select id from tasks order by id for update skip locked")
+            free = world.run("select id from joblane.tasks order by id for update skip locked")
             holder.get().execute_simple("rollback")
             waits.result(20)
     finally:
@@ -626,18 +630,18 @@ def test_a_foreign_task_that_holds_until_its_start_does_not_hold_while_it_runs(w
 
 def test_an_expired_holder_does_not_hold_a_foreign_message(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample())
-    world.run("update tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
+    world.run("update joblane.tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
     assert world.deliver(sample_only, foreign(sample_only, "second", do="nothing", number=0)) == []
     assert states(world) == {first.id: "pending", "second": "completed"}
 
 
 def test_an_expired_holder_that_is_locked_does_not_hold_up_the_claim(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample())
-    world.run("update tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
+    world.run("update joblane.tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
     holder = Database(world.url)
     try:
         holder.get().execute_simple("begin")
-        holder.get().run("select from tasks where id = $1 for update", first.id)
+        holder.get().run("select from joblane.tasks where id = $1 for update", first.id)
         started = time.monotonic()
         assert len(world.deliver(sample_only, foreign(sample_only, "second", do="nothing", number=0))) == 1
         assert time.monotonic() - started < 2
@@ -771,7 +775,7 @@ def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monke
     def alone(payload: Sample, ctx: TaskContext) -> None:
         assert running == []
         running.append(ctx.task_id)
-        assert world.run("select count(*)::int from tasks where state = 'active'") == [[1]]
+        assert world.run("select count(*)::int from joblane.tasks where state = 'active'") == [[1]]
         running.clear()
 
     bodies = [foreign(sample_batch, id_, do="alone", number=0) for id_ in ("first", "second")]
@@ -809,7 +813,7 @@ def test_a_dead_letter_whose_key_is_taken_goes_back_and_says_by_whom_and_runs_on
 
     # and it runs when the key is free
     assert client.cancel(second.id) is State.CANCELLED
-    world.run("update tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", first.id)
+    world.run("update joblane.tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", first.id)
     assert world.deliver(sample_only, again["Body"], attributes=dead(0)) == []
     row = world.row(first.id)
     assert (row["state"], row["generation"]) == ("completed", 1)

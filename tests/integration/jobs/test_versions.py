@@ -95,7 +95,7 @@ def test_what_no_code_can_read_is_given_up_after_an_hour_with_the_reason(world: 
     info = world.client.enqueue(old, Old(number=7))
     [message] = world.take(old)
     deliver(world, new, message["Body"])
-    world.run("update tasks set mismatch_since = mismatch_since - interval '61 min' where id = $1", info.id)
+    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 min' where id = $1", info.id)
     world.later(info.id)
     assert deliver(world, new, message["Body"]) == []
     row = world.row(info.id)
@@ -128,8 +128,8 @@ def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back
     # then
     assert ran == [Old(number=7)]
     assert world.row(info.id)["state"] == "completed"
-    assert world.run("select of_newer_code from task_attempts") == [["x"]]
-    assert world.run("select count(*) > 5 from task_types") == [[True]]
+    assert world.run("select of_newer_code from joblane.task_attempts") == [["x"]]
+    assert world.run("select count(*) > 5 from joblane.task_types") == [[True]]
 
 
 # --- A type that was renamed ---------------------------------------------------------------------------------------
@@ -181,7 +181,7 @@ def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(w
     body = Message("sample:changing", "it", {"number": "many"}).encode()
     assert deliver(world, sample_renamed, body, lane) == []
     [letter] = world.received(dead_letter_name(lane))
-    world.run("""update tasks set payload = '{"number": 5}' where id = 'it'""")
+    world.run("""update joblane.tasks set payload = '{"number": 5}' where id = 'it'""")
     # when
     attributes = {"joblane-dead": ("Number", letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
     assert deliver(world, sample_renamed, letter["Body"], lane, attributes=attributes) == []
@@ -193,6 +193,6 @@ def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(w
 def test_a_name_it_never_had_is_refused(world: World) -> None:
     old_lane(world)
     assert deliver(world, sample_renamed, Message("sample:other", "it", {"number": 3}).encode()) == []
-    assert world.run("select count(*) from tasks") == [[0]]
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
     [letter] = world.dead_letters(sample_renamed)
     assert "sample:other" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]

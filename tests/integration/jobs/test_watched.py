@@ -84,7 +84,7 @@ def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_
 def test_what_is_paused_is_not_owed(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
-    world.run("insert into pauses (scope, name) values ('type', 'sample:one')")
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
     assert (run_sweep(world).owed, run_sweep(world).waits) == (0, {})
 
 
@@ -108,7 +108,7 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
     for id_, ended in (("fresh", -9 * MINUTE), ("stuck", -11 * MINUTE)):
         put(world, sample_one, id_, **active(ended))
     assert stuck_leases(world.database.get()) == 1
-    world.run("insert into pauses (scope, name) values ('queue', 'default')")
+    world.run("insert into joblane.pauses (scope, name) values ('queue', 'default')")
     assert stuck_leases(world.database.get()) == 0
 
 

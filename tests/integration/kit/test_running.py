@@ -102,7 +102,7 @@ def test_a_context_of_a_task_that_another_run_has_keeps_nothing(jobs: JobTester,
         with jobs.context(order_mail, Order(number=1), task_id="mine") as ctx:
             order_mail(Order(number=1), ctx)
             with jobs.session() as session:
-                session.execute(text("update tasks set lease_token = gen_random_uuid()"))
+                session.execute(text("update joblane.tasks set lease_token = gen_random_uuid()"))
     assert jobs.task("mine").state is State.ACTIVE
     assert effects() == []
 
@@ -297,7 +297,7 @@ def test_tasks_are_found_by_their_folders(jobs: JobTester) -> None:
 def test_producers_in_sql_enqueue_registered_tasks(jobs: JobTester, effects: Effects) -> None:
     jobs.register(order_mail)
     with jobs.session() as session:
-        session.execute(text("""select joblane_enqueue('order:mail', '{"number": 5}')"""))
+        session.execute(text("""select joblane.enqueue('order:mail', '{"number": 5}')"""))
     jobs.drain().check()
     assert effects() == ["mailed 5"]
 

@@ -164,7 +164,7 @@ def test_times_that_a_constraint_holds_are_named(tables: str, jobs: JobTester) -
 def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:
     with jobs.session() as session:
         jobs.enqueue(order_quiet, Order(number=1))
-        session.execute(text("update tasks set tags = '{}'"))
+        session.execute(text("update joblane.tasks set tags = '{}'"))
         with pytest.raises(KitError, match=r"public\.tasks: a transaction of the test holds its rows; commit or close"):
             jobs.travel(timedelta(days=1))
 

@@ -55,7 +55,7 @@ class Tables:
         self, tenant: str, role: str, email: str = "ann@example.org", status: str = "pending", ends: str = "1 day"
     ) -> str:
         rows = self.sql(
-            "insert into user_invitations (tenant_id, email, invited_by, role_id, token, status, expires_at) "
+            "insert into saas.user_invitations (tenant_id, email, invited_by, role_id, token, status, expires_at) "
             "values ($1, $2, 'founder', $3, $4, $5, now() + $6::text::interval) returning id::text",
             *(tenant, email, role, f"t0ken-{uuid.uuid4()}", status, ends),
         )

@@ -229,8 +229,8 @@ def test_a_service_sees_what_it_asked_for_in_whatever_session(first: str, second
     assert made.status == 201
     shown = api("GET", f"/tasks/{made.body['task_id']}", signer=principal(second))
     assert (shown.status, shown.body["type"]) == (200, "tenant:initialize")
-    assert api.platform.value("select owner from tasks") == name
-    assert api.platform.value("select created_by from tenants where slug = 'by-a-service'") == name
+    assert api.platform.value("select owner from joblane.tasks") == name
+    assert api.platform.value("select created_by from saas.tenants where slug = 'by-a-service'") == name
 
 
 def test_another_service_and_a_user_of_its_name_alone_see_nothing_of_it(api: Api) -> None:
@@ -268,7 +268,9 @@ def test_a_tenant_is_created_together_with_its_initialization(api: Api) -> None:
     )
     assert answer.status == 201
     id_, task_id = answer.body["tenant_id"], answer.body["task_id"]
-    rows = api.platform.world.run("select name, slug, status, metadata, created_by from tenants where id = $1", id_)
+    rows = api.platform.world.run(
+        "select name, slug, status, metadata, created_by from saas.tenants where id = $1", id_
+    )
     assert rows == [["Acme", "acme", "pending", {"plan": "pro"}, "ann|1"]]
     row = api.platform.world.row(task_id)
     assert (row["type"], row["owner"], row["payload"]) == ("tenant:initialize", "ann|1", {"tenant_id": id_})
@@ -284,7 +286,7 @@ def test_the_askers_address_is_kept_where_the_claims_have_a_verified_one(api: Ap
     ):
         who = claims("ann", None, email=email, verified=verified)
         assert api("POST", "/tenants", {"name": "A", "slug": f"a-{number}"}, who=who).status == 201
-    assert api.platform.world.run("select user_id, email from user_addresses") == [["ann", "new@example.org"]]
+    assert api.platform.world.run("select user_id, email from saas.user_addresses") == [["ann", "new@example.org"]]
 
 
 def test_a_name_may_be_of_any_script(api: Api) -> None:
@@ -343,7 +345,7 @@ def test_an_invitation_is_written_and_mailed(api: Api, tenant: str) -> None:
     assert (row["type"], row["owner"], row["tenant"]) == ("user:invitation", "ann", tenant)
     assert api.platform.run(user_invitation, answer.body["task_id"])["state"] == "completed"
     assert [mail["To"] for mail in api.platform.mails] == ["bob@example.org"]
-    token = api.platform.value("select token from user_invitations where id = $1", answer.body["invitation_id"])
+    token = api.platform.value("select token from saas.user_invitations where id = $1", answer.body["invitation_id"])
     assert len(token) >= 40
     assert token not in json.dumps(answer.body)
 
@@ -475,7 +477,7 @@ def test_what_is_no_export_or_has_no_owner_is_not_found(api: Api, tenant: str) -
 def test_an_export_that_is_kept_no_longer_is_gone(api: Api, tenant: str) -> None:
     id_ = api.export(owner(tenant)).body["task_id"]
     api.platform.run(data_export, id_)
-    api.platform.world.run("update tasks set result = null, payload = null, cleared = true where id = $1", id_)
+    api.platform.world.run("update joblane.tasks set result = null, payload = null, cleared = true where id = $1", id_)
     assert api("GET", f"/exports/{id_}", who=owner(tenant)).status == 410
 
 
@@ -491,7 +493,9 @@ def test_a_tenant_that_is_gone_has_no_exports(state: str, api: Api) -> None:
 
 def test_a_task_shows_its_state_progress_and_result(api: Api, tenant: str) -> None:
     id_ = api.export(owner(tenant)).body["task_id"]
-    api.platform.world.run("insert into task_progress (task_id, done, total, note) values ($1, 3, 9, 'pages')", id_)
+    api.platform.world.run(
+        "insert into joblane.task_progress (task_id, done, total, note) values ($1, 3, 9, 'pages')", id_
+    )
     shown = api("GET", f"/tasks/{id_}", who=claims("ann", tenant, "viewer")).body
     assert (shown["type"], shown["state"], shown["result"]) == ("data:export", "pending", None)
     assert shown["progress"] == {"done": 3, "total": 9, "note": "pages"}
@@ -600,13 +604,13 @@ def test_a_key_of_a_tenant_is_told_from_its_slug(api: Api) -> None:
     # given a tenant whose request is forgotten
     made = api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY)
     assert made.status == 201
-    api.platform.world.run("delete from api_requests")
+    api.platform.world.run("delete from saas.api_requests")
     # then its key was used, whatever slug comes with it
     for slug in ("a", "b"):
         answer = api("POST", "/tenants", {"name": "A", "slug": slug}, who=claims(), headers=KEY)
         assert (answer.status, list(answer.fields)) == (422, ["Idempotency-Key"])
     # also where the tenant has gone, and its task has not
-    api.platform.world.run("delete from tenants")
+    api.platform.world.run("delete from saas.tenants")
     assert api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY).status == 422
     assert (api.rows("tenants"), api.rows("tasks")) == (0, 1)
 
@@ -641,7 +645,7 @@ def test_a_key_that_was_forgotten_makes_no_second_thing(api: Api, tenant: str) -
     role = api.platform.role(tenant, "viewer")
     api.export(owner(tenant), headers=KEY)
     invite(api, tenant, role, headers=KEY)
-    api.platform.world.run("delete from api_requests")
+    api.platform.world.run("delete from saas.api_requests")
     assert api.export(owner(tenant), headers=KEY).status == 422
     assert invite(api, tenant, role, headers=KEY).status == 422
     assert api.rows("tasks") == 2

@@ -105,7 +105,7 @@ def test_pages_lose_and_repeat_nothing(rows: int, app: App, monkeypatch: pytest.
 
 
 def test_the_user_is_written_to(app: App, tenant: str) -> None:
-    app.sql("insert into user_addresses (user_id, email) values ($1, 'ann@example.org')", str(USER))
+    app.sql("insert into saas.user_addresses (user_id, email) values ($1, 'ann@example.org')", str(USER))
     ended = app.do(data_export, payload(tenant))
     assert ended.result["notified"] is True
     (mail,) = app.mails
@@ -119,7 +119,7 @@ def test_a_notification_that_fails_never_fails_the_export(
 ) -> None:
     if trouble != "no address":
         email = "nobody" if trouble == "bad address" else "ann@example.org"
-        app.sql("insert into user_addresses (user_id, email) values ($1, $2)", str(USER), email)
+        app.sql("insert into saas.user_addresses (user_id, email) values ($1, $2)", str(USER), email)
     if trouble == "no settings":
         monkeypatch.delenv("EMAIL_FROM_ADDRESS")
     if trouble == "provider":
@@ -167,7 +167,7 @@ def test_an_export_whose_process_is_killed_at_the_end_is_written_again_in_its_pl
 
 def test_the_user_of_a_system_user_has_an_address_too(app: App, tenant: str) -> None:
     app.sql(
-        "insert into system_users (name, application_name, email, user_id, service_type, created_by) "
+        "insert into saas.system_users (name, application_name, email, user_id, service_type, created_by) "
         "values ('sync', 'sync', 'sync@example.org', $1, 'worker', 'founder')",
         str(USER),
     )

@@ -88,11 +88,15 @@ def fill(database: Database, members: int) -> uuid.UUID:
     tenant, role = uuid.uuid4(), uuid.uuid4()
     connection = database.get()
     connection.run(
-        "insert into tenants (id, name, slug, created_by) values ($1, 'Acme', $2, 'founder')", tenant, f"t-{members}"
+        "insert into saas.tenants (id, name, slug, created_by) values ($1, 'Acme', $2, 'founder')",
+        tenant,
+        f"t-{members}",
     )
-    connection.run("insert into roles (id, name, type, tenant_id) values ($1, 'Editor', 'tenant', $2)", role, tenant)
     connection.run(
-        "insert into tenant_members (tenant_id, user_id, role_id, invited_by, joined_at) "
+        "insert into saas.roles (id, name, type, tenant_id) values ($1, 'Editor', 'tenant', $2)", role, tenant
+    )
+    connection.run(
+        "insert into saas.tenant_members (tenant_id, user_id, role_id, invited_by, joined_at) "
         "select $1, gen_random_uuid()::text, $2, gen_random_uuid()::text, now() from generate_series(1, $3::int)",
         *(tenant, role, members),
     )

@@ -28,7 +28,8 @@ def keys() -> list[str]:
 
 def task(platform: Platform, tenant: str | None, type_: str, state: str, finished: str) -> None:
     platform.world.run(
-        "insert into tasks (id, type, queue, tenant, state, payload_digest, allowed, retention_seconds, finished_at) "
+        "insert into joblane.tasks (id, type, queue, tenant, state, payload_digest, allowed, retention_seconds, "
+        "finished_at) "
         "values (gen_random_uuid()::text, $1, 'default', $2, $3, '', 1, 60, $4::text::timestamptz)",
         *(type_, tenant, state, finished),
     )
@@ -63,14 +64,14 @@ def test_a_report_counts_what_happened_in_the_week(platform: Platform) -> None:
     ):
         platform.member(tenant, role, user, status)
         platform.world.run(
-            "update tenant_members set joined_at = $2::text::timestamptz where user_id = $1", user, joined
+            "update saas.tenant_members set joined_at = $2::text::timestamptz where user_id = $1", user, joined
         )
     for email, status, ends in (("a@b.org", "pending", "1 day"), ("c@d.org", "accepted", "1 day")):
         platform.invitation(tenant, role, email, status, ends)
-    platform.world.run("update user_invitations set created_at = '2026-11-20', expires_at = '2126-01-01'")
-    platform.world.run("update user_invitations set accepted_at = '2026-11-21' where status = 'accepted'")
+    platform.world.run("update saas.user_invitations set created_at = '2026-11-20', expires_at = '2126-01-01'")
+    platform.world.run("update saas.user_invitations set accepted_at = '2026-11-21' where status = 'accepted'")
     platform.invitation(tenant, role, "e@f.org", "expired")
-    platform.world.run("update user_invitations set expires_at = '2026-11-19' where status = 'expired'")
+    platform.world.run("update saas.user_invitations set expires_at = '2026-11-19' where status = 'expired'")
     for state, finished in (
         ("completed", "2026-11-15T00:00Z"),
         ("completed", "2026-11-21T12:00Z"),
@@ -116,7 +117,7 @@ def test_a_run_that_comes_in_another_week_still_reports_on_its_own(
     monkeypatch.setattr(reports, "write", lambda *given: write(*given) if not keys() else 1 / 0)
     id_ = platform.enqueue(report_generate, ReportGenerate())
     assert platform.run(report_generate, id_)["state"] == "retry"
-    asked = platform.value("update tasks set created_at = created_at - interval '15 days' returning created_at")
+    asked = platform.value("update joblane.tasks set created_at = created_at - interval '15 days' returning created_at")
     monkeypatch.setattr(reports, "write", write)
     # when
     result = platform.run(report_generate, id_)["result"]

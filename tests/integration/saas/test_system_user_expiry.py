@@ -16,7 +16,7 @@ def system_user(
     app: App, name: str, *, expires: str | None = None, grace: str | None = None, active: bool = True
 ) -> None:
     app.sql(
-        "insert into system_users (name, application_name, email, user_id, service_type, is_active, created_by, "
+        "insert into saas.system_users (name, application_name, email, user_id, service_type, is_active, created_by, "
         "expires_at, grace_period_at) "
         "values ($1::text, 'billing', $1::text || '@example.org', $1::text, 'worker', $2, 'founder', "
         "now() + $3::text::interval, now() + $4::text::interval)",
@@ -25,7 +25,7 @@ def system_user(
 
 
 def active(app: App) -> dict[str, bool]:
-    return dict(app.sql("select name, is_active from system_users"))
+    return dict(app.sql("select name, is_active from saas.system_users"))
 
 
 def tick(app: App) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def test_those_past_their_end_go_out_of_service(app: App) -> None:
 
 
 def test_an_owner_is_told_once_of_one_grace_period(app: App) -> None:
-    app.sql("insert into user_addresses (user_id, email) values ('founder', 'owner@example.org')")
+    app.sql("insert into saas.user_addresses (user_id, email) values ('founder', 'owner@example.org')")
     system_user(app, "due", expires="1 day", grace="-1 minute")
     system_user(app, "just-expired", expires="-1 second", grace="-1 day")
     system_user(app, "later", expires="2 days", grace="1 day")
@@ -58,7 +58,7 @@ def test_an_owner_is_told_once_of_one_grace_period(app: App) -> None:
     assert {mail["To"] for mail in app.mails} == {"owner@example.org"}
     assert tick(app) == {"deactivated": 0, "warned": 0, "failed": 0}
 
-    app.sql("update system_users set grace_period_at = now() - interval '1 second' where name = 'due'")
+    app.sql("update saas.system_users set grace_period_at = now() - interval '1 second' where name = 'due'")
     assert tick(app)["warned"] == 1
 
 
@@ -87,9 +87,9 @@ def test_a_mail_that_fails_keeps_nobody_else_from_theirs_and_is_tried_by_the_nex
     system_user(app, "past", expires="-1 minute")
     system_user(app, "bad", grace="-2 minutes")
     system_user(app, "good", grace="-1 minute")
-    app.sql("update system_users set email = 'not an address' where name = 'bad'")
+    app.sql("update saas.system_users set email = 'not an address' where name = 'bad'")
     assert tick(app) == {"deactivated": 1, "warned": 1, "failed": 1}
-    app.sql("update system_users set email = 'bad@example.org' where name = 'bad'")
+    app.sql("update saas.system_users set email = 'bad@example.org' where name = 'bad'")
     assert tick(app) == {"deactivated": 0, "warned": 1, "failed": 0}
 
 

@@ -29,6 +29,6 @@ def test_a_tenant_takes_its_rows_along(platform: Platform) -> None:
         role = platform.role(owner)
         platform.member(owner, role)
         platform.invitation(owner, role)
-    platform.world.run("delete from tenants where id = $1", tenant)
+    platform.world.run("delete from saas.tenants where id = $1", tenant)
     for table in ("roles", "tenant_members", "user_invitations"):
         assert platform.value(f"select count(*) from {table}") == 1

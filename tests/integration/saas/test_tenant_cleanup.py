@@ -33,14 +33,14 @@ def keys() -> set[str]:
 def deleted(platform: Platform, slug: str, age: str) -> str:
     tenant = platform.tenant(slug, slug, status="deleted")
     platform.world.run(
-        "update tenants set deleted_at = now() - $2::text::interval where id = $1::text::uuid", tenant, age
+        "update saas.tenants set deleted_at = now() - $2::text::interval where id = $1::text::uuid", tenant, age
     )
     return tenant
 
 
 def old_request(platform: Platform, age: str = "8 days") -> None:
     platform.world.run(
-        "insert into api_requests (id, fingerprint, created_at)"
+        "insert into saas.api_requests (id, fingerprint, created_at)"
         " values (gen_random_uuid(), 'x', now() - $1::text::interval)",
         age,
     )
@@ -64,7 +64,7 @@ def test_invitations_past_their_end_expire_and_others_stay(platform: Platform) -
     platform.invitation(tenant, role, "open@example.org")
     platform.invitation(tenant, role, "done@example.org", status="accepted", ends="-1 day")
     assert clean(platform)["invitations"] == 1
-    assert dict(platform.world.run("select email, status from user_invitations")) == {
+    assert dict(platform.world.run("select email, status from saas.user_invitations")) == {
         "late@example.org": "expired",
         "open@example.org": "pending",
         "done@example.org": "accepted",
@@ -87,7 +87,7 @@ def test_a_tenant_deleted_long_ago_loses_its_rows_and_objects(platform: Platform
     # when it is cleaned up
     assert clean(platform)["tenants"] == 1
     # then the first has gone with all that was its
-    assert {row[0] for row in platform.world.run("select id::text from tenants")} == {recent, alive}
+    assert {row[0] for row in platform.world.run("select id::text from saas.tenants")} == {recent, alive}
     for table in ("roles", "tenant_members", "user_invitations"):
         assert {row[0] for row in platform.world.run(f"select tenant_id::text from {table}")} == {recent, alive}
     assert {key.split("/")[1] for key in keys()} == {recent, alive}
@@ -111,7 +111,7 @@ def test_a_grace_that_is_no_number_of_days_is_named_and_nobody_is_removed(
         row = platform.do(tenant_cleanup, TenantCleanup())
         assert row["state"] == "retry"
         assert row["error_message"].startswith("TENANT_GRACE_DAYS: ")
-    assert platform.value("select count(*) from tenants") == 1
+    assert platform.value("select count(*) from saas.tenants") == 1
 
 
 def test_what_is_wrong_with_one_tenant_keeps_no_other(platform: Platform) -> None:
@@ -124,9 +124,9 @@ def test_what_is_wrong_with_one_tenant_keeps_no_other(platform: Platform) -> Non
     row = platform.run(tenant_cleanup, id_)
     # then the other has gone, and the retry has the one alone
     assert (row["state"], row["error_type"]) == ("retry", "PartialFailure")
-    assert {item[0] for item in platform.world.run("select id::text from tenants")} == {held, alive}
+    assert {item[0] for item in platform.world.run("select id::text from saas.tenants")} == {held, alive}
     assert keys() == {f"exports/{held}/task/a.zip"}
-    platform.world.run("delete from tenant_members")
+    platform.world.run("delete from saas.tenant_members")
     row = platform.run(tenant_cleanup, id_)
     assert (row["state"], row["result"]["tenants"]) == ("completed", 1)
     assert keys() == set()
@@ -146,8 +146,8 @@ def test_a_tenant_that_cannot_be_removed_keeps_nothing_else(
     row = platform.run(tenant_cleanup, platform.enqueue(tenant_cleanup, TenantCleanup()))
     # then all the rest is done and stays done
     assert (row["state"], row["error_type"]) == ("retry", "PartialFailure")
-    assert platform.value("select status from user_invitations") == "expired"
-    assert platform.value("select count(*) from api_requests") == 0
+    assert platform.value("select status from saas.user_invitations") == "expired"
+    assert platform.value("select count(*) from saas.api_requests") == 0
     assert keys() == set()
 
 
@@ -160,8 +160,8 @@ def test_a_bucket_that_does_not_answer_keeps_nothing_else(platform: Platform, mo
     monkeypatch.setattr(objects, "remove", lambda *_, **__: 1 / 0)
     row = platform.run(tenant_cleanup, platform.enqueue(tenant_cleanup, TenantCleanup()))
     assert row["state"] == "retry"
-    assert platform.value("select status from user_invitations") == "expired"
-    assert platform.value("select count(*) from api_requests") == 0
+    assert platform.value("select status from saas.user_invitations") == "expired"
+    assert platform.value("select count(*) from saas.api_requests") == 0
 
 
 def test_while_the_bucket_is_listed_no_transaction_is_open(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -189,12 +189,12 @@ def test_a_tenant_that_is_brought_back_before_its_turn_keeps_all(
     remove = tenants.remove
 
     def bring_back(*given: Any) -> bool:
-        platform.world.run("update tenants set deleted_at = null, status = 'active' where id = $1", tenant)
+        platform.world.run("update saas.tenants set deleted_at = null, status = 'active' where id = $1", tenant)
         return remove(*given)
 
     monkeypatch.setattr(tenants, "remove", bring_back)
     assert clean(platform)["tenants"] == 0
-    assert platform.value("select count(*) from tenants") == 1
+    assert platform.value("select count(*) from saas.tenants") == 1
     assert len(keys()) == 2
 
 
@@ -209,7 +209,7 @@ def test_a_tenant_cannot_be_brought_back_while_its_objects_go(
     def bring_back(_: Any, __: Any, prefix: str, **___: Any) -> int:
         if tenant in prefix:
             with pytest.raises(DatabaseError) as error:
-                platform.world.run("select from tenants where id = $1 for update nowait", tenant)
+                platform.world.run("select from saas.tenants where id = $1 for update nowait", tenant)
             found.append(str(sqlstate(error.value)))
         return 0
 
@@ -230,4 +230,4 @@ def test_requests_are_forgotten_after_a_week(platform: Platform) -> None:
     old_request(platform, "6 days")
     old_request(platform)
     assert clean(platform)["requests"] == 1
-    assert platform.value("select count(*) from api_requests") == 1
+    assert platform.value("select count(*) from saas.api_requests") == 1

@@ -13,7 +13,7 @@ from tests.unit.saas.servers import HttpServer, status
 
 
 def state(app: App, tenant: str) -> str:
-    return str(app.value("select status from tenants where id = $1", tenant))
+    return str(app.value("select status from saas.tenants where id = $1", tenant))
 
 
 def test_every_service_is_called_and_the_tenant_becomes_active(app: App, services: list[HttpServer]) -> None:
@@ -79,7 +79,7 @@ def test_a_tenant_that_is_suspended_meanwhile_stays_suspended(app: App, services
     tenant = app.tenant(status="pending")
 
     def suspend(handler: object) -> None:
-        app.sql("update tenants set status = 'suspended' where id = $1", tenant)
+        app.sql("update saas.tenants set status = 'suspended' where id = $1", tenant)
         status(200)(handler)  # type: ignore[arg-type]
 
     services[2].answers = [suspend]

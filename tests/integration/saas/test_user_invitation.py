@@ -24,7 +24,7 @@ def test_the_mail_goes_to_the_invited(app: App) -> None:
     text, html = mail.get_body(("plain",)), mail.get_body(("html",))
     assert text is not None
     assert html is not None
-    token = app.value("select token from user_invitations where id = $1", invitation)
+    token = app.value("select token from saas.user_invitations where id = $1", invitation)
     assert f"https://app.example.com/join?token={token}" in text.get_content()
     assert "as Editor" in text.get_content()
     assert "Acme &amp; Söhne" in html.get_content()
@@ -93,7 +93,9 @@ def test_a_recipient_refused_for_good_is_not_tried_again_and_no_record_holds_the
         monkeypatch.setenv("SMTP_PORT", str(server.port))
         ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
     assert ended.state == state
-    record = app.sql("select to_jsonb(t), to_jsonb(a) from tasks t join task_attempts a on a.task_id = t.id")
+    record = app.sql(
+        "select to_jsonb(t), to_jsonb(a) from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id"
+    )
     assert len(record) == 1
     kept = repr((record, ended, capsys.readouterr()))
     assert "ann@example.org" not in kept

@@ -156,7 +156,8 @@ def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
         "import sys; from joblane.cli.main import main\n"
         "try: main(['--help'])\n"
         "except SystemExit: pass\n"
-        "assert not {'joblane', 'joblane.record.database', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & set(sys.modules)"
+        "assert not {'joblane', 'joblane.record.database', 'rich.table', 'pydantic', 'sqlalchemy', 'boto3'} & "
+        "set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 

@@ -1,6 +1,7 @@
 """What a deploy of this checkout would lose or break in a stage that runs: a comparison of plain data.
 
-Nothing is asked for here, see :mod:`joblane.cdk.preflight.read`. A part that could not be asked for is None, and the rules that
+Nothing is asked for here, see :mod:`joblane.cdk.preflight.read`. A part that could not be asked for is None,
+and the rules that
 need it say nothing; who could not ask says so by a finding of its own.
 """
 

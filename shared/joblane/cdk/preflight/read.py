@@ -1,4 +1,5 @@
-"""What :mod:`joblane.cdk.preflight.compare` compares: read from the checkout, from AWS, and from the stage's database."""
+"""What :mod:`joblane.cdk.preflight.compare` compares: read from the checkout, from AWS, and from the stage's
+database."""
 
 from __future__ import annotations
 
@@ -49,7 +50,8 @@ GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 LIVE = """
-select type, queue, count(*) from tasks where state in ('scheduled', 'pending', 'active', 'retry') group by type, queue
+select type, queue, count(*) from joblane.tasks where state in ('scheduled', 'pending', 'active', 'retry')
+ group by type, queue
 """
 # reserved_connections came with PostgreSQL 16, and is nothing without it.
 CONNECTIONS = """
@@ -316,7 +318,9 @@ def _read_record(connection: Connection, address: str) -> Record:
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
         live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("tasks") else {},
-        types=[type_ for (type_,) in connection.run("select type from task_types")] if there("task_types") else [],
+        types=[type_ for (type_,) in connection.run("select type from joblane.task_types")]
+        if there("task_types")
+        else [],
         max_connections=most,
         kept_connections=kept,
     )

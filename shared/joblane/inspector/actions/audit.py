@@ -105,7 +105,7 @@ def record(
 ) -> None:
     """Write an entry in the transaction that is open, or in one of its own."""
     connection.run(
-        "insert into audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
+        "insert into joblane.audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
         check_who(who),
         action,
         target,
@@ -148,7 +148,7 @@ def entries(
     given = {condition: str(value) for condition, value in asked.items() if value is not None}
     conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
     rows = reach.connection.run(
-        "select number, at, who, action, target, reason, details from audit"
+        "select number, at, who, action, target, reason, details from joblane.audit"
         f" where {' and '.join(conditions) or 'true'} order by number desc limit $1::int",
         str(limit),
         *given.values(),
@@ -157,7 +157,7 @@ def entries(
 
 
 LAST = """
-select who, action, extract(epoch from clock_timestamp() - at)::float8 from audit
+select who, action, extract(epoch from clock_timestamp() - at)::float8 from joblane.audit
  where target = $1 order by number desc limit 1
 """
 

@@ -99,11 +99,11 @@ CLEARED = f"""
     payload = null, result = null, headers = '{{}}', cleared = true,
     expire_at = clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"""
 BESIDES_CLEARED = """,
-items as (delete from task_items where task_id in (select id from changed)),
-cursors as (delete from task_cursors where task_id in (select id from changed)),
-progress as (delete from task_progress where task_id in (select id from changed)),
+items as (delete from joblane.task_items where task_id in (select id from changed)),
+cursors as (delete from joblane.task_cursors where task_id in (select id from changed)),
+progress as (delete from joblane.task_progress where task_id in (select id from changed)),
 attempts as (
-  update task_attempts set error_message = null, traceback = null where task_id in (select id from changed)
+  update joblane.task_attempts set error_message = null, traceback = null where task_id in (select id from changed)
 )"""
 
 
@@ -114,12 +114,12 @@ def _in(states: Iterable[State]) -> str:
 def _statement(action: str, become: str, *, only: str = "true", chosen: str = "chosen", besides: str = "") -> str:
     return f"""
 with chosen as materialized (
-  select t.id, t.state as before, t.unique_key, $2::text as who from tasks t
+  select t.id, t.state as before, t.unique_key, $2::text as who from joblane.tasks t
    where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in {_in(ALLOWED[action])} and {only}
    order by t.id for no key update of t skip locked
 ),
 changed as (
-  update tasks t set {become}
+  update joblane.tasks t set {become}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers
 ){besides}
@@ -147,9 +147,9 @@ STATEMENTS: Mapping[BulkAction, str] = {
 }
 
 FREE_EXPIRED = f"""
-update tasks t set unique_key = null
-  from (select h.id from tasks h
-         where h.unique_key in (select w.unique_key from tasks w
+update joblane.tasks t set unique_key = null
+  from (select h.id from joblane.tasks h
+         where h.unique_key in (select w.unique_key from joblane.tasks w
                                  where w.id in (select jsonb_array_elements_text($1::jsonb)))
            and h.state in {states.LIVE} and h.unique_expires_at <= clock_timestamp()
          order by h.id for no key update skip locked) as expired

@@ -98,14 +98,14 @@ def _problem(doing: Action, action: BulkAction, found: Found) -> str | None:
         return "its content is gone already"
     if found.cleared:
         return CLEARED
-    holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from tasks t where t.id = $1"
+    holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from joblane.tasks t where t.id = $1"
     return f"its unique key is held by task {doing.connection.run(holder, found.id)[0][0]!r}"
 
 
 # --- Another payload -----------------------------------------------------------------------------------------------
 
 # `payload_digest` stays, as in store.REPLACE: by it the message of a foreign sender is known as the row's own.
-EDIT = "update tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
+EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
 
 
 def edit(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
@@ -131,7 +131,7 @@ def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: s
             raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
         ready = _ready(reach, found, payload)
         inserted = insert(doing.connection, ready)
-        doing.connection.run("update tasks set replay_of = $2 where id = $1", ready.id, id_)
+        doing.connection.run("update joblane.tasks set replay_of = $2 where id = $1", ready.id, id_)
         doing.details |= {"new_id": ready.id} | ({} if payload is None else _difference(ready, found))
     failed = send_inserted(reach, inserted)
     note = IS_PAUSED if found.paused else note_of(failed)
@@ -175,7 +175,7 @@ def _difference(ready: Ready, found: Found) -> dict[str, Any]:
 LOCK = f"""
 select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.headers, case when $2::boolean then t.payload end,
        t.schema, t.cleared, t.state = 'pending' and t.used_ms > 0, {PAUSED.format(row="t")}
-  from tasks t where t.id = $1 for no key update of t
+  from joblane.tasks t where t.id = $1 for no key update of t
 """
 
 

@@ -191,7 +191,7 @@ def held_letters(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
 # --- Reading -------------------------------------------------------------------------------------------------------
 
 ROWS = """
-select id, type, state, generation, payload_digest from tasks
+select id, type, state, generation, payload_digest from joblane.tasks
  where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
 """
 

@@ -44,26 +44,26 @@ MAX_RECEIVES = 2_000
 
 ORDER = """
 select action, filter, who, rate, canary, cardinality(canary_ids), total, done, skipped, failed, stopped
-  from bulks where id = $1
+  from joblane.bulks where id = $1
 """
 # Begins a step's transaction: by SQLAlchemy, whose session then knows of it.
-LOCK = "select id from bulks where id = :id for update"
+LOCK = "select id from joblane.bulks where id = :id for update"
 COUNT = """
-update bulks set done = done + $2::int, skipped = skipped + $3::int, failed = failed + $4::int,
+update joblane.bulks set done = done + $2::int, skipped = skipped + $3::int, failed = failed + $4::int,
        canary_ids = canary_ids || $5::text[]
  where id = $1
 """
-STOP = "update bulks set stopped = $2, failed = failed + $3::int, done = done - $3::int where id = $1"
+STOP = "update joblane.bulks set stopped = $2, failed = failed + $3::int, done = done - $3::int where id = $1"
 AUDIT = """
-insert into audit (who, action, target, reason, details)
+insert into joblane.audit (who, action, target, reason, details)
 select b.who, b.action, x.id, b.reason, jsonb_build_object('bulk', b.id)
-  from bulks b, jsonb_array_elements_text(cast($2 as jsonb)) as x(id) where b.id = $1
+  from joblane.bulks b, jsonb_array_elements_text(cast($2 as jsonb)) as x(id) where b.id = $1
 """
 """Each task's own entry, so that whoever looks at one sees who did it."""
-CLOSE = "update bulks set skipped = greatest(skipped, total - done - failed) where id = $1"
+CLOSE = "update joblane.bulks set skipped = greatest(skipped, total - done - failed) where id = $1"
 """What matched when it was begun, and did not when its turn came."""
 BE_PATIENT = """
-update bulks set canary_until = coalesce(canary_until, clock_timestamp() + make_interval(secs => $2::float8))
+update joblane.bulks set canary_until = coalesce(canary_until, clock_timestamp() + make_interval(secs => $2::float8))
  where id = $1
 """
 CANARY = """
@@ -72,7 +72,7 @@ select cardinality(b.canary_ids), count(*) filter (where t.state = 'completed'),
        (array_agg(coalesce(t.error_type, t.state) order by t.finished_at desc)
                   filter (where t.state in ('archived', 'cancelled')))[1],
        coalesce(b.canary_until <= clock_timestamp(), false)
-  from bulks b left join tasks t on t.id = any(b.canary_ids)
+  from joblane.bulks b left join joblane.tasks t on t.id = any(b.canary_ids)
  where b.id = $1 group by b.id
 """
 

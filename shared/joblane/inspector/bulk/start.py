@@ -39,7 +39,7 @@ MOST = 10_000_000
 FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
 
 INSERT = """
-insert into bulks (id, action, filter, who, reason, rate, canary, total)
+insert into joblane.bulks (id, action, filter, who, reason, rate, canary, total)
 values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
 """
 
@@ -129,7 +129,7 @@ VIEW = """
 select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
        coalesce(b.stopped, case when t.state in ('archived', 'cancelled') then t.reason end),
        b.started_at, t.finished_at
-  from bulks b join tasks t on t.id = b.id
+  from joblane.bulks b join joblane.tasks t on t.id = b.id
 """
 
 
@@ -158,16 +158,16 @@ def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
     """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended or was aborted."""
     before = view(reach, id_)
     with audit.action(reach, "abort", id_, reason) as doing:
-        [[stopped]] = doing.connection.run("select stopped from bulks where id = $1 for update", id_)
+        [[stopped]] = doing.connection.run("select stopped from joblane.bulks where id = $1 for update", id_)
         if stopped is not None and before.state in LIVE:
             raise ActionError(id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it stops")
         if not doing.connection.run(CANCEL, id_):
             raise _ended(reach, before)
-        doing.connection.run("update bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
+        doing.connection.run("update joblane.bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
         doing.details |= {"done": before.done, "total": before.total}
     return view(reach, id_)
 
 
 def _ended(reach: Reach, before: BulkView) -> ActionError:
-    [[state]] = reach.connection.run("select state from tasks where id = $1", before.id)
+    [[state]] = reach.connection.run("select state from joblane.tasks where id = $1", before.id)
     return ActionError(before.id, "abort", State(state), LIVE, audit.last(reach.connection, before.id))

@@ -28,20 +28,20 @@ OLD_PAUSE = timedelta(days=1)
 
 SWEPT = """
 select max(finished_at), clock_timestamp()
-  from (select finished_at from tasks
+  from (select finished_at from joblane.tasks
          where type = $1 and state = 'completed' order by created_at desc, id desc limit 20) as last
 """
 UNDECLARED = """
-select type, count(*) from tasks
+select type, count(*) from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry')
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """
 SEEN = """
-select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join tasks t on t.id = x.id order by x.id
+select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join joblane.tasks t on t.id = x.id order by x.id
 """
 PAUSES = """
-select scope, name, reason, paused_by, clock_timestamp() - since, until is null from pauses
+select scope, name, reason, paused_by, clock_timestamp() - since, until is null from joblane.pauses
  where until is null or until > clock_timestamp() order by since
 """
 

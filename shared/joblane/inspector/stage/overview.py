@@ -26,7 +26,7 @@ MOST_MINUTES = 240
 LIVE_ROWS = """
 select queue, type, state, count(*),
        extract(epoch from clock_timestamp() - min(due_at) filter (where state <> 'active'))::float8
-  from tasks where state = any('{scheduled,pending,active,retry}'::text[])
+  from joblane.tasks where state = any('{scheduled,pending,active,retry}'::text[])
  group by queue, type, state
 """
 """The last column, negative where nothing is due yet: how long the one that was due first has waited."""
@@ -34,13 +34,14 @@ select queue, type, state, count(*),
 BEGUN = """
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
        count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost')), avg(wait_ms)::float8
-  from task_attempts
+  from joblane.task_attempts
  where started_at >= $1 and queue is not null
  group by 1, 2
 """
 STANDING = f"""
 select clock_timestamp(),
-       (select count(*) from (select from tasks where state = 'archived' and not cleared limit {COUNT_CAP}) as a)
+       (select count(*) from (select from joblane.tasks where state = 'archived'
+        and not cleared limit {COUNT_CAP}) as a)
 """
 
 

@@ -34,16 +34,16 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 CURRENT = """
-select scope, name, reason, paused_by, since, until from pauses
+select scope, name, reason, paused_by, since, until from joblane.pauses
  where until is null or until > clock_timestamp() order by scope, name
 """
 # One that has ended by itself begins anew. Nothing comes back where the end is not ahead.
 PAUSE = """
 with before as (
-  select since, paused_by from pauses
+  select since, paused_by from joblane.pauses
    where scope = $1 and name = $2 and (until is null or until > clock_timestamp()) for update
 )
-insert into pauses (scope, name, reason, paused_by, until)
+insert into joblane.pauses (scope, name, reason, paused_by, until)
 select $1, $2, $3::text, $4::text, $5::timestamptz
  where $5::timestamptz is null or $5::timestamptz > clock_timestamp()
 on conflict (scope, name) do update set
@@ -52,9 +52,9 @@ on conflict (scope, name) do update set
 returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
 """
 # Of two at once that find nothing paused, the second is to find the pause of the first. Whoever reads is not held up.
-ONE_AT_A_TIME = "lock table pauses in share row exclusive mode"
+ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 RESUME = """
-delete from pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
+delete from joblane.pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
    and (until is null or until > clock_timestamp())
 returning scope, name, reason, paused_by, since, until
 """
@@ -66,12 +66,12 @@ MOST_BATCHES = 50
 # that are due in that minute are among it; a message too many does no harm.
 GO_ON = f"""
 with held as (
-  select id from tasks
+  select id from joblane.tasks
    where sweep_at > now() and sweep_at <= now() + interval '1 minute'
      and (state in ('scheduled', 'pending', 'retry') or (state = 'active' and lease_until <= now()))
    order by sweep_at limit {BATCH} for no key update skip locked
 )
-update tasks t set sweep_at = now() from held where t.id = held.id returning t.id
+update joblane.tasks t set sweep_at = now() from held where t.id = held.id returning t.id
 """
 
 

@@ -38,14 +38,14 @@ MISSING = "MISSING"
 TICKS = f"""
 select s.type, s.name, t.id, t.state
   from jsonb_to_recordset($1::jsonb) as s(type text, name text, low text, high text),
-       lateral (select id, state from tasks where id >= s.low collate "C" and id < s.high collate "C"
+       lateral (select id, state from joblane.tasks where id >= s.low collate "C" and id < s.high collate "C"
                  order by id desc limit {PAST}) as t
 """
 
 TICKED = """
-select state from tasks where id = $1
+select state from joblane.tasks where id = $1
 union all
-select 'pending' from audit where target = $2 and action = 'tick' and details ->> 'id' = $1
+select 'pending' from joblane.audit where target = $2 and action = 'tick' and details ->> 'id' = $1
  limit 1
 """
 """A tick of this minute: a second one would be the same task, and run nothing."""

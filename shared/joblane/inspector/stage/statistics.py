@@ -23,7 +23,7 @@ select coalesce(a.{column}, ''), count(*),
        count(*) filter (where a.outcome = 'lost'),
        round(avg(a.wait_ms))::bigint, round(avg(a.duration_ms))::bigint, max(a.duration_ms)::bigint,
        coalesce(sum(a.cost_usd), 0)::float8 as cost
-  from task_attempts a
+  from joblane.task_attempts a
  where a.started_at >= now() - make_interval(secs => $1::float8)
  group by 1
  order by cost desc, 2 desc, 1

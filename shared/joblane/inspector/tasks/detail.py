@@ -36,15 +36,15 @@ TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 ATTEMPTS = f"""
 select run, attempt, generation, started_at, finished_at, outcome, duration_ms, billed_ms, memory_mb, cost_usd,
        request_id, error_type, error_message, fingerprint, traceback
-  from (select * from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
+  from (select * from joblane.task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
  order by run
 """
 BESIDE = f"""
-select (select array(select id from tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
+select (select array(select id from joblane.tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
        p.done, p.total, p.note, p.at,
-       coalesce((select c.done from task_cursors c where c.task_id = $1),
-                (select count(*) from task_items i where i.task_id = $1))
-  from (select) as one left join task_progress p on p.task_id = $1
+       coalesce((select c.done from joblane.task_cursors c where c.task_id = $1),
+                (select count(*) from joblane.task_items i where i.task_id = $1))
+  from (select) as one left join joblane.task_progress p on p.task_id = $1
 """
 
 

@@ -113,7 +113,7 @@ def _check_types(reach: Reach, types: Sequence[str]) -> None:
         if type_ not in known and not (
             isinstance(type_, str)
             and TYPE_PATTERN.fullmatch(type_)
-            and reach.connection.run("select from tasks where type = $1 limit 1", type_)
+            and reach.connection.run("select from joblane.tasks where type = $1 limit 1", type_)
         ):
             raise SelectionError("types", f"there is no type {type_!r}; there are {', '.join(sorted(known))}")
 
@@ -170,7 +170,7 @@ def select(
         if value is not None:
             values.append(value)
             own = [f"{leading} = ${len(values)}"]
-        parts.append(f"(select {columns} from tasks{_where(own + conditions)} order by {order} limit {limit})")
+        parts.append(f"(select {columns} from joblane.tasks{_where(own + conditions)} order by {order} limit {limit})")
     union = "\nunion all\n".join(parts)
     return Selection(f"select {columns} from (\n{union}\n) as t order by {order} limit {limit}", tuple(values))
 
@@ -182,7 +182,7 @@ def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
         filter_ = replace(filter_, queues=branches)
     conditions, values = _conditions(filter_)
     conditions += _within_reach(filter_) if acting else []
-    found = f"select from tasks{_where(conditions)} limit {most}"
+    found = f"select from joblane.tasks{_where(conditions)} limit {most}"
     return Selection(f"select count(*) from ({found}) as found", tuple(values))
 
 

@@ -38,11 +38,11 @@ PLATFORM = "PLATFORM"
 TAKEN = ("level", "message", "timestamp", "task_id", "attempt", "task_type", "tasks", "location", "service")
 
 TASK = """
-select type, created_at, coalesce(finished_at, clock_timestamp()) from tasks where id = $1
+select type, created_at, coalesce(finished_at, clock_timestamp()) from joblane.tasks where id = $1
 """
 RUNS = f"""
 select attempt, request_id, started_at, coalesce(finished_at, clock_timestamp())
-  from task_attempts where task_id = $1 order by run desc limit {ATTEMPTS}
+  from joblane.task_attempts where task_id = $1 order by run desc limit {ATTEMPTS}
 """
 
 

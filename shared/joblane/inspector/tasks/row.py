@@ -58,7 +58,7 @@ class Record:
 
 
 COLUMNS = ", ".join(each.name for each in fields(Record)[:-1])
-READ = f"select {COLUMNS}, clock_timestamp() from tasks where id = $1"
+READ = f"select {COLUMNS}, clock_timestamp() from joblane.tasks where id = $1"
 
 
 def check_id(id_: str) -> str:

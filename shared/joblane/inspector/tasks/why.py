@@ -27,17 +27,17 @@ AHEAD_CAP = 10_000
 
 # As the claim sees it: see claim.PAUSED.
 PAUSES = """
-select scope, name, reason, paused_by, until from pauses
+select scope, name, reason, paused_by, until from joblane.pauses
  where (until is null or until > clock_timestamp())
    and ((scope = 'queue' and name = $1 and $2 not like 'jobs:%') or (scope = 'type' and name = $2)
      or (scope = 'tenant' and name = $3))
  order by scope, name
 """
 AHEAD = f"""
-select (select count(*) from (select from tasks
+select (select count(*) from (select from joblane.tasks
                                where state = any('{{scheduled,pending,retry}}'::text[]) and type = $1 and queue = $2
                                  and due_at < least($3, clock_timestamp()) limit {AHEAD_CAP + 1}) as w),
-       (select count(*) from tasks where state = 'active' and type = $1 and queue = $2)
+       (select count(*) from joblane.tasks where state = 'active' and type = $1 and queue = $2)
 """
 
 

@@ -38,9 +38,9 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 def applied(connection: Connection) -> str | None:
     """The revision that the database is at; None where no migration was ever run."""
-    if connection.run("select to_regclass('alembic_version')") == [[None]]:
+    if connection.run("select to_regclass('joblane.alembic_version')") == [[None]]:
         return None
-    rows = connection.run("select version_num from alembic_version")
+    rows = connection.run("select version_num from joblane.alembic_version")
     return str(rows[0][0]) if rows else None
 
 

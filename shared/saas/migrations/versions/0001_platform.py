@@ -1,14 +1,15 @@
-"""The platform's tables: tenants with their roles, members and invitations, system users, and users' addresses."""
+"""The platform's tables: tenants with their roles, members and invitations, system users, users' addresses, and what
+the HTTP API remembers of requests that may come again."""
 
 from __future__ import annotations
 
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0001"
+down_revision = None
 
 TENANTS = """
-create table tenants (
+create table saas.tenants (
     id         uuid primary key default gen_random_uuid(),
     name       varchar(255) not null,
     slug       varchar(255) not null unique,
@@ -23,12 +24,12 @@ create table tenants (
 
 # A role without a tenant belongs to the system and may be given in every tenant.
 ROLES = """
-create table roles (
+create table saas.roles (
     id          uuid primary key default gen_random_uuid(),
     name        varchar(100) not null,
     type        varchar(20) not null,
     description text,
-    tenant_id   uuid references tenants (id) on delete cascade,
+    tenant_id   uuid references saas.tenants (id) on delete cascade,
     is_system   boolean not null default false,
     created_at  timestamptz not null default now(),
     updated_at  timestamptz not null default now()
@@ -37,11 +38,11 @@ create table roles (
 
 # Users themselves are kept by the identity provider, whose ids need not be UUIDs.
 TENANT_MEMBERS = """
-create table tenant_members (
+create table saas.tenant_members (
     id         uuid primary key default gen_random_uuid(),
-    tenant_id  uuid not null references tenants (id) on delete cascade,
+    tenant_id  uuid not null references saas.tenants (id) on delete cascade,
     user_id    varchar(255) not null,
-    role_id    uuid not null references roles (id),
+    role_id    uuid not null references saas.roles (id),
     status     varchar(20) not null default 'active' check (status in ('active', 'inactive', 'pending')),
     invited_by varchar(255),
     joined_at  timestamptz,
@@ -52,12 +53,12 @@ create table tenant_members (
 """
 
 USER_INVITATIONS = """
-create table user_invitations (
+create table saas.user_invitations (
     id          uuid primary key default gen_random_uuid(),
-    tenant_id   uuid not null references tenants (id) on delete cascade,
+    tenant_id   uuid not null references saas.tenants (id) on delete cascade,
     email       varchar(255) not null,
     invited_by  varchar(255) not null,
-    role_id     uuid not null references roles (id),
+    role_id     uuid not null references saas.roles (id),
     token       varchar(255) not null unique,
     status      varchar(20) not null default 'pending'
                     check (status in ('pending', 'accepted', 'expired', 'cancelled')),
@@ -70,7 +71,7 @@ create table user_invitations (
 
 # `grace_warned_for` is the `grace_period_at` of which the owner was told; a new grace period is a new warning.
 SYSTEM_USERS = """
-create table system_users (
+create table saas.system_users (
     id               uuid primary key default gen_random_uuid(),
     name             varchar(100) not null unique,
     application_name varchar(100) not null,
@@ -93,31 +94,48 @@ create table system_users (
 
 # Where a user may be written to: a copy of the identity provider's verified address, so that a job needs no call.
 USER_ADDRESSES = """
-create table user_addresses (
+create table saas.user_addresses (
     user_id    varchar(255) primary key,
     email      varchar(255) not null,
     updated_at timestamptz not null default now()
 )
 """
 
+# One row per Idempotency-Key of a caller and route: what was asked, as a digest, and what was answered. It commits with
+# what the request did.
+API_REQUESTS = """
+create table saas.api_requests (
+    id          uuid primary key,
+    fingerprint varchar(64) not null,
+    answer      jsonb not null default '{}',
+    created_at  timestamptz not null default now()
+)
+"""
+
 # Members are paged by the index of their unique key. Those on `role_id` spare a deleted role a walk through everything.
 INDEXES = (
-    "create index roles_tenant on roles (tenant_id)",
-    "create index tenant_members_role on tenant_members (role_id)",
-    "create index user_invitations_tenant on user_invitations (tenant_id, id)",
-    "create index user_invitations_role on user_invitations (role_id)",
-    "create index system_users_expiry on system_users (expires_at) where is_active",
-    "create index system_users_grace on system_users (grace_period_at) where grace_period_at is not null",
+    "create index roles_tenant on saas.roles (tenant_id)",
+    "create index tenant_members_role on saas.tenant_members (role_id)",
+    "create index user_invitations_tenant on saas.user_invitations (tenant_id, id)",
+    "create index user_invitations_role on saas.user_invitations (role_id)",
+    "create index system_users_expiry on saas.system_users (expires_at) where is_active",
+    "create index system_users_grace on saas.system_users (grace_period_at) where grace_period_at is not null",
+    "create index api_requests_age on saas.api_requests (created_at)",
+    "create index user_invitations_expiry on saas.user_invitations (expires_at) where status = 'pending'",
+    "create index tenants_deleted on saas.tenants (deleted_at) where deleted_at is not null",
 )
 
 
+TABLES = (TENANTS, ROLES, TENANT_MEMBERS, USER_INVITATIONS, SYSTEM_USERS, USER_ADDRESSES, API_REQUESTS)
+
+
 def upgrade() -> None:
-    for table in (TENANTS, ROLES, TENANT_MEMBERS, USER_INVITATIONS, SYSTEM_USERS, USER_ADDRESSES):
-        op.execute(table)
-    for index in INDEXES:
-        op.execute(index)
+    for statement in (*TABLES, *INDEXES):
+        op.execute(statement)
 
 
 def downgrade() -> None:
-    for name in ("user_addresses", "system_users", "user_invitations", "tenant_members", "roles", "tenants"):
-        op.execute(f"drop table {name}")
+    for name in (
+        *("api_requests", "user_addresses", "system_users", "user_invitations", "tenant_members", "roles", "tenants"),
+    ):
+        op.execute(f"drop table saas.{name}")

@@ -1,0 +1,109 @@
+"""A user's project: the folder with ``functions/`` and ``cdk.json``, and what ``[tool.joblane]`` of its
+``pyproject.toml`` says about it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from joblane.errors import JobError
+
+MARKS = ("cdk.json", "pyproject.toml", "functions")
+"""A folder that has one of these is a project."""
+KEYS = ("functions", "code", "lock", "migrations")
+LOCKS = Path(__file__).parent / "locks"
+"""Hashed requirements that the library brings: of functions (``runtime.txt``) and of the tools of the local stack."""
+
+
+class ProjectError(JobError):
+    """``[tool.joblane]`` in ``pyproject.toml`` is wrong; the message names the key."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """Where a project keeps what the library reads.
+
+    ``root``: the folder that commands run in. ``functions``: the package of the handlers, a folder of ``root``.
+    ``code``: further folders, relative to ``root``, that functions import and that go into their zip, for example
+    ``src/shop``. ``lock``: hashed requirements of what functions import; the library's own where the project has none.
+    ``migrations``: ``module:function``, called with the database's address after the library's own migrations.
+    """
+
+    root: Path
+    functions: str = "functions"
+    code: tuple[str, ...] = ()
+    lock: Path = LOCKS / "runtime.txt"
+    migrations: str | None = None
+
+    @classmethod
+    def here(cls, start: Path | None = None) -> Project:
+        """The project around ``start`` (the working folder): the nearest folder upward that looks like one.
+
+        Raises :class:`ProjectError` for a setting that is wrong.
+        """
+        start = (start or Path.cwd()).resolve()
+        root = next((each for each in (start, *start.parents) if any((each / mark).exists() for mark in MARKS)), start)
+        return cls._read(root)
+
+    @classmethod
+    def _read(cls, root: Path) -> Project:
+        file = root / "pyproject.toml"
+        if not file.is_file():
+            return cls(root)
+        import tomllib
+
+        try:
+            given: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("joblane", {})
+        except ValueError as error:
+            raise ProjectError(f"{file}: {error}") from None
+        if unknown := sorted(given.keys() - set(KEYS)):
+            raise ProjectError(f"{file}: tool.joblane: {unknown[0]!r} is not known; there are {', '.join(KEYS)}")
+        for name in ("functions", "lock", "migrations"):
+            if name in given and not (isinstance(given[name], str) and given[name]):
+                raise ProjectError(f"{file}: tool.joblane.{name}: a text is required")
+        code = given.get("code", [])
+        if not isinstance(code, list) or not all(isinstance(each, str) and (root / each).is_dir() for each in code):
+            raise ProjectError(f"{file}: tool.joblane.code: a list of folders that exist is required")
+        if "lock" in given and not (root / given["lock"]).is_file():
+            raise ProjectError(f"{file}: tool.joblane.lock: there is no file {given['lock']!r}")
+        return cls(
+            root,
+            given.get("functions", "functions"),
+            tuple(code),
+            root / given["lock"] if "lock" in given else LOCKS / "runtime.txt",
+            given.get("migrations"),
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What :mod:`joblane.settings` reads of it, in this process and in the functions on AWS."""
+        return {
+            "JOBLANE_FUNCTIONS": self.functions,
+            **({"JOBLANE_MIGRATIONS": self.migrations} if self.migrations else {}),
+        }
+
+    @property
+    def folder(self) -> Path:
+        """What the library makes for this project: tools, the local stack, packages. It ignores itself."""
+        return self.root / ".joblane"
+
+    @property
+    def handlers(self) -> Path:
+        """The folder of the handlers."""
+        return self.root / self.functions
+
+    @property
+    def code_folders(self) -> list[Path]:
+        """All that goes into the functions' zip beside the library, each under its own name."""
+        return [self.handlers, *(self.root / each for each in self.code)]
+
+    def activate(self) -> None:
+        """Let this process find the project's tasks, and import its code before anything of the same name."""
+        os.environ.update(self.environment)
+        for path in reversed(list(dict.fromkeys(str(folder.parent) for folder in self.code_folders))):
+            if path in sys.path:
+                sys.path.remove(path)
+            sys.path.insert(0, path)

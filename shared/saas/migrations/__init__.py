@@ -1,0 +1,16 @@
+"""The platform's own migrations, apart from the library's: its schema and its ``alembic_version`` are ``saas``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def upgrade(url: str) -> None:
+    """Bring the platform's tables in the database at ``url`` (``postgresql://…``) up to date. Twice is harmless."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.attributes["url"] = url
+    command.upgrade(config, "head")

@@ -1,0 +1,28 @@
+"""Alembic's entry: run the platform's migrations over a connection of the library's, which knows how to log in."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import text
+
+from joblane.record.database import Database
+from saas.tables import SCHEMA, metadata
+
+LOCK = 0x73616173
+"""Of two deploys one migrates: 'saas' in ASCII."""
+
+
+def run() -> None:
+    database = Database(context.config.attributes["url"])
+    try:
+        with database.engine.connect() as connection:
+            context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
+            with context.begin_transaction():
+                connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
+                connection.execute(text(f"create schema if not exists {SCHEMA}"))
+                context.run_migrations()
+    finally:
+        database.drop()
+
+
+run()
