@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from joblane.client import Enqueued as Enqueued
     from joblane.client import JobClient as JobClient
     from joblane.context import TaskContext as TaskContext
-    from joblane.cron import cron as cron
-    from joblane.cron import every as every
+    from joblane.declaration import Grants as Grants
+    from joblane.declaration import Task as Task
     from joblane.decorator import task as task
     from joblane.errors import DuplicateTaskError as DuplicateTaskError
     from joblane.errors import EnqueueError as EnqueueError
@@ -41,17 +41,17 @@ if TYPE_CHECKING:
     from joblane.queues import Queue as Queue
     from joblane.record.states import State as State
     from joblane.redaction import Redacted as Redacted
+    from joblane.schedule import cron as cron
+    from joblane.schedule import every as every
     from joblane.status import Progress as Progress
     from joblane.status import TaskStatus as TaskStatus
-    from joblane.task import Grants as Grants
-    from joblane.task import Task as Task
     from joblane.unique import OnConflict as OnConflict
     from joblane.unique import Until as Until
 
 _HOMES = {
     "joblane.client": ("Enqueued", "JobClient"),
     "joblane.context": ("TaskContext",),
-    "joblane.cron": ("cron", "every"),
+    "joblane.schedule": ("cron", "every"),
     "joblane.decorator": ("task",),
     "joblane.errors": (
         "DuplicateTaskError",
@@ -72,7 +72,7 @@ _HOMES = {
     "joblane.record.states": ("State",),
     "joblane.redaction": ("Redacted",),
     "joblane.status": ("Progress", "TaskStatus"),
-    "joblane.task": ("Grants", "Task"),
+    "joblane.declaration": ("Grants", "Task"),
     "joblane.unique": ("OnConflict", "Until"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from joblane.declaration import Task
     from joblane.job import JobOptions
     from joblane.payload import Payload
-    from joblane.task import Task
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 INLINE_SENDS = 100

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.client import Enqueued, JobClient
+    from joblane.declaration import Task
     from joblane.job import Job, JobOptions
     from joblane.payload import Payload
     from joblane.queues import Queue
@@ -51,7 +52,6 @@ if TYPE_CHECKING:
     from joblane.record.database import Database
     from joblane.record.finish import Finish
     from joblane.redaction_scrub import Scrub
-    from joblane.task import Task
     from joblane.worker.timeout import Alarm
 
 T = TypeVar("T")

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from joblane import retry
-from joblane.cron import Schedule, parse
 from joblane.errors import DeclarationError
 from joblane.json_values import canonical
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
 from joblane.payload import ArchivedTask, Payload, check_model, describe
 from joblane.queues import TYPE_PATTERN, Queue, folder_of, slug_of
+from joblane.schedule import Schedule, parse
 from joblane.unique import LONGEST_UNIQUE, Until
 
 if TYPE_CHECKING:
     from joblane.context import TaskContext
-from joblane.task import MAX_RETENTION, MAX_SLUG, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task
+from joblane.declaration import MAX_RETENTION, MAX_SLUG, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task
 
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 
@@ -61,7 +61,7 @@ def task(
     ``queue``: home queue; ``also``: further queues in which it has a lane.
     ``max_retry``: attempts after the first, 0 to 100. ``retry_delay``: see :mod:`joblane.retry`.
     ``timeout``: of one attempt. ``retention``: how long payload and result are kept after the end; 0 clears at once.
-    ``schedule``: Unix cron text, ``"@hourly"``, :func:`~joblane.cron.every`, :func:`~joblane.cron.cron`.
+    ``schedule``: Unix cron text, ``"@hourly"``, :func:`~joblane.schedule.every`, :func:`~joblane.schedule.cron`.
     ``overlap``: ``skip`` a tick while the schedule's last one is live, or ``allow`` both.
     ``unique_for``, ``unique_until``: one live task per queue and payload, see :mod:`joblane.unique`.
     ``on_archived``: the task, or its type, to enqueue when one is given up; it takes an :class:`ArchivedTask`.

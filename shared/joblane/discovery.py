@@ -10,12 +10,12 @@ from typing import Any
 
 from joblane import schedule_overrides as schedules
 from joblane import settings
+from joblane.declaration import Task
 from joblane.decorator import check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
 from joblane.payload import ArchivedTask
 from joblane.queues import folder_of
 from joblane.schedule_overrides import Times
-from joblane.task import Task
 
 LIBRARY = "joblane.functions"
 """The package of the library's own tasks and functions: the sweep, bulk actions, the control API."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from joblane.declaration import Task
 from joblane.queues import Queue
-from joblane.task import Task
 from joblane.unique import OnConflict, Until
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from joblane.json_values import check_text
 from joblane.retry import LONGEST
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 
 MAX_RETENTION = timedelta(days=3650)
 MAX_TAGS, MAX_TAG = 20, 100

@@ -16,7 +16,7 @@ from joblane import settings
 from joblane.errors import DeclarationError
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 
 VARIABLE = "JOBLANE_SCHEDULES"
 OFF = "off"

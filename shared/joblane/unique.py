@@ -18,7 +18,7 @@ from joblane.errors import PayloadError, UnreadablePayloadError
 from joblane.json_values import digest
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 
 MAX_KEY = 200
 PAYLOAD_KEY = re.compile(r"[0-9a-f]{32}")

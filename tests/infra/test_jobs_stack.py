@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from joblane.cdk.app import Synthesised
+from joblane.declaration import Task
 from joblane.discovery import discover
 from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.sqs.message import decode
-from joblane.task import Task
 from tests.infra import templates
 from tests.infra.conftest import DATABASE_SECRET, DATABASE_URL, RDS_HOST, STAGES, TASKS, Synth
 from tests.infra.templates import Template

@@ -15,9 +15,9 @@ from joblane.cdk.settings.apis import Monitoring
 from joblane.cdk.watching import alarms
 from joblane.cdk.watching.alarms import MAX_METRICS, longest_gap
 from joblane.cdk.watching.queries import QUERIES
-from joblane.cron import parse
 from joblane.discovery import discover
 from joblane.queues import Queue
+from joblane.schedule import parse
 from tests.infra import templates
 from tests.infra.conftest import TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template

@@ -10,10 +10,10 @@ import pytest
 
 from functions.system_health_check import handler as health_check
 from joblane.cdk import costs
-from joblane.cron import Schedule, parse
 from joblane.discovery import discover
 from joblane.prices import PRICES, Price
 from joblane.queues import Queue
+from joblane.schedule import Schedule, parse
 from saas.health import Check
 from tests import costs as page
 from tests.pages import ROOT

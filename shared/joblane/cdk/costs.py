@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.declaration import Task
 from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.prices import AS_OF, PRICES
 from joblane.queues import Queue
-from joblane.task import Task
 
 MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)

@@ -38,8 +38,8 @@ from joblane.worker.timeout import Alarm
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from joblane.declaration import Task
     from joblane.payload import Payload
-    from joblane.task import Task
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""

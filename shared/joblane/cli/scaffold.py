@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from joblane.cli.errors import LocalError, MisuseError
-from joblane.cron import parse
 from joblane.decorator import check_type
 from joblane.errors import DeclarationError
 from joblane.queues import Queue, folder_of
+from joblane.schedule import parse
 
 HANDLER = '''\
 """Say in a sentence what {type} does."""

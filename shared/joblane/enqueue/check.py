@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from joblane.declaration import Task
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
 from joblane.json_values import check_tree, digest, needs_walk
@@ -20,7 +21,6 @@ from joblane.queues import Queue, lane_name
 from joblane.record.insert import NewTask
 from joblane.sqs.client import Entry
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATTERN, Message, check_headers
-from joblane.task import Task
 from joblane.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.retry import RetryDelay, check_retry_delay
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 from joblane.options import MAX_DELAYS, MAX_RETENTION, Options, _checked_tags
 
 # --- From a caller -------------------------------------------------------------------------------------------------

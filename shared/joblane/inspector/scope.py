@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from joblane.queues import function_name, log_group_name
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
-    from joblane.task import Task
 
 
 @dataclass(frozen=True, slots=True)

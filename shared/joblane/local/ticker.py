@@ -19,8 +19,8 @@ from joblane.sqs.tick import tick_entry
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from joblane.cron import Schedule
-    from joblane.task import Task
+    from joblane.declaration import Task
+    from joblane.schedule import Schedule
 
 MAX_AGE = timedelta(hours=1)
 """A tick that could not be sent for this long is dropped, as the deployed schedules do."""

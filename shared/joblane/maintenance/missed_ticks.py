@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from joblane.sqs.tick import id_of
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
-    from joblane.task import Task
 
 PATIENCE = timedelta(minutes=30)
 """How long after its time a tick may be seen first: its message may wait in a lane that is behind."""

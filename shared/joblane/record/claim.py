@@ -55,8 +55,8 @@ from joblane.sqs.message import Message
 from joblane.unique import Unique
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
-    from joblane.task import Task
 from joblane.record.states import ARCHIVED_RETENTION, LIVE, SWEEP_MARGIN_SECONDS
 
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from joblane.options import NONE
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
-    from joblane.task import Task
 
 REGISTER = """
 with declared as (

@@ -8,7 +8,7 @@ from joblane.options import MAX_TAG, MAX_TAGS
 from joblane.sqs.message import ID_PATTERN, MAX_HEADERS, VERSION
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 
 
 def message_schema(task: Task[Any, Any]) -> dict[str, Any]:

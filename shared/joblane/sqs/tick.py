@@ -12,8 +12,8 @@ from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 
 if TYPE_CHECKING:
-    from joblane.cron import Schedule
-    from joblane.task import Task
+    from joblane.declaration import Task
+    from joblane.schedule import Schedule
 
 EARLY = timedelta(seconds=5)
 """A tick may be sent this much before its time, where clocks differ."""

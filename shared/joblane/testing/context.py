@@ -20,8 +20,8 @@ from joblane.worker import outcome
 from joblane.worker.timeout import Alarm
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.sqs.client import Sqs
-    from joblane.task import Task
 
 REQUEST_ID = "a test's own call"
 

@@ -21,9 +21,9 @@ from joblane.sqs.message import decode
 from joblane.testing.errors import KitError
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
     from joblane.sqs.client import Entry
-    from joblane.task import Task
 
 TASKS = """
 select id, type, queue, tenant, owner, tags, state, payload, headers,

@@ -15,7 +15,7 @@ from joblane.record.finish import FINISH
 from joblane.testing.errors import Killed
 
 if TYPE_CHECKING:
-    from joblane.task import Task
+    from joblane.declaration import Task
 
 Go = Callable[[], Any]
 Tap = Callable[[str, Go], Any]

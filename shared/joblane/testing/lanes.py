@@ -23,7 +23,7 @@ from joblane.worker.worker import Worker
 
 if TYPE_CHECKING:
     from joblane.context import TaskContext
-    from joblane.task import Task
+    from joblane.declaration import Task
     from joblane.testing.queues import Held, MemoryQueues
     from joblane.testing.report import Deliveries
 

@@ -18,8 +18,8 @@ from joblane.sqs.client import Entry, Sqs
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from joblane.declaration import Task
     from joblane.enqueue.check import Ready
-    from joblane.task import Task
 
 
 @contextmanager

@@ -11,9 +11,9 @@ from joblane.record.states import State
 from joblane.testing.errors import KitError
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
     from joblane.record.database import Database
-    from joblane.task import Task
 
 TASKS = """
 select t.id, t.type, t.state, t.attempts, t.allowed, t.runs, t.result, t.reason, t.error_type, t.error_message,

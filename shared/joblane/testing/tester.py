@@ -39,10 +39,10 @@ if TYPE_CHECKING:
 
     from joblane.client import Enqueued
     from joblane.context import TaskContext
-    from joblane.cron import Schedule
+    from joblane.declaration import Task
     from joblane.job import JobOptions
     from joblane.payload import Payload
-    from joblane.task import Task
+    from joblane.schedule import Schedule
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")

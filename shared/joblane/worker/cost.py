@@ -16,9 +16,9 @@ from joblane.prices import PRICES, compute
 from joblane.record.states import State
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.claim import Claim
     from joblane.record.finish import Finish
-    from joblane.task import Task
 
 MEMORY_VARIABLE = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"
 """Source: Lambda, *Defined runtime environment variables*; in MB."""

@@ -31,9 +31,9 @@ from joblane.retry import LONGEST, RetryDelay, delay_after
 from joblane.worker.failure import Failure
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.payload import Payload
     from joblane.record.claim import Claim
-    from joblane.task import Task
 
 MISMATCH_DELAY = timedelta(minutes=1)
 MISMATCH_PATIENCE = timedelta(hours=1)

@@ -41,9 +41,9 @@ from joblane.worker.run_log import Report
 from joblane.worker.timeout import OUTLIVED, Alarm
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.payload import Payload
     from joblane.record.connection import Connection
-    from joblane.task import Task
 
 KILL_MARGIN_SECONDS = 3.0
 """The alarm fires this long before Lambda's own kill at the latest."""

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
-from joblane.task import Task
 from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from joblane import Queue, Snooze, TaskContext, task
+from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
 from joblane.inspector import Inspector
 from joblane.inspector.scope import Reach
@@ -21,7 +22,6 @@ from joblane.record.claim import Incoming, claim
 from joblane.record.states import State
 from joblane.redaction import MASK
 from joblane.sqs.message import Message, decode
-from joblane.task import Task
 from tests.integration.inspector.conftest import TASKS
 from tests.integration.jobs.conftest import PREFIX, World
 from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one

@@ -12,10 +12,10 @@ from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
 from joblane.client import JobClient
+from joblane.declaration import Task
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
-from joblane.task import Task
 from joblane.worker.worker import Worker
 from tests.events import LambdaContext, event, record
 

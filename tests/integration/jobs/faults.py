@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.limits import QUEUE_RETENTION
 from joblane.maintenance.sweep import Swept, sweep
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
-from joblane.task import Task
 from joblane.testing.faults import (
     Tap,
     TappedDatabase,

@@ -14,11 +14,11 @@ from sqlalchemy import text
 
 from joblane import TaskContext
 from joblane.client import JobClient
+from joblane.declaration import Task
 from joblane.errors import RecordAwayError
 from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from joblane.task import Task
 from joblane.worker.batch_response import AWAY_LONGEST_SECONDS, growing_seconds
 from tests.conftest import administer
 from tests.events import record

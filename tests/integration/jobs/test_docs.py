@@ -14,9 +14,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 import joblane
 from joblane import ArchivedTask, Payload, TaskContext, task
+from joblane.declaration import Task
 from joblane.local.postgres_programs import program
 from joblane.record.task_types import register
-from joblane.task import Task
 from tests.integration.jobs.conftest import World
 
 TEXT = (Path(__file__).resolve().parents[3] / "docs" / "tasks.md").read_text()

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from joblane.task import Task
+from joblane.declaration import Task
 from tests.events import record
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import acknowledge, depth, expire_leases, outcomes, put, receive, run_sweep

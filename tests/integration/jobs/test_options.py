@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from joblane import EnqueueError, Job, JobClient, State, TaskContext
+from joblane.declaration import Task
 from joblane.queues import dead_letter_name
 from joblane.sqs.message import decode
-from joblane.task import Task
 from tests import emf
 from tests.events import record
 from tests.integration.jobs.conftest import World

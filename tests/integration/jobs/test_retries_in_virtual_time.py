@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from joblane import Payload, TaskContext, task
+from joblane.declaration import Task
 from joblane.limits import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
 from joblane.sqs.client import Entry
-from joblane.task import Task
 from tests.events import record
 from tests.integration.jobs.conftest import World
 from tests.integration.jobs.faults import WatchedSqs, handle, outcomes, run_sweep, watch

@@ -17,13 +17,13 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.orm import Session
 
 from joblane import DuplicateTaskError, Enqueued, EnqueueError, Job, JobClient, Queue, SkipRetry, TaskContext
+from joblane.declaration import Task
 from joblane.errors import TaskIdConflictError
 from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import INSERT, KNOWN
 from joblane.record.states import State
-from joblane.task import Task
 from joblane.testing.faults import Go
 from tests.events import record
 from tests.integration.jobs.conftest import World

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from joblane.declaration import MAX_SLUG
 from joblane.errors import DeclarationError
 from joblane.limits import (
     DEAD_LETTER_RETENTION,
@@ -40,7 +41,6 @@ from joblane.queues import (
     lane_name,
     slug_of,
 )
-from joblane.task import MAX_SLUG
 
 # --- Names ---------------------------------------------------------------------------------------------------------
 

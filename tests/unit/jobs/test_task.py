@@ -31,10 +31,10 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 
 from joblane import Grants, Payload, Queue, Task, TaskContext, cron, every, task
+from joblane.declaration import MAX_SLUG
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.payload import describe
 from joblane.queues import MAX_PREFIX, function_name
-from joblane.task import MAX_SLUG
 
 SECRET = "hunter2"
 

@@ -15,10 +15,10 @@ from joblane.cdk.constructs.queue_pair import dead_letter_queue
 from joblane.cdk.errors import SynthError
 from joblane.cdk.nag import acknowledge
 from joblane.cdk.settings.stage import Stage
-from joblane.cron import Schedule
+from joblane.declaration import Task
 from joblane.queues import cron_group_name, schedule_name
+from joblane.schedule import Schedule
 from joblane.sqs.message import Message
-from joblane.task import Task
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
 """Replaced by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""

@@ -14,9 +14,9 @@ from joblane.cdk.constructs.code import FunctionCode
 from joblane.cdk.constructs.queue_pair import QueuePair
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.settings.stage import Stage
+from joblane.declaration import Task
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.queues import Queue, front_door_name
-from joblane.task import Task
 
 HANDLER = "joblane.functions.router.handler.handler"
 TIMEOUT = timedelta(seconds=30)

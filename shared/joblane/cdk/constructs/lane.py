@@ -12,7 +12,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.queue_pair import QueuePair, sending
 from joblane.cdk.settings.stage import Stage
-from joblane.task import Task
+from joblane.declaration import Task
 
 
 class Lane(QueuePair):

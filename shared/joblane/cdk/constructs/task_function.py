@@ -21,9 +21,9 @@ from joblane.cdk.errors import StageError
 from joblane.cdk.nag import acknowledge, acknowledge_wildcard
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import SES, Stage, Value
+from joblane.declaration import Task
 from joblane.queues import function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
-from joblane.task import Task
 
 GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
 """Variables that come from the stacks: a task may declare them, and no setting changes them."""

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.literals import QueueAttributeNameType
 
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
-    from joblane.task import Task
 
 PAGE = 1000
 """Without a size, SQS tells of no second page. Source: ListQueues, SQS API reference."""

@@ -16,10 +16,10 @@ from joblane.cdk.settings.apis import Api, Control, Monitoring
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
+from joblane.declaration import Task
 from joblane.errors import DeclarationError
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY
 from joblane.queues import check_prefix
-from joblane.task import Task
 
 Architecture = Literal["arm64", "x86_64"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]

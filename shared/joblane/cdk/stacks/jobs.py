@@ -29,11 +29,11 @@ from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.stage import Stage
+from joblane.declaration import Task
 from joblane.function import Function
 from joblane.limits import MIN_CONCURRENCY, share_concurrency
 from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue, lane_name, slug_of
-from joblane.task import Task
 
 SYSTEM = "system:"
 """Tasks of this category watch over the others: they may ask how the front doors are."""

@@ -22,9 +22,9 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from functions.system_health_check.handler import WHOLE
 from joblane.cdk.settings.apis import Count, Monitoring
+from joblane.declaration import Task
 from joblane.maintenance.sweep import TYPE
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
-from joblane.task import Task
 from joblane.telemetry import namespace
 
 PAGE = "docs/operating.md"

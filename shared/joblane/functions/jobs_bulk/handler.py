@@ -6,11 +6,11 @@ from typing import Any
 
 from joblane import settings, task
 from joblane.context import TaskContext
+from joblane.declaration import Grants
 from joblane.discovery import discover
 from joblane.payload import Payload
 from joblane.queues import Queue
 from joblane.sqs.client import Sqs
-from joblane.task import Grants
 
 
 class JobsBulk(Payload):

@@ -7,7 +7,7 @@ from typing import Any
 
 from joblane import settings, task
 from joblane.context import TaskContext
-from joblane.cron import every
+from joblane.declaration import Grants, Task
 from joblane.discovery import discover
 from joblane.errors import text_of
 from joblane.maintenance.missed_ticks import missed_ticks
@@ -15,8 +15,8 @@ from joblane.maintenance.sweep import Swept, stuck_leases, sweep
 from joblane.maintenance.unmarked_dead_letters import moved_by_sqs
 from joblane.payload import Payload
 from joblane.queues import Queue, front_door_name, lane_name
+from joblane.schedule import every
 from joblane.sqs.client import Sqs
-from joblane.task import Grants, Task
 from joblane.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]

@@ -19,10 +19,10 @@ from joblane.record.states import State
 from joblane.redaction import restored
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.enqueue.check import Ready
     from joblane.inspector.scope import Reach
     from joblane.record.connection import Connection
-    from joblane.task import Task
 
 
 def types(reach: Reach) -> tuple[TypeView, ...]:

@@ -34,9 +34,9 @@ from joblane.sqs.tick import tick_id
 from joblane.worker.failure import normalised
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
     from joblane.sqs.client import Entry, Sqs
-    from joblane.task import Task
 
 FINGERPRINT = "letter:"
 """What the fingerprints of messages without a row begin with."""

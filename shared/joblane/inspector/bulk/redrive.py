@@ -14,9 +14,9 @@ from joblane.queues import Queue
 from joblane.record.states import State
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.inspector.filter import Filter
     from joblane.sqs.client import Entry, Sqs
-    from joblane.task import Task
 
 HIDDEN_SECONDS = 60
 """How long nobody else sees a letter that is in hand. One that is seen again was in hand before."""

@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from joblane.context import TaskContext
+    from joblane.declaration import Task
     from joblane.inspector.bulk.letters import Letter
     from joblane.sqs.client import Sqs
-    from joblane.task import Task
 
 CHUNK = 100
 """Tasks of one commit, and a second's worth of them at the most."""

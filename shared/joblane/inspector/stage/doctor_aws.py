@@ -23,8 +23,8 @@ from joblane.queues import (
 from joblane.sqs.depth import held_if_there, side_by_side
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.inspector.scope import Reach
-    from joblane.task import Task
 
 DEPLOY = "deploy the stage"
 NOBODY = "nobody that is known"

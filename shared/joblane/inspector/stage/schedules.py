@@ -25,9 +25,9 @@ from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
 
 if TYPE_CHECKING:
-    from joblane.cron import Schedule
+    from joblane.declaration import Task
     from joblane.inspector.scope import Reach
-    from joblane.task import Task
+    from joblane.schedule import Schedule
 
 COMING = 3
 PAST = 10

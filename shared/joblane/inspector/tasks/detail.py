@@ -21,10 +21,10 @@ from joblane.status import Progress
 from joblane.unique import PAYLOAD_KEY
 
 if TYPE_CHECKING:
+    from joblane.declaration import Task
     from joblane.inspector.scope import Reach
     from joblane.payload import Payload
     from joblane.record.connection import Row
-    from joblane.task import Task
 
 ATTEMPTS_SHOWN = 500
 """The last ones; a task that goes on over many invocations has a run for each."""

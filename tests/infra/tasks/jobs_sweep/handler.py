@@ -1,8 +1,8 @@
 """Closed to strangers, and may send to every lane."""
 
 from joblane import Grants, Payload, task
-from joblane.cron import every
 from joblane.queues import Queue
+from joblane.schedule import every
 
 
 class JobsSweep(Payload):

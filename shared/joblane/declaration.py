@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from pydantic import ValidationError
 
 from joblane import retry
-from joblane.cron import Schedule
 from joblane.errors import PayloadError, UnreadablePayloadError
 from joblane.json_values import canonical
 from joblane.limits import Numbers
@@ -24,6 +23,7 @@ from joblane.payload import Payload, describe
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, Queue, folder_of, slug_of
 from joblane.redaction import unmarked
 from joblane.redaction_scrub import scrubber
+from joblane.schedule import Schedule
 from joblane.unique import Until
 
 if TYPE_CHECKING:
