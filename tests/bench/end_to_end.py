@@ -77,7 +77,7 @@ class Bench:
         return self._sqs.create_queue(QueueName=name, Attributes={"VisibilityTimeout": "720"})["QueueUrl"]
 
     def ours(self, concurrency: int) -> float:
-        self._database.get().run("truncate joblane.tasks, task_attempts")
+        self._database.get().run("truncate joblane.tasks, joblane.task_attempts")
         results = self._client.enqueue_many([Job(bench_noop, BenchNoop(number=n)) for n in range(JOBS - 1)])
         assert all(getattr(result, "sent", False) for result in results)
 

@@ -94,7 +94,7 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
         "drop table joblane.tasks",
         "alter table joblane.tasks add column mine integer",
         "truncate joblane.tasks",
-        "update alembic_version set version_num = 'x'",
+        "update joblane.alembic_version set version_num = 'x'",
         "update joblane.audit set who = 'another'",
         "delete from joblane.audit",
         "truncate joblane.audit",
@@ -126,11 +126,11 @@ def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Pos
 def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
     migrate(empty)
     with connected(empty) as connection:
-        connection.run("update alembic_version set version_num = '9999'")
+        connection.run("update joblane.alembic_version set version_num = '9999'")
         connection.run("delete from joblane.task_types")
     assert migrate(empty) == len(discover())
     with connected(empty) as connection:
-        assert connection.run("select version_num from alembic_version") == [["9999"]]
+        assert connection.run("select version_num from joblane.alembic_version") == [["9999"]]
         assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
 
 

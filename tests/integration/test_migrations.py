@@ -25,14 +25,14 @@ def test_a_migrated_database_has_nothing_pending_and_an_empty_one_all(database: 
     assert pending(revision) == {}
     assert [*pending("0001")] == [*pending(None)][1:]
     assert all(pending(None).values()), "each says what it is for"
-    connection.run("drop table alembic_version")
+    connection.run("drop table joblane.alembic_version")
     assert applied(connection) is None
 
 
 def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, database_url: str) -> None:
     # given a database that newer code has migrated
     database.get().run("alter table joblane.tasks add column of_newer_code text not null default 'x'")
-    database.get().run("update alembic_version set version_num = '9999'")
+    database.get().run("update joblane.alembic_version set version_num = '9999'")
     # when this code is deployed again
     upgrade(database_url)
     # then
@@ -42,7 +42,7 @@ def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, d
 
 
 def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url: str) -> None:
-    database.get().run("update alembic_version set version_num = 'ae1027a6acf'")
+    database.get().run("update joblane.alembic_version set version_num = 'ae1027a6acf'")
     assert not is_newer("ae1027a6acf")
     with pytest.raises(CommandError, match="ae1027a6acf"):
         upgrade(database_url)
@@ -60,7 +60,7 @@ def test_what_is_slow_on_a_large_table_can_be_made_by_hand_before(database: Data
         "drop table joblane.audit, bulks; alter table joblane.pauses drop column paused_by; alter table "
         "joblane.task_attempts drop column type,"
         " drop column queue, drop column tenant, drop column wait_ms, drop column billed_ms, drop column memory_mb,"
-        " drop column cost_usd; update alembic_version set version_num = '0004'"
+        " drop column cost_usd; update joblane.alembic_version set version_num = '0004'"
     )
     # when
     upgrade(database_url)

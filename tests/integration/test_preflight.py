@@ -55,15 +55,15 @@ def test_schema_and_limits_are_those_of_the_server(database: Database, database_
 
 
 def test_a_schema_behind_and_one_ahead_are_told_apart(database: Database, database_url: str) -> None:
-    database.get().run("update alembic_version set version_num = '0002'")
+    database.get().run("update joblane.alembic_version set version_num = '0002'")
     assert [*record(database_url).pending][:2] == ["0003", "0004"]
-    database.get().run("update alembic_version set version_num = '9999'")
+    database.get().run("update joblane.alembic_version set version_num = '9999'")
     found = record(database_url)
     assert (found.pending, found.newer) == ({}, True)
 
 
 def test_a_database_without_a_record_has_all_migrations_before_it(database: Database, database_url: str) -> None:
-    database.get().run("drop table alembic_version, tasks, task_types")
+    database.get().run("drop table joblane.alembic_version, joblane.tasks, joblane.task_types")
     found = record(database_url)
     assert (found.revision, found.live, found.types) == (None, {}, [])
     assert found.pending == migrations.pending(None)

@@ -31,7 +31,7 @@ def test_the_job_in_the_readme_is_found_by_its_folder_alone(tmp_path: Path, monk
     # when the tasks are looked for
     found = discover("readme_functions")
     # then it is one of them
-    assert list(found) == ["invoice:remind"]
+    assert list(found) == ["invoice:remind", "jobs:bulk", "jobs:sweep"]
     assert (found["invoice:remind"].queue, found["invoice:remind"].max_retry) == (Queue.DEFAULT, 3)
     sys.modules.pop("readme_functions")
 

@@ -112,8 +112,8 @@ cursors as (
 progress as (
   delete from joblane.task_progress p using due where p.task_id = due.id
 ),
-bulks as (
-  delete from bulks b using gone where b.id = gone.id
+ended_bulks as (
+  delete from joblane.bulks b using gone where b.id = gone.id
 )
 select (select count(*) from cleared), (select count(*) from gone)
 """

@@ -12,12 +12,19 @@ Raised
     KitError, NotRunError, CrashedError
 """
 
-from joblane.testing.enqueued import Captured, EnqueuedTask
-from joblane.testing.errors import CrashedError, KitError, NotRunError
-from joblane.testing.faults import Fault
-from joblane.testing.queues import DeadLetter
-from joblane.testing.report import DrainReport, TaskReport
-from joblane.testing.tester import JobTester
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from joblane.lazy import importer
+
+if TYPE_CHECKING:
+    from joblane.testing.enqueued import Captured, EnqueuedTask
+    from joblane.testing.errors import CrashedError, KitError, NotRunError
+    from joblane.testing.faults import Fault
+    from joblane.testing.queues import DeadLetter
+    from joblane.testing.report import DrainReport, TaskReport
+    from joblane.testing.tester import JobTester
 
 __all__ = [
     "Captured",
@@ -31,3 +38,15 @@ __all__ = [
     "NotRunError",
     "TaskReport",
 ]
+
+__getattr__ = importer(
+    __name__,
+    {
+        "joblane.testing.enqueued": "Captured EnqueuedTask",
+        "joblane.testing.errors": "CrashedError KitError NotRunError",
+        "joblane.testing.faults": "Fault",
+        "joblane.testing.queues": "DeadLetter",
+        "joblane.testing.report": "DrainReport TaskReport",
+        "joblane.testing.tester": "JobTester",
+    },
+)

@@ -250,7 +250,7 @@ def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Ins
     assert row["expire_at"] is not None
     assert "471147114711" not in json.dumps([row, world.attempts("t")])
     for table in ("task_items", "task_cursors", "task_progress"):
-        assert world.run(f"select count(*) from {table}") == [[0]]
+        assert world.run(f"select count(*) from joblane.{table}") == [[0]]
 
 
 def test_a_dead_letter_of_a_deleted_task_runs_nothing(world: World, inspector: Inspector) -> None:

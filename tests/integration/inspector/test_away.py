@@ -64,7 +64,7 @@ def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
 )
 def test_what_the_schema_lacks_is_told_with_both_revisions(statement: str, inspector: Planted) -> None:
-    inspector.planted(lambda reach: reach.connection.run("update alembic_version set version_num = '0002'"))
+    inspector.planted(lambda reach: reach.connection.run("update joblane.alembic_version set version_num = '0002'"))
     with pytest.raises(SchemaError, match=r"at revision 0002 and this code works with \d{4}: run `joblane migrate`"):
         inspector.planted(lambda reach: reach.connection.run(statement))
     assert inspector.planted(one) == [[1]]
@@ -103,7 +103,7 @@ def test_a_call_of_aws_that_fails_is_told_by_its_name(
 def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, inspector: Planted) -> None:
     def leave_open(reach: Reach) -> None:
         reach.connection.run("begin")
-        reach.connection.run("update alembic_version set version_num = '9999'")
+        reach.connection.run("update joblane.alembic_version set version_num = '9999'")
         if error:
             raise error
 
@@ -113,7 +113,9 @@ def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, 
         with pytest.raises(type(error)):
             inspector.planted(leave_open)
     assert inspector.planted(lambda reach: reach.connection.idle)
-    ((revision,),) = inspector.planted(lambda reach: reach.connection.run("select version_num from alembic_version"))
+    ((revision,),) = inspector.planted(
+        lambda reach: reach.connection.run("select version_num from joblane.alembic_version")
+    )
     assert revision != "9999"
 
 

@@ -275,5 +275,5 @@ def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: 
     for _ in ("content", "row"):
         bulks.world.run("update joblane.tasks set expire_at = now() where id = $1", view.id)
         bulks.sweep()
-    assert bulks.world.run(f"select from {RECORD}") == []
+    assert bulks.world.run(f"select from joblane.{RECORD}") == []
     assert timedelta(days=30) <= bulks.task.retention

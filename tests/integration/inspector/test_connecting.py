@@ -138,8 +138,8 @@ def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
     inspector._reach.connection.run("drop table joblane.task_attempts")
-    inspector._reach.connection.run("drop table joblane.audit, tasks cascade")
-    inspector._reach.connection.run("update alembic_version set version_num = '0001'")
+    inspector._reach.connection.run("drop table joblane.audit, joblane.tasks cascade")
+    inspector._reach.connection.run("update joblane.alembic_version set version_num = '0001'")
     with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `joblane migrate`"):
         inspector.logs("a")
     inspector._reach.database.drop()

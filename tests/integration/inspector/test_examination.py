@@ -158,9 +158,9 @@ def test_another_schema_is_told_with_its_revision(
     revision: str | None, grade: Grade, found: str, do: str, stage: Stage
 ) -> None:
     if revision is None:
-        stage.world.run("drop table alembic_version")
+        stage.world.run("drop table joblane.alembic_version")
     else:
-        stage.world.run("update alembic_version set version_num = $1", revision)
+        stage.world.run("update joblane.alembic_version set version_num = $1", revision)
     told = stage.found()["migrations"]
     assert told.grade is grade
     assert found in told.found
@@ -168,8 +168,8 @@ def test_another_schema_is_told_with_its_revision(
 
 
 def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> None:
-    stage.world.run("drop table alembic_version")
-    stage.world.run("drop table joblane.tasks, pauses cascade")
+    stage.world.run("drop table joblane.alembic_version")
+    stage.world.run("drop table joblane.tasks, joblane.pauses cascade")
     found = stage.found()
     assert found["migrations"] == Examined(
         Grade.BAD,
@@ -182,7 +182,7 @@ def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> 
 
 
 def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
-    stage.world.run("update alembic_version set version_num = '0001'")
+    stage.world.run("update joblane.alembic_version set version_num = '0001'")
     stage.world.run("alter table joblane.pauses drop column paused_by")
     assert stage.wrong().keys() == {"migrations"}
     assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
@@ -432,7 +432,7 @@ def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looke
 
 def test_the_worst_comes_first(stage: Stage) -> None:
     stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
-    stage.world.run("update alembic_version set version_num = '9999'")
+    stage.world.run("update joblane.alembic_version set version_num = '9999'")
     grades = [one.grade for one in Inspector(stage.reach).examine()]
     assert grades == sorted(grades, key=examination.ORDER.index)
     assert grades[:2] == [Grade.BAD, Grade.WARNING]

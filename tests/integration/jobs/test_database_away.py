@@ -278,7 +278,7 @@ def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
     """A server that hangs up on whoever is idle outside of a transaction, as an Aurora that is to sleep does."""
     name = urlsplit(effects.url).path[1:]
     effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
-    monkeypatch.setattr("joblane.record.database.PING_AFTER_SECONDS", 0.1)
+    monkeypatch.setattr("joblane.record.connection.PING_AFTER_SECONDS", 0.1)
     forget(effects)
 
     @behaviour

@@ -314,7 +314,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
-    columns = world.run("select table_name, column_name from information_schema.columns where table_schema = 'public'")
+    columns = world.run("select table_name, column_name from information_schema.columns where table_schema = 'joblane'")
     for table, column in columns:
         if (table, column) not in kept and table != "logins":
             rows = world.run(f'select "{column}"::text from "{table}"')

@@ -250,7 +250,7 @@ def test_an_id_goes_with_its_attempts_and_items_when_no_message_can_come_back(wo
     expiring(world, "young", cleared=True, finished_at=In(-KEPT + 60), expire_at=In(60))
     assert swept(world) == Swept(removed=1)
     for table, column in (("tasks", "id"), ("task_attempts", "task_id"), ("task_items", "task_id")):
-        assert world.run(f"select {column} from {table}") == [["young"]]
+        assert world.run(f"select {column} from joblane.{table}") == [["young"]]
 
 
 def test_a_retention_longer_than_messages_live_ends_with_the_content(world: World, sends: Sends) -> None:
@@ -494,7 +494,7 @@ def large(world: World) -> World:
     world.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation) select id, 1, 1, 0 from joblane.tasks"
     )
-    world._looker.get().execute_simple("vacuum analyze joblane.tasks, task_attempts")
+    world._looker.get().execute_simple("vacuum analyze joblane.tasks, joblane.task_attempts")
     return world
 
 

@@ -145,7 +145,7 @@ def test_a_replaced_task_runs_with_the_new_payload_at_the_new_time_under_the_new
     assert (row["tags"], row["tenant"], row["allowed"], row["attempts"]) == (["new"], None, 1, 0)
     assert (row["retention_seconds"], row["error_type"], row["snoozes"], row["used_ms"]) == (7200, None, 0, 0)
     for table in ("task_items", "task_cursors", "task_progress"):
-        assert world.run(f"select from {table}") == []
+        assert world.run(f"select from joblane.{table}") == []
     # and runs once, whichever of its messages comes, when it is due
     assert len(world.deliver(sample_only, recorded(sample_only, first.id))) == 1
     assert seen == []

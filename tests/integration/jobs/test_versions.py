@@ -117,7 +117,7 @@ def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back
     for table in ("tasks", "task_attempts", "task_types"):
         world.run(f"alter table {table} add column of_newer_code text not null default 'x'")
     world.run("create table of_newer_code (id text primary key)")
-    world.run("update alembic_version set version_num = '9999'")
+    world.run("update joblane.alembic_version set version_num = '9999'")
     # when this code is deployed again, and a task goes its way
     migrate(world.url)
     (code, ran) = version(Old)

@@ -115,7 +115,8 @@ def test_a_test_that_does_not_ask_for_jobs_pays_nothing(installed: pytest.Pytest
         "import sys\n\n"
         "def test_nothing_is_imported():\n"
         "    assert 'joblane.testing.pytest_plugin' in sys.modules\n"
-        "    assert not {'joblane', 'joblane.record.database', 'sqlalchemy', 'pg8000', 'boto3', 'psutil'} & "
+        "    assert not {'joblane.testing.tester', 'joblane.record.database', 'sqlalchemy', 'pg8000', 'boto3', "
+        "'psutil'} & "
         "set(sys.modules)\n"
     )
     run(installed).assert_outcomes(passed=1)

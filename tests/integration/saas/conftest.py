@@ -39,7 +39,7 @@ class Tables:
         """Insert one row and return its id."""
         columns = ", ".join(values)
         places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
-        rows = self.sql(f"insert into {table} ({columns}) values ({places}) returning id::text", *values.values())
+        rows = self.sql(f"insert into saas.{table} ({columns}) values ({places}) returning id::text", *values.values())
         return str(rows[0][0])
 
     def tenant(self, name: str = "Acme", slug: str = "acme", status: str = "active", **more: Any) -> str:

@@ -60,7 +60,7 @@ class Api:
         return self("POST", "/exports", {"export_type": "full"}, who=who, **how)
 
     def rows(self, table: str) -> int:
-        return int(self.platform.value(f"select count(*) from {table}"))
+        return int(self.platform.value(f"select count(*) from saas.{table}"))
 
 
 @pytest.fixture

@@ -8,17 +8,22 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from joblane.record.database import Database
-from saas.tables import metadata
+from saas.tables import SCHEMA, metadata
 from tests.integration.saas.conftest import Platform
 
 
 def test_code_and_migrations_agree(database_url: str) -> None:
     def ours(item: Any, name: str | None, kind: str, *_: object) -> bool:
-        return (item if kind == "table" else item.table).name in metadata.tables
+        return bool((item if kind == "table" else item.table).schema == SCHEMA)
 
     database = Database(database_url)
     with database.engine.connect() as connection:
-        options = {"include_object": ours, "compare_server_default": True, "compare_type": True}
+        options = {
+            "include_object": ours,
+            "compare_server_default": True,
+            "compare_type": True,
+            "include_schemas": True,
+        }
         assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
     database.drop()
 
@@ -31,4 +36,4 @@ def test_a_tenant_takes_its_rows_along(platform: Platform) -> None:
         platform.invitation(owner, role)
     platform.world.run("delete from saas.tenants where id = $1", tenant)
     for table in ("roles", "tenant_members", "user_invitations"):
-        assert platform.value(f"select count(*) from {table}") == 1
+        assert platform.value(f"select count(*) from saas.{table}") == 1

@@ -89,7 +89,7 @@ def test_a_tenant_deleted_long_ago_loses_its_rows_and_objects(platform: Platform
     # then the first has gone with all that was its
     assert {row[0] for row in platform.world.run("select id::text from saas.tenants")} == {recent, alive}
     for table in ("roles", "tenant_members", "user_invitations"):
-        assert {row[0] for row in platform.world.run(f"select tenant_id::text from {table}")} == {recent, alive}
+        assert {row[0] for row in platform.world.run(f"select tenant_id::text from saas.{table}")} == {recent, alive}
     assert {key.split("/")[1] for key in keys()} == {recent, alive}
     assert len(keys()) == 4
 

@@ -265,7 +265,7 @@ declare
     lasts float8;
     wanted text;
 begin
-    select t.* into known from joblane.task_types t where t.type = joblane.enqueue.type;
+    select t.* into known from joblane.task_types t where t.type = enqueue.type;
     if not found then
         raise exception 'type: there is no task %', quote_nullable(type) using errcode = '22023',
             hint = 'It is written by `joblane migrate` of the code that declares it.';
