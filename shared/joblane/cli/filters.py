@@ -114,7 +114,7 @@ def one_of(kind: type[E], value: str, option: str) -> E:
 
 def type_of(text: str) -> str:
     """What can be a task's type, whether or not there is one."""
-    from joblane.decorator import check_type
+    from joblane.declaration import check_type
     from joblane.errors import DeclarationError
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from joblane.cli.errors import LocalError, MisuseError
-from joblane.decorator import check_type
+from joblane.declaration import check_type
 from joblane.errors import DeclarationError
 from joblane.queues import Queue, folder_of
 from joblane.schedule import parse

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import JobError, RecordAwayError, text_of
+from joblane.errors import JobError, RecordAwayError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.record import migrations
-from joblane.record.connection import is_away, sqlstate
+from joblane.record.connection import is_away
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError

@@ -22,6 +22,8 @@ from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import sqlstate
+
 if TYPE_CHECKING:
     pass
 
@@ -182,13 +184,6 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         while len(self._prepared) >= MAX_PREPARED:
             _, (name, _, _) = self._prepared.popitem(last=False)
             self.close_prepared_statement(name)
-
-
-def sqlstate(error: BaseException) -> str | None:
-    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
-    original = getattr(error, "orig", None) or error
-    first = original.args[0] if original.args else None
-    return first.get("C") if isinstance(first, dict) else None
 
 
 AWAY_CLASSES = ("08", "28", "3D", "53", "57P")

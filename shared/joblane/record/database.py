@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import ssl
 
     from sqlalchemy import Engine
-from joblane.record.connection import Connection, sqlstate
+from joblane.errors import sqlstate
+from joblane.record.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000

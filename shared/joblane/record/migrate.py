@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
-from joblane.errors import DeclarationError
-from joblane.record.connection import is_away, sqlstate
+from joblane.errors import DeclarationError, sqlstate
+from joblane.record.connection import is_away
 from joblane.record.database import Database
 from joblane.record.migrations import upgrade
 from joblane.record.task_types import register

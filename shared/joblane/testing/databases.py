@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.cli.errors import LocalError
-from joblane.errors import text_of
-from joblane.record.connection import is_away, sqlstate
+from joblane.errors import sqlstate, text_of
+from joblane.record.connection import is_away
 from joblane.record.database import Database
 
 if TYPE_CHECKING:
