@@ -31,7 +31,7 @@ from joblane.errors import (
 from joblane.limits import RESUME_RESERVE
 from joblane.loops import Pages, Source, key_of
 from joblane.record import checkpoints
-from joblane.record.connection import is_away
+from joblane.record.connection import is_unavailable
 from joblane.record.finish import cancel_requested, finish
 from joblane.redaction_scrub import scrubber
 from joblane.sqs.traceparent import headers_within, span_of
@@ -327,7 +327,7 @@ class TaskContext:
         except (*OUTCOMES, LeaseLostError):
             raise
         except Exception as error:  # any failure of the item's own
-            if not self._database.usable or (sqlstate(error) and is_away(error)):
+            if not self._database.usable or (sqlstate(error) and is_unavailable(error)):
                 raise
             self._roll_back_item()
             self._failures.append(error)

@@ -1,4 +1,4 @@
-"""Finding tasks: one folder under ``functions/`` is one task."""
+"""Finding what is declared: a folder under ``functions/`` is one task, or one Lambda of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from joblane import schedule_overrides as schedules
 from joblane import settings
 from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.function import Function
 from joblane.payload import ArchivedTask
 from joblane.queues import folder_of
 from joblane.schedule_overrides import Times
@@ -36,6 +37,30 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
         _check_others(item, tasks)
     times = schedules.of_environment() if times is None else times
     return {type_: schedules.apply(item, times) for type_, item in tasks.items()}
+
+
+def discover_functions(package: str | None = None) -> dict[str, Function]:
+    """Every Lambda of its own (:mod:`joblane.function`) under ``package``, by its folder's name with hyphens.
+
+    Raises :class:`DeclarationError`.
+
+    A handler without a declaration is passed over: tasks, and the router, which is made with its front doors.
+    """
+    package = package or settings.functions()
+    root = Path(next(iter(importlib.import_module(package).__path__)))
+    found = {}
+    for path in sorted(root.glob("*/handler.py")):
+        module = importlib.import_module(f"{package}.{path.parent.name}.handler")
+        declared = vars(module).get("FUNCTION")
+        if declared is None:
+            continue
+        if not isinstance(declared, Function) or not callable(vars(module).get("handler")):
+            where = f"{package}/{path.parent.name}/handler.py"
+            raise DeclarationError(
+                f"{where}: a FUNCTION of joblane.function and a handler(event, context) are required"
+            )
+        found[path.parent.name.replace("_", "-")] = declared
+    return found
 
 
 def _tasks_in(package: str) -> list[Task[Any, Any]]:

@@ -42,7 +42,6 @@ def exit_of(error: Exception) -> Exit | None:
     """The status for an error that the reader can mend; None for one that is a fault of ours."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from joblane.errors import (
         DuplicateTaskError,
         EnqueueError,
@@ -56,14 +55,15 @@ def exit_of(error: Exception) -> Exit | None:
     )
     from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from joblane.inspector.wire import ArgumentsError
-    from joblane.record.connection import is_away
+    from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+    from joblane.record.connection import is_unavailable
     from joblane.settings import MissingSettingError
 
     if isinstance(error, SelectionError):
         return Exit.NOTHING if error.field in NOTHING_THERE else Exit.USAGE
     if isinstance(error, AwsCallError):
         return Exit.FORBIDDEN if error.denied else Exit.AWAY
-    if isinstance(error, (PostgresError, OSError)) and is_away(error):
+    if isinstance(error, (PostgresError, OSError)) and is_unavailable(error):
         file = getattr(error, "filename", None)  # what is wrong with a file of this machine is no absence
         return Exit.AWAY if file is None else Exit.FAILED
     kinds: dict[type[Exception], Exit] = {  # the first that fits

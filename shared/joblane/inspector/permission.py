@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from joblane.inspector.unavailable import told
 
-if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
-
 P = ParamSpec("P")
 R = TypeVar("R")
-Operation = Callable[Concatenate["Inspector", P], R]
+Operation = Callable[Concatenate[Any, P], R]
 
 
 class Permission(StrEnum):
@@ -30,7 +27,7 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
 
     def mark(function: Operation[P, R]) -> Operation[P, R]:
         @wraps(function)
-        def operation(inspector: Inspector, *args: P.args, **kwargs: P.kwargs) -> R:
+        def operation(inspector: Any, *args: P.args, **kwargs: P.kwargs) -> R:
             with told(inspector._reach):
                 return function(inspector, *args, **kwargs)
 
@@ -40,7 +37,7 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
     return mark
 
 
-def permission_of(inspector: type[Inspector], operation: str) -> Permission | None:
+def permission_of(inspector: type[Any], operation: str) -> Permission | None:
     """What ``operation`` takes; None for a name that is no operation."""
     found = vars(inspector).get(operation)
     return getattr(found, "__permission__", None)

@@ -191,7 +191,7 @@ READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
 
     Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 28 login refused, 3D no such database, 53

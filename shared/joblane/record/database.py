@@ -59,7 +59,7 @@ class Database:
     def get(self) -> Connection:
         """The live connection; a new one where the last was closed or interrupted.
 
-        Raises what :func:`is_away` recognises where the server cannot be reached.
+        Raises what :func:`is_unavailable` recognises where the server cannot be reached.
         """
         if self._connection is not None and not self._connection.answers():
             self.drop()

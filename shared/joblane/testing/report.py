@@ -127,3 +127,19 @@ def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:
         ended = (result, reason, error, message, tuple(outcomes))
         found.append(TaskReport(id_, type_, State(state), attempts, allowed - 1, runs, *ended))
     return found
+
+
+class NotRunError(KitError):
+    """A task that was to be run has not completed, and its handler raised nothing. ``task``: how it stands."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"{task}")
+        self.task = task
+
+
+class CrashedError(KitError):
+    """The process that ran the task was killed, as a fault of the test wanted it. ``task``: how it stands."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"the process was killed: {task}")
+        self.task = task

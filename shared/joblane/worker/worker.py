@@ -32,7 +32,7 @@ from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.options import NONE
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Incoming, Verdict, claim
-from joblane.record.connection import REFUSED_CLASSES, is_away
+from joblane.record.connection import REFUSED_CLASSES, is_unavailable
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
@@ -177,7 +177,7 @@ class Worker:
             claims = self._ask(incoming, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if len(deliveries) > 1 and not is_away(error):
+            if len(deliveries) > 1 and not is_unavailable(error):
                 raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
@@ -192,7 +192,7 @@ class Worker:
         try:
             return claim(self._idle_connection(), self._task, incoming, lease, request_id)
         except (PostgresError, OSError) as error:
-            if not was_open or not is_away(error):
+            if not was_open or not is_unavailable(error):
                 raise
             self._database.drop()
             return claim(self._database.get(), self._task, incoming, lease, request_id)
@@ -207,7 +207,9 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            advice = "it will be tried again" if is_away(error) else "are the migrations applied (joblane migrate)?"
+            advice = (
+                "it will be tried again" if is_unavailable(error) else "are the migrations applied (joblane migrate)?"
+            )
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra=_error(error) | {"messages": len(deliveries)},
@@ -342,7 +344,7 @@ class Worker:
             held = finish(self._idle_connection(), [end for _, _, end in ends])
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if len(ends) > 1 and not is_away(error):
+            if len(ends) > 1 and not is_unavailable(error):
                 return [letter for one in ends for letter in self._finish_together([one], settled)]
             self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
             for delivery, _, _ in ends:
@@ -469,7 +471,7 @@ class Worker:
 
     def _forget_broken(self, error: Exception) -> None:
         """A server's error leaves the connection usable; after anything else it is thrown away."""
-        if is_away(error) or not self._database.usable:
+        if is_unavailable(error) or not self._database.usable:
             self._database.drop()
 
     def _log_fields(self, claimed: Claim) -> dict[str, Any]:
