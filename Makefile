@@ -33,7 +33,7 @@ help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: tools ## Run the platform's jobs on a local stack, and show what became of each
-	@$(RUN) joblane.cli.main demo
+	@$(RUN) saas.demo
 
 up: tools ## Start the local stack and leave it running; programs join in by .local/env
 	@$(RUN) joblane.cli.main up

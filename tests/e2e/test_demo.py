@@ -17,7 +17,7 @@ def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
         "JOBLANE_POSTGRES_PORT": str(free_port()),
         "JOBLANE_DEMO_PORT": str(free_port()),
     }
-    command = [sys.executable, "-m", "joblane.cli.main", "demo"]
+    command = [sys.executable, "-m", "saas.demo"]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "All 9 jobs ended as announced." in done.stdout

@@ -9,8 +9,8 @@ import pytest
 
 from joblane.cdk.app import Synthesised
 from joblane.cdk.preflight.read import read_declared, read_templates
-from joblane.cli.errors import LocalError
 from joblane.discovery import discover
+from joblane.local.errors import LocalError
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 

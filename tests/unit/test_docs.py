@@ -21,7 +21,7 @@ SHELL = blocks("sh")
 MARKS = ("", "stack", "emulator", "account")
 
 RUN = {
-    "make demo": ("tests/e2e/test_demo.py", '"joblane.cli.main", "demo"'),
+    "make demo": ("tests/e2e/test_demo.py", '"saas.demo"'),
     "make test": (".ci/run", "exec make test"),
     "make check": ("Makefile", "\ntest: check tools"),
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),

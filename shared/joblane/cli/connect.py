@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
-from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.deployment import context
+from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.tools import ROOT
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from joblane.cli.errors import LocalError
 from joblane.cli.terminal import say
+from joblane.local.errors import LocalError
 
 
 @contextmanager

@@ -42,7 +42,6 @@ def exit_of(error: Exception) -> Exit | None:
     """The status for an error that the reader can mend; None for one that is a fault of ours."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from joblane.errors import (
         DuplicateTaskError,
         EnqueueError,
@@ -56,6 +55,7 @@ def exit_of(error: Exception) -> Exit | None:
     )
     from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from joblane.inspector.wire import ArgumentsError
+    from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
     from joblane.record.connection import is_away
     from joblane.settings import MissingSettingError
 

@@ -17,12 +17,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane import settings, telemetry
-from joblane.cli.errors import LocalError
 from joblane.client import JobClient
 from joblane.context import TaskContext
 from joblane.discovery import load
 from joblane.enqueue.check import new_id
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
+from joblane.local.errors import LocalError
 from joblane.options import Options
 from joblane.record.claim import Claim, Incoming, Verdict, claim
 from joblane.record.database import Database

@@ -53,7 +53,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "new": authoring.new,
         "schema": deploying.schema,
     },
-    "The local stack": {"up": local.up, "down": local.down, "status": local.status, "demo": local.demo},
+    "The local stack": {"up": local.up, "down": local.down, "status": local.status},
     "Deploying": {"migrate": deploying.migrate, "preflight": deploying.preflight},
 }
 
@@ -117,8 +117,8 @@ app.command(hidden=True)(local.ticker)
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the reader can mend is told without a traceback."""
-    from joblane.cli.errors import AwayError
     from joblane.cli.terminal import say
+    from joblane.local.errors import AwayError
 
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
@@ -136,7 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _check_text(arguments: Sequence[str]) -> None:
     """What is no text can be sent to nobody, be it the database or the control API."""
-    from joblane.cli.errors import MisuseError
+    from joblane.local.errors import MisuseError
 
     for given in arguments:
         try:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from joblane.cli.errors import LocalError, MisuseError
 from joblane.decorator import check_type
 from joblane.errors import DeclarationError
+from joblane.local.errors import LocalError, MisuseError
 from joblane.queues import Queue, folder_of
 from joblane.schedule import parse
 

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from joblane.cli.errors import AwayError, ForbiddenError, LocalError
 from joblane.inspector import wire
 from joblane.inspector.permission import Permission
+from joblane.local.errors import AwayError, ForbiddenError, LocalError
 from joblane.record.database import LOOPBACK
 
 if TYPE_CHECKING:

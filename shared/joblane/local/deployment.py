@@ -7,7 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
-from joblane.cli.errors import LocalError, tail
+from joblane.local.errors import LocalError, tail
 from joblane.local.tools import ROOT, cdk, clean_environment
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import time
 import urllib.request
 from typing import TYPE_CHECKING
 
-from joblane.cli.errors import LocalError, PortBusyError, tail
 from joblane.local.daemon import Daemon
+from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
 from joblane.local.tools import emulator_python
 

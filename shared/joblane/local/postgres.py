@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from joblane.cli.errors import LocalError, PortBusyError, tail
 from joblane.local.daemon import await_end, is_alive
+from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
 from joblane.local.postgres_programs import as_other_user, environment, program, run
 

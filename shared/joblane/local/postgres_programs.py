@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joblane.cli.errors import LocalError
+from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,12 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from joblane.cli.errors import LocalError
-from joblane.cli.progress import Steps
 from joblane.local.daemon import Daemon
 from joblane.local.deployment import Deployment, local_stage
+from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
+from joblane.local.progress import Steps
 from joblane.local.tools import ROOT, clean_environment
 
 if TYPE_CHECKING:

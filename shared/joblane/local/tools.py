@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from joblane.cli.errors import LocalError
+from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

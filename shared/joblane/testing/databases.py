@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.cli.errors import LocalError
 from joblane.errors import text_of
+from joblane.local.errors import LocalError
 from joblane.record.connection import is_away, sqlstate
 from joblane.record.database import Database
 

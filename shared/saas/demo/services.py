@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 from uuid import UUID, uuid4
 
-from joblane.cli.errors import PortBusyError
+from joblane.local.errors import PortBusyError
 from joblane.local.ports import HOST, port_is_free
 
 if TYPE_CHECKING:

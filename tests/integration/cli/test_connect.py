@@ -15,11 +15,11 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 
 from joblane.cli import connect as connecting
 from joblane.cli.connect import connect
-from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.discovery import discover
 from joblane.inspector import Inspector
 from joblane.inspector.errors import SchemaError
 from joblane.inspector.remote import RemoteInspector
+from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.stack import LocalStack
 
 NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"

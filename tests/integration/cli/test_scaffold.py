@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from joblane.cli.errors import LocalError
 from joblane.cli.scaffold import write
+from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
 from tests.pages import ROOT
 

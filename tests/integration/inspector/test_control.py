@@ -10,11 +10,11 @@ from uuid import uuid4
 import pytest
 
 from functions.data_export.handler import DataExport, data_export
-from joblane.cli.errors import ForbiddenError
 from joblane.errors import UnknownTaskError, UnreadablePayloadError
 from joblane.functions.control import answering
 from joblane.inspector import ActionError, BulkAction, Filter, Inspector, PauseScope, Permission, wire
 from joblane.inspector.remote import RemoteInspector
+from joblane.local.errors import ForbiddenError
 from joblane.record.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER

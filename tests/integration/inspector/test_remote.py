@@ -12,7 +12,6 @@ from typing import Any, get_type_hints
 import pytest
 from botocore.credentials import Credentials
 
-from joblane.cli.errors import ForbiddenError, LocalError
 from joblane.errors import (
     DuplicateTaskError,
     JobError,
@@ -27,6 +26,7 @@ from joblane.functions.control import answering
 from joblane.inspector import ActionError, BulkAction, Filter, Inspector, Permission, wire
 from joblane.inspector.errors import AwsCallError, SchemaError, SelectionError
 from joblane.inspector.remote import RemoteInspector
+from joblane.local.errors import ForbiddenError, LocalError
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.integration.inspector.examples import empty, example

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 
-from joblane.cli.errors import LocalError, PortBusyError
 from joblane.local.daemon import await_end
+from joblane.local.errors import LocalError, PortBusyError
 from joblane.local.ports import free_port
 from joblane.local.postgres import Postgres
 from joblane.local.tools import ROOT

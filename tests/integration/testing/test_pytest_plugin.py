@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.cli.errors import LocalError
+from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
 from joblane.testing.databases import Databases, administer
 

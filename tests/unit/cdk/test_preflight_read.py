@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from joblane.cdk.preflight import read as stages
 from joblane.cdk.preflight.compare import Account, Finding, Kind
-from joblane.cli.errors import LocalError
 from joblane.cli.main import app
+from joblane.local.errors import LocalError
 
 JOBS, DATA = "jobs-jobs", "jobs-data"
 ARN = "arn:aws:{}:eu-central-1:111122223333:{}"

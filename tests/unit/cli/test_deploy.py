@@ -12,9 +12,9 @@ import pytest
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from joblane.cli.errors import AwayError, LocalError
 from joblane.cli.main import app
 from joblane.errors import DeclarationError
+from joblane.local.errors import AwayError, LocalError
 
 
 @pytest.fixture(autouse=True)

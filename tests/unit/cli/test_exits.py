@@ -17,7 +17,6 @@ from joblane.cli import connect as connecting
 from joblane.cli import filters as asking
 from joblane.cli.commands import act as acting
 from joblane.cli.durations import short
-from joblane.cli.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
 from joblane.discovery import discover
@@ -37,6 +36,7 @@ from joblane.errors import (
 from joblane.inspector import ActionError, BulkAction, PauseScope
 from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import AwsCallError, BusyError, SelectionError
+from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.queues import Queue
 from joblane.record.states import State
 from joblane.settings import MissingSettingError

@@ -14,12 +14,12 @@ import psutil
 import pytest
 from rich.console import Console
 
-from joblane.cli.errors import LocalError, PortBusyError, tail
-from joblane.cli.progress import Steps
 from joblane.local.daemon import Daemon, await_end
 from joblane.local.deployment import Deployment
+from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.ports import free_port, port_is_free
+from joblane.local.progress import Steps
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
 

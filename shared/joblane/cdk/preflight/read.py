@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
-from joblane.cli.errors import LocalError, MisuseError
+from joblane.local.errors import LocalError, MisuseError
 from joblane.local.tools import ROOT
 from joblane.queues import Queue
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from joblane.cli import filters as asking
-from joblane.cli.errors import LocalError
+from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

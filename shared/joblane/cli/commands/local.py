@@ -1,4 +1,4 @@
-"""The local stack: `up`, `down`, `status`, `demo`; and the ticker that it runs."""
+"""The local stack: `up`, `down`, `status`; and the ticker that it runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli.errors import LocalError
+from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,12 +24,8 @@ PostgresPort = Annotated[
 Folder = Annotated[
     Path, typer.Option(envvar="JOBLANE_LOCAL", help="Folder that holds all of the local stack.", show_default=False)
 ]
-DemoPort = Annotated[
-    int, typer.Option(envvar="JOBLANE_DEMO_PORT", min=1, max=65535, help="Port of the demo's services on 127.0.0.1.")
-]
 DEFAULT_AWS_PORT = 4566
 DEFAULT_POSTGRES_PORT = 15432
-DEFAULT_DEMO_PORT = 4567
 DEFAULT_FOLDER = Path(__file__).resolve().parents[4] / ".local"
 
 
@@ -95,36 +91,6 @@ def status(
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
-        raise typer.Exit(1)
-
-
-def demo(
-    folder: Folder = DEFAULT_FOLDER,
-    aws_port: AwsPort = DEFAULT_AWS_PORT,
-    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
-    port: DemoPort = DEFAULT_DEMO_PORT,
-) -> None:
-    """Run the platform's jobs on the local stack.
-
-    Shows what became of each; exit status 1 where one did not end as announced.
-    """
-    from rich.console import Console
-
-    from saas.demo.demo import run
-    from saas.demo.services import Services
-
-    services = Services(port)
-    mail = folder.resolve() / "mail"
-    stack = local_stack(folder, aws_port, postgres_port, services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
-    ran_before = all(runs for runs, _ in stack.status().values())
-    with services:
-        stack.up()
-        try:
-            fine = run(stack, mail, Console(highlight=False))
-        finally:
-            if not ran_before:
-                stack.down()
-    if not fine:
         raise typer.Exit(1)
 
 

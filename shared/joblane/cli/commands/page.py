@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from joblane.cli import filters as asking
-from joblane.cli.errors import LocalError, PortBusyError
+from joblane.local.errors import LocalError, PortBusyError
 
 
 def page(

@@ -1,15 +1,17 @@
-"""What can go wrong on this machine, told so that the reader knows what to do next."""
+"""Errors that the operator can mend: of the local stack, of the tools, and of a stage that does not answer."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from joblane.errors import JobError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-class LocalError(Exception):
-    """Something of the local stack did not start, stop or answer; the message ends with what to do."""
+class LocalError(JobError):
+    """A part of the local stack did not start, stop or answer. The message says what to do."""
 
 
 class AwayError(LocalError):
@@ -17,11 +19,11 @@ class AwayError(LocalError):
 
 
 class MisuseError(LocalError):
-    """What was asked for makes no sense; nobody was asked."""
+    """A command was used wrongly, and nothing was done."""
 
 
 class ForbiddenError(LocalError):
-    """Whoever asks lacks a permission."""
+    """The caller lacks a permission."""
 
 
 class PortBusyError(LocalError):
