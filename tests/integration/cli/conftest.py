@@ -16,9 +16,10 @@ from joblane.cli import connect as connecting
 from joblane.cli import follow as following
 from joblane.cli.main import main
 from joblane.errors import JobError
-from joblane.inspector import Inspector, wire
+from joblane.inspector import wire
+from joblane.inspector.inspector import Inspector
 from tests.integration.inspector.bulks import Bulks
-from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
+from tests.integration.inspector.conftest import bulks, deployed, inspector, scope  # noqa: F401 - fixtures
 from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures
 
 

@@ -15,7 +15,8 @@ from tests.integration.jobs.samples import sample_one
 DYING = """
 import os, signal, sys
 from joblane.record.database import Database
-from joblane.inspector import Inspector, actions, audit
+from joblane.inspector import actions, audit
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Reach
 from joblane.sqs.client import Sqs
 from tests.integration.jobs.samples import sample_one

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from joblane import Queue, task
-from joblane.inspector import Inspector, PauseScope
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import Message
@@ -156,9 +157,9 @@ def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
     assert inspector.pauses() == ()
 
 
-def test_a_type_is_paused_under_its_former_names_too(world: World, reach: Reach) -> None:
+def test_a_type_is_paused_under_its_former_names_too(world: World, scope: Scope) -> None:
     tasks = {sample_renamed.type: sample_renamed}
-    inspector = Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op"))
+    inspector = Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
 
     inspector.pause(PauseScope.TYPE, "sample:renamed")
     world.lane(sample_renamed)
@@ -210,10 +211,10 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
 
 
-def test_pausing_again_says_who_had_paused(inspector: Inspector, reach: Reach) -> None:
+def test_pausing_again_says_who_had_paused(inspector: Inspector, scope: Scope) -> None:
     first = inspector.pause(PauseScope.QUEUE, "low")
 
-    second = Inspector(replace(reach, who="bob")).pause(PauseScope.QUEUE, "low")
+    second = Inspector(replace(scope, who="bob")).pause(PauseScope.QUEUE, "low")
 
     assert (first.replaced_by, second.replaced_by, second.by) == (None, "op", "bob")
 
@@ -286,12 +287,12 @@ def test_an_end_that_is_no_time_ahead_is_refused(inspector: Inspector, until: An
         inspector.pause(PauseScope.TYPE, "sample:one", until=until)
 
 
-def test_the_sweep_cannot_be_paused(reach: Reach) -> None:
+def test_the_sweep_cannot_be_paused(scope: Scope) -> None:
     from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     tasks = {jobs_sweep.type: jobs_sweep}
     with pytest.raises(SelectionError, match="nothing that waits would go on"):
-        Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
+        Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
 
 
 def test_resuming_what_is_not_paused_lists_what_is(world: World, inspector: Inspector) -> None:

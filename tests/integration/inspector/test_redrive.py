@@ -7,8 +7,9 @@ import json
 import pytest
 
 from joblane import SkipRetry, State, TaskContext
-from joblane.inspector import Filter, Inspector
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, foreign, put_dead, send_letter

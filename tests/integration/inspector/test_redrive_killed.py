@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from joblane import State
-from joblane.inspector import Filter, Inspector
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
 from tests.events import record
 from tests.integration.inspector.bulks import Bulks
 from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter
