@@ -17,7 +17,7 @@ import os, signal, sys
 from joblane.record.database import Database
 from joblane.inspector import actions, audit
 from joblane.inspector.inspector import Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.scope import Scope
 from joblane.sqs.client import Sqs
 from tests.integration.jobs.samples import sample_one
 
@@ -26,7 +26,7 @@ def die(*arguments, **named):
 
 url, where = sys.argv[1:]
 setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", die)}[where])
-Inspector(Reach(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
+Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
 """
 
 

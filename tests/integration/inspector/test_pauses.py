@@ -18,9 +18,9 @@ from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import Message
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, expire_leases, outcomes, put, run_sweep
-from tests.integration.jobs.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.builders.rows import In, active, expire_leases, outcomes, put
+from tests.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.world import PREFIX, World, run_sweep
 
 SCOPES = [
     (PauseScope.TYPE, "sample:one"),
@@ -55,9 +55,9 @@ def audited(world: World) -> list[list[Any]]:
 # --- On the runtime ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scope", "name"), SCOPES)
+@pytest.mark.parametrize(("kind", "name"), SCOPES)
 def test_a_pause_keeps_every_message_and_resume_runs_all(
-    world: World, inspector: Inspector, scope: PauseScope, name: str
+    world: World, inspector: Inspector, kind: PauseScope, name: str
 ) -> None:
     # given: one task whose message is in the lane, one that the sweep is to send, and a message of a foreign sender
     world.lane(sample_one)
@@ -66,7 +66,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
 
     # when: it is paused, everything is delivered, and sweeps go by
-    inspector.pause(scope, name, reason="the provider is away")
+    inspector.pause(kind, name, reason="the provider is away")
     assert deliver_all(world) == 1
     kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
     for _ in range(2):
@@ -80,7 +80,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
         assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
 
     # when: it goes on
-    inspector.resume(scope, name)
+    inspector.resume(kind, name)
     assert run_sweep(world).sent == 3
     assert deliver_all(world) == 3
 
@@ -253,7 +253,7 @@ def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) 
 
 
 @pytest.mark.parametrize(
-    ("scope", "name", "says"),
+    ("kind", "name", "says"),
     [
         (PauseScope.QUEUE, "lowest", "there are critical, default, low"),
         (PauseScope.TYPE, "sample:none", "there are .*sample:alert, sample:batch"),
@@ -263,10 +263,10 @@ def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) 
     ],
 )
 def test_an_unknown_name_is_refused_with_those_that_there_are(
-    world: World, inspector: Inspector, scope: Any, name: str, says: str
+    world: World, inspector: Inspector, kind: Any, name: str, says: str
 ) -> None:
     with pytest.raises(SelectionError, match=says):
-        inspector.pause(scope, name)
+        inspector.pause(kind, name)
 
     assert (inspector.pauses(), audited(world)) == ((), [])
 

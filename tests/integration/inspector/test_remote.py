@@ -137,7 +137,7 @@ def test_positional_arguments_are_those_of_the_inspector(connected: Connected, r
 
 def test_what_is_no_operation_is_no_attribute(connected: Connected) -> None:
     remote = connected(EDITOR)
-    for name in ("nonsense", "_reach", "reach"):
+    for name in ("nonsense", "_scope", "scope"):
         with pytest.raises(AttributeError, match=f"no operation '{name}'"):
             getattr(remote, name)
     with pytest.raises(TypeError, match="nonsense"):
@@ -242,7 +242,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
     assert recorded.calls == []
 
 
-@pytest.mark.parametrize("operation", ["nonsense", "_reach", "__init__", "tasks%2F..%2Fcancel"])
+@pytest.mark.parametrize("operation", ["nonsense", "_scope", "__init__", "tasks%2F..%2Fcancel"])
 def test_what_is_no_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
     answer = connected(EDITOR)._ask(operation, Permission.VIEW, b"{}")
     assert answer.status_code == 404
