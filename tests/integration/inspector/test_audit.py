@@ -17,9 +17,9 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, permission_of
 from joblane.inspector.scope import Scope
 from joblane.record.database import Database
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_one
+from tests.builders.rows import archived, put
+from tests.samples import sample_one
+from tests.world import World
 
 AsOperator = Callable[[str], Inspector]
 
