@@ -55,8 +55,8 @@ def test_schema_and_limits_are_those_of_the_server(database: Database, database_
 
 
 def test_a_schema_behind_and_one_ahead_are_told_apart(database: Database, database_url: str) -> None:
-    database.get().run("update joblane.alembic_version set version_num = '0002'")
-    assert [*record(database_url).pending][:2] == ["0003", "0004"]
+    database.get().run("update joblane.alembic_version set version_num = '0000'")
+    assert record(database_url).pending == migrations.pending(None)
     database.get().run("update joblane.alembic_version set version_num = '9999'")
     found = record(database_url)
     assert (found.pending, found.newer) == ({}, True)

@@ -146,7 +146,7 @@ def test_nothing_is_wrong_with_a_whole_deployment(stage: Stage) -> None:
 @pytest.mark.parametrize(
     ("revision", "grade", "found", "do"),
     [
-        ("0001", Grade.BAD, "at revision 0001 and this code works with", "`joblane migrate`"),
+        ("0000", Grade.BAD, "at revision 0000 and this code works with", "`joblane migrate`"),
         ("9999", Grade.WARNING, "at revision 9999, ahead of this code's", "use the version that is deployed"),
         (None, Grade.BAD, "the database is empty", "`joblane migrate`"),
     ],
@@ -179,7 +179,7 @@ def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> 
 
 
 def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
-    stage.world.run("update joblane.alembic_version set version_num = '0001'")
+    stage.world.run("update joblane.alembic_version set version_num = '0000'")
     stage.world.run("alter table joblane.pauses drop column paused_by")
     assert stage.wrong().keys() == {"migrations"}
     assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
@@ -189,7 +189,9 @@ def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> 
     stage.world.run("drop table joblane.pauses")
     wrong = stage.wrong()
     assert wrong.keys() == {"pauses"}
-    assert wrong["pauses"].found.startswith('the database lacks what its migrations have made: relation "pauses"')
+    assert wrong["pauses"].found.startswith(
+        'the database lacks what its migrations have made: relation "joblane.pauses"'
+    )
 
 
 @pytest.mark.parametrize(

@@ -118,9 +118,9 @@ def test_the_user_that_is_let_in_writes_and_reads_the_audit(empty: str, postgres
 def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(empty) as owner:
-        owner.run("create table later (a integer)")
+        owner.run("create table joblane.later (a integer)")
     with connected(as_app(postgres, empty)) as connection:
-        connection.run("insert into later values (1)")
+        connection.run("insert into joblane.later values (1)")
 
 
 def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
@@ -233,7 +233,7 @@ def test_a_deploy_migrates_and_is_told_so(
         **{name: EVENT[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
     }
     with connected(empty) as connection:
-        assert connection.run("select has_table_privilege('app', 'tasks', 'insert')") == [[True]]
+        assert connection.run("select has_table_privilege('app', 'joblane.tasks', 'insert')") == [[True]]
 
 
 def test_a_migration_that_fails_fails_the_deploy_with_its_reason(

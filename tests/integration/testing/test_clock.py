@@ -138,7 +138,7 @@ def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
         session.execute(text("create table prices (day timestamptz primary key)"))
         session.execute(text("insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n"))
     before = jobs.now
-    with pytest.raises(KitError, match=r"public\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
+    with pytest.raises(KitError, match=r"joblane\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
         jobs.travel(timedelta(days=1))
     assert jobs.now - before < timedelta(minutes=1)
 
@@ -165,7 +165,9 @@ def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:
     with jobs.session() as session:
         jobs.enqueue(order_quiet, Order(number=1))
         session.execute(text("update joblane.tasks set tags = '{}'"))
-        with pytest.raises(KitError, match=r"public\.tasks: a transaction of the test holds its rows; commit or close"):
+        with pytest.raises(
+            KitError, match=r"joblane\.tasks: a transaction of the test holds its rows; commit or close"
+        ):
             jobs.travel(timedelta(days=1))
 
 

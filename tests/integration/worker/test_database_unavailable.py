@@ -149,7 +149,8 @@ def test_a_server_that_is_read_only_counts_as_away(world: World) -> None:
 def test_a_server_with_too_many_connections_counts_as_away(world: World, postgres: Postgres) -> None:
     administer(postgres, "create role crowded login password 'crowded' connection limit 1")
     try:
-        world.run("grant select, insert, update, delete on all tables in schema public to crowded")
+        world.run("grant usage on schema joblane to crowded")
+        world.run("grant select, insert, update, delete on all tables in schema joblane to crowded")
         url = world.url.split("@")[1]
         holder = Database(f"postgresql://crowded:crowded@{url}")
         holder.get()
@@ -177,7 +178,7 @@ def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> 
     watched = watch(world)
     world.run("alter table joblane.tasks rename to tasks_away")
     assert len(world.deliver(sample_one, message(), receives=3)) == 1
-    world.run("alter table tasks_away rename to tasks")
+    world.run("alter table joblane.tasks_away rename to tasks")
     assert [54 <= seconds <= 60 for seconds in watched.visibilities] == [True]
     assert world.deliver(sample_one, message()) == []
 
