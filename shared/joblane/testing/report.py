@@ -50,6 +50,22 @@ class TaskReport:
         return f"{stands}{error}{why}"
 
 
+class NotRunError(KitError):
+    """A task that was to be run has not completed, and its handler raised nothing. ``task``: its state."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"{task}")
+        self.task = task
+
+
+class CrashedError(KitError):
+    """A fault of the test killed the process that ran the task. ``task``: its state."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"the process was killed: {task}")
+        self.task = task
+
+
 @dataclass
 class DrainReport(Sequence[TaskReport]):
     """The tasks that were delivered, each once, in the order of their first delivery.
@@ -127,19 +143,3 @@ def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:
         ended = (result, reason, error, message, tuple(outcomes))
         found.append(TaskReport(id_, type_, State(state), attempts, allowed - 1, runs, *ended))
     return found
-
-
-class NotRunError(KitError):
-    """A task that was to be run has not completed, and its handler raised nothing. ``task``: how it stands."""
-
-    def __init__(self, task: TaskReport) -> None:
-        super().__init__(f"{task}")
-        self.task = task
-
-
-class CrashedError(KitError):
-    """The process that ran the task was killed, as a fault of the test wanted it. ``task``: how it stands."""
-
-    def __init__(self, task: TaskReport) -> None:
-        super().__init__(f"the process was killed: {task}")
-        self.task = task
