@@ -32,7 +32,7 @@ from tests.integration.jobs.conftest import PREFIX, World
 from tests.pages import ROOT
 
 TASKS = 5_000
-SCREENSHOTS = ROOT / ".build" / "screenshots"
+SCREENSHOTS = ROOT / ".joblane" / "screenshots"
 QUIET = (
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
