@@ -28,8 +28,8 @@ from joblane.sqs.client import Sqs
 from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import seed
-from tests.integration.jobs.conftest import PREFIX, World
 from tests.pages import ROOT
+from tests.world import PREFIX, World
 
 TASKS = 5_000
 SCREENSHOTS = ROOT / ".joblane" / "screenshots"

@@ -25,9 +25,9 @@ from joblane.cdk.wheels import GLIBC, check_layer
 from joblane.discovery import discover
 from joblane.function_discovery import discover_functions
 from joblane.local.postgres import Postgres
+from tests.builders.events import event, record
+from tests.builders.http_events import claims, http_event
 from tests.conftest import administer
-from tests.events import event, record
-from tests.http_events import claims, http_event
 from tests.unit.saas.servers import served
 from tests.unpacked import BUILT, Unpacked, installed, layer, unpack
 

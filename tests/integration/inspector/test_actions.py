@@ -18,16 +18,9 @@ from joblane.inspector.scope import Reach
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.redaction import MASK, Redacted
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep
-from tests.integration.jobs.samples import (
-    Sample,
-    behaviour,
-    sample_forgotten,
-    sample_one,
-    sample_only,
-    sample_watched,
-)
+from tests.builders.rows import In, active, archived, outcomes, put
+from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_watched
+from tests.world import PREFIX, World, run_sweep
 
 WAITING = {"scheduled", "pending", "retry"}
 AsOperator = Callable[[str], Inspector]

@@ -15,9 +15,9 @@ from joblane.inspector import Inspector, PauseScope, Permission, permission_of
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.scope import Reach
 from joblane.record.database import Database
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_one
+from tests.builders.rows import archived, put
+from tests.samples import sample_one
+from tests.world import World
 
 AsOperator = Callable[[str], Inspector]
 

@@ -18,8 +18,7 @@ from joblane.local.errors import ForbiddenError
 from joblane.record.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
+from tests.world import World
 
 SECOND = Identity(f"{ROLE}/Operator/olga@example.com", OPERATOR.policies, "AKIASECOND")
 

@@ -13,11 +13,10 @@ from joblane.inspector import Inspector
 from joblane.inspector.bulk.letters import FINGERPRINT, queues_of
 from joblane.inspector.views import DeadGroup
 from joblane.queues import dead_letter_name
-from tests.integration.inspector.bulks import Bulks
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_one, sample_tick
+from tests.builders.rows import archived, put
+from tests.bulks import TASKS, Bulks
+from tests.samples import sample_one, sample_tick
+from tests.world import PREFIX, World
 
 DLQ = "jobs-default-sample-one-dlq"
 CRON = "jobs-cron-dlq"

@@ -22,9 +22,9 @@ from joblane.record.claim import Incoming, claim
 from joblane.record.states import State
 from joblane.redaction import MASK
 from joblane.sqs.message import Message, decode
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -533,7 +533,7 @@ def test_a_task_has_the_fingerprint_of_its_error_while_it_has_one(world: World, 
 
 
 def test_one_that_is_replaced_begins_without_an_error(world: World) -> None:
-    from tests.integration.jobs.samples import sample_only
+    from tests.samples import sample_only
 
     world.client.enqueue(sample_only, Sample(do="detailed_failure"), task_id="it", unique_key="k")
     world.deliver(sample_only, message("it", sample_only))

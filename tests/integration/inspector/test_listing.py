@@ -22,9 +22,9 @@ from joblane.inspector.tasks.listing import COUNT_CAP, ids
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 ROWS = 30_000
 FILL = """

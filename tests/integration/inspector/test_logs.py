@@ -17,9 +17,8 @@ from joblane.inspector.scope import Reach
 from joblane.inspector.tasks import logs
 from joblane.inspector.views import LogLine
 from joblane.record.database import Database
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
-from tests.integration.jobs.samples import sample_one
+from tests.samples import sample_one
+from tests.world import PREFIX, World
 
 GROUP = f"/aws/lambda/{PREFIX}-sample-one"
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)

@@ -16,9 +16,9 @@ from joblane.inspector.scope import Reach
 from joblane.inspector.views import Depth, Lane, Overview, QueueView
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 
 @behaviour

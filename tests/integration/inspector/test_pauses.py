@@ -17,9 +17,9 @@ from joblane.inspector.scope import Reach
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import Message
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, expire_leases, outcomes, put, run_sweep
-from tests.integration.jobs.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.builders.rows import In, active, expire_leases, outcomes, put
+from tests.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.world import PREFIX, World, run_sweep
 
 SCOPES = [
     (PauseScope.TYPE, "sample:one"),

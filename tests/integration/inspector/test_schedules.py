@@ -19,9 +19,9 @@ from joblane.inspector.scope import Reach
 from joblane.inspector.views import ScheduleView
 from joblane.record.states import State
 from joblane.sqs.tick import id_of
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import put
-from tests.integration.jobs.samples import Sample, sample_tick
+from tests.builders.rows import put
+from tests.samples import Sample, sample_tick
+from tests.world import PREFIX, World
 
 HOUR = timedelta(hours=1)
 

@@ -14,7 +14,7 @@ from joblane.inspector.bulk.letters import Kind, Letter, Row
 from joblane.inspector.bulk.redrive import wanted
 from joblane.json_values import digest
 from joblane.sqs.received import Delivery
-from tests.events import record
+from tests.builders.events import record
 
 DLQ = "jobs-low-data-export-dlq"
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
