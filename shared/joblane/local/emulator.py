@@ -32,12 +32,13 @@ REFUSAL = (
 def is_refused(headers: Iterable[tuple[bytes, bytes]], port: int) -> bool:
     """Return true for a request of a browser, and for a Host that is not this machine's (DNS rebinding).
 
-    Old browsers send neither ``Origin`` nor ``Sec-Fetch-…`` with a plain GET, but all of them call themselves Mozilla.
+    Every current browser sends ``Sec-Fetch-Site``. Old ones may send no mark with a plain GET, but all of them call
+    themselves Mozilla. ``Sec-Fetch-Mode`` is no mark: Node's ``fetch`` sends it, too.
     """
     hosts = []
     for given, value in headers:
         name = given.lower()
-        if name in (b"origin", b"referer") or name.startswith(b"sec-fetch-"):
+        if name in (b"origin", b"referer", b"sec-fetch-site"):
             return True
         if name == b"user-agent" and value.startswith(b"Mozilla/"):
             return True

@@ -181,10 +181,11 @@ def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> N
             here(**{option: "any"})
 
 
-# --- On AWS --------------------------------------------------------------------------------------------------------
+# --- On AWS: the stages are those of this project's cdk.json ----------------------------------------------------------
 
 
 def there(stage: str = "dev", **options: str) -> RemoteInspector:
+    os.chdir(ROOT)  # whose cdk.json has the stages
     made = connect(**{"stage": stage, "profile": None, "region": "eu-central-1", **options})
     assert isinstance(made, RemoteInspector)
     return made
@@ -279,6 +280,7 @@ def test_a_profile_or_region_that_there_is_not_is_a_wrong_use() -> None:
 
 
 def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
     answering(monkeypatch, ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeStacks"))
     with pytest.raises(ForbiddenError, match="in eu-west-1"):

@@ -191,7 +191,9 @@ def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> 
     stage.world.run("drop table joblane.pauses")
     wrong = stage.wrong()
     assert wrong.keys() == {"pauses"}
-    assert wrong["pauses"].found.startswith('the database lacks what its migrations have made: relation "joblane.pauses"')
+    assert wrong["pauses"].found.startswith(
+        'the database lacks what its migrations have made: relation "joblane.pauses"'
+    )
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import json
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import boto3
 import psutil
@@ -185,19 +186,21 @@ def test_programs_are_answered_without_cors(emulator: MiniStack, queue: str) -> 
 
 
 def test_a_node_program_with_an_sdk_s_headers_is_answered(emulator: MiniStack, queue: str) -> None:
-    """Node's own HTTP client, by which its SDK sends; `fetch` marks itself as a browser, and no SDK uses it there."""
+    """By Node's HTTP client, as its SDK sends, and by its `fetch`, which sends a Sec-Fetch-Mode as browsers do."""
     script = """
         const http = require("node:http");
-        const [port, url] = process.argv.slice(2);
+        const [port, url] = process.argv.slice(1);
         const body = JSON.stringify({QueueUrl: url, MessageBody: "from node"});
         const headers = {"content-type": "application/x-amz-json-1.0", "x-amz-target": "AmazonSQS.SendMessage",
-          "user-agent": "aws-sdk-js/3.900.0 ua/2.1 os/linux lang/js md/nodejs#24", "amz-sdk-request": "attempt=1; max=3",
+          "user-agent": "aws-sdk-js/3.900.0 os/linux lang/js md/nodejs#24", "amz-sdk-request": "attempt=1; max=3",
           authorization: "AWS4-HMAC-SHA256 Credential=test/20260101/us-east-1/sqs/aws4_request, Signature=00"};
         http.request({host: "127.0.0.1", port, method: "POST", path: "/", headers},
           answer => answer.on("data", () => {}).on("end", () => console.log(answer.statusCode))).end(body);
+        fetch(`http://localhost:${port}/`, {method: "POST", headers, body}).then(answer => console.log(answer.status));
     """
     node = Tools(Project.here()).node
-    done = subprocess.run([node, "-e", script, "--", str(emulator.port), queue], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "200"
+    command: list[str | Path] = [node, "-e", script, "--", str(emulator.port), queue]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["200", "200"]
     with environment_of(variables(emulator)):
-        assert held(queue) == "1"
+        assert held(queue) == "2"
