@@ -117,7 +117,7 @@ def one_of(kind: type[E], value: str, option: str) -> E:
 
 def type_of(text: str) -> str:
     """A text that can be a task's type, declared or not."""
-    from joblane.decorator import check_type
+    from joblane.declaration import check_type
 
     parsed(check_type, text, "TYPE")
     return text

@@ -27,7 +27,7 @@ def migrate() -> None:
     from joblane import settings
     from joblane.cli.connect import away, settle
     from joblane.errors import text_of
-    from joblane.record.connection import is_away
+    from joblane.record.connection import is_unavailable
     from joblane.record.migrate import migrate as bring_up_to_date
 
     source = settle(profile=None, region=None)
@@ -35,7 +35,7 @@ def migrate() -> None:
         types = bring_up_to_date(url := settings.database_url())
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
         what = "cannot be brought up to date"
-        if is_away(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+        if is_unavailable(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
             raise away(url, source, what, error) from error
         raise LocalError(f"The database {what}: {text_of(error)}") from error
     typer.echo(f"The schema is up to date; {types} task types are known.")
