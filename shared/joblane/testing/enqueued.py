@@ -15,8 +15,7 @@ from pydantic_core import to_jsonable_python
 from joblane.payload import Payload
 from joblane.queues import Queue
 from joblane.record.states import State
-from joblane.redaction import masked
-from joblane.redaction_scrub import scrubber
+from joblane.redaction import masked, scrubber
 from joblane.sqs.message import decode
 from joblane.testing.errors import KitError
 
