@@ -29,6 +29,25 @@ class UnknownTypeError(DeclarationError):
     """No task of that type is declared."""
 
 
+class WrongStageError(JobError, ConnectionError):
+    """The schema ``joblane`` of the database serves another stage. ``prefix``: ours; ``found``: that of the schema.
+
+    For a worker it counts as a database that is unavailable: its messages stay in their queue and no attempt is spent.
+    """
+
+    def __init__(self, prefix: str, found: str) -> None:
+        super().__init__(
+            f"the schema joblane of this database serves the stage with prefix {found!r}, and this process is of the"
+            f" stage with prefix {prefix!r}; set JOBLANE_PREFIX={found}, or give this stage a database of its own"
+        )
+        self.prefix = prefix
+        self.found = found
+
+
+class ForeignSchemaError(JobError):
+    """The schema ``joblane`` of the database is not this project's: nothing was changed in it."""
+
+
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 
