@@ -6,9 +6,9 @@ import time
 
 from joblane import settings
 from joblane.discovery import discover
-from joblane.inspector import Inspector
-from joblane.inspector.bulk.letters import queues_of
-from joblane.inspector.scope import Reach
+from joblane.inspector.bulk.dead_letters import queues_of
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
@@ -43,7 +43,7 @@ def run() -> list[Ratio]:
         archived_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
     ]
     assert not sqs.send_many(letters)
-    inspector = Inspector(Reach(database, sqs, prefix, tasks, "bench"))
+    inspector = Inspector(Scope(database, sqs, prefix, tasks, "bench"))
     explained = _ms(inspector, groups=CAUSES)
     refused = [Entry(f"{prefix}-low-dlq", f"no json {n}") for n in range(REFUSED)]
     assert not sqs.send_many(refused)

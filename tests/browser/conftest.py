@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from joblane.client import JobClient
 from joblane.discovery import discover
-from joblane.inspector import Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import ADDRESS, Keys
@@ -89,7 +89,7 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
 
         def connect() -> Inspector:
             made.append(Database(url))
-            return Inspector(Reach(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
+            return Inspector(Scope(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
 
         desk = Desk(connect)
         with _served(desk, read_only=False) as address, _served(desk, read_only=True) as reading:

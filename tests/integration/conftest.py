@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from joblane.client import JobClient
 from joblane.functions.jobs_bulk import handler as bulk_handler
-from joblane.inspector import Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
@@ -59,24 +59,24 @@ def session(world: World) -> Iterator[Session]:
 
 
 @pytest.fixture
-def reach(world: World) -> Iterator[Reach]:
+def scope(world: World) -> Iterator[Scope]:
     """What the inspector works with, on a connection of its own; the operator is ``op``."""
     database = Database(world.url)
-    yield Reach(database, world.sqs, PREFIX, TASKS, "op")
+    yield Scope(database, world.sqs, PREFIX, TASKS, "op")
     database.drop()
 
 
 @pytest.fixture
-def inspector(reach: Reach) -> Inspector:
-    return Inspector(reach)
+def inspector(scope: Scope) -> Inspector:
+    return Inspector(scope)
 
 
 @pytest.fixture
-def as_operator(reach: Reach) -> Callable[[str], Inspector]:
+def as_operator(scope: Scope) -> Callable[[str], Inspector]:
     """An inspector of somebody else, on the same connection."""
 
     def of(who: str) -> Inspector:
-        return Inspector(Reach(reach.database, reach.sqs, reach.prefix, reach.tasks, who))
+        return Inspector(Scope(scope.database, scope.sqs, scope.prefix, scope.tasks, who))
 
     return of
 

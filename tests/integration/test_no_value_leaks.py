@@ -35,9 +35,10 @@ from joblane import (
 )
 from joblane import redaction_scrub as scrubbing
 from joblane.cli.main import main
-from joblane.inspector import Filter, Inspector, permission_of
-from joblane.inspector.permission import Permission
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.scope import Scope
 from joblane.maintenance.sweep import sweep
 from joblane.page.app import build
 from joblane.page.desk import Desk
@@ -335,8 +336,8 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
 
 def ask(world: World, gathered: Gathered) -> None:
     """All that an inspector shows, with each answer as it goes through JSON."""
-    reach = Reach(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
-    inspector = Inspector(reach)
+    scope = Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
+    inspector = Inspector(scope)
     ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in TOLD)]
     arguments: Mapping[str, list[tuple[Any, ...]]] = {
         "task": [(id_,) for id_ in ids],
@@ -355,7 +356,7 @@ def ask(world: World, gathered: Gathered) -> None:
 
 
 def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
-    inspector = Inspector(Reach(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
+    inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
     wrong = json.dumps(login("plain", value("invalid")))
     commands = [
         *(["ls", *more] for more in ([], ["--json"], ["--error", "bad"])),
@@ -383,7 +384,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
 
 def browse(world: World, gathered: Gathered) -> None:
     """The page, as a browser sees it."""
-    inspector = Inspector(Reach(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
+    inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
     keys = Keys(token="the-token", session="the-session", form="the-form-token")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [

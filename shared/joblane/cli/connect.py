@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from boto3.session import Session
 
-    from joblane.inspector import Inspector
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.remote import RemoteInspector
     from joblane.record.database import Database
 
@@ -44,8 +44,8 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
 def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane import settings
     from joblane.discovery import discover
-    from joblane.inspector import Inspector
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.inspector import Inspector
+    from joblane.inspector.scope import Scope
     from joblane.queues import check_prefix
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
@@ -57,7 +57,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
         raise LocalError(f"{error}, and {source} has another. Correct it there.") from error
     _look(database, url, source)
     return Inspector(
-        Reach(
+        Scope(
             database=database,
             sqs=Sqs(),
             prefix=check_prefix(settings.prefix()),

@@ -10,9 +10,11 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
+
+from joblane.cli.exits import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -176,3 +178,25 @@ def is_terminal() -> bool:
 
 def plural(number: int, noun: str = "task") -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def stop(message: str, code: Exit) -> NoReturn:
+    """End the command with a message."""
+    say(f"joblane: {message}")
+    raise typer.Exit(code)
+
+
+def usage(message: str, option: str | None = None) -> NoReturn:
+    """End the command: it was used wrongly."""
+    raise typer.BadParameter(message, param_hint=option)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the person; end the command where they would rather not, or nobody can be asked."""
+    if yes:
+        return
+    if not is_terminal():
+        stop(f"{question} There is no terminal to ask on: say --yes, or --dry-run to count only.", Exit.USAGE)
+    if not typer.confirm(question, err=True):
+        say("Nothing was done.")
+        raise typer.Exit(Exit.FAILED)

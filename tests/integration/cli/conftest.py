@@ -16,7 +16,8 @@ from joblane.cli import connect as connecting
 from joblane.cli import follow as following
 from joblane.cli.main import main
 from joblane.errors import JobError
-from joblane.inspector import Inspector, wire
+from joblane.inspector import wire
+from joblane.inspector.inspector import Inspector
 from tests.bulks import Bulks
 
 

@@ -16,8 +16,8 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from joblane.cli import connect as connecting
 from joblane.cli.connect import connect
 from joblane.discovery import discover
-from joblane.inspector import Inspector
 from joblane.inspector.errors import SchemaError
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.stack import LocalStack
@@ -62,21 +62,21 @@ def up(folder: Path, url: str, **variables: str) -> Path:
 
 def test_the_environment_says_where_to_look(database_url: str) -> None:
     os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="acme", AWS_DEFAULT_REGION="eu-central-1")
-    reach = here()._reach
-    assert reach.connection.run("select count(*) from joblane.tasks") == [[0]]
-    assert (reach.prefix, reach.region) == ("acme", "eu-central-1")
-    assert reach.who == f"{getpass.getuser()}@{socket.gethostname()}"
-    assert reach.tasks.keys() == discover().keys()
-    reach.database.drop()
+    scope = here()._scope
+    assert scope.connection.run("select count(*) from joblane.tasks") == [[0]]
+    assert (scope.prefix, scope.region) == ("acme", "eu-central-1")
+    assert scope.who == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert scope.tasks.keys() == discover().keys()
+    scope.database.drop()
 
 
 @pytest.mark.parametrize("folder", [".", "project"])
 def test_after_make_up_nothing_has_to_be_set(folder: str, tmp_path: Path, database_url: str) -> None:
     up(tmp_path / folder, database_url)
     os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another place", AWS_REGION="eu-west-1")
-    reach = here()._reach
-    assert reach.connection.run("select 1") == [[1]]
-    assert (reach.prefix, reach.region) == ("jobs", "us-east-1")
+    scope = here()._scope
+    assert scope.connection.run("select 1") == [[1]]
+    assert (scope.prefix, scope.region) == ("jobs", "us-east-1")
     # of AWS, what the shell says is of another place
     assert {name: os.environ[name] for name in os.environ if name.startswith("AWS_")} == {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:4604",
@@ -85,23 +85,23 @@ def test_after_make_up_nothing_has_to_be_set(folder: str, tmp_path: Path, databa
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
     }
-    reach.database.drop()
+    scope.database.drop()
 
 
 def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -> None:
     up(tmp_path, NOWHERE)
     os.environ["DATABASE_URL"] = database_url
-    reach = here()._reach
-    assert reach.connection.run("select 1") == [[1]]
+    scope = here()._scope
+    assert scope.connection.run("select 1") == [[1]]
     assert "AWS_ENDPOINT_URL" not in os.environ
-    reach.database.drop()
+    scope.database.drop()
 
 
 def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, database_url: str) -> None:
     up(tmp_path, database_url, JOBLANE_SCHEDULES='\'{"jobs:sweep": "@hourly"}\'')
-    reach = here()._reach
-    assert [schedule.text for schedule in reach.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
-    reach.database.drop()
+    scope = here()._scope
+    assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
+    scope.database.drop()
 
 
 def test_where_nothing_says_where_to_look_both_ways_are_named(tmp_path: Path) -> None:
@@ -137,12 +137,12 @@ def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
 def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url: str) -> None:
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
-    inspector._reach.connection.run("drop table joblane.task_attempts")
-    inspector._reach.connection.run("drop table joblane.audit, joblane.tasks cascade")
-    inspector._reach.connection.run("update joblane.alembic_version set version_num = '0001'")
+    inspector._scope.connection.run("drop table joblane.task_attempts")
+    inspector._scope.connection.run("drop table joblane.audit, joblane.tasks cascade")
+    inspector._scope.connection.run("update joblane.alembic_version set version_num = '0001'")
     with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `joblane migrate`"):
         inspector.logs("a")
-    inspector._reach.database.drop()
+    inspector._scope.database.drop()
 
 
 def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> None:

@@ -15,9 +15,9 @@ from tests.world import World, run_sweep
 DYING = """
 import os, signal, sys
 from joblane.record.database import Database
-from joblane.inspector import Inspector
 from joblane.inspector.actions import audit
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.sqs.client import Sqs
 from tests.samples import sample_one
 
@@ -26,7 +26,7 @@ def die(*arguments, **named):
 
 url, where = sys.argv[1:]
 setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", die)}[where])
-Inspector(Reach(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
+Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
 """
 
 

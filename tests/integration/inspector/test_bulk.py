@@ -8,8 +8,9 @@ import pytest
 
 from joblane import Queue, State
 from joblane.errors import UnknownTaskError
-from joblane.inspector import ActionError, BulkAction, Filter, Inspector
-from joblane.inspector.errors import SelectionError
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
 from tests.builders.rows import archived, put
 from tests.bulks import RECORD, Bulks
 from tests.samples import sample_alert, sample_batch, sample_one

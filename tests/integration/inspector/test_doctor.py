@@ -14,12 +14,10 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from joblane.functions.jobs_sweep.handler import jobs_sweep
-from joblane.inspector import Inspector
-from joblane.inspector.scope import Reach
-from joblane.inspector.stage import doctor as examination
-from joblane.inspector.stage import doctor_aws as examined_aws
-from joblane.inspector.stage import doctor_record as examined_record
-from joblane.inspector.views import Examined, Grade
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor, doctor_aws, doctor_record
+from joblane.inspector.views import Check, Grade
 from joblane.queues import (
     Queue,
     cron_group_name,
@@ -43,20 +41,20 @@ class Stage:
     """What a deploy makes, in moto, and the clients to break it with."""
 
     world: World
-    reach: Reach
+    scope: Scope
     functions: Any
     schedules: Any
     mappings: dict[str, str]
     """Queue → its mapping's UUID."""
 
-    def found(self, grade: Grade | None = None) -> dict[str, Examined]:
-        return {one.what: one for one in Inspector(self.reach).examine() if grade in (None, one.grade)}
+    def found(self, grade: Grade | None = None) -> dict[str, Check]:
+        return {one.what: one for one in Inspector(self.scope).doctor() if grade in (None, one.grade)}
 
-    def wrong(self) -> dict[str, Examined]:
+    def wrong(self) -> dict[str, Check]:
         return {what: one for what, one in self.found().items() if one.grade is not Grade.GOOD}
 
 
-def deploy(world: World, reach: Reach) -> Stage:
+def deploy(world: World, scope: Scope) -> Stage:
     role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
     functions, schedules = boto3.client("lambda"), boto3.client("scheduler")
     with zipfile.ZipFile(code := io.BytesIO(), "w") as archive:
@@ -100,14 +98,14 @@ def deploy(world: World, reach: Reach) -> Stage:
                     FlexibleTimeWindow={"Mode": "OFF"},
                     Target={"Arn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:{PREFIX}-low", "RoleArn": role},
                 )
-    return Stage(world, reach, functions, schedules, mappings)
+    return Stage(world, scope, functions, schedules, mappings)
 
 
 @pytest.fixture
 def stage(world: World) -> Iterator[Stage]:
     """Whole, with a sweep that ended a minute ago."""
     database = Database(world.url)
-    made = deploy(world, Reach(database, world.sqs, PREFIX, TASKS, "op"))
+    made = deploy(world, Scope(database, world.sqs, PREFIX, TASKS, "op"))
     insert(world, "swept", "jobs:sweep", "completed", ended=timedelta(minutes=1))
     yield made
     database.drop()
@@ -170,7 +168,7 @@ def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> 
     stage.world.run("drop table joblane.alembic_version")
     stage.world.run("drop table joblane.tasks, joblane.pauses cascade")
     found = stage.found()
-    assert found["migrations"] == Examined(
+    assert found["migrations"] == Check(
         Grade.BAD,
         "migrations",
         "the database is empty: the migrations are missing",
@@ -191,7 +189,9 @@ def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> 
     stage.world.run("drop table joblane.pauses")
     wrong = stage.wrong()
     assert wrong.keys() == {"pauses"}
-    assert wrong["pauses"].found.startswith('the database lacks what its migrations have made: relation "joblane.pauses"')
+    assert wrong["pauses"].found.startswith(
+        'the database lacks what its migrations have made: relation "joblane.pauses"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_a_clock_that_is_off_is_told_with_how_much(
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(seconds=apart)
 
-    monkeypatch.setattr(examined_record, "datetime", Off)
-    (told,) = examined_record.clock(stage.reach)
+    monkeypatch.setattr(doctor_record, "datetime", Off)
+    (told,) = doctor_record.clock(stage.scope)
     assert told.grade is grade
     assert f"{abs(apart) - 1}" in told.found or f"{abs(apart)}" in told.found
 
@@ -264,8 +264,8 @@ def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
 
 
 def test_a_database_that_is_away_is_told_once_and_all_else_is_looked_at(stage: Stage) -> None:
-    away = Reach(Database("postgresql://nobody@127.0.0.1:1/none"), stage.reach.sqs, PREFIX, TASKS, "op")
-    first, *others = Inspector(away).examine()
+    away = Scope(Database("postgresql://nobody@127.0.0.1:1/none"), stage.scope.sqs, PREFIX, TASKS, "op")
+    first, *others = Inspector(away).doctor()
     assert (first.grade, first.what) == (Grade.BAD, "migrations")
     assert first.found.startswith("the database cannot be asked: ")
     assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules"}
@@ -279,7 +279,7 @@ LANE = f"{PREFIX}-default-sample-one"
 
 def test_a_lane_that_nobody_reads_is_told(stage: Stage) -> None:
     stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
-    assert stage.wrong()[f"queue {LANE}"] == Examined(Grade.BAD, f"queue {LANE}", "nobody reads it", "deploy the stage")
+    assert stage.wrong()[f"queue {LANE}"] == Check(Grade.BAD, f"queue {LANE}", "nobody reads it", "deploy the stage")
 
 
 def test_a_front_door_that_nobody_reads_is_told(stage: Stage) -> None:
@@ -298,17 +298,17 @@ def test_a_mapping_that_is_off_is_told_with_the_command_or_with_who_paused_it(st
     mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
     whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
     lane = (Queue.DEFAULT, sample_one)
-    (told,) = examined_aws._mapping(LANE, lane, [mapping | whole], {})
+    (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
     assert told.grade is Grade.BAD
     assert told.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
     for paused in (("type", "sample:one"), ("queue", "default")):
-        (told,) = examined_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
+        (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
         assert (told.grade, told.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
 
 
 def test_a_mapping_that_would_lose_or_starve_messages_is_told(stage: Stage) -> None:
     mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
-    told = list(examined_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
+    told = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
     assert [one.grade for one in told] == [Grade.BAD] * 3
     assert ["MaximumConcurrency" in told[0].found, "ReportBatchItemFailures" in told[1].found] == [True, True]
     assert told[2].found == "Lambda says of it: PROBLEM: Function call failed"
@@ -316,8 +316,8 @@ def test_a_mapping_that_would_lose_or_starve_messages_is_told(stage: Stage) -> N
 
 def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> None:
     sqs = stage.world.sqs.client
-    sqs.delete_queue(QueueUrl=stage.reach.sqs.url(LANE))
-    stage.reach.sqs._urls.clear()
+    sqs.delete_queue(QueueUrl=stage.scope.sqs.url(LANE))
+    stage.scope.sqs._urls.clear()
     for name in (f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"):
         sqs.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
     wrong = stage.wrong()
@@ -329,11 +329,11 @@ def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> No
 
 def test_a_lane_that_is_not_there_is_told_once(stage: Stage) -> None:
     for name in (LANE, dead_letter_name(LANE)):
-        stage.world.sqs.client.delete_queue(QueueUrl=stage.reach.sqs.url(name))
-    stage.reach.sqs._urls.clear()
+        stage.world.sqs.client.delete_queue(QueueUrl=stage.scope.sqs.url(name))
+    stage.scope.sqs._urls.clear()
     stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
-    wrong = [one for one in Inspector(stage.reach).examine() if one.grade is not Grade.GOOD]
-    assert wrong == [Examined(Grade.BAD, f"queue {LANE}", "it is not there", "deploy the stage")]
+    wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
+    assert wrong == [Check(Grade.BAD, f"queue {LANE}", "it is not there", "deploy the stage")]
 
 
 def test_a_function_that_is_not_there_or_of_another_version_is_told(stage: Stage) -> None:
@@ -353,7 +353,7 @@ def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stag
     stage.schedules.update_schedule(
         GroupName=group, Name=second, ScheduleExpression="cron(1 1 * * ? *)", State="DISABLED", **kept
     )
-    wrong = [one for one in Inspector(stage.reach).examine() if one.grade is not Grade.GOOD]
+    wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
     assert [(one.what, one.found.partition(":")[0].partition(",")[0]) for one in wrong] == [
         (f"schedule {first}", "it is not there"),
         (f"schedule {second}", "it is off"),
@@ -377,17 +377,17 @@ def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
 
 def test_on_a_local_stack_schedules_are_off_and_that_is_right() -> None:
     schedule = {"State": "DISABLED", "ScheduleExpression": "cron(0 * * * ? *)"}
-    assert list(examined_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
-    (told,) = examined_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
+    assert list(doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
+    (told,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
     assert told.grade is Grade.BAD
 
 
 # --- What cannot be asked ------------------------------------------------------------------------------------------
 
 
-def refusing(error: Exception) -> Callable[[Reach], Iterator[Examined]]:
-    def part(reach: Reach) -> Iterator[Examined]:
-        yield Examined(Grade.BAD, "half of an answer", "")
+def refusing(error: Exception) -> Callable[[Scope], Iterator[Check]]:
+    def part(scope: Scope) -> Iterator[Check]:
+        yield Check(Grade.BAD, "half of an answer", "")
         raise error
 
     return part
@@ -419,9 +419,9 @@ def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looke
 ) -> None:
     parts = [
         (what, permission, refusing(error) if what == "schedules" else part)
-        for what, permission, part in examined_aws.PARTS
+        for what, permission, part in doctor_aws.PARTS
     ]
-    monkeypatch.setattr(examined_aws, "PARTS", tuple(parts))
+    monkeypatch.setattr(doctor_aws, "PARTS", tuple(parts))
     wrong = stage.wrong()
     assert wrong.keys() == {"schedules"}
     assert wrong["schedules"].grade is Grade.UNKNOWN
@@ -432,6 +432,6 @@ def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looke
 def test_the_worst_comes_first(stage: Stage) -> None:
     stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
     stage.world.run("update joblane.alembic_version set version_num = '9999'")
-    grades = [one.grade for one in Inspector(stage.reach).examine()]
-    assert grades == sorted(grades, key=examination.ORDER.index)
+    grades = [one.grade for one in Inspector(stage.scope).doctor()]
+    assert grades == sorted(grades, key=doctor.ORDER.index)
     assert grades[:2] == [Grade.BAD, Grade.WARNING]

@@ -11,9 +11,9 @@ import boto3
 import pytest
 
 from joblane.errors import UnknownTaskError
-from joblane.inspector import Inspector
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import logs
 from joblane.inspector.views import LogLine
 from joblane.record.database import Database
@@ -72,7 +72,7 @@ def writer(world: World) -> Writer:
 @pytest.fixture
 def inspector(world: World) -> Iterator[Inspector]:
     database = Database(world.url)
-    yield Inspector(Reach(database, world.sqs, PREFIX, {"sample:one": sample_one}, "op"))
+    yield Inspector(Scope(database, world.sqs, PREFIX, {"sample:one": sample_one}, "op"))
     database.drop()
 
 

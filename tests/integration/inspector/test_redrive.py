@@ -7,8 +7,9 @@ import json
 import pytest
 
 from joblane import SkipRetry, State, TaskContext
-from joblane.inspector import Filter, Inspector
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
 from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from joblane import State
-from joblane.inspector import Filter, Inspector
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
 from tests.builders.events import record
 from tests.builders.rows import expire_leases, put
 from tests.bulks import Bulks

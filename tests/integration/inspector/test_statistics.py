@@ -10,9 +10,9 @@ import pytest
 from sqlalchemy import text
 
 from joblane import SkipRetry, TaskContext
-from joblane.inspector import Inspector
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage.statistics import STATISTICS
 from joblane.prices import PRICES, compute
 from tests.builders.rows import active, put
@@ -24,7 +24,7 @@ REQUEST, SQS = PRICES["Lambda request"].each, PRICES["SQS request"].each
 
 @pytest.fixture
 def inspector(world: World) -> Inspector:
-    return Inspector(Reach(world.database, world.sqs, PREFIX, {}, "ann"))
+    return Inspector(Scope(world.database, world.sqs, PREFIX, {}, "ann"))
 
 
 def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:

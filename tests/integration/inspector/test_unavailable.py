@@ -13,10 +13,10 @@ from pg8000.exceptions import DatabaseError
 
 from joblane.cli.exits import Exit, exit_of
 from joblane.errors import RecordAwayError
-from joblane.inspector import Inspector, Permission
 from joblane.inspector.errors import AwsCallError, SchemaError
-from joblane.inspector.permission import needs
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, needs
+from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 
@@ -25,23 +25,23 @@ class Planted(Inspector):
     """With an operation that does what the test says."""
 
     @needs(Permission.VIEW)
-    def planted(self: Inspector, do: Callable[[Reach], Any]) -> Any:
-        return do(self._reach)
+    def planted(self: Inspector, do: Callable[[Scope], Any]) -> Any:
+        return do(self._scope)
 
 
 @pytest.fixture
 def inspector(database_url: str) -> Iterator[Planted]:
     database = Database(database_url)
-    yield Planted(Reach(database, Sqs(), "jobs", {}, "op"))
+    yield Planted(Scope(database, Sqs(), "jobs", {}, "op"))
     database.drop()
 
 
-def one(reach: Reach) -> Any:
-    return reach.connection.run("select 1")
+def one(scope: Scope) -> Any:
+    return scope.connection.run("select 1")
 
 
-def fail(error: Exception) -> Callable[[Reach], Any]:
-    def do(reach: Reach) -> Any:
+def fail(error: Exception) -> Callable[[Scope], Any]:
+    def do(scope: Scope) -> Any:
         raise error
 
     return do
@@ -50,12 +50,12 @@ def fail(error: Exception) -> Callable[[Reach], Any]:
 def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     inspector: Planted, database_url: str
 ) -> None:
-    pid = inspector.planted(lambda reach: reach.connection.run("select pg_backend_pid()"))[0][0]
+    pid = inspector.planted(lambda scope: scope.connection.run("select pg_backend_pid()"))[0][0]
     another = Database(database_url)
     another.get().run("select pg_terminate_backend($1)", pid)
     another.drop()
     with pytest.raises(RecordAwayError, match="may have been done: look before you repeat an action") as caught:
-        inspector.planted(lambda reach: reach.connection.run("select pg_sleep(5)"))
+        inspector.planted(lambda scope: scope.connection.run("select pg_sleep(5)"))
     assert exit_of(caught.value) is Exit.AWAY
     assert inspector.planted(one) == [[1]]
 
@@ -64,15 +64,15 @@ def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
 )
 def test_what_the_schema_lacks_is_told_with_both_revisions(statement: str, inspector: Planted) -> None:
-    inspector.planted(lambda reach: reach.connection.run("update joblane.alembic_version set version_num = '0002'"))
+    inspector.planted(lambda scope: scope.connection.run("update joblane.alembic_version set version_num = '0002'"))
     with pytest.raises(SchemaError, match=r"at revision 0002 and this code works with \d{4}: run `joblane migrate`"):
-        inspector.planted(lambda reach: reach.connection.run(statement))
+        inspector.planted(lambda scope: scope.connection.run(statement))
     assert inspector.planted(one) == [[1]]
 
 
 def test_a_fault_of_the_code_stays_one(inspector: Planted) -> None:
     with pytest.raises(DatabaseError):
-        inspector.planted(lambda reach: reach.connection.run("select 1 / 0"))
+        inspector.planted(lambda scope: scope.connection.run("select 1 / 0"))
     with pytest.raises(KeyError):
         inspector.planted(fail(KeyError("x")))
 
@@ -101,9 +101,9 @@ def test_a_call_of_aws_that_fails_is_told_by_its_name(
 
 @pytest.mark.parametrize("error", [None, KeyError("x"), RecordAwayError("away")], ids=["left", "fault", "ours"])
 def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, inspector: Planted) -> None:
-    def leave_open(reach: Reach) -> None:
-        reach.connection.run("begin")
-        reach.connection.run("update joblane.alembic_version set version_num = '9999'")
+    def leave_open(scope: Scope) -> None:
+        scope.connection.run("begin")
+        scope.connection.run("update joblane.alembic_version set version_num = '9999'")
         if error:
             raise error
 
@@ -112,9 +112,9 @@ def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, 
     else:
         with pytest.raises(type(error)):
             inspector.planted(leave_open)
-    assert inspector.planted(lambda reach: reach.connection.idle)
+    assert inspector.planted(lambda scope: scope.connection.idle)
     ((revision,),) = inspector.planted(
-        lambda reach: reach.connection.run("select version_num from joblane.alembic_version")
+        lambda scope: scope.connection.run("select version_num from joblane.alembic_version")
     )
     assert revision != "9999"
 
@@ -123,11 +123,11 @@ def test_threads_that_share_one_do_one_thing_at_a_time(inspector: Planted) -> No
     inside, most = 0, 0
     together = threading.Barrier(4)
 
-    def do(reach: Reach) -> int:
+    def do(scope: Scope) -> int:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
-        ((number,),) = reach.connection.run("select 7 from pg_sleep(0.01)")
+        ((number,),) = scope.connection.run("select 7 from pg_sleep(0.01)")
         inside -= 1
         return int(number)
 

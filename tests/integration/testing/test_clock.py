@@ -165,7 +165,9 @@ def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:
     with jobs.session() as session:
         jobs.enqueue(order_quiet, Order(number=1))
         session.execute(text("update joblane.tasks set tags = '{}'"))
-        with pytest.raises(KitError, match=r"joblane\.tasks: a transaction of the test holds its rows; commit or close"):
+        with pytest.raises(
+            KitError, match=r"joblane\.tasks: a transaction of the test holds its rows; commit or close"
+        ):
             jobs.travel(timedelta(days=1))
 
 

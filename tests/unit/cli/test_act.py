@@ -9,9 +9,9 @@ import pytest
 
 from joblane.cli.exits import Exit
 from joblane.errors import RecordAwayError, UnknownTaskError
-from joblane.inspector import ActionError, BulkAction
-from joblane.inspector.filter import Filter
-from joblane.inspector.views import Acted, Count, DeadLetters
+from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.views import ActionResult, Count, DeadLetters
 from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
@@ -19,11 +19,11 @@ from tests.unit.cli.conftest import Run, Stub
 ACTIONS = ("run", "retry", "archive", "delete", "cancel")
 
 
-def acted(id_: str, *, reason: str | None) -> Acted:
-    return Acted(id_, "retry", State.ARCHIVED, State.PENDING)
+def acted(id_: str, *, reason: str | None) -> ActionResult:
+    return ActionResult(id_, "retry", State.ARCHIVED, State.PENDING)
 
 
-def not_allowed(id_: str, *, reason: str | None) -> Acted:
+def not_allowed(id_: str, *, reason: str | None) -> ActionResult:
     if id_ == "good":
         return acted(id_, reason=reason)
     raise ActionError(id_, "retry", State.ACTIVE, [State.ARCHIVED], "bob retried it 3 s ago")

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from joblane.errors import DuplicateTaskError, PayloadError
-from joblane.inspector.views import Acted
+from joblane.inspector.views import ActionResult
 from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 
-MADE = Acted("new-one", "enqueue", None, State.PENDING, "new-one")
-EDITED = Acted(samples.ID, "edit", State.ARCHIVED, State.ARCHIVED)
+MADE = ActionResult("new-one", "enqueue", None, State.PENDING, "new-one")
+EDITED = ActionResult(samples.ID, "edit", State.ARCHIVED, State.ARCHIVED)
 
 
 def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run, stub: Stub) -> None:
@@ -150,7 +150,7 @@ def test_what_is_refused_ends_with_1(jobs: Run, stub: Stub, error: Exception) ->
 
 
 def test_a_replay_takes_the_same_payload_or_another(jobs: Run, stub: Stub) -> None:
-    again = Acted("old", "replay", State.ARCHIVED, State.PENDING, "again")
+    again = ActionResult("old", "replay", State.ARCHIVED, State.PENDING, "again")
     stub.answers |= {"replay": again, "replay_with": again}
     assert jobs("replay", "old").out == "again\n"
     assert json.loads(jobs("replay", "old", "--json", '{"a": 2}', "--as-json").out)["new_id"] == "again"

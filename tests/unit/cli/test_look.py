@@ -11,7 +11,7 @@ import pytest
 
 from joblane.errors import UnknownTaskError
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import Acted, Page, Reason, TaskView, Why
+from joblane.inspector.views import ActionResult, Page, Reason, TaskView, Why
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.unit.cli import samples
@@ -228,7 +228,7 @@ def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: Stub) -> 
 def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Stub, id_: str) -> None:
     # given
     view = samples.task_view(row=samples.task_row(id=id_))
-    stub.answers |= {"task": view, "logs": (), "retry": Acted(id_, "retry", State.ARCHIVED, State.PENDING)}
+    stub.answers |= {"task": view, "logs": (), "retry": ActionResult(id_, "retry", State.ARCHIVED, State.PENDING)}
     out = jobs("show", "--", id_).out
     stub.calls.clear()
     # when

@@ -7,9 +7,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from joblane.inspector import PauseScope
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.views import Acted, Pause
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.views import ActionResult, Pause
 from joblane.record.states import State
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
@@ -89,7 +89,7 @@ def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: R
 
 
 def test_a_tick_is_sent_through_the_inspector_and_its_id_is_the_output(jobs: Run, stub: Stub) -> None:
-    stub.answers["tick"] = Acted("tenant:cleanup:0:2026-11-25T10:00Z", "tick", None, State.PENDING)
+    stub.answers["tick"] = ActionResult("tenant:cleanup:0:2026-11-25T10:00Z", "tick", None, State.PENDING)
     ran = jobs("tick", "tenant:cleanup", "--schedule", "0", "--reason", "by hand")
     assert ran.out == "Sent: tenant:cleanup:0:2026-11-25T10:00Z\n"
     assert stub.called("tick") == [(("tenant:cleanup",), {"schedule": "0", "reason": "by hand"})]

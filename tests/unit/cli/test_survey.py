@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from joblane.cli import watch as live
 from joblane.cli.queue_tables import sparkline
-from joblane.inspector import views as answers
+from joblane.inspector import views
 from joblane.inspector.filter import Filter
 from joblane.inspector.views import Depth, Grade, Overview, Page
 from joblane.record.states import State
@@ -21,18 +21,18 @@ from tests.unit.cli import samples
 from tests.unit.cli.conftest import Run, Stub
 
 READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
-    ("ls",): ("tasks", lambda: Page((samples.task_row(),), "c"), answers.Page),
-    ("show", "x"): ("task", samples.task_view, answers.TaskView),
-    ("queues",): ("overview", samples.overview, answers.Overview),
-    ("stats",): ("statistics", lambda: (samples.statistic(),), tuple[answers.Statistic, ...]),
-    ("audit",): ("audit", lambda: samples.task_view().audit, tuple[answers.AuditEntry, ...]),
-    ("types",): ("types", lambda: (samples.type_view(),), tuple[answers.TypeView, ...]),
-    ("dead",): ("dead", samples.dead, answers.DeadLetters),
-    ("schedules",): ("schedules", lambda: (samples.schedule(),), tuple[answers.ScheduleView, ...]),
-    ("pause",): ("pauses", lambda: (samples.overview().queues[2].pause,), tuple[answers.Pause, ...]),
-    ("bulk", "ls"): ("bulks", lambda: (samples.bulk(),), tuple[answers.BulkView, ...]),
-    ("bulk", "show", "x"): ("bulk_view", samples.bulk, answers.BulkView),
-    ("doctor",): ("examine", lambda: (samples.examined(Grade.GOOD),), tuple[answers.Examined, ...]),
+    ("ls",): ("tasks", lambda: Page((samples.task_row(),), "c"), views.Page),
+    ("show", "x"): ("task", samples.task_view, views.TaskView),
+    ("queues",): ("overview", samples.overview, views.Overview),
+    ("stats",): ("statistics", lambda: (samples.statistic(),), tuple[views.Statistic, ...]),
+    ("audit",): ("audit", lambda: samples.task_view().audit, tuple[views.AuditEntry, ...]),
+    ("types",): ("types", lambda: (samples.type_view(),), tuple[views.TypeView, ...]),
+    ("dead",): ("dead", samples.dead, views.DeadLetters),
+    ("schedules",): ("schedules", lambda: (samples.schedule(),), tuple[views.ScheduleView, ...]),
+    ("pause",): ("pauses", lambda: (samples.overview().queues[2].pause,), tuple[views.Pause, ...]),
+    ("bulk", "ls"): ("bulks", lambda: (samples.bulk(),), tuple[views.BulkView, ...]),
+    ("bulk", "show", "x"): ("bulk_view", samples.bulk, views.BulkView),
+    ("doctor",): ("doctor", lambda: (samples.examined(Grade.GOOD),), tuple[views.Check, ...]),
 }
 
 
@@ -214,7 +214,7 @@ def test_the_audit_says_how_to_go_on(jobs: Run, stub: Stub) -> None:
 
 
 def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs: Run, stub: Stub) -> None:
-    stub.answers["examine"] = (samples.examined(Grade.BAD), samples.examined(Grade.GOOD))
+    stub.answers["doctor"] = (samples.examined(Grade.BAD), samples.examined(Grade.GOOD))
     ran = jobs("doctor")
     assert ran.code == 1
     assert "joblane resume type data:export" in ran.out
@@ -222,7 +222,7 @@ def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs:
 
 
 def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
-    stub.answers["examine"] = (samples.examined(Grade.WARNING), samples.examined(Grade.WARNING))
+    stub.answers["doctor"] = (samples.examined(Grade.WARNING), samples.examined(Grade.WARNING))
     assert "2 things looked at: 2 warnings." in jobs("doctor").err
 
 
@@ -237,14 +237,14 @@ def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
 def test_the_doctor_ends_with_5_where_something_is_unknown_and_nothing_bad(
     jobs: Run, stub: Stub, grades: tuple[Grade, ...], code: int
 ) -> None:
-    stub.answers["examine"] = tuple(map(samples.examined, grades))
+    stub.answers["doctor"] = tuple(map(samples.examined, grades))
     assert jobs("doctor").code == code
     assert jobs("doctor", "--json").code == code
 
 
 @pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING])
 def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grade: Grade) -> None:
-    stub.answers["examine"] = (samples.examined(grade),)
+    stub.answers["doctor"] = (samples.examined(grade),)
     assert jobs("doctor").code == 0
 
 

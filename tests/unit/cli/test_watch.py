@@ -13,7 +13,7 @@ from rich.console import Console
 
 from joblane.cli import watch as live
 from joblane.errors import RecordAwayError
-from joblane.inspector import Inspector
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Page
 from tests.unit.cli import samples
 from tests.unit.cli.conftest import Stub

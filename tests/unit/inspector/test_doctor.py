@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from joblane.inspector.stage import doctor as examination
-from joblane.inspector.stage import doctor_aws as examined_aws
-from joblane.inspector.stage import doctor_record as examined_record
+from joblane.inspector.stage import doctor, doctor_aws, doctor_record
 from joblane.inspector.views import Grade
 
 
@@ -23,12 +21,12 @@ def test_an_emulator_that_is_away_is_not_a_matter_of_credentials(
     def away(_: object) -> Any:
         raise EndpointConnectionError(endpoint_url="http://there")
 
-    reach: Any = None
+    scope: Any = None
     monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setattr(examined_record, "PARTS", ())
-    monkeypatch.setattr(examined_aws, "PARTS", (("queues", "sqs:GetQueueUrl", away),))
+    monkeypatch.setattr(doctor_record, "PARTS", ())
+    monkeypatch.setattr(doctor_aws, "PARTS", (("queues", "sqs:GetQueueUrl", away),))
     # when
-    [told] = examination.examine(reach)
+    [told] = doctor.checks(scope)
     # then
     assert told.grade is Grade.UNKNOWN
     assert told.do is not None

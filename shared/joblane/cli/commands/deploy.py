@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
+from joblane.cli import filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def schema(
     from joblane.discovery import discover, load
     from joblane.sqs.schema import message_schema
 
-    for found in discover().values() if type_ is None else [load(asking.type_of(type_))]:
+    for found in discover().values() if type_ is None else [load(filters.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)
         if out is None:
             typer.echo(text)
@@ -64,7 +64,7 @@ def schema(
                 out.mkdir(parents=True, exist_ok=True)
                 target.write_text(text + "\n")
             except OSError as error:
-                asking.usage(f"{target} cannot be written: {error.strerror}", "--out")
+                terminal.usage(f"{target} cannot be written: {error.strerror}", "--out")
             typer.echo(f"{found.type}: {target}")
 
 
@@ -90,7 +90,7 @@ def preflight(
 
     if assembly is None:
         if stage not in (known := context()["stages"]):
-            asking.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
+            terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
         assembly = ROOT / "cdk.out" / stage
         stages.synthesise(stage, assembly)
     findings = stages.look(stage, assembly)

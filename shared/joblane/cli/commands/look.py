@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.follow import ENDED
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from joblane.inspector import Inspector
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import LogLine, TaskView
 
 LOOK_AGAIN_SECONDS = 1.0
@@ -46,7 +45,7 @@ def ls(
     as_json: o.AsJson = False,
 ) -> None:
     """Tasks, newest first; all that is given must hold."""
-    chosen = asking.filter_of(
+    chosen = filters.filter_of(
         state=state or (),
         type_=type_ or (),
         queue=queue or (),
@@ -58,21 +57,21 @@ def ls(
         older=older,
         newer=newer,
     )
-    page = asking.inspector(context).tasks(chosen, after=after, limit=limit)
+    page = target.inspector(context).tasks(chosen, after=after, limit=limit)
     if as_json:
         from joblane.inspector.views import Page
 
-        screen.document(page, Page)
+        terminal.document(page, Page)
         return
     if not page.tasks:
-        screen.say("No task matches." if after is None else "No more tasks match.")
+        terminal.say("No task matches." if after is None else "No more tasks match.")
         return
     from joblane.cli import task_tables as tables
 
-    console = screen.console()
+    console = terminal.console()
     console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
     if page.after is not None:
-        screen.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
+        terminal.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
 
 
 def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
@@ -80,15 +79,15 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
 
     Why it is not running, its attempts, its error, its payload, and what can be done now, to paste.
     """
-    view = asking.inspector(context).task(id_)
+    view = target.inspector(context).task(id_)
     if as_json:
         from joblane.inspector.views import TaskView
 
-        screen.document(view, TaskView)
+        terminal.document(view, TaskView)
         return
     from joblane.cli import task_tables as tables
 
-    tables.task(screen.console(), view, datetime.now(UTC), asking.here(context))
+    tables.task(terminal.console(), view, datetime.now(UTC), target.command(context))
 
 
 def logs(
@@ -102,18 +101,18 @@ def logs(
     """The log lines of one task, over its attempts."""
     from joblane.inspector.views import LogLine
 
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     ended = inspector.task(id_).row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     if as_json and not follow:
-        screen.document(lines, tuple[LogLine, ...])
+        terminal.document(lines, tuple[LogLine, ...])
         return
-    console, shown = screen.console(), 0
+    console, shown = terminal.console(), 0
     try:
         while True:
             for line in lines[shown:]:
                 if as_json:
-                    typer.echo(screen.adapter(LogLine).dump_json(line).decode())
+                    typer.echo(terminal.adapter(LogLine).dump_json(line).decode())
                 else:
                     _print_log_line(console, line)
             shown = max(shown, len(lines))
@@ -123,12 +122,12 @@ def logs(
             ended = inspector.task(id_).row.state in ENDED  # asked first: what it wrote last is then among the lines
             lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     except KeyboardInterrupt:
-        screen.say("\nNo longer following; the task goes on.")
+        terminal.say("\nNo longer following; the task goes on.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     if not shown:
-        screen.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
+        terminal.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
     if shown >= MAX_LOG_LINES:
-        screen.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
+        terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
 
 
 def _print_log_line(to: Console, line: LogLine) -> None:
@@ -137,10 +136,10 @@ def _print_log_line(to: Console, line: LogLine) -> None:
     style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}.get(line.level, "")
     text = Text(f"{line.at.astimezone(UTC):%H:%M:%S.%f}"[:12] + "Z ", "dim")
     text.append(f"{line.attempt or '–':>2} ", "dim")
-    text.append(f"{line.level:<7} ", style).append(screen.clean(line.message))
+    text.append(f"{line.level:<7} ", style).append(terminal.clean(line.message))
     for name, value in line.fields.items():
         if name not in LOG_FIELDS_LEFT_OUT:
-            text.append(f"  {screen.clean(name)}=", "dim").append(screen.clean(value))
+            text.append(f"  {terminal.clean(name)}=", "dim").append(terminal.clean(value))
     to.print(text, soft_wrap=True)
 
 
@@ -156,8 +155,8 @@ def wait(
     try:
         seconds = None if timeout is None else duration(timeout).total_seconds()
     except ValueError as error:
-        asking.usage(str(error), "--timeout")
-    raise typer.Exit(await_end(asking.inspector(context), asking.here(context), id_, seconds, as_json=as_json))
+        terminal.usage(str(error), "--timeout")
+    raise typer.Exit(await_end(target.inspector(context), target.command(context), id_, seconds, as_json=as_json))
 
 
 def await_end(inspector: Inspector, command: str, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
@@ -179,24 +178,24 @@ def await_end(inspector: Inspector, command: str, id_: str, seconds: float | Non
                 time.sleep(min(LOOK_AGAIN_SECONDS, left))
                 view = inspector.task(id_)
     except KeyboardInterrupt:
-        screen.say(f"\nNo longer waiting; task {id_} goes on.")
+        terminal.say(f"\nNo longer waiting; task {id_} goes on.")
         return Exit.INTERRUPTED
     if as_json:
-        screen.document(view, TaskView)
+        terminal.document(view, TaskView)
     match view.row.state:
         case "completed":
-            screen.say(f"Task {id_} completed.")
+            terminal.say(f"Task {id_} completed.")
             return Exit.DONE
         case "archived" | "cancelled" as state:
-            screen.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
-            screen.say(f"More: {command} show {argument(id_)}")
+            terminal.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
+            terminal.say(f"More: {command} show {argument(id_)}")
             return Exit.FAILED
         case state:
-            screen.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")
+            terminal.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")
             return Exit.TIMED_OUT
 
 
 def _tell(progress: Progress, line: TaskID, view: TaskView) -> None:
     done, total = (view.progress.done, view.progress.total) if view.progress else (0, None)
     text = (view.progress and view.progress.note) or view.why.text
-    progress.update(line, total=total, completed=done, description=f"{view.row.state}: {screen.clean(text)}")
+    progress.update(line, total=total, completed=done, description=f"{view.row.state}: {terminal.clean(text)}")

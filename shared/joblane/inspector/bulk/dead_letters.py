@@ -68,7 +68,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Letter:
+class DeadLetter:
     """One message of a dead-letter queue. ``id``: of its task, None where none can be told."""
 
     delivery: Delivery
@@ -182,7 +182,7 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
     return [*map(dead_letter_name, [*lanes, *doors]), cron_dead_letters(prefix)]
 
 
-def held_letters(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
+def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
     """Of the queues that hold some."""
     found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
     return {queue: letters for queue, letters in found.items() if letters and letters.all}
@@ -198,18 +198,20 @@ select id, type, state, generation, payload_digest from joblane.tasks
 
 def read(
     connection: Connection, tasks: Mapping[str, Task[Any, Any]], messages: Sequence[Any], queue: str
-) -> list[Letter]:
+) -> list[DeadLetter]:
     """Messages that were received from ``queue``, each with what the record says of it."""
-    return told(connection, tasks, [Delivery.received(message, queue) for message in messages])
+    return identified(connection, tasks, [Delivery.received(message, queue) for message in messages])
 
 
-def told(connection: Connection, tasks: Mapping[str, Task[Any, Any]], deliveries: Sequence[Delivery]) -> list[Letter]:
-    """The same, of deliveries."""
+def identified(
+    connection: Connection, tasks: Mapping[str, Task[Any, Any]], deliveries: Sequence[Delivery]
+) -> list[DeadLetter]:
+    """Deliveries, each with its row."""
     known = declared(tasks)
     ids = [_id(delivery, known) for delivery in deliveries]
     rows = connection.run(ROWS, json.dumps([id_ for id_ in ids if id_])) if any(ids) else []
     found = {row[0]: Row(row[1], State(row[2]), row[3], row[4]) for row in rows}
-    return [Letter(delivery, id_, found.get(id_ or "")) for delivery, id_ in zip(deliveries, ids, strict=True)]
+    return [DeadLetter(delivery, id_, found.get(id_ or "")) for delivery, id_ in zip(deliveries, ids, strict=True)]
 
 
 def _id(delivery: Delivery, known: Mapping[str, Task[Any, Any]]) -> str | None:
