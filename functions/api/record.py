@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @cache
 def database() -> Database:
-    return Database(settings.database_url())
+    return Database(settings.database_url(), prefix=settings.prefix())
 
 
 @cache

@@ -29,10 +29,10 @@ class UnknownTypeError(DeclarationError):
     """No task of that type is declared."""
 
 
-class WrongStageError(JobError, ConnectionError):
+class WrongStageError(JobError):
     """The schema ``joblane`` of the database serves another stage. ``prefix``: ours; ``found``: that of the schema.
 
-    For a worker it counts as a database that is unavailable: its messages stay in their queue and no attempt is spent.
+    A worker leaves its messages in their queue and spends no attempt.
     """
 
     def __init__(self, prefix: str, found: str) -> None:

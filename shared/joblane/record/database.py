@@ -56,7 +56,7 @@ class Database:
     def beside(self) -> Database:
         """Another connection to the same database, made on first use."""
         other = Database.__new__(Database)
-        other._options, other._prefix, other._connection = self._options, self._prefix, None
+        other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
         return other
 
     def get(self) -> Connection:

@@ -1,4 +1,4 @@
-"""``joblane migrate``: the schema, the stage's prefix, the declared task types, and the rights of the functions' user."""
+"""``joblane migrate``: schema, stage, declared task types, and the rights of the functions' user."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stage that a schema ``joblane`` serves: its first ``joblane migrate`` writes the prefix, nobody else may use it."""
+"""The stage that a schema ``joblane`` serves: the first ``joblane migrate`` writes its prefix."""
 
 from __future__ import annotations
 

@@ -17,7 +17,17 @@ from pg8000.exceptions import Error as PostgresError
 from joblane import telemetry
 from joblane.client import JobClient
 from joblane.context import TaskContext
-from joblane.errors import OUTCOMES, Continued, Interrupt, JobError, LeaseLostError, TaskCancelled, TaskTimeout, text_of
+from joblane.errors import (
+    OUTCOMES,
+    Continued,
+    Interrupt,
+    JobError,
+    LeaseLostError,
+    TaskCancelled,
+    TaskTimeout,
+    WrongStageError,
+    text_of,
+)
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.options import NONE
 from joblane.queues import lane_name
@@ -163,9 +173,9 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             claims = self._ask(incoming, lease, lambda_context.aws_request_id)
-        except (PostgresError, OSError) as error:
+        except (PostgresError, OSError, WrongStageError) as error:
             self._forget_broken(error)
-            if len(deliveries) > 1 and not is_away(error):
+            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_away(error):
                 raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
@@ -195,7 +205,8 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            advice = "it will be tried again" if is_away(error) else "are the migrations applied (joblane migrate)?"
+            migrated = is_away(error) or isinstance(error, WrongStageError)
+            advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra=_error(error) | {"messages": len(deliveries)},

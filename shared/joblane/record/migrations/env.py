@@ -47,10 +47,10 @@ def write() -> None:
     with context.begin_transaction():
         opening = [ALONE, IMPATIENT] if migration.get_current_revision() else [ALONE, SCHEMA, IMPATIENT]
         for statement in opening:
-            migration.impl.static_output(f"{statement};\n")
+            migration.impl.static_output(f"{statement};")
         context.run_migrations()
         for statement in context.config.attributes["after"]:
-            migration.impl.static_output(f"{statement};\n")
+            migration.impl.static_output(f"{statement};")
 
 
 if context.is_offline_mode():

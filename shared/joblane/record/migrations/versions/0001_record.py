@@ -196,8 +196,8 @@ create table joblane.task_types (
 # The stage that this schema serves: the one row is written by its first `joblane migrate`.
 STAGE = """
 create table joblane.stage (
-    prefix text not null,
-    only   boolean primary key default true check (only)
+    prefix   text not null,
+    only_row boolean primary key default true check (only_row)
 )
 """
 
