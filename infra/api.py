@@ -21,7 +21,7 @@ from joblane.cdk.settings.apis import Api, Iam
 from joblane.cdk.settings.stage import Stage
 
 FUNCTION = "api"
-"""Name of the function that answers, as :func:`~joblane.function_discovery.discover_functions` has it."""
+"""Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""
 REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
 """Beside those that every page may read."""

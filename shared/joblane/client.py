@@ -30,20 +30,21 @@ from joblane.errors import (
     UnknownTaskError,
     WaitTimeoutError,
     WrongStageError,
+    sqlstate,
     text_of,
 )
 from joblane.job import Job
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
-from joblane.record.connection import REFUSED_CLASSES, sqlstate
+from joblane.record.connection import REFUSED_CLASSES
 from joblane.record.database import Database
 from joblane.record.insert import MARK_SENT
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
+from joblane.record.status import STATUS, TaskStatus
 from joblane.record.transitions import CANCEL
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
-from joblane.status import STATUS, TaskStatus
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -276,7 +277,7 @@ class JobClient:
         if isinstance(session, scoped_session):
             session = session()  # to listen to the registry would be to listen to every session of it
         self._check_stage(session)
-        outbox = Outbox.of(session, self)
+        outbox = Outbox.of(session, self.send_committed)
 
         def run(sql: str, document: str) -> list[list[Any]]:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]

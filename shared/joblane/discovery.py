@@ -1,18 +1,19 @@
-"""Finding tasks: one folder under ``functions/`` is one task."""
+"""Finding what is declared: a folder under ``functions/`` is one task, or one Lambda of its own."""
 
 from __future__ import annotations
 
 import importlib
 import traceback
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from joblane import schedule_overrides as schedules
 from joblane import settings
-from joblane.declaration import Task
-from joblane.decorator import check_type
+from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
+from joblane.function import Function
 from joblane.payload import ArchivedTask
 from joblane.queues import folder_of
 from joblane.schedule_overrides import Times
@@ -38,6 +39,30 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     return {type_: schedules.apply(item, times) for type_, item in tasks.items()}
 
 
+def discover_functions(package: str | None = None) -> dict[str, Function]:
+    """Every Lambda of its own (:mod:`joblane.function`) under ``package``, by its folder's name with hyphens.
+
+    Raises :class:`DeclarationError`.
+
+    A handler without a declaration is passed over: tasks, and the router, which is made with its front doors.
+    """
+    package = package or settings.functions()
+    root = Path(next(iter(importlib.import_module(package).__path__)))
+    found = {}
+    for path in sorted(root.glob("*/handler.py")):
+        module = importlib.import_module(f"{package}.{path.parent.name}.handler")
+        declared = vars(module).get("FUNCTION")
+        if declared is None:
+            continue
+        if not isinstance(declared, Function) or not callable(vars(module).get("handler")):
+            where = f"{package}/{path.parent.name}/handler.py"
+            raise DeclarationError(
+                f"{where}: a FUNCTION of joblane.function and a handler(event, context) are required"
+            )
+        found[path.parent.name.replace("_", "-")] = declared
+    return found
+
+
 def _tasks_in(package: str) -> list[Task[Any, Any]]:
     root = Path(next(iter(importlib.import_module(package).__path__)))
     found: list[Task[Any, Any]] = []
@@ -59,8 +84,7 @@ def _tasks_in(package: str) -> list[Task[Any, Any]]:
 def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
     """What a declaration says of other tasks."""
     what = f"task {task.type!r}"
-    if task.archived_to is not None:
-        type_ = task.archived_to if isinstance(task.archived_to, str) else task.archived_to.type
+    if (type_ := task.follower) is not None:
         if type_ not in tasks:
             raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}")
         if (takes := tasks[type_].payload) is not ArchivedTask:
@@ -81,6 +105,25 @@ def load(type_: str, package: str | None = None, *, times: Times | None = None) 
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return schedules.apply(found, schedules.of_environment() if times is None else times)
+
+
+@cache
+def follower_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
+    """What a row keeps of the task that ``on_archived`` names, to enqueue it; None where there is none.
+
+    Raises :class:`DeclarationError` where it cannot be loaded.
+    """
+    other = task.archived_to
+    if isinstance(other, str):
+        other = load(other, task.function.__module__.rpartition(f".{task.folder}.")[0])
+    if other is None:
+        return None
+    return {
+        "type": other.type,
+        "queue": other.queue,
+        "allowed": other.max_retry + 1,
+        "retention_seconds": int(other.retention.total_seconds()),
+    }
 
 
 def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from joblane.cdk.errors import SynthError
-from joblane.discovery import discover
-from joblane.function_discovery import discover_functions
+from joblane.discovery import discover, discover_functions
+from joblane.errors import DeclarationError
 from tests.infra.conftest import TASKS
 
 
@@ -41,5 +40,7 @@ def test_half_a_declaration_is_refused_with_the_place(
     (tmp_path / package / "__init__.py").touch()
     (folder / "handler.py").write_text(text)
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(SynthError, match=rf"{package}/own/handler.py: a FUNCTION of joblane.function and a handler"):
+    with pytest.raises(
+        DeclarationError, match=rf"{package}/own/handler.py: a FUNCTION of joblane.function and a handler"
+    ):
         discover_functions(package)

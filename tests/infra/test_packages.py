@@ -22,8 +22,7 @@ from joblane.cdk.constructs.migration import HANDLER as MIGRATE
 from joblane.cdk.constructs.task_function import ENTRY
 from joblane.cdk.packaging import LEFT_OUT_OF_CODE, LEFT_OUT_OF_LAYER, PROVIDED, PYTHON, ROOT, RUNNING, WHEEL_PLATFORMS
 from joblane.cdk.wheels import GLIBC, check_layer
-from joblane.discovery import discover
-from joblane.function_discovery import discover_functions
+from joblane.discovery import discover, discover_functions
 from joblane.local.postgres import Postgres
 from tests.builders.events import event, record
 from tests.builders.http_events import claims, http_event

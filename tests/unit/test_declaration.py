@@ -82,7 +82,7 @@ def refusal(**options: Any) -> str:
 
 def test_a_declared_task_is_still_the_function() -> None:
     payload = Export(tenant_id=UUID(int=1), note="hi")
-    assert data_export(payload, None) == "hi!"  # type: ignore[arg-type]
+    assert data_export(payload, None) == "hi!"
     assert data_export.function.__name__ == "data_export"
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover, load
+from joblane.discovery import discover, follower_of, load
 from joblane.errors import DeclarationError
 
 _numbers = itertools.count(1)
@@ -187,7 +187,7 @@ def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package
 def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
-    follows = discover(package.name)["data:export"].on_archived
+    follows = follower_of(discover(package.name)["data:export"])
     assert follows == {"type": "system:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}
 
 

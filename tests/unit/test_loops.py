@@ -17,7 +17,7 @@ from joblane import Payload, TaskContext, task
 from joblane.errors import CursorError, DeclarationError, ItemKeyError
 from joblane.loops import Pages, key_of
 
-NO_CONTEXT: Any = None
+NO_SESSION: Any = None
 
 
 def all_of(pages: Pages[Any], after: Any = None) -> Iterator[tuple[list[Any], Any]]:
@@ -35,12 +35,12 @@ def all_of(pages: Pages[Any], after: Any = None) -> Iterator[tuple[list[Any], An
 def test_pages_of_a_sequence_hold_each_item_once_from_wherever_a_run_goes_on(
     number: int, size: int, data: st.DataObject
 ) -> None:
-    pages = list(all_of(Pages(range(number), None, NO_CONTEXT, size, 0)))
+    pages = list(all_of(Pages(range(number), None, NO_SESSION, size, 0)))
     assert [item for page, _ in pages for item in page] == list(range(number))
     assert all(len(page) == size for page, _ in pages[:-1])
     if pages:
         _, done = data.draw(st.sampled_from(pages))
-        rest = list(all_of(Pages(range(number), None, NO_CONTEXT, size, done), done))
+        rest = list(all_of(Pages(range(number), None, NO_SESSION, size, done), done))
         assert [item for page, _ in rest for item in page] == list(range(done, number))
 
 
@@ -51,12 +51,12 @@ def test_pages_of_a_function_hold_each_item_once_from_wherever_a_run_goes_on(
     def source(after: int | None) -> Iterator[int]:
         return (number for number in sorted(numbers) if after is None or number > after)
 
-    pages = list(all_of(Pages(source, int, NO_CONTEXT, size, 0)))
+    pages = list(all_of(Pages(source, int, NO_SESSION, size, 0)))
     assert [item for page, _ in pages for item in page] == sorted(numbers)
     if pages:
         page, after = data.draw(st.sampled_from(pages))
         assert after == page[-1]
-        rest = [item for later, _ in all_of(Pages(source, int, NO_CONTEXT, size, 0), after) for item in later]
+        rest = [item for later, _ in all_of(Pages(source, int, NO_SESSION, size, 0), after) for item in later]
         assert rest == [number for number in sorted(numbers) if number > after]
 
 
@@ -68,7 +68,7 @@ def test_a_function_is_asked_for_no_more_than_a_page() -> None:
             taken.append(number)
             yield number
 
-    Pages(source, lambda item: item + 1, NO_CONTEXT, 3, 0).after(None)
+    Pages(source, lambda item: item + 1, NO_SESSION, 3, 0).after(None)
     assert taken == [0, 1, 2]
 
 
@@ -92,7 +92,7 @@ def test_a_function_gets_its_cursor_as_json_holds_it_in_the_same_run_as_in_the_n
         given_.append(after)
         return ["item"] if after is None else []
 
-    pages = list(all_of(Pages(source, lambda item: cursor, NO_CONTEXT, 1, 0)))
+    pages = list(all_of(Pages(source, lambda item: cursor, NO_SESSION, 1, 0)))
     assert pages == [(["item"], plain)]
     assert given_ == [None, plain]
     assert json.loads(json.dumps(plain)) == plain
@@ -101,7 +101,7 @@ def test_a_function_gets_its_cursor_as_json_holds_it_in_the_same_run_as_in_the_n
 @pytest.mark.parametrize("size", [0, -1, 1.0, "1", None, True])
 def test_a_chunk_that_is_no_number_of_items_is_refused(size: Any) -> None:
     with pytest.raises(CursorError, match="chunk: a whole number of 1 or more is required, not"):
-        Pages([1], None, NO_CONTEXT, size, 0)
+        Pages([1], None, NO_SESSION, size, 0)
 
 
 # --- Keys ----------------------------------------------------------------------------------------------------------

@@ -30,10 +30,9 @@ from joblane.cdk.stacks.data import EXPORTS, REPORTS, DataStack
 from joblane.cdk.stacks.jobs import GrantedBucket, JobsStack, Tasks
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.summary import report
-from joblane.discovery import discover
+from joblane.discovery import discover, discover_functions
 from joblane.errors import JobError
 from joblane.function import Function
-from joblane.function_discovery import discover_functions
 
 DEFAULT_STAGE = "dev"
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import JobError, RecordAwayError, text_of
+from joblane.errors import JobError, RecordAwayError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.record import migrations
-from joblane.record.connection import is_away, sqlstate
+from joblane.record.connection import is_unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -51,7 +51,7 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
         return AwsCallError(type(error).__name__, str(error).rstrip("."))
     if sqlstate(error) in MISSING:
         return _outdated(scope)
-    if is_away(error):
+    if is_unavailable(error):
         return RecordAwayError(
             f"the database did not answer: {text_of(error)}. What was under way may have been done: look before you "
             "repeat an action"

@@ -14,7 +14,7 @@ from typing import Any
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.queues import Queue
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 # --- Queues --------------------------------------------------------------------------------------------------------
 

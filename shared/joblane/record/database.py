@@ -15,7 +15,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import DatabaseError
 
-from joblane.record.connection import Connection, sqlstate
+from joblane.errors import sqlstate
+from joblane.record.connection import Connection
 from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
 
@@ -62,7 +63,7 @@ class Database:
     def get(self) -> Connection:
         """The live connection; a new one where the last was closed or interrupted.
 
-        Raises what :func:`is_away` recognises where the server cannot be reached, and :class:`WrongStageError`.
+        Raises what :func:`is_unavailable` recognises where the server cannot be reached, and :class:`WrongStageError`.
         """
         if self._connection is not None and not self._connection.answers():
             self.drop()

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
-from joblane.errors import DeclarationError
+from joblane.errors import DeclarationError, sqlstate
 from joblane.queues import check_prefix
-from joblane.record.connection import is_away, sqlstate
+from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
 from joblane.record.migrations import checked_revision, script, upgrade
 from joblane.record.stage import TAKE, check_project, check_schema, check_stage, take_stage
@@ -90,7 +90,7 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
     """
     prefix, tasks, database = check_prefix(settings.prefix()), discover(), Database(url)
     try:
-        _patiently(database.get, is_away, patience, "the database is unavailable; waiting")
+        _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
         _check(database.get(), prefix, tasks)
         # in short tries: nobody has to stand behind a migration that waits for a table
         _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")

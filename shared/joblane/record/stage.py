@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import DatabaseError
 
-from joblane.errors import ForeignSchemaError, WrongStageError
-from joblane.record.connection import sqlstate
+from joblane.errors import ForeignSchemaError, WrongStageError, sqlstate
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection

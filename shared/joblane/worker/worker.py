@@ -26,13 +26,14 @@ from joblane.errors import (
     TaskCancelled,
     TaskTimeout,
     WrongStageError,
+    sqlstate,
     text_of,
 )
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.options import NONE
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Incoming, Verdict, claim
-from joblane.record.connection import REFUSED_CLASSES, is_away, sqlstate
+from joblane.record.connection import REFUSED_CLASSES, is_unavailable
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
@@ -42,8 +43,7 @@ from joblane.sqs.dead_letter import NO_ROOM, archived_letter, fits, refused_lett
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Delivery
 from joblane.sqs.tick import tick_id
-from joblane.sqs.traceparent import words_of
-from joblane.unique import of_foreign
+from joblane.sqs.traceparent import log_fields
 from joblane.worker import outcome
 from joblane.worker.batch_response import Settled, growing_seconds
 from joblane.worker.cost import RunCosts
@@ -150,7 +150,10 @@ class Worker:
                     reason = f"IdConflict: {claimed.id!r} is the id of another task, or of another payload"
                     self._send_on([(delivery, self._refused(delivery, reason))], settled)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
-                    self._logger.info("message acknowledged", extra=self._words(claimed) | {"verdict": claimed.verdict})
+                    self._logger.info(
+                        "message acknowledged",
+                        extra=self._log_fields(claimed) | {"verdict": claimed.verdict},
+                    )
         self._costs.share(len(runs), _ms_since(began))
         together = [(d, c, end) for d, c in runs if (end := self._run(d, c, settled, lambda_context)) is not None]
         letters += self._finish_together(together, settled)
@@ -175,7 +178,7 @@ class Worker:
             claims = self._ask(incoming, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError, WrongStageError) as error:
             self._forget_broken(error)
-            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_away(error):
+            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
@@ -190,7 +193,7 @@ class Worker:
         try:
             return claim(self._idle_connection(), self._task, incoming, lease, request_id)
         except (PostgresError, OSError) as error:
-            if not was_open or not is_away(error):
+            if not was_open or not is_unavailable(error):
                 raise
             self._database.drop()
             return claim(self._database.get(), self._task, incoming, lease, request_id)
@@ -205,7 +208,7 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            migrated = is_away(error) or isinstance(error, WrongStageError)
+            migrated = is_unavailable(error) or isinstance(error, WrongStageError)
             advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
@@ -228,7 +231,7 @@ class Worker:
             seconds=limit,
             database=self._database,
             beside=self._beside,
-            alarm=self._alarm,
+            held=self._alarm.held,
             client=self._client,
             continues=self._task.resumable and left < own,
         )
@@ -258,7 +261,7 @@ class Worker:
         context.close()
         self._clean(context)
         if isinstance(error, LeaseLostError):
-            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
+            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.log_fields)
             settled.keep(delivery)
             return None
         if written:
@@ -341,7 +344,7 @@ class Worker:
             held = finish(self._idle_connection(), [end for _, _, end in ends])
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if len(ends) > 1 and not is_away(error):
+            if len(ends) > 1 and not is_unavailable(error):
                 return [letter for one in ends for letter in self._finish_together([one], settled)]
             self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
             for delivery, _, _ in ends:
@@ -368,7 +371,7 @@ class Worker:
             stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
             self._costs.note(stopped, claimed)
             return self._finish_together([(delivery, claimed, stopped)], settled)
-        self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
+        self._logger.warning("lease lost: another run holds the task", extra=self._log_fields(claimed))
         settled.keep(delivery)
         return []
 
@@ -383,7 +386,8 @@ class Worker:
 
     def _bury(self, letters: Iterable[tuple[Delivery, Claim, str]], settled: Settled) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
-        owed = list(letters)
+        if not (owed := list(letters)):
+            return
         failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
         sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
         try:
@@ -448,7 +452,7 @@ class Worker:
             delivery.group,
             delivery.dead,
             message.options.within(self._task) if message.options else NONE,
-            of_foreign(self._task, queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
+            self._task.key_of_message(queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
         )
 
     def _id(self, delivery: Delivery) -> str:
@@ -468,12 +472,12 @@ class Worker:
 
     def _forget_broken(self, error: Exception) -> None:
         """A server's error leaves the connection usable; after anything else it is thrown away."""
-        if is_away(error) or not self._database.usable:
+        if is_unavailable(error) or not self._database.usable:
             self._database.drop()
 
-    def _words(self, claimed: Claim) -> dict[str, Any]:
-        words = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
-        return words | words_of(claimed)
+    def _log_fields(self, claimed: Claim) -> dict[str, Any]:
+        fields = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        return fields | log_fields(claimed.headers, claimed.id, claimed.run)
 
 
 def _is_anonymous(delivery: Delivery) -> bool:

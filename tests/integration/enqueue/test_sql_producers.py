@@ -14,10 +14,10 @@ from pg8000.exceptions import DatabaseError
 
 from joblane import Queue, task
 from joblane.context import TaskContext
+from joblane.errors import sqlstate
 from joblane.json_values import canonical
 from joblane.local.postgres_programs import program
 from joblane.maintenance.sweep import sweep
-from joblane.record.connection import sqlstate
 from joblane.record.database import Database
 from joblane.record.task_types import register
 from tests.samples import Sample, sample_one

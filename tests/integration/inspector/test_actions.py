@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import pytest
 
 from joblane import Payload, SkipRetry, TaskContext, task
+from joblane.discovery import follower_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.actions.changes import ALLOWED, change
 from joblane.inspector.errors import ActionError
@@ -216,7 +217,7 @@ def test_archive_gives_a_waiting_task_up_with_its_dead_letter(world: World, insp
 
 
 def sample_watched_options() -> dict[str, Any]:
-    return {"on_archived": dict(sample_watched.on_archived or {})}
+    return {"on_archived": dict(follower_of(sample_watched) or {})}
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))

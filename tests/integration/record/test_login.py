@@ -21,7 +21,7 @@ from moto import mock_aws
 from pg8000.exceptions import DatabaseError
 
 from joblane.local.ports import free_port
-from joblane.record.connection import is_away
+from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
 from tests.conftest import administer
 
@@ -117,7 +117,7 @@ def test_a_server_of_a_known_authority_under_its_own_name_is_let_in(at: Make, tl
 def test_a_server_under_another_name_is_refused(at: Make, tls: tuple[int, Path]) -> None:
     with pytest.raises(OSError, match="IP address mismatch") as caught:
         at(UNNAMED, f"?sslrootcert={tls[1]}").get()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
 
 
 def test_a_server_of_an_unknown_authority_is_refused(at: Make) -> None:
@@ -129,7 +129,7 @@ def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Pos
     """Its host has a name that is not loopback's, though it is this machine."""
     with pytest.raises(Exception, match="SSL") as caught:
         Database(postgres.url.replace("127.0.0.1", "0x7f000001")).get()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
 
 
 def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
@@ -153,7 +153,7 @@ def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
         database.drop()
         with pytest.raises(DatabaseError, match="28P01") as caught:
             database.get()
-        assert is_away(caught.value)
+        assert is_unavailable(caught.value)
     administer(postgres, "drop role rotating")
 
 
@@ -162,4 +162,4 @@ def test_a_server_that_takes_the_connection_and_does_not_answer_is_away(monkeypa
     monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)

@@ -17,10 +17,10 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.discovery import discover
+from joblane.errors import sqlstate
 from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
-from joblane.record.connection import sqlstate
 from joblane.record.database import Database
 from joblane.record.migrate import migrate
 from joblane.record.migrations import upgrade

@@ -18,12 +18,13 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from sqlalchemy import text
 
 from joblane import RetryAfter, TaskContext
+from joblane.errors import sqlstate
 from joblane.json_values import digest
 from joblane.maintenance import sweep
 from joblane.queues import Queue
 from joblane.record import dead_letters, finish, insert
 from joblane.record.claim import CLAIM, Incoming, Verdict, claim
-from joblane.record.connection import Connection, sqlstate
+from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH, Finish
 from joblane.record.states import State

@@ -73,7 +73,7 @@ def test_the_first_migration_writes_the_prefix_and_another_is_refused(
     monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
     for refused in (migrate, migration_sql):
         with pytest.raises(WrongStageError, match=BOTH) as caught:
-            refused(empty)  # type: ignore[operator]
+            refused(empty)
         assert (caught.value.prefix, caught.value.found) == ("jobs", "shop")
     assert everything(empty) == before
     with connected(empty) as connection:
@@ -104,7 +104,7 @@ def test_a_schema_that_somebody_else_made_is_left_as_it_is(empty: str, theirs: s
     before = everything(empty)
     for refused in (migrate, migration_sql):
         with pytest.raises(ForeignSchemaError, match=f"it holds {holds} and no joblane.alembic_version; rename"):
-            refused(empty)  # type: ignore[operator]
+            refused(empty)
     assert everything(empty) == before
 
 
@@ -251,7 +251,9 @@ def test_a_worker_of_another_stage_leaves_its_messages_and_spends_nothing(
     shop: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = watch(shop)
-    messages = [{"v": 1, "type": "sample:batch", "id": name, "payload": {}} for name in ("a", "b")]
+    messages: list[dict[str, Any]] = [
+        {"v": 1, "type": "sample:batch", "id": name, "payload": {}} for name in ("a", "b")
+    ]
     for task, some in ((sample_one, [{**messages[0], "type": "sample:one"}]), (sample_batch, messages)):
         with caplog.at_level(logging.ERROR):
             assert len(shop.deliver(task, *some, receives=9)) == len(some)

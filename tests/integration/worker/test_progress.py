@@ -9,7 +9,7 @@ import pytest
 
 from joblane import State, TaskContext
 from joblane.record.database import Database
-from joblane.status import TaskStatus
+from joblane.record.status import TaskStatus
 from joblane.testing.faults import Go, TappedDatabase
 from tests.builders.events import record
 from tests.builders.rows import outcomes

@@ -33,7 +33,7 @@ from joblane.inspector.views import (
 )
 from joblane.queues import WEIGHTS, Queue
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 NOW = datetime.now(UTC)
 ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"

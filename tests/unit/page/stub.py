@@ -37,7 +37,7 @@ from joblane.inspector.views import (
 )
 from joblane.queues import WEIGHTS, Queue, lane_name
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 NOW = datetime.now(UTC)
 TYPE = "data:export"

@@ -14,7 +14,7 @@ import pytest
 from cryptography import x509
 from moto import mock_aws
 
-from joblane.record.connection import is_away
+from joblane.record.connection import is_unavailable
 from joblane.record.database import RDS_CERTIFICATES, Database
 from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
 
@@ -71,7 +71,7 @@ def test_without_a_region_or_credentials_the_database_is_away_and_the_error_says
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
     with pytest.raises(LoginError, match="auth=iam: there are no AWS credentials") as caught:
         IamLogin("jobs", HOST, 5432).now()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with pytest.raises(LoginError, match=r"no region in 'db.internal'; set AWS_REGION"):
@@ -106,7 +106,7 @@ def test_a_secret_of_another_shape_is_refused_and_not_shown(secrets: Any, text: 
 def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secrets: Any) -> None:
     with pytest.raises(LoginError, match=r"DATABASE_URL: secret 'nothing': .*ResourceNotFoundException") as caught:
         SecretLogin("nothing").now()
-    assert is_away(caught.value)
+    assert is_unavailable(caught.value)
     secrets.create_secret(Name="bytes", SecretBinary=b"x")
     with pytest.raises(LoginError, match="secret 'bytes': holds bytes"):
         SecretLogin("bytes").now()

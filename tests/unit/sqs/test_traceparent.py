@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from joblane.sqs.message import MAX_HEADERS
-from joblane.sqs.traceparent import HEADER, caller_of, headers_within, span_of, words_of
+from joblane.sqs.traceparent import HEADER, caller_of, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 GOOD = f"00-{TRACE}-{PARENT}-01"
 
 
-@dataclass
-class Claimed:
-    id: str = "it"
-    run: int = 1
-    headers: dict[str, str] = field(default_factory=lambda: {HEADER: GOOD})
-
-
-def claimed(**how: Any) -> Any:
-    return Claimed(**how)
+def claimed(headers: Mapping[str, str] | None = None, **how: Any) -> dict[str, Any]:
+    return {"headers": {HEADER: GOOD} if headers is None else headers, "id_": "it", "run": 1, **how}
 
 
 @pytest.mark.parametrize(
@@ -66,23 +59,23 @@ def test_a_good_one_is_read_of_a_later_version_too(text: str, flags: int) -> Non
 )
 def test_a_malformed_one_is_none(text: Any) -> None:
     assert caller_of(text) is None
-    assert words_of(claimed(headers={HEADER: text})) == {}
+    assert log_fields(**claimed(headers={HEADER: text})) == {}
 
 
 def test_each_run_is_a_span_of_its_own_below_the_callers() -> None:
     first, again, second, other = (
-        span_of(claimed(id=id_, run=run)) for id_, run in (("it", 1), ("it", 1), ("it", 2), ("other", 1))
+        span_of(**claimed(id_=id_, run=run)) for id_, run in (("it", 1), ("it", 1), ("it", 2), ("other", 1))
     )
     assert first is not None
     assert first == again
     assert len({first.id, getattr(second, "id", ""), getattr(other, "id", ""), PARENT}) == 4
-    assert first.words == {"trace_id": TRACE, "span_id": first.id, "parent_span_id": PARENT}
+    assert first.log_fields == {"trace_id": TRACE, "span_id": first.id, "parent_span_id": PARENT}
     assert caller_of(first.traceparent) is not None
     assert first.traceparent == f"00-{TRACE}-{first.id}-01"
 
 
 def test_a_task_without_a_trace_has_no_words() -> None:
-    assert words_of(claimed(headers={})) == words_of(claimed(headers={"other": "x"})) == {}
+    assert log_fields(**claimed(headers={})) == log_fields(**claimed(headers={"other": "x"})) == {}
 
 
 def test_headers_get_the_span_unless_they_name_one_or_have_no_room() -> None:

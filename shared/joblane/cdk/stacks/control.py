@@ -22,7 +22,7 @@ from joblane.functions.control.answering import ROUTES
 from joblane.inspector.permission import Permission
 
 FUNCTION = "control"
-"""Name of the function that answers, as :func:`~joblane.function_discovery.discover_functions` has it."""
+"""Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""
 URL = "ControlUrl"
 """The output that ``joblane … --stage`` looks for."""
 

@@ -30,9 +30,9 @@ from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
+from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue, lane_name, slug_of
 
 SYSTEM = "system:"
@@ -199,7 +199,7 @@ class JobsStack(Stack):
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
         """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
-        follows = (str(task.on_archived["type"]),) if task.on_archived else ()
+        follows = (task.follower,) if task.follower else ()
         if not task.grants.enqueue and not follows:
             return
         if EVERY_LANE in task.grants.enqueue:

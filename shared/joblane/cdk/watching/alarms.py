@@ -23,12 +23,12 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 from functions.system_health_check.handler import WHOLE
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.declaration import Task
-from joblane.maintenance.sweep import TYPE
+from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
 from joblane.telemetry import namespace
 
 PAGE = "docs/operating.md"
-SWEEP, HEALTH_CHECK = TYPE, "system:health_check"
+HEALTH_CHECK = "system:health_check"
 MAX_METRICS = 10
 """That one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
 MAX_RANGE = timedelta(days=1)

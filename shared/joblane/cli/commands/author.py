@@ -9,7 +9,6 @@ import json
 import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +57,6 @@ def enqueue(
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import ActionResult
     from joblane.queues import Queue
     from joblane.unique import OnConflict
 
@@ -91,8 +89,7 @@ def enqueue(
             _print(id_)
         raise typer.Exit(await_end(inspector, target.command(context), id_, None, as_json=as_json))
     if as_json:
-        terminal.document(acted, ActionResult)
-        return
+        terminal.answer(acted)
     _print(id_)
     terminal.say(f"Enqueued as {acted.after}.  Follow it:  {target.command(context)} wait {argument(id_)}")
 
@@ -123,7 +120,7 @@ def invoke(
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
-        terminal.document(ended, invoking.Invoked)
+        terminal.document(ended)
     elif ended.result is not None:
         _print(terminal.pretty(ended.result))
     if ended.traceback:
@@ -234,30 +231,19 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 
 def _seconds(text: str | None, option: str) -> float | None:
-    from joblane.inspector.durations import duration
-
-    try:
-        found: timedelta | None = None if text is None else duration(text)
-    except ValueError as error:
-        terminal.usage(str(error), option)
+    found = filters.duration_of(text, option)
     return None if found is None else found.total_seconds()
 
 
 def _time(text: str | None, option: str) -> str | None:
-    from joblane.inspector.durations import moment
-
-    try:
-        return None if text is None else moment(text).isoformat()
-    except ValueError as error:
-        terminal.usage(str(error), option)
+    found = filters.time_of(text, option)
+    return None if found is None else found.isoformat()
 
 
 def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
-    from joblane.inspector.views import ActionResult
 
     if as_json:
-        terminal.document(acted, ActionResult)
-        return
+        terminal.answer(acted)
     id_ = acted.new_id or acted.id
     _print(id_)
     terminal.say(f"Task {id_} {what}; it is {acted.after}.")

@@ -66,12 +66,13 @@ def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
 
     from joblane.cli.connect import away
     from joblane.errors import text_of
-    from joblane.record.connection import is_away
+    from joblane.record.connection import is_unavailable
 
     try:
         yield
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
-        if url and is_away(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+        missing_file = getattr(error, "filename", None) is not None
+        if url and is_unavailable(error) and not missing_file:
             raise away(url, source, what, error) from error
         raise LocalError(f"The database {what}: {text_of(error)}") from error
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import sqlstate
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
-from joblane.record.connection import sqlstate
 
 if TYPE_CHECKING:
     from joblane.inspector.scope import Scope

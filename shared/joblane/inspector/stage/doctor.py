@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import text_of
+from joblane.errors import sqlstate, text_of
 from joblane.inspector.stage import doctor_aws, doctor_record
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
-from joblane.record.connection import sqlstate
 
 if TYPE_CHECKING:
     from joblane.inspector.scope import Scope

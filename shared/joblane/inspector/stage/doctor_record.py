@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import TYPE_CHECKING
 
+from joblane.enqueue.wake import SWEEP
 from joblane.inspector.durations import lasting
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.record import migrations
 from joblane.sqs.tick import id_of
 

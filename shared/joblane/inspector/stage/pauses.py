@@ -20,12 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import SWEEP, wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views import Pause
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue
 from joblane.sqs.message import TENANT_PATTERN
 

@@ -15,9 +15,9 @@ from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, TaskRow, TaskView
 from joblane.queues import Queue
 from joblane.record.states import State
+from joblane.record.status import Progress
 from joblane.redaction import MASK, masked, redacted_names
 from joblane.redaction_scrub import OPEN_HEADER, scrubbed, scrubber
-from joblane.status import Progress
 from joblane.unique import PAYLOAD_KEY
 
 if TYPE_CHECKING:
