@@ -124,7 +124,10 @@ def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database
     empty: str, postgres: Postgres
 ) -> None:
     with connected(empty) as connection:
-        connection.execute_simple("create role keeper login password 'k'; create schema joblane authorization keeper")
+        connection.execute_simple(
+            "create role keeper login password 'k'; create schema joblane authorization keeper"
+            "; create schema saas authorization keeper"
+        )
     try:
         assert migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "keeper:k")) == len(discover())
     finally:

@@ -27,9 +27,9 @@ def migrate(
         ),
     ] = False,
 ) -> None:
-    """Bring the database up to date: the schema `joblane`, the declared types, the project's own migrations.
+    """Bring the database to the newest schema.
 
-    The database is that of DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the
+    It also registers the declared task types and runs the project's own migrations. The database is that of DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the
     schema, which then serves no other stage.
     """
     from joblane import settings
