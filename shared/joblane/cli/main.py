@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -104,7 +103,6 @@ for _heading, _commands in COMMANDS.items():
 app.add_typer(
     bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
 )
-app.command(hidden=True)(local.ticker)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,14 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
         Project.here().activate()
-        app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
+        app(arguments, prog_name="joblane")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
         say(f"joblane: {error}")
         if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
-            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
+            say("Is the local stack up (`joblane status`)? Another stage is named by --stage.")
         sys.exit(code)
 
 
