@@ -12,7 +12,7 @@ from pathlib import Path
 from joblane.cdk.packaging import PROVIDED, ROOT, Package, build_code, build_layer
 
 LOCK = ROOT / "requirements" / "runtime.txt"
-BUILT = ROOT / ".build"
+BUILT = ROOT / ".joblane" / "build"
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,11 @@ class Project:
         """
         start = (start or Path.cwd()).resolve()
         root = next((each for each in (start, *start.parents) if any((each / mark).exists() for mark in MARKS)), start)
-        return cls._read(root)
+        return cls.at(root)
 
     @classmethod
-    def _read(cls, root: Path) -> Project:
+    def at(cls, root: Path) -> Project:
+        """The project in the folder ``root``."""
         file = root / "pyproject.toml"
         if not file.is_file():
             return cls(root)
@@ -89,6 +90,16 @@ class Project:
     def folder(self) -> Path:
         """What the library makes for this project: tools, the local stack, packages. It ignores itself."""
         return self.root / ".joblane"
+
+    def make_folder(self) -> Path:
+        """Make :attr:`folder`: open to this user alone, as it holds passwords, and ignored by git."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_mode & 0o077:
+            self.folder.chmod(0o700)
+        ignore = self.folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+        return self.folder
 
     @property
     def handlers(self) -> Path:

@@ -85,16 +85,17 @@ class Packages:
 
 
 def build_packages(stage: Stage) -> Packages:
-    """Both, from this checkout into ``.build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
+    """Both, into ``.joblane/build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
+    target = ROOT / ".joblane" / "build"
     layer = build_layer(
         LOCKS / "runtime.txt",
         None if stage.local else WHEEL_PLATFORMS[stage.architecture],
-        ROOT / ".build",
+        target,
     )
     if not stage.local:
         check_layer(layer.path, stage.architecture, PYTHON)
     return Packages(
-        code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], ROOT / ".build"),
+        code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], target),
         layer=layer,
     )
 
@@ -174,14 +175,14 @@ def _install(requirements: str, platform: str | None, python: str, target: Path)
 
 
 def find_uv() -> str:
-    """The uv executable: ``UV`` of the environment, ``.tools/bin/uv``, or ``PATH``. Raises :class:`SynthError`."""
+    """uv: ``UV`` of the environment, ``.joblane/tools/bin/uv``, or on ``PATH``. Raises :class:`SynthError`."""
     given = os.environ.get("UV")
-    candidates = [given] if given else [str(ROOT / ".tools" / "bin" / "uv"), "uv"]
+    candidates = [given] if given else [str(ROOT / ".joblane" / "tools" / "bin" / "uv"), "uv"]
     for candidate in candidates:
         found = shutil.which(candidate)
         if found:
             return found
-    where = f"UV={given} is no executable" if given else "uv is neither in .tools/bin nor on PATH"
+    where = f"UV={given} is no executable" if given else "uv is neither in .joblane/tools/bin nor on PATH"
     raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
 
 

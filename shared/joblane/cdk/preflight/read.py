@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
 from joblane.local.errors import LocalError, MisuseError
-from joblane.local.tools import ROOT
+from joblane.project import Project
 from joblane.queues import Queue
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def look(stage: str, assembly: Path) -> list[Finding]:
 def synthesise(stage: str, folder: Path) -> None:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
     command = [sys.executable, "-m", "joblane.cdk.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
+    done = subprocess.run(command, cwd=Project.here().root, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
 

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.check import check, delay_seconds
-from joblane.enqueue.insert import Admitted, admit
+from joblane.enqueue.insert import Admitted, insert_tasks
 from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
@@ -74,7 +74,7 @@ def enqueue(
 
 def insert(connection: Connection, ready: Ready) -> Admitted:
     """Write the row in the transaction that is open. Raises what stands in its way."""
-    admitted = admit(connection.run, [ready])[0]
+    admitted = insert_tasks(connection.run, [ready])[0]
     if isinstance(admitted, JobError):
         raise admitted
     return admitted

@@ -32,7 +32,7 @@ from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.depth import Held, side_by_side
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def _letters(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 
-def _look(sqs: Sqs, queue: str) -> list[Delivery]:
+def _look(sqs: Sqs, queue: str) -> list[Received]:
     """Receive some, and let others see them again. Nothing is deleted."""
     found: dict[str, Any] = {}
     while len(found) < LOOKED_AT:
@@ -176,7 +176,7 @@ def _look(sqs: Sqs, queue: str) -> list[Delivery]:
         if len(messages) < MAX_BATCH:
             break
     sqs.set_visibility(queue, {message["ReceiptHandle"]: 0 for message in found.values()})
-    return [Delivery.received(message, queue) for message in found.values()]
+    return [Received.from_receive(message, queue) for message in found.values()]
 
 
 def _unrecorded(scope: Scope, letters: Sequence[DeadLetter]) -> list[DeadGroup]:

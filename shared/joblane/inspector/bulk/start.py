@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from joblane.enqueue.check import check, new_id
-from joblane.enqueue.insert import admit
+from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import LIVE
@@ -91,7 +91,7 @@ def begin(
         doing.connection.run(
             INSERT, ready.id, action, json.dumps(document), doing.who, audit.check_reason(reason), *numbers
         )
-        admit(doing.connection.run, [ready])
+        insert_tasks(doing.connection.run, [ready])
         doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
     if not scope.sqs.send_many([ready.entry]):  # else the sweep sends it
         scope.connection.run(MARK_SENT, json.dumps([ready.id]))
