@@ -163,8 +163,8 @@ def _is_locked(error: Exception) -> bool:
 
 
 def _admit(connection: Connection, user: str, *, by_iam: bool) -> None:
-    if not USER.fullmatch(user):
-        raise ValueError(f"user: a lower-case name of PostgreSQL is required, not {user!r}")
+    if not USER.fullmatch(user) or user == "joblane":
+        raise ValueError(f"user: a lower-case name of PostgreSQL other than joblane is required, not {user!r}")
     if connection.run("select current_user")[0][0] == user:
         return
     if by_iam:

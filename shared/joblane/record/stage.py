@@ -60,7 +60,16 @@ def take_stage(connection: Connection, prefix: str) -> None:
 
 
 def check_schema(connection: Connection) -> None:
-    """Raises :class:`ForeignSchemaError` for a schema ``joblane`` that has objects and no version table of ours."""
+    """Raises :class:`ForeignSchemaError` for a schema ``joblane`` that somebody else made, or that this role would make
+    its own tables in.
+    """
+    [[role, first]] = connection.run("select current_user, 'joblane' = any(current_schemas(false))")
+    if first or role == "joblane":
+        raise ForeignSchemaError(
+            f"the role {role!r} has the schema joblane in its search_path, so that tables of yours would be made there;"
+            " PostgreSQL looks in a schema of the role's name first. Log in as a role of another name, or take joblane"
+            " out of its search_path"
+        )
     objects = [name for (name,) in connection.run(OBJECTS)]
     if objects and "relation alembic_version" not in objects:
         raise ForeignSchemaError(

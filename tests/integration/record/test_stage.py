@@ -120,6 +120,24 @@ def test_a_version_table_of_somebody_else_is_left_as_it_is(empty: str) -> None:
     assert everything(empty) == before
 
 
+def test_a_role_that_would_make_its_own_tables_in_the_schema_is_refused(empty: str) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple("alter database staged set search_path = joblane, public; create schema joblane")
+    with pytest.raises(ForeignSchemaError, match="has the schema joblane in its search_path"):
+        migrate(empty)
+    with connected(empty) as connection:
+        connection.execute_simple("alter database staged reset search_path")
+        connection.execute_simple("create role joblane superuser login password 'j'")
+    try:
+        with pytest.raises(ForeignSchemaError, match="the role 'joblane' has the schema joblane in its search_path"):
+            migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "joblane:j"))
+        with pytest.raises(ValueError, match="user: a lower-case name of PostgreSQL other than joblane"):
+            migrate(empty, user="joblane")
+    finally:
+        with connected(empty) as connection:
+            connection.execute_simple("drop role joblane")
+
+
 def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database_is_used(
     empty: str, postgres: Postgres
 ) -> None:

@@ -317,9 +317,9 @@ def _read_record(connection: Connection, address: str) -> Record:
         revision=revision,
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
-        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("tasks") else {},
+        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("joblane.tasks") else {},
         types=[type_ for (type_,) in connection.run("select type from joblane.task_types")]
-        if there("task_types")
+        if there("joblane.task_types")
         else [],
         max_connections=most,
         kept_connections=kept,

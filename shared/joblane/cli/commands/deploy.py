@@ -29,8 +29,9 @@ def migrate(
 ) -> None:
     """Bring the database to the newest schema.
 
-    It also registers the declared task types and runs the project's own migrations. The database is that of DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the
-    schema, which then serves no other stage.
+    It also registers the declared task types and runs the project's own migrations. The database is that of
+    DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the schema, which then
+    serves no other stage.
     """
     from joblane import settings
     from joblane.cli.connect import settle
