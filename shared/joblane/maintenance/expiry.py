@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
+from joblane.record.states import ENDED, ENDED_SQL, State, in_sql
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
@@ -18,7 +19,7 @@ update joblane.tasks t
    set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
        expire_at = coalesce(t.expire_at, now() + make_interval(secs => t.retention_seconds))
   from (select id from joblane.tasks
-         where sweep_at <= now() and state in ('cancelled', 'completed')
+         where sweep_at <= now() and state in {in_sql(ENDED - {State.ARCHIVED})}
          order by sweep_at limit {BATCH} for update skip locked) as ended
  where t.id = ended.id
 returning t.id
@@ -28,7 +29,7 @@ returning t.id
 EXPIRE = f"""
 with due as (
   select id, cleared from joblane.tasks
-   where expire_at <= now() and state in ('completed', 'cancelled', 'archived')
+   where expire_at <= now() and state in {ENDED_SQL}
    order by expire_at limit {BATCH} for update skip locked
 ),
 cleared as (

@@ -22,6 +22,7 @@ from joblane.maintenance.expiry import BATCH, expire, tidy
 from joblane.queues import lane_name
 from joblane.record.claim import PAUSED
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
+from joblane.record.states import LIVE, State, in_sql
 from joblane.sqs.client import NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
@@ -41,7 +42,7 @@ STUCK_AFTER_MINUTES = 10
 TAKE = f"""
 with taken as (
   select id from joblane.tasks
-   where sweep_at <= now() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+   where sweep_at <= now() and state in {in_sql(LIVE | {State.ARCHIVED})}
    order by sweep_at limit {BATCH} for update skip locked
 )
 update joblane.tasks t

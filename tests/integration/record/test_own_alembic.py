@@ -48,7 +48,8 @@ def downgrade():
 
 
 @pytest.fixture
-def url(postgres: Postgres) -> Iterator[str]:
+def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.delenv("JOBLANE_MIGRATIONS", raising=False)  # this repository's platform is not part of it
     administer(postgres, "create database adopter")
     yield postgres.database_url("adopter")
     administer(postgres, "drop database adopter with (force)")

@@ -22,6 +22,7 @@ from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Plac
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
 from joblane.queues import Queue
+from joblane.record.states import LIVE_SQL
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -49,8 +50,8 @@ QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
-LIVE = """
-select type, queue, count(*) from joblane.tasks where state in ('scheduled', 'pending', 'active', 'retry')
+LIVE = f"""
+select type, queue, count(*) from joblane.tasks where state in {LIVE_SQL}
  group by type, queue
 """
 # reserved_connections came with PostgreSQL 16, and is nothing without it.

@@ -13,7 +13,6 @@ from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.changes import LIVE
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks.filter_sql import BULK_TYPE, LARGEST_PAGE, aimed, check_number, checked, select
@@ -21,7 +20,7 @@ from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkView
 from joblane.job import Job
 from joblane.record.insert import MARK_SENT
-from joblane.record.states import State
+from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
 if TYPE_CHECKING:

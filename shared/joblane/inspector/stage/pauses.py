@@ -26,6 +26,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views import Pause
 from joblane.queues import Queue
+from joblane.record.states import WAITING_SQL
 from joblane.sqs.message import TENANT_PATTERN
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ GO_ON = f"""
 with held as (
   select id from joblane.tasks
    where sweep_at > now() and sweep_at <= now() + interval '1 minute'
-     and (state in ('scheduled', 'pending', 'retry') or (state = 'active' and lease_until <= now()))
+     and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
    order by sweep_at limit {BATCH} for no key update skip locked
 )
 update joblane.tasks t set sweep_at = now() from held where t.id = held.id returning t.id
