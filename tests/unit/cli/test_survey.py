@@ -248,8 +248,16 @@ def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grad
     assert jobs("doctor").code == 0
 
 
-def test_watch_in_a_pipe_is_one_frame(jobs: Run, stub: Stub) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "environment"), [(False, {}), (False, {"FORCE_COLOR": "1"}), (True, {"TERM": "dumb"})]
+)
+def test_watch_in_a_pipe_or_a_dumb_terminal_is_one_frame(
+    jobs: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch, terminal: bool, environment: dict[str, str]
+) -> None:
     # given
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
     stub.answers["overview"] = samples.overview()
     stub.answers["tasks"] = lambda asked, **_: Page((samples.task_row(state=asked.states[0]),), None)
     # when

@@ -23,7 +23,8 @@ OFTEN_SECONDS = 0.01
 
 @pytest.fixture
 def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Where keys are pressed: the other end of the terminal that the view reads."""
+    """Where keys are pressed: the other end of the terminal that the view reads. It can move its cursor."""
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as stdin, monkeypatch.context() as patch:
         patch.setattr("sys.stdin", stdin)
