@@ -37,7 +37,7 @@ class Deployment:
     """
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str], stage: Mapping[str, object], app: str = "joblane.cdk.app"
+        self, folder: Path, environment: Mapping[str, str], stage: Mapping[str, object], app: str = "infra.app"
     ) -> None:
         self._folder = folder
         self._assembly = folder / "cdk.out"

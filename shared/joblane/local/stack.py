@@ -45,7 +45,7 @@ class LocalStack:
 
     `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
     declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of
-    joblane.cdk.app.
+    infra.app.
     `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
     stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
     """
@@ -60,7 +60,7 @@ class LocalStack:
         region: str = REGION,
         settings: Mapping[str, str] | None = None,
         stage: Mapping[str, object] | None = None,
-        app: str = "joblane.cdk.app",
+        app: str = "infra.app",
         external_endpoint: str | None = None,
         detached: bool = True,
         permissions: bool = False,

@@ -105,7 +105,7 @@ def look(stage: str, assembly: Path) -> list[Finding]:
 
 def synthesise(stage: str, folder: Path) -> None:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
-    command = [sys.executable, "-m", "joblane.cdk.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
+    command = [sys.executable, "-m", "infra.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
