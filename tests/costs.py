@@ -1,6 +1,6 @@
 """The tables of ``docs/costs.md``, from :mod:`joblane.prices`, :mod:`joblane.cdk.costs` and what the tasks declare.
 
-``python -m tests.costs`` writes them into the page; ``tests/unit/test_costs.py`` holds them together.
+``python -m tests.costs`` writes them into the page; ``tests/unit/cdk/test_costs.py`` holds them together.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValida
 from pydantic import BaseModel
 
 from joblane.errors import RecordAwayError
-from joblane.record.connection import is_away
+from joblane.record.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
 
@@ -89,7 +89,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return not_found()
         case RecordAwayError():
             return away()
-    return away() if is_away(error) else None
+    return away() if is_unavailable(error) else None
 
 
 def answer(refusal: Refusal) -> Response[Any]:

@@ -38,9 +38,9 @@ if TYPE_CHECKING:
     from joblane.payload import ArchivedTask, Payload
     from joblane.queues import Queue
     from joblane.record.states import State
+    from joblane.record.status import Progress, TaskStatus
     from joblane.redaction import Redacted
     from joblane.schedule import cron, every
-    from joblane.status import Progress, TaskStatus
     from joblane.unique import OnConflict, Until
 
 __version__ = "0.1.0"
@@ -92,7 +92,7 @@ __getattr__ = importer(
         "joblane.record.states": "State",
         "joblane.redaction": "Redacted",
         "joblane.schedule": "cron every",
-        "joblane.status": "Progress TaskStatus",
+        "joblane.record.status": "Progress TaskStatus",
         "joblane.unique": "OnConflict Until",
     },
 )

@@ -18,7 +18,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
 from joblane.enqueue.check import Ready, check, delay_seconds, distance, is_past
-from joblane.enqueue.insert import Admitted, admit
+from joblane.enqueue.insert import Admitted, insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -28,19 +28,20 @@ from joblane.errors import (
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
+    sqlstate,
     text_of,
 )
 from joblane.job import Job
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
-from joblane.record.connection import REFUSED_CLASSES, sqlstate
+from joblane.record.connection import REFUSED_CLASSES
 from joblane.record.database import Database
 from joblane.record.insert import MARK_SENT
 from joblane.record.states import State
+from joblane.record.status import STATUS, TaskStatus
 from joblane.record.transitions import CANCEL
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
-from joblane.status import STATUS, TaskStatus
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -216,7 +217,7 @@ class JobClient:
         with self._lock:
             database = self._database()
             try:
-                return admit(lambda sql, document: database.get().run(sql, document), ready)
+                return insert_tasks(lambda sql, document: database.get().run(sql, document), ready)
             except (PostgresError, OSError) as error:
                 database.drop()
                 if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
@@ -269,12 +270,12 @@ class JobClient:
 
         if isinstance(session, scoped_session):
             session = session()  # to listen to the registry would be to listen to every session of it
-        outbox = Outbox.of(session, self)
+        outbox = Outbox.of(session, self.send_committed)
 
         def run(sql: str, document: str) -> list[list[Any]]:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
 
-        admitted = admit(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
+        admitted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
         outbox.add(
             session,

@@ -7,7 +7,8 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
@@ -23,17 +24,17 @@ from joblane.errors import (
     LeaseLostError,
     PartialFailure,
     TaskCancelled,
+    sqlstate,
     storable,
     text_of,
 )
-from joblane.job import jobs_within
 from joblane.limits import RESUME_RESERVE
 from joblane.loops import Pages, Source, key_of
 from joblane.record import checkpoints
-from joblane.record.connection import is_away, sqlstate
+from joblane.record.connection import is_unavailable
 from joblane.record.finish import cancel_requested, finish
 from joblane.redaction_scrub import scrubber
-from joblane.sqs.traceparent import headers_within, span_of, words_of
+from joblane.sqs.traceparent import headers_within, span_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -52,7 +53,6 @@ if TYPE_CHECKING:
     from joblane.record.database import Database
     from joblane.record.finish import Finish
     from joblane.redaction_scrub import Scrub
-    from joblane.worker.timeout import Alarm
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")
@@ -77,11 +77,12 @@ class TaskContext:
         seconds: float,
         database: Database,
         beside: Database,
-        alarm: Alarm,
+        held: AbstractContextManager[None],
         client: JobClient,
         continues: bool = False,
     ) -> None:
         """``seconds``: until the handler is interrupted. ``beside``: for what is told while a transaction is open.
+        ``held``: a stretch in which no timeout interrupts.
         ``continues``: time is left to the attempt when this invocation ends."""
         self.task_id = claim.id
         self.type = task.type
@@ -89,14 +90,14 @@ class TaskContext:
         self.attempt = claim.attempt
         self.max_retry = claim.allowed - 1
         self.headers: Mapping[str, str] = claim.headers
-        self._span = span_of(claim)
+        self._span = span_of(claim.headers, claim.id, claim.run)
         self.traceparent = self._span.traceparent if self._span else None
         self.idempotency_key = claim.id
         self._task = task
         self._ends = time.monotonic() + seconds
         self._claim = claim
         self._database = database
-        self._alarm = alarm
+        self._held = held
         self._beside = beside
         self._client = client
         self._continues = continues
@@ -110,10 +111,10 @@ class TaskContext:
         self._failures: list[Exception] = []
 
     def close(self) -> None:
-        """Take the run's words off the logger, close the connection beside. The session is the runtime's to end."""
+        """Take the run's fields off the logger, close the connection beside. The session is the runtime's to end."""
         self._beside.drop()
         if "logger" in self.__dict__:
-            self.logger.remove_keys(list(self.words))
+            self.logger.remove_keys(list(self.log_fields))
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
@@ -124,13 +125,14 @@ class TaskContext:
     def logger(self) -> Logger:
         """Powertools' logger, with the task's id, type and attempt on every line."""
         logger = telemetry.logger()
-        logger.append_keys(**self.words)
+        logger.append_keys(**self.log_fields)
         return logger
 
     @property
-    def words(self) -> dict[str, Any]:
-        """What every log line of this run carries."""
-        return {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt} | words_of(self._claim)
+    def log_fields(self) -> dict[str, Any]:
+        """The fields on every log line of this run."""
+        fields = {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
+        return fields | self._span.log_fields if self._span else fields
 
     @property
     def deadline(self) -> datetime:
@@ -199,7 +201,7 @@ class TaskContext:
         """The library's own commits, uninterrupted."""
         self._committing = True
         try:
-            with self._alarm.held:
+            with self._held:
                 yield
         finally:
             self._committing = False
@@ -223,7 +225,9 @@ class TaskContext:
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
         """Many at once, in one statement. As :meth:`JobClient.enqueue_many`."""
-        return self._client.enqueue_many(jobs_within(self._span, jobs), session=self.session)
+        if self._span is not None:
+            jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
+        return self._client.enqueue_many(jobs, session=self.session)
 
     # --- Long work -------------------------------------------------------------------------------------------------
 
@@ -256,7 +260,7 @@ class TaskContext:
 
         Where that one cannot be had, the run goes on untold: at its end it is asked again.
         """
-        with self._alarm.held:
+        with self._held:
             self._asked_at = time.monotonic()
             own = done is None or self._database.get().idle
             try:
@@ -323,7 +327,7 @@ class TaskContext:
         except (*OUTCOMES, LeaseLostError):
             raise
         except Exception as error:  # any failure of the item's own
-            if not self._database.usable or (sqlstate(error) and is_away(error)):
+            if not self._database.usable or (sqlstate(error) and is_unavailable(error)):
                 raise
             self._roll_back_item()
             self._failures.append(error)
@@ -339,7 +343,7 @@ class TaskContext:
 
     def _roll_back_item(self) -> None:
         if self.touched:
-            with self._alarm.held:
+            with self._held:
                 self.session.rollback()
 
     @overload
@@ -375,7 +379,7 @@ class TaskContext:
             self.flush()
             with self.commits():
                 after, done = checkpoints.read_cursor(self.connection(), self.task_id)
-            pages: Pages[Any] = Pages(source, cursor, self, chunk, done)
+            pages: Pages[Any] = Pages(source, cursor, lambda: self.session, chunk, done)
             slowest = 0.0
             while True:
                 started = time.monotonic()

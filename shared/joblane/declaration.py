@@ -11,23 +11,20 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from joblane import retry
-from joblane.errors import PayloadError, UnreadablePayloadError
+from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.json_values import canonical
 from joblane.limits import Numbers
 from joblane.payload import Payload, describe
-from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, Queue, folder_of, slug_of
+from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
 from joblane.redaction import unmarked
 from joblane.redaction_scrub import scrubber
 from joblane.schedule import Schedule
-from joblane.unique import Until
-
-if TYPE_CHECKING:
-    from joblane.context import TaskContext
+from joblane.unique import LONGEST_UNIQUE, Unique, Until, key_of
 
 MAX_SLUG = MAX_FUNCTION_NAME - MAX_PREFIX - 1
 MAX_RETENTION = timedelta(days=3650)
@@ -64,7 +61,8 @@ R = TypeVar("R")
 class Task(Generic[P, R]):
     """A declared task. Call it as the function it is; the rest is its declaration."""
 
-    function: Callable[[P, TaskContext], R]
+    function: Callable[[P, Any], R]
+    """It takes the payload and a :class:`~joblane.context.TaskContext`, as :func:`~joblane.decorator.task` checks."""
     type: str
     payload: builtins.type[P]
     queue: Queue
@@ -89,7 +87,7 @@ class Task(Generic[P, R]):
     grants: Grants
     numbers: Numbers = field(repr=False)
 
-    def __call__(self, payload: P, ctx: TaskContext) -> R:
+    def __call__(self, payload: P, ctx: Any) -> R:
         return self.function(payload, ctx)
 
     @property
@@ -110,22 +108,10 @@ class Task(Generic[P, R]):
         """The type, and the names it had before."""
         return (self.type, *self.aliases)
 
-    @cached_property
-    def on_archived(self) -> Mapping[str, Any] | None:
-        """What a row of this type needs to know of the task that follows when it is given up."""
-        if self.archived_to is None:
-            return None
-        other = self.archived_to
-        if isinstance(other, str):
-            from joblane.discovery import load
-
-            other = load(other, self.function.__module__.rpartition(f".{self.folder}.")[0])
-        return {
-            "type": other.type,
-            "queue": other.queue,
-            "allowed": other.max_retry + 1,
-            "retention_seconds": int(other.retention.total_seconds()),
-        }
+    @property
+    def follower(self) -> str | None:
+        """The type of the task that ``on_archived`` names."""
+        return self.archived_to.type if isinstance(self.archived_to, Task) else self.archived_to
 
     @cached_property
     def schema(self) -> Mapping[str, Any]:
@@ -167,3 +153,36 @@ class Task(Generic[P, R]):
             return payload.model_dump(mode="json", warnings="error")  # as by model_copy(update=…), which checks nothing
         except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
             raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None
+
+    def key_of_message(self, queue: str, payload: Mapping[str, Any], schedule: str | None) -> Unique | None:
+        """The unique key of a message without a row: the declaration's.
+
+        ``schedule``: of a tick. A tick of a task without ``unique_for`` has its schedule's key where ticks must not
+        overlap.
+        """
+        if self.unique_for is not None:
+            key = key_of(self.type, queue, self._as_written(payload), None)
+            return Unique(key, self.unique_for.total_seconds(), self.unique_until)
+        if schedule is not None and self.overlap == "skip":
+            return Unique(f"{self.type} tick {schedule}", LONGEST_UNIQUE.total_seconds(), Until.FINISH)
+        return None
+
+    def _as_written(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """``payload`` with the defaults that a client writes, so that both mean the same task."""
+        try:
+            return self.write(self.read(payload, None))
+        except (UnreadablePayloadError, PayloadError):
+            return payload
+
+
+def check_type(type_: str) -> None:
+    """Raise :class:`DeclarationError` for what is no task type."""
+    if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
+        raise DeclarationError(
+            f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "
+            "for example 'data:export'"
+        )
+    if len(slug_of(type_)) > MAX_SLUG:
+        raise DeclarationError(
+            f"task type {type_!r}: {MAX_SLUG} characters at most, or its function's name is too long"
+        )

@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""``@task``: it makes a function a declared task, and refuses what cannot work, with the reason."""
 
 from __future__ import annotations
 
@@ -13,22 +13,20 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from joblane import retry
+from joblane.declaration import MAX_RETENTION, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task, check_type
 from joblane.errors import DeclarationError
 from joblane.json_values import canonical
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY, Numbers
 from joblane.payload import ArchivedTask, Payload, check_model, describe
-from joblane.queues import TYPE_PATTERN, Queue, folder_of, slug_of
+from joblane.queues import Queue, folder_of
 from joblane.schedule import Schedule, parse
 from joblane.unique import LONGEST_UNIQUE, Until
 
 if TYPE_CHECKING:
     from joblane.context import TaskContext
-from joblane.declaration import MAX_RETENTION, MAX_SLUG, MAX_TARGET_WAIT, MEMORY_MB, TARGET_WAIT, Grants, P, R, Task
+
 
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
-
-
-# --- The decorator -------------------------------------------------------------------------------------------------
 
 
 def task(
@@ -154,18 +152,6 @@ def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) 
                 raise DeclarationError(f"{what}: {name}: {error}") from None
         elif other.payload is not ArchivedTask:
             raise DeclarationError(f"{what}: {name}: {other.type!r} takes {other.payload.__name__}, not ArchivedTask")
-
-
-def check_type(type_: str) -> None:
-    if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
-        raise DeclarationError(
-            f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "
-            "for example 'data:export'"
-        )
-    if len(slug_of(type_)) > MAX_SLUG:
-        raise DeclarationError(
-            f"task type {type_!r}: {MAX_SLUG} characters at most, or its function's name is too long"
-        )
 
 
 def _queue(what: str, name: str, value: object) -> Queue:

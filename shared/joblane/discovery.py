@@ -6,14 +6,14 @@ import importlib
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from joblane import schedule_overrides as schedules
 from joblane import settings
-from joblane.declaration import Task
-from joblane.decorator import check_type
+from joblane.declaration import Task, check_type
 from joblane.errors import DeclarationError, JobError, UnknownTypeError
 from joblane.function import Function
 from joblane.payload import ArchivedTask
@@ -99,8 +99,7 @@ def _folder_of(package: str) -> Path:
 def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
     """What a declaration says of other tasks."""
     what = f"task {task.type!r}"
-    if task.archived_to is not None:
-        type_ = task.archived_to if isinstance(task.archived_to, str) else task.archived_to.type
+    if (type_ := task.follower) is not None:
         if type_ not in tasks:
             raise DeclarationError(f"{what}: on_archived: there is no task {type_!r}")
         if (takes := tasks[type_].payload) is not ArchivedTask:
@@ -121,6 +120,25 @@ def load(type_: str, package: str | None = None, *, times: Times | None = None) 
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return schedules.apply(found, schedules.of_environment() if times is None else times)
+
+
+@cache
+def follower_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
+    """What a row keeps of the task that ``on_archived`` names, to enqueue it; None where there is none.
+
+    Raises :class:`DeclarationError` where it cannot be loaded.
+    """
+    other = task.archived_to
+    if isinstance(other, str):
+        other = load(other, task.function.__module__.rpartition(f".{task.folder}.")[0])
+    if other is None:
+        return None
+    return {
+        "type": other.type,
+        "queue": other.queue,
+        "allowed": other.max_retry + 1,
+        "retention_seconds": int(other.retention.total_seconds()),
+    }
 
 
 def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:

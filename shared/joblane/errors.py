@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
-
-from joblane.record.connection import sqlstate
-
-if TYPE_CHECKING:
-    from joblane.redaction_scrub import Scrub
 
 
 class JobError(Exception):
@@ -191,7 +185,7 @@ class LeaseLostError(JobError):
 MAX_TEXT = 2_000
 
 
-def text_of(error: BaseException, scrub: Scrub = str) -> str:
+def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
     """One error as a line or two; of a database error its message and code, without the row or the value it names."""
     original = getattr(error, "orig", None) or error
     try:
@@ -209,6 +203,13 @@ def _of_database(error: PostgresError) -> str:
     if code.startswith("22"):  # data exceptions quote the value: invalid input syntax for type uuid: "…"
         message = message.partition('"')[0].rstrip(" :")
     return f"{message} ({code})"
+
+
+def sqlstate(error: BaseException) -> str | None:
+    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
+    original = getattr(error, "orig", None) or error
+    first = original.args[0] if original.args else None
+    return first.get("C") if isinstance(first, dict) else None
 
 
 def storable(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -14,14 +14,6 @@ from joblane.unique import OnConflict, Until
 if TYPE_CHECKING:
     from joblane.payload import Payload
     from joblane.retry import RetryDelay
-
-
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from joblane.sqs.traceparent import Span, headers_within
 
 
 class JobOptions(TypedDict, total=False):
@@ -81,8 +73,3 @@ class Job:
     unique_key: str | None = None
     unique_until: Until | str | None = None
     on_conflict: OnConflict | str = OnConflict.RAISE
-
-
-def jobs_within(span: Span | None, jobs: Iterable[Job]) -> Iterable[Job]:
-    """The same for jobs."""
-    return jobs if span is None else (replace(job, headers=headers_within(span, job.headers)) for job in jobs)

@@ -14,9 +14,8 @@ from joblane.errors import CursorError, ItemKeyError, MessageError
 from joblane.json_values import check_text, check_tree
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
     from sqlalchemy.sql import Select
-
-    from joblane.context import TaskContext
 
 T = TypeVar("T")
 Source = Union["Select[T]", Callable[[Any], Iterable[T]], Sequence[T]]
@@ -46,12 +45,12 @@ class Pages(Generic[T]):
     Raises :class:`CursorError`.
     """
 
-    def __init__(self, source: Source[T], cursor: Any, context: TaskContext, size: int, done: int) -> None:
+    def __init__(self, source: Source[T], cursor: Any, session: Callable[[], Session], size: int, done: int) -> None:
         if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise CursorError(f"chunk: a whole number of 1 or more is required, not {size!r}")
         self._source = source
         self._cursor = cursor
-        self._context = context
+        self._session = session
         self._size = size
         self._position = done
         if isinstance(source, Sequence):
@@ -90,7 +89,7 @@ class Pages(Generic[T]):
         if alone:
             query = query.add_columns(self._cursor)
         query = query.order_by(None).order_by(self._cursor).limit(self._size + 1)
-        rows: list[Any] = list(self._context.session.execute(query))
+        rows: list[Any] = list(self._session().execute(query))
         cursors = [row[1] if alone else _value(row, self._cursor) for row in rows[self._size - 1 :]]
         if len(cursors) == 2 and cursors[0] == cursors[1]:
             raise CursorError("cursor: two rows have the same; a column that is unique is required")
@@ -107,7 +106,7 @@ class Pages(Generic[T]):
         """Rows without a cursor come after no other: they would be passed over in silence."""
         if getattr(getattr(self._cursor, "expression", self._cursor), "nullable", True):
             without = query.where(self._cursor.is_(None)).order_by(None).limit(1)
-            if self._context.session.execute(without).first() is not None:
+            if self._session().execute(without).first() is not None:
                 raise CursorError("cursor: there are rows where it is null; a column that is never null is required")
 
 

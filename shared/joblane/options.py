@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from joblane.discovery import follower_of
 from joblane.errors import MessageError
 from joblane.json_values import check_text
 from joblane.retry import LONGEST
@@ -56,8 +57,8 @@ class Options:
             row["timeout"] = self.timeout
         if self.retry_delay:
             row["retry_delay"] = list(self.retry_delay)
-        if task.on_archived is not None:
-            row["on_archived"] = task.on_archived
+        if task.archived_to is not None:
+            row["on_archived"] = follower_of(task)
         return row
 
     def within(self, task: Task[Any, Any]) -> Options:

@@ -92,6 +92,16 @@ class Project:
         """What the library makes for this project: tools, the local stack, packages. It ignores itself."""
         return self.root / ".joblane"
 
+    def make_folder(self) -> Path:
+        """Make :attr:`folder`: open to this user alone, as it holds passwords, and ignored by git."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if self.folder.stat().st_mode & 0o077:
+            self.folder.chmod(0o700)
+        ignore = self.folder / ".gitignore"
+        if not ignore.exists():
+            ignore.write_text("*\n", encoding="ascii")
+        return self.folder
+
     @property
     def handlers(self) -> Path:
         """The folder of the handlers."""

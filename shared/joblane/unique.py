@@ -12,13 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from joblane.errors import PayloadError, UnreadablePayloadError
 from joblane.json_values import digest
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
 
 MAX_KEY = 200
 PAYLOAD_KEY = re.compile(r"[0-9a-f]{32}")
@@ -54,29 +50,8 @@ class Unique:
     until: Until
 
 
-def key_of(task: Task[Any, Any], queue: str, payload: Mapping[str, Any], given: str | None) -> str:
+def key_of(type_: str, queue: str, payload: Mapping[str, Any], given: str | None) -> str:
     """The caller's key, which stands for one of its type; else type, queue and payload, as in asynq."""
     if given is not None:
-        return f"{task.type} {given}"
-    return f"{task.type} {hashlib.sha256(f'{queue} {digest(payload)}'.encode()).hexdigest()[:32]}"
-
-
-def of_foreign(task: Task[Any, Any], queue: str, payload: Mapping[str, Any], schedule: str | None) -> Unique | None:
-    """What a foreign message, or a tick of ``schedule``, is held to: the declaration.
-
-    A tick of a task without ``unique_for`` is held to its schedule, where ticks are not to overlap.
-    """
-    if task.unique_for is not None:
-        key = key_of(task, queue, _as_written(task, payload), None)
-        return Unique(key, task.unique_for.total_seconds(), task.unique_until)
-    if schedule is not None and task.overlap == "skip":
-        return Unique(f"{task.type} tick {schedule}", LONGEST_UNIQUE.total_seconds(), Until.FINISH)
-    return None
-
-
-def _as_written(task: Task[Any, Any], payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """With the defaults that a client writes out, so that both mean the same task."""
-    try:
-        return task.write(task.read(payload, None))
-    except (UnreadablePayloadError, PayloadError):
-        return payload
+        return f"{type_} {given}"
+    return f"{type_} {hashlib.sha256(f'{queue} {digest(payload)}'.encode()).hexdigest()[:32]}"

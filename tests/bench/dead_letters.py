@@ -6,13 +6,13 @@ import time
 
 from joblane import settings
 from joblane.discovery import discover
-from joblane.inspector import Inspector
-from joblane.inspector.bulk.letters import queues_of
-from joblane.inspector.scope import Reach
+from joblane.inspector.bulk.dead_letters import queues_of
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.dead_letter import archived_letter
+from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 from tests.bench.report import Ratio, median, within
 
@@ -40,10 +40,10 @@ def run() -> list[Ratio]:
     task = tasks["data:export"]
     lane = lane_name(prefix, task.queue, task.type)
     letters = [
-        archived_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
+        archived_dead_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
     ]
     assert not sqs.send_many(letters)
-    inspector = Inspector(Reach(database, sqs, prefix, tasks, "bench"))
+    inspector = Inspector(Scope(database, sqs, prefix, tasks, "bench"))
     explained = _ms(inspector, groups=CAUSES)
     refused = [Entry(f"{prefix}-low-dlq", f"no json {n}") for n in range(REFUSED)]
     assert not sqs.send_many(refused)

@@ -27,7 +27,7 @@ SYNTH_SECONDS, REDEPLOY_SECONDS = 20, 15
 """On two cores."""
 ROUNDS = 3
 COPIED = ("functions", "infra", "shared", "requirements", "cdk.json")
-SHARED = (".venv", ".tools", "node_modules")
+SHARED = (".venv",)
 CHANGED = Path("functions", "tenant_initialize", "handler.py")
 
 
@@ -41,7 +41,7 @@ class Took:
 
 def run(folder: Path) -> list[Ratio]:
     copy = _copy(folder / "checkout")
-    built = copy / ".build"
+    built = copy / ".joblane" / "build"
 
     def synth(*, packaged: bool) -> Took:
         if not packaged:
@@ -84,7 +84,7 @@ def _copy(target: Path) -> Path:
 def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
     """A local stack that is up. Yields what changes a handler, brings it up again and returns the seconds."""
     environment = clean_environment() | {
-        "JOBLANE_LOCAL": str(copy / ".local"),
+        "JOBLANE_LOCAL": str(copy / ".joblane"),
         "JOBLANE_AWS_PORT": str(free_port()),
         "JOBLANE_POSTGRES_PORT": str(free_port()),
     }
@@ -94,7 +94,7 @@ def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
         with (copy / CHANGED).open("a") as file:
             file.write(f"\nCHANGED = {number}\n")
         took = _time(copy, environment, *command, "up")
-        assert "UPDATE_COMPLETE" in (copy / ".local" / "cdk-deploy.log").read_text()
+        assert "UPDATE_COMPLETE" in (copy / ".joblane" / "cdk-deploy.log").read_text()
         return took
 
     try:

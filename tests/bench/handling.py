@@ -25,8 +25,8 @@ from joblane.worker import worker
 from joblane.worker import worker as runtime
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, in_turns
-from tests.events import LambdaContext, event
-from tests.events import record as sqs_record
+from tests.builders.events import LambdaContext, event
+from tests.builders.events import record as sqs_record
 
 MESSAGES = 2000
 ROUNDS = 9

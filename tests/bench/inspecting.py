@@ -17,9 +17,10 @@ from typing import Any
 
 from joblane import Queue
 from joblane.discovery import discover
-from joblane.inspector import BulkAction, Filter, Inspector
 from joblane.inspector.bulk import dead
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import listing
 from joblane.inspector.tasks.filter_sql import Selection, aimed, checked, count, cursor_of, reading, select
@@ -95,7 +96,7 @@ def run(server: Postgres) -> list[Ratio]:
     database = Database(server.database_url("inspecting"))
     try:
         migration = _fill(server.database_url("inspecting"), database)
-        return [migration, *_measure(Reach(database, Sqs(), "jobs", discover(), "bench"))]
+        return [migration, *_measure(Scope(database, Sqs(), "jobs", discover(), "bench"))]
     finally:
         database.drop()
         administer(server.database_url("postgres"), "drop database inspecting with (force)")
@@ -117,14 +118,14 @@ def _fill(url: str, database: Database) -> Ratio:
 # --- What is asked -------------------------------------------------------------------------------------------------
 
 
-def _measure(reach: Reach) -> list[Ratio]:
-    return [_answer(reach, question) for question in (*_listings(reach), *_others(reach))]
+def _measure(scope: Scope) -> list[Ratio]:
+    return [_answer(scope, question) for question in (*_listings(scope), *_others(scope))]
 
 
-def _answer(reach: Reach, question: Question) -> Ratio:
+def _answer(scope: Scope, question: Question) -> Ratio:
     took = {words: [_timed_ms(ask) for _ in range(ROUNDS)] for words, ask in question.asks.items()}
     medians = ", ".join(f"{words} {median(times):.1f}" for words, times in took.items())
-    plans = "\n".join(dict.fromkeys(_scans(reach, statement) for statement in question.statements))
+    plans = "\n".join(dict.fromkeys(_scans(scope, statement) for statement in question.statements))
     worst = max(max(times) for times in took.values())
     return within(question.name, f"worst of {ROUNDS}; median ms: {medians}\n{plans}", worst, TARGET_MS, "ms")
 
@@ -135,18 +136,18 @@ def _timed_ms(ask: Callable[[], object]) -> float:
     return (time.perf_counter() - started) * 1000
 
 
-def _scans(reach: Reach, statement: Selection) -> str:
+def _scans(scope: Scope, statement: Selection) -> str:
     """The nodes of a plan that read tables, in their order."""
-    with reading(reach.connection) as connection:
+    with reading(scope.connection) as connection:
         plan = connection.run("explain " + statement.sql, *statement.parameters)
     lines = (re.search(r"(\w[\w ]* Scan.*?)(?:  \(|$)", row[0]) for row in plan)
     scans = (re.sub(r" on (tasks|task_attempts)( \w+)?$", r" on \1", found[1]) for found in lines if found)
     return ", ".join(dict.fromkeys(scan for scan in scans if "tasks" in scan or "task_attempts" in scan))
 
 
-def _listings(reach: Reach) -> list[Question]:
-    inspector, types = Inspector(reach), sorted(discover())
-    fingerprint = reach.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
+def _listings(scope: Scope) -> list[Question]:
+    inspector, types = Inspector(scope), sorted(discover())
+    fingerprint = scope.connection.run("select fingerprint from joblane.tasks where state = 'archived' limit 1")[0][0]
     ago = datetime.now(UTC) - timedelta(days=5)
     kinds = {
         "all": Filter(),
@@ -193,18 +194,18 @@ def _listing(inspector: Inspector, name: str, filter_: Filter, deep: str) -> Que
     )
 
 
-def _others(reach: Reach) -> list[Question]:
-    inspector = Inspector(reach)
+def _others(scope: Scope) -> list[Question]:
+    inspector = Inspector(scope)
     waiting = inspector.tasks(Filter(states=(State.PENDING,)), limit=1).tasks[0]
-    given_up = checked(reach, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
+    given_up = checked(scope, Filter(states=(State.ARCHIVED,), created_before=datetime.now(UTC)))
     middle = cursor_of(datetime.now(UTC) - timedelta(days=5), "m")
 
     def read_overview() -> None:
-        with reading(reach.connection) as connection:
+        with reading(scope.connection) as connection:
             overview.read(connection, 60)
 
     def walk() -> None:
-        listing.ids(reach.connection, given_up, middle, 500)
+        listing.ids(scope.connection, given_up, middle, 500)
 
     hour: tuple[Any, ...] = (datetime.now(UTC) - timedelta(hours=1),)
     return [
@@ -233,7 +234,7 @@ def _others(reach: Reach) -> list[Question]:
         ),
         Question(
             "dead letters: the record's part",
-            {"groups": lambda: reach.connection.run(dead.GROUPS)},
+            {"groups": lambda: scope.connection.run(dead.GROUPS)},
             (Selection(dead.GROUPS, ()),),
         ),
     ]

@@ -20,7 +20,7 @@ from joblane.sqs.client import Sqs
 from joblane.worker.worker import Worker
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio
-from tests.events import LambdaContext, event, record
+from tests.builders.events import LambdaContext, event, record
 
 TASKS = 200
 

@@ -16,8 +16,8 @@ from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, R
 
 from joblane.client import JobClient
 from joblane.discovery import discover
-from joblane.inspector import Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import ADDRESS, Keys
@@ -28,11 +28,11 @@ from joblane.sqs.client import Sqs
 from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import seed
-from tests.integration.jobs.conftest import PREFIX, World
 from tests.pages import ROOT
+from tests.world import PREFIX, World
 
 TASKS = 5_000
-SCREENSHOTS = ROOT / ".build" / "screenshots"
+SCREENSHOTS = ROOT / ".joblane" / "screenshots"
 QUIET = (
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -89,7 +89,7 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
 
         def connect() -> Inspector:
             made.append(Database(url))
-            return Inspector(Reach(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
+            return Inspector(Scope(made[-1], Sqs(), PREFIX, discover(times={}), "ann@desk"))
 
         desk = Desk(connect)
         with _served(desk, read_only=False) as address, _served(desk, read_only=True) as reading:

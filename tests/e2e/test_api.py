@@ -16,8 +16,8 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 
+from tests.builders.http_events import claims, http_event
 from tests.e2e.conftest import Deployed
-from tests.http_events import claims, http_event
 
 
 @pytest.fixture

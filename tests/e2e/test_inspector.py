@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from joblane.cli.connect import connect
-from joblane.inspector import Inspector
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Grade
 from tests.e2e.conftest import Deployed, await_true
 
@@ -22,14 +22,14 @@ def inspector(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[I
     monkeypatch.delenv("DATABASE_URL")
     made = connect(stage=None, profile=None, region=None)
     yield made
-    made._reach.database.drop()
+    made._scope.database.drop()
 
 
 def test_nothing_is_wrong_with_what_was_just_deployed(inspector: Inspector) -> None:
     # dead letters are those of other tests, and the sweep may not have come yet
-    wrong = [one for one in inspector.examine() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
+    wrong = [one for one in inspector.doctor() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
     assert [one for one in wrong if one.what != "jobs:sweep"] == []
-    good = {one.what for one in inspector.examine() if one.grade is Grade.GOOD}
+    good = {one.what for one in inspector.doctor() if one.grade is Grade.GOOD}
     assert {"migrations", "clock", "types", "mappings", "functions", "schedules"} <= good
 
 

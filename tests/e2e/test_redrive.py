@@ -8,8 +8,9 @@ from uuid import uuid4
 import pytest
 
 from joblane.discovery import discover
-from joblane.inspector import Filter, Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import DeadGroup
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
@@ -21,7 +22,7 @@ LANE = "jobs-default-data-export"
 @pytest.fixture
 def inspector(deployed: Deployed) -> Iterator[Inspector]:
     database = Database(deployed.stack.database_url)
-    yield Inspector(Reach(database, Sqs(), "jobs", discover(), "op"))
+    yield Inspector(Scope(database, Sqs(), "jobs", discover(), "op"))
     database.drop()
 
 

@@ -9,13 +9,12 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane import unique
+from joblane.declaration import Task
 from joblane.enqueue import insert as admission
 from joblane.record import claim, finish
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
 from joblane.record.insert import DUE_SWEEP
-from joblane.worker import worker as runtime
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
@@ -64,10 +63,12 @@ def unique_index() -> None:
 def overlap() -> None:
     """A tick is held to no schedule."""
 
-    def without_schedule(task: Any, queue: str, payload: Any, _: str | None) -> Any:
-        return unique.of_foreign(task, queue, payload, None)
+    key_of_message = Task.key_of_message
 
-    setattr(runtime, "of_foreign", without_schedule)  # noqa: B010 - where the runtime looks it up
+    def without_schedule(task: Any, queue: str, payload: Any, _: str | None) -> Any:
+        return key_of_message(task, queue, payload, None)
+
+    setattr(Task, "key_of_message", without_schedule)  # noqa: B010 - in the place of a method
 
 
 def cancelled() -> None:

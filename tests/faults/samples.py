@@ -40,12 +40,12 @@ TABLES = (
     "create table public.held_twice (what text, task text, other text)",
     f"""create function public.look() returns trigger language plpgsql as $$ begin
       insert into public.held_twice
-      select coalesce(new.unique_key, new.type), new.id, t.id from public.tasks t
+      select coalesce(new.unique_key, new.type), new.id, t.id from joblane.tasks t
        where t.id <> new.id and t.state in {LIVE}
          and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
       return null;
     end $$""",
-    f"""create trigger look after insert or update on public.tasks for each row
+    f"""create trigger look after insert or update on joblane.tasks for each row
       when (new.state in {LIVE} and (new.unique_key is not null or new.type = 'mix:tick'))
       execute function public.look()""",
 )

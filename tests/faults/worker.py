@@ -30,7 +30,7 @@ from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.worker.router import Router
 from joblane.worker.worker import Worker
-from tests.events import LambdaContext
+from tests.builders.events import LambdaContext
 from tests.faults import plants
 from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate
 from tests.faults.samples import TASKS, Ledger, Work

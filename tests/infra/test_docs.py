@@ -19,7 +19,7 @@ from joblane.cdk.settings import apis, database, network
 from joblane.cdk.settings.load import load_stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
-from joblane.local.tools import clean_environment, node
+from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
 from joblane.queues import Queue
 from tests.pages import ROOT, Block, blocks, table
@@ -76,7 +76,7 @@ def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
 @pytest.mark.parametrize("command", CDK)
 def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) -> None:
     done = subprocess.run(
-        [node(), ROOT / "node_modules" / "aws-cdk" / "bin" / "cdk", command, "--help"],
+        [Tools(Project.here()).cdk, command, "--help"],
         cwd=ROOT,
         env=clean_environment(),
         capture_output=True,

@@ -33,9 +33,9 @@ from joblane.cdk.packaging import (
 )
 from joblane.discovery import discover, discover_functions
 from joblane.local.postgres import Postgres
+from tests.builders.events import event, record
+from tests.builders.http_events import claims, http_event
 from tests.conftest import administer
-from tests.events import event, record
-from tests.http_events import claims, http_event
 from tests.unit.saas.servers import served
 from tests.unpacked import BUILT, PROJECT, Unpacked, installed, layer, unpack
 

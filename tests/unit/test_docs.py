@@ -27,7 +27,7 @@ RUN = {
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make synth": ("tests/infra/test_app.py", "main(["),
-    "joblane schema --out schemas/": ("tests/unit/test_commands.py", 'jobs("schema", "--out"'),
+    "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""

@@ -97,7 +97,7 @@ def test_a_health_check_writes_lines_that_cloudwatch_reads(capsys: pytest.Captur
 
 
 def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
-    """The runs and the sweep: ``tests/integration/jobs/test_watched.py``."""
+    """The runs and the sweep: ``tests/integration/maintenance/test_alarm_metrics.py``."""
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
     users = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
     assert users == {

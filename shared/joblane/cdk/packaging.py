@@ -23,12 +23,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import joblane
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.project import Project
 
-LIBRARY = Path(joblane.__file__).parent
+LIBRARY = Path(__file__).parents[1]
 PYTHON = "3.13"
 """Of the functions on AWS. An emulator runs them with an interpreter of this machine, best with this one:"""
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -91,7 +90,7 @@ def build_packages(stage: Stage, project: Project) -> Packages:
     """Both, into ``.joblane/build``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
     if not project.handlers.is_dir():
         raise SynthError(f"{project.handlers}: no such folder; the functions are packed from there")
-    target = project.folder / "build"
+    target = project.make_folder() / "build"
     layer = build_layer(
         project.lock, None if stage.local else WHEEL_PLATFORMS[stage.architecture], target, find_uv(project)
     )
@@ -199,13 +198,13 @@ def find_uv(project: Project) -> str:
     Raises :class:`SynthError`.
     """
     given = os.environ.get("UV")
-    tools = (project.folder / "tools", project.root / ".tools")
-    candidates = [given] if given else [*(str(folder / "bin" / "uv") for folder in tools), "uv"]
+    tools = project.folder / "tools" / "bin"
+    candidates = [given] if given else [str(tools / "uv"), "uv"]
     for candidate in candidates:
         found = shutil.which(candidate)
         if found:
             return found
-    where = f"UV={given} is no executable" if given else f"uv is neither in {tools[0] / 'bin'} nor on PATH"
+    where = f"UV={given} is no executable" if given else f"uv is neither in {tools} nor on PATH"
     raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
 
 

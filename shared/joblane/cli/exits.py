@@ -56,14 +56,14 @@ def exit_of(error: Exception) -> Exit | None:
     from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from joblane.inspector.wire import ArgumentsError
     from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
-    from joblane.record.connection import is_away
+    from joblane.record.connection import is_unavailable
     from joblane.settings import MissingSettingError
 
     if isinstance(error, SelectionError):
         return Exit.NOTHING if error.field in NOTHING_THERE else Exit.USAGE
     if isinstance(error, AwsCallError):
         return Exit.FORBIDDEN if error.denied else Exit.AWAY
-    if isinstance(error, (PostgresError, OSError)) and is_away(error):
+    if isinstance(error, (PostgresError, OSError)) and is_unavailable(error):
         file = getattr(error, "filename", None)  # what is wrong with a file of this machine is no absence
         return Exit.AWAY if file is None else Exit.FAILED
     kinds: dict[type[Exception], Exit] = {  # the first that fits

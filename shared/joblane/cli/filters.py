@@ -1,108 +1,111 @@
-"""What commands share: the inspector of the stage that is meant, the filter that options describe, and questions."""
+"""Options as the inspector takes them; a value that does not fit ends the command with a usage error."""
 
 from __future__ import annotations
 
-import shlex
-import shutil
-import sys
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
-from joblane.cli.exits import Exit
-from joblane.cli.terminal import is_terminal, say
+from joblane.cli import completion
+from joblane.cli.commands.options import Types
+from joblane.cli.terminal import usage
 
 if TYPE_CHECKING:
-    from joblane.inspector import Filter, Inspector
+    from joblane.inspector.filter import Filter
 
 E = TypeVar("E", bound=StrEnum)
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
-class Where:
-    """The options before the command. None: as the environment has it."""
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """The options that say which tasks. All that is given must hold; of an option that is repeated, any value."""
 
-    stage: str | None = None
-    profile: str | None = None
-    region: str | None = None
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", "-s", metavar="STATE", help="Repeatable.", autocompletion=completion.states),
+    ] = None
+    type_: Types = None
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
+    ] = None
+    tenant: Annotated[str | None, typer.Option(help="Tasks of this tenant.")] = None
+    tag: Annotated[str | None, typer.Option(help="Tasks with this tag.")] = None
+    id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="What the id begins with.")] = None
+    error: Annotated[str | None, typer.Option(help="Text in the error's type or message.")] = None
+    fingerprint: Annotated[str | None, typer.Option(help="What went wrong, as `joblane dead` names it.")] = None
+    older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Made longer ago than 10m, 2h, 3d; or before a time.")
+    ] = None
+    newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Made within 10m, 2h, 3d; or at a time or later.")
+    ] = None
+
+    def filter(self, ids: Sequence[str] = ()) -> Filter:
+        from joblane.inspector.durations import ago
+        from joblane.inspector.filter import Filter
+        from joblane.queues import Queue
+        from joblane.record.states import State
+
+        now = datetime.now(UTC)
+        after = None if self.newer is None else parsed(lambda text: ago(text, now), self.newer, "--newer")
+        before = None if self.older is None else parsed(lambda text: ago(text, now), self.older, "--older")
+        if after is not None and before is not None and after >= before:
+            usage(f"nothing is older than {self.older} and newer than {self.newer}", "--older and --newer")
+        return Filter(
+            ids=tuple(dict.fromkeys(ids)),
+            id_prefix=self.id_prefix,
+            states=tuple(one_of(State, value, "--state") for value in self.state or ()),
+            types=tuple(self.type_ or ()),
+            queues=tuple(one_of(Queue, value, "--queue") for value in self.queue or ()),
+            tenant=self.tenant,
+            tag=self.tag,
+            error=self.error,
+            fingerprint=self.fingerprint,
+            created_after=after,
+            created_before=before,
+        )
 
 
-def inspector(context: typer.Context) -> Inspector:
-    """The one door, to the stage that was named."""
-    from joblane.cli.connect import connect
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options of :class:`FilterOptions` in the place of its parameter ``which``."""
+    options = inspect.signature(FilterOptions, eval_str=True).parameters
 
-    where = context.find_object(Where) or Where()
-    return connect(stage=where.stage, profile=where.profile, region=where.region)
+    def run(**given: Any) -> None:
+        command(which=FilterOptions(**{name: given.pop(name) for name in options}), **given)
 
-
-def here(context: typer.Context) -> str:
-    """The program, with the options that lead to where this command went: for commands to paste."""
-    where = context.find_object(Where) or Where()
-    given = ((name, getattr(where, name)) for name in ("stage", "profile", "region"))
-    return " ".join([program(), *(f"--{name} {shlex.quote(value)}" for name, value in given if value)])
-
-
-def program() -> str:
-    """What a shell understands as this program: ``joblane``, as ``jobs`` alone is a builtin of the shell."""
-    ours = Path(sys.executable).with_name("joblane")
-    if (found := shutil.which("joblane")) and Path(found).resolve() == ours.resolve():
-        return "joblane"
-    if not ours.exists():
-        return f"{shlex.quote(sys.executable)} -m joblane.cli.main"
-    return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))
+    own = inspect.signature(command, eval_str=True)
+    found = (options.values() if name == "which" else [each] for name, each in own.parameters.items())
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for some in found for each in some]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__doc__ = command.__doc__
+    return run
 
 
-def stop(message: str, code: Exit) -> NoReturn:
-    """End the command with a message."""
-    say(f"joblane: {message}")
-    raise typer.Exit(code)
+def parsed(parse: Callable[[str], R], text: str, option: str) -> R:
+    """``text`` as ``parse`` reads it, which raises ValueError for what it cannot read."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        usage(str(error), option)
 
 
-def usage(message: str, option: str | None = None) -> NoReturn:
-    """End the command: it was used wrongly."""
-    raise typer.BadParameter(message, param_hint=option)
+def duration_of(text: str | None, option: str) -> timedelta | None:
+    from joblane.inspector.durations import duration
+
+    return None if text is None else parsed(duration, text, option)
 
 
-def filter_of(
-    *,
-    ids: Sequence[str] = (),
-    state: Sequence[str] = (),
-    type_: Sequence[str] = (),
-    queue: Sequence[str] = (),
-    tenant: str | None = None,
-    tag: str | None = None,
-    id_prefix: str | None = None,
-    error: str | None = None,
-    fingerprint: str | None = None,
-    older: str | None = None,
-    newer: str | None = None,
-) -> Filter:
-    """The options as the inspector wants them; a wrong one is a usage error that names what is right."""
-    from joblane.inspector import Filter
-    from joblane.queues import Queue
-    from joblane.record.states import State
+def time_of(text: str | None, option: str) -> datetime | None:
+    from joblane.inspector.durations import moment
 
-    after, before = time_of(newer, "--newer"), time_of(older, "--older")
-    if after is not None and before is not None and after >= before:
-        usage(f"nothing is older than {older} and newer than {newer}", "--older and --newer")
-    return Filter(
-        ids=tuple(dict.fromkeys(ids)),
-        id_prefix=id_prefix,
-        states=tuple(one_of(State, value, "--state") for value in state),
-        types=tuple(type_),
-        queues=tuple(one_of(Queue, value, "--queue") for value in queue),
-        tenant=tenant,
-        tag=tag,
-        error=error,
-        fingerprint=fingerprint,
-        created_after=after,
-        created_before=before,
-    )
+    return None if text is None else parsed(moment, text, option)
 
 
 def one_of(kind: type[E], value: str, option: str) -> E:
@@ -113,42 +116,17 @@ def one_of(kind: type[E], value: str, option: str) -> E:
 
 
 def type_of(text: str) -> str:
-    """What can be a task's type, whether or not there is one."""
-    from joblane.decorator import check_type
-    from joblane.errors import DeclarationError
+    """A text that can be a task's type, declared or not."""
+    from joblane.declaration import check_type
 
-    try:
-        check_type(text)
-    except DeclarationError as error:
-        usage(str(error), "TYPE")
+    parsed(check_type, text, "TYPE")
     return text
 
 
 def name_of(text: str, option: str) -> str:
-    """What can be the name of a tenant; no other name is wider."""
+    """A text that can be the name of a tenant; no other name is wider."""
     from joblane.sqs.message import TENANT_PATTERN
 
     if not TENANT_PATTERN.fullmatch(text):
         usage("1 to 128 ASCII letters, digits and punctuation are required", option)
     return text
-
-
-def time_of(text: str | None, option: str) -> datetime | None:
-    """A time, or one so long ago."""
-    from joblane.inspector.durations import ago
-
-    try:
-        return None if text is None else ago(text, datetime.now(UTC))
-    except ValueError as error:
-        usage(str(error), option)
-
-
-def confirm(question: str, *, yes: bool) -> None:
-    """Ask the person; end the command where they would rather not, or nobody can be asked."""
-    if yes:
-        return
-    if not is_terminal():
-        stop(f"{question} There is no terminal to ask on: say --yes, or --dry-run to count only.", Exit.USAGE)
-    if not typer.confirm(question, err=True):
-        say("Nothing was done.")
-        raise typer.Exit(Exit.FAILED)

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from joblane.cli import terminal as screen
+from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import plural
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from joblane.inspector import Inspector
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import BulkView
 
 LOOK_AGAIN_SECONDS = 0.5
@@ -25,7 +25,7 @@ def bar() -> Progress:
     """A bar that vanishes at its end; nothing where the error output is no terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    console = screen.messages()
+    console = terminal.messages()
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}", markup=False),
@@ -42,11 +42,10 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
     ``command``: `joblane`, with the options that lead to this stage. ``begun``: it was started for this, just now.
     """
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import BulkView
 
     view, id_ = started, argument(started.id)
     if begun:
-        screen.say(f"Bulk action {view.id} has begun.")
+        terminal.say(f"Bulk action {view.id} has begun.")
     try:
         with bar() as progress:
             line = progress.add_task(view.action, total=view.total)
@@ -56,17 +55,17 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
                 time.sleep(LOOK_AGAIN_SECONDS)
                 view = inspector.bulk_view(view.id)
     except KeyboardInterrupt:
-        screen.say(f"\nNo longer following; the action goes on by itself.\nSee it:   {command} bulk show {id_}")
+        terminal.say(f"\nNo longer following; the action goes on by itself.\nSee it:   {command} bulk show {id_}")
         if view.stopped is None:
-            screen.say(f"Stop it:  {command} bulk abort {id_}")
+            terminal.say(f"Stop it:  {command} bulk abort {id_}")
         raise typer.Exit(Exit.INTERRUPTED) from None
     except Exception:  # whatever it is, the action does not depend on who looks on
-        screen.say(f"Bulk action {view.id} goes on by itself.  See it:  {command} bulk show {id_}")
+        terminal.say(f"Bulk action {view.id} goes on by itself.  See it:  {command} bulk show {id_}")
         raise
     if as_json:
-        screen.document(view, BulkView)
+        terminal.document(view)
     else:
-        screen.console().print(screen.word(report(view), "none"))
+        terminal.console().print(terminal.word(report(view), "none"))
     return Exit.DONE if view.state == "completed" and not view.failed and view.stopped is None else Exit.FAILED
 
 

@@ -11,7 +11,7 @@ import logging
 import os
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -33,7 +33,6 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
-from joblane.worker.timeout import Alarm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -114,7 +113,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
         seconds=task.timeout.total_seconds(),
         database=database,
         beside=database.beside(),
-        alarm=Alarm(),
+        held=nullcontext(),
         client=JobClient.within(database, Sqs(), settings.prefix()),
     )
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()

@@ -4,57 +4,48 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from joblane.cli.commands import act as acting
-from joblane.cli.commands import author as authoring
-from joblane.cli.commands import bulk, local, page
-from joblane.cli.commands import dead as dead_letters
-from joblane.cli.commands import deploy as deploying
-from joblane.cli.commands import look as looking
-from joblane.cli.commands import pause as pausing
-from joblane.cli.commands import survey as surveying
-from joblane.cli.commands import watch as watching
+from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, survey, watch
 from joblane.cli.exits import Exit, epilog, exit_of
-from joblane.cli.filters import Where
+from joblane.cli.target import Target
 from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
     "Look": {
-        "ls": looking.ls,
-        "show": looking.show,
-        "logs": looking.logs,
-        "wait": looking.wait,
-        "queues": surveying.queues,
-        "stats": surveying.stats,
-        "watch": watching.watch,
+        "ls": look.ls,
+        "show": look.show,
+        "logs": look.logs,
+        "wait": look.wait,
+        "queues": survey.queues,
+        "stats": survey.stats,
+        "watch": watch.watch,
         "page": page.page,
-        "types": surveying.types,
-        "audit": surveying.audit,
-        "doctor": surveying.doctor,
+        "types": survey.types,
+        "audit": survey.audit,
+        "doctor": survey.doctor,
     },
-    "Act on tasks": {action: acting.command(action) for action in acting.HELP},
-    "Dead letters": {"dead": dead_letters.dead, "redrive": dead_letters.redrive},
+    "Act on tasks": {action: act.command(action) for action in act.HELP},
+    "Dead letters": {"dead": dead.dead, "redrive": dead.redrive},
     "Pause, and schedules": {
-        "pause": pausing.pause,
-        "resume": pausing.resume,
-        "schedules": pausing.schedules,
-        "tick": pausing.tick,
+        "pause": pause.pause,
+        "resume": pause.resume,
+        "schedules": pause.schedules,
+        "tick": pause.tick,
     },
     "Tasks by hand": {
-        "enqueue": authoring.enqueue,
-        "replay": authoring.replay,
-        "edit": authoring.edit,
-        "invoke": authoring.invoke,
-        "new": authoring.new,
-        "schema": deploying.schema,
+        "enqueue": author.enqueue,
+        "replay": author.replay,
+        "edit": author.edit,
+        "invoke": author.invoke,
+        "new": author.new,
+        "schema": deploy.schema,
     },
     "The local stack": {"up": local.up, "down": local.down, "status": local.status},
-    "Deploying": {"migrate": deploying.migrate, "preflight": deploying.preflight},
+    "Deploying": {"migrate": deploy.migrate, "preflight": deploy.preflight},
 }
 
 
@@ -103,7 +94,7 @@ def where(
     region: Annotated[str | None, typer.Option(metavar="REGION", help="AWS region.", show_default=False)] = None,
 ) -> None:
     """Background jobs on AWS without a server, and the same stack on this machine."""
-    context.obj = Where(stage, profile, region)
+    context.obj = Target(stage, profile, region)
 
 
 for _heading, _commands in COMMANDS.items():
@@ -112,7 +103,6 @@ for _heading, _commands in COMMANDS.items():
 app.add_typer(
     bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
 )
-app.command(hidden=True)(local.ticker)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -123,14 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
         Project.here().activate()
-        app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
+        app(arguments, prog_name="joblane")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
         say(f"joblane: {error}")
         if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
-            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
+            say("Is the local stack up (`joblane status`)? Another stage is named by --stage.")
         sys.exit(code)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from joblane.decorator import check_type
+from joblane.declaration import check_type
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError, MisuseError
 from joblane.queues import Queue, folder_of

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from joblane.cli import terminal as screen
+from joblane.cli import terminal
 from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
@@ -52,7 +52,7 @@ def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
     last = ("ERROR",) if wide else ()
     made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
     for one, line in zip(rows, lines, strict=True):
-        row(made, *line, *((screen.line(trouble(one)),) if wide else ()))
+        row(made, *line, *((terminal.line(trouble(one)),) if wide else ()))
     return made
 
 
@@ -97,7 +97,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
             _section(to, title)
-            _lines(to, screen.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
+            _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
     if view.audit:
         _section(to, "Audit")
         to.print(audit(view.audit, now, to.width, targets=False))
@@ -230,4 +230,4 @@ def _next(to: Console, view: TaskView, command: str) -> None:
         to.print(word(view.log_link), soft_wrap=True)
     if steps:
         _section(to, "What can be done now")
-        screen.steps(to, steps)
+        terminal.steps(to, steps)

@@ -9,10 +9,11 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
+
+from joblane.cli.exits import Exit
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -76,16 +77,21 @@ def say(text: str) -> None:
     typer.echo(clean(text, lines=True), err=True)
 
 
-def document(value: Any, kind: Any) -> None:
-    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC. ``kind``: its type."""
-    typer.echo(adapter(kind).dump_json(value, indent=2).decode())
+def document(value: Any) -> None:
+    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC."""
+    typer.echo(json_of(value, indent=2))
 
 
-@cache
-def adapter(kind: Any) -> Any:
-    from pydantic import TypeAdapter
+def answer(value: Any) -> NoReturn:
+    """End the command with its answer as a document."""
+    document(value)
+    raise typer.Exit
 
-    return TypeAdapter(kind)
+
+def json_of(value: Any, *, indent: int | None = None) -> str:
+    from pydantic_core import to_json
+
+    return to_json(value, indent=indent, inf_nan_mode="null").decode()
 
 
 def clean(value: object, *, lines: bool = False) -> str:
@@ -176,3 +182,25 @@ def is_terminal() -> bool:
 
 def plural(number: int, noun: str = "task") -> str:
     return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
+def stop(message: str, code: Exit) -> NoReturn:
+    """End the command with a message."""
+    say(f"joblane: {message}")
+    raise typer.Exit(code)
+
+
+def usage(message: str, option: str | None = None) -> NoReturn:
+    """End the command: it was used wrongly."""
+    raise typer.BadParameter(message, param_hint=option)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask the person; end the command where they would rather not, or nobody can be asked."""
+    if yes:
+        return
+    if not is_terminal():
+        stop(f"{question} There is no terminal to ask on: say --yes, or --dry-run to count only.", Exit.USAGE)
+    if not typer.confirm(question, err=True):
+        say("Nothing was done.")
+        raise typer.Exit(Exit.FAILED)

@@ -29,7 +29,7 @@ from joblane.record.states import State
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
-    from joblane.inspector import Inspector
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import Overview, TaskRow
 
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8

@@ -174,7 +174,7 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
         until = task.unique_until if job.unique_until is None else Until(job.unique_until)
     except ValueError:
         raise EnqueueError("unique_until", f"{job.unique_until!r} is not one of {', '.join(Until)}") from None
-    return Unique(key_of(task, queue, payload, key), lasts.total_seconds(), until)
+    return Unique(key_of(task.type, queue, payload, key), lasts.total_seconds(), until)
 
 
 def _on_conflict(job: Job) -> OnConflict:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from joblane.client import JobClient
     from joblane.enqueue.check import Ready
+
+Send = Callable[[Sequence["Ready"]], None]
 
 
 class Outbox:
@@ -17,21 +18,21 @@ class Outbox:
 
     KEY = "joblane.outbox"
 
-    def __init__(self, client: JobClient) -> None:
-        self._client = client
+    def __init__(self, send: Send) -> None:
+        self._send = send
         self._transaction: Any = None
         self._ready: list[Ready] = []
 
     @classmethod
-    def of(cls, session: Session, client: JobClient) -> Outbox:
-        """The session's outbox for ``client``; the first call listens to its commits."""
+    def of(cls, session: Session, send: Send) -> Outbox:
+        """The session's outbox for a client's ``send``; the first call listens to the session's commits."""
         from sqlalchemy import event
 
-        outboxes: dict[JobClient, Outbox] = session.info.setdefault(cls.KEY, {})
-        if client not in outboxes:
-            outboxes[client] = cls(client)
-            event.listen(session, "after_commit", outboxes[client].committed)
-        return outboxes[client]
+        outboxes: dict[Send, Outbox] = session.info.setdefault(cls.KEY, {})
+        if send not in outboxes:
+            outboxes[send] = cls(send)
+            event.listen(session, "after_commit", outboxes[send].committed)
+        return outboxes[send]
 
     def waiting(self, session: Session) -> list[Ready]:
         """What the open transaction has enqueued so far."""
@@ -49,4 +50,4 @@ class Outbox:
         if session.in_nested_transaction() or not (ready := self.waiting(session)):
             return
         self._ready = []
-        self._client.send_committed(ready)
+        self._send(ready)

@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""Which tasks a question or an action is for, and the things that can be done or paused."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from enum import StrEnum
 
 from joblane.queues import Queue
 from joblane.record.states import State
-
-# --- Asking --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

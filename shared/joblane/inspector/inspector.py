@@ -11,23 +11,19 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from joblane.inspector.actions import audit
-from joblane.inspector.actions import enqueue as enqueueing
-from joblane.inspector.actions import single as actions
-from joblane.inspector.bulk import dead
-from joblane.inspector.bulk import start as bulk
+from joblane.inspector.actions import audit, enqueue, single
+from joblane.inspector.bulk import dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
-from joblane.inspector.stage import doctor as examination
-from joblane.inspector.stage import overview, pauses, schedules, statistics
+from joblane.inspector.stage import doctor, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.inspector.views import (
-    Acted,
+    ActionResult,
     AuditEntry,
     BulkView,
+    Check,
     Count,
     DeadLetters,
-    Examined,
     LogLine,
     Overview,
     Page,
@@ -39,7 +35,7 @@ from joblane.inspector.views import (
 )
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -54,15 +50,15 @@ class Inspector:
     Every action is in the audit, with who did it, in the transaction of the action itself.
     """
 
-    def __init__(self, reach: Reach) -> None:
-        self._reach = reach
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
 
     # --- Look ------------------------------------------------------------------------------------------------------
 
     @needs(VIEW)
     def overview(self, *, minutes: int = 60) -> Overview:
         """Queues with their lanes as they stand, and the last ``minutes`` (1 to 240) of each."""
-        return overview.overview(self._reach, minutes)
+        return overview.overview(self._scope, minutes)
 
     @needs(VIEW)
     def tasks(
@@ -75,101 +71,101 @@ class Inspector:
     ) -> Page:
         """Tasks, newest first. ``action``: those that it would touch. ``after``: of the page before. ``limit``: 1 to
         500."""
-        return listing.tasks(self._reach, filter, action, after, limit)
+        return listing.tasks(self._scope, filter, action, after, limit)
 
     @needs(VIEW)
     def count(self, filter: Filter = ALL, *, action: BulkAction | None = None) -> Count:  # noqa: A002
         """How many match; beyond ``listing.COUNT_CAP`` it is not exact. ``action``: as of :meth:`tasks`."""
-        return listing.count(self._reach, filter, action)
+        return listing.count(self._scope, filter, action)
 
     @needs(VIEW)
     def task(self, id: str) -> TaskView:  # noqa: A002
         """One task whole. Raises :class:`~joblane.errors.UnknownTaskError`."""
-        return detail.task(self._reach, id)
+        return detail.task(self._scope, id)
 
     @needs(VIEW)
     def logs(self, id: str, *, limit: int = 1000) -> tuple[LogLine, ...]:  # noqa: A002
         """The log lines of one task over its attempts, oldest first."""
-        return logs.of_task(self._reach, id, limit)
+        return logs.of_task(self._scope, id, limit)
 
     @needs(VIEW)
     def dead(self) -> DeadLetters:
         """What was given up, grouped by what went wrong: rows, and messages without one."""
-        return dead.groups(self._reach)
+        return dead.groups(self._scope)
 
     @needs(VIEW)
     def pauses(self) -> tuple[Pause, ...]:
         """What is paused now."""
-        return pauses.current(self._reach.connection)
+        return pauses.current(self._scope.connection)
 
     @needs(VIEW)
     def schedules(self) -> tuple[ScheduleView, ...]:
         """All schedules with their next times and last ticks."""
-        return schedules.schedules(self._reach)
+        return schedules.schedules(self._scope)
 
     @needs(VIEW)
     def statistics(self, *, within: timedelta = timedelta(days=1), by: str = "type") -> tuple[Statistic, ...]:
         """Runs within a time up to now, dearest first. ``by``: ``type`` or ``tenant``."""
-        return statistics.statistics(self._reach, within, by)
+        return statistics.statistics(self._scope, within, by)
 
     @needs(VIEW)
     def types(self) -> tuple[TypeView, ...]:
         """The declared types."""
-        return enqueueing.types(self._reach)
+        return enqueue.types(self._scope)
 
     @needs(VIEW)
     def audit(
         self, *, target: str | None = None, who: str | None = None, before: int | None = None, limit: int = 50
     ) -> tuple[AuditEntry, ...]:
         """What operators have done, newest first. ``before``: a number to go on from. ``limit``: 1 to 500."""
-        return audit.entries(self._reach, target, who, before, limit)
+        return audit.entries(self._scope, target, who, before, limit)
 
     @needs(VIEW)
     def bulks(self, *, limit: int = 20) -> tuple[BulkView, ...]:
         """Bulk actions, newest first."""
-        return bulk.bulks(self._reach, limit)
+        return start.bulks(self._scope, limit)
 
     @needs(VIEW)
     def bulk_view(self, id: str) -> BulkView:  # noqa: A002
         """How one bulk action stands. Raises :class:`~joblane.errors.UnknownTaskError`."""
-        return bulk.view(self._reach, id)
+        return start.view(self._scope, id)
 
     @needs(VIEW)
-    def examine(self) -> tuple[Examined, ...]:
+    def doctor(self) -> tuple[Check, ...]:
         """Look a deployment over: mappings, dead letters, schedules, migrations, clock, permissions; worst first."""
-        return examination.examine(self._reach)
+        return doctor.checks(self._scope)
 
     # --- Act -------------------------------------------------------------------------------------------------------
 
     @needs(OPERATE)
-    def run(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def run(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Run one that waits now. Raises :class:`ActionError`, as all of these do."""
-        return actions.run(self._reach, id, reason)
+        return single.run(self._scope, id, reason)
 
     @needs(OPERATE)
-    def retry(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def retry(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Give one that was given up or cancelled a fresh allowance of attempts, and run it now."""
-        return actions.retry(self._reach, id, reason)
+        return single.retry(self._scope, id, reason)
 
     @needs(OPERATE)
-    def archive(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def archive(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Give up one that waits: as if its attempts were used up, dead letter included."""
-        return actions.archive(self._reach, id, reason)
+        return single.archive(self._scope, id, reason)
 
     @needs(OPERATE)
-    def delete(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def delete(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Clear the content of one that does not run; one that waits is cancelled by it. The id is kept."""
-        return actions.delete(self._reach, id, reason)
+        return single.delete(self._scope, id, reason)
 
     @needs(OPERATE)
-    def cancel(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def cancel(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Cancel one that waits, or ask one that runs to stop."""
-        return actions.cancel(self._reach, id, reason)
+        return single.cancel(self._scope, id, reason)
 
     @needs(OPERATE)
-    def replay(self, id: str, *, reason: str | None = None) -> Acted:  # noqa: A002
+    def replay(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Enqueue a new task with the same payload, linked to this one."""
-        return actions.replay(self._reach, id, reason)
+        return single.replay(self._scope, id, reason)
 
     @needs(OPERATE)
     def bulk(self, action: BulkAction, filter: Filter, *, rate: int = 50, reason: str | None = None) -> BulkView:  # noqa: A002
@@ -178,7 +174,7 @@ class Inspector:
         It passes over what it cannot be done to, and over bulk actions unless their type, ids or fingerprint are given.
         Raises :class:`SelectionError` where nothing matches. Ask :meth:`count` first.
         """
-        return bulk.start(self._reach, action, filter, rate=rate, reason=reason)
+        return start.start(self._scope, action, filter, rate=rate, reason=reason)
 
     @needs(OPERATE)
     def redrive(self, filter: Filter, *, canary: int = 0, rate: int = 50, reason: str | None = None) -> BulkView:  # noqa: A002
@@ -186,39 +182,39 @@ class Inspector:
 
         ``canary``: so many first (0 to 100); the rest follows only if all of these succeed.
         """
-        return dead.redrive(self._reach, filter, canary, rate, reason)
+        return dead.redrive(self._scope, filter, canary, rate, reason)
 
     @needs(OPERATE)
     def abort(self, id: str, *, reason: str | None = None) -> BulkView:  # noqa: A002
         """Stop a bulk action; what is done stays done."""
-        return bulk.abort(self._reach, id, reason)
+        return start.abort(self._scope, id, reason)
 
     @needs(OPERATE)
     def pause(self, scope: PauseScope, name: str, *, reason: str | None = None, until: datetime | None = None) -> Pause:
         """Start no tasks of a queue, type or tenant, or no ticks of a schedule, from now on."""
-        return pauses.pause(self._reach, scope, name, reason, until)
+        return pauses.pause(self._scope, scope, name, reason, until)
 
     @needs(OPERATE)
     def resume(self, scope: PauseScope, name: str, *, reason: str | None = None) -> Pause:
         """Go on; returns what was paused."""
-        return pauses.resume(self._reach, scope, name, reason)
+        return pauses.resume(self._scope, scope, name, reason)
 
     @needs(OPERATE)
-    def tick(self, type: str, *, schedule: str | None = None, reason: str | None = None) -> Acted:  # noqa: A002
+    def tick(self, type: str, *, schedule: str | None = None, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Send a tick of a periodic task now, also where its schedule is off."""
-        return schedules.tick(self._reach, type, schedule, reason)
+        return schedules.tick(self._scope, type, schedule, reason)
 
     # --- Edit ------------------------------------------------------------------------------------------------------
 
     @needs(EDIT)
-    def edit(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> Acted:  # noqa: A002
+    def edit(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Give one that waits, or was given up, another payload. A redacted field that is left masked stays."""
-        return actions.edit(self._reach, id, payload, reason)
+        return single.edit(self._scope, id, payload, reason)
 
     @needs(EDIT)
-    def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> Acted:  # noqa: A002
+    def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """As :meth:`replay`, with another payload."""
-        return actions.replay_with(self._reach, id, payload, reason)
+        return single.replay_with(self._scope, id, payload, reason)
 
     @needs(EDIT)
     def enqueue(
@@ -228,7 +224,7 @@ class Inspector:
         *,
         options: Mapping[str, Any] | None = None,
         reason: str | None = None,
-    ) -> Acted:
+    ) -> ActionResult:
         """Enqueue a task. ``options``: those of :class:`~joblane.job.JobOptions`; durations are numbers of seconds,
         times ISO text."""
-        return enqueueing.enqueue(self._reach, type, payload, options or {}, reason)
+        return enqueue.enqueue(self._scope, type, payload, options or {}, reason)

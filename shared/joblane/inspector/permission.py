@@ -1,20 +1,18 @@
-"""Who may call what: each operation of the inspector is marked with the one permission that it takes."""
+"""Permissions: each operation of the inspector is marked with the permission that it takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from enum import StrEnum
 from functools import wraps
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from joblane.inspector.unavailable import told
-
-if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
+from joblane.inspector.unavailable import translated_errors
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Operation = Callable[Concatenate["Inspector", P], R]
+Operation = Callable[Concatenate[Any, P], R]
+"""A method of the inspector."""
 
 
 class Permission(StrEnum):
@@ -26,12 +24,12 @@ class Permission(StrEnum):
 
 
 def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]]:
-    """Mark an operation of the inspector, and let it tell what is away as an error of ours."""
+    """Mark an operation, and translate the errors of a database or of AWS that it raises."""
 
     def mark(function: Operation[P, R]) -> Operation[P, R]:
         @wraps(function)
-        def operation(inspector: Inspector, *args: P.args, **kwargs: P.kwargs) -> R:
-            with told(inspector._reach):
+        def operation(inspector: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+            with translated_errors(inspector._scope):
                 return function(inspector, *args, **kwargs)
 
         operation.__permission__ = permission  # type: ignore[attr-defined]
@@ -40,7 +38,7 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
     return mark
 
 
-def permission_of(inspector: type[Inspector], operation: str) -> Permission | None:
-    """What ``operation`` takes; None for a name that is no operation."""
+def permission_of(inspector: type, operation: str) -> Permission | None:
+    """The permission that ``operation`` takes; None for a name that is no operation."""
     found = vars(inspector).get(operation)
     return getattr(found, "__permission__", None)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class Scope:
     """``tasks``: by type, with the times of the stage. ``who``: the operator, for the audit; verified where remote.
 
     ``region``: of AWS's other services, and for links into its console; empty where none is set. ``lock``: of the

@@ -14,7 +14,7 @@ from typing import Any
 from joblane.inspector.filter import Filter, PauseScope
 from joblane.queues import Queue
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 # --- Queues --------------------------------------------------------------------------------------------------------
 
@@ -223,7 +223,7 @@ class TaskView:
 
 
 @dataclass(frozen=True, slots=True)
-class Acted:
+class ActionResult:
     """``new_id``: of the task that a replay or an enqueue made; ``after`` is then the state of that one. ``note``: why
     it does not run yet, as a sentence."""
 
@@ -392,7 +392,7 @@ class Grade(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class Check:
     """One thing that was looked at. ``do``: what to do about it; empty where all is well."""
 
     grade: Grade

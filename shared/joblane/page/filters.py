@@ -69,7 +69,7 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in pairs if value is not None]
 
 
-def told(chosen: Filter) -> list[tuple[str, str]]:
+def described(chosen: Filter) -> list[tuple[str, str]]:
     """The filter for a reader: what, and which."""
     if chosen.ids:
         return [("chosen by hand", f"{len(chosen.ids):,}")]

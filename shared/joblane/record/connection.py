@@ -22,6 +22,8 @@ from pg8000.dbapi import Connection as DbapiConnection
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import sqlstate
+
 if TYPE_CHECKING:
     pass
 
@@ -184,19 +186,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.close_prepared_statement(name)
 
 
-def sqlstate(error: BaseException) -> str | None:
-    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
-    original = getattr(error, "orig", None) or error
-    first = original.args[0] if original.args else None
-    return first.get("C") if isinstance(first, dict) else None
-
-
 AWAY_CLASSES = ("08", "28", "3D", "53", "57P")
 READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
 
 
-def is_away(error: BaseException) -> bool:
+def is_unavailable(error: BaseException) -> bool:
     """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
 
     Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 28 login refused, 3D no such database, 53

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import ssl
 
     from sqlalchemy import Engine
-from joblane.record.connection import Connection, sqlstate
+from joblane.errors import sqlstate
+from joblane.record.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
@@ -58,7 +59,7 @@ class Database:
     def get(self) -> Connection:
         """The live connection; a new one where the last was closed or interrupted.
 
-        Raises what :func:`is_away` recognises where the server cannot be reached.
+        Raises what :func:`is_unavailable` recognises where the server cannot be reached.
         """
         if self._connection is not None and not self._connection.answers():
             self.drop()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
-from joblane.errors import DeclarationError
-from joblane.record.connection import is_away, sqlstate
+from joblane.errors import DeclarationError, sqlstate
+from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
 from joblane.record.migrations import upgrade
 from joblane.record.task_types import register
@@ -66,7 +66,7 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
     """
     tasks, database = discover(), Database(url)
     try:
-        _patiently(database.get, is_away, patience, "the database is away; it is waited for")
+        _patiently(database.get, is_unavailable, patience, "the database is away; it is waited for")
         # in short tries: nobody has to stand behind a migration that waits for a table
         _patiently(
             lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; it is waited for"

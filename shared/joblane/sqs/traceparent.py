@@ -12,12 +12,9 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.sqs.message import MAX_HEADERS
-
-if TYPE_CHECKING:
-    from joblane.record.claim import Claim
 
 HEADER = "traceparent"
 FORM = re.compile(
@@ -42,8 +39,8 @@ class Span:
         return f"00-{self.trace_id}-{self.id}-{self.flags:02x}"
 
     @property
-    def words(self) -> dict[str, str]:
-        """For log lines."""
+    def log_fields(self) -> dict[str, str]:
+        """The ids for log lines."""
         return {"trace_id": self.trace_id, "span_id": self.id, "parent_span_id": self.parent_id}
 
 
@@ -57,18 +54,18 @@ def caller_of(traceparent: str | None) -> Span | None:
     return Span(found["trace_id"], "", found["parent_id"], int(found["flags"], 16) & KNOWN_FLAGS)
 
 
-def span_of(claimed: Claim) -> Span | None:
+def span_of(headers: Mapping[str, str], id_: str, run: int) -> Span | None:
     """The span of one run: its id follows from the task's and the run's number. None for a task without a trace."""
-    if not claimed.headers or (caller := caller_of(claimed.headers.get(HEADER))) is None:
+    if not headers or (caller := caller_of(headers.get(HEADER))) is None:
         return None
-    own = hashlib.sha256(f"{claimed.id} {claimed.run}".encode()).hexdigest()[:16]
+    own = hashlib.sha256(f"{id_} {run}".encode()).hexdigest()[:16]
     return replace(caller, parent_id=caller.id, id=own)
 
 
-def words_of(claimed: Claim) -> dict[str, str]:
-    """What every log line of a run has beside its task's id: nothing for a task without a trace."""
-    span = span_of(claimed) if claimed.headers else None
-    return {} if span is None else span.words
+def log_fields(headers: Mapping[str, str], id_: str, run: int) -> dict[str, str]:
+    """The ids that every log line of a run carries; none for a task without a trace."""
+    span = span_of(headers, id_, run)
+    return {} if span is None else span.log_fields
 
 
 def headers_within(span: Span | None, headers: Any) -> Any:

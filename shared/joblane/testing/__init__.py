@@ -20,10 +20,10 @@ from joblane.lazy import importer
 
 if TYPE_CHECKING:
     from joblane.testing.enqueued import Captured, EnqueuedTask
-    from joblane.testing.errors import CrashedError, KitError, NotRunError
+    from joblane.testing.errors import KitError
     from joblane.testing.faults import Fault
     from joblane.testing.queues import DeadLetter
-    from joblane.testing.report import DrainReport, TaskReport
+    from joblane.testing.report import CrashedError, DrainReport, NotRunError, TaskReport
     from joblane.testing.tester import JobTester
 
 __all__ = [
@@ -43,10 +43,10 @@ __getattr__ = importer(
     __name__,
     {
         "joblane.testing.enqueued": "Captured EnqueuedTask",
-        "joblane.testing.errors": "CrashedError KitError NotRunError",
+        "joblane.testing.errors": "KitError",
         "joblane.testing.faults": "Fault",
         "joblane.testing.queues": "DeadLetter",
-        "joblane.testing.report": "DrainReport TaskReport",
+        "joblane.testing.report": "CrashedError DrainReport NotRunError TaskReport",
         "joblane.testing.tester": "JobTester",
     },
 )

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import text_of
-from joblane.record.connection import sqlstate
+from joblane.errors import sqlstate, text_of
 from joblane.testing.errors import KitError
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from joblane.client import JobClient
@@ -17,7 +17,6 @@ from joblane.record.finish import finish
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
-from joblane.worker.timeout import Alarm
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -45,7 +44,7 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
         seconds=task.timeout.total_seconds(),
         database=database,
         beside=database.beside(),
-        alarm=Alarm(),
+        held=nullcontext(),
         client=JobClient.within(database, sqs, prefix),
     )
     try:

@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import text_of
+from joblane.errors import sqlstate, text_of
 from joblane.local.errors import LocalError
-from joblane.record.connection import is_away, sqlstate
+from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Databases:
         except (PostgresError, OSError) as error:
             where = urlsplit(self._url)
             what = f"{where.hostname}:{where.port or 5432}"
-            if is_away(error):
+            if is_unavailable(error):
                 raise LocalError(f"PostgreSQL at {what} cannot be reached: {text_of(error)}") from error
             if sqlstate(error) == INSUFFICIENT_PRIVILEGE:
                 raise LocalError(

@@ -50,6 +50,22 @@ class TaskReport:
         return f"{stands}{error}{why}"
 
 
+class NotRunError(KitError):
+    """A task that was to be run has not completed, and its handler raised nothing. ``task``: its state."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"{task}")
+        self.task = task
+
+
+class CrashedError(KitError):
+    """A fault of the test killed the process that ran the task. ``task``: its state."""
+
+    def __init__(self, task: TaskReport) -> None:
+        super().__init__(f"the process was killed: {task}")
+        self.task = task
+
+
 @dataclass
 class DrainReport(Sequence[TaskReport]):
     """The tasks that were delivered, each once, in the order of their first delivery.

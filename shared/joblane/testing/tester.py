@@ -23,12 +23,12 @@ from joblane.testing import clock, report
 from joblane.testing.clock import Clock
 from joblane.testing.context import run_context
 from joblane.testing.enqueued import Captured, EnqueuedTask, read
-from joblane.testing.errors import CrashedError, KitError, NotRunError
+from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_kept, diverted
 from joblane.testing.queues import DeadLetter, Held, MemoryQueues
-from joblane.testing.report import Deliveries, DrainReport, TaskReport
+from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from joblane import telemetry
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.sqs.traceparent import words_of
+from joblane.sqs.traceparent import log_fields
 
 if TYPE_CHECKING:
     from joblane.queues import Queue
@@ -37,7 +37,7 @@ class Report:
 
     def add(self, claimed: Claim, end: Finish) -> None:
         """One run that has ended."""
-        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms} | words_of(claimed)
+        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "ms": end.duration_ms} | _trace(claimed)
         if end.state is State.COMPLETED:
             self._completed.append(fields)
         else:
@@ -53,7 +53,7 @@ class Report:
 
     def given_up(self, claimed: Claim) -> None:
         """One that the claim has archived, after a run that was lost or past its deadline: no run ends by that."""
-        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "reason": claimed.reason} | words_of(claimed)
+        fields = {"task_id": claimed.id, "attempt": claimed.attempt, "reason": claimed.reason} | _trace(claimed)
         self._others.append((State.ARCHIVED, fields | {"outcome": "archived"}))
         self._tally.count(METRICS[State.ARCHIVED])
 
@@ -66,3 +66,7 @@ class Report:
             logger.info("tasks completed", extra=words | {"outcome": "completed", "tasks": self._completed})
         self._completed, self._others = [], []
         self._tally.flush(task_type=self._type, queue=queue.value)
+
+
+def _trace(claimed: Claim) -> dict[str, str]:
+    return log_fields(claimed.headers, claimed.id, claimed.run)

@@ -17,23 +17,32 @@ from pg8000.exceptions import Error as PostgresError
 from joblane import telemetry
 from joblane.client import JobClient
 from joblane.context import TaskContext
-from joblane.errors import OUTCOMES, Continued, Interrupt, JobError, LeaseLostError, TaskCancelled, TaskTimeout, text_of
+from joblane.errors import (
+    OUTCOMES,
+    Continued,
+    Interrupt,
+    JobError,
+    LeaseLostError,
+    TaskCancelled,
+    TaskTimeout,
+    sqlstate,
+    text_of,
+)
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.options import NONE
 from joblane.queues import lane_name
 from joblane.record.claim import Claim, Incoming, Verdict, claim
-from joblane.record.connection import REFUSED_CLASSES, is_away, sqlstate
+from joblane.record.connection import REFUSED_CLASSES, is_unavailable
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.states import State
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.dead_letter import NO_ROOM, archived_letter, fits, refused_letter, with_id
+from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
-from joblane.sqs.traceparent import words_of
-from joblane.unique import of_foreign
+from joblane.sqs.traceparent import log_fields
 from joblane.worker import outcome
 from joblane.worker.batch_response import Settled, growing_seconds
 from joblane.worker.cost import RunCosts
@@ -79,7 +88,7 @@ class Worker:
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         settled = Settled()
-        deliveries = [Delivery.read(record) for record in event["Records"]]
+        deliveries = [Received.read(record) for record in event["Records"]]
         ready = self._readable(deliveries, settled)
         suspects = self._run_together(ready, settled, lambda_context)
         for delivery in suspects:  # each on its own: a loss then counts, and costs its neighbours nothing
@@ -90,10 +99,10 @@ class Worker:
         self._report.write(self._lanes[deliveries[0].queue])
         return settled.answer()
 
-    def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
+    def _readable(self, deliveries: Sequence[Received], settled: Settled) -> list[Received]:
         """Those that can be claimed. The others are sent on: to the dead letters, or once more with an id."""
-        ready: list[Delivery] = []
-        onward: list[tuple[Delivery, Entry]] = []
+        ready: list[Received] = []
+        onward: list[tuple[Received, Entry]] = []
         seen: set[str] = set()
         for delivery in deliveries:
             if (refusal := self._refusal(delivery)) is not None:
@@ -108,16 +117,16 @@ class Worker:
         self._send_on(onward, settled)
         return ready
 
-    def _run_together(self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any) -> list[Delivery]:
+    def _run_together(self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any) -> list[Received]:
         """Claim, run and finish. Returns those that must be claimed alone."""
         began = time.perf_counter()
         try:
             claims = self._claim(deliveries, settled, lambda_context)
         except OneByOneError:
             return list(deliveries)
-        suspects: list[tuple[int, Delivery]] = []
-        runs: list[tuple[Delivery, Claim]] = []
-        letters: list[tuple[Delivery, Claim, str]] = []
+        suspects: list[tuple[int, Received]] = []
+        runs: list[tuple[Received, Claim]] = []
+        letters: list[tuple[Received, Claim, str]] = []
         for delivery, claimed in claims:
             match claimed.verdict:
                 case Verdict.RUN:
@@ -140,7 +149,10 @@ class Worker:
                     reason = f"IdConflict: {claimed.id!r} is the id of another task, or of another payload"
                     self._send_on([(delivery, self._refused(delivery, reason))], settled)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
-                    self._logger.info("message acknowledged", extra=self._words(claimed) | {"verdict": claimed.verdict})
+                    self._logger.info(
+                        "message acknowledged",
+                        extra=self._log_fields(claimed) | {"verdict": claimed.verdict},
+                    )
         self._costs.share(len(runs), _ms_since(began))
         together = [(d, c, end) for d, c in runs if (end := self._run(d, c, settled, lambda_context)) is not None]
         letters += self._finish_together(together, settled)
@@ -150,8 +162,8 @@ class Worker:
     # --- Claim -----------------------------------------------------------------------------------------------------
 
     def _claim(
-        self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any
-    ) -> list[tuple[Delivery, Claim]]:
+        self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any
+    ) -> list[tuple[Received, Claim]]:
         """A claim per delivery, in order.
 
         Raises :class:`OneByOneError` where the statement failed for one row's sake: then each is claimed, run and
@@ -165,7 +177,7 @@ class Worker:
             claims = self._ask(incoming, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if len(deliveries) > 1 and not is_away(error):
+            if len(deliveries) > 1 and not is_unavailable(error):
                 raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
@@ -180,12 +192,12 @@ class Worker:
         try:
             return claim(self._idle_connection(), self._task, incoming, lease, request_id)
         except (PostgresError, OSError) as error:
-            if not was_open or not is_away(error):
+            if not was_open or not is_unavailable(error):
                 raise
             self._database.drop()
             return claim(self._database.get(), self._task, incoming, lease, request_id)
 
-    def _unclaimed(self, deliveries: Sequence[Delivery], error: Exception, settled: Settled) -> None:
+    def _unclaimed(self, deliveries: Sequence[Received], error: Exception, settled: Settled) -> None:
         """Nothing is spent by what could not be claimed."""
         code = sqlstate(error) or ""
         if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
@@ -195,7 +207,9 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            advice = "it will be tried again" if is_away(error) else "are the migrations applied (joblane migrate)?"
+            advice = (
+                "it will be tried again" if is_unavailable(error) else "are the migrations applied (joblane migrate)?"
+            )
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra=_error(error) | {"messages": len(deliveries)},
@@ -205,7 +219,7 @@ class Worker:
 
     # --- Run -------------------------------------------------------------------------------------------------------
 
-    def _run(self, delivery: Delivery, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
+    def _run(self, delivery: Received, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
         """Call the handler. Returns the finish that is still to be written, or None where nothing is."""
         left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
         own = self._own_seconds(claimed)
@@ -217,7 +231,7 @@ class Worker:
             seconds=limit,
             database=self._database,
             beside=self._beside,
-            alarm=self._alarm,
+            held=self._alarm.held,
             client=self._client,
             continues=self._task.resumable and left < own,
         )
@@ -247,7 +261,7 @@ class Worker:
         context.close()
         self._clean(context)
         if isinstance(error, LeaseLostError):
-            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.words)
+            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.log_fields)
             settled.keep(delivery)
             return None
         if written:
@@ -321,8 +335,8 @@ class Worker:
     # --- Finish ----------------------------------------------------------------------------------------------------
 
     def _finish_together(
-        self, ends: Sequence[tuple[Delivery, Claim, Finish]], settled: Settled
-    ) -> list[tuple[Delivery, Claim, str]]:
+        self, ends: Sequence[tuple[Received, Claim, Finish]], settled: Settled
+    ) -> list[tuple[Received, Claim, str]]:
         """Write the ends of a batch in one statement. Returns those that are owed a dead letter, with the reason."""
         if not ends:
             return []
@@ -330,13 +344,13 @@ class Worker:
             held = finish(self._idle_connection(), [end for _, _, end in ends])
         except (PostgresError, OSError) as error:
             self._forget_broken(error)
-            if len(ends) > 1 and not is_away(error):
+            if len(ends) > 1 and not is_unavailable(error):
                 return [letter for one in ends for letter in self._finish_together([one], settled)]
             self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
             for delivery, _, _ in ends:
                 settled.keep(delivery, growing_seconds(delivery.receives))
             return []
-        letters: list[tuple[Delivery, Claim, str]] = []
+        letters: list[tuple[Received, Claim, str]] = []
         for delivery, claimed, end in ends:
             if end.id not in held:
                 letters += self._not_held(delivery, claimed, end, settled)
@@ -349,15 +363,15 @@ class Worker:
         return letters
 
     def _not_held(
-        self, delivery: Delivery, claimed: Claim, end: Finish, settled: Settled
-    ) -> list[tuple[Delivery, Claim, str]]:
+        self, delivery: Received, claimed: Claim, end: Finish, settled: Settled
+    ) -> list[tuple[Received, Claim, str]]:
         """The run was asked to stop, or it is not the one that holds the task any more."""
         if end.state is not State.CANCELLED and self._cancel_requested(end):
             cancelled = TaskCancelled("the task was cancelled while it ran")
             stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
             self._costs.note(stopped, claimed)
             return self._finish_together([(delivery, claimed, stopped)], settled)
-        self._logger.warning("lease lost: another run holds the task", extra=self._words(claimed))
+        self._logger.warning("lease lost: another run holds the task", extra=self._log_fields(claimed))
         settled.keep(delivery)
         return []
 
@@ -370,7 +384,7 @@ class Worker:
 
     # --- Messages sent on: always before the one they came from is acknowledged --------------------------------------
 
-    def _bury(self, letters: Iterable[tuple[Delivery, Claim, str]], settled: Settled) -> None:
+    def _bury(self, letters: Iterable[tuple[Received, Claim, str]], settled: Settled) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
         owed = list(letters)
         failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
@@ -383,21 +397,21 @@ class Worker:
         else:
             self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does
 
-    def _letter(self, delivery: Delivery, claimed: Claim, reason: str) -> Entry:
+    def _letter(self, delivery: Received, claimed: Claim, reason: str) -> Entry:
         assert delivery.message is not None
         message = Message(  # its own type: it may have come under an older name
             delivery.message.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
         )
-        return archived_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
+        return archived_dead_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
 
-    def _refused(self, delivery: Delivery, reason: str) -> Entry:
+    def _refused(self, delivery: Received, reason: str) -> Entry:
         self._logger.warning(
             "message refused, sent to the dead letters",
             extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
         )
-        return refused_letter(delivery, reason)
+        return refused_dead_letter(delivery, reason)
 
-    def _send_on(self, onward: Sequence[tuple[Delivery, Entry]], settled: Settled) -> set[int]:
+    def _send_on(self, onward: Sequence[tuple[Received, Entry]], settled: Settled) -> set[int]:
         """Send; what SQS does not take keeps its message in the queue. Returns the positions of those."""
         failed = self._sqs.send_many([entry for _, entry in onward]) if onward else {}
         for position, why in failed.items():
@@ -410,7 +424,7 @@ class Worker:
 
     # --- Small things ----------------------------------------------------------------------------------------------
 
-    def _refusal(self, delivery: Delivery) -> str | None:
+    def _refusal(self, delivery: Received) -> str | None:
         """Why a message cannot be claimed here; None for a good one."""
         if delivery.message is None:
             return f"MessageError: {delivery.refusal}"
@@ -424,7 +438,7 @@ class Worker:
             return NO_ROOM
         return None
 
-    def _incoming(self, delivery: Delivery) -> Incoming:
+    def _incoming(self, delivery: Received) -> Incoming:
         message = delivery.message
         assert message is not None
         queue = self._lanes[delivery.queue]
@@ -437,10 +451,10 @@ class Worker:
             delivery.group,
             delivery.dead,
             message.options.within(self._task) if message.options else NONE,
-            of_foreign(self._task, queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
+            self._task.key_of_message(queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
         )
 
-    def _id(self, delivery: Delivery) -> str:
+    def _id(self, delivery: Received) -> str:
         message = delivery.message
         assert message is not None
         if message.tick is not None:
@@ -457,15 +471,15 @@ class Worker:
 
     def _forget_broken(self, error: Exception) -> None:
         """A server's error leaves the connection usable; after anything else it is thrown away."""
-        if is_away(error) or not self._database.usable:
+        if is_unavailable(error) or not self._database.usable:
             self._database.drop()
 
-    def _words(self, claimed: Claim) -> dict[str, Any]:
-        words = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
-        return words | words_of(claimed)
+    def _log_fields(self, claimed: Claim) -> dict[str, Any]:
+        fields = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
+        return fields | log_fields(claimed.headers, claimed.id, claimed.run)
 
 
-def _is_anonymous(delivery: Delivery) -> bool:
+def _is_anonymous(delivery: Received) -> bool:
     """A foreign sender's message that has no id yet."""
     return delivery.message is not None and delivery.message.id is None and delivery.message.tick is None
 

@@ -16,10 +16,9 @@ from joblane.cli import connect as connecting
 from joblane.cli import follow as following
 from joblane.cli.main import main
 from joblane.errors import JobError
-from joblane.inspector import Inspector, wire
-from tests.integration.inspector.bulks import Bulks
-from tests.integration.inspector.conftest import bulks, deployed, inspector, reach  # noqa: F401 - fixtures
-from tests.integration.jobs.conftest import session, world  # noqa: F401 - fixtures
+from joblane.inspector import wire
+from joblane.inspector.inspector import Inspector
+from tests.bulks import Bulks
 
 
 @dataclass
@@ -46,8 +45,8 @@ def made_logger() -> None:
 
 @pytest.fixture
 def jobs(
-    inspector: Inspector,  # noqa: F811
-    bulks: Bulks,  # noqa: F811
+    inspector: Inspector,
+    bulks: Bulks,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Jobs:
@@ -76,7 +75,7 @@ def jobs(
 class Wired:
     """An inspector as a stage's control API has it: arguments, answers and errors are what goes over the wire."""
 
-    def __init__(self, inspector: Inspector) -> None:  # noqa: F811
+    def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
 
     def __getattr__(self, operation: str) -> Callable[..., Any]:
@@ -94,7 +93,7 @@ class Wired:
 def either_way(
     request: pytest.FixtureRequest,
     jobs: Jobs,
-    inspector: Inspector,  # noqa: F811
+    inspector: Inspector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Jobs:
     """Run a command on an inspector in this process, and on one behind the control API."""

@@ -20,8 +20,8 @@ from joblane.errors import RetryAfter, Snooze, TaskTimeout
 from joblane.inspector.errors import SchemaError
 from joblane.record.database import Database
 from joblane.redaction import Redacted
-from tests.integration.jobs import samples
-from tests.integration.jobs.samples import Sample, behaviour
+from tests import samples
+from tests.samples import Sample, behaviour
 
 WRITES = "insert into joblane.pauses (scope, name) values ('tenant', 'written-by-the-handler')"
 

@@ -8,8 +8,8 @@ import pytest
 
 from joblane import SkipRetry, TaskContext
 from tests.integration.cli.conftest import Jobs
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import World
 
 CAUSES = {"ways_no_file": 6, "ways_no_room": 4, "ways_no_reason": 2}
 """How many tasks are given up for each."""

@@ -25,9 +25,9 @@ from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from joblane.cdk.stacks.control import ControlStack
 from joblane.functions.control.handler import handler
-from joblane.inspector import Permission
-from tests.events import LambdaContext
-from tests.http_events import http_event, principal
+from joblane.inspector.permission import Permission
+from tests.builders.events import LambdaContext
+from tests.builders.http_events import http_event, principal
 from tests.infra import templates
 from tests.infra.templates import Template
 

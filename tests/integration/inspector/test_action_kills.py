@@ -8,24 +8,25 @@ import sys
 
 import pytest
 
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import archived, outcomes, put, run_sweep
-from tests.integration.jobs.samples import sample_one
+from tests.builders.rows import archived, outcomes, put
+from tests.samples import sample_one
+from tests.world import World, run_sweep
 
 DYING = """
 import os, signal, sys
 from joblane.record.database import Database
-from joblane.inspector import Inspector, actions, audit
-from joblane.inspector.scope import Reach
+from joblane.inspector.actions import audit
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.sqs.client import Sqs
-from tests.integration.jobs.samples import sample_one
+from tests.samples import sample_one
 
 def die(*arguments, **named):
     os.kill(os.getpid(), signal.SIGKILL)
 
 url, where = sys.argv[1:]
 setattr(*{"before the entry": (audit, "record", die), "before the send": (Sqs, "send_many", die)}[where])
-Inspector(Reach(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
+Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op")).retry("t")
 """
 
 

@@ -11,23 +11,19 @@ from typing import Annotated, Any
 import pytest
 
 from joblane import Payload, SkipRetry, TaskContext, task
+from joblane.discovery import follower_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
-from joblane.inspector import ActionError, BulkAction, Inspector
 from joblane.inspector.actions.changes import ALLOWED, change
-from joblane.inspector.scope import Reach
+from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import BulkAction
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.redaction import MASK, Redacted
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, archived, outcomes, put, run_sweep
-from tests.integration.jobs.samples import (
-    Sample,
-    behaviour,
-    sample_forgotten,
-    sample_one,
-    sample_only,
-    sample_watched,
-)
+from tests.builders.rows import In, active, archived, outcomes, put
+from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_watched
+from tests.world import PREFIX, World, run_sweep
 
 WAITING = {"scheduled", "pending", "retry"}
 AsOperator = Callable[[str], Inspector]
@@ -64,21 +60,21 @@ def sample_secretive(payload: Secretive, ctx: TaskContext) -> None:
 
 
 @pytest.fixture
-def asked(world: World, reach: Reach) -> Inspector:
+def asked(world: World, scope: Scope) -> Inspector:
     """An inspector that knows two types more."""
-    tasks = dict(reach.tasks)
+    tasks = dict(scope.tasks)
     for one in (sample_asked, sample_secretive):
         world.lane(one)
         tasks[one.type] = one
-    return Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op"))
+    return Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
 
 
 @pytest.fixture
-def two_operators(world: World, reach: Reach) -> Iterator[tuple[Inspector, Inspector]]:
+def two_operators(world: World, scope: Scope) -> Iterator[tuple[Inspector, Inspector]]:
     """Alice and bob, each with a connection of their own."""
     databases = [Database(world.url), Database(world.url)]
     alice, bob = (
-        Inspector(Reach(database, reach.sqs, PREFIX, reach.tasks, who))
+        Inspector(Scope(database, scope.sqs, PREFIX, scope.tasks, who))
         for database, who in zip(databases, ("alice", "bob"), strict=True)
     )
     yield alice, bob
@@ -221,7 +217,7 @@ def test_archive_gives_a_waiting_task_up_with_its_dead_letter(world: World, insp
 
 
 def sample_watched_options() -> dict[str, Any]:
-    return {"on_archived": dict(sample_watched.on_archived or {})}
+    return {"on_archived": dict(follower_of(sample_watched) or {})}
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))
@@ -490,7 +486,7 @@ def test_a_retry_takes_a_key_that_was_held_too_long(world: World, inspector: Ins
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
-def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, reach: Reach) -> None:
+def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, scope: Scope) -> None:
     key: dict[str, Any] = {"unique_key": "sample:only k", "unique_expires_at": In(3600)}
     put(world, sample_only, "a", **archived(**key))
     put(world, sample_only, "b", **archived(**key))  # wants the same key as a
@@ -498,7 +494,7 @@ def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, reach:
     put(world, sample_one, "d", **columns_in("cancelled"), tenant="acme")
     put(world, sample_one, "e", **active(60))
 
-    changed = change(reach.connection, BulkAction.RETRY, ["e", "d", "c", "b", "a", "gone"], who="op")
+    changed = change(scope.connection, BulkAction.RETRY, ["e", "d", "c", "b", "a", "gone"], who="op")
 
     assert [(one.id, one.before, one.after) for one in changed] == [
         ("a", State.ARCHIVED, State.PENDING),
@@ -508,22 +504,22 @@ def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, reach:
 
 
 @pytest.mark.parametrize("action", BulkAction)
-def test_a_row_that_somebody_holds_is_passed_over(world: World, reach: Reach, action: BulkAction) -> None:
+def test_a_row_that_somebody_holds_is_passed_over(world: World, scope: Scope, action: BulkAction) -> None:
     state = min(ALLOWED[action])
     for id_ in ("held", "free"):
         put(world, sample_one, id_, **columns_in(state))
     holder = Database(world.url)
     holder.get().execute_simple("begin")
     holder.get().run("select from joblane.tasks where id = 'held' for update")
-    reach.connection.run("set lock_timeout = '5s'")  # or a change that waits would wait for this very thread
+    scope.connection.run("set lock_timeout = '5s'")  # or a change that waits would wait for this very thread
 
-    changed = change(reach.connection, action, ["held", "free"], who="op")
+    changed = change(scope.connection, action, ["held", "free"], who="op")
 
     holder.drop()
     assert [one.id for one in changed] == ["free"]
 
 
-def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world: World, reach: Reach) -> None:
+def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world: World, scope: Scope) -> None:
     """Another transaction inserts the key's new holder, and commits while the change waits for the index."""
     key = "sample:only k"
     put(world, sample_only, "old", **archived(unique_key=key, unique_expires_at=In(3600)))
@@ -539,13 +535,13 @@ def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world:
     waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
 
     with ThreadPoolExecutor(1) as threads:
-        reach.connection.execute_simple("begin")
-        changing = threads.submit(change, reach.connection, BulkAction.RETRY, ["old", "other"], who="op")
+        scope.connection.execute_simple("begin")
+        changing = threads.submit(change, scope.connection, BulkAction.RETRY, ["old", "other"], who="op")
         while world.run(waits) == [[0]]:
             assert not changing.done()
         rival.get().commit()
         changed = changing.result(timeout=20)
-        reach.connection.commit()
+        scope.connection.commit()
 
     rival.drop()
     assert [one.id for one in changed] == ["other"]

@@ -11,13 +11,15 @@ import pytest
 from pg8000.exceptions import DatabaseError
 
 from joblane.errors import RecordAwayError
-from joblane.inspector import Inspector, PauseScope, Permission, permission_of
 from joblane.inspector.errors import BusyError, SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.scope import Scope
 from joblane.record.database import Database
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_one
+from tests.builders.rows import archived, put
+from tests.samples import sample_one
+from tests.world import World
 
 AsOperator = Callable[[str], Inspector]
 
@@ -86,10 +88,10 @@ def test_a_row_that_stays_locked_is_told_and_left(
     assert inspector.cancel("t").after == "cancelled"
 
 
-def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: World, reach: Reach) -> None:
+def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: World, scope: Scope) -> None:
     """Broken before the commit: both are undone by the server, and the next call goes on with a new connection."""
     put(world, sample_one, "t")
-    backend = reach.connection.run("select pg_backend_pid()")[0][0]
+    backend = scope.connection.run("select pg_backend_pid()")[0][0]
     world.run(
         "create function stop() returns trigger language plpgsql as $$ begin perform pg_terminate_backend("
         f"{backend}); return new; end $$"
@@ -97,11 +99,11 @@ def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: W
     world.run("create trigger stop after insert on joblane.audit for each row execute function stop()")
 
     with pytest.raises(RecordAwayError, match="look before you repeat an action"):
-        Inspector(reach).cancel("t")
+        Inspector(scope).cancel("t")
 
     world.run("drop trigger stop on joblane.audit")
     assert (world.row("t")["state"], world.run("select * from joblane.audit")) == ("pending", [])
-    assert Inspector(reach).cancel("t").after == "cancelled"
+    assert Inspector(scope).cancel("t").after == "cancelled"
 
 
 # --- Every action --------------------------------------------------------------------------------------------------

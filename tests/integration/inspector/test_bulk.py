@@ -8,12 +8,13 @@ import pytest
 
 from joblane import Queue, State
 from joblane.errors import UnknownTaskError
-from joblane.inspector import ActionError, BulkAction, Filter, Inspector
-from joblane.inspector.errors import SelectionError
-from tests.integration.inspector.bulks import RECORD, Bulks
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_alert, sample_batch, sample_one
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
+from tests.builders.rows import archived, put
+from tests.bulks import RECORD, Bulks
+from tests.samples import sample_alert, sample_batch, sample_one
+from tests.world import World
 
 BRIEF = 8.0
 """Seconds of an invocation that ends after one chunk: three are Lambda's own, five the least that a chunk is given."""

@@ -12,14 +12,17 @@ import pytest
 from functions.data_export.handler import DataExport, data_export
 from joblane.errors import UnknownTaskError, UnreadablePayloadError
 from joblane.functions.control import answering
-from joblane.inspector import ActionError, BulkAction, Filter, Inspector, PauseScope, Permission, wire
+from joblane.inspector import wire
+from joblane.inspector.errors import ActionError
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError
 from joblane.record.states import State
 from tests.integration.inspector.gateway import ACCOUNT, REGION, Gateway, Identity, control_template, serving
 from tests.integration.inspector.test_remote import EDITOR, OPERATOR, ROLE, VIEWER
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
+from tests.world import World
 
 SECOND = Identity(f"{ROLE}/Operator/olga@example.com", OPERATOR.policies, "AKIASECOND")
 
@@ -52,10 +55,10 @@ class Stage:
 
 @pytest.fixture
 def stage(address: str, world: World) -> Iterator[Stage]:
-    answering._reach.cache_clear()
+    answering._scope.cache_clear()
     yield Stage(address, world)
-    answering._reach().database.drop()
-    answering._reach.cache_clear()
+    answering._scope().database.drop()
+    answering._scope.cache_clear()
 
 
 def test_what_is_done_is_audited_as_done_by_the_verified_signer(stage: Stage) -> None:
@@ -153,7 +156,7 @@ QUESTIONS: list[tuple[str, dict[str, Any]]] = [
     ("types", {}),
     ("audit", {"who": OPERATOR.arn}),
     ("bulks", {}),
-    ("examine", {}),
+    ("doctor", {}),
 ]
 
 
@@ -168,7 +171,7 @@ def test_what_the_record_says_is_of_the_types_that_are_declared(
     if "id" in arguments:
         arguments = {"id": waiting}
     # when it is asked for here
-    inspector = Inspector(answering._reach())
+    inspector = Inspector(answering._scope())
     answer = getattr(inspector, operation)(**arguments)
     # then it is the same from afar: a warning on its way, of another type than declared, would be an error
     assert wire.decode_answer(operation, wire._answer(operation).dump_json(answer)) == answer

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 
 from joblane import Queue
-from joblane.inspector import Inspector
-from joblane.inspector.bulk.letters import FINGERPRINT, queues_of
+from joblane.inspector.bulk.dead_letters import FINGERPRINT, queues_of
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import DeadGroup
 from joblane.queues import dead_letter_name
-from tests.integration.inspector.bulks import Bulks
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import archived, put
-from tests.integration.jobs.samples import sample_one, sample_tick
+from tests.builders.rows import archived, put
+from tests.bulks import TASKS, Bulks
+from tests.samples import sample_one, sample_tick
+from tests.world import PREFIX, World
 
 DLQ = "jobs-default-sample-one-dlq"
 CRON = "jobs-cron-dlq"
@@ -101,11 +100,11 @@ def test_a_row_without_content_is_in_no_group(inspector: Inspector, bulks: Bulks
     assert inspector.dead().groups == ()
 
 
-def test_a_link_leads_to_the_log_of_the_function(bulks: Bulks, reach: Any) -> None:
+def test_a_link_leads_to_the_log_of_the_function(bulks: Bulks, scope: Any) -> None:
     from dataclasses import replace
 
     put_dead(bulks.world, "it", fingerprint="aaaa")
-    assert one(Inspector(replace(reach, region="eu-west-1"))).log_link == (
+    assert one(Inspector(replace(scope, region="eu-west-1"))).log_link == (
         "https://eu-west-1.console.aws.amazon.com/cloudwatch/home?region=eu-west-1"
         "#logsV2:log-groups/log-group/$252Faws$252Flambda$252Fjobs-sample-one"
     )

@@ -12,8 +12,8 @@ import pytest
 from joblane import Queue, Snooze, TaskContext, task
 from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
-from joblane.inspector import Inspector
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.detail import ATTEMPTS_SHOWN
 from joblane.inspector.views import Reason, TaskView, Why
 from joblane.maintenance.sweep import sweep
@@ -22,9 +22,9 @@ from joblane.record.claim import Incoming, claim
 from joblane.record.states import State
 from joblane.redaction import MASK
 from joblane.sqs.message import Message, decode
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -85,12 +85,12 @@ def why(inspector: Inspector, id_: str) -> Why:
     return inspector.task(id_).why
 
 
-def pause(world: World, scope: str, name: str, until: str | None = None) -> None:
+def pause(world: World, kind: str, name: str, until: str | None = None) -> None:
     world.run(
         "insert into joblane.pauses (scope, name, reason, until, paused_by)"
         " values ($1, $2, 'they asked', clock_timestamp() + $3::interval, 'ann')"
         " on conflict (scope, name) do update set until = excluded.until",
-        scope,
+        kind,
         name,
         until,
     )
@@ -186,20 +186,20 @@ def test_one_lost_beside_others_is_claimed_alone_next(world: World, inspector: I
 # --- Why: paused ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scope", "name"), [("queue", "default"), ("type", "sample:one"), ("tenant", "acme")])
+@pytest.mark.parametrize(("kind", "name"), [("queue", "default"), ("type", "sample:one"), ("tenant", "acme")])
 def test_a_paused_one_says_what_is_paused_by_whom_and_until_when(
-    world: World, inspector: Inspector, enqueue: Enqueue, scope: str, name: str
+    world: World, inspector: Inspector, enqueue: Enqueue, kind: str, name: str
 ) -> None:
     enqueue("it", tenant="acme")
-    pause(world, scope, name)
+    pause(world, kind, name)
     world.deliver(sample_one, message("it"), group="acme")
     found = why(inspector, "it")
     assert found == Why(
-        Reason.PAUSED, f"The {scope} {name} is paused by ann, until it is resumed: they asked.", until=None
+        Reason.PAUSED, f"The {kind} {name} is paused by ann, until it is resumed: they asked.", until=None
     )
-    pause(world, scope, name, "1 hour")
+    pause(world, kind, name, "1 hour")
     found = why(inspector, "it")
-    assert f"The {scope} {name} is paused by ann, until 20" in found.text
+    assert f"The {kind} {name} is paused by ann, until 20" in found.text
     assert found.until is not None
     assert found.until > datetime.now(UTC) + timedelta(minutes=50)
 
@@ -351,22 +351,22 @@ def test_one_past_its_deadline_will_not_run(
     assert "It will not run: its deadline is 20" in why(inspector, "it").text
 
 
-def test_one_of_a_type_that_is_gone_has_no_lane(world: World, reach: Reach, enqueue: Enqueue) -> None:
+def test_one_of_a_type_that_is_gone_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
     enqueue("it")
-    gone = Reach(reach.database, reach.sqs, PREFIX, {}, "op")
+    gone = Scope(scope.database, scope.sqs, PREFIX, {}, "op")
     found = Inspector(gone).task("it")
     assert found.why.reason is Reason.NO_LANE
     assert "No task of type 'sample:one' is declared" in found.why.text
     assert found.payload == MASK, "nobody knows which of its fields are redacted"
 
 
-def test_one_in_a_queue_that_its_type_has_left_has_no_lane(world: World, reach: Reach, enqueue: Enqueue) -> None:
+def test_one_in_a_queue_that_its_type_has_left_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
     @task("sample:one", queue=Queue.LOW)
     def sample_one(payload: Sample, ctx: TaskContext) -> None:
         pass
 
     enqueue("it")
-    moved = Reach(reach.database, reach.sqs, PREFIX, {"sample:one": sample_one}, "op")
+    moved = Scope(scope.database, scope.sqs, PREFIX, {"sample:one": sample_one}, "op")
     found = why(Inspector(moved), "it")
     assert found.reason is Reason.NO_LANE
     assert "'sample:one' has no lane in default any more, only in low" in found.text
@@ -460,11 +460,11 @@ def test_an_id_that_is_not_known_is_said_to_be_so(inspector: Inspector, id_: Any
 
 
 def test_the_log_link_leads_to_the_log_group_of_its_function(
-    world: World, reach: Reach, inspector: Inspector, enqueue: Enqueue
+    world: World, scope: Scope, inspector: Inspector, enqueue: Enqueue
 ) -> None:
     deliver(world, enqueue("it"))
     assert inspector.task("it").log_link is None
-    there = Inspector(Reach(reach.database, reach.sqs, PREFIX, TASKS, "op", "eu-central-1"))
+    there = Inspector(Scope(scope.database, scope.sqs, PREFIX, TASKS, "op", "eu-central-1"))
     link = there.task("it").log_link
     assert link is not None
     assert link.startswith("https://eu-central-1.console.aws.amazon.com/cloudwatch/home?region=eu-central-1#logsV2:")
@@ -533,7 +533,7 @@ def test_a_task_has_the_fingerprint_of_its_error_while_it_has_one(world: World, 
 
 
 def test_one_that_is_replaced_begins_without_an_error(world: World) -> None:
-    from tests.integration.jobs.samples import sample_only
+    from tests.samples import sample_only
 
     world.client.enqueue(sample_only, Sample(do="detailed_failure"), task_id="it", unique_key="k")
     world.deliver(sample_only, message("it", sample_only))

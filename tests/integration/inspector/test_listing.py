@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from joblane import Queue
-from joblane.inspector import Filter, Inspector
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import overview
 from joblane.inspector.tasks import detail, why
 from joblane.inspector.tasks import row as record
@@ -22,9 +23,9 @@ from joblane.inspector.tasks.listing import COUNT_CAP, ids
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 ROWS = 30_000
 FILL = """
@@ -69,13 +70,13 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def filled(postgres: Any, joblane_databases: Any) -> Iterator[Reach]:
+def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
     """A table large enough that a scan of it would be wrong; read only."""
     with joblane_databases.clone() as url:
         database = Database(url)
         database.get().run(FILL, ROWS)
         database.get().run("analyze joblane.tasks")
-        yield Reach(database, Sqs(), PREFIX, TASKS, "op")
+        yield Scope(database, Sqs(), PREFIX, TASKS, "op")
         database.drop()
 
 
@@ -95,9 +96,9 @@ class Explained:
 
 
 @pytest.fixture
-def explained(filled: Reach, monkeypatch: pytest.MonkeyPatch) -> Explained:
+def explained(filled: Scope, monkeypatch: pytest.MonkeyPatch) -> Explained:
     made = Explained(filled.database.get())
-    monkeypatch.setattr(Reach, "connection", made)
+    monkeypatch.setattr(Scope, "connection", made)
     return made
 
 
@@ -115,7 +116,7 @@ def everything(inspector: Inspector, filter_: Filter, limit: int = 500) -> Itera
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_kind_of_filter_scans_the_table(filled: Reach, explained: Explained, kind: str) -> None:
+def test_no_kind_of_filter_scans_the_table(filled: Scope, explained: Explained, kind: str) -> None:
     inspector = Inspector(filled)
     page = inspector.tasks(KINDS[kind], limit=50)
     if page.after is not None:
@@ -148,12 +149,12 @@ def holds(filter_: Filter, row: Any) -> bool:
 
 
 @pytest.fixture(scope="module")
-def all_rows(filled: Reach) -> list[Any]:
+def all_rows(filled: Scope) -> list[Any]:
     return list(everything(Inspector(filled), Filter()))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Reach, all_rows: list[Any], kind: str) -> None:
+def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Scope, all_rows: list[Any], kind: str) -> None:
     assert len(all_rows) == ROWS
     expected = sorted(
         (row for row in all_rows if holds(KINDS[kind], row)), key=lambda row: (row.created_at, row.id), reverse=True
@@ -166,7 +167,7 @@ def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Reach, al
 
 
 @pytest.mark.parametrize("kind", ["none", "states", "type and state", "tenant"])
-def test_a_walk_gives_the_same_ids_oldest_first(filled: Reach, all_rows: list[Any], kind: str) -> None:
+def test_a_walk_gives_the_same_ids_oldest_first(filled: Scope, all_rows: list[Any], kind: str) -> None:
     filter_ = checked(filled, KINDS[kind])
     walked: list[str] = []
     after = None
@@ -276,7 +277,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_cannot_be_asked_for_is_named(filled: Reach, what: str) -> None:
+def test_what_cannot_be_asked_for_is_named(filled: Scope, what: str) -> None:
     arguments, message = BAD[what]
     for ask in (Inspector(filled).tasks, Inspector(filled).count):
         with pytest.raises(SelectionError) as caught:
@@ -286,13 +287,13 @@ def test_what_cannot_be_asked_for_is_named(filled: Reach, what: str) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -1, 501, "5"])
-def test_a_page_has_1_to_500_tasks(filled: Reach, limit: Any) -> None:
+def test_a_page_has_1_to_500_tasks(filled: Scope, limit: Any) -> None:
     with pytest.raises(SelectionError, match="limit: a whole number from 1 to 500 is required"):
         Inspector(filled).tasks(limit=limit)
 
 
 @pytest.mark.parametrize("after", ["", "x", "ä", "e30", "MjAyNi0wMS0wMSBh", "MjAyNi0wMS0wMVQwMDowMDowMCswMDowMCA", 7])
-def test_a_position_that_no_page_gave_is_refused(filled: Reach, after: Any) -> None:
+def test_a_position_that_no_page_gave_is_refused(filled: Scope, after: Any) -> None:
     with pytest.raises(SelectionError, match="after: no position"):
         Inspector(filled).tasks(after=after)
 
@@ -306,7 +307,7 @@ def test_a_type_that_is_gone_is_listed_while_it_has_rows(world: World, inspector
     assert [row.id for row in inspector.tasks(gone).tasks] == ["old"]
 
 
-def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Reach) -> None:
+def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Scope) -> None:
     plain = Filter(states=("archived",), queues=("low",))  # type: ignore[arg-type]
     typed = Filter(states=(State.ARCHIVED,), queues=(Queue.LOW,))
     assert checked(filled, plain) == typed
@@ -329,7 +330,7 @@ def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Reach) -> N
     ],
 )
 def test_neither_does_the_overview_nor_the_view_of_one_task(
-    filled: Reach, explained: Explained, sql: str, parameters: tuple[Any, ...]
+    filled: Scope, explained: Explained, sql: str, parameters: tuple[Any, ...]
 ) -> None:
     with reading(explained) as connection:  # type: ignore[arg-type]
         connection.run(sql, *parameters)

@@ -11,15 +11,14 @@ import boto3
 import pytest
 
 from joblane.errors import UnknownTaskError
-from joblane.inspector import Inspector
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import logs
 from joblane.inspector.views import LogLine
 from joblane.record.database import Database
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.conftest import world as world  # noqa: PLC0414 - a fixture
-from tests.integration.jobs.samples import sample_one
+from tests.samples import sample_one
+from tests.world import PREFIX, World
 
 GROUP = f"/aws/lambda/{PREFIX}-sample-one"
 START = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
@@ -73,7 +72,7 @@ def writer(world: World) -> Writer:
 @pytest.fixture
 def inspector(world: World) -> Iterator[Inspector]:
     database = Database(world.url)
-    yield Inspector(Reach(database, world.sqs, PREFIX, {"sample:one": sample_one}, "op"))
+    yield Inspector(Scope(database, world.sqs, PREFIX, {"sample:one": sample_one}, "op"))
     database.drop()
 
 

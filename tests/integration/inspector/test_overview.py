@@ -10,15 +10,16 @@ import pytest
 from botocore.exceptions import EndpointConnectionError
 
 from joblane import Queue, TaskContext
-from joblane.inspector import Inspector, PauseScope
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import Depth, Lane, Overview, QueueView
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from tests.integration.inspector.conftest import TASKS
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.samples import Sample, behaviour, sample_batch, sample_one
+from tests.bulks import TASKS
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
 
 
 @behaviour
@@ -155,7 +156,7 @@ def test_a_pause_stands_at_its_queue_or_at_the_lanes_of_its_type_while_it_lasts(
 
 
 def test_the_record_is_told_where_sqs_is_away_and_sqs_is_not_asked_again_and_again(
-    deployed: World, reach: Reach, monkeypatch: pytest.MonkeyPatch
+    deployed: World, scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(deployed, "it")
     asked: list[str] = []
@@ -165,7 +166,7 @@ def test_the_record_is_told_where_sqs_is_away_and_sqs_is_not_asked_again_and_aga
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
 
     monkeypatch.setattr(Sqs, "url", refuse)
-    found = Inspector(reach).overview()
+    found = Inspector(scope).overview()
     assert lane_of(found, "sample:one").tasks == {State.PENDING: 1}
     assert lane_of(found, "sample:one").depth == queue_of(found).depth == queue_of(found).front_door == Depth()
     assert len(asked) <= 8, "those that were under way"
@@ -183,10 +184,10 @@ def test_a_queue_that_is_not_there_is_told_without_depth_and_makes_the_sum_unkno
     assert queue_of(found, Queue.CRITICAL).depth == Depth(0, 0, 0, 0)
 
 
-def test_rows_of_a_type_that_is_gone_stand_in_a_lane_of_their_own(deployed: World, reach: Reach) -> None:
+def test_rows_of_a_type_that_is_gone_stand_in_a_lane_of_their_own(deployed: World, scope: Scope) -> None:
     enqueue(deployed, "it")
     tasks = {type_: task for type_, task in TASKS.items() if type_ != "sample:one"}
-    found = Inspector(Reach(reach.database, reach.sqs, PREFIX, tasks, "op")).overview()
+    found = Inspector(Scope(scope.database, scope.sqs, PREFIX, tasks, "op")).overview()
     lane = lane_of(found, "sample:one")
     assert (lane.tasks, lane.depth) == ({State.PENDING: 1}, Depth())
     assert queue_of(found).depth == Depth(0, 0, 0, 0), "the sum is of what is deployed"

@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from joblane import Queue, task
-from joblane.inspector import Inspector, PauseScope
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.message import Message
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import In, active, expire_leases, outcomes, put, run_sweep
-from tests.integration.jobs.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.builders.rows import In, active, expire_leases, outcomes, put
+from tests.samples import Sample, sample_batch, sample_one, sample_tick
+from tests.world import PREFIX, World, run_sweep
 
 SCOPES = [
     (PauseScope.TYPE, "sample:one"),
@@ -54,9 +55,9 @@ def audited(world: World) -> list[list[Any]]:
 # --- On the runtime ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("scope", "name"), SCOPES)
+@pytest.mark.parametrize(("kind", "name"), SCOPES)
 def test_a_pause_keeps_every_message_and_resume_runs_all(
-    world: World, inspector: Inspector, scope: PauseScope, name: str
+    world: World, inspector: Inspector, kind: PauseScope, name: str
 ) -> None:
     # given: one task whose message is in the lane, one that the sweep is to send, and a message of a foreign sender
     world.lane(sample_one)
@@ -65,7 +66,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
 
     # when: it is paused, everything is delivered, and sweeps go by
-    inspector.pause(scope, name, reason="the provider is away")
+    inspector.pause(kind, name, reason="the provider is away")
     assert deliver_all(world) == 1
     kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
     for _ in range(2):
@@ -79,7 +80,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
         assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
 
     # when: it goes on
-    inspector.resume(scope, name)
+    inspector.resume(kind, name)
     assert run_sweep(world).sent == 3
     assert deliver_all(world) == 3
 
@@ -156,9 +157,9 @@ def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
     assert inspector.pauses() == ()
 
 
-def test_a_type_is_paused_under_its_former_names_too(world: World, reach: Reach) -> None:
+def test_a_type_is_paused_under_its_former_names_too(world: World, scope: Scope) -> None:
     tasks = {sample_renamed.type: sample_renamed}
-    inspector = Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op"))
+    inspector = Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
 
     inspector.pause(PauseScope.TYPE, "sample:renamed")
     world.lane(sample_renamed)
@@ -210,10 +211,10 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
 
 
-def test_pausing_again_says_who_had_paused(inspector: Inspector, reach: Reach) -> None:
+def test_pausing_again_says_who_had_paused(inspector: Inspector, scope: Scope) -> None:
     first = inspector.pause(PauseScope.QUEUE, "low")
 
-    second = Inspector(replace(reach, who="bob")).pause(PauseScope.QUEUE, "low")
+    second = Inspector(replace(scope, who="bob")).pause(PauseScope.QUEUE, "low")
 
     assert (first.replaced_by, second.replaced_by, second.by) == (None, "op", "bob")
 
@@ -252,7 +253,7 @@ def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) 
 
 
 @pytest.mark.parametrize(
-    ("scope", "name", "says"),
+    ("kind", "name", "says"),
     [
         (PauseScope.QUEUE, "lowest", "there are critical, default, low"),
         (PauseScope.TYPE, "sample:none", "there are .*sample:alert, sample:batch"),
@@ -262,10 +263,10 @@ def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) 
     ],
 )
 def test_an_unknown_name_is_refused_with_those_that_there_are(
-    world: World, inspector: Inspector, scope: Any, name: str, says: str
+    world: World, inspector: Inspector, kind: Any, name: str, says: str
 ) -> None:
     with pytest.raises(SelectionError, match=says):
-        inspector.pause(scope, name)
+        inspector.pause(kind, name)
 
     assert (inspector.pauses(), audited(world)) == ((), [])
 
@@ -286,12 +287,12 @@ def test_an_end_that_is_no_time_ahead_is_refused(inspector: Inspector, until: An
         inspector.pause(PauseScope.TYPE, "sample:one", until=until)
 
 
-def test_the_sweep_cannot_be_paused(reach: Reach) -> None:
+def test_the_sweep_cannot_be_paused(scope: Scope) -> None:
     from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     tasks = {jobs_sweep.type: jobs_sweep}
     with pytest.raises(SelectionError, match="nothing that waits would go on"):
-        Inspector(Reach(reach.database, reach.sqs, reach.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
+        Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
 
 
 def test_resuming_what_is_not_paused_lists_what_is(world: World, inspector: Inspector) -> None:

@@ -7,14 +7,15 @@ import json
 import pytest
 
 from joblane import SkipRetry, State, TaskContext
-from joblane.inspector import Filter, Inspector
 from joblane.inspector.errors import SelectionError
-from tests.integration.inspector.bulks import Bulks
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from tests.builders.rows import put
+from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, foreign, put_dead, send_letter
-from tests.integration.jobs.conftest import World
-from tests.integration.jobs.faults import acknowledge, depth, handle, put, receive
-from tests.integration.jobs.samples import Sample, behaviour, sample_one
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import World, acknowledge, depth, handle, receive
 
 LANE = "jobs-default-sample-one"
 

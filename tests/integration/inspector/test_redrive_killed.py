@@ -7,15 +7,17 @@ from collections.abc import Iterator
 import pytest
 
 from joblane import State
-from joblane.inspector import Filter, Inspector
-from tests.events import record
-from tests.integration.inspector.bulks import Bulks
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from tests.builders.events import record
+from tests.builders.rows import expire_leases, put
+from tests.bulks import Bulks
 from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter
 from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
 from tests.integration.inspector.test_redrive import runs, work_off
-from tests.integration.jobs.faults import depth, expire_leases, put
-from tests.integration.jobs.kills import KILLED, Mortals, mortals
-from tests.integration.jobs.samples import sample_one
+from tests.kills import KILLED, Mortals, mortals
+from tests.samples import sample_one
+from tests.world import depth
 
 ROWS, LETTERS = 3, 2
 STATEMENTS = range(3, 60, 6)

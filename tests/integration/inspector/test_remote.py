@@ -23,8 +23,11 @@ from joblane.errors import (
     UnknownTaskError,
 )
 from joblane.functions.control import answering
-from joblane.inspector import ActionError, BulkAction, Filter, Inspector, Permission, wire
-from joblane.inspector.errors import AwsCallError, SchemaError, SelectionError
+from joblane.inspector import wire
+from joblane.inspector.errors import ActionError, AwsCallError, SchemaError, SelectionError
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission
 from joblane.inspector.remote import RemoteInspector
 from joblane.local.errors import ForbiddenError, LocalError
 from joblane.queues import Queue
@@ -50,13 +53,13 @@ class Recorded:
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
         self.answers: dict[str, Any] = {}
 
-    def __call__(self, reach: Any) -> Any:
+    def __call__(self, scope: Any) -> Any:
         outer = self
 
         class One:
             def __getattr__(self, operation: str) -> Any:
                 def call(**arguments: Any) -> Any:
-                    outer.calls.append((reach.who, operation, arguments))
+                    outer.calls.append((scope.who, operation, arguments))
                     answer = outer.answers[operation]
                     if isinstance(answer, Exception):
                         raise answer
@@ -92,7 +95,7 @@ def connected(gateway: Gateway, served: tuple[Gateway, str], monkeypatch: pytest
 def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
     made = Recorded()
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
-    answering._reach.cache_clear()
+    answering._scope.cache_clear()
     monkeypatch.setattr(answering, "Inspector", made)
     return made
 
@@ -134,7 +137,7 @@ def test_positional_arguments_are_those_of_the_inspector(connected: Connected, r
 
 def test_what_is_no_operation_is_no_attribute(connected: Connected) -> None:
     remote = connected(EDITOR)
-    for name in ("nonsense", "_reach", "reach"):
+    for name in ("nonsense", "_scope", "scope"):
         with pytest.raises(AttributeError, match=f"no operation '{name}'"):
             getattr(remote, name)
     with pytest.raises(TypeError, match="nonsense"):
@@ -239,7 +242,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
     assert recorded.calls == []
 
 
-@pytest.mark.parametrize("operation", ["nonsense", "_reach", "__init__", "tasks%2F..%2Fcancel"])
+@pytest.mark.parametrize("operation", ["nonsense", "_scope", "__init__", "tasks%2F..%2Fcancel"])
 def test_what_is_no_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
     answer = connected(EDITOR)._ask(operation, Permission.VIEW, b"{}")
     assert answer.status_code == 404

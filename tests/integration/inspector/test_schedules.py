@@ -13,15 +13,16 @@ import pytest
 from functions.tenant_cleanup.handler import tenant_cleanup
 from joblane import TaskContext, task
 from joblane.errors import SendError
-from joblane.inspector import ActionError, Inspector, PauseScope
-from joblane.inspector.errors import SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector.errors import ActionError, SelectionError
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import ScheduleView
 from joblane.record.states import State
 from joblane.sqs.tick import id_of
-from tests.integration.jobs.conftest import PREFIX, World
-from tests.integration.jobs.faults import put
-from tests.integration.jobs.samples import Sample, sample_tick
+from tests.builders.rows import put
+from tests.samples import Sample, sample_tick
+from tests.world import PREFIX, World
 
 HOUR = timedelta(hours=1)
 
@@ -31,8 +32,8 @@ def sample_both(payload: Sample, ctx: TaskContext) -> None:
     """On the first of the month and on Mondays: two schedules on AWS."""
 
 
-def over(reach: Reach, *tasks: Any) -> Inspector:
-    return Inspector(Reach(reach.database, reach.sqs, reach.prefix, {one.type: one for one in tasks}, "op"))
+def over(scope: Scope, *tasks: Any) -> Inspector:
+    return Inspector(Scope(scope.database, scope.sqs, scope.prefix, {one.type: one for one in tasks}, "op"))
 
 
 def first(inspector: Inspector) -> ScheduleView:
@@ -104,8 +105,8 @@ def test_a_paused_schedule_says_so(inspector: Inspector) -> None:
     assert [view.pause for view in inspector.schedules()] == [None, paused]
 
 
-def test_the_state_on_aws_is_shown_where_it_can_be_asked(world: World, reach: Reach) -> None:
-    inspector = over(reach, sample_both, sample_tick)
+def test_the_state_on_aws_is_shown_where_it_can_be_asked(world: World, scope: Scope) -> None:
+    inspector = over(scope, sample_both, sample_tick)
     assert [view.on_aws for view in inspector.schedules()] == [None, None, None]
 
     scheduler = boto3.client("scheduler")
@@ -165,11 +166,11 @@ def test_a_second_tick_of_one_minute_is_refused_as_it_would_run_nothing(
     assert len(inspector.audit()) == 1
 
 
-def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, reach: Reach) -> None:
+def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, scope: Scope) -> None:
     world.lane(tenant_cleanup)
     off = replace(tenant_cleanup, schedules=())
 
-    assert over(reach, off).tick("tenant:cleanup").id.startswith("tenant:cleanup:0:")
+    assert over(scope, off).tick("tenant:cleanup").id.startswith("tenant:cleanup:0:")
 
 
 @pytest.mark.parametrize(

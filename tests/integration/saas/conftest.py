@@ -19,8 +19,8 @@ from moto import mock_aws
 from joblane import Payload, Task
 from joblane.record.database import Database
 from joblane.testing import JobTester, TaskReport
-from tests.integration.jobs.conftest import World, world  # noqa: F401 - a fixture
 from tests.unit.saas.servers import HttpServer
+from tests.world import World
 
 BUCKET = "exports"
 
@@ -114,7 +114,7 @@ def app(joblane_database: str, jobs: JobTester, tmp_path: Path, monkeypatch: pyt
 
 @pytest.fixture
 def platform(
-    world: World,  # noqa: F811
+    world: World,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Platform]:

@@ -26,8 +26,8 @@ from functions.tenant_initialize.handler import tenant_initialize
 from functions.user_invitation.handler import user_invitation
 from joblane.discovery import discover
 from saas.roles import Rank, load
-from tests.events import LambdaContext
-from tests.http_events import claims, http_event, principal
+from tests.builders.events import LambdaContext
+from tests.builders.http_events import claims, http_event, principal
 from tests.integration.saas.conftest import BUCKET, Platform
 from tests.logs import lines
 
@@ -60,7 +60,8 @@ class Api:
         return self("POST", "/exports", {"export_type": "full"}, who=who, **how)
 
     def rows(self, table: str) -> int:
-        return int(self.platform.value(f"select count(*) from saas.{table}"))
+        schema = "joblane" if table == "tasks" else "saas"
+        return int(self.platform.value(f"select count(*) from {schema}.{table}"))
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pg8000.exceptions import DatabaseError
 
 from functions.tenant_cleanup import handler
 from functions.tenant_cleanup.handler import TenantCleanup, tenant_cleanup
-from joblane.record.connection import sqlstate
+from joblane.errors import sqlstate
 from saas import uploads
 from tests.integration.saas.conftest import BUCKET, Platform
 

@@ -9,12 +9,11 @@ from typing import Any
 import pytest
 
 from joblane.cli import connect as connecting
-from joblane.cli import filters as asking
 from joblane.cli import follow as following
-from joblane.cli import terminal as screen
+from joblane.cli import target, terminal
 from joblane.cli.commands import look as looking
 from joblane.cli.main import main
-from joblane.inspector import Inspector
+from joblane.inspector.inspector import Inspector
 
 
 @dataclass
@@ -64,7 +63,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
         return made
 
     monkeypatch.setattr(connecting, "connect", connect)
-    monkeypatch.setattr(asking, "program", lambda: "jobs")
+    monkeypatch.setattr(target, "program", lambda: "jobs")
     monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
     monkeypatch.setattr(looking, "LOOK_AGAIN_SECONDS", 0)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "JOBLANE_STAGE"):
@@ -80,8 +79,7 @@ def jobs(stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Mon
         if columns is not None:
             monkeypatch.setenv("COLUMNS", str(columns))
         if person is not None:
-            monkeypatch.setattr(screen, "is_terminal", lambda: True)
-            monkeypatch.setattr("joblane.cli.filters.is_terminal", lambda: True)
+            monkeypatch.setattr(terminal, "is_terminal", lambda: True)
             monkeypatch.setattr("typer.confirm", lambda *_, **__: person == "y")
         capsys.readouterr()
         try:

@@ -11,10 +11,10 @@ from joblane.inspector.views import (
     Attempt,
     AuditEntry,
     BulkView,
+    Check,
     DeadGroup,
     DeadLetters,
     Depth,
-    Examined,
     Grade,
     Lane,
     LogLine,
@@ -33,7 +33,7 @@ from joblane.inspector.views import (
 )
 from joblane.queues import WEIGHTS, Queue
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 NOW = datetime.now(UTC)
 ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"
@@ -221,5 +221,5 @@ def log_line(message: str = "wrote the file") -> LogLine:
     return LogLine(before(minutes=5), "INFO", message, 2, "r", {"bytes": 1200, "task_id": ID})
 
 
-def examined(grade: Grade = Grade.BAD) -> Examined:
-    return Examined(grade, "mapping of data:export", "it is off", "resume it: joblane resume type data:export")
+def examined(grade: Grade = Grade.BAD) -> Check:
+    return Check(grade, "mapping of data:export", "it is off", "resume it: joblane resume type data:export")

@@ -12,9 +12,8 @@ from pathlib import Path
 import pytest
 from pg8000.exceptions import DatabaseError, InterfaceError
 
-from joblane.cli import completion
+from joblane.cli import completion, target
 from joblane.cli import connect as connecting
-from joblane.cli import filters as asking
 from joblane.cli.commands import act as acting
 from joblane.cli.durations import short
 from joblane.cli.exits import MEANINGS, Exit, exit_of
@@ -33,9 +32,9 @@ from joblane.errors import (
     UnknownTaskError,
     UnknownTypeError,
 )
-from joblane.inspector import ActionError, BulkAction, PauseScope
 from joblane.inspector.durations import duration, moment
-from joblane.inspector.errors import AwsCallError, BusyError, SelectionError
+from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+from joblane.inspector.filter import BulkAction, PauseScope
 from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.queues import Queue
 from joblane.record.states import State
@@ -95,7 +94,7 @@ def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -
     stub.answers["task"] = RecordAwayError("the database does not answer")
     ran = jobs("show", "x")
     assert ran.code == 5
-    assert "make status" in ran.err
+    assert "joblane status" in ran.err
 
 
 def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: Stub) -> None:
@@ -222,17 +221,17 @@ def test_a_command_to_paste_names_a_program_that_a_shell_finds_and_takes_for_no_
     bin_ = Path(sys.executable).parent
     # given the environment's programs are found
     monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
-    assert asking.program() == "joblane"
+    assert target.program() == "joblane"
     # and given they are not
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(bin_.parent)
-    assert asking.program() == "bin/joblane"
+    assert target.program() == "bin/joblane"
     monkeypatch.chdir(tmp_path)
-    assert asking.program() == str(bin_ / "joblane")
+    assert target.program() == str(bin_ / "joblane")
     # and given another one is
     (tmp_path / "joblane").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert asking.program() == str(bin_ / "joblane")
+    assert target.program() == str(bin_ / "joblane")
 
 
 @pytest.mark.parametrize("shell", ["sh", "bash"])

@@ -9,12 +9,12 @@ import pytest
 
 from joblane import Queue, State
 from joblane.discovery import discover
-from joblane.inspector import Filter
-from joblane.inspector.bulk.letters import Kind, Letter, Row
+from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, Row
 from joblane.inspector.bulk.redrive import wanted
+from joblane.inspector.filter import Filter
 from joblane.json_values import digest
-from joblane.sqs.received import Delivery
-from tests.events import record
+from joblane.sqs.received import Received
+from tests.builders.events import record
 
 DLQ = "jobs-low-data-export-dlq"
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
@@ -25,13 +25,13 @@ TICK = {"type": "jobs:sweep", "tick": {"schedule": "0", "at": "2026-11-25T08:00Z
 REASON = ("String", "ValueError: row 17 of 'secret' is bad")
 
 
-def letter(body: Any, row: Row | None = None, *, queue: str = DLQ, dead: str | None = None, **marks: str) -> Letter:
+def letter(body: Any, row: Row | None = None, *, queue: str = DLQ, dead: str | None = None, **marks: str) -> DeadLetter:
     attributes = {name: ("String", value) for name, value in marks.items()}
     if dead is not None:
         attributes |= {"joblane-dead": ("Number", dead), "joblane-reason": REASON}
     one = record(body, queue, message_id="m", sent_at=AT.timestamp(), group="acme", attributes=attributes)
-    delivery = Delivery.read(one)
-    return Letter(delivery, delivery.message.id or "m" if delivery.message else None, row)
+    delivery = Received.read(one)
+    return DeadLetter(delivery, delivery.message.id or "m" if delivery.message else None, row)
 
 
 def row(state: State, generation: int = 1, payload: Any = PAYLOAD, type_: str = "data:export") -> Row:
@@ -61,7 +61,7 @@ def row(state: State, generation: int = 1, payload: Any = PAYLOAD, type_: str = 
         (letter(TICK, row(State.COMPLETED, type_="jobs:sweep"), ERROR_CODE="Throttled"), Kind.OBSOLETE),
     ],
 )
-def test_a_letter_is_told_by_its_marks_and_its_row(found: Letter, kind: Kind) -> None:
+def test_a_letter_is_told_by_its_marks_and_its_row(found: DeadLetter, kind: Kind) -> None:
     assert found.kind is kind
 
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.inspector import Inspector
+from joblane.inspector.inspector import Inspector
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys

@@ -11,7 +11,7 @@ from joblane.errors import UnknownTaskError
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.views import (
-    Acted,
+    ActionResult,
     Attempt,
     AuditEntry,
     BulkView,
@@ -37,7 +37,7 @@ from joblane.inspector.views import (
 )
 from joblane.queues import WEIGHTS, Queue, lane_name
 from joblane.record.states import State
-from joblane.status import Progress
+from joblane.record.status import Progress
 
 NOW = datetime.now(UTC)
 TYPE = "data:export"
@@ -227,33 +227,33 @@ class StubInspector:
 
     # --- Act -------------------------------------------------------------------------------------------------------
 
-    def _one(self, action: str, id_: str, *rest: Any, new_id: str | None = None) -> Acted:
+    def _one(self, action: str, id_: str, *rest: Any, new_id: str | None = None) -> ActionResult:
         self._check()
         self.did.append((action, id_, *rest))
-        return Acted(id_, action, State.ARCHIVED, State.PENDING, new_id)
+        return ActionResult(id_, action, State.ARCHIVED, State.PENDING, new_id)
 
-    def run(self, id_: str, *, reason: str | None = None) -> Acted:
+    def run(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("run", id_, reason)
 
-    def retry(self, id_: str, *, reason: str | None = None) -> Acted:
+    def retry(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("retry", id_, reason)
 
-    def archive(self, id_: str, *, reason: str | None = None) -> Acted:
+    def archive(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("archive", id_, reason)
 
-    def delete(self, id_: str, *, reason: str | None = None) -> Acted:
+    def delete(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("delete", id_, reason)
 
-    def cancel(self, id_: str, *, reason: str | None = None) -> Acted:
+    def cancel(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("cancel", id_, reason)
 
-    def replay(self, id_: str, *, reason: str | None = None) -> Acted:
+    def replay(self, id_: str, *, reason: str | None = None) -> ActionResult:
         return self._one("replay", id_, reason, new_id="new")
 
-    def edit(self, id_: str, payload: Any, *, reason: str | None = None) -> Acted:
+    def edit(self, id_: str, payload: Any, *, reason: str | None = None) -> ActionResult:
         return self._one("edit", id_, payload, reason)
 
-    def replay_with(self, id_: str, payload: Any, *, reason: str | None = None) -> Acted:
+    def replay_with(self, id_: str, payload: Any, *, reason: str | None = None) -> ActionResult:
         return self._one("replay_with", id_, payload, reason, new_id="new")
 
     def bulk(self, action: Any, filter: Filter, *, rate: int = 50, reason: str | None = None) -> BulkView:  # noqa: A002
@@ -285,5 +285,5 @@ class StubInspector:
         self.did.append(("resume", scope, name, reason))
         return self.paused.pop((scope, name))
 
-    def tick(self, type_: str, *, schedule: str | None = None, reason: str | None = None) -> Acted:
+    def tick(self, type_: str, *, schedule: str | None = None, reason: str | None = None) -> ActionResult:
         return self._one("tick", type_, schedule, reason)

@@ -15,7 +15,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.page import sparkline
 from joblane.page.desk import Desk
-from joblane.page.filters import age, read, told, write
+from joblane.page.filters import age, described, read, write
 from joblane.page.notices import KEPT, Notices
 from joblane.page.rendering import FOLDER, ago, query, span, usd
 from joblane.queues import Queue
@@ -69,7 +69,7 @@ def test_ages_are_read(text: str, seconds: int) -> None:
 
 
 def test_times_of_a_filter_are_told_as_the_command_line_writes_them() -> None:
-    assert told(Filter(created_after=NOW)) == [("created from", "2026-01-31 08:00:00Z")]
+    assert described(Filter(created_after=NOW)) == [("created from", "2026-01-31 08:00:00Z")]
 
 
 @pytest.mark.parametrize(

@@ -222,7 +222,7 @@ class Jobs(Construct):
 
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
         """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
-        follows = (str(task.on_archived["type"]),) if task.on_archived else ()
+        follows = (task.follower,) if task.follower else ()
         if not task.grants.enqueue and not follows:
             return
         if EVERY_LANE in task.grants.enqueue:

@@ -19,7 +19,7 @@ from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from joblane.functions.control.answering import ROUTES
-from joblane.inspector import Permission
+from joblane.inspector.permission import Permission
 
 FUNCTION = "control"
 """Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""

@@ -1,4 +1,4 @@
-"""Act on tasks, one, some, or all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
+"""Act on tasks, by their ids or on all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
-from joblane.cli.exits import Exit
+from joblane.cli.exits import Exit, exit_of
 from joblane.cli.terminal import plural
 
 if TYPE_CHECKING:
-    from joblane.inspector import BulkAction, Filter, Inspector
-    from joblane.inspector.views import Acted
+    from joblane.inspector.filter import BulkAction, Filter
+    from joblane.inspector.inspector import Inspector
+    from joblane.inspector.views import ActionResult
 
 HELP = {
     "run": "Run what waits now.",
@@ -30,67 +30,35 @@ DEFAULT_RATE = 50
 def command(action: str) -> Callable[..., None]:
     """The command of one action: on the ids, or on what the options find."""
 
+    @filters.filtered
     def act(
         context: typer.Context,
         ids: o.Ids = None,
         *,
-        state: o.States = None,
-        type_: o.Types = None,
-        queue: o.Queues = None,
-        tenant: o.Tenant = None,
-        tag: o.Tag = None,
-        id_prefix: o.IdPrefix = None,
-        error: o.Error = None,
-        fingerprint: o.Fingerprint = None,
-        older: o.Older = None,
-        newer: o.Newer = None,
+        which: filters.FilterOptions,
         reason: o.Reason = None,
         rate: o.Rate = DEFAULT_RATE,
         yes: o.Yes = False,
         dry_run: o.DryRun = False,
         as_json: o.AsJson = False,
     ) -> None:
-        chosen = asking.filter_of(
-            ids=ids or (),
-            state=state or (),
-            type_=type_ or (),
-            queue=queue or (),
-            tenant=tenant,
-            tag=tag,
-            id_prefix=id_prefix,
-            error=error,
-            fingerprint=fingerprint,
-            older=older,
-            newer=newer,
-        )
-        if not any(vars_of(chosen)):
-            asking.usage(f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]...")
-        by_ids = chosen.ids and vars_of(chosen)[1:] == vars_of(_only(chosen.ids))[1:]
-        if by_ids and not dry_run:
-            raise typer.Exit(_each(asking.inspector(context), action, chosen.ids, reason, as_json=as_json))
+        unfiltered = which == filters.FilterOptions()
+        if not ids and unfiltered:
+            terminal.usage(
+                f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]..."
+            )
+        chosen = which.filter(ids or ())
+        if unfiltered and not dry_run:
+            raise typer.Exit(_each(target.inspector(context), action, chosen.ids, reason, as_json=as_json))
         act_on_filter(context, action, chosen, reason=reason, rate=rate, yes=yes, dry_run=dry_run, as_json=as_json)
 
     act.__doc__ = HELP[action]
     return act
 
 
-def vars_of(chosen: Filter) -> list[object]:
-    """The values of a filter, ids first."""
-    return [getattr(chosen, name) for name in chosen.__slots__]
-
-
-def _only(ids: tuple[str, ...]) -> Filter:
-    from joblane.inspector import Filter
-
-    return Filter(ids=ids)
-
-
 def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> Exit:
-    """One after the other; what cannot be done is told, and keeps none of the others."""
-    from joblane.cli.exits import exit_of
-    from joblane.inspector.views import Acted
-
-    done: list[Acted] = []
+    """One after the other; an error is shown, and the rest continues."""
+    done: list[ActionResult] = []
     worst = Exit.DONE
     for id_ in ids:
         try:
@@ -98,31 +66,21 @@ def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | N
         except Exception as error:  # the one place where the outcome of each is decided
             code = exit_of(error)
             if code is None or code in (Exit.AWAY, Exit.FORBIDDEN) or len(ids) == 1:
-                _show(done, as_json=as_json)
+                if as_json and done:  # a program then knows of these
+                    terminal.document(done)
                 raise
-            screen.say(f"joblane: {error}")
+            terminal.say(f"joblane: {error}")
             worst = code if worst in (Exit.DONE, code) else Exit.FAILED
         else:
             done.append(acted)
             if not as_json:
                 _tell(acted)
     if as_json:
-        if len(ids) == 1:
-            screen.document(done[0], Acted)
-        else:
-            screen.document(done, list[Acted])
+        terminal.document(done[0] if len(ids) == 1 else done)
     return worst
 
 
-def _show(done: list[Acted], *, as_json: bool) -> None:
-    """What was done before the way ended early, so that a program knows of it."""
-    from joblane.inspector.views import Acted
-
-    if as_json and done:
-        screen.document(done, list[Acted])
-
-
-def _tell(acted: Acted) -> None:
+def _tell(acted: ActionResult) -> None:
     if acted.action == "cancel" and acted.after == "active":
         text = "was asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or end"
     elif acted.action == "delete":
@@ -131,9 +89,9 @@ def _tell(acted: Acted) -> None:
         text = f"is {acted.after}"
     else:
         text = f"was {acted.before}, is {acted.after}"
-    screen.console().print(screen.word(f"{acted.id} {text}", "none"), soft_wrap=True)
+    terminal.console().print(terminal.word(f"{acted.id} {text}", "none"), soft_wrap=True)
     if acted.note:
-        screen.say(acted.note.capitalize().rstrip(".") + ".")
+        terminal.say(acted.note.capitalize().rstrip(".") + ".")
 
 
 def act_on_filter(
@@ -149,27 +107,25 @@ def act_on_filter(
 ) -> None:
     """Count, ask, start, follow."""
     from joblane.cli.follow import follow
-    from joblane.inspector import BulkAction
+    from joblane.inspector.filter import BulkAction
 
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     number = counted(inspector, chosen, BulkAction(action), dry_run=dry_run, as_json=as_json)
-    asking.confirm(f"{action.capitalize()} {number}?", yes=yes)
+    terminal.confirm(f"{action.capitalize()} {number}?", yes=yes)
     started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
-    raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
+    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
 
 
 def counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
     """How many it would touch, in words. Ends the command for a dry run, and where nothing does."""
-    from joblane.inspector.views import Count
-
     count = inspector.count(chosen, action=action)
     words = plural(count.number) if count.exact else f"more than {plural(count.number)}"
     if dry_run and as_json:
-        screen.document(count, Count)
+        terminal.document(count)
     if not count.number:
-        asking.stop("nothing matches", Exit.NOTHING)
+        terminal.stop("nothing matches", Exit.NOTHING)
     if dry_run:
         if not as_json:
-            screen.console().print(screen.word(f"{words} would be touched.", "none"))
+            terminal.console().print(terminal.word(f"{words} would be touched.", "none"))
         raise typer.Exit
     return words

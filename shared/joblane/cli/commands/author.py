@@ -9,20 +9,17 @@ import json
 import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from joblane.cli import completion
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 
 if TYPE_CHECKING:
-    from joblane.inspector.views import Acted
+    from joblane.inspector.views import ActionResult
 
 Payload = Annotated[
     str | None,
@@ -60,12 +57,11 @@ def enqueue(
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import Acted
     from joblane.queues import Queue
     from joblane.unique import OnConflict
 
     given = {
-        "queue": None if queue is None else asking.one_of(Queue, queue, "--queue"),
+        "queue": None if queue is None else filters.one_of(Queue, queue, "--queue"),
         "process_in": _seconds(process_in, "--in"),
         "process_at": _time(process_at, "--at"),
         "deadline": _time(deadline, "--deadline"),
@@ -77,13 +73,13 @@ def enqueue(
         "retention": _seconds(retention, "--retention"),
         "unique_for": _seconds(unique_for, "--unique-for"),
         "unique_key": unique_key,
-        "on_conflict": None if on_conflict is None else asking.one_of(OnConflict, on_conflict, "--on-conflict"),
+        "on_conflict": None if on_conflict is None else filters.one_of(OnConflict, on_conflict, "--on-conflict"),
     }
     if process_in is not None and process_at is not None:
-        asking.usage("give --in or --at, not both", "--at")
+        terminal.usage("give --in or --at, not both", "--at")
     options = {name: value for name, value in given.items() if value is not None}
     given_payload = read_payload(payload) or {}
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     acted = inspector.enqueue(type_, given_payload, options=options, reason=reason)
     id_ = acted.new_id or acted.id
     if wait:
@@ -91,12 +87,11 @@ def enqueue(
 
         if not as_json:
             _print(id_)
-        raise typer.Exit(await_end(inspector, asking.here(context), id_, None, as_json=as_json))
+        raise typer.Exit(await_end(inspector, target.command(context), id_, None, as_json=as_json))
     if as_json:
-        screen.document(acted, Acted)
-        return
+        terminal.answer(acted)
     _print(id_)
-    screen.say(f"Enqueued as {acted.after}.  Follow it:  {asking.here(context)} wait {argument(id_)}")
+    terminal.say(f"Enqueued as {acted.after}.  Follow it:  {target.command(context)} wait {argument(id_)}")
 
 
 def invoke(
@@ -113,24 +108,24 @@ def invoke(
     """
     from joblane.cli import invoke as invoking
 
-    where = context.find_object(asking.Where) or asking.Where()
+    where = target.of(context)
     if where.stage not in (None, "local"):
-        asking.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
-    asking.type_of(type_)
+        terminal.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
+    filters.type_of(type_)
     if tenant is not None:
-        asking.name_of(tenant, "--tenant")
+        filters.name_of(tenant, "--tenant")
     given = read_payload(payload) or {}
     # the settings of the local stack become this process's; a database without our tables is told of
-    asking.inspector(context).pauses()
+    target.inspector(context).pauses()
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
-        screen.document(ended, invoking.Invoked)
+        terminal.document(ended)
     elif ended.result is not None:
-        _print(screen.pretty(ended.result))
+        _print(terminal.pretty(ended.result))
     if ended.traceback:
-        screen.say(ended.traceback.rstrip())
-    screen.say(ended.sentence)
+        terminal.say(ended.traceback.rstrip())
+    terminal.say(ended.sentence)
     if ended.outcome != "completed":
         raise typer.Exit(Exit.FAILED)
 
@@ -142,7 +137,7 @@ def replay(
 
     It is linked to this one; `--json` gives it another payload.
     """
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     if payload is None:
         acted = inspector.replay(id_, reason=reason)
     else:
@@ -158,7 +153,7 @@ def edit(
     By `--json`, or in $EDITOR. A field that is shown as [redacted] and left so keeps its value.
     """
     changed = read_payload(payload)
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     if changed is not None:
         _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
         return
@@ -166,12 +161,12 @@ def edit(
 
     before = inspector.task(id_).payload
     if before is None:
-        asking.stop("its payload was cleared; enqueue a new task", Exit.STATE)
-    if not screen.is_terminal():
-        asking.usage("there is no terminal to edit on; give the payload", "--json")
-    with edited(screen.pretty(before) + "\n") as text:
+        terminal.stop("its payload was cleared; enqueue a new task", Exit.STATE)
+    if not terminal.is_terminal():
+        terminal.usage("there is no terminal to edit on; give the payload", "--json")
+    with edited(terminal.pretty(before) + "\n") as text:
         if text is None:
-            screen.say("The payload was left as it is; nothing was done.")
+            terminal.say("The payload was left as it is; nothing was done.")
             return
         changed = _parse(text, "the edited payload")
         _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
@@ -195,7 +190,7 @@ def new(
     for path in written:
         _print(str(path.relative_to(Path.cwd())))
     test = written[-1].relative_to(Path.cwd())
-    screen.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
+    terminal.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
 
 
 # --- Payloads --------------------------------------------------------------------------------------------------------
@@ -214,7 +209,7 @@ def read_payload(given: str | None) -> dict[str, Any] | None:
             text = Path(given[1:]).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not text in UTF-8"
-            asking.usage(f"the file cannot be read: {reason}", where)
+            terminal.usage(f"the file cannot be read: {reason}", where)
     return _parse(text, where)
 
 
@@ -222,13 +217,13 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        asking.usage(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}", where)
+        terminal.usage(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}", where)
     except ValueError:  # Python's own bound on the digits of a number
-        asking.usage("not JSON that anyone reads: a number in it is too long", where)
+        terminal.usage("not JSON that anyone reads: a number in it is too long", where)
     except RecursionError:
-        asking.usage("not JSON that anyone reads: it is nested too deep", where)
+        terminal.usage("not JSON that anyone reads: it is nested too deep", where)
     if not isinstance(value, dict):
-        asking.usage("a JSON object is required: {…}", where)
+        terminal.usage("a JSON object is required: {…}", where)
     return value
 
 
@@ -236,33 +231,22 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 
 def _seconds(text: str | None, option: str) -> float | None:
-    from joblane.inspector.durations import duration
-
-    try:
-        found: timedelta | None = None if text is None else duration(text)
-    except ValueError as error:
-        asking.usage(str(error), option)
+    found = filters.duration_of(text, option)
     return None if found is None else found.total_seconds()
 
 
 def _time(text: str | None, option: str) -> str | None:
-    from joblane.inspector.durations import moment
-
-    try:
-        return None if text is None else moment(text).isoformat()
-    except ValueError as error:
-        asking.usage(str(error), option)
+    found = filters.time_of(text, option)
+    return None if found is None else found.isoformat()
 
 
-def _tell(acted: Acted, what: str, *, as_json: bool) -> None:
-    from joblane.inspector.views import Acted
+def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
 
     if as_json:
-        screen.document(acted, Acted)
-        return
+        terminal.answer(acted)
     id_ = acted.new_id or acted.id
     _print(id_)
-    screen.say(f"Task {id_} {what}; it is {acted.after}.")
+    terminal.say(f"Task {id_} {what}; it is {acted.after}.")
 
 
 def _python() -> str:
@@ -273,4 +257,4 @@ def _python() -> str:
 
 def _print(text: str) -> None:
     """Alone on the output, so that a script takes it as it is."""
-    typer.echo(screen.clean(text, lines=True))
+    typer.echo(terminal.clean(text, lines=True))

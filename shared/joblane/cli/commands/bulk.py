@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.terminal import NARROW, WIDE
 
@@ -20,23 +19,21 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
     from joblane.cli.durations import relative
-    from joblane.inspector.views import BulkView
 
-    found = asking.inspector(context).bulks(limit=limit)
+    found = target.inspector(context).bulks(limit=limit)
     if as_json:
-        screen.document(found, tuple[BulkView, ...])
-        return
+        terminal.answer(found)
     if not found:
-        screen.say("There was no bulk action yet.")
+        terminal.say("There was no bulk action yet.")
         return
-    console = screen.console()
+    console = terminal.console()
     why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
     more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
-    made = screen.table("ID", "ACTION", "STATE", "DONE", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
+    made = terminal.table("ID", "ACTION", "STATE", "DONE", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
     for one in found:
         cells = (one.id, one.action, one.standing, one.done, one.total, one.failed)
         rest = (one.skipped, relative(one.started_at, datetime.now(UTC)), one.who) if more else ()
-        screen.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
+        terminal.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
     console.print(made)
 
 
@@ -49,26 +46,22 @@ def show(
 ) -> None:
     """How one bulk action stands."""
     from joblane.cli.follow import follow, report
-    from joblane.inspector.views import BulkView
 
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
-        raise typer.Exit(follow(inspector, view, asking.here(context), as_json=as_json, begun=False))
+        raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, begun=False))
     if as_json:
-        screen.document(view, BulkView)
-    else:
-        screen.console().print(screen.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
+        terminal.answer(view)
+    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
 
 
 @group.command("abort")
 def abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
     """Stop a bulk action; what is done stays done."""
     from joblane.cli.follow import report
-    from joblane.inspector.views import BulkView
 
-    view = asking.inspector(context).abort(id_, reason=reason)
+    view = target.inspector(context).abort(id_, reason=reason)
     if as_json:
-        screen.document(view, BulkView)
-    else:
-        screen.console().print(screen.word(report(view), "none"))
+        terminal.answer(view)
+    terminal.console().print(terminal.word(report(view), "none"))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import NARROW, WIDE, plural, word
@@ -17,7 +16,8 @@ from joblane.cli.terminal import NARROW, WIDE, plural, word
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from joblane.inspector import Filter, Inspector
+    from joblane.inspector.filter import Filter
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import DeadGroup, DeadLetters
 
 DEFAULT_CANARY = 5
@@ -27,28 +27,25 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
     """What was given up, grouped by what went wrong."""
-    from joblane.inspector.views import DeadLetters
-
-    found = asking.inspector(context).dead()
+    found = target.inspector(context).dead()
     if as_json:
-        screen.document(found, DeadLetters)
-        return
+        terminal.answer(found)
     if not found.groups and not found.unread:
-        screen.say("Nothing is dead.")
+        terminal.say("Nothing is dead.")
     if found.groups:
-        _groups(screen.console(), found)
+        _groups(terminal.console(), found)
     if found.leftovers:
         letters = plural(sum(found.leftovers.values()), "message")
-        screen.say(
+        terminal.say(
             f"Left over in the dead-letter queues: {letters} of tasks that were retried or deleted since. "
-            f"`{asking.here(context)} redrive --all` removes that, too."
+            f"`{target.command(context)} redrive --all` removes that, too."
         )
     if found.unread:
-        screen.say(
+        terminal.say(
             f"{plural(found.unread, 'message')} more in the dead-letter queues were not looked at: they are many."
         )
     if found.groups:
-        _next_steps(found.groups[0], asking.here(context))
+        _next_steps(found.groups[0], target.command(context))
 
 
 def _groups(to: Console, found: DeadLetters) -> None:
@@ -56,14 +53,14 @@ def _groups(to: Console, found: DeadLetters) -> None:
 
     now, wide = datetime.now(UTC), to.width >= WIDE
     times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
-    made = screen.table(
+    made = terminal.table(
         "COUNT", "FINGERPRINT", *types, *times, "WHAT WENT WRONG", right=("COUNT",), fold=("WHAT WENT WRONG",)
     )
     for one in found.groups:
         when = (relative(one.first_at, now),) if wide else ()
         cells = (*((one.type,) if types else ()), *when, relative(one.last_at, now))
         wrong = _wrong(one) if types or not one.type else f"{one.type}: {_wrong(one)}"
-        screen.row(made, f"{one.count:,}", one.fingerprint, *cells, wrong)
+        terminal.row(made, f"{one.count:,}", one.fingerprint, *cells, wrong)
     to.print(made)
 
 
@@ -83,9 +80,9 @@ def _next_steps(one: DeadGroup, command: str) -> None:
     ]
     canary = f" --canary {DEFAULT_CANARY}" if one.type else ""  # what cannot be read becomes no task to wait for
     again = f"{command} redrive {one.fingerprint}{canary}"
-    to = screen.messages()
+    to = terminal.messages()
     to.print()
-    screen.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
+    terminal.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
     if one.log_link:
         to.print(word(f"  Its log: {one.log_link}", "none"), soft_wrap=True)
 
@@ -116,30 +113,29 @@ def redrive(
     from joblane.inspector.bulk.dead import left_over
 
     if everything and (which or type_):
-        asking.usage("it is all: name nothing else", "--all")
+        terminal.usage("it is all: name nothing else", "--all")
     if not (everything or which or type_):
-        asking.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
-    inspector = asking.inspector(context)
+        terminal.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
+    inspector = target.inspector(context)
     found = inspector.dead()
     chosen = _filter(which or [], type_ or [], found.groups)
     number, removed = _number(inspector, chosen, found, exactly=dry_run), left_over(found, chosen)
     if everything and (unread := sum(one.count for one in found.groups if not one.type)):
-        screen.say(f"{plural(unread, 'message')} that cannot be read stay; redrive such by their fingerprint.")
+        terminal.say(f"{plural(unread, 'message')} that cannot be read stay; redrive such by their fingerprint.")
     if not number and not removed:
-        asking.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
+        terminal.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
     if dry_run:
         if as_json:
             from joblane.inspector.views import Count
 
-            screen.document(Count(number, exact=True), Count)
-        else:
-            screen.console().print(word(_would(number, removed), "none"))
+            terminal.answer(Count(number, exact=True))
+        terminal.console().print(word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
     question = f"Redrive {plural(number)}{first}?" if number else f"Remove {plural(removed, 'message')} left over?"
-    asking.confirm(question, yes=yes or bool(chosen.ids))
+    terminal.confirm(question, yes=yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
-    raise typer.Exit(follow(inspector, started, asking.here(context), as_json=as_json))
+    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
 
 
 def _would(number: int, removed: int) -> str:
@@ -150,12 +146,12 @@ def _would(number: int, removed: int) -> str:
 
 def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
     """One fingerprint, or ids: a word that is no group's fingerprint is an id."""
-    from joblane.inspector import Filter
+    from joblane.inspector.filter import Filter
 
     prints = {one.fingerprint for one in groups} | {one for one in which if FINGERPRINT.fullmatch(one)}
     named = [one for one in which if one in prints]
     if len(named) > 1 or (named and len(which) > 1):
-        asking.usage("one fingerprint at a time, or ids alone", "[FINGERPRINT|ID]...")
+        terminal.usage("one fingerprint at a time, or ids alone", "[FINGERPRINT|ID]...")
     if named:
         return Filter(fingerprint=named[0], types=tuple(types))
     return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))
@@ -166,8 +162,8 @@ def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly
     goes."""
     from dataclasses import replace
 
-    from joblane.inspector import BulkAction
     from joblane.inspector.bulk.dead import within
+    from joblane.inspector.filter import BulkAction
     from joblane.record.states import State
 
     if not chosen.ids:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
+from joblane.cli import filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def migrate() -> None:
     from joblane import settings
     from joblane.cli.connect import away, settle
     from joblane.errors import text_of
-    from joblane.record.connection import is_away
+    from joblane.record.connection import is_unavailable
     from joblane.record.migrate import migrate as bring_up_to_date
 
     source = settle(profile=None, region=None)
@@ -35,7 +35,7 @@ def migrate() -> None:
         types = bring_up_to_date(url := settings.database_url())
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
         what = "cannot be brought up to date"
-        if is_away(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+        if is_unavailable(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
             raise away(url, source, what, error) from error
         raise LocalError(f"The database {what}: {text_of(error)}") from error
     typer.echo(f"The schema is up to date; {types} task types are known.")
@@ -54,7 +54,7 @@ def schema(
     from joblane.discovery import discover, load
     from joblane.sqs.schema import message_schema
 
-    for found in discover().values() if type_ is None else [load(asking.type_of(type_))]:
+    for found in discover().values() if type_ is None else [load(filters.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)
         if out is None:
             typer.echo(text)
@@ -64,7 +64,7 @@ def schema(
                 out.mkdir(parents=True, exist_ok=True)
                 target.write_text(text + "\n")
             except OSError as error:
-                asking.usage(f"{target} cannot be written: {error.strerror}", "--out")
+                terminal.usage(f"{target} cannot be written: {error.strerror}", "--out")
             typer.echo(f"{found.type}: {target}")
 
 
@@ -86,12 +86,12 @@ def preflight(
     from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops
     from joblane.local.deployment import context
-    from joblane.local.tools import ROOT
+    from joblane.project import Project
 
     if assembly is None:
         if stage not in (known := context()["stages"]):
-            asking.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
-        assembly = ROOT / "cdk.out" / stage
+            terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
+        assembly = Project.here().root / "cdk.out" / stage
         stages.synthesise(stage, assembly)
     findings = stages.look(stage, assembly)
     if as_json:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.follow import ENDED
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    from joblane.inspector import Inspector
+    from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import LogLine, TaskView
 
 LOOK_AGAIN_SECONDS = 1.0
@@ -28,51 +27,28 @@ MAX_LOG_LINES = 1000
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
 
+@filters.filtered
 def ls(
     context: typer.Context,
     *,
-    state: o.States = None,
-    type_: o.Types = None,
-    queue: o.Queues = None,
-    tenant: o.Tenant = None,
-    tag: o.Tag = None,
-    id_prefix: o.IdPrefix = None,
-    error: o.Error = None,
-    fingerprint: o.Fingerprint = None,
-    older: o.Older = None,
-    newer: o.Newer = None,
+    which: filters.FilterOptions,
     limit: o.Limit = 20,
     after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on there: the page before says it.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Tasks, newest first; all that is given must hold."""
-    chosen = asking.filter_of(
-        state=state or (),
-        type_=type_ or (),
-        queue=queue or (),
-        tenant=tenant,
-        tag=tag,
-        id_prefix=id_prefix,
-        error=error,
-        fingerprint=fingerprint,
-        older=older,
-        newer=newer,
-    )
-    page = asking.inspector(context).tasks(chosen, after=after, limit=limit)
+    page = target.inspector(context).tasks(which.filter(), after=after, limit=limit)
     if as_json:
-        from joblane.inspector.views import Page
-
-        screen.document(page, Page)
-        return
+        terminal.answer(page)
     if not page.tasks:
-        screen.say("No task matches." if after is None else "No more tasks match.")
+        terminal.say("No task matches." if after is None else "No more tasks match.")
         return
     from joblane.cli import task_tables as tables
 
-    console = screen.console()
+    console = terminal.console()
     console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
     if page.after is not None:
-        screen.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
+        terminal.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
 
 
 def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
@@ -80,15 +56,12 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
 
     Why it is not running, its attempts, its error, its payload, and what can be done now, to paste.
     """
-    view = asking.inspector(context).task(id_)
+    view = target.inspector(context).task(id_)
     if as_json:
-        from joblane.inspector.views import TaskView
-
-        screen.document(view, TaskView)
-        return
+        terminal.answer(view)
     from joblane.cli import task_tables as tables
 
-    tables.task(screen.console(), view, datetime.now(UTC), asking.here(context))
+    tables.task(terminal.console(), view, datetime.now(UTC), target.command(context))
 
 
 def logs(
@@ -100,20 +73,17 @@ def logs(
     ] = False,
 ) -> None:
     """The log lines of one task, over its attempts."""
-    from joblane.inspector.views import LogLine
-
-    inspector = asking.inspector(context)
+    inspector = target.inspector(context)
     ended = inspector.task(id_).row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     if as_json and not follow:
-        screen.document(lines, tuple[LogLine, ...])
-        return
-    console, shown = screen.console(), 0
+        terminal.answer(lines)
+    console, shown = terminal.console(), 0
     try:
         while True:
             for line in lines[shown:]:
                 if as_json:
-                    typer.echo(screen.adapter(LogLine).dump_json(line).decode())
+                    typer.echo(terminal.json_of(line))
                 else:
                     _print_log_line(console, line)
             shown = max(shown, len(lines))
@@ -123,12 +93,12 @@ def logs(
             ended = inspector.task(id_).row.state in ENDED  # asked first: what it wrote last is then among the lines
             lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     except KeyboardInterrupt:
-        screen.say("\nNo longer following; the task goes on.")
+        terminal.say("\nNo longer following; the task goes on.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     if not shown:
-        screen.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
+        terminal.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
     if shown >= MAX_LOG_LINES:
-        screen.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
+        terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
 
 
 def _print_log_line(to: Console, line: LogLine) -> None:
@@ -137,10 +107,10 @@ def _print_log_line(to: Console, line: LogLine) -> None:
     style = {"WARNING": "yellow", "ERROR": "red", "CRITICAL": "bold red", "DEBUG": "dim"}.get(line.level, "")
     text = Text(f"{line.at.astimezone(UTC):%H:%M:%S.%f}"[:12] + "Z ", "dim")
     text.append(f"{line.attempt or '–':>2} ", "dim")
-    text.append(f"{line.level:<7} ", style).append(screen.clean(line.message))
+    text.append(f"{line.level:<7} ", style).append(terminal.clean(line.message))
     for name, value in line.fields.items():
         if name not in LOG_FIELDS_LEFT_OUT:
-            text.append(f"  {screen.clean(name)}=", "dim").append(screen.clean(value))
+            text.append(f"  {terminal.clean(name)}=", "dim").append(terminal.clean(value))
     to.print(text, soft_wrap=True)
 
 
@@ -151,25 +121,19 @@ def wait(
     as_json: o.AsJson = False,
 ) -> None:
     """Wait until a task has ended. Exit status 0: completed, 1: archived or cancelled, 7: not ended in time."""
-    from joblane.inspector.durations import duration
-
-    try:
-        seconds = None if timeout is None else duration(timeout).total_seconds()
-    except ValueError as error:
-        asking.usage(str(error), "--timeout")
-    raise typer.Exit(await_end(asking.inspector(context), asking.here(context), id_, seconds, as_json=as_json))
+    longest = filters.duration_of(timeout, "--timeout")
+    raise typer.Exit(await_end(target.inspector(context), target.command(context), id_, longest, as_json=as_json))
 
 
-def await_end(inspector: Inspector, command: str, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
+def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta | None, *, as_json: bool) -> Exit:
     """Follow a task to its end, tell how it ended, and return the status that says so.
 
-    ``command``: `joblane`, with the options that lead to this stage. ``seconds``: None for as long as it takes.
+    ``command``: `joblane`, with the options that lead to this stage. ``longest`` None: for as long as it takes.
     """
     from joblane.cli.follow import bar
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import TaskView
 
-    ends = math.inf if seconds is None else time.monotonic() + seconds
+    ends = math.inf if longest is None else time.monotonic() + longest.total_seconds()
     view = inspector.task(id_)
     try:
         with bar() as progress:
@@ -179,24 +143,24 @@ def await_end(inspector: Inspector, command: str, id_: str, seconds: float | Non
                 time.sleep(min(LOOK_AGAIN_SECONDS, left))
                 view = inspector.task(id_)
     except KeyboardInterrupt:
-        screen.say(f"\nNo longer waiting; task {id_} goes on.")
+        terminal.say(f"\nNo longer waiting; task {id_} goes on.")
         return Exit.INTERRUPTED
     if as_json:
-        screen.document(view, TaskView)
+        terminal.document(view)
     match view.row.state:
         case "completed":
-            screen.say(f"Task {id_} completed.")
+            terminal.say(f"Task {id_} completed.")
             return Exit.DONE
         case "archived" | "cancelled" as state:
-            screen.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
-            screen.say(f"More: {command} show {argument(id_)}")
+            terminal.say(f"Task {id_} is {state}: {view.row.reason or view.why.text}")
+            terminal.say(f"More: {command} show {argument(id_)}")
             return Exit.FAILED
         case state:
-            screen.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")
+            terminal.say(f"Task {id_} has not ended in time: it is {state}. {view.why.text}")
             return Exit.TIMED_OUT
 
 
 def _tell(progress: Progress, line: TaskID, view: TaskView) -> None:
     done, total = (view.progress.done, view.progress.total) if view.progress else (0, None)
     text = (view.progress and view.progress.note) or view.why.text
-    progress.update(line, total=total, completed=done, description=f"{view.row.state}: {screen.clean(text)}")
+    progress.update(line, total=total, completed=done, description=f"{view.row.state}: {terminal.clean(text)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from joblane.cli import filters as asking
+from joblane.cli import target
 from joblane.local.errors import LocalError, PortBusyError
 
 
@@ -26,7 +26,7 @@ def page(
     from joblane.page.security import ADDRESS, Keys
     from joblane.page.serving import listen, serve
 
-    desk = Desk(partial(asking.inspector, context))
+    desk = Desk(partial(target.inspector, context))
     with desk.inspector():
         pass  # what cannot be reached is better said here than in the browser
     try:
@@ -34,14 +34,14 @@ def page(
     except OSError as error:
         raise PortBusyError("The page", port, "--port") from error
     port, keys = listening.getsockname()[1], Keys()
-    where = context.find_object(asking.Where) or asking.Where()
+    where = target.of(context)
     app = build(
         desk,
         port=port,
         keys=keys,
         read_only=read_only,
         stage=where.stage or "local",
-        command=asking.here(context),
+        command=target.command(context),
         spoken=(LocalError,),
     )
     address = f"http://{ADDRESS}:{port}/?token={keys.token}"

@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import completion
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.terminal import WIDE
 
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector import PauseScope
+    from joblane.inspector.filter import PauseScope
     from joblane.inspector.views import ScheduleView, Tick
 
 Scope = Annotated[
@@ -46,79 +44,65 @@ def pause(
     Without arguments: what is paused. Messages stay, and no attempts are spent.
     """
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import Pause
 
     if scope is None:
         _show_pauses(context, as_json=as_json)
         return
     if name is None:
-        asking.usage(f"give the name of the {scope}, too", "NAME")
-    chosen, named, ends = _scope(scope), asking.name_of(name, "NAME"), _ends(for_, until)
-    made = asking.inspector(context).pause(chosen, named, reason=reason, until=ends)
+        terminal.usage(f"give the name of the {scope}, too", "NAME")
+    chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
+    made = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
     if as_json:
-        screen.document(made, Pause)
-        return
+        terminal.answer(made)
     what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
     if made.scope == "schedule":
         what = "its ticks run nothing"
-    end = f"until {screen.clean(_stamp(made.until))}" if made.until else "until it is resumed"
-    screen.say(f"Paused {made.scope} {made.name} {end}: {what}.")
+    end = f"until {terminal.clean(_stamp(made.until))}" if made.until else "until it is resumed"
+    terminal.say(f"Paused {made.scope} {made.name} {end}: {what}.")
     if made.replaced:
         by = f" by {made.replaced_by}" if made.replaced_by else ""
-        screen.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
-    screen.say(f"Go on:  {asking.here(context)} resume {made.scope} {argument(made.name)}")
+        terminal.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
+    terminal.say(f"Go on:  {target.command(context)} resume {made.scope} {argument(made.name)}")
 
 
 def resume(
     context: typer.Context, scope: Scope, name: Name, reason: o.Reason = None, as_json: o.AsJson = False
 ) -> None:
     """Go on with what was paused."""
-    from joblane.inspector.views import Pause
-
-    chosen, named = _scope(scope), asking.name_of(name, "NAME")
-    was = asking.inspector(context).resume(chosen, named, reason=reason)
+    chosen, named = _scope(scope), filters.name_of(name, "NAME")
+    was = target.inspector(context).resume(chosen, named, reason=reason)
     if as_json:
-        screen.document(was, Pause)
-        return
+        terminal.answer(was)
     by = f" by {was.by}" if was.by else ""
-    screen.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {_stamp(was.since)}.")
+    terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {_stamp(was.since)}.")
 
 
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
-    from joblane.inspector.views import Pause
 
-    found = asking.inspector(context).pauses()
+    found = target.inspector(context).pauses()
     if as_json:
-        screen.document(found, tuple[Pause, ...])
-        return
+        terminal.answer(found)
     if not found:
-        screen.say("Nothing is paused.")
+        terminal.say("Nothing is paused.")
         return
-    made = screen.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
+    made = terminal.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
     for one in found:
         until = _stamp(one.until) if one.until else "resumed by hand"
-        screen.row(made, one.scope, one.name, _stamp(one.since), until, one.by, one.reason)
-    screen.console().print(made)
+        terminal.row(made, one.scope, one.name, _stamp(one.since), until, one.by, one.reason)
+    terminal.console().print(made)
 
 
 def _scope(text: str) -> PauseScope:
-    from joblane.inspector import PauseScope
+    from joblane.inspector.filter import PauseScope
 
-    return asking.one_of(PauseScope, text, "SCOPE")
+    return filters.one_of(PauseScope, text, "SCOPE")
 
 
 def _ends(for_: str | None, until: str | None) -> datetime | None:
-    from joblane.inspector.durations import duration, moment
-
     if for_ is not None and until is not None:
-        asking.usage("give --for or --until, not both", "--until")
-    option = "--for" if for_ is not None else "--until"
-    try:
-        if for_ is not None:
-            return datetime.now(UTC) + duration(for_)
-        return None if until is None else moment(until)
-    except ValueError as error:
-        asking.usage(str(error), option)
+        terminal.usage("give --for or --until, not both", "--until")
+    length = filters.duration_of(for_, "--for")
+    return filters.time_of(until, "--until") if length is None else datetime.now(UTC) + length
 
 
 def _stamp(at: datetime) -> str:
@@ -129,16 +113,13 @@ def _stamp(at: datetime) -> str:
 
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     """Periodic tasks, their next times and last ticks."""
-    from joblane.inspector.views import ScheduleView
-
-    found = asking.inspector(context).schedules()
+    found = target.inspector(context).schedules()
     if as_json:
-        screen.document(found, tuple[ScheduleView, ...])
-        return
-    console = screen.console()
+        terminal.answer(found)
+    console = terminal.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
-        screen.say(f"A tick that did not come is marked ×. Send one by hand:  {asking.here(context)} tick TYPE")
+        terminal.say(f"A tick that did not come is marked ×. Send one by hand:  {target.command(context)} tick TYPE")
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
@@ -147,11 +128,11 @@ def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
 
     wide, now = width >= WIDE, datetime.now(UTC)
     more = ("TIME ZONE", "OVERLAP", "ON AWS") if wide else ()
-    made = screen.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", "", fold=("SCHEDULE",))
+    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", "", fold=("SCHEDULE",))
     for one in found:
         extra = (one.timezone, one.overlap, one.on_aws) if wide else ()
         coming = relative(one.next[0], now) if one.next else None
-        screen.row(made, one.type, one.name, one.text, *extra, coming, _ticks(one.ticks), paused(one.pause))
+        terminal.row(made, one.type, one.name, one.text, *extra, coming, _ticks(one.ticks), paused(one.pause))
     return made
 
 
@@ -177,10 +158,7 @@ def tick(
 
     As its schedule would; also where the stage has it off.
     """
-    from joblane.inspector.views import Acted
-
-    acted = asking.inspector(context).tick(type_, schedule=schedule, reason=reason)
+    acted = target.inspector(context).tick(type_, schedule=schedule, reason=reason)
     if as_json:
-        screen.document(acted, Acted)
-    else:
-        screen.console().print(screen.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)
+        terminal.answer(acted)
+    terminal.console().print(terminal.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
@@ -33,23 +32,20 @@ def queues(
 
     Throughput, too, and what is paused.
     """
-    from joblane.inspector.views import Overview
-
-    found = asking.inspector(context).overview(minutes=minutes)
+    found = target.inspector(context).overview(minutes=minutes)
     if as_json:
-        screen.document(found, Overview)
-        return
+        terminal.answer(found)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
-    console = screen.console()
+    console = terminal.console()
     console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
     if lanes:
         console.print()
         console.print(lane_table(found, console.width))
     for line in (*pause_lines(found), *unknown_lines(found)):
-        screen.say(line)
+        terminal.say(line)
     if found.archived:
-        screen.say(f"{screen.plural(found.archived)} given up are kept: {asking.here(context)} dead")
+        terminal.say(f"{terminal.plural(found.archived)} given up are kept: {target.command(context)} dead")
 
 
 def stats(
@@ -64,26 +60,20 @@ def stats(
     How they ended, and how long they waited and took.
     """
     from joblane.inspector.durations import duration
-    from joblane.inspector.views import Statistic
 
     if by not in BY:
-        asking.usage(f"{by!r} is neither type nor tenant", "--by")
-    try:
-        found = asking.inspector(context).statistics(within=duration(within), by=by)
-    except ValueError as error:
-        if getattr(error, "field", None) is not None:  # the inspector's own word
-            raise
-        asking.usage(str(error), "--within")
+        terminal.usage(f"{by!r} is neither type nor tenant", "--by")
+    length = filters.parsed(duration, within, "--within")
+    found = target.inspector(context).statistics(within=length, by=by)
     if as_json:
-        screen.document(found, tuple[Statistic, ...])
-        return
+        terminal.answer(found)
     if not found:
-        screen.say(f"Nothing ran within {within}.")
+        terminal.say(f"Nothing ran within {within}.")
         return
-    console = screen.console()
+    console = terminal.console()
     console.print(_statistics(found, by, console.width, cost=cost))
     if cost:
-        screen.say(
+        terminal.say(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and what "
             "is free. See docs/costs.md."
         )
@@ -115,17 +105,17 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
     ]
     titles = [title for title in rows[0] if cost or title not in ("COST", "PER 1000")]
     columns = {title: [cells[title] for cells in rows] for title in titles}
-    kept = screen.fitting(columns, width, name=name, drop=(*costs[1:], *LEFT_OUT_FIRST))
-    made = screen.table(*kept, right=kept[1:], fold=(name,))
+    kept = terminal.fitting(columns, width, name=name, drop=(*costs[1:], *LEFT_OUT_FIRST))
+    made = terminal.table(*kept, right=kept[1:], fold=(name,))
     for cells in rows:
-        screen.row(made, *(cells[title] for title in kept))
+        terminal.row(made, *(cells[title] for title in kept))
     return made
 
 
 def audit(
     context: typer.Context,
     *,
-    target: Annotated[str | None, typer.Option(help="An id, type:data:export, queue:low …")] = None,
+    target_: Annotated[str | None, typer.Option("--target", help="An id, type:data:export, queue:low …")] = None,
     who: Annotated[str | None, typer.Option(help="What this operator did.")] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Go on before this number.")] = None,
     limit: o.Limit = 50,
@@ -133,39 +123,35 @@ def audit(
 ) -> None:
     """What operators have done, newest first."""
     from joblane.cli import task_tables as tables
-    from joblane.inspector.views import AuditEntry
 
-    found = asking.inspector(context).audit(target=target, who=who, before=before, limit=limit)
+    found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
     if as_json:
-        screen.document(found, tuple[AuditEntry, ...])
-        return
+        terminal.answer(found)
     if not found:
-        screen.say("Nothing is in the audit that matches.")
+        terminal.say("Nothing is in the audit that matches.")
         return
-    console = screen.console()
+    console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))
     if len(found) == limit:
-        screen.say(f"There may be more: the same with --before {found[-1].number}")
+        terminal.say(f"There may be more: the same with --before {found[-1].number}")
 
 
 def types(context: typer.Context, as_json: o.AsJson = False) -> None:
     """The declared task types."""
     from joblane.cli.durations import short
-    from joblane.inspector.views import TypeView
 
-    found = asking.inspector(context).types()
+    found = target.inspector(context).types()
     if as_json:
-        screen.document(found, tuple[TypeView, ...])
-        return
-    console = screen.console()
+        terminal.answer(found)
+    console = terminal.console()
     wide = console.width >= WIDE
     more = ("KEPT", "BATCH", "MEMORY") if wide else ()
     numbers = ("RETRIES", "TIMEOUT", *more)
-    made = screen.table("TYPE", "QUEUES", *numbers, "SCHEDULES", right=numbers, fold=("SCHEDULES",))
+    made = terminal.table("TYPE", "QUEUES", *numbers, "SCHEDULES", right=numbers, fold=("SCHEDULES",))
     for one in found:
         extra = (short(one.retention_seconds), one.batch_size, f"{one.memory_mb} MB") if wide else ()
         names = ", ".join(one.queues)
-        screen.row(
+        terminal.row(
             made, one.type, names, one.max_retry, short(one.timeout_seconds), *extra, ", ".join(one.schedules) or None
         )
     console.print(made)
@@ -176,22 +162,20 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
 
     Exit status 1 where something is bad, 5 where something is unknown and nothing bad.
     """
-    from joblane.inspector.views import Examined
-
-    found = asking.inspector(context).examine()
+    found = target.inspector(context).doctor()
     bad = any(one.grade == "bad" for one in found)
     if as_json:
-        screen.document(found, tuple[Examined, ...])
+        terminal.document(found)
     else:
-        made = screen.table("", "WHAT", "FOUND", "WHAT TO DO", fold=("WHAT", "FOUND", "WHAT TO DO"))
+        made = terminal.table("", "WHAT", "FOUND", "WHAT TO DO", fold=("WHAT", "FOUND", "WHAT TO DO"))
         for one in found:
-            screen.row(made, one.grade, one.what, one.found, one.do)
-        screen.console().print(made)
+            terminal.row(made, one.grade, one.what, one.found, one.do)
+        terminal.console().print(made)
         counts = {grade: sum(one.grade == grade for one in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")
         said = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
-        screen.say(f"{len(found)} things looked at: {said or 'all is well'}.")
+        terminal.say(f"{len(found)} things looked at: {said or 'all is well'}.")
     if bad:
         raise typer.Exit(Exit.FAILED)
     if any(one.grade == "unknown" for one in found):

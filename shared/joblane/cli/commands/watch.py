@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from joblane.cli import filters as asking
-from joblane.cli import terminal as screen
+from joblane.cli import target, terminal
 
 
 def watch(
@@ -20,11 +19,11 @@ def watch(
     from joblane.cli import watch as live
     from joblane.cli.queue_tables import unknown_lines
 
-    inspector, console = asking.inspector(context), screen.console()
+    inspector, console = target.inspector(context), terminal.console()
     if once or not console.is_terminal:
         seen = live.look(inspector, minutes)
         console.print(live.frame(seen, console.width, None))
         for line in unknown_lines(seen.overview):
-            screen.say(line)
+            terminal.say(line)
     else:
         live.run(inspector, console, every, minutes)

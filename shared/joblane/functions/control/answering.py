@@ -28,9 +28,11 @@ from joblane.errors import (
     UnknownTaskError,
     UnreadablePayloadError,
 )
-from joblane.inspector import ActionError, Inspector, Permission, wire
-from joblane.inspector.errors import BusyError, SelectionError
-from joblane.inspector.scope import Reach
+from joblane.inspector import wire
+from joblane.inspector.errors import ActionError, BusyError, SelectionError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission
+from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 
@@ -77,7 +79,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
     started, request, content = time.monotonic(), None, b""
     try:
         request = admit(event)
-        content = wire.call(Inspector(replace(_reach(), who=request.who)), request.operation, request.arguments)
+        content = wire.call(Inspector(replace(_scope(), who=request.who)), request.operation, request.arguments)
         status = 200
         if len(content) > MAX_ANSWER_BYTES:
             raise SelectionError("limit", f"the answer has {len(content):,} bytes, too many for one; ask for less")
@@ -135,9 +137,9 @@ def _body(event: Mapping[str, Any]) -> bytes:
 
 
 @cache
-def _reach() -> Reach:
+def _scope() -> Scope:
     """The process's; nobody's yet."""
-    return Reach(
+    return Scope(
         database=Database(settings.database_url()),
         sqs=Sqs(),
         prefix=settings.prefix(),

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
-from joblane import settings, task
+from joblane import settings
 from joblane.context import TaskContext
 from joblane.declaration import Grants
+from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.payload import Payload
 from joblane.queues import Queue

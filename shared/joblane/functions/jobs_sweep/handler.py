@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from joblane import settings, task
+from joblane import settings
 from joblane.context import TaskContext
 from joblane.declaration import Grants, Task
+from joblane.decorator import task
 from joblane.discovery import discover
 from joblane.errors import text_of
 from joblane.maintenance.missed_ticks import missed_ticks

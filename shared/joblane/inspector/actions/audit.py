@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import sqlstate
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
-from joblane.record.connection import sqlstate
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
     from joblane.record.database import Database
 
@@ -62,13 +62,13 @@ class Action:
 
 
 @contextmanager
-def action(reach: Reach, name: str, target: str, reason: str | None) -> Iterator[Action]:
+def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator[Action]:
     """A transaction that ends with the audit's entry. Whatever is raised inside rolls it back.
 
     Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
     """
-    who, reason = check_who(reach.who), check_reason(reason)
-    database = reach.database
+    who, reason = check_who(scope.who), check_reason(reason)
+    database = scope.database
     try:
         connection = database.get()
         connection.execute_simple("begin")
@@ -136,7 +136,7 @@ def check_reason(reason: str | None) -> str | None:
 
 
 def entries(
-    reach: Reach, target: str | None, who: str | None, before: int | None, limit: int
+    scope: Scope, target: str | None, who: str | None, before: int | None, limit: int
 ) -> tuple[AuditEntry, ...]:
     check_number("limit", limit, LARGEST_PAGE)
     if before is not None and (type(before) is not int or not 0 <= before < 2**63):
@@ -147,7 +147,7 @@ def entries(
     asked = {"target = $": target, "who = $": who, "number < $": before}
     given = {condition: str(value) for condition, value in asked.items() if value is not None}
     conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
-    rows = reach.connection.run(
+    rows = scope.connection.run(
         "select number, at, who, action, target, reason, details from joblane.audit"
         f" where {' and '.join(conditions) or 'true'} order by number desc limit $1::int",
         str(limit),

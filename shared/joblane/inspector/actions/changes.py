@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
 
+from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.queues import Queue, lane_name
 from joblane.record import states
 from joblane.record.claim import FINGERPRINT, HOLDER
-from joblane.record.connection import sqlstate
 from joblane.record.insert import MARK_SENT
 from joblane.record.states import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS, State
 from joblane.record.transitions import CANCELLED

@@ -7,12 +7,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.enqueue.check import check, delay_seconds
-from joblane.enqueue.insert import Admitted, admit
+from joblane.enqueue.insert import Admitted, insert_tasks
 from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
 from joblane.inspector.errors import SelectionError
-from joblane.inspector.views import Acted, TypeView
+from joblane.inspector.views import ActionResult, TypeView
 from joblane.job import Job, JobOptions
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.states import State
@@ -21,11 +21,11 @@ from joblane.redaction import restored
 if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.enqueue.check import Ready
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 
-def types(reach: Reach) -> tuple[TypeView, ...]:
+def types(scope: Scope) -> tuple[TypeView, ...]:
     return tuple(
         TypeView(
             type=task.type,
@@ -38,35 +38,35 @@ def types(reach: Reach) -> tuple[TypeView, ...]:
             schedules=tuple(f"{schedule.name}: {schedule.text} {schedule.timezone}" for schedule in task.schedules),
             schema=task.schema,
         )
-        for task in sorted(reach.tasks.values(), key=lambda task: task.type)
+        for task in sorted(scope.tasks.values(), key=lambda task: task.type)
     )
 
 
-def named(reach: Reach, type_: str) -> Task[Any, Any]:
+def named(scope: Scope, type_: str) -> Task[Any, Any]:
     """The task of a type, which may be a name that it had before. Raises :class:`SelectionError`."""
-    task = reach.task(type_)
+    task = scope.task(type_)
     if task is None:
-        raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(reach.tasks))}")
+        raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(scope.tasks))}")
     return task
 
 
 def enqueue(
-    reach: Reach, type_: str, payload: Mapping[str, Any], options: Mapping[str, Any], reason: str | None
-) -> Acted:
+    scope: Scope, type_: str, payload: Mapping[str, Any], options: Mapping[str, Any], reason: str | None
+) -> ActionResult:
     """The audit's entry is of the new task, and names the options that were given."""
-    task = named(reach, type_)
+    task = named(scope, type_)
     given = restored(task.payload, payload, None)  # a masked field that was copied from another task is refused
     job = Job(task, task.read(given, task.schema_digest), **_options(options))
-    ready = check(job, record=True, prefix=reach.prefix)
-    with audit.action(reach, "enqueue", ready.id, reason) as doing:
+    ready = check(job, record=True, prefix=scope.prefix)
+    with audit.action(scope, "enqueue", ready.id, reason) as doing:
         inserted = insert(doing.connection, ready)
         doing.target = inserted.ready.id
         doing.changed = inserted.state is None
         doing.details |= {"type": task.type, "queue": inserted.ready.queue, "options": sorted(options)}
-    failed = send_inserted(reach, inserted)
+    failed = send_inserted(scope, inserted)
     after = inserted.state or (State.SCHEDULED if inserted.due_seconds > 0 else State.PENDING)
     id_ = inserted.ready.id
-    return Acted(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
+    return ActionResult(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
 
 
 # --- Writing a new row, and sending it -----------------------------------------------------------------------------
@@ -74,19 +74,19 @@ def enqueue(
 
 def insert(connection: Connection, ready: Ready) -> Admitted:
     """Write the row in the transaction that is open. Raises what stands in its way."""
-    admitted = admit(connection.run, [ready])[0]
+    admitted = insert_tasks(connection.run, [ready])[0]
     if isinstance(admitted, JobError):
         raise admitted
     return admitted
 
 
-def send_inserted(reach: Reach, inserted: Admitted) -> dict[str, str]:
+def send_inserted(scope: Scope, inserted: Admitted) -> dict[str, str]:
     """Send what SQS can hold until it is due, after the commit. Returns what it did not take, as :func:`send`."""
     if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
         return {}
     entry = inserted.ready.entry
     entry.delay_seconds = delay_seconds(inserted.due_seconds)
-    return send(reach.connection, reach.sqs, {inserted.ready.id: entry})
+    return send(scope.connection, scope.sqs, {inserted.ready.id: entry})
 
 
 def note_of(failed: Mapping[str, str]) -> str | None:

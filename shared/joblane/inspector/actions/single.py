@@ -22,7 +22,7 @@ from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import check_id
-from joblane.inspector.views import Acted
+from joblane.inspector.views import ActionResult
 from joblane.job import Job
 from joblane.queues import Queue
 from joblane.record.claim import HOLDER, PAUSED
@@ -32,60 +32,60 @@ from joblane.redaction import restored
 if TYPE_CHECKING:
     from joblane.enqueue.check import Ready
     from joblane.inspector.actions.audit import Action
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 CLEARED = "its payload was cleared, by its retention or by an operator, so it can neither run again nor be replayed"
 IS_PAUSED = "its type, queue or tenant is paused: it waits until that is resumed"
 
 
-def run(reach: Reach, id_: str, reason: str | None) -> Acted:
-    return _change(reach, BulkAction.RUN, id_, reason)
+def run(scope: Scope, id_: str, reason: str | None) -> ActionResult:
+    return _change(scope, BulkAction.RUN, id_, reason)
 
 
-def retry(reach: Reach, id_: str, reason: str | None) -> Acted:
+def retry(scope: Scope, id_: str, reason: str | None) -> ActionResult:
     """Where its dead letter was not sent yet, that is not sent any more, and what ``on_archived`` names does not follow
     until it is given up again."""
-    return _change(reach, BulkAction.RETRY, id_, reason)
+    return _change(scope, BulkAction.RETRY, id_, reason)
 
 
-def archive(reach: Reach, id_: str, reason: str | None) -> Acted:
-    return _change(reach, BulkAction.ARCHIVE, id_, reason)
+def archive(scope: Scope, id_: str, reason: str | None) -> ActionResult:
+    return _change(scope, BulkAction.ARCHIVE, id_, reason)
 
 
-def delete(reach: Reach, id_: str, reason: str | None) -> Acted:
+def delete(scope: Scope, id_: str, reason: str | None) -> ActionResult:
     """A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing. One that was not
     sent yet is not sent any more, and what ``on_archived`` names does not follow."""
-    return _change(reach, BulkAction.DELETE, id_, reason)
+    return _change(scope, BulkAction.DELETE, id_, reason)
 
 
-def cancel(reach: Reach, id_: str, reason: str | None) -> Acted:
-    return _change(reach, BulkAction.CANCEL, id_, reason)
+def cancel(scope: Scope, id_: str, reason: str | None) -> ActionResult:
+    return _change(scope, BulkAction.CANCEL, id_, reason)
 
 
-def replay(reach: Reach, id_: str, reason: str | None) -> Acted:
-    return _replay(reach, id_, None, reason)
+def replay(scope: Scope, id_: str, reason: str | None) -> ActionResult:
+    return _replay(scope, id_, None, reason)
 
 
-def replay_with(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
-    return _replay(reach, id_, payload, reason)
+def replay_with(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
+    return _replay(scope, id_, payload, reason)
 
 
 # --- A row's state -------------------------------------------------------------------------------------------------
 
 
-def _change(reach: Reach, action: BulkAction, id_: str, reason: str | None) -> Acted:
-    with _on(reach, action, id_, reason) as (doing, found):
+def _change(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
+    with _on(scope, action, id_, reason) as (doing, found):
         changed = change(doing.connection, action, [id_], who=doing.who)
         if not changed:
             raise _refusal(doing, action, found, _problem(doing, action, found))
         one = changed[0]
         doing.details |= {"before": one.before, "after": one.after}
     if one.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
-        wake(reach.sqs, reach.prefix)  # it sends the dead letter
+        wake(scope.sqs, scope.prefix)  # it sends the dead letter
     if one.after is not State.PENDING:
-        return Acted(id_, action, one.before, one.after)
-    failed = send(reach.connection, reach.sqs, {id_: entry_of(reach.prefix, one)})
-    return Acted(id_, action, one.before, one.after, note=IS_PAUSED if found.paused else note_of(failed))
+        return ActionResult(id_, action, one.before, one.after)
+    failed = send(scope.connection, scope.sqs, {id_: entry_of(scope.prefix, one)})
+    return ActionResult(id_, action, one.before, one.after, note=IS_PAUSED if found.paused else note_of(failed))
 
 
 def _problem(doing: Action, action: BulkAction, found: Found) -> str | None:
@@ -108,39 +108,39 @@ def _problem(doing: Action, action: BulkAction, found: Found) -> str | None:
 EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
 
 
-def edit(reach: Reach, id_: str, payload: Mapping[str, Any], reason: str | None) -> Acted:
+def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
     """Its unique key stays, and so does what ``ctx.each`` and ``ctx.resume`` have done of it."""
-    with _on(reach, "edit", id_, reason, with_payload=True) as (doing, found):
+    with _on(scope, "edit", id_, reason, with_payload=True) as (doing, found):
         _allow(doing, "edit", found)
         if found.under_way:
             raise _refusal(doing, "edit", found, "an attempt is under way, between two invocations; cancel it first")
-        ready = _ready(reach, found, payload)
+        ready = _ready(scope, found, payload)
         if ready.payload == found.payload:
             raise _refusal(doing, "edit", found, "this is the payload that it has")
         document = json.dumps(ready.payload, ensure_ascii=False)
         doing.connection.run(EDIT, id_, document, ready.task.schema_digest)
         doing.details |= _difference(ready, found)
-    return Acted(id_, "edit", found.state, found.state)
+    return ActionResult(id_, "edit", found.state, found.state)
 
 
-def _replay(reach: Reach, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> Acted:
+def _replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
     """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
-    with _on(reach, "replay", id_, reason, with_payload=True) as (doing, found):
+    with _on(scope, "replay", id_, reason, with_payload=True) as (doing, found):
         _allow(doing, "replay", found)
         if found.type == BULK_TYPE:
             raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
-        ready = _ready(reach, found, payload)
+        ready = _ready(scope, found, payload)
         inserted = insert(doing.connection, ready)
         doing.connection.run("update joblane.tasks set replay_of = $2 where id = $1", ready.id, id_)
         doing.details |= {"new_id": ready.id} | ({} if payload is None else _difference(ready, found))
-    failed = send_inserted(reach, inserted)
+    failed = send_inserted(scope, inserted)
     note = IS_PAUSED if found.paused else note_of(failed)
-    return Acted(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
+    return ActionResult(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
 
 
-def _ready(reach: Reach, found: Found, edited: Mapping[str, Any] | None) -> Ready:
+def _ready(scope: Scope, found: Found, edited: Mapping[str, Any] | None) -> Ready:
     """A job like the one that was found, checked. ``edited`` None: with its own payload, read as the runtime does."""
-    task = named(reach, found.type)
+    task = named(scope, found.type)
     try:
         if edited is None:
             payload = task.read(found.payload, found.schema)
@@ -159,7 +159,7 @@ def _ready(reach: Reach, found: Found, edited: Mapping[str, Any] | None) -> Read
         tags=found.tags,
         headers=found.headers,
     )
-    return check(job, record=True, prefix=reach.prefix)
+    return check(job, record=True, prefix=scope.prefix)
 
 
 def _difference(ready: Ready, found: Found) -> dict[str, Any]:
@@ -201,10 +201,10 @@ class Found:
 
 @contextmanager
 def _on(
-    reach: Reach, name: str, id_: str, reason: str | None, *, with_payload: bool = False
+    scope: Scope, name: str, id_: str, reason: str | None, *, with_payload: bool = False
 ) -> Iterator[tuple[Action, Found]]:
     """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
-    with audit.action(reach, name, check_id(id_), reason) as doing:
+    with audit.action(scope, name, check_id(id_), reason) as doing:
         rows = doing.connection.run(LOCK, id_, with_payload)
         if not rows:
             raise UnknownTaskError(id_)

@@ -11,8 +11,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from joblane.inspector.bulk import start as bulk
-from joblane.inspector.bulk.letters import FINGERPRINT, MAX_SHOWN, Kind, Letter, held_letters, queues_of, told
+from joblane.inspector.bulk import start
+from joblane.inspector.bulk.dead_letters import (
+    FINGERPRINT,
+    MAX_SHOWN,
+    DeadLetter,
+    Kind,
+    dead_letter_depths,
+    identified,
+    queues_of,
+)
 from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
@@ -24,11 +32,11 @@ from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.depth import Held, side_by_side
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.sqs.client import Sqs
 
 LOOKED_AT = 100
@@ -49,28 +57,28 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 """
 
 
-def groups(reach: Reach) -> DeadLetters:
+def groups(scope: Scope) -> DeadLetters:
     """Messages are hidden from others for as long as they are looked at, and then given back."""
-    depths, letters, unread = _letters(reach)
-    found = [*_recorded(reach), *_unrecorded(reach, letters)]
+    depths, letters, unread = _letters(scope)
+    found = [*_recorded(scope), *_unrecorded(scope, letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
     leftovers = Counter(letter.type for letter in letters if letter.kind is Kind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread, leftovers)
 
 
-def redrive(reach: Reach, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
+def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
     """Raises :class:`SelectionError` where neither a row nor a message matches.
 
     By types alone, or all: messages whose tasks have moved on are enough, as it removes them.
     """
     states = filter_.states or (State.ARCHIVED,)
-    frozen = bulk.frozen(reach, replace(filter_, states=states), BulkAction.RETRY)
-    letters, leftovers = _wanted(reach, frozen)
+    frozen = start.frozen(scope, replace(filter_, states=states), BulkAction.RETRY)
+    letters, leftovers = _wanted(scope, frozen)
     if canary and any(letter.id is None for letter in letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
     none = leftovers > 0 and _clears(filter_)
-    return bulk.begin(
-        reach, bulk.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=none
+    return start.begin(
+        scope, start.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=none
     )
 
 
@@ -99,14 +107,14 @@ def _clears(filter_: Filter) -> bool:
     return replace(filter_, types=(), states=()) == Filter()
 
 
-def _wanted(reach: Reach, filter_: Filter) -> tuple[list[Letter], int]:
+def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
     """Of the messages that are looked at: those without a row that match, and how many of its types are left over."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
         return [], 0
-    _, letters, _ = _letters(reach)
+    _, letters, _ = _letters(scope)
     left = (letter for letter in letters if letter.kind is Kind.OBSOLETE)
     return (
-        [letter for letter in letters if wanted(letter, filter_, reach.prefix, reach.tasks)],
+        [letter for letter in letters if wanted(letter, filter_, scope.prefix, scope.tasks)],
         sum(not filter_.types or letter.type in filter_.types for letter in left),
     )
 
@@ -114,9 +122,9 @@ def _wanted(reach: Reach, filter_: Filter) -> tuple[list[Letter], int]:
 # --- The record ----------------------------------------------------------------------------------------------------
 
 
-def _recorded(reach: Reach) -> list[DeadGroup]:
+def _recorded(scope: Scope) -> list[DeadGroup]:
     found = []
-    for fingerprint, type_, error_type, message, number, first, last, example, queue in reach.connection.run(GROUPS):
+    for fingerprint, type_, error_type, message, number, first, last, example, queue in scope.connection.run(GROUPS):
         found.append(
             DeadGroup(
                 fingerprint=fingerprint,
@@ -128,8 +136,8 @@ def _recorded(reach: Reach) -> list[DeadGroup]:
                 first_at=first,
                 last_at=last,
                 example=example,
-                queue=dead_letter_name(lane_name(reach.prefix, Queue(queue), type_)),
-                log_link=_log_link(reach, type_),
+                queue=dead_letter_name(lane_name(scope.prefix, Queue(queue), type_)),
+                log_link=_log_link(scope, type_),
             )
         )
     return found
@@ -140,26 +148,26 @@ def shown(message: str) -> str:
     return normalised(message.partition("\n")[0])[:MAX_SHOWN]
 
 
-def _log_link(reach: Reach, type_: str) -> str | None:
+def _log_link(scope: Scope, type_: str) -> str | None:
     """Of the function that runs a type; None where the type cannot be told."""
-    return log_group_link(reach.region, reach.log_group(type_)) if type_ else None
+    return log_group_link(scope.region, scope.log_group(type_)) if type_ else None
 
 
 # --- Messages that the record does not explain ---------------------------------------------------------------------
 
 
-def _letters(reach: Reach) -> tuple[Mapping[str, Held], list[Letter], int]:
+def _letters(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
     """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
-    depths = held_letters(reach.sqs, queues_of(reach.prefix, reach.tasks))
-    expected = explained(reach.connection, reach.prefix)
+    depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
+    expected = explained(scope.connection, scope.prefix)
     queues = [queue for queue, held in depths.items() if held.all != expected[queue]]
-    looks = side_by_side(reach.sqs, lambda queue: _look(reach.sqs, queue), queues)
+    looks = side_by_side(scope.sqs, lambda queue: _look(scope.sqs, queue), queues)
     deliveries = [delivery for look in looks.values() for delivery in look]
     unread = sum(max(0, depths[queue].all - len(look)) for queue, look in looks.items())
-    return depths, told(reach.connection, reach.tasks, deliveries), unread
+    return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 
-def _look(sqs: Sqs, queue: str) -> list[Delivery]:
+def _look(sqs: Sqs, queue: str) -> list[Received]:
     """Receive some, and let others see them again. Nothing is deleted."""
     found: dict[str, Any] = {}
     while len(found) < LOOKED_AT:
@@ -168,18 +176,18 @@ def _look(sqs: Sqs, queue: str) -> list[Delivery]:
         if len(messages) < MAX_BATCH:
             break
     sqs.set_visibility(queue, {message["ReceiptHandle"]: 0 for message in found.values()})
-    return [Delivery.received(message, queue) for message in found.values()]
+    return [Received.from_receive(message, queue) for message in found.values()]
 
 
-def _unrecorded(reach: Reach, letters: Sequence[Letter]) -> list[DeadGroup]:
-    alike: defaultdict[str, list[Letter]] = defaultdict(list)
+def _unrecorded(scope: Scope, letters: Sequence[DeadLetter]) -> list[DeadGroup]:
+    alike: defaultdict[str, list[DeadLetter]] = defaultdict(list)
     for letter in letters:
         if letter.grouped:
             alike[letter.fingerprint].append(letter)
-    return [_group(reach, sorted(some, key=lambda letter: letter.at)) for some in alike.values()]
+    return [_group(scope, sorted(some, key=lambda letter: letter.at)) for some in alike.values()]
 
 
-def _group(reach: Reach, letters: Sequence[Letter]) -> DeadGroup:
+def _group(scope: Scope, letters: Sequence[DeadLetter]) -> DeadGroup:
     """Of letters with one fingerprint, oldest first."""
     last = letters[-1]
     error_type, message = last.error
@@ -194,5 +202,5 @@ def _group(reach: Reach, letters: Sequence[Letter]) -> DeadGroup:
         last_at=last.at,
         example=last.id or last.delivery.message_id,
         queue=last.delivery.queue,
-        log_link=_log_link(reach, last.type),
+        log_link=_log_link(scope, last.type),
     )

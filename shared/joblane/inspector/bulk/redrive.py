@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from joblane.inspector.bulk.letters import Kind, Letter, cron_dead_letters, declared
+from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, cron_dead_letters, declared
 from joblane.queues import Queue
 from joblane.record.states import State
 
@@ -34,7 +34,7 @@ class Treated:
     failed: int = 0
 
 
-def wanted(letter: Letter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
+def wanted(letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
     """Whether a letter is to be sent back: all that is asked for holds, and can be told from the letter.
 
     One that cannot be read is wanted by its own fingerprint alone.
@@ -60,7 +60,7 @@ def wanted(letter: Letter, filter_: Filter, prefix: str, tasks: Mapping[str, Tas
     )
 
 
-def _queue(letter: Letter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+def _queue(letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
     """Which of the three a letter belongs to."""
     if letter.delivery.queue == cron_dead_letters(prefix):
         task = declared(tasks).get(letter.type)
@@ -74,14 +74,14 @@ def treat(
     prefix: str,
     tasks: Mapping[str, Task[Any, Any]],
     filter_: Filter,
-    letters: Sequence[Letter],
+    letters: Sequence[DeadLetter],
     *,
     room: int,
 ) -> Treated:
     """Of one queue: send back what is wanted, ``room`` at most, and delete it; delete what stands for nothing."""
     treated = Treated()
     done = [letter.delivery.receipt for letter in letters if letter.kind is Kind.OBSOLETE]
-    sending: list[tuple[Letter, Entry]] = []
+    sending: list[tuple[DeadLetter, Entry]] = []
     for letter in letters:
         if letter.kind is Kind.OBSOLETE:
             continue

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.enqueue.wake import wake
 from joblane.errors import SkipRetry
 from joblane.inspector.actions.changes import Changed, change, entry_of, send
-from joblane.inspector.bulk import letters
+from joblane.inspector.bulk import dead_letters
 from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, treat
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from joblane.context import TaskContext
     from joblane.declaration import Task
-    from joblane.inspector.bulk.letters import Letter
+    from joblane.inspector.bulk.dead_letters import DeadLetter
     from joblane.sqs.client import Sqs
 
 CHUNK = 100
@@ -127,7 +127,7 @@ class BulkRun:
         self._order = self._read_order()
         redrives = self._order.action == REDRIVE
         self._action = BulkAction.RETRY if redrives else BulkAction(self._order.action)
-        self._queues = letters.queues_of(prefix, tasks, self._order.filter.types) if redrives else []
+        self._queues = dead_letters.queues_of(prefix, tasks, self._order.filter.types) if redrives else []
         self._owed: list[Changed] = []
         self._connection = ctx.connection()
         self._held: dict[str, str] = {}
@@ -208,7 +208,7 @@ class BulkRun:
             position = replace(position, queue=position.queue + 1, receives=0, waits=0)
         return None, position
 
-    def _receive(self, queue: str) -> tuple[list[Letter], bool]:
+    def _receive(self, queue: str) -> tuple[list[DeadLetter], bool]:
         """Letters that are not in hand, and whether there are some in other hands."""
         there = held_if_there(self._sqs, queue)
         if there is None:
@@ -218,7 +218,7 @@ class BulkRun:
         new = [message for message in messages if message["MessageId"] not in self._held]
         self._queue = queue
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
-        found = letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
+        found = dead_letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
         return found, there.in_flight > len(self._held)
 
     def _watch(self, position: Position) -> tuple[Step | None, Position]:
@@ -245,7 +245,7 @@ class BulkRun:
         self._owed, self._connection = changed, self._ctx.connection()
         self._count([one.id for one in changed], skipped=len(ids) - len(changed))
 
-    def _treat(self, found: list[Letter], room: int) -> None:
+    def _treat(self, found: list[DeadLetter], room: int) -> None:
         treated = treat(self._sqs, self._prefix, self._tasks, self._order.filter, found, room=room)
         for one in found:
             if one.delivery.receipt not in treated.left:

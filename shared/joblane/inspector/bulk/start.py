@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import TypeAdapter
 
 from joblane.enqueue.check import check, new_id
-from joblane.enqueue.insert import admit
+from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import LIVE
@@ -26,7 +26,7 @@ from joblane.record.transitions import CANCEL
 
 if TYPE_CHECKING:
     from joblane.enqueue.check import Ready
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 REDRIVE = "redrive"
@@ -45,26 +45,26 @@ values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
 
 
 def start(
-    reach: Reach, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
+    scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
 ) -> BulkView:
     """Raises :class:`SelectionError` where nothing matches, or it cannot be done in the time of a task."""
     try:
         action = BulkAction(action)
     except ValueError:
         raise SelectionError("action", f"{action!r} is not one of {', '.join(BulkAction)}") from None
-    return begin(reach, action, frozen(reach, filter_, action), rate=rate, canary=canary, reason=reason)
+    return begin(scope, action, frozen(scope, filter_, action), rate=rate, canary=canary, reason=reason)
 
 
-def frozen(reach: Reach, filter_: Filter, action: BulkAction) -> Filter:
+def frozen(scope: Scope, filter_: Filter, action: BulkAction) -> Filter:
     """The filter as it will be walked: what is created from now on is left out, by the database's clock."""
-    filter_ = aimed(checked(reach, filter_), action)
-    [[now]] = reach.connection.run("select clock_timestamp()")
+    filter_ = aimed(checked(scope, filter_), action)
+    [[now]] = scope.connection.run("select clock_timestamp()")
     before: datetime = now if filter_.created_before is None else min(now, filter_.created_before)
     return replace(filter_, created_before=before)
 
 
 def begin(
-    reach: Reach,
+    scope: Scope,
     action: str,
     filter_: Filter,
     *,
@@ -81,28 +81,28 @@ def begin(
     """
     check_number("rate", rate, MAX_RATE)
     check_number("canary", canary, MAX_CANARY, least=0)
-    ready = _ready(reach)
-    with audit.action(reach, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
+    ready = _ready(scope)
+    with audit.action(scope, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
         total = _count(doing.connection, filter_) + letters
         if total or not may_be_none:
-            _check_total(reach, total, rate)
+            _check_total(scope, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
         numbers = (str(number) for number in (rate, canary, total))
         doing.connection.run(
             INSERT, ready.id, action, json.dumps(document), doing.who, audit.check_reason(reason), *numbers
         )
-        admit(doing.connection.run, [ready])
+        insert_tasks(doing.connection.run, [ready])
         doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
-    if not reach.sqs.send_many([ready.entry]):  # else the sweep sends it
-        reach.connection.run(MARK_SENT, json.dumps([ready.id]))
-    return view(reach, ready.id)
+    if not scope.sqs.send_many([ready.entry]):  # else the sweep sends it
+        scope.connection.run(MARK_SENT, json.dumps([ready.id]))
+    return view(scope, ready.id)
 
 
-def _ready(reach: Reach) -> Ready:
-    if BULK_TYPE not in reach.tasks:
+def _ready(scope: Scope) -> Ready:
+    if BULK_TYPE not in scope.tasks:
         raise SelectionError("action", f"the task {BULK_TYPE!r}, which does it, is not deployed here")
-    task = reach.tasks[BULK_TYPE]
-    return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=reach.prefix)
+    task = scope.tasks[BULK_TYPE]
+    return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=scope.prefix)
 
 
 def _count(connection: Connection, filter_: Filter) -> int:
@@ -111,10 +111,10 @@ def _count(connection: Connection, filter_: Filter) -> int:
     return int(number)
 
 
-def _check_total(reach: Reach, total: int, rate: int) -> None:
+def _check_total(scope: Scope, total: int, rate: int) -> None:
     if not total:
         raise SelectionError("filter", "no task matches it; nothing was begun")
-    most = int(reach.tasks[BULK_TYPE].timeout.total_seconds() * rate * 0.9)
+    most = int(scope.tasks[BULK_TYPE].timeout.total_seconds() * rate * 0.9)
     if total > most:
         raise SelectionError(
             "rate",
@@ -133,16 +133,16 @@ select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.f
 """
 
 
-def view(reach: Reach, id_: str) -> BulkView:
-    rows = reach.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
+def view(scope: Scope, id_: str) -> BulkView:
+    rows = scope.connection.run(f"{VIEW} where b.id = $1", check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)
     return _view(rows[0])
 
 
-def bulks(reach: Reach, limit: int) -> tuple[BulkView, ...]:
+def bulks(scope: Scope, limit: int) -> tuple[BulkView, ...]:
     check_number("limit", limit, LARGEST_PAGE)
-    rows = reach.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
+    rows = scope.connection.run(f"{VIEW} order by b.started_at desc, b.id limit $1::int", str(limit))
     return tuple(map(_view, rows))
 
 
@@ -154,20 +154,20 @@ def _view(row: list[Any]) -> BulkView:
 # --- Stopping ------------------------------------------------------------------------------------------------------
 
 
-def abort(reach: Reach, id_: str, reason: str | None) -> BulkView:
+def abort(scope: Scope, id_: str, reason: str | None) -> BulkView:
     """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended or was aborted."""
-    before = view(reach, id_)
-    with audit.action(reach, "abort", id_, reason) as doing:
+    before = view(scope, id_)
+    with audit.action(scope, "abort", id_, reason) as doing:
         [[stopped]] = doing.connection.run("select stopped from joblane.bulks where id = $1 for update", id_)
         if stopped is not None and before.state in LIVE:
             raise ActionError(id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it stops")
         if not doing.connection.run(CANCEL, id_):
-            raise _ended(reach, before)
+            raise _ended(scope, before)
         doing.connection.run("update joblane.bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")
         doing.details |= {"done": before.done, "total": before.total}
-    return view(reach, id_)
+    return view(scope, id_)
 
 
-def _ended(reach: Reach, before: BulkView) -> ActionError:
-    [[state]] = reach.connection.run("select state from joblane.tasks where id = $1", before.id)
-    return ActionError(before.id, "abort", State(state), LIVE, audit.last(reach.connection, before.id))
+def _ended(scope: Scope, before: BulkView) -> ActionError:
+    [[state]] = scope.connection.run("select state from joblane.tasks where id = $1", before.id)
+    return ActionError(before.id, "abort", State(state), LIVE, audit.last(scope.connection, before.id))

@@ -10,62 +10,60 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import text_of
-from joblane.inspector.stage import doctor_aws as examined_aws
-from joblane.inspector.stage import doctor_record as examined_record
+from joblane.errors import sqlstate, text_of
+from joblane.inspector.stage import doctor_aws, doctor_record
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
-from joblane.inspector.views import Examined, Grade
-from joblane.record.connection import sqlstate
+from joblane.inspector.views import Check, Grade
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 
-Part = Callable[["Reach"], Iterable[Examined]]
+Part = Callable[["Scope"], Iterable[Check]]
 
 
-def examine(reach: Reach) -> tuple[Examined, ...]:
+def checks(scope: Scope) -> tuple[Check, ...]:
     """Worst first."""
-    found = [*_record(reach)]
-    for what, permission, part in examined_aws.PARTS:
-        found += _asked(reach, what, permission, part)
+    found = [*_record(scope)]
+    for what, permission, part in doctor_aws.PARTS:
+        found += _asked(scope, what, permission, part)
     return tuple(sorted(found, key=lambda one: ORDER.index(one.grade)))
 
 
-def _record(reach: Reach) -> Iterator[Examined]:
+def _record(scope: Scope) -> Iterator[Check]:
     """All parts of the record; where it is away, that alone. What migrations that are missing would make is not missed
     once more."""
     unmigrated = False
-    for what, part in examined_record.PARTS:
+    for what, part in doctor_record.PARTS:
         try:
-            found = list(part(reach))
-            unmigrated = unmigrated or any(one.do == examined_record.MIGRATE for one in found)
+            found = list(part(scope))
+            unmigrated = unmigrated or any(one.do == doctor_record.MIGRATE for one in found)
             yield from found
         except (PostgresError, OSError) as error:
-            reach.database.drop()
+            scope.database.drop()
             if sqlstate(error) in MISSING:
                 if not unmigrated:
                     lacks = f"the database lacks what its migrations have made: {text_of(error)}"
-                    yield Examined(Grade.BAD, what, lacks, "was it removed by hand? Bring it back from a backup")
+                    yield Check(Grade.BAD, what, lacks, "was it removed by hand? Bring it back from a backup")
                 return
             where = "is the local stack up (`make status`), is the cluster, does the network let this in?"
-            yield Examined(Grade.BAD, what, f"the database cannot be asked: {text_of(error)}", where)
+            yield Check(Grade.BAD, what, f"the database cannot be asked: {text_of(error)}", where)
             return
 
 
-def _asked(reach: Reach, what: str, permission: str, part: Part) -> list[Examined]:
+def _asked(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return list(part(reach))
+        return list(part(scope))
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         do = f"allow {permission}" if code in DENIED else "ask again"
-        return [Examined(Grade.UNKNOWN, what, f"AWS answers {error.operation_name} with {code}", do)]
+        return [Check(Grade.UNKNOWN, what, f"AWS answers {error.operation_name} with {code}", do)]
     except BotoCoreError as error:
         do = "check credentials, region, and that the network lets AWS's addresses be reached"
         if is_emulator():
             do = "is the local stack up? `make status` says, `make up` starts it"
-        return [Examined(Grade.UNKNOWN, what, f"AWS cannot be asked: {str(error).rstrip('.')}", do)]
+        return [Check(Grade.UNKNOWN, what, f"AWS cannot be asked: {str(error).rstrip('.')}", do)]

@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from joblane.inspector.bulk.letters import cron_dead_letters
+from joblane.inspector.bulk.dead_letters import cron_dead_letters
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client, is_emulator
-from joblane.inspector.views import Examined, Grade
+from joblane.inspector.views import Check, Grade
 from joblane.limits import MIN_CONCURRENCY
 from joblane.queues import (
     Queue,
@@ -24,7 +24,7 @@ from joblane.sqs.depth import held_if_there, side_by_side
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 DEPLOY = "deploy the stage"
 NOBODY = "nobody that is known"
@@ -32,18 +32,18 @@ NOBODY = "nobody that is known"
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
 
-def mappings(reach: Reach) -> Iterator[Examined]:
+def mappings(scope: Scope) -> Iterator[Check]:
     """Each lane and front door has one consumer, which is on, bounded, and says which messages failed."""
-    with client("lambda", reach.region) as asked:
+    with client("lambda", scope.region) as asked:
         pages = asked.get_paginator("list_event_source_mappings").paginate()
         found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for page in pages:
             for mapping in page["EventSourceMappings"]:
                 found[mapping.get("EventSourceArn", "").rpartition(":")[2]].append(mapping)
-    lanes = _lanes(reach)
-    expected = {**dict.fromkeys((front_door_name(reach.prefix, queue) for queue in Queue), None), **lanes}
-    gone = _gone(reach, [name for name in expected if not found.get(name)])
-    paused, wrong = _paused(reach), len(gone)
+    lanes = _lanes(scope)
+    expected = {**dict.fromkeys((front_door_name(scope.prefix, queue) for queue in Queue), None), **lanes}
+    gone = _gone(scope, [name for name in expected if not found.get(name)])
+    paused, wrong = _paused(scope), len(gone)
     for name, lane in expected.items():
         if name in gone:
             continue  # told with the queues
@@ -51,7 +51,7 @@ def mappings(reach: Reach) -> Iterator[Examined]:
             wrong += 1
             yield one
     if not wrong:
-        yield Examined(Grade.GOOD, "mappings", f"all {len(expected)} are there and on")
+        yield Check(Grade.GOOD, "mappings", f"all {len(expected)} are there and on")
 
 
 Lane = tuple[Queue, "Task[Any, Any]"]
@@ -59,11 +59,11 @@ Lane = tuple[Queue, "Task[Any, Any]"]
 
 def _mapping(
     name: str, lane: Lane | None, there: list[Mapping[str, Any]], paused: Mapping[tuple[str, str], str]
-) -> Iterator[Examined]:
+) -> Iterator[Check]:
     what = f"queue {name}"
     if len(there) != 1:
         found = "nobody reads it" if not there else f"it has {len(there)} consumers, and each takes what is the other's"
-        yield Examined(Grade.BAD, what, found, DEPLOY)
+        yield Check(Grade.BAD, what, found, DEPLOY)
         return
     (mapping,) = there
     most, declared = (
@@ -74,134 +74,130 @@ def _mapping(
         who = None if lane is None else paused.get(("queue", lane[0])) or paused.get(("type", lane[1].type))
         on = f"aws lambda update-event-source-mapping --enabled --uuid {mapping['UUID']}"
         if who:
-            yield Examined(
-                Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`"
-            )
+            yield Check(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`")
         else:
-            yield Examined(Grade.BAD, what, f"its mapping is {mapping['State']}, and nobody has paused it", on)
+            yield Check(Grade.BAD, what, f"its mapping is {mapping['State']}, and nobody has paused it", on)
     if most is None:
-        yield Examined(Grade.BAD, what, "its mapping lacks MaximumConcurrency: throttles use up its receives", DEPLOY)
+        yield Check(Grade.BAD, what, "its mapping lacks MaximumConcurrency: throttles use up its receives", DEPLOY)
     elif declared is not None and most > max(declared, MIN_CONCURRENCY):
         found = f"its mapping goes up to {most}, and max_concurrency is declared as {declared}"
-        yield Examined(Grade.WARNING, what, found, DEPLOY)
+        yield Check(Grade.WARNING, what, found, DEPLOY)
     if "ReportBatchItemFailures" not in (mapping.get("FunctionResponseTypes") or ()):
-        yield Examined(Grade.BAD, what, "its mapping lacks ReportBatchItemFailures: one failure repeats all", DEPLOY)
+        yield Check(Grade.BAD, what, "its mapping lacks ReportBatchItemFailures: one failure repeats all", DEPLOY)
     if str(mapping.get("LastProcessingResult", "")).startswith("PROBLEM"):
         do = "look at the function's role and the queue's policy"
-        yield Examined(Grade.BAD, what, f"Lambda says of it: {mapping['LastProcessingResult']}", do)
+        yield Check(Grade.BAD, what, f"Lambda says of it: {mapping['LastProcessingResult']}", do)
 
 
-def _gone(reach: Reach, names: Collection[str]) -> set[str]:
+def _gone(scope: Scope, names: Collection[str]) -> set[str]:
     """Of queues those that are not there; none where SQS cannot be asked."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = side_by_side(reach.sqs, lambda name: held_if_there(reach.sqs, name), list(names))
+        found = side_by_side(scope.sqs, lambda name: held_if_there(scope.sqs, name), list(names))
     except (BotoCoreError, ClientError):
         return set()
     return {name for name, there in found.items() if there is None}
 
 
-def _lanes(reach: Reach) -> dict[str, Lane]:
+def _lanes(scope: Scope) -> dict[str, Lane]:
     return {
-        lane_name(reach.prefix, queue, type_): (queue, task)
-        for task in reach.tasks.values()
+        lane_name(scope.prefix, queue, type_): (queue, task)
+        for task in scope.tasks.values()
         for type_ in task.types
         for queue in task.lanes
     }
 
 
-def _paused(reach: Reach) -> dict[tuple[str, str], str]:
+def _paused(scope: Scope) -> dict[tuple[str, str], str]:
     """Scope and name → who. Nothing where the record is away: that is told elsewhere."""
     from pg8000.exceptions import Error as PostgresError
 
     try:
-        return {(pause.scope, pause.name): pause.by or NOBODY for pause in pauses.current(reach.connection)}
+        return {(pause.scope, pause.name): pause.by or NOBODY for pause in pauses.current(scope.connection)}
     except (PostgresError, OSError):
-        reach.database.drop()
+        scope.database.drop()
         return {}
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 
-def queues(reach: Reach) -> Iterator[Examined]:
+def queues(scope: Scope) -> Iterator[Check]:
     """All are there, and no dead letter is in any. A queue that is not there is told without its dead-letter queue."""
-    doors = [front_door_name(reach.prefix, queue) for queue in Queue]
-    ticks = cron_dead_letters(reach.prefix)
-    live = [*doors, *_lanes(reach)]
+    doors = [front_door_name(scope.prefix, queue) for queue in Queue]
+    ticks = cron_dead_letters(scope.prefix)
+    live = [*doors, *_lanes(scope)]
     dead = [*map(dead_letter_name, live), ticks]
-    found = side_by_side(reach.sqs, lambda name: held_if_there(reach.sqs, name), [*live, *dead])
+    found = side_by_side(scope.sqs, lambda name: held_if_there(scope.sqs, name), [*live, *dead])
     missing = [name for name, there in found.items() if there is None]
     letters = {name: there.waiting for name in dead if (there := found[name])}
     without = {dead_letter_name(name) for name in missing}
     for name in missing:
         if name in without:
             continue
-        yield Examined(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
+        yield Check(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
     for name, count in letters.items():
         if count:
             do = "`joblane dead` says what they are, `joblane redrive` sends them back"
             if name == ticks:
                 do = "EventBridge Scheduler could not send these: look at its role and lane, then `joblane tick TYPE`"
-            yield Examined(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
+            yield Check(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
     if not missing and not any(letters.values()):
-        yield Examined(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
+        yield Check(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
 
 
 # --- Functions -----------------------------------------------------------------------------------------------------
 
 
-def functions(reach: Reach) -> Iterator[Examined]:
+def functions(scope: Scope) -> Iterator[Check]:
     """Each is there, can run, and has the time that its task declares."""
     wrong = 0
-    with client("lambda", reach.region) as asked:
-        for task in reach.tasks.values():
-            for one in _function(asked, function_name(reach.prefix, task.type), task):
+    with client("lambda", scope.region) as asked:
+        for task in scope.tasks.values():
+            for one in _function(asked, function_name(scope.prefix, task.type), task):
                 wrong += 1
                 yield one
     if not wrong:
-        yield Examined(Grade.GOOD, "functions", f"all {len(reach.tasks)} are there and as they are declared")
+        yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} are there and as they are declared")
 
 
-def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Examined]:
+def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
     what = f"function {name}"
     try:
         there = asked.get_function_configuration(FunctionName=name)
     except asked.exceptions.ResourceNotFoundException:
-        yield Examined(Grade.BAD, what, "it is not there", DEPLOY)
+        yield Check(Grade.BAD, what, "it is not there", DEPLOY)
         return
     if there.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
-        yield Examined(
-            Grade.BAD, what, f"it is {there['State']}: {there.get('StateReason', 'no reason is told')}", DEPLOY
-        )
+        yield Check(Grade.BAD, what, f"it is {there['State']}: {there.get('StateReason', 'no reason is told')}", DEPLOY)
     if there.get("LastUpdateStatus") == "Failed":
-        yield Examined(Grade.BAD, what, f"its last update failed: {there.get('LastUpdateStatusReason', '')}", DEPLOY)
+        yield Check(Grade.BAD, what, f"its last update failed: {there.get('LastUpdateStatusReason', '')}", DEPLOY)
     seconds = int(task.numbers.function_timeout.total_seconds())
     if there["Timeout"] != seconds:
         found = f"it has {there['Timeout']} s, and this code declares {seconds} s"
-        yield Examined(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
+        yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
 
 
 # --- Schedules -----------------------------------------------------------------------------------------------------
 
 
-def schedules(reach: Reach) -> Iterator[Examined]:
+def schedules(scope: Scope) -> Iterator[Check]:
     """Each is there with its times, and on; on a local stack off, where a ticker of ours sends the ticks."""
-    local, paused, wrong, count = is_emulator(), _paused(reach), 0, 0
-    with client("scheduler", reach.region) as asked:
-        for task in reach.tasks.values():
+    local, paused, wrong, count = is_emulator(), _paused(scope), 0, 0
+    with client("scheduler", scope.region) as asked:
+        for task in scope.tasks.values():
             for schedule in task.schedules:
                 who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
-                    there = _schedule(asked, reach.prefix, name)
+                    there = _schedule(asked, scope.prefix, name)
                     for one in _wrong_schedule(name, there, (expression, schedule.timezone), local, who):
                         wrong += 1
                         yield one
     if not wrong:
         off = ", and off: the local ticker sends the ticks" if local else " and on"
-        yield Examined(Grade.GOOD, "schedules", f"all {count} are there{off}")
+        yield Check(Grade.GOOD, "schedules", f"all {count} are there{off}")
 
 
 def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
@@ -214,24 +210,24 @@ def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
 
 def _wrong_schedule(
     name: str, there: Mapping[str, Any] | None, times: tuple[str, str], local: bool, who: str | None
-) -> Iterator[Examined]:
+) -> Iterator[Check]:
     """``times``: expression and time zone, as declared. ``who``: has paused it."""
     what = f"schedule {name}"
     if there is None:
-        yield Examined(Grade.BAD, what, "it is not there: its ticks do not come", DEPLOY)
+        yield Check(Grade.BAD, what, "it is not there: its ticks do not come", DEPLOY)
         return
     deployed = (there["ScheduleExpression"], there.get("ScheduleExpressionTimezone", "UTC"))
     if deployed != times:
         found = f"it is {' '.join(deployed)}, and this code declares {' '.join(times)}"
-        yield Examined(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
+        yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
     if there["State"] != "ENABLED" and not local:
         if who:
-            yield Examined(Grade.WARNING, what, f"it is off: paused by {who}", "`joblane resume schedule`")
+            yield Check(Grade.WARNING, what, f"it is off: paused by {who}", "`joblane resume schedule`")
         else:
-            yield Examined(Grade.BAD, what, "it is off, and nobody has paused it: its ticks do not come", DEPLOY)
+            yield Check(Grade.BAD, what, "it is off, and nobody has paused it: its ticks do not come", DEPLOY)
 
 
-PARTS: tuple[tuple[str, str, Callable[[Reach], Iterator[Examined]]], ...] = (
+PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("mappings", "lambda:ListEventSourceMappings", mappings),
     ("queues", "sqs:GetQueueUrl and sqs:GetQueueAttributes on the stage's queues", queues),
     ("functions", "lambda:GetFunctionConfiguration on the stage's functions", functions),

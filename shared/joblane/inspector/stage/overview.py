@@ -18,7 +18,7 @@ from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, la
 from joblane.record.states import State
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 MOST_MINUTES = 240
@@ -57,16 +57,16 @@ class Recorded:
     pauses: dict[tuple[str, str], Pause] = field(default_factory=dict)
 
 
-def overview(reach: Reach, minutes: int) -> Overview:
+def overview(scope: Scope, minutes: int) -> Overview:
     check_number("minutes", minutes, MOST_MINUTES)
-    with reading(reach.connection) as connection:
+    with reading(scope.connection) as connection:
         recorded = read(connection, minutes)
-    declared = {(queue, task.type) for task in reach.tasks.values() for queue in task.lanes}
+    declared = {(queue, task.type) for task in scope.tasks.values() for queue in task.lanes}
     standing = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # also of types that are gone
-    names = {lane: lane_name(reach.prefix, *lane) for lane in sorted(declared | standing)}
-    doors = {queue: front_door_name(reach.prefix, queue) for queue in Queue}
+    names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | standing)}
+    doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
     asked = [*(names[lane] for lane in declared), *doors.values()]
-    found = held_by(reach.sqs, [*asked, *map(dead_letter_name, asked)])
+    found = held_by(scope.sqs, [*asked, *map(dead_letter_name, asked)])
     lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
     return Overview(
         at=recorded.at,

@@ -30,7 +30,7 @@ from joblane.queues import Queue
 from joblane.sqs.message import TENANT_PATTERN
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 CURRENT = """
@@ -80,16 +80,16 @@ def current(connection: Connection) -> tuple[Pause, ...]:
     return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
 
 
-def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
+def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
     """A type is paused under the names that it had before, too. The last pause of a thing is what holds."""
-    scope, names = _names(reach, scope, name)
+    kind, names = _names(scope, kind, name)
     if SWEEP in names:
         raise SelectionError("scope", f"without {SWEEP} nothing that waits would go on, in any queue")
     end = _end(until)
-    with audit.action(reach, "pause", f"{scope}:{name}", reason) as doing:
+    with audit.action(scope, "pause", f"{kind}:{name}", reason) as doing:
         said = audit.check_reason(reason)
         doing.connection.run(ONE_AT_A_TIME)
-        rows = [row for one in names for row in doing.connection.run(PAUSE, scope, one, said, doing.who, end)]
+        rows = [row for one in names for row in doing.connection.run(PAUSE, kind, one, said, doing.who, end)]
         if not rows:
             raise SelectionError("until", "a time in the future is required, by the database's clock")
         paused = _pause(rows[0])
@@ -99,30 +99,30 @@ def pause(reach: Reach, scope: PauseScope, name: str, reason: str | None, until:
     return paused
 
 
-def resume(reach: Reach, scope: PauseScope, name: str, reason: str | None) -> Pause:
+def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pause:
     """What waits goes on at once, by a sweep; where that cannot be woken, by the next one."""
-    scope, names = _names(reach, scope, name, known=False)
-    with audit.action(reach, "resume", f"{scope}:{name}", reason) as doing:
-        rows = doing.connection.run(RESUME, scope, json.dumps(names))
+    kind, names = _names(scope, kind, name, known=False)
+    with audit.action(scope, "resume", f"{kind}:{name}", reason) as doing:
+        rows = doing.connection.run(RESUME, kind, json.dumps(names))
         if not rows:
             paused = ", ".join(f"{one.scope} {one.name}" for one in current(doing.connection))
             raise SelectionError(
-                "name", f"{scope} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
+                "name", f"{kind} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
             )
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
-    if scope is not PauseScope.SCHEDULE:
+    if kind is not PauseScope.SCHEDULE:
         with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes
             for _ in range(MOST_BATCHES):
-                if len(reach.connection.run(GO_ON)) < BATCH:
+                if len(scope.connection.run(GO_ON)) < BATCH:
                     break
-        wake(reach.sqs, reach.prefix)
+        wake(scope.sqs, scope.prefix)
     return resumed
 
 
 def _pause(row: list[Any]) -> Pause:
-    scope, *rest = row
-    return Pause(PauseScope(scope), *rest)
+    kind, *rest = row
+    return Pause(PauseScope(kind), *rest)
 
 
 def _end(until: datetime | None) -> str | None:
@@ -139,25 +139,25 @@ def _end(until: datetime | None) -> str | None:
 # --- What can be paused --------------------------------------------------------------------------------------------
 
 
-def _names(reach: Reach, scope: PauseScope, name: str, *, known: bool = True) -> tuple[PauseScope, list[str]]:
+def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> tuple[PauseScope, list[str]]:
     """The names under which a thing is paused. Raises :class:`SelectionError` for one that is not ``known``; what was
     dropped by a deploy meanwhile can still be resumed."""
     try:
-        scope = PauseScope(scope)
+        kind = PauseScope(kind)
     except ValueError:
         raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
     if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest of all names
         raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
-    if scope is PauseScope.TYPE and (task := reach.task(name)) is not None:
-        return scope, [name, *(other for other in task.types if other != name)]
-    if known and scope is not PauseScope.TENANT and name not in (names := sorted(_known(reach, scope))):
-        raise SelectionError("name", f"there is no {scope} {name!r}; there are {', '.join(names) or 'none'}")
-    return scope, [name]
+    if kind is PauseScope.TYPE and (task := scope.task(name)) is not None:
+        return kind, [name, *(other for other in task.types if other != name)]
+    if known and kind is not PauseScope.TENANT and name not in (names := sorted(_known(scope, kind))):
+        raise SelectionError("name", f"there is no {kind} {name!r}; there are {', '.join(names) or 'none'}")
+    return kind, [name]
 
 
-def _known(reach: Reach, scope: PauseScope) -> Iterable[str]:
-    if scope is PauseScope.QUEUE:
+def _known(scope: Scope, kind: PauseScope) -> Iterable[str]:
+    if kind is PauseScope.QUEUE:
         return list(Queue)
-    if scope is PauseScope.SCHEDULE:
-        return [f"{task.type}:{schedule.name}" for task in reach.tasks.values() for schedule in task.schedules]
-    return reach.tasks
+    if kind is PauseScope.SCHEDULE:
+        return [f"{task.type}:{schedule.name}" for task in scope.tasks.values() for schedule in task.schedules]
+    return scope.tasks

@@ -16,7 +16,7 @@ from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.views import Acted, Pause, ScheduleView, Tick
+from joblane.inspector.views import ActionResult, Pause, ScheduleView, Tick
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.queues import cron_group_name, schedule_name
@@ -26,7 +26,7 @@ from joblane.sqs.tick import id_of, tick_entry
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.schedule import Schedule
 
 COMING = 3
@@ -51,12 +51,12 @@ select 'pending' from joblane.audit where target = $2 and action = 'tick' and de
 """A tick of this minute: a second one would be the same task, and run nothing."""
 
 
-def schedules(reach: Reach) -> tuple[ScheduleView, ...]:
+def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
     """Of all types, with the times of the stage."""
-    declared = [(task, one) for task in reach.tasks.values() for one in task.schedules]
-    paused = {pause.name: pause for pause in pauses.current(reach.connection) if pause.scope is PauseScope.SCHEDULE}
-    known = _known_ticks(reach, declared)
-    states = _states_on_aws(reach)
+    declared = [(task, one) for task in scope.tasks.values() for one in task.schedules]
+    paused = {pause.name: pause for pause in pauses.current(scope.connection) if pause.scope is PauseScope.SCHEDULE}
+    known = _known_ticks(scope, declared)
+    states = _states_on_aws(scope)
     now = datetime.now(UTC)
     return tuple(_view(task, one, now, known, paused, states) for task, one in declared)
 
@@ -108,7 +108,7 @@ def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mappi
 
 
 def _known_ticks(
-    reach: Reach, declared: Sequence[tuple[Task[Any, Any], Schedule]]
+    scope: Scope, declared: Sequence[tuple[Task[Any, Any], Schedule]]
 ) -> dict[tuple[str, str], dict[datetime, Tick]]:
     """The last ticks in the record by type and schedule, each by its time."""
     ranges = [
@@ -116,7 +116,7 @@ def _known_ticks(
         for task, one in declared
     ]
     found: dict[tuple[str, str], dict[datetime, Tick]] = defaultdict(dict)
-    for type_, name, id_, state in reach.connection.run(TICKS, json.dumps(ranges)):
+    for type_, name, id_, state in scope.connection.run(TICKS, json.dumps(ranges)):
         if TICK_ID_PATTERN.fullmatch(id_):
             at = datetime.fromisoformat(id_.removeprefix(f"{type_}:{name}:"))
             found[type_, name][at] = Tick(at, id_, State(state))
@@ -126,13 +126,13 @@ def _known_ticks(
 # --- What AWS has --------------------------------------------------------------------------------------------------
 
 
-def _states_on_aws(reach: Reach) -> dict[str, str]:
+def _states_on_aws(scope: Scope) -> dict[str, str]:
     """The stage's schedules in EventBridge Scheduler by name; nothing where it cannot be asked."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        with client("scheduler", reach.region) as asked:
-            pages = asked.get_paginator("list_schedules").paginate(GroupName=cron_group_name(reach.prefix))
+        with client("scheduler", scope.region) as asked:
+            pages = asked.get_paginator("list_schedules").paginate(GroupName=cron_group_name(scope.prefix))
             return {item["Name"]: item["State"] for page in pages for item in page["Schedules"]}
     except (BotoCoreError, ClientError):  # not reachable, not allowed, or no such group
         return {}
@@ -150,26 +150,26 @@ def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) 
 # --- A tick now ----------------------------------------------------------------------------------------------------
 
 
-def tick(reach: Reach, type_: str, schedule: str | None, reason: str | None) -> Acted:
+def tick(scope: Scope, type_: str, schedule: str | None, reason: str | None) -> ActionResult:
     """It is sent just before the entry in the audit commits, so a tick that could not be sent leaves none."""
-    task = _as_declared(named(reach, type_))
+    task = _as_declared(named(scope, type_))
     chosen = [one for one in task.schedules if schedule in (None, one.name)]
     if len(chosen) != 1:
         names = ", ".join(str(one.name) for one in task.schedules) or "none: it is no periodic task"
         raise SelectionError("schedule", f"name one of {task.type}'s schedules ({names})")
     name = f"{task.type}:{chosen[0].name}"
-    for pause in pauses.current(reach.connection):
+    for pause in pauses.current(scope.connection):
         if (pause.scope, pause.name) == (PauseScope.SCHEDULE, name):
             raise SelectionError("schedule", f"{name} is paused, so the tick would be cancelled; resume it first")
     now = datetime.now(UTC)
     id_ = id_of(task.type, chosen[0].name, now)
-    with audit.action(reach, "tick", name, reason) as doing:
+    with audit.action(scope, "tick", name, reason) as doing:
         for (state,) in doing.connection.run(TICKED, id_, name):
             problem = "the tick of this minute has come or was sent; wait for the next minute"
             raise ActionError(id_, "tick", State(state), (), audit.last(doing.connection, name), problem=problem)
         doing.details |= {"id": id_}
-        reach.sqs.send(tick_entry(reach.prefix, task, chosen[0], now))
-    return Acted(id_, "tick", None, State.PENDING, new_id=id_)
+        scope.sqs.send(tick_entry(scope.prefix, task, chosen[0], now))
+    return ActionResult(id_, "tick", None, State.PENDING, new_id=id_)
 
 
 def _as_declared(task: Task[Any, Any]) -> Task[Any, Any]:

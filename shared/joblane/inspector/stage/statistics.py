@@ -9,7 +9,7 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.views import Statistic
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
 COLUMNS = ("type", "tenant")
@@ -30,7 +30,7 @@ select coalesce(a.{column}, ''), count(*),
 """
 
 
-def statistics(reach: Reach, within: timedelta, by: str) -> tuple[Statistic, ...]:
+def statistics(scope: Scope, within: timedelta, by: str) -> tuple[Statistic, ...]:
     """Dearest first. The key of what has no tenant is empty, as is that of runs from before types were noted.
 
     Raises :class:`SelectionError`.
@@ -39,5 +39,5 @@ def statistics(reach: Reach, within: timedelta, by: str) -> tuple[Statistic, ...
         raise SelectionError("within", f"from a minute to {LONGEST.days} days is required, not {within}")
     if by not in COLUMNS:
         raise SelectionError("by", f"{' or '.join(COLUMNS)} is required, not {by!r}")
-    rows = reach.connection.run(STATISTICS.format(column=by), str(within.total_seconds()))
+    rows = scope.connection.run(STATISTICS.format(column=by), str(within.total_seconds()))
     return tuple(Statistic(*row) for row in rows)

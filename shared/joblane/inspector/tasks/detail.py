@@ -15,14 +15,14 @@ from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, TaskRow, TaskView
 from joblane.queues import Queue
 from joblane.record.states import State
+from joblane.record.status import Progress
 from joblane.redaction import MASK, masked, redacted_names
 from joblane.redaction_scrub import OPEN_HEADER, scrubbed, scrubber
-from joblane.status import Progress
 from joblane.unique import PAYLOAD_KEY
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.payload import Payload
     from joblane.record.connection import Row
 
@@ -48,15 +48,15 @@ select (select array(select id from joblane.tasks where replay_of = $1 order by 
 """
 
 
-def task(reach: Reach, id_: str) -> TaskView:
-    with reading(reach.connection) as connection:
+def task(scope: Scope, id_: str) -> TaskView:
+    with reading(scope.connection) as connection:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
         [[replays, *progress, items_done]] = connection.run(BESIDE, id_)
-        done = audit.entries(reach, id_, None, None, AUDIT_SHOWN)
+        done = audit.entries(scope, id_, None, None, AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
-        reason = why(reach, connection, record, ended[-1] if ended else None)
-    declared = reach.task(record.type)
+        reason = why(scope, connection, record, ended[-1] if ended else None)
+    declared = scope.task(record.type)
     return TaskView(
         row=_row(record),
         owner=record.owner,
@@ -81,7 +81,7 @@ def task(reach: Reach, id_: str) -> TaskView:
         why=reason,
         actions=_actions(record),
         audit=done,
-        log_link=_log_link(reach, record),
+        log_link=_log_link(scope, record),
     )
 
 
@@ -156,7 +156,7 @@ def _actions(record: Record) -> tuple[str, ...]:
     return tuple(map(str, allowed))
 
 
-def _log_link(reach: Reach, record: Record) -> str | None:
+def _log_link(scope: Scope, record: Record) -> str | None:
     if record.runs == 0:
         return None
-    return logs_link(reach.region, reach.log_group(record.type), record.id, record.created_at, record.finished_at)
+    return logs_link(scope.region, scope.log_group(record.type), record.id, record.created_at, record.finished_at)

@@ -27,7 +27,7 @@ from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 BULK_TYPE = "jobs:bulk"
@@ -44,7 +44,7 @@ E = TypeVar("E", bound=StrEnum)
 # --- Checking ------------------------------------------------------------------------------------------------------
 
 
-def checked(reach: Reach, filter_: Filter) -> Filter:
+def checked(scope: Scope, filter_: Filter) -> Filter:
     """``filter_`` with its values as the types say, or :class:`SelectionError` with the field at fault."""
     for each in fields(Filter):
         value = getattr(filter_, each.name)
@@ -68,7 +68,7 @@ def checked(reach: Reach, filter_: Filter) -> Filter:
     after, before = filter_.created_after, filter_.created_before
     if after is not None and before is not None and after >= before:
         raise SelectionError("created_before", "a time after created_after is required")
-    _check_types(reach, filter_.types)
+    _check_types(scope, filter_.types)
     return replace(
         filter_,
         ids=tuple(dict.fromkeys(filter_.ids)),
@@ -106,14 +106,14 @@ def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
         raise SelectionError(field, f"{error}; there are {', '.join(kind)}") from None
 
 
-def _check_types(reach: Reach, types: Sequence[str]) -> None:
+def _check_types(scope: Scope, types: Sequence[str]) -> None:
     """A type is known by its declaration, by a name it had before, or by rows that a type now gone has left."""
-    known = {name for task in reach.tasks.values() for name in task.types}
+    known = {name for task in scope.tasks.values() for name in task.types}
     for type_ in types:
         if type_ not in known and not (
             isinstance(type_, str)
             and TYPE_PATTERN.fullmatch(type_)
-            and reach.connection.run("select from joblane.tasks where type = $1 limit 1", type_)
+            and scope.connection.run("select from joblane.tasks where type = $1 limit 1", type_)
         ):
             raise SelectionError("types", f"there is no type {type_!r}; there are {', '.join(sorted(known))}")
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from joblane.inspector.filter import BulkAction, Filter
-from joblane.inspector.tasks import filter_sql as selection
+from joblane.inspector.tasks import filter_sql
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
 from joblane.record.states import State
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.record.connection import Connection
 
 
@@ -25,10 +25,10 @@ COLUMNS = (
 """Of :func:`row_of`."""
 
 
-def tasks(reach: Reach, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
+def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
     check_number("limit", limit, LARGEST_PAGE)
-    found = select(COLUMNS, _chosen(reach, filter_, action), after, limit + 1, acting=action is not None)
-    with reading(reach.connection) as connection:
+    found = select(COLUMNS, _chosen(scope, filter_, action), after, limit + 1, acting=action is not None)
+    with reading(scope.connection) as connection:
         rows = [row_of(row) for row in connection.run(found.sql, *found.parameters)]
     if len(rows) <= limit:
         return Page(tuple(rows), None)
@@ -36,16 +36,16 @@ def tasks(reach: Reach, filter_: Filter, action: BulkAction | None, after: str |
     return Page(tuple(rows[:limit]), cursor_of(last.created_at, last.id))
 
 
-def count(reach: Reach, filter_: Filter, action: BulkAction | None) -> Count:
-    counting = selection.count(_chosen(reach, filter_, action), COUNT_CAP + 1, acting=action is not None)
-    with reading(reach.connection) as connection:
+def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:
+    counting = filter_sql.count(_chosen(scope, filter_, action), COUNT_CAP + 1, acting=action is not None)
+    with reading(scope.connection) as connection:
         [[number]] = connection.run(counting.sql, *counting.parameters)
     return Count(min(number, COUNT_CAP), exact=number <= COUNT_CAP)
 
 
-def _chosen(reach: Reach, filter_: Filter, action: BulkAction | None) -> Filter:
+def _chosen(scope: Scope, filter_: Filter, action: BulkAction | None) -> Filter:
     """Checked; with an action, what that can be done to."""
-    found = checked(reach, filter_)
+    found = checked(scope, filter_)
     return found if action is None else aimed(found, action)
 
 

@@ -20,7 +20,7 @@ from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import LogLine
 
 if TYPE_CHECKING:
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
 
 MAX_LINES = 1000
 ATTEMPTS = 20
@@ -59,18 +59,18 @@ class Run:
     end: datetime
 
 
-def of_task(reach: Reach, id_: str, limit: int) -> tuple[LogLine, ...]:
+def of_task(scope: Scope, id_: str, limit: int) -> tuple[LogLine, ...]:
     """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
     check_number("limit", limit, MAX_LINES)
-    found = reach.connection.run(TASK, check_id(id_))
+    found = scope.connection.run(TASK, check_id(id_))
     if not found:
         raise UnknownTaskError(id_)
     ((type_, created_at, ended_at),) = found
-    runs = [Run(*row) for row in reach.connection.run(RUNS, id_)]
+    runs = [Run(*row) for row in scope.connection.run(RUNS, id_)]
     windows = merged((run.start, run.end) for run in runs) if runs else merged([(created_at, ended_at)])
-    with client("logs", reach.region) as logs:
+    with client("logs", scope.region) as logs:
         term = max(SAFE.findall(id_), key=len, default="")
-        search = Search(logs, reach.log_group(type_), limit, time.monotonic() + SECONDS)
+        search = Search(logs, scope.log_group(type_), limit, time.monotonic() + SECONDS)
         own = [of_json(event, id_) for window in windows for event in search.events(term, window)]
         platform = [
             of_platform(event, run)

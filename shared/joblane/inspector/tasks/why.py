@@ -18,7 +18,7 @@ from joblane.record.states import State
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from joblane.inspector.scope import Reach
+    from joblane.inspector.scope import Scope
     from joblane.inspector.tasks.row import Record
     from joblane.record.connection import Connection, Row
 
@@ -41,7 +41,7 @@ select (select count(*) from (select from joblane.tasks
 """
 
 
-def why(reach: Reach, connection: Connection, record: Record, last_outcome: str | None) -> Why:
+def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
     """``last_outcome``: of the last run that has ended, None where there is none."""
     match State(record.state):
         case State.COMPLETED:
@@ -51,18 +51,18 @@ def why(reach: Reach, connection: Connection, record: Record, last_outcome: str 
                 Reason.ENDED, f"It was cancelled at {_text(record.finished_at)}: {record.reason or 'cancelled'}."
             )
         case State.ARCHIVED:
-            return _dead(reach, record)
+            return _dead(scope, record)
         case State.ACTIVE:
             return _active(connection, record)
         case _:
-            return _waiting(reach, connection, record, last_outcome)
+            return _waiting(scope, connection, record, last_outcome)
 
 
 # --- Given up ------------------------------------------------------------------------------------------------------
 
 
-def _dead(reach: Reach, record: Record) -> Why:
-    dead_letters = dead_letter_name(lane_name(reach.prefix, record.queue, record.type))
+def _dead(scope: Scope, record: Record) -> Why:
+    dead_letters = dead_letter_name(lane_name(scope.prefix, record.queue, record.type))
     text = f"It was given up at {_text(record.finished_at)}: {record.reason or 'archived'}."
     if record.dead_sent_at is None:
         return Why(
@@ -114,8 +114,8 @@ def _after_loss(record: Record) -> str:
 # --- Waiting -------------------------------------------------------------------------------------------------------
 
 
-def _waiting(reach: Reach, connection: Connection, record: Record, last_outcome: str | None) -> Why:
-    if (problem := _no_lane(reach, record)) is not None:
+def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
+    if (problem := _no_lane(scope, record)) is not None:
         return Why(Reason.NO_LANE, problem)
     pauses = _pauses(connection, record)
     also = f" {_said(pauses)}" if pauses else ""
@@ -124,7 +124,7 @@ def _waiting(reach: Reach, connection: Connection, record: Record, last_outcome:
     if pauses:
         ends = [until for *_, until in pauses]
         return Why(Reason.PAUSED, f"{_said(pauses)}{_late(record)}", None if None in ends else max(ends))
-    lane = lane_name(reach.prefix, record.queue, record.type)
+    lane = lane_name(scope.prefix, record.queue, record.type)
     if record.sent_at is None:
         text = f"It is due, and its message is not in {lane} yet, as far as is known; {_sweep(record, 'sends it')}."
         return Why(Reason.UNSENT, text + _late(record), record.sweep_at)
@@ -146,8 +146,8 @@ def _queue_before(connection: Connection, record: Record) -> str:
     return f"Of the same type and queue, {before} due before it wait as well, and {running:,} run now."
 
 
-def _no_lane(reach: Reach, record: Record) -> str | None:
-    task = reach.task(record.type)
+def _no_lane(scope: Scope, record: Record) -> str | None:
+    task = scope.task(record.type)
     if task is None:
         return f"No task of type {record.type!r} is declared, so that nothing can run it: deploy one, or cancel it."
     if record.queue not in task.lanes:

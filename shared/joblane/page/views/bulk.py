@@ -10,7 +10,7 @@ from starlette.responses import Response
 from joblane.inspector.bulk.start import MAX_RATE
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
-from joblane.page.filters import Fields, name_of, read, told, whole, write
+from joblane.page.filters import Fields, described, name_of, read, whole, write
 from joblane.page.visit import form, go, inspector, page
 
 EXAMPLES = 5
@@ -41,7 +41,7 @@ def dry_run(request: Request) -> Response:
         action=action,
         count=count,
         examples=examples.tasks,
-        told=told(wanted),
+        described=described(wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
     )
@@ -58,7 +58,7 @@ def start(request: Request) -> Response:
 def show(request: Request) -> Response:
     with inspector(request) as asked:
         found = asked.bulk_view(request.query_params.get("id", ""))
-    return page(request, "bulk.html", bulk=found, told=told(found.filter))
+    return page(request, "bulk.html", bulk=found, described=described(found.filter))
 
 
 def abort(request: Request) -> Response:

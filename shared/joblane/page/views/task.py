@@ -12,7 +12,7 @@ from starlette.responses import Response
 from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction
-from joblane.inspector.views import Acted
+from joblane.inspector.views import ActionResult
 from joblane.page.rendering import as_json
 from joblane.page.visit import form, go, inspector, page
 
@@ -84,7 +84,7 @@ def _told(error: JobError) -> list[str]:
     return re.sub(r"^payload: (\w+ does not take it: )?", "", str(error)).split("; ")
 
 
-def _done(request: Request, acted: Acted) -> Response:
+def _done(request: Request, acted: ActionResult) -> Response:
     action = acted.action.replace("-", "_")
     told = f"{action.replace('_', ' ').capitalize()}: done. {DID.get(action, '')}"
     return go(request, "/task", told, id=acted.new_id or acted.id)

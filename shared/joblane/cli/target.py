@@ -1,0 +1,50 @@
+"""The stage that a command is for: its inspector, and how a command to paste leads to it."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import typer
+
+    from joblane.inspector.inspector import Inspector
+
+
+@dataclass(frozen=True)
+class Target:
+    """The options before the command. None: as the environment has it."""
+
+    stage: str | None = None
+    profile: str | None = None
+    region: str | None = None
+
+
+def of(context: typer.Context) -> Target:
+    return context.find_object(Target) or Target()
+
+
+def inspector(context: typer.Context) -> Inspector:
+    from joblane.cli.connect import connect
+
+    return connect(**vars(of(context)))
+
+
+def command(context: typer.Context) -> str:
+    """The program, with the options that lead to this target."""
+    given = vars(of(context)).items()
+    return " ".join([program(), *(f"--{name} {shlex.quote(value)}" for name, value in given if value)])
+
+
+def program() -> str:
+    """The name under which a shell finds this program: ``joblane``, as ``jobs`` alone is a builtin of the shell."""
+    ours = Path(sys.executable).with_name("joblane")
+    if (found := shutil.which("joblane")) and Path(found).resolve() == ours.resolve():
+        return "joblane"
+    if not ours.exists():
+        return f"{shlex.quote(sys.executable)} -m joblane.cli.main"
+    return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))

@@ -1,0 +1,225 @@
+"""The messages in dead-letter queues: what each one is, told from its body, its attributes and its row.
+
+=============  ====================================================================  ==============================
+kind           message                                                               its row
+=============  ====================================================================  ==============================
+``recorded``   our dead letter, of this generation                                   archived: the record has it
+``obsolete``   a dead letter, or a copy that SQS moved                               has moved on: stands for nothing
+``moved``      moved by SQS itself, its receives used up                             live, or none
+``refused``    our dead letter, with a reason                                        none, or another task's
+``unreadable`` no message of ours                                                    none can be told
+``unsent``     a tick that the scheduler could not send                              none
+=============  ====================================================================  ==============================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from joblane.json_values import digest
+from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.record.states import State
+from joblane.sqs.dead_letter import unchanged_copy, with_id
+from joblane.sqs.depth import Held, held_if_there, side_by_side
+from joblane.sqs.message import REASON_ATTRIBUTE
+from joblane.sqs.received import Received
+from joblane.sqs.tick import tick_id
+from joblane.worker.failure import normalised
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
+    from joblane.record.connection import Connection
+    from joblane.sqs.client import Entry, Sqs
+
+FINGERPRINT = "letter:"
+"""What the fingerprints of messages without a row begin with."""
+MAX_SHOWN = 300
+"""Characters of a group's message."""
+MOVED_BY_SQS = "MovedBySqs"
+NOT_SENT = "TickNotSent"
+
+
+class Kind(StrEnum):
+    """See the table above."""
+
+    RECORDED = "recorded"
+    OBSOLETE = "obsolete"
+    MOVED = "moved"
+    REFUSED = "refused"
+    UNREADABLE = "unreadable"
+    UNSENT = "unsent"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What the record says of a message's id."""
+
+    type: str
+    state: State
+    generation: int
+    payload_digest: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """One message of a dead-letter queue. ``id``: of its task, None where none can be told."""
+
+    delivery: Received
+    id: str | None
+    row: Row | None
+
+    @cached_property
+    def kind(self) -> Kind:
+        delivery, row = self.delivery, self.row
+        if delivery.message is None:
+            return Kind.UNREADABLE
+        if row is not None and self._stands_for_it(row):
+            if row.state is State.ARCHIVED and delivery.dead == row.generation:
+                return Kind.RECORDED
+            ended = row.state in (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
+            return Kind.OBSOLETE if ended or delivery.dead is not None else Kind.MOVED
+        if delivery.message.tick is not None and REASON_ATTRIBUTE not in delivery.attributes:
+            return Kind.MOVED if "ERROR_CODE" not in delivery.attributes else Kind.UNSENT
+        return Kind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else Kind.MOVED
+
+    def _stands_for_it(self, row: Row) -> bool:
+        """As the claim tells: else the message is another task's, under an id that is taken."""
+        message = self.delivery.message
+        assert message is not None
+        return row.type == message.type and (
+            message.rec or message.tick is not None or row.payload_digest == digest(message.payload or {})
+        )
+
+    @property
+    def grouped(self) -> bool:
+        """Whether it is in a group of its own kind: it is no part of the record's, nor of none."""
+        return self.kind not in (Kind.RECORDED, Kind.OBSOLETE)
+
+    @property
+    def type(self) -> str:
+        return self.delivery.message.type if self.delivery.message else ""
+
+    @cached_property
+    def error(self) -> tuple[str, str]:
+        """Type of error, and its text without what is this message's alone."""
+        if self.kind is Kind.UNSENT:
+            code, text = (self._attribute(name) for name in ("ERROR_CODE", "ERROR_MESSAGE"))
+            return code or NOT_SENT, normalised(text)[:MAX_SHOWN]
+        reason = self._attribute(REASON_ATTRIBUTE)
+        if reason:
+            kind, colon, text = reason.partition(": ")
+            named = bool(colon) and kind.isidentifier()
+            return (kind if named else "Refused"), normalised(text if named else reason)[:MAX_SHOWN]
+        if self.kind is Kind.UNREADABLE:
+            return "MessageError", normalised(self.delivery.refusal or "")[:MAX_SHOWN]
+        stands = f"; its task is {self.row.state}" if self.row is not None else ""
+        return MOVED_BY_SQS, f"SQS moved it here, its receives were used up{stands}"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Equal for letters of one queue that are there for one reason."""
+        key = "|".join((self.delivery.queue, self.kind, self.type, *self.error))
+        return FINGERPRINT + hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16]
+
+    @property
+    def at(self) -> datetime:
+        return datetime.fromtimestamp(self.delivery.sent_at, UTC)
+
+    def _attribute(self, name: str) -> str:
+        return str(self.delivery.attributes.get(name, {}).get("StringValue", ""))
+
+    def sent_back(self, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> Entry | None:
+        """The message for the queue it came from; None where no task takes it any more.
+
+        A foreign one gets the id of the SQS message that brought it here, a tick its time: sent twice, it runs once.
+        """
+        delivery, message = self.delivery, self.delivery.message
+        queue = delivery.queue.removesuffix(dead_letter_name(""))
+        if message is None:
+            return unchanged_copy(delivery, queue)
+        if message.tick is None:
+            return with_id(delivery, queue)
+        task = declared(tasks).get(message.type)
+        if task is None or self.id is None:
+            return None
+        if delivery.queue == cron_dead_letters(prefix):
+            queue = lane_name(prefix, task.queue, task.type)
+        at = self.id.rpartition(f":{message.tick['schedule']}:")[2]
+        body = replace(message, tick={**message.tick, "at": at}).encode()
+        return replace(unchanged_copy(delivery, queue), body=body, attributes={})
+
+
+# --- Queues --------------------------------------------------------------------------------------------------------
+
+
+def cron_dead_letters(prefix: str) -> str:
+    """Of ticks that EventBridge Scheduler could not send."""
+    return dead_letter_name(cron_group_name(prefix))
+
+
+def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
+    """By every name that a task has or had."""
+    return {type_: task for task in tasks.values() for type_ in task.types}
+
+
+def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
+    """The dead-letter queues in which messages of ``types`` may be, of all where none is named."""
+    wanted = set(types)
+    lanes = [
+        lane_name(prefix, queue, type_)
+        for type_, task in declared(tasks).items()
+        if not wanted or type_ in wanted
+        for queue in task.lanes
+    ]
+    doors = [front_door_name(prefix, queue) for queue in Queue]
+    return [*map(dead_letter_name, [*lanes, *doors]), cron_dead_letters(prefix)]
+
+
+def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
+    """Of the queues that hold some."""
+    found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
+    return {queue: letters for queue, letters in found.items() if letters and letters.all}
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+ROWS = """
+select id, type, state, generation, payload_digest from joblane.tasks
+ where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
+"""
+
+
+def read(
+    connection: Connection, tasks: Mapping[str, Task[Any, Any]], messages: Sequence[Any], queue: str
+) -> list[DeadLetter]:
+    """Messages that were received from ``queue``, each with what the record says of it."""
+    return identified(connection, tasks, [Received.from_receive(message, queue) for message in messages])
+
+
+def identified(
+    connection: Connection, tasks: Mapping[str, Task[Any, Any]], deliveries: Sequence[Received]
+) -> list[DeadLetter]:
+    """Deliveries, each with its row."""
+    known = declared(tasks)
+    ids = [_id(delivery, known) for delivery in deliveries]
+    rows = connection.run(ROWS, json.dumps([id_ for id_ in ids if id_])) if any(ids) else []
+    found = {row[0]: Row(row[1], State(row[2]), row[3], row[4]) for row in rows}
+    return [DeadLetter(delivery, id_, found.get(id_ or "")) for delivery, id_ in zip(deliveries, ids, strict=True)]
+
+
+def _id(delivery: Received, known: Mapping[str, Task[Any, Any]]) -> str | None:
+    """The id of the task that the message stands for."""
+    message = delivery.message
+    if message is None:
+        return None
+    if message.tick is not None:
+        task = known.get(message.type)
+        return tick_id(task, message.tick, delivery.sent_at) if task else None
+    return message.id or delivery.message_id

@@ -1,0 +1,89 @@
+"""Rows of tasks in any state."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from joblane.declaration import Task
+from joblane.json_values import digest
+from joblane.limits import QUEUE_RETENTION
+from tests.world import World
+
+TOKEN = "00000000-0000-4000-8000-000000000001"
+"""The lease of somebody else."""
+
+
+@dataclass(frozen=True)
+class In:
+    """A moment, in seconds from now."""
+
+    seconds: float
+
+
+def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any) -> None:
+    """Write a row of ``task``, as far as given; an active one with its open attempt."""
+    payload = {"do": "nothing", "number": 0} if payload is None else payload
+    row: dict[str, Any] = {
+        "id": id_,
+        "type": task.type,
+        "queue": "default",
+        "state": "pending",
+        "payload": payload,
+        "payload_digest": digest(payload),
+        "attempts": 0,
+        "runs": 0,
+        "generation": 0,
+        "allowed": task.max_retry + 1,
+        "sweep_at": In(60),
+        "retention_seconds": 86_400,
+        **columns,
+    }
+    now = datetime.now(UTC)
+    moments = {
+        name: (now + timedelta(seconds=value.seconds)).isoformat()
+        for name, value in row.items()
+        if isinstance(value, In)
+    }
+    names = ", ".join(row)  # the others have their defaults
+    world.run(
+        f"insert into joblane.tasks ({names}) select {names} from jsonb_populate_record(null::tasks, $1::jsonb)",
+        json.dumps(row | moments),
+    )
+    if row["state"] == "active":
+        world.run(
+            "insert into joblane.task_attempts (task_id, run, attempt, generation) values ($1, $2::int, "
+            "$3::int, $4::int)",
+            id_,
+            str(row["runs"]),
+            str(row["attempts"]),
+            str(row["generation"]),
+        )
+
+
+def active(seconds: float, **columns: Any) -> dict[str, Any]:
+    """Columns of a row in its first run, whose lease ends in ``seconds``."""
+    lease = {"lease_token": TOKEN, "lease_until": In(seconds), "sweep_at": In(seconds + 15)}
+    return {"state": "active", "attempts": 1, "runs": 1, "company": 1} | lease | columns
+
+
+def archived(**columns: Any) -> dict[str, Any]:
+    """Columns of a row that was given up and whose dead letter was sent."""
+    ended = {"finished_at": In(-60), "expire_at": In(QUEUE_RETENTION.total_seconds()), "sweep_at": None}
+    told = {"reason": "attempt 4 of 4 failed", "error_type": "ValueError", "dead_sent_at": In(-50)}
+    return {"state": "archived", "attempts": 4, "runs": 4} | ended | told | columns
+
+
+def expire_leases(world: World) -> None:
+    """Let the leases of all runs end, and the sweep know."""
+    world.run(
+        "update joblane.tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
+        " where state = 'active'"
+    )
+
+
+def outcomes(world: World, id_: str) -> list[str | None]:
+    return [attempt["outcome"] for attempt in world.attempts(id_)]

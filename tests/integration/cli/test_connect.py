@@ -1,0 +1,287 @@
+"""From a command to its inspector, and what is said where there is no way."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from joblane.cli.connect import connect
+from joblane.discovery import discover
+from joblane.inspector.errors import SchemaError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.remote import RemoteInspector
+from joblane.local import env_file
+from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.local.stack import LocalStack
+from joblane.project import Project
+from tests.pages import ROOT
+
+NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
+
+
+@pytest.fixture(autouse=True)
+def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing of AWS or the database is set, here is an empty folder, and all is as before afterwards."""
+    before = dict(os.environ)
+    for name in [name for name in os.environ if name.startswith(("AWS_", "JOBLANE_", "DATABASE_"))]:
+        del os.environ[name]
+    os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "nothing")
+    os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
+    monkeypatch.chdir(tmp_path)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+def here(**options: str) -> Inspector:
+    made = connect(**{"stage": None, "profile": None, "region": None, **options})
+    assert isinstance(made, Inspector)
+    return made
+
+
+def up(folder: Path, url: str, **variables: str) -> Path:
+    """What `make up` writes there."""
+    stack = LocalStack(folder / ".joblane", project=Project(ROOT), aws_port=4604, postgres_port=5604)
+    (stack.folder / "postgres").mkdir(parents=True)
+    (stack.folder / "postgres" / "password").write_text("s3cret")
+    env_file.write(stack.env_file, {**stack.environment, "DATABASE_URL": url, **variables})
+    return stack.env_file
+
+
+# --- Here ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_environment_says_where_to_look(database_url: str) -> None:
+    os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="acme", AWS_DEFAULT_REGION="eu-central-1")
+    scope = here()._scope
+    assert scope.connection.run("select count(*) from joblane.tasks") == [[0]]
+    assert (scope.prefix, scope.region) == ("acme", "eu-central-1")
+    assert scope.who == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert scope.tasks.keys() == discover().keys()
+    scope.database.drop()
+
+
+@pytest.mark.parametrize("folder", [".", "src/deep"])
+def test_after_up_nothing_has_to_be_set(
+    folder: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cdk.json").touch()  # by which a project is found
+    up(tmp_path, database_url)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
+    os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another place", AWS_REGION="eu-west-1")
+    scope = here()._scope
+    assert scope.connection.run("select 1") == [[1]]
+    assert (scope.prefix, scope.region) == ("jobs", "us-east-1")
+    # of AWS, what the shell says is of another place
+    assert {name: os.environ[name] for name in os.environ if name.startswith("AWS_")} == {
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:4604",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:4604",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
+    }
+    scope.database.drop()
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -> None:
+    up(tmp_path, NOWHERE)
+    os.environ["DATABASE_URL"] = database_url
+    scope = here()._scope
+    assert scope.connection.run("select 1") == [[1]]
+    assert "AWS_ENDPOINT_URL" not in os.environ
+    scope.database.drop()
+
+
+def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, database_url: str) -> None:
+    up(tmp_path, database_url, JOBLANE_SCHEDULES='{"jobs:sweep": "@hourly"}')
+    scope = here()._scope
+    assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
+    scope.database.drop()
+
+
+def test_where_nothing_says_where_to_look_both_ways_are_named(tmp_path: Path) -> None:
+    with pytest.raises(LocalError) as caught:
+        here()
+    for name in (str(tmp_path / ".joblane" / "env"), "`joblane up`", "--stage"):
+        assert name in str(caught.value)
+
+
+def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_path: Path) -> None:
+    file = up(tmp_path, NOWHERE)
+    with pytest.raises(LocalError, match=rf"127\.0\.0\.1:1 \(from {file}\) does not answer: .*`joblane up`") as caught:
+        here()
+    assert "s3cret" not in str(caught.value)
+    os.environ["DATABASE_URL"] = NOWHERE
+    with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\)"):
+        here()
+
+
+def test_a_file_that_others_may_read_or_write_is_refused(tmp_path: Path, database_url: str) -> None:
+    file = up(tmp_path, database_url)
+    for mode in (0o644, 0o620, 0o602):
+        file.chmod(mode)
+        with pytest.raises(LocalError, match=rf"{file} is not read: .*its mode is {mode:04o}.*Remove it"):
+            here()
+    assert "DATABASE_URL" not in os.environ
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = up(tmp_path, database_url)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(LocalError, match="it belongs to another user"):
+        here()
+
+
+def test_of_the_file_only_known_names_are_taken(tmp_path: Path, database_url: str) -> None:
+    """A cloned project could bring a file that starts a program: by a profile's `credential_process`, or an editor."""
+    # given
+    programs = {"AWS_CONFIG_FILE": "evil", "EDITOR": "evil", "BROWSER": "evil", "LD_PRELOAD": "evil", "PATH": "evil"}
+    before = {name: os.environ.get(name) for name in programs}
+    up(tmp_path, database_url, EXPORT_BUCKET="jobs-exports", **programs)
+    # when
+    here()._scope.database.drop()
+    # then
+    assert {name: os.environ.get(name) for name in programs} == {**before, "AWS_CONFIG_FILE": None}
+    assert os.environ["EXPORT_BUCKET"] == "jobs-exports"  # a setting that tasks declare
+
+
+def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
+    os.environ["DATABASE_URL"] = "mysql://localhost/jobs"
+    with pytest.raises(
+        LocalError, match="postgresql://user:password@host:port/database is required, and DATABASE_URL of"
+    ):
+        here()
+
+
+def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url: str) -> None:
+    os.environ["DATABASE_URL"] = database_url
+    inspector = here()
+    inspector._scope.connection.run("drop table joblane.task_attempts")
+    inspector._scope.connection.run("drop table joblane.audit, joblane.tasks cascade")
+    inspector._scope.connection.run("update joblane.alembic_version set version_num = '0001'")
+    with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `joblane migrate`"):
+        inspector.logs("a")
+    inspector._scope.database.drop()
+
+
+def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> None:
+    up(tmp_path, NOWHERE)
+    for option in ("profile", "region"):
+        with pytest.raises(LocalError, match="--profile and --region are for a stage on AWS: name it by --stage"):
+            here(**{option: "any"})
+
+
+# --- On AWS: the stages are those of this project's cdk.json ----------------------------------------------------------
+
+
+def there(stage: str = "dev", **options: str) -> RemoteInspector:
+    os.chdir(ROOT)  # whose cdk.json has the stages
+    made = connect(**{"stage": stage, "profile": None, "region": "eu-central-1", **options})
+    assert isinstance(made, RemoteInspector)
+    return made
+
+
+class Stacks:
+    """CloudFormation's answer."""
+
+    def __init__(self, answer: dict[str, Any] | Exception) -> None:
+        self._answer, self.asked = answer, ""
+
+    def describe_stacks(self, *, StackName: str) -> dict[str, Any]:  # noqa: N803 - boto3's name
+        self.asked = StackName
+        if isinstance(self._answer, Exception):
+            raise self._answer
+        return {"Stacks": [self._answer]}
+
+
+def answering(monkeypatch: pytest.MonkeyPatch, answer: dict[str, Any] | Exception) -> Stacks:
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    made = Stacks(answer)
+    monkeypatch.setattr(boto3.session.Session, "client", lambda self, service, config: made)
+    return made
+
+
+def refused(code: str, message: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "DescribeStacks")
+
+
+def test_a_stage_is_reached_at_the_address_that_its_stack_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://a1b2c3.execute-api.eu-central-1.amazonaws.com"
+    outputs = [{"OutputKey": "ControlUrl", "OutputValue": url}]
+    stacks = answering(monkeypatch, {"StackStatus": "CREATE_COMPLETE", "Outputs": outputs})
+    remote = there()
+    assert stacks.asked == "jobs-dev-control"
+    signed = remote._signed(f"{url}/view/pauses", b"{}")
+    assert "AKIAOPERATOR" in str(signed.headers["Authorization"])
+    assert "/eu-central-1/execute-api/" in str(signed.headers["Authorization"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (
+            refused("ValidationError", "Stack with id jobs-dev-control does not exist"),
+            "DescribeStacks of jobs-dev-control in eu-central-1: there is no such stack. Deploy stage 'dev'",
+        ),
+        (
+            refused("AccessDenied", "User: ann is not authorized to perform: cloudformation:DescribeStacks"),
+            "Whoever asks needs cloudformation:DescribeStacks on it",
+        ),
+        (EndpointConnectionError(endpoint_url="https://cloudformation"), "Check the network, a proxy, and --region"),
+        (
+            {"StackStatus": "ROLLBACK_COMPLETE"},
+            "it is ROLLBACK_COMPLETE and has no output ControlUrl; deploy stage 'dev'",
+        ),
+    ],
+    ids=["not deployed", "denied", "unreachable", "half deployed"],
+)
+def test_where_the_address_is_not_found_the_call_and_the_remedy_are_told(
+    answer: Any, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answering(monkeypatch, answer)
+    with pytest.raises(ForbiddenError if "needs cloudformation" in told else AwayError) as caught:
+        there()
+    assert told in str(caught.value)
+
+
+def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:
+    with pytest.raises(LocalError, match="no stage 'staging'; on AWS there are dev, prod"):
+        there("staging")
+    with pytest.raises(LocalError, match="'local' is the one on this machine: leave --stage out"):
+        there("local")
+
+
+def test_without_credentials_profile_or_region_that_is_told() -> None:
+    with pytest.raises(LocalError, match=r"no AWS credentials to sign with\. Give --profile"):
+        there()
+    with pytest.raises(LocalError, match=r"no AWS credentials .*\(nobody\).*Give --profile"):
+        there(profile="nobody")
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    with pytest.raises(LocalError, match="No AWS region is set: give --region"):
+        connect(stage="dev", profile=None, region=None)
+
+
+def test_a_profile_or_region_that_there_is_not_is_a_wrong_use() -> None:
+    with pytest.raises(MisuseError, match="nobody"):
+        there(profile="nobody")
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
+    with pytest.raises(MisuseError, match="--region: 'no_region' is not the name of a region"):
+        there(region="no_region")
+
+
+def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
+    answering(monkeypatch, ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeStacks"))
+    with pytest.raises(ForbiddenError, match="in eu-west-1"):
+        connect(stage="dev", profile=None, region=None)

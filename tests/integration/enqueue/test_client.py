@@ -1,0 +1,721 @@
+"""Enqueueing: bad input refused before anything is written or sent, every distance exact, results in order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+from unittest.mock import Mock
+from zoneinfo import ZoneInfo
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from joblane import Enqueued, JobClient, Payload, Queue, TaskContext, task
+from joblane.enqueue.check import new_id
+from joblane.errors import EnqueueError, LaneError, PayloadError, RecordAwayError, SendError, TaskIdConflictError
+from joblane.job import Job
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.maintenance.sweep import sweep
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.settings import MissingSettingError
+from joblane.sqs.message import decode
+from tests.logs import lines
+from tests.samples import Sample, sample_batch, sample_one
+from tests.sends import Sends
+from tests.world import PREFIX, World
+
+LANE = "jobs-default-sample-one"
+SECRET = "hunter2"
+END_OTHERS = """
+select pg_terminate_backend(pid) from pg_stat_activity
+ where pid <> pg_backend_pid() and datname = current_database()
+"""
+
+
+class Loose(Payload):
+    """Takes whatever it is given, so that the checks below it are what refuses."""
+
+    value: Any = None
+    number: float = 0
+
+
+@task("sample:loose")
+def sample_loose(payload: Loose, ctx: TaskContext) -> None:
+    pass
+
+
+@pytest.fixture
+def sends(world: World) -> Sends:
+    world.lane(sample_one)
+    world.client._sqs = world.sqs
+    return Sends.of(world.sqs)
+
+
+@pytest.fixture
+def bare(world: World) -> JobClient:
+    """A client without a record."""
+    world.lane(sample_one)
+    return JobClient(record=False)
+
+
+@contextmanager
+def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
+    """Nothing is written or sent meanwhile."""
+    before = world.run("select count(*) from joblane.tasks")
+    sends.clear()
+    yield
+    assert world.run("select count(*) from joblane.tasks") == before
+    assert sends.messages == []
+
+
+def seconds_until(world: World, id_: str, column: str) -> float:
+    """From the row's making to a time in it."""
+    sql = f"select extract(epoch from {column} - created_at)::float8 from joblane.tasks where id = $1"
+    return float(world.run(sql, id_)[0][0])
+
+
+# --- Bad input -----------------------------------------------------------------------------------------------------
+
+
+BAD_OPTIONS: list[tuple[dict[str, Any], str, str]] = [
+    ({"queue": "fast"}, "queue", "'fast' is not one of critical, default, low"),
+    ({"queue": 3}, "queue", "3 is not one of critical, default, low"),
+    ({"queue": Queue.LOW}, "queue", "'sample:one' has no lane in 'low'; it has one in: default. Add it by also="),
+    ({"process_in": 60}, "process_in", "a timedelta is required, not int"),
+    ({"process_in": "soon"}, "process_in", "a timedelta is required, not str"),
+    ({"process_in": timedelta(seconds=-1)}, "process_in", "from zero to 3650 days is required"),
+    ({"process_in": timedelta(days=3651)}, "process_in", "from zero to 3650 days is required"),
+    ({"process_in": timedelta.max}, "process_in", "from zero to 3650 days is required"),
+    ({"process_at": datetime(2030, 1, 1)}, "process_at", "an aware datetime is required"),  # noqa: DTZ001
+    ({"process_at": 1893456000}, "process_at", "a datetime is required, not int"),
+    ({"process_at": "2030-01-01T00:00:00Z"}, "process_at", "a datetime is required, not str"),
+    ({"process_at": datetime(2099, 1, 1, tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
+    ({"process_at": datetime.max.replace(tzinfo=UTC)}, "process_at", "at most 3650 days ahead"),
+    ({"process_in": timedelta(1), "process_at": datetime.now(UTC)}, "process_at", "not both"),
+    ({"task_id": ""}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": 7}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "x" * 201}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "a b"}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "é"}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "a\n"}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "a\0"}, "task_id", "1 to 200 printable ASCII characters"),
+    ({"task_id": "sample:one:0:2026-01-31T02:00Z"}, "task_id", "has the form of a tick's id"),
+    ({"tenant": ""}, "tenant", "1 to 128 ASCII letters, digits and punctuation"),
+    ({"tenant": "a b"}, "tenant", "1 to 128 ASCII letters, digits and punctuation"),
+    ({"tenant": "é"}, "tenant", "1 to 128 ASCII letters, digits and punctuation"),
+    ({"tenant": "x" * 129}, "tenant", "1 to 128 ASCII letters, digits and punctuation"),
+    ({"tenant": 5}, "tenant", "1 to 128 ASCII letters, digits and punctuation"),
+    ({"headers": {"a": 1}}, "headers", "strings of at most 1,000 characters under names of at most 100"),
+    ({"headers": {"a": SECRET * 200}}, "headers", "strings of at most 1,000 characters"),
+    ({"headers": {"a" * 101: ""}}, "headers", "strings of at most 1,000 characters"),
+    ({"headers": {1: ""}}, "headers", "strings of at most 1,000 characters"),
+    ({"headers": {"a": SECRET + "\0"}}, "headers", "holds a NUL character"),
+    ({"headers": {"a": "\ud800"}}, "headers", "holds a lone surrogate"),
+    ({"headers": {"a\0": ""}}, "headers", "holds a NUL character"),
+    ({"headers": {"\ud800": ""}}, "headers", "holds a lone surrogate"),
+    ({"headers": {str(number): "" for number in range(33)}}, "headers", "33 of them; 32 at most"),
+    ({"headers": [("a", "b")]}, "headers", "a mapping is required, not list"),
+    ({"process_at": datetime.min.replace(tzinfo=timezone(timedelta(hours=23)))}, "process_at", "within the calendar"),
+]
+
+
+def test_bad_options_are_refused_by_name_before_anything_is_written(world: World, sends: Sends) -> None:
+    with nothing_happens(world, sends):
+        for options, field, why in BAD_OPTIONS:
+            with pytest.raises(EnqueueError) as caught:
+                world.client.enqueue(sample_one, Sample(), **options)
+            assert (caught.value.field, options) == (field, options)
+            assert str(caught.value).startswith(f"{field}: ")
+            assert why in str(caught.value)
+            assert SECRET not in str(caught.value)
+
+
+def test_bad_options_of_one_among_many_are_refused_with_its_position(world: World, sends: Sends) -> None:
+    good = Job(sample_one, Sample())
+    with nothing_happens(world, sends):
+        for options, field, why in BAD_OPTIONS:
+            bad = Job(sample_one, Sample(), **options)
+            for jobs, position in (([bad, good], 0), ([good, bad], 1)):
+                with pytest.raises(EnqueueError) as caught:
+                    world.client.enqueue_many(jobs)
+                assert str(caught.value).startswith(f"job {position}: {field}: ")
+                assert why in str(caught.value)
+
+
+def test_a_lane_that_does_not_exist_is_refused_with_those_that_do(world: World) -> None:
+    with pytest.raises(LaneError, match="'sample:batch' has no lane in 'low'; it has one in: default, critical"):
+        world.client.enqueue(sample_batch, Sample(), queue=Queue.LOW)
+
+
+@pytest.mark.parametrize("odd", ["sample:one", print, None])
+def test_what_is_no_task_is_refused(world: World, odd: Any) -> None:
+    with pytest.raises(EnqueueError, match="task: a function declared by @task is required, not"):
+        world.client.enqueue(odd, Sample())
+
+
+def test_times_with_a_long_offset_are_taken(world: World) -> None:
+    far = timezone(timedelta(hours=23))
+    later = datetime.now(far) + timedelta(hours=2)
+    made = world.client.enqueue(sample_one, Sample(), process_at=later, deadline=later + timedelta(hours=1))
+    assert seconds_until(world, made.id, "due_at") == pytest.approx(7200, abs=5)
+    assert seconds_until(world, made.id, "deadline") == pytest.approx(10800, abs=5)
+
+
+def test_a_payload_that_was_changed_unchecked_is_refused_and_not_shown(
+    world: World, sends: Sends, capfd: pytest.CaptureFixture[str]
+) -> None:
+    odd = Sample().model_copy(update={"number": SECRET})
+    with nothing_happens(world, sends), pytest.raises(PayloadError, match="cannot be written as JSON") as caught:
+        world.client.enqueue(sample_one, odd)
+    assert SECRET not in str(caught.value) + capfd.readouterr().err
+
+
+def test_what_the_database_can_never_hold_is_not_to_be_enqueued_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = DatabaseError({"C": "54000", "M": "string too long to represent as jsonb string"})
+    monkeypatch.setattr("joblane.client.insert_tasks", Mock(side_effect=error))
+    with pytest.raises(EnqueueError, match="payload: the database cannot hold it: string too long"):
+        world.client.enqueue(sample_one, Sample())
+
+
+def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
+    for ask in (world.client.get, world.client.cancel):
+        with pytest.raises(TypeError, match="task_id: a text is required, not int"):
+            ask(5)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="timeout: a timedelta is required, not int"):
+        world.client.wait("x", 5)  # type: ignore[arg-type]
+
+
+def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: JobClient) -> None:
+    with pytest.raises(EnqueueError, match="owner: it is kept in the row"):
+        bare.enqueue(sample_one, Sample(), owner="ann")
+    with pytest.raises(EnqueueError, match="retention: 1 day, 0:00:00, as declared, at most without a record"):
+        bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
+    assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
+
+
+def test_a_payload_of_another_class_is_refused(world: World, sends: Sends) -> None:
+    wrong: Any
+    for wrong in (None, {"do": SECRET}, SECRET, Loose(), 5):
+        with (
+            nothing_happens(world, sends),
+            pytest.raises(PayloadError, match="payload: sample:one takes Sam") as caught,
+        ):
+            world.client.enqueue(sample_one, wrong)
+        assert SECRET not in str(caught.value)
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+BAD_PAYLOADS: list[tuple[dict[str, Any], str]] = [
+    ({"value": SECRET + "\0"}, "holds a NUL character"),
+    ({"value": [{"\0": 1}]}, "holds a NUL character"),
+    ({"value": SECRET + "\ud800"}, "holds a lone surrogate"),
+    ({"value": deep(70)}, "nested deeper than 64 levels"),
+    ({"value": deep(5000)}, "payload: "),
+    ({"value": float("nan")}, "payload: "),
+    ({"value": [float("inf")]}, "payload: "),
+    ({"number": float("-inf")}, "payload: "),
+    ({"value": 10**5000}, "payload: "),
+    ({"value": b"\xff\xfe"}, "payload: "),
+    ({"value": object()}, "payload: "),
+]
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_payload_that_no_message_or_row_can_hold_is_refused(world: World, sends: Sends, record: bool) -> None:
+    client = world.client if record else JobClient(record=False)
+    with nothing_happens(world, sends):
+        for payload, why in BAD_PAYLOADS:
+            with pytest.raises(PayloadError) as caught:
+                client.enqueue(sample_loose, Loose(**payload))
+            assert caught.value.field == "payload"
+            assert why in str(caught.value)
+            assert SECRET not in str(caught.value)
+
+
+def test_two_jobs_of_one_call_with_the_same_id_are_refused(world: World, sends: Sends) -> None:
+    jobs = [Job(sample_one, Sample(), task_id=id_) for id_ in ("a", "b", "a")]
+    with nothing_happens(world, sends), pytest.raises(EnqueueError, match="task_id: 'a' is given to two jobs"):
+        world.client.enqueue_many(jobs)
+
+
+def test_a_missing_address_of_the_database_is_named(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    with nothing_happens(world, sends):
+        for _ in range(2):
+            with pytest.raises(
+                MissingSettingError, match=r"DATABASE_URL is not set: .* for example DATABASE_URL=postg"
+            ):
+                world.client.enqueue(sample_one, Sample())
+
+
+def test_an_address_of_something_else_is_refused_without_its_password(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"mysql://user:{SECRET}@host/db")
+    with nothing_happens(world, sends):
+        for _ in range(2):
+            with pytest.raises(ValueError, match="DATABASE_URL: postgresql://user:password@") as caught:
+                world.client.enqueue(sample_one, Sample())
+            assert SECRET not in str(caught.value)
+
+
+def test_a_bad_prefix_is_refused(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_PREFIX", "Jobs!")
+    with nothing_happens(world, sends), pytest.raises(ValueError, match="prefix: 'Jobs!' is not lower-case"):
+        world.client.enqueue(sample_one, Sample())
+
+
+# --- The database away ---------------------------------------------------------------------------------------------
+
+
+def test_a_database_that_is_away_is_an_error_and_nothing_is_sent(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = world.url.rpartition("/")[0]
+    monkeypatch.setenv("DATABASE_URL", f"{url}/no_such_database")
+    with nothing_happens(world, sends), pytest.raises(RecordAwayError, match="nothing was sent"):
+        JobClient().enqueue(sample_one, Sample())
+    monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/jobs")
+    with nothing_happens(world, sends), pytest.raises(RecordAwayError, match="nothing was sent") as caught:
+        JobClient().enqueue(sample_one, Sample())
+    assert "secret" not in str(caught.value)
+
+
+def test_a_connection_that_the_server_has_ended_is_an_error_once_and_then_made_anew(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample())
+    world.run(END_OTHERS)
+    with pytest.raises(RecordAwayError):
+        world.client.enqueue(sample_one, Sample())
+    assert world.client.enqueue(sample_one, Sample()).sent
+
+
+def test_a_connection_that_ends_between_the_row_and_its_mark_changes_nothing(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = world.client._sqs.send_many
+
+    def send(entries: Any) -> dict[int, str]:
+        world.run(END_OTHERS)
+        return real(entries)
+
+    monkeypatch.setattr(world.client._sqs, "send_many", send)
+    info = world.client.enqueue(sample_one, Sample())
+    assert info.sent
+    assert world.row(info.id)["sent_at"] is None
+    monkeypatch.undo()
+
+
+def test_a_client_that_was_closed_can_be_used_again(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample())
+    world.client.close()
+    assert world.client.enqueue(sample_one, Sample()).sent
+
+
+# --- One task ------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_a_row_and_a_message_with_the_same_id(world: World, sends: Sends) -> None:
+    info = world.client.enqueue(sample_one, Sample(number=7), tenant="acme", headers={"traceparent": "t"})
+    assert info == Enqueued(info.id, "sample:one", Queue.DEFAULT, info.state, sent=True)
+    row = world.row(info.id)
+    assert (row["type"], row["queue"], row["tenant"], row["state"]) == ("sample:one", "default", "acme", "pending")
+    assert (row["payload"], row["headers"]) == ({"do": "nothing", "number": 7}, {"traceparent": "t"})
+    assert (row["allowed"], row["attempts"], row["retention_seconds"], row["sends"]) == (4, 0, 86400, 1)
+    assert row["sent_at"] is not None
+    (entry,) = sends.to(LANE)
+    message = decode(entry["MessageBody"])
+    assert (message.id, message.rec, message.payload) == (info.id, True, {"do": "nothing", "number": 7})
+    assert message.schema == sample_one.schema_digest
+    assert message.enqueued_at is not None
+    assert abs(message.enqueued_at - time.time()) < 60
+    assert entry["MessageGroupId"] == "acme"
+
+
+def test_another_lane_of_the_type_may_be_named(world: World, sends: Sends) -> None:
+    world.sqs.client.create_queue(QueueName="jobs-critical-sample-batch")
+    for queue in (Queue.CRITICAL, "critical"):
+        assert world.client.enqueue(sample_batch, Sample(), queue=queue).queue is Queue.CRITICAL  # type: ignore[arg-type]
+    assert len(sends.to("jobs-critical-sample-batch")) == 2
+
+
+def test_the_prefix_is_a_setting(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_PREFIX", "dev")
+    world.sqs.client.create_queue(QueueName="dev-default-sample-one")
+    world.client.enqueue(sample_one, Sample())
+    assert len(sends.to("dev-default-sample-one")) == 1
+
+
+def test_ids_are_uuids_of_version_7_in_order_of_time() -> None:
+    import uuid
+
+    ids = [new_id()]
+    for _ in range(3):
+        time.sleep(0.002)
+        ids.append(new_id())
+    assert ids == sorted(ids)
+    assert {uuid.UUID(id_).version for id_ in ids} == {7}
+    assert {uuid.UUID(id_).variant for id_ in ids} == {uuid.RFC_4122}
+    assert len({new_id() for _ in range(5000)}) == 5000
+
+
+def test_odd_text_arrives_as_it_was_given(world: World, sends: Sends) -> None:
+    odd = 'é\u2028\ufffe\uffff\U0001fffe\u0001\x7f\\ " </script>'
+    world.lane(sample_loose)
+    id_ = world.client.enqueue(sample_loose, Loose(value={odd: odd}), headers={odd: odd}).id
+    assert world.row(id_)["payload"]["value"] == {odd: odd}
+    assert world.row(id_)["headers"] == {odd: odd}
+    (body,) = (message["Body"] for message in world.take(sample_loose))
+    assert decode(body).payload == {"value": {odd: odd}, "number": 0.0}
+
+
+def test_a_payload_above_a_message_stays_in_the_row(world: World, sends: Sends) -> None:
+    world.lane(sample_loose)
+    big = Loose(value="é" * (MAX_MESSAGE_BYTES // 2))
+    info = world.client.enqueue(sample_loose, big)
+    assert info.sent
+    (body,) = (message["Body"] for message in world.take(sample_loose))
+    assert decode(body).payload is None
+    assert world.deliver(sample_loose, body) == []
+    assert world.row(info.id)["state"] == "completed"
+
+
+def test_without_a_record_a_payload_above_a_message_is_refused(bare: JobClient, world: World) -> None:
+    with pytest.raises(PayloadError, match=r"payload: .* bytes as a message; 1048576 without a record"):
+        bare.enqueue(sample_loose, Loose(value="x" * MAX_MESSAGE_BYTES))
+
+
+# --- Distances -----------------------------------------------------------------------------------------------------
+
+
+def test_a_task_within_reach_of_sqs_waits_there(world: World, sends: Sends) -> None:
+    for seconds, delay in ((0, 0), (0.4, 1), (1, 1), (899, 899), (899.5, 900), (900, 900)):
+        sends.clear()
+        info = world.client.enqueue(sample_one, Sample(), process_in=timedelta(seconds=seconds))
+        assert sends.delays(LANE) == [delay]
+        assert info.sent
+        assert info.state == ("scheduled" if seconds else "pending")
+        assert world.row(info.id)["state"] == info.state
+        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.5
+        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds + 60)) < 0.5
+
+
+def test_a_task_further_off_waits_in_its_row_alone(world: World, sends: Sends) -> None:
+    for seconds in (901, 3 * 3600, 86400 * 20, 86400 * 3650):
+        info = world.client.enqueue(sample_one, Sample(), process_in=timedelta(seconds=seconds))
+        assert (info.sent, info.state) == (False, "scheduled")
+        assert world.row(info.id)["sent_at"] is None
+        assert abs(seconds_until(world, info.id, "due_at") - seconds) < 0.5
+        assert abs(seconds_until(world, info.id, "sweep_at") - (seconds - 900)) < 0.5
+    assert sends.messages == []
+
+
+def test_a_moment_of_any_time_zone_is_kept_exactly(world: World, sends: Sends) -> None:
+    for ahead in (-(10**9), -5, 0, 30, 890, 3 * 3600):
+        sends.clear()
+        at = datetime.now(UTC) + timedelta(seconds=ahead)
+        info = world.client.enqueue(sample_one, Sample(), process_at=at.astimezone(ZoneInfo("Asia/Kolkata")))
+        assert datetime.fromisoformat(world.row(info.id)["due_at"]) == at
+        assert info.sent == (ahead <= 900)
+        assert all(max(0, ahead - 5) <= delay <= max(0, ahead) for delay in sends.delays(LANE))
+
+
+def test_the_earliest_moment_there_is_means_now(world: World, sends: Sends) -> None:
+    info = world.client.enqueue(sample_one, Sample(), process_at=datetime.min.replace(tzinfo=UTC))
+    assert sends.delays(LANE) == [0]
+    assert world.row(info.id)["state"] == "pending"
+
+
+def test_a_task_out_of_reach_is_sent_by_the_sweep_with_the_rest_of_its_delay(world: World, sends: Sends) -> None:
+    info = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3))
+    sweep(world.database.get(), world.sqs, PREFIX)
+    assert sends.messages == []
+    world.run(
+        "update joblane.tasks set due_at = due_at - interval '2 h 50 min', sweep_at = sweep_at - interval '2 h 50 min'"
+        " where id = $1",
+        info.id,
+    )
+    sweep(world.database.get(), world.sqs, PREFIX)
+    assert [590 < delay <= 600 for delay in sends.delays(LANE)] == [True]
+
+
+# --- Ids that are taken --------------------------------------------------------------------------------------------
+
+
+def test_an_id_that_is_known_is_a_conflict_and_leaves_the_task_as_it_was(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample(number=1), task_id="mine")
+    with (
+        nothing_happens(world, sends),
+        pytest.raises(TaskIdConflictError, match="task_id: 'mine' is the id of") as caught,
+    ):
+        world.client.enqueue(sample_one, Sample(number=2), task_id="mine", process_in=timedelta(1))
+    assert caught.value.task_id == "mine"
+    assert world.row("mine")["payload"]["number"] == 1
+
+
+def test_an_id_of_a_task_that_has_ended_is_still_known(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id="mine")
+    world.deliver(sample_one, world.take(sample_one)[0]["Body"])
+    assert world.row("mine")["state"] == "completed"
+    with pytest.raises(TaskIdConflictError):
+        world.client.enqueue(sample_one, Sample(), task_id="mine")
+
+
+def test_of_many_only_those_whose_id_is_known_fail(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id="b")
+    sends.clear()
+    results = world.client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in "abc"])
+    assert [type(result) for result in results] == [Enqueued, TaskIdConflictError, Enqueued]
+    assert sorted(decode(entry["MessageBody"]).id or "" for entry in sends.to(LANE)) == ["a", "c"]
+
+
+def test_of_clients_that_enqueue_one_id_at_once_one_wins(world: World, sends: Sends) -> None:
+    clients = [JobClient() for _ in range(6)]
+    barrier = threading.Barrier(6)
+    results: list[Any] = []
+
+    def enqueue(client: JobClient) -> None:
+        barrier.wait()
+        try:
+            results.append(client.enqueue(sample_one, Sample(), task_id="mine"))
+        except TaskIdConflictError as error:
+            results.append(error)
+
+    run_at_once([lambda client=client: enqueue(client) for client in clients])
+    for client in clients:
+        client.close()
+    assert sorted(type(result).__name__ for result in results) == ["Enqueued"] + ["TaskIdConflictError"] * 5
+    assert len(world.take(sample_one)) == 1
+
+
+def test_clients_whose_many_ids_overlap_do_not_deadlock(world: World, sends: Sends) -> None:
+    ids = [f"task-{number}" for number in range(300)]
+    clients = [JobClient(), JobClient()]
+    results: list[Any] = []
+    run_at_once(
+        [
+            lambda client=client, order=order: results.extend(
+                client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in order])
+            )
+            for client, order in zip(clients, (ids, ids[::-1]), strict=True)
+        ]
+    )
+    for client in clients:
+        client.close()
+    assert sum(isinstance(result, Enqueued) for result in results) == 300
+    assert sum(isinstance(result, TaskIdConflictError) for result in results) == 300
+
+
+# --- Many ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_thousand_tasks_are_one_insert_and_batched_sends(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.client.enqueue(sample_one, Sample())  # connected, addresses known
+    sends.clear()
+    statements = counted(monkeypatch)
+    results = world.client.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(1000))
+    assert [statement.split()[0] for statement in statements] == ["insert", "update"]
+    assert sends.requests == 100
+    assert len(sends.messages) == 1000
+    numbers = dict(world.run("select id, (payload->>'number')::int from joblane.tasks where sent_at is not null"))
+    assert [numbers[result.id] for result in results if isinstance(result, Enqueued)] == list(range(1000))
+
+
+def test_results_come_in_the_order_of_the_jobs_whatever_their_ids_and_distances(world: World, sends: Sends) -> None:
+    hours, ids = (0, 3, 0, 5, 0), ("z", "b", "a", "y", "c")
+    jobs = [
+        Job(sample_one, Sample(), task_id=id_, process_in=timedelta(hours=hour))
+        for id_, hour in zip(ids, hours, strict=True)
+    ]
+    results = world.client.enqueue_many(jobs)
+    assert [(result.id, result.sent) for result in results if isinstance(result, Enqueued)] == [
+        ("z", True),
+        ("b", False),
+        ("a", True),
+        ("y", False),
+        ("c", True),
+    ]
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_no_jobs_are_no_work(world: World, sends: Sends, record: bool) -> None:
+    with nothing_happens(world, sends):
+        assert JobClient(record=record).enqueue_many([]) == []
+
+
+def test_many_of_several_types_go_to_their_lanes(world: World, sends: Sends) -> None:
+    world.lane(sample_batch)
+    jobs = [Job((sample_one, sample_batch)[number % 2], Sample()) for number in range(40)]
+    assert all(isinstance(result, Enqueued) and result.sent for result in world.client.enqueue_many(jobs))
+    assert (len(sends.to(LANE)), len(sends.to("jobs-default-sample-batch"))) == (20, 20)
+
+
+# --- SQS away ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 25])
+def test_a_lane_without_a_queue_leaves_the_rows_to_the_sweep(world: World, count: int) -> None:
+    with lines() as logged:
+        results = world.client.enqueue_many([Job(sample_loose, Loose(value=SECRET)) for _ in range(count)])
+    assert [result.sent for result in results if isinstance(result, Enqueued)] == [False] * count
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
+    (line,) = logged.fields
+    assert (line["messages"], line["queue"]) == (count, "jobs-default-sample-loose")
+    assert SECRET not in logged.texts[0]
+    world.lane(sample_loose)
+    world.run("update joblane.tasks set sweep_at = now()")
+    assert sweep(world.database.get(), world.sqs, PREFIX).sent == count
+
+
+def test_some_messages_that_sqs_does_not_take_are_told_from_the_others(
+    world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        world.client._sqs.client,
+        "send_message_batch",
+        lambda **_: {"Failed": [{"Id": "1", "Code": "InternalError", "SenderFault": True}]},
+    )
+    results = world.client.enqueue_many([Job(sample_one, Sample(), task_id=id_) for id_ in "abc"])
+    assert [result.sent for result in results if isinstance(result, Enqueued)] == [True, False, True]
+    assert world.run("select id from joblane.tasks where sent_at is null") == [["b"]]
+
+
+# --- Without a record ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_record_a_message_is_all_there_is(
+    bare: JobClient, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    info = bare.enqueue(sample_one, Sample(number=3), process_in=timedelta(seconds=0), tenant="acme")
+    assert info.sent
+    (received,) = world.take(sample_one)
+    message = decode(received["Body"])
+    assert (message.id, message.rec, message.payload) == (info.id, False, {"do": "nothing", "number": 3})
+    assert world.deliver(sample_one, received["Body"]) == []
+    assert world.row(info.id)["state"] == "completed"
+
+
+def test_without_a_record_a_task_waits_fifteen_minutes_at_most(bare: JobClient) -> None:
+    watched = Sends.of(bare._sqs)
+    bare.enqueue(sample_one, Sample(), process_in=timedelta(seconds=900))
+    bare.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) + timedelta(seconds=899))
+    assert watched.delays(LANE) == [900, 899]
+    for options in ({"process_in": timedelta(seconds=901)}, {"process_at": datetime.now(UTC) + timedelta(hours=1)}):
+        with pytest.raises(EnqueueError, match=f"^{next(iter(options))}: 15 minutes at most without a record"):
+            bare.enqueue(sample_one, Sample(), **options)
+
+
+def test_without_a_record_a_session_is_refused(bare: JobClient) -> None:
+    for enqueue in (
+        lambda session: bare.enqueue(sample_one, Sample(), session=session),
+        lambda session: bare.enqueue_many([Job(sample_one, Sample())], session=session),
+    ):
+        with pytest.raises(EnqueueError, match="session: a client made with record=False writes no row"):
+            enqueue(object())
+
+
+def test_without_a_record_a_message_that_sqs_does_not_take_is_an_error(bare: JobClient, world: World) -> None:
+    with pytest.raises(SendError, match=r"jobs-default-sample-loose: .*does not exist"):
+        bare.enqueue(sample_loose, Loose())
+    results = bare.enqueue_many([Job((sample_loose, sample_one)[n % 2], (Loose(), Sample())[n % 2]) for n in range(24)])
+    assert [type(result) for result in results] == [SendError, Enqueued] * 12
+    assert str(results[0]).count("jobs-default-sample-loose") == 1
+
+
+def test_the_declarations_bounds_hold_without_a_record_too(bare: JobClient) -> None:
+    with pytest.raises(LaneError):
+        bare.enqueue(sample_one, Sample(), queue=Queue.LOW)
+    with pytest.raises(PayloadError):
+        bare.enqueue(sample_one, Loose())  # type: ignore[misc]
+
+
+# --- Threads -------------------------------------------------------------------------------------------------------
+
+
+def test_one_client_serves_many_threads(world: World, sends: Sends) -> None:
+    results: list[Enqueued] = []
+
+    def enqueue() -> None:
+        results.extend(world.client.enqueue(sample_one, Sample()) for _ in range(10))
+
+    run_at_once([enqueue] * 8)
+    assert len({result.id for result in results}) == 80
+    assert all(result.sent for result in results)
+    assert world.run("select count(*) from joblane.tasks") == [[80]]
+    assert len(sends.messages) == 80
+    backends = world.run("select count(*) from pg_stat_activity where datname = current_database()")[0][0]
+    assert backends == 2, "one connection of the client's, and the one that looks"
+
+
+def test_a_fresh_client_may_be_used_first_by_many_threads(world: World, sends: Sends) -> None:
+    client = JobClient()
+    results: list[Enqueued] = []
+    run_at_once([lambda: results.append(client.enqueue(sample_one, Sample()))] * 8)
+    client.close()
+    assert [result.sent for result in results] == [True] * 8
+
+
+def test_an_id_that_waits_for_anothers_transaction_holds_up_no_mark(world: World, sends: Sends) -> None:
+    world.client.enqueue(sample_one, Sample(), task_id="mine")
+    blocker = Database(world.url)
+    try:
+        blocker.get().execute_simple("begin")
+        blocker.get().run("select 1 from joblane.tasks where id = $1 for update", "mine")
+        started = time.monotonic()
+        world.client._mark_sent(["mine"])
+        assert time.monotonic() - started < 5
+    finally:
+        blocker.drop()
+
+
+# --- Small things --------------------------------------------------------------------------------------------------
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every statement that goes to the server from now on."""
+    statements: list[str] = []
+    real = Connection.execute_unnamed
+
+    def execute(self: Connection, statement: str, *rest: Any, **named: Any) -> Any:
+        statements.append(statement)
+        return real(self, statement, *rest, **named)
+
+    monkeypatch.setattr(Connection, "execute_unnamed", execute)
+    return statements
+
+
+def run_at_once(works: list[Any]) -> None:
+    """Each in a thread of its own; raises what the first of them raised."""
+    failures: list[BaseException] = []
+
+    def run(work: Any) -> None:
+        try:
+            work()
+        except BaseException as error:  # told by the main thread
+            failures.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,)) for work in works]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]

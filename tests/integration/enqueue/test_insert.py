@@ -1,0 +1,134 @@
+"""Many at once: what an `enqueue_many` costs, in which order it locks, and who sends what."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.orm import Session
+
+from joblane import DuplicateTaskError, Enqueued, Job, JobClient
+from joblane.client import INLINE_SENDS
+from joblane.enqueue import insert as module
+from joblane.enqueue.check import Ready
+from tests.builders.rows import put
+from tests.samples import Sample, sample_one, sample_only
+from tests.world import World, run_sweep
+
+
+@pytest.fixture
+def client(world: World) -> JobClient:
+    world.lane(sample_only)
+    world.lane(sample_one)
+    world.client._sqs = world.sqs
+    return world.client
+
+
+def keyed(*keys: str, **options: Any) -> list[Job]:
+    return [Job(sample_only, Sample(), unique_key=key, **options) for key in keys]
+
+
+def statements(client: JobClient) -> list[str]:
+    """What the client asks the database from here on, by the first word."""
+    asked: list[str] = []
+    connection = client._database().get()
+    real = connection.run
+
+    def run(sql: str, *parameters: Any) -> Any:
+        asked.append(sql.split(maxsplit=1)[0])
+        return real(sql, *parameters)
+
+    connection.__dict__["run"] = run
+    return asked
+
+
+def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
+    world: World, client: JobClient, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One holds k2, is refused k1, and would take k1 in a second round; the other has k1 by then, and waits for k2."""
+    put(world, sample_only, "held", unique_key="sample:only k1")
+    refused, waiting, first = threading.Event(), threading.Event(), threading.get_ident()
+    real = module._explain
+
+    def explain(run: Any, jobs: Mapping[int, Ready], room: int | None) -> Any:
+        if threading.get_ident() == first and not refused.is_set():
+            refused.set()
+            assert waiting.wait(20)
+        return real(run, jobs, room)
+
+    monkeypatch.setattr(module, "_explain", explain)
+    answers: dict[str, list[Any]] = {}
+
+    def other() -> None:
+        refused.wait(20)
+        world.run("update joblane.tasks set state = 'completed' where id = 'held'")
+        mine = JobClient()
+        mine._sqs = world.sqs
+        engine = create_engine(world.url.replace("postgresql://", "postgresql+pg8000://"))
+        with Session(engine) as another:
+            threading.Timer(0.5, waiting.set).start()
+            answers["other"] = list(mine.enqueue_many(keyed("k1", "k2"), session=another))
+            another.commit()
+        engine.dispose()
+        mine.close()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    answers["first"] = list(client.enqueue_many(keyed("k1", "k2"), session=session))
+    session.commit()
+    thread.join()
+
+    k1, k2 = answers["first"]
+    assert isinstance(k1, DuplicateTaskError)
+    assert "changing hands; enqueue it again" in str(k1)
+    assert isinstance(k2, Enqueued)
+    assert isinstance(answers["other"][0], Enqueued)
+    assert isinstance(answers["other"][1], DuplicateTaskError)
+
+
+def test_a_thousand_are_replaced_by_as_many_statements_as_one(world: World, client: JobClient) -> None:
+    keys = [f"k{number}" for number in range(1000)]
+    later = {"process_in": timedelta(hours=2)}
+    client.enqueue_many(keyed(*keys, **later))
+    asked = statements(client)
+
+    client.enqueue_many(keyed("k0", on_conflict="replace", **later))
+    one, asked[:] = list(asked), []
+    made = client.enqueue_many(keyed(*keys, on_conflict="replace", **later))
+
+    assert asked == one
+    assert [isinstance(item, Enqueued) and item.created for item in made] == [False] * 1000
+    assert world.run("select count(*) from joblane.tasks") == [[1000]]
+
+
+def test_of_those_replaced_in_a_session_the_sweep_that_is_woken_sends_what_was_not_sent_at_once(
+    world: World, client: JobClient, session: Session
+) -> None:
+    keys = [f"k{number}" for number in range(INLINE_SENDS + 20)]
+    client.enqueue_many(keyed(*keys, process_in=timedelta(days=1)))
+    client.enqueue_many(keyed(*keys, on_conflict="replace"), session=session)
+    session.commit()
+    assert world.run("select count(*) from joblane.tasks where sent_at is not null") == [[INLINE_SENDS]]
+    assert run_sweep(world).sent == 20
+
+
+def test_one_between_two_invocations_of_its_attempt_is_not_replaced(world: World, client: JobClient) -> None:
+    put(world, sample_only, "resumed", unique_key="sample:only k", used_ms=5000)
+    with pytest.raises(DuplicateTaskError, match="'resumed', which is pending; a running task cannot be replaced"):
+        client.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
+    assert client.enqueue(sample_only, Sample(), unique_key="k", on_conflict="return").id == "resumed"
+
+
+def test_a_duplicate_at_a_stricter_isolation_is_an_error_of_the_database_there(
+    world: World, client: JobClient, session: Session
+) -> None:
+    """`on conflict` cannot pass over a row that the transaction must not see: the documentation names the level."""
+    session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
+    session.execute(text("select count(*) from joblane.tasks"))
+    client.enqueue(sample_only, Sample(), unique_key="k")
+    with pytest.raises(Exception, match="40001"):
+        client.enqueue(sample_only, Sample(), unique_key="k", session=session)

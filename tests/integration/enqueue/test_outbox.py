@@ -1,0 +1,617 @@
+"""Enqueueing in a session of the caller's: the row commits with its work, and is sent after that or never."""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+from sqlalchemy.pool import QueuePool
+
+from joblane import Enqueued, JobClient, TaskContext
+from joblane.client import INLINE_SENDS
+from joblane.errors import TaskIdConflictError
+from joblane.job import Job
+from joblane.maintenance.sweep import sweep
+from joblane.record.database import Database
+from joblane.sqs.message import decode
+from tests.samples import Sample, behaviour, sample_one
+from tests.sends import Sends
+from tests.world import PREFIX, World
+
+LANE = "jobs-default-sample-one"
+SWEEP_LANE = "jobs-low-jobs-sweep"
+
+
+@pytest.fixture
+def sends(world: World) -> Sends:
+    world.lane(sample_one)
+    world.client._sqs = world.sqs
+    world.run("create table work (what text)")
+    return Sends.of(world.sqs)
+
+
+@pytest.fixture
+def engine(world: World) -> Iterator[Engine]:
+    """The caller's own: a pool of one connection, which nothing of the library's may need."""
+    url = world.url.replace("postgresql://", "postgresql+pg8000://")
+    made = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=2)
+    yield made
+    made.dispose()
+
+
+@pytest.fixture
+def session(engine: Engine) -> Iterator[Session]:
+    with Session(engine) as made:
+        yield made
+
+
+def work(session: Session, what: str = "done") -> None:
+    """What the caller does beside."""
+    session.execute(text("insert into work values (:what)"), {"what": what})
+
+
+def enqueue(world: World, session: Session | None, task_id: str | None = None, **options: Any) -> str:
+    return world.client.enqueue(sample_one, Sample(), session=session, task_id=task_id, **options).id
+
+
+def sent(sends: Sends) -> list[str | None]:
+    """Ids of what was sent to the lane."""
+    return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
+
+
+def rows(world: World) -> list[str]:
+    return [row[0] for row in world.run("select id from joblane.tasks order by id")]
+
+
+def sweep_all(world: World) -> None:
+    """A sweep when everything is overdue."""
+    world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
+    sweep(world.database.get(), world.sqs, PREFIX)
+
+
+# --- Commit and rollback -------------------------------------------------------------------------------------------
+
+
+def test_the_row_commits_with_the_callers_work_and_is_sent_after_it(
+    world: World, sends: Sends, session: Session
+) -> None:
+    work(session)
+    info = world.client.enqueue(sample_one, Sample(number=7), session=session, tenant="acme")
+    assert (info.sent, info.state) == (False, "pending")
+    assert sends.messages == []
+    assert rows(world) == []
+    session.commit()
+    assert sent(sends) == [info.id]
+    assert world.run("select what from work") == [["done"]]
+    assert world.row(info.id)["sent_at"] is not None
+    assert (world.row(info.id)["tenant"], sends.to(LANE)[0]["MessageGroupId"]) == ("acme", "acme")
+
+
+def test_a_rolled_back_task_leaves_no_row_and_no_message(world: World, sends: Sends, session: Session) -> None:
+    enqueue(world, session)
+    session.rollback()
+    work(session)
+    session.commit()
+    assert (rows(world), sends.messages) == ([], [])
+
+
+def test_a_session_closed_without_a_commit_leaves_nothing(world: World, sends: Sends, session: Session) -> None:
+    enqueue(world, session)
+    session.close()
+    work(session)
+    session.commit()
+    assert (rows(world), sends.messages) == ([], [])
+
+
+def test_a_block_that_begins_a_session_commits_or_rolls_back_whole(world: World, sends: Sends, engine: Engine) -> None:
+    with Session(engine) as session, session.begin():
+        kept = enqueue(world, session)
+    with suppress(ZeroDivisionError), Session(engine) as session, session.begin():
+        enqueue(world, session)
+        raise ZeroDivisionError
+    with sessionmaker(engine).begin() as session:
+        made = enqueue(world, session)
+    assert rows(world) == sorted([kept, made])
+    assert sent(sends) == [kept, made]
+
+
+def test_each_commit_of_a_session_sends_what_is_new(world: World, sends: Sends, session: Session) -> None:
+    first = enqueue(world, session)
+    session.commit()
+    second = enqueue(world, session)
+    session.commit()
+    session.commit()
+    assert sent(sends) == [first, second]
+
+
+def test_a_rollback_between_two_commits_takes_only_its_own(world: World, sends: Sends, session: Session) -> None:
+    first = enqueue(world, session)
+    session.commit()
+    enqueue(world, session)
+    session.rollback()
+    third = enqueue(world, session)
+    session.commit()
+    assert sent(sends) == [first, third]
+    assert rows(world) == sorted([first, third])
+
+
+def test_a_commit_that_the_database_refuses_sends_nothing(world: World, sends: Sends, session: Session) -> None:
+    world.run("create table once (n int unique deferrable initially deferred)")
+    world.run("insert into once values (1)")
+    enqueue(world, session)
+    session.execute(text("insert into once values (1)"))
+    with pytest.raises(Exception, match="23505"):
+        session.commit()
+    session.rollback()
+    session.commit()
+    assert (rows(world), sends.messages) == ([], [])
+
+
+def test_a_session_may_be_used_again_after_its_commit(world: World, sends: Sends, session: Session) -> None:
+    enqueue(world, session)
+    session.commit()
+    assert session.execute(text("select count(*) from joblane.tasks")).scalar() == 1
+
+
+# --- Savepoints ----------------------------------------------------------------------------------------------------
+
+
+def test_the_release_of_a_savepoint_sends_nothing_before_the_outer_commit(
+    world: World, sends: Sends, session: Session
+) -> None:
+    with session.begin_nested():
+        id_ = enqueue(world, session)
+    with session.begin_nested(), session.begin_nested():
+        work(session)
+    assert sends.messages == []
+    session.commit()
+    assert sent(sends) == [id_]
+
+
+def test_a_rolled_back_savepoint_never_runs(world: World, sends: Sends, session: Session) -> None:
+    ran: list[str] = []
+
+    @behaviour
+    def note(payload: Sample, ctx: TaskContext) -> None:
+        ran.append(ctx.task_id)
+
+    kept = world.client.enqueue(sample_one, Sample(do="note"), session=session).id
+    savepoint = session.begin_nested()
+    gone = world.client.enqueue(sample_one, Sample(do="note"), session=session).id
+    savepoint.rollback()
+    session.commit()
+    assert rows(world) == [kept]
+    assert sent(sends)[0] == kept
+    for message in world.take(sample_one):
+        assert world.deliver(sample_one, message["Body"]) == []
+    assert ran == [kept]
+    assert rows(world) == [kept]
+    assert gone not in ran
+
+
+def test_an_id_of_a_rolled_back_savepoint_may_be_used_again(world: World, sends: Sends, session: Session) -> None:
+    savepoint = session.begin_nested()
+    world.client.enqueue(sample_one, Sample(number=1), session=session, task_id="mine")
+    savepoint.rollback()
+    world.client.enqueue(sample_one, Sample(number=2), session=session, task_id="mine", process_in=timedelta(minutes=5))
+    session.commit()
+    assert world.row("mine")["payload"]["number"] == 2
+    for message in world.take(sample_one):
+        assert len(world.deliver(sample_one, message["Body"])) == 1, "it is not due yet"
+    assert world.row("mine")["state"] == "scheduled"
+
+
+def test_a_commit_to_the_root_with_a_savepoint_open_sends_once(world: World, sends: Sends, session: Session) -> None:
+    first = enqueue(world, session)
+    session.begin_nested()
+    second = enqueue(world, session)
+    session.commit()
+    while session.in_transaction():
+        session.commit()
+    assert sorted(sent(sends), key=str) == sorted([first, second])
+
+
+# --- Sessions of other kinds ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["conditional_savepoint", "rollback_only", "control_fully", "create_savepoint"])
+@pytest.mark.parametrize("commits", [True, False])
+@pytest.mark.parametrize("nested", [True, False])
+def test_a_session_inside_a_transaction_of_its_callers_runs_its_task_once_or_never(
+    world: World, sends: Sends, engine: Engine, mode: Any, commits: bool, nested: bool
+) -> None:
+    ran: list[str] = []
+
+    @behaviour
+    def count(payload: Sample, ctx: TaskContext) -> None:
+        ran.append(ctx.task_id)
+
+    with engine.connect() as connection:
+        outer = connection.begin()
+        if nested:
+            connection.begin_nested()
+        with Session(connection, join_transaction_mode=mode) as session:
+            world.client.enqueue(sample_one, Sample(do="count"), session=session, task_id="mine")
+            session.commit()
+        early = [message["Body"] for message in world.take(sample_one)]
+        if outer.is_active:
+            for body in early:
+                world.deliver(sample_one, body)
+            assert ran == [], "its row is not committed yet"
+            early = []
+            outer.commit() if commits else outer.rollback()
+            is_there = commits
+        else:
+            is_there = True  # the session had control
+    sweep_all(world)
+    for body in [*early, *(message["Body"] for message in world.take(sample_one))]:
+        assert world.deliver(sample_one, body) == []
+    assert rows(world) == (["mine"] if is_there else [])
+    assert ran == (["mine"] if is_there else [])
+
+
+def test_sessions_of_one_registry_do_not_mix_up_their_tasks(world: World, sends: Sends) -> None:
+    url = world.url.replace("postgresql://", "postgresql+pg8000://")
+    engine = create_engine(url, pool_size=2, max_overflow=0)
+    factory = sessionmaker(engine)
+    scope = ["a"]
+    registry = scoped_session(factory, scopefunc=lambda: scope[0])
+    first = enqueue(world, registry)  # type: ignore[arg-type]
+    with factory() as stranger:
+        work(stranger)
+        stranger.commit()
+    scope[0] = "b"
+    second = enqueue(world, registry)  # type: ignore[arg-type]
+    registry.commit()
+    assert sent(sends) == [second]
+    scope[0] = "a"
+    registry.commit()
+    assert sent(sends) == [second, first]
+    registry.remove()
+    scope[0] = "b"
+    registry.remove()
+    engine.dispose()
+
+
+def test_several_clients_in_one_session_send_each_its_own(world: World, sends: Sends, session: Session) -> None:
+    other = JobClient()
+    other._sqs = world.sqs
+    mine = enqueue(world, session)
+    its = other.enqueue(sample_one, Sample(), session=session).id
+    session.commit()
+    other.close()
+    assert sorted(sent(sends), key=str) == sorted([mine, its])
+
+
+def test_a_session_that_commits_as_it_goes_is_one_transaction_after_the_other(
+    world: World, sends: Sends, engine: Engine
+) -> None:
+    with Session(engine, expire_on_commit=False, autobegin=False) as session:
+        for _ in range(3):
+            with session.begin():
+                enqueue(world, session)
+    assert len(sent(sends)) == len(rows(world)) == 3
+
+
+def test_ended_sessions_leave_nothing_behind(world: World, sends: Sends, engine: Engine) -> None:
+    import weakref
+
+    left = []
+    for _ in range(20):
+        with Session(engine) as session:
+            enqueue(world, session)
+            session.rollback()
+            left.append(weakref.ref(session))
+        del session
+    gc.collect()
+    assert [ref() for ref in left if ref() is not None] == []
+
+
+# --- Distances -----------------------------------------------------------------------------------------------------
+
+
+def test_a_delay_counts_from_the_call_and_not_from_the_commit(world: World, sends: Sends, session: Session) -> None:
+    id_ = enqueue(world, session, process_in=timedelta(seconds=100))
+    enqueue(world, session, process_in=timedelta(seconds=1))
+    time.sleep(2.1)
+    session.commit()
+    first, second = sends.delays(LANE)
+    assert 80 < first <= 98
+    assert second == 0
+    assert world.run(
+        "select extract(epoch from due_at - created_at)::float8 between 99.9 and 100.1 from joblane.tasks where "
+        "id = $1",
+        id_,
+    ) == [[True]]
+
+
+def test_a_task_out_of_reach_of_sqs_waits_in_its_row(world: World, sends: Sends, session: Session) -> None:
+    id_ = enqueue(world, session, process_in=timedelta(hours=3))
+    session.commit()
+    assert sends.messages == []
+    assert world.row(id_)["state"] == "scheduled"
+
+
+# --- Many ----------------------------------------------------------------------------------------------------------
+
+
+def test_of_250_tasks_in_one_session_100_are_sent_at_once_and_the_sweep_is_woken_for_the_rest(
+    world: World, sends: Sends, session: Session
+) -> None:
+    world.sqs.client.create_queue(QueueName=SWEEP_LANE)
+    for _ in range(50):
+        enqueue(world, session)
+    world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(200)], session=session)
+    session.commit()
+    assert len(sent(sends)) == INLINE_SENDS
+    (woken,) = sends.to(SWEEP_LANE)
+    assert decode(woken["MessageBody"]).type == "jobs:sweep"
+    swept = sweep(world.database.get(), world.sqs, PREFIX)
+    assert swept.sent == 150
+    assert len(sent(sends)) == len(set(sent(sends))) == 250
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[0]]
+
+
+def test_a_sweep_that_cannot_be_woken_does_not_fail_the_commit(world: World, sends: Sends, session: Session) -> None:
+    world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(INLINE_SENDS + 1)], session=session)
+    session.commit()
+    assert len(sent(sends)) == INLINE_SENDS
+
+
+def test_of_tasks_far_and_near_all_near_ones_are_sent_at_once(world: World, sends: Sends, session: Session) -> None:
+    far = [Job(sample_one, Sample(), process_in=timedelta(hours=3)) for _ in range(INLINE_SENDS)]
+    near = [Job(sample_one, Sample()) for _ in range(20)]
+    world.client.enqueue_many([*far, *near], session=session)
+    session.commit()
+    assert len(sent(sends)) == 20
+
+
+def test_no_jobs_in_a_session_are_no_work(world: World, sends: Sends, session: Session) -> None:
+    assert world.client.enqueue_many([], session=session) == []
+    session.commit()
+    assert sends.messages == []
+
+
+# --- Ids that are taken --------------------------------------------------------------------------------------------
+
+
+def test_a_conflict_leaves_the_callers_transaction_alive(world: World, sends: Sends, session: Session) -> None:
+    enqueue(world, None, "taken")
+    sends.clear()
+    work(session)
+    with pytest.raises(TaskIdConflictError):
+        enqueue(world, session, "taken")
+    results = world.client.enqueue_many(
+        [Job(sample_one, Sample(), task_id=id_) for id_ in ("taken", "free")], session=session
+    )
+    assert [type(result) for result in results] == [TaskIdConflictError, Enqueued]
+    session.commit()
+    assert sent(sends) == ["free"]
+    assert world.run("select what from work") == [["done"]]
+
+
+def test_an_id_twice_in_one_session_is_a_conflict(world: World, sends: Sends, session: Session) -> None:
+    enqueue(world, session, "mine")
+    with pytest.raises(TaskIdConflictError):
+        enqueue(world, session, "mine")
+    session.commit()
+    assert sent(sends) == ["mine"]
+
+
+# --- Faults after the commit ---------------------------------------------------------------------------------------
+
+
+def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_sweep(
+    world: World, sends: Sends, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Death(BaseException):
+        pass
+
+    def die(*_: Any) -> None:
+        raise Death
+
+    id_ = enqueue(world, session)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.client, "send_committed", die)
+        with pytest.raises(Death):
+            session.commit()
+    assert world.row(id_)["state"] == "pending"
+    assert sends.messages == []
+    sweep_all(world)
+    assert sent(sends) == [id_]
+    assert world.deliver(sample_one, world.take(sample_one)[0]["Body"]) == []
+    assert world.row(id_)["state"] == "completed"
+
+
+@pytest.mark.parametrize("count", [1, 5, 30])
+def test_an_sqs_that_is_away_after_the_commit_is_no_error_of_the_callers(
+    world: World, sends: Sends, session: Session, count: int
+) -> None:
+    for queue in (LANE,):
+        world.sqs.client.delete_queue(QueueUrl=world.sqs.url(queue))
+    world.sqs._urls.clear()
+    work(session)
+    world.client.enqueue_many([Job(sample_one, Sample()) for _ in range(count)], session=session)
+    session.commit()
+    assert world.run("select what from work") == [["done"]]
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[count]]
+    world.lane(sample_one)
+    sweep_all(world)
+    assert len(sent(sends)) == count
+
+
+@pytest.mark.parametrize(
+    "address",
+    [None, " ", "mysql://user:secret@host/db", "postgresql://user:secret@127.0.0.1:1/jobs", "postgresql://h:bad/x"],
+)
+def test_a_second_connection_that_cannot_be_had_is_no_error_of_the_callers(
+    world: World, sends: Sends, session: Session, monkeypatch: pytest.MonkeyPatch, address: str | None
+) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    if address is not None:
+        monkeypatch.setenv("DATABASE_URL", address)
+    for _ in range(2):
+        enqueue(world, session)
+        session.commit()
+    assert len(sent(sends)) == 2
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]]
+    monkeypatch.setenv("DATABASE_URL", world.url)
+    world.client.close()
+    world.client._made = None
+    enqueue(world, session)
+    session.commit()
+    assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[2]], "the client is usable again"
+
+
+def test_a_pool_of_one_connection_is_enough(world: World, sends: Sends, session: Session, engine: Engine) -> None:
+    work(session)
+    enqueue(world, session)
+    session.commit()
+    with Session(engine) as other:
+        enqueue(world, other)
+        other.commit()
+    assert len(sent(sends)) == 2
+
+
+def test_a_row_that_is_locked_holds_up_no_commit(
+    world: World, sends: Sends, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = enqueue(world, session)
+    blocker = Database(world.url)
+    real = world.client._send_rows
+
+    def lock_first(*args: Any) -> Any:
+        blocker.get().execute_simple("begin")
+        blocker.get().run("select 1 from joblane.tasks where id = $1 for update", id_)
+        return real(*args)
+
+    monkeypatch.setattr(world.client, "_send_rows", lock_first)
+    started = time.monotonic()
+    session.commit()
+    blocker.drop()
+    assert time.monotonic() - started < 5
+    assert sent(sends) == [id_]
+
+
+# --- Inside a handler ----------------------------------------------------------------------------------------------
+
+
+def child(world: World, ctx: TaskContext, task_id: str = "child") -> None:
+    world.client.enqueue(sample_one, Sample(), session=ctx.session, task_id=task_id)
+
+
+def run_parent(world: World, do: str) -> str:
+    """Deliver a task and return its id; what it sends is in the lane afterwards."""
+    body = {"type": "sample:one", "id": "parent", "payload": {"do": do}}
+    world.deliver(sample_one, body)
+    return "parent"
+
+
+def test_a_child_is_sent_after_its_parents_work_has_committed(world: World, sends: Sends) -> None:
+    seen: list[int] = []
+
+    @behaviour
+    def spawns(payload: Sample, ctx: TaskContext) -> None:
+        work(ctx.session)
+        child(world, ctx)
+        seen.append(len(sends.messages))
+
+    real = world.client.send_committed
+
+    def look_first(ready: Any) -> None:
+        assert world.row("parent")["state"] == "completed"
+        assert world.row("child")["state"] == "pending"
+        real(ready)
+
+    world.client.send_committed = look_first  # type: ignore[method-assign]
+    run_parent(world, "spawns")
+    assert seen == [0]
+    assert sent(sends) == ["child"]
+    assert world.row("parent")["state"] == "completed"
+    assert world.row("child")["sent_at"] is not None
+
+
+def test_a_parent_that_fails_has_no_child(world: World, sends: Sends) -> None:
+    @behaviour
+    def spawns_and_fails(payload: Sample, ctx: TaskContext) -> None:
+        child(world, ctx)
+        raise ValueError
+
+    run_parent(world, "spawns_and_fails")
+    assert world.row("parent")["state"] == "retry"
+    assert rows(world) == ["parent"]
+    assert sends.messages == []
+
+
+def test_a_parent_that_lost_its_lease_has_no_child(world: World, sends: Sends) -> None:
+    @behaviour
+    def spawns_late(payload: Sample, ctx: TaskContext) -> None:
+        child(world, ctx)
+        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'parent'")
+
+    run_parent(world, "spawns_late")
+    assert world.row("parent")["state"] == "active"
+    assert rows(world) == ["parent"]
+    assert sends.messages == []
+
+
+def test_a_cancelled_parent_has_no_child(world: World, sends: Sends) -> None:
+    @behaviour
+    def spawns_cancelled(payload: Sample, ctx: TaskContext) -> None:
+        child(world, ctx)
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = 'parent'")
+
+    run_parent(world, "spawns_cancelled")
+    assert world.row("parent")["state"] == "cancelled"
+    assert (rows(world), sends.messages) == (["parent"], [])
+
+
+def test_children_of_each_item_are_sent_as_its_work_commits(world: World, sends: Sends) -> None:
+    @behaviour
+    def spawns_each(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.each(["a", "b", "c"]):
+            child(world, ctx, item)
+            if item == "c":
+                raise ValueError
+
+    run_parent(world, "spawns_each")
+    assert sent(sends) == ["a", "b"]
+    assert rows(world) == ["a", "b", "parent"]
+
+
+def test_a_child_that_exists_already_does_not_fail_its_parent(world: World, sends: Sends) -> None:
+    @behaviour
+    def spawns_twice(payload: Sample, ctx: TaskContext) -> None:
+        work(ctx.session)
+        child(world, ctx)
+        with pytest.raises(TaskIdConflictError):
+            child(world, ctx)
+
+    run_parent(world, "spawns_twice")
+    assert world.row("parent")["state"] == "completed"
+    assert sent(sends) == ["child"]
+
+
+def test_a_batch_mixes_up_nobodys_children(world: World, sends: Sends) -> None:
+    from tests.samples import sample_batch
+
+    @behaviour
+    def spawns_numbered(payload: Sample, ctx: TaskContext) -> None:
+        child(world, ctx, f"child-{payload.number}")
+        if payload.number % 2:
+            raise ValueError
+
+    bodies = [
+        {"type": "sample:batch", "id": f"parent-{number}", "payload": {"do": "spawns_numbered", "number": number}}
+        for number in range(4)
+    ]
+    assert len(world.deliver(sample_batch, *bodies)) == 2
+    assert sorted(sent(sends), key=str) == ["child-0", "child-2"]
+    assert [id_ for id_ in rows(world) if id_.startswith("child")] == ["child-0", "child-2"]

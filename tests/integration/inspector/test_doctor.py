@@ -1,0 +1,437 @@
+"""A deployment looked over: nothing is wrong with a whole one, and each thing that is taken away is told."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage import doctor, doctor_aws, doctor_record
+from joblane.inspector.views import Check, Grade
+from joblane.queues import (
+    Queue,
+    cron_group_name,
+    dead_letter_name,
+    front_door_name,
+    function_name,
+    lane_name,
+    schedule_name,
+)
+from joblane.record.database import Database
+from joblane.sqs.tick import id_of
+from tests.samples import sample_batch, sample_one, sample_tick
+from tests.world import PREFIX, World
+
+TASKS = {task.type: task for task in (sample_one, sample_batch, sample_tick, jobs_sweep)}
+ACCOUNT = "123456789012"
+
+
+@dataclass
+class Stage:
+    """What a deploy makes, in moto, and the clients to break it with."""
+
+    world: World
+    scope: Scope
+    functions: Any
+    schedules: Any
+    mappings: dict[str, str]
+    """Queue → its mapping's UUID."""
+
+    def found(self, grade: Grade | None = None) -> dict[str, Check]:
+        return {one.what: one for one in Inspector(self.scope).doctor() if grade in (None, one.grade)}
+
+    def wrong(self) -> dict[str, Check]:
+        return {what: one for what, one in self.found().items() if one.grade is not Grade.GOOD}
+
+
+def deploy(world: World, scope: Scope) -> Stage:
+    role = boto3.client("iam").create_role(RoleName="any", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    functions, schedules = boto3.client("lambda"), boto3.client("scheduler")
+    with zipfile.ZipFile(code := io.BytesIO(), "w") as archive:
+        archive.writestr("nothing.py", "")
+    consumers = {front_door_name(PREFIX, queue): f"{PREFIX}-router" for queue in Queue}
+    timeouts = {f"{PREFIX}-router": 30}
+    for task in TASKS.values():
+        timeouts[function_name(PREFIX, task.type)] = int(task.numbers.function_timeout.total_seconds())
+        for queue in task.lanes:
+            consumers[lane_name(PREFIX, queue, task.type)] = function_name(PREFIX, task.type)
+    for name, seconds in timeouts.items():
+        functions.create_function(
+            FunctionName=name,
+            Runtime="python3.13",
+            Role=role,
+            Handler="nothing.handler",
+            Code={"ZipFile": code.getvalue()},
+            Timeout=seconds,
+        )
+    mappings = {}
+    for queue_name, function in consumers.items():
+        for name in (queue_name, dead_letter_name(queue_name)):
+            world.sqs.client.create_queue(QueueName=name)
+        mappings[queue_name] = functions.create_event_source_mapping(
+            EventSourceArn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{queue_name}",
+            FunctionName=function,
+            ScalingConfig={"MaximumConcurrency": 2},
+            FunctionResponseTypes=["ReportBatchItemFailures"],
+        )["UUID"]
+    group = cron_group_name(PREFIX)
+    world.sqs.client.create_queue(QueueName=dead_letter_name(group))
+    schedules.create_schedule_group(Name=group)
+    for task in TASKS.values():
+        for schedule in task.schedules:
+            for number, expression in enumerate(schedule.expressions, start=1):
+                schedules.create_schedule(
+                    GroupName=group,
+                    Name=schedule_name(task.type, str(schedule.name), number),
+                    ScheduleExpression=expression,
+                    ScheduleExpressionTimezone=schedule.timezone,
+                    FlexibleTimeWindow={"Mode": "OFF"},
+                    Target={"Arn": f"arn:aws:sqs:us-east-1:{ACCOUNT}:{PREFIX}-low", "RoleArn": role},
+                )
+    return Stage(world, scope, functions, schedules, mappings)
+
+
+@pytest.fixture
+def stage(world: World) -> Iterator[Stage]:
+    """Whole, with a sweep that ended a minute ago."""
+    database = Database(world.url)
+    made = deploy(world, Scope(database, world.sqs, PREFIX, TASKS, "op"))
+    insert(world, "swept", "jobs:sweep", "completed", ended=timedelta(minutes=1))
+    yield made
+    database.drop()
+
+
+def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta | None = None) -> None:
+    world.run(
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, "
+        "created_at, finished_at, "
+        "retention_seconds) select $1, $2, 'low', $3, '{}', '', 1, clock_timestamp(), clock_timestamp() - x, "
+        "case when $5 then clock_timestamp() - x end, 0 from (select $4::interval as x) as since",
+        id_,
+        type_,
+        state,
+        f"{(ended or timedelta(0)).total_seconds()} seconds",
+        ended is not None,
+    )
+
+
+# --- All is well ---------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_wrong_with_a_whole_deployment(stage: Stage) -> None:
+    assert stage.wrong() == {}
+    found = stage.found()
+    assert found.keys() == {
+        *("migrations", "clock", "jobs:sweep", "ticks", "types"),
+        *("mappings", "queues", "functions", "schedules"),
+    }
+    assert found["mappings"].found == "all 8 are there and on"
+    assert found["queues"].found == "all 17 are there, and none has dead letters"
+    assert all(one.do == "" for one in found.values())
+
+
+# --- The record ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("revision", "grade", "found", "do"),
+    [
+        ("0000", Grade.BAD, "at revision 0000 and this code works with", "`joblane migrate`"),
+        ("9999", Grade.WARNING, "at revision 9999, ahead of this code's", "use the version that is deployed"),
+        (None, Grade.BAD, "the database is empty", "`joblane migrate`"),
+    ],
+)
+def test_another_schema_is_told_with_its_revision(
+    revision: str | None, grade: Grade, found: str, do: str, stage: Stage
+) -> None:
+    if revision is None:
+        stage.world.run("drop table joblane.alembic_version")
+    else:
+        stage.world.run("update joblane.alembic_version set version_num = $1", revision)
+    told = stage.found()["migrations"]
+    assert told.grade is grade
+    assert found in told.found
+    assert do in told.do
+
+
+def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> None:
+    stage.world.run("drop table joblane.alembic_version")
+    stage.world.run("drop table joblane.tasks, joblane.pauses cascade")
+    found = stage.found()
+    assert found["migrations"] == Check(
+        Grade.BAD,
+        "migrations",
+        "the database is empty: the migrations are missing",
+        "run `joblane migrate`; on AWS a deploy runs them",
+    )
+    assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
+    assert found.keys() == {"migrations", "clock", "mappings", "queues", "functions", "schedules"}
+
+
+def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
+    stage.world.run("update joblane.alembic_version set version_num = '0000'")
+    stage.world.run("alter table joblane.pauses drop column paused_by")
+    assert stage.wrong().keys() == {"migrations"}
+    assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
+
+
+def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> None:
+    stage.world.run("drop table joblane.pauses")
+    wrong = stage.wrong()
+    assert wrong.keys() == {"pauses"}
+    assert wrong["pauses"].found.startswith(
+        'the database lacks what its migrations have made: relation "joblane.pauses"'
+    )
+
+
+@pytest.mark.parametrize(
+    ("apart", "grade"), [(2, Grade.GOOD), (30, Grade.WARNING), (-30, Grade.WARNING), (600, Grade.BAD)]
+)
+def test_a_clock_that_is_off_is_told_with_how_much(
+    apart: int, grade: Grade, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Off(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(seconds=apart)
+
+    monkeypatch.setattr(doctor_record, "datetime", Off)
+    (told,) = doctor_record.clock(stage.scope)
+    assert told.grade is grade
+    assert f"{abs(apart) - 1}" in told.found or f"{abs(apart)}" in told.found
+
+
+def test_a_sweep_that_has_stopped_is_told(stage: Stage) -> None:
+    stage.world.run("update joblane.tasks set finished_at = finished_at - interval '150 minutes'")
+    told = stage.found(Grade.BAD)["jobs:sweep"]
+    assert told.found == "it last ended 2 h ago, and was due 2 h ago"
+    assert "`joblane tick jobs:sweep`" in told.do
+
+
+def test_a_sweep_that_has_not_run_yet_is_told_with_its_next_time(stage: Stage) -> None:
+    stage.world.run("delete from joblane.tasks")
+    told = stage.found(Grade.WARNING)["jobs:sweep"]
+    assert told.found.startswith("it has not run to its end yet; its next time is in ")
+
+
+def test_ticks_that_did_not_come_are_told_and_not_those_before_the_first(stage: Stage) -> None:
+    # given a schedule whose first tick came three hours ago, and whose next one did not
+    hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    hourly, _ = sample_tick.schedules
+    for hours in (4, 2, 1, 0):
+        insert(
+            stage.world, id_of("sample:tick", hourly.name, hour - timedelta(hours=hours)), "sample:tick", "completed"
+        )
+    # then
+    told = stage.found(Grade.WARNING)["ticks of sample:tick"]
+    assert told.found.startswith("1 of its last ")
+    assert told.found.endswith(id_of("sample:tick", hourly.name, hour - timedelta(hours=3)))
+
+
+def test_tasks_that_no_code_declares_are_told_with_their_number(stage: Stage) -> None:
+    for number in range(3):
+        insert(stage.world, f"lost-{number}", "gone:away", "pending")
+    insert(stage.world, "over", "gone:before", "completed")
+    told = stage.found(Grade.BAD)
+    assert told["type gone:away"].found == "3 tasks of it wait or run, and no code declares it"
+    assert "type gone:before" not in told
+
+
+def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
+    stage.world.run(
+        "insert into joblane.pauses (scope, name, reason, since, until, paused_by) values "
+        "('type', 'sample:one', 'a bad release', clock_timestamp() - interval '3 days', null, 'ann'), "
+        "('queue', 'low', null, clock_timestamp() - interval '1 hour', null, null), "
+        "('tenant', 'acme', null, clock_timestamp() - interval '3 days', clock_timestamp() + interval '1 h', 'bob'), "
+        "('tenant', 'over', null, clock_timestamp() - interval '3 days', clock_timestamp() - interval '1 hour', 'bob')"
+    )
+    found = stage.found()
+    assert found["type sample:one"].grade is Grade.WARNING
+    assert found["type sample:one"].found == "paused 3 d ago by ann: a bad release"
+    assert found["type sample:one"].do == "still wanted? `joblane resume type sample:one`"
+    assert found["queue low"].grade is found["tenant acme"].grade is Grade.GOOD
+    assert "tenant over" not in found
+
+
+def test_a_database_that_is_away_is_told_once_and_all_else_is_looked_at(stage: Stage) -> None:
+    away = Scope(Database("postgresql://nobody@127.0.0.1:1/none"), stage.scope.sqs, PREFIX, TASKS, "op")
+    first, *others = Inspector(away).doctor()
+    assert (first.grade, first.what) == (Grade.BAD, "migrations")
+    assert first.found.startswith("the database cannot be asked: ")
+    assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules"}
+    assert {one.grade for one in others} == {Grade.GOOD}
+
+
+# --- AWS -----------------------------------------------------------------------------------------------------------
+
+LANE = f"{PREFIX}-default-sample-one"
+
+
+def test_a_lane_that_nobody_reads_is_told(stage: Stage) -> None:
+    stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
+    assert stage.wrong()[f"queue {LANE}"] == Check(Grade.BAD, f"queue {LANE}", "nobody reads it", "deploy the stage")
+
+
+def test_a_front_door_that_nobody_reads_is_told(stage: Stage) -> None:
+    stage.functions.delete_event_source_mapping(UUID=stage.mappings[f"{PREFIX}-low"])
+    assert f"queue {PREFIX}-low" in stage.wrong()
+
+
+def test_a_lane_with_two_consumers_is_told(stage: Stage) -> None:
+    stage.functions.create_event_source_mapping(
+        EventSourceArn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{LANE}", FunctionName=f"{PREFIX}-sample-batch"
+    )
+    assert stage.wrong()[f"queue {LANE}"].found == "it has 2 consumers, and each takes what is the other's"
+
+
+def test_a_mapping_that_is_off_is_told_with_the_command_or_with_who_paused_it(stage: Stage) -> None:
+    mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
+    whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
+    lane = (Queue.DEFAULT, sample_one)
+    (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
+    assert told.grade is Grade.BAD
+    assert told.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
+    for paused in (("type", "sample:one"), ("queue", "default")):
+        (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
+        assert (told.grade, told.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
+
+
+def test_a_mapping_that_would_lose_or_starve_messages_is_told(stage: Stage) -> None:
+    mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
+    told = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
+    assert [one.grade for one in told] == [Grade.BAD] * 3
+    assert ["MaximumConcurrency" in told[0].found, "ReportBatchItemFailures" in told[1].found] == [True, True]
+    assert told[2].found == "Lambda says of it: PROBLEM: Function call failed"
+
+
+def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> None:
+    sqs = stage.world.sqs.client
+    sqs.delete_queue(QueueUrl=stage.scope.sqs.url(LANE))
+    stage.scope.sqs._urls.clear()
+    for name in (f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"):
+        sqs.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
+    wrong = stage.wrong()
+    assert wrong[f"queue {LANE}"].found == "it is not there"
+    assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
+    assert "`joblane redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
+    assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
+
+
+def test_a_lane_that_is_not_there_is_told_once(stage: Stage) -> None:
+    for name in (LANE, dead_letter_name(LANE)):
+        stage.world.sqs.client.delete_queue(QueueUrl=stage.scope.sqs.url(name))
+    stage.scope.sqs._urls.clear()
+    stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
+    wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
+    assert wrong == [Check(Grade.BAD, f"queue {LANE}", "it is not there", "deploy the stage")]
+
+
+def test_a_function_that_is_not_there_or_of_another_version_is_told(stage: Stage) -> None:
+    stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
+    stage.functions.update_function_configuration(FunctionName=f"{PREFIX}-sample-batch", Timeout=3)
+    wrong = stage.wrong()
+    assert wrong[f"function {PREFIX}-sample-one"].found == "it is not there"
+    assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("it has 3 s, and this code declares ")
+
+
+def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stage) -> None:
+    group = cron_group_name(PREFIX)
+    first, second = (schedule_name("sample:tick", str(schedule.name)) for schedule in sample_tick.schedules)
+    stage.schedules.delete_schedule(GroupName=group, Name=first)
+    there = stage.schedules.get_schedule(GroupName=group, Name=second)
+    kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target")}
+    stage.schedules.update_schedule(
+        GroupName=group, Name=second, ScheduleExpression="cron(1 1 * * ? *)", State="DISABLED", **kept
+    )
+    wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
+    assert [(one.what, one.found.partition(":")[0].partition(",")[0]) for one in wrong] == [
+        (f"schedule {first}", "it is not there"),
+        (f"schedule {second}", "it is off"),
+        (f"schedule {second}", "it is cron(1 1 * * ? *) UTC"),
+    ]
+
+
+def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
+    group, hourly = cron_group_name(PREFIX), sample_tick.schedules[0]
+    name = schedule_name("sample:tick", str(hourly.name))
+    there = stage.schedules.get_schedule(GroupName=group, Name=name)
+    kept = {key: there[key] for key in ("FlexibleTimeWindow", "Target", "ScheduleExpression")}
+    stage.schedules.update_schedule(GroupName=group, Name=name, State="DISABLED", **kept)
+    stage.world.run(
+        "insert into joblane.pauses (scope, name, paused_by) values ('schedule', $1, 'ann')",
+        f"sample:tick:{hourly.name}",
+    )
+    told = stage.wrong()[f"schedule {name}"]
+    assert (told.grade, told.found) == (Grade.WARNING, "it is off: paused by ann")
+
+
+def test_on_a_local_stack_schedules_are_off_and_that_is_right() -> None:
+    schedule = {"State": "DISABLED", "ScheduleExpression": "cron(0 * * * ? *)"}
+    assert list(doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
+    (told,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
+    assert told.grade is Grade.BAD
+
+
+# --- What cannot be asked ------------------------------------------------------------------------------------------
+
+
+def refusing(error: Exception) -> Callable[[Scope], Iterator[Check]]:
+    def part(scope: Scope) -> Iterator[Check]:
+        yield Check(Grade.BAD, "half of an answer", "")
+        raise error
+
+    return part
+
+
+@pytest.mark.parametrize(
+    ("error", "found", "do"),
+    [
+        (
+            ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "GetSchedule"),
+            "AWS answers GetSchedule with AccessDeniedException",
+            "allow scheduler:GetSchedule",
+        ),
+        (
+            ClientError({"Error": {"Code": "Throttling"}}, "GetSchedule"),
+            "AWS answers GetSchedule with Thr",
+            "ask again",
+        ),
+        (
+            EndpointConnectionError(endpoint_url="https://scheduler"),
+            "AWS cannot be asked: ",
+            "check credentials, region",
+        ),
+    ],
+    ids=["denied", "throttled", "unreachable"],
+)
+def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looked_at(
+    error: Exception, found: str, do: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = [
+        (what, permission, refusing(error) if what == "schedules" else part)
+        for what, permission, part in doctor_aws.PARTS
+    ]
+    monkeypatch.setattr(doctor_aws, "PARTS", tuple(parts))
+    wrong = stage.wrong()
+    assert wrong.keys() == {"schedules"}
+    assert wrong["schedules"].grade is Grade.UNKNOWN
+    assert wrong["schedules"].found.startswith(found)
+    assert wrong["schedules"].do.startswith(do)
+
+
+def test_the_worst_comes_first(stage: Stage) -> None:
+    stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
+    stage.world.run("update joblane.alembic_version set version_num = '9999'")
+    grades = [one.grade for one in Inspector(stage.scope).doctor()]
+    assert grades == sorted(grades, key=doctor.ORDER.index)
+    assert grades[:2] == [Grade.BAD, Grade.WARNING]

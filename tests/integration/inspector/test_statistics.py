@@ -1,0 +1,158 @@
+"""What ran within a time, and what each run has cost."""
+
+from __future__ import annotations
+
+import os
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from joblane import SkipRetry, TaskContext
+from joblane.inspector.errors import SelectionError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.scope import Scope
+from joblane.inspector.stage.statistics import STATISTICS
+from joblane.prices import PRICES, compute
+from tests.builders.rows import active, put
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World
+
+REQUEST, SQS = PRICES["Lambda request"].each, PRICES["SQS request"].each
+
+
+@pytest.fixture
+def inspector(world: World) -> Inspector:
+    return Inspector(Scope(world.database, world.sqs, PREFIX, {}, "ann"))
+
+
+def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:
+    """An attempt as it is kept."""
+    given = {"type": "some:work", "outcome": "completed", "duration_ms": 100, "wait_ms": 10, "cost_usd": 1e-6} | columns
+    names, places = ", ".join(given), ", ".join(f"${n}" for n in range(3, len(given) + 3))
+    world.run(
+        f"insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, {names})"
+        f" values ($1, 1, 1, 0, now() - make_interval(secs => $2::float8), {places})",
+        f"id-{number}",
+        str(60 * minutes_ago),
+        *(str(value) if isinstance(value, float) else value for value in given.values()),
+    )
+
+
+# --- The cost of a run ---------------------------------------------------------------------------------------------
+
+
+def message(do: str, id_: str, type_: str = "sample:one") -> dict[str, Any]:
+    return {"type": type_, "id": id_, "payload": {"do": do}}
+
+
+def beside_time(attempt: dict[str, Any]) -> float:
+    """What of a run's cost is not its time: that is what the machine makes it."""
+    gb_seconds = attempt["billed_ms"] / 1000 * attempt["memory_mb"] / 1024
+    return float(attempt["cost_usd"] - gb_seconds * compute(os.uname().machine).each)
+
+
+def test_each_run_keeps_its_time_memory_and_cost_when_it_ends(world: World) -> None:
+    @behaviour
+    def skip_for_money(payload: Sample, ctx: TaskContext) -> None:
+        raise SkipRetry("too dear")
+
+    @behaviour
+    def look_up(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("select 1"))  # so its completion commits with the session
+
+    calls = {"nothing": 3, "skip_for_money": 4, "look_up": 3}
+    for do, count in calls.items():
+        world.deliver(sample_one, message(do, do))
+        (attempt,) = world.attempts(do)
+        assert attempt["memory_mb"] == sample_one.memory_mb
+        assert attempt["billed_ms"] >= attempt["duration_ms"]
+        assert beside_time(attempt) == pytest.approx(REQUEST + count * SQS)
+
+
+def test_a_cancelled_and_a_continued_run_have_their_cost_too(world: World) -> None:
+    @behaviour
+    def cancel_me(payload: Sample, ctx: TaskContext) -> None:
+        world.run("update joblane.tasks set cancel_requested_at = now() where id = $1", ctx.task_id)
+
+    world.deliver(sample_one, message("cancel_me", "it"))
+    (attempt,) = world.attempts("it")
+    assert attempt["outcome"] == "cancelled"
+    assert attempt["cost_usd"] > 0
+
+
+def test_runs_of_a_batch_share_their_invocation(world: World) -> None:
+    world.deliver(sample_batch, *(message("nothing", f"batch-{n}", "sample:batch") for n in range(10)))
+    for number in range(10):
+        (attempt,) = world.attempts(f"batch-{number}")
+        assert beside_time(attempt) == pytest.approx((REQUEST + 2 * SQS) / 10 + SQS)
+
+
+def test_a_lost_run_has_no_cost(world: World) -> None:
+    put(world, sample_one, "it", {"do": "nothing"}, **active(-60))
+    world.deliver(sample_one, message("nothing", "it"))
+    lost, done = world.attempts("it")
+    assert (lost["outcome"], lost["cost_usd"]) == ("lost", None)
+    assert done["cost_usd"] > 0
+
+
+# --- Statistics ----------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_counted_by_how_they_ended_and_the_dearest_type_comes_first(
+    world: World, inspector: Inspector
+) -> None:
+    for number, outcome in enumerate(["completed", "completed", "failed", "timeout", "archived", "lost", "snoozed"]):
+        add(world, number, 5, outcome=outcome, duration_ms=100 * number, wait_ms=number, cost_usd=1e-6)
+    add(world, 7, 1, outcome=None, duration_ms=None, wait_ms=7, cost_usd=None)
+    add(world, 8, 5, type="dear:work", cost_usd=1.0)
+    dear, work = inspector.statistics()
+    assert (dear.key, dear.started, dear.cost_usd) == ("dear:work", 1, 1.0)
+    assert (work.key, work.started, work.succeeded, work.retried, work.archived, work.lost) == (
+        *("some:work", 8),
+        *(2, 2, 1, 1),
+    )
+    assert (work.wait_ms, work.duration_ms, work.longest_ms) == (4, 300, 600)  # of 3.5, to the even one as it happens
+    assert work.cost_usd == pytest.approx(7e-6)
+
+
+def test_what_began_before_is_left_out(world: World, inspector: Inspector) -> None:
+    add(world, 1, 4)
+    add(world, 2, 6)
+    assert [one.started for one in inspector.statistics(within=timedelta(minutes=5))] == [1]
+    assert [one.started for one in inspector.statistics(within=timedelta(days=30))] == [2]
+
+
+def test_by_tenant_what_has_none_has_an_empty_key(world: World, inspector: Inspector) -> None:
+    add(world, 1, 1, tenant="acme", cost_usd=0.5)
+    add(world, 2, 1, tenant=None)
+    add(world, 3, 1, tenant=None)
+    assert [(one.key, one.started) for one in inspector.statistics(by="tenant")] == [("acme", 1), ("", 2)]
+
+
+def test_nothing_ran(inspector: Inspector) -> None:
+    assert inspector.statistics() == ()
+
+
+@pytest.mark.parametrize("within", [timedelta(seconds=59), timedelta(days=31), timedelta(0), -timedelta(days=1)])
+def test_a_time_that_is_too_short_or_too_long_is_refused(inspector: Inspector, within: timedelta) -> None:
+    with pytest.raises(SelectionError, match="within: from a minute to 30 days"):
+        inspector.statistics(within=within)
+
+
+def test_another_grouping_is_refused(inspector: Inspector) -> None:
+    with pytest.raises(SelectionError, match="by: type or tenant is required, not 'queue'"):
+        inspector.statistics(by="queue")
+
+
+@pytest.mark.parametrize("by", ["type", "tenant"])
+def test_runs_are_found_by_the_index_on_their_start(world: World, by: str) -> None:
+    # given many runs, few of which are recent
+    world.run(
+        "insert into joblane.task_attempts (task_id, run, attempt, generation, started_at, type)"
+        " select 'id-' || n, 1, 1, 0, now() - make_interval(mins => n), 'some:work' from generate_series(1, 50000) n"
+    )
+    world.run("analyze joblane.task_attempts")
+    plan = world.run("explain " + STATISTICS.format(column=by), "3600")
+    assert "task_attempts_started" in "\n".join(row[0] for row in plan)

@@ -1,0 +1,140 @@
+"""What an operator is told where the database or AWS does not answer, and that the next question is answered again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+from pg8000.exceptions import DatabaseError
+
+from joblane.cli.exits import Exit, exit_of
+from joblane.errors import RecordAwayError
+from joblane.inspector.errors import AwsCallError, SchemaError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, needs
+from joblane.inspector.scope import Scope
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
+
+
+class Planted(Inspector):
+    """With an operation that does what the test says."""
+
+    @needs(Permission.VIEW)
+    def planted(self: Inspector, do: Callable[[Scope], Any]) -> Any:
+        return do(self._scope)
+
+
+@pytest.fixture
+def inspector(database_url: str) -> Iterator[Planted]:
+    database = Database(database_url)
+    yield Planted(Scope(database, Sqs(), "jobs", {}, "op"))
+    database.drop()
+
+
+def one(scope: Scope) -> Any:
+    return scope.connection.run("select 1")
+
+
+def fail(error: Exception) -> Callable[[Scope], Any]:
+    def do(scope: Scope) -> Any:
+        raise error
+
+    return do
+
+
+def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
+    inspector: Planted, database_url: str
+) -> None:
+    pid = inspector.planted(lambda scope: scope.connection.run("select pg_backend_pid()"))[0][0]
+    another = Database(database_url)
+    another.get().run("select pg_terminate_backend($1)", pid)
+    another.drop()
+    with pytest.raises(RecordAwayError, match="may have been done: look before you repeat an action") as caught:
+        inspector.planted(lambda scope: scope.connection.run("select pg_sleep(5)"))
+    assert exit_of(caught.value) is Exit.AWAY
+    assert inspector.planted(one) == [[1]]
+
+
+@pytest.mark.parametrize(
+    "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
+)
+def test_what_the_schema_lacks_is_told_with_both_revisions(statement: str, inspector: Planted) -> None:
+    inspector.planted(lambda scope: scope.connection.run("update joblane.alembic_version set version_num = '0002'"))
+    with pytest.raises(SchemaError, match=r"at revision 0002 and this code works with \d{4}: run `joblane migrate`"):
+        inspector.planted(lambda scope: scope.connection.run(statement))
+    assert inspector.planted(one) == [[1]]
+
+
+def test_a_fault_of_the_code_stays_one(inspector: Planted) -> None:
+    with pytest.raises(DatabaseError):
+        inspector.planted(lambda scope: scope.connection.run("select 1 / 0"))
+    with pytest.raises(KeyError):
+        inspector.planted(fail(KeyError("x")))
+
+
+@pytest.mark.parametrize(
+    ("error", "told", "status"),
+    [
+        (
+            ClientError({"Error": {"Code": "AccessDenied", "Message": "ann may not sqs:SendMessage"}}, "SendMessage"),
+            "AWS, SendMessage: ann may not sqs:SendMessage",
+            Exit.FORBIDDEN,
+        ),
+        (ClientError({"Error": {"Code": "Throttling", "Message": ""}}, "SendMessage"), "SendMessage: Thr", Exit.AWAY),
+        (EndpointConnectionError(endpoint_url="https://sqs"), "Could not connect to the endpoint URL", Exit.AWAY),
+    ],
+    ids=["denied", "throttled", "unreachable"],
+)
+def test_a_call_of_aws_that_fails_is_told_by_its_name(
+    error: Exception, told: str, status: Exit, inspector: Planted
+) -> None:
+    with pytest.raises(AwsCallError) as caught:
+        inspector.planted(fail(error))
+    assert told in str(caught.value)
+    assert exit_of(caught.value) is status
+
+
+@pytest.mark.parametrize("error", [None, KeyError("x"), RecordAwayError("away")], ids=["left", "fault", "ours"])
+def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, inspector: Planted) -> None:
+    def leave_open(scope: Scope) -> None:
+        scope.connection.run("begin")
+        scope.connection.run("update joblane.alembic_version set version_num = '9999'")
+        if error:
+            raise error
+
+    if error is None:
+        inspector.planted(leave_open)
+    else:
+        with pytest.raises(type(error)):
+            inspector.planted(leave_open)
+    assert inspector.planted(lambda scope: scope.connection.idle)
+    ((revision,),) = inspector.planted(
+        lambda scope: scope.connection.run("select version_num from joblane.alembic_version")
+    )
+    assert revision != "9999"
+
+
+def test_threads_that_share_one_do_one_thing_at_a_time(inspector: Planted) -> None:
+    inside, most = 0, 0
+    together = threading.Barrier(4)
+
+    def do(scope: Scope) -> int:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        ((number,),) = scope.connection.run("select 7 from pg_sleep(0.01)")
+        inside -= 1
+        return int(number)
+
+    def ask(_: int) -> int:
+        together.wait()
+        return int(inspector.planted(do))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(ask, range(4))) == [7] * 4
+    assert most == 1

@@ -1,0 +1,122 @@
+"""The PostgreSQL that the tests and the local stack stand on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from joblane.local.daemon import await_end
+from joblane.local.errors import LocalError, PortBusyError
+from joblane.local.ports import free_port
+from joblane.local.postgres import Postgres
+from joblane.testing.server_for_tests import MEMORY, server_for_tests
+from tests.conftest import administer
+from tests.pages import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Postgres]:
+    with Postgres(tmp_path / "postgres") as server:
+        yield server
+
+
+def test_a_server_that_was_killed_starts_again_with_port_and_data(server: Postgres) -> None:
+    administer(server, "create database kept")
+    port = server.port
+
+    server.kill()
+    assert not server.running
+    server.start()
+
+    assert server.port == port
+    with pytest.raises(Exception, match="already exists"):
+        administer(server, "create database kept")
+
+
+def test_start_and_stop_are_harmless_twice(server: Postgres) -> None:
+    pid = server.pid
+    server.start()
+    assert server.pid == pid
+
+    server.stop()
+    server.stop()
+    assert server.pid is None
+
+
+def test_a_running_server_is_found_by_its_folder_and_moved_to_a_port_that_is_asked_for(server: Postgres) -> None:
+    found = Postgres(server.folder)
+    found.start()
+    assert (found.pid, found.url) == (server.pid, server.url)
+
+    elsewhere = free_port()
+    moved = Postgres(server.folder, elsewhere)
+    moved.start()
+    assert moved.address == f"127.0.0.1:{elsewhere}"
+
+
+def test_a_busy_port_is_an_error_that_names_the_setting(server: Postgres, tmp_path: Path) -> None:
+    with pytest.raises(PortBusyError, match=rf"127\.0\.0\.1:{server.port}: another program.*JOBLANE_POSTGRES_PORT"):
+        Postgres(tmp_path / "other", server.port).start()
+
+
+def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
+    server = Postgres(tmp_path / "broken", settings={"no_such_setting": "1"})
+
+    with pytest.raises(LocalError, match=r"(?s)PostgreSQL ended while it started.*no_such_setting"):
+        server.start()
+
+
+WAITING = """
+import time
+def test_waiting(postgres):
+    print(postgres.pid, postgres.folder.parent, flush=True)
+    time.sleep(60)
+"""
+
+
+@contextmanager
+def session_of_tests(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process, Path]]:
+    """A pytest in the middle of a test; its server, and where that has its data."""
+    (folder / "test_waiting.py").write_text(WAITING)
+    command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
+    with subprocess.Popen([*command, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
+        assert session.stdout is not None
+        pid, data = next(line.split() for line in session.stdout if line[:1].isdigit())
+        yield session, psutil.Process(int(pid)), Path(data)
+        session.communicate()
+
+
+def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
+    with session_of_tests(tmp_path) as (session, server, data):
+        session.terminate()
+
+    assert session.returncode == pytest.ExitCode.INTERRUPTED
+    assert await_end([server], 5)
+    assert not data.exists()
+
+
+def test_a_server_in_memory_whose_session_was_killed_goes_with_the_next_session(tmp_path: Path) -> None:
+    with session_of_tests(tmp_path) as (session, server, data):
+        session.kill()
+    assert server.is_running()
+    if not data.is_relative_to(MEMORY):
+        server.kill()
+        pytest.skip(f"{MEMORY} has no room on this machine")
+
+    with server_for_tests():
+        assert data.exists()  # too young to be told from one that has just begun
+    os.utime(data, (0, 0))
+    with server_for_tests() as other, server_for_tests():
+        assert await_end([server], 5)
+        assert not data.exists()
+        assert other.running

@@ -1,0 +1,231 @@
+"""What alarms hang on is written where it happens: by the sweep for what did not, by the runs for what did."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from joblane import TaskContext
+from joblane.discovery import discover
+from joblane.enqueue.wake import wake
+from joblane.functions.jobs_sweep.handler import jobs_sweep
+from joblane.maintenance.sweep import stuck_leases
+from joblane.maintenance.unmarked_dead_letters import LOOKS, moved_by_sqs
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.sqs.message import DEAD_ATTRIBUTE, Message
+from tests import emf, logs
+from tests.builders.rows import In, active, archived, put
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import PREFIX, World, run_sweep
+
+LANE = "jobs-default-sample-one"
+MINUTE = 60.0
+MARK = {DEAD_ATTRIBUTE: {"DataType": "Number", "StringValue": "0"}}
+
+
+@behaviour
+def breaks(payload: Sample, ctx: TaskContext) -> None:
+    raise ValueError("no")
+
+
+def every_queue(world: World) -> None:
+    """All lanes and front doors of the checkout, as a deploy has made them."""
+    names = [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
+    for name in [*names, *(front_door_name(PREFIX, queue) for queue in Queue)]:
+        for queue_name in (name, dead_letter_name(name)):
+            world.sqs.client.create_queue(QueueName=queue_name)
+
+
+def sweeps(
+    world: World, capsys: pytest.CaptureFixture[str], seconds: float = 60.0
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Run the task itself. The metrics it wrote of what it found, and its log lines."""
+    world.lane(jobs_sweep)
+    wake(world.sqs, PREFIX)
+    capsys.readouterr()
+    with logs.lines() as lines:
+        assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
+    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Owed" in line)
+    return found, lines.fields
+
+
+def letter(world: World, queue: str, number: int, *, marked: bool) -> None:
+    body = Message("sample:one", f"letter-{number}", {}).encode()
+    attributes: Any = MARK if marked else {}
+    world.sqs.client.send_message(
+        QueueUrl=world.sqs.url(dead_letter_name(queue)), MessageBody=body, MessageAttributes=attributes
+    )
+
+
+# --- The sweep -----------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every_queue(world)
+    found, lines = sweeps(world, capsys)
+    assert (found["Owed"], found["task_type"]) == (0, "jobs:sweep")
+    assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(found) == set()
+    assert [line["message"] for line in lines if line["level"] not in ("INFO", "DEBUG")] == []
+
+
+def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_type_is_kept(world: World) -> None:
+    world.lane(sample_one)
+    for number, due in enumerate((-30.0, -3.5 * MINUTE, 5 * MINUTE)):
+        put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
+    put(world, sample_one, "over", state="archived", sweep_at=In(-1), due_at=In(-99))
+    done = run_sweep(world)
+    assert (done.sent, done.owed) == (3, 2)
+    assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
+
+
+def test_what_is_paused_is_not_owed(world: World) -> None:
+    world.lane(sample_one)
+    put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
+    assert (run_sweep(world).owed, run_sweep(world).waits) == (0, {})
+
+
+@pytest.mark.parametrize(("waited_minutes", "late"), [(59, False), (61, True)])
+def test_a_type_of_which_one_waits_longer_than_its_target_is_counted_and_named(
+    waited_minutes: float, late: bool, world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # given a task of a type that may wait an hour
+    every_queue(world)
+    cleanup = discover()["tenant:cleanup"]
+    put(world, cleanup, "it", queue="low", due_at=In(-waited_minutes * MINUTE), sweep_at=In(-1))
+    # when
+    found, lines = sweeps(world, capsys)
+    # then
+    assert found.get("WaitingTooLong") == (1 if late else None)
+    told = [line for line in lines if "target_wait" in line["message"]]
+    assert [(line["of_type"], line["target_seconds"]) for line in told] == ([("tenant:cleanup", 3600)] if late else [])
+
+
+def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(world: World) -> None:
+    for id_, ended in (("fresh", -9 * MINUTE), ("stuck", -11 * MINUTE)):
+        put(world, sample_one, id_, **active(ended))
+    assert stuck_leases(world.database.get()) == 1
+    world.run("insert into joblane.pauses (scope, name) values ('queue', 'default')")
+    assert stuck_leases(world.database.get()) == 0
+
+
+# --- Dead letters that SQS moved -------------------------------------------------------------------------------------
+
+
+def moved(world: World) -> dict[str, int]:
+    return moved_by_sqs(world.database.get(), world.sqs, PREFIX, [LANE])
+
+
+def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None:
+    world.lane(sample_one)
+    assert moved(world) == {}
+    letter(world, LANE, 1, marked=True)
+    assert moved(world) == {}
+    letter(world, LANE, 2, marked=False)
+    assert moved(world) == {LANE: 1}
+    assert moved(world) == {LANE: 1}, "nobody has taken it"
+
+
+def test_looking_hides_no_letter_from_whoever_reads_beside(world: World) -> None:
+    world.lane(sample_one)
+    for number in range(3):
+        letter(world, LANE, number, marked=False)
+    assert moved(world) == {LANE: 3}
+    assert len(world.received(dead_letter_name(LANE))) == 3
+
+
+def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> None:
+    world.lane(sample_one)
+    for number in range(40):
+        letter(world, LANE, number, marked=False)
+    asked: list[str] = []
+    world.sqs.client.meta.events.register(
+        "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
+    )
+    assert moved(world)[LANE] >= 10
+    assert len(asked) <= LOOKS
+
+
+def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
+    # given as many letters as there are archived rows, of which one was replaced by one that SQS moved
+    world.lane(sample_one)
+    for number in range(12):
+        put(world, sample_one, f"letter-{number}", state="archived", dead_sent_at=In(-1))
+        letter(world, LANE, number, marked=number > 0)
+    asked: list[str] = []
+    world.sqs.client.meta.events.register(
+        "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
+    )
+    moved(world)
+    assert asked == ["receive"]
+
+
+def test_the_sweep_counts_them_and_names_their_queue(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    every_queue(world)
+    letter(world, "jobs-low", 1, marked=False)
+    letter(world, "jobs-default-data-export", 2, marked=False)
+    found, lines = sweeps(world, capsys)
+    assert found["DeadLettersMovedBySqs"] == 2
+    named = {line["queue"] for line in lines if line["message"].startswith("SQS moved")}
+    assert named == {"jobs-low", "jobs-default-data-export"}
+
+
+def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found, lines = sweeps(world, capsys)  # no queue is there
+    assert found["Owed"] == 0
+    assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
+        "the dead letters could not be looked at"
+    ]
+
+
+def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    every_queue(world)
+    letter(world, "jobs-low", 1, marked=False)
+    assert "DeadLettersMovedBySqs" not in sweeps(world, capsys, seconds=40)[0]
+    assert sweeps(world, capsys)[0]["DeadLettersMovedBySqs"] == 1
+
+
+# --- The runs --------------------------------------------------------------------------------------------------------
+
+
+def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    world.deliver(sample_one, Message("sample:one", "good", {}).encode())
+    world.deliver(sample_one, Message("sample:one", "bad", {"do": "breaks"}).encode())
+    good, bad = emf.documents(capsys.readouterr().out)
+    dimensions = {"task_type": "sample:one", "queue": "default"}
+    for line, end in ((good, "Succeeded"), (bad, "Retried")):
+        assert {name: line[name] for name in dimensions} == dimensions
+        assert (line["Started"], line[end], len(line["WaitMs"]), len(line["DurationMs"])) == (1, 1, 1, 1)
+
+
+def test_a_task_whose_last_run_was_killed_counts_as_given_up(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # given a run of the last attempt that ended without a word
+    put(world, sample_one, "it", **active(-1, attempts=4))
+    # when its message comes again
+    with logs.lines() as lines:
+        world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
+    # then no run ended, and one task did
+    (line,) = emf.documents(capsys.readouterr().out)
+    assert line["Archived"] == 1
+    assert "Started" not in line
+    (told,) = (line for line in lines.fields if line["message"] == "task archived")
+    assert (told["task_id"], told["reason"].split(":")[0]) == ("it", "lost")
+
+
+def test_a_task_that_was_given_up_before_counts_no_more(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    # given one that an operator has archived, whose message is still in its lane
+    put(world, sample_one, "it", **archived(dead_sent_at=None))
+    # when
+    world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
+    # then its dead letter is sent, and nothing counted
+    assert emf.documents(capsys.readouterr().out) == []
+    assert world.row("it")["dead_sent_at"] is not None

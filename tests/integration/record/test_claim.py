@@ -1,0 +1,428 @@
+"""Every row of the claim's decision table, by a delivery that meets a row in that state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from joblane import Payload, TaskContext, cron, every, task
+from joblane.queues import dead_letter_name
+from tests.builders.rows import In, active, archived, outcomes, put
+from tests.samples import Sample, behaviour, sample_one
+from tests.world import World, run_sweep, watch
+
+RECORDED: dict[str, Any] = {"type": "sample:one", "id": "it", "rec": True, "payload": {"do": "nothing", "number": 0}}
+FOREIGN: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 0}}
+OTHER_PAYLOAD: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 1}}
+
+
+def dead(generation: int) -> dict[str, tuple[str, str]]:
+    """The attributes of a dead letter that comes back."""
+    return {
+        "joblane-dead": ("Number", str(generation)),
+        "joblane-reason": ("String", "attempt 4 of 4 failed"),
+    }
+
+
+@dataclass(frozen=True)
+class Case:
+    """A row of the table. ``row`` None: there is none. ``waits``: seconds until the message that stays is seen again.
+
+    ``state`` … ``generation``: the row afterwards. ``letters``: in the dead-letter queue.
+    """
+
+    name: str
+    row: dict[str, Any] | None
+    body: dict[str, Any] = field(default_factory=lambda: RECORDED)
+    attributes: dict[str, tuple[str, str]] = field(default_factory=dict)
+    waits: tuple[int, int] | None = None
+    state: str | None = "completed"
+    attempts: int = 0
+    runs: int = 0
+    generation: int = 0
+    letters: int = 0
+    outcomes: tuple[str | None, ...] = ()
+
+
+RAN: dict[str, Any] = {"attempts": 1, "runs": 1, "outcomes": ("completed",)}
+CASES = [
+    Case("recorded without a row", None, state=None),
+    Case("foreign without a row", None, FOREIGN, **RAN),
+    Case("pending and due", {}, **RAN),
+    Case("scheduled and due", {"state": "scheduled", "due_at": In(-1)}, **RAN),
+    Case("retry and due", {"state": "retry", "attempts": 2, "runs": 3}, attempts=3, runs=4, outcomes=("completed",)),
+    Case("due within two seconds", {"state": "scheduled", "due_at": In(1.5)}, **RAN),
+    Case("a foreign copy of the same payload", {}, FOREIGN, **RAN),
+    Case("due in half a minute", {"state": "scheduled", "due_at": In(30)}, waits=(28, 30), state="scheduled"),
+    Case(
+        "a copy during the back-off",
+        {"state": "retry", "attempts": 1, "runs": 1, "due_at": In(40)},
+        waits=(38, 40),
+        state="retry",
+        attempts=1,
+        runs=1,
+    ),
+    Case("due at the end of what SQS holds", {"due_at": In(899)}, waits=(895, 900), state="pending"),
+    Case("due in an hour: the row waits alone", {"state": "scheduled", "due_at": In(3600)}, state="scheduled"),
+    Case("lease live", active(30), waits=(29, 31), state="active", attempts=1, runs=1, outcomes=(None,)),
+    Case("lease over, attempts left", active(-1), attempts=2, runs=2, outcomes=("lost", "completed")),
+    Case(
+        "lease over, none left",
+        active(-1, attempts=4, runs=5),
+        state="archived",
+        attempts=4,
+        runs=5,
+        letters=1,
+        outcomes=("lost",),
+    ),
+    Case("completed", {"state": "completed", "attempts": 1, "runs": 1}, attempts=1, runs=1),
+    Case("completed, a foreign copy", {"state": "completed", "attempts": 1, "runs": 1}, FOREIGN, attempts=1, runs=1),
+    Case("cancelled", {"state": "cancelled"}, state="cancelled"),
+    Case(
+        "archived, no dead letter yet",
+        archived(dead_sent_at=None),
+        state="archived",
+        attempts=4,
+        runs=4,
+        letters=1,
+    ),
+    Case(
+        "archived, its dead letter comes back unmarked",
+        archived(dead_sent_at=None),
+        attributes=dead(0),
+        state="archived",
+        attempts=4,
+        runs=4,
+        letters=1,
+    ),
+    Case(
+        "archived, its dead letter comes back",
+        archived(),
+        attributes=dead(0),
+        attempts=1,
+        runs=5,
+        generation=1,
+        outcomes=("completed",),
+    ),
+    Case(
+        "archived twice, the newer dead letter comes back",
+        archived(generation=1, runs=8),
+        attributes=dead(1),
+        attempts=1,
+        runs=9,
+        generation=2,
+        outcomes=("completed",),
+    ),
+    Case(
+        "archived twice, the older dead letter comes back",
+        archived(generation=1, runs=8),
+        attributes=dead(0),
+        state="archived",
+        attempts=4,
+        runs=8,
+        generation=1,
+    ),
+    Case("archived, a leftover copy", archived(), state="archived", attempts=4, runs=4),
+    Case("archived, a leftover foreign copy", archived(), FOREIGN, state="archived", attempts=4, runs=4),
+    Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", letters=1),
+    Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, letters=1),
+    Case(
+        "another payload, lease over",
+        active(-1),
+        OTHER_PAYLOAD,
+        state="active",
+        attempts=1,
+        runs=1,
+        letters=1,
+        outcomes=(None,),
+    ),
+    Case("another type, recorded", {"type": "sample:batch"}, state="pending", letters=1),
+    Case("another type, foreign", {"type": "sample:batch"}, FOREIGN, state="pending", letters=1),
+    Case(
+        "another type, archived, as its dead letter",
+        archived(type="sample:batch"),
+        attributes=dead(0),
+        state="archived",
+        attempts=4,
+        runs=4,
+        letters=1,
+    ),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
+    watched = watch(world)
+    if case.row is not None:
+        put(world, sample_one, "it", **case.row)
+
+    kept = world.deliver(sample_one, case.body, attributes=case.attributes)
+
+    assert bool(kept) == (case.waits is not None)
+    if case.waits:
+        low, high = case.waits
+        assert [low <= seconds <= high for seconds in watched.visibilities] == [True]
+    assert len(world.dead_letters(sample_one)) == case.letters
+    if case.state is None:
+        assert world.run("select id from joblane.tasks") == []
+        return
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"], row["generation"]) == (
+        case.state,
+        case.attempts,
+        case.runs,
+        case.generation,
+    )
+    assert tuple(outcomes(world, "it")) == case.outcomes
+
+
+def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_row_as_it_was(world: World) -> None:
+    put(world, sample_one, "it", state="retry", attempts=2, runs=2)
+    before = world.row("it")
+
+    assert world.deliver(sample_one, OTHER_PAYLOAD) == []
+
+    (letter,) = world.dead_letters(sample_one)
+    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict: 'it'")
+    assert '"number": 1' in letter["Body"]
+    assert world.row("it") == before
+
+
+def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world: World) -> None:
+    put(world, sample_one, "it", **active(-1, attempts=4, runs=4, generation=2))
+
+    assert world.deliver(sample_one, RECORDED) == []
+
+    row = world.row("it")
+    assert (row["error_type"], row["lease_token"], row["sweep_at"]) == ("Lost", None, None)
+    assert row["dead_sent_at"] is not None
+    (letter,) = world.dead_letters(sample_one)
+    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
+
+
+def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> None:
+    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
+
+    assert world.deliver(sample_one, RECORDED) == []
+
+    ((kept,),) = world.run("select extract(epoch from expire_at - now())::float8 from joblane.tasks")
+    assert timedelta(seconds=kept) == pytest.approx(timedelta(days=90), abs=timedelta(minutes=1))
+
+
+def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generation(world: World) -> None:
+    @behaviour
+    def fail_again(payload: Sample, ctx: TaskContext) -> None:
+        raise ValueError(f"attempt {ctx.attempt}")
+
+    payload = {"do": "fail_again", "number": 0}
+    put(world, sample_one, "it", payload, **archived(snoozes=20))
+    body = RECORDED | {"payload": payload}
+
+    assert len(world.deliver(sample_one, body, attributes=dead(0))) == 1
+    for _ in range(3):
+        world.later("it")
+        world.deliver(sample_one, body, attributes=dead(0))  # SQS keeps a message's attributes between receives
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"], row["generation"]) == ("archived", 4, 8, 1)
+    assert [attempt["generation"] for attempt in world.attempts("it")] == [1, 1, 1, 1]
+    (letter,) = world.dead_letters(sample_one)
+    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
+    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's letter, once more
+    assert world.row("it") == row
+
+
+def test_a_redriven_dead_letter_runs_as_it_left_the_dead_letter_queue(world: World) -> None:
+    @behaviour
+    def better_now(payload: Sample, ctx: TaskContext) -> str:
+        return "done"
+
+    payload = {"do": "better_now", "number": 0}
+    put(world, sample_one, "it", payload, **archived(dead_sent_at=None))
+    assert world.deliver(sample_one, RECORDED | {"payload": payload}) == []
+    (letter,) = world.dead_letters(sample_one)
+    attributes = {
+        name: (value["DataType"], value["StringValue"]) for name, value in letter["MessageAttributes"].items()
+    }
+
+    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []
+
+    row = world.row("it")
+    assert (row["state"], row["result"], row["generation"]) == ("completed", "done", 1)
+    assert (row["reason"], row["error_type"], row["dead_sent_at"]) == (None, None, None)
+    assert row["finished_at"] > row["created_at"]
+    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []  # sent by the redrive twice
+    assert world.row("it")["runs"] == row["runs"]
+
+
+def test_an_old_wish_to_cancel_does_not_stop_a_redriven_task(world: World) -> None:
+    put(world, sample_one, "it", **archived(cancel_requested_at=In(-100)))
+
+    assert world.deliver(sample_one, RECORDED, attributes=dead(0)) == []
+
+    assert world.row("it")["state"] == "completed"
+
+
+class Tick(Payload):
+    of: str = "hour"
+
+
+@task("sample:tick", schedule=every(hours=1))
+def sample_tick(payload: Tick, ctx: TaskContext) -> None:
+    pass
+
+
+def test_a_tick_makes_its_row_and_runs_once_however_often_it_comes(world: World) -> None:
+    body = {"type": "sample:tick", "tick": {"schedule": "0", "at": "2026-11-24T10:00:00Z"}}
+
+    assert world.deliver(sample_tick, body, body) != []  # the second copy goes back and finds the first one done
+    assert world.deliver(sample_tick, body) == []
+
+    row = world.row("sample:tick:0:2026-11-24T10:00Z")
+    assert (row["state"], row["runs"], row["tick"]) == ("completed", 1, row["id"])
+
+
+# --- Paused --------------------------------------------------------------------------------------------------------
+
+SCOPES = [("type", "sample:one"), ("queue", "default"), ("tenant", "acme")]
+
+
+def pause(world: World, scope: str, name: str, until: str = "null") -> None:
+    world.run(f"insert into joblane.pauses (scope, name, until) values ($1, $2, {until})", scope, name)
+
+
+def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
+    """Lift every pause, let the sweep look at the row, and take what it sent."""
+    world.run("delete from joblane.pauses")
+    world.run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
+    run_sweep(world)
+    return world.take(sample_one)
+
+
+@pytest.mark.parametrize(("scope", "name"), SCOPES)
+@pytest.mark.parametrize("until", ["null", "now() + interval '1 hour'"])
+@pytest.mark.parametrize("body", [RECORDED, FOREIGN], ids=["recorded", "foreign"])
+def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
+    world: World, scope: str, name: str, until: str, body: dict[str, Any]
+) -> None:
+    pause(world, scope, name, until)
+    if body is RECORDED:
+        put(world, sample_one, "it", tenant="acme", state="retry", attempts=1, runs=1)
+    spent = 1 if body is RECORDED else 0
+
+    assert world.deliver(sample_one, body, group="acme") == []
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("retry" if spent else "pending", spent, spent)
+    assert run_sweep(world).paused == 1
+    assert world.take(sample_one) == []
+    (sent,) = resume_and_sweep(world, "it")
+    assert world.deliver(sample_one, sent["Body"], group="acme") == []
+    row = world.row("it")
+    assert (row["state"], row["attempts"]) == ("completed", spent + 1)
+
+
+def test_a_pause_that_is_over_holds_nobody(world: World) -> None:
+    pause(world, "type", "sample:one", "now() - interval '1 s'")
+
+    assert world.deliver(sample_one, FOREIGN) == []
+
+    assert world.row("it")["state"] == "completed"
+
+
+def test_a_pause_of_another_type_queue_or_tenant_holds_nobody(world: World) -> None:
+    for scope, name in (("type", "default"), ("queue", "low"), ("tenant", "sample:one")):
+        pause(world, scope, name)
+
+    assert world.deliver(sample_one, FOREIGN, group="acme") == []
+
+    assert world.row("it")["state"] == "completed"
+
+
+def test_a_pause_leaves_a_live_run_alone_and_holds_the_next_one(world: World) -> None:
+    put(world, sample_one, "it", **active(30))
+    pause(world, "type", "sample:one")
+    assert len(world.deliver(sample_one, RECORDED)) == 1
+
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where id = 'it'")
+    assert world.deliver(sample_one, RECORDED) == []
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
+    (sent,) = resume_and_sweep(world, "it")
+    assert world.deliver(sample_one, sent["Body"]) == []
+    assert outcomes(world, "it") == ["lost", "completed"]
+
+
+def test_a_dead_letter_redriven_while_paused_runs_after_the_pause(world: World) -> None:
+    put(world, sample_one, "it", **archived())
+    pause(world, "queue", "default")
+
+    assert world.deliver(sample_one, RECORDED, attributes=dead(0)) == []
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"], row["generation"]) == ("pending", 0, 4, 1)
+    assert row["expire_at"] is None
+    (sent,) = resume_and_sweep(world, "it")
+    assert world.deliver(sample_one, sent["Body"]) == []
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 5)
+
+
+def test_a_paused_task_that_is_given_up_still_gets_its_dead_letter(world: World) -> None:
+    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
+    pause(world, "type", "sample:one")
+
+    assert world.deliver(sample_one, RECORDED) == []
+
+    assert world.row("it")["state"] == "archived"
+    assert len(world.dead_letters(sample_one)) == 1
+
+
+# --- The dead letter's queue ---------------------------------------------------------------------------------------
+
+
+def test_what_the_dead_letter_queue_does_not_take_stays_in_the_lane_unmarked(world: World) -> None:
+    put(world, sample_one, "it", **archived(dead_sent_at=None, sweep_at=In(60)))
+    lane = world.lane(sample_one)
+    world.worker(sample_one)
+    world.sqs.client.delete_queue(QueueUrl=world.sqs.url(dead_letter_name(lane)))
+    records = [{"type": "sample:one", "id": "it", "rec": True}]
+    world.lane = lambda task: lane  # type: ignore[method-assign] # or the queue would be made again
+
+    assert len(world.deliver(sample_one, *records)) == 1
+
+    assert world.row("it")["dead_sent_at"] is None
+    assert world.row("it")["sweep_at"] is not None
+
+
+def test_a_tick_of_a_paused_schedule_is_recorded_as_cancelled_and_the_others_run(world: World) -> None:
+    # given
+    world.run("insert into joblane.pauses (scope, name) values ('schedule', 'sample:ticking:nightly')")
+    ticks = [{"type": "sample:ticking", "tick": {"schedule": name, "at": "2026-03-01T02:00:00Z"}} for name in NAMES]
+    # when
+    for tick in ticks:
+        assert world.deliver(sample_ticking, tick) == []
+    # then
+    paused, other = (world.row(f"sample:ticking:{name}:2026-03-01T02:00Z") for name in NAMES)
+    assert (paused["state"], paused["runs"]) == ("cancelled", 0)
+    assert paused["reason"] == "SchedulePaused: its schedule is paused"
+    assert other["state"] == "completed"
+    # and one whose time is over pauses nothing
+    world.run("update joblane.pauses set until = now()")
+    world.deliver(
+        sample_ticking, {"type": "sample:ticking", "tick": {"schedule": "nightly", "at": "2026-03-02T02:00Z"}}
+    )
+    assert world.row("sample:ticking:nightly:2026-03-02T02:00Z")["state"] == "completed"
+
+
+NAMES = ("nightly", "weekly")
+
+
+@task("sample:ticking", schedule=[cron("0 2 * * *", name="nightly"), cron("0 2 * * 0", name="weekly")])
+def sample_ticking(payload: Sample, ctx: TaskContext) -> None:
+    pass

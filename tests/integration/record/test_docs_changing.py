@@ -1,0 +1,54 @@
+"""What `docs/changing.md` shows: its SQL runs, its settings are taken, and what it says of a cancel is so."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from joblane.discovery import discover
+from joblane.record.database import Database
+from joblane.schedule_overrides import apply_all
+
+TEXT = (Path(__file__).resolve().parents[3] / "docs" / "changing.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.drop()
+
+
+def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: Database) -> None:
+    # given a task that waits
+    show, cancel, pause, go_on = blocks("sql")
+    connection = database.get()
+    connection.run(
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        " values ('it', 'data:copy', 'low', 'scheduled', '', 1, 60)"
+    )
+    assert connection.run(show) == [["data:copy", "low", "scheduled", 1]]
+    # when it is cancelled
+    connection.run(cancel)
+    # then it is shown no more
+    assert connection.run(show) == []
+    # and a pause comes and goes
+    connection.run(pause)
+    assert connection.run("select name from joblane.pauses") == [["data:export"]]
+    connection.run(go_on)
+    assert connection.run("select name from joblane.pauses") == []
+
+
+def test_its_times_are_those_of_schedules_that_there_are() -> None:
+    (times,) = (json.loads(block) for block in blocks("json schedules"))
+    tasks = apply_all(discover(times={}), times)
+    assert tasks["system:health_check"].schedules == ()
+    assert [schedule.text for schedule in tasks["jobs:sweep"].schedules] == ["0 * * * *"]

@@ -1,0 +1,135 @@
+"""The SQL of the documentation runs on a migrated PostgreSQL, and does what the pages say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+from sqlalchemy import text
+
+from functions.tenant_initialize.handler import tenant_initialize
+from joblane.discovery import discover
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.task_types import register
+from joblane.testing import JobTester
+from tests.integration.testing.samples import TABLE, Order, order_ship
+from tests.pages import ROOT, Block, blocks
+
+DOCS = ROOT / "docs"
+DEPLOYING, OPERATING, MOVING = DOCS / "deploying.md", DOCS / "operating.md", DOCS / "moving-from-asynq.md"
+ELSEWHERE = DOCS / "tasks.md"
+"""Its SQL goes with its Python: ``tests/integration/test_docs_tasks.py`` runs it."""
+ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
+"""What a block may take for granted: RDS has the one, and the block before makes the other."""
+
+Row = dict[str, Any]
+
+
+@pytest.fixture
+def connection(database_url: str) -> Iterator[Connection]:
+    database = Database(database_url)
+    try:
+        yield database.get()
+    finally:
+        database.drop()
+
+
+def one(page_words: str) -> str:
+    """The one block of the operators' page with these words, for a task of the tests."""
+    [found] = [block.text for block in blocks("sql", OPERATING) if page_words in block.text]
+    return found.replace("data:export", order_ship.type)
+
+
+def grant(connection: Connection, script: str) -> None:
+    for role, statement in ROLES.items():
+        if role in script and statement not in script:
+            connection.execute_simple(statement)
+
+
+@pytest.mark.parametrize("block", [block for block in blocks("sql") if block.page != ELSEWHERE], ids=str)
+def test_it_runs(block: Block, connection: Connection) -> None:
+    assert block.mark == ""
+    register(connection, discover())
+    connection.execute_simple("begin")  # roles are the server's, and are not to stay
+    grant(connection, block.text)
+    connection.execute_simple(block.text)
+    connection.rollback()
+
+
+# --- Deploying -----------------------------------------------------------------------------------------------------
+
+
+def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connection: Connection) -> None:
+    register(connection, discover())
+    connection.execute_simple("begin; create role rds_iam")
+    for block in blocks("sql", DEPLOYING):
+        connection.execute_simple(block.text)
+    connection.execute_simple("create table made_later (id bigserial primary key); set local role joblane_app")
+    connection.execute_simple("insert into made_later default values")
+    connection.execute_simple("insert into joblane.pauses (scope, name) values ('type', 'data:export')")
+    [[created]] = connection.run("select created from joblane.enqueue('jobs:sweep', '{}')")
+    assert created is True
+    with pytest.raises(DatabaseError, match="must be owner of table tasks"):
+        connection.execute_simple("drop table joblane.tasks")
+    connection.rollback()
+
+
+# --- Moving --------------------------------------------------------------------------------------------------------
+
+
+def test_a_producers_transaction_leaves_a_tenant_and_its_job(jobs: JobTester) -> None:
+    jobs.register(tenant_initialize)
+    [block] = blocks("sql", MOVING)
+    execute(jobs, block.text)
+    with jobs.session() as session:
+        tenant = session.scalar(text("select id from saas.tenants where slug = 'acme'"))
+    jobs.assert_enqueued(tenant_initialize, tenant_id=tenant, count=1)
+
+
+# --- Operating -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(jobs: JobTester) -> JobTester:
+    with jobs.session() as session:
+        session.execute(text(TABLE))
+    jobs.register(order_ship)
+    return jobs
+
+
+def execute(jobs: JobTester, script: str) -> None:
+    database = Database(jobs.url)
+    try:
+        database.get().execute_simple(script)
+    finally:
+        database.drop()
+
+
+def query(jobs: JobTester, statement: str) -> list[Row]:
+    with jobs.session() as session:
+        return [dict(row) for row in session.execute(text(statement.replace(":", r"\:"))).mappings()]
+
+
+def enqueue(jobs: JobTester) -> None:
+    jobs.enqueue(order_ship, Order(number=1), task_id="TASK-ID")
+
+
+def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
+    execute(shop, one("insert into joblane.pauses"))
+    enqueue(shop)
+    assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
+    execute(shop, one("delete from joblane.pauses"))
+    assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
+
+
+def test_stuck_leases_are_those_that_ended_ten_minutes_ago(shop: JobTester) -> None:
+    enqueue(shop)
+    with shop.crash_before_commit(order_ship):
+        shop.drain()
+    assert query(shop, one("lease_until < now() - interval '10 minutes'")) == []
+    execute(shop, "update joblane.tasks set lease_until = now() - interval '11 minutes'")
+    assert [row["id"] for row in query(shop, one("lease_until < now() - interval '10 minutes'"))] == ["TASK-ID"]

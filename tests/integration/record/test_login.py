@@ -1,0 +1,165 @@
+"""Logging in to a real PostgreSQL: certificates and host names are checked, a rotated secret is asked for again."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from threading import Thread
+from typing import TYPE_CHECKING
+
+import boto3
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from moto import mock_aws
+from pg8000.exceptions import DatabaseError
+
+from joblane.local.ports import free_port
+from joblane.record.connection import is_unavailable
+from joblane.record.database import Database
+from tests.conftest import administer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from joblane.local.postgres import Postgres
+
+Make = Callable[[str, str], Database]
+NAMED, UNNAMED = "127.0.0.2", "127.0.0.3"
+"""This machine, under addresses for which TLS is not left out; the certificate has the first."""
+
+
+@pytest.fixture(scope="module")
+def tls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
+    """A port that speaks TLS alone, as a server of RDS does, before the real PostgreSQL; the file of its authority."""
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "server.crt", folder / "server.key"
+    _sign(certificate, key)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with ExitStack() as listening:
+        port = free_port()
+        for address in (NAMED, UNNAMED):
+            try:
+                listener = listening.enter_context(socket.create_server((address, port)))
+            except OSError:
+                pytest.skip(f"{address} is no address of this machine")
+            Thread(target=_accept, args=(listener, context, postgres.port), daemon=True).start()
+        yield port, certificate
+
+
+def _accept(listener: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    with suppress(OSError):  # closed: the tests are over
+        while True:
+            Thread(target=_pass_on, args=(listener.accept()[0], context, port), daemon=True).start()
+
+
+def _pass_on(plain: socket.socket, context: ssl.SSLContext, port: int) -> None:
+    """Source of the request and its answer: PostgreSQL, *Message Flow*, SSL session encryption."""
+    with suppress(OSError), plain:
+        assert plain.recv(8) == b"\0\0\0\x08\x04\xd2\x16\x2f"
+        plain.sendall(b"S")
+        with (
+            context.wrap_socket(plain, server_side=True) as client,
+            socket.create_connection(("127.0.0.1", port)) as server,
+        ):
+            Thread(target=_pump, args=(server, client), daemon=True).start()
+            _pump(client, server)
+
+
+def _pump(source: socket.socket, target: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+
+
+def _sign(certificate: Path, key: Path) -> None:
+    own = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "Acme")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder(name, name, own.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address(NAMED))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(own, hashes.SHA256())
+    )
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    key.write_bytes(own.private_bytes(*form))
+
+
+@pytest.fixture
+def at(postgres: Postgres, tls: tuple[int, Path]) -> Iterator[Callable[[str, str], Database]]:
+    """A database by the address and the query of its URL."""
+    with ExitStack() as opened:
+
+        def make(host: str, query: str) -> Database:
+            database = Database(postgres.url.replace(f"127.0.0.1:{postgres.port}", f"{host}:{tls[0]}") + query)
+            opened.callback(database.drop)
+            return database
+
+        yield make
+
+
+def test_a_server_of_a_known_authority_under_its_own_name_is_let_in(at: Make, tls: tuple[int, Path]) -> None:
+    assert at(NAMED, f"?sslrootcert={tls[1]}").get().run("select 1") == [[1]]
+
+
+def test_a_server_under_another_name_is_refused(at: Make, tls: tuple[int, Path]) -> None:
+    with pytest.raises(OSError, match="IP address mismatch") as caught:
+        at(UNNAMED, f"?sslrootcert={tls[1]}").get()
+    assert is_unavailable(caught.value)
+
+
+def test_a_server_of_an_unknown_authority_is_refused(at: Make) -> None:
+    with pytest.raises(OSError, match="self-signed certificate"):
+        at(NAMED, "").get()
+
+
+def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Postgres) -> None:
+    """Its host has a name that is not loopback's, though it is this machine."""
+    with pytest.raises(Exception, match="SSL") as caught:
+        Database(postgres.url.replace("127.0.0.1", "0x7f000001")).get()
+    assert is_unavailable(caught.value)
+
+
+def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
+    postgres: Postgres, tls: tuple[int, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, authority = tls
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    administer(postgres, "create role rotating login password 'one'")
+    with mock_aws():
+        secrets = boto3.client("secretsmanager")
+        secrets.create_secret(Name="acme", SecretString=json.dumps({"username": "rotating", "password": "one"}))
+        database = Database(f"postgresql://{NAMED}:{port}/joblane?secret=acme&sslrootcert={authority}")
+        assert database.get().run("select current_user::text") == [["rotating"]]
+
+        administer(postgres, "alter role rotating password 'two'")
+        secrets.put_secret_value(SecretId="acme", SecretString=json.dumps({"username": "rotating", "password": "two"}))
+        database.drop()
+        assert database.get().run("select current_user::text") == [["rotating"]]
+
+        administer(postgres, "alter role rotating password 'three'")
+        database.drop()
+        with pytest.raises(DatabaseError, match="28P01") as caught:
+            database.get()
+        assert is_unavailable(caught.value)
+    administer(postgres, "drop role rotating")
+
+
+def test_a_server_that_takes_the_connection_and_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that is being woken."""
+    monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
+        Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()
+    assert is_unavailable(caught.value)

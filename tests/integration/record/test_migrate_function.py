@@ -1,0 +1,266 @@
+"""The step of a deploy that brings the database up to date, and the user it lets in."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError
+
+from joblane.discovery import discover
+from joblane.errors import sqlstate
+from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
+from joblane.functions.migrate.handler import handler
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from joblane.record.migrate import migrate
+from joblane.record.migrations import upgrade
+from joblane.testing import JobTester
+from tests.builders.events import LambdaContext
+from tests.conftest import administer
+from tests.samples import Sample, sample_only
+
+FORBIDDEN = "42501"
+EVENT = {
+    "RequestType": "Update",
+    "LogicalResourceId": "MigrationRun",
+    "PhysicalResourceId": "made-before",
+    "StackId": "arn:aws:cloudformation:eu-central-1:111122223333:stack/jobs/1",
+    "RequestId": "r1",
+}
+
+
+@pytest.fixture
+def empty(postgres: Postgres) -> Iterator[str]:
+    """A database with nothing in it; the role `app` is gone after the test."""
+    administer(postgres, "create database migrating")
+    yield postgres.database_url("migrating")
+    postgres.start()
+    administer(postgres, "drop database migrating with (force)")
+    administer(postgres, "drop role if exists app")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    database = Database(url)
+    try:
+        yield database.get()
+    finally:
+        database.drop()
+
+
+def as_app(postgres: Postgres, url: str) -> str:
+    administer(postgres, "alter role app password 'app'")
+    return url.replace(url.split("//")[1].split("@", maxsplit=1)[0], "app:app")
+
+
+# --- The schema and the user ---------------------------------------------------------------------------------------
+
+
+def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_once(empty: str) -> None:
+    assert migrate(empty) == migrate(empty) == len(discover())
+    with connected(empty) as connection:
+        assert {row[0] for row in connection.run("select type from joblane.task_types")} == set(discover())
+
+
+def test_the_user_that_is_let_in_does_all_that_the_library_does(
+    empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        migrate(empty, user="app", by_iam=True)
+    address = as_app(postgres, empty)
+    monkeypatch.setenv("DATABASE_URL", address)
+    with JobTester(address) as jobs:
+        held = jobs.enqueue(sample_only, Sample(do="nothing"))
+        jobs.drain()
+        status = jobs.client.get(held.id)
+        assert status is not None
+        assert status.state == "completed"
+        jobs.run(jobs_sweep, JobsSweep())
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table public.mine (a integer)",
+        "drop table joblane.tasks",
+        "alter table joblane.tasks add column mine integer",
+        "truncate joblane.tasks",
+        "update joblane.alembic_version set version_num = 'x'",
+        "update joblane.audit set who = 'another'",
+        "delete from joblane.audit",
+        "truncate joblane.audit",
+        "create role other",
+    ],
+)
+def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgres, statement: str) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
+        connection.run(statement)
+    assert sqlstate(caught.value) == FORBIDDEN
+
+
+def test_the_user_that_is_let_in_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(as_app(postgres, empty)) as connection:
+        connection.run("insert into joblane.audit (who, action, target) values ('me', 'run', 'x')")
+        assert connection.run("select who from joblane.audit") == [["me"]]
+
+
+def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Postgres) -> None:
+    migrate(empty, user="app", by_iam=True)
+    with connected(empty) as owner:
+        owner.run("create table joblane.later (a integer)")
+    with connected(as_app(postgres, empty)) as connection:
+        connection.run("insert into joblane.later values (1)")
+
+
+def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
+    migrate(empty)
+    with connected(empty) as connection:
+        connection.run("update joblane.alembic_version set version_num = '9999'")
+        connection.run("delete from joblane.task_types")
+    assert migrate(empty) == len(discover())
+    with connected(empty) as connection:
+        assert connection.run("select version_num from joblane.alembic_version") == [["9999"]]
+        assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
+
+
+def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_not(
+    empty: str, postgres: Postgres
+) -> None:
+    administer(postgres, "create role rds_iam")
+    administer(postgres, "create role app login password 'app'")
+    try:
+        with connected(empty) as connection:
+            for by_iam in (False, True, True):
+                migrate(empty, user="app", by_iam=by_iam)
+                assert connection.run("select pg_has_role('app', 'rds_iam', 'member')") == [[by_iam]]
+    finally:
+        administer(postgres, "drop role rds_iam")
+
+
+def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str) -> None:
+    with pytest.raises(ValueError, match="user: there is no role 'app'; make it with the password that its secret has"):
+        migrate(empty, user="app", by_iam=False)
+
+
+def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_the_migration(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    upgrade(empty, "0002")  # the next one changes a table that a handler has
+    with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
+        handler_.run("begin")
+        handler_.run("select count(*) from joblane.tasks")
+        migrating = threads.submit(migrate, empty)
+        reader.run("set statement_timeout = '4s'")
+        for _ in range(3):  # more than one try of the migration long
+            time.sleep(1)
+            reader.run("select count(*) from joblane.tasks")
+        assert not migrating.done()
+        handler_.run("rollback")
+        assert migrating.result(timeout=30) == len(discover())
+
+
+def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
+    with pytest.raises(ValueError, match="user: a lower-case name"):
+        migrate(empty, user='app"; drop table joblane.tasks; --')
+
+
+def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    postgres.stop()
+    waking = threading.Timer(0.5, postgres.start)
+    waking.start()
+    assert migrate(empty, patience=timedelta(seconds=30)) == len(discover())
+    waking.join()
+
+
+def test_a_database_that_stays_away_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
+    with pytest.raises(OSError, match="refused"):
+        migrate("postgresql://jobs@127.0.0.1:1/jobs", patience=timedelta(seconds=0.2))
+
+
+# --- CloudFormation's side -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """Where CloudFormation wants its answer, and what came."""
+    came: list[dict[str, Any]] = []
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_PUT(self) -> None:
+            assert not self.headers["Content-Type"]
+            came.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Receiver) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        yield f"http://127.0.0.1:{server.server_port}/answer?signature=x", came
+        server.shutdown()
+        serving.join()
+
+
+def test_a_deploy_migrates_and_is_told_so(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    monkeypatch.setenv("DATABASE_USER", "app")
+    monkeypatch.setenv("DATABASE_USER_LOGIN", "iam")
+    handler({**EVENT, "ResponseURL": url}, LambdaContext())
+    [answer] = came
+    assert answer.pop("Reason").endswith("(log stream stream)")
+    assert answer == {
+        "Status": "SUCCESS",
+        "PhysicalResourceId": "made-before",
+        **{name: EVENT[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
+    }
+    with connected(empty) as connection:
+        assert connection.run("select has_table_privilege('app', 'joblane.tasks', 'insert')") == [[True]]
+
+
+def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
+    empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", empty)
+    with connected(empty) as connection:
+        connection.run("create table joblane.tasks (id integer)")
+    handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "FAILED"
+    assert 'relation "tasks" already exists' in came[0]["Reason"]
+    with connected(empty) as connection:
+        assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
+
+
+def test_taking_the_stack_down_leaves_the_database_alone(
+    answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, came = answers
+    monkeypatch.setenv("DATABASE_URL", "postgresql://jobs@127.0.0.1:1/jobs")
+    handler({**EVENT, "RequestType": "Delete", "ResponseURL": url}, LambdaContext())
+    assert came[0]["Status"] == "SUCCESS"
+
+
+def test_invoked_by_hand_it_migrates_and_says_how_many_types_there_are(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", empty)
+    assert handler({}, LambdaContext()) == {"types": len(discover())}

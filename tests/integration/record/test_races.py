@@ -1,0 +1,571 @@
+"""Two of everything at once: deliveries, claims, finishes and sweeps, held at the worst moment."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from pg8000.exceptions import DatabaseError, InterfaceError
+from sqlalchemy import text
+
+from joblane import RetryAfter, TaskContext
+from joblane.errors import sqlstate
+from joblane.json_values import digest
+from joblane.maintenance import sweep
+from joblane.queues import Queue
+from joblane.record import dead_letters, finish, insert
+from joblane.record.claim import CLAIM, Incoming, Verdict, claim
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.finish import FINISH, Finish
+from joblane.record.states import State
+from joblane.sqs.client import Sqs
+from joblane.sqs.message import Message
+from joblane.testing.faults import Go
+from tests.builders.events import record
+from tests.builders.rows import In, active, expire_leases, outcomes, put
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import World, acknowledge, depth, handle, receive, rival, run_sweep, watch
+
+WaitUntil = Callable[[Callable[[], bool]], None]
+LEASE = timedelta(seconds=60)
+
+
+@pytest.fixture
+def effects(world: World) -> World:
+    world.run("create table effects (task_id text, what text)")
+    return world
+
+
+def write(ctx: TaskContext, what: str) -> None:
+    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
+
+
+def waiting_for_a_lock(world: World) -> bool:
+    return bool(
+        world.run("select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'")
+    )
+
+
+# --- The same delivery twice at once -------------------------------------------------------------------------------
+
+
+class WinnerDiedError(InterfaceError):  # type: ignore[misc]
+    """The winner's connection went away with its claim."""
+
+
+class Barrier:
+    """A tap that takes the claim into an open transaction and holds it there, until it commits or dies."""
+
+    def __init__(self) -> None:
+        self.connection: Connection | None = None
+        self.claimed = threading.Event()
+        self.open = threading.Event()
+        self.dies = False
+
+    def __call__(self, sql: str, go: Go) -> Any:
+        if sql != CLAIM or self.claimed.is_set():
+            return go()
+        assert self.connection is not None
+        self.connection.execute_simple("begin")
+        answer = go()
+        self.claimed.set()
+        assert self.open.wait(20)
+        self.connection.execute_simple("rollback" if self.dies else "commit")
+        if self.dies:
+            raise WinnerDiedError("network error")
+        return answer
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
+def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stays(
+    effects: World, wait_until: WaitUntil, recorded: bool
+) -> None:
+    # given a message that SQS hands out twice
+    decided = threading.Event()
+
+    @behaviour
+    def run_once(payload: Sample, ctx: TaskContext) -> None:
+        assert decided.wait(20)  # or the loser may find it completed
+        write(ctx, f"run {ctx.attempt}")
+
+    lane = effects.lane(sample_one)
+    if recorded:
+        effects.client.enqueue(sample_one, Sample(do="run_once"), task_id="it")
+    else:
+        body = {"type": "sample:one", "id": "it", "payload": {"do": "run_once"}}
+        effects.sqs.client.send_message(QueueUrl=effects.sqs.url(lane), MessageBody=json.dumps(body))
+    (first,) = receive(effects, lane, visibility=0)
+    (second,) = receive(effects, lane)
+    barrier = Barrier()
+    with rival(effects, sample_one, barrier) as winner, rival(effects, sample_one) as loser:
+        barrier.connection = winner._database.get()
+        with ThreadPoolExecutor(2) as threads:
+            # when the second claims while the first one's claim is not committed yet
+            won = threads.submit(handle, winner, first)
+            assert barrier.claimed.wait(20)
+            lost = threads.submit(handle, loser, second)
+            wait_until(lambda: waiting_for_a_lock(effects))
+            barrier.open.set()
+            # then the loser leaves its message alone, whatever it saw: a live lease, or a row that stayed locked
+            assert lost.result(20) == [second["messageId"]]
+            decided.set()
+            assert won.result(20) == []
+        # and what it leaves is still there
+        acknowledge(effects, lane, [second], lost.result())
+        assert depth(effects, lane) == 1
+        acknowledge(effects, lane, [first], won.result())
+        assert handle(loser, second) == []
+    assert effects.run("select what from effects") == [["run 1"]]
+    row = effects.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 1)
+
+
+@pytest.mark.parametrize("recorded", [False, True], ids=["new id", "pending row"])
+def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
+    effects: World, wait_until: WaitUntil, recorded: bool
+) -> None:
+    @behaviour
+    def run_for_the_dead(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "done")
+
+    if recorded:
+        put(effects, sample_one, "it", {"do": "run_for_the_dead", "number": 0})
+    body = {"type": "sample:one", "id": "it", "rec": recorded, "payload": {"do": "run_for_the_dead", "number": 0}}
+    first, second = (record(body, effects.lane(sample_one)) for _ in range(2))
+    barrier = Barrier()
+    barrier.dies = True
+    with rival(effects, sample_one, barrier) as winner, rival(effects, sample_one) as loser:
+        barrier.connection = winner._database.get()
+        with ThreadPoolExecutor(2) as threads:
+            died = threads.submit(handle, winner, first)
+            assert barrier.claimed.wait(20)
+            lost = threads.submit(handle, loser, second)
+            wait_until(lambda: waiting_for_a_lock(effects))
+            barrier.open.set()
+            # the one that died claims once more on a new connection, and finds the other's lease or its end, if not
+            # that the other has given way
+            assert died.result(20) in ([first["messageId"]], [])
+            if lost.result(20):  # it gave up before the winner died, and is delivered again
+                assert handle(loser, second) == []
+    assert effects.run("select what from effects") == [["done"]]
+    assert outcomes(effects, "it") == ["completed"]
+
+
+def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World) -> None:
+    watched = watch(world)
+    for id_ in ("locked", "free"):
+        put(world, sample_batch, id_)
+    bodies = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("free", "locked")]
+    holder = Database(world.url)
+    try:
+        holder.get().execute_simple("begin")
+        holder.get().run("select from joblane.tasks where id = 'locked' for update")
+
+        kept = world.deliver(sample_batch, *bodies)
+
+        assert len(kept) == 1
+        assert watched.visibilities == [5]
+        assert [world.row(id_)["state"] for id_ in ("free", "locked")] == ["completed", "pending"]
+        assert world.row("locked")["attempts"] == 0
+        assert world.database.get().idle
+    finally:
+        holder.drop()
+    assert world.deliver(sample_batch, bodies[1]) == []
+    assert world.row("locked")["attempts"] == 1
+
+
+def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its_end(world: World) -> None:
+    payload = {"do": "nothing", "number": 0}
+    new = insert.NewTask(
+        id="it",
+        type="sample:one",
+        queue="default",
+        tenant=None,
+        payload=payload,
+        payload_digest=digest(payload),
+        schema="",
+        headers={},
+        allowed=4,
+        retention_seconds=60,
+        delay=None,
+        at=None,
+    )
+    producer = Database(world.url)
+    try:
+        producer.get().execute_simple("begin")
+        producer.get().run(insert.INSERT, insert.document([new]))
+        foreign = {"type": "sample:one", "id": "it", "payload": payload}
+        assert len(world.deliver(sample_one, foreign)) == 1
+        assert world.run("select from joblane.tasks") == []
+        producer.get().execute_simple("commit")
+        assert world.deliver(sample_one, foreign) == []
+    finally:
+        producer.drop()
+    assert world.row("it")["runs"] == 1
+
+
+# --- Many at once --------------------------------------------------------------------------------------------------
+
+
+def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_per_id(world: World) -> None:
+    # given forty ids, half of them with rows, and eight workers that claim and finish them in batches of ten
+    seed = random.randrange(10**6)
+    ids = [f"{'Aa'[n % 2]}{n:02}" for n in range(40)]
+    for id_ in ids[::2]:
+        put(world, sample_batch, id_)
+    wins: list[tuple[str, str]] = []
+    codes: Counter[str | None] = Counter()
+    start = threading.Barrier(8)
+
+    def work(number: int) -> None:
+        chance = random.Random(seed + number)
+        database = Database(world.url)
+        mine: list[Finish] = []
+        try:
+            start.wait(20)
+            for _ in range(25):
+                batch = [
+                    Incoming(Message("sample:batch", id_, {"do": "nothing", "number": 0}), id_, Queue.DEFAULT)
+                    for id_ in chance.sample(ids, 10)
+                ]
+                try:
+                    for one in claim(database.get(), sample_batch, batch, LEASE, f"worker {number}").values():
+                        if one.verdict is Verdict.RUN:
+                            wins.append((one.id, one.token))
+                            mine.append(Finish(one.id, one.token, one.run, "completed", State.COMPLETED))
+                    chance.shuffle(mine)
+                    while len(mine) > 2 or (mine and chance.random() < 0.3):
+                        ends, mine = mine[:10], mine[10:]  # as many as a batch has
+                        assert finish.finish(database.get(), ends) == {end.id for end in ends}
+                except DatabaseError as error:
+                    codes[sqlstate(error)] += 1
+            finish.finish(database.get(), mine)
+        finally:
+            database.drop()
+
+    # when they all do at once
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+
+    # then none of them met a deadlock (a machine that stands still may make one give up a lock: 55P03)
+    assert set(codes) <= {"55P03"}, f"seed {seed}: {codes}"
+    assert Counter(id_ for id_, _ in wins) == dict.fromkeys(ids, 1), f"seed {seed}"
+    assert world.run("select state, runs, count(*)::int from joblane.tasks group by 1, 2") == [["completed", 1, 40]]
+    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1") == [["completed", 40]]
+
+
+def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
+    """Every statement that locks several rows, with its parameters for ``ids`` in their order."""
+    incoming = [Incoming(Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
+    claimed = [json.dumps([one.record(sample_batch) for one in incoming]), str(uuid.uuid4()), "60", "request"]
+    finished = [
+        {"id": id_, "token": "00000000-0000-4000-8000-000000000001", "run": 1, "outcome": "completed"}
+        | {
+            "state": "completed",
+            "delay_seconds": 0,
+            "counted": True,
+            "snoozed": False,
+            "mismatch": False,
+            "continued": False,
+        }
+        for id_ in ids
+    ]
+    return {
+        "claim": (CLAIM.replace("500ms", "20s"), [*claimed]),
+        "finish": (FINISH, [json.dumps(finished)]),
+        "sweep": (sweep.SENT, [json.dumps([{"id": id_, "taken": "2026-01-01"} for id_ in ids])]),
+        "mark dead letters": (dead_letters.MARK_DEAD_SENT, [json.dumps([{"id": id_, "generation": 0} for id_ in ids])]),
+    }
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "sweep": {"sweep_at": "2026-01-01"},
+    "claim": {},
+    "finish": active(60),
+    "mark dead letters": {"state": "archived"},
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
+    world: World, wait_until: WaitUntil, name: str
+) -> None:
+    for id_ in ("c", "a", "B", "d"):
+        put(world, sample_batch, id_, **STATES[name])
+    sql, parameters = lock_statements(["d", "a", "c", "B"])[name]
+    holder, worker = Database(world.url), Database(world.url)
+    try:
+        # given one row locked by somebody else
+        holder.get().execute_simple("begin")
+        holder.get().run("select from joblane.tasks where id = 'a' for update")
+        with ThreadPoolExecutor(1) as threads:
+            # when the statement waits for it
+            waits = threads.submit(worker.get().run, sql, *parameters)
+            wait_until(lambda: waiting_for_a_lock(world))
+            # then it holds those before it and none of those behind it
+            free = world.run("select id from joblane.tasks order by id for update skip locked")
+            holder.get().execute_simple("rollback")
+            waits.result(20)
+    finally:
+        holder.drop()
+        worker.drop()
+    assert free == [["c"], ["d"]]
+
+
+def test_noting_that_messages_were_sent_waits_for_nobody(world: World) -> None:
+    for id_ in ("a", "b", "c"):
+        put(world, sample_batch, id_)
+    holder = Database(world.url)
+    try:
+        holder.get().execute_simple("begin")
+        holder.get().run("select from joblane.tasks where id = 'b' for update")
+        world.run("set lock_timeout = '1ms'")
+        world.run(insert.MARK_SENT, json.dumps(["c", "b", "a"]))
+    finally:
+        holder.drop()
+    assert world.run("select id from joblane.tasks where sends = 1 order by id") == [["a"], ["c"]]
+
+
+# --- Copies and waits ----------------------------------------------------------------------------------------------
+
+
+def test_a_second_copy_during_the_back_off_does_not_run_early(world: World) -> None:
+    watched = watch(world)
+
+    @behaviour
+    def fails_first(payload: Sample, ctx: TaskContext) -> None:
+        if ctx.attempt == 1:
+            raise ValueError("no")
+
+    id_ = world.client.enqueue(sample_one, Sample(do="fails_first")).id
+    body = {"type": "sample:one", "id": id_, "rec": True}
+    assert len(world.deliver(sample_one, body)) == 1
+
+    for _ in range(3):
+        assert len(world.deliver(sample_one, body)) == 1
+
+    assert [35 <= seconds <= 40 for seconds in watched.visibilities] == [True] * 4
+    assert (world.row(id_)["state"], world.row(id_)["runs"]) == ("retry", 1)
+    world.later(id_)
+    assert world.deliver(sample_one, body) == []
+    assert world.row(id_)["runs"] == 2
+
+
+def test_a_message_sent_by_the_sweep_that_is_handled_at_once_keeps_the_time_its_run_has_set(world: World) -> None:
+    """The sweep notes what it sent after sending it. By then the task may have run and wait for something else."""
+
+    @behaviour
+    def wait_long(payload: Sample, ctx: TaskContext) -> None:
+        raise RetryAfter(timedelta(hours=3))
+
+    class Quick(Sqs):
+        """A queue whose consumer is done before the sender hears that the message was taken."""
+
+        def send_many(self, entries: Any) -> dict[int, str]:
+            for entry in entries:
+                with rival(world, sample_one) as worker:
+                    assert handle(worker, record(entry.body, entry.queue)) == []
+            return super().send_many(entries)
+
+    put(world, sample_one, "it", {"do": "wait_long", "number": 0}, sweep_at=In(-1))
+    world.lane(sample_one)
+
+    sweep.sweep(world.database.get(), Quick(), "jobs")
+
+    row = world.run(
+        "select state, extract(epoch from due_at - sweep_at)::int, sent_at, sends from joblane.tasks where id = 'it'"
+    )
+    assert row == [["retry", 900, None, 0]]
+
+
+def test_two_sweeps_at_once_share_the_work(world: World) -> None:
+    watched = watch(world)
+    world.lane(sample_one)
+    for number in range(60):
+        put(world, sample_one, f"it-{number:02}", sweep_at=In(-1))
+    with ThreadPoolExecutor(4) as threads:
+        databases = [Database(world.url) for _ in range(4)]
+        try:
+            swept = list(threads.map(lambda one: sweep.sweep(one.get(), watched, "jobs"), databases))
+        finally:
+            for database in databases:
+                database.drop()
+    assert sum(one.sent for one in swept) == 60
+    assert len({entry.body for entry in watched.sent}) == 60
+    assert run_sweep(world).sent == 0
+
+
+# --- Leases --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
+def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(effects: World, touches: bool) -> None:
+    # given a run that outlives its lease, while another one takes the task over and completes it
+    body = {"type": "sample:one", "id": "it", "payload": {"do": "slow", "number": 0}}
+    taken: list[list[str]] = []
+
+    @behaviour
+    def slow(payload: Sample, ctx: TaskContext) -> str:
+        if touches or ctx.attempt > 1:
+            write(ctx, f"run {ctx.attempt}")
+        if ctx.attempt == 1:
+            expire_leases(effects)
+            with rival(effects, sample_one) as other:
+                taken.append(handle(other, record(body, effects.lane(sample_one))))
+        return f"run {ctx.attempt}"
+
+    # when it returns
+    kept = effects.deliver(sample_one, body)
+
+    # then its message stays, and only the other one's work is there
+    assert taken == [[]]
+    assert len(kept) == 1
+    assert effects.run("select what from effects") == [["run 2"]]
+    row = effects.row("it")
+    assert (row["state"], row["result"], row["runs"], row["attempts"]) == ("completed", "run 2", 2, 2)
+    assert outcomes(effects, "it") == ["lost", "completed"]
+
+
+@pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
+def test_a_run_that_lost_its_lease_to_one_that_still_runs_changes_nothing(effects: World, fails: bool) -> None:
+    body = {"type": "sample:one", "id": "it", "payload": {"do": "overtaken", "number": 0}}
+    seen: dict[str, Any] = {}
+
+    @behaviour
+    def overtaken(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "overtaken")
+        expire_leases(effects)
+        other = Database(effects.url)
+        incoming = Incoming(Message("sample:one", "it", {"do": "overtaken", "number": 0}), "it", Queue.DEFAULT)
+        seen["claim"] = claim(other.get(), sample_one, [incoming], LEASE, "the other")["it"]
+        other.drop()
+        seen["row"] = effects.row("it")
+        if fails:
+            raise ValueError("too late to matter")
+
+    assert len(effects.deliver(sample_one, body)) == 1
+
+    assert seen["claim"].verdict is Verdict.RUN
+    assert effects.row("it") == seen["row"]
+    assert effects.run("select * from effects") == []
+    assert outcomes(effects, "it") == ["lost", None]
+
+
+@pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
+def test_a_lease_that_ran_out_unclaimed_may_still_finish(effects: World, touches: bool) -> None:
+    @behaviour
+    def late(payload: Sample, ctx: TaskContext) -> None:
+        if touches:
+            write(ctx, "late")
+        expire_leases(effects)
+
+    body = {"type": "sample:one", "id": "it", "payload": {"do": "late"}}
+    assert effects.deliver(sample_one, body) == []
+    row = effects.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 1)
+    assert len(effects.run("select * from effects")) == touches
+
+
+def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_done(
+    effects: World, wait_until: WaitUntil
+) -> None:
+    # given a run that has outlived its lease and commits slowly
+    effects.run(
+        "create function slowly() returns trigger language plpgsql as $$begin perform pg_sleep(0.2); return null; end$$"
+    )
+    effects.run(
+        "create constraint trigger slow after insert on effects deferrable initially deferred"
+        " for each row execute function slowly()"
+    )
+
+    @behaviour
+    def commit_slowly(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "once")
+        expire_leases(effects)
+
+    body = {"type": "sample:one", "id": "it", "payload": {"do": "commit_slowly"}}
+    finishing = threading.Event()
+
+    def tap(sql: str, go: Go) -> Any:
+        answer = go()
+        if sql == FINISH:
+            finishing.set()
+        return answer
+
+    lane = effects.lane(sample_one)
+    with rival(effects, sample_one, tap) as slow, rival(effects, sample_one) as other, ThreadPoolExecutor(2) as threads:
+        first = threads.submit(handle, slow, record(body, lane))
+        assert finishing.wait(20)
+        # when another delivery claims in the middle of that commit
+        second = handle(other, record(body, lane))
+        assert first.result(20) == []
+    # then it finds the task completed; or, on a machine that stands still, it has left the row alone
+    if second:
+        assert effects.deliver(sample_one, body) == []
+    assert effects.run("select what from effects") == [["once"]]
+    assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
+
+
+def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World) -> None:
+    watched = watch(world)
+    put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
+    body = {"type": "sample:one", "id": "it", "rec": True}
+    lane = world.lane(sample_one)
+    second: list[list[str]] = []
+
+    def tap(sql: str, go: Go) -> Any:
+        if sql == dead_letters.MARK_DEAD_SENT and not second:  # sent, not marked yet
+            second.append([])
+            with rival(world, sample_one) as other:
+                second[0] = handle(other, record(body, lane))
+        return go()
+
+    with rival(world, sample_one, tap) as first:
+        assert handle(first, record(body, lane)) == []
+
+    assert second == [[]]
+    letters = [(entry.queue, dict(entry.attributes)["joblane-dead"]["StringValue"]) for entry in watched.sent]
+    assert letters == [(f"{lane}-dlq", "0")] * 2
+    assert world.row("it")["dead_sent_at"] is not None
+
+
+def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next_one(world: World) -> None:
+    """The send of generation 0 is marked late, when the task has been redriven and given up again."""
+    put(world, sample_one, "it", state="archived", generation=1, attempts=4, runs=8)
+
+    dead_letters.mark_dead_sent(world.database.get(), [("it", 0)])
+
+    assert world.row("it")["dead_sent_at"] is None
+
+
+def test_enqueueing_one_id_twice_at_once_makes_one_task(world: World) -> None:
+    world.lane(sample_one)
+    numbers = itertools.count()
+
+    def enqueue(_: int) -> str:
+        try:
+            from joblane.client import JobClient
+
+            client = JobClient()
+            try:
+                client.enqueue(sample_one, Sample(number=next(numbers)), task_id="it")
+            finally:
+                client.close()
+        except Exception as error:
+            return type(error).__name__
+        return "enqueued"
+
+    with ThreadPoolExecutor(4) as threads:
+        results = Counter(threads.map(enqueue, range(4)))
+    assert results == {"enqueued": 1, "TaskIdConflictError": 3}
+    assert len(world.run("select from joblane.tasks")) == 1

@@ -1,0 +1,456 @@
+"""Values of redacted fields, and of headers, are nowhere but in the task's row and messages, and with the handler.
+
+Each way by which a value might get out is gone with a value of its own. Then all is searched that the library has
+written, recorded, sent or answered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Annotated, Any
+
+import pytest
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
+from sqlalchemy import text
+from starlette.testclient import TestClient
+
+from functions.api import record
+from functions.api.handler import handler
+from joblane import (
+    ArchivedTask,
+    JobError,
+    Payload,
+    Redacted,
+    RetryAfter,
+    RevokeTask,
+    SkipRetry,
+    Snooze,
+    TaskContext,
+    redaction,
+    task,
+)
+from joblane import redaction_scrub as scrubbing
+from joblane.cli.main import main
+from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.scope import Scope
+from joblane.maintenance.sweep import sweep
+from joblane.page.app import build
+from joblane.page.desk import Desk
+from joblane.page.security import Keys
+from joblane.testing import enqueued
+from tests.builders.events import LambdaContext
+from tests.builders.http_events import claims, http_event
+from tests.logs import lines
+from tests.world import PREFIX, World
+
+PLANTED, TAIL = "pl4nted", "t41l"
+"""What every value begins and ends with, in words that no escape changes."""
+HEADER = f"{PLANTED}-header-{TAIL}"
+SOON = 3.2
+"""Seconds of an invocation, of which the handler has a fifth."""
+
+
+class Card(BaseModel):
+    holder: str = "Ann"
+    number: Annotated[str, Redacted]
+
+
+class Login(Payload):
+    how: str
+    token: Annotated[str, Redacted, Field(max_length=100)]
+    cards: list[Card] = Field(default_factory=list)
+
+    @field_validator("token")
+    @classmethod
+    def _tells(cls, token: str) -> str:
+        if "invalid" in token:
+            raise ValueError(f"the token {token} is not one")
+        return token
+
+
+def value(how: str) -> str:
+    return f"{PLANTED} '\"{how}\"\\' ü\n& {TAIL}"
+
+
+def login(how: str, token: str | None = None) -> dict[str, Any]:
+    token = value(how) if token is None else token
+    return {"how": how, "token": token, "cards": [{"holder": "Ann", "number": token}]}
+
+
+# --- Handlers that tell ----------------------------------------------------------------------------------------------
+
+Way = Callable[[Login, TaskContext], Any]
+WAYS: dict[str, Way] = {}
+
+
+def way(function: Way) -> Way:
+    WAYS[function.__name__] = function
+    return function
+
+
+@way
+def plain(payload: Login, ctx: TaskContext) -> None:
+    raise ValueError(f"bad token {payload.token}, and card {payload.cards[0].number}")
+
+
+@way
+def as_repr(payload: Login, ctx: TaskContext) -> None:
+    raise KeyError(payload)
+
+
+@way
+def as_json(payload: Login, ctx: TaskContext) -> None:
+    raise RuntimeError(json.dumps(payload.model_dump()) + json.dumps({"body": payload.model_dump_json()}))
+
+
+@way
+def many_lines(payload: Login, ctx: TaskContext) -> None:
+    raise RuntimeError(f"first\n{payload.token}\nlast {payload.token}\n")
+
+
+@way
+def long(payload: Login, ctx: TaskContext) -> None:
+    raise RuntimeError("x" * 1_990 + payload.token + "y" * 9_000 + payload.token)
+
+
+@way
+def chained(payload: Login, ctx: TaskContext) -> None:
+    try:
+        raise LookupError(payload.token)
+    except LookupError as error:
+        error.add_note(f"while {payload.token} was looked at")
+        raise ExceptionGroup("all failed", [ValueError(payload.token), error]) from error
+
+
+@way
+def shortened(payload: Login, ctx: TaskContext) -> None:
+    TypeAdapter(int).validate_python(payload.token * 9)
+
+
+@way
+def skipped(payload: Login, ctx: TaskContext) -> None:
+    raise SkipRetry(f"nobody takes {payload.token}")
+
+
+@way
+def revoked(payload: Login, ctx: TaskContext) -> None:
+    raise RevokeTask(f"nobody wants {payload.token}")
+
+
+@way
+def later(payload: Login, ctx: TaskContext) -> None:
+    raise RetryAfter(timedelta(seconds=5), f"not now, {payload.token}")
+
+
+@way
+def snoozed(payload: Login, ctx: TaskContext) -> None:
+    raise Snooze(timedelta(seconds=5), f"not yet, {payload.token}")
+
+
+@way
+def noted(payload: Login, ctx: TaskContext) -> None:
+    ctx.progress(1, 2, f"at {payload.token}")
+    raise SkipRetry("noted")
+
+
+@way
+def constraint(payload: Login, ctx: TaskContext) -> None:
+    for _ in range(2):
+        ctx.session.execute(text("insert into logins values (:token)"), {"token": payload.token})
+
+
+@way
+def not_a_uuid(payload: Login, ctx: TaskContext) -> None:
+    ctx.session.execute(text("select cast(:token as uuid)"), {"token": payload.token})
+
+
+@way
+def raised_by_sql(payload: Login, ctx: TaskContext) -> None:
+    ctx.session.execute(text("select complain(:token)"), {"token": payload.token})
+
+
+@way
+def held(payload: Login, ctx: TaskContext) -> None:
+    try:
+        while True:
+            pass
+    except BaseException as error:
+        raise ValueError(f"interrupted with {payload.token}") from error
+
+
+@way
+def returned(payload: Login, ctx: TaskContext) -> dict[str, str]:
+    return {"token": payload.token, "said": f"it is {payload.token}"}
+
+
+@way
+def in_a_header(payload: Login, ctx: TaskContext) -> None:
+    raise ValueError(f"bad header {ctx.headers['key']}")
+
+
+@task("leak:alert")
+def leak_alert(payload: ArchivedTask, ctx: TaskContext) -> None: ...
+
+
+@task("leak:one", max_retry=1, retry_delay=timedelta(seconds=5), on_archived=leak_alert)
+def leak_one(payload: Login, ctx: TaskContext) -> Any:
+    return WAYS[payload.how](payload, ctx)
+
+
+@task("leak:batch", max_retry=1, batch_size=10, retry_delay=timedelta(seconds=5))
+def leak_batch(payload: Login, ctx: TaskContext) -> Any:
+    return WAYS[payload.how](payload, ctx)
+
+
+TASKS = (leak_one, leak_batch, leak_alert)
+TOLD = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
+"""Ways whose tasks are looked at one by one."""
+
+
+# --- Going all ways, and gathering -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Gathered:
+    """Where → what was written there."""
+
+    world: World
+    texts: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, where: str, *what: object) -> None:
+        self.texts.setdefault(where, []).extend(one if isinstance(one, str) else repr(one) for one in what)
+
+    def refused(self, where: str, call: Callable[[], object]) -> None:
+        with pytest.raises((JobError, ValidationError, AssertionError)) as caught:
+            call()
+        self.add(where, str(caught.value), repr(caught.value))
+
+    @property
+    def leaks(self) -> dict[str, list[str]]:
+        found = {
+            where: [what for what in texts if PLANTED in what.lower() or TAIL in what.lower()]
+            for where, texts in self.texts.items()
+        }
+        return {where: texts for where, texts in found.items() if texts}
+
+
+def go_all_ways(world: World, gathered: Gathered) -> None:
+    """Everything twice, so that tasks are retried, and given up."""
+    world.run("create table logins (token text primary key check (length(token) < 90))")
+    world.run(
+        "create function complain(token text) returns void language plpgsql"
+        " as $$ begin raise exception 'bad token %', token; end $$"
+    )
+    world.lane(leak_alert)
+    headers = {"key": HEADER, "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
+
+    def message(how: str, type_: str) -> dict[str, Any]:
+        return {"type": type_, "id": f"{type_}-{how}", "payload": login(how), "headers": headers}
+
+    for last in (False, True):
+        for how in WAYS:
+            world.deliver(leak_one, message(how, "leak:one"), seconds=SOON if how == "held" else 60)
+            world.run("update joblane.tasks set due_at = clock_timestamp() where state in ('retry', 'pending')")
+        fast = [message(how, "leak:batch") for how in WAYS if how != "held"]
+        for start in range(0, len(fast), 10):
+            world.deliver(leak_batch, *fast[start : start + 10])
+        # what does not fit, from our own schema and from another; and another payload under an id that is known
+        for name, schema in (("own", {}), ("other", {"schema": "0123456789ab"})):
+            wrong = login("plain", value("invalid")) | {"unknown": 1}
+            world.deliver(leak_one, {"type": "leak:one", "id": f"wrong-{name}", "payload": wrong, **schema})
+        world.deliver(leak_one, message("plain", "leak:one") | {"payload": login("plain", value(f"other {last}"))})
+        world.deliver(leak_one, {"type": "leak:other", "payload": login("plain")}, json.dumps(login("plain"))[:-1])
+    sweep(world.database.get(), world.sqs, PREFIX)
+
+
+def enqueue_badly(world: World, gathered: Gathered) -> None:
+    good = Login(**login("plain"))
+    for options in (
+        {"deadline": 7},
+        {"queue": "critical"},
+        {"headers": {"key": HEADER * 100}},
+        {"tags": [HEADER * 100]},
+        {"unique_key": "a\nb"},
+    ):
+        gathered.refused("enqueue", lambda options=options: world.client.enqueue(leak_one, good, **options))  # type: ignore[misc]
+    wrong = good.model_copy(update={"cards": value("copied"), "how": [value("copied")]})
+    gathered.refused("enqueue", lambda: world.client.enqueue(leak_one, wrong))
+    gathered.refused("enqueue", lambda: Login(how="x", token=value("long") * 9))
+    nul = Login(how="x", token=f"{value('nul')}\0")
+    gathered.refused("enqueue", lambda: world.client.enqueue(leak_one, nul))
+    world.client.enqueue(leak_one, good, task_id="known", owner="ann", unique_for=timedelta(hours=1))
+    gathered.refused("enqueue", lambda: world.client.enqueue(leak_one, good, task_id="known"))
+    gathered.refused("enqueue", lambda: world.client.enqueue(leak_one, good, unique_for=timedelta(hours=1)))
+    gathered.add("enqueue", world.client.get("known"))
+    # as an operator's edit is read
+    for payload in (
+        login("plain", value("invalid")),
+        login("x", value("x") * 9),
+        login("x") | {value("key"): 1},
+        {"token": {"a": value("x")}},
+        value("x"),
+    ):
+        gathered.refused("edit", lambda payload=payload: leak_one.read(payload, None))  # type: ignore[misc]
+
+
+def fail_an_assertion(world: World, gathered: Gathered) -> None:
+    def look() -> list[enqueued.EnqueuedTask]:
+        return enqueued.read(world._looker.get(), [], PREFIX)
+
+    captured = enqueued.Captured(list, lambda type_: leak_one)
+    captured._look = look
+    other = Login(**login("another", value("another")))
+    gathered.refused("kit", lambda: captured.assert_enqueued(leak_one, other))
+    gathered.refused("kit", lambda: captured.assert_enqueued("leak:one", {"token": value("wanted")}, count=77))
+    gathered.refused("kit", lambda: captured.assert_enqueued(leak_one, how="another", cards=[{"number": value("x")}]))
+
+
+def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tuple[str, str]) -> None:
+    gathered.add("log", *logged)
+    gathered.add("output", *out)
+    kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
+    columns = world.run("select table_name, column_name from information_schema.columns where table_schema = 'joblane'")
+    for table, column in columns:
+        if (table, column) not in kept and table != "logins":
+            rows = world.run(f'select "{column}"::text from "{table}"')
+            gathered.add(f"{table}.{column}", *(row[0] or "" for row in rows))
+    successors = world.run("select payload::text from joblane.tasks where type = 'leak:alert'")
+    assert successors
+    gathered.add("payload of what follows", *(row[0] for row in successors))
+    for one in TASKS:
+        while letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
+            gathered.add("dead letters' attributes", *(letter.get("MessageAttributes") for letter in letters))
+    for id_ in ("known", "leak:one-plain", "leak:one-noted"):
+        world.run("update joblane.tasks set owner = 'ann' where id = $1", id_)
+        answer = handler(http_event("GET", f"/tasks/{id_}", who=claims("ann")), LambdaContext())
+        assert answer["statusCode"] == 200
+        gathered.add("API", answer["body"])
+    ask(world, gathered)
+
+
+def ask(world: World, gathered: Gathered) -> None:
+    """All that an inspector shows, with each answer as it goes through JSON."""
+    scope = Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
+    inspector = Inspector(scope)
+    ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in TOLD)]
+    arguments: Mapping[str, list[tuple[Any, ...]]] = {
+        "task": [(id_,) for id_ in ids],
+        "logs": [(id_,) for id_ in ids],
+        "tasks": [(), (Filter(error="bad"),)],
+        "bulk_view": [],
+    }
+    asked = [name for name in vars(Inspector) if permission_of(Inspector, name) is Permission.VIEW]
+    for name in asked:
+        for given in arguments.get(name, [()]):
+            found = getattr(inspector, name)(*given)
+            gathered.add(f"inspector.{name}", TypeAdapter(Any).dump_json(found).decode(), found)
+    for payload in (login("plain", value("invalid")), {"token": value("x") * 9}):
+        for edit in (inspector.edit, inspector.replay_with):
+            gathered.refused("edit", lambda edit=edit, payload=payload: edit("known", payload))  # type: ignore[misc]
+
+
+def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.CaptureFixture[str]) -> None:
+    inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
+    wrong = json.dumps(login("plain", value("invalid")))
+    commands = [
+        *(["ls", *more] for more in ([], ["--json"], ["--error", "bad"])),
+        *(["show", f"leak:one-{how}"] for how in TOLD),
+        *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
+        *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
+        ["edit", "known", "--json", wrong],
+        ["replay", "known", "--json", wrong],
+        ["enqueue", "leak:one", "--json", wrong],
+        *(
+            ["invoke", "leak:one", "--json", json.dumps(login(how))]
+            for how in ("plain", "chained", "noted", "constraint")
+        ),
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("joblane.cli.connect.connect", lambda **_: inspector)
+        patch.setattr("joblane.cli.invoke.load", lambda type_: leak_one)
+        for command in commands:
+            capfd.readouterr()
+            with suppress(SystemExit):
+                main(command)
+            written = capfd.readouterr()
+            gathered.add(f"jobs {command[0]}", written.out, written.err)
+
+
+def browse(world: World, gathered: Gathered) -> None:
+    """The page, as a browser sees it."""
+    inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
+    keys = Keys(token="the-token", session="the-session", form="the-form-token")
+    app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
+    addresses = [
+        *("/", "/tasks", "/tasks?error=bad", "/dead", "/schedules", "/statistics", "/audit", "/bulk"),
+        *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in TOLD),
+    ]
+    browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
+    for address in addresses:
+        gathered.add(f"page {address.partition('?')[0]}", browser.get(address).text)
+
+
+@pytest.fixture
+def api() -> Iterator[None]:
+    for made in (record.jobs, record.database):
+        made.cache_clear()
+    yield
+    record.database().drop()
+
+
+def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:
+    gathered = Gathered(world)
+    capfd.readouterr()
+    with lines() as logged:
+        go_all_ways(world, gathered)
+        enqueue_badly(world, gathered)
+        fail_an_assertion(world, gathered)
+    out = capfd.readouterr()
+    use_the_command_line(world, gathered, capfd)
+    browse(world, gathered)
+    look_everywhere(world, gathered, logged.texts, out)
+    return gathered
+
+
+def test_no_value_is_anywhere_but_in_the_payload(world: World, api: None, capfd: pytest.CaptureFixture[str]) -> None:
+    gathered = gather(world, capfd)
+    assert gathered.leaks == {}
+    # and it was there to be found: the ways were gone, and all of them left something
+    ended = dict(world.run("select id, reason from joblane.tasks where type = 'leak:one'"))
+    assert {f"leak:one-{how}" for how in WAYS} <= ended.keys()
+    assert "[redacted]" in ended["leak:one-skipped"]
+    for where in ("log", "output", "tasks.reason", "task_attempts.traceback", "dead letters' attributes", "API", "kit"):
+        assert any(gathered.texts[where]), where
+    assert world.run("select count(*) from joblane.tasks where payload::text like $1", f"%{PLANTED}%")[0][0] > len(WAYS)
+
+
+def test_values_that_are_not_taken_out_would_be_found(
+    world: World, api: None, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given code that takes no field for a redacted one, and no header for a secret
+    for module in (redaction, scrubbing):
+        monkeypatch.setattr(module, "redacted_names", lambda model: frozenset())
+    monkeypatch.setattr(scrubbing, "MIN_HEADER", 10_000)
+    leaks = gather(world, capfd).leaks
+    for where in (
+        "log",
+        "API",
+        "kit",
+        "edit",
+        "inspector.tasks",
+        "jobs show",
+        "jobs invoke",
+        "page /task",
+        "dead letters' attributes",
+    ):
+        assert where in leaks
+    for column in ("tasks.reason", "tasks.error_message", "task_attempts.error_message", "task_attempts.traceback"):
+        assert column in leaks
+    assert "task_progress.note" in leaks
+    assert any(HEADER in text for text in leaks["task_attempts.traceback"])

@@ -1,0 +1,26 @@
+"""The kit, with a table for the effects of its samples."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from sqlalchemy import text
+
+from joblane.testing import JobTester
+from tests.integration.testing.samples import TABLE
+
+Effects = Callable[[], list[str]]
+
+
+@pytest.fixture
+def effects(jobs: JobTester) -> Effects:
+    """Make the table, and tell what is in it."""
+    with jobs.session() as session:
+        session.execute(text(TABLE))
+
+    def look() -> list[str]:
+        with jobs.session() as session:
+            return list(session.scalars(text("select what from effects order by id")))
+
+    return look

@@ -1,0 +1,171 @@
+"""What may happen to a run happens through the real code."""
+
+from __future__ import annotations
+
+import threading
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+
+from joblane import State, TaskContext, task
+from joblane.testing import CrashedError, JobTester
+from tests.integration.testing.conftest import Effects
+from tests.integration.testing.samples import (
+    Order,
+    order_chunks,
+    order_fail,
+    order_mail,
+    order_parts,
+    order_quiet,
+    order_ship,
+)
+
+LONG = timedelta(hours=1)
+
+
+@pytest.mark.parametrize("while_running", [False, True])
+def test_a_message_that_is_delivered_twice_runs_once(while_running: bool, jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_mail, Order(number=1))
+    with jobs.duplicate(while_running=while_running) as fault:
+        ran = jobs.drain().check().only
+    assert fault.happened == 1
+    assert (ran.attempts, ran.outcomes) == (1, ("completed",))
+    assert effects() == ["mailed 1"]
+
+
+def test_a_duplicate_of_a_failed_attempt_spends_nothing(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_fail, Order(number=1))
+    with jobs.duplicate(order_fail):
+        assert jobs.drain().only.attempts == 1
+    assert jobs.drain(within=LONG).check().only.attempts == 2
+
+
+def test_a_crash_before_the_commit_loses_the_work_and_the_task_runs_again(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_ship, Order(number=1))
+    with jobs.crash_before_commit(order_ship):
+        ran = jobs.drain()
+    assert (ran.only.state, ran.only.attempts, ran.killed) == (State.ACTIVE, 1, 1)
+    assert effects() == []
+    jobs.assert_enqueued(order_mail, count=0)
+    shipped = jobs.drain(within=LONG).check().of(order_ship)[0]
+    assert (shipped.attempts, shipped.outcomes) == (2, ("lost", "completed"))
+    assert effects() == ["shipped 1", "mailed 1"]
+
+
+def test_a_crash_after_the_commit_does_nothing_twice(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_ship, Order(number=1))
+    with jobs.crash_after_commit(order_ship):
+        ran = jobs.drain()
+    assert (ran[0].state, ran.killed) == (State.COMPLETED, 1)
+    again = jobs.drain(within=LONG)
+    assert again.of(order_ship)[0].runs == 1
+    assert effects() == ["shipped 1", "mailed 1"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_task_that_leaves_the_database_alone_crashes_too(before: bool, jobs: JobTester) -> None:
+    jobs.enqueue(order_quiet, Order(number=1))
+    with jobs.crash_before_commit() if before else jobs.crash_after_commit():
+        assert jobs.drain().only.state is (State.ACTIVE if before else State.COMPLETED)
+    assert jobs.drain(within=LONG).check().only.runs == (2 if before else 1)
+
+
+def test_the_end_of_a_failed_run_is_a_commit_as_well(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_fail, Order(number=1))
+    with jobs.crash_before_commit():
+        assert jobs.drain().only.state is State.ACTIVE
+    assert jobs.drain(within=LONG).check().only.outcomes == ("lost", "completed")
+
+
+def test_run_says_that_the_process_was_killed(jobs: JobTester, effects: Effects) -> None:
+    with jobs.crash_before_commit(), pytest.raises(CrashedError, match="killed: order:mail one is active after 1 of 6"):
+        jobs.run(order_mail, Order(number=1), task_id="one")
+    jobs.drain(within=LONG).check()
+    assert effects() == ["mailed 1"]
+
+
+def test_attempts_that_are_lost_count(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_mail, Order(number=1), max_retry=1)
+    with jobs.crash_before_commit(times=2) as fault:
+        ran = jobs.drain(within=LONG).only
+    assert fault.happened == 2
+    assert (ran.state, ran.attempts, ran.error_type) == (State.ARCHIVED, 2, "Lost")
+
+
+@pytest.mark.parametrize(("before", "kept"), [(True, 2), (False, 3)])
+def test_a_crash_at_one_item_does_that_item_again_at_most(
+    before: bool, kept: int, jobs: JobTester, effects: Effects
+) -> None:
+    jobs.enqueue(order_parts, Order(number=5))
+    crash = jobs.crash_before_commit if before else jobs.crash_after_commit
+    with crash(order_parts, commit=3):
+        jobs.drain()
+    assert effects() == [f"part {part}" for part in range(kept)]
+    jobs.drain(within=LONG).check()
+    assert effects() == [f"part {part}" for part in range(5)]
+
+
+def test_a_crash_at_one_chunk_does_that_chunk_again(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_chunks, Order(number=6))
+    with jobs.crash_before_commit(commit=2):
+        jobs.drain()
+    assert effects() == ["part 0", "part 1"]
+    jobs.drain(within=timedelta(hours=3)).check()
+    assert effects() == [f"part {part}" for part in range(6)]
+
+
+def test_a_process_that_was_away_writes_nothing(jobs: JobTester, effects: Effects) -> None:
+    seen: list[int] = []
+
+    @task("order:call", max_retry=1)
+    def order_call(payload: Order, ctx: TaskContext) -> str:
+        seen.append(ctx.attempt)
+        ctx.session.execute(text("insert into effects (what) values (:what)"), {"what": f"attempt {ctx.attempt}"})
+        return ctx.idempotency_key
+
+    jobs.enqueue(order_call, Order(number=1), task_id="mine")
+    with jobs.late_acknowledgement():
+        ran = jobs.drain().check().only
+    assert seen == [2, 1]  # the second process is done when the first one wakes up
+    assert effects() == ["attempt 2"]
+    assert (ran.result, ran.outcomes) == ("mine", ("lost", "completed"))
+    jobs.drain(within=LONG)
+    assert effects() == ["attempt 2"]
+
+
+def test_a_fault_is_for_the_type_it_names(jobs: JobTester, effects: Effects) -> None:
+    jobs.enqueue(order_ship, Order(number=1))
+    with jobs.crash_before_commit(order_mail) as fault:
+        jobs.drain()
+        assert fault.happened == 1
+    assert effects() == ["shipped 1"]
+    jobs.drain(within=LONG).check()
+    assert effects() == ["shipped 1", "mailed 1"]
+
+
+def test_a_fault_without_an_occasion_fails_the_test(jobs: JobTester) -> None:
+    with pytest.raises(AssertionError, match="late: no run of any task came to it"), jobs.late_acknowledgement():
+        jobs.drain()
+    with pytest.raises(AssertionError, match="crash after commit: no run of order:ship"):  # noqa: SIM117
+        with jobs.crash_after_commit(order_ship):
+            jobs.run(order_quiet, Order(number=1))
+    jobs.enqueue(order_quiet, Order(number=1))
+    with pytest.raises(AssertionError, match="duplicate: 1 of 2 times a run of order:quiet came to it"):  # noqa: SIM117
+        with jobs.duplicate(order_quiet, times=2):
+            jobs.drain()
+    with pytest.raises(ZeroDivisionError), jobs.duplicate():  # and does not hide another failure
+        _ = 1 / 0
+    with pytest.raises(ValueError, match="numbers from 1"), jobs.duplicate(times=0):
+        pass
+
+
+def test_a_crash_leaves_no_thread_or_lock_behind(jobs: JobTester, effects: Effects) -> None:
+    before = threading.active_count()
+    jobs.enqueue(order_ship, Order(number=1))
+    with jobs.crash_before_commit():
+        jobs.drain()
+    with jobs.session() as session:
+        session.execute(text("set local lock_timeout = '2s'"))
+        session.execute(text("lock table effects in access exclusive mode"))
+    assert threading.active_count() == before

@@ -1,0 +1,445 @@
+"""Ten messages in one invocation: two statements for all, and each message on its own where something is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from pg8000.core import READY_FOR_QUERY
+from sqlalchemy import text
+
+from joblane import TaskContext
+from joblane.queues import Queue, dead_letter_name, lane_name
+from joblane.record.claim import CLAIM
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.record.finish import FINISH
+from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.worker import Worker
+from tests.builders.events import record
+from tests.builders.rows import In, active, archived, put
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import PREFIX, World, handle, watch
+
+
+class Wire(TappedDatabase):
+    """Notes the statements of a process, and counts its round trips: the server ends each answer with one message."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url, self._note)
+        self.statements: list[str] = []
+        self.round_trips = 0
+        self._counted: Connection | None = None
+
+    def get(self) -> Connection:
+        connection = super().get()
+        if connection is not self._counted:
+            self._counted = connection
+            ready = connection.message_types[READY_FOR_QUERY]
+
+            def count(data: bytes, context: Any) -> None:
+                self.round_trips += 1
+                ready(data, context)
+
+            connection.message_types[READY_FOR_QUERY] = count
+        return connection
+
+    def forget(self) -> None:
+        self.statements.clear()
+        self.round_trips = 0
+
+    def _note(self, sql: str, go: Go) -> Any:
+        self.statements.append({CLAIM: "claim", FINISH: "finish"}.get(sql, sql))
+        return go()
+
+
+@pytest.fixture
+def wire(world: World) -> Iterator[Wire]:
+    """The world's own connection, watched."""
+    world.run("create table effects (task_id text, what text)")
+    world.database = watched = Wire(world.url)
+    yield watched
+    watched.drop()
+
+
+def bodies(count: int = 10, do: str = "nothing", prefix: str = "it") -> list[dict[str, Any]]:
+    payload = {"do": do, "number": 0}
+    return [{"type": "sample:batch", "id": f"{prefix}-{n}", "payload": payload} for n in range(count)]
+
+
+def states(world: World) -> dict[str, str]:
+    return {row[0]: row[1] for row in world.run("select id, state from joblane.tasks order by id")}
+
+
+def warm(world: World, wire: Wire, do: str = "nothing") -> None:
+    """Let the process have prepared its statements."""
+    world.deliver(sample_batch, *bodies(2, do, prefix="warm"))
+    world.run("delete from joblane.tasks")
+    world.run("delete from effects")
+    wire.forget()
+
+
+# --- Statements and round trips ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_a_batch_is_claimed_in_one_statement_and_finished_in_one(world: World, wire: Wire, count: int) -> None:
+    warm(world, wire)
+
+    assert world.deliver(sample_batch, *bodies(count)) == []
+
+    assert wire.statements == ["claim", "finish"]
+    assert wire.round_trips == 2
+    assert set(states(world).values()) == {"completed"}
+    assert len(states(world)) == count
+
+
+def test_a_single_task_that_leaves_its_session_alone_takes_two_statements(world: World, wire: Wire) -> None:
+    world.deliver(sample_one, {"type": "sample:one", "id": "warm"})
+    wire.forget()
+
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "it"}) == []
+
+    assert (wire.statements, wire.round_trips) == (["claim", "finish"], 2)
+
+
+def test_a_failed_batch_is_finished_in_one_statement_too(world: World, wire: Wire) -> None:
+    @behaviour
+    def fail_in_a_batch(payload: Sample, ctx: TaskContext) -> None:
+        raise ValueError
+
+    warm(world, wire)
+
+    assert len(world.deliver(sample_batch, *bodies(do="fail_in_a_batch"))) == 10
+
+    assert (wire.statements, wire.round_trips) == (["claim", "finish"], 2)
+    assert set(states(world).values()) == {"retry"}
+
+
+def test_handlers_that_touch_their_session_finish_in_their_own_transactions(world: World, wire: Wire) -> None:
+    @behaviour
+    def touch_every_other(payload: Sample, ctx: TaskContext) -> None:
+        if int(ctx.task_id[-1]) % 2:
+            ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
+
+    world.deliver(sample_batch, *bodies(2, "touch_every_other", prefix="warm"))
+    world.run("delete from effects")
+    wire.forget()
+
+    assert world.deliver(sample_batch, *bodies(10, "touch_every_other")) == []
+
+    assert wire.statements[0] == "claim"
+    assert wire.statements[-1] == "finish"
+    assert (wire.statements.count("claim"), wire.statements.count("finish")) == (1, 6)
+    assert wire.statements.count("commit") == 5
+    assert world.run("select task_id from effects order by 1") == [[f"it-{n}"] for n in (1, 3, 5, 7, 9)]
+    assert set(states(world).values()) == {"completed"}
+
+
+def test_a_session_that_is_asked_for_and_not_used_finishes_with_the_batch(world: World, wire: Wire) -> None:
+    @behaviour
+    def ask_only(payload: Sample, ctx: TaskContext) -> bool:
+        return ctx.session.in_transaction()
+
+    warm(world, wire, "ask_only")
+
+    assert world.deliver(sample_batch, *bodies(3, "ask_only")) == []
+
+    assert wire.statements == ["claim", "finish"]
+
+
+# --- Neighbours ----------------------------------------------------------------------------------------------------
+
+
+def test_one_neighbour_that_fails_costs_the_others_nothing(world: World, wire: Wire) -> None:
+    @behaviour
+    def fail_one(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
+        if ctx.task_id == "it-4":
+            ctx.session.execute(text("select 1/0"))
+
+    records = [record(body, world.lane(sample_batch)) for body in bodies(do="fail_one")]
+    kept = handle(world.worker(sample_batch), *records)
+
+    assert kept == [records[4]["messageId"]]
+    assert states(world) == {f"it-{n}": "retry" if n == 4 else "completed" for n in range(10)}
+    assert len(world.run("select * from effects")) == 9
+    assert world.row("it-4")["attempts"] == 1
+
+
+def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> None:
+    # given a message for every row of the claim's table
+    watched = watch(world)
+    rows: dict[str, dict[str, Any]] = {
+        "due": {},
+        "later": {"state": "scheduled", "due_at": In(100)},
+        "much-later": {"state": "scheduled", "due_at": In(5000)},
+        "leased": active(50),
+        "done": {"state": "completed"},
+        "unburied": archived(dead_sent_at=None, sweep_at=In(60)),
+        "leftover": archived(),
+        "conflict": {"type": "sample:one"},
+    }
+    for id_, columns in rows.items():
+        put(world, sample_batch, id_, **columns)
+    payload = {"do": "nothing", "number": 0}
+    messages = [{"type": "sample:batch", "id": id_, "rec": True, "payload": payload} for id_ in [*rows, "rolled-back"]]
+    lane = world.lane(sample_batch)
+    records = [record(body, lane) for body in messages] + [record("not JSON", lane)]
+
+    # when they come together
+    kept = handle(world.worker(sample_batch), *records)
+
+    # then one statement has decided, and only what waits stays
+    assert wire.statements[:2] == ["claim", "finish"]
+    assert sorted(kept) == sorted(records[position]["messageId"] for position in (1, 3))
+    assert sorted(watched.visibilities) == [pytest.approx(51, abs=2), pytest.approx(100, abs=2)]
+    assert states(world) == {id_: columns.get("state", "pending") for id_, columns in rows.items()} | {
+        "due": "completed"
+    }
+    reasons = [
+        letter["MessageAttributes"]["joblane-reason"]["StringValue"] for letter in world.dead_letters(sample_batch)
+    ]
+    assert sorted(reason.split(":")[0] for reason in reasons) == ["IdConflict", "MessageError", "attempt 4 of 4 failed"]
+
+
+def test_the_same_id_twice_in_one_batch_runs_once_and_the_copy_goes_back(world: World) -> None:
+    watched = watch(world)
+    ran: list[str] = []
+
+    @behaviour
+    def count_runs(payload: Sample, ctx: TaskContext) -> None:
+        ran.append(ctx.task_id)
+
+    once = bodies(3, "count_runs")
+    records = [record(body, world.lane(sample_batch)) for body in [*once, once[1], once[1]]]
+    kept = handle(world.worker(sample_batch), *records)
+
+    assert sorted(kept) == sorted(one["messageId"] for one in records[3:])
+    assert watched.visibilities == [0, 0]
+    assert sorted(ran) == ["it-0", "it-1", "it-2"]
+    assert handle(world.worker(sample_batch), *records[3:4]) == []
+    assert sorted(ran) == ["it-0", "it-1", "it-2"]
+
+
+def test_a_copy_under_another_payload_in_the_same_batch_becomes_a_dead_letter_in_the_end(world: World) -> None:
+    first, second = bodies(1)[0], bodies(1)[0] | {"payload": {"do": "nothing", "number": 7}}
+    (kept,) = [world.deliver(sample_batch, first, second)]
+
+    assert len(kept) == 1
+    assert world.deliver(sample_batch, second) == []
+    (letter,) = world.dead_letters(sample_batch)
+    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict")
+    assert states(world) == {"it-0": "completed"}
+
+
+def test_a_batch_from_another_lane_of_the_type_sends_its_dead_letters_to_that_lane(world: World) -> None:
+    lane = lane_name(PREFIX, Queue.CRITICAL, "sample:batch")
+    for queue in (lane, dead_letter_name(lane)):
+        world.sqs.client.create_queue(QueueName=queue)
+    put(world, sample_batch, "it-0", **archived(dead_sent_at=None))
+
+    assert handle(world.worker(sample_batch), record(bodies(1)[0], lane)) == []
+
+    assert len(world.received(dead_letter_name(lane))) == 1
+    assert world.dead_letters(sample_batch) == []
+
+
+# --- One row's statement fails -------------------------------------------------------------------------------------
+
+
+def refuse(world: World, operation: str, condition: str, code: str = "P0001") -> None:
+    """Let the database refuse one row, as it does for what nobody thought of."""
+    world.run(
+        "create or replace function refuse() returns trigger language plpgsql as"
+        f" $$begin if {condition} then raise exception 'refused' using errcode = '{code}'; end if; return new; end$$"
+    )
+    world.run(f"create trigger refuse before {operation} on joblane.tasks for each row execute function refuse()")
+
+
+def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: World, wire: Wire) -> None:
+    watched = watch(world)
+    warm(world, wire)
+    refuse(world, "insert or update", "new.id = 'it-3'")
+    records = [record(body, world.lane(sample_batch), receives=2) for body in bodies()]
+
+    kept = handle(world.worker(sample_batch), *records)
+
+    assert kept == [records[3]["messageId"]]
+    assert [27 <= seconds <= 30 for seconds in watched.visibilities] == [True]
+    # each is finished before the next is claimed: a loss costs the neighbours nothing
+    assert wire.statements == ["claim"] + ["claim", "finish"] * 3 + ["claim"] + ["claim", "finish"] * 6
+    assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
+    assert {row[0] for row in world.run("select company from joblane.tasks")} == {0}
+
+
+def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reason(world: World) -> None:
+    refuse(world, "insert", "new.id = 'it-3'", code="22003")
+
+    assert world.deliver(sample_batch, *bodies()) == []
+
+    (letter,) = world.dead_letters(sample_batch)
+    assert '"id": "it-3"' in letter["Body"]
+    assert "cannot hold this message: refused (22003)" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    assert len(states(world)) == 9
+
+
+def test_a_finish_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: World, wire: Wire) -> None:
+    warm(world, wire)
+    refuse(world, "update", "new.id = 'it-3' and new.state = 'completed'")
+    records = [record(body, world.lane(sample_batch)) for body in bodies()]
+
+    kept = handle(world.worker(sample_batch), *records)
+
+    assert kept == [records[3]["messageId"]]
+    assert wire.statements == ["claim"] + ["finish"] * 11
+    assert states(world) == {f"it-{n}": "active" if n == 3 else "completed" for n in range(10)}
+    # its run counts as lost once the lease is over
+    world.run("drop trigger refuse on joblane.tasks")
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
+    assert handle(world.worker(sample_batch), records[3]) == []
+    assert states(world)["it-3"] == "completed"
+
+
+def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
+    watched = watch(world)
+    for body in bodies(3):
+        put(world, sample_batch, body["id"], body["payload"])
+    holder = Database(world.url)
+    try:
+        holder.get().execute_simple("begin")
+        holder.get().run("select from joblane.tasks where id = 'it-1' for update")
+        assert len(world.deliver(sample_batch, *bodies(3))) == 1
+    finally:
+        holder.drop()
+    assert watched.visibilities == [5]
+    assert states(world) == {"it-0": "completed", "it-1": "pending", "it-2": "completed"}
+
+
+def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire: Wire) -> None:
+    """What a handler left open through the raw connection is thrown away with it, not committed with the next claim."""
+
+    @behaviour
+    def leave_open(payload: Sample, ctx: TaskContext) -> None:
+        ctx.connection().execute_simple("begin")
+        ctx.connection().run("insert into effects values ($1, 'never')", ctx.task_id)
+        raise ValueError
+
+    world.deliver(sample_batch, *bodies(1, "leave_open"))
+    assert world.deliver(sample_batch, *bodies(2, prefix="next")) == []
+    assert states(world)["next-0"] == "completed"
+    assert world.run("select * from effects") == []
+
+
+def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: World, wire: Wire) -> None:
+    """Its end would else be written into that transaction, and its message go before anything is committed."""
+
+    @behaviour
+    def leave_open_and_return(payload: Sample, ctx: TaskContext) -> None:
+        ctx.connection().execute_simple("begin")
+        ctx.connection().run("insert into effects values ($1, 'never')", ctx.task_id)
+
+    assert len(world.deliver(sample_batch, *bodies(1, "leave_open_and_return"))) == 1
+
+    assert (states(world), world.run("select * from effects")) == ({"it-0": "retry"}, [])
+    assert "ctx.session" in world.row("it-0")["error_message"]
+
+
+# --- Lost in company -----------------------------------------------------------------------------------------------
+
+
+def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
+    """Claim a batch as a process that dies right after it, and let the leases end."""
+
+    class Died(BaseException):
+        pass
+
+    def die(*_: Any) -> Any:
+        raise Died
+
+    vars(worker)["_run"] = die
+    with pytest.raises(Died):
+        handle(worker, *records)
+    del vars(worker)["_run"]
+    world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
+
+
+def test_a_loss_in_company_is_not_counted_and_the_next_claim_is_alone(world: World, wire: Wire) -> None:
+    records = [record(body, world.lane(sample_batch)) for body in bodies(3)]
+    worker = world.worker(sample_batch)
+    lose(world, worker, *records)
+    assert world.run("select distinct state, attempts, company from joblane.tasks") == [["active", 1, 3]]
+    wire.forget()
+
+    assert handle(worker, *records) == []
+
+    # one claim for all, which sets them apart, and then each by itself
+    assert wire.statements == ["claim", *["claim", "finish"] * 3]
+    assert world.run("select distinct state, attempts, runs, suspect from joblane.tasks") == [
+        ["completed", 1, 2, False]
+    ]
+    assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1") == [
+        ["completed", 3],
+        ["lost", 3],
+    ]
+
+
+def test_a_loss_in_company_that_comes_back_alone_runs_at_once_and_only_its_next_loss_counts(world: World) -> None:
+    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
+    worker = world.worker(sample_batch)
+    lose(world, worker, *records)
+
+    lose(world, worker, records[0])
+    row = world.row("it-0")
+    assert (row["state"], row["attempts"], row["runs"], row["suspect"]) == ("active", 1, 2, True)
+
+    assert handle(worker, records[0]) == []
+    assert (world.row("it-0")["attempts"], world.row("it-0")["runs"]) == (2, 3)
+
+
+def test_a_task_at_its_last_attempt_is_not_given_up_for_a_loss_in_company(world: World) -> None:
+    for body in bodies(2):
+        put(world, sample_batch, body["id"], body["payload"], state="retry", attempts=3, runs=3)
+    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
+    worker = world.worker(sample_batch)
+    lose(world, worker, *records)
+    assert world.run("select distinct attempts from joblane.tasks") == [[4]]
+
+    assert handle(worker, *records) == []
+
+    assert world.run("select distinct state, attempts from joblane.tasks") == [["completed", 4]]
+
+
+def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
+    records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
+    worker = world.worker(sample_batch)
+    lose(world, worker, *records)
+    world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:batch')")
+
+    assert handle(worker, *records) == []
+
+    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["pending", 0, True]]
+    world.run("delete from joblane.pauses")
+    assert handle(worker, *records) == []
+    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["completed", 1, False]]
+
+
+def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: World) -> None:
+    """A process that dies in one of them then costs the others no attempt."""
+    together: list[int] = []
+
+    @behaviour
+    def look_around(payload: Sample, ctx: TaskContext) -> None:
+        together.append(world.run("select count(*)::int from joblane.tasks where state = 'active'")[0][0])
+
+    for n in range(4):
+        put(world, sample_batch, f"it-{n}", {"do": "look_around", "number": n})
+    holder = Database(world.url)
+    holder.get().execute_simple("begin")
+    holder.get().run("select from joblane.tasks where id = 'it-3' for update")
+    try:
+        world.deliver(sample_batch, *({"type": "sample:batch", "id": f"it-{n}", "rec": True} for n in range(4)))
+    finally:
+        holder.drop()
+    assert together == [1, 1, 1]

@@ -1,0 +1,306 @@
+"""Tasks that a running task enqueues: they exist if its work commits, and then they are sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
+from joblane.client import INLINE_SENDS
+from joblane.errors import TaskIdConflictError
+from joblane.limits import MAX_BATCH
+from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.queues import Queue, lane_name
+from joblane.sqs.client import Entry
+from joblane.testing.faults import TappedDatabase
+from tests.builders.events import record
+from tests.builders.rows import expire_leases, outcomes, put
+from tests.kills import KILLED, mortals
+from tests.samples import Sample, behaviour, sample_one
+from tests.samples_long import counts, make_things, sample_long, write
+from tests.world import PREFIX, WatchedSqs, World, depth, run_sweep, watch
+
+
+@pytest.fixture(autouse=True)
+def things(world: World) -> None:
+    make_things(world, 0)
+
+
+def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:long") -> dict[str, Any]:
+    return {"type": type_, "id": id_, "payload": {"do": do, "number": number}}
+
+
+def children(world: World, where: str = "true") -> int:
+    found = world.run(f"select count(*) from joblane.tasks where type = 'sample:one' and {where}")
+    return int(found[0][0])
+
+
+def receive_all(world: World, queue: str) -> list[str]:
+    """The bodies of all messages of a queue."""
+    bodies: list[str] = []
+    while found := world.received(queue, visibility=300):
+        bodies += [one["Body"] for one in found]
+    return bodies
+
+
+# --- One child -----------------------------------------------------------------------------------------------------
+
+
+def test_a_child_is_sent_when_its_parents_work_has_committed_and_runs(world: World) -> None:
+    during: list[Any] = []
+
+    @behaviour
+    def have_a_child(payload: Sample, ctx: TaskContext) -> str:
+        write(ctx, 1)
+        child = ctx.enqueue(sample_one, Sample(), task_id="child", process_in=timedelta(seconds=30))
+        during.append((child.sent, children(world), depth(world, world.lane(sample_one))))
+        return child.id
+
+    watched = watch(world)
+    world.lane(sample_one)
+    assert world.deliver(sample_long, message("have_a_child")) == []
+
+    assert during == [(False, 0, 0)]
+    assert [(entry.queue, 28 <= entry.delay_seconds <= 30) for entry in watched.sent] == [
+        (world.lane(sample_one), True)
+    ]
+    assert world.row("child")["state"] == "scheduled"
+    assert world.row("child")["sent_at"] is not None
+    assert (world.row("it")["result"], counts(world)) == ("child", {1: 1})
+    world.later("child")
+    assert world.deliver(sample_one, {"type": "sample:one", "id": "child", "rec": True}) == []
+    assert world.row("child")["state"] == "completed"
+
+
+def fail(ctx: TaskContext) -> None:
+    raise ValueError("no")
+
+
+def give_up(ctx: TaskContext) -> None:
+    raise SkipRetry("no")
+
+
+def return_what_json_lacks(ctx: TaskContext) -> Any:
+    return object()
+
+
+def break_the_commit(ctx: TaskContext) -> None:
+    ctx.connection().run("create table c (n int unique deferrable initially deferred)")
+    ctx.connection().run("insert into c values (1), (1)")
+
+
+@pytest.mark.parametrize("end", [fail, give_up, return_what_json_lacks, break_the_commit])
+def test_a_child_of_a_task_that_fails_never_exists_and_is_never_sent(
+    world: World, end: Callable[[TaskContext], Any]
+) -> None:
+    @behaviour
+    def fail_with_a_child(payload: Sample, ctx: TaskContext) -> Any:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(3)])
+        return end(ctx)
+
+    watched = watch(world)
+    world.deliver(sample_long, message("fail_with_a_child"))
+    assert world.row("it")["state"] in ("retry", "archived")
+    assert children(world) == 0
+    assert [entry for entry in watched.sent if not entry.queue.endswith("-dlq")] == []
+
+
+def test_a_child_of_a_cancelled_task_never_exists(world: World) -> None:
+    @behaviour
+    def be_cancelled_with_a_child(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        world.client.cancel("it")
+
+    watched = watch(world)
+    assert world.deliver(sample_long, message("be_cancelled_with_a_child")) == []
+    assert world.row("it")["state"] == State.CANCELLED
+    assert (children(world), watched.sent) == (0, [])
+
+
+def test_a_child_of_a_run_whose_lease_is_lost_never_exists(world: World) -> None:
+    @behaviour
+    def lose_the_lease_with_a_child(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'it'")
+
+    watched = watch(world)
+    assert len(world.deliver(sample_long, message("lose_the_lease_with_a_child"))) == 1
+    assert (children(world), watched.sent) == (0, [])
+
+
+def test_a_retry_enqueues_its_children_once_in_all(world: World) -> None:
+    @behaviour
+    def work_at_second(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+        if ctx.attempt == 1:
+            raise ValueError("no")
+
+    watched = watch(world)
+    world.deliver(sample_long, message("work_at_second"))
+    world.later("it")
+    assert world.deliver(sample_long, message("work_at_second")) == []
+    assert (children(world), len(watched.sent)) == (1, 1)
+
+
+def test_children_of_a_chunk_are_sent_with_the_chunk(world: World) -> None:
+    @behaviour
+    def enqueue_per_chunk(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.resume(range(7), chunk=3):
+            ctx.enqueue(sample_one, Sample(number=item), task_id=f"child-{item}")
+            if ctx.attempt == 1 and item == 4:
+                raise ValueError("in the second chunk")
+
+    watched = watch(world)
+    world.lane(sample_one)
+    world.deliver(sample_long, message("enqueue_per_chunk"))
+    assert (children(world), len(watched.sent)) == (3, 3)
+    world.later("it")
+    assert world.deliver(sample_long, message("enqueue_per_chunk")) == []
+    assert (children(world), len(watched.sent)) == (7, 7)
+    assert children(world, "sent_at is not null") == 7
+
+
+def test_a_child_that_is_refused_costs_its_parent_nothing_it_does_not_want(world: World) -> None:
+    caught: list[type[BaseException]] = []
+
+    @behaviour
+    def have_bad_children(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, 1)
+        for options in ({"task_id": "it"}, {"queue": "low"}, {"task_id": "a\0b"}):
+            try:
+                ctx.enqueue(sample_one, Sample(), **options)  # type: ignore[arg-type]
+            except EnqueueError as error:
+                caught.append(type(error))
+        results = ctx.enqueue_many([Job(sample_one, Sample(), task_id=name) for name in ("it", "child")])
+        assert [isinstance(result, JobError) for result in results] == [True, False]
+
+    assert world.deliver(sample_long, message("have_bad_children")) == []
+    assert len(caught) == 3
+    assert caught[0] is TaskIdConflictError
+    assert (children(world), counts(world)) == (1, {1: 1})
+
+
+def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World) -> None:
+    @behaviour
+    def have_a_child_while_sqs_is_away(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue(sample_one, Sample(), task_id="child")
+
+    lane = lane_name(PREFIX, Queue.DEFAULT, "sample:one")  # there is no such queue yet
+    assert world.deliver(sample_long, message("have_a_child_while_sqs_is_away")) == []
+    assert world.row("it")["state"] == "completed"
+    assert world.row("child")["sent_at"] is None
+    assert world.lane(sample_one) == lane
+    world.later("child")
+    assert run_sweep(world).sent == 1
+    assert depth(world, lane) == 1
+
+
+# --- Many ----------------------------------------------------------------------------------------------------------
+
+MANY = 10_000
+
+
+class BottomlessSqs(WatchedSqs):
+    """Takes every message and keeps none: moto gets slower with each that it holds."""
+
+    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+        self.sent += entries
+        return {}
+
+
+def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest_is_the_sweeps(world: World) -> None:
+    statements: list[str] = []
+
+    def tap(sql: str, go: Callable[[], Any]) -> Any:
+        statements.append(sql)
+        return go()
+
+    @behaviour
+    def fan_out(payload: Sample, ctx: TaskContext) -> int:
+        ctx.session.connection()  # the first one asks the server what it is
+        statements.clear()
+        results = ctx.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(MANY))
+        return len({result.id for result in results if not isinstance(result, JobError)})
+
+    world.database = TappedDatabase(world.url, tap)
+    world.sqs = watched = BottomlessSqs()
+    lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
+    assert world.deliver(sample_long, message("fan_out")) == []
+
+    assert world.row("it")["result"] == MANY
+    told = [" ".join(statement.split()[:2]).lower() for statement in statements]
+    # the finish, the mark of what was sent, and the session put back
+    assert told == ["begin transaction", "insert into", "with f", "commit", "update joblane.tasks", "close all;"]
+    assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
+    assert (children(world), children(world, "sent_at is not null")) == (MANY, INLINE_SENDS)
+
+    swept = run_sweep(world)
+    assert (swept.sent, swept.unsent) == (MANY - INLINE_SENDS, 0)
+    assert children(world, "sent_at is null") == 0
+    assert run_sweep(world).sent == 0  # nobody has claimed them yet, and that is no reason
+    assert Counter(entry.queue for entry in watched.sent) == {lane: MANY, low: 1}
+    ids = {entry.body for entry in watched.sent if entry.queue == lane}
+    assert len(ids) == MANY, "one message per child"
+
+
+def test_children_of_several_calls_share_what_is_sent_at_once(world: World) -> None:
+    @behaviour
+    def fan_out_in_parts(payload: Sample, ctx: TaskContext) -> None:
+        for part in range(3):
+            ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(part, part + 60)])
+
+    watched = watch(world)
+    lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
+    world.sqs.client.create_queue(QueueName=low)
+    assert world.deliver(sample_long, message("fan_out_in_parts")) == []
+    assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
+    assert run_sweep(world).sent == 180 - INLINE_SENDS
+
+
+def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
+    @behaviour
+    def plan(payload: Sample, ctx: TaskContext) -> None:
+        ctx.enqueue_many([Job(sample_one, Sample(), process_in=timedelta(days=number)) for number in (0, 3)])
+
+    watched = watch(world)
+    assert world.deliver(sample_long, message("plan")) == []
+    assert (children(world), len(watched.sent)) == (2, 1)
+    assert run_sweep(world).sent == 0
+
+
+def test_children_of_a_process_killed_between_its_commit_and_the_send_are_sent_by_the_sweep(world: World) -> None:
+    put(world, sample_long, "it", {"do": "enqueue_children", "number": 15})
+    lane = world.lane(sample_one)
+    sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
+    with mortals() as pool, pool.over(world) as workers:
+        assert workers.handle("sample:long", sent, dies="before the send") is None
+        assert workers.status == KILLED
+        assert (world.row("it")["state"], children(world)) == ("completed", 15)
+        assert (depth(world, lane), children(world, "sent_at is not null")) == (0, 0)
+        assert run_sweep(world).sent == 0  # it may be sending them now
+        world.run("update joblane.tasks set sweep_at = clock_timestamp() where id like 'child-%'")
+        assert run_sweep(world).sent == 15
+        assert workers.handle("sample:long", sent) == []  # the parent's message, once more
+
+    assert outcomes(world, "it") == ["completed"]
+    assert len(receive_all(world, lane)) == 15
+
+
+def test_children_of_a_process_killed_before_its_commit_never_existed(world: World) -> None:
+    put(world, sample_long, "it", {"do": "enqueue_children", "number": 2 * MAX_BATCH})
+    lane = world.lane(sample_one)
+    sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
+    with mortals() as pool, pool.over(world) as workers:
+        assert workers.handle("sample:long", sent, dies="after the finish") is None
+        assert workers.status == KILLED
+        assert (world.row("it")["state"], children(world), depth(world, lane)) == ("active", 0, 0)
+        expire_leases(world)
+        assert workers.handle("sample:long", sent) == []
+
+    assert outcomes(world, "it") == ["lost", "completed"]
+    assert (children(world), depth(world, lane)) == (2 * MAX_BATCH, 2 * MAX_BATCH)

@@ -1,0 +1,450 @@
+"""PostgreSQL away in every way it can be: what could not be claimed spends nothing, what ran counts as lost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import text
+
+from joblane import TaskContext
+from joblane.client import JobClient
+from joblane.declaration import Task
+from joblane.errors import RecordAwayError
+from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
+from joblane.local.postgres import Postgres
+from joblane.record.database import Database
+from joblane.worker.batch_response import AWAY_LONGEST_SECONDS, growing_seconds
+from tests.builders.events import record
+from tests.builders.rows import expire_leases, outcomes, put
+from tests.conftest import administer
+from tests.samples import Sample, behaviour, sample_batch, sample_one
+from tests.world import World, handle, rival, run_sweep, watch
+
+GROWING = [(13, 15), (27, 30), (54, 60), (108, 120), (216, 240), (432, 480), (900, 900), (900, 900)]
+"""Bounds of the visibility by number of receives: 15 seconds, doubling to a quarter of an hour, with jitter."""
+
+
+@pytest.fixture
+def effects(world: World) -> World:
+    world.run("create table effects (task_id text, what text)")
+    return world
+
+
+@pytest.fixture
+def server(world: World, postgres: Postgres) -> Iterator[Postgres]:
+    """The server, which runs again after the test."""
+    yield postgres
+    postgres.start()
+    forget(world)
+
+
+def forget(world: World) -> None:
+    """The connection that looks from outside broke with the server; it is not what is tested."""
+    world._looker.drop()
+
+
+def write(ctx: TaskContext, what: str) -> None:
+    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
+
+
+def message(id_: str = "it", do: str = "nothing", type_: str = "sample:one") -> dict[str, Any]:
+    return {"type": type_, "id": id_, "payload": {"do": do, "number": 0}}
+
+
+# --- Before the claim ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warm", [True, False], ids=["warm process", "fresh process"])
+def test_while_the_server_is_stopped_messages_stay_with_growing_visibility_and_spend_nothing(
+    world: World, server: Postgres, warm: bool
+) -> None:
+    watched = watch(world)
+    put(world, sample_one, "it")
+    world.worker(sample_one)
+    if warm:
+        assert world.deliver(sample_one, message("before")) == []
+    before = world.row("it")
+
+    server.stop()
+    for receives in range(1, len(GROWING) + 1):
+        assert len(world.deliver(sample_one, message(), receives=receives)) == 1
+    server.start()
+    forget(world)
+
+    bounds = zip(GROWING, watched.visibilities, strict=True)
+    assert [low <= seconds <= high for (low, high), seconds in bounds] == [True] * len(GROWING)
+    assert world.row("it") == before
+    assert world.deliver(sample_one, message(), receives=9) == []
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 1)
+
+
+def test_what_comes_while_the_server_is_stopped_completes_once_it_is_back(world: World, server: Postgres) -> None:
+    bodies = [message(f"it-{number}", type_="sample:batch") for number in range(30)]
+    batches = [bodies[start : start + 10] for start in range(0, 30, 10)]
+    for body in bodies[::2]:
+        put(world, sample_batch, body["id"])
+    world.worker(sample_batch)
+
+    server.stop()
+    for receives in (1, 2, 3):
+        for batch in batches:
+            assert len(world.deliver(sample_batch, *batch, receives=receives)) == 10
+    server.start()
+    forget(world)
+
+    assert world.run("select coalesce(max(attempts), 0), coalesce(max(runs), 0) from joblane.tasks") == [[0, 0]]
+    for batch in batches:
+        assert world.deliver(sample_batch, *batch, receives=4) == []
+    assert world.run("select state, attempts, runs, count(*)::int from joblane.tasks group by 1, 2, 3") == [
+        ["completed", 1, 1, 30]
+    ]
+
+
+def test_a_backend_that_was_killed_between_two_tasks_costs_the_next_one_not_even_a_wait(world: World) -> None:
+    assert world.deliver(sample_one, message("first")) == []
+    (pid,) = world.database.get().run("select pg_backend_pid()")[0]
+    world.run("select pg_terminate_backend($1, 5000)", str(pid))
+
+    assert world.deliver(sample_one, message("second")) == []
+    row = world.row("second")
+    assert (row["state"], row["attempts"]) == ("completed", 1)
+
+
+def read_only(world: World, value: str) -> None:
+    """What new connections to this database meet: a standby, or the new primary."""
+    name = world.url.rpartition("/")[2]
+    world.run(f"alter database {name} set default_transaction_read_only = {value}")
+
+
+def test_a_connection_to_a_standby_is_replaced_by_one_to_the_new_primary_at_once(world: World) -> None:
+    put(world, sample_one, "it")
+    world.database.get().execute_simple("set default_transaction_read_only = on")  # a standby, after a failover
+
+    assert world.deliver(sample_one, message()) == []
+    assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
+
+
+def test_a_server_that_is_read_only_counts_as_away(world: World) -> None:
+    watched = watch(world)
+    put(world, sample_one, "it")
+    world.run("select 1")  # this connection stays as it is
+    read_only(world, "on")
+
+    assert len(world.deliver(sample_one, message())) == 1
+    assert [seconds <= 15 for seconds in watched.visibilities] == [True]
+    assert world.row("it")["runs"] == 0
+
+    read_only(world, "off")
+    assert world.deliver(sample_one, message()) == []
+    assert world.row("it")["state"] == "completed"
+
+
+def test_a_server_with_too_many_connections_counts_as_away(world: World, postgres: Postgres) -> None:
+    administer(postgres, "create role crowded login password 'crowded' connection limit 1")
+    try:
+        world.run("grant usage on schema joblane to crowded")
+        world.run("grant select, insert, update, delete on all tables in schema joblane to crowded")
+        url = world.url.split("@")[1]
+        holder = Database(f"postgresql://crowded:crowded@{url}")
+        holder.get()
+        world.database = Database(f"postgresql://crowded:crowded@{url}")
+        watched = watch(world)
+
+        assert len(world.deliver(sample_one, message())) == 1  # 53300
+        assert [seconds <= 15 for seconds in watched.visibilities] == [True]
+        assert world.run("select from joblane.tasks") == []
+
+        holder.drop()
+        kept = [""]
+        for _ in range(200):  # until the server has noticed that the place is free
+            if not (kept := world.deliver(sample_one, message())):
+                break
+        assert kept == []
+        assert world.row("it")["state"] == "completed"
+    finally:
+        world.database.drop()
+        world.run("drop owned by crowded")
+        administer(postgres, "drop role crowded")
+
+
+def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> None:
+    watched = watch(world)
+    world.run("alter table joblane.tasks rename to tasks_away")
+    assert len(world.deliver(sample_one, message(), receives=3)) == 1
+    world.run("alter table joblane.tasks_away rename to tasks")
+    assert [54 <= seconds <= 60 for seconds in watched.visibilities] == [True]
+    assert world.deliver(sample_one, message()) == []
+
+
+# --- While a handler runs ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+@pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
+def test_a_run_that_cannot_commit_counts_as_lost_and_the_task_ends_completed_after_the_restart(
+    effects: World, server: Postgres, how: str, touches: bool
+) -> None:
+    watched = watch(effects)
+
+    @behaviour
+    def lose_the_server(payload: Sample, ctx: TaskContext) -> None:
+        if touches:
+            write(ctx, f"run {ctx.attempt}")
+        if ctx.attempt == 1:
+            server.stop() if how == "stopped" else server.kill()
+
+    # given a server whose commits outlive its death, as everywhere but in tests
+    (database,) = effects.run("select current_database()")[0]
+    effects.run(f"alter database {database} set synchronous_commit = on")
+
+    # when it goes away while the handler runs
+    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+    assert [seconds <= 15 for seconds in watched.visibilities] == [True]
+    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+
+    # then the run is known once it is back, and only once its lease is over another begins
+    server.start()
+    forget(effects)
+    row = effects.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
+    assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
+    expire_leases(effects)
+    assert effects.deliver(sample_one, message(do="lose_the_server")) == []
+    row = effects.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
+    assert outcomes(effects, "it") == ["lost", "completed"]
+    assert effects.run("select what from effects") == [["run 2"]] * touches
+
+
+def test_a_handler_whose_own_statement_meets_the_stop_is_lost_in_the_same_way(effects: World, server: Postgres) -> None:
+    @behaviour
+    def query_a_stopped_server(payload: Sample, ctx: TaskContext) -> None:
+        if ctx.attempt == 1:
+            server.stop()
+        write(ctx, f"run {ctx.attempt}")
+
+    assert len(effects.deliver(sample_one, message(do="query_a_stopped_server"))) == 1
+    server.start()
+    forget(effects)
+    assert effects.row("it")["state"] == "active"
+    expire_leases(effects)
+    assert effects.deliver(sample_one, message(do="query_a_stopped_server")) == []
+    assert effects.run("select what from effects") == [["run 2"]]
+
+
+def terminate(world: World, ctx: TaskContext) -> None:
+    """Kill the backend under the run, as a failover does."""
+    (pid,) = ctx.connection().run("select pg_backend_pid()")[0]
+    world.run("select pg_terminate_backend($1, 5000)", str(pid))
+
+
+@pytest.mark.parametrize("then", ["returns", "uses it and fails", "uses it and swallows that", "checks as well"])
+def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrote(effects: World, then: str) -> None:
+    """The server is back at once: the completion alone could be written by a new connection, and must not be."""
+
+    @behaviour
+    def lose_the_connection(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, f"run {ctx.attempt}")
+        if ctx.attempt > 1:
+            return
+        terminate(effects, ctx)
+        if then == "uses it and fails":
+            write(ctx, "more")
+        elif then != "returns":
+            with suppress(Exception):
+                write(ctx, "more")
+        if then == "checks as well":
+            ctx.check()
+
+    assert len(effects.deliver(sample_one, message(do="lose_the_connection"))) == 1
+    assert effects.row("it")["state"] in ("active", "retry")
+    assert effects.run("select * from effects") == []
+
+    expire_leases(effects)
+    effects.later("it")
+    assert effects.deliver(sample_one, message(do="lose_the_connection")) == []
+    assert effects.run("select what from effects") == [["run 2"]]
+    assert (effects.row("it")["state"], effects.row("it")["attempts"]) == ("completed", 2)
+
+
+@pytest.fixture
+def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
+    """A server that hangs up on whoever is idle outside of a transaction, as an Aurora that is to sleep does."""
+    name = urlsplit(effects.url).path[1:]
+    effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
+    monkeypatch.setattr("joblane.record.connection.PING_AFTER_SECONDS", 0.1)
+    forget(effects)
+
+    @behaviour
+    def touch(payload: Sample, ctx: TaskContext) -> None:
+        ctx.session.execute(text("select 1"))
+
+    assert effects.deliver(sample_one, message("warm", "touch")) == []
+    return effects
+
+
+def test_a_handler_that_comes_to_its_session_after_a_long_pause_has_a_connection(impatient: World) -> None:
+    @behaviour
+    def pause_first(payload: Sample, ctx: TaskContext) -> None:
+        time.sleep(0.7)
+        write(ctx, "after")
+
+    assert impatient.deliver(sample_one, message(do="pause_first")) == []
+    forget(impatient)
+    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
+    assert impatient.run("select what from effects") == [["after"]]
+
+
+def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None:
+    @behaviour
+    def pause_between(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.each(["one", "two", "three"]):
+            time.sleep(0.7)
+            write(ctx, item)
+
+    assert impatient.deliver(sample_one, message(do="pause_between")) == []
+    forget(impatient)
+    assert (impatient.row("it")["state"], impatient.row("it")["runs"]) == ("completed", 1)
+    assert impatient.run("select what from effects order by what") == [["one"], ["three"], ["two"]]
+
+
+def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
+    """A loop that logs what one item raises and goes on is common; the mark must not outlive the item's work."""
+
+    @behaviour
+    def lose_it_at_an_item(payload: Sample, ctx: TaskContext) -> None:
+        for item in ctx.each(["one", "two", "three"]):
+            write(ctx, item)
+            if item == "two" and ctx.attempt == 1:
+                terminate(effects, ctx)
+                with suppress(Exception):
+                    write(ctx, "more")
+
+    assert len(effects.deliver(sample_one, message(do="lose_it_at_an_item"))) == 1
+    assert effects.run("select key from joblane.task_items") == [["one"]]
+
+    effects.later("it")
+    assert effects.deliver(sample_one, message(do="lose_it_at_an_item")) == []
+    assert effects.run("select what from effects order by 1") == [["one"], ["three"], ["two"]]
+
+
+def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects: World) -> None:
+    """The commit is done, its answer never arrives: the run cannot know, and the row decides."""
+
+    @behaviour
+    def write_once(payload: Sample, ctx: TaskContext) -> None:
+        write(ctx, "once")
+
+    def tap(sql: str, go: Callable[[], Any]) -> Any:
+        answer = go()
+        if sql == "commit":
+            raise ConnectionResetError("the answer is lost")
+        return answer
+
+    body = message(do="write_once")
+    with rival(effects, sample_one, tap) as worker:
+        assert len(handle(worker, record(body, effects.lane(sample_one)))) == 1
+    assert effects.deliver(sample_one, body) == []
+    assert effects.run("select what from effects") == [["once"]]
+    assert (effects.row("it")["state"], effects.row("it")["runs"]) == ("completed", 1)
+
+
+def test_a_finish_that_meets_a_read_only_server_leaves_the_run_to_its_lease(world: World) -> None:
+    @behaviour
+    def fail_over(payload: Sample, ctx: TaskContext) -> None:
+        if ctx.attempt == 1:
+            ctx.connection().execute_simple("set default_transaction_read_only = on")
+
+    assert len(world.deliver(sample_one, message(do="fail_over"))) == 1
+    assert (world.row("it")["state"], world.row("it")["attempts"]) == ("active", 1)
+    expire_leases(world)
+    assert world.deliver(sample_one, message(do="fail_over")) == []
+    assert outcomes(world, "it") == ["lost", "completed"]
+
+
+def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_by_the_sweep(world: World) -> None:
+    watched = watch(world)
+    put(world, sample_one, "it", state="archived", attempts=4, runs=4, reason="enough")
+
+    def tap(sql: str, go: Callable[[], Any]) -> Any:
+        if "dead_sent_at = clock_timestamp()" in sql:
+            raise ConnectionResetError
+        return go()
+
+    with rival(world, sample_one, tap) as worker:
+        assert handle(worker, record(message(), world.lane(sample_one))) == []
+    assert world.row("it")["dead_sent_at"] is None
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
+    assert run_sweep(world).dead_letters == 1
+    assert world.row("it")["dead_sent_at"] is not None
+    assert len(watched.sent) == 2
+    assert watched.sent[0].attributes == watched.sent[1].attributes
+
+
+# --- The producer --------------------------------------------------------------------------------------------------
+
+
+def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_back(
+    world: World, server: Postgres
+) -> None:
+    watched = watch(world)
+    world.lane(sample_one)
+    client = JobClient()
+    try:
+        client.enqueue(sample_one, Sample(), task_id="before")  # its connection is warm now
+        server.stop()
+        for _ in range(2):
+            with pytest.raises(RecordAwayError):
+                client.enqueue(sample_one, Sample(), task_id="it")
+        server.start()
+        forget(world)
+        assert client.enqueue(sample_one, Sample(), task_id="it").sent
+    finally:
+        client.close()
+    assert world.run("select id from joblane.tasks order by created_at") == [["before"], ["it"]]
+    assert watched.sent == []  # the client has queues of its own
+
+
+# --- How long it may be away ---------------------------------------------------------------------------------------
+
+
+def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
+    """How long the database may be away before SQS moves a message that was received so often before.
+
+    SQS dead-letters instead of the receive that would exceed maxReceiveCount, or when its retention ends. The first
+    receive of the outage is at its start; after each, the message is invisible for what the runtime sets, of which
+    the shortest possible is taken here.
+    """
+    seconds = 0
+    for receives in range(receives_before + 1, task.numbers.max_receive_count + 1):
+        longest = growing_seconds(receives)
+        seconds += longest if longest == AWAY_LONGEST_SECONDS else int(longest * 0.9)
+    return min(timedelta(seconds=seconds), QUEUE_RETENTION)
+
+
+def test_the_database_may_be_away_for_a_day_and_more_before_sqs_gives_anything_up() -> None:
+    from functions.data_export.handler import data_export
+    from functions.system_user_expiry.handler import system_user_expiry
+    from functions.tenant_initialize.handler import tenant_initialize
+    from functions.user_invitation.handler import user_invitation
+    from joblane.functions.jobs_sweep.handler import jobs_sweep
+
+    hours: dict[str, float] = {}
+    tasks = (data_export, jobs_sweep, system_user_expiry, tenant_initialize, user_invitation, sample_one, sample_batch)
+    for task in tasks:
+        # a message that is new, and one that has had every retry and snooze before
+        spent = task.max_retry + SNOOZE_CEILING
+        for receives_before in (0, spent):
+            outage = longest_outage(task, receives_before)
+            assert outage >= PROMISED_OUTAGE, f"{task.type} after {receives_before} receives: {outage}"
+        hours[task.type] = longest_outage(task, spent) / timedelta(hours=1)
+        # and the dead-letter queue gets it before the queue forgets it
+        assert task.numbers.max_receive_count * task.numbers.visibility < QUEUE_RETENTION
+    assert min(hours.values()) > 28

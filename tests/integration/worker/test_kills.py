@@ -1,0 +1,291 @@
+"""Processes that are killed between two steps, and what the next one makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from joblane.declaration import Task
+from tests.builders.events import record
+from tests.builders.rows import expire_leases, outcomes, put
+from tests.kills import KILLED, Mortals, mortals
+from tests.samples import sample_batch, sample_forgotten, sample_one
+from tests.world import World, acknowledge, depth, receive, run_sweep
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[Mortals]:
+    with mortals() as made:
+        yield made
+
+
+@pytest.fixture
+def workers(world: World, pool: Mortals) -> Iterator[Mortals]:
+    """Processes that may die, over this test's world."""
+    world.run("create table effects (task_id text, what text)")
+    with pool.over(world):
+        yield pool
+
+
+def sent(world: World, do: str, number: int = 0, task: Task[Any, Any] = sample_one, id_: str = "it") -> dict[str, Any]:
+    """A task with a row, and its message as a record."""
+    put(world, task, id_, {"do": do, "number": number}, retention_seconds=int(task.retention.total_seconds()))
+    return record({"type": task.type, "id": id_, "rec": True}, world.lane(task))
+
+
+def effects(world: World) -> list[Any]:
+    return [row[0] for row in world.run("select task_id from effects order by 1")]
+
+
+def letters(world: World, task: Task[Any, Any] = sample_one) -> list[tuple[str, str]]:
+    return [
+        (letter["Body"], letter["MessageAttributes"]["joblane-dead"]["StringValue"])
+        for letter in world.dead_letters(task)
+    ]
+
+
+def test_a_process_killed_right_after_the_claim_counts_as_one_run_and_the_task_is_tried_again(
+    world: World, workers: Mortals
+) -> None:
+    message = sent(world, "write_effect")
+
+    assert workers.handle("sample:one", message, dies="after the claim") is None
+    assert workers.status == KILLED
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
+    assert workers.handle("sample:one", message) == [message["messageId"]]  # its lease is live
+    expire_leases(world)
+    assert workers.handle("sample:one", message) == []
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
+    assert outcomes(world, "it") == ["lost", "completed"]
+    assert effects(world) == ["it"]
+
+
+def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_sweep_sends_the_task_again(
+    world: World, workers: Mortals
+) -> None:
+    message = sent(world, "die_at_first", 1)
+
+    assert workers.handle("sample:one", message) is None
+    assert effects(world) == []
+    expire_leases(world)
+    assert run_sweep(world).sent == 1
+    (copy,) = receive(world, world.lane(sample_one))
+    assert workers.handle("sample:one", copy) == []
+    assert workers.handle("sample:one", message) == []  # the first message comes back at last
+
+    assert outcomes(world, "it") == ["lost", "completed"]
+    assert effects(world) == ["it"]
+    assert world.row("it")["attempts"] == 2
+
+
+def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_one_dead_letter(
+    world: World, workers: Mortals
+) -> None:
+    message = sent(world, "die_at_first", 99)
+
+    for _ in range(4):
+        assert workers.handle("sample:one", message) is None
+        expire_leases(world)
+    assert workers.handle("sample:one", message) == []
+
+    row = world.row("it")
+    assert (row["state"], row["attempts"], row["runs"], row["error_type"]) == ("archived", 4, 4, "Lost")
+    assert outcomes(world, "it") == ["lost"] * 4
+    assert effects(world) == []
+    ((body, generation),) = letters(world)
+    assert '"id":"it"' in body
+    assert generation == "0"
+
+
+@pytest.mark.parametrize("task", [sample_one, sample_forgotten], ids=["kept a day", "retention zero"])
+@pytest.mark.parametrize(
+    ("do", "dies", "result"),
+    [("write_effect", "after the commit", "written"), ("return_only", "after the finish", "returned")],
+    ids=["with its session", "without"],
+)
+def test_a_process_killed_between_commit_and_answer_has_done_its_work_once(
+    world: World, workers: Mortals, task: Task[Any, Any], do: str, dies: str, result: str
+) -> None:
+    message = sent(world, do, task=task)
+
+    assert workers.handle(task.type, message, dies=dies) is None
+    assert workers.status == KILLED
+    before = world.row("it")
+    assert workers.handle(task.type, message) == []  # not answered, so it comes again
+
+    assert world.row("it") == before
+    assert (before["state"], before["runs"]) == ("completed", 1)
+    assert before["result"] == (result if task is sample_one else None)
+    assert effects(world) == (["it"] if do == "write_effect" else [])
+
+
+def test_a_foreign_message_killed_between_commit_and_answer_is_done_once_with_retention_zero(
+    world: World, workers: Mortals
+) -> None:
+    body = {"type": "sample:forgotten", "id": "it", "payload": {"do": "write_effect"}}
+    message = record(body, world.lane(sample_forgotten))
+
+    assert workers.handle("sample:forgotten", message, dies="after the commit") is None
+    assert workers.handle("sample:forgotten", message) == []
+
+    assert (world.row("it")["state"], world.row("it")["payload"]) == ("completed", None)
+    assert effects(world) == ["it"]
+    assert letters(world, sample_forgotten) == []
+
+
+@pytest.mark.parametrize("by", ["the next delivery", "the sweep"])
+def test_a_process_killed_between_giving_up_and_the_dead_letter_leaves_it_to_whoever_comes_next(
+    world: World, workers: Mortals, by: str
+) -> None:
+    message = sent(world, "give_up")
+
+    assert workers.handle("sample:one", message, dies="before the send") is None
+    assert workers.status == KILLED
+    assert (world.row("it")["state"], world.row("it")["dead_sent_at"]) == ("archived", None)
+    assert letters(world) == []
+    if by == "the sweep":
+        world.run("update joblane.tasks set sweep_at = clock_timestamp()")
+        assert run_sweep(world).dead_letters == 1
+    assert workers.handle("sample:one", message) == []
+
+    ((body, generation),) = letters(world)
+    assert '"id":"it"' in body
+    assert generation == "0"
+    assert world.row("it")["dead_sent_at"] is not None
+
+
+def test_a_dead_letter_sent_by_a_process_killed_before_the_mark_is_sent_again_as_the_same(
+    world: World, workers: Mortals
+) -> None:
+    message = sent(world, "give_up")
+
+    assert workers.handle("sample:one", message, dies="after the send") is None
+    assert len(letters(world)) == 1
+    assert world.row("it")["dead_sent_at"] is None
+    assert workers.handle("sample:one", message) == []
+
+    first, second = letters(world)
+    assert first == second
+    assert world.row("it")["dead_sent_at"] is not None
+    assert world.row("it")["runs"] == 1
+    assert run_sweep(world).dead_letters == 0
+
+
+def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_sweep(
+    world: World, workers: Mortals
+) -> None:
+    lane = world.lane(sample_one)
+
+    workers.enqueue("it", dies="before the send")
+    assert workers.status == KILLED
+    assert (world.row("it")["state"], world.row("it")["sent_at"], depth(world, lane)) == ("pending", None, 0)
+    assert run_sweep(world).sent == 0  # its own message may be under way
+    assert world.run("select extract(epoch from sweep_at - due_at) < 61 from joblane.tasks") == [[True]]
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
+    assert run_sweep(world).sent == 1
+
+    (message,) = receive(world, lane)
+    assert workers.handle("sample:one", message) == []
+    assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
+
+
+def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: World, workers: Mortals) -> None:
+    lane = world.lane(sample_one)
+
+    workers.enqueue("it", dies="after the send")
+    assert workers.status == KILLED
+    world.run("update joblane.tasks set sweep_at = clock_timestamp()")
+    assert run_sweep(world).sent == 1  # once more, as the mark is missing
+
+    messages = receive(world, lane)
+    assert len(messages) == 2
+    for message in messages:
+        assert workers.handle("sample:one", message) == []
+    assert world.row("it")["runs"] == 1
+
+
+# --- In company ----------------------------------------------------------------------------------------------------
+
+
+def work_off(world: World, workers: Mortals, rounds: int) -> int:
+    """Deliver what is in the lane of the batch task until nothing is. Returns how many processes died."""
+    lane = world.lane(sample_batch)
+    died = 0
+    for _ in range(rounds):
+        messages = receive(world, lane, visibility=0)
+        if not messages:
+            return died
+        messages.sort(key=lambda message: message["body"])  # the killer first: the worst order
+        kept = workers.handle("sample:batch", *messages)
+        if kept is None:
+            died += 1
+            expire_leases(world)
+        else:
+            acknowledge(world, lane, messages, kept)
+    raise AssertionError(f"the lane is not empty after {rounds} deliveries")
+
+
+def enqueue_batch(world: World, killers: int, number: int = 99) -> list[str]:
+    """Ten tasks with messages, killers first by id."""
+    lane = world.lane(sample_batch)
+    ids = [f"it-{position}" for position in range(10)]
+    for position, id_ in enumerate(ids):
+        do = "die_at_first" if position < killers else "write_effect"
+        put(world, sample_batch, id_, {"do": do, "number": number})
+        body = f'{{"type":"sample:batch","id":"{id_}","rec":true}}'
+        world.sqs.client.send_message(QueueUrl=world.sqs.url(lane), MessageBody=body)
+    return ids
+
+
+@pytest.mark.parametrize("killers", [1, 2])
+def test_a_neighbour_that_kills_the_process_costs_the_others_no_attempt_and_is_given_up_alone(
+    world: World, workers: Mortals, killers: int
+) -> None:
+    ids = enqueue_batch(world, killers)
+
+    # Four runs of each killer count, one death in company does not.
+    assert work_off(world, workers, rounds=30) <= 4 * killers + 1
+
+    for id_ in ids[killers:]:
+        row = world.row(id_)
+        assert (row["state"], row["attempts"]) == ("completed", 1), id_
+    assert effects(world) == ids[killers:]
+    for id_ in ids[:killers]:
+        row = world.row(id_)
+        assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 4, "Lost"), id_
+    assert sorted(body.split('"id":"')[1][:4] for body, _ in letters(world, sample_batch)) == ids[:killers]
+
+
+def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: World, workers: Mortals) -> None:
+    # given a task that killed a process when it was alone
+    enqueue_batch(world, 0)
+    put(world, sample_batch, "a-killer", {"do": "die_at_first", "number": 99})
+    killer = record({"type": "sample:batch", "id": "a-killer", "rec": True}, world.lane(sample_batch))
+    assert workers.handle("sample:batch", killer) is None
+    assert (world.row("a-killer")["attempts"], world.row("a-killer")["company"]) == (1, 1)
+    expire_leases(world)
+
+    # when it comes again in the company of nine others
+    fresh = receive(world, world.lane(sample_batch), visibility=0)[:9]
+    assert workers.handle("sample:batch", killer, *fresh) is None
+
+    # then they are done before it kills the process again
+    states = [world.row(f"it-{n}")["state"] for n in range(10)]
+    assert states.count("completed") == 9
+    assert world.row("a-killer")["attempts"] == 2
+
+
+def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: World, workers: Mortals) -> None:
+    ids = enqueue_batch(world, 1, number=1)
+
+    work_off(world, workers, rounds=10)
+
+    assert effects(world) == ids
+    assert {world.row(id_)["state"] for id_ in ids} == {"completed"}
+    assert {world.row(id_)["attempts"] for id_ in ids[1:]} == {1}
+    assert not any(world.row(id_)["suspect"] for id_ in ids)

@@ -1,0 +1,198 @@
+"""Old and new code side by side on one database, while a deploy is under way or after one that is taken back."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from joblane import Payload, Queue, TaskContext, task
+from joblane.declaration import Task
+from joblane.queues import dead_letter_name, lane_name
+from joblane.record.database import Database
+from joblane.record.migrate import migrate
+from joblane.sqs.message import Message
+from joblane.worker.worker import Worker
+from tests.builders.events import LambdaContext, event, record
+from tests.world import PREFIX, World
+
+
+class Old(Payload):
+    number: int
+
+
+class Wider(Payload):
+    """The next version: one more field, with a default."""
+
+    number: int
+    unit: str = "euro"
+
+
+class Stricter(Payload):
+    """A version that old messages cannot satisfy."""
+
+    number: int
+    unit: str
+
+
+def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, Any], list[Payload]]:
+    """The task with that payload, and what its handler was given."""
+    ran: list[Payload] = []
+
+    def sample_changing(payload: payload_class, ctx: TaskContext) -> None:  # type: ignore[valid-type]
+        ran.append(payload)
+
+    sample_changing.__annotations__["payload"] = payload_class
+    return task("sample:changing", **declared)(sample_changing), ran
+
+
+def deliver(world: World, code: Task[Any, Any], body: Any, lane: str | None = None, **how: Any) -> list[str]:
+    """To a process that runs this version of the code. Returns what stays in the queue."""
+    database = Database(world.url)
+    try:
+        worker = Worker(code, database, world.sqs, PREFIX)
+        answer = worker.handle(event(record(body, lane or world.lane(code), **how)), LambdaContext(seconds=60))
+    finally:
+        database.drop()
+    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+
+
+def test_old_code_runs_what_new_code_has_enqueued_without_the_field_it_does_not_know(world: World) -> None:
+    (old, ran), (new, _) = version(Old), version(Wider)
+    world.lane(new)
+    info = world.client.enqueue(new, Wider(number=7, unit="yen"))
+    [message] = world.take(new)
+    assert deliver(world, old, message["Body"]) == []
+    assert ran == [Old(number=7)]
+    assert world.row(info.id)["state"] == "completed"
+
+
+def test_new_code_runs_what_old_code_has_enqueued_with_the_default(world: World) -> None:
+    (old, _), (new, ran) = version(Old), version(Wider)
+    world.lane(old)
+    world.client.enqueue(old, Old(number=7))
+    [message] = world.take(old)
+    assert deliver(world, new, message["Body"]) == []
+    assert ran == [Wider(number=7)]
+
+
+def test_what_new_code_cannot_read_waits_without_spending_an_attempt_and_old_code_runs_it(world: World) -> None:
+    (old, ran), (new, unread) = version(Old), version(Stricter)
+    world.lane(old)
+    info = world.client.enqueue(old, Old(number=7))
+    [message] = world.take(old)
+    assert deliver(world, new, message["Body"]) != []
+    row = world.row(info.id)
+    assert (row["state"], row["attempts"], unread) == ("pending", 0, [])
+    world.later(info.id)
+    assert deliver(world, old, message["Body"]) == []
+    assert ran == [Old(number=7)]
+    assert world.row(info.id)["attempts"] == 1
+
+
+def test_what_no_code_can_read_is_given_up_after_an_hour_with_the_reason(world: World) -> None:
+    (old, _), (new, _) = version(Old), version(Stricter)
+    world.lane(old)
+    info = world.client.enqueue(old, Old(number=7))
+    [message] = world.take(old)
+    deliver(world, new, message["Body"])
+    world.run("update joblane.tasks set mismatch_since = mismatch_since - interval '61 min' where id = $1", info.id)
+    world.later(info.id)
+    assert deliver(world, new, message["Body"]) == []
+    row = world.row(info.id)
+    assert row["state"] == "archived"
+    assert "unit" in row["reason"]
+    assert len(world.dead_letters(new)) == 1
+
+
+def test_a_typing_error_under_the_codes_own_schema_does_not_wait(world: World) -> None:
+    new, _ = version(Wider)
+    body = Message("sample:changing", "it", {"number": 1, "nuit": "yen"}, schema=new.schema_digest).encode()
+    world.lane(new)
+    assert deliver(world, new, body) == []
+    assert world.row("it")["state"] == "archived"
+
+
+def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back(world: World) -> None:
+    # given additive migrations of newer code: a column more in each table that the code writes, and a table
+    for table in ("tasks", "task_attempts", "task_types"):
+        world.run(f"alter table {table} add column of_newer_code text not null default 'x'")
+    world.run("create table of_newer_code (id text primary key)")
+    world.run("update joblane.alembic_version set version_num = '9999'")
+    # when this code is deployed again, and a task goes its way
+    migrate(world.url)
+    (code, ran) = version(Old)
+    world.lane(code)
+    info = world.client.enqueue(code, Old(number=7))
+    [message] = world.take(code)
+    assert deliver(world, code, message["Body"]) == []
+    # then
+    assert ran == [Old(number=7)]
+    assert world.row(info.id)["state"] == "completed"
+    assert world.run("select of_newer_code from joblane.task_attempts") == [["x"]]
+    assert world.run("select count(*) > 5 from joblane.task_types") == [[True]]
+
+
+# --- A type that was renamed ---------------------------------------------------------------------------------------
+
+
+class SampleRenamed(Payload):
+    number: int
+
+
+ran_renamed: list[tuple[str, int]] = []
+
+
+@task("sample:renamed", aliases=["sample:changing"], timeout=timedelta(seconds=10))
+def sample_renamed(payload: SampleRenamed, ctx: TaskContext) -> None:
+    ran_renamed.append((ctx.task_id, payload.number))
+
+
+def old_lane(world: World) -> str:
+    old, _ = version(Old)
+    world.lane(sample_renamed)
+    return world.lane(old)
+
+
+def test_messages_and_rows_of_the_old_name_run_under_the_new_one(world: World) -> None:
+    # given a task that old code enqueued under the old name
+    old, _ = version(Old)
+    lane = old_lane(world)
+    info = world.client.enqueue(old, Old(number=7))
+    [message] = world.take(old)
+    # when
+    assert deliver(world, sample_renamed, message["Body"], lane) == []
+    # then
+    assert ran_renamed[-1] == (info.id, 7)
+    row = world.row(info.id)
+    assert (row["type"], row["state"]) == ("sample:changing", "completed")
+
+
+def test_a_foreign_message_of_the_old_name_runs_too(world: World) -> None:
+    lane = old_lane(world)
+    body = Message("sample:changing", "it", {"number": 3}).encode()
+    assert deliver(world, sample_renamed, body, lane) == []
+    assert ran_renamed[-1] == ("it", 3)
+    assert lane == lane_name(PREFIX, Queue.DEFAULT, "sample:changing")
+
+
+def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(world: World) -> None:
+    # given one whose payload nobody can read
+    lane = old_lane(world)
+    body = Message("sample:changing", "it", {"number": "many"}).encode()
+    assert deliver(world, sample_renamed, body, lane) == []
+    [letter] = world.received(dead_letter_name(lane))
+    world.run("""update joblane.tasks set payload = '{"number": 5}' where id = 'it'""")
+    # when
+    attributes = {"joblane-dead": ("Number", letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
+    assert deliver(world, sample_renamed, letter["Body"], lane, attributes=attributes) == []
+    # then
+    assert ran_renamed[-1] == ("it", 5)
+    assert world.row("it")["state"] == "completed"
+
+
+def test_a_name_it_never_had_is_refused(world: World) -> None:
+    old_lane(world)
+    assert deliver(world, sample_renamed, Message("sample:other", "it", {"number": 3}).encode()) == []
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
+    [letter] = world.dead_letters(sample_renamed)
+    assert "sample:other" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]

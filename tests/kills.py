@@ -1,0 +1,266 @@
+"""Processes that die by SIGKILL where a test wants it, over the test's own database and queues.
+
+Run as ``python -m tests.kills``: a process that has everything imported, forks a worker for each line
+of JSON on its input, and answers when that has ended: ``status`` is its exit code, or the negative number of the signal
+that killed it; ``answer`` is what it returned to Lambda. The queues come by HTTP from the test, whose moto holds them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from botocore.exceptions import ClientError
+from sqlalchemy import text
+
+from joblane import TaskContext
+from joblane.client import JobClient
+from joblane.functions.jobs_bulk import handler as bulk_handler
+from joblane.functions.jobs_bulk.handler import jobs_bulk
+from joblane.inspector.bulk import run as bulk_run
+from joblane.record.claim import CLAIM
+from joblane.record.finish import FINISH
+from joblane.sqs.client import Entry, Sqs
+from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.worker import Worker
+from tests.builders.events import LambdaContext
+from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
+from tests.samples_long import HANDLED, sample_long
+from tests.world import PREFIX, World
+
+TASKS = {task.type: task for task in (sample_one, sample_batch, sample_forgotten, sample_long, jobs_bulk)}
+KILLED = -signal.SIGKILL
+DEATHS = {
+    "after the claim": CLAIM,
+    "after the finish": FINISH,
+    "after the commit": "commit",
+    "while the canary runs": bulk_run.BE_PATIENT,
+}
+"""The statement after which a process dies."""
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+# --- Handlers ------------------------------------------------------------------------------------------------------
+
+
+@behaviour
+def write_effect(payload: Sample, ctx: TaskContext) -> str:
+    ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": "done"})
+    return "written"
+
+
+@behaviour
+def return_only(payload: Sample, ctx: TaskContext) -> str:
+    return "returned"
+
+
+@behaviour
+def die_at_first(payload: Sample, ctx: TaskContext) -> str:
+    """Dies in as many attempts as ``number`` says, with its effect written and not committed; then works."""
+    write_effect(payload, ctx)
+    if ctx.attempt <= payload.number:
+        die()
+    return "survived"
+
+
+@behaviour
+def give_up(payload: Sample, ctx: TaskContext) -> None:
+    from joblane import SkipRetry
+
+    raise SkipRetry("enough")
+
+
+# --- The process that dies -----------------------------------------------------------------------------------------
+
+
+class DeadlySqs(Sqs):
+    def __init__(self, when: str) -> None:
+        super().__init__()
+        self._when = when
+
+    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+        if self._when == "before the send":
+            die()
+        failed = super().send_many(entries)
+        if self._when == "after the send":
+            die()
+        return failed
+
+    def delete_many(self, queue: str, receipts: Sequence[str]) -> None:
+        if self._when == "before the delete":
+            die()
+        super().delete_many(queue, receipts)
+        if self._when == "after the delete":
+            die()
+
+    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
+        if self._when == "before letters are given back":
+            die()
+        super().set_visibility(queue, receipts)
+
+
+def tap_until(when: str) -> Any:
+    """A tap that dies after a statement: its effect is in the database, its answer is lost with the process.
+
+    "after statement 7" is the seventh, whatever it is.
+    """
+    last = DEATHS.get(when)
+    left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
+
+    def tap(sql: str, go: Go) -> Any:
+        nonlocal left
+        answer = go()
+        left -= 1
+        if sql == last or left == 0:
+            die()
+        return answer
+
+    return tap
+
+
+def work(order: dict[str, Any]) -> dict[str, Any]:
+    os.environ.update(order["environment"])
+    when = order["dies"]
+    if "enqueue" in order:
+        client = JobClient()
+        client._sqs = DeadlySqs(when)
+        return {"id": client.enqueue(sample_one, Sample(), task_id=order["enqueue"]).id}
+    database = TappedDatabase(order["environment"]["DATABASE_URL"], tap_until(when))
+    sqs = DeadlySqs(when)
+    vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
+    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # letters of one that died are seen again soon
+    worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
+    return worker.handle({"Records": order["records"]}, LambdaContext())
+
+
+def fork(order: dict[str, Any]) -> dict[str, Any]:
+    reads, writes = os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            os.close(reads)
+            with os.fdopen(writes, "w") as pipe:
+                json.dump(work(order), pipe)
+            status = 0
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            raise
+        finally:
+            os._exit(status)
+    os.close(writes)
+    with os.fdopen(reads) as pipe:
+        answer = pipe.read()
+    _, status = os.waitpid(child, 0)
+    return {"status": os.waitstatus_to_exitcode(status), "answer": json.loads(answer) if answer else None}
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # log lines go elsewhere
+    for line in sys.stdin:
+        print(json.dumps(fork(json.loads(line))), file=answers, flush=True)
+
+
+# --- In the test ---------------------------------------------------------------------------------------------------
+
+
+class Mortals:
+    """Starts workers that may die. ``status`` is how the last one ended."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+        self._world: World | None = None
+        self._environment: dict[str, str] = {}
+        self.status = 0
+
+    @contextmanager
+    def over(self, world: World) -> Iterator[Mortals]:
+        """Let them work on this world."""
+        server = _queue_server(world)
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+        self._environment = {name: os.environ[name] for name in (*names, HANDLED) if name in os.environ}
+        self._environment |= {"DATABASE_URL": world.url, "AWS_ENDPOINT_URL": address}
+        self._world = world
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+
+    def handle(self, type_: str, *records: dict[str, Any], dies: str = "") -> list[str] | None:
+        """Invoke a fresh worker. Returns the message ids that stay in the queue; None where it was killed."""
+        answer = self._order({"type": type_, "records": records, "dies": dies})
+        return [item["itemIdentifier"] for item in answer["batchItemFailures"]] if answer else None
+
+    def enqueue(self, id_: str, *, dies: str) -> None:
+        self._order({"enqueue": id_, "dies": dies})
+
+    def _order(self, order: dict[str, Any]) -> dict[str, Any] | None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(json.dumps(order | {"environment": self._environment}), file=self._process.stdin, flush=True)
+        ended = json.loads(self._process.stdout.readline())
+        self.status = ended["status"]
+        assert self.status in (0, KILLED), "see the standard error output"
+        return ended["answer"]  # type: ignore[no-any-return]
+
+
+@contextmanager
+def mortals() -> Iterator[Mortals]:
+    command = [sys.executable, "-m", "tests.kills"]
+    root = Path(__file__).parents[1]
+    with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield Mortals(process)
+        finally:
+            assert process.stdin is not None
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+            process.wait(20)
+
+
+def _queue_server(world: World) -> ThreadingHTTPServer:
+    """The test's queues on a port: SQS's JSON protocol, passed on call by call."""
+    client = world.sqs.client
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            call = self.headers["X-Amz-Target"].rpartition(".")[2]
+            arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")
+            status = 200
+            try:
+                answer = getattr(client, name)(**arguments)
+            except ClientError as error:
+                status, answer = 400, {"__type": f"com.amazonaws.sqs#{error.response['Error']['Code']}"}
+            body = json.dumps({key: value for key, value in answer.items() if key != "ResponseMetadata"}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/x-amz-json-1.0")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+    return server
+
+
+if __name__ == "__main__":
+    main()

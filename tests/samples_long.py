@@ -1,0 +1,103 @@
+"""Sample tasks whose work is kept item by item or chunk by chunk, and the table that they fill."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from joblane import TaskContext, task
+from tests.samples import Sample, behaviour, behaviours
+from tests.world import World
+
+HANDLED = "TEST_HANDLED_FILE"
+"""Names a file that gets a line per item which a handler has in hand: it outlives the process that is killed."""
+PIECE = 50
+"""Items whose effects a handler of a hundred thousand writes in one statement."""
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    """A row that a task has something to do for: one effect, or the tests fail."""
+
+    __tablename__ = "things"
+
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    code: Mapped[UUID]
+    at: Mapped[datetime]
+    maybe: Mapped[int | None]
+
+
+def make_things(world: World, number: int) -> None:
+    """``number`` things, and an empty table for the effects. Codes and times are in another order than ids."""
+    world.run(
+        "create table things (id bigint primary key, code uuid not null unique, at timestamptz not null, maybe bigint)"
+    )
+    world.run("create table effects (thing bigint not null check (thing <> -1))")
+    world.run(
+        "insert into things select n, md5(n::text)::uuid, timestamptz '2026-01-01 00:00:00.000001+00'"
+        " + ((n * 7919) % 100003) * interval '1 ms 1 microsecond', null from generate_series(1, $1::int) n",
+        str(number),
+    )
+
+
+def counts(world: World) -> dict[int, int]:
+    """Effects per thing."""
+    return {row[0]: row[1] for row in world.run("select thing, count(*) from effects group by 1")}
+
+
+def write(ctx: TaskContext, thing: int) -> None:
+    ctx.session.execute(text("insert into effects values (:thing)"), {"thing": thing})
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@task("sample:long", max_retry=5, timeout=timedelta(minutes=30), resumable=True, retry_delay=timedelta(seconds=40))
+def sample_long(payload: Sample, ctx: TaskContext) -> Any:
+    return behaviours[payload.do](payload, ctx)
+
+
+@behaviour
+def each_until_killed(payload: Sample, ctx: TaskContext) -> None:
+    """A hundred items; a first attempt dies with the item in hand that ``number`` says, its effect written."""
+    with Path(os.environ[HANDLED]).open("a", buffering=1) as handled:
+        for item in ctx.each(range(100)):
+            print(item, file=handled)
+            write(ctx, item)
+            if ctx.attempt == 1 and item == payload.number:
+                die()
+
+
+@behaviour
+def resume_all(payload: Sample, ctx: TaskContext) -> None:
+    """Every thing, in chunks of as many as ``number`` says; a statement writes the effects of :data:`PIECE`."""
+    from sqlalchemy import select
+
+    piece: list[int] = []
+    handled = os.open(os.environ[HANDLED], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=payload.number):
+        piece.append(thing)
+        if len(piece) == PIECE:
+            os.write(handled, "".join(f"{one}\n" for one in piece).encode())
+            ctx.session.execute(text("insert into effects select unnest(cast(:things as bigint[]))"), {"things": piece})
+            piece.clear()
+    os.close(handled)
+
+
+@behaviour
+def enqueue_children(payload: Sample, ctx: TaskContext) -> None:
+    from joblane import Job
+    from tests.samples import sample_one
+
+    ctx.enqueue_many([Job(sample_one, Sample(number=n), task_id=f"child-{n}") for n in range(payload.number)])

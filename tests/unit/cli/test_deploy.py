@@ -1,0 +1,103 @@
+"""Commands of `joblane` that need no stack: schemas of messages, and what they say of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+from moto import mock_aws
+from typer.testing import CliRunner
+
+from joblane.cli.main import app
+from joblane.errors import DeclarationError
+from joblane.local import env_file
+from joblane.local.errors import AwayError, LocalError
+
+
+@pytest.fixture(autouse=True)
+def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    for name in os.environ:
+        if name.startswith(("AWS_", "JOBLANE_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with mock_aws():
+        yield
+
+
+def jobs(*arguments: str) -> str:
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_the_schema_of_a_type_says_what_a_message_holds() -> None:
+    schema = json.loads(jobs("schema", "data:export"))
+    assert schema["required"] == ["type", "payload"]
+    assert schema["properties"]["type"] == {"const": "data:export"}
+    assert set(schema["properties"]["payload"]["properties"]) == {"tenant_id", "user_id", "export_type"}
+    assert schema["properties"]["options"]["properties"]["max_retry"]["maximum"] == 3
+
+
+def test_a_type_without_required_fields_needs_no_payload() -> None:
+    assert json.loads(jobs("schema", "jobs:sweep"))["required"] == ["type"]
+
+
+def test_references_inside_a_payloads_schema_resolve() -> None:
+    for text in _documents(jobs("schema")):
+        assert text.count('"#/$defs/') == 0 or '"$defs"' in text
+
+
+def test_all_schemas_go_to_a_folder(tmp_path: Path) -> None:
+    output = jobs("schema", "--out", str(tmp_path / "schemas"))
+    assert json.loads((tmp_path / "schemas" / "data-export.schema.json").read_text())["title"].endswith("data:export")
+    assert "user:invitation: " in output
+
+
+def test_an_unknown_type_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="no task 'data:gone'"):
+        jobs("schema", "data:gone")
+
+
+def _documents(text: str) -> list[str]:
+    decoder, found, at = json.JSONDecoder(), [], 0
+    while at < len(text.rstrip()):
+        _, end = decoder.raw_decode(text, at)
+        found.append(text[at:end])
+        at = end + 1
+    return found
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://x@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://x@127.0.0.1/x?auth=nope", "DATABASE_URL: auth: 'iam' is the one there is"),
+        ("postgresql://127.0.0.1/x?secret=nope", "DATABASE_URL: secret 'nope': .*ResourceNotFoundException"),
+        ("mysql://127.0.0.1/x", "DATABASE_URL: postgresql://user:password@host:port/database is required"),
+    ],
+)
+def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(LocalError, match=f"cannot be brought up to date: .*{said}"):
+        jobs("migrate")
+
+
+def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with patch.dict(os.environ):
+        monkeypatch.delenv("DATABASE_URL", raising=False)
+        monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
+        with pytest.raises(AwayError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"):
+            jobs("migrate")
+        env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
+        with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):
+            jobs("migrate")

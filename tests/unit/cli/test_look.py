@@ -1,0 +1,252 @@
+"""`ls`, `show`, `logs`, `wait`: what they ask, what they show, and how they end."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from joblane.errors import UnknownTaskError
+from joblane.inspector.filter import Filter
+from joblane.inspector.views import ActionResult, Page, Reason, TaskView, Why
+from joblane.queues import Queue
+from joblane.record.states import State
+from tests.unit.cli import samples
+from tests.unit.cli.conftest import Run, Stub
+
+PAGE = Page((samples.task_row(), samples.task_row(id="other", state=State.RETRY)), "the=cursor")
+
+
+def running(**changes: object) -> TaskView:
+    row = samples.task_row(state=State.ACTIVE, finished_at=None)
+    return samples.task_view(row=row, why=Why(Reason.RUNNING, "It runs."), **changes)
+
+
+def ended(state: State) -> TaskView:
+    return samples.task_view(row=samples.task_row(state=state))
+
+
+# --- ls --------------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: Stub) -> None:
+    # given
+    stub.answers["tasks"] = Page((), None)
+    # when
+    ran = jobs(
+        *("ls", "--state", "retry", "-s", "archived", "--type", "a:b", "-t", "c:d", "--queue", "low"),
+        *("--tenant", "acme", "--tag", "nightly", "--id", "0193", "--error", "Timeout", "--fingerprint", "f"),
+        *("--older", "2h", "--newer", "2026-01-02T03:04Z", "--limit", "7", "--after", "x"),
+    )
+    # then
+    [((asked,), named)] = stub.called("tasks")
+    assert named == {"after": "x", "limit": 7}
+    assert asked.created_before is not None
+    assert abs(datetime.now(UTC) - timedelta(hours=2) - asked.created_before) < timedelta(minutes=1)
+    assert replace(asked, created_before=None) == Filter(
+        id_prefix="0193",
+        states=(State.RETRY, State.ARCHIVED),
+        types=("a:b", "c:d"),
+        queues=(Queue.LOW,),
+        tenant="acme",
+        tag="nightly",
+        error="Timeout",
+        fingerprint="f",
+        created_after=datetime(2026, 1, 2, 3, 4, tzinfo=UTC),
+    )
+    assert ran.code == 0
+
+
+def test_a_page_says_how_to_get_the_next_one(jobs: Run, stub: Stub) -> None:
+    stub.answers["tasks"] = PAGE
+    ran = jobs("ls")
+    assert samples.ID in ran.out
+    assert "--after the=cursor" in ran.err
+
+
+def test_the_last_page_promises_no_other(jobs: Run, stub: Stub) -> None:
+    stub.answers["tasks"] = replace(PAGE, after=None)
+    assert jobs("ls").err == ""
+
+
+@pytest.mark.parametrize("columns", [80, 120])
+def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: Stub, columns: int) -> None:
+    stub.answers["tasks"] = PAGE
+    lines = jobs("ls", columns=columns).out.splitlines()
+    assert lines[1].startswith(samples.ID)
+    assert len(lines) == 3
+    assert max(map(len, lines)) <= columns
+
+
+def test_in_a_narrow_terminal_an_id_is_broken_over_lines_and_not_cut(jobs: Run, stub: Stub) -> None:
+    stub.answers["tasks"] = Page((samples.task_row(),), None)
+    lines = jobs("ls", columns=50).out.splitlines()
+    assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == samples.ID
+
+
+def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: Stub) -> None:
+    long = "x" * 300
+    stub.answers["tasks"] = Page((samples.task_row(error_message=long),), None)
+    assert f"TimeoutError: {long}" in jobs("ls").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--state", "dead"), "'dead' is not one of scheduled, pending, active"),
+        (("--queue", "fast"), "'fast' is not one of critical, default, low"),
+        (("--older", "soon"), "'soon' is neither a duration"),
+        (("--newer", "10y"), "'10y' is neither a duration"),
+        (("--limit", "501"), "less than or equal to 500"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error_that_says_what_is_right(
+    jobs: Run, stub: Stub, arguments: tuple[str, ...], said: str
+) -> None:
+    ran = jobs("ls", *arguments)
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert stub.calls == []
+
+
+def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: Stub) -> None:
+    nasty = "\x1b]0;owned\x07\x9b31m\u202eabc\r\n"
+    stub.answers["tasks"] = Page((samples.task_row(error_message=nasty, tenant=nasty),), None)
+    stub.answers["task"] = samples.task_view(
+        row=samples.task_row(reason=nasty, tags=(nasty,)),
+        payload={"a": nasty},
+        attempts=(samples.attempt(1, traceback=nasty),),
+    )
+    stub.answers["logs"] = (samples.log_line(nasty),)
+    for command in (("ls",), ("show", "x"), ("logs", "x")):
+        ran = jobs(*command)
+        assert not set("\x1b\x07\x9b\u202e\r") & set(ran.out + ran.err), command
+
+
+# --- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_task_is_shown_with_why_its_attempts_its_error_and_what_can_be_done(jobs: Run, stub: Stub) -> None:
+    # given
+    stub.answers["task"] = samples.task_view()
+    # when
+    out = jobs("show", samples.ID).out
+    # then
+    assert "It was given up after 4 attempts." in out
+    assert "25% 300 of 1,200 third file" in out
+    assert out.count("TimeoutError: the upload did not end") >= 4
+    assert 'File "functions/data_export/handler.py", line 6' in out
+    assert '"email": "[redacted]"' in out
+    assert f"jobs retry {samples.ID}" in out
+    assert "ann@laptop" in out
+
+
+def test_what_can_be_done_is_said_for_the_stage_that_was_asked(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = samples.task_view()
+    out = jobs("--stage", "dev", "--region", "eu-central-1", "show", samples.ID).out
+    assert f"jobs --stage dev --region eu-central-1 retry {samples.ID}" in out
+    assert stub.where == {"stage": "dev", "profile": None, "region": "eu-central-1"}
+
+
+def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, stub: Stub) -> None:
+    trace = "\n".join(f"line {number}" for number in range(100))
+    stub.answers["task"] = samples.task_view(payload=list(range(500)), attempts=(samples.attempt(1, traceback=trace),))
+    out = jobs("show", "x").out
+    assert "… 442 more lines (all of it: --json)" in out
+    assert "… 70 more lines" in out
+    assert "line 99" in out
+    assert "line 5\n" not in out
+
+
+def test_an_unknown_id_ends_with_3(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = UnknownTaskError("gone")
+    ran = jobs("show", "gone")
+    assert (ran.code, ran.out, ran.err) == (3, "", "joblane: there is no task 'gone'\n")
+
+
+# --- logs ------------------------------------------------------------------------------------------------------------
+
+
+def test_log_lines_are_shown_with_attempt_level_and_fields(jobs: Run, stub: Stub) -> None:
+    stub.answers |= {"task": samples.task_view(), "logs": (samples.log_line(),)}
+    out = jobs("logs", "x").out
+    assert "2 INFO    wrote the file  bytes=1200" in out
+
+
+def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub: Stub) -> None:
+    # given
+    lines = tuple(samples.log_line(f"line {number}") for number in range(3))
+    stub.answers["task"] = [running(), running(), ended(State.COMPLETED)]
+    stub.answers["logs"] = [lines[:1], lines[:2], lines]
+    # when
+    out = jobs("logs", "x", "--follow").out
+    # then
+    assert [out.count(f"line {number}") for number in range(3)] == [1, 1, 1]
+
+
+def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: Stub) -> None:
+    stub.answers |= {"task": ended(State.COMPLETED), "logs": (samples.log_line("a"), samples.log_line("b"))}
+    out = jobs("logs", "x", "-f", "--json").out
+    assert [json.loads(line)["message"] for line in out.splitlines()] == ["a", "b"]
+
+
+# --- wait ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("state", "code"), [(State.COMPLETED, 0), (State.ARCHIVED, 1), (State.CANCELLED, 1)])
+def test_wait_ends_as_the_task_does(jobs: Run, stub: Stub, state: State, code: int) -> None:
+    stub.answers["task"] = [running(), running(progress=None), ended(state)]
+    ran = jobs("wait", "x")
+    assert ran.code == code
+    assert f"{state}" in ran.err
+
+
+def test_wait_that_lasts_too_long_ends_with_7_and_says_why(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = running()
+    ran = jobs("wait", "x", "--timeout", "0s")
+    assert ran.code == 7
+    assert "it is active. It runs." in ran.err
+
+
+def test_ctrl_c_ends_the_wait_and_not_the_task(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = [running(), KeyboardInterrupt()]
+    ran = jobs("wait", "x")
+    assert ran.code == 130
+    assert "task x goes on" in ran.err
+
+
+def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: Stub) -> None:
+    stub.answers["task"] = ended(State.ARCHIVED)
+    ran = jobs("wait", "x", "--json")
+    assert (ran.code, json.loads(ran.out)["row"]["state"]) == (1, "archived")
+
+
+@pytest.mark.parametrize("id_", ["-x", "--json", "a$(b)'c"])
+def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Stub, id_: str) -> None:
+    # given
+    view = samples.task_view(row=samples.task_row(id=id_))
+    stub.answers |= {"task": view, "logs": (), "retry": ActionResult(id_, "retry", State.ARCHIVED, State.PENDING)}
+    out = jobs("show", "--", id_).out
+    stub.calls.clear()
+    # when
+    for action in ("logs", "retry"):
+        [line] = [line for line in out.splitlines() if line.startswith(f"  jobs {action} ")]
+        jobs(*shlex.split(line.partition("  # ")[0])[1:])
+    # then
+    assert {arguments for arguments, _ in stub.called("logs") + stub.called("retry")} == {(id_,)}
+    told = jobs("wait", "--", id_).err.splitlines()[-1]
+    assert shlex.split(told.partition("jobs ")[2])[-1] == id_
+    assert (" -- " in told) is id_.startswith("-")
+
+
+def test_ages_that_leave_nothing_are_told_by_their_options(jobs: Run, stub: Stub) -> None:
+    ran = jobs("ls", "--older", "1d", "--newer", "1h")
+    assert (ran.code, stub.calls) == (2, [])
+    assert "--older" in ran.err
+    assert "nothing is older than 1d and newer than 1h" in ran.err
+    assert "created_" not in ran.err
+    stub.answers["tasks"] = Page((), None)
+    assert jobs("ls", "--older", "1h", "--newer", "1d").code == 0

@@ -1,0 +1,75 @@
+"""The live view on a terminal of its own."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import termios
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from joblane.cli import watch as live
+from joblane.errors import RecordAwayError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import Page
+from tests.unit.cli import samples
+from tests.unit.cli.conftest import Stub
+
+OFTEN_SECONDS = 0.01
+
+
+@pytest.fixture
+def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Where keys are pressed: the other end of the terminal that the view reads."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "r") as stdin, monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", stdin)
+        before = termios.tcgetattr(theirs)
+        yield ours
+        assert termios.tcgetattr(theirs) == before  # the shell gets its terminal back as it was
+    os.close(ours)
+
+
+def view(stub: Stub, every: float) -> str:
+    screen = io.StringIO()
+    inspector: Inspector = stub  # type: ignore[assignment]
+    live.run(inspector, Console(file=screen, force_terminal=True, width=100, height=60), every, 30)
+    return screen.getvalue()
+
+
+@pytest.fixture
+def quiet(stub: Stub) -> Stub:
+    stub.answers |= {"overview": samples.overview(), "tasks": Page((samples.task_row(),), None)}
+    return stub
+
+
+@pytest.mark.parametrize("key", ["q", "Q", "\x1b"])
+def test_a_key_ends_it_and_others_do_not(quiet: Stub, keyboard: int, key: str) -> None:
+    os.write(keyboard, f"xy {key}".encode())
+    assert samples.ID in view(quiet, 60)
+    assert len(quiet.called("overview")) == 1
+
+
+def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: Stub, keyboard: int) -> None:
+    # given a second look that fails, and a third that ends it
+    def third() -> object:
+        os.write(keyboard, b"q")
+        return samples.overview()
+
+    answers = iter([samples.overview, lambda: (_ for _ in ()).throw(RecordAwayError("the database is away")), third])
+    quiet.answers["overview"] = lambda **_: next(answers)()
+    # when
+    drawn = view(quiet, OFTEN_SECONDS)
+    # then
+    assert "the database is away" in drawn
+    assert len(quiet.called("overview")) == 3
+
+
+def test_a_fault_of_ours_ends_it_and_leaves_the_terminal_as_it_was(quiet: Stub, keyboard: int) -> None:
+    answers = iter([samples.overview(), ZeroDivisionError()])
+    quiet.answers["overview"] = [next(answers), next(answers)]
+    with pytest.raises(ZeroDivisionError):
+        view(quiet, OFTEN_SECONDS)

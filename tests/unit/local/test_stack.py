@@ -1,0 +1,167 @@
+"""What the local stack is made of, as far as it needs neither emulator nor database."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+from rich.console import Console
+
+from joblane.local.daemon import Daemon, await_end
+from joblane.local.deployment import Deployment
+from joblane.local.errors import LocalError, PortBusyError, tail
+from joblane.local.ministack import MiniStack, is_healthy
+from joblane.local.ports import free_port, port_is_free
+from joblane.local.progress import Steps
+from joblane.local.stack import LocalStack
+from joblane.local.tools import clean_environment
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+PARENT = "import subprocess, sys; subprocess.run([sys.executable, '-c', 'import time; time.sleep(60)'])"
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    daemon = Daemon("program", tmp_path)
+    yield daemon
+    daemon.kill()
+
+
+def start(daemon: Daemon, code: str) -> psutil.Process:
+    daemon.start([sys.executable, "-c", code], os.environ, daemon.log.parent, {"port": "1"})
+    return psutil.Process(daemon.pid)
+
+
+def child_of(process: psutil.Process) -> psutil.Process:
+    until = time.monotonic() + 10
+    while not process.children() and time.monotonic() < until:
+        time.sleep(0.01)
+    return process.children()[0]
+
+
+def test_a_daemon_is_found_again_by_its_folder_and_stopped_with_its_children(daemon: Daemon, tmp_path: Path) -> None:
+    process = start(daemon, PARENT)
+    child = child_of(process)
+
+    found = Daemon("program", tmp_path)
+
+    assert found.pid == process.pid
+    assert found.started_with == {"port": "1"}
+    found.stop()
+    assert await_end([process, child], 5)
+    assert daemon.pid is None
+    found.stop()  # twice is harmless
+
+
+def test_what_a_killed_daemon_left_behind_ends_with_the_next_stop(daemon: Daemon) -> None:
+    process = start(daemon, PARENT)
+    child = child_of(process)
+    process.kill()
+    assert await_end([process], 5)
+    assert daemon.pid is None
+
+    daemon.stop()
+
+    assert await_end([child], 5)
+
+
+def test_another_program_under_a_daemon_s_old_number_is_left_alone(daemon: Daemon, tmp_path: Path) -> None:
+    process = start(daemon, "import time; time.sleep(60)")
+    file = tmp_path / "program.json"
+    record = json.loads(file.read_text())
+
+    file.write_text(json.dumps({**record, "started": record["started"] - 5, "program": "/bin/other"}))
+    daemon.stop()
+
+    assert process.is_running()
+    file.write_text(json.dumps(record))
+
+
+def test_the_log_of_the_start_before_is_kept(daemon: Daemon) -> None:
+    await_end([start(daemon, "print('first')")], 10)
+    await_end([start(daemon, "print('second')")], 10)
+
+    assert tail(daemon.log) == "second"
+    assert tail(daemon.log.with_suffix(".log.1")) == "first"
+
+
+def test_a_busy_port_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as other:
+        port = other.getsockname()[1]
+        assert not port_is_free(port)
+
+        with pytest.raises(PortBusyError, match=rf"127\.0\.0\.1:{port}: another program.*JOBLANE_AWS_PORT"):
+            MiniStack(tmp_path, port, "us-east-1").start()
+
+
+def test_nothing_and_nonsense_are_not_an_emulator() -> None:
+    assert not is_healthy(f"http://127.0.0.1:{free_port()}")
+
+
+def test_what_the_shell_says_of_aws_does_not_reach_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "production")
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
+
+    environment = clean_environment()
+
+    assert not {"AWS_PROFILE", "AWS_SESSION_TOKEN"} & environment.keys()
+    assert "127.0.0.1" in environment["NO_PROXY"]
+
+
+def test_a_synthesis_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, {}, {}, app="python -m joblane.cdk.no_such_module")
+
+    with pytest.raises(
+        LocalError, match=r"The synthesis failed \(exit status 1\)[^$]*No module named joblane\.cdk\.no_such"
+    ):
+        deployment.synth()
+
+
+def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> None:
+    one, two = LocalStack(tmp_path / "one"), LocalStack(tmp_path / "two")
+
+    assert one.endpoint != two.endpoint
+    assert one.postgres.port != two.postgres.port
+
+
+def test_the_ticker_and_whoever_joins_in_have_the_times_that_the_functions_have(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "password").write_text("secret")
+    stack = LocalStack(tmp_path, stage={"schedules": {"jobs:sweep": "0 * * * *"}})
+
+    assert json.loads(stack.environment["JOBLANE_SCHEDULES"]) == {"jobs:sweep": "0 * * * *"}
+    assert json.loads(LocalStack(tmp_path).environment["JOBLANE_SCHEDULES"]) == {}
+
+
+def test_an_emulator_that_is_there_already_is_used_as_it_is(tmp_path: Path) -> None:
+    stack = LocalStack(tmp_path, external_endpoint="http://127.0.0.1:4999")
+
+    assert stack.emulator is None
+    assert stack.endpoint == "http://127.0.0.1:4999"
+
+
+def test_an_emulator_that_should_be_there_and_is_not_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+    endpoint = f"http://127.0.0.1:{free_port()}"
+    stack = LocalStack(tmp_path, external_endpoint=endpoint)
+    deployment = Deployment(tmp_path, {}, {})
+
+    with pytest.raises(LocalError, match=rf"No AWS emulator answers at {endpoint}, which JOBLANE_EXTERNAL_ENDPOINT"):
+        stack._start_emulator(Steps(Console(quiet=True)), deployment)
+    assert stack.status()["AWS emulator"] == (False, endpoint)
+
+
+def test_down_without_up_does_nothing(tmp_path: Path) -> None:
+    LocalStack(tmp_path / "never").down()
+
+    assert not (tmp_path / "never").exists()

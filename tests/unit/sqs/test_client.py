@@ -1,0 +1,311 @@
+"""Sending: in batches that SQS takes, with what failed sent again or named."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from joblane.errors import SendError
+from joblane.limits import MAX_MESSAGE_BYTES
+from joblane.sqs.client import Entry, Sqs, _batches, attribute_size
+from tests.sends import size_of
+from tests.unit.conftest import Aws
+
+QUEUE = "jobs-low-data-export"
+
+
+def refused(operation: str, code: str = "AccessDenied") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
+
+
+@pytest.fixture
+def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Put answers of SendMessageBatch in a row: functions of the entries, or errors. Returns the bodies asked for."""
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)
+    aws.make(QUEUE)
+
+    def put(*rows: Callable[[list[Mapping[str, Any]]], list[dict[str, Any]]] | Exception) -> list[list[str]]:
+        asked: list[list[str]] = []
+        left = list(rows)
+
+        def send(*, QueueUrl: str, Entries: list[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803 - boto3's names
+            asked.append([entry["MessageBody"] for entry in Entries])
+            answer = left.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            failed = answer(Entries)
+            ids = {item["Id"] for item in failed}
+            return {
+                "Successful": [{"Id": entry["Id"]} for entry in Entries if entry["Id"] not in ids],
+                "Failed": failed,
+            }
+
+        monkeypatch.setattr(aws.sqs.client, "send_message_batch", send)
+        return asked
+
+    return put
+
+
+def failing(*bodies: str, fault: bool = False) -> Callable[[list[Mapping[str, Any]]], list[dict[str, Any]]]:
+    """An answer in which these bodies failed."""
+    return lambda entries: [
+        {"Id": entry["Id"], "Code": "InternalError", "SenderFault": fault}
+        for entry in entries
+        if entry["MessageBody"] in bodies
+    ]
+
+
+def entries(count: int) -> list[Entry]:
+    return [Entry(QUEUE, str(number)) for number in range(count)]
+
+
+# --- Batches -------------------------------------------------------------------------------------------------------
+
+
+def test_twenty_five_messages_go_in_three_requests(aws: Aws) -> None:
+    aws.make(QUEUE)
+    assert aws.sqs.send_many(entries(25)) == {}
+    assert aws.sends.requests == 3
+    assert sorted(message["Body"] for message in aws.received(QUEUE)) == sorted(str(number) for number in range(25))
+
+
+def test_nothing_to_send_is_no_request(aws: Aws) -> None:
+    assert aws.sqs.send_many([]) == {}
+    assert aws.sends.requests == 0
+
+
+def test_each_queue_has_its_own_batches(aws: Aws) -> None:
+    aws.make("one", "two")
+    mixed = [Entry("one" if number % 2 else "two", str(number)) for number in range(20)]
+    assert aws.sqs.send_many(mixed) == {}
+    assert aws.sends.requests == 2
+    assert {message["Body"] for message in aws.received("one")} == {str(number) for number in range(1, 20, 2)}
+
+
+def test_a_batch_stays_below_a_mebibyte_attributes_included(aws: Aws) -> None:
+    aws.make(QUEUE)
+    attribute = {"note": {"DataType": "String", "StringValue": "é" * 1000}}
+    big = [Entry(QUEUE, "x" * 200_000, attributes=attribute) for _ in range(12)]
+    assert aws.sqs.send_many(big) == {}
+    assert len(aws.received(QUEUE)) == 12
+
+
+def test_batches_hold_every_message_once_and_no_limit_is_passed() -> None:
+    numbers = random.Random(7)
+    many = [
+        Entry(numbers.choice("abc"), "é" * numbers.choice([1, 10, 1000, 100_000, MAX_MESSAGE_BYTES // 2]))
+        for _ in range(300)
+    ]
+    batches = list(_batches(many))
+    assert sorted(position for batch in batches for position in batch) == list(range(300))
+    for batch in batches:
+        assert len(batch) <= 10
+        assert len({many[position].queue for position in batch}) == 1
+        assert sum(many[position].size for position in batch) <= MAX_MESSAGE_BYTES
+
+
+def test_the_size_of_an_entry_is_what_sqs_counts() -> None:
+    attributes: dict[str, dict[str, Any]] = {
+        "näme": {"DataType": "String", "StringValue": "é"},
+        "raw": {"DataType": "Binary.gif", "BinaryValue": b"\0\1\2"},
+        "count": {"DataType": "Number.custom", "StringValue": "7"},
+    }
+    entry = Entry(QUEUE, "é€😀", attributes=attributes)
+    assert entry.size == 9 + (5 + 6 + 2) + (3 + 10 + 3) + (5 + 13 + 1)
+    assert entry.size == size_of(entry.arguments())
+    assert attribute_size("a", attributes["raw"]) == 14
+
+
+def test_a_message_carries_its_delay_its_group_and_its_attributes(aws: Aws) -> None:
+    aws.make(QUEUE)
+    aws.sqs.send(Entry(QUEUE, "body", 5, "acme", {"n": {"DataType": "Number", "StringValue": "1"}}))
+    (sent,) = aws.sends.to(QUEUE)
+    assert (sent["MessageBody"], sent["DelaySeconds"], sent["MessageGroupId"]) == ("body", 5, "acme")
+    assert sent["MessageAttributes"]["n"]["StringValue"] == "1"
+
+
+def test_what_is_not_given_is_not_sent(aws: Aws) -> None:
+    assert Entry(QUEUE, "body").arguments() == {"MessageBody": "body"}
+
+
+# --- Failures ------------------------------------------------------------------------------------------------------
+
+
+def test_failed_entries_of_an_answer_are_sent_again_alone(answers: Any, aws: Aws) -> None:
+    asked = answers(failing("1", "3"), failing("3"), failing())
+    assert aws.sqs.send_many(entries(5)) == {}
+    assert asked == [["0", "1", "2", "3", "4"], ["1", "3"], ["3"]]
+
+
+def test_an_entry_that_keeps_failing_is_named_with_its_reason(answers: Any, aws: Aws) -> None:
+    asked = answers(failing("1"), failing("1"), failing("1"))
+    assert aws.sqs.send_many(entries(3)) == {1: "InternalError: "}
+    assert len(asked) == 3
+
+
+def test_an_entry_at_fault_is_not_sent_again(answers: Any, aws: Aws) -> None:
+    asked = answers(failing("1", fault=True))
+    assert list(aws.sqs.send_many(entries(3))) == [1]
+    assert len(asked) == 1
+
+
+def test_an_entry_at_fault_is_named_although_others_are_sent_again(answers: Any, aws: Aws) -> None:
+    def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return failing("0", fault=True)(given) + failing("1")(given)
+
+    asked = answers(mixed, failing())
+    assert list(aws.sqs.send_many(entries(3))) == [0]
+    assert asked[1] == ["1"]
+
+
+def test_a_refused_request_fails_each_of_its_messages(answers: Any, aws: Aws) -> None:
+    answers(refused("SendMessageBatch"))
+    failed = aws.sqs.send_many(entries(3))
+    assert sorted(failed) == [0, 1, 2]
+    assert "AccessDenied" in failed[0]
+
+
+def test_a_request_that_fails_after_some_were_taken_names_only_the_others(answers: Any, aws: Aws) -> None:
+    answers(failing("2"), refused("SendMessageBatch", "ServiceUnavailable"))
+    assert list(aws.sqs.send_many(entries(4))) == [2]
+
+
+def test_an_entry_at_fault_stays_named_when_the_next_request_fails(answers: Any, aws: Aws) -> None:
+    def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return failing("0", fault=True)(given) + failing("1")(given)
+
+    answers(mixed, refused("SendMessageBatch"))
+    assert sorted(aws.sqs.send_many(entries(3))) == [0, 1]
+
+
+def test_one_batch_of_many_that_fails_leaves_the_others_sent(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws.make("one")
+    mixed = [Entry(("one", "missing")[number % 2], str(number)) for number in range(30)]
+    for first in (mixed, mixed[1:]):
+        failed = aws.sqs.send_many(first)
+        assert sorted(first[position].body for position in failed) == sorted(str(number) for number in range(1, 30, 2))
+        assert "NonExistentQueue" in next(iter(failed.values())) or "does not exist" in next(iter(failed.values()))
+
+
+@pytest.mark.parametrize("count", [1, 2, 25])
+def test_a_missing_queue_and_missing_credentials_are_failures_and_no_crash(
+    count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert len(aws.sqs.send_many(entries(count))) == count
+    monkeypatch.delenv("AWS_DEFAULT_REGION")
+    failed = Sqs().send_many(entries(count))
+    assert len(failed) == count
+    assert "region" in failed[0]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_an_sqs_that_is_away_is_a_failure_that_names_the_queue(
+    count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(**_: Any) -> None:
+        raise EndpointConnectionError(endpoint_url="https://sqs")
+
+    aws.make(QUEUE)
+    for name in ("send_message", "send_message_batch"):
+        monkeypatch.setattr(aws.sqs.client, name, away)
+    failed = aws.sqs.send_many(entries(count))
+    assert "Could not connect" in failed[count - 1]
+    with pytest.raises(SendError, match=f"{QUEUE}: Could not connect"):
+        aws.sqs.send(Entry(QUEUE, "x"))
+
+
+def test_a_queues_address_is_asked_for_once(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws.make(QUEUE)
+    asked: list[str] = []
+    real = aws.sqs.client.get_queue_url
+
+    def counted(*, QueueName: str) -> Any:  # noqa: N803
+        asked.append(QueueName)
+        return real(QueueName=QueueName)
+
+    monkeypatch.setattr(aws.sqs.client, "get_queue_url", counted)
+    for _ in range(3):
+        aws.sqs.send(Entry(QUEUE, "x"))
+    assert asked == [QUEUE]
+
+
+def test_making_an_sqs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
+    assert "client" not in vars(Sqs())
+
+
+def test_threads_that_send_first_at_once_make_clients_one_after_the_other(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    aws.make(QUEUE)
+    inside, most = 0, 0
+    real = boto3.client
+
+    def slow(*args: Any, **options: Any) -> Any:
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        time.sleep(0.02)
+        made = real(*args, **options)
+        inside -= 1
+        return made
+
+    monkeypatch.setattr(boto3, "client", slow)
+    fresh, barrier = Sqs(), threading.Barrier(6)
+    failed: list[dict[int, str]] = []
+
+    def send() -> None:
+        barrier.wait()
+        failed.append(fresh.send_many([Entry(QUEUE, "x")]))
+
+    threads = [threading.Thread(target=send) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == [{}] * 6
+    assert most == 1, "boto3's default session is not for several threads"
+
+
+# --- Visibility ----------------------------------------------------------------------------------------------------
+
+
+def test_visibility_is_set_in_batches_and_cut_to_what_sqs_takes(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    aws.make(QUEUE)
+    asked: list[list[Mapping[str, Any]]] = []
+    monkeypatch.setattr(
+        aws.sqs.client,
+        "change_message_visibility_batch",
+        lambda *, QueueUrl, Entries: asked.append(Entries),  # noqa: N803
+    )
+    monkeypatch.setattr(
+        aws.sqs.client,
+        "change_message_visibility",
+        lambda *, QueueUrl, **entry: asked.append([entry]),  # noqa: N803
+    )
+    aws.sqs.set_visibility(QUEUE, {str(number): 60 for number in range(19)} | {"long": 10**6, "past": -5})
+    assert [len(batch) for batch in asked] == [10, 10, 1]
+    times = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for batch in asked for entry in batch}
+    assert (times["0"], times["long"], times["past"]) == (60, 42_300, 0)
+
+
+def test_a_visibility_that_is_refused_is_passed_over(aws: Aws) -> None:
+    aws.sqs.set_visibility("missing", {"receipt": 5})
+    aws.make(QUEUE)
+    aws.sqs.set_visibility(QUEUE, {"no such receipt": 5})
+
+
+def test_resends_wait_a_little_longer_each_time(answers: Any, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(time, "sleep", waited.append)
+    answers(*[failing("0", "1")] * 3)
+    assert len(aws.sqs.send_many(entries(2))) == 2
+    assert waited == [0.2, 0.4]

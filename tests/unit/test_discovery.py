@@ -1,0 +1,244 @@
+"""Finding tasks: by walking a package, one at a time, and with a clear error where something disagrees."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from joblane.discovery import discover, follower_of, load
+from joblane.errors import DeclarationError
+
+_numbers = itertools.count(1)
+
+HANDLER = """
+from joblane import Payload, TaskContext, task
+
+class Body(Payload):
+    pass
+
+@task("{type}")
+def {function}(payload: Body, ctx: TaskContext) -> None:
+    pass
+"""
+PLAIN = """
+def handler(event, context):
+    return None
+"""
+
+
+class Package:
+    """A package of handlers that a test writes."""
+
+    def __init__(self, root: Path) -> None:
+        self.name = f"found_{next(_numbers)}"
+        self.root = root / self.name
+        self.root.mkdir()
+        (self.root / "__init__.py").touch()
+
+    def add(self, folder: str, text: str | None) -> None:
+        (self.root / folder).mkdir()
+        (self.root / folder / "__init__.py").touch()
+        if text is not None:
+            (self.root / folder / "handler.py").write_text(text)
+
+    def add_task(self, type_: str, folder: str | None = None) -> None:
+        function = type_.replace(":", "_")
+        self.add(folder or function, HANDLER.format(type=type_, function=function))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package]:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    made = Package(tmp_path)
+    yield made
+    for name in [name for name in sys.modules if name.partition(".")[0] == made.name]:
+        del sys.modules[name]
+
+
+def found(package: Package) -> list[str]:
+    """Types that are found there, without the library's own."""
+    return [type_ for type_ in discover(package.name) if not type_.startswith("jobs:")]
+
+
+def test_tasks_are_found_in_order_of_their_types(package: Package) -> None:
+    for type_ in ("zoo:feed", "data:export", "system_user:expiry"):
+        package.add_task(type_)
+    assert found(package) == ["data:export", "system_user:expiry", "zoo:feed"]
+    assert discover(package.name)["zoo:feed"].type == "zoo:feed"
+
+
+def test_folders_without_a_task_are_passed_over(package: Package) -> None:
+    package.add_task("data:export")
+    package.add("notes", None)
+    package.add("router", PLAIN)
+    assert found(package) == ["data:export"]
+
+
+def test_an_empty_package_has_no_tasks(package: Package) -> None:
+    assert found(package) == []
+
+
+def test_a_handler_that_declares_nothing_is_refused(package: Package) -> None:
+    package.add("data_export", "x = 1\n")
+    with pytest.raises(DeclarationError, match=r"data_export/handler\.py: declares no task; put @task on its function"):
+        discover(package.name)
+
+
+def test_a_task_in_the_wrong_folder_is_refused(package: Package) -> None:
+    package.add_task("data:export", "export")
+    with pytest.raises(
+        DeclarationError,
+        match=rf"export/handler\.py: declares 'data:export', which belongs in {package.name}/data_export",
+    ):
+        discover(package.name)
+
+
+def test_two_tasks_in_one_folder_are_refused(package: Package) -> None:
+    text = HANDLER.format(type="data:export", function="data_export")
+    package.add("data_export", text + HANDLER.format(type="data:other", function="data_other"))
+    with pytest.raises(DeclarationError, match="declares data:export, data:other; one folder, one task"):
+        discover(package.name)
+
+
+def test_two_tasks_of_one_type_are_refused(package: Package) -> None:
+    text = HANDLER.format(type="data:export", function="data_export")
+    package.add("data_export", text + "first = data_export\n" + text)
+    with pytest.raises(DeclarationError, match="declares data:export, data:export; one folder, one task"):
+        discover(package.name)
+
+
+def test_a_second_name_for_a_task_is_no_second_task(package: Package) -> None:
+    package.add("data_export", HANDLER.format(type="data:export", function="data_export") + "export = data_export\n")
+    assert found(package) == ["data:export"]
+
+
+def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Package) -> None:
+    package.add_task("data:export")
+    text = f"from {package.name}.data_export.handler import data_export\n"
+    package.add("data_copy", text + HANDLER.format(type="data:copy", function="data_copy"))
+    assert found(package) == ["data:copy", "data:export"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("x = 1\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1\n\ndef f()\n    pass\n", "line 3: SyntaxError: expected ':'"),
+        ("if True:\nx = 1\n", "line 2: IndentationError: expected an indented block"),
+        ("def f():\n    return 1 / 0\nx = f()\n", "line 2: ZeroDivisionError: division by zero"),
+        ("import json\njson.loads('{')\n", "line 2: JSONDecodeError: Expecting property name"),
+        ("import sys\nsys.exit('not here')\n", "line 2: SystemExit: not here"),
+    ],
+)
+def test_a_handler_that_cannot_be_imported_stops_the_walk_with_file_line_reason_and_advice(
+    text: str, told: str, package: Package
+) -> None:
+    package.add("data_export", text)
+    with pytest.raises(DeclarationError) as caught:
+        discover(package.name)
+    message = str(caught.value)
+    assert message.startswith(f"{package.name}/data_export/handler.py, {told}")
+    assert message.endswith(
+        f"\nMend it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
+    )
+
+
+def test_what_a_handler_imports_is_named_where_the_error_is_there(package: Package) -> None:
+    package.add("data_export", f"from {package.name}.notes import sums\n")
+    package.add("notes", None)
+    (package.root / "notes" / "sums.py").write_text("x = 1\ny = zero\n")
+    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 2: NameError: name 'zero' is not defined\n"):
+        discover(package.name)
+    (package.root / "notes" / "sums.py").write_text("x = 1\n\nx = (1\n")
+    with pytest.raises(DeclarationError, match=r"^\w+/notes/sums\.py, line 3: SyntaxError: '\(' was never closed\n"):
+        discover(package.name)
+
+
+def test_a_bad_declaration_stops_the_walk_with_the_reason(package: Package) -> None:
+    package.add("data_export", HANDLER.format(type="data:export", function="other_name"))
+    with pytest.raises(DeclarationError, match="the function is called 'other_name', not 'data_export'"):
+        discover(package.name)
+
+
+FOLLOWED = HANDLER.replace('"{type}"', '"{type}", on_archived="system:alert"')
+ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replace(
+    "payload: Body", "payload: ArchivedTask"
+)
+
+
+def test_a_task_that_is_followed_by_another_must_name_one_that_is_there(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    with pytest.raises(DeclarationError, match=r"^task 'data:export': on_archived: there is no task 'system:alert'$"):
+        discover(package.name)
+
+
+def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    package.add_task("system:alert")
+    with pytest.raises(DeclarationError, match=r"on_archived: 'system:alert' takes Body, not ArchivedTask$"):
+        discover(package.name)
+
+
+def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
+    package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
+    package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
+    follows = follower_of(discover(package.name)["data:export"])
+    assert follows == {"type": "system:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}
+
+
+def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> None:
+    text = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
+    package.add_task("data:export")
+    package.add("data_copy", text.format(type="data:copy", function="data_copy"))
+    with pytest.raises(DeclarationError, match="task 'data:copy': aliases: 'data:export' is another task's"):
+        discover(package.name)
+
+
+def test_one_task_is_loaded_without_its_neighbours(package: Package) -> None:
+    package.add_task("data:export")
+    package.add("broken", "import no_such_module\n")
+    assert load("data:export", package.name).type == "data:export"
+
+
+def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
+    package.add("router", PLAIN)
+    package.add("empty", None)
+    for type_ in ("data:export", "no_such:task"):
+        with pytest.raises(DeclarationError, match=f"no task '{type_}': .*handler.py declares none"):
+            load(type_, package.name)
+    with pytest.raises(DeclarationError, match="'category:action' is required"):
+        load("../router", package.name)
+
+
+def test_a_type_that_shares_the_folder_of_another_is_not_taken_for_it(package: Package) -> None:
+    package.add_task("data_export:full")
+    assert load("data_export:full", package.name).type == "data_export:full"
+    with pytest.raises(DeclarationError, match="no task 'data:export_full'"):
+        load("data:export_full", package.name)
+
+
+def test_a_broken_import_of_a_loaded_task_is_not_taken_for_a_missing_task(package: Package) -> None:
+    package.add("data_export", "import no_such_module\n")
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        load("data:export", package.name)
+
+
+def test_the_projects_own_tasks_are_found() -> None:
+    assert {"jobs:sweep", "data:export", "user:invitation"} <= set(discover())
+
+
+def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment() -> None:
+    script = (
+        "import os, socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a connection')\n"
+        "socket.socket.connect = refuse\n"
+        "from joblane.discovery import discover\n"
+        "assert discover()\n"
+        "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[2])

@@ -1,0 +1,172 @@
+"""A world for one test: a migrated database, queues in moto, and a worker over both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from joblane.client import JobClient
+from joblane.declaration import Task
+from joblane.maintenance.sweep import Swept, sweep
+from joblane.queues import dead_letter_name, lane_name
+from joblane.record.database import Database
+from joblane.sqs.client import Entry, Sqs
+from joblane.testing.faults import Tap, TappedDatabase
+from joblane.worker.worker import Worker
+from tests.builders.events import LambdaContext, event, record
+
+PREFIX = "jobs"
+
+
+@dataclass
+class World:
+    """The record, the queues and helpers to look at them."""
+
+    url: str
+    sqs: Sqs
+    database: Database
+    client: JobClient
+    _looker: Database
+    workers: dict[str, Worker] = field(default_factory=dict)
+
+    def lane(self, task: Task[Any, Any]) -> str:
+        """The name of the home lane, made with its dead letters on first use."""
+        name = lane_name(PREFIX, task.queue, task.type)
+        for queue in (name, dead_letter_name(name)):
+            self.sqs.client.create_queue(QueueName=queue)
+        return name
+
+    def worker(self, task: Task[Any, Any]) -> Worker:
+        self.lane(task)
+        if task.type not in self.workers:
+            self.workers[task.type] = Worker(task, self.database, self.sqs, PREFIX)
+        return self.workers[task.type]
+
+    def deliver(
+        self, task: Task[Any, Any], *bodies: str | Mapping[str, Any], seconds: float = 60.0, **how: Any
+    ) -> list[str]:
+        """Hand messages to the task's function at once. Returns the message ids that stay in the queue."""
+        records = [record(body, self.lane(task), **how) for body in bodies]
+        answer = self.worker(task).handle(event(*records), LambdaContext(seconds=seconds))
+        return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+
+    def received(self, queue: str, *, visibility: int = 0) -> list[dict[str, Any]]:
+        """What is in a queue now."""
+        return self.sqs.client.receive_message(  # type: ignore[return-value]
+            QueueUrl=self.sqs.url(queue),
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=visibility,
+            MessageAttributeNames=["All"],
+            AttributeNames=["All"],
+        ).get("Messages", [])
+
+    def dead_letters(self, task: Task[Any, Any]) -> list[dict[str, Any]]:
+        return self.received(dead_letter_name(self.lane(task)))
+
+    def take(self, task: Task[Any, Any]) -> list[dict[str, Any]]:
+        """Receive what is in the lane and delete it: as events want it, its body and attributes."""
+        messages = self.received(self.lane(task), visibility=30)
+        for message in messages:
+            self.sqs.client.delete_message(
+                QueueUrl=self.sqs.url(self.lane(task)), ReceiptHandle=message["ReceiptHandle"]
+            )
+        return messages
+
+    def run(self, sql: str, *parameters: Any) -> list[list[Any]]:
+        """Look at the record from outside."""
+        return self._looker.get().run(sql, *parameters)
+
+    def row(self, id_: str) -> dict[str, Any]:
+        connection = self._looker.get()
+        rows = connection.run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
+        assert rows, f"no row {id_!r}"
+        return rows[0][0]  # type: ignore[no-any-return]
+
+    def attempts(self, id_: str) -> list[dict[str, Any]]:
+        rows = self.run("select to_jsonb(a) from joblane.task_attempts a where task_id = $1 order by run", id_)
+        return [row[0] for row in rows]
+
+    def later(self, id_: str) -> None:
+        """Let the waiting time of a task pass."""
+        self.run("update joblane.tasks set due_at = clock_timestamp(), sweep_at = clock_timestamp() where id = $1", id_)
+
+
+class WatchedSqs(Sqs):
+    """The real queues, and a note of what was sent and of the visibilities that were set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Entry] = []
+        self.visibilities: list[int] = []
+
+    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+        self.sent += entries
+        return super().send_many(entries)
+
+    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
+        self.visibilities += receipts.values()
+        super().set_visibility(queue, receipts)
+
+
+def watch(world: World) -> WatchedSqs:
+    """Note what the world's workers send from now on. Call it before the first delivery."""
+    assert not world.workers
+    world.sqs = watched = WatchedSqs()
+    return watched
+
+
+@contextmanager
+def rival(world: World, task: Task[Any, Any], tap: Tap | None = None) -> Iterator[Worker]:
+    """Another worker of the same task type, as another process would be: with a connection of its own."""
+    world.lane(task)
+    database = TappedDatabase(world.url, tap) if tap else Database(world.url)
+    try:
+        yield Worker(task, database, world.sqs, PREFIX)
+    finally:
+        database.drop()
+
+
+def handle(worker: Worker, *records: dict[str, Any], seconds: float = 60.0) -> list[str]:
+    """Invoke a worker. Returns the message ids that stay in the queue."""
+    answer = worker.handle(event(*records), LambdaContext(seconds=seconds))
+    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+
+
+def run_sweep(world: World) -> Swept:
+    """One sweep over the record."""
+    return sweep(world.database.get(), world.sqs, PREFIX)
+
+
+def receive(world: World, queue: str, *, visibility: int = 30) -> list[dict[str, Any]]:
+    """What is in a queue, as the records of an event with receipt handles that are good."""
+    found = world.received(queue, visibility=visibility)
+    return [
+        {
+            "messageId": message["MessageId"],
+            "receiptHandle": message["ReceiptHandle"],
+            "body": message["Body"],
+            "attributes": message["Attributes"],
+            "messageAttributes": {
+                name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
+                for name, value in message.get("MessageAttributes", {}).items()
+            },
+            "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
+        }
+        for message in found
+    ]
+
+
+def acknowledge(world: World, queue: str, records: Sequence[dict[str, Any]], kept: Sequence[str]) -> None:
+    """Delete what the function did not report as failed, as Lambda's poller does."""
+    for one in records:
+        if one["messageId"] not in kept:
+            world.sqs.client.delete_message(QueueUrl=world.sqs.url(queue), ReceiptHandle=one["receiptHandle"])
+
+
+def depth(world: World, queue: str) -> int:
+    """Messages in a queue, seen or not."""
+    answer = world.sqs.client.get_queue_attributes(QueueUrl=world.sqs.url(queue), AttributeNames=["All"])
+    found = answer["Attributes"]
+    return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
