@@ -48,10 +48,11 @@ class Project:
         """
         start = (start or Path.cwd()).resolve()
         root = next((each for each in (start, *start.parents) if any((each / mark).exists() for mark in MARKS)), start)
-        return cls._read(root)
+        return cls.at(root)
 
     @classmethod
-    def _read(cls, root: Path) -> Project:
+    def at(cls, root: Path) -> Project:
+        """The project in the folder ``root``."""
         file = root / "pyproject.toml"
         if not file.is_file():
             return cls(root)

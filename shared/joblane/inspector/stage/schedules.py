@@ -16,7 +16,7 @@ from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.views import ActionResult, Pause, ScheduleView, Tick
+from joblane.inspector.views import ActionResult, ScheduleView, Tick
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.queues import cron_group_name, schedule_name
@@ -58,28 +58,19 @@ def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
     known = _known_ticks(scope, declared)
     states = _states_on_aws(scope)
     now = datetime.now(UTC)
-    return tuple(_view(task, one, now, known, paused, states) for task, one in declared)
-
-
-def _view(  # noqa: PLR0917 - each asked for once, for all schedules
-    task: Task[Any, Any],
-    schedule: Schedule,
-    now: datetime,
-    known: Mapping[tuple[str, str], Mapping[datetime, Tick]],
-    paused: Mapping[str, Pause],
-    states: Mapping[str, str],
-) -> ScheduleView:
-    name = str(schedule.name)
-    return ScheduleView(
-        type=task.type,
-        name=name,
-        text=schedule.text,
-        timezone=schedule.timezone,
-        overlap=task.overlap,
-        next=tuple(_coming(schedule, now)),
-        ticks=_ticks(task, schedule, now, known.get((task.type, name), {})),
-        pause=paused.get(f"{task.type}:{name}"),
-        on_aws=_state(task, schedule, states),
+    return tuple(
+        ScheduleView(
+            type=task.type,
+            name=str(one.name),
+            text=one.text,
+            timezone=one.timezone,
+            overlap=task.overlap,
+            next=tuple(_coming(one, now)),
+            ticks=_ticks(task, one, now, known.get((task.type, str(one.name)), {})),
+            pause=paused.get(f"{task.type}:{one.name}"),
+            on_aws=_state(task, one, states),
+        )
+        for task, one in declared
     )
 
 

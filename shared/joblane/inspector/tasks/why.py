@@ -43,7 +43,7 @@ select (select count(*) from (select from joblane.tasks
 
 def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
     """``last_outcome``: of the last run that has ended, None where there is none."""
-    match State(record.state):
+    match record.state:
         case State.COMPLETED:
             return Why(Reason.ENDED, f"It completed at {_text(record.finished_at)}.")
         case State.CANCELLED:
@@ -160,7 +160,7 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
     due = _text(record.due_at)
     if record.mismatch_since is not None:
         begun = f"Its payload has another schema than the code knows, since {_text(record.mismatch_since)}; tried again"
-    elif record.state == State.RETRY:
+    elif record.state is State.RETRY:
         begun = f"Attempt {record.attempts} of {record.allowed} failed ({record.error_type}); the next is due"
     elif last_outcome == "snoozed":
         begun = "Its last run asked to be called later: due"
