@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -27,15 +26,14 @@ def build(folder: Path) -> Path:
             copy.mkdir(exist_ok=True)
             shutil.copy(source, copy / name)
     (copy / ".venv").symlink_to(Path(sys.prefix))
-    # up to date by their stamps, whatever the times of the copies
     (copy / ".joblane").symlink_to(ROOT / ".joblane")
-    run(copy, "make", "--assume-old=.venv/.dev", "wheel", TOOLS_ARE="there")
+    run(copy, "make", "--assume-old=.venv/.dev", "--assume-old=.joblane/tools/bin/uv", "wheel")
     (wheel,) = (copy / "dist").glob("*.whl")
     return wheel
 
 
 def environment(folder: Path, wheel: Path, *extras: str) -> Path:
-    """Make an environment in ``folder`` with the wheel and its ``extras``, of the versions of the lock; return its Python."""
+    """Make an environment in ``folder`` with the wheel and its ``extras``; return its Python."""
     tools = Tools(Project(ROOT))
     python = folder / "bin" / "python"
     run(folder.parent, tools.uv, "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
@@ -46,7 +44,15 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
 
 def install(python: Path, *packages: str) -> None:
     """Install packages in the versions of the lock."""
-    command = [Tools(Project(ROOT)).uv, "pip", "install", "--quiet", "--no-config", "--python", python]
+    command: list[str | Path] = [
+        Tools(Project(ROOT)).uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--python",
+        python,
+    ]
     run(ROOT, *command, "--constraint", ROOT / "requirements" / "dev.txt", *packages)
 
 

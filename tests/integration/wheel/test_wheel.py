@@ -51,7 +51,8 @@ def test_the_wheel_holds_the_library_whole_and_alone(wheel: Path) -> None:
 
 def test_the_source_distribution_has_neither_tests_nor_the_platform(wheel: Path) -> None:
     (archive,) = wheel.parent.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(archive).getnames()}
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
     assert {name.partition("/")[0] for name in names} - {""} == {
         *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "shared")
     }
@@ -69,7 +70,9 @@ def test_it_can_be_installed_alone_and_imported(wheel: Path, tmp_path: Path) -> 
     # when
     python = wheels.environment(tmp_path / "venv", wheel)
     # then
-    code = "import joblane, sys; print(joblane.__version__); from joblane import JobClient, Payload, Queue, TaskContext, task"
+    code = (
+        "import joblane; from joblane import JobClient, Payload, Queue, TaskContext, task; print(joblane.__version__)"
+    )
     assert wheels.run(tmp_path, python, "-c", code).strip() == joblane.__version__
     site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
     record = next(site.glob("joblane-*.dist-info/RECORD")).read_text().splitlines()
@@ -110,7 +113,9 @@ main()
         ("aws_cdk", "preflight", "cdk"),
     ],
 )
-def test_a_command_says_which_extra_it_lacks(module: str, arguments: str, extra: str, tmp_path: Path, database_url: str) -> None:
+def test_a_command_says_which_extra_it_lacks(
+    module: str, arguments: str, extra: str, tmp_path: Path, database_url: str
+) -> None:
     (tmp_path / "functions").mkdir()
     (tmp_path / "functions" / "__init__.py").touch()
     (tmp_path / "cdk.json").write_text('{"app": "", "context": {"stages": {"dev": {}}}}')
