@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, terminal
+from joblane.cli import extras, filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -83,6 +83,7 @@ def preflight(
     """
     import json
 
+    extras.need("cdk")
     from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops
     from joblane.local.deployment import context
