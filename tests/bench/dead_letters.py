@@ -12,7 +12,7 @@ from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.dead_letter import archived_letter
+from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 from tests.bench.report import Ratio, median, within
 
@@ -40,7 +40,7 @@ def run() -> list[Ratio]:
     task = tasks["data:export"]
     lane = lane_name(prefix, task.queue, task.type)
     letters = [
-        archived_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
+        archived_dead_letter(lane, Message(task.type, f"dead-{n}", rec=True), "it failed", 0, None) for n in range(DEAD)
     ]
     assert not sqs.send_many(letters)
     inspector = Inspector(Scope(database, sqs, prefix, tasks, "bench"))

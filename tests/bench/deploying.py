@@ -17,17 +17,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from joblane.cdk.packaging import ROOT
 from joblane.local.ports import free_port
 from joblane.local.tools import clean_environment
 from tests.bench.report import Ratio, median, within
+from tests.pages import ROOT
 from tests.unpacked import layer
 
 SYNTH_SECONDS, REDEPLOY_SECONDS = 20, 15
 """On two cores."""
 ROUNDS = 3
 COPIED = ("functions", "infra", "shared", "requirements", "cdk.json")
-SHARED = (".venv", ".tools", "node_modules")
+SHARED = (".venv",)
 CHANGED = Path("functions", "tenant_initialize", "handler.py")
 
 
@@ -41,12 +41,12 @@ class Took:
 
 def run(folder: Path) -> list[Ratio]:
     copy = _copy(folder / "checkout")
-    built = copy / ".build"
+    built = copy / ".joblane" / "build"
 
     def synth(*, packaged: bool) -> Took:
         if not packaged:
             shutil.rmtree(built, ignore_errors=True)
-        command = ["-m", "joblane.cdk.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
+        command = ["-m", "infra.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
         return _time(copy, clean_environment(), *command)
 
     fresh = [synth(packaged=False) for _ in range(ROUNDS)]
@@ -84,7 +84,7 @@ def _copy(target: Path) -> Path:
 def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
     """A local stack that is up. Yields what changes a handler, brings it up again and returns the seconds."""
     environment = clean_environment() | {
-        "JOBLANE_LOCAL": str(copy / ".local"),
+        "JOBLANE_LOCAL": str(copy / ".joblane"),
         "JOBLANE_AWS_PORT": str(free_port()),
         "JOBLANE_POSTGRES_PORT": str(free_port()),
     }
@@ -94,7 +94,7 @@ def _stack(copy: Path) -> Iterator[Callable[[int], Took]]:
         with (copy / CHANGED).open("a") as file:
             file.write(f"\nCHANGED = {number}\n")
         took = _time(copy, environment, *command, "up")
-        assert "UPDATE_COMPLETE" in (copy / ".local" / "cdk-deploy.log").read_text()
+        assert "UPDATE_COMPLETE" in (copy / ".joblane" / "cdk-deploy.log").read_text()
         return took
 
     try:

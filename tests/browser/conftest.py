@@ -32,7 +32,7 @@ from tests.pages import ROOT
 from tests.world import PREFIX, World
 
 TASKS = 5_000
-SCREENSHOTS = ROOT / ".build" / "screenshots"
+SCREENSHOTS = ROOT / ".joblane" / "screenshots"
 QUIET = (
     "--disable-gpu",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",

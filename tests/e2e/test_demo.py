@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from joblane.local.ports import free_port
-from joblane.local.tools import ROOT, clean_environment
+from joblane.local.tools import clean_environment
+from tests.pages import ROOT
 
 
 def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:

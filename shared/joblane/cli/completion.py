@@ -1,10 +1,11 @@
-"""What the shell completes: no call leaves the machine, and nothing is imported that a folder's name can tell."""
+"""Words that the shell completes. Nothing is sent, and no handler is imported."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).resolve().parents[3]
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def states() -> list[str]:
@@ -31,4 +32,6 @@ def scopes() -> list[str]:
 
 
 def _handlers() -> list[Path]:
-    return list((ROOT / "functions").glob("*/handler.py"))
+    from joblane.project import Project
+
+    return list(Project.here().handlers.glob("*/handler.py"))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import getpass
 import os
-import shlex
 import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+from joblane.local import env_file
 from joblane.local.deployment import context
 from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
-from joblane.local.tools import ROOT
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -30,7 +30,7 @@ CONTROL_URL = "ControlUrl"
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
     """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
 
-    Where ``DATABASE_URL`` is not set, all settings are those of ``.local/env``, of this folder or of the project. They
+    Where ``DATABASE_URL`` is not set, all settings are those of ``.joblane/env`` of the project. They
     become this process's environment. Raises :class:`LocalError`, most often as :class:`AwayError`.
     """
     if stage is None:
@@ -74,46 +74,34 @@ def settle(profile: str | None, region: str | None) -> str:
         chosen = {"AWS_PROFILE": profile, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         os.environ.update({name: value for name, value in chosen.items() if value})
         return "DATABASE_URL of the environment"
-    files = _files()
-    found = next((file for file in files if file.is_file()), None)
-    if found is None:
-        looked = " nor ".join(map(str, files))
+    file = Path(os.environ.get("JOBLANE_LOCAL") or Project.here().folder).resolve() / "env"
+    if not file.is_file():
         raise AwayError(
-            f"Nothing says where to look: DATABASE_URL is not set, and there is no {looked}. Start the local stack by "
-            "`make up`, or name a stage of cdk.json by --stage."
+            f"Nothing says where to look: DATABASE_URL is not set, and there is no {file}. Start the local stack by "
+            "`joblane up`, or name a stage of cdk.json by --stage."
         )
     if profile or region:
         raise MisuseError(
             "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own."
         )
+    variables = env_file.read(file)
     # all of them, or what the shell says of an account would be mixed with an emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
-    os.environ.update(read_env_file(found))
-    return str(found)
-
-
-def _files() -> list[Path]:
-    """Where `make up` may have written, nearest first."""
-    named = os.environ.get("JOBLANE_LOCAL")
-    folders = [Path(named)] if named else [Path.cwd() / ".local", ROOT / ".local"]
-    return list(dict.fromkeys(folder.resolve() / "env" for folder in folders))
-
-
-def read_env_file(path: Path) -> dict[str, str]:
-    """The variables of `.local/env`, which a shell reads as well."""
-    lines = (line.partition("=") for line in path.read_text(encoding="utf-8").splitlines() if "=" in line)
-    return {name.strip(): "".join(shlex.split(value)) for name, _, value in lines}
+    os.environ.update(variables)
+    return str(file)
 
 
 def _look(database: Database, url: str, source: str) -> None:
     """Raise :class:`LocalError` where the database does not let us in."""
     from pg8000.exceptions import Error as PostgresError
 
+    from joblane.record.connection import is_unavailable
+
     try:
         database.get()
     except (PostgresError, OSError) as error:
-        raise away(url, source, "does not let us in", error) from error
+        raise away(url, source, "does not answer" if is_unavailable(error) else "does not let us in", error) from error
 
 
 def away(url: str, source: str, what: str, error: Exception) -> AwayError:
@@ -123,7 +111,7 @@ def away(url: str, source: str, what: str, error: Exception) -> AwayError:
     where = urlsplit(url)
     return AwayError(
         f"The database at {where.hostname}:{where.port or 5432} (from {source}) {what}: "
-        f"{text_of(error).rstrip('.')}. Is the local stack up? `make status` says, `make up` starts it."
+        f"{text_of(error).rstrip('.')}. Is the local stack up? `joblane status` says, `joblane up` starts it."
     )
 
 

@@ -2,54 +2,110 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+import typer
+
+from joblane.cli import completion
+from joblane.cli.commands.options import Types
 from joblane.cli.terminal import usage
 
 if TYPE_CHECKING:
     from joblane.inspector.filter import Filter
 
 E = TypeVar("E", bound=StrEnum)
+R = TypeVar("R")
 
 
-def filter_of(
-    *,
-    ids: Sequence[str] = (),
-    state: Sequence[str] = (),
-    type_: Sequence[str] = (),
-    queue: Sequence[str] = (),
-    tenant: str | None = None,
-    tag: str | None = None,
-    id_prefix: str | None = None,
-    error: str | None = None,
-    fingerprint: str | None = None,
-    older: str | None = None,
-    newer: str | None = None,
-) -> Filter:
-    """The options as the inspector wants them; a wrong one is a usage error that names what is right."""
-    from joblane.inspector.filter import Filter
-    from joblane.queues import Queue
-    from joblane.record.states import State
+@dataclass(frozen=True, kw_only=True)
+class FilterOptions:
+    """The options that say which tasks. All that is given must hold; of an option that is repeated, any value."""
 
-    after, before = time_of(newer, "--newer"), time_of(older, "--older")
-    if after is not None and before is not None and after >= before:
-        usage(f"nothing is older than {older} and newer than {newer}", "--older and --newer")
-    return Filter(
-        ids=tuple(dict.fromkeys(ids)),
-        id_prefix=id_prefix,
-        states=tuple(one_of(State, value, "--state") for value in state),
-        types=tuple(type_),
-        queues=tuple(one_of(Queue, value, "--queue") for value in queue),
-        tenant=tenant,
-        tag=tag,
-        error=error,
-        fingerprint=fingerprint,
-        created_after=after,
-        created_before=before,
-    )
+    state: Annotated[
+        list[str] | None,
+        typer.Option("--state", "-s", metavar="STATE", help="Repeatable.", autocompletion=completion.states),
+    ] = None
+    type_: Types = None
+    queue: Annotated[
+        list[str] | None,
+        typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
+    ] = None
+    tenant: Annotated[str | None, typer.Option(help="Tasks of this tenant.")] = None
+    tag: Annotated[str | None, typer.Option(help="Tasks with this tag.")] = None
+    id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="What the id begins with.")] = None
+    error: Annotated[str | None, typer.Option(help="Text in the error's type or message.")] = None
+    fingerprint: Annotated[str | None, typer.Option(help="What went wrong, as `joblane dead` names it.")] = None
+    older: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Made longer ago than 10m, 2h, 3d; or before a time.")
+    ] = None
+    newer: Annotated[
+        str | None, typer.Option(metavar="AGE", help="Made within 10m, 2h, 3d; or at a time or later.")
+    ] = None
+
+    def filter(self, ids: Sequence[str] = ()) -> Filter:
+        from joblane.inspector.durations import ago
+        from joblane.inspector.filter import Filter
+        from joblane.queues import Queue
+        from joblane.record.states import State
+
+        now = datetime.now(UTC)
+        after = None if self.newer is None else parsed(lambda text: ago(text, now), self.newer, "--newer")
+        before = None if self.older is None else parsed(lambda text: ago(text, now), self.older, "--older")
+        if after is not None and before is not None and after >= before:
+            usage(f"nothing is older than {self.older} and newer than {self.newer}", "--older and --newer")
+        return Filter(
+            ids=tuple(dict.fromkeys(ids)),
+            id_prefix=self.id_prefix,
+            states=tuple(one_of(State, value, "--state") for value in self.state or ()),
+            types=tuple(self.type_ or ()),
+            queues=tuple(one_of(Queue, value, "--queue") for value in self.queue or ()),
+            tenant=self.tenant,
+            tag=self.tag,
+            error=self.error,
+            fingerprint=self.fingerprint,
+            created_after=after,
+            created_before=before,
+        )
+
+
+def filtered(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options of :class:`FilterOptions` in the place of its parameter ``which``."""
+    options = inspect.signature(FilterOptions, eval_str=True).parameters
+
+    def run(**given: Any) -> None:
+        command(which=FilterOptions(**{name: given.pop(name) for name in options}), **given)
+
+    own = inspect.signature(command, eval_str=True)
+    found = (options.values() if name == "which" else [each] for name, each in own.parameters.items())
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for some in found for each in some]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__doc__ = command.__doc__
+    return run
+
+
+def parsed(parse: Callable[[str], R], text: str, option: str) -> R:
+    """``text`` as ``parse`` reads it, which raises ValueError for what it cannot read."""
+    try:
+        return parse(text)
+    except ValueError as error:
+        usage(str(error), option)
+
+
+def duration_of(text: str | None, option: str) -> timedelta | None:
+    from joblane.inspector.durations import duration
+
+    return None if text is None else parsed(duration, text, option)
+
+
+def time_of(text: str | None, option: str) -> datetime | None:
+    from joblane.inspector.durations import moment
+
+    return None if text is None else parsed(moment, text, option)
 
 
 def one_of(kind: type[E], value: str, option: str) -> E:
@@ -60,31 +116,17 @@ def one_of(kind: type[E], value: str, option: str) -> E:
 
 
 def type_of(text: str) -> str:
-    """What can be a task's type, whether or not there is one."""
+    """A text that can be a task's type, declared or not."""
     from joblane.declaration import check_type
-    from joblane.errors import DeclarationError
 
-    try:
-        check_type(text)
-    except DeclarationError as error:
-        usage(str(error), "TYPE")
+    parsed(check_type, text, "TYPE")
     return text
 
 
 def name_of(text: str, option: str) -> str:
-    """What can be the name of a tenant; no other name is wider."""
+    """A text that can be the name of a tenant; no other name is wider."""
     from joblane.sqs.message import TENANT_PATTERN
 
     if not TENANT_PATTERN.fullmatch(text):
         usage("1 to 128 ASCII letters, digits and punctuation are required", option)
     return text
-
-
-def time_of(text: str | None, option: str) -> datetime | None:
-    """A time, or one so long ago."""
-    from joblane.inspector.durations import ago
-
-    try:
-        return None if text is None else ago(text, datetime.now(UTC))
-    except ValueError as error:
-        usage(str(error), option)

@@ -42,7 +42,6 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
     ``command``: `joblane`, with the options that lead to this stage. ``begun``: it was started for this, just now.
     """
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import BulkView
 
     view, id_ = started, argument(started.id)
     if begun:
@@ -64,7 +63,7 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
         terminal.say(f"Bulk action {view.id} goes on by itself.  See it:  {command} bulk show {id_}")
         raise
     if as_json:
-        terminal.document(view, BulkView)
+        terminal.document(view)
     else:
         terminal.console().print(terminal.word(report(view), "none"))
     return Exit.DONE if view.state == "completed" and not view.failed and view.stopped is None else Exit.FAILED

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, survey, watch
+from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, scaffold, survey, watch
 from joblane.cli.exits import Exit, epilog, exit_of
 from joblane.cli.target import Target
 from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "Begin": {"init": scaffold.init, "new": scaffold.new},
     "Look": {
         "ls": look.ls,
         "show": look.show,
@@ -42,7 +42,6 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "replay": author.replay,
         "edit": author.edit,
         "invoke": author.invoke,
-        "new": author.new,
         "schema": deploy.schema,
     },
     "The local stack": {"up": local.up, "down": local.down, "status": local.status},
@@ -104,7 +103,6 @@ for _heading, _commands in COMMANDS.items():
 app.add_typer(
     bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
 )
-app.command(hidden=True)(local.ticker)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,14 +113,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
         Project.here().activate()
-        app(arguments, prog_name="jobs" if Path(sys.argv[0]).name == "jobs" else "joblane")
+        app(arguments, prog_name="joblane")
     except Exception as error:
         code = exit_of(error)
         if code is None:
             raise
         say(f"joblane: {error}")
         if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
-            say("Is the local stack up (`make status`)? Another stage is named by --stage.")
+            say("Is the local stack up (`joblane status`)? Another stage is named by --stage.")
         sys.exit(code)
 
 

@@ -9,7 +9,6 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import typer
@@ -78,16 +77,21 @@ def say(text: str) -> None:
     typer.echo(clean(text, lines=True), err=True)
 
 
-def document(value: Any, kind: Any) -> None:
-    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC. ``kind``: its type."""
-    typer.echo(adapter(kind).dump_json(value, indent=2).decode())
+def document(value: Any) -> None:
+    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC."""
+    typer.echo(json_of(value, indent=2))
 
 
-@cache
-def adapter(kind: Any) -> Any:
-    from pydantic import TypeAdapter
+def answer(value: Any) -> NoReturn:
+    """End the command with its answer as a document."""
+    document(value)
+    raise typer.Exit
 
-    return TypeAdapter(kind)
+
+def json_of(value: Any, *, indent: int | None = None) -> str:
+    from pydantic_core import to_json
+
+    return to_json(value, indent=indent, inf_nan_mode="null").decode()
 
 
 def clean(value: object, *, lines: bool = False) -> str:

@@ -47,7 +47,7 @@ class Holder:
     under_way: bool
 
 
-def admit(run: Run, ready: Sequence[Ready], *, room: int | None = None) -> list[Admitted | JobError]:
+def insert_tasks(run: Run, ready: Sequence[Ready], *, room: int | None = None) -> list[Admitted | JobError]:
     """Write the rows; a result per job, in order.
 
     ``room``: in a caller's transaction, which goes on: messages beyond it are left to the sweep. Raises whatever

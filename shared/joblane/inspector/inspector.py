@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.actions import audit, enqueue, single
 from joblane.inspector.bulk import dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.inspector.views import (
@@ -33,9 +34,6 @@ from joblane.inspector.views import (
     TaskView,
     TypeView,
 )
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 VIEW, OPERATE, EDIT = Permission
 
@@ -140,32 +138,40 @@ class Inspector:
     @needs(OPERATE)
     def run(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Run one that waits now. Raises :class:`ActionError`, as all of these do."""
-        return single.run(self._scope, id, reason)
+        return single.change_state(self._scope, BulkAction.RUN, id, reason)
 
     @needs(OPERATE)
     def retry(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
-        """Give one that was given up or cancelled a fresh allowance of attempts, and run it now."""
-        return single.retry(self._scope, id, reason)
+        """Run a task that was archived or cancelled, with new attempts.
+
+        Where its dead letter was not sent yet, that is not sent any more, and what ``on_archived`` names does not
+        follow until it is archived again.
+        """
+        return single.change_state(self._scope, BulkAction.RETRY, id, reason)
 
     @needs(OPERATE)
     def archive(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Give up one that waits: as if its attempts were used up, dead letter included."""
-        return single.archive(self._scope, id, reason)
+        return single.change_state(self._scope, BulkAction.ARCHIVE, id, reason)
 
     @needs(OPERATE)
     def delete(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
-        """Clear the content of one that does not run; one that waits is cancelled by it. The id is kept."""
-        return single.delete(self._scope, id, reason)
+        """Clear the content of a task that does not run; one that waits is cancelled by it. The id is kept.
+
+        A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing. A dead letter that
+        was not sent yet is not sent any more, and what ``on_archived`` names does not follow.
+        """
+        return single.change_state(self._scope, BulkAction.DELETE, id, reason)
 
     @needs(OPERATE)
     def cancel(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Cancel one that waits, or ask one that runs to stop."""
-        return single.cancel(self._scope, id, reason)
+        return single.change_state(self._scope, BulkAction.CANCEL, id, reason)
 
     @needs(OPERATE)
     def replay(self, id: str, *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """Enqueue a new task with the same payload, linked to this one."""
-        return single.replay(self._scope, id, reason)
+        return single.replay(self._scope, id, None, reason)
 
     @needs(OPERATE)
     def bulk(self, action: BulkAction, filter: Filter, *, rate: int = 50, reason: str | None = None) -> BulkView:  # noqa: A002
@@ -214,7 +220,7 @@ class Inspector:
     @needs(EDIT)
     def replay_with(self, id: str, payload: Mapping[str, Any], *, reason: str | None = None) -> ActionResult:  # noqa: A002
         """As :meth:`replay`, with another payload."""
-        return single.replay_with(self._scope, id, payload, reason)
+        return single.replay(self._scope, id, payload, reason)
 
     @needs(EDIT)
     def enqueue(

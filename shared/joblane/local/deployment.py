@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 from joblane.local.errors import LocalError, tail
-from joblane.local.tools import ROOT, cdk, clean_environment
+from joblane.local.tools import Tools, clean_environment
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,28 +21,67 @@ ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
 
 
-def local_stage(changes: Mapping[str, object]) -> dict[str, Any]:
-    """What cdk.json has for the stage `local`, with `changes`."""
-    return {**context()["stages"]["local"], **changes}
+STEP_SECONDS = 600
+"""A program of the CDK that takes longer hangs, and is ended."""
 
 
-def context() -> dict[str, Any]:
-    """That of cdk.json: `stages` above all."""
-    found: dict[str, Any] = json.loads((ROOT / "cdk.json").read_text(encoding="utf-8"))["context"]
+def cdk_json(project: Project) -> dict[str, Any]:
+    """The project's ``cdk.json``: ``app``, the command of the CDK app, and ``context``, with the ``stages``.
+
+    Raises :class:`LocalError` where there is none, or it has no stages.
+    """
+    file = project.root / "cdk.json"
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LocalError(f"There is no {file}: `joblane init` writes one.") from None
+    except ValueError as error:
+        raise LocalError(f"{file} is not JSON: {error}") from None
+    if not isinstance(found, dict) or not isinstance(found.get("context", {}).get("stages"), dict):
+        raise LocalError(f"{file} has no `stages` in its `context`: the settings of each stage, by its name.")
     return found
+
+
+def context(project: Project | None = None) -> dict[str, Any]:
+    """The context of ``cdk.json``: ``stages`` above all."""
+    found: dict[str, Any] = cdk_json(project or Project.here())["context"]
+    return found
+
+
+def local_stage(project: Project, changes: Mapping[str, object]) -> dict[str, Any]:
+    """The stage ``local`` of ``cdk.json``, with ``changes``."""
+    stages = context(project)["stages"]
+    if "local" not in stages:
+        raise LocalError(f"{project.root / 'cdk.json'} has no stage `local`, which the local stack deploys.")
+    return {**stages["local"], **changes}
+
+
+def app_command(app: str) -> list[str]:
+    """The command of a CDK app, run by this Python where it says ``python``. ``app``: as ``cdk.json`` has it."""
+    command = shlex.split(app)
+    if command[0] in ("python", "python3"):
+        command[0] = sys.executable
+    return command
 
 
 class Deployment:
     """One CDK app on one emulator; templates, outputs and logs are in one folder.
 
-    `environment` is added to ours. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to
-    run in place of the project's.
+    `environment` is added to ours. `stage` goes over what cdk.json has for the stage `local`. `app` is a command to
+    run in place of that of cdk.json.
     """
 
     def __init__(
-        self, folder: Path, environment: Mapping[str, str], stage: Mapping[str, object], app: str = "joblane.cdk.app"
+        self,
+        folder: Path,
+        environment: Mapping[str, str],
+        stage: Mapping[str, object],
+        *,
+        project: Project | None = None,
+        app: str | None = None,
     ) -> None:
         self._folder = folder
+        self._project = project or Project.here()
         self._assembly = folder / "cdk.out"
         self._outputs = folder / "outputs.json"
         self._environment = environment
@@ -51,13 +93,16 @@ class Deployment:
 
         The app is run as the CDK command line runs it, which saves that one's start.
         """
-        stages = {"local": local_stage(self._stage)}
+        given = cdk_json(self._project)
+        stages = {"local": local_stage(self._project, self._stage)}
         variables = {
-            "CDK_CONTEXT_JSON": json.dumps({**context(), "stages": stages, "stage": "local", "quiet": True}),
+            "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stages": stages, "stage": "local", "quiet": True}),
             "CDK_OUTDIR": str(self._assembly),
             "CDK_VALIDATION": "false",
         }
-        self._run("The synthesis", "cdk-synth", [sys.executable, "-m", self._app], variables, ROOT)
+        self._assembly.mkdir(mode=0o700, exist_ok=True)  # the templates hold the database's password
+        command = app_command(self._app or given["app"])
+        self._run("The synthesis", "cdk-synth", command, variables, self._project.root)
 
     def bootstrap(self) -> None:
         """Make the bucket and the roles that a deploy needs, where they are not there."""
@@ -82,7 +127,7 @@ class Deployment:
     def _cdk(self, command: str, *arguments: str) -> None:
         quiet = ["--ci", "--no-notices", "--no-version-reporting", "--no-color"]
         variables = {"CDK_DISABLE_CLI_TELEMETRY": "true"}
-        line = [str(cdk()), command, *arguments, *quiet]
+        line = [str(Tools(self._project).cdk), command, *arguments, *quiet]
         # Away from cdk.json: with an app in sight, even the bootstrap runs it first.
         self._run(f"`cdk {command}`", f"cdk-{command}", line, variables, self._folder)
 
@@ -90,34 +135,50 @@ class Deployment:
         self, what: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
     ) -> None:
         path = self._folder / f"{log_name}.log"
-        with path.open("wb") as log:
-            done = subprocess.run(  # noqa: S603
-                command,
-                cwd=folder,
-                env={**clean_environment(), **self._environment, **variables},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                check=False,
-            )
+        try:
+            with path.open("wb") as log:
+                done = subprocess.run(  # noqa: S603
+                    command,
+                    cwd=folder,
+                    env={**clean_environment(self._project), **self._environment, **variables},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    check=False,
+                    timeout=STEP_SECONDS,
+                )
+        except subprocess.TimeoutExpired:
+            raise LocalError(f"{what} was ended after {STEP_SECONDS} s. The end of {path}:\n{tail(path, 30)}") from None
+        except FileNotFoundError as error:
+            raise LocalError(f"{what} could not start: {error.filename} is not there.") from None
         if done.returncode != 0:
             raise LocalError(f"{what} failed (exit status {done.returncode}). The end of {path}:\n{tail(path, 30)}")
 
+    def function_environments(self, prefix: str) -> list[dict[str, str]]:
+        """Variables of the deployed functions whose names begin with ``prefix``."""
+        with closing(self._client("lambda")) as client:
+            pages = client.get_paginator("list_functions").paginate()
+            found = [function for page in pages for function in page["Functions"]]
+        ours = [function for function in found if function["FunctionName"].startswith(prefix)]
+        return [function.get("Environment", {}).get("Variables", {}) for function in ours]
+
     def _exists(self, stack: str) -> bool:
-        import boto3
         from botocore.exceptions import ClientError
 
-        client = boto3.client(
-            "cloudformation",
+        with closing(self._client("cloudformation")) as client:
+            try:
+                stacks = client.describe_stacks(StackName=stack)["Stacks"]
+            except ClientError:
+                return False
+        return any(found["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE") for found in stacks)
+
+    def _client(self, service: str) -> Any:
+        import boto3
+
+        return boto3.client(  # type: ignore[call-overload]
+            service,
             endpoint_url=self._environment["AWS_ENDPOINT_URL"],
             region_name=self._environment["AWS_DEFAULT_REGION"],
             aws_access_key_id=self._environment["AWS_ACCESS_KEY_ID"],
             aws_secret_access_key=self._environment["AWS_SECRET_ACCESS_KEY"],
         )
-        try:
-            stacks = client.describe_stacks(StackName=stack)["Stacks"]
-        except ClientError:
-            return False
-        finally:
-            client.close()
-        return any(found["StackStatus"] in ("CREATE_COMPLETE", "UPDATE_COMPLETE") for found in stacks)

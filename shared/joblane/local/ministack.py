@@ -1,4 +1,4 @@
-"""The emulator: MiniStack on 127.0.0.1, in an environment that holds nothing of this project.
+"""The emulator: MiniStack on 127.0.0.1 behind a guard, in an environment that holds nothing of this project.
 
 It runs functions with its own interpreter, packages and environment variables. Standing alone, it misses what AWS would
 miss: a package that the layer forgot, a setting that only this machine has.
@@ -11,23 +11,22 @@ import os
 import shutil
 import time
 import urllib.request
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from joblane.local.daemon import Daemon
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
-from joblane.local.tools import emulator_python
+from joblane.local.tools import Tools
+from joblane.project import Project
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+PROGRAM = Path(__file__).with_name("emulator.py")
 START_SECONDS = 60.0
 HEALTH_PATH = "/_localstack/health"
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class MiniStack:
-    """One emulator with its log and temporary files in one folder. `port` None takes a free one.
+    """One emulator with its log and temporary files in one folder. `port` None takes a free one; `tools` have it.
 
     Its queues, functions and buckets live in memory: a new start is an empty account. `permissions=True` lets it refuse
     what a role does not allow, as AWS does; the key `test` may do anything.
@@ -40,6 +39,7 @@ class MiniStack:
         region: str,
         port_setting: str = "JOBLANE_AWS_PORT",
         *,
+        tools: Tools | None = None,
         permissions: bool = False,
     ) -> None:
         self.folder = folder
@@ -48,6 +48,7 @@ class MiniStack:
         self._port_setting = port_setting
         self._permissions = permissions
         self._daemon = Daemon("ministack", folder)
+        self._tools = tools or Tools(Project.here())
 
     @property
     def endpoint(self) -> str:
@@ -82,7 +83,7 @@ class MiniStack:
         temporary = self.folder / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # unpacked functions of an emulator that was killed
         temporary.mkdir(parents=True)
-        command = [str(emulator_python()), "-m", "ministack"]
+        command = [str(self._tools.emulator_python), "-P", str(PROGRAM)]
         self._daemon.start(command, self._environment(temporary), self.folder, {"port": str(self.port)})
         until = time.monotonic() + START_SECONDS
         while not is_healthy(self.endpoint):

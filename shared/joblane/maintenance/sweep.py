@@ -22,7 +22,7 @@ from joblane.queues import lane_name
 from joblane.record.claim import PAUSED
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.sqs.client import NO_SUCH_QUEUE, Entry, Sqs
-from joblane.sqs.dead_letter import archived_letter
+from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
         lane = lane_name(prefix, queue, type_)
         message = Message(type_, id_, payload, rec=True, schema=schema, headers=headers)
         if state == "archived":
-            entries.append(archived_letter(lane, message, reason or "archived", generation, tenant))
+            entries.append(archived_dead_letter(lane, message, reason or "archived", generation, tenant))
         elif paused:
             swept.paused += 1
             continue

@@ -15,7 +15,7 @@ from joblane.sqs.client import Entry, attribute_size
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
 
 if TYPE_CHECKING:
-    from joblane.sqs.received import Delivery
+    from joblane.sqs.received import Received
 
 MAX_REASON = 1000
 """Characters of a reason."""
@@ -25,7 +25,7 @@ NO_ROOM = (
 )
 
 
-def with_id(delivery: Delivery, queue: str) -> Entry:
+def with_id(delivery: Received, queue: str) -> Entry:
     """The message once more, for ``queue``, under the id of the SQS message that brought it.
 
     The SQS id itself would not do: a redrive changes it, and the task would run twice.
@@ -36,7 +36,7 @@ def with_id(delivery: Delivery, queue: str) -> Entry:
     return Entry(queue, body, group=delivery.group, attributes=_within(body, {}, delivery.attributes))
 
 
-def as_it_came(delivery: Delivery, queue: str) -> Entry:
+def unchanged_copy(delivery: Received, queue: str) -> Entry:
     """The message once more, for ``queue``, without the marks of a dead letter."""
     attributes = _within(delivery.body, {}, delivery.attributes)
     return Entry(queue, delivery.body, group=delivery.group, attributes=attributes)
@@ -46,7 +46,7 @@ def fits(entry: Entry) -> bool:
     return entry.size <= MAX_MESSAGE_BYTES
 
 
-def archived_letter(queue: str, message: Message, reason: str, generation: int, group: str | None) -> Entry:
+def archived_dead_letter(queue: str, message: Message, reason: str, generation: int, group: str | None) -> Entry:
     """The dead letter of a task with a row. The payload is left to the row where it leaves no room for the marks."""
     marks = _marks(reason, generation)
     body = message.encode()
@@ -55,7 +55,7 @@ def archived_letter(queue: str, message: Message, reason: str, generation: int, 
     return Entry(dead_letter_name(queue), body, group=group, attributes=_within(body, marks, {}))
 
 
-def refused_letter(delivery: Delivery, reason: str) -> Entry:
+def refused_dead_letter(delivery: Received, reason: str) -> Entry:
     """The dead letter of a message that no row stands for: its body and attributes as they came.
 
     A body near SQS's limit leaves no room for marks; the reason is then in the log alone.

@@ -13,7 +13,7 @@ from joblane.sqs.traceparent import HEADER, caller_of, headers_within
 
 
 @dataclass(slots=True)
-class Delivery:
+class Received:
     """A message on its way through this invocation. ``message`` is None where the body is refused for ``refusal``.
 
     ``receipt`` is good for this receive only. ``sent_at``: seconds since 1970. ``dead``: the generation on a dead
@@ -33,7 +33,7 @@ class Delivery:
     refusal: str | None
 
     @classmethod
-    def read(cls, record: Mapping[str, Any]) -> Delivery:
+    def read(cls, record: Mapping[str, Any]) -> Received:
         """Read a record of a Lambda event for SQS. Never raises for what a sender can send.
 
         Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
@@ -48,7 +48,7 @@ class Delivery:
         )
 
     @classmethod
-    def received(cls, message: Mapping[str, Any], queue: str) -> Delivery:
+    def from_receive(cls, message: Mapping[str, Any], queue: str) -> Received:
         """Read a message as ReceiveMessage answers it."""
         return cls._of(
             message_id=message["MessageId"],
@@ -72,7 +72,7 @@ class Delivery:
         body: str,
         system: Mapping[str, str],
         attributes: Mapping[str, Mapping[str, Any]],
-    ) -> Delivery:
+    ) -> Received:
         message, refusal = None, None
         try:
             message = decode(body)

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass, field
 
 from joblane.limits import MAX_DELAY_SECONDS
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 
 AWAY_FIRST_SECONDS = 15
 AWAY_LONGEST_SECONDS = MAX_DELAY_SECONDS
@@ -21,7 +21,7 @@ class Settled:
     visibility: dict[str, int] = field(default_factory=dict)
     """Receipt handle → seconds until they are seen again; without an entry, the queue's own timeout."""
 
-    def keep(self, delivery: Delivery, seconds: int | None = None) -> None:
+    def keep(self, delivery: Received, seconds: int | None = None) -> None:
         self.kept.add(delivery.message_id)
         if seconds is not None:
             self.visibility[delivery.receipt] = seconds

@@ -14,9 +14,9 @@ from typing import Any
 from joblane import telemetry
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.dead_letter import NO_ROOM, fits, refused_letter, with_id
+from joblane.sqs.dead_letter import NO_ROOM, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 
 PATIENCE_SECONDS = 3600
 WAIT_SECONDS = 60
@@ -37,7 +37,7 @@ class Router:
 
     def handle(self, event: Mapping[str, Any], _context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
-        deliveries = [Delivery.read(record) for record in event["Records"]]
+        deliveries = [Received.read(record) for record in event["Records"]]
         kept = {delivery.message_id: delivery for delivery in deliveries if self._is_early(delivery)}
         onward = [delivery for delivery in deliveries if delivery.message_id not in kept]
         failed = self._sqs.send_many([self._entry(delivery) for delivery in onward]) if onward else {}
@@ -51,25 +51,25 @@ class Router:
             self._sqs.set_visibility(deliveries[0].queue, {one.receipt: WAIT_SECONDS for one in kept.values()})
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(kept)]}
 
-    def _is_early(self, delivery: Delivery) -> bool:
+    def _is_early(self, delivery: Received) -> bool:
         """Of a type that is not known yet."""
         import time
 
         unknown = delivery.message is not None and delivery.message.type not in self._routes
         return unknown and time.time() - delivery.sent_at < PATIENCE_SECONDS
 
-    def _entry(self, delivery: Delivery) -> Entry:
+    def _entry(self, delivery: Received) -> Entry:
         refusal, entry = self._route(delivery)
         if refusal:
             self._logger.warning(
                 "message refused, sent to the dead letters",
                 extra={"reason": refusal, "message_id": delivery.message_id, "queue": delivery.queue},
             )
-            return refused_letter(delivery, refusal)
+            return refused_dead_letter(delivery, refusal)
         assert entry is not None
         return entry
 
-    def _route(self, delivery: Delivery) -> tuple[str | None, Entry | None]:
+    def _route(self, delivery: Received) -> tuple[str | None, Entry | None]:
         """Why the message goes no further, or what is sent to its lane."""
         message = delivery.message
         if message is None:

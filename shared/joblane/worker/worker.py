@@ -38,9 +38,9 @@ from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.states import State
 from joblane.sqs.client import Entry, Sqs
-from joblane.sqs.dead_letter import NO_ROOM, archived_letter, fits, refused_letter, with_id
+from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
 from joblane.sqs.traceparent import log_fields
 from joblane.worker import outcome
@@ -88,7 +88,7 @@ class Worker:
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         settled = Settled()
-        deliveries = [Delivery.read(record) for record in event["Records"]]
+        deliveries = [Received.read(record) for record in event["Records"]]
         ready = self._readable(deliveries, settled)
         suspects = self._run_together(ready, settled, lambda_context)
         for delivery in suspects:  # each on its own: a loss then counts, and costs its neighbours nothing
@@ -99,10 +99,10 @@ class Worker:
         self._report.write(self._lanes[deliveries[0].queue])
         return settled.answer()
 
-    def _readable(self, deliveries: Sequence[Delivery], settled: Settled) -> list[Delivery]:
+    def _readable(self, deliveries: Sequence[Received], settled: Settled) -> list[Received]:
         """Those that can be claimed. The others are sent on: to the dead letters, or once more with an id."""
-        ready: list[Delivery] = []
-        onward: list[tuple[Delivery, Entry]] = []
+        ready: list[Received] = []
+        onward: list[tuple[Received, Entry]] = []
         seen: set[str] = set()
         for delivery in deliveries:
             if (refusal := self._refusal(delivery)) is not None:
@@ -117,16 +117,16 @@ class Worker:
         self._send_on(onward, settled)
         return ready
 
-    def _run_together(self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any) -> list[Delivery]:
+    def _run_together(self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any) -> list[Received]:
         """Claim, run and finish. Returns those that must be claimed alone."""
         began = time.perf_counter()
         try:
             claims = self._claim(deliveries, settled, lambda_context)
         except OneByOneError:
             return list(deliveries)
-        suspects: list[tuple[int, Delivery]] = []
-        runs: list[tuple[Delivery, Claim]] = []
-        letters: list[tuple[Delivery, Claim, str]] = []
+        suspects: list[tuple[int, Received]] = []
+        runs: list[tuple[Received, Claim]] = []
+        letters: list[tuple[Received, Claim, str]] = []
         for delivery, claimed in claims:
             match claimed.verdict:
                 case Verdict.RUN:
@@ -162,8 +162,8 @@ class Worker:
     # --- Claim -----------------------------------------------------------------------------------------------------
 
     def _claim(
-        self, deliveries: Sequence[Delivery], settled: Settled, lambda_context: Any
-    ) -> list[tuple[Delivery, Claim]]:
+        self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any
+    ) -> list[tuple[Received, Claim]]:
         """A claim per delivery, in order.
 
         Raises :class:`OneByOneError` where the statement failed for one row's sake: then each is claimed, run and
@@ -197,7 +197,7 @@ class Worker:
             self._database.drop()
             return claim(self._database.get(), self._task, incoming, lease, request_id)
 
-    def _unclaimed(self, deliveries: Sequence[Delivery], error: Exception, settled: Settled) -> None:
+    def _unclaimed(self, deliveries: Sequence[Received], error: Exception, settled: Settled) -> None:
         """Nothing is spent by what could not be claimed."""
         code = sqlstate(error) or ""
         if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
@@ -219,7 +219,7 @@ class Worker:
 
     # --- Run -------------------------------------------------------------------------------------------------------
 
-    def _run(self, delivery: Delivery, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
+    def _run(self, delivery: Received, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
         """Call the handler. Returns the finish that is still to be written, or None where nothing is."""
         left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
         own = self._own_seconds(claimed)
@@ -335,8 +335,8 @@ class Worker:
     # --- Finish ----------------------------------------------------------------------------------------------------
 
     def _finish_together(
-        self, ends: Sequence[tuple[Delivery, Claim, Finish]], settled: Settled
-    ) -> list[tuple[Delivery, Claim, str]]:
+        self, ends: Sequence[tuple[Received, Claim, Finish]], settled: Settled
+    ) -> list[tuple[Received, Claim, str]]:
         """Write the ends of a batch in one statement. Returns those that are owed a dead letter, with the reason."""
         if not ends:
             return []
@@ -350,7 +350,7 @@ class Worker:
             for delivery, _, _ in ends:
                 settled.keep(delivery, growing_seconds(delivery.receives))
             return []
-        letters: list[tuple[Delivery, Claim, str]] = []
+        letters: list[tuple[Received, Claim, str]] = []
         for delivery, claimed, end in ends:
             if end.id not in held:
                 letters += self._not_held(delivery, claimed, end, settled)
@@ -363,8 +363,8 @@ class Worker:
         return letters
 
     def _not_held(
-        self, delivery: Delivery, claimed: Claim, end: Finish, settled: Settled
-    ) -> list[tuple[Delivery, Claim, str]]:
+        self, delivery: Received, claimed: Claim, end: Finish, settled: Settled
+    ) -> list[tuple[Received, Claim, str]]:
         """The run was asked to stop, or it is not the one that holds the task any more."""
         if end.state is not State.CANCELLED and self._cancel_requested(end):
             cancelled = TaskCancelled("the task was cancelled while it ran")
@@ -384,7 +384,7 @@ class Worker:
 
     # --- Messages sent on: always before the one they came from is acknowledged --------------------------------------
 
-    def _bury(self, letters: Iterable[tuple[Delivery, Claim, str]], settled: Settled) -> None:
+    def _bury(self, letters: Iterable[tuple[Received, Claim, str]], settled: Settled) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
         owed = list(letters)
         failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
@@ -397,21 +397,21 @@ class Worker:
         else:
             self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does
 
-    def _letter(self, delivery: Delivery, claimed: Claim, reason: str) -> Entry:
+    def _letter(self, delivery: Received, claimed: Claim, reason: str) -> Entry:
         assert delivery.message is not None
         message = Message(  # its own type: it may have come under an older name
             delivery.message.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
         )
-        return archived_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
+        return archived_dead_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
 
-    def _refused(self, delivery: Delivery, reason: str) -> Entry:
+    def _refused(self, delivery: Received, reason: str) -> Entry:
         self._logger.warning(
             "message refused, sent to the dead letters",
             extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
         )
-        return refused_letter(delivery, reason)
+        return refused_dead_letter(delivery, reason)
 
-    def _send_on(self, onward: Sequence[tuple[Delivery, Entry]], settled: Settled) -> set[int]:
+    def _send_on(self, onward: Sequence[tuple[Received, Entry]], settled: Settled) -> set[int]:
         """Send; what SQS does not take keeps its message in the queue. Returns the positions of those."""
         failed = self._sqs.send_many([entry for _, entry in onward]) if onward else {}
         for position, why in failed.items():
@@ -424,7 +424,7 @@ class Worker:
 
     # --- Small things ----------------------------------------------------------------------------------------------
 
-    def _refusal(self, delivery: Delivery) -> str | None:
+    def _refusal(self, delivery: Received) -> str | None:
         """Why a message cannot be claimed here; None for a good one."""
         if delivery.message is None:
             return f"MessageError: {delivery.refusal}"
@@ -438,7 +438,7 @@ class Worker:
             return NO_ROOM
         return None
 
-    def _incoming(self, delivery: Delivery) -> Incoming:
+    def _incoming(self, delivery: Received) -> Incoming:
         message = delivery.message
         assert message is not None
         queue = self._lanes[delivery.queue]
@@ -454,7 +454,7 @@ class Worker:
             self._task.key_of_message(queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
         )
 
-    def _id(self, delivery: Delivery) -> str:
+    def _id(self, delivery: Received) -> str:
         message = delivery.message
         assert message is not None
         if message.tick is not None:
@@ -479,7 +479,7 @@ class Worker:
         return fields | log_fields(claimed.headers, claimed.id, claimed.run)
 
 
-def _is_anonymous(delivery: Delivery) -> bool:
+def _is_anonymous(delivery: Received) -> bool:
     """A foreign sender's message that has no id yet."""
     return delivery.message is not None and delivery.message.id is None and delivery.message.tick is None
 

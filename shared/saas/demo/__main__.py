@@ -10,7 +10,6 @@ from rich.console import Console
 
 from joblane.cli.commands.local import (
     DEFAULT_AWS_PORT,
-    DEFAULT_FOLDER,
     DEFAULT_POSTGRES_PORT,
     AwsPort,
     Folder,
@@ -28,14 +27,15 @@ DemoPort = Annotated[
 
 
 def demo(
-    folder: Folder = DEFAULT_FOLDER,
+    folder: Folder = None,
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
     port: DemoPort = 4567,
 ) -> None:
     """Run the platform's jobs on the local stack. Exit status 1 where a job did not end as announced."""
     services = Services(port)
-    mail = folder.resolve() / "mail"
+    folder = (folder or Project.here().folder).resolve()
+    mail = folder / "mail"
     stack = local_stack(folder, aws_port, postgres_port, services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
     ran_before = all(runs for runs, _ in stack.status().values())
     with services:

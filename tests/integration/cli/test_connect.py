@@ -13,14 +13,16 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from joblane.cli import connect as connecting
 from joblane.cli.connect import connect
 from joblane.discovery import discover
 from joblane.inspector.errors import SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.remote import RemoteInspector
+from joblane.local import env_file
 from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.stack import LocalStack
+from joblane.project import Project
+from tests.pages import ROOT
 
 NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
 
@@ -34,7 +36,6 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = str(tmp_path / "nothing")
     os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(connecting, "ROOT", tmp_path / "project")
     yield
     os.environ.clear()
     os.environ.update(before)
@@ -48,12 +49,10 @@ def here(**options: str) -> Inspector:
 
 def up(folder: Path, url: str, **variables: str) -> Path:
     """What `make up` writes there."""
-    stack = LocalStack(folder / ".local", aws_port=4604, postgres_port=5604)
+    stack = LocalStack(folder / ".joblane", project=Project(ROOT), aws_port=4604, postgres_port=5604)
     (stack.folder / "postgres").mkdir(parents=True)
     (stack.folder / "postgres" / "password").write_text("s3cret")
-    stack._write_env_file()
-    text = stack.env_file.read_text().replace(stack.database_url, url)
-    stack.env_file.write_text(text + "".join(f"{name}={value}\n" for name, value in variables.items()))
+    env_file.write(stack.env_file, {**stack.environment, "DATABASE_URL": url, **variables})
     return stack.env_file
 
 
@@ -70,9 +69,14 @@ def test_the_environment_says_where_to_look(database_url: str) -> None:
     scope.database.drop()
 
 
-@pytest.mark.parametrize("folder", [".", "project"])
-def test_after_make_up_nothing_has_to_be_set(folder: str, tmp_path: Path, database_url: str) -> None:
-    up(tmp_path / folder, database_url)
+@pytest.mark.parametrize("folder", [".", "src/deep"])
+def test_after_up_nothing_has_to_be_set(
+    folder: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cdk.json").touch()  # by which a project is found
+    up(tmp_path, database_url)
+    (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(tmp_path / folder)
     os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another place", AWS_REGION="eu-west-1")
     scope = here()._scope
     assert scope.connection.run("select 1") == [[1]]
@@ -84,6 +88,7 @@ def test_after_make_up_nothing_has_to_be_set(folder: str, tmp_path: Path, databa
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_REGION": "us-east-1",
     }
     scope.database.drop()
 
@@ -98,7 +103,7 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -
 
 
 def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, database_url: str) -> None:
-    up(tmp_path, database_url, JOBLANE_SCHEDULES='\'{"jobs:sweep": "@hourly"}\'')
+    up(tmp_path, database_url, JOBLANE_SCHEDULES='{"jobs:sweep": "@hourly"}')
     scope = here()._scope
     assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
     scope.database.drop()
@@ -107,23 +112,47 @@ def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, datab
 def test_where_nothing_says_where_to_look_both_ways_are_named(tmp_path: Path) -> None:
     with pytest.raises(LocalError) as caught:
         here()
-    for name in (
-        str(tmp_path / ".local" / "env"),
-        str(tmp_path / "project" / ".local" / "env"),
-        "`make up`",
-        "--stage",
-    ):
+    for name in (str(tmp_path / ".joblane" / "env"), "`joblane up`", "--stage"):
         assert name in str(caught.value)
 
 
 def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_path: Path) -> None:
     file = up(tmp_path, NOWHERE)
-    with pytest.raises(LocalError, match=rf"127\.0\.0\.1:1 \(from {file}\) does not let us in: .*`make up`") as caught:
+    with pytest.raises(LocalError, match=rf"127\.0\.0\.1:1 \(from {file}\) does not answer: .*`joblane up`") as caught:
         here()
     assert "s3cret" not in str(caught.value)
     os.environ["DATABASE_URL"] = NOWHERE
     with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\)"):
         here()
+
+
+def test_a_file_that_others_may_read_or_write_is_refused(tmp_path: Path, database_url: str) -> None:
+    file = up(tmp_path, database_url)
+    for mode in (0o644, 0o620, 0o602):
+        file.chmod(mode)
+        with pytest.raises(LocalError, match=rf"{file} is not read: .*its mode is {mode:04o}.*Remove it"):
+            here()
+    assert "DATABASE_URL" not in os.environ
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = up(tmp_path, database_url)
+    monkeypatch.setattr(os, "geteuid", lambda: file.stat().st_uid + 1)
+    with pytest.raises(LocalError, match="it belongs to another user"):
+        here()
+
+
+def test_of_the_file_only_known_names_are_taken(tmp_path: Path, database_url: str) -> None:
+    """A cloned project could bring a file that starts a program: by a profile's `credential_process`, or an editor."""
+    # given
+    programs = {"AWS_CONFIG_FILE": "evil", "EDITOR": "evil", "BROWSER": "evil", "LD_PRELOAD": "evil", "PATH": "evil"}
+    before = {name: os.environ.get(name) for name in programs}
+    up(tmp_path, database_url, EXPORT_BUCKET="jobs-exports", **programs)
+    # when
+    here()._scope.database.drop()
+    # then
+    assert {name: os.environ.get(name) for name in programs} == {**before, "AWS_CONFIG_FILE": None}
+    assert os.environ["EXPORT_BUCKET"] == "jobs-exports"  # a setting that tasks declare
 
 
 def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
@@ -152,10 +181,11 @@ def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> N
             here(**{option: "any"})
 
 
-# --- On AWS --------------------------------------------------------------------------------------------------------
+# --- On AWS: the stages are those of this project's cdk.json ----------------------------------------------------------
 
 
 def there(stage: str = "dev", **options: str) -> RemoteInspector:
+    os.chdir(ROOT)  # whose cdk.json has the stages
     made = connect(**{"stage": stage, "profile": None, "region": "eu-central-1", **options})
     assert isinstance(made, RemoteInspector)
     return made
@@ -250,6 +280,7 @@ def test_a_profile_or_region_that_there_is_not_is_a_wrong_use() -> None:
 
 
 def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
     answering(monkeypatch, ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeStacks"))
     with pytest.raises(ForbiddenError, match="in eu-west-1"):

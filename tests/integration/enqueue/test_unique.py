@@ -762,9 +762,9 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
 
 
 def _delivery(one: dict[str, Any]) -> Any:
-    from joblane.sqs.received import Delivery
+    from joblane.sqs.received import Received
 
-    return Delivery.read(one)
+    return Received.read(one)
 
 
 def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

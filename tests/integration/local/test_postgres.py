@@ -16,9 +16,9 @@ from joblane.local.daemon import await_end
 from joblane.local.errors import LocalError, PortBusyError
 from joblane.local.ports import free_port
 from joblane.local.postgres import Postgres
-from joblane.local.tools import ROOT
 from joblane.testing.server_for_tests import MEMORY, server_for_tests
 from tests.conftest import administer
+from tests.pages import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from joblane.cli.main import app
 from joblane.errors import DeclarationError
+from joblane.local import env_file
 from joblane.local.errors import AwayError, LocalError
 
 
@@ -97,6 +98,6 @@ def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
         monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
         with pytest.raises(AwayError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"):
             jobs("migrate")
-        (tmp_path / "env").write_text("DATABASE_URL=postgresql://x@127.0.0.1:1/x\n")
+        env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
         with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):
             jobs("migrate")

@@ -94,7 +94,7 @@ def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -
     stub.answers["task"] = RecordAwayError("the database does not answer")
     ran = jobs("show", "x")
     assert ran.code == 5
-    assert "make status" in ran.err
+    assert "joblane status" in ran.err
 
 
 def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: Stub) -> None:

@@ -13,7 +13,7 @@ from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, Row
 from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.filter import Filter
 from joblane.json_values import digest
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from tests.builders.events import record
 
 DLQ = "jobs-low-data-export-dlq"
@@ -30,7 +30,7 @@ def letter(body: Any, row: Row | None = None, *, queue: str = DLQ, dead: str | N
     if dead is not None:
         attributes |= {"joblane-dead": ("Number", dead), "joblane-reason": REASON}
     one = record(body, queue, message_id="m", sent_at=AT.timestamp(), group="acme", attributes=attributes)
-    delivery = Delivery.read(one)
+    delivery = Received.read(one)
     return DeadLetter(delivery, delivery.message.id or "m" if delivery.message else None, row)
 
 

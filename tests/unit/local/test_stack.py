@@ -120,7 +120,7 @@ def test_what_the_shell_says_of_aws_does_not_reach_the_local_stack(monkeypatch: 
 
 
 def test_a_synthesis_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    deployment = Deployment(tmp_path, {}, {}, app="joblane.cdk.no_such_module")
+    deployment = Deployment(tmp_path, {}, {}, app="python -m joblane.cdk.no_such_module")
 
     with pytest.raises(
         LocalError, match=r"The synthesis failed \(exit status 1\)[^$]*No module named joblane\.cdk\.no_such"

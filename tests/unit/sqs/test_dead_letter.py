@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.sqs.client import Entry
-from joblane.sqs.dead_letter import MAX_REASON, archived_letter, fits, printable, refused_letter, with_id
+from joblane.sqs.dead_letter import MAX_REASON, archived_dead_letter, fits, printable, refused_dead_letter, with_id
 from joblane.sqs.message import Message, decode
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from tests.builders.events import record
 from tests.sends import check, size_of
 
@@ -20,8 +20,8 @@ LANE = "jobs-low-data-export"
 DEAD, REASON = "joblane-dead", "joblane-reason"
 
 
-def delivery(body: str | dict[str, Any], **how: Any) -> Delivery:
-    return Delivery.read(record(body, LANE, **how))
+def delivery(body: str | dict[str, Any], **how: Any) -> Received:
+    return Received.read(record(body, LANE, **how))
 
 
 def valid(entry: Entry) -> dict[str, Any]:
@@ -65,7 +65,7 @@ def test_a_full_message_does_not_fit_with_an_id() -> None:
 
 def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
     message = Message("data:export", "1", {"n": 1}, rec=True, schema="s", headers={"traceparent": "t"})
-    entry = archived_letter(LANE, message, "SkipRetry: no such tenant", 3, "acme")
+    entry = archived_dead_letter(LANE, message, "SkipRetry: no such tenant", 3, "acme")
     assert (entry.queue, entry.group) == (LANE + "-dlq", "acme")
     assert decode(entry.body) == message
     assert entry.attributes[DEAD] == {"DataType": "Number", "StringValue": "3"}
@@ -74,34 +74,34 @@ def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
 
 def test_the_dead_letter_of_a_large_task_leaves_the_payload_to_the_row() -> None:
     message = Message("data:export", "1", {"text": "x" * MAX_MESSAGE_BYTES}, rec=True)
-    entry = archived_letter(LANE, message, "why", 0, None)
+    entry = archived_dead_letter(LANE, message, "why", 0, None)
     assert decode(entry.body) == Message("data:export", "1", None, rec=True)
     assert entry.attributes[REASON]["StringValue"] == "why"
 
 
 def test_a_refused_message_goes_as_it_came() -> None:
     came = delivery("nonsense \u00e9", group="acme", attributes={"trace": ("String", "x")})
-    entry = refused_letter(came, "MessageError: body: not JSON")
+    entry = refused_dead_letter(came, "MessageError: body: not JSON")
     assert (entry.queue, entry.body, entry.group) == (LANE + "-dlq", "nonsense \u00e9", "acme")
     assert set(entry.attributes) == {DEAD, REASON, "trace"}
 
 
 def test_marks_come_before_ten_attributes_of_the_senders() -> None:
     came = delivery("nonsense", attributes={f"a{number}": ("String", "x") for number in range(10)})
-    entry = refused_letter(came, "why")
+    entry = refused_dead_letter(came, "why")
     assert len(entry.attributes) == 10
     assert {DEAD, REASON} <= set(entry.attributes)
 
 
 def test_marks_of_an_earlier_life_give_way_to_the_new_ones() -> None:
     came = delivery("nonsense", attributes={DEAD: ("Number", "2"), REASON: ("String", "before")})
-    entry = refused_letter(came, "now")
+    entry = refused_dead_letter(came, "now")
     assert entry.attributes[REASON]["StringValue"] == "now"
     assert entry.attributes[DEAD]["StringValue"] == "2"
 
 
 def test_a_full_message_has_no_room_for_marks() -> None:
-    entry = refused_letter(delivery("x" * MAX_MESSAGE_BYTES), "why")
+    entry = refused_dead_letter(delivery("x" * MAX_MESSAGE_BYTES), "why")
     assert entry.attributes == {}
     assert valid(entry)
 
@@ -123,7 +123,7 @@ def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
     size: int, attributes: dict[str, tuple[str, str]], reason: str
 ) -> None:
     came = delivery("x" * size, attributes=attributes)
-    sent = valid(refused_letter(came, reason))
+    sent = valid(refused_dead_letter(came, reason))
     assert sent["MessageBody"] == came.body
     if size < MAX_MESSAGE_BYTES - 5000:
         assert sent["MessageAttributes"][REASON]["StringValue"]
@@ -132,7 +132,7 @@ def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
 @given(sizes, letters, st.integers(0, 10**6))
 def test_no_dead_letter_of_a_task_passes_a_mebibyte(size: int, reason: str, generation: int) -> None:
     message = Message("data:export", "1", {"x": "é" * (size // 2)}, rec=True)
-    sent = valid(archived_letter(LANE, message, reason, generation, "acme"))
+    sent = valid(archived_dead_letter(LANE, message, reason, generation, "acme"))
     assert sent["MessageAttributes"][DEAD]["StringValue"] == str(generation)
     assert sent["MessageAttributes"][REASON]["StringValue"]
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from joblane.sqs.dead_letter import as_it_came
-from joblane.sqs.received import Delivery
+from joblane.sqs.dead_letter import unchanged_copy
+from joblane.sqs.received import Received
 from tests.builders.events import record
 
 LANE = "jobs-low-data-export"
@@ -17,7 +17,7 @@ LANE = "jobs-low-data-export"
 
 def test_a_record_is_read_whole() -> None:
     raw = record({"type": "data:export", "id": "1"}, LANE, message_id="m", receives=3, sent_at=1000.5, group="acme")
-    delivery = Delivery.read(raw)
+    delivery = Received.read(raw)
     assert (delivery.message_id, delivery.queue, delivery.receives) == ("m", LANE, 3)
     assert (delivery.sent_at, delivery.group, delivery.dead, delivery.refusal) == (1000.5, "acme", None, None)
     assert delivery.message is not None
@@ -26,7 +26,7 @@ def test_a_record_is_read_whole() -> None:
 
 
 def test_a_body_that_cannot_be_read_keeps_its_reason() -> None:
-    delivery = Delivery.read(record("nonsense", LANE))
+    delivery = Received.read(record("nonsense", LANE))
     assert delivery.message is None
     assert delivery.refusal is not None
     assert delivery.refusal.startswith("body: not JSON")
@@ -49,7 +49,7 @@ def test_a_body_that_cannot_be_read_keeps_its_reason() -> None:
 )
 def test_only_a_plain_number_marks_a_dead_letter(text: str, generation: int | None) -> None:
     attributes = {"joblane-dead": ("Number", text)}
-    assert Delivery.read(record({"type": "a:b"}, LANE, attributes=attributes)).dead == generation
+    assert Received.read(record({"type": "a:b"}, LANE, attributes=attributes)).dead == generation
 
 
 def test_attributes_are_read_as_they_are_sent() -> None:
@@ -57,7 +57,7 @@ def test_attributes_are_read_as_they_are_sent() -> None:
     binary = {"binaryValue": base64.b64encode(b"\0\1").decode(), "dataType": "Binary.gif", "stringListValues": []}
     raw["messageAttributes"]["raw"] = binary
     raw["messageAttributes"]["joblane-dead"] = binary
-    delivery = Delivery.read(raw)
+    delivery = Received.read(raw)
     assert delivery.attributes["text"] == {"DataType": "String.uri", "StringValue": "é"}
     assert delivery.attributes["raw"] == {"DataType": "Binary.gif", "BinaryValue": b"\0\1"}
     assert delivery.dead is None
@@ -68,17 +68,17 @@ def test_a_record_without_attributes_is_read() -> None:
     missing: dict[str, object] | None
     for missing in ({}, None):
         raw["messageAttributes"] = missing
-        assert Delivery.read(raw).attributes == {}
+        assert Received.read(raw).attributes == {}
 
 
 @given(st.text())
 def test_any_body_is_read_or_refused(body: str) -> None:
-    delivery = Delivery.read(record(body, LANE))
+    delivery = Received.read(record(body, LANE))
     assert (delivery.message is None) == (delivery.refusal is not None)
 
 
 def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> None:
-    delivery = Delivery.received(
+    delivery = Received.from_receive(
         {
             "MessageId": "m",
             "ReceiptHandle": "r",
@@ -96,4 +96,4 @@ def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> 
     assert delivery.message is not None
     assert delivery.message.id == "1"
     # and goes on as it came, without the marks of a dead letter
-    assert as_it_came(delivery, "other").attributes == {"raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"}}
+    assert unchanged_copy(delivery, "other").attributes == {"raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"}}

@@ -1,4 +1,4 @@
-"""Act on tasks, one, some, or all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
+"""Act on tasks, by their ids or on all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
-from joblane.cli.exits import Exit
+from joblane.cli.exits import Exit, exit_of
 from joblane.cli.terminal import plural
 
 if TYPE_CHECKING:
@@ -30,45 +30,25 @@ DEFAULT_RATE = 50
 def command(action: str) -> Callable[..., None]:
     """The command of one action: on the ids, or on what the options find."""
 
+    @filters.filtered
     def act(
         context: typer.Context,
         ids: o.Ids = None,
         *,
-        state: o.States = None,
-        type_: o.Types = None,
-        queue: o.Queues = None,
-        tenant: o.Tenant = None,
-        tag: o.Tag = None,
-        id_prefix: o.IdPrefix = None,
-        error: o.Error = None,
-        fingerprint: o.Fingerprint = None,
-        older: o.Older = None,
-        newer: o.Newer = None,
+        which: filters.FilterOptions,
         reason: o.Reason = None,
         rate: o.Rate = DEFAULT_RATE,
         yes: o.Yes = False,
         dry_run: o.DryRun = False,
         as_json: o.AsJson = False,
     ) -> None:
-        chosen = filters.filter_of(
-            ids=ids or (),
-            state=state or (),
-            type_=type_ or (),
-            queue=queue or (),
-            tenant=tenant,
-            tag=tag,
-            id_prefix=id_prefix,
-            error=error,
-            fingerprint=fingerprint,
-            older=older,
-            newer=newer,
-        )
-        if not any(vars_of(chosen)):
+        unfiltered = which == filters.FilterOptions()
+        if not ids and unfiltered:
             terminal.usage(
                 f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]..."
             )
-        by_ids = chosen.ids and vars_of(chosen)[1:] == vars_of(_only(chosen.ids))[1:]
-        if by_ids and not dry_run:
+        chosen = which.filter(ids or ())
+        if unfiltered and not dry_run:
             raise typer.Exit(_each(target.inspector(context), action, chosen.ids, reason, as_json=as_json))
         act_on_filter(context, action, chosen, reason=reason, rate=rate, yes=yes, dry_run=dry_run, as_json=as_json)
 
@@ -76,22 +56,8 @@ def command(action: str) -> Callable[..., None]:
     return act
 
 
-def vars_of(chosen: Filter) -> list[object]:
-    """The values of a filter, ids first."""
-    return [getattr(chosen, name) for name in chosen.__slots__]
-
-
-def _only(ids: tuple[str, ...]) -> Filter:
-    from joblane.inspector.filter import Filter
-
-    return Filter(ids=ids)
-
-
 def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> Exit:
-    """One after the other; what cannot be done is told, and keeps none of the others."""
-    from joblane.cli.exits import exit_of
-    from joblane.inspector.views import ActionResult
-
+    """One after the other; an error is shown, and the rest continues."""
     done: list[ActionResult] = []
     worst = Exit.DONE
     for id_ in ids:
@@ -100,7 +66,8 @@ def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | N
         except Exception as error:  # the one place where the outcome of each is decided
             code = exit_of(error)
             if code is None or code in (Exit.AWAY, Exit.FORBIDDEN) or len(ids) == 1:
-                _show(done, as_json=as_json)
+                if as_json and done:  # a program then knows of these
+                    terminal.document(done)
                 raise
             terminal.say(f"joblane: {error}")
             worst = code if worst in (Exit.DONE, code) else Exit.FAILED
@@ -109,19 +76,8 @@ def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | N
             if not as_json:
                 _tell(acted)
     if as_json:
-        if len(ids) == 1:
-            terminal.document(done[0], ActionResult)
-        else:
-            terminal.document(done, list[ActionResult])
+        terminal.document(done[0] if len(ids) == 1 else done)
     return worst
-
-
-def _show(done: list[ActionResult], *, as_json: bool) -> None:
-    """What was done before the way ended early, so that a program knows of it."""
-    from joblane.inspector.views import ActionResult
-
-    if as_json and done:
-        terminal.document(done, list[ActionResult])
 
 
 def _tell(acted: ActionResult) -> None:
@@ -162,12 +118,10 @@ def act_on_filter(
 
 def counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
     """How many it would touch, in words. Ends the command for a dry run, and where nothing does."""
-    from joblane.inspector.views import Count
-
     count = inspector.count(chosen, action=action)
     words = plural(count.number) if count.exact else f"more than {plural(count.number)}"
     if dry_run and as_json:
-        terminal.document(count, Count)
+        terminal.document(count)
     if not count.number:
         terminal.stop("nothing matches", Exit.NOTHING)
     if dry_run:

@@ -1,4 +1,4 @@
-"""Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`; and a job that is not there yet: `new`.
+"""Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`.
 
 In these `--json` gives a payload; the answer as JSON is `--as-json`, which all other commands know as well.
 """
@@ -6,10 +6,8 @@ In these `--json` gives a payload; the answer as JSON is `--as-json`, which all 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -58,7 +56,6 @@ def enqueue(
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import ActionResult
     from joblane.queues import Queue
     from joblane.unique import OnConflict
 
@@ -91,8 +88,7 @@ def enqueue(
             _print(id_)
         raise typer.Exit(await_end(inspector, target.command(context), id_, None, as_json=as_json))
     if as_json:
-        terminal.document(acted, ActionResult)
-        return
+        terminal.answer(acted)
     _print(id_)
     terminal.say(f"Enqueued as {acted.after}.  Follow it:  {target.command(context)} wait {argument(id_)}")
 
@@ -123,7 +119,7 @@ def invoke(
     with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
-        terminal.document(ended, invoking.Invoked)
+        terminal.document(ended)
     elif ended.result is not None:
         _print(terminal.pretty(ended.result))
     if ended.traceback:
@@ -175,27 +171,6 @@ def edit(
         _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
 
 
-def new(
-    type_: Annotated[str, typer.Argument(metavar="TYPE", help="category:action, for example report:generate.")],
-    queue: Annotated[
-        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=completion.queues)
-    ] = "default",
-    schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
-    resumable: Annotated[bool, typer.Option("--resumable", help="Long work that goes on where it stopped.")] = False,
-) -> None:
-    """Write a job that works, and a test of it.
-
-    In functions/ and tests/ of this folder.
-    """
-    from joblane.cli.scaffold import write
-
-    written = write(Path.cwd(), type_, queue=queue, schedule=schedule, resumable=resumable)
-    for path in written:
-        _print(str(path.relative_to(Path.cwd())))
-    test = written[-1].relative_to(Path.cwd())
-    terminal.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
-
-
 # --- Payloads --------------------------------------------------------------------------------------------------------
 
 
@@ -234,39 +209,22 @@ def _parse(text: str, where: str) -> dict[str, Any]:
 
 
 def _seconds(text: str | None, option: str) -> float | None:
-    from joblane.inspector.durations import duration
-
-    try:
-        found: timedelta | None = None if text is None else duration(text)
-    except ValueError as error:
-        terminal.usage(str(error), option)
+    found = filters.duration_of(text, option)
     return None if found is None else found.total_seconds()
 
 
 def _time(text: str | None, option: str) -> str | None:
-    from joblane.inspector.durations import moment
-
-    try:
-        return None if text is None else moment(text).isoformat()
-    except ValueError as error:
-        terminal.usage(str(error), option)
+    found = filters.time_of(text, option)
+    return None if found is None else found.isoformat()
 
 
 def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
-    from joblane.inspector.views import ActionResult
 
     if as_json:
-        terminal.document(acted, ActionResult)
-        return
+        terminal.answer(acted)
     id_ = acted.new_id or acted.id
     _print(id_)
     terminal.say(f"Task {id_} {what}; it is {acted.after}.")
-
-
-def _python() -> str:
-    """What runs this program: another Python need not have pytest, or the plugin."""
-    python = Path(sys.executable)
-    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
 
 
 def _print(text: str) -> None:

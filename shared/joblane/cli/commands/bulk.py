@@ -19,12 +19,10 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
     from joblane.cli.durations import relative
-    from joblane.inspector.views import BulkView
 
     found = target.inspector(context).bulks(limit=limit)
     if as_json:
-        terminal.document(found, tuple[BulkView, ...])
-        return
+        terminal.answer(found)
     if not found:
         terminal.say("There was no bulk action yet.")
         return
@@ -48,26 +46,22 @@ def show(
 ) -> None:
     """How one bulk action stands."""
     from joblane.cli.follow import follow, report
-    from joblane.inspector.views import BulkView
 
     inspector = target.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
         raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, begun=False))
     if as_json:
-        terminal.document(view, BulkView)
-    else:
-        terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
+        terminal.answer(view)
+    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
 
 
 @group.command("abort")
 def abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
     """Stop a bulk action; what is done stays done."""
     from joblane.cli.follow import report
-    from joblane.inspector.views import BulkView
 
     view = target.inspector(context).abort(id_, reason=reason)
     if as_json:
-        terminal.document(view, BulkView)
-    else:
-        terminal.console().print(terminal.word(report(view), "none"))
+        terminal.answer(view)
+    terminal.console().print(terminal.word(report(view), "none"))

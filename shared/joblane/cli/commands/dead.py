@@ -27,12 +27,9 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
     """What was given up, grouped by what went wrong."""
-    from joblane.inspector.views import DeadLetters
-
     found = target.inspector(context).dead()
     if as_json:
-        terminal.document(found, DeadLetters)
-        return
+        terminal.answer(found)
     if not found.groups and not found.unread:
         terminal.say("Nothing is dead.")
     if found.groups:
@@ -131,9 +128,8 @@ def redrive(
         if as_json:
             from joblane.inspector.views import Count
 
-            terminal.document(Count(number, exact=True), Count)
-        else:
-            terminal.console().print(word(_would(number, removed), "none"))
+            terminal.answer(Count(number, exact=True))
+        terminal.console().print(word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
     question = f"Redrive {plural(number)}{first}?" if number else f"Remove {plural(removed, 'message')} left over?"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, terminal
+from joblane.cli import extras, filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -83,15 +83,16 @@ def preflight(
     """
     import json
 
+    extras.need("cdk")
     from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops
     from joblane.local.deployment import context
-    from joblane.local.tools import ROOT
+    from joblane.project import Project
 
     if assembly is None:
         if stage not in (known := context()["stages"]):
             terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
-        assembly = ROOT / "cdk.out" / stage
+        assembly = Project.here().root / "cdk.out" / stage
         stages.synthesise(stage, assembly)
     findings = stages.look(stage, assembly)
     if as_json:

@@ -1,4 +1,4 @@
-"""The local stack: `up`, `down`, `status`; and the ticker that it runs."""
+"""The local stack: `up`, `down`, `status`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from joblane.cli import extras
+from joblane.cli.exits import Exit
 from joblane.local.errors import LocalError
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,24 +25,29 @@ PostgresPort = Annotated[
     int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
 ]
 Folder = Annotated[
-    Path, typer.Option(envvar="JOBLANE_LOCAL", help="Folder that holds all of the local stack.", show_default=False)
+    Path | None,
+    typer.Option(envvar="JOBLANE_LOCAL", help="Folder of the local stack; without it, .joblane.", show_default=False),
 ]
 DEFAULT_AWS_PORT = 4566
 DEFAULT_POSTGRES_PORT = 15432
-DEFAULT_FOLDER = Path(__file__).resolve().parents[4] / ".local"
 
 
 def local_stack(
-    folder: Path, aws_port: int, postgres_port: int, variables: Mapping[str, str] | None = None
+    folder: Path | None, aws_port: int, postgres_port: int, variables: Mapping[str, str] | None = None
 ) -> LocalStack:
-    """Return the stack that the settings of the environment describe; its progress goes to the error output."""
+    """Return the stack that the settings of the environment describe. Its progress goes to the error output.
+
+    ``folder``: None is ``.joblane`` of the project. ``variables``: settings for its tasks.
+    """
     from rich.console import Console
 
     from joblane import settings
     from joblane.local.stack import LocalStack
 
+    project = Project.here()
     return LocalStack(
-        folder,
+        folder or project.folder,
+        project=project,
         aws_port=aws_port,
         postgres_port=postgres_port,
         prefix=settings.prefix(),
@@ -50,26 +58,27 @@ def local_stack(
 
 
 def up(
-    folder: Folder = DEFAULT_FOLDER,
+    folder: Folder = None,
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
     """Start the local stack, with the code as it is now.
 
-    It is deployed, and left running.
+    It is deployed, and left running. The first time, this fetches its tools: about 350 MB on disk.
     """
+    extras.need("local", "cdk")
     stack = local_stack(folder, aws_port, postgres_port)
     try:
         stack.up()
     except LocalError as error:
-        raise LocalError(f"{error}\nWhat did start still runs; `make down` stops it.") from error
+        raise LocalError(f"{error}\nWhat did start still runs; `joblane down` stops it.") from error
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
     typer.echo(f"Join in:  set -a; . {_shown(stack.env_file)}; set +a")
-    typer.echo("Stop it:  make down")
+    typer.echo("Stop it:  joblane down")
 
 
 def down(
-    folder: Folder = DEFAULT_FOLDER,
+    folder: Folder = None,
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
@@ -79,26 +88,19 @@ def down(
 
 
 def status(
-    folder: Folder = DEFAULT_FOLDER,
+    folder: Folder = None,
     aws_port: AwsPort = DEFAULT_AWS_PORT,
     postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
 ) -> None:
     """Show what of the local stack runs.
 
-    Exit status 1 where not all of it does.
+    Exit status 3 where a part does not.
     """
     parts = local_stack(folder, aws_port, postgres_port).status()
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
-        raise typer.Exit(1)
-
-
-def ticker() -> None:
-    """Send the ticks of all declared schedules at their times, until stopped."""
-    from joblane.local.ticker import Ticker
-
-    Ticker.from_environment().run()
+        raise typer.Exit(Exit.NOTHING)
 
 
 def _shown(path: Path) -> Path:

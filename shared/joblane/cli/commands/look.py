@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -27,42 +27,19 @@ MAX_LOG_LINES = 1000
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
 
+@filters.filtered
 def ls(
     context: typer.Context,
     *,
-    state: o.States = None,
-    type_: o.Types = None,
-    queue: o.Queues = None,
-    tenant: o.Tenant = None,
-    tag: o.Tag = None,
-    id_prefix: o.IdPrefix = None,
-    error: o.Error = None,
-    fingerprint: o.Fingerprint = None,
-    older: o.Older = None,
-    newer: o.Newer = None,
+    which: filters.FilterOptions,
     limit: o.Limit = 20,
     after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on there: the page before says it.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Tasks, newest first; all that is given must hold."""
-    chosen = filters.filter_of(
-        state=state or (),
-        type_=type_ or (),
-        queue=queue or (),
-        tenant=tenant,
-        tag=tag,
-        id_prefix=id_prefix,
-        error=error,
-        fingerprint=fingerprint,
-        older=older,
-        newer=newer,
-    )
-    page = target.inspector(context).tasks(chosen, after=after, limit=limit)
+    page = target.inspector(context).tasks(which.filter(), after=after, limit=limit)
     if as_json:
-        from joblane.inspector.views import Page
-
-        terminal.document(page, Page)
-        return
+        terminal.answer(page)
     if not page.tasks:
         terminal.say("No task matches." if after is None else "No more tasks match.")
         return
@@ -81,10 +58,7 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
     """
     view = target.inspector(context).task(id_)
     if as_json:
-        from joblane.inspector.views import TaskView
-
-        terminal.document(view, TaskView)
-        return
+        terminal.answer(view)
     from joblane.cli import task_tables as tables
 
     tables.task(terminal.console(), view, datetime.now(UTC), target.command(context))
@@ -99,20 +73,17 @@ def logs(
     ] = False,
 ) -> None:
     """The log lines of one task, over its attempts."""
-    from joblane.inspector.views import LogLine
-
     inspector = target.inspector(context)
     ended = inspector.task(id_).row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     if as_json and not follow:
-        terminal.document(lines, tuple[LogLine, ...])
-        return
+        terminal.answer(lines)
     console, shown = terminal.console(), 0
     try:
         while True:
             for line in lines[shown:]:
                 if as_json:
-                    typer.echo(terminal.adapter(LogLine).dump_json(line).decode())
+                    typer.echo(terminal.json_of(line))
                 else:
                     _print_log_line(console, line)
             shown = max(shown, len(lines))
@@ -150,25 +121,19 @@ def wait(
     as_json: o.AsJson = False,
 ) -> None:
     """Wait until a task has ended. Exit status 0: completed, 1: archived or cancelled, 7: not ended in time."""
-    from joblane.inspector.durations import duration
-
-    try:
-        seconds = None if timeout is None else duration(timeout).total_seconds()
-    except ValueError as error:
-        terminal.usage(str(error), "--timeout")
-    raise typer.Exit(await_end(target.inspector(context), target.command(context), id_, seconds, as_json=as_json))
+    longest = filters.duration_of(timeout, "--timeout")
+    raise typer.Exit(await_end(target.inspector(context), target.command(context), id_, longest, as_json=as_json))
 
 
-def await_end(inspector: Inspector, command: str, id_: str, seconds: float | None, *, as_json: bool) -> Exit:
+def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta | None, *, as_json: bool) -> Exit:
     """Follow a task to its end, tell how it ended, and return the status that says so.
 
-    ``command``: `joblane`, with the options that lead to this stage. ``seconds``: None for as long as it takes.
+    ``command``: `joblane`, with the options that lead to this stage. ``longest`` None: for as long as it takes.
     """
     from joblane.cli.follow import bar
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import TaskView
 
-    ends = math.inf if seconds is None else time.monotonic() + seconds
+    ends = math.inf if longest is None else time.monotonic() + longest.total_seconds()
     view = inspector.task(id_)
     try:
         with bar() as progress:
@@ -181,7 +146,7 @@ def await_end(inspector: Inspector, command: str, id_: str, seconds: float | Non
         terminal.say(f"\nNo longer waiting; task {id_} goes on.")
         return Exit.INTERRUPTED
     if as_json:
-        terminal.document(view, TaskView)
+        terminal.document(view)
     match view.row.state:
         case "completed":
             terminal.say(f"Task {id_} completed.")

@@ -20,25 +20,7 @@ Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of
 Type = Annotated[
     str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=completion.task_types)
 ]
-
-# --- Which tasks; those that can be repeated let through what any of them names ------------------------------------
-
-States = Annotated[
-    list[str] | None,
-    typer.Option("--state", "-s", metavar="STATE", help="Repeatable.", autocompletion=completion.states),
-]
 Types = Annotated[
     list[str] | None,
     typer.Option("--type", "-t", metavar="TYPE", help="Repeatable.", autocompletion=completion.task_types),
 ]
-Queues = Annotated[
-    list[str] | None,
-    typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
-]
-Tenant = Annotated[str | None, typer.Option(help="Tasks of this tenant.")]
-Tag = Annotated[str | None, typer.Option(help="Tasks with this tag.")]
-IdPrefix = Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="What the id begins with.")]
-Error = Annotated[str | None, typer.Option(help="Text in the error's type or message.")]
-Fingerprint = Annotated[str | None, typer.Option(help="What went wrong, as `joblane dead` names it.")]
-Older = Annotated[str | None, typer.Option(metavar="AGE", help="Made longer ago than 10m, 2h, 3d; or before a time.")]
-Newer = Annotated[str | None, typer.Option(metavar="AGE", help="Made within 10m, 2h, 3d; or at a time or later.")]

@@ -44,7 +44,6 @@ def pause(
     Without arguments: what is paused. Messages stay, and no attempts are spent.
     """
     from joblane.inspector.shell import argument
-    from joblane.inspector.views import Pause
 
     if scope is None:
         _show_pauses(context, as_json=as_json)
@@ -54,8 +53,7 @@ def pause(
     chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
     made = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
     if as_json:
-        terminal.document(made, Pause)
-        return
+        terminal.answer(made)
     what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
     if made.scope == "schedule":
         what = "its ticks run nothing"
@@ -71,24 +69,19 @@ def resume(
     context: typer.Context, scope: Scope, name: Name, reason: o.Reason = None, as_json: o.AsJson = False
 ) -> None:
     """Go on with what was paused."""
-    from joblane.inspector.views import Pause
-
     chosen, named = _scope(scope), filters.name_of(name, "NAME")
     was = target.inspector(context).resume(chosen, named, reason=reason)
     if as_json:
-        terminal.document(was, Pause)
-        return
+        terminal.answer(was)
     by = f" by {was.by}" if was.by else ""
     terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {_stamp(was.since)}.")
 
 
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
-    from joblane.inspector.views import Pause
 
     found = target.inspector(context).pauses()
     if as_json:
-        terminal.document(found, tuple[Pause, ...])
-        return
+        terminal.answer(found)
     if not found:
         terminal.say("Nothing is paused.")
         return
@@ -106,17 +99,10 @@ def _scope(text: str) -> PauseScope:
 
 
 def _ends(for_: str | None, until: str | None) -> datetime | None:
-    from joblane.inspector.durations import duration, moment
-
     if for_ is not None and until is not None:
         terminal.usage("give --for or --until, not both", "--until")
-    option = "--for" if for_ is not None else "--until"
-    try:
-        if for_ is not None:
-            return datetime.now(UTC) + duration(for_)
-        return None if until is None else moment(until)
-    except ValueError as error:
-        terminal.usage(str(error), option)
+    length = filters.duration_of(for_, "--for")
+    return filters.time_of(until, "--until") if length is None else datetime.now(UTC) + length
 
 
 def _stamp(at: datetime) -> str:
@@ -127,12 +113,9 @@ def _stamp(at: datetime) -> str:
 
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     """Periodic tasks, their next times and last ticks."""
-    from joblane.inspector.views import ScheduleView
-
     found = target.inspector(context).schedules()
     if as_json:
-        terminal.document(found, tuple[ScheduleView, ...])
-        return
+        terminal.answer(found)
     console = terminal.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
@@ -175,10 +158,7 @@ def tick(
 
     As its schedule would; also where the stage has it off.
     """
-    from joblane.inspector.views import ActionResult
-
     acted = target.inspector(context).tick(type_, schedule=schedule, reason=reason)
     if as_json:
-        terminal.document(acted, ActionResult)
-    else:
-        terminal.console().print(terminal.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)
+        terminal.answer(acted)
+    terminal.console().print(terminal.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import target, terminal
+from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
@@ -32,12 +32,9 @@ def queues(
 
     Throughput, too, and what is paused.
     """
-    from joblane.inspector.views import Overview
-
     found = target.inspector(context).overview(minutes=minutes)
     if as_json:
-        terminal.document(found, Overview)
-        return
+        terminal.answer(found)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
     console = terminal.console()
@@ -63,19 +60,13 @@ def stats(
     How they ended, and how long they waited and took.
     """
     from joblane.inspector.durations import duration
-    from joblane.inspector.views import Statistic
 
     if by not in BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
-    try:
-        found = target.inspector(context).statistics(within=duration(within), by=by)
-    except ValueError as error:
-        if getattr(error, "field", None) is not None:  # the inspector's own word
-            raise
-        terminal.usage(str(error), "--within")
+    length = filters.parsed(duration, within, "--within")
+    found = target.inspector(context).statistics(within=length, by=by)
     if as_json:
-        terminal.document(found, tuple[Statistic, ...])
-        return
+        terminal.answer(found)
     if not found:
         terminal.say(f"Nothing ran within {within}.")
         return
@@ -132,12 +123,10 @@ def audit(
 ) -> None:
     """What operators have done, newest first."""
     from joblane.cli import task_tables as tables
-    from joblane.inspector.views import AuditEntry
 
     found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
     if as_json:
-        terminal.document(found, tuple[AuditEntry, ...])
-        return
+        terminal.answer(found)
     if not found:
         terminal.say("Nothing is in the audit that matches.")
         return
@@ -150,12 +139,10 @@ def audit(
 def types(context: typer.Context, as_json: o.AsJson = False) -> None:
     """The declared task types."""
     from joblane.cli.durations import short
-    from joblane.inspector.views import TypeView
 
     found = target.inspector(context).types()
     if as_json:
-        terminal.document(found, tuple[TypeView, ...])
-        return
+        terminal.answer(found)
     console = terminal.console()
     wide = console.width >= WIDE
     more = ("KEPT", "BATCH", "MEMORY") if wide else ()
@@ -175,12 +162,10 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
 
     Exit status 1 where something is bad, 5 where something is unknown and nothing bad.
     """
-    from joblane.inspector.views import Check
-
     found = target.inspector(context).doctor()
     bad = any(one.grade == "bad" for one in found)
     if as_json:
-        terminal.document(found, tuple[Check, ...])
+        terminal.document(found)
     else:
         made = terminal.table("", "WHAT", "FOUND", "WHAT TO DO", fold=("WHAT", "FOUND", "WHAT TO DO"))
         for one in found:

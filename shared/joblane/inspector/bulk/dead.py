@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.bulk import start
 from joblane.inspector.bulk.dead_letters import (
@@ -25,19 +25,17 @@ from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.links import log_group_link
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.views import BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
 from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import Held, side_by_side
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.sqs.client import Sqs
 
 LOOKED_AT = 100
 """Messages of one queue."""
@@ -167,7 +165,7 @@ def _letters(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 
-def _look(sqs: Sqs, queue: str) -> list[Delivery]:
+def _look(sqs: Sqs, queue: str) -> list[Received]:
     """Receive some, and let others see them again. Nothing is deleted."""
     found: dict[str, Any] = {}
     while len(found) < LOOKED_AT:
@@ -176,7 +174,7 @@ def _look(sqs: Sqs, queue: str) -> list[Delivery]:
         if len(messages) < MAX_BATCH:
             break
     sqs.set_visibility(queue, {message["ReceiptHandle"]: 0 for message in found.values()})
-    return [Delivery.received(message, queue) for message in found.values()]
+    return [Received.from_receive(message, queue) for message in found.values()]
 
 
 def _unrecorded(scope: Scope, letters: Sequence[DeadLetter]) -> list[DeadGroup]:

@@ -21,22 +21,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.record.connection import Connection
 from joblane.record.states import State
-from joblane.sqs.dead_letter import as_it_came, with_id
+from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import Held, held_if_there, side_by_side
 from joblane.sqs.message import REASON_ATTRIBUTE
-from joblane.sqs.received import Delivery
+from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
 from joblane.worker.failure import normalised
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Entry, Sqs
 
 FINGERPRINT = "letter:"
 """What the fingerprints of messages without a row begin with."""
@@ -71,7 +69,7 @@ class Row:
 class DeadLetter:
     """One message of a dead-letter queue. ``id``: of its task, None where none can be told."""
 
-    delivery: Delivery
+    delivery: Received
     id: str | None
     row: Row | None
 
@@ -143,7 +141,7 @@ class DeadLetter:
         delivery, message = self.delivery, self.delivery.message
         queue = delivery.queue.removesuffix(dead_letter_name(""))
         if message is None:
-            return as_it_came(delivery, queue)
+            return unchanged_copy(delivery, queue)
         if message.tick is None:
             return with_id(delivery, queue)
         task = declared(tasks).get(message.type)
@@ -153,7 +151,7 @@ class DeadLetter:
             queue = lane_name(prefix, task.queue, task.type)
         at = self.id.rpartition(f":{message.tick['schedule']}:")[2]
         body = replace(message, tick={**message.tick, "at": at}).encode()
-        return replace(as_it_came(delivery, queue), body=body, attributes={})
+        return replace(unchanged_copy(delivery, queue), body=body, attributes={})
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------
@@ -200,11 +198,11 @@ def read(
     connection: Connection, tasks: Mapping[str, Task[Any, Any]], messages: Sequence[Any], queue: str
 ) -> list[DeadLetter]:
     """Messages that were received from ``queue``, each with what the record says of it."""
-    return identified(connection, tasks, [Delivery.received(message, queue) for message in messages])
+    return identified(connection, tasks, [Received.from_receive(message, queue) for message in messages])
 
 
 def identified(
-    connection: Connection, tasks: Mapping[str, Task[Any, Any]], deliveries: Sequence[Delivery]
+    connection: Connection, tasks: Mapping[str, Task[Any, Any]], deliveries: Sequence[Received]
 ) -> list[DeadLetter]:
     """Deliveries, each with its row."""
     known = declared(tasks)
@@ -214,7 +212,7 @@ def identified(
     return [DeadLetter(delivery, id_, found.get(id_ or "")) for delivery, id_ in zip(deliveries, ids, strict=True)]
 
 
-def _id(delivery: Delivery, known: Mapping[str, Task[Any, Any]]) -> str | None:
+def _id(delivery: Received, known: Mapping[str, Task[Any, Any]]) -> str | None:
     """The id of the task that the message stands for."""
     message = delivery.message
     if message is None:

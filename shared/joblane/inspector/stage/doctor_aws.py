@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client, is_emulator
 from joblane.inspector.views import Check, Grade
@@ -21,10 +23,6 @@ from joblane.queues import (
     schedule_name,
 )
 from joblane.sqs.depth import held_if_there, side_by_side
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
 
 DEPLOY = "deploy the stage"
 NOBODY = "nobody that is known"

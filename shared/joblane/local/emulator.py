@@ -1,0 +1,118 @@
+"""The emulator's own process: MiniStack behind a guard, and each zip that its functions share unpacked once.
+
+It runs by the emulator's interpreter, which has no package of this project: ``python -P emulator.py``, with MiniStack's
+own environment variables for port and address.
+
+MiniStack asks for no credentials and runs code as the user who started it, so a web page that this user has open must
+not be able to call it. Browsers mark the requests of pages; programs with an SDK never send these marks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import shutil
+import tempfile
+import threading
+import zipfile
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
+"""An ASGI application: scope, receive, send."""
+
+REFUSAL = (
+    b"This emulator answers programs on this machine alone. It refuses browsers, because any web page could send the "
+    b"same request. For a link into S3 use curl.\n"
+)
+
+
+def is_refused(headers: Iterable[tuple[bytes, bytes]], port: int) -> bool:
+    """Return true for a request of a browser, and for a Host that is not this machine's (DNS rebinding).
+
+    Every current browser sends ``Sec-Fetch-Site``. Old ones may send no mark with a plain GET, but all of them call
+    themselves Mozilla. ``Sec-Fetch-Mode`` is no mark: Node's ``fetch`` sends it, too.
+    """
+    hosts = []
+    for given, value in headers:
+        name = given.lower()
+        if name in (b"origin", b"referer", b"sec-fetch-site"):
+            return True
+        if name == b"user-agent" and value.startswith(b"Mozilla/"):
+            return True
+        if name == b"host":
+            hosts.append(value.decode("latin-1").lower())
+    return len(hosts) != 1 or hosts[0] not in (f"127.0.0.1:{port}", f"localhost:{port}")
+
+
+def guarded(app: App, port: int) -> App:
+    """``app`` without what :func:`is_refused` refuses, and without CORS headers in its answers."""
+
+    async def guard(scope: dict[str, Any], receive: Any, send: Any) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await app(scope, receive, send)
+            return
+        if scope["type"] == "websocket" or is_refused(scope["headers"], port):
+            await _refuse(scope["type"], send)
+            return
+
+        async def send_without_cors(message: dict[str, Any]) -> None:
+            if headers := message.get("headers"):
+                kept = [(name, value) for name, value in headers if not name.lower().startswith(b"access-control-")]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await app(scope, receive, send_without_cors)
+
+    return guard
+
+
+async def _refuse(kind: str, send: Any) -> None:
+    if kind == "websocket":
+        await send({"type": "websocket.close", "code": 1008})
+        return
+    length = str(len(REFUSAL)).encode()
+    headers = [(b"content-type", b"text/plain"), (b"content-length", length), (b"connection", b"close")]
+    await send({"type": "http.response.start", "status": 403, "headers": headers})
+    await send({"type": "http.response.body", "body": REFUSAL})
+
+
+class SharedZip(zipfile.ZipFile):
+    """A zip that is unpacked once by its content; every further copy is made of hard links to the first.
+
+    MiniStack unpacks code and layer anew for each function, 65 MB each.
+    """
+
+    _cache = Path(tempfile.gettempdir()) / "unpacked"
+    _lock = threading.Lock()
+
+    def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:
+        """Unpack into ``path``, which is empty or not there."""
+        if path is None or members is not None or pwd is not None or not self.filename:
+            super().extractall(path, members, pwd)
+            return
+        content = Path(self.filename)
+        unpacked = self._cache / hashlib.sha256(content.read_bytes()).hexdigest()
+        with self._lock:
+            if not unpacked.exists():
+                new = unpacked.with_suffix(".new")
+                shutil.rmtree(new, ignore_errors=True)
+                super().extractall(new)
+                new.rename(unpacked)
+        shutil.copytree(unpacked, path, copy_function=os.link, dirs_exist_ok=True)
+        if content.is_relative_to(tempfile.gettempdir()):  # a copy that MiniStack wrote to unpack it
+            content.unlink()
+
+
+def main() -> None:
+    """Serve until the process is stopped."""
+    emulator = importlib.import_module("ministack.app")
+    emulator.app = guarded(emulator.app, int(os.environ["GATEWAY_PORT"]))  # type: ignore[attr-defined]
+    zipfile.ZipFile = SharedZip  # type: ignore[misc]
+    emulator.main()
+
+
+if __name__ == "__main__":
+    main()

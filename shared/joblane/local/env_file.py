@@ -1,0 +1,59 @@
+"""`.joblane/env`: the variables by which programs join the local stack, read by a shell and by `joblane`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from joblane.local.errors import LocalError
+
+VARIABLES = (
+    "AWS_ENDPOINT_URL",
+    "AWS_ENDPOINT_URL_S3",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+    "AWS_DEFAULT_REGION",
+    "AWS_REGION",
+    "DATABASE_URL",
+    "JOBLANE_PREFIX",
+    "JOBLANE_SCHEDULES",
+)
+"""Where the stack is; the file has the settings of its tasks, too."""
+
+
+def write(path: Path, variables: Mapping[str, str]) -> None:
+    """Write it for this user alone: it holds the password."""
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()), encoding="utf-8")
+
+
+def read(path: Path) -> dict[str, str]:
+    """Its variables: :data:`VARIABLES`, and those that a task of the project declares as settings.
+
+    Other names are ignored, as a variable such as ``AWS_CONFIG_FILE`` can start a program. Raises :class:`LocalError`
+    for a file of another user, or one that others may read or write.
+    """
+    with path.open(encoding="utf-8") as file:
+        found = os.fstat(file.fileno())
+        if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
+            raise LocalError(
+                f"{path} is not read: it belongs to another user, or others may read or write it (its mode is "
+                f"{stat.S_IMODE(found.st_mode):04o}). Remove it; `joblane up` writes it again."
+            )
+        lines = [line.partition("=") for line in file if "=" in line]
+    variables = {name.strip(): "".join(shlex.split(value)) for name, _, value in lines}
+    known = set(VARIABLES)
+    if not variables.keys() <= known:
+        known |= task_settings()
+    return {name: value for name, value in variables.items() if name in known}
+
+
+def task_settings() -> set[str]:
+    """Names of the settings that the project's tasks declare."""
+    from joblane.discovery import discover
+
+    return {name for task in discover(times={}).values() for name in task.environment}

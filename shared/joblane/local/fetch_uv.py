@@ -1,0 +1,100 @@
+"""Fetch uv, which fetches all other tools.
+
+``make`` runs this file by itself before any package is installed, so it imports the standard library alone:
+``python fetch_uv.py .joblane/tools path/to/uv.txt``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+INSTALL = (
+    "install",
+    "--quiet",
+    "--disable-pip-version-check",
+    "--no-warn-script-location",
+    "--root-user-action",
+    "ignore",
+)
+NO_INDEX = (
+    "No package index is reached. Check the network, or set PIP_INDEX_URL (Python's packages) and NPM_CONFIG_REGISTRY "
+    "(Node's) to those that this machine may use."
+)
+UNREACHED = (
+    *("error sending request", "dns error", "connection refused", "failed to fetch", "no matching distribution"),
+    *("could not find a version", "newconnectionerror", "enotfound", "econnrefused", "etimedout", "eai_again"),
+)
+"""Parts of what pip, uv and npm print where a registry does not answer."""
+
+
+def fetch_uv(tools: Path, lock: Path) -> None:
+    """Install the uv of the hashed list ``lock`` as ``tools/uv/bin/uv``; nothing where it is there already.
+
+    Without venv (Debian has it apart) pip installs it; without both, the uv on ``PATH`` is taken.
+    Raises :class:`RuntimeError` with the reason.
+    """
+    stamp, target = tools / "uv.stamp", tools / "uv"
+    wanted = hashlib.sha256(lock.read_bytes()).hexdigest()
+    if (target / "bin" / "uv").exists() and stamp.is_file() and stamp.read_text() == wanted:
+        return
+    stamp.unlink(missing_ok=True)
+    shutil.rmtree(target, ignore_errors=True)
+    tools.mkdir(parents=True, exist_ok=True)
+    _install(target, ["--require-hashes", "--requirement", str(lock)])
+    link(tools, "uv", target / "bin" / "uv")
+    stamp.write_text(wanted)
+
+
+def _install(target: Path, packages: list[str]) -> None:
+    if _run([sys.executable, "-m", "venv", str(target)]).returncode == 0:
+        command = [str(target / "bin" / "python"), "-m", "pip", *INSTALL, *packages]
+    elif _run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
+        shutil.rmtree(target, ignore_errors=True)
+        command = [sys.executable, "-m", "pip", *INSTALL, *packages, "--target", str(target)]
+    elif found := shutil.which("uv"):
+        shutil.rmtree(target, ignore_errors=True)
+        (target / "bin").mkdir(parents=True)
+        (target / "bin" / "uv").symlink_to(found)
+        return
+    else:
+        shutil.rmtree(target, ignore_errors=True)
+        raise RuntimeError(
+            f"{sys.executable} has neither venv nor pip, and no uv is on PATH. On Debian and Ubuntu: apt install "
+            "python3-venv"
+        )
+    done = _run(command)
+    if done.returncode:
+        raise RuntimeError(failure("uv", done.stdout + done.stderr))
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    return subprocess.run(command, env=ours, capture_output=True, text=True, check=False)  # noqa: S603
+
+
+def failure(what: str, output: str) -> str:
+    """The text of an error: ``what`` was not fetched, why, and the end of the installer's own words."""
+    last = "\n".join(output.strip().splitlines()[-8:])
+    reason = f" {NO_INDEX}" if any(part in output.lower() for part in UNREACHED) else ""
+    return f"{what} could not be fetched.{reason}\n{last}"
+
+
+def link(tools: Path, name: str, program: Path) -> None:
+    """Let ``tools/bin``, which goes first on ``PATH``, have ``program`` as ``name``."""
+    (tools / "bin").mkdir(exist_ok=True)
+    new = tools / "bin" / f"{name}.new"
+    new.unlink(missing_ok=True)
+    new.symlink_to(os.path.relpath(program, new.parent))
+    new.replace(tools / "bin" / name)
+
+
+if __name__ == "__main__":
+    try:
+        fetch_uv(Path(sys.argv[1]), Path(sys.argv[2]))
+    except (RuntimeError, OSError) as error:
+        sys.exit(str(error))
