@@ -14,7 +14,10 @@ def watch(
     context: typer.Context,
     every: Annotated[float, typer.Option(metavar="SECONDS", min=0.5, max=60, help="Look again so often.")] = 2.0,
     minutes: Annotated[int, typer.Option(min=1, max=240, help="So far back the figures look.")] = 30,
-    once: Annotated[bool, typer.Option("--once", help="Write one frame and end, as into a pipe or a terminal that cannot move its cursor.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="One frame; a pipe or a dumb terminal gets no other."),
+    ] = False,
 ) -> None:
     """What happens now: queues, running tasks, newest failures. q or Ctrl-C ends it."""
     from joblane.cli import watch as live
