@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from joblane.cli import filters, terminal
+from joblane.cli import extras, filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
@@ -86,8 +87,6 @@ def schema(
 
     For producers in other languages.
     """
-    import json
-
     from joblane.discovery import discover, load
     from joblane.sqs.schema import message_schema
 
@@ -118,8 +117,7 @@ def preflight(
     Exit status 1 where a deploy would lose tasks or break something. The database is that of DATABASE_URL; where it
     cannot be reached from here, leave that unset.
     """
-    import json
-
+    extras.need("cdk")
     from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops
     from joblane.local.deployment import context

@@ -10,7 +10,6 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
@@ -19,6 +18,7 @@ from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
 from joblane.queues import Queue, lane_name
 from joblane.record.claim import HOLDER
+from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
 from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
 from joblane.record.transitions import (
@@ -32,12 +32,8 @@ from joblane.record.transitions import (
     Columns,
     assignments,
 )
-from joblane.sqs.client import Entry
+from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Sqs
 
 ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.RUN: WAITING,
