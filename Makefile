@@ -87,8 +87,9 @@ lock: $(UV) ## Renew the lock files, all together
 	for name in ministack node uv; do compile $(LOCKS)/$$name.in --output-file $(LOCKS)/$$name.txt || exit 1; done
 
 wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
-	@rm -rf dist && SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-315532800} $(UV) build --quiet --no-build-isolation --python .venv --out-dir dist .
-	@ls dist
+	@rm -rf dist && export SOURCE_DATE_EPOCH="$${SOURCE_DATE_EPOCH:-315532800}" && \
+		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
+	@ls dist/*
 
 tools: .venv/.dev node_modules/.stamp ## Fetch what is missing of all this
 	@$(RUN) joblane.local.tools

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
 
 from functions.api.access import EVERYBODY, ROUTES
-from functions.api.refusals import Refused
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
+from functions.api.refusals import REFUSALS, Refused
 
 TITLE, VERSION = "Joblane platform API", "1"
-REFUSALS = {
-    "400": "The request does not fit.",
-    "401": "No claims, or claims that name nobody.",
-    "403": "The caller's role does not allow it.",
-    "404": "There is no such thing, or it is somebody else's.",
-    "409": "It is there already, or in a state that rules this out.",
-    "410": "It is kept no longer.",
-    "413": "The body is too large.",
-    "415": "The body is no JSON.",
-    "422": "It fits and cannot be done, or the key came with another request before.",
-    "500": "A fault of ours.",
-    "503": "The database does not answer.",
-}
 NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")
 """Powertools' own."""
 ONLY_OF: dict[str, tuple[str, ...]] = {

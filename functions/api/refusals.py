@@ -1,18 +1,4 @@
-"""What the API does not do, and what it says of it: one shape for every answer that is no success.
-
-==========  =========================================================================================================
-400         the request does not fit: ``errors`` names each field and what is wrong with it, never its value
-401         no claims, or claims that name nobody
-403         the caller's role does not allow it
-404         there is no such thing, or it is somebody else's: the answer is the same
-409         it is there already, or in a state that rules this out
-410         it was there, and is kept no longer
-413, 415    the body is too large, or no JSON
-422         it fits and cannot be done: a role that does not exist here, another request's ``Idempotency-Key``
-500         a fault of ours
-503         the database does not answer; ``Retry-After`` says when to try again
-==========  =========================================================================================================
-"""
+"""Answers that are no success, all of one shape. :data:`REFUSALS` says what each status means."""
 
 from __future__ import annotations
 
@@ -29,6 +15,20 @@ from joblane.errors import RecordAwayError
 from joblane.record.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
+REFUSALS = {
+    "400": "The request does not fit.",
+    "401": "No claims, or claims that name nobody.",
+    "403": "The caller's role does not allow it.",
+    "404": "There is no such thing, or it is somebody else's.",
+    "409": "It is there already, or in a state that rules this out.",
+    "410": "It is kept no longer.",
+    "413": "The body is too large.",
+    "415": "The body is no JSON.",
+    "422": "It fits and cannot be done, or the key came with another request before.",
+    "500": "A fault of ours.",
+    "503": "The database does not answer.",
+}
+"""Of the answers to a request, as the OpenAPI document has them."""
 
 
 class Problem(BaseModel):

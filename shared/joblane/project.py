@@ -13,6 +13,8 @@ from joblane.errors import JobError
 
 MARKS = ("cdk.json", "pyproject.toml", "functions")
 """A folder that has one of these is a project."""
+FUNCTIONS = "functions"
+"""The package of the handlers where nothing else is said."""
 KEYS = ("functions", "code", "lock", "migrations")
 LOCKS = Path(__file__).parent / "locks"
 """Hashed requirements that the library brings: of functions (``runtime.txt``) and of the tools of the local stack."""
@@ -33,7 +35,7 @@ class Project:
     """
 
     root: Path
-    functions: str = "functions"
+    functions: str = FUNCTIONS
     code: tuple[str, ...] = ()
     lock: Path = LOCKS / "runtime.txt"
     migrations: str | None = None
@@ -46,10 +48,11 @@ class Project:
         """
         start = (start or Path.cwd()).resolve()
         root = next((each for each in (start, *start.parents) if any((each / mark).exists() for mark in MARKS)), start)
-        return cls._read(root)
+        return cls.at(root)
 
     @classmethod
-    def _read(cls, root: Path) -> Project:
+    def at(cls, root: Path) -> Project:
+        """The project in the folder ``root``."""
         file = root / "pyproject.toml"
         if not file.is_file():
             return cls(root)
@@ -71,7 +74,7 @@ class Project:
             raise ProjectError(f"{file}: tool.joblane.lock: there is no file {given['lock']!r}")
         return cls(
             root,
-            given.get("functions", "functions"),
+            given.get("functions", FUNCTIONS),
             tuple(code),
             root / given["lock"] if "lock" in given else LOCKS / "runtime.txt",
             given.get("migrations"),

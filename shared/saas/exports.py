@@ -141,16 +141,8 @@ Source = tuple[Select[Any], ColumnElement[Any]]
 
 def _members(tenant_id: UUID, export_type: ExportType) -> Source:
     members = tenant_members.c
-    statement = select(
-        members.user_id,
-        members.id,
-        members.role_id,
-        members.status,
-        members.invited_by,
-        members.joined_at,
-        members.created_at,
-        members.updated_at,
-    ).where(members.tenant_id == tenant_id)
+    names = ("user_id", "id", "role_id", "status", "invited_by", "joined_at", "created_at", "updated_at")
+    statement = select(*members[names]).where(members.tenant_id == tenant_id)
     if export_type == "partial":
         statement = statement.where(members.status == "active")
     return statement, members.user_id
@@ -158,17 +150,8 @@ def _members(tenant_id: UUID, export_type: ExportType) -> Source:
 
 def _invitations(tenant_id: UUID, export_type: ExportType) -> Source:
     invitations = user_invitations.c
-    statement = select(
-        invitations.id,
-        invitations.email,
-        invitations.invited_by,
-        invitations.role_id,
-        invitations.status,
-        invitations.accepted_at,
-        invitations.expires_at,
-        invitations.created_at,
-        invitations.updated_at,
-    ).where(invitations.tenant_id == tenant_id)
+    names = ("id", "email", "invited_by", "role_id", "status", "accepted_at", "expires_at", "created_at", "updated_at")
+    statement = select(*invitations[names]).where(invitations.tenant_id == tenant_id)
     if export_type == "partial":
         statement = statement.where(invitations.status == "pending", invitations.expires_at > func.now())
     return statement, invitations.id
@@ -179,16 +162,9 @@ def _roles(tenant_id: UUID) -> Source:
         select(tenant_members.c.role_id).where(tenant_members.c.tenant_id == tenant_id),
         select(user_invitations.c.role_id).where(user_invitations.c.tenant_id == tenant_id),
     )
-    statement = select(
-        roles.c.id,
-        roles.c.name,
-        roles.c.type,
-        roles.c.description,
-        roles.c.is_system,
-        roles.c.created_at,
-        roles.c.updated_at,
-    ).where(or_(roles.c.tenant_id == tenant_id, roles.c.tenant_id.is_(None) & roles.c.id.in_(given)))
-    return statement, roles.c.id
+    names = ("id", "name", "type", "description", "is_system", "created_at", "updated_at")
+    of_system = roles.c.tenant_id.is_(None) & roles.c.id.in_(given)
+    return select(*roles.c[names]).where(or_(roles.c.tenant_id == tenant_id, of_system)), roles.c.id
 
 
 # --- Reading and writing -------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
@@ -22,7 +22,7 @@ STALE_WARNING = timedelta(days=7)
 
 @dataclass(frozen=True, slots=True)
 class DueWarning:
-    """A system user whose owner is to be told that its grace period has come."""
+    """A system user whose owner gets a mail that its grace period has begun. Columns by their names."""
 
     id: UUID
     name: str
@@ -55,15 +55,7 @@ def due_warnings(session: Session, limit: int) -> list[DueWarning]:
     """
     users = system_users.c
     rows = session.execute(
-        select(
-            users.id,
-            users.name,
-            users.application_name,
-            users.created_by,
-            users.grace_period_at,
-            users.expires_at,
-            users.email,
-        )
+        select(*(users[each.name] for each in fields(DueWarning)))
         .where(
             users.grace_period_at <= func.now(),
             users.grace_period_at > func.now() - STALE_WARNING,

@@ -23,7 +23,9 @@ MEANINGS = {
     Exit.DONE: "done",
     Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
     Exit.USAGE: "used wrongly: nothing was done",
-    Exit.NOTHING: "there is no such task, type, queue, schedule or pause, or nothing matches",
+    Exit.NOTHING: (
+        "there is no such task, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"
+    ),
     Exit.STATE: "the task is in another state, or was changed meanwhile",
     Exit.AWAY: (
         "the stack, its database or its API cannot be reached; `doctor`: something is unknown, and nothing bad"

@@ -9,12 +9,13 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, survey, watch
+from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, scaffold, survey, watch
 from joblane.cli.exits import Exit, epilog, exit_of
 from joblane.cli.target import Target
 from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
+    "Begin": {"init": scaffold.init, "new": scaffold.new},
     "Look": {
         "ls": look.ls,
         "show": look.show,
@@ -41,7 +42,6 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "replay": author.replay,
         "edit": author.edit,
         "invoke": author.invoke,
-        "new": author.new,
         "schema": deploy.schema,
     },
     "The local stack": {"up": local.up, "down": local.down, "status": local.status},

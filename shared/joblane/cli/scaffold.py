@@ -1,97 +1,35 @@
-"""`joblane new`: the folder of a job that works, and its test."""
+"""`joblane init` and `joblane new`: files of a project, and of a job, made from ``templates/``."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from joblane.declaration import check_type
 from joblane.errors import DeclarationError
 from joblane.local.errors import LocalError, MisuseError
+from joblane.project import Project
 from joblane.queues import Queue, folder_of
 from joblane.schedule import parse
 
-HANDLER = '''\
-"""Say in a sentence what {type} does."""
-
-from __future__ import annotations
-
-from datetime import timedelta
-
-from pydantic import BaseModel
-
-from joblane import Payload, Queue, TaskContext, task
+FIRST_TYPE = "hello:world"
+"""The type of the job that `joblane init` writes, and that the first `joblane up` runs."""
 
 
-class {name}(Payload):
-    """What a caller says. Fields without a default are required{periodic}."""
+@dataclass(frozen=True)
+class Initialised:
+    """Paths relative to the project. ``test`` is that of the first job, written or there before."""
 
-    count: int = 3
-
-
-class {name}Result(BaseModel):
-    done: int
-
-
-@task(
-    "{type}",
-    queue=Queue.{queue},
-    max_retry=3,
-    timeout=timedelta({timeout}),{lines}
-)
-def {folder}(payload: {name}, ctx: TaskContext) -> {name}Result:
-    done = 0
-    for number in {loop}:
-        ctx.progress(number, payload.count)
-        done += 1
-    ctx.logger.info("counted", count=done)
-    return {name}Result(done=done)
-'''
-
-TEST = '''\
-"""Tests of {type}, by the pytest fixture `jobs`: see docs/testing.md."""
-
-from __future__ import annotations
-
-from functions.{folder}.handler import {name}, {name}Result, {folder}
-from joblane.testing import JobTester
+    written: list[Path]
+    left: list[Path]
+    test: Path
+    notes: list[str]
 
 
-def test_it_counts_what_it_is_told(jobs: JobTester) -> None:
-    # given
-    payload = {name}(count=5)
-    # when
-    result = jobs.run({folder}, payload)
-    # then
-    assert result == {name}Result(done=5)
-'''
-
-AGAIN = """
-
-def test_it_is_run_again_after_a_crash_and_completes(jobs: JobTester) -> None:
-    # given
-    made = jobs.enqueue({folder}, {name}(count=2))
-    # when
-    with jobs.crash_before_commit({folder}):
-        jobs.drain()
-        jobs.travel({folder}.timeout * 8)
-        jobs.drain()
-    # then
-    assert jobs.task(made.id).state == "completed"
-"""
-
-TICK = """
-
-def test_its_schedule_runs_it(jobs: JobTester) -> None:
-    # when
-    id_ = jobs.tick({folder})
-    jobs.drain()
-    # then
-    assert jobs.task(id_).state == "completed"
-"""
-
-
-def write(project: Path, type_: str, *, queue: str, schedule: str | None, resumable: bool) -> list[Path]:
-    """Write the files, the test last. Raises :class:`LocalError`, before anything is written."""
+def new(project: Project, type_: str, *, queue: str, schedule: str | None, resumable: bool) -> list[Path]:
+    """Write a job and its test, the test last. Raises :class:`LocalError`, before anything is written."""
     try:
         check_type(type_)
         if schedule is not None:
@@ -100,46 +38,98 @@ def write(project: Path, type_: str, *, queue: str, schedule: str | None, resuma
         raise MisuseError(str(error)) from None
     if queue not in list(Queue):
         raise MisuseError(f"--queue: {queue!r} is not one of {', '.join(Queue)}")
-    functions, folder = project / "functions", folder_of(type_)
-    if not functions.is_dir():
-        raise LocalError(f"There is no folder functions/ in {project}: run this in the folder of a project.")
-    target, test = functions / folder, _tests(project) / f"test_{folder}.py"
+    if not project.handlers.is_dir():
+        raise LocalError(
+            f"There is no folder {project.functions}/ in {project.root}: run this in the folder of a project, or "
+            "`joblane init` to make one."
+        )
+    folder = folder_of(type_)
+    target, test = project.handlers / folder, _test(project, folder)
     for path in (target, test):
         if path.exists():
-            raise LocalError(f"{path.relative_to(project)} is there already; nothing was written.")
-    return _write(target, test, _words(type_, Queue(queue), schedule, resumable=resumable))
-
-
-def _words(type_: str, queue: Queue, schedule: str | None, *, resumable: bool) -> dict[str, str]:
-    folder = folder_of(type_)
-    lines = [f'schedule="{schedule}",'] if schedule else []
-    lines += ["resumable=True,"] if resumable else []
-    return {
+            raise LocalError(f"{path.relative_to(project.root)} is there already; nothing was written.")
+    words = {
         "type": type_,
+        "functions": project.functions,
         "folder": folder,
         "name": "".join(part.capitalize() for part in folder.split("_")),
-        "queue": queue.name,
-        "timeout": "hours=1" if resumable else "minutes=1",
-        "lines": "".join(f"\n    {line}" for line in lines),
-        "loop": "ctx.resume(range(1, payload.count + 1))" if resumable else "range(1, payload.count + 1)",
-        "periodic": "; a tick gives none" if schedule else "",
+        "queue": Queue(queue).name,
+        "schedule": schedule,
+        "resumable": resumable,
     }
-
-
-def _write(target: Path, test: Path, words: dict[str, str]) -> list[Path]:
-    files = {
-        target / "__init__.py": "",
-        target / "handler.py": HANDLER.format_map(words),
-        test: (TEST + AGAIN + (TICK if "schedule=" in words["lines"] else "")).format_map(words),
-    }
-    target.mkdir()
-    test.parent.mkdir(parents=True, exist_ok=True)
-    for path, text in files.items():
-        path.write_text(text, encoding="utf-8")
+    files = {target / "handler.py": _text("handler.py", words), test: _text("test.py", words)}
+    _write(project.root, files)
     return list(files)
 
 
-def _tests(project: Path) -> Path:
+def init(project: Project) -> Initialised:
+    """Write what a project needs to run a first job here and on AWS; files that exist stay as they are.
+
+    Raises :class:`LocalError` where the folder cannot be written, with nothing half done.
+    """
+    from joblane import __version__
+
+    root, folder = project.root, folder_of(FIRST_TYPE)
+    handler, test = project.handlers / folder / "handler.py", _test(project, folder)
+    templates = {
+        handler: "project/handler.py",
+        test: "project/test.py",
+        root / "infra" / "app.py": "project/app.py",
+        root / "cdk.json": "project/cdk.json",
+        root / ".github" / "workflows" / "joblane.yml": "project/workflow.yml",
+    }
+    left = [path for path in templates if path.exists()]
+    if handler in left and test not in left:  # it may be another job by now, which that test would not fit
+        left.append(test)
+    words = {"functions": project.functions, "version": __version__}
+    files = {path: _text(name, words) for path, name in templates.items() if path not in left}
+    _write(root, files)
+    return Initialised(
+        written=[path.relative_to(root) for path in files],
+        left=[path.relative_to(root) for path in left if path.exists()],
+        test=test.relative_to(root),
+        notes=_notes(root),
+    )
+
+
+def _notes(root: Path) -> list[str]:
+    repository = next((each for each in (root, *root.parents) if (each / ".git").exists()), None)
+    if repository is None:
+        return ["This folder is in no git repository: `git init` makes one. The workflow needs it, the rest does not."]
+    if repository != root:
+        return [f"GitHub reads workflows in {repository / '.github/workflows'} alone: move joblane.yml there."]
+    return []
+
+
+def _test(project: Project, folder: str) -> Path:
     """Where tests with a database are, or else all of them."""
-    own = project / "tests" / "integration"
-    return own if own.is_dir() else project / "tests"
+    tests = project.root / "tests"
+    return (tests / "integration" if (tests / "integration").is_dir() else tests) / f"test_{folder}.py"
+
+
+def _text(template: str, words: Mapping[str, Any]) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(  # noqa: S701 - it makes no HTML
+        loader=PackageLoader("joblane.cli"), undefined=StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+    return environment.get_template(f"{template}.jinja").render(words)
+
+
+def _write(root: Path, files: Mapping[Path, str]) -> None:
+    """Write all of them, or none."""
+    made: list[Path] = []
+    try:
+        for path, text in files.items():
+            for folder in reversed(path.relative_to(root).parents):
+                if not (root / folder).exists():
+                    (root / folder).mkdir()
+                    made.append(root / folder)
+            with path.open("x", encoding="utf-8") as file:
+                made.append(path)
+                file.write(text)
+    except OSError as error:
+        for path in reversed(made):
+            path.rmdir() if path.is_dir() else path.unlink()
+        where = error.filename or root
+        raise LocalError(f"{where} cannot be written: {error.strerror}. Nothing was written.") from error

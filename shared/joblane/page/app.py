@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from joblane.page.desk import Desk
 from joblane.page.failures import View, answered, of_http
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
-from joblane.page.views import audit, bulk, dead, overview, pauses, schedules, statistics, task, tasks
-
-if TYPE_CHECKING:
-    from joblane.page.desk import Desk
+from joblane.page.views import bulk, dead, stage, task, tasks
 
 LOOK: dict[str, View] = {
-    "/": overview.show,
+    "/": stage.overview,
     "/tasks": tasks.show,
     "/task": task.show,
     "/task/logs": task.logs,
@@ -29,19 +25,19 @@ LOOK: dict[str, View] = {
     "/bulk/show": bulk.show,
     "/dead": dead.show,
     "/dead/redrive": dead.dry_run,
-    "/schedules": schedules.show,
-    "/statistics": statistics.show,
-    "/audit": audit.show,
+    "/schedules": stage.schedules,
+    "/statistics": stage.statistics,
+    "/audit": stage.audit,
 }
 ACT: dict[str, View] = {
-    "/pause": pauses.pause,
-    "/resume": pauses.resume,
+    "/pause": stage.pause,
+    "/resume": stage.resume,
     "/task/act": task.act,
     "/task/edit": task.edit,
     "/bulk/start": bulk.start,
     "/bulk/abort": bulk.abort,
     "/dead/redrive/start": dead.redrive,
-    "/schedules/tick": schedules.tick,
+    "/schedules/tick": stage.tick,
 }
 
 

@@ -5,24 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.client import JobClient
 from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.limits import LEASE_MARGIN
 from joblane.queues import Queue
 from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
 from joblane.record.run_session import RunSession
+from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
 from joblane.worker.run import completed
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.sqs.client import Sqs
 
 REQUEST_ID = "a test's own call"
 

@@ -41,8 +41,8 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
         from joblane.testing.server_for_tests import server_for_tests
     except ModuleNotFoundError as error:
         raise pytest.UsageError(
-            f"To start a PostgreSQL, the package {error.name!r} is missing: install joblane[cli], or name a server by "
-            f"{OPTION} or DATABASE_URL."
+            f"To start a PostgreSQL, the package {error.name!r} is missing: pip install 'joblane[test]', or name a "
+            f"server by {OPTION} or DATABASE_URL."
         ) from error
     with server_for_tests() as server:
         yield server.url

@@ -15,7 +15,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.errors import JobError, TaskCancelled, sqlstate, text_of
+from joblane.errors import JobError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Verdict, arrival, claim
@@ -182,8 +182,8 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
-        except (PostgresError, OSError) as error:
-            if len(messages) > 1 and not is_unavailable(error):
+        except (PostgresError, OSError, WrongStageError) as error:
+            if len(messages) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 raise OneByOneError from error
             self._keep_unclaimed(list(messages.values()), error, response)
             return []
@@ -199,9 +199,8 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send(received, [self._refused(one, reason) for one in received], response)
         else:
-            advice = (
-                "it will be tried again" if is_unavailable(error) else "are the migrations applied (joblane migrate)?"
-            )
+            migrated = is_unavailable(error) or isinstance(error, WrongStageError)
+            advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra={"error": text_of(error), "messages": len(received)},

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import subprocess
 import sys
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from joblane.cli.scaffold import write
+from joblane.cli.scaffold import init, new
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
+from joblane.project import Project
 from tests.pages import ROOT
 
 KINDS: dict[str, dict[str, Any]] = {
@@ -24,7 +29,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 
 def written(folder: Path, type_: str, options: Mapping[str, Any]) -> list[Path]:
-    return write(folder, type_, **{"queue": "default", "schedule": None, "resumable": False, **options})
+    return new(Project.at(folder), type_, **{"queue": "default", "schedule": None, "resumable": False, **options})
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +38,12 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("project")
     (folder / "functions").mkdir()
     (folder / "functions" / "__init__.py").touch()
-    settings = (ROOT / "pyproject.toml").read_text()
-    (folder / "pyproject.toml").write_text(f'{settings}\n[tool.ruff.lint.isort]\nknown-first-party = ["shared"]\n')
+    # of ruff the rules that hold here, in a project where joblane is somebody else's package
+    rules = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    lines = ["[tool.ruff]", "line-length = 120", "[tool.ruff.lint]"]
+    lines += [f"{name} = {json.dumps(rules[name])}" for name in ("select", "ignore")]
+    lines += ["[tool.ruff.lint.per-file-ignores]", '"tests/**" = ["S", "PLR"]']
+    (folder / "pyproject.toml").write_text("\n".join(lines))
     for type_, options in KINDS.items():
         written(folder, type_, options)
     return folder
@@ -75,6 +84,88 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert sorted(project.rglob("*")) == before
 
 
-def test_outside_of_a_project_it_says_where_to_go(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match="run this in the folder of a project"):
-        write(tmp_path, "order:pay", queue="default", schedule=None, resumable=False)
+def test_a_project_without_functions_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"no folder functions/ in .*`joblane init`"):
+        written(tmp_path, "order:pay", {})
+    assert not list(tmp_path.iterdir())
+
+
+# --- init ------------------------------------------------------------------------------------------------------------
+
+FILES = {
+    "functions/hello_world/handler.py",
+    "tests/test_hello_world.py",
+    "infra/app.py",
+    "cdk.json",
+    ".github/workflows/joblane.yml",
+}
+
+
+def files(folder: Path) -> dict[str, str]:
+    found = [path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    return {str(path.relative_to(folder)): path.read_text() for path in found}
+
+
+def test_an_empty_folder_becomes_a_project(tmp_path: Path, postgres: Postgres) -> None:
+    done = init(Project.at(tmp_path))
+    assert {str(path) for path in done.written} == FILES == files(tmp_path).keys()
+    assert done.left == []
+    run(tmp_path, "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", f"--joblane-database={postgres.url}")
+    run(tmp_path, "ruff", "format", "--check", "--line-length", "120", ".")
+    run(tmp_path, "ruff", "check", "--no-cache", "--select", "E,F,I,UP,B", "--line-length", "120", ".")
+    stages = json.loads((tmp_path / "cdk.json").read_text())["context"]["stages"]
+    assert stages.keys() == {"dev", "local"}
+
+
+def test_init_changes_no_file_that_exists_and_says_so(tmp_path: Path) -> None:
+    # given
+    theirs = {"cdk.json": "{}", "functions/hello_world/handler.py": "# mine", "README.md": "mine"}
+    for name, text in theirs.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    # when
+    done = init(Project.at(tmp_path))
+    # then: no test either, which would be of another job
+    assert {str(path) for path in done.left} == {"cdk.json", "functions/hello_world/handler.py"}
+    assert {str(path) for path in done.written} == {"infra/app.py", ".github/workflows/joblane.yml"}
+    assert files(tmp_path).items() >= theirs.items()
+    # and once more, it writes nothing
+    before = files(tmp_path)
+    assert init(Project.at(tmp_path)).written == []
+    assert files(tmp_path) == before
+
+
+def test_init_follows_the_project_s_own_package_of_functions(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[tool.joblane]\nfunctions = "jobs"\n')
+    init(Project.at(tmp_path))
+    assert "from jobs.hello_world.handler import" in files(tmp_path)["tests/test_hello_world.py"]
+    assert '"jobs/**"' in files(tmp_path)["cdk.json"]
+
+
+@pytest.mark.parametrize("blocked", ["functions", "infra", ".github", "tests"])
+def test_init_that_cannot_write_leaves_nothing_half_done(tmp_path: Path, blocked: str) -> None:
+    (tmp_path / blocked).write_text("a file where a folder has to be")
+    with pytest.raises(LocalError, match=rf"{blocked}.* cannot be written: .*Nothing was written"):
+        init(Project.at(tmp_path))
+    assert files(tmp_path).keys() == {blocked}
+    assert [path.name for path in tmp_path.iterdir()] == [blocked]
+
+
+def test_init_in_a_folder_that_is_not_writable_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path) -> None:  # root may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(LocalError, match=r"functions cannot be written: Permission denied\. Nothing was written"):
+        init(Project.at(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:
+    assert "in no git repository" in init(Project.at(tmp_path)).notes[0]
+    (tmp_path / ".git").mkdir()
+    assert init(Project.at(tmp_path)).notes == []
+    inner = tmp_path / "service"
+    inner.mkdir()
+    [note] = init(Project.at(inner)).notes
+    assert f"GitHub reads workflows in {tmp_path}/.github/workflows alone" in note

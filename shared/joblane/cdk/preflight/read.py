@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,9 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
+from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
 from joblane.queues import Queue
+from joblane.record.states import LIVE_SQL
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -49,8 +50,8 @@ QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
-LIVE = """
-select type, queue, count(*) from joblane.tasks where state in ('scheduled', 'pending', 'active', 'retry')
+LIVE = f"""
+select type, queue, count(*) from joblane.tasks where state in {LIVE_SQL}
  group by type, queue
 """
 # reserved_connections came with PostgreSQL 16, and is nothing without it.
@@ -105,8 +106,20 @@ def look(stage: str, assembly: Path) -> list[Finding]:
 
 def synthesise(stage: str, folder: Path) -> None:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
-    command = [sys.executable, "-m", "joblane.cdk.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
-    done = subprocess.run(command, cwd=Project.here().root, capture_output=True, text=True, check=False)  # noqa: S603
+    project = Project.here()
+    given = cdk_json(project)
+    variables = {
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True}),
+        "CDK_OUTDIR": str(folder.absolute()),
+    }
+    done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
+        app_command(given["app"]),
+        cwd=project.root,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
 
@@ -317,9 +330,9 @@ def _read_record(connection: Connection, address: str) -> Record:
         revision=revision,
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
-        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("tasks") else {},
+        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("joblane.tasks") else {},
         types=[type_ for (type_,) in connection.run("select type from joblane.task_types")]
-        if there("task_types")
+        if there("joblane.task_types")
         else [],
         max_connections=most,
         kept_connections=kept,

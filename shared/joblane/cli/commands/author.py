@@ -1,4 +1,4 @@
-"""Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`; and a job that is not there yet: `new`.
+"""Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`.
 
 In these `--json` gives a payload; the answer as JSON is `--as-json`, which all other commands know as well.
 """
@@ -6,7 +6,6 @@ In these `--json` gives a payload; the answer as JSON is `--as-json`, which all 
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -17,6 +16,8 @@ import typer
 from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
+from joblane.inspector.shell import argument
+from joblane.queues import Queue
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult
@@ -56,8 +57,6 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
-    from joblane.inspector.shell import argument
-    from joblane.queues import Queue
     from joblane.unique import OnConflict
 
     given = {
@@ -172,27 +171,6 @@ def edit(
         _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
 
 
-def new(
-    type_: Annotated[str, typer.Argument(metavar="TYPE", help="category:action, for example report:generate.")],
-    queue: Annotated[
-        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=completion.queues)
-    ] = "default",
-    schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
-    resumable: Annotated[bool, typer.Option("--resumable", help="Long work that goes on where it stopped.")] = False,
-) -> None:
-    """Write a job that works, and a test of it.
-
-    In functions/ and tests/ of this folder.
-    """
-    from joblane.cli.scaffold import write
-
-    written = write(Path.cwd(), type_, queue=queue, schedule=schedule, resumable=resumable)
-    for path in written:
-        _print(str(path.relative_to(Path.cwd())))
-    test = written[-1].relative_to(Path.cwd())
-    terminal.say(f"Try it:  {_python()} -m pytest {test}\nThen say in handler.py what it does; `make up` deploys it.")
-
-
 # --- Payloads --------------------------------------------------------------------------------------------------------
 
 
@@ -241,18 +219,11 @@ def _time(text: str | None, option: str) -> str | None:
 
 
 def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
-
     if as_json:
         terminal.answer(acted)
     id_ = acted.new_id or acted.id
     _print(id_)
     terminal.say(f"Task {id_} {what}; it is {acted.after}.")
-
-
-def _python() -> str:
-    """What runs this program: another Python need not have pytest, or the plugin."""
-    python = Path(sys.executable)
-    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
 
 
 def _print(text: str) -> None:

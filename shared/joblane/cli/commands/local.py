@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from joblane.cli import extras
+from joblane.cli.exits import Exit
 from joblane.local.errors import LocalError
 from joblane.project import Project
 
@@ -62,8 +64,9 @@ def up(
 ) -> None:
     """Start the local stack, with the code as it is now.
 
-    It is deployed, and left running.
+    It is deployed, and left running. The first time, this fetches its tools: about 350 MB on disk.
     """
+    extras.need("local", "cdk")
     stack = local_stack(folder, aws_port, postgres_port)
     try:
         stack.up()
@@ -91,13 +94,13 @@ def status(
 ) -> None:
     """Show what of the local stack runs.
 
-    Exit status 1 where not all of it does.
+    Exit status 3 where a part does not.
     """
     parts = local_stack(folder, aws_port, postgres_port).status()
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
-        raise typer.Exit(1)
+        raise typer.Exit(Exit.NOTHING)
 
 
 def _shown(path: Path) -> Path:

@@ -9,71 +9,31 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from joblane.enqueue.check import check
+from joblane.enqueue.check import Ready, check
 from joblane.enqueue.wake import wake
-from joblane.errors import UnknownTaskError, UnreadablePayloadError
+from joblane.errors import UnreadablePayloadError
 from joblane.inspector.actions import audit
+from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send
 from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
-from joblane.inspector.tasks.row import check_id
+from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.views import ActionResult
 from joblane.job import Job
-from joblane.queues import Queue
-from joblane.record.claim import HOLDER, PAUSED
+from joblane.record.claim import HOLDER
 from joblane.record.states import State
 from joblane.redaction import restored
-
-if TYPE_CHECKING:
-    from joblane.enqueue.check import Ready
-    from joblane.inspector.actions.audit import Action
-    from joblane.inspector.scope import Scope
 
 CLEARED = "its payload was cleared, by its retention or by an operator, so it can neither run again nor be replayed"
 IS_PAUSED = "its type, queue or tenant is paused: it waits until that is resumed"
 
 
-def run(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    return _change(scope, BulkAction.RUN, id_, reason)
-
-
-def retry(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    """Where its dead letter was not sent yet, that is not sent any more, and what ``on_archived`` names does not follow
-    until it is given up again."""
-    return _change(scope, BulkAction.RETRY, id_, reason)
-
-
-def archive(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    return _change(scope, BulkAction.ARCHIVE, id_, reason)
-
-
-def delete(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    """A dead letter of it keeps its body in SQS until it expires there; sent back, it runs nothing. One that was not
-    sent yet is not sent any more, and what ``on_archived`` names does not follow."""
-    return _change(scope, BulkAction.DELETE, id_, reason)
-
-
-def cancel(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    return _change(scope, BulkAction.CANCEL, id_, reason)
-
-
-def replay(scope: Scope, id_: str, reason: str | None) -> ActionResult:
-    return _replay(scope, id_, None, reason)
-
-
-def replay_with(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
-    return _replay(scope, id_, payload, reason)
-
-
-# --- A row's state -------------------------------------------------------------------------------------------------
-
-
-def _change(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
+def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
     with _on(scope, action, id_, reason) as (doing, found):
         changed = change(doing.connection, action, [id_], who=doing.who)
         if not changed:
@@ -88,7 +48,7 @@ def _change(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> A
     return ActionResult(id_, action, one.before, one.after, note=IS_PAUSED if found.paused else note_of(failed))
 
 
-def _problem(doing: Action, action: BulkAction, found: Found) -> str | None:
+def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
     """What kept a row from being changed, where it is not its state."""
     if found.state not in ALLOWED[action]:
         return None
@@ -110,9 +70,9 @@ EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_sinc
 
 def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
     """Its unique key stays, and so does what ``ctx.each`` and ``ctx.resume`` have done of it."""
-    with _on(scope, "edit", id_, reason, with_payload=True) as (doing, found):
+    with _on(scope, "edit", id_, reason) as (doing, found):
         _allow(doing, "edit", found)
-        if found.under_way:
+        if found.between_invocations:
             raise _refusal(doing, "edit", found, "an attempt is under way, between two invocations; cancel it first")
         ready = _ready(scope, found, payload)
         if ready.payload == found.payload:
@@ -123,9 +83,9 @@ def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None)
     return ActionResult(id_, "edit", found.state, found.state)
 
 
-def _replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
+def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
     """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
-    with _on(scope, "replay", id_, reason, with_payload=True) as (doing, found):
+    with _on(scope, "replay", id_, reason) as (doing, found):
         _allow(doing, "replay", found)
         if found.type == BULK_TYPE:
             raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
@@ -138,8 +98,8 @@ def _replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: s
     return ActionResult(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
 
 
-def _ready(scope: Scope, found: Found, edited: Mapping[str, Any] | None) -> Ready:
-    """A job like the one that was found, checked. ``edited`` None: with its own payload, read as the runtime does."""
+def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> Ready:
+    """A job like the task that was found, checked. ``edited`` None: with its payload, read as the worker reads it."""
     task = named(scope, found.type)
     try:
         if edited is None:
@@ -162,7 +122,7 @@ def _ready(scope: Scope, found: Found, edited: Mapping[str, Any] | None) -> Read
     return check(job, record=True, prefix=scope.prefix)
 
 
-def _difference(ready: Ready, found: Found) -> dict[str, Any]:
+def _difference(ready: Ready, found: Record) -> dict[str, Any]:
     """Names of the declared fields that differ. Others are keys that a sender chose: how many of them were dropped."""
     old = found.payload if isinstance(found.payload, dict) else {}
     fields = [name for name in ready.payload if old.get(name) != ready.payload[name] or name not in old]
@@ -172,53 +132,21 @@ def _difference(ready: Ready, found: Found) -> dict[str, Any]:
 
 # --- The row, locked -----------------------------------------------------------------------------------------------
 
-LOCK = f"""
-select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.headers, case when $2::boolean then t.payload end,
-       t.schema, t.cleared, t.state = 'pending' and t.used_ms > 0, {PAUSED.format(row="t")}
-  from joblane.tasks t where t.id = $1 for no key update of t
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """A row as it was found, and is until the transaction ends. ``payload``: None unless it was asked for.
-    ``under_way``: an attempt is, between two invocations."""
-
-    id: str
-    type: str
-    queue: Queue
-    state: State
-    tenant: str | None
-    owner: str | None
-    tags: list[str]
-    headers: Mapping[str, str]
-    payload: Any
-    schema: str | None
-    cleared: bool
-    under_way: bool
-    paused: bool
-
 
 @contextmanager
-def _on(
-    scope: Scope, name: str, id_: str, reason: str | None, *, with_payload: bool = False
-) -> Iterator[tuple[Action, Found]]:
+def _on(scope: Scope, name: str, id_: str, reason: str | None) -> Iterator[tuple[Action, Record]]:
     """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
     with audit.action(scope, name, check_id(id_), reason) as doing:
-        rows = doing.connection.run(LOCK, id_, with_payload)
-        if not rows:
-            raise UnknownTaskError(id_)
-        _, type_, queue, state, *rest = rows[0]
-        yield doing, Found(id_, type_, Queue(queue), State(state), *rest)
+        yield doing, read(doing.connection, id_, lock=True)
 
 
-def _allow(doing: Action, name: str, found: Found) -> None:
+def _allow(doing: Action, name: str, found: Record) -> None:
     if found.state not in ALLOWED[name]:
         raise _refusal(doing, name, found)
     if found.cleared:
         raise _refusal(doing, name, found, CLEARED)
 
 
-def _refusal(doing: Action, name: str, found: Found, problem: str | None = None) -> ActionError:
+def _refusal(doing: Action, name: str, found: Record, problem: str | None = None) -> ActionError:
     last = audit.last(doing.connection, found.id)
     return ActionError(found.id, name, found.state, ALLOWED[name], last, problem=problem)

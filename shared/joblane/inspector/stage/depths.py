@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from threading import Event
-from typing import TYPE_CHECKING
 
 from joblane.inspector.views import Depth
 from joblane.queues import dead_letter_name
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import Held, held, side_by_side
-
-if TYPE_CHECKING:
-    from joblane.sqs.client import Sqs
 
 
 def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
@@ -50,15 +48,10 @@ def depth_of(found: Mapping[str, Held | None], queue: str) -> Depth:
 
 def total(depths: Iterable[Depth]) -> Depth:
     """Summed; None where any part is not known, as a sum of the others would be too small."""
-
-    def add(numbers: Iterable[int | None]) -> int | None:
-        known = list(numbers)
-        return None if None in known else sum(number for number in known if number is not None)
-
     every = list(depths)
-    return Depth(
-        waiting=add(depth.waiting for depth in every),
-        in_flight=add(depth.in_flight for depth in every),
-        delayed=add(depth.delayed for depth in every),
-        dead=add(depth.dead for depth in every),
-    )
+
+    def add(name: str) -> int | None:
+        numbers = [getattr(depth, name) for depth in every]
+        return None if None in numbers else sum(numbers)
+
+    return Depth(**{each.name: add(each.name) for each in fields(Depth)})

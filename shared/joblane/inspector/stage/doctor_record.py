@@ -6,18 +6,17 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
+from joblane.enqueue.wake import SWEEP
 from joblane.inspector.durations import lasting
+from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
+from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.record import migrations
+from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 CLOCK_SECONDS = 5.0
 """Apart, ticks and messages that are due get a time of their own."""
@@ -31,18 +30,14 @@ select max(finished_at), clock_timestamp()
   from (select finished_at from joblane.tasks
          where type = $1 and state = 'completed' order by created_at desc, id desc limit 20) as last
 """
-UNDECLARED = """
+UNDECLARED = f"""
 select type, count(*) from joblane.tasks
- where state in ('scheduled', 'pending', 'active', 'retry')
+ where state in {LIVE_SQL}
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """
 SEEN = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join joblane.tasks t on t.id = x.id order by x.id
-"""
-PAUSES = """
-select scope, name, reason, paused_by, clock_timestamp() - since, until is null from joblane.pauses
- where until is null or until > clock_timestamp() order by since
 """
 
 
@@ -134,15 +129,15 @@ def undeclared(scope: Scope) -> Iterator[Check]:
 
 
 def pauses(scope: Scope) -> Iterator[Check]:
-    rows = scope.connection.run(PAUSES)
-    for kind, name, reason, who, since, endless in rows:
-        found = f"paused {lasting(since)} ago by {who or 'nobody that is known'}" + (f": {reason}" if reason else "")
-        if endless and since > OLD_PAUSE:
-            yield Check(
-                Grade.WARNING, f"{kind} {name}", found, f"still wanted? `joblane resume {kind} {argument(name)}`"
-            )
+    for one in sorted(current(scope.connection), key=lambda one: one.since):
+        since = datetime.now(UTC) - one.since
+        what, reason = f"{one.scope} {one.name}", f": {one.reason}" if one.reason else ""
+        found = f"paused {lasting(since)} ago by {one.by or 'nobody that is known'}{reason}"
+        if one.until is None and since > OLD_PAUSE:
+            do = f"still wanted? `joblane resume {one.scope} {argument(one.name)}`"
+            yield Check(Grade.WARNING, what, found, do)
         else:
-            yield Check(Grade.GOOD, f"{kind} {name}", found)
+            yield Check(Grade.GOOD, what, found)
 
 
 def _times(next_after: Callable[[datetime], datetime], moment: datetime) -> Iterator[datetime]:

@@ -6,28 +6,26 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.enqueue import named
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
-from joblane.inspector.views import ActionResult, Pause, ScheduleView, Tick
+from joblane.inspector.views import ActionResult, ScheduleView, Tick
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.queues import cron_group_name, schedule_name
 from joblane.record.states import State
+from joblane.schedule import Schedule
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
-    from joblane.schedule import Schedule
 
 COMING = 3
 PAST = 10
@@ -58,28 +56,19 @@ def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
     known = _known_ticks(scope, declared)
     states = _states_on_aws(scope)
     now = datetime.now(UTC)
-    return tuple(_view(task, one, now, known, paused, states) for task, one in declared)
-
-
-def _view(  # noqa: PLR0917 - each asked for once, for all schedules
-    task: Task[Any, Any],
-    schedule: Schedule,
-    now: datetime,
-    known: Mapping[tuple[str, str], Mapping[datetime, Tick]],
-    paused: Mapping[str, Pause],
-    states: Mapping[str, str],
-) -> ScheduleView:
-    name = str(schedule.name)
-    return ScheduleView(
-        type=task.type,
-        name=name,
-        text=schedule.text,
-        timezone=schedule.timezone,
-        overlap=task.overlap,
-        next=tuple(_coming(schedule, now)),
-        ticks=_ticks(task, schedule, now, known.get((task.type, name), {})),
-        pause=paused.get(f"{task.type}:{name}"),
-        on_aws=_state(task, schedule, states),
+    return tuple(
+        ScheduleView(
+            type=task.type,
+            name=str(one.name),
+            text=one.text,
+            timezone=one.timezone,
+            overlap=task.overlap,
+            next=tuple(_coming(one, now)),
+            ticks=_ticks(task, one, now, known.get((task.type, str(one.name)), {})),
+            pause=paused.get(f"{task.type}:{one.name}"),
+            on_aws=_state(task, one, states),
+        )
+        for task, one in declared
     )
 
 

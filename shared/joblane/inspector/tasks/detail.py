@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.links import logs_link
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE, reading
 from joblane.inspector.tasks.row import Record, read
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, TaskRow, TaskView
-from joblane.queues import Queue
+from joblane.payload import Payload
+from joblane.record.connection import Row
 from joblane.record.states import State
 from joblane.record.status import Progress
 from joblane.redaction import MASK, OPEN_HEADER, masked, redacted_names, scrubbed, scrubber
 from joblane.unique import PAYLOAD_KEY
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
-    from joblane.payload import Payload
-    from joblane.record.connection import Row
 
 ATTEMPTS_SHOWN = 500
 """The last ones; a task that goes on over many invocations has a run for each."""
@@ -56,23 +53,13 @@ def task(scope: Scope, id_: str) -> TaskView:
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         reason = why(scope, connection, record, ended[-1] if ended else None)
     declared = scope.task(record.type)
-    return TaskView(
-        row=_row(record),
-        owner=record.owner,
+    return record.into(
+        TaskView,
+        row=record.into(TaskRow, tags=tuple(record.tags), max_retry=record.allowed - 1),
         payload=_shown(declared, record.payload),
         result=_result(declared, record),
         headers=_headers(record.headers),
-        options=record.options,
-        runs=record.runs,
-        generation=record.generation,
-        deadline=record.deadline,
-        sent_at=record.sent_at,
-        dead_sent_at=record.dead_sent_at,
-        lease_until=record.lease_until,
-        expire_at=record.expire_at,
-        cancel_requested_at=record.cancel_requested_at,
         unique_key=_key(declared, record),
-        replay_of=record.replay_of,
         replays=tuple(replays),
         progress=_progress(progress),
         items_done=items_done,
@@ -81,26 +68,6 @@ def task(scope: Scope, id_: str) -> TaskView:
         actions=_actions(record),
         audit=done,
         log_link=_log_link(scope, record),
-    )
-
-
-def _row(record: Record) -> TaskRow:
-    return TaskRow(
-        id=record.id,
-        type=record.type,
-        queue=Queue(record.queue),
-        state=State(record.state),
-        tenant=record.tenant,
-        tags=tuple(record.tags),
-        attempts=record.attempts,
-        max_retry=record.allowed - 1,
-        created_at=record.created_at,
-        due_at=record.due_at,
-        finished_at=record.finished_at,
-        reason=record.reason,
-        error_type=record.error_type,
-        error_message=record.error_message,
-        fingerprint=record.fingerprint,
     )
 
 
@@ -148,10 +115,10 @@ def _actions(record: Record) -> tuple[str, ...]:
         for action, states in {**ALLOWED, "replay_with": ALLOWED["replay"]}.items()
         if record.state in states and not (record.type == BULK_TYPE and "replay" in action)
     ]
-    if record.cancel_requested_at is not None and record.state == State.ACTIVE:
+    if record.cancel_requested_at is not None and record.state is State.ACTIVE:
         allowed.remove("cancel")  # it was asked to stop already
-    if record.used_ms > 0 and record.state == State.PENDING:
-        allowed.remove("edit")  # an attempt is under way, between two invocations
+    if record.between_invocations:
+        allowed.remove("edit")
     return tuple(map(str, allowed))
 
 

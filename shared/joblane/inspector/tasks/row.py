@@ -1,31 +1,35 @@
-"""The row of one task whole."""
+"""One task's row with all its columns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from joblane.errors import UnknownTaskError
+from joblane.queues import Queue
+from joblane.record.claim import PAUSED
+from joblane.record.connection import Connection
+from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN
 
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
+View = TypeVar("View")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Columns of ``tasks`` by their names. ``now``: the database's clock as it was read."""
+    """Columns of ``tasks`` by their names. ``paused``: its type, queue or tenant is. ``now``: the database's clock."""
 
     id: str
     type: str
-    queue: str
-    state: str
+    queue: Queue
+    state: State
     tenant: str | None
     owner: str | None
-    tags: Sequence[str]
+    tags: list[str]
     payload: Any
+    schema: str | None
     result: Any
     headers: Mapping[str, str]
     options: Mapping[str, Any]
@@ -54,11 +58,22 @@ class Record:
     error_type: str | None
     error_message: str | None
     fingerprint: str | None
+    paused: bool
     now: datetime
 
+    @property
+    def between_invocations(self) -> bool:
+        """An attempt has begun in one invocation, and continues in the next."""
+        return self.state is State.PENDING and self.used_ms > 0
 
-COLUMNS = ", ".join(each.name for each in fields(Record)[:-1])
-READ = f"select {COLUMNS}, clock_timestamp() from joblane.tasks where id = $1"
+    def into(self, view: Callable[..., View], **own: Any) -> View:
+        """A ``view`` of this row: fields of the same name are taken from it, ``own`` are the others."""
+        names = {each.name for each in fields(view)} - own.keys()  # type: ignore[arg-type]
+        return view(**{name: getattr(self, name) for name in names}, **own)
+
+
+COLUMNS = ", ".join(f"t.{each.name}" for each in fields(Record)[:-2])
+READ = f"select {COLUMNS}, {PAUSED.format(row='t')}, clock_timestamp() from joblane.tasks t where t.id = $1"
 
 
 def check_id(id_: str) -> str:
@@ -68,9 +83,10 @@ def check_id(id_: str) -> str:
     return id_
 
 
-def read(connection: Connection, id_: str) -> Record:
-    """Raises :class:`UnknownTaskError`."""
-    rows = connection.run(READ, check_id(id_))
+def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
+    """``lock``: until the transaction ends. Raises :class:`UnknownTaskError`."""
+    rows = connection.run(f"{READ} for no key update of t" if lock else READ, check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)
-    return Record(*rows[0])
+    _, type_, queue, state, *rest = rows[0]
+    return Record(id_, type_, Queue(queue), State(state), *rest)

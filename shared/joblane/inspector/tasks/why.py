@@ -5,22 +5,18 @@ Nothing is guessed from the state alone: each answer is what the claim or the sw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import stamp
+from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.claim import EARLY_SECONDS
+from joblane.record.connection import Connection, Row
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from joblane.inspector.scope import Scope
-    from joblane.inspector.tasks.row import Record
-    from joblane.record.connection import Connection, Row
 
 AHEAD_CAP = 10_000
 """Tasks before this one are counted up to here."""
@@ -43,7 +39,7 @@ select (select count(*) from (select from joblane.tasks
 
 def why(scope: Scope, connection: Connection, record: Record, last_outcome: str | None) -> Why:
     """``last_outcome``: of the last run that has ended, None where there is none."""
-    match State(record.state):
+    match record.state:
         case State.COMPLETED:
             return Why(Reason.ENDED, f"It completed at {_text(record.finished_at)}.")
         case State.CANCELLED:
@@ -160,7 +156,7 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
     due = _text(record.due_at)
     if record.mismatch_since is not None:
         begun = f"Its payload has another schema than the code knows, since {_text(record.mismatch_since)}; tried again"
-    elif record.state == State.RETRY:
+    elif record.state is State.RETRY:
         begun = f"Attempt {record.attempts} of {record.allowed} failed ({record.error_type}); the next is due"
     elif last_outcome == "snoozed":
         begun = "Its last run asked to be called later: due"

@@ -1,0 +1,23 @@
+"""Starts `joblane`, or says which extra of the package brings a module that is missing."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Run the command line."""
+    try:
+        from joblane.cli.main import main as run
+
+        run()
+    except ModuleNotFoundError as error:
+        from joblane.cli.extras import advice
+
+        if (text := advice(error.name or "")) is None:
+            raise
+        sys.exit(f"joblane: {text}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""`init`: a project to begin with; `new`: a job in it."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from joblane.cli import completion, terminal
+from joblane.project import Project
+
+
+def init() -> None:
+    """Make this folder a project, with a first job.
+
+    Writes the job and its test, the CDK app, and a workflow for CI. Files that exist stay as they are.
+    """
+    from joblane.cli.scaffold import FIRST_TYPE
+    from joblane.cli.scaffold import init as write
+
+    done = write(Project.at(Path.cwd()))
+    for path in done.written:
+        typer.echo(f"wrote  {path}")
+    for path in done.left:
+        typer.echo(f"left   {path}, which exists")
+    for note in done.notes:
+        terminal.say(note)
+    terminal.say("\nNext:")
+    payload = shlex.quote('{"name": "Ada"}')
+    steps = [
+        (f"{_python()} -m pytest {done.test}", "runs the job in a test"),
+        ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
+        (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "sends another"),
+    ]
+    for command, what in steps:
+        terminal.say(f"  {command}  # {what}")
+
+
+def new(
+    type_: Annotated[str, typer.Argument(metavar="TYPE", help="category:action, for example report:generate.")],
+    queue: Annotated[
+        str, typer.Option("--queue", "-q", help="Its home queue.", autocompletion=completion.queues)
+    ] = "default",
+    schedule: Annotated[str | None, typer.Option(metavar="CRON", help="Five fields, in UTC: '0 2 * * *'.")] = None,
+    resumable: Annotated[bool, typer.Option("--resumable", help="Long work that continues where it stopped.")] = False,
+) -> None:
+    """Write a job that works, and a test of it.
+
+    In functions/ and tests/ of this project.
+    """
+    from joblane.cli.scaffold import new as write
+
+    project = Project.here()
+    written = write(project, type_, queue=queue, schedule=schedule, resumable=resumable)
+    for path in written:
+        typer.echo(terminal.clean(str(path.relative_to(project.root))))
+    test = written[-1].relative_to(project.root)
+    terminal.say(
+        f"Try it:  {_python()} -m pytest {test}\nThen write in handler.py what it does; `joblane up` deploys it."
+    )
+
+
+def _python() -> str:
+    """The interpreter of this program: another need not have pytest, or the plugin."""
+    python = Path(sys.executable)
+    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))

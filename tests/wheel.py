@@ -1,0 +1,64 @@
+"""The wheel of this checkout, and environments that have it installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from joblane.local.tools import Tools, installing_environment
+from joblane.project import Project
+from tests.pages import ROOT
+
+BUILT_FROM = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile", "shared", "requirements", ".ci")
+
+
+def build(folder: Path) -> Path:
+    """Build wheel and source distribution into ``folder/dist`` as `make wheel` does, from a copy; return the wheel."""
+    copy = folder / "checkout"
+    for name in BUILT_FROM:
+        source = ROOT / name
+        if source.is_dir():
+            left_out = shutil.ignore_patterns("__pycache__", "*.egg-info")
+            shutil.copytree(source, copy / name, ignore=left_out)
+        else:
+            copy.mkdir(exist_ok=True)
+            shutil.copy(source, copy / name)
+    (copy / ".venv").symlink_to(Path(sys.prefix))
+    (copy / ".joblane").symlink_to(ROOT / ".joblane")
+    run(copy, "make", "--assume-old=.venv/.dev", "--assume-old=.joblane/tools/bin/uv", "wheel")
+    (wheel,) = (copy / "dist").glob("*.whl")
+    return wheel
+
+
+def environment(folder: Path, wheel: Path, *extras: str) -> Path:
+    """Make an environment in ``folder`` with the wheel and its ``extras``; return its Python."""
+    tools = Tools(Project(ROOT))
+    python = folder / "bin" / "python"
+    run(folder.parent, tools.uv, "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
+    what = f"joblane[{','.join(extras)}] @ {wheel.as_uri()}" if extras else f"joblane @ {wheel.as_uri()}"
+    install(python, what)
+    return python
+
+
+def install(python: Path, *packages: str) -> None:
+    """Install packages in the versions of the lock."""
+    command: list[str | Path] = [
+        Tools(Project(ROOT)).uv,
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--python",
+        python,
+    ]
+    run(ROOT, *command, "--constraint", ROOT / "requirements" / "dev.txt", *packages)
+
+
+def run(folder: Path, *command: str | Path, **variables: str) -> str:
+    """Run a program that has to succeed, with nothing of this checkout on its path; return its output."""
+    variables = installing_environment(Project(ROOT)) | variables
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
