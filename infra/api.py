@@ -6,7 +6,7 @@ without the authorizer, and there is no ``$default`` one.
 
 from __future__ import annotations
 
-from aws_cdk import CfnOutput, Duration, IStackSynthesizer, Stack
+from aws_cdk import App, CfnOutput, Duration, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer, HttpJwtAuthorizer
@@ -16,9 +16,9 @@ from constructs import Construct
 from functions.api.access import ROUTES
 from functions.api.once import NAME as IDEMPOTENCY_KEY
 from functions.api.tracing import NAME as TRACE
+from infra.settings import Api, Iam, PlatformStage
 from joblane.cdk.constructs.http_stage import add_http_stage
-from joblane.cdk.settings.apis import Api, Iam
-from joblane.cdk.settings.stage import Stage
+from joblane.cdk.constructs.jobs import Jobs
 
 FUNCTION = "api"
 """Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""
@@ -26,6 +26,13 @@ REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
 """Beside those that every page may read."""
 PREFLIGHT_KEPT = Duration.hours(1)
+
+
+def add_api(app: App, jobs: Jobs, stage: PlatformStage) -> None:
+    """The stack of the API, where the stage has one."""
+    if stage.api is not None:
+        function = jobs.function_of_api(FUNCTION)
+        ApiStack(app, f"{stage.prefix}-api", stage=stage, api=stage.api, function=function)
 
 
 class ApiStack(Stack):
@@ -36,12 +43,11 @@ class ApiStack(Stack):
         scope: Construct,
         id_: str,
         *,
-        stage: Stage,
+        stage: PlatformStage,
         api: Api,
         function: lambda_.IFunction,
-        synthesizer: IStackSynthesizer,
     ) -> None:
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: the HTTP API", synthesizer=synthesizer)
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: the HTTP API")
         routes = [route.split(" ") for route in ROUTES]
         http = apigateway.HttpApi(
             self,

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 
-from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, smallest
+from infra.health import COSTS
+from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, markdown, smallest
 from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
@@ -67,19 +68,12 @@ def on_top() -> list[Line]:
 
 
 SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
-    "idle": lambda: (smallest(discover()), True),
+    "idle": lambda: (smallest(discover(), COSTS), True),
     "additions": lambda: (additions(), False),
     "million": lambda: (million(), True),
     "on-top": lambda: (on_top(), False),
 }
 """Name of the marker in the page → its lines, and whether they add up to something."""
-
-
-def render(lines: list[Line], *, total: bool) -> str:
-    rows = [f"| {line.what} | {_number(line.amount)} × {line.price} | {_shown(line.dollars)} |" for line in lines]
-    if total:
-        rows.append(f"| **Sum** | | **{_shown(sum(line.dollars for line in lines))}** |")
-    return "\n".join(["| what | amount | a month |", "|---|---|---|", *rows])
 
 
 def price_table() -> str:
@@ -93,17 +87,9 @@ def assumed_table() -> str:
     return "\n".join(["| what | amount | why |", "|---|---|---|", *rows])
 
 
-def _shown(dollars: float) -> str:
-    return f"${dollars:,.2f}"
-
-
-def _number(amount: float) -> str:
-    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"
-
-
 def rendered(text: str) -> str:
     """The page with its tables made anew."""
-    tables = {name: render(lines, total=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
+    tables = {name: markdown(lines, with_sum=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
     for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
         marked = re.compile(rf"(<!-- costs: {name} -->\n).*?(<!-- end -->)", re.S)
         text, count = marked.subn(lambda match, shown=shown: f"{match[1]}{shown}\n{match[2]}", text)  # type: ignore[misc]

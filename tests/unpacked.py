@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from joblane.cdk.packaging import PROVIDED, ROOT, Package, build_code, build_layer
+from joblane.cdk.packaging import LIBRARY, PROVIDED, Package, build_code, build_layer, find_uv
+from joblane.project import Project
 
-LOCK = ROOT / "requirements" / "runtime.txt"
-BUILT = ROOT / ".joblane" / "build"
+PROJECT = Project.here()
+BUILT = PROJECT.folder / "build"
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,12 @@ class Unpacked:
 
 def code() -> Package:
     """This checkout's."""
-    return build_code([ROOT / "functions", ROOT / "shared"], BUILT)
+    return build_code([*PROJECT.code_folders, LIBRARY], BUILT)
 
 
 def layer(platform: str | None = None) -> Package:
     """Of this checkout's lock; for this machine, or a platform of ``WHEEL_PLATFORMS``."""
-    return build_layer(LOCK, platform, BUILT)
+    return build_layer(PROJECT.lock, platform, BUILT, find_uv(PROJECT))
 
 
 def unpack(folder: Path) -> Unpacked:

@@ -44,12 +44,11 @@ class Grants:
     """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
 
     buckets: tuple[str, ...] = ()
-    """What it writes to or empties: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets, e.g.
-    ``("exports",)``."""
+    """Buckets it writes to or empties, by the names that the CDK app gives them, e.g. ``("exports",)``."""
     enqueue: tuple[str, ...] = ()
     """Types it may send, e.g. ``("user:invitation",)``."""
     mail: bool = False
-    """Send e-mail by SES."""
+    """Send e-mail by Amazon SES, from the one address that the stage has as ``mail_from``."""
     dead_letters: bool = False
     """Receive and delete what is in any dead-letter queue, and send it back through a front door."""
 

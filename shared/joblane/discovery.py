@@ -1,12 +1,14 @@
-"""Finding what is declared: a folder under ``functions/`` is one task, or one Lambda of its own."""
+"""Finds tasks and Lambdas: one folder under ``functions/`` is one task, or one Lambda with a handler of its own."""
 
 from __future__ import annotations
 
 import importlib
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from joblane import schedule_overrides as schedules
@@ -31,8 +33,12 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
     A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
     no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
     """
-    found = [*_tasks_in(package or settings.functions()), *_tasks_in(LIBRARY)]
-    tasks = {item.type: item for item in sorted(found, key=lambda item: item.type)}
+    tasks: dict[str, Task[Any, Any]] = {}
+    for where, folder, module in _handlers(package):
+        item = _task_of(module, where, folder)
+        if item is not None and tasks.setdefault(item.type, item) is not item:
+            raise DeclarationError(f"{where}: {item.type!r} is a task of the library; give this one another type")
+    tasks = dict(sorted(tasks.items()))
     for item in tasks.values():
         _check_others(item, tasks)
     times = schedules.of_environment() if times is None else times
@@ -40,45 +46,54 @@ def discover(package: str | None = None, *, times: Times | None = None) -> dict[
 
 
 def discover_functions(package: str | None = None) -> dict[str, Function]:
-    """Every Lambda of its own (:mod:`joblane.function`) under ``package``, by its folder's name with hyphens.
+    """Every Lambda that declares a ``FUNCTION``, the library's own included, by its folder's name with hyphens.
 
-    Raises :class:`DeclarationError`.
-
-    A handler without a declaration is passed over: tasks, and the router, which is made with its front doors.
+    Raises :class:`DeclarationError` for a declaration without a handler.
     """
-    package = package or settings.functions()
-    root = Path(next(iter(importlib.import_module(package).__path__)))
-    found = {}
-    for path in sorted(root.glob("*/handler.py")):
-        module = importlib.import_module(f"{package}.{path.parent.name}.handler")
+    found: dict[str, Function] = {}
+    for where, folder, module in _handlers(package):
         declared = vars(module).get("FUNCTION")
         if declared is None:
             continue
         if not isinstance(declared, Function) or not callable(vars(module).get("handler")):
-            where = f"{package}/{path.parent.name}/handler.py"
             raise DeclarationError(
                 f"{where}: a FUNCTION of joblane.function and a handler(event, context) are required"
             )
-        found[path.parent.name.replace("_", "-")] = declared
-    return found
+        name = folder.replace("_", "-")
+        if name in found:
+            raise DeclarationError(f"{where}: {name!r} is a function of the library; give the folder another name")
+        found[name] = replace(declared, handler=f"{module.__name__}.handler")
+    return dict(sorted(found.items()))
 
 
-def _tasks_in(package: str) -> list[Task[Any, Any]]:
-    root = Path(next(iter(importlib.import_module(package).__path__)))
-    found: list[Task[Any, Any]] = []
-    for path in sorted(root.glob("*/handler.py")):
-        try:
-            item = _load_folder(package, path.parent.name)
-        except JobError:
+def _handlers(package: str | None) -> Iterator[tuple[str, str, ModuleType]]:
+    """Place, folder and module of every ``handler.py``: the library's, then those of ``package``."""
+    for each in (LIBRARY, package or settings.functions()):
+        root = _folder_of(each)
+        for path in sorted(root.glob("*/handler.py")):
+            folder = path.parent.name
+            try:
+                module = importlib.import_module(f"{each}.{folder}.handler")
+            except JobError:
+                raise
+            except (Exception, SystemExit) as error:
+                raise DeclarationError(
+                    f"{_origin(error, path, root.parents[each.count('.')])}\nMend it and run this again; "
+                    f"`python -m {each}.{folder}.handler` shows the whole traceback."
+                ) from error
+            yield f"{each}/{folder}/handler.py", folder, module
+
+
+def _folder_of(package: str) -> Path:
+    try:
+        return Path(next(iter(importlib.import_module(package).__path__)))
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
-        except (Exception, SystemExit) as error:
-            raise DeclarationError(
-                f"{_origin(error, path, root.parents[package.count('.')])}\nMend it and run this again; "
-                f"`python -m {package}.{path.parent.name}.handler` shows the whole traceback."
-            ) from error
-        if item is not None:
-            found.append(item)
-    return found
+        raise DeclarationError(
+            f"there is no package {package!r}, in which tasks are found: one folder with a handler.py each. "
+            f"`joblane init` makes a first one; another place is set by `functions` under [tool.joblane]"
+        ) from None
 
 
 def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
@@ -149,7 +164,11 @@ def _origin(error: BaseException, handler: Path, root: Path) -> str:
 
 def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
     module = importlib.import_module(f"{package}.{folder}.handler")
-    where = f"{package}/{folder}/handler.py"
+    return _task_of(module, f"{package}/{folder}/handler.py", folder)
+
+
+def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | None:
+    """The task that ``module`` declares; None where it declares a handler of its own."""
     tasks = list(dict.fromkeys(item for item in vars(module).values() if isinstance(item, Task)))
     declared = [item for item in tasks if item.function.__module__ == module.__name__]
     if not declared:
@@ -160,6 +179,7 @@ def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
         raise DeclarationError(f"{where}: declares {', '.join(item.type for item in declared)}; one folder, one task")
     if declared[0].folder != folder:
         raise DeclarationError(
-            f"{where}: declares {declared[0].type!r}, which belongs in {package}/{declared[0].folder}/handler.py"
+            f"{where}: declares {declared[0].type!r}, which belongs in "
+            f"{where.partition('/')[0]}/{declared[0].folder}/handler.py"
         )
     return declared[0]

@@ -1,4 +1,4 @@
-"""A Lambda of its own: what a ``handler.py`` declares beside ``handler(event, context)`` where it is no task."""
+"""A Lambda with a handler of its own: what a ``handler.py`` declares where it is no task."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from datetime import timedelta
 class Function:
     """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
 
-    ``enqueue``: types it may send. ``reads``: names that ``shared/joblane/cdk/app.py`` gives to folders of buckets.
-    ``environment``:
-    names of settings it gets. ``inspects``: it holds an inspector, and may do all that one does.
+    ``enqueue``: types it may send. ``reads``: names of the buckets it reads, as the CDK app gives them.
+    ``environment``: names of settings it gets. ``inspects``: it holds an inspector, and may do all that one does.
+    ``handler``: its entry, for example ``functions.api.handler.handler``; discovery sets it.
     """
 
     description: str
@@ -22,3 +22,4 @@ class Function:
     reads: tuple[str, ...] = ()
     environment: tuple[str, ...] = ()
     inspects: bool = False
+    handler: str = ""

@@ -13,6 +13,8 @@ from joblane.errors import JobError
 
 MARKS = ("cdk.json", "pyproject.toml", "functions")
 """A folder that has one of these is a project."""
+FUNCTIONS = "functions"
+"""The package of the handlers where nothing else is said."""
 KEYS = ("functions", "code", "lock", "migrations")
 LOCKS = Path(__file__).parent / "locks"
 """Hashed requirements that the library brings: of functions (``runtime.txt``) and of the tools of the local stack."""
@@ -33,7 +35,7 @@ class Project:
     """
 
     root: Path
-    functions: str = "functions"
+    functions: str = FUNCTIONS
     code: tuple[str, ...] = ()
     lock: Path = LOCKS / "runtime.txt"
     migrations: str | None = None
@@ -72,7 +74,7 @@ class Project:
             raise ProjectError(f"{file}: tool.joblane.lock: there is no file {given['lock']!r}")
         return cls(
             root,
-            given.get("functions", "functions"),
+            given.get("functions", FUNCTIONS),
             tuple(code),
             root / given["lock"] if "lock" in given else LOCKS / "runtime.txt",
             given.get("migrations"),

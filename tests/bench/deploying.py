@@ -17,10 +17,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from joblane.cdk.packaging import ROOT
 from joblane.local.ports import free_port
 from joblane.local.tools import clean_environment
 from tests.bench.report import Ratio, median, within
+from tests.pages import ROOT
 from tests.unpacked import layer
 
 SYNTH_SECONDS, REDEPLOY_SECONDS = 20, 15
@@ -46,7 +46,7 @@ def run(folder: Path) -> list[Ratio]:
     def synth(*, packaged: bool) -> Took:
         if not packaged:
             shutil.rmtree(built, ignore_errors=True)
-        command = ["-m", "joblane.cdk.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
+        command = ["-m", "infra.app", "-c", "stage=dev", "-c", "quiet=1", "-o", str(folder / "cdk.out")]
         return _time(copy, clean_environment(), *command)
 
     fresh = [synth(packaged=False) for _ in range(ROUNDS)]

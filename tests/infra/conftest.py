@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from joblane.cdk.app import Synthesised, context_of_file, synthesise
+from infra.app import APP
+from joblane.cdk.app import Synthesised, context_of_file
 from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Package, Packages, find_uv
-from joblane.cdk.settings.stage import Stage
+from joblane.project import Project
 
 TASKS = "tests.infra.tasks"
 DATABASE_URL = "postgresql://jobs:jobs@127.0.0.1:5432/jobs"
@@ -43,7 +45,7 @@ STAGES: dict[str, Any] = {
 def uv() -> str:
     """Builds layers; a machine without it skips what needs one."""
     try:
-        return find_uv()
+        return find_uv(Project.here())
     except SynthError as error:
         if os.environ.get("CI"):
             raise
@@ -68,11 +70,11 @@ class RealStages:
 
     def __call__(self, stage: str) -> Synthesised:
         if stage not in self._made:
-            self._made[stage] = synthesise(
-                context_of_file() | {"stage": stage},
+            self._made[stage] = APP.synthesise(
+                context_of_file(Project.here()) | {"stage": stage},
                 output=self._folder / stage,
                 environ={},
-                build=lambda stage: self._packages,
+                build=lambda stage, project: self._packages,
             )
         return self._made[stage]
 
@@ -92,17 +94,14 @@ class Synth:
         self, stage: str = "dev", *, package: str = TASKS, findings: bool = False, **changes: Any
     ) -> Synthesised:
         self._count += 1
-        return synthesise(
-            context_of_file() | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
+        return replace(APP, functions=package).synthesise(
+            context_of_file(Project.here())
+            | {"stage": stage, "stages": {**STAGES, stage: {**STAGES[stage], **changes}}},
             output=self._folder / f"{stage}-{self._count}",
             environ={"DATABASE_URL": DATABASE_URL, "SMTP_HOST": "127.0.0.1"},
-            package=package,
-            build=self._build,
+            build=lambda stage, project: self._packages,
             findings=findings,
         )
-
-    def _build(self, stage: Stage) -> Packages:
-        return self._packages
 
 
 @pytest.fixture(scope="session")

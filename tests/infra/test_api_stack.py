@@ -11,13 +11,13 @@ import pytest
 from functions.api.access import ROUTES
 from functions.api.app import app
 from functions.api.document import document
+from infra.settings import Api
 from joblane.cdk.app import Synthesised
 from joblane.cdk.errors import StageError
-from joblane.cdk.packaging import ROOT
-from joblane.cdk.settings.apis import Api
 from tests.infra import templates
 from tests.infra.conftest import Synth
 from tests.infra.templates import Template
+from tests.pages import ROOT
 
 ISSUER = "https://id.example.com/"
 JWT: dict[str, Any] = {

@@ -7,20 +7,24 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+from aws_cdk import App, Stack
 from aws_cdk import aws_sqs as sqs
 
 import joblane.cdk.app
+from infra.app import APP
+from infra.settings import PlatformStage
 from joblane.cdk import costs
-from joblane.cdk.app import Synthesised, main
-from joblane.cdk.packaging import ROOT, Packages
-from joblane.cdk.summary import report
+from joblane.cdk.app import Synthesised
+from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.packaging import Packages
 from joblane.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages
+from tests.pages import ROOT
 
 NAMING = re.compile(r"(Name|Identifier)$")
 """Properties that name a resource."""
@@ -101,18 +105,14 @@ def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages)
 def test_what_cloudformation_would_refuse_is_refused_with_its_place(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    made = joblane.cdk.app.add_stacks
-
-    def add_stacks(*arguments: Any) -> Any:
-        jobs = made(*arguments)
-        planted = sqs.CfnQueue(jobs, "Planted")
+    def add_planted(app: App, jobs: Jobs, stage: PlatformStage) -> None:
+        planted = sqs.CfnQueue(Stack.of(jobs), "Planted")
         planted.add_property_override("DelaySeconds", 5000)
         planted.add_property_override("Misspelt", 1)
-        return jobs
 
-    monkeypatch.setattr(joblane.cdk.app, "add_stacks", add_stacks)
     monkeypatch.setattr(joblane.cdk.app, "refuse_findings", lambda app: None)
-    assert main(["-c", "stage=dev", "-o", str(tmp_path / "out")], lambda stage: no_packages) == 1
+    app = replace(APP, stacks=[add_planted])
+    assert app.main(["-c", "stage=dev", "-o", str(tmp_path / "out")], lambda *_: no_packages) == 1
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
     assert [re.sub(r": F\d+:", ":", line) for line in sorted(lines)] == [
         "  - jobs-dev-jobs/Planted: Misspelt: Additional properties are not allowed ('Misspelt' was unexpected)",
@@ -147,18 +147,15 @@ def test_no_permission_of_one_stage_reaches_what_another_has_named(stages: RealS
             assert "jobs-*" not in text
 
 
-def test_concurrency_and_idle_costs_are_printed_beside_the_templates(
+def test_the_shares_of_concurrency_are_printed(
     no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["-c", "stage=dev", "-o", str(tmp_path)], lambda stage: no_packages) == 0
+    assert APP.main(["-c", "stage=dev", "-o", str(tmp_path)], lambda *_: no_packages) == 0
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith("stage dev: MaximumConcurrency = 20 × weight / ")
     assert "jobs-dev-critical-tenant-initialize" in err
-    idle = err[err.index("stage dev: idle, about $") :]
-    assert "an estimate by prices of" in idle
-    assert re.search(r"Aurora, at its least while awake +\$ +43\.20", idle)
-    assert re.search(r"NAT gateways +\$ +32\.40", idle)
+    assert "$" not in err  # `joblane costs` has them
     assert (tmp_path / "jobs-dev-jobs.template.json").exists()
 
 
@@ -172,12 +169,8 @@ def test_a_stage_costs_by_its_own_settings(stages: RealStages) -> None:
     assert dev["SQS request"] == costs.mapped_queues(discover()) * costs.RECEIVES_PER_MAPPING
 
 
-def test_an_emulator_costs_nothing(local: Synthesised) -> None:
-    assert "$" not in report(local.jobs, local.templates.values())
-
-
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["-c", "quiet=true", "-o", str(tmp_path)], lambda stage: no_packages) == 0
+    assert APP.main(["-c", "quiet=true", "-o", str(tmp_path)], lambda *_: no_packages) == 0
     assert capsys.readouterr() == ("", "")
 
 
@@ -194,7 +187,7 @@ def test_a_refusal_is_one_message_and_status_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
-    assert main(["-c", f"stage={stage}", "-o", str(tmp_path)], lambda stage: no_packages) == 1
+    assert APP.main(["-c", f"stage={stage}", "-o", str(tmp_path)], lambda *_: no_packages) == 1
     assert message in capsys.readouterr().err
 
 
@@ -207,25 +200,25 @@ def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
     (folder / "handler.py").write_text("def data_export(payload, ctx)\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr("joblane.cdk.app.discover", lambda package, **_: discover("unparsed"))
-    assert main(["-o", str(tmp_path / "out")]) == 1
+    assert APP.main(["-o", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("infra: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
+    assert error.startswith("joblane: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
     assert "Traceback" not in error
 
 
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     """As the CDK CLI does, here without credentials."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
-    command = [sys.executable, "-m", "joblane.cdk.app", *arguments]
+    command = [sys.executable, "-m", "infra.app", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, text=True, check=False)
 
 
 def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
     done = run("-c", "stage=nowhere", "-o", str(tmp_path))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("infra: no stage 'nowhere' in cdk.json; there are dev, local, prod")
+    assert done.stderr.startswith("joblane: no stage 'nowhere' in cdk.json; there are dev, local, prod")
 
 
 def test_what_the_cdk_cli_passes_wins(tmp_path: Path) -> None:
     done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
-    assert done.stderr.startswith("infra: no stage 'elsewhere'")
+    assert done.stderr.startswith("joblane: no stage 'elsewhere'")

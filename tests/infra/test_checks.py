@@ -13,10 +13,11 @@ from aws_cdk import aws_sqs as sqs
 from aws_cdk.assertions import Template
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
 
+from infra.settings import Api
 from joblane.cdk.app import Synthesised
 from joblane.cdk.checks import check
 from joblane.cdk.errors import RefusedTemplateError, SynthError
-from joblane.cdk.settings.apis import Api, Control
+from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from tests.infra.conftest import AURORA, DATABASE_SECRET, Synth
 
@@ -151,7 +152,7 @@ def test_an_environment_that_lambda_would_not_take_is_refused_and_the_variable_n
             resource["Properties"]["Environment"]["Variables"]["JOBLANE_ROUTES"] = "x" * 4096
 
     found = spoilt(dev, fill)
-    assert found.startswith("function acme-router: its environment has 41")
+    assert found.startswith("function acme-router: its environment has 42")
     assert found.endswith("Lambda takes 4096; the largest variable is JOBLANE_ROUTES with 4110")
 
 
@@ -160,24 +161,24 @@ def test_every_problem_is_told_at_once(dev: Synthesised) -> None:
         if resource["Type"] == "AWS::Lambda::EventSourceMapping":
             del resource["Properties"]["FunctionResponseTypes"]
 
-    assert spoilt(dev, spoil).count("lacks ReportBatchItemFailures") == 7
+    assert spoilt(dev, spoil).count("lacks ReportBatchItemFailures") == 8
 
 
 # --- Budgets -------------------------------------------------------------------------------------------------------
 
 
 def test_concurrency_above_the_accounts_is_refused_at_synth(synth: Synth) -> None:
-    # 15 on the lanes and 2 on each of three doors
-    synth("dev", account_concurrency=21)
-    with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 21, above account_concurrency 20"):
-        synth("dev", account_concurrency=20)
+    # 17 on the lanes and 2 on each of three doors
+    synth("dev", account_concurrency=23)
+    with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 23, above account_concurrency 22"):
+        synth("dev", account_concurrency=22)
 
 
 def test_connections_above_the_databases_are_refused_at_synth(synth: Synth) -> None:
-    # 15 on the lanes, two each, and 10 reserved; the router has no connection
-    synth("dev", database_connections=40)
-    with pytest.raises(RefusedTemplateError, match=r"15 concurrent tasks × 2 .* 10 reserved make 40, above .* 39"):
-        synth("dev", database_connections=39)
+    # 17 on the lanes, two each, and 10 reserved; the router has no connection
+    synth("dev", database_connections=44)
+    with pytest.raises(RefusedTemplateError, match=r"17 concurrent tasks × 2 .* 10 reserved make 44, above .* 43"):
+        synth("dev", database_connections=43)
 
 
 def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
@@ -187,29 +188,29 @@ def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
 
 
 def test_requests_to_the_api_take_connections_too(dev: Synthesised) -> None:
-    # 15 on the lanes and 5 requests, two each, and 10 reserved
-    with_api(dev, {"max_concurrency": 5}, database_connections=50)
+    # 17 on the lanes and 5 requests, two each, and 10 reserved
+    with_api(dev, {"max_concurrency": 5}, database_connections=54)
     with pytest.raises(RefusedTemplateError) as caught:
-        with_api(dev, {"max_concurrency": 5}, database_connections=49)
+        with_api(dev, {"max_concurrency": 5}, database_connections=53)
     (problem,) = caught.value.problems
     assert problem == (
-        "stage dev: 15 concurrent tasks and 5 requests to the API × 2 connections + 10 reserved make 50, above "
-        "database_connections 49: lower concurrency_budget (20) or api.max_concurrency (5), or raise "
+        "stage dev: 17 concurrent tasks and 5 requests to api × 2 connections + 10 reserved make 54, above "
+        "database_connections 53: lower concurrency_budget (20) or api.max_concurrency (5), or raise "
         "database_connections together with the limit of the database"
     )
 
 
 def test_without_a_bound_the_apis_rate_says_how_many_requests_are_under_way(dev: Synthesised) -> None:
     # 31 a second for 0.2 s each are 6.2 at once
-    with_api(dev, {"rate_per_second": 31}, database_connections=54)
-    with pytest.raises(RefusedTemplateError, match=r"and 7 requests .* make 54, .* set api.max_concurrency \(now 7,"):
-        with_api(dev, {"rate_per_second": 31}, database_connections=53)
+    with_api(dev, {"rate_per_second": 31}, database_connections=58)
+    with pytest.raises(RefusedTemplateError, match=r"and 7 requests .* make 58, .* set api.max_concurrency \(now 7,"):
+        with_api(dev, {"rate_per_second": 31}, database_connections=57)
 
 
 def test_what_is_reserved_for_the_api_is_not_there_for_the_lanes(dev: Synthesised) -> None:
-    with_api(dev, {"max_concurrency": 5}, account_concurrency=26)
-    with pytest.raises(RefusedTemplateError, match=r"up to 26 with the api.max_concurrency of 5, above .* 25"):
-        with_api(dev, {"max_concurrency": 5}, account_concurrency=25)
+    with_api(dev, {"max_concurrency": 5}, account_concurrency=28)
+    with pytest.raises(RefusedTemplateError, match=r"up to 28 with the api.max_concurrency of 5, above .* 27"):
+        with_api(dev, {"max_concurrency": 5}, account_concurrency=27)
 
 
 def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> None:
@@ -218,33 +219,33 @@ def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> 
 
 
 def test_operators_take_connections_too(dev: Synthesised) -> None:
-    # 15 concurrent tasks and 5 requests, twice, and 10 reserved
-    with_control(dev, {"max_concurrency": 5}, database_connections=50)
+    # 17 concurrent tasks and 5 requests, twice, and 10 reserved
+    with_control(dev, {"max_concurrency": 5}, database_connections=54)
     with pytest.raises(
-        RefusedTemplateError, match=r"and 5 to the control API .* make 50, .* control.max_concurrency \(5"
+        RefusedTemplateError, match=r"and 5 requests to control .* make 54, .* control.max_concurrency \(5"
     ):
-        with_control(dev, {"max_concurrency": 5}, database_connections=49)
+        with_control(dev, {"max_concurrency": 5}, database_connections=53)
 
 
 def test_without_a_bound_the_rate_says_how_many_operators_ask_at_once(dev: Synthesised) -> None:
     # 9 a second for half a second each are 4.5 at once
-    with_control(dev, {"rate_per_second": 9}, database_connections=50)
-    with pytest.raises(RefusedTemplateError, match=r"and 5 to the control API .*set control.max_concurrency \(now 5,"):
-        with_control(dev, {"rate_per_second": 9}, database_connections=49)
+    with_control(dev, {"rate_per_second": 9}, database_connections=54)
+    with pytest.raises(RefusedTemplateError, match=r"and 5 requests to control .*set control.max_concurrency \(now 5,"):
+        with_control(dev, {"rate_per_second": 9}, database_connections=53)
 
 
 def test_what_is_reserved_for_operators_is_not_there_for_the_lanes(dev: Synthesised) -> None:
-    with_control(dev, {"max_concurrency": 5}, account_concurrency=26)
-    with pytest.raises(RefusedTemplateError, match=r"up to 26 with the control.max_concurrency of 5, above .* 25"):
-        with_control(dev, {"max_concurrency": 5}, account_concurrency=25)
+    with_control(dev, {"max_concurrency": 5}, account_concurrency=28)
+    with pytest.raises(RefusedTemplateError, match=r"up to 28 with the control.max_concurrency of 5, above .* 27"):
+        with_control(dev, {"max_concurrency": 5}, account_concurrency=27)
 
 
 @pytest.mark.parametrize(
     ("reserved", "capacity", "advice"),
     [
-        (160, 1, r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$"),
-        (2000, 16, r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$"),
-        (5000, 16, r"make 5030, .* lower concurrency_budget \(20\), for no cluster takes so many$"),
+        (156, 1, r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$"),
+        (1996, 16, r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$"),
+        (4996, 16, r"make 5030, .* lower concurrency_budget \(20\), for no cluster takes so many$"),
     ],
 )
 def test_a_budget_above_what_auroras_capacity_takes_is_refused_with_the_capacity_that_does(
@@ -257,9 +258,9 @@ def test_a_budget_above_what_auroras_capacity_takes_is_refused_with_the_capacity
 
 def test_a_budget_that_auroras_capacity_takes_needs_no_number_of_connections(synth: Synth) -> None:
     settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": 1}}
-    synth("dev", reserved_connections=159, **settings)
+    synth("dev", reserved_connections=155, **settings)
     with pytest.raises(RefusedTemplateError, match=r"make 189, above database_connections 188: .*, or leave data"):
-        synth("dev", reserved_connections=159, database_connections=188, **settings)
+        synth("dev", reserved_connections=155, database_connections=188, **settings)
 
 
 # --- Declarations --------------------------------------------------------------------------------------------------

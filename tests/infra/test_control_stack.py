@@ -168,11 +168,6 @@ def test_a_local_stage_has_none_for_nothing_verifies_a_signature_there(synth: Sy
         synth("local", control={})
 
 
-def test_a_control_api_without_a_function_is_refused(synth: Synth) -> None:
-    with pytest.raises(StageError, match=r"stage 'dev': control: there is no function 'control' .*; leave it out"):
-        synth(control={})
-
-
 def test_what_both_apis_reserve_is_bounded_together(synth: Synth) -> None:
     api = {"authorizer": {"kind": "iam"}, "max_concurrency": 15}
     with pytest.raises(StageError, match=r"control\.max_concurrency: 5 at most is required"):

@@ -12,32 +12,36 @@ import pytest
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from infra.settings import Api, PlatformStage
 from joblane.cdk.app import context_of_file
-from joblane.cdk.packaging import ROOT
+from joblane.cdk.constructs.jobs import shares
 from joblane.cdk.settings import apis, database, network
-from joblane.cdk.settings.stage import Stage, load_stage
-from joblane.cdk.stacks.jobs import shares
+from joblane.cdk.settings.load import load_stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
 from joblane.queues import Queue
-from tests.pages import Block, blocks, table
+from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
 
 DEPLOYING = ROOT / "docs" / "deploying.md"
 STAGE = "A stage"
 SECTIONS: dict[str, type[BaseModel]] = {
-    STAGE: Stage,
+    STAGE: PlatformStage,
     "A new network": network.NewNetwork,
     "An existing network": network.ExistingNetwork,
     "Aurora": database.Aurora,
     "An existing database": database.ExistingDatabase,
-    "The API": apis.Api,
+    "The API": Api,
     "The control API": apis.Control,
     "Monitoring": apis.Monitoring,
 }
 DECLARED = [name for task in discover().values() for name in task.environment]
+
+
+def load(name: str, stages: object) -> PlatformStage:
+    return load_stage(name, stages, kind=PlatformStage, declared=DECLARED, environ={})
 
 
 def settings(heading: str) -> dict[str, FieldInfo]:
@@ -64,7 +68,9 @@ def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
     assert block.mark in ("", "stage", "schedules")
     settings = json.loads(block.text)
     if block.mark == "stage":
-        assert load_stage("shown", {"shown": settings}, declared=DECLARED, environ={}).name == "shown"
+        assert (
+            load_stage("shown", {"shown": settings}, kind=PlatformStage, declared=DECLARED, environ={}).name == "shown"
+        )
 
 
 @pytest.mark.parametrize("command", CDK)
@@ -99,7 +105,9 @@ def test_shares_of_the_stages_are_those_of_the_page() -> None:
     shown = {row[0].strip("`*"): row[1:] for row in table(ROOT / "docs" / "sizing.md", "Concurrency")}
     tasks = discover()
     for column, name in enumerate(("dev", "prod")):
-        stage = load_stage(name, context_of_file()["stages"], declared=DECLARED, environ={})
+        stage = load_stage(
+            name, context_of_file(Project.here())["stages"], kind=PlatformStage, declared=DECLARED, environ={}
+        )
         got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, tasks).items()}
         wanted = {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
         assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == wanted

@@ -16,12 +16,20 @@ def test_the_apis_are_found_and_are_no_tasks() -> None:
     assert not {"api", "control"} & {task.folder for task in discover().values()}
 
 
+def test_a_function_knows_its_entry_in_the_project_or_in_the_library() -> None:
+    entries = {name: declared.handler for name, declared in discover_functions().items()}
+    assert entries == {
+        "api": "functions.api.handler.handler",
+        "control": "joblane.functions.control.handler.handler",
+    }
+
+
 def test_what_the_api_may_enqueue_is_there() -> None:
     assert set(discover_functions()["api"].enqueue) <= discover().keys()
 
 
 def test_handlers_without_a_declaration_are_passed_over() -> None:
-    assert list(discover_functions(TASKS)) == ["gateway"]
+    assert list(discover_functions(TASKS)) == ["control", "gateway"]
 
 
 @pytest.mark.parametrize(

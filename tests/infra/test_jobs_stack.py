@@ -21,6 +21,7 @@ LANES = {
     "acme-critical-order-ship": "order:ship",
     "acme-critical-report-build": "report:build",
     "acme-default-report-build": "report:build",
+    "acme-low-jobs-bulk": "jobs:bulk",
     "acme-low-jobs-sweep": "jobs:sweep",
 }
 DOORS = ("acme-critical", "acme-default", "acme-low")
@@ -110,11 +111,12 @@ def test_batch_size_and_concurrency_are_as_declared_and_shared(template: Templat
         queue: (mapping["BatchSize"], mapping["ScalingConfig"]["MaximumConcurrency"])
         for queue, (_, mapping) in templates.mappings(template).items()
     }
-    # budget 20 over the weights 6 + 6 + 3 + 1; report:build declares 3 at most
+    # budget 20 over the weights 6 + 6 + 3 + 1 + 1; report:build declares 3 at most
     assert found == {
         "acme-critical-order-ship": (1, 7),
         "acme-critical-report-build": (10, 3),
         "acme-default-report-build": (10, 3),
+        "acme-low-jobs-bulk": (1, 2),
         "acme-low-jobs-sweep": (1, 2),
         **dict.fromkeys(DOORS, (10, 2)),
     }
@@ -145,6 +147,7 @@ def test_the_environment_holds_what_the_task_needs_and_secrets_only_by_reference
     found = dict(templates.variables(template, "acme-report-build"))
     assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
     assert found == {
+        "JOBLANE_FUNCTIONS": "tests.infra.tasks",
         "JOBLANE_TASK": "report:build",
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
@@ -173,11 +176,12 @@ def test_the_router_knows_the_open_types_and_their_queues_home_first(template: T
 
 def test_a_lambda_of_its_own_has_its_folders_name_and_entry_and_what_it_declares(template: Template) -> None:
     function = templates.functions(template)["acme-gateway"]
-    assert function["Handler"] == "functions.gateway.handler.handler"
+    assert function["Handler"] == "tests.infra.tasks.gateway.handler.handler"
     assert (function["Timeout"], function["MemorySize"], function["Description"]) == (29, 512, "Answers")
     found = dict(templates.variables(template, "acme-gateway"))
     assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
     assert found == {
+        "JOBLANE_FUNCTIONS": "tests.infra.tasks",
         "JOBLANE_PREFIX": "acme",
         "JOBLANE_STAGE": "dev",
         "DATABASE_URL": f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}",
@@ -241,7 +245,9 @@ def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_door(template: Template
 
 def test_the_router_sends_to_open_lanes_and_the_doors_dlqs(template: Template) -> None:
     sent = templates.allowed(template, "acme-router")["sqs:SendMessage"]
-    assert sent == {lane for lane, type_ in LANES.items() if type_ != "jobs:sweep"} | {f"{name}-dlq" for name in DOORS}
+    assert sent == {lane for lane, type_ in LANES.items() if not type_.startswith("jobs:")} | {
+        f"{name}-dlq" for name in DOORS
+    }
 
 
 def test_mail_and_bucket_are_granted_where_declared(template: Template) -> None:

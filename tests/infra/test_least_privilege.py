@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,21 @@ from aws_cdk import App, Fn, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_sqs as sqs
 
-import joblane.cdk.app
 import joblane.cdk.nag
-from joblane.cdk.app import Synthesised, context_of_file, main, synthesise
+from infra.app import APP
+from infra.settings import PlatformStage
+from joblane.cdk.app import Synthesised, context_of_file
+from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import RefusedTemplateError, StageError
 from joblane.cdk.nag import acknowledge, acknowledge_wildcard, refuse_findings
 from joblane.cdk.packaging import Packages
 from joblane.discovery import discover
+from joblane.project import Project
 from joblane.queues import Queue
 from tests.infra import templates
 from tests.infra.conftest import RealStages, Synth
 
-REAL = [name for name, settings in context_of_file()["stages"].items() if not settings.get("local")]
+REAL = [name for name, settings in context_of_file(Project.here())["stages"].items() if not settings.get("local")]
 CONSUMING = {
     *("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),  # Lambda's poller
     *("sqs:ChangeMessageVisibility", "sqs:GetQueueUrl", "sqs:SendMessage"),  # back-off; a message without an id
@@ -89,21 +93,18 @@ def test_cdk_nag_finds_nothing_that_is_not_answered(stage: str, real_stages: Rea
 
 
 def test_what_cdk_nag_finds_is_refused_with_its_place(
-    no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # given the real stacks and, in one of them, a queue open to plain http and a role that may read every object
-    made = joblane.cdk.app.add_stacks
-
-    def add_stacks(*arguments: Any) -> Any:
-        jobs = made(*arguments)
-        sqs.Queue(jobs, "Planted", dead_letter_queue=None)
-        role = iam.Role(jobs, "PlantedRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
+    def add_planted(app: App, jobs: Jobs, stage: PlatformStage) -> None:
+        stack = Stack.of(jobs)
+        sqs.Queue(stack, "Planted", dead_letter_queue=None)
+        role = iam.Role(stack, "PlantedRole", assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"))
         role.add_to_policy(iam.PolicyStatement(actions=["s3:*"], resources=["*"]))
-        return jobs
 
-    monkeypatch.setattr(joblane.cdk.app, "add_stacks", add_stacks)
+    app = replace(APP, stacks=[*APP.stacks, add_planted])
     # when
-    assert main(["-c", "stage=prod", "-o", str(tmp_path / "out")], lambda stage: no_packages) == 1
+    assert app.main(["-c", "stage=prod", "-o", str(tmp_path / "out")], lambda *_: no_packages) == 1
     # then each is told, and nothing else, and no template is there to be deployed
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
     assert sorted(re.sub(r": The .*", "", line) for line in lines) == [
@@ -132,7 +133,12 @@ def test_every_acknowledgement_answers_a_finding_at_its_place(
 
     monkeypatch.setattr(joblane.cdk.nag, "Validations", Noting)
     with pytest.raises(RefusedTemplateError) as caught:
-        synthesise(context_of_file() | {"stage": "dev"}, output=tmp_path, environ={}, build=lambda stage: no_packages)
+        APP.synthesise(
+            context_of_file(Project.here()) | {"stage": "dev"},
+            output=tmp_path,
+            environ={},
+            build=lambda *_: no_packages,
+        )
     # then there is an answer to each finding, and a finding to each answer, which is a sentence
     findings = {tuple(problem.split(": The ")[0].split(": ", 1)) for problem in caught.value.problems}
     answered = {finding for finding in findings for path, rule, _ in noted if _at(finding, path, rule)}
@@ -365,6 +371,7 @@ def test_a_service_can_be_given_each_type_and_each_front_door_by_itself(dev: Syn
     assert _producer_policies(dev) == {
         "acme-send-order-ship-${AWS::Region}": {"acme-critical-order-ship"},
         "acme-send-report-build-${AWS::Region}": {"acme-default-report-build", "acme-critical-report-build"},
+        "acme-send-jobs-bulk-${AWS::Region}": {"acme-low-jobs-bulk"},
         "acme-send-jobs-sweep-${AWS::Region}": {"acme-low-jobs-sweep"},
         **{f"acme-send-{queue}-${{AWS::Region}}": {f"acme-{queue}"} for queue in Queue},
     }
@@ -381,7 +388,7 @@ def test_a_policys_logical_id_follows_from_its_type_and_not_from_where_that_is_d
     template = synth(package="tests.infra.renamed", settings={}).templates["acme-jobs"]
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
-        assert logical_id.startswith(f"Producers{name.replace('-', '')}")
+        assert logical_id.startswith(f"JobsProducers{name.replace('-', '')}")
 
 
 def _producer_policies(done: Synthesised) -> dict[str, set[str]]:

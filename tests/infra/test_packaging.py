@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from joblane.cdk.errors import SynthError
-from joblane.cdk.packaging import ROOT, build_code, build_layer, find_uv, without_provided
+from joblane.cdk.packaging import build_code, build_layer, find_uv, without_provided
+from joblane.project import Project
+from tests.pages import ROOT
 
 
 @pytest.fixture
 def sources(tmp_path: Path) -> Path:
     """A small checkout."""
-    write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/joblane/cli/c.py", "shared/d/tests/test_d.py")
-    write(tmp_path, "shared/joblane/page/e.py", "shared/joblane/page/static/e.js")
+    write(tmp_path, "functions/a/handler.py", "shared/b.py", "shared/d/tests/test_d.py")
+    write(tmp_path, "joblane/cli/c.py", "joblane/page/e.py", "joblane/page/static/e.js")
     return tmp_path
 
 
@@ -32,7 +34,7 @@ def write(folder: Path, *names: str) -> None:
 
 
 def build(sources: Path) -> tuple[str, Path]:
-    package = build_code([sources / "functions", sources / "shared"], sources / "built")
+    package = build_code([sources / name for name in ("functions", "shared", "joblane")], sources / "built")
     return package.hash, package.path
 
 
@@ -82,10 +84,11 @@ from pathlib import Path
 os.umask(int(sys.argv[2], 8))
 for module in sys.argv[3:]:
     __import__(module)
-from joblane.cdk.packaging import build_code, build_layer
+from joblane.cdk.packaging import build_code, build_layer, find_uv
+from joblane.project import Project
 root = Path(sys.argv[1])
-print(build_code([root / "functions", root / "shared"], root / "built").path)
-print(build_layer(root / "lock.txt", None, root / "built").path)
+print(build_code([root / "functions", root / "shared" / "joblane"], root / "built").path)
+print(build_layer(root / "lock.txt", None, root / "built", find_uv(Project.here())).path)
 """
 SMALL = ("mako", "markupsafe")
 """Packages of the lock for a small layer, one of them with a shared object."""
@@ -95,7 +98,7 @@ def build_elsewhere(folder: Path, *loaded: str, written_at: int, umask: str, **e
     """The zips of this checkout's code and of a small layer, built from a copy by an interpreter of its own."""
     for name in ("functions", "shared"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    lock = Project.here().lock.read_text()
     entries = re.findall(rf"^(?:{'|'.join(SMALL)})==.*(?:\n +--hash.*)*", lock, re.MULTILINE)
     (folder / "lock.txt").write_text("\n".join(entries) + "\n")
     for path in folder.rglob("*"):
@@ -132,7 +135,7 @@ def test_changed_code_has_another_hash(sources: Path, change: str) -> None:
 
 def test_a_change_that_no_function_sees_changes_nothing(sources: Path) -> None:
     before, _ = build(sources)
-    (sources / "shared" / "cli" / "c.py").write_text("WHERE = 'elsewhere'\n")
+    (sources / "joblane" / "cli" / "c.py").write_text("WHERE = 'elsewhere'\n")
     assert build(sources)[0] == before
 
 
@@ -160,22 +163,22 @@ def test_the_lock_is_taken_without_what_the_runtime_brings() -> None:
 
 def test_a_missing_lock_is_named(tmp_path: Path) -> None:
     with pytest.raises(SynthError, match=r"nowhere\.txt: no such file; it is the hashed lock"):
-        build_layer(tmp_path / "nowhere.txt", None, tmp_path)
+        build_layer(tmp_path / "nowhere.txt", None, tmp_path, "uv")
 
 
 def test_a_missing_uv_says_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV", "/no/such/uv")
     with pytest.raises(SynthError, match="UV=/no/such/uv is no executable; it builds the dependency layer"):
-        find_uv()
+        find_uv(Project.here())
 
 
 def test_what_cannot_be_installed_is_told_with_uvs_words(tmp_path: Path, uv: str) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("pg8000==1.31.5\n")  # no hash
     with pytest.raises(SynthError, match=r"the dependency layer cannot be built for this machine:\n(.|\n)*hash"):
-        build_layer(lock, None, tmp_path)
+        build_layer(lock, None, tmp_path, uv)
 
 
 def test_the_layer_holds_nothing_of_the_page() -> None:
-    lock = (ROOT / "requirements" / "runtime.txt").read_text()
+    lock = Project.here().lock.read_text()
     assert re.findall(r"^(?:starlette|jinja2|uvicorn|anyio|h11)\b", lock, re.MULTILINE) == []

@@ -35,4 +35,7 @@ def test_the_front_doors_take_messages_of_the_old_name(template: Template) -> No
 
 def test_the_function_may_send_to_the_task_that_on_archived_names(template: Template) -> None:
     sent = templates.allowed(template, "acme-data-move")["sqs:SendMessage"]
-    assert {queue for queue in sent if not queue.endswith("-dlq")} == OLD | NEW | {"acme-default-ops-alert"}
+    assert {queue for queue in sent if not queue.endswith("-dlq")} == OLD | NEW | {
+        "acme-default-ops-alert",
+        "acme-low-jobs-sweep",
+    }

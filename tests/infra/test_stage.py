@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
+from infra.settings import PlatformStage
 from joblane.cdk.app import context_of_file
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora
+from joblane.cdk.settings.load import host_architecture, load_stage, with_schedules_of
 from joblane.cdk.settings.network import NewNetwork
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import host_architecture, load_stage, with_schedules_of
 from joblane.discovery import discover
+from joblane.project import Project
 from tests.infra.conftest import RDS_HOST
 
 AURORA = {"kind": "aurora"}
@@ -33,7 +35,7 @@ DECLARED = ["EMAIL_PROVIDER", "SMTP_PASSWORD"]
 def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: Any) -> Any:
     given = {"database": DATABASE, **settings}
     others = {"other": {"prefix": "other"}}
-    return load_stage(name, {name: given, **others}, declared=DECLARED, environ=environ or {})
+    return load_stage(name, {name: given, **others}, kind=PlatformStage, declared=DECLARED, environ=environ or {})
 
 
 def test_a_stage_that_names_only_its_database_has_defaults_that_fit_a_new_account() -> None:
@@ -44,13 +46,13 @@ def test_a_stage_that_names_only_its_database_has_defaults_that_fit_a_new_accoun
 
 def test_an_unknown_stage_lists_those_that_there_are() -> None:
     with pytest.raises(StageError, match=r"no stage 'prd' in cdk.json; there are dev, other"):
-        load_stage("prd", {"dev": {}, "other": {}}, declared=(), environ={})
+        load_stage("prd", {"dev": {}, "other": {}}, kind=PlatformStage, declared=(), environ={})
 
 
 @pytest.mark.parametrize("stages", [None, {}, [], "dev"])
 def test_stages_of_another_shape_are_refused(stages: object) -> None:
     with pytest.raises(StageError, match="one entry per stage is required"):
-        load_stage("dev", stages, declared=(), environ={})
+        load_stage("dev", stages, kind=PlatformStage, declared=(), environ={})
 
 
 @pytest.mark.parametrize(
@@ -252,7 +254,7 @@ def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], pr
 def test_a_prefix_that_begins_that_of_another_stage_is_refused(prefix: str, others: dict[str, Any]) -> None:
     stages = {"dev": {"database": DATABASE, "prefix": prefix}, **others}
     with pytest.raises(StageError, match=r"stage 'dev': prefix: .* of stage 'prod' begin alike.*jobs-dev, for example"):
-        load_stage("dev", stages, declared=(), environ={})
+        load_stage("dev", stages, kind=PlatformStage, declared=(), environ={})
 
 
 @pytest.mark.parametrize(
@@ -266,7 +268,7 @@ def test_a_prefix_that_begins_that_of_another_stage_is_refused(prefix: str, othe
 )
 def test_a_prefix_of_its_own_is_fine_and_a_local_stage_is_in_no_account(others: dict[str, Any]) -> None:
     stages = {"dev": {"database": DATABASE, "prefix": "jobs-dev"}, **others}
-    assert load_stage("dev", stages, declared=(), environ={}).prefix == "jobs-dev"
+    assert load_stage("dev", stages, kind=PlatformStage, declared=(), environ={}).prefix == "jobs-dev"
 
 
 def test_the_databases_limit_follows_from_auroras_capacity_else_it_is_postgresqls_own() -> None:
@@ -277,7 +279,7 @@ def test_the_databases_limit_follows_from_auroras_capacity_else_it_is_postgresql
 
 def test_the_database_is_required() -> None:
     with pytest.raises(StageError, match="database: Field required"):
-        load_stage("dev", {"dev": {}}, declared=(), environ={})
+        load_stage("dev", {"dev": {}}, kind=PlatformStage, declared=(), environ={})
 
 
 def test_a_password_is_refused_and_not_repeated() -> None:
@@ -314,8 +316,11 @@ def test_a_local_stage_without_an_address_says_where_it_comes_from() -> None:
 
 
 def test_production_is_robust_and_development_costs_as_little_as_works() -> None:
-    stages = context_of_file()["stages"]
-    dev, prod = (load_stage(name, stages, declared=stages[name]["settings"], environ={}) for name in ("dev", "prod"))
+    stages = context_of_file(Project.here())["stages"]
+    dev, prod = (
+        load_stage(name, stages, kind=PlatformStage, declared=stages[name]["settings"], environ={})
+        for name in ("dev", "prod")
+    )
     assert isinstance(dev.database, Aurora)
     assert isinstance(prod.database, Aurora)
     assert (dev.database.min_capacity, dev.database.standby, dev.database.deletion_protection) == (0, False, False)
@@ -327,15 +332,15 @@ def test_production_is_robust_and_development_costs_as_little_as_works() -> None
 
 
 def test_production_keeps_what_its_stack_leaves_and_a_local_stage_does_not() -> None:
-    stages = context_of_file()["stages"]
+    stages = context_of_file(Project.here())["stages"]
     assert {name: stages[name]["removal"] for name in ("prod", "local")} == {"prod": "retain", "local": "destroy"}
 
 
 def test_the_stages_of_this_checkout_fit_its_tasks() -> None:
     declared = [name for task in discover().values() for name in task.environment]
-    stages = context_of_file()["stages"]
+    stages = context_of_file(Project.here())["stages"]
     for name in stages:
         environ = {"DATABASE_URL": "postgresql://jobs@127.0.0.1/jobs"}
-        stage = load_stage(name, stages, declared=declared, environ=environ)
+        stage = load_stage(name, stages, kind=PlatformStage, declared=declared, environ=environ)
         assert with_schedules_of(stage, discover(times={})).keys() == discover().keys()
     assert "password" not in json.dumps(stages).lower()

@@ -6,13 +6,13 @@ On the finished templates and not on the constructs: so it holds for every stack
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from joblane.cdk.errors import RefusedTemplateError
+from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
 
@@ -24,12 +24,6 @@ MAX_ENVIRONMENT_BYTES = 4096
 """All variables of a function together. Source: Lambda quotas."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Where a template says nothing. Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
-
-API_SECONDS = 0.2
-"""What a request to the API is taken to last on average, so that its rate says how many are under way (Little's law)
-where ``api.max_concurrency`` does not."""
-CONTROL_SECONDS = 0.5
-"""The same of a request to the control API."""
 
 Resource = Mapping[str, Any]
 Template = Mapping[str, Any]
@@ -132,59 +126,31 @@ def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
     for mapped in mappings:
         most = mapped.properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
         all_slots["DATABASE_URL" in _environment(mapped.function)] += most
-    reserved = {
-        name: section.max_concurrency
-        for name, section in (("api", stage.api), ("control", stage.control))
-        if section and section.max_concurrency
-    }
-    concurrency = sum(all_slots.values()) + sum(reserved.values())
+    concurrency = sum(all_slots.values()) + sum(stage.reserved.values())
     if concurrency > stage.account_concurrency:
-        also = "".join(f" with the {name}.max_concurrency of {most}" for name, most in reserved.items())
+        also = "".join(f" with the {name}.max_concurrency of {most}" for name, most in stage.reserved.items())
         yield (
             f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
             f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has "
             "2 at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
         )
-    requests, operators = _api_concurrency(stage), _control_concurrency(stage)
-    connections = (all_slots[True] + requests + operators) * CONNECTIONS_PER_SLOT + stage.reserved_connections
+    requests = {name: api.at_once for name, api in stage.apis.items()}
+    connections = (all_slots[True] + sum(requests.values())) * CONNECTIONS_PER_SLOT + stage.reserved_connections
     if connections > stage.connections:
-        also = f" and {requests} requests to the API" if requests else ""
-        also += f" and {operators} to the control API" if operators else ""
+        also = "".join(f" and {at_once} requests to {name}" for name, at_once in requests.items())
+        lower = "".join(_lower(name, api) for name, api in stage.apis.items())
         yield (
             f"stage {stage.name}: {all_slots[True]} concurrent tasks{also} × {CONNECTIONS_PER_SLOT} connections + "
             f"{stage.reserved_connections} reserved make {connections}, above database_connections "
             f"{stage.connections}: lower concurrency_budget ({stage.concurrency_budget})"
-            f"{_lower_api(stage)}{_lower_control(stage)}{_raise_connections(stage, connections)}"
+            f"{lower}{_raise_connections(stage, connections)}"
         )
 
 
-def _api_concurrency(stage: Stage) -> int:
-    """Requests under way at once: the bound that is set, else what the rate makes likely."""
-    if stage.api is None:
-        return 0
-    return stage.api.max_concurrency or math.ceil(stage.api.rate_per_second * API_SECONDS)
-
-
-def _control_concurrency(stage: Stage) -> int:
-    if stage.control is None:
-        return 0
-    return stage.control.max_concurrency or math.ceil(stage.control.rate_per_second * CONTROL_SECONDS)
-
-
-def _lower_api(stage: Stage) -> str:
-    if stage.api is None:
-        return ""
-    if stage.api.max_concurrency is None:
-        return f" or set api.max_concurrency (now {_api_concurrency(stage)}, by api.rate_per_second)"
-    return f" or api.max_concurrency ({stage.api.max_concurrency})"
-
-
-def _lower_control(stage: Stage) -> str:
-    if stage.control is None:
-        return ""
-    if stage.control.max_concurrency is None:
-        return f" or set control.max_concurrency (now {_control_concurrency(stage)}, by control.rate_per_second)"
-    return f" or control.max_concurrency ({stage.control.max_concurrency})"
+def _lower(name: str, api: HttpLimits) -> str:
+    if api.max_concurrency is None:
+        return f" or set {name}.max_concurrency (now {api.at_once}, by {name}.rate_per_second)"
+    return f" or {name}.max_concurrency ({api.max_concurrency})"
 
 
 def _raise_connections(stage: Stage, connections: int) -> str:

@@ -7,14 +7,14 @@ The amounts that nobody can derive are in :data:`ASSUMED`. ``docs/costs.md`` is 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.declaration import Task
 from joblane.maintenance.sweep import TYPE as SWEEP
-from joblane.prices import AS_OF, PRICES
+from joblane.prices import PRICES
 from joblane.queues import Queue
 
 MONTH = timedelta(days=30)
@@ -26,23 +26,26 @@ RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 ``ReceiveMessage``, SQS API reference."""
 TASK_METRICS = 4
 """Of each task type that runs: Started, Succeeded, WaitMs, DurationMs."""
-HEALTH_CHECKS = len(Queue) + 2
-"""Front doors, database, sweep; a configured service is one more each."""
-HEALTH_METRICS = 2 * HEALTH_CHECKS + 1
-"""Passed and time of each, and one for the whole."""
-HEALTH_REQUESTS = 2 * len(Queue)
-"""Of SQS, in each health check."""
-HEALTH_CHECK = "system:health_check"
-OWN_METRICS: Mapping[str, int] = {HEALTH_CHECK: HEALTH_METRICS, SWEEP: 1}
-"""Metrics that a task writes whenever it runs, beside those of every task. The sweep's is Owed."""
 SWEEP_REQUESTS = 2
 """Of SQS, in each sweep, for each dead-letter queue: where it is, and how much is in it."""
 LEAST_AWAKE = 0.5
 """ACUs of a cluster that may sleep, while it does not. Source: Aurora, *Aurora Serverless v2 capacity*."""
-SHOWN = 6
-"""Lines that a synth prints; the others are summed up."""
 
+
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """What the runs of a periodic task cost on top of what every task's do.
+
+    ``metrics``: those of its own that it writes in every run. ``sqs_requests``: in each run.
+    """
+
+    metrics: int = 0
+    sqs_requests: int = 0
+
+
+SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
 Tasks = Mapping[str, Task[Any, Any]]
+Extras = Mapping[str, Extra]
 Templates = Iterable[Mapping[str, Any]]
 
 
@@ -123,13 +126,13 @@ def polling(queues: int) -> Line:
     return Line(f"Polling of {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request")
 
 
-def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
-    """What runs although nobody does anything. ``compute``: the price of the functions' architecture."""
+def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") -> list[Line]:
+    """What runs although nobody does anything. ``extras``: by type. ``compute``: the price of the architecture."""
+    extras = {SWEEP: SWEEP_EXTRA, **extras}
     ran = sum(ticks(task) for task in tasks.values())
-    checks = ticks(tasks[HEALTH_CHECK]) if HEALTH_CHECK in tasks else 0
     sweeps = ticks(tasks[SWEEP]) if SWEEP in tasks else 0
     metric_months = sum(
-        (TASK_METRICS + OWN_METRICS.get(task.type, 0)) * busy_hours(task) / HOURS for task in tasks.values()
+        (TASK_METRICS + extras.get(task.type, Extra()).metrics) * busy_hours(task) / HOURS for task in tasks.values()
     )
     types = sum(bool(task.schedules) for task in tasks.values())
     seconds = sum(ticks(task) * task.memory_mb / 1024 for task in tasks.values()) * assumed("Seconds of a periodic run")
@@ -137,7 +140,11 @@ def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
         Line(f"Metrics of {types} periodic tasks", metric_months, "Metric"),
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
         Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
-        Line(f"{checks:,} health checks: what they ask of SQS", HEALTH_REQUESTS * checks, "SQS request"),
+        *(
+            Line(f"{ticks(tasks[type_]):,} runs of {type_}: requests of its own", requests, "SQS request")
+            for type_, extra in extras.items()
+            if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
+        ),
         Line(
             f"{sweeps:,} sweeps: how full the dead-letter queues are",
             SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
@@ -149,9 +156,9 @@ def periodic(tasks: Tasks, compute: str = "Lambda GB-second") -> list[Line]:
     ]
 
 
-def smallest(tasks: Tasks) -> list[Line]:
-    """The smallest stage: no network, no API, and a database that is there already, with its secret."""
-    return [polling(mapped_queues(tasks)), Line("The secret of the database", 1, "Secret"), *periodic(tasks)]
+def smallest(tasks: Tasks, extras: Extras) -> list[Line]:
+    """The smallest stage: no network, no API, and a database that exists already, with its secret."""
+    return [polling(mapped_queues(tasks)), Line("The secret of the database", 1, "Secret"), *periodic(tasks, extras)]
 
 
 def standing(templates: Templates) -> list[Line]:
@@ -208,22 +215,28 @@ def _managed_passwords(resources: Iterable[Mapping[str, Any]]) -> int:
     return sum(bool(one.get("ManageMasterUserPassword")) for one in clusters)
 
 
-def idle(tasks: Tasks, templates: Templates, architecture: str) -> list[Line]:
-    """A stage, dearest first. Not in it: storage, traffic, and secrets that are there already."""
+def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) -> list[Line]:
+    """A stage, dearest first. Without storage, traffic, and secrets that exist already."""
     compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
-    return sorted([*standing(templates), *periodic(tasks, compute)], key=lambda line: -line.dollars)
+    return sorted([*standing(templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
 
 
-def report(name: str, lines: list[Line]) -> str:
-    """The largest lines of a stage and their sum, as a table for people."""
-    return "\n".join(_told(name, lines))
+def total(lines: Iterable[Line]) -> float:
+    return sum(line.dollars for line in lines)
 
 
-def _told(name: str, lines: list[Line]) -> Iterator[str]:
-    total = sum(line.dollars for line in lines)
-    yield f"stage {name}: idle, about ${total:,.2f} a month: an estimate by prices of {AS_OF}, us-east-1"
-    width = max(len(line.what) for line in lines)
-    for line in lines[:SHOWN]:
-        yield f"  {line.what:{width}}  ${line.dollars:8,.2f}"
-    if rest := lines[SHOWN:]:
-        yield f"  {f'{len(rest)} more':{width}}  ${sum(line.dollars for line in rest):8,.2f}"
+def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
+    """A table, as ``docs/costs.md`` has it."""
+    lines = list(lines)
+    rows = [f"| {line.what} | {_number(line.amount)} × {line.price} | {_shown(line.dollars)} |" for line in lines]
+    if with_sum:
+        rows.append(f"| **Sum** | | **{_shown(total(lines))}** |")
+    return "\n".join(["| what | amount | a month |", "|---|---|---|", *rows])
+
+
+def _shown(dollars: float) -> str:
+    return f"${dollars:,.2f}"
+
+
+def _number(amount: float) -> str:
+    return f"{amount:,.0f}" if amount == int(amount) else f"{amount:,.2f}"

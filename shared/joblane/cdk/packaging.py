@@ -1,4 +1,4 @@
-"""What functions are made of: one zip of our code and one of the dependencies, each named by a hash of what it holds.
+"""What functions are made of: one zip of the code and one of the dependencies, each named by a hash of what it holds.
 
 A zip that exists is taken as it is, so an unchanged lock or unchanged code costs nothing at synth. The same input makes
 the same bytes with the same Python and zlib, wherever it is built.
@@ -25,18 +25,19 @@ from pathlib import Path
 
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
-from joblane.cdk.wheels import check_layer
-from joblane.project import LOCKS
+from joblane.project import Project
 
-ROOT = Path(__file__).resolve().parents[3]
+LIBRARY = Path(__file__).parents[1]
 PYTHON = "3.13"
 """Of the functions on AWS. An emulator runs them with an interpreter of this machine, best with this one:"""
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LAYOUT = "2"
 """Part of every hash: count up where the way of building changes."""
 
-LEFT_OUT_OF_CODE = ("tests", "testing", "cli", "page", "local", "cdk", "demo", "locks", "__pycache__")
-"""Folders that no function imports. Everything else goes along, data beside the code too, but for hidden files."""
+LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
+"""Folders of these names, and hidden files, stay out of the zip; all other files go into it, data too."""
+LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py")
+"""What no function imports of the library."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
 """Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.
 jmespath, python-dateutil and six come with boto3 too, and stay: Powertools and pg8000 want the versions of the lock."""
@@ -64,8 +65,9 @@ LEFT_OUT_OF_LAYER = (
 """What no handler can want at run time; tests hold that nothing that stays imports any of it. Parts of a library that a
 new task might import stay, though no task does so yet."""
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
-"""Lambda's glibc would take newer ones, too (:mod:`joblane.cdk.wheels`). ``manylinux2014`` silently takes older
-wheels."""
+"""As uv names them. Lambda's glibc, 2.34, takes newer ones, too; ``manylinux2014`` silently takes older wheels."""
+MACHINES: Mapping[Architecture, str] = {"arm64": "aarch64", "x86_64": "x86_64"}
+"""As wheels name them."""
 
 
 @dataclass(frozen=True)
@@ -84,20 +86,17 @@ class Packages:
     layer: Package
 
 
-def build_packages(stage: Stage) -> Packages:
-    """Both, into ``.joblane/build/``. Raises :class:`SynthError`, also for a layer not for Lambda."""
-    target = ROOT / ".joblane" / "build"
+def build_packages(stage: Stage, project: Project) -> Packages:
+    """Both, into ``.joblane/build``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
+    if not project.handlers.is_dir():
+        raise SynthError(f"{project.handlers}: no such folder; the functions are packed from there")
+    target = project.make_folder() / "build"
     layer = build_layer(
-        LOCKS / "runtime.txt",
-        None if stage.local else WHEEL_PLATFORMS[stage.architecture],
-        target,
+        project.lock, None if stage.local else WHEEL_PLATFORMS[stage.architecture], target, find_uv(project)
     )
     if not stage.local:
-        check_layer(layer.path, stage.architecture, PYTHON)
-    return Packages(
-        code=build_code([ROOT / "functions", ROOT / "shared" / "joblane", ROOT / "shared" / "saas"], target),
-        layer=layer,
-    )
+        check_layer(layer.path, stage.architecture)
+    return Packages(code=build_code([*project.code_folders, LIBRARY], target), layer=layer)
 
 
 # --- Code ----------------------------------------------------------------------------------------------------------
@@ -121,16 +120,18 @@ def build_code(folders: Iterable[Path], target: Path) -> Package:
 
 def _sources(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
-        parts = path.relative_to(folder).parts
-        hidden = any(part.startswith(".") for part in parts)
-        if path.is_file() and path.suffix != ".pyc" and not hidden and not {*parts} & {*LEFT_OUT_OF_CODE}:
+        name = path.relative_to(folder)
+        parts, hidden = name.parts, any(part.startswith(".") for part in name.parts)
+        operators = folder.name == LIBRARY.name and {parts[0], name.as_posix()} & {*LEFT_OUT_OF_LIBRARY}
+        left_out = hidden or operators or {*parts} & {*LEFT_OUT_OF_CODE}
+        if path.is_file() and path.suffix != ".pyc" and not left_out:
             yield path
 
 
 # --- Dependencies --------------------------------------------------------------------------------------------------
 
 
-def build_layer(lock: Path, platform: str | None, target: Path) -> Package:
+def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Package:
     """Install what ``lock`` names for ``platform`` (None: this machine) and zip it as a layer. Wheels only, by hash."""
     if not lock.is_file():
         raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
@@ -140,14 +141,15 @@ def build_layer(lock: Path, platform: str | None, target: Path) -> Package:
     package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
     if not package.path.exists():
         with _scratch(target) as scratch:
-            _install(wanted, platform, python, scratch / "python")
+            _install(uv, wanted, platform, python, scratch / "python")
             for pattern in LEFT_OUT_OF_LAYER:
                 for path in list((scratch / "python").glob(pattern)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
             if python == RUNNING:
                 _compile(scratch, "/opt")
             else:
-                print(f"infra: the layer has no bytecode, which takes Python {python}: slower starts", file=sys.stderr)  # noqa: T201
+                message = f"joblane: the layer has no bytecode, which takes Python {python}: slower starts"
+                print(message, file=sys.stderr)  # noqa: T201
             _zip(scratch, package.path)
     return package
 
@@ -160,11 +162,11 @@ def without_provided(lock: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _install(requirements: str, platform: str | None, python: str, target: Path) -> None:
+def _install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".txt", encoding="utf-8") as file:
         file.write(requirements)
         file.flush()
-        command = [find_uv(), "pip", "install", "--quiet", "--no-config", "--require-hashes", "--no-deps"]
+        command = [uv, "pip", "install", "--quiet", "--no-config", "--require-hashes", "--no-deps"]
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
@@ -174,15 +176,35 @@ def _install(requirements: str, platform: str | None, python: str, target: Path)
         raise SynthError(f"{what}:\n{done.stderr.strip()}")
 
 
-def find_uv() -> str:
-    """uv: ``UV`` of the environment, ``.joblane/tools/bin/uv``, or on ``PATH``. Raises :class:`SynthError`."""
+def check_layer(layer: Path, architecture: Architecture) -> None:
+    """Raise :class:`SynthError` where a wheel in the zip ``layer`` is neither for Lambda's processor nor for all.
+
+    uv chose the wheels by platform and version; a zip that was built for another architecture is what this finds.
+    """
+    suitable = re.compile(rf"^Tag: \S+-(any|\S*manylinux\S*_{MACHINES[architecture]})$", re.MULTILINE)
+    with zipfile.ZipFile(layer) as archive:
+        wheels = [name for name in archive.namelist() if name.endswith(".dist-info/WHEEL")]
+        foreign = [Path(name).parent.stem for name in wheels if not suitable.search(archive.read(name).decode())]
+    if foreign:
+        raise SynthError(
+            f"the dependency layer does not run on Lambda's architecture {architecture}: {', '.join(foreign)}. Set "
+            f"`architecture` of the stage to what the layer is for, or remove {layer} to have it built again"
+        )
+
+
+def find_uv(project: Project) -> str:
+    """The uv executable: ``UV`` of the environment, ``.joblane/tools/bin/uv``, or on ``PATH``.
+
+    Raises :class:`SynthError`.
+    """
     given = os.environ.get("UV")
-    candidates = [given] if given else [str(ROOT / ".joblane" / "tools" / "bin" / "uv"), "uv"]
+    tools = project.folder / "tools" / "bin"
+    candidates = [given] if given else [str(tools / "uv"), "uv"]
     for candidate in candidates:
         found = shutil.which(candidate)
         if found:
             return found
-    where = f"UV={given} is no executable" if given else "uv is neither in .joblane/tools/bin nor on PATH"
+    where = f"UV={given} is no executable" if given else f"uv is neither in {tools} nor on PATH"
     raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
 
 

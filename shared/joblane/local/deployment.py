@@ -56,6 +56,14 @@ def local_stage(project: Project, changes: Mapping[str, object]) -> dict[str, An
     return {**stages["local"], **changes}
 
 
+def app_command(app: str) -> list[str]:
+    """The command of a CDK app, run by this Python where it says ``python``. ``app``: as ``cdk.json`` has it."""
+    command = shlex.split(app)
+    if command[0] in ("python", "python3"):
+        command[0] = sys.executable
+    return command
+
+
 class Deployment:
     """One CDK app on one emulator; templates, outputs and logs are in one folder.
 
@@ -93,9 +101,7 @@ class Deployment:
             "CDK_VALIDATION": "false",
         }
         self._assembly.mkdir(mode=0o700, exist_ok=True)  # the templates hold the database's password
-        command = shlex.split(self._app or given["app"])
-        if command[0] in ("python", "python3"):
-            command[0] = sys.executable
+        command = app_command(self._app or given["app"])
         self._run("The synthesis", "cdk-synth", command, variables, self._project.root)
 
     def bootstrap(self) -> None:

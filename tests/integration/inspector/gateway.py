@@ -15,7 +15,7 @@ from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from aws_cdk import App, DefaultStackSynthesizer, Stack
+from aws_cdk import App, Stack
 from aws_cdk import aws_lambda as lambda_
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
@@ -60,9 +60,7 @@ def control_template() -> Template:
     function = lambda_.Function.from_function_arn(
         Stack(app, "jobs"), "Function", f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:acme-control"
     )
-    ControlStack(
-        app, "acme-control", stage=stage, control=Control(), function=function, synthesizer=DefaultStackSynthesizer()
-    )
+    ControlStack(app, "acme-control", stage=stage, control=Control(), function=function)
     template: Template = app.synth().get_stack_by_name("acme-control").template
     return template
 

@@ -9,6 +9,7 @@ from datetime import timedelta
 import pytest
 
 from functions.system_health_check import handler as health_check
+from infra.health import CHECKS, COSTS
 from joblane.cdk import costs
 from joblane.discovery import discover
 from joblane.prices import PRICES, Price
@@ -68,12 +69,12 @@ def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.Cap
         written = json.loads(line)
         for directive in written["_aws"]["CloudWatchMetrics"]:
             found |= {(metric["Name"], written["check"]) for metric in directive["Metrics"]}
-    assert len(names) == costs.HEALTH_CHECKS
-    assert len(found) == costs.HEALTH_METRICS
+    assert len(names) == CHECKS
+    assert len(found) == COSTS["system:health_check"].metrics
 
 
 def test_the_smallest_stage_is_named_in_the_readme_with_its_sum() -> None:
-    total = sum(line.dollars for line in costs.smallest(discover()))
+    total = sum(line.dollars for line in costs.smallest(discover(), COSTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert re.search(rf"\${total:.2f} a month", readme), f"${total:.2f}"
 
@@ -132,13 +133,21 @@ def test_what_is_not_there_has_no_line() -> None:
     assert costs.standing([template(("AWS::SQS::Queue", {}))]) == []
 
 
-def test_a_synth_prints_the_largest_lines_and_the_sum_as_an_estimate() -> None:
+def test_a_stage_is_its_templates_and_what_runs_in_it_dearest_first() -> None:
     resources = template(("AWS::EC2::NatGateway", {}), ("AWS::Lambda::EventSourceMapping", {}))
-    lines = costs.idle(discover(), [resources], "x86_64")
-    told = costs.report("dev", lines).splitlines()
-    total = sum(line.dollars for line in lines)
-    assert told[0] == f"stage dev: idle, about ${total:,.2f} a month: an estimate by prices of 2026-11-24, us-east-1"
-    assert told[1].split() == ["NAT", "gateways", "$", "32.40"]
-    assert len(told) == 2 + costs.SHOWN
-    assert "more" in told[-1]
+    lines = costs.idle(discover(), [resources], "x86_64", COSTS)
+    assert lines[0].what == "NAT gateways"
+    assert lines[0].dollars == pytest.approx(32.40)
+    assert [line.dollars for line in lines] == sorted((line.dollars for line in lines), reverse=True)
     assert "Lambda GB-second, x86_64" in {line.price for line in lines}
+
+
+def test_what_a_task_writes_and_asks_on_its_own_is_counted_with_its_runs() -> None:
+    tasks, check = discover(), "system:health_check"
+    with_own, without = (
+        {price: sum(line.amount for line in lines if line.price == price) for price in ("Metric", "SQS request")}
+        for lines in (costs.periodic(tasks, COSTS), costs.periodic(tasks, {}))
+    )
+    runs = costs.ticks(tasks[check])
+    assert with_own["SQS request"] - without["SQS request"] == COSTS[check].sqs_requests * runs
+    assert with_own["Metric"] - without["Metric"] == pytest.approx(COSTS[check].metrics)  # it runs in every hour

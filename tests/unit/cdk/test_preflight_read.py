@@ -271,7 +271,7 @@ def test_templates_that_are_not_there_or_of_another_stage_are_refused(tmp_path: 
 
 
 def test_a_stage_that_cannot_be_synthesised_is_told_with_the_reason(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised:\ninfra: no stage 'prd' in cdk.json"):
+    with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised:\njoblane: no stage 'prd' in cdk.json"):
         stages.synthesise("prd", tmp_path)
 
 

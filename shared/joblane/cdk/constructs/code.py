@@ -7,6 +7,7 @@ from constructs import Construct
 
 from joblane.cdk.packaging import Package, Packages
 from joblane.cdk.settings.stage import Architecture
+from joblane.project import Project
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
 ARCHITECTURES: dict[Architecture, lambda_.Architecture] = {
@@ -19,9 +20,17 @@ class FunctionCode(Construct):
     """One code asset and one layer. Both are zips with a known hash, so CDK neither copies nor hashes a folder."""
 
     def __init__(
-        self, scope: Construct, id_: str, *, packages: Packages, architecture: Architecture, layer_name: str
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        packages: Packages,
+        project: Project,
+        architecture: Architecture,
+        layer_name: str,
     ) -> None:
         super().__init__(scope, id_)
+        self.project = project
         self.architecture = ARCHITECTURES[architecture]
         self.code, self.hash = _asset(packages.code), packages.code.hash
         self.layer = lambda_.LayerVersion(

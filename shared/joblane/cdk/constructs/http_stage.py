@@ -1,4 +1,4 @@
-"""The one stage of an HTTP API, ``$default``: the paths are the routes'. It has a log and a limit."""
+"""The stage ``$default`` of an HTTP API, which adds nothing to the paths of its routes. It has a log and a limit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from aws_cdk import Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 
 from joblane.cdk.constructs.log_group import log_group
-from joblane.cdk.settings.apis import Api, Control
+from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.stage import Stage as AppStage
 
 ACCESS_LOG = {
@@ -25,9 +25,7 @@ ACCESS_LOG = {
 own words and the sender's address. Source: API Gateway, *Customize HTTP API access logs*."""
 
 
-def add_http_stage(
-    stack: Stack, http: apigateway.HttpApi, stage: AppStage, limits: Api | Control, *, name: str
-) -> None:
+def add_http_stage(stack: Stack, http: apigateway.HttpApi, stage: AppStage, limits: HttpLimits, *, name: str) -> None:
     """``name``: of the API, in that of its log."""
     # Groups of this name share one resource policy, of which an account has few. Source: CloudWatch Logs, *Enabling
     # logging from AWS services*.

@@ -12,6 +12,7 @@ from joblane.cdk.constructs.code import FunctionCode
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.settings.stage import Stage
+from joblane.project import Project
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
@@ -26,7 +27,7 @@ class Migration(Construct):
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, access: DatabaseAccess) -> None:
         super().__init__(scope, id_)
-        function = JobFunction(
+        self.function = function = JobFunction(
             self,
             "Function",
             stage=stage,
@@ -36,7 +37,7 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment=_user(access),
+            environment={**_user(access), **_of_project(code.project)},
             access=replace(access, functions=access.migration),
         ).function
         if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
@@ -60,3 +61,7 @@ def _user(access: DatabaseAccess) -> dict[str, str]:
     if access.user is None:
         return {}
     return {"DATABASE_USER": access.user, "DATABASE_USER_LOGIN": "iam" if access.functions.by_iam else "password"}
+
+
+def _of_project(project: Project) -> dict[str, str]:
+    return {"JOBLANE_MIGRATIONS": project.migrations} if project.migrations else {}

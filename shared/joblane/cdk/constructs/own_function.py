@@ -1,4 +1,4 @@
-"""The function of a ``handler.py`` that declares a Lambda of its own, as the API does."""
+"""The function of a ``handler.py`` that declares a Lambda of its own, as the control API does."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from joblane.function import Function
 
 
 class OwnFunction(JobFunction):
-    """``name``: of its folder, with hyphens. Its entry is that folder's ``handler``."""
+    """``name``: of its folder, with hyphens."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class OwnFunction(JobFunction):
             code=code,
             name=f"{stage.prefix}-{name}",
             description=declared.description,
-            handler=f"functions.{name.replace('-', '_')}.handler.handler",
+            handler=declared.handler,
             timeout=declared.timeout,
             memory_mb=declared.memory_mb,
             environment={key: stage.settings[key] for key in declared.environment if key in stage.settings},

@@ -16,6 +16,12 @@ from joblane.cdk.settings.stage import REMOVAL, Stage
 from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.queues import dead_letter_name
 
+SENDING = ["sqs:GetQueueUrl", "sqs:SendMessage"]
+"""The address of a queue by its name, and sending, singly or in batches.
+
+Source: Service Authorization Reference, Amazon SQS: SendMessageBatch is allowed by ``sqs:SendMessage``.
+"""
+
 
 class QueuePair(Construct):
     """``name`` and ``name-dlq``: encrypted, and open to TLS alone where the stage is not local.
@@ -27,6 +33,7 @@ class QueuePair(Construct):
         self, scope: Construct, id_: str, *, stage: Stage, name: str, visibility: timedelta, max_receive_count: int
     ) -> None:
         super().__init__(scope, id_)
+        self.name = name
         self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=dead_letter_name(name))
         self.queue = sqs.Queue(
             self,
@@ -68,13 +75,8 @@ def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) ->
 
 
 def sending(queues: Iterable[sqs.IQueue]) -> iam.PolicyStatement:
-    """What a sender calls: the address of a queue by its name, and sending, one by one or in batches.
-
-    Source: Service Authorization Reference, Amazon SQS: SendMessageBatch is allowed by ``sqs:SendMessage``.
-    """
-    return iam.PolicyStatement(
-        actions=["sqs:GetQueueUrl", "sqs:SendMessage"], resources=[queue.queue_arn for queue in queues]
-    )
+    """What a sender calls."""
+    return iam.PolicyStatement(actions=SENDING, resources=[queue.queue_arn for queue in queues])
 
 
 def seconds(value: timedelta) -> Duration:

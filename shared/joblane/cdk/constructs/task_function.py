@@ -1,4 +1,4 @@
-"""The functions: one per task type, and what all functions have in common."""
+"""The functions: one per task type, and what all functions share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import math
 from collections.abc import Mapping
 from datetime import timedelta
-from email.utils import parseaddr
 from typing import Any
 
 from aws_cdk import Duration, SecretValue, Stack
@@ -17,16 +16,16 @@ from constructs import Construct
 from joblane.cdk.constructs.code import RUNTIME, FunctionCode
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.cdk.errors import StageError
 from joblane.cdk.nag import acknowledge, acknowledge_wildcard
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import SES, Stage, Value
+from joblane.cdk.settings.stage import Stage, Value
 from joblane.declaration import Task
+from joblane.project import FUNCTIONS
 from joblane.queues import function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
 
-GIVEN = ("DATABASE_URL", "EXPORT_BUCKET", "JOBLANE_PREFIX", "JOBLANE_SCHEDULES", "JOBLANE_STAGE", "JOBLANE_TASK")
-"""Variables that come from the stacks: a task may declare them, and no setting changes them."""
+GIVEN = ("DATABASE_URL", "JOBLANE_FUNCTIONS", "JOBLANE_PREFIX", SCHEDULES, "JOBLANE_STAGE", "JOBLANE_TASK")
+"""Variables that every function, or every task's, gets."""
 ENTRY = "joblane.worker.lambda_entry.handler"
 
 
@@ -55,7 +54,7 @@ class JobFunction(Construct):
         super().__init__(scope, id_)
         self.name = name
         logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
-        place = access.place if access else None
+        place, package = access.place if access else None, code.project.functions
         role = iam.Role(
             self,
             "Role",
@@ -87,6 +86,7 @@ class JobFunction(Construct):
             environment={
                 **{key: in_template(value) for key, value in environment.items()},
                 **({"DATABASE_URL": access.functions.url} if access else {}),
+                **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
                 "JOBLANE_STAGE": "local" if stage.local else stage.name,
@@ -98,7 +98,7 @@ class JobFunction(Construct):
 
 
 class TaskFunction(JobFunction):
-    """The one consumer of a task type's lanes: the generic entry, told by its environment which task it serves."""
+    """The one consumer of a task type's lanes: the generic entry, whose environment names the task it serves."""
 
     def __init__(
         self,
@@ -126,30 +126,21 @@ class TaskFunction(JobFunction):
             },
             access=access,
         )
-        if task.grants.mail:
-            self._grant_mail(stage)
+        if task.grants.mail and (sender := stage.ses_sender):
+            self._grant_mail(sender)
 
-    def _grant_mail(self, stage: Stage) -> None:
-        """Send from the stage's own address alone; nothing where mails go another way than by SES.
+    def _grant_mail(self, sender: str) -> None:
+        """Send by Amazon SES from ``sender`` alone.
 
         Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
         what its refusals show, for example in aws/aws-sdk-js, issue 3641.
         """
-        if stage.mails_by != SES:
-            return
-        sender = stage.settings.get("EMAIL_FROM_ADDRESS")
-        address = parseaddr(sender)[1] if isinstance(sender, str) else ""
-        if not address:
-            raise StageError(
-                f"cdk.json: stage {stage.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
-                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
-            )
         identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
         self.function.add_to_role_policy(
             iam.PolicyStatement(
                 actions=["ses:SendEmail"],
                 resources=[identities],
-                conditions={"StringEquals": {"ses:FromAddress": address}},
+                conditions={"StringEquals": {"ses:FromAddress": sender}},
             )
         )
         acknowledge_wildcard(

@@ -7,7 +7,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
+from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
 from joblane.queues import Queue
@@ -105,8 +105,20 @@ def look(stage: str, assembly: Path) -> list[Finding]:
 
 def synthesise(stage: str, folder: Path) -> None:
     """Write the templates of ``stage`` into ``folder``, as ``cdk synth`` does."""
-    command = [sys.executable, "-m", "joblane.cdk.app", "-c", f"stage={stage}", "-c", "quiet=1", "-o", str(folder)]
-    done = subprocess.run(command, cwd=Project.here().root, capture_output=True, text=True, check=False)  # noqa: S603
+    project = Project.here()
+    given = cdk_json(project)
+    variables = {
+        "CDK_CONTEXT_JSON": json.dumps({**given["context"], "stage": stage, "quiet": True}),
+        "CDK_OUTDIR": str(folder.absolute()),
+    }
+    done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
+        app_command(given["app"]),
+        cwd=project.root,
+        env={**os.environ, **variables},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode:
         raise LocalError(f"stage {stage!r} cannot be synthesised:\n{done.stderr.strip()}")
 

@@ -1,73 +1,35 @@
-"""TODO doc."""
+"""The HTTP APIs of a stage, and what watches over it: limits of the control API, thresholds of the alarms."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Literal, Self
+import math
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field
 
 from joblane.cdk.settings.section import Settings
 
-# --- API -----------------------------------------------------------------------------------------------------------
 
-ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
+class HttpLimits(Settings):
+    """How much a function behind an HTTP API has to answer at most."""
 
-
-def _origin(text: str) -> str:
-    if not ORIGIN.fullmatch(text):
-        raise ValueError(
-            "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; "
-            "http:// is for localhost alone"
-        )
-    return text
-
-
-class Jwt(Settings):
-    """Tokens of an OpenID Connect provider."""
-
-    kind: Literal["jwt"]
-    issuer: str = Field(pattern=r"^https://[^\s]+$")
-    """Just as the tokens' ``iss`` has it, a last slash included."""
-    audience: Annotated[tuple[str, ...], Field(min_length=1, max_length=50, strict=False)]
-    """One of them is a token's ``aud``, or its ``client_id`` where it has no ``aud``. Source: API Gateway, *Control
-    access to HTTP APIs with JWT authorizers*, and its quotas."""
-
-
-class Iam(Settings):
-    """Requests signed by AWS credentials: services of this account, which act for no tenant."""
-
-    kind: Literal["iam"]
-
-
-class Api(Settings):
-    """The HTTP API."""
-
-    authorizer: Annotated[Jwt | Iam, Field(discriminator="kind")]
-    rate_per_second: int = Field(50, ge=1)
-    burst: int = Field(100, ge=1)
-    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
-    """Origins whose pages may call it, for example ``https://app.example.com``."""
-    max_concurrency: int | None = Field(None, ge=1)
-    """Reserved for the API's function, and its bound. None: it shares what the account has left."""
-
-    @model_validator(mode="after")
-    def _pages_have_tokens(self) -> Self:
-        if self.cors_origins and isinstance(self.authorizer, Iam):
-            raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or take authorizer jwt")
-        return self
-
-
-class Control(Settings):
-    """The control API: operators ask and act by it, as whom IAM knows them."""
+    SECONDS: ClassVar[float] = 0.5
+    """A request's average, so that its rate says how many run at once (Little's law)."""
 
     rate_per_second: int = Field(20, ge=1)
     burst: int = Field(40, ge=1)
     max_concurrency: int | None = Field(None, ge=1)
     """Reserved for its function, and its bound. None: it shares what the account has left."""
 
+    @property
+    def at_once(self) -> int:
+        """Requests at the same time: the bound that is set, else what the rate makes likely."""
+        return self.max_concurrency or math.ceil(self.rate_per_second * self.SECONDS)
 
-# --- Monitoring ----------------------------------------------------------------------------------------------------
+
+class Control(HttpLimits):
+    """The control API: operators ask and act by it, each as the identity that IAM knows."""
+
 
 Count = Annotated[int, Field(ge=1)] | Literal["off"]
 Percent = Annotated[int, Field(ge=1, le=100)] | Literal["off"]
@@ -99,7 +61,7 @@ class Monitoring(Settings):
     missed_ticks: Count = 1
     """So many ticks that did not come."""
     stuck_leases: Count = 1
-    """So many runs that ended without a word ten minutes ago and were not found."""
+    """So many runs that ended ten minutes ago without a record, and that no sweep has found."""
     throttles: Count = 1
     """So many invocations of the stage's functions within 5 minutes for which Lambda had no room."""
     near_timeout_percent: Percent = 80

@@ -1,4 +1,4 @@
-"""The parts of a stage's settings: its network, its database, its HTTP API, its control API."""
+"""The database of a stage: an Aurora cluster of its own, a PostgreSQL that exists, or the one of this machine."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ from joblane.cdk.settings.section import Settings
 from joblane.record.login import RDS_HOST
 
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
-
-# --- Database ------------------------------------------------------------------------------------------------------
-
 
 MASTER_USER = "postgres"
 """Of a cluster of the stage's own: whom the migration logs in as."""
@@ -154,4 +151,10 @@ class LocalDatabase(Settings):
     url: str = Field(repr=False)
 
 
-DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase, Field(discriminator="kind")]
+class GivenDatabase(Settings):
+    """A database that a CDK app hands to :class:`~joblane.cdk.construct.Joblane`; no setting of ``cdk.json``."""
+
+    kind: Literal["given"]
+
+
+DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")]

@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""Where functions and database meet: a VPC of the stage's own, or one that exists."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from joblane.cdk.settings.section import Settings
-
-# --- Network -------------------------------------------------------------------------------------------------------
 
 
 class Reaching(Settings):

@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""The base of all settings: nothing unknown is taken, no type is converted, and no value appears in an error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Settings(BaseModel):
+    """A part of a stage's settings, checked when it is made and never changed."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, hide_input_in_errors=True)
 
 

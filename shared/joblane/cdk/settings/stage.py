@@ -1,23 +1,19 @@
-"""What differs between stages: settings under ``stages`` in ``cdk.json``, checked when they are read."""
+"""What differs between stages, checked when it is read."""
 
 from __future__ import annotations
 
-import platform
 import re
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Mapping
+from typing import Annotated, Literal, Self
 
 from aws_cdk import RemovalPolicy
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from joblane import schedule_overrides as schedules
 from joblane.cdk.errors import StageError
-from joblane.cdk.settings.apis import Api, Control, Monitoring
+from joblane.cdk.settings.apis import EMAIL, Control, HttpLimits, Monitoring
 from joblane.cdk.settings.database import Aurora, DatabaseSettings, ExistingDatabase, LocalDatabase
 from joblane.cdk.settings.network import Network, NewNetwork
 from joblane.cdk.settings.section import SecretReference, Settings
-from joblane.declaration import Task
-from joblane.errors import DeclarationError
 from joblane.limits import MAX_CONCURRENCY, MIN_CONCURRENCY
 from joblane.queues import check_prefix
 
@@ -30,10 +26,6 @@ UNRESERVED_CONCURRENCY = 100
 """Of an account's concurrency, what no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
 """Settings of such a name never stand in a template."""
-SES, SMTP = "ses", "smtp"
-"""``EMAIL_PROVIDER`` of a stage that is not local: its third value, ``console``, would lose the mails. See
-:mod:`saas.mail`."""
-
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
 OWN_TAGS = "joblane:"
@@ -51,11 +43,14 @@ Value = str | SecretReference
 
 
 class Stage(Settings):
-    """One stage. Numbers left out have the defaults that suit a new account."""
+    """One stage. Numbers left out have the defaults that suit a new account.
+
+    An application adds settings of its own in a subclass, which it hands to :class:`~joblane.cdk.app.JoblaneApp`.
+    """
 
     name: str
     local: bool = False
-    """An emulator: no TLS on queues and bucket, schedules disabled, architecture and settings of this machine."""
+    """An emulator: no TLS on queues and buckets, schedules disabled, architecture and settings of this machine."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
     concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
     """Split over the lanes by the weights of their queues."""
@@ -70,13 +65,11 @@ class Stage(Settings):
     log_retention_days: LogRetentionDays = 30
     log_level: LogLevel = "INFO"
     removal: Literal["retain", "destroy"] = "retain"
-    """What becomes of the bucket and the logs when the stack goes. A bucket that holds objects is never removed."""
+    """Whether queues, logs and buckets stay when the stack is deleted. A bucket that holds objects always stays."""
     network: Network | None = None
     """Where functions and database live. None: functions outside of any VPC, for a database that is public."""
     database: DatabaseSettings
     """On a local stage: DATABASE_URL of the environment."""
-    api: Api | None = None
-    """None: there is no HTTP API."""
     control: Control | None = None
     """None: there is no control API, and operators need the database's address. An emulator verifies no signature."""
     monitoring: Monitoring | None = None
@@ -88,9 +81,9 @@ class Stage(Settings):
     may sleep does so between them. See :mod:`joblane.schedule_overrides`."""
     settings: Mapping[str, Value] = {}
     """Values for the names that tasks declare in ``environment``."""
+    mail_from: str | None = Field(None, pattern=EMAIL)
+    """The one address that tasks with ``Grants(mail=True)`` may send from by Amazon SES."""
     architecture: Architecture = "arm64"
-    export_bucket: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-    """Name of the bucket; None: CloudFormation makes one up."""
 
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:
@@ -100,19 +93,6 @@ class Stage(Settings):
                     raise ValueError(
                         f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}'
                     )
-        return self
-
-    @model_validator(mode="after")
-    def _mails_arrive(self) -> Self:
-        if self.local:
-            return self
-        if self.mails_by not in (SES, SMTP):
-            raise ValueError(f"settings.EMAIL_PROVIDER: {SES} or {SMTP} is required; console is for a local stage")
-        if self.mails_by == SMTP and isinstance(self.network, NewNetwork) and self.network.nat_gateways == 0:
-            raise ValueError(
-                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; {SES} is "
-                "right, or 1 gateway at least"
-            )
         return self
 
     @model_validator(mode="after")
@@ -159,8 +139,7 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _reservable(self) -> Self:
         most = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
-        for name, section in (("api", self.api), ("control", self.control)):
-            reserved = (section.max_concurrency or 0) if section else 0
+        for name, reserved in self.reserved.items():
             if reserved > most:
                 raise ValueError(
                     f"{name}.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of "
@@ -182,9 +161,27 @@ class Stage(Settings):
         return self
 
     @property
-    def mails_by(self) -> Value:
-        """``EMAIL_PROVIDER``; SES where it is left to be."""
-        return self.settings.get("EMAIL_PROVIDER", SES)
+    def apis(self) -> Mapping[str, HttpLimits]:
+        """The HTTP APIs, by the name of the setting, which is the name of the function that answers."""
+        return {} if self.control is None else {"control": self.control}
+
+    @property
+    def reserved(self) -> Mapping[str, int]:
+        """Concurrency that is reserved for functions of APIs, by name."""
+        return {name: api.max_concurrency for name, api in self.apis.items() if api.max_concurrency}
+
+    @property
+    def ses_sender(self) -> str | None:
+        """The address that functions may send from by Amazon SES; None: they may not use it.
+
+        Raises :class:`StageError` where it is missing.
+        """
+        if self.mail_from is None and not self.local:
+            raise StageError(
+                f"stage {self.name!r}: mail_from: the address that mail is sent from is required, as "
+                "no-reply@example.com: a task declares Grants(mail=True)"
+            )
+        return self.mail_from
 
     @property
     def connections(self) -> int:
@@ -192,97 +189,3 @@ class Stage(Settings):
         if self.database_connections is not None:
             return self.database_connections
         return self.database.max_connections if isinstance(self.database, Aurora) else DEFAULT_CONNECTIONS
-
-
-def load_stage(name: str, stages: object, *, declared: Iterable[str], environ: Mapping[str, str]) -> Stage:
-    """The settings of stage ``name``.
-
-    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage
-    takes their values from ``environ`` first. Raises :class:`StageError`.
-    """
-    if not isinstance(stages, Mapping) or not stages:
-        raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
-    if name not in stages:
-        raise StageError(f"no stage {name!r} in cdk.json; there are {', '.join(sorted(stages))} (cdk … -c stage=NAME)")
-    given = stages[name]
-    if not isinstance(given, Mapping):
-        raise StageError(f"cdk.json: stage {name!r}: an object of settings is required")
-    declared = set(declared)
-    if given.get("local") is True:
-        given = _of_this_machine(name, given, declared, environ)
-    try:
-        stage = Stage.model_validate({**given, "name": name})
-    except ValidationError as error:
-        raise StageError(f"cdk.json: stage {name!r}: {_describe(error)}") from None
-    _check_prefix(stage, stages)
-    unknown = sorted(set(stage.settings) - declared)
-    if unknown:
-        raise StageError(
-            f"cdk.json: stage {name!r}: settings: no task declares {', '.join(unknown)} in environment=; "
-            f"declared are {', '.join(sorted(declared)) or 'none'}"
-        )
-    return stage
-
-
-def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
-    """Two stages can be in one account: no name of the one is a name of the other, and no permission reaches over.
-
-    Permissions name queues by ``PREFIX-*``, so no prefix may begin another. A local stage is in no account.
-    """
-    own = f"{stage.prefix}-"
-    for name, given in stages.items():
-        if stage.local or name == stage.name or not isinstance(given, Mapping) or given.get("local") is True:
-            continue
-        other = f"{given.get('prefix', Stage.model_fields['prefix'].default)}-"
-        if own.startswith(other) or other.startswith(own):
-            raise StageError(
-                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} begin "
-                f"alike: {max(own, other, key=len)}… would be a name of both; jobs-{stage.name}, for example, is right"
-            )
-
-
-def _of_this_machine(
-    name: str, given: Mapping[str, Any], declared: set[str], environ: Mapping[str, str]
-) -> dict[str, Any]:
-    url = environ.get("DATABASE_URL")
-    if not url:
-        raise StageError(
-            f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
-            "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
-        )
-    settings = given.get("settings", {})
-    if isinstance(settings, Mapping):  # else refused with the others
-        settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
-    return {
-        **given,
-        "database": {"kind": "local", "url": url},
-        "settings": settings,
-        "architecture": host_architecture(),
-    }
-
-
-def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
-    """The tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
-    try:
-        return schedules.apply_all(tasks, stage.schedules)
-    except DeclarationError as error:
-        raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
-
-
-def host_architecture() -> Architecture:
-    """Of the machine that synthesises, and runs the emulator."""
-    machine = platform.machine().lower()
-    found = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
-    for known in get_args(Architecture):
-        if found == known:
-            return known  # type: ignore[no-any-return]
-    raise StageError(f"Lambda has no architecture {machine!r}")
-
-
-def _describe(error: ValidationError) -> str:
-    """``setting: what is wrong`` for each, without the values."""
-    found = []
-    for item in error.errors(include_input=False, include_url=False, include_context=False):
-        where = ".".join(str(part) for part in item["loc"])
-        found.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
-    return "; ".join(found)

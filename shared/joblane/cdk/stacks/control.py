@@ -6,7 +6,7 @@ route: a request that no policy allows ends in API Gateway.
 
 from __future__ import annotations
 
-from aws_cdk import Aws, CfnOutput, IStackSynthesizer, Stack
+from aws_cdk import Aws, CfnOutput, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
@@ -38,9 +38,8 @@ class ControlStack(Stack):
         stage: Stage,
         control: Control,
         function: lambda_.IFunction,
-        synthesizer: IStackSynthesizer,
     ) -> None:
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: the control API", synthesizer=synthesizer)
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: the control API")
         http = apigateway.HttpApi(
             self,
             "Http",

@@ -1,330 +1,49 @@
-"""The stack of the jobs: a loop over the tasks and functions that were found. None is named here but the sweep."""
+"""The stack of the jobs: queues, functions and schedules."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import product
-from typing import Any, TypeVar
 
-from aws_cdk import IStackSynthesizer, Stack
-from aws_cdk import aws_iam as iam
-from aws_cdk import aws_lambda as lambda_
-from aws_cdk import aws_s3 as s3
-from aws_cdk import aws_sqs as sqs
+from aws_cdk import Stack
 from constructs import Construct
 
-from joblane.cdk.constructs.code import FunctionCode
-from joblane.cdk.constructs.cron_schedule import CronGroup, CronSchedule
-from joblane.cdk.constructs.front_door import FrontDoor, Router
-from joblane.cdk.constructs.lane import Lane
-from joblane.cdk.constructs.migration import Migration
-from joblane.cdk.constructs.own_function import OwnFunction
-from joblane.cdk.constructs.producer_policy import producer_policy
-from joblane.cdk.constructs.queue_pair import sending
-from joblane.cdk.constructs.task_function import JobFunction, TaskFunction
+from joblane.cdk.constructs.granted_bucket import GrantedBucket
+from joblane.cdk.constructs.jobs import Jobs, Tasks
+from joblane.cdk.costs import Extra
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.cdk.errors import SynthError
-from joblane.cdk.inspector_grants import grant_inspecting
-from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.packaging import Packages
-from joblane.cdk.settings.stage import Stage
-from joblane.declaration import Task
+from joblane.cdk.settings.stage import Stage as StageSettings
 from joblane.function import Function
-from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.maintenance.sweep import TYPE as SWEEP
-from joblane.queues import Queue, lane_name, slug_of
-
-SYSTEM = "system:"
-"""Tasks of this category watch over the others: they may ask how the front doors are."""
-EVERY_LANE = "*"
-"""In ``Grants.enqueue``: all lanes and their DLQs."""
-
-TAKING = (
-    "sqs:ChangeMessageVisibility",
-    "sqs:DeleteMessage",
-    "sqs:GetQueueAttributes",
-    "sqs:GetQueueUrl",
-    "sqs:ReceiveMessage",
-)
-"""What it takes to look at a queue's messages, to give them back, and to delete them."""
-
-T = TypeVar("T")
-Tasks = Mapping[str, Task[Any, Any]]
-
-
-@dataclass(frozen=True)
-class GrantedBucket:
-    """Folders of a bucket under one name, which tasks and functions declare; the variable tells them the bucket's.
-
-    ``folders``: what keys start with, as ``exports/``. A task that names it in ``Grants.buckets`` may write there, or,
-    with ``removes``, look what is there and remove it; a function that names it in ``reads`` may read.
-    """
-
-    bucket: s3.IBucket
-    variable: str
-    folders: tuple[str, ...]
-    removes: bool = False
-
-    @property
-    def objects(self) -> list[str]:
-        """The ARNs of all that is in the folders."""
-        return [self.bucket.arn_for_objects(f"{folder}*") for folder in self.folders]
+from joblane.project import Project
 
 
 class JobsStack(Stack):
-    """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
-
-    ``functions``: Lambdas of their own, by name. ``access``: to the database. ``buckets``: by the names that
-    ``Grants.buckets`` has. ``reserved``: the concurrency of functions that have one of their own, by name.
-    ``shares``: lane → ``MaximumConcurrency``. ``functions``: the Lambdas of their own as made, by name.
-    """
+    """``jobs``: all that it holds, as a construct."""
 
     def __init__(
         self,
         scope: Construct,
         id_: str,
         *,
-        stage: Stage,
+        stage: StageSettings,
+        project: Project,
         tasks: Tasks,
         functions: Mapping[str, Function],
         packages: Packages,
         access: DatabaseAccess,
         buckets: Mapping[str, GrantedBucket],
-        reserved: Mapping[str, int],
-        synthesizer: IStackSynthesizer,
+        costs: Mapping[str, Extra] | None = None,
     ) -> None:
-        super().__init__(
-            scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules", synthesizer=synthesizer
-        )
-        self.stage, self.tasks, self._access, self._buckets = stage, tasks, access, buckets
-        self.template_options.metadata = {"Joblane": _metadata(stage)}
-        self._code = FunctionCode(
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: queues, functions and schedules")
+        self.jobs = Jobs(
             self,
-            "Code",
+            "Jobs",
+            stage=stage,
+            project=project,
+            tasks=tasks,
+            functions=functions,
             packages=packages,
-            architecture=stage.architecture,
-            layer_name=f"{stage.prefix}-dependencies",
+            access=access,
+            buckets=buckets,
+            costs=costs,
         )
-        self.shares = shares(stage, tasks)
-        self._migration = Migration(self, "Migration", stage=stage, code=self._code, access=access)
-        self._lanes: dict[tuple[str, Queue], Lane] = {}
-        self._doors: dict[Queue, FrontDoor] = {}
-        made = {task.type: self._add_task(task) for task in tasks.values()}
-        self._add_front_doors()
-        cron = self._add_schedules()
-        for task in tasks.values():  # when all lanes are there
-            self._grant_enqueue(task, made[task.type])
-            if task.type.startswith(SYSTEM):
-                self._grant_looking(made[task.type])
-            if task.grants.dead_letters:
-                self._grant_dead_letters(made[task.type], cron)
-            if task.type == SWEEP:
-                self._grant_looking_at_dead_letters(made[SWEEP])
-        self._add_producer_policies()
-        self.functions = {
-            name: self._add_function(name, declared, reserved.get(name)) for name, declared in functions.items()
-        }
-
-    def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
-        # a lane's identity is its own type's: it stays the same queue when that becomes the alias of another
-        scopes = {type_: Construct(self, slug_of(type_)) for type_ in task.types}
-        function = TaskFunction(
-            scopes[task.type], "Function", stage=self.stage, code=self._code, access=self._access, task=task
-        )
-        function.function.node.add_dependency(self._migration)
-        for type_, queue in product(task.types, task.lanes):
-            name = lane_name(self.stage.prefix, queue, type_)
-            self._lanes[type_, queue] = Lane(
-                scopes[type_],
-                f"Lane{queue.capitalize()}",
-                stage=self.stage,
-                task=task,
-                name=name,
-                function=function.function,
-                max_concurrency=self.shares.get(name, MIN_CONCURRENCY),  # an alias has the least
-            )
-        for name in task.grants.buckets:
-            granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
-            _grant_objects(function, granted, removal(granted) if granted.removes else writing(granted))
-        return function
-
-    def _add_function(self, name: str, declared: Function, reserved: int | None) -> lambda_.Function:
-        """A Lambda of its own, such as the API."""
-        what = f"function {name!r}"
-        made = OwnFunction(
-            Construct(self, name),
-            "Function",
-            stage=self.stage,
-            code=self._code,
-            access=self._access,
-            name=name,
-            declared=declared,
-            reserved_concurrency=reserved,
-        )
-        made.function.node.add_dependency(self._migration)
-        for bucket in declared.reads:
-            granted = _known(self._buckets, bucket, f"{what}: reads: no bucket")
-            _grant_objects(made, granted, reading(granted))
-        if declared.inspects:
-            grant_inspecting(made, self.stage)
-        problem = f"{what}: enqueue: no task"
-        self._grant_sending(made.function, [_known(self.tasks, type_, problem) for type_ in declared.enqueue])
-        return made.function
-
-    def _add_front_doors(self) -> None:
-        router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
-        for queue in Queue:
-            self._doors[queue] = FrontDoor(
-                self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router
-            )
-        open_types = [(task, type_) for task in self.tasks.values() if task.front_door for type_ in task.types]
-        if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
-            router.add_to_role_policy(sending(lanes))
-
-    def _add_schedules(self) -> CronGroup:
-        group = CronGroup(self, "Cron", stage=self.stage)
-        for task in self.tasks.values():
-            for schedule in task.schedules:
-                CronSchedule(
-                    self,
-                    f"Cron-{task.slug}.{schedule.name}",
-                    stage=self.stage,
-                    group=group,
-                    task=task,
-                    schedule=schedule,
-                    lane=self._lanes[task.type, task.queue].queue,
-                )
-        return group
-
-    def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
-        """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
-        follows = (task.follower,) if task.follower else ()
-        if not task.grants.enqueue and not follows:
-            return
-        if EVERY_LANE in task.grants.enqueue:
-            self._grant_every_lane(function)
-            return
-        problem = f"task {task.type!r}: grants.enqueue: no task"
-        wanted = [_known(self.tasks, type_, problem) for type_ in (*task.grants.enqueue, *follows)]
-        self._grant_sending(function.function, wanted)
-
-    def _grant_sending(self, function: lambda_.Function, targets: list[Task[Any, Any]]) -> None:
-        """Sending to the lanes of these tasks; and waking the sweep, where there are too many to send at once."""
-        if targets and SWEEP in self.tasks:
-            targets = [*targets, self.tasks[SWEEP]]
-        if lanes := [lane for target in targets for lane in self._lanes_of(target, target.type)]:
-            function.add_to_role_policy(sending(lanes))
-
-    def _grant_every_lane(self, function: TaskFunction) -> None:
-        """Sending to all lanes and their DLQs by the pattern of their names, which no front door has."""
-        patterns = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
-        actions = ["sqs:GetQueueUrl", "sqs:SendMessage"]
-        function.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=patterns))
-        for pattern in patterns:
-            acknowledge_wildcard(
-                function.role,
-                pattern,
-                "The record may hold tasks of types that are deployed no more: of a lane that it may not ask for, SQS "
-                "does not say that it is gone, and a lane that was kept takes its messages still.",
-            )
-
-    def _grant_looking(self, function: TaskFunction) -> None:
-        """Asking the front doors how they are; no message can be read or sent by that."""
-        function.function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl"],
-                resources=[door.queue.queue_arn for door in self._doors.values()],
-            )
-        )
-
-    def _grant_dead_letters(self, function: TaskFunction, cron: CronGroup) -> None:
-        """Taking messages from every dead-letter queue, and sending through the front doors what came from there."""
-        doors = self._doors.values()
-        lanes = [self.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*-dlq") for queue in Queue]
-        others = [queue.queue_arn for queue in (*(door.dead_letters for door in doors), cron.dead_letters)]
-        function.function.add_to_role_policy(iam.PolicyStatement(actions=list(TAKING), resources=[*lanes, *others]))
-        for pattern in lanes:
-            acknowledge_wildcard(
-                function.role,
-                pattern,
-                "Each lane has a dead-letter queue; one of a type that is deployed no more may hold messages still.",
-            )
-        function.function.add_to_role_policy(sending(door.queue for door in doors))
-
-    def _grant_looking_at_dead_letters(self, function: TaskFunction) -> None:
-        """Receiving dead letters, to tell whether SQS moved them; not deleting any."""
-        pairs = [*self._doors.values(), *self._lanes.values()]
-        function.function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
-                resources=[pair.dead_letters.queue_arn for pair in pairs],
-            )
-        )
-
-    def _add_producer_policies(self) -> None:
-        """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""
-        scope = Construct(self, "Producers")
-        for queue, door in self._doors.items():
-            producer_policy(scope, stage=self.stage, name=queue, queues=[door.queue])
-        for task in self.tasks.values():
-            for type_ in task.types:
-                producer_policy(scope, stage=self.stage, name=slug_of(type_), queues=self._lanes_of(task, type_))
-
-    def _lanes_of(self, task: Task[Any, Any], type_: str) -> list[sqs.Queue]:
-        """The lanes of one of the task's types: its own, or an alias."""
-        return [self._lanes[type_, queue].queue for queue in task.lanes]
-
-
-def _metadata(stage: Stage) -> dict[str, Any]:
-    """What ``joblane preflight`` compares with account and database."""
-    return {
-        "stage": stage.name,
-        "prefix": stage.prefix,
-        "account_concurrency": stage.account_concurrency,
-        "database_connections": stage.connections,
-        "reserved_connections": stage.reserved_connections,
-    }
-
-
-def shares(stage: Stage, tasks: Tasks) -> dict[str, int]:
-    """Lane → ``MaximumConcurrency``, by :func:`~joblane.queues.share_concurrency`."""
-    lanes = [
-        (lane_name(stage.prefix, queue, task.type), queue, task.max_concurrency)
-        for task in tasks.values()
-        for queue in task.lanes
-    ]
-    return share_concurrency(lanes, stage.concurrency_budget)
-
-
-def writing(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Writing objects, in parts too, and giving up such a write. Not deleting: the bucket's lifecycle does that."""
-    return [iam.PolicyStatement(actions=["s3:PutObject", "s3:AbortMultipartUpload"], resources=granted.objects)]
-
-
-def reading(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Reading objects, also by a link that the function has signed."""
-    return [iam.PolicyStatement(actions=["s3:GetObject"], resources=granted.objects)]
-
-
-def removal(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Finding objects and removing them."""
-    within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
-    return [
-        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=granted.objects),
-        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[granted.bucket.bucket_arn], conditions=within),
-    ]
-
-
-def _grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.PolicyStatement]) -> None:
-    for statement in statements:
-        to.function.add_to_role_policy(statement)
-    to.function.add_environment(granted.variable, granted.bucket.bucket_name)
-    for objects in granted.objects:
-        acknowledge_wildcard(to.role, objects, "The keys are made at run time; of a key, its folder is what is known.")
-
-
-def _known(things: Mapping[str, T], name: str, problem: str) -> T:
-    if name not in things:
-        raise SynthError(f"{problem} {name!r}; there are {', '.join(things) or 'none'}")
-    return things[name]

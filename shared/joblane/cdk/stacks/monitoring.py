@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from aws_cdk import Duration, IStackSynthesizer, Stack
+from collections.abc import Sequence
+
+from aws_cdk import Duration, Stack
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
 from aws_cdk import aws_logs as logs
 from constructs import Construct
 
 from joblane.cdk.constructs.alarm_topic import AlarmTopic
-from joblane.cdk.constructs.task_function import JobFunction
+from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.settings.apis import Monitoring
-from joblane.cdk.stacks.jobs import JobsStack
 from joblane.cdk.watching import dashboard
 from joblane.cdk.watching.alarms import Alarm, Silence, alarms
 from joblane.cdk.watching.queries import MAX_LOG_GROUPS, QUERIES
@@ -25,20 +26,26 @@ SHOWN = Duration.hours(6)
 
 
 class MonitoringStack(Stack):
-    """``alarms``: all that there are. ``metrics``: how many they read, which is what is paid for."""
+    """``alarms``: all of them. ``metrics``: how many they read, which is what is paid for.
+
+    ``more``: alarms of the application.
+    """
 
     def __init__(
-        self, scope: Construct, id_: str, *, jobs: JobsStack, monitoring: Monitoring, synthesizer: IStackSynthesizer
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        jobs: Jobs,
+        monitoring: Monitoring,
+        more: Sequence[Alarm] = (),
     ) -> None:
-        stage = jobs.stage
-        super().__init__(
-            scope, id_, description=f"Joblane, {stage.name}: alarms, dashboard, queries", synthesizer=synthesizer
-        )
+        stage, functions = jobs.stage, jobs.function_names
+        super().__init__(scope, id_, description=f"Joblane, {stage.name}: alarms, dashboard, queries")
         self._prefix = stage.prefix
-        functions = sorted(found.name for found in jobs.node.find_all() if isinstance(found, JobFunction))
-        self.alarms = alarms(monitoring, jobs.tasks, prefix=stage.prefix, functions=functions)
+        self.alarms = [*alarms(monitoring, jobs.tasks, prefix=stage.prefix, functions=functions), *more]
         self.metrics = sum(len(alarm.metrics) for alarm in self.alarms)
-        self._tell = actions.SnsAction(AlarmTopic(self, "Told", prefix=stage.prefix, email=monitoring.email).topic)
+        self._tell = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, email=monitoring.email).topic)
         made = [self._add_alarm(alarm) for alarm in self.alarms]
         cloudwatch.Dashboard(
             self,

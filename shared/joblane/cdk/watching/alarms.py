@@ -20,15 +20,13 @@ from typing import Any, TypeVar
 from aws_cdk import Duration
 from aws_cdk import aws_cloudwatch as cloudwatch
 
-from functions.system_health_check.handler import WHOLE
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.declaration import Task
-from joblane.maintenance.sweep import TYPE
+from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
 from joblane.telemetry import namespace
 
 PAGE = "docs/operating.md"
-SWEEP, HEALTH_CHECK = TYPE, "system:health_check"
 MAX_METRICS = 10
 """That one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
 MAX_RANGE = timedelta(days=1)
@@ -84,7 +82,6 @@ def alarms(
         *_throttles(functions, monitoring),
         *_of_dead_letters(prefix, monitoring),
         *(_of_sweep(tasks[SWEEP], prefix, monitoring) if SWEEP in tasks else ()),
-        *(_of_health(tasks[HEALTH_CHECK], prefix, monitoring) if HEALTH_CHECK in tasks else ()),
     ]
 
 
@@ -261,21 +258,16 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         monitoring.stuck_leases,
     )
     well = partial(own_metric, prefix, "Succeeded", task_type=SWEEP, queue=sweep.queue.value)
-    yield from _silent("sweep", "the-sweep-does-not-run", well, gap, monitoring.silence)
+    yield from silence("sweep", "the-sweep-does-not-run", well, gap, monitoring.silence)
 
 
-def _of_health(check: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Iterator[Alarm]:
-    if (gap := longest_gap(check)) is not None:
-        well = partial(own_metric, prefix, "HealthCheckPassed", check=WHOLE)
-        yield from _silent("health-check", "unhealthy", well, gap, monitoring.silence)
-
-
-def _silent(
+def silence(
     name: str, heading: str, well: Callable[..., cloudwatch.Metric], gap: timedelta, times: Count
 ) -> Iterator[Alarm]:
-    """What is written whenever all is well has to come within ``gap``, or is missed so many ``times`` in a row.
+    """Rings when a metric that is written after each good run was missed ``times`` in a row.
 
-    Of what comes less often than once a day no alarm can be made.
+    ``well``: the metric, of a statistic and a period. ``gap``: the longest time between two runs, see
+    :func:`longest_gap`. No alarm where that is more than a day, or ``times`` is ``off``.
     """
     if not isinstance(times, int) or gap > MAX_RANGE:
         return

@@ -1,0 +1,109 @@
+"""What the platform adds to the settings of a stage: its HTTP API, its bucket, and how it sends mail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.utils import parseaddr
+from typing import Annotated, ClassVar, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from joblane.cdk.errors import StageError
+from joblane.cdk.settings.apis import HttpLimits
+from joblane.cdk.settings.network import NewNetwork
+from joblane.cdk.settings.section import Settings
+from joblane.cdk.settings.stage import Stage, Value
+
+SES, SMTP = "ses", "smtp"
+"""``EMAIL_PROVIDER`` of a stage that is not local: its third value, ``console``, would lose the mails. See
+:mod:`saas.mail`."""
+ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
+
+
+def _origin(text: str) -> str:
+    if not ORIGIN.fullmatch(text):
+        raise ValueError(
+            "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; "
+            "http:// is for localhost alone"
+        )
+    return text
+
+
+class Jwt(Settings):
+    """Tokens of an OpenID Connect provider."""
+
+    kind: Literal["jwt"]
+    issuer: str = Field(pattern=r"^https://[^\s]+$")
+    """Just as the tokens' ``iss`` has it, a last slash included."""
+    audience: Annotated[tuple[str, ...], Field(min_length=1, max_length=50, strict=False)]
+    """One of them is a token's ``aud``, or its ``client_id`` where it has no ``aud``. Source: API Gateway, *Control
+    access to HTTP APIs with JWT authorizers*, and its quotas."""
+
+
+class Iam(Settings):
+    """Requests signed by AWS credentials: services of this account, which act for no tenant."""
+
+    kind: Literal["iam"]
+
+
+class Api(HttpLimits):
+    """The HTTP API."""
+
+    SECONDS: ClassVar[float] = 0.2
+
+    authorizer: Annotated[Jwt | Iam, Field(discriminator="kind")]
+    rate_per_second: int = Field(50, ge=1)
+    burst: int = Field(100, ge=1)
+    cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
+    """Origins whose pages may call it, for example ``https://app.example.com``."""
+
+    @model_validator(mode="after")
+    def _pages_have_tokens(self) -> Self:
+        if self.cors_origins and isinstance(self.authorizer, Iam):
+            raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or take authorizer jwt")
+        return self
+
+
+class PlatformStage(Stage):
+    """A stage of the platform. Mail goes by Amazon SES where ``EMAIL_PROVIDER`` is left out."""
+
+    api: Api | None = None
+    """None: there is no HTTP API."""
+    export_bucket: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
+    """Name of the bucket; None: CloudFormation makes one up."""
+
+    @model_validator(mode="after")
+    def _mails_arrive(self) -> Self:
+        if self.local:
+            return self
+        if self.mails_by not in (SES, SMTP):
+            raise ValueError(f"settings.EMAIL_PROVIDER: {SES} or {SMTP} is required; console is for a local stage")
+        if self.mails_by == SMTP and isinstance(self.network, NewNetwork) and self.network.nat_gateways == 0:
+            raise ValueError(
+                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; {SES} is "
+                "right, or 1 gateway at least"
+            )
+        return self
+
+    @property
+    def mails_by(self) -> Value:
+        """``EMAIL_PROVIDER``; SES where it is left out."""
+        return self.settings.get("EMAIL_PROVIDER", SES)
+
+    @property
+    def ses_sender(self) -> str | None:
+        if self.mails_by != SES:
+            return None
+        sender = self.settings.get("EMAIL_FROM_ADDRESS")
+        address = self.mail_from or (parseaddr(sender)[1] if isinstance(sender, str) else "")
+        if not address:
+            raise StageError(
+                f"cdk.json: stage {self.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
+                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
+            )
+        return address
+
+    @property
+    def apis(self) -> Mapping[str, HttpLimits]:
+        return {**({} if self.api is None else {"api": self.api}), **super().apis}

@@ -1,0 +1,58 @@
+"""Buckets that tasks and functions use by a name, and what they may do there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_s3 as s3
+
+from joblane.cdk.constructs.task_function import JobFunction
+from joblane.cdk.nag import acknowledge_wildcard
+
+
+@dataclass(frozen=True)
+class GrantedBucket:
+    """A bucket, or folders of it, under the name that tasks and functions declare.
+
+    ``variable``: the environment variable that has the bucket's name. ``folders``: what keys start with, as
+    ``exports/``; without any, every key. A task that names it in ``Grants.buckets`` may write there, or, with
+    ``removes``, list and remove what is there; a function that names it in ``reads`` may read.
+    """
+
+    bucket: s3.IBucket
+    variable: str
+    folders: tuple[str, ...] = ("",)
+    removes: bool = False
+
+    @property
+    def objects(self) -> list[str]:
+        """The ARNs of all that is in the folders."""
+        return [self.bucket.arn_for_objects(f"{folder}*") for folder in self.folders]
+
+
+def writing(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Writing objects, in parts too, and giving up such a write. Not deleting: the bucket's lifecycle does that."""
+    return [iam.PolicyStatement(actions=["s3:PutObject", "s3:AbortMultipartUpload"], resources=granted.objects)]
+
+
+def reading(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Reading objects, also by a link that the function has signed."""
+    return [iam.PolicyStatement(actions=["s3:GetObject"], resources=granted.objects)]
+
+
+def removal(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Finding objects and removing them."""
+    within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
+    return [
+        iam.PolicyStatement(actions=["s3:DeleteObject"], resources=granted.objects),
+        iam.PolicyStatement(actions=["s3:ListBucket"], resources=[granted.bucket.bucket_arn], conditions=within),
+    ]
+
+
+def grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.PolicyStatement]) -> None:
+    for statement in statements:
+        to.function.add_to_role_policy(statement)
+    to.function.add_environment(granted.variable, granted.bucket.bucket_name)
+    for objects in granted.objects:
+        acknowledge_wildcard(to.role, objects, "The keys are made at run time; of a key, its folder is what is known.")

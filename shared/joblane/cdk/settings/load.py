@@ -1,0 +1,120 @@
+"""Reads a stage from the context of ``cdk.json``, and says what is wrong in it."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar, get_args
+
+from pydantic import ValidationError
+
+from joblane import schedule_overrides as schedules
+from joblane.cdk.errors import StageError
+from joblane.cdk.settings.database import GivenDatabase
+from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.declaration import Task
+from joblane.errors import DeclarationError
+
+S = TypeVar("S", bound=Stage)
+
+
+def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[str], environ: Mapping[str, str]) -> S:
+    """The settings of stage ``name``, as ``kind`` has them.
+
+    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage
+    takes their values from ``environ`` first. Raises :class:`StageError`.
+    """
+    if not isinstance(stages, Mapping) or not stages:
+        raise StageError("cdk.json: context.stages: an object with one entry per stage is required")
+    if name not in stages:
+        raise StageError(f"no stage {name!r} in cdk.json; there are {', '.join(sorted(stages))} (cdk … -c stage=NAME)")
+    given = stages[name]
+    if not isinstance(given, Mapping):
+        raise StageError(f"cdk.json: stage {name!r}: an object of settings is required")
+    where, declared = f"cdk.json: stage {name!r}", set(declared)
+    if given.get("local") is True:
+        given = _of_this_machine(name, given, declared, environ)
+    stage = make_stage(kind, where, {**given, "name": name}, declared)
+    if isinstance(stage.database, GivenDatabase):
+        raise StageError(f"{where}: database: of kind aurora or existing is required")
+    _check_prefix(stage, stages)
+    return stage
+
+
+def make_stage(kind: type[S], where: str, given: Mapping[str, Any], declared: Iterable[str]) -> S:
+    """The stage of these settings. ``where``: they come from. Raises :class:`StageError`, which names the setting."""
+    try:
+        stage = kind.model_validate(given)
+    except ValidationError as error:
+        raise StageError(f"{where}: {_describe(error)}") from None
+    declared = set(declared)
+    if unknown := sorted(set(stage.settings) - declared):
+        raise StageError(
+            f"{where}: settings: no task declares {', '.join(unknown)} in environment=; "
+            f"declared are {', '.join(sorted(declared)) or 'none'}"
+        )
+    return stage
+
+
+def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
+    """Two stages can be in one account: no name of the one is a name of the other, and no permission reaches over.
+
+    Permissions name queues by ``PREFIX-*``, so no prefix may begin another. A local stage is in no account.
+    """
+    own = f"{stage.prefix}-"
+    for name, given in stages.items():
+        if stage.local or name == stage.name or not isinstance(given, Mapping) or given.get("local") is True:
+            continue
+        other = f"{given.get('prefix', Stage.model_fields['prefix'].default)}-"
+        if own.startswith(other) or other.startswith(own):
+            raise StageError(
+                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} begin "
+                f"alike: {max(own, other, key=len)}… would be a name of both; jobs-{stage.name}, for example, is right"
+            )
+
+
+def _of_this_machine(
+    name: str, given: Mapping[str, Any], declared: set[str], environ: Mapping[str, str]
+) -> dict[str, Any]:
+    url = environ.get("DATABASE_URL")
+    if not url:
+        raise StageError(
+            f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
+            "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+        )
+    settings = given.get("settings", {})
+    if isinstance(settings, Mapping):  # else refused with the others
+        settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
+    return {
+        **given,
+        "database": {"kind": "local", "url": url},
+        "settings": settings,
+        "architecture": host_architecture(),
+    }
+
+
+def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
+    """The tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
+    try:
+        return schedules.apply_all(tasks, stage.schedules)
+    except DeclarationError as error:
+        raise StageError(f"cdk.json: stage {stage.name!r}: schedules: {error}") from None
+
+
+def host_architecture() -> Architecture:
+    """Of the machine that synthesises, and runs the emulator."""
+    machine = platform.machine().lower()
+    found = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
+    for known in get_args(Architecture):
+        if found == known:
+            return known  # type: ignore[no-any-return]
+    raise StageError(f"Lambda has no architecture {machine!r}")
+
+
+def _describe(error: ValidationError) -> str:
+    """``setting: what is wrong`` for each, without the values."""
+    found = []
+    for item in error.errors(include_input=False, include_url=False, include_context=False):
+        where = ".".join(str(part) for part in item["loc"])
+        found.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(found)
