@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.actions import audit, enqueue, single
 from joblane.inspector.bulk import dead, start
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.permission import Permission, needs
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor, overview, pauses, schedules, statistics
 from joblane.inspector.tasks import detail, listing, logs
 from joblane.inspector.views import (
@@ -33,9 +34,6 @@ from joblane.inspector.views import (
     TaskView,
     TypeView,
 )
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 VIEW, OPERATE, EDIT = Permission
 

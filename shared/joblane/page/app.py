@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from joblane.page.desk import Desk
 from joblane.page.failures import View, answered, of_http
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
 from joblane.page.views import bulk, dead, stage, task, tasks
-
-if TYPE_CHECKING:
-    from joblane.page.desk import Desk
 
 LOOK: dict[str, View] = {
     "/": stage.overview,

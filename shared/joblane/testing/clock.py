@@ -11,15 +11,12 @@ import time
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
+from joblane.record.connection import Connection
 from joblane.testing.errors import KitError
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
 
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 BOUND = ("23503", "23514", "23P01")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,8 +50,6 @@ def schema(
 
     For producers in other languages.
     """
-    import json
-
     from joblane.discovery import discover, load
     from joblane.sqs.schema import message_schema
 
@@ -81,8 +80,6 @@ def preflight(
     Exit status 1 where a deploy would lose tasks or break something. The database is that of DATABASE_URL; where it
     cannot be reached from here, leave that unset.
     """
-    import json
-
     extras.need("cdk")
     from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops

@@ -10,7 +10,6 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import DatabaseError
 from pg8000.exceptions import Error as PostgresError
@@ -21,15 +20,12 @@ from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.queues import Queue, lane_name
 from joblane.record import states
 from joblane.record.claim import FINGERPRINT, HOLDER
+from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
 from joblane.record.states import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS, State
 from joblane.record.transitions import CANCELLED
-from joblane.sqs.client import Entry
+from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Sqs
 
 WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
 LIVE = WAITING | {State.ACTIVE}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.bulk import start
 from joblane.inspector.bulk.dead_letters import (
@@ -25,19 +25,17 @@ from joblane.inspector.bulk.redrive import wanted
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.links import log_group_link
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.views import BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
 from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import Held, side_by_side
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.sqs.client import Sqs
 
 LOOKED_AT = 100
 """Messages of one queue."""

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import DeadLetter, Kind, cron_dead_letters, declared
+from joblane.inspector.filter import Filter
 from joblane.queues import Queue
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.filter import Filter
-    from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import Entry, Sqs
 
 HIDDEN_SECONDS = 60
 """How long nobody else sees a letter that is in hand. One that is seen again was in hand before."""

@@ -15,24 +15,23 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.enqueue.wake import wake
 from joblane.errors import SkipRetry
 from joblane.inspector.actions.changes import Changed, change, entry_of, send
 from joblane.inspector.bulk import dead_letters
+from joblane.inspector.bulk.dead_letters import DeadLetter
 from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, treat
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
 from joblane.record.states import State
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import held_if_there
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from joblane.context import TaskContext
-    from joblane.declaration import Task
-    from joblane.inspector.bulk.dead_letters import DeadLetter
-    from joblane.sqs.client import Sqs
 
 CHUNK = 100
 """Tasks of one commit, and a second's worth of them at the most."""

@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
-from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import lasting
+from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
@@ -16,9 +16,6 @@ from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
 from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.record import migrations
 from joblane.sqs.tick import id_of
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 CLOCK_SECONDS = 5.0
 """Apart, ticks and messages that are due get a time of their own."""

@@ -6,20 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.depths import depth_of, held_by, total
 from joblane.inspector.tasks.filter_sql import check_number, reading
 from joblane.inspector.tasks.listing import COUNT_CAP
 from joblane.inspector.views import Depth, Lane, Minute, Overview, Pause, QueueView
 from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.connection import Connection
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
 
 MOST_MINUTES = 240
 

@@ -16,7 +16,7 @@ import json
 from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -24,14 +24,12 @@ from joblane.enqueue.wake import wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import Pause
 from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue
+from joblane.record.connection import Connection
 from joblane.sqs.message import TENANT_PATTERN
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
 
 CURRENT = """
 select scope, name, reason, paused_by, since, until from joblane.pauses

@@ -11,16 +11,14 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.errors import UnknownTaskError
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage.aws import client
 from joblane.inspector.tasks.filter_sql import check_number
 from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import LogLine
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 MAX_LINES = 1000
 ATTEMPTS = 20
