@@ -131,7 +131,8 @@ def test_dependabot_looks_where_the_lock_files_are() -> None:
     updates = {one["package-ecosystem"]: one for one in read(ROOT / ".github" / "dependabot.yml")["updates"]}
     assert set(updates) == {"github-actions", "npm", "pip"}
     assert (ROOT / "package-lock.json").exists()
-    assert sorted(ROOT.joinpath(updates["pip"]["directory"].strip("/")).glob("*.txt"))
+    for directory in updates["pip"]["directories"]:
+        assert sorted(ROOT.joinpath(directory.strip("/")).glob("*.txt"))
     assert updates["pip"]["open-pull-requests-limit"] == 0
 
 

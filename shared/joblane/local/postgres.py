@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-USER = "joblane"
-DATABASE = "joblane"
+USER = "local"
+"""A user called as the schema would find our tables before the application's, by PostgreSQL's own search path."""
+DATABASE = "local"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 

@@ -16,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
+from joblane.cdk.packaging import WHEEL_PLATFORMS
 from joblane.local.ports import free_port
 from joblane.local.tools import Tools, installing_environment
 from joblane.project import Project
 from joblane.record.database import Database
-from tests import wheel
+from tests import unpacked, wheel
 from tests.e2e.adopter.shop import FILES
 from tests.pages import ROOT
 
@@ -72,21 +73,34 @@ def adopter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adopter]:
         for name, value in installing_environment(Project(ROOT)).items()
         if not name.startswith(("AWS_", "JOBLANE_", "DATABASE_", "JSII_", "PYTEST_"))
     }
+    # built and unpacked once for all tests: it takes as long as the rest
+    ours["JSII_RUNTIME_PACKAGE_CACHE_ROOT"] = str(ROOT / ".joblane" / "cache" / "jsii")
+    (folder / ".joblane" / "build").mkdir(parents=True)
+    for platform in (None, WHEEL_PLATFORMS["arm64"]):
+        shutil.copy(unpacked.layer(platform).path, folder / ".joblane" / "build")
     path = os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])
     ports = {"JOBLANE_AWS_PORT": str(free_port()), "JOBLANE_POSTGRES_PORT": str(free_port())}
     made = Adopter(folder, python, {**ours, **ports, "PATH": path, "COLUMNS": "160"})
     try:
         yield made
     finally:
-        import time as tt; t0=tt.time(); made.run("joblane", "down"); print("DOWN", tt.time()-t0)
-        t0=tt.time(); shutil.rmtree(base); print("RM", tt.time()-t0)
+        made.run("joblane", "down")
 
 
 @contextmanager
 def serving(adopter: Adopter) -> Iterator[str]:
     """The application's API, until the block ends."""
     port = free_port()
-    command = [adopter.python, "-m", "uvicorn", "--port", str(port), "--log-level", "warning", "shop.main:app"]
+    command: list[str | Path] = [
+        adopter.python,
+        "-m",
+        "uvicorn",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "shop.main:app",
+    ]
     with subprocess.Popen(command, cwd=adopter.folder, env=adopter.variables | adopter.joined) as server:
         try:
             yield f"http://127.0.0.1:{port}"
@@ -125,7 +139,7 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     (adopter.folder / "cdk.json").write_text(json.dumps(stages))
 
     # then its first job runs on a local stack, made of tools that it fetches
-    told = adopter.run("joblane", "up"); print(told)
+    told = adopter.run("joblane", "up")
     for step in ("Fetched uv", "Fetched Node", "Fetched the CDK command line", "Fetched the AWS emulator", "Deployed"):
         assert f"✓ {step}" in told
     assert "hello:world" in told.partition("Deployed")[2]
@@ -137,7 +151,7 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     # and both schemas live in one database, whoever migrates first
     joined = adopter.joined
     adopter.run("alembic", "upgrade", "head", **joined)
-    assert "3 task types" not in adopter.run("joblane", "migrate")
+    assert "The schema is up to date" in adopter.run("joblane", "migrate")
     database = Database(joined["DATABASE_URL"])
     ours = relations(database, "joblane")
     assert relations(database, "public") == {"alembic_version", "tasks", "tenants"}
@@ -149,7 +163,7 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     adopter.run("alembic", "upgrade", "head", **joined)
     adopter.run("alembic", "revision", "--autogenerate", "--message", "more", **joined)
     (more,) = (adopter.folder / "migrations" / "versions").glob("*_more.py")
-    assert more.read_text().rstrip().endswith("pass")
+    assert "op." not in more.read_text()
     more.unlink()
     assert relations(database, "joblane") == ours
 
