@@ -1,4 +1,4 @@
-"""An inspector that is elsewhere: each operation is a request to the stage's control API, signed as the operator."""
+"""The inspector of a stage on AWS: each operation is a request to the stage's control API, signed as the operator."""
 
 from __future__ import annotations
 
@@ -63,22 +63,16 @@ class RemoteInspector:
 
     def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
         """The answer, whatever it says. Raises :class:`AwayError` where there is none."""
-        from botocore.exceptions import (
-            ConnectionError as NoConnectionError,
-        )
-        from botocore.exceptions import (
-            ConnectTimeoutError,
-            EndpointConnectionError,
-            HTTPClientError,
-            ProxyConnectionError,
-        )
+        from botocore import exceptions as http
 
         for pause in (*PAUSES_SECONDS, None):
             request = self._signed(f"{self._url}/{permission}/{operation}", arguments)
             try:
                 answer: AWSResponse = self._http.send(request)
-            except (HTTPClientError, NoConnectionError) as error:
-                never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
+            except (http.HTTPClientError, http.ConnectionError) as error:
+                never_arrived = isinstance(
+                    error, (http.ConnectTimeoutError, http.EndpointConnectionError, http.ProxyConnectionError)
+                )
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
                     raise AwayError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
