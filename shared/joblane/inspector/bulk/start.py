@@ -13,7 +13,6 @@ from joblane.enqueue.check import Ready, check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.changes import LIVE
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
@@ -23,7 +22,7 @@ from joblane.inspector.views import BulkView
 from joblane.job import Job
 from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
-from joblane.record.states import State
+from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
 REDRIVE = "redrive"
