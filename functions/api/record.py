@@ -22,7 +22,7 @@ P = TypeVar("P", bound=Payload)
 
 @cache
 def database() -> Database:
-    return Database(settings.database_url())
+    return Database(settings.database_url(), prefix=settings.prefix())
 
 
 @cache

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-USER = "local"
-"""A user called as the schema would find our tables before the application's, by PostgreSQL's own search path."""
-DATABASE = "local"
+USER = "owner"
+"""PostgreSQL looks for tables in a schema of its user's name first, so this is no name of a schema."""
+DATABASE = "joblane"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
