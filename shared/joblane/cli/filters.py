@@ -7,16 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 
 from joblane.cli import completion
 from joblane.cli.commands.options import Types
 from joblane.cli.terminal import usage
-
-if TYPE_CHECKING:
-    from joblane.inspector.filter import Filter
+from joblane.inspector.durations import ago, duration, moment
+from joblane.inspector.filter import Filter
+from joblane.queues import Queue
+from joblane.record.states import State
 
 E = TypeVar("E", bound=StrEnum)
 R = TypeVar("R")
@@ -48,11 +49,6 @@ class FilterOptions:
     ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:
-        from joblane.inspector.durations import ago
-        from joblane.inspector.filter import Filter
-        from joblane.queues import Queue
-        from joblane.record.states import State
-
         now = datetime.now(UTC)
         after = None if self.newer is None else parsed(lambda text: ago(text, now), self.newer, "--newer")
         before = None if self.older is None else parsed(lambda text: ago(text, now), self.older, "--older")
@@ -97,14 +93,10 @@ def parsed(parse: Callable[[str], R], text: str, option: str) -> R:
 
 
 def duration_of(text: str | None, option: str) -> timedelta | None:
-    from joblane.inspector.durations import duration
-
     return None if text is None else parsed(duration, text, option)
 
 
 def time_of(text: str | None, option: str) -> datetime | None:
-    from joblane.inspector.durations import moment
-
     return None if text is None else parsed(moment, text, option)
 
 

@@ -10,6 +10,7 @@ import typer
 from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import plural
+from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -41,8 +42,6 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
 
     ``command``: `joblane`, with the options that lead to this stage. ``begun``: it was started for this, just now.
     """
-    from joblane.inspector.shell import argument
-
     view, id_ = started, argument(started.id)
     if begun:
         terminal.say(f"Bulk action {view.id} has begun.")

@@ -11,19 +11,22 @@ import logging
 import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane import settings, telemetry
 from joblane.client import JobClient
 from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.enqueue.check import new_id
 from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
 from joblane.local.errors import LocalError
 from joblane.options import Options
+from joblane.payload import Payload
 from joblane.record.claim import Claim, Incoming, Verdict, claim
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
@@ -33,12 +36,6 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from joblane.declaration import Task
-    from joblane.payload import Payload
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
@@ -67,7 +64,7 @@ def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None)
         checked = task.write(task.read(payload, None))
     except UnreadablePayloadError as error:
         raise LocalError(f"{error}. See what it takes:  joblane schema {type_}") from None
-    database = Database(settings.database_url())
+    database = Database(settings.database_url(), prefix=settings.prefix())
     try:
         with _result_alone():
             return _run(task, _claimed(task, checked, tenant, database), database)

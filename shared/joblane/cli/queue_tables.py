@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
 
 from joblane.cli.durations import short
 from joblane.cli.terminal import NARROW, fitting, row, table, word
 from joblane.inspector.durations import stamp
-
-if TYPE_CHECKING:
-    from rich.table import Table
-    from rich.text import Text
-
-    from joblane.inspector.views import Depth, Lane, Overview, Pause
-    from joblane.record.states import State
+from joblane.inspector.views import Depth, Lane, Overview, Pause
+from joblane.record.states import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
 DOOR_COLUMNS = 6

@@ -6,19 +6,16 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+
+from rich.console import Console, RenderableType
+from rich.table import Table
 
 from joblane.cli import terminal
 from joblane.cli.durations import milliseconds, relative, short
 from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-    from rich.table import Table
-
-    from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
+from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
 
 MAX_PAYLOAD_LINES = 60
 """Of a payload or result; the rest is in ``--json``."""

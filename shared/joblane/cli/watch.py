@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 
 from joblane.cli.durations import milliseconds, relative
@@ -24,13 +23,9 @@ from joblane.cli.task_tables import folded, tries, trouble
 from joblane.cli.terminal import WIDE, line, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import Overview, TaskRow
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import Overview, TaskRow
 
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
 MOST_SPARKS, BESIDE_SPARKS = 30, 38

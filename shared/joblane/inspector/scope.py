@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.queues import function_name, log_group_name
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
-    from joblane.record.database import Database
-    from joblane.sqs.client import Sqs
+from joblane.record.connection import Connection
+from joblane.record.database import Database
+from joblane.sqs.client import Sqs
 
 
 @dataclass(frozen=True, slots=True)

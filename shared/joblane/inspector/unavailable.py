@@ -10,13 +10,12 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import JobError, RecordAwayError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
+from joblane.inspector.scope import Scope
 from joblane.record import migrations
 from joblane.record.connection import is_unavailable
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
-
-    from joblane.inspector.scope import Scope
 
 MISSING = ("42P01", "42703", "42883")
 """No such table, column, function. Source: PostgreSQL, appendix *Error Codes*."""

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from joblane.page.desk import Desk
 from joblane.page.failures import View, answered, of_http
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
 from joblane.page.views import bulk, dead, stage, task, tasks
-
-if TYPE_CHECKING:
-    from joblane.page.desk import Desk
 
 LOOK: dict[str, View] = {
     "/": stage.overview,
@@ -53,10 +49,10 @@ def build(
     read_only: bool = False,
     stage: str = "local",
     command: str = "joblane",
-    spoken: tuple[type[Exception], ...] = (),
+    readable: tuple[type[Exception], ...] = (),
 ) -> Starlette:
     """``stage``: what the page calls that which it shows. ``command``: the command line that shows the same.
-    ``spoken``: errors, beside the library's own, whose text is for the reader."""
+    ``readable``: errors, beside the library's own, whose text is for the reader."""
     routes = [Route(path, answered(view), methods=["GET"]) for path, view in LOOK.items()]
     routes += [Route(path, answered(view), methods=["POST"]) for path, view in ACT.items()]
     app = Starlette(
@@ -66,6 +62,6 @@ def build(
     )
     app.state.desk = desk
     app.state.notices = Notices()
-    app.state.spoken = spoken
+    app.state.readable = readable
     app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
     return app

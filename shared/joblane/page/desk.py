@@ -6,11 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from queue import LifoQueue
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
-    from joblane.inspector.views import TypeView
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.views import TypeView
 
 INSPECTORS = 3
 """As many connections at most; a browser rarely asks for more at once."""

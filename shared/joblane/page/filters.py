@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from joblane.inspector.durations import duration, moment, stamp
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.queues import Queue
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 Name = TypeVar("Name", bound=StrEnum)
 TEXTS = ("tenant", "tag", "error", "fingerprint")

@@ -5,14 +5,11 @@ from __future__ import annotations
 import socket
 import webbrowser
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from joblane.page.security import ADDRESS
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 GRACE_SECONDS = 3
 """For what is under way when it is stopped."""

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
+from joblane.inspector.inspector import Inspector
+from joblane.page.desk import Desk
 from joblane.page.filters import Form
 from joblane.page.rendering import query, render
-
-if TYPE_CHECKING:
-    from joblane.inspector.inspector import Inspector
-    from joblane.page.desk import Desk
 
 
 def desk(request: Request) -> Desk:

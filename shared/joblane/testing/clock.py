@@ -11,15 +11,12 @@ import time
 from collections import defaultdict
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
+from joblane.record.connection import Connection
 from joblane.testing.errors import KitError
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
 
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 BOUND = ("23503", "23514", "23P01")
@@ -70,7 +67,7 @@ def age(connection: Connection, by: timedelta, ageless: Collection[str]) -> None
             if watched:  # a trigger that keeps `updated_at` would undo it
                 connection.run(f"alter table {table} disable trigger user")
             moves = ", ".join(f"{column} = {column} - $1::float8 * interval '1 second'" for column in columns)
-            connection.run(f"update {table} set {moves}", str(by.total_seconds()))  # noqa: S608 - names from the catalog
+            connection.run(f"update {table} set {moves}", str(by.total_seconds()))
             if watched:
                 connection.run(f"alter table {table} enable trigger user")
         connection.run("commit")

@@ -5,22 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.client import JobClient
 from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.limits import LEASE_MARGIN
 from joblane.queues import Queue
 from joblane.record.claim import Incoming, Verdict, claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
+from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.sqs.client import Sqs
 
 REQUEST_ID = "a test's own call"
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import secrets
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pg8000.exceptions import Error as PostgresError
@@ -14,9 +14,6 @@ from joblane.errors import sqlstate, text_of
 from joblane.local.errors import LocalError
 from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 PREFIX = "joblane_test"
 INSUFFICIENT_PRIVILEGE = "42501"

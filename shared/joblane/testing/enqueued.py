@@ -8,22 +8,20 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic_core import to_jsonable_python
 
+from joblane.declaration import Task
 from joblane.payload import Payload
 from joblane.queues import Queue
+from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.redaction import masked
 from joblane.redaction_scrub import scrubber
+from joblane.sqs.client import Entry
 from joblane.sqs.message import decode
 from joblane.testing.errors import KitError
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Entry
 
 TASKS = """
 select id, type, queue, tenant, owner, tags, state, payload, headers,

@@ -6,16 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.record.checkpoints import MARK_ITEM, MOVE_CURSOR
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.testing.errors import Killed
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
 
 Go = Callable[[], Any]
 Tap = Callable[[str, Go], Any]

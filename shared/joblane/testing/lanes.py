@@ -8,8 +8,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError, JobError
 from joblane.queues import Queue, lane_name
@@ -19,13 +21,9 @@ from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import Faults, Guillotine, Kind
 from joblane.testing.process import LambdaContext, alarm_kept
+from joblane.testing.queues import Held, MemoryQueues
+from joblane.testing.report import Deliveries
 from joblane.worker.worker import Worker
-
-if TYPE_CHECKING:
-    from joblane.context import TaskContext
-    from joblane.declaration import Task
-    from joblane.testing.queues import Held, MemoryQueues
-    from joblane.testing.report import Deliveries
 
 
 class Known:

@@ -12,14 +12,13 @@ from unittest import mock
 from weakref import WeakKeyDictionary
 
 from joblane.client import JobClient
+from joblane.declaration import Task
+from joblane.enqueue.check import Ready
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-    from joblane.declaration import Task
-    from joblane.enqueue.check import Ready
 
 
 @contextmanager

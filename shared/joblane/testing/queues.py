@@ -14,12 +14,11 @@ from joblane.limits import DEAD_LETTER_RETENTION, MAX_ATTRIBUTES, MAX_DELAY_SECO
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, decode
+from joblane.testing.clock import Clock
 from joblane.testing.errors import KitError
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
-
-    from joblane.testing.clock import Clock
 
 DEAD_LETTERS = dead_letter_name("")
 

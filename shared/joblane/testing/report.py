@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
+from joblane.record.connection import Connection
+from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.testing.errors import KitError
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
-    from joblane.record.database import Database
 
 TASKS = """
 select t.id, t.type, t.state, t.attempts, t.allowed, t.runs, t.result, t.reason, t.error_type, t.error_message,

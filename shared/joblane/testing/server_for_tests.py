@@ -6,14 +6,11 @@ import fcntl
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from joblane.local.postgres import Postgres
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of an unguessable name is made in it
 MEMORY_NEEDED = 2 * 1024**3

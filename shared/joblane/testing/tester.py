@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from joblane import settings
-from joblane.client import JobClient
+from joblane.client import Enqueued, JobClient
+from joblane.context import TaskContext
+from joblane.declaration import Task
 from joblane.errors import UnknownTaskError
+from joblane.job import JobOptions
 from joblane.maintenance.sweep import sweep
+from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.record.states import LIVE, State, in_sql
+from joblane.schedule import Schedule
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
 from joblane.sqs.tick import id_of, tick_entry
@@ -31,26 +36,16 @@ from joblane.testing.queues import DeadLetter, Held, MemoryQueues
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-    from typing import Self, Unpack
-
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
-
-    from joblane.client import Enqueued
-    from joblane.context import TaskContext
-    from joblane.declaration import Task
-    from joblane.job import JobOptions
-    from joblane.payload import Payload
-    from joblane.schedule import Schedule
 
 P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
-NEXT_SWEEP = """
+NEXT_SWEEP = f"""
 select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblane.tasks
- where state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+ where state in {in_sql(LIVE | {State.ARCHIVED})}
 """
 
 

@@ -1,10 +1,9 @@
-"""`joblane`, run in this process over an inspector that answers what a test tells it."""
+"""`joblane`, run in this process over an inspector without a stage."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 import pytest
 
@@ -13,33 +12,7 @@ from joblane.cli import follow as following
 from joblane.cli import target, terminal
 from joblane.cli.commands import look as looking
 from joblane.cli.main import main
-from joblane.inspector.inspector import Inspector
-
-
-@dataclass
-class Stub:
-    """Has the operations of an inspector: each answers what is set for it, raises it, or calls it; and is noted."""
-
-    answers: dict[str, Any] = field(default_factory=dict)
-    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
-    where: dict[str, str | None] = field(default_factory=dict)
-
-    def __getattr__(self, operation: str) -> Callable[..., Any]:
-        assert operation in vars(Inspector), f"an inspector has no {operation}"
-
-        def call(*arguments: Any, **named: Any) -> Any:
-            self.calls.append((operation, arguments, named))
-            answer = self.answers[operation]
-            if isinstance(answer, list):
-                answer = answer.pop(0) if len(answer) > 1 else answer[0]
-            if isinstance(answer, BaseException):
-                raise answer
-            return answer(*arguments, **named) if callable(answer) else answer
-
-        return call
-
-    def called(self, operation: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
-        return [(arguments, named) for name, arguments, named in self.calls if name == operation]
+from tests.inspector import FakeInspector
 
 
 @dataclass
@@ -55,10 +28,10 @@ Run = Callable[..., Ran]
 
 
 @pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
-    made = Stub()
+def stub(monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
+    made = FakeInspector()
 
-    def connect(**where: str | None) -> Stub:
+    def connect(**where: str | None) -> FakeInspector:
         made.where = where
         return made
 
@@ -72,7 +45,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> Stub:
 
 
 @pytest.fixture
-def jobs(stub: Stub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
+def jobs(stub: FakeInspector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a command. ``columns``: as in a terminal so wide. ``person``: the answer of somebody who is asked."""
 
     def run(*arguments: str, columns: int | None = None, person: str | None = None) -> Ran:

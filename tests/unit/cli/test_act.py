@@ -13,8 +13,9 @@ from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.views import ActionResult, Count, DeadLetters
 from joblane.record.states import State
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Run, Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
 ACTIONS = ("run", "retry", "archive", "delete", "cancel")
 
@@ -30,7 +31,7 @@ def not_allowed(id_: str, *, reason: str | None) -> ActionResult:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: Stub, action: str) -> None:
+def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: FakeInspector, action: str) -> None:
     stub.answers[action] = acted
     ran = jobs(action, "a", "b", "a", "--reason", "disk was full")
     assert ran.code == 0
@@ -38,33 +39,33 @@ def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: Stub,
     assert ran.out.splitlines() == ["a was archived, is pending", "b was archived, is pending"]
 
 
-def test_an_action_for_programs_gives_an_object_for_one_id_and_a_list_for_more(jobs: Run, stub: Stub) -> None:
+def test_an_action_for_programs_gives_an_object_for_one_id_and_a_list_for_more(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = acted
     expected = {"id": "a", "action": "retry", "before": "archived", "after": "pending", "new_id": None, "note": None}
     assert json.loads(jobs("retry", "a", "--json").out) == expected
     assert [one["id"] for one in json.loads(jobs("retry", "a", "b", "--as-json").out)] == ["a", "b"]
 
 
-def test_a_wrong_state_ends_with_4_and_says_what_another_operator_did(jobs: Run, stub: Stub) -> None:
+def test_a_wrong_state_ends_with_4_and_says_what_another_operator_did(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = not_allowed
     ran = jobs("retry", "a")
     assert ran.code == 4
     assert ran.err == "joblane: task 'a' is active; retry is for tasks that are archived. bob retried it 3 s ago\n"
 
 
-def test_what_cannot_be_done_keeps_none_of_the_others(jobs: Run, stub: Stub) -> None:
+def test_what_cannot_be_done_keeps_none_of_the_others(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = not_allowed
     ran = jobs("retry", "bad", "good")
     assert (ran.code, ran.out) == (4, "good was archived, is pending\n")
     assert "'bad' is active" in ran.err
 
 
-def test_different_troubles_together_end_with_1(jobs: Run, stub: Stub) -> None:
+def test_different_troubles_together_end_with_1(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = [UnknownTaskError("a"), ActionError("b", "retry", State.ACTIVE, [], None)]
     assert jobs("retry", "a", "b").code == 1
 
 
-def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: Stub) -> None:
+def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("delete", "--yes")
     assert (ran.code, stub.calls) == (2, [])
     assert "give ids, or options that say which tasks" in ran.err
@@ -73,11 +74,11 @@ def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: Stu
 # --- By filter -------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_is_counted_asked_about_started_and_followed(jobs: Run, stub: Stub) -> None:
+def test_a_filter_is_counted_asked_about_started_and_followed(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["count"] = Count(940, exact=True)
-    stub.answers["bulk"] = samples.bulk(state=State.PENDING, done=0, skipped=0, finished_at=None)
-    stub.answers["bulk_view"] = [samples.bulk(state=State.ACTIVE, done=400, skipped=0), samples.bulk()]
+    stub.answers["bulk"] = views.bulk(state=State.PENDING, done=0, skipped=0, finished_at=None)
+    stub.answers["bulk_view"] = [views.bulk(state=State.ACTIVE, done=400, skipped=0), views.bulk()]
     # when
     ran = jobs("retry", "--type", "data:export", "--reason", "mended", "--rate", "9", person="y")
     # then
@@ -89,14 +90,14 @@ def test_a_filter_is_counted_asked_about_started_and_followed(jobs: Run, stub: S
     assert ran.code == 0
 
 
-def test_whoever_says_no_has_done_nothing(jobs: Run, stub: Stub) -> None:
+def test_whoever_says_no_has_done_nothing(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(940, exact=True)
     ran = jobs("delete", "--state", "archived", person="n")
     assert (ran.code, stub.called("bulk")) == (1, [])
     assert "Nothing was done." in ran.err
 
 
-def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: Stub) -> None:
+def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(10_000, exact=False)
     ran = jobs("delete", "--state", "archived")
     assert (ran.code, stub.called("bulk")) == (2, [])
@@ -104,7 +105,7 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: Stu
 
 
 @pytest.mark.parametrize("which", [("--state", "archived"), ("a", "b")])
-def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: Stub, which: tuple[str, ...]) -> None:
+def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: FakeInspector, which: tuple[str, ...]) -> None:
     stub.answers["count"] = Count(2, exact=True)
     assert jobs("delete", *which, "--dry-run").out == "2 tasks would be touched.\n"
     assert json.loads(jobs("delete", *which, "--dry-run", "--json").out) == {"number": 2, "exact": True}
@@ -112,15 +113,15 @@ def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: Stub, which: tuple[s
 
 
 @pytest.mark.parametrize("more", [("--yes",), ("--dry-run",), ()])
-def test_a_filter_that_matches_nothing_ends_with_3(jobs: Run, stub: Stub, more: tuple[str, ...]) -> None:
+def test_a_filter_that_matches_nothing_ends_with_3(jobs: Run, stub: FakeInspector, more: tuple[str, ...]) -> None:
     stub.answers["count"] = Count(0, exact=True)
     ran = jobs("cancel", "--tenant", "gone", *more)
     assert (ran.code, ran.err, stub.called("bulk")) == (3, "joblane: nothing matches\n", [])
 
 
-def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub: Stub) -> None:
+def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(940, exact=True)
-    stub.answers["bulk"] = samples.bulk(state=State.ACTIVE)
+    stub.answers["bulk"] = views.bulk(state=State.ACTIVE)
     stub.answers["bulk_view"] = KeyboardInterrupt()
     ran = jobs("--stage", "dev", "run", "--queue", "low", "--yes")
     assert ran.code == 130
@@ -128,8 +129,8 @@ def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub:
     assert "goes on by itself" in ran.err
 
 
-def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: Stub) -> None:
-    stopping = samples.bulk(state=State.ACTIVE, stopped="aborted by ann")
+def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: FakeInspector) -> None:
+    stopping = views.bulk(state=State.ACTIVE, stopped="aborted by ann")
     stub.answers["bulk_view"] = [stopping, KeyboardInterrupt()]
     ran = jobs("bulk", "show", "bulk-1", "--follow")
     assert "bulk show bulk-1" in ran.err
@@ -143,11 +144,11 @@ def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: Stub) ->
     ("error", "code"), [(RecordAwayError("the database did not answer"), 5), (UnknownTaskError("bulk-1"), 3)]
 )
 def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
-    jobs: Run, stub: Stub, error: Exception, code: int
+    jobs: Run, stub: FakeInspector, error: Exception, code: int
 ) -> None:
     # given
     stub.answers["count"] = Count(940, exact=True)
-    stub.answers["bulk"] = samples.bulk(state=State.ACTIVE)
+    stub.answers["bulk"] = views.bulk(state=State.ACTIVE)
     stub.answers["bulk_view"] = error
     # when
     ran = jobs("--stage", "dev", "run", "--queue", "low", "--yes")
@@ -160,14 +161,14 @@ def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
     ]
 
 
-def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"count": Count(3, exact=True), "bulk": samples.bulk(done=2, skipped=0, failed=1, total=3)}
+def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"count": Count(3, exact=True), "bulk": views.bulk(done=2, skipped=0, failed=1, total=3)}
     ran = jobs("run", "--queue", "low", "-y")
     assert (ran.code, ran.out) == (1, "retry: 2 done, 1 failed of 3 tasks.\n")
 
 
-def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"bulks": (samples.bulk(),), "bulk_view": samples.bulk(), "abort": samples.bulk(stopped="ann did")}
+def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"bulks": (views.bulk(),), "bulk_view": views.bulk(), "abort": views.bulk(stopped="ann did")}
     assert "bulk-1" in jobs("bulk", "ls").out
     assert "It is completed." in jobs("bulk", "show", "bulk-1").out
     assert "Stopped: ann did" in jobs("bulk", "abort", "bulk-1", "--reason", "wrong ones").out
@@ -186,10 +187,10 @@ def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: Stub) -> Non
     ],
 )
 def test_a_bulk_action_that_was_stopped_is_not_called_completed(
-    jobs: Run, stub: Stub, state: State, stopped: str | None, said: str
+    jobs: Run, stub: FakeInspector, state: State, stopped: str | None, said: str
 ) -> None:
     # given
-    view = samples.bulk(state=state, stopped=stopped)
+    view = views.bulk(state=state, stopped=stopped)
     stub.answers |= {"bulks": (view,), "bulk_view": view}
     # then
     assert f"It is {said}." in jobs("bulk", "show", "bulk-1").out
@@ -200,29 +201,29 @@ def test_a_bulk_action_that_was_stopped_is_not_called_completed(
     assert json.loads(jobs("bulk", "ls", "--json").out)[0]["state"] == state
 
 
-def test_on_a_narrow_terminal_the_id_of_a_bulk_action_is_on_few_lines(jobs: Run, stub: Stub) -> None:
-    stub.answers["bulks"] = (samples.bulk(id=samples.ID),)
+def test_on_a_narrow_terminal_the_id_of_a_bulk_action_is_on_few_lines(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["bulks"] = (views.bulk(id=views.ID),)
     assert len(jobs("bulk", "ls", columns=60).out.splitlines()) <= 4
 
 
 # --- Dead letters ----------------------------------------------------------------------------------------------------
 
 
-def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: Stub) -> None:
-    stub.answers["dead"] = samples.dead()
+def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["dead"] = views.dead()
     ran = jobs("dead")
     assert [line.split()[:2] for line in ran.out.splitlines()[1:]] == [
-        ["940", samples.FINGERPRINT],
+        ["940", views.FINGERPRINT],
         ["2", "unreadable-default"],
     ]
-    assert f"jobs redrive {samples.FINGERPRINT} --canary 5" in ran.err
-    assert f"jobs show {samples.ID}" in ran.err
+    assert f"jobs redrive {views.FINGERPRINT} --canary 5" in ran.err
+    assert f"jobs show {views.ID}" in ran.err
 
 
 def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_a_command_shows_it(
-    jobs: Run, stub: Stub
+    jobs: Run, stub: FakeInspector
 ) -> None:
-    found = samples.dead()
+    found = views.dead()
     group = found.groups[0]
     for link in (None, "https://console"):
         stub.answers["dead"] = replace(found, groups=(replace(group, log_link=link),))
@@ -231,35 +232,35 @@ def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_a_co
         assert ("Its log: https://console" in told) is (link is not None)
 
 
-def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: Stub) -> None:
+def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["dead"] = DeadLetters((), {}, 0)
     ran = jobs("dead")
     assert (ran.code, ran.out, ran.err) == (0, "", "Nothing is dead.\n")
 
 
-def test_messages_that_are_left_over_can_be_removed_where_nothing_is_dead(jobs: Run, stub: Stub) -> None:
+def test_messages_that_are_left_over_can_be_removed_where_nothing_is_dead(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {
         "dead": DeadLetters((), {"jobs-low-x-dlq": 2}, 0, {"a:b": 2}),
-        "redrive": samples.bulk(action="redrive"),
+        "redrive": views.bulk(action="redrive"),
     }
     assert "Left over in the dead-letter queues: 2 messages" in jobs("dead").err
     jobs("redrive", "--all", "--yes")
     assert len(stub.called("redrive")) == 1
 
 
-def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"dead": samples.dead(), "redrive": samples.bulk(action="redrive", done=940, skipped=0, canary=5)}
-    ran = jobs("redrive", samples.FINGERPRINT, "--canary", "5", "--yes")
+def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"dead": views.dead(), "redrive": views.bulk(action="redrive", done=940, skipped=0, canary=5)}
+    ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
     [((asked,), named)] = stub.called("redrive")
-    assert asked == Filter(fingerprint=samples.FINGERPRINT)
+    assert asked == Filter(fingerprint=views.FINGERPRINT)
     assert named == {"canary": 5, "rate": 50, "reason": None}
     assert (ran.code, ran.out) == (0, "redrive: 940 done of 940 tasks.\n")
 
 
-def test_a_canary_that_failed_is_told_with_the_reason_and_ends_with_1(jobs: Run, stub: Stub) -> None:
-    stopped = samples.bulk(action="redrive", done=0, skipped=0, failed=5, canary=5, stopped="the canary failed")
-    stub.answers |= {"dead": samples.dead(), "redrive": stopped}
-    ran = jobs("redrive", samples.FINGERPRINT, "--canary", "5", "--yes")
+def test_a_canary_that_failed_is_told_with_the_reason_and_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
+    stopped = views.bulk(action="redrive", done=0, skipped=0, failed=5, canary=5, stopped="the canary failed")
+    stub.answers |= {"dead": views.dead(), "redrive": stopped}
+    ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
     assert (ran.code, ran.out) == (
         1,
         "redrive: 0 done, 5 failed again of 940 tasks. Stopped: the canary failed\n",
@@ -275,40 +276,42 @@ def test_a_canary_that_failed_is_told_with_the_reason_and_ends_with_1(jobs: Run,
     ],
 )
 def test_what_is_redriven_can_be_said_in_three_more_ways(
-    jobs: Run, stub: Stub, arguments: tuple[str, ...], expected: Filter
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], expected: Filter
 ) -> None:
-    stub.answers |= {"dead": samples.dead(), "redrive": samples.bulk()}
+    stub.answers |= {"dead": views.dead(), "redrive": views.bulk()}
     jobs("redrive", *arguments)
     [((asked,), _)] = stub.called("redrive")
     assert asked == expected
 
 
-@pytest.mark.parametrize("arguments", [(), ("--all", "x"), (samples.FINGERPRINT, "an-id")])
-def test_a_redrive_that_is_not_clear_is_a_usage_error(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
-    stub.answers["dead"] = samples.dead()
+@pytest.mark.parametrize("arguments", [(), ("--all", "x"), (views.FINGERPRINT, "an-id")])
+def test_a_redrive_that_is_not_clear_is_a_usage_error(
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
+) -> None:
+    stub.answers["dead"] = views.dead()
     assert (jobs("redrive", *arguments).code, stub.called("redrive")) == (2, [])
 
 
 @pytest.mark.parametrize("arguments", [("--type", "a:gone"), ("ffffffffffffffff",)])
-def test_a_redrive_of_what_is_not_dead_ends_with_3(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
-    stub.answers["dead"] = samples.dead()
+def test_a_redrive_of_what_is_not_dead_ends_with_3(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
+    stub.answers["dead"] = views.dead()
     assert (jobs("redrive", *arguments, "--yes").code, stub.called("redrive")) == (3, [])
 
 
-def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: Stub) -> None:
-    stub.answers["dead"] = samples.dead()
+def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["dead"] = views.dead()
     ran = jobs("redrive", "--all", "--dry-run")
     assert ran.out == "940 tasks would be redriven.\n"
     assert "2 messages that cannot be read stay; redrive such by their fingerprint" in ran.err
     assert jobs("redrive", "unreadable-default", "--dry-run").out == "2 tasks would be redriven.\n"
-    stub.answers["dead"] = replace(samples.dead(), groups=(replace(samples.dead().groups[0], type="jobs:bulk"),))
+    stub.answers["dead"] = replace(views.dead(), groups=(replace(views.dead().groups[0], type="jobs:bulk"),))
     assert jobs("redrive", "--all", "--dry-run").code == Exit.NOTHING
     assert jobs("redrive", "--type", "jobs:bulk", "--dry-run").code == Exit.DONE
     assert stub.called("redrive") == []
 
 
-def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"dead": samples.dead(), "count": Count(1, exact=True)}
+def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"dead": views.dead(), "count": Count(1, exact=True)}
     assert jobs("redrive", "a", "b", "--dry-run").out == "1 task would be redriven.\n"
     [((asked,), named)] = stub.called("count")
     assert (asked, named) == (Filter(ids=("a", "b"), states=(State.ARCHIVED,)), {"action": BulkAction.RETRY})
@@ -316,8 +319,8 @@ def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub:
     assert jobs("redrive", "nonsense", "--dry-run").code == Exit.NOTHING
 
 
-def test_a_dry_run_of_a_redrive_says_how_many_messages_are_removed_of_the_type(jobs: Run, stub: Stub) -> None:
-    stub.answers["dead"] = replace(samples.dead(), leftovers={"data:export": 2, "a:b": 1})
+def test_a_dry_run_of_a_redrive_says_how_many_messages_are_removed_of_the_type(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["dead"] = replace(views.dead(), leftovers={"data:export": 2, "a:b": 1})
     told = "940 tasks would be redriven; 3 messages left over would be removed.\n"
     assert jobs("redrive", "--all", "--dry-run").out == told
     assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 message left over would be removed.\n"

@@ -13,14 +13,15 @@ import pytest
 from joblane.errors import DuplicateTaskError, PayloadError
 from joblane.inspector.views import ActionResult
 from joblane.record.states import State
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Run, Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
 MADE = ActionResult("new-one", "enqueue", None, State.PENDING, "new-one")
-EDITED = ActionResult(samples.ID, "edit", State.ARCHIVED, State.ARCHIVED)
+EDITED = ActionResult(views.ID, "edit", State.ARCHIVED, State.ARCHIVED)
 
 
-def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run, stub: Stub) -> None:
+def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["enqueue"] = MADE
     # when
@@ -54,20 +55,20 @@ def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run,
     assert "jobs wait new-one" in ran.err
 
 
-def test_a_task_without_options_is_enqueued_with_none(jobs: Run, stub: Stub) -> None:
+def test_a_task_without_options_is_enqueued_with_none(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["enqueue"] = MADE
     jobs("enqueue", "jobs:sweep")
     assert stub.called("enqueue") == [(("jobs:sweep", {}), {"options": {}, "reason": None})]
 
 
-def test_enqueue_can_wait_and_ends_as_the_task_does(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"enqueue": MADE, "task": samples.task_view()}
+def test_enqueue_can_wait_and_ends_as_the_task_does(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"enqueue": MADE, "task": views.task_view()}
     ran = jobs("enqueue", "data:export", "--wait")
     assert (ran.code, ran.out) == (1, "new-one\n")
     assert stub.called("task") == [(("new-one",), {})]
 
 
-def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: Stub) -> None:
+def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("enqueue", "data:export", "--in", "10m", "--at", "2030-01-01T00:00Z")
     assert (ran.code, stub.calls) == (2, [])
     assert "give --in or --at, not both" in ran.err
@@ -82,7 +83,7 @@ def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: Stub) -> Non
     ],
 )
 def test_an_option_of_enqueue_that_cannot_be_is_a_usage_error(
-    jobs: Run, stub: Stub, option: tuple[str, str], said: str
+    jobs: Run, stub: FakeInspector, option: tuple[str, str], said: str
 ) -> None:
     ran = jobs("enqueue", "data:export", *option)
     assert (ran.code, stub.calls) == (2, [])
@@ -106,13 +107,15 @@ def test_an_option_of_enqueue_that_cannot_be_is_a_usage_error(
     ],
     ids=" ".join,
 )
-def test_a_wrong_argument_of_what_runs_here_is_a_usage_error(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
+def test_a_wrong_argument_of_what_runs_here_is_a_usage_error(
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
+) -> None:
     ran = jobs(*arguments)
     assert (ran.code, ran.out, stub.calls) == (2, "", [])
 
 
 def test_a_payload_may_come_from_a_file_or_the_input(
-    jobs: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    jobs: Run, stub: FakeInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.answers["enqueue"] = MADE
     file = tmp_path / "payload.json"
@@ -134,7 +137,7 @@ def test_a_payload_may_come_from_a_file_or_the_input(
     ],
 )
 def test_a_payload_that_cannot_be_read_is_a_usage_error_without_its_values(
-    jobs: Run, stub: Stub, payload: str, said: str
+    jobs: Run, stub: FakeInspector, payload: str, said: str
 ) -> None:
     ran = jobs("enqueue", "a:b", "--json", payload)
     assert (ran.code, stub.calls) == (2, [])
@@ -143,13 +146,13 @@ def test_a_payload_that_cannot_be_read_is_a_usage_error_without_its_values(
 
 
 @pytest.mark.parametrize("error", [PayloadError("payload", "a field is missing"), DuplicateTaskError("a", "active")])
-def test_what_is_refused_ends_with_1(jobs: Run, stub: Stub, error: Exception) -> None:
+def test_what_is_refused_ends_with_1(jobs: Run, stub: FakeInspector, error: Exception) -> None:
     stub.answers["enqueue"] = error
     ran = jobs("enqueue", "a:b")
     assert (ran.code, ran.err) == (1, f"joblane: {error}\n")
 
 
-def test_a_replay_takes_the_same_payload_or_another(jobs: Run, stub: Stub) -> None:
+def test_a_replay_takes_the_same_payload_or_another(jobs: Run, stub: FakeInspector) -> None:
     again = ActionResult("old", "replay", State.ARCHIVED, State.PENDING, "again")
     stub.answers |= {"replay": again, "replay_with": again}
     assert jobs("replay", "old").out == "again\n"
@@ -168,24 +171,24 @@ def editor(tmp_path: Path, script: str) -> str:
 
 
 @pytest.fixture
-def edit(jobs: Run, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def edit(jobs: Run, stub: FakeInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """`joblane edit`, with an editor that is a script."""
-    stub.answers |= {"edit": EDITED, "task": samples.task_view(payload={"count": 1, "key": "[redacted]"})}
+    stub.answers |= {"edit": EDITED, "task": views.task_view(payload={"count": 1, "key": "[redacted]"})}
 
     def run(script: str) -> Any:
         monkeypatch.setenv("VISUAL", editor(tmp_path, script))
-        return jobs("edit", samples.ID, "--reason", "typo", person="y")
+        return jobs("edit", views.ID, "--reason", "typo", person="y")
 
     return run
 
 
-def test_a_payload_can_be_changed_in_the_editor(edit: Any, stub: Stub) -> None:
+def test_a_payload_can_be_changed_in_the_editor(edit: Any, stub: FakeInspector) -> None:
     ran = edit("""sed -i 's/"count": 1/"count": 2/' "$1" """)
     assert ran.code == 0
-    assert stub.called("edit") == [((samples.ID, {"count": 2, "key": "[redacted]"}), {"reason": "typo"})]
+    assert stub.called("edit") == [((views.ID, {"count": 2, "key": "[redacted]"}), {"reason": "typo"})]
 
 
-def test_an_editor_that_replaces_the_file_is_understood(edit: Any, stub: Stub) -> None:
+def test_an_editor_that_replaces_the_file_is_understood(edit: Any, stub: FakeInspector) -> None:
     edit("""echo '{"count": 3}' > "$1.new" && mv "$1.new" "$1" """)
     assert stub.called("edit")[0][0][1] == {"count": 3}
 
@@ -199,7 +202,7 @@ def test_an_editor_that_replaces_the_file_is_understood(edit: Any, stub: Stub) -
     ],
 )
 def test_without_a_change_that_can_be_read_nothing_is_done(
-    edit: Any, stub: Stub, script: str, code: int, said: str
+    edit: Any, stub: FakeInspector, script: str, code: int, said: str
 ) -> None:
     ran = edit(script)
     assert (ran.code, stub.called("edit")) == (code, [])
@@ -207,7 +210,7 @@ def test_without_a_change_that_can_be_read_nothing_is_done(
 
 
 def test_what_was_written_is_kept_where_it_is_refused_and_else_removed(
-    edit: Any, stub: Stub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    edit: Any, stub: FakeInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
@@ -228,13 +231,13 @@ def test_what_was_written_is_kept_where_it_is_refused_and_else_removed(
     assert list(kept.iterdir()) == []
 
 
-def test_a_payload_that_was_cleared_is_not_edited(jobs: Run, stub: Stub) -> None:
-    stub.answers["task"] = samples.task_view(payload=None)
+def test_a_payload_that_was_cleared_is_not_edited(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["task"] = views.task_view(payload=None)
     ran = jobs("edit", "x", person="y")
     assert (ran.code, stub.called("edit")) == (4, [])
 
 
-def test_without_a_terminal_edit_wants_the_payload(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"task": samples.task_view(), "edit": EDITED}
+def test_without_a_terminal_edit_wants_the_payload(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"task": views.task_view(), "edit": EDITED}
     assert jobs("edit", "x").code == 2
     assert jobs("edit", "x", "--json", "{}").code == 0

@@ -39,8 +39,9 @@ from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseEr
 from joblane.queues import Queue
 from joblane.record.states import State
 from joblane.settings import MissingSettingError
+from tests.inspector import FakeInspector
 from tests.pages import ROOT, table
-from tests.unit.cli.conftest import Run, Stub
+from tests.unit.cli.conftest import Run
 
 
 @pytest.mark.parametrize(
@@ -90,14 +91,14 @@ def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch:
     assert (ran.code, ran.err) == (5, "joblane: There are no AWS credentials to sign with.\n")
 
 
-def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: Stub) -> None:
+def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = RecordAwayError("the database does not answer")
     ran = jobs("show", "x")
     assert ran.code == 5
     assert "joblane status" in ran.err
 
 
-def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: Stub) -> None:
+def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         jobs("show", "x")
@@ -161,7 +162,7 @@ def test_the_help_and_completion_import_neither_the_library_nor_rich() -> None:
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
 
 
-def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: Stub) -> None:
+def test_an_argument_that_is_not_text_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("audit", "--who", "\udcff")
     assert (ran.code, stub.calls) == (2, [])
     assert ran.err == "joblane: '\\udcff' is not text in UTF-8\n"

@@ -14,25 +14,26 @@ from joblane.inspector.filter import Filter
 from joblane.inspector.views import ActionResult, Page, Reason, TaskView, Why
 from joblane.queues import Queue
 from joblane.record.states import State
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Run, Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
-PAGE = Page((samples.task_row(), samples.task_row(id="other", state=State.RETRY)), "the=cursor")
+PAGE = Page((views.task_row(), views.task_row(id="other", state=State.RETRY)), "the=cursor")
 
 
 def running(**changes: object) -> TaskView:
-    row = samples.task_row(state=State.ACTIVE, finished_at=None)
-    return samples.task_view(row=row, why=Why(Reason.RUNNING, "It runs."), **changes)
+    row = views.task_row(state=State.ACTIVE, finished_at=None)
+    return views.task_view(row=row, why=Why(Reason.RUNNING, "It runs."), **changes)
 
 
 def ended(state: State) -> TaskView:
-    return samples.task_view(row=samples.task_row(state=state))
+    return views.task_view(row=views.task_row(state=state))
 
 
 # --- ls --------------------------------------------------------------------------------------------------------------
 
 
-def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: Stub) -> None:
+def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["tasks"] = Page((), None)
     # when
@@ -60,36 +61,36 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: Stub) 
     assert ran.code == 0
 
 
-def test_a_page_says_how_to_get_the_next_one(jobs: Run, stub: Stub) -> None:
+def test_a_page_says_how_to_get_the_next_one(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["tasks"] = PAGE
     ran = jobs("ls")
-    assert samples.ID in ran.out
+    assert views.ID in ran.out
     assert "--after the=cursor" in ran.err
 
 
-def test_the_last_page_promises_no_other(jobs: Run, stub: Stub) -> None:
+def test_the_last_page_promises_no_other(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["tasks"] = replace(PAGE, after=None)
     assert jobs("ls").err == ""
 
 
 @pytest.mark.parametrize("columns", [80, 120])
-def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: Stub, columns: int) -> None:
+def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: FakeInspector, columns: int) -> None:
     stub.answers["tasks"] = PAGE
     lines = jobs("ls", columns=columns).out.splitlines()
-    assert lines[1].startswith(samples.ID)
+    assert lines[1].startswith(views.ID)
     assert len(lines) == 3
     assert max(map(len, lines)) <= columns
 
 
-def test_in_a_narrow_terminal_an_id_is_broken_over_lines_and_not_cut(jobs: Run, stub: Stub) -> None:
-    stub.answers["tasks"] = Page((samples.task_row(),), None)
+def test_in_a_narrow_terminal_an_id_is_broken_over_lines_and_not_cut(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["tasks"] = Page((views.task_row(),), None)
     lines = jobs("ls", columns=50).out.splitlines()
-    assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == samples.ID
+    assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == views.ID
 
 
-def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: Stub) -> None:
+def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
     long = "x" * 300
-    stub.answers["tasks"] = Page((samples.task_row(error_message=long),), None)
+    stub.answers["tasks"] = Page((views.task_row(error_message=long),), None)
     assert f"TimeoutError: {long}" in jobs("ls").out
 
 
@@ -104,7 +105,7 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: Stub) -> None:
     ],
 )
 def test_a_wrong_option_is_a_usage_error_that_says_what_is_right(
-    jobs: Run, stub: Stub, arguments: tuple[str, ...], said: str
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], said: str
 ) -> None:
     ran = jobs("ls", *arguments)
     assert (ran.code, ran.out) == (2, "")
@@ -112,15 +113,15 @@ def test_a_wrong_option_is_a_usage_error_that_says_what_is_right(
     assert stub.calls == []
 
 
-def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: Stub) -> None:
+def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: FakeInspector) -> None:
     nasty = "\x1b]0;owned\x07\x9b31m\u202eabc\r\n"
-    stub.answers["tasks"] = Page((samples.task_row(error_message=nasty, tenant=nasty),), None)
-    stub.answers["task"] = samples.task_view(
-        row=samples.task_row(reason=nasty, tags=(nasty,)),
+    stub.answers["tasks"] = Page((views.task_row(error_message=nasty, tenant=nasty),), None)
+    stub.answers["task"] = views.task_view(
+        row=views.task_row(reason=nasty, tags=(nasty,)),
         payload={"a": nasty},
-        attempts=(samples.attempt(1, traceback=nasty),),
+        attempts=(views.attempt(1, traceback=nasty),),
     )
-    stub.answers["logs"] = (samples.log_line(nasty),)
+    stub.answers["logs"] = (views.log_line(nasty),)
     for command in (("ls",), ("show", "x"), ("logs", "x")):
         ran = jobs(*command)
         assert not set("\x1b\x07\x9b\u202e\r") & set(ran.out + ran.err), command
@@ -129,31 +130,31 @@ def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: Stub) -> None
 # --- show ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_shown_with_why_its_attempts_its_error_and_what_can_be_done(jobs: Run, stub: Stub) -> None:
+def test_a_task_is_shown_with_why_its_attempts_its_error_and_what_can_be_done(jobs: Run, stub: FakeInspector) -> None:
     # given
-    stub.answers["task"] = samples.task_view()
+    stub.answers["task"] = views.task_view()
     # when
-    out = jobs("show", samples.ID).out
+    out = jobs("show", views.ID).out
     # then
     assert "It was given up after 4 attempts." in out
     assert "25% 300 of 1,200 third file" in out
     assert out.count("TimeoutError: the upload did not end") >= 4
     assert 'File "functions/data_export/handler.py", line 6' in out
     assert '"email": "[redacted]"' in out
-    assert f"jobs retry {samples.ID}" in out
+    assert f"jobs retry {views.ID}" in out
     assert "ann@laptop" in out
 
 
-def test_what_can_be_done_is_said_for_the_stage_that_was_asked(jobs: Run, stub: Stub) -> None:
-    stub.answers["task"] = samples.task_view()
-    out = jobs("--stage", "dev", "--region", "eu-central-1", "show", samples.ID).out
-    assert f"jobs --stage dev --region eu-central-1 retry {samples.ID}" in out
+def test_what_can_be_done_is_said_for_the_stage_that_was_asked(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["task"] = views.task_view()
+    out = jobs("--stage", "dev", "--region", "eu-central-1", "show", views.ID).out
+    assert f"jobs --stage dev --region eu-central-1 retry {views.ID}" in out
     assert stub.where == {"stage": "dev", "profile": None, "region": "eu-central-1"}
 
 
-def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, stub: Stub) -> None:
+def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, stub: FakeInspector) -> None:
     trace = "\n".join(f"line {number}" for number in range(100))
-    stub.answers["task"] = samples.task_view(payload=list(range(500)), attempts=(samples.attempt(1, traceback=trace),))
+    stub.answers["task"] = views.task_view(payload=list(range(500)), attempts=(views.attempt(1, traceback=trace),))
     out = jobs("show", "x").out
     assert "… 442 more lines (all of it: --json)" in out
     assert "… 70 more lines" in out
@@ -161,7 +162,7 @@ def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, st
     assert "line 5\n" not in out
 
 
-def test_an_unknown_id_ends_with_3(jobs: Run, stub: Stub) -> None:
+def test_an_unknown_id_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = UnknownTaskError("gone")
     ran = jobs("show", "gone")
     assert (ran.code, ran.out, ran.err) == (3, "", "joblane: there is no task 'gone'\n")
@@ -170,15 +171,15 @@ def test_an_unknown_id_ends_with_3(jobs: Run, stub: Stub) -> None:
 # --- logs ------------------------------------------------------------------------------------------------------------
 
 
-def test_log_lines_are_shown_with_attempt_level_and_fields(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"task": samples.task_view(), "logs": (samples.log_line(),)}
+def test_log_lines_are_shown_with_attempt_level_and_fields(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"task": views.task_view(), "logs": (views.log_line(),)}
     out = jobs("logs", "x").out
     assert "2 INFO    wrote the file  bytes=1200" in out
 
 
-def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub: Stub) -> None:
+def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub: FakeInspector) -> None:
     # given
-    lines = tuple(samples.log_line(f"line {number}") for number in range(3))
+    lines = tuple(views.log_line(f"line {number}") for number in range(3))
     stub.answers["task"] = [running(), running(), ended(State.COMPLETED)]
     stub.answers["logs"] = [lines[:1], lines[:2], lines]
     # when
@@ -187,8 +188,8 @@ def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub
     assert [out.count(f"line {number}") for number in range(3)] == [1, 1, 1]
 
 
-def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: Stub) -> None:
-    stub.answers |= {"task": ended(State.COMPLETED), "logs": (samples.log_line("a"), samples.log_line("b"))}
+def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers |= {"task": ended(State.COMPLETED), "logs": (views.log_line("a"), views.log_line("b"))}
     out = jobs("logs", "x", "-f", "--json").out
     assert [json.loads(line)["message"] for line in out.splitlines()] == ["a", "b"]
 
@@ -197,37 +198,37 @@ def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: St
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.COMPLETED, 0), (State.ARCHIVED, 1), (State.CANCELLED, 1)])
-def test_wait_ends_as_the_task_does(jobs: Run, stub: Stub, state: State, code: int) -> None:
+def test_wait_ends_as_the_task_does(jobs: Run, stub: FakeInspector, state: State, code: int) -> None:
     stub.answers["task"] = [running(), running(progress=None), ended(state)]
     ran = jobs("wait", "x")
     assert ran.code == code
     assert f"{state}" in ran.err
 
 
-def test_wait_that_lasts_too_long_ends_with_7_and_says_why(jobs: Run, stub: Stub) -> None:
+def test_wait_that_lasts_too_long_ends_with_7_and_says_why(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = running()
     ran = jobs("wait", "x", "--timeout", "0s")
     assert ran.code == 7
     assert "it is active. It runs." in ran.err
 
 
-def test_ctrl_c_ends_the_wait_and_not_the_task(jobs: Run, stub: Stub) -> None:
+def test_ctrl_c_ends_the_wait_and_not_the_task(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = [running(), KeyboardInterrupt()]
     ran = jobs("wait", "x")
     assert ran.code == 130
     assert "task x goes on" in ran.err
 
 
-def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: Stub) -> None:
+def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = ended(State.ARCHIVED)
     ran = jobs("wait", "x", "--json")
     assert (ran.code, json.loads(ran.out)["row"]["state"]) == (1, "archived")
 
 
 @pytest.mark.parametrize("id_", ["-x", "--json", "a$(b)'c"])
-def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Stub, id_: str) -> None:
+def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: FakeInspector, id_: str) -> None:
     # given
-    view = samples.task_view(row=samples.task_row(id=id_))
+    view = views.task_view(row=views.task_row(id=id_))
     stub.answers |= {"task": view, "logs": (), "retry": ActionResult(id_, "retry", State.ARCHIVED, State.PENDING)}
     out = jobs("show", "--", id_).out
     stub.calls.clear()
@@ -242,7 +243,7 @@ def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Stub
     assert (" -- " in told) is id_.startswith("-")
 
 
-def test_ages_that_leave_nothing_are_told_by_their_options(jobs: Run, stub: Stub) -> None:
+def test_ages_that_leave_nothing_are_told_by_their_options(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("ls", "--older", "1d", "--newer", "1h")
     assert (ran.code, stub.calls) == (2, [])
     assert "--older" in ran.err

@@ -11,16 +11,17 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.views import ActionResult, Pause
 from joblane.record.states import State
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Run, Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
 
 def paused(scope: PauseScope, name: str, *, reason: str | None, until: datetime | None = None) -> Pause:
-    return Pause(scope, name, reason, "ann@laptop", samples.NOW, until)
+    return Pause(scope, name, reason, "ann@laptop", views.NOW, until)
 
 
 @pytest.mark.parametrize("scope", list(PauseScope))
-def test_each_scope_can_be_paused_and_resumed(jobs: Run, stub: Stub, scope: PauseScope) -> None:
+def test_each_scope_can_be_paused_and_resumed(jobs: Run, stub: FakeInspector, scope: PauseScope) -> None:
     stub.answers |= {"pause": paused, "resume": paused}
     assert jobs("pause", scope, "low", "--reason", "it moves").code == 0
     assert jobs("resume", scope, "low").code == 0
@@ -28,7 +29,7 @@ def test_each_scope_can_be_paused_and_resumed(jobs: Run, stub: Stub, scope: Paus
     assert stub.called("resume") == [((scope, "low"), {"reason": None})]
 
 
-def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: Stub) -> None:
+def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = paused
     ran = jobs("--stage", "dev", "pause", "queue", "low", "--for", "2h")
     [(_, named)] = stub.called("pause")
@@ -38,18 +39,18 @@ def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: St
     assert "jobs --stage dev resume queue low" in ran.err
 
 
-def test_a_pause_in_place_of_another_tells_of_it(jobs: Run, stub: Stub) -> None:
-    stub.answers["pause"] = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", samples.NOW, None, replaced=True)
-    assert f"It was paused already, since {samples.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
+def test_a_pause_in_place_of_another_tells_of_it(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["pause"] = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True)
+    assert f"It was paused already, since {views.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
 
 
-def test_a_pause_in_place_of_another_tells_whose_it_was(jobs: Run, stub: Stub) -> None:
-    made = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", samples.NOW, None, replaced=True, replaced_by="bob@desk")
+def test_a_pause_in_place_of_another_tells_whose_it_was(jobs: Run, stub: FakeInspector) -> None:
+    made = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True, replaced_by="bob@desk")
     stub.answers["pause"] = made
     assert "It was paused already by bob@desk, since " in jobs("pause", "queue", "low").err
 
 
-def test_a_pause_may_end_at_a_time(jobs: Run, stub: Stub) -> None:
+def test_a_pause_may_end_at_a_time(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = paused
     jobs("pause", "tenant", "acme", "--until", "2030-01-01T02:00+02:00")
     assert stub.called("pause")[0][1]["until"] == datetime(2030, 1, 1, tzinfo=UTC)
@@ -66,29 +67,29 @@ def test_a_pause_may_end_at_a_time(jobs: Run, stub: Stub) -> None:
         ("tenant", ""),
     ],
 )
-def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: Stub, arguments: tuple[str, ...]) -> None:
+def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
     assert (jobs("pause", *arguments).code, stub.calls) == (2, [])
 
 
-def test_what_cannot_be_a_name_is_not_resumed_either(jobs: Run, stub: Stub) -> None:
+def test_what_cannot_be_a_name_is_not_resumed_either(jobs: Run, stub: FakeInspector) -> None:
     assert (jobs("resume", "tenant", "a b").code, stub.calls) == (2, [])
 
 
-def test_a_name_that_the_inspector_does_not_know_is_no_such_thing(jobs: Run, stub: Stub) -> None:
+def test_a_name_that_the_inspector_does_not_know_is_no_such_thing(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = SelectionError("name", "'lo' is not one of critical, default, low")
     ran = jobs("pause", "queue", "lo")
     assert (ran.code, ran.err) == (3, "joblane: name: 'lo' is not one of critical, default, low\n")
 
 
-def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: Stub) -> None:
+def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: FakeInspector) -> None:
     soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
-    stub.answers["schedules"] = (replace(samples.schedule(), next=(soon,)),)
+    stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
     ran = jobs("schedules", columns=80)
     assert ran.out.splitlines()[1].split() == ["tenant:cleanup", "0", "0", "2", "*", "*", "*", "in", "5h30m", "✓×"]
     assert "jobs tick TYPE" in ran.err
 
 
-def test_a_tick_is_sent_through_the_inspector_and_its_id_is_the_output(jobs: Run, stub: Stub) -> None:
+def test_a_tick_is_sent_through_the_inspector_and_its_id_is_the_output(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["tick"] = ActionResult("tenant:cleanup:0:2026-11-25T10:00Z", "tick", None, State.PENDING)
     ran = jobs("tick", "tenant:cleanup", "--schedule", "0", "--reason", "by hand")
     assert ran.out == "Sent: tenant:cleanup:0:2026-11-25T10:00Z\n"

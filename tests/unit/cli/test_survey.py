@@ -13,32 +13,46 @@ from pydantic import TypeAdapter
 
 from joblane.cli import watch as live
 from joblane.cli.queue_tables import sparkline
-from joblane.inspector import views
 from joblane.inspector.filter import Filter
-from joblane.inspector.views import Depth, Grade, Overview, Page
+from joblane.inspector.views import (
+    AuditEntry,
+    BulkView,
+    Check,
+    DeadLetters,
+    Depth,
+    Grade,
+    Overview,
+    Page,
+    Pause,
+    ScheduleView,
+    Statistic,
+    TaskView,
+    TypeView,
+)
 from joblane.record.states import State
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Run, Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
+from tests.unit.cli.conftest import Run
 
 READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
-    ("ls",): ("tasks", lambda: Page((samples.task_row(),), "c"), views.Page),
-    ("show", "x"): ("task", samples.task_view, views.TaskView),
-    ("queues",): ("overview", samples.overview, views.Overview),
-    ("stats",): ("statistics", lambda: (samples.statistic(),), tuple[views.Statistic, ...]),
-    ("audit",): ("audit", lambda: samples.task_view().audit, tuple[views.AuditEntry, ...]),
-    ("types",): ("types", lambda: (samples.type_view(),), tuple[views.TypeView, ...]),
-    ("dead",): ("dead", samples.dead, views.DeadLetters),
-    ("schedules",): ("schedules", lambda: (samples.schedule(),), tuple[views.ScheduleView, ...]),
-    ("pause",): ("pauses", lambda: (samples.overview().queues[2].pause,), tuple[views.Pause, ...]),
-    ("bulk", "ls"): ("bulks", lambda: (samples.bulk(),), tuple[views.BulkView, ...]),
-    ("bulk", "show", "x"): ("bulk_view", samples.bulk, views.BulkView),
-    ("doctor",): ("doctor", lambda: (samples.examined(Grade.GOOD),), tuple[views.Check, ...]),
+    ("ls",): ("tasks", lambda: Page((views.task_row(),), "c"), Page),
+    ("show", "x"): ("task", views.task_view, TaskView),
+    ("queues",): ("overview", views.overview, Overview),
+    ("stats",): ("statistics", lambda: (views.statistic(),), tuple[Statistic, ...]),
+    ("audit",): ("audit", lambda: views.task_view().audit, tuple[AuditEntry, ...]),
+    ("types",): ("types", lambda: (views.type_view(),), tuple[TypeView, ...]),
+    ("dead",): ("dead", views.dead, DeadLetters),
+    ("schedules",): ("schedules", lambda: (views.schedule(),), tuple[ScheduleView, ...]),
+    ("pause",): ("pauses", lambda: (views.overview().queues[2].pause,), tuple[Pause, ...]),
+    ("bulk", "ls"): ("bulks", lambda: (views.bulk(),), tuple[BulkView, ...]),
+    ("bulk", "show", "x"): ("bulk_view", views.bulk, BulkView),
+    ("doctor",): ("doctor", lambda: (views.examined(Grade.GOOD),), tuple[Check, ...]),
 }
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_each_reading_command_gives_its_answer_whole_as_one_json_document(
-    jobs: Run, stub: Stub, command: tuple[str, ...]
+    jobs: Run, stub: FakeInspector, command: tuple[str, ...]
 ) -> None:
     # given
     operation, answer, kind = READING[command]
@@ -50,16 +64,16 @@ def test_each_reading_command_gives_its_answer_whole_as_one_json_document(
     assert TypeAdapter(kind).validate_json(ran.out) == answer()
 
 
-def test_times_in_json_are_iso_8601_in_utc(jobs: Run, stub: Stub) -> None:
-    stub.answers["overview"] = samples.overview()
+def test_times_in_json_are_iso_8601_in_utc(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["overview"] = views.overview()
     at = json.loads(jobs("queues", "--json").out)["at"]
-    assert at == samples.NOW.isoformat().replace("+00:00", "Z")
+    assert at == views.NOW.isoformat().replace("+00:00", "Z")
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("command", READING, ids=" ".join)
 def test_no_table_is_wider_than_the_terminal_or_coloured_in_a_pipe(
-    jobs: Run, stub: Stub, command: tuple[str, ...], columns: int
+    jobs: Run, stub: FakeInspector, command: tuple[str, ...], columns: int
 ) -> None:
     operation, answer, _ = READING[command]
     stub.answers[operation] = answer()
@@ -70,8 +84,8 @@ def test_no_table_is_wider_than_the_terminal_or_coloured_in_a_pipe(
     assert "\x1b" not in ran.out
 
 
-def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: Stub) -> None:
-    stub.answers["overview"] = samples.overview()
+def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["overview"] = views.overview()
     out = jobs("queues", "--lanes", columns=60).out
     assert "…" not in out
     assert max(map(len, out.splitlines())) <= 60
@@ -80,16 +94,16 @@ def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: Stub) -> None:
 @pytest.mark.parametrize("columns", [40, 60, 80, 100])
 @pytest.mark.parametrize("more", [(), ("--cost",)])
 def test_whose_figures_they_are_is_whole_however_narrow_the_terminal_is(
-    jobs: Run, stub: Stub, columns: int, more: tuple[str, ...]
+    jobs: Run, stub: FakeInspector, columns: int, more: tuple[str, ...]
 ) -> None:
     # given
-    other = replace(samples.statistic(), key="a:type-with-a-name-of-forty-two-characters")
-    stub.answers["statistics"] = (samples.statistic(), other)
+    other = replace(views.statistic(), key="a:type-with-a-name-of-forty-two-characters")
+    stub.answers["statistics"] = (views.statistic(), other)
     # when
     lines = jobs("stats", *more, columns=columns).out.splitlines()
     # then
     width = lines[0].index("RUNS") - 2
-    assert "".join(line[:width].strip() for line in lines[1:]) == samples.statistic().key + other.key
+    assert "".join(line[:width].strip() for line in lines[1:]) == views.statistic().key + other.key
     assert max(map(len, lines)) <= columns
     assert "…" not in "".join(lines)
     assert "GIVEN UP" in lines[0]
@@ -98,9 +112,9 @@ def test_whose_figures_they_are_is_whole_however_narrow_the_terminal_is(
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("type_", ["data:export", "system:health_check"])
-def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: Stub, columns: int, type_: str) -> None:
+def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: FakeInspector, columns: int, type_: str) -> None:
     # given
-    found = samples.overview()
+    found = views.overview()
     lanes = {one.queue: (replace(one.lanes[0], type=type_),) for one in found.queues}
     stub.answers["overview"] = replace(
         found, queues=tuple(replace(one, lanes=lanes[one.queue]) for one in found.queues)
@@ -114,9 +128,11 @@ def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: Stub, columns: int, t
 
 
 @pytest.mark.parametrize("command", [("queues",), ("watch", "--once")])
-def test_what_sqs_did_not_say_is_told_beside_the_output(jobs: Run, stub: Stub, command: tuple[str, ...]) -> None:
+def test_what_sqs_did_not_say_is_told_beside_the_output(
+    jobs: Run, stub: FakeInspector, command: tuple[str, ...]
+) -> None:
     # given
-    found = samples.overview()
+    found = views.overview()
     first, second, third = found.queues
     some = (replace(first, depth=Depth()), replace(second, front_door=Depth()), third)
     # then
@@ -126,9 +142,11 @@ def test_what_sqs_did_not_say_is_told_beside_the_output(jobs: Run, stub: Stub, c
     assert "SQS" not in jobs(*command).err
 
 
-def test_no_color_is_heeded_where_there_are_colours(jobs: Run, stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_color_is_heeded_where_there_are_colours(
+    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
+) -> None:
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
-    stub.answers["tasks"] = Page((samples.task_row(),), None)
+    stub.answers["tasks"] = Page((views.task_row(),), None)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     assert coloured.search(jobs("ls").out)
@@ -136,8 +154,8 @@ def test_no_color_is_heeded_where_there_are_colours(jobs: Run, stub: Stub, monke
     assert not coloured.search(jobs("ls").out)
 
 
-def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: Stub) -> None:
-    stub.answers["overview"] = samples.overview()
+def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["overview"] = views.overview()
     ran = jobs("queues", "--lanes")
     low = next(line for line in ran.out.splitlines() if line.startswith("low"))
     assert low.split()[:7] == ["low", "12", "2", "3", "1,200", "4", "1m"]
@@ -150,9 +168,11 @@ def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_messages_at_a_front_door_have_a_column_where_there_are_any(jobs: Run, stub: Stub, columns: int) -> None:
+def test_messages_at_a_front_door_have_a_column_where_there_are_any(
+    jobs: Run, stub: FakeInspector, columns: int
+) -> None:
     # given
-    found = samples.overview()
+    found = views.overview()
     first, second, third = found.queues
     lanes = tuple(replace(third.lanes[0], pause=third.pause) for _ in range(3))
     doors = (
@@ -192,37 +212,39 @@ def test_a_sparkline_fits_and_shows_whatever_happened(values: tuple[int, ...], w
     assert sparkline(values, width) == expected
 
 
-def test_costs_are_shown_when_asked_for_and_called_estimates(jobs: Run, stub: Stub) -> None:
-    stub.answers["statistics"] = (samples.statistic(),)
+def test_costs_are_shown_when_asked_for_and_called_estimates(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["statistics"] = (views.statistic(),)
     assert "$" not in jobs("stats").out
     ran = jobs("stats", "--cost", "--by", "tenant", "--within", "1w")
     assert "~$0.021" in ran.out
     assert "estimates" in ran.err
-    assert stub.called("statistics")[1][1] == {"within": samples.NOW - samples.before(weeks=1), "by": "tenant"}
+    assert stub.called("statistics")[1][1] == {"within": views.NOW - views.before(weeks=1), "by": "tenant"}
 
 
 @pytest.mark.parametrize("option", [("--by", "queue"), ("--within", "yesterday")])
-def test_a_statistic_that_there_is_not_is_a_usage_error(jobs: Run, stub: Stub, option: tuple[str, str]) -> None:
+def test_a_statistic_that_there_is_not_is_a_usage_error(
+    jobs: Run, stub: FakeInspector, option: tuple[str, str]
+) -> None:
     assert (jobs("stats", *option).code, stub.calls) == (2, [])
 
 
-def test_the_audit_says_how_to_go_on(jobs: Run, stub: Stub) -> None:
-    stub.answers["audit"] = samples.task_view().audit
+def test_the_audit_says_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["audit"] = views.task_view().audit
     ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
     assert "--before 7" in ran.err
     assert stub.called("audit") == [((), {"target": "queue:low", "who": "ann@laptop", "before": None, "limit": 1})]
 
 
-def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs: Run, stub: Stub) -> None:
-    stub.answers["doctor"] = (samples.examined(Grade.BAD), samples.examined(Grade.GOOD))
+def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["doctor"] = (views.examined(Grade.BAD), views.examined(Grade.GOOD))
     ran = jobs("doctor")
     assert ran.code == 1
     assert "joblane resume type data:export" in ran.out
     assert "2 things looked at: 1 bad." in ran.err
 
 
-def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
-    stub.answers["doctor"] = (samples.examined(Grade.WARNING), samples.examined(Grade.WARNING))
+def test_the_doctor_counts_warnings(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["doctor"] = (views.examined(Grade.WARNING), views.examined(Grade.WARNING))
     assert "2 things looked at: 2 warnings." in jobs("doctor").err
 
 
@@ -235,23 +257,31 @@ def test_the_doctor_counts_warnings(jobs: Run, stub: Stub) -> None:
     ],
 )
 def test_the_doctor_ends_with_5_where_something_is_unknown_and_nothing_bad(
-    jobs: Run, stub: Stub, grades: tuple[Grade, ...], code: int
+    jobs: Run, stub: FakeInspector, grades: tuple[Grade, ...], code: int
 ) -> None:
-    stub.answers["doctor"] = tuple(map(samples.examined, grades))
+    stub.answers["doctor"] = tuple(map(views.examined, grades))
     assert jobs("doctor").code == code
     assert jobs("doctor", "--json").code == code
 
 
 @pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING])
-def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: Stub, grade: Grade) -> None:
-    stub.answers["doctor"] = (samples.examined(grade),)
+def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: FakeInspector, grade: Grade) -> None:
+    stub.answers["doctor"] = (views.examined(grade),)
     assert jobs("doctor").code == 0
 
 
-def test_watch_in_a_pipe_is_one_frame(jobs: Run, stub: Stub) -> None:
+@pytest.mark.parametrize(
+    ("terminal", "environment"), [(False, {}), (False, {"FORCE_COLOR": "1"}), (True, {"TERM": "dumb"})]
+)
+def test_watch_in_a_pipe_or_a_dumb_terminal_is_one_frame(
+    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch, terminal: bool, environment: dict[str, str]
+) -> None:
     # given
-    stub.answers["overview"] = samples.overview()
-    stub.answers["tasks"] = lambda asked, **_: Page((samples.task_row(state=asked.states[0]),), None)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stub.answers["overview"] = views.overview()
+    stub.answers["tasks"] = lambda asked, **_: Page((views.task_row(state=asked.states[0]),), None)
     # when
     ran = jobs("watch")
     # then
@@ -264,13 +294,13 @@ def test_watch_in_a_pipe_is_one_frame(jobs: Run, stub: Stub) -> None:
 
 @pytest.mark.parametrize("command", ["ls", "watch"])
 @pytest.mark.parametrize("columns", [50, 60, 80, 100])
-@pytest.mark.parametrize(("id_", "type_"), [(samples.ID, "system:health_check"), ("mine-" * 20, "data:export")])
+@pytest.mark.parametrize(("id_", "type_"), [(views.ID, "system:health_check"), ("mine-" * 20, "data:export")])
 def test_an_id_is_whole_however_narrow_the_terminal_is(
-    jobs: Run, stub: Stub, command: str, columns: int, id_: str, type_: str
+    jobs: Run, stub: FakeInspector, command: str, columns: int, id_: str, type_: str
 ) -> None:
     stub.answers |= {
-        "overview": Overview(samples.NOW, (), 0),
-        "tasks": Page((samples.task_row(id=id_, type=type_),), None),
+        "overview": Overview(views.NOW, (), 0),
+        "tasks": Page((views.task_row(id=id_, type=type_),), None),
     }
     lines = jobs(command, columns=columns).out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("ID")) + 1
@@ -282,14 +312,14 @@ def test_an_id_is_whole_however_narrow_the_terminal_is(
 def test_a_frame_says_since_when_there_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
     from joblane.cli.terminal import console
 
-    seen = live.Look(samples.NOW, samples.overview(), (), ())
+    seen = live.Look(views.NOW, views.overview(), (), ())
     console().print(live.frame(seen, 100, "the database is away"))
     out = capsys.readouterr().out
-    assert f"As of {samples.NOW:%H:%M:%S}Z: the database is away" in out
+    assert f"As of {views.NOW:%H:%M:%S}Z: the database is away" in out
     assert "Running" not in out
 
 
-def test_an_overview_of_nothing_is_shown(jobs: Run, stub: Stub) -> None:
-    stub.answers["overview"] = Overview(samples.NOW, (), 0)
+def test_an_overview_of_nothing_is_shown(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["overview"] = Overview(views.NOW, (), 0)
     stub.answers["tasks"] = Page((), None)
     assert jobs("queues").code == jobs("watch").code == 0

@@ -15,15 +15,16 @@ from joblane.cli import watch as live
 from joblane.errors import RecordAwayError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Page
-from tests.unit.cli import samples
-from tests.unit.cli.conftest import Stub
+from tests.builders import views
+from tests.inspector import FakeInspector
 
 OFTEN_SECONDS = 0.01
 
 
 @pytest.fixture
 def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Where keys are pressed: the other end of the terminal that the view reads."""
+    """Where keys are pressed: the other end of the terminal that the view reads. It can move its cursor."""
+    monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as stdin, monkeypatch.context() as patch:
         patch.setattr("sys.stdin", stdin)
@@ -33,7 +34,7 @@ def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     os.close(ours)
 
 
-def view(stub: Stub, every: float) -> str:
+def view(stub: FakeInspector, every: float) -> str:
     screen = io.StringIO()
     inspector: Inspector = stub  # type: ignore[assignment]
     live.run(inspector, Console(file=screen, force_terminal=True, width=100, height=60), every, 30)
@@ -41,25 +42,25 @@ def view(stub: Stub, every: float) -> str:
 
 
 @pytest.fixture
-def quiet(stub: Stub) -> Stub:
-    stub.answers |= {"overview": samples.overview(), "tasks": Page((samples.task_row(),), None)}
+def quiet(stub: FakeInspector) -> FakeInspector:
+    stub.answers |= {"overview": views.overview(), "tasks": Page((views.task_row(),), None)}
     return stub
 
 
 @pytest.mark.parametrize("key", ["q", "Q", "\x1b"])
-def test_a_key_ends_it_and_others_do_not(quiet: Stub, keyboard: int, key: str) -> None:
+def test_a_key_ends_it_and_others_do_not(quiet: FakeInspector, keyboard: int, key: str) -> None:
     os.write(keyboard, f"xy {key}".encode())
-    assert samples.ID in view(quiet, 60)
+    assert views.ID in view(quiet, 60)
     assert len(quiet.called("overview")) == 1
 
 
-def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: Stub, keyboard: int) -> None:
+def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: FakeInspector, keyboard: int) -> None:
     # given a second look that fails, and a third that ends it
     def third() -> object:
         os.write(keyboard, b"q")
-        return samples.overview()
+        return views.overview()
 
-    answers = iter([samples.overview, lambda: (_ for _ in ()).throw(RecordAwayError("the database is away")), third])
+    answers = iter([views.overview, lambda: (_ for _ in ()).throw(RecordAwayError("the database is away")), third])
     quiet.answers["overview"] = lambda **_: next(answers)()
     # when
     drawn = view(quiet, OFTEN_SECONDS)
@@ -68,8 +69,8 @@ def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: Stub, keyb
     assert len(quiet.called("overview")) == 3
 
 
-def test_a_fault_of_ours_ends_it_and_leaves_the_terminal_as_it_was(quiet: Stub, keyboard: int) -> None:
-    answers = iter([samples.overview(), ZeroDivisionError()])
+def test_a_fault_of_ours_ends_it_and_leaves_the_terminal_as_it_was(quiet: FakeInspector, keyboard: int) -> None:
+    answers = iter([views.overview(), ZeroDivisionError()])
     quiet.answers["overview"] = [next(answers), next(answers)]
     with pytest.raises(ZeroDivisionError):
         view(quiet, OFTEN_SECONDS)

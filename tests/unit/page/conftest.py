@@ -12,7 +12,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import Keys
-from tests.unit.page.stub import StubInspector
+from tests.inspector import FakeInspector
 
 PORT = 8700
 ADDRESS = f"http://127.0.0.1:{PORT}"
@@ -23,17 +23,17 @@ Post = Callable[..., Any]
 
 
 @pytest.fixture
-def stub() -> StubInspector:
-    return StubInspector()
+def stub() -> FakeInspector:
+    return FakeInspector()
 
 
-def client_of(stub: StubInspector, **how: Any) -> TestClient:
+def client_of(stub: FakeInspector, **how: Any) -> TestClient:
     app = build(Desk(lambda: cast(Inspector, stub)), port=PORT, keys=KEYS, **how)
     return TestClient(app, base_url=ADDRESS, follow_redirects=False)
 
 
 @pytest.fixture
-def stranger(stub: StubInspector) -> TestClient:
+def stranger(stub: FakeInspector) -> TestClient:
     """A browser that has not opened the address with the token."""
     return client_of(stub)
 

@@ -11,8 +11,8 @@ from starlette.testclient import TestClient
 from joblane.page.app import ACT, LOOK
 from joblane.page.security import MAX_FORM_BYTES
 from joblane.page.serving import listen, server
+from tests.inspector import FakeInspector
 from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_of
-from tests.unit.page.stub import StubInspector
 
 FORM = {"csrf": KEYS.form, "id": "one", "action": "retry"}
 
@@ -28,7 +28,7 @@ def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, 
 
 
 @pytest.mark.parametrize("path", ACT)
-def test_nothing_is_done_for_a_browser_without_the_cookie(stranger: TestClient, stub: StubInspector, path: str) -> None:
+def test_nothing_is_done_for_a_browser_without_the_cookie(stranger: TestClient, stub: FakeInspector, path: str) -> None:
     assert stranger.post(path, data=FORM, headers=SAME).status_code == 401
     assert stub.did == []
 
@@ -102,7 +102,7 @@ def test_addresses_are_not_logged(browser: TestClient) -> None:
 # --- Acting --------------------------------------------------------------------------------------------------------
 
 
-def test_a_form_of_the_page_acts(post: Post, stub: StubInspector) -> None:
+def test_a_form_of_the_page_acts(post: Post, stub: FakeInspector) -> None:
     assert post("/task/act", id="one", action="retry").status_code == 303
     assert stub.did == [("retry", "one", None)]
 
@@ -110,7 +110,7 @@ def test_a_form_of_the_page_acts(post: Post, stub: StubInspector) -> None:
 @pytest.mark.parametrize("path", ACT)
 @pytest.mark.parametrize("token", [None, "", "wrong", KEYS.token, KEYS.session])
 def test_a_form_without_the_token_of_the_page_does_nothing(
-    browser: TestClient, stub: StubInspector, path: str, token: str | None
+    browser: TestClient, stub: FakeInspector, path: str, token: str | None
 ) -> None:
     fields = {name: value for name, value in {**FORM, "csrf": token}.items() if value is not None}
     answer = browser.post(path, data=fields, headers=SAME)
@@ -135,7 +135,7 @@ def test_a_form_without_the_token_of_the_page_does_nothing(
     ],
 )
 def test_a_form_from_elsewhere_does_nothing_even_with_the_token(
-    browser: TestClient, stub: StubInspector, headers: dict[str, str]
+    browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 403
     assert stub.did == []
@@ -143,32 +143,32 @@ def test_a_form_from_elsewhere_does_nothing_even_with_the_token(
 
 @pytest.mark.parametrize("headers", [{"origin": "null", "sec-fetch-site": "same-origin"}, {"origin": ADDRESS}])
 def test_a_browser_that_tells_no_origin_or_only_that_may_act(
-    browser: TestClient, stub: StubInspector, headers: dict[str, str]
+    browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 303
     assert len(stub.did) == 1
 
 
 @pytest.mark.parametrize("path", ACT)
-def test_no_link_acts(browser: TestClient, stub: StubInspector, path: str) -> None:
+def test_no_link_acts(browser: TestClient, stub: FakeInspector, path: str) -> None:
     assert browser.get(path, params=FORM).status_code == 405
     assert stub.did == []
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
-def test_no_other_method_acts(browser: TestClient, stub: StubInspector, method: str) -> None:
+def test_no_other_method_acts(browser: TestClient, stub: FakeInspector, method: str) -> None:
     assert browser.request(method, "/task/act", params=FORM, headers=SAME).status_code in (403, 405)
     assert stub.did == []
 
 
-def test_a_form_has_an_end(browser: TestClient, stub: StubInspector) -> None:
+def test_a_form_has_an_end(browser: TestClient, stub: FakeInspector) -> None:
     answer = browser.post("/task/act", data={**FORM, "reason": "x" * MAX_FORM_BYTES}, headers=SAME)
     assert answer.status_code == 413
     assert stub.did == []
 
 
 @pytest.mark.parametrize("path", ACT)
-def test_read_only_refuses_every_action(stub: StubInspector, path: str) -> None:
+def test_read_only_refuses_every_action(stub: FakeInspector, path: str) -> None:
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
     answer = reader.post(path, data=FORM, headers=SAME)
@@ -178,7 +178,7 @@ def test_read_only_refuses_every_action(stub: StubInspector, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", [*(path for path in LOOK if path != "/bulk/show"), "/task?id=one"])
-def test_read_only_shows_no_form_that_acts(stub: StubInspector, path: str) -> None:
+def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> None:
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
     answer = reader.get(path, params={"action": "cancel", "id": "one"})
@@ -191,7 +191,7 @@ def test_read_only_shows_no_form_that_acts(stub: StubInspector, path: str) -> No
 
 
 def test_a_fault_of_the_page_is_told_without_its_text(
-    browser: TestClient, stub: StubInspector, caplog: pytest.LogCaptureFixture
+    browser: TestClient, stub: FakeInspector, caplog: pytest.LogCaptureFixture
 ) -> None:
     stub.fails = ValueError("the payload's secret")
     with caplog.at_level(logging.DEBUG):

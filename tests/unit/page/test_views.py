@@ -19,8 +19,9 @@ from joblane.inspector.views import AuditEntry, DeadGroup, LogLine, Pause
 from joblane.page.app import LOOK
 from joblane.queues import Queue
 from joblane.record.states import State
+from tests.builders.views import NOW, task_row, task_view
+from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
-from tests.unit.page.stub import NOW, StubInspector, row, view
 
 PAGES = [path for path in LOOK if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
 SCRIPT = "<script>alert(1)</script>"
@@ -30,11 +31,11 @@ QUOTED = "\"' onmouseover=alert(2) x='"
 
 
 @pytest.mark.parametrize("planted", [SCRIPT, QUOTED])
-def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: StubInspector, planted: str) -> None:
+def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInspector, planted: str) -> None:
     # given a text of an outsider wherever one can be
     at = datetime.now(UTC)
-    hurt = row(
-        planted,
+    hurt = task_row(
+        id=planted,
         tenant=planted,
         tags=(planted,),
         reason=planted,
@@ -45,7 +46,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: StubInsp
     )
     entry = AuditEntry(1, at, planted, planted, planted, planted, {planted: planted, "more": [planted]})
     stub.rows, stub.entries, stub.tenant = [hurt], [entry], planted
-    stub.views[planted] = {
+    stub.changes[planted] = {
         "payload": {planted: planted},
         "result": [planted],
         "headers": {planted: planted},
@@ -54,7 +55,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: StubInsp
         "unique_key": planted,
         "replay_of": planted,
         "replays": (planted,),
-        "why": replace(view(hurt).why, text=planted),
+        "why": replace(task_view(row=hurt).why, text=planted),
     }
     stub.groups = [DeadGroup(planted, planted, planted, planted, True, 1, at, at, planted, planted, None)]
     stub.groups += [replace(stub.groups[0], recorded=False)]
@@ -64,7 +65,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: StubInsp
     }
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
-    stub.bulks_["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
+    stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
     # when every page is looked at, with that text in its address too
     asked = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
     for path in LOOK:
@@ -89,7 +90,7 @@ def test_a_refusal_shows_what_was_asked_as_text(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: StubInspector, path: str) -> None:
+def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = RecordAwayError("the database did not answer: connection refused")
     answer = browser.get(path)
     if path == "/bulk":  # asks the stub nothing that fails
@@ -99,13 +100,13 @@ def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: StubIns
     assert "make up" in answer.text
 
 
-def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: StubInspector) -> None:
+def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: FakeInspector) -> None:
     class StageError(Exception):
         """As one of the layers above."""
 
     stub.fails = StageError("POST /view/tasks: stage 'prod' did not answer")
-    for spoken, status, shown in [((StageError,), 502, True), ((), 500, False)]:
-        browser = client_of(stub, spoken=spoken)
+    for readable, status, shown in [((StageError,), 502, True), ((), 500, False)]:
+        browser = client_of(stub, readable=readable)
         browser.cookies.update(COOKIE)
         answer = browser.get("/tasks")
         assert answer.status_code == status
@@ -146,7 +147,7 @@ def test_the_queues_show_their_figures_charts_and_lanes(browser: TestClient) -> 
 
 
 def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
-    browser: TestClient, post: Post, stub: StubInspector
+    browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
     answer = post("/pause", scope="queue", name="low", reason="a bad deploy", **{"for": "1h"})
     text = browser.get(answer.headers["location"]).text
@@ -159,7 +160,7 @@ def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
     assert stub.paused == {}
 
 
-def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post: Post, stub: StubInspector) -> None:
+def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     since = NOW - timedelta(minutes=3)
     stub.paused[PauseScope.QUEUE, "low"] = Pause(PauseScope.QUEUE, "low", "a bad deploy", "ann@desk", since, None)
     text = browser.get(post("/pause", scope="queue", name="low").headers["location"]).text
@@ -167,7 +168,7 @@ def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post:
 
 
 @pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
-def test_a_pause_that_cannot_be_is_refused(post: Post, stub: StubInspector, fields: dict[str, str]) -> None:
+def test_a_pause_that_cannot_be_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     answer = post("/pause", **fields)
     assert answer.status_code == 400
     assert stub.did == []
@@ -176,7 +177,7 @@ def test_a_pause_that_cannot_be_is_refused(post: Post, stub: StubInspector, fiel
 # --- Tasks ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient, stub: StubInspector) -> None:
+def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient, stub: FakeInspector) -> None:
     fields = {"state": "retry", "type": "data:export", "queue": "low", "tenant": "acme", "tag": "t", "error": "oops"}
     browser.get("/tasks", params={**fields, "id": "01", "fingerprint": "f", "newer": "2h", "older": "15m"})
     asked = stub.asked[-1]
@@ -197,8 +198,8 @@ def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient
     )
 
 
-def test_pages_follow_one_another_and_keep_the_filter(browser: TestClient, stub: StubInspector) -> None:
-    stub.rows = [row(f"id-{number:03}") for number in range(120)]
+def test_pages_follow_one_another_and_keep_the_filter(browser: TestClient, stub: FakeInspector) -> None:
+    stub.rows = [task_row(id=f"id-{number:03}") for number in range(120)]
     text = browser.get("/tasks", params={"state": "archived"}).text
     assert "120 tasks" in text
     assert "/tasks?state=archived&amp;from=50" in text
@@ -225,14 +226,14 @@ def test_ages_that_leave_nothing_are_told_at_their_field(browser: TestClient) ->
     assert answer.text.count('aria-invalid="true"') == 1
 
 
-def test_a_cursor_of_nowhere_is_told(browser: TestClient, stub: StubInspector) -> None:
+def test_a_cursor_of_nowhere_is_told(browser: TestClient, stub: FakeInspector) -> None:
     stub.fails = SelectionError("after", "this is no cursor of a listing")
     answer = browser.get("/tasks", params={"from": "x"})
     assert answer.status_code == 400
     assert "no cursor" in answer.text
 
 
-def test_nothing_that_matches_is_said(browser: TestClient, stub: StubInspector) -> None:
+def test_nothing_that_matches_is_said(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = []
     assert "No task matches" in browser.get("/tasks", params={"tag": "x"}).text
 
@@ -242,15 +243,23 @@ def test_nothing_that_matches_is_said(browser: TestClient, stub: StubInspector) 
 
 def test_a_task_is_shown_whole(browser: TestClient) -> None:
     text = browser.get("/task", params={"id": "one"}).text
-    for shown in ("It was given up.", "[redacted]", "TimeoutError", "Traceback", "3 of 10", "traceparent", "$0.000004"):
+    for shown in (
+        "It was given up after",
+        "[redacted]",
+        "TimeoutError",
+        "Traceback",
+        "300 of 1,200",
+        "traceparent",
+        "$0.000036",
+    ):
         assert shown in text
 
 
 @pytest.mark.parametrize("action", [*BulkAction, "replay"])
 def test_a_button_does_what_it_says_and_the_page_after_it_tells_so_once(
-    browser: TestClient, post: Post, stub: StubInspector, action: str
+    browser: TestClient, post: Post, stub: FakeInspector, action: str
 ) -> None:
-    stub.rows += [row("new")]
+    stub.rows += [task_row(id="new")]
     answer = post("/task/act", id="one", action=action, reason="because")
     assert stub.did == [(action, "one", "because")]
     place = answer.headers["location"]
@@ -259,8 +268,8 @@ def test_a_button_does_what_it_says_and_the_page_after_it_tells_so_once(
     assert f"{action.capitalize()}: done." not in browser.get(place).text
 
 
-def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: StubInspector) -> None:
-    stub.views["one"] = {"actions": ("retry", "replay", "delete")}
+def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: FakeInspector) -> None:
+    stub.changes["one"] = {"actions": ("retry", "replay", "delete")}
     text = browser.get("/task", params={"id": "one"}).text
     assert 'value="retry"' in text
     assert 'value="delete"' in text
@@ -268,7 +277,7 @@ def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: StubIn
         assert f'name="action" value="{action}"' not in text
 
 
-def test_the_second_of_two_operators_is_told_what_the_first_did(post: Post, stub: StubInspector) -> None:
+def test_the_second_of_two_operators_is_told_what_the_first_did(post: Post, stub: FakeInspector) -> None:
     last = "ann@desk retried it 3 s ago"
     stub.fails = ActionError("one", "retry", State.ACTIVE, [State.ARCHIVED], last)
     answer = post("/task/act", id="one", action="retry")
@@ -278,13 +287,13 @@ def test_the_second_of_two_operators_is_told_what_the_first_did(post: Post, stub
 
 
 @pytest.mark.parametrize("fields", [{"action": "explode"}, {"action": "_check"}, {"action": ""}, {}])
-def test_no_other_action_is_taken(post: Post, stub: StubInspector, fields: dict[str, str]) -> None:
+def test_no_other_action_is_taken(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     assert post("/task/act", id="one", **fields).status_code == 400
     assert stub.did == []
 
 
-def test_a_payload_is_edited_or_replayed(post: Post, stub: StubInspector) -> None:
-    stub.rows += [row("new")]
+def test_a_payload_is_edited_or_replayed(post: Post, stub: FakeInspector) -> None:
+    stub.rows += [task_row(id="new")]
     post("/task/edit", id="one", action="edit", payload='{"a": 1}', reason="typo")
     post("/task/edit", id="one", action="replay_with", payload='{"a": 2}')
     assert stub.did == [("edit", "one", {"a": 1}, "typo"), ("replay_with", "one", {"a": 2}, None)]
@@ -300,7 +309,7 @@ def test_a_payload_is_edited_or_replayed(post: Post, stub: StubInspector) -> Non
     ],
 )
 def test_what_is_no_payload_is_told_at_the_field_and_what_was_typed_stays(
-    post: Post, stub: StubInspector, text: str, told: str
+    post: Post, stub: FakeInspector, text: str, told: str
 ) -> None:
     answer = post("/task/edit", id="one", action="edit", payload=text, reason="typo")
     assert answer.status_code == 422
@@ -311,7 +320,7 @@ def test_what_is_no_payload_is_told_at_the_field_and_what_was_typed_stays(
 
 
 def test_each_field_of_a_payload_that_is_not_taken_is_told(
-    browser: TestClient, post: Post, stub: StubInspector, monkeypatch: pytest.MonkeyPatch
+    browser: TestClient, post: Post, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PayloadError(
@@ -324,29 +333,29 @@ def test_each_field_of_a_payload_that_is_not_taken_is_told(
 
 
 @pytest.mark.parametrize(("times", "told"), [(1, "once"), (2, "2 times")])
-def test_how_often_it_was_revived_is_told(browser: TestClient, stub: StubInspector, times: int, told: str) -> None:
-    stub.views["one"] = {"generation": times}
+def test_how_often_it_was_revived_is_told(browser: TestClient, stub: FakeInspector, times: int, told: str) -> None:
+    stub.changes["one"] = {"generation": times}
     assert f"<dt>Revived</dt><dd>{told}</dd>" in browser.get("/task", params={"id": "one"}).text
 
 
-def test_a_command_on_the_page_does_not_take_an_id_for_an_option(browser: TestClient, stub: StubInspector) -> None:
-    stub.rows = [row("-x")]
+def test_a_command_on_the_page_does_not_take_an_id_for_an_option(browser: TestClient, stub: FakeInspector) -> None:
+    stub.rows = [task_row(id="-x")]
     for path in ("/task", "/task/logs"):
         assert "logs -- -x</code>" in browser.get(path, params={"id": "-x"}).text
 
 
-def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: StubInspector) -> None:
+def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: FakeInspector) -> None:
     browser = client_of(stub, command="joblane --stage dev")
     browser.cookies.update(COOKIE)
     assert "joblane --stage dev logs one" in browser.get("/task", params={"id": "one"}).text
     assert "joblane --stage dev logs one" in browser.get("/task/logs", params={"id": "one"}).text
-    stub.views["one"] = {"log_link": "https://console"}
+    stub.changes["one"] = {"log_link": "https://console"}
     text = browser.get("/task", params={"id": "one"}).text
     assert 'href="https://console"' in text
     assert "joblane --stage dev logs one" not in text
 
 
-def test_logs_are_shown(browser: TestClient, stub: StubInspector) -> None:
+def test_logs_are_shown(browser: TestClient, stub: FakeInspector) -> None:
     stub.lines = [LogLine(NOW, "ERROR", "it broke", 2, "r", {"ms": 12})]
     text = browser.get("/task/logs", params={"id": "one"}).text
     assert "it broke" in text
@@ -357,9 +366,9 @@ def test_logs_are_shown(browser: TestClient, stub: StubInspector) -> None:
 
 
 def test_many_are_counted_first_and_what_was_counted_is_done(
-    browser: TestClient, post: Post, stub: StubInspector
+    browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
-    stub.rows = [row(f"id-{number}", state=State.RETRY) for number in range(12)] + [row("other")]
+    stub.rows = [task_row(id=f"id-{number}", state=State.RETRY) for number in range(12)] + [task_row(id="other")]
     text = browser.get("/bulk/new", params={"action": "cancel", "which": "all", "state": "retry", "older": "1h"}).text
     assert "Cancel 12 tasks?" in text
     assert "dry run" in text
@@ -367,7 +376,7 @@ def test_many_are_counted_first_and_what_was_counted_is_done(
     before = text.split('name="before" value="')[1].split('"')[0]
     answer = post("/bulk/start", action="cancel", state="retry", before=before, rate="20", reason="wrong day")
     asked = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
-    assert stub.did == [("cancel", asked, 20, 0, "wrong day")]
+    assert stub.did == [("bulk", BulkAction.CANCEL, asked, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
 
@@ -388,14 +397,14 @@ def test_none_ticked_is_told(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize("rate", ["0", "501", "fast", "-1", "1e3"])
-def test_a_rate_that_cannot_be_is_told(post: Post, stub: StubInspector, rate: str) -> None:
+def test_a_rate_that_cannot_be_is_told(post: Post, stub: FakeInspector, rate: str) -> None:
     answer = post("/bulk/start", action="cancel", rate=rate)
     assert answer.status_code == 400
     assert "from 1 to 500" in answer.text
     assert stub.did == []
 
 
-def test_a_bulk_action_is_stopped(post: Post, stub: StubInspector) -> None:
+def test_a_bulk_action_is_stopped(post: Post, stub: FakeInspector) -> None:
     stub.bulk(BulkAction.CANCEL, Filter())
     post("/bulk/abort", id="b", reason="enough")
     assert stub.did[-1] == ("abort", "b", "enough")
@@ -403,10 +412,10 @@ def test_a_bulk_action_is_stopped(post: Post, stub: StubInspector) -> None:
 
 @pytest.mark.parametrize(("stopped", "state"), [("the canary: 1 of 5 failed again", "stopped"), (None, "completed")])
 def test_a_bulk_action_that_was_stopped_is_not_called_completed(
-    browser: TestClient, stub: StubInspector, stopped: str | None, state: str
+    browser: TestClient, stub: FakeInspector, stopped: str | None, state: str
 ) -> None:
     made = stub.bulk(BulkAction.RETRY, Filter())
-    stub.bulks_["b"] = replace(made, state=State.COMPLETED, stopped=stopped)
+    stub.started["b"] = replace(made, state=State.COMPLETED, stopped=stopped)
     for path in ("/bulk", "/bulk/show?id=b"):
         text = browser.get(path).text
         assert re.findall(r'class="state (\w+)"', text) == [state], path
@@ -415,11 +424,11 @@ def test_a_bulk_action_that_was_stopped_is_not_called_completed(
 
 @pytest.mark.parametrize("state", [State.PENDING, State.ACTIVE])
 def test_a_bulk_action_that_is_to_stop_is_stopping_and_not_to_be_aborted_again(
-    browser: TestClient, stub: StubInspector, state: State
+    browser: TestClient, stub: FakeInspector, state: State
 ) -> None:
     made = stub.bulk(BulkAction.RETRY, Filter())
     assert 'action="/bulk/abort"' in browser.get("/bulk/show?id=b").text
-    stub.bulks_["b"] = replace(made, state=state, stopped="aborted by ann")
+    stub.started["b"] = replace(made, state=state, stopped="aborted by ann")
     for path in ("/bulk", "/bulk/show?id=b"):
         text = browser.get(path).text
         assert re.findall(r'class="state (\w+)"', text) == ["stopping"], path
@@ -429,9 +438,9 @@ def test_a_bulk_action_that_is_to_stop_is_stopping_and_not_to_be_aborted_again(
 
 @pytest.mark.parametrize("state", State)
 def test_the_action_that_is_offered_first_is_one_that_the_listed_state_allows(
-    browser: TestClient, stub: StubInspector, state: State
+    browser: TestClient, stub: FakeInspector, state: State
 ) -> None:
-    stub.rows = [row(str(one), state=one) for one in State]
+    stub.rows = [task_row(id=str(one), state=one) for one in State]
     text = browser.get("/tasks", params={"state": state}).text
     options = text.partition('id="bulk-action"')[2].partition("</select>")[0]
     [chosen] = re.findall(r"<option selected>(\w+)", options)
@@ -443,7 +452,7 @@ def test_the_action_that_is_offered_first_is_one_that_the_listed_state_allows(
 
 
 def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
-    browser: TestClient, post: Post, stub: StubInspector
+    browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one, replace(one, fingerprint="f2", error_type="OSError", count=2)]
@@ -453,11 +462,11 @@ def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
     assert "Redrive 40?" in text
     assert "OSError" not in text
     post("/dead/redrive/start", fingerprint="f1", type="data:export", canary="5", rate="10")
-    assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 10, 5, None)]
+    assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 5, 10, None)]
 
 
 def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a_page(
-    browser: TestClient, stub: StubInspector
+    browser: TestClient, stub: FakeInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one]
@@ -471,7 +480,7 @@ def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a
 
 
 def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead(
-    browser: TestClient, post: Post, stub: StubInspector
+    browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
     assert "nothing was given up" in browser.get("/dead").text
     stub.leftovers = {"data:export": 2}
@@ -482,11 +491,11 @@ def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead
     assert "<h1>Remove what is left over?</h1>" in text
     assert 'name="canary"' not in text
     post("/dead/redrive/start", rate="10")
-    assert stub.did == [("redrive", Filter(), 10, 0, None)]
+    assert stub.did == [("redrive", Filter(), 0, 10, None)]
 
 
 def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_all(
-    browser: TestClient, stub: StubInspector
+    browser: TestClient, stub: FakeInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups, stub.leftovers = [one], {"data:export": 1}
@@ -499,16 +508,16 @@ def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_al
         assert ("Removed as well" in text) is told, asked
 
 
-def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: StubInspector) -> None:
+def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: FakeInspector) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one, replace(one, fingerprint="f2", type="jobs:bulk", count=3)]
     assert "Redrive 40?" in browser.get("/dead/redrive").text
     assert "Redrive 3?" in browser.get("/dead/redrive", params={"type": "jobs:bulk"}).text
 
 
-def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: StubInspector) -> None:
+def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     text = browser.get("/schedules").text
-    for shown in ("0 2 * * *", "in 4 h", "completed", "missed", "ENABLED"):
+    for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED"):
         assert shown in text
     post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
     assert stub.did == [("tick", "tenant:cleanup", "nightly", None)]
@@ -520,11 +529,11 @@ def test_statistics_are_by_type_or_tenant_with_costs_as_estimates(browser: TestC
     text = browser.get("/statistics", params={"by": "tenant", "within": "7d"}).text
     assert "acme" in text
     assert "Cost, estimated" in text
-    assert "$0.0123" in text
+    assert "$0.0213" in text
     assert browser.get("/statistics", params={"by": "colour"}).status_code == 400
 
 
-def test_the_audit_is_paged(browser: TestClient, stub: StubInspector) -> None:
+def test_the_audit_is_paged(browser: TestClient, stub: FakeInspector) -> None:
     stub.entries = [AuditEntry(number, NOW, "op", "retry", f"id-{number}", "why") for number in range(80, 0, -1)]
     text = browser.get("/audit").text
     assert "before=31" in text

@@ -10,10 +10,11 @@ import typer
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit, exit_of
+from joblane.cli.follow import follow
 from joblane.cli.terminal import plural
+from joblane.inspector.filter import BulkAction, Filter
 
 if TYPE_CHECKING:
-    from joblane.inspector.filter import BulkAction, Filter
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import ActionResult
 
@@ -48,9 +49,13 @@ def command(action: str) -> Callable[..., None]:
                 f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]..."
             )
         chosen = which.filter(ids or ())
+        inspector = target.inspector(context)
         if unfiltered and not dry_run:
-            raise typer.Exit(_each(target.inspector(context), action, chosen.ids, reason, as_json=as_json))
-        act_on_filter(context, action, chosen, reason=reason, rate=rate, yes=yes, dry_run=dry_run, as_json=as_json)
+            raise typer.Exit(_each(inspector, action, chosen.ids, reason, as_json=as_json))
+        number = _counted(inspector, chosen, BulkAction(action), dry_run=dry_run, as_json=as_json)
+        terminal.confirm(f"{action.capitalize()} {number}?", yes=yes)
+        started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
+        raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
 
     act.__doc__ = HELP[action]
     return act
@@ -94,29 +99,7 @@ def _tell(acted: ActionResult) -> None:
         terminal.say(acted.note.capitalize().rstrip(".") + ".")
 
 
-def act_on_filter(
-    context: typer.Context,
-    action: str,
-    chosen: Filter,
-    *,
-    reason: str | None,
-    rate: int,
-    yes: bool,
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    """Count, ask, start, follow."""
-    from joblane.cli.follow import follow
-    from joblane.inspector.filter import BulkAction
-
-    inspector = target.inspector(context)
-    number = counted(inspector, chosen, BulkAction(action), dry_run=dry_run, as_json=as_json)
-    terminal.confirm(f"{action.capitalize()} {number}?", yes=yes)
-    started = inspector.bulk(BulkAction(action), chosen, rate=rate, reason=reason)
-    raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
-
-
-def counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
+def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
     """How many it would touch, in words. Ends the command for a dry run, and where nothing does."""
     count = inspector.count(chosen, action=action)
     words = plural(count.number) if count.exact else f"more than {plural(count.number)}"

@@ -16,6 +16,8 @@ import typer
 from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
+from joblane.inspector.shell import argument
+from joblane.queues import Queue
 
 if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult
@@ -55,8 +57,6 @@ def enqueue(
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
-    from joblane.inspector.shell import argument
-    from joblane.queues import Queue
     from joblane.unique import OnConflict
 
     given = {
@@ -219,7 +219,6 @@ def _time(text: str | None, option: str) -> str | None:
 
 
 def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
-
     if as_json:
         terminal.answer(acted)
     id_ = acted.new_id or acted.id

@@ -9,6 +9,8 @@ import typer
 
 from joblane.cli import target, terminal
 from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
+from joblane.cli.follow import follow, report
 from joblane.cli.terminal import NARROW, WIDE
 
 group = typer.Typer(no_args_is_help=True, rich_markup_mode=None)
@@ -18,8 +20,6 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 @group.command("ls")
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
-    from joblane.cli.durations import relative
-
     found = target.inspector(context).bulks(limit=limit)
     if as_json:
         terminal.answer(found)
@@ -45,8 +45,6 @@ def show(
     as_json: o.AsJson = False,
 ) -> None:
     """How one bulk action stands."""
-    from joblane.cli.follow import follow, report
-
     inspector = target.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
@@ -59,8 +57,6 @@ def show(
 @group.command("abort")
 def abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
     """Stop a bulk action; what is done stays done."""
-    from joblane.cli.follow import report
-
     view = target.inspector(context).abort(id_, reason=reason)
     if as_json:
         terminal.answer(view)

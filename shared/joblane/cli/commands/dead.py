@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,13 +11,17 @@ import typer
 
 from joblane.cli import target, terminal
 from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
 from joblane.cli.exits import Exit
+from joblane.cli.follow import follow
 from joblane.cli.terminal import NARROW, WIDE, plural, word
+from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.shell import argument
+from joblane.record.states import State
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from joblane.inspector.filter import Filter
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import DeadGroup, DeadLetters
 
@@ -49,8 +54,6 @@ def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def _groups(to: Console, found: DeadLetters) -> None:
-    from joblane.cli.durations import relative
-
     now, wide = datetime.now(UTC), to.width >= WIDE
     times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
     made = terminal.table(
@@ -70,8 +73,6 @@ def _wrong(one: DeadGroup) -> str:
 
 
 def _next_steps(one: DeadGroup, command: str) -> None:
-    from joblane.inspector.shell import argument
-
     logs = [] if one.log_link else [(f"{command} logs {argument(one.example)}", "what that one wrote")]
     looks = [
         (f"{command} show {argument(one.example)}", "one of the first group"),
@@ -109,7 +110,6 @@ def redrive(
 
     By fingerprint, ids, type, or all of it. Messages without a row come along.
     """
-    from joblane.cli.follow import follow
     from joblane.inspector.bulk.dead import left_over
 
     if everything and (which or type_):
@@ -146,8 +146,6 @@ def _would(number: int, removed: int) -> str:
 
 def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
     """One fingerprint, or ids: a word that is no group's fingerprint is an id."""
-    from joblane.inspector.filter import Filter
-
     prints = {one.fingerprint for one in groups} | {one for one in which if FINGERPRINT.fullmatch(one)}
     named = [one for one in which if one in prints]
     if len(named) > 1 or (named and len(which) > 1):
@@ -160,11 +158,8 @@ def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -
 def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly: bool) -> int:
     """How many it sends back. By ids, ``exactly``: tasks; whether messages without a row have such an id is seen as it
     goes."""
-    from dataclasses import replace
 
     from joblane.inspector.bulk.dead import within
-    from joblane.inspector.filter import BulkAction
-    from joblane.record.states import State
 
     if not chosen.ids:
         return sum(one.count for one in within(found.groups, chosen))

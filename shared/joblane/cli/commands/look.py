@@ -13,7 +13,8 @@ import typer
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
-from joblane.cli.follow import ENDED
+from joblane.cli.follow import ENDED, bar
+from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -130,9 +131,6 @@ def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta |
 
     ``command``: `joblane`, with the options that lead to this stage. ``longest`` None: for as long as it takes.
     """
-    from joblane.cli.follow import bar
-    from joblane.inspector.shell import argument
-
     ends = math.inf if longest is None else time.monotonic() + longest.total_seconds()
     view = inspector.task(id_)
     try:

@@ -9,13 +9,16 @@ import typer
 
 from joblane.cli import completion, filters, target, terminal
 from joblane.cli.commands import options as o
+from joblane.cli.durations import relative
 from joblane.cli.terminal import WIDE
+from joblane.inspector.durations import stamp
+from joblane.inspector.filter import PauseScope
+from joblane.inspector.shell import argument
 
 if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from joblane.inspector.filter import PauseScope
     from joblane.inspector.views import ScheduleView, Tick
 
 Scope = Annotated[
@@ -43,8 +46,6 @@ def pause(
 
     Without arguments: what is paused. Messages stay, and no attempts are spent.
     """
-    from joblane.inspector.shell import argument
-
     if scope is None:
         _show_pauses(context, as_json=as_json)
         return
@@ -57,11 +58,11 @@ def pause(
     what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
     if made.scope == "schedule":
         what = "its ticks run nothing"
-    end = f"until {terminal.clean(_stamp(made.until))}" if made.until else "until it is resumed"
+    end = f"until {terminal.clean(stamp(made.until))}" if made.until else "until it is resumed"
     terminal.say(f"Paused {made.scope} {made.name} {end}: {what}.")
     if made.replaced:
         by = f" by {made.replaced_by}" if made.replaced_by else ""
-        terminal.say(f"It was paused already{by}, since {_stamp(made.since)}; your reason and end stand from now on.")
+        terminal.say(f"It was paused already{by}, since {stamp(made.since)}; your reason and end stand from now on.")
     terminal.say(f"Go on:  {target.command(context)} resume {made.scope} {argument(made.name)}")
 
 
@@ -74,11 +75,10 @@ def resume(
     if as_json:
         terminal.answer(was)
     by = f" by {was.by}" if was.by else ""
-    terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {_stamp(was.since)}.")
+    terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {stamp(was.since)}.")
 
 
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
-
     found = target.inspector(context).pauses()
     if as_json:
         terminal.answer(found)
@@ -87,14 +87,12 @@ def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
         return
     made = terminal.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
     for one in found:
-        until = _stamp(one.until) if one.until else "resumed by hand"
-        terminal.row(made, one.scope, one.name, _stamp(one.since), until, one.by, one.reason)
+        until = stamp(one.until) if one.until else "resumed by hand"
+        terminal.row(made, one.scope, one.name, stamp(one.since), until, one.by, one.reason)
     terminal.console().print(made)
 
 
 def _scope(text: str) -> PauseScope:
-    from joblane.inspector.filter import PauseScope
-
     return filters.one_of(PauseScope, text, "SCOPE")
 
 
@@ -103,12 +101,6 @@ def _ends(for_: str | None, until: str | None) -> datetime | None:
         terminal.usage("give --for or --until, not both", "--until")
     length = filters.duration_of(for_, "--for")
     return filters.time_of(until, "--until") if length is None else datetime.now(UTC) + length
-
-
-def _stamp(at: datetime) -> str:
-    from joblane.inspector.durations import stamp
-
-    return stamp(at)
 
 
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
@@ -123,7 +115,6 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
-    from joblane.cli.durations import relative
     from joblane.cli.queue_tables import paused
 
     wide, now = width >= WIDE, datetime.now(UTC)

@@ -9,8 +9,10 @@ import typer
 
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
+from joblane.cli.durations import milliseconds, short
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import WIDE
+from joblane.inspector.durations import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,8 +61,6 @@ def stats(
 
     How they ended, and how long they waited and took.
     """
-    from joblane.inspector.durations import duration
-
     if by not in BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     length = filters.parsed(duration, within, "--within")
@@ -80,7 +80,6 @@ def stats(
 
 
 def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
-    from joblane.cli.durations import milliseconds
     from joblane.cli.task_tables import dollars
 
     def money(value: float | None) -> str | None:
@@ -138,8 +137,6 @@ def audit(
 
 def types(context: typer.Context, as_json: o.AsJson = False) -> None:
     """The declared task types."""
-    from joblane.cli.durations import short
-
     found = target.inspector(context).types()
     if as_json:
         terminal.answer(found)

@@ -140,7 +140,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
 def _scope() -> Scope:
     """The process's; nobody's yet."""
     return Scope(
-        database=Database(settings.database_url()),
+        database=Database(settings.database_url(), prefix=settings.prefix()),
         sqs=Sqs(),
         prefix=settings.prefix(),
         tasks=discover(),

@@ -8,14 +8,12 @@ from __future__ import annotations
 import json
 import os
 import urllib.request
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane import settings, telemetry
 from joblane.errors import text_of
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 PATIENCE = timedelta(minutes=3)
 """A cluster that sleeps takes half a minute, one that was just made somewhat longer to answer."""

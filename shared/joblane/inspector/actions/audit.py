@@ -11,20 +11,18 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
 from joblane.inspector.durations import lasting
 from joblane.inspector.errors import BusyError, SelectionError
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, check_number
 from joblane.inspector.views import AuditEntry
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
-    from joblane.record.database import Database
+from joblane.record.connection import Connection
+from joblane.record.database import Database
 
 MAX_WHO = 700
 """Characters; the longest ARN of a user has less. Source: IAM quotas, a path of 512 and a name of 64."""

@@ -4,25 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from joblane.enqueue.check import check, delay_seconds
+from joblane.declaration import Task
+from joblane.enqueue.check import Ready, check, delay_seconds
 from joblane.enqueue.insert import Admitted, insert_tasks
 from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.job import Job, JobOptions
 from joblane.limits import MAX_DELAY_SECONDS
+from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.redaction import restored
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.enqueue.check import Ready
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
 
 
 def types(scope: Scope) -> tuple[TypeView, ...]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from joblane.enqueue.check import check
+from joblane.enqueue.check import Ready, check
 from joblane.enqueue.wake import wake
 from joblane.errors import UnreadablePayloadError
 from joblane.inspector.actions import audit
+from joblane.inspector.actions.audit import Action
 from joblane.inspector.actions.changes import ALLOWED, change, entry_of, send
 from joblane.inspector.actions.enqueue import insert, named, note_of, send_inserted
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.views import ActionResult
@@ -26,11 +28,6 @@ from joblane.job import Job
 from joblane.record.claim import HOLDER
 from joblane.record.states import State
 from joblane.redaction import restored
-
-if TYPE_CHECKING:
-    from joblane.enqueue.check import Ready
-    from joblane.inspector.actions.audit import Action
-    from joblane.inspector.scope import Scope
 
 CLEARED = "its payload was cleared, by its retention or by an operator, so it can neither run again nor be replayed"
 IS_PAUSED = "its type, queue or tenant is paused: it waits until that is resumed"

@@ -21,22 +21,20 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
+from joblane.record.connection import Connection
 from joblane.record.states import State
+from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import Held, held_if_there, side_by_side
 from joblane.sqs.message import REASON_ATTRIBUTE
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
 from joblane.worker.failure import normalised
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Entry, Sqs
 
 FINGERPRINT = "letter:"
 """What the fingerprints of messages without a row begin with."""
@@ -185,7 +183,7 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
     """Of the queues that hold some."""
     found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
-    return {queue: letters for queue, letters in found.items() if letters and letters.all}
+    return {queue: dead_letters for queue, dead_letters in found.items() if dead_letters and dead_letters.all}
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------

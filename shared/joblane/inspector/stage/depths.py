@@ -5,14 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from threading import Event
-from typing import TYPE_CHECKING
 
 from joblane.inspector.views import Depth
 from joblane.queues import dead_letter_name
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import Held, held, side_by_side
-
-if TYPE_CHECKING:
-    from joblane.sqs.client import Sqs
 
 
 def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:

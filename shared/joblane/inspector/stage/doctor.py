@@ -6,18 +6,15 @@ One part after the other, and what cannot be asked is told in its place: no part
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import doctor_aws, doctor_record
 from joblane.inspector.stage.aws import is_emulator
 from joblane.inspector.unavailable import DENIED, MISSING
 from joblane.inspector.views import Check, Grade
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 ORDER = (Grade.BAD, Grade.WARNING, Grade.UNKNOWN, Grade.GOOD)
 
@@ -57,7 +54,8 @@ def _asked(scope: Scope, what: str, permission: str, part: Part) -> list[Check]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        return list(part(scope))
+        found = list(part(scope))
+        return [one for one in found if one.grade is not Grade.GOOD] or found
     except ClientError as error:
         code = str(error.response.get("Error", {}).get("Code", ""))
         do = f"allow {permission}" if code in DENIED else "ask again"

@@ -1,12 +1,17 @@
-"""What AWS tells of a deployment: whether queues, functions and schedules are there, and on."""
+"""Checks of a deployment in AWS: queues, functions and schedules are there, and on.
+
+Each part yields what is wrong, and a good check, which counts where nothing is wrong.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.inspector.bulk.dead_letters import cron_dead_letters
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client, is_emulator
 from joblane.inspector.views import Check, Grade
@@ -21,10 +26,6 @@ from joblane.queues import (
     schedule_name,
 )
 from joblane.sqs.depth import held_if_there, side_by_side
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
 
 DEPLOY = "deploy the stage"
 NOBODY = "nobody that is known"
@@ -43,14 +44,11 @@ def mappings(scope: Scope) -> Iterator[Check]:
     lanes = _lanes(scope)
     expected = {**dict.fromkeys((front_door_name(scope.prefix, queue) for queue in Queue), None), **lanes}
     gone = _gone(scope, [name for name in expected if not found.get(name)])
-    paused, wrong = _paused(scope), len(gone)
+    paused = _paused(scope)
     for name, lane in expected.items():
-        if name in gone:
-            continue  # told with the queues
-        for one in _mapping(name, lane, found.get(name, []), paused):
-            wrong += 1
-            yield one
-    if not wrong:
+        if name not in gone:  # which is a finding of the queues
+            yield from _mapping(name, lane, found.get(name, []), paused)
+    if not gone:
         yield Check(Grade.GOOD, "mappings", f"all {len(expected)} are there and on")
 
 
@@ -131,20 +129,19 @@ def queues(scope: Scope) -> Iterator[Check]:
     dead = [*map(dead_letter_name, live), ticks]
     found = side_by_side(scope.sqs, lambda name: held_if_there(scope.sqs, name), [*live, *dead])
     missing = [name for name, there in found.items() if there is None]
-    letters = {name: there.waiting for name in dead if (there := found[name])}
+    waiting = {name: there.waiting for name in dead if (there := found[name])}
     without = {dead_letter_name(name) for name in missing}
     for name in missing:
         if name in without:
             continue
         yield Check(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
-    for name, count in letters.items():
+    for name, count in waiting.items():
         if count:
             do = "`joblane dead` says what they are, `joblane redrive` sends them back"
             if name == ticks:
                 do = "EventBridge Scheduler could not send these: look at its role and lane, then `joblane tick TYPE`"
             yield Check(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
-    if not missing and not any(letters.values()):
-        yield Check(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
+    yield Check(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
 
 
 # --- Functions -----------------------------------------------------------------------------------------------------
@@ -152,14 +149,10 @@ def queues(scope: Scope) -> Iterator[Check]:
 
 def functions(scope: Scope) -> Iterator[Check]:
     """Each is there, can run, and has the time that its task declares."""
-    wrong = 0
     with client("lambda", scope.region) as asked:
         for task in scope.tasks.values():
-            for one in _function(asked, function_name(scope.prefix, task.type), task):
-                wrong += 1
-                yield one
-    if not wrong:
-        yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} are there and as they are declared")
+            yield from _function(asked, function_name(scope.prefix, task.type), task)
+    yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} are there and as they are declared")
 
 
 def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
@@ -184,7 +177,7 @@ def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
 
 def schedules(scope: Scope) -> Iterator[Check]:
     """Each is there with its times, and on; on a local stack off, where a ticker of ours sends the ticks."""
-    local, paused, wrong, count = is_emulator(), _paused(scope), 0, 0
+    local, paused, count = is_emulator(), _paused(scope), 0
     with client("scheduler", scope.region) as asked:
         for task in scope.tasks.values():
             for schedule in task.schedules:
@@ -192,12 +185,9 @@ def schedules(scope: Scope) -> Iterator[Check]:
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
                     there = _schedule(asked, scope.prefix, name)
-                    for one in _wrong_schedule(name, there, (expression, schedule.timezone), local, who):
-                        wrong += 1
-                        yield one
-    if not wrong:
-        off = ", and off: the local ticker sends the ticks" if local else " and on"
-        yield Check(Grade.GOOD, "schedules", f"all {count} are there{off}")
+                    yield from _wrong_schedule(name, there, (expression, schedule.timezone), local, who)
+    off = ", and off: the local ticker sends the ticks" if local else " and on"
+    yield Check(Grade.GOOD, "schedules", f"all {count} are there{off}")
 
 
 def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:

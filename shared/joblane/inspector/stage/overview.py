@@ -6,20 +6,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.depths import depth_of, held_by, total
 from joblane.inspector.tasks.filter_sql import check_number, reading
 from joblane.inspector.tasks.listing import COUNT_CAP
 from joblane.inspector.views import Depth, Lane, Minute, Overview, Pause, QueueView
 from joblane.queues import WEIGHTS, Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.connection import Connection
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
 
 MOST_MINUTES = 240
 
@@ -121,11 +119,11 @@ def _summed(lanes: Sequence[Lane]) -> dict[str, Any]:
 
 def _minutes(recorded: Recorded, queue: Queue, minutes: int) -> tuple[Minute, ...]:
     """Those in which nothing began are there as well."""
-    told = []
+    found = []
     for at in _last_minutes(recorded.at, minutes):
         started, succeeded, failed, wait_ms = recorded.minutes.get((queue, at), (0, 0, 0, None))
-        told.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
-    return tuple(told)
+        found.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
+    return tuple(found)
 
 
 def _last_minutes(at: datetime, minutes: int) -> list[datetime]:

@@ -6,14 +6,16 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.discovery import load
 from joblane.errors import DeclarationError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.enqueue import named
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import PauseScope
+from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
 from joblane.inspector.stage.aws import client
 from joblane.inspector.views import ActionResult, ScheduleView, Tick
@@ -21,13 +23,9 @@ from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.maintenance.missed_ticks import PATIENCE
 from joblane.queues import cron_group_name, schedule_name
 from joblane.record.states import State
+from joblane.schedule import Schedule
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
-    from joblane.schedule import Schedule
 
 COMING = 3
 PAST = 10

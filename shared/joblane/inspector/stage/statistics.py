@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from joblane.inspector.errors import SelectionError
+from joblane.inspector.scope import Scope
 from joblane.inspector.views import Statistic
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
 
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
 COLUMNS = ("type", "tenant")

@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.links import logs_link
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE, reading
 from joblane.inspector.tasks.row import Record, read
 from joblane.inspector.tasks.why import why
 from joblane.inspector.views import Attempt, TaskRow, TaskView
+from joblane.payload import Payload
+from joblane.record.connection import Row
 from joblane.record.states import State
 from joblane.record.status import Progress
 from joblane.redaction import MASK, masked, redacted_names
 from joblane.redaction_scrub import OPEN_HEADER, scrubbed, scrubber
 from joblane.unique import PAYLOAD_KEY
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.inspector.scope import Scope
-    from joblane.payload import Payload
-    from joblane.record.connection import Row
 
 ATTEMPTS_SHOWN = 500
 """The last ones; a task that goes on over many invocations has a run for each."""

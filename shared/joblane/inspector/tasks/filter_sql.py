@@ -15,20 +15,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from joblane.errors import storable
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.scope import Scope
 from joblane.options import MAX_TAG
 from joblane.queues import TYPE_PATTERN, Queue
+from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
 
 BULK_TYPE = "jobs:bulk"
 """Of the task that does an action on many."""

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.scope import Scope
 from joblane.inspector.tasks import filter_sql
 from joblane.inspector.tasks.filter_sql import LARGEST_PAGE, aimed, check_number, checked, cursor_of, reading, select
 from joblane.inspector.views import Count, Page, TaskRow
 from joblane.queues import Queue
+from joblane.record.connection import Connection
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from joblane.inspector.scope import Scope
-    from joblane.record.connection import Connection
-
 
 COUNT_CAP = 10_000
 """Rows are counted up to here."""

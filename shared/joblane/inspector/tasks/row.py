@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from joblane.errors import UnknownTaskError
 from joblane.queues import Queue
 from joblane.record.claim import PAUSED
+from joblane.record.connection import Connection
 from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
 
 View = TypeVar("View")
 

@@ -5,22 +5,18 @@ Nothing is guessed from the state alone: each answer is what the claim or the sw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
 
 from joblane.inspector.durations import stamp
+from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.row import Record
 from joblane.inspector.views import Reason, Why
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_DELAY
 from joblane.queues import dead_letter_name, lane_name
 from joblane.record.claim import EARLY_SECONDS
+from joblane.record.connection import Connection, Row
 from joblane.record.states import State
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from joblane.inspector.scope import Scope
-    from joblane.inspector.tasks.row import Record
-    from joblane.record.connection import Connection, Row
 
 AHEAD_CAP = 10_000
 """Tasks before this one are counted up to here."""

@@ -1,4 +1,4 @@
-"""Answers of an inspector, for tests of what is made of them."""
+"""Answers of an inspector: each a whole one, with changes."""
 
 from __future__ import annotations
 
@@ -38,6 +38,8 @@ from joblane.record.status import Progress
 NOW = datetime.now(UTC)
 ID = "019318f2-7f3a-7cc4-9d3e-1f6b2a4c5d6e"
 FINGERPRINT = "3f9ab1c04d5e6f70"
+TYPE = "data:export"
+ACTIONS = ("run", "retry", "archive", "delete", "cancel", "replay", "edit", "replay_with")
 
 
 def before(**distance: float) -> datetime:
@@ -65,7 +67,9 @@ def task_row(**changes: Any) -> TaskRow:
     return replace(row, **changes)
 
 
-def attempt(run: int, **changes: Any) -> Attempt:
+def attempt(run: int, of: TaskRow | None = None, **changes: Any) -> Attempt:
+    of = of or task_row()
+    file = '  File "functions/data_export/handler.py", line 6'
     made = Attempt(
         run=run,
         attempt=run,
@@ -78,21 +82,22 @@ def attempt(run: int, **changes: Any) -> Attempt:
         memory_mb=512,
         cost_usd=0.0000361,
         request_id="r",
-        error_type="TimeoutError",
-        error_message="the upload did not end",
-        fingerprint=FINGERPRINT,
-        traceback='Traceback (most recent call last):\n  File "functions/data_export/handler.py", line 6\nTimeoutError',
+        error_type=of.error_type,
+        error_message=of.error_message,
+        fingerprint=of.fingerprint,
+        traceback=f"Traceback (most recent call last):\n{file}\n{of.error_type}: {of.error_message}",
     )
     return replace(made, **changes)
 
 
-def task_view(**changes: Any) -> TaskView:
+def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
+    row = row or task_row()
     view = TaskView(
-        row=task_row(),
+        row=row,
         owner=None,
         payload={"tenant_id": "acme", "email": "[redacted]"},
         result=None,
-        headers={},
+        headers={"traceparent": "00-1-2-01"},
         options={},
         runs=4,
         generation=0,
@@ -107,7 +112,7 @@ def task_view(**changes: Any) -> TaskView:
         replays=(),
         progress=Progress(300, 1200, "third file", before(minutes=41)),
         items_done=0,
-        attempts=tuple(attempt(run) for run in range(1, 5)),
+        attempts=tuple(attempt(run, row) for run in range(1, 5)),
         why=Why(Reason.DEAD, "It was given up after 4 attempts."),
         actions=("retry", "edit", "replay", "delete"),
         audit=(AuditEntry(7, before(minutes=10), "ann@laptop", "retry", ID, "the disk was full"),),
@@ -129,8 +134,8 @@ def lane(**changes: Any) -> Lane:
     return replace(made, **changes)
 
 
-def overview() -> Overview:
-    minutes = tuple(Minute(before(minutes=60 - n), n % 7, n % 7, int(n % 20 == 0), 40) for n in range(60))
+def overview(minutes: int = 60) -> Overview:
+    series = tuple(Minute(before(minutes=at), at % 7, at % 7, int(at % 20 == 0), 40) for at in range(minutes, 0, -1))
     pause = Pause(PauseScope.QUEUE, "low", "the database moves", "ann@laptop", before(hours=1), None)
     views = tuple(
         QueueView(
@@ -142,7 +147,7 @@ def overview() -> Overview:
             oldest_wait_seconds=75.0,
             pause=pause if queue is Queue.LOW else None,
             lanes=(replace(lane(), queue=queue),),
-            minutes=minutes,
+            minutes=series,
         )
         for queue in Queue
     )
@@ -209,8 +214,8 @@ def schedule() -> ScheduleView:
     )
 
 
-def statistic() -> Statistic:
-    return Statistic("data:export", 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
+def statistic(key: str = TYPE) -> Statistic:
+    return Statistic(key, 1200, 1190, 6, 3, 1, 420, 5300, 61000, 0.0213)
 
 
 def type_view() -> TypeView:

@@ -1,0 +1,197 @@
+"""An inspector without a stage, for tests of the command line and of the page."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from joblane.errors import UnknownTaskError
+from joblane.inspector.actions.changes import ALLOWED
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.views import (
+    ActionResult,
+    AuditEntry,
+    BulkView,
+    Count,
+    DeadGroup,
+    DeadLetters,
+    Depth,
+    LogLine,
+    Overview,
+    Page,
+    Pause,
+    ScheduleView,
+    Statistic,
+    TaskRow,
+    TaskView,
+    TypeView,
+)
+from joblane.record.states import State
+from tests.builders import views
+
+
+@dataclass
+class FakeInspector:
+    """Has the operations of an inspector, and notes each call with its arguments.
+
+    An operation answers what ``answers`` holds under its name: a value, the first of a list, an exception that it
+    raises, or what a function returns. Without that it answers from the fields, and an action changes them.
+    ``fails``: what every operation but ``types`` raises. ``where``: the stage that a command connected to.
+    """
+
+    answers: dict[str, Any] = field(default_factory=dict)
+    calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = field(default_factory=list)
+    where: dict[str, str | None] = field(default_factory=dict)
+    fails: Exception | None = None
+    rows: list[TaskRow] = field(default_factory=lambda: [views.task_row(id="one")])
+    changes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Of the views of tasks, by their ids."""
+    groups: list[DeadGroup] = field(default_factory=list)
+    leftovers: dict[str, int] = field(default_factory=dict)
+    entries: list[AuditEntry] = field(default_factory=list)
+    paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
+    started: dict[str, BulkView] = field(default_factory=dict)
+    lines: list[LogLine] = field(default_factory=list)
+    tenant: str = "acme"
+
+    def __getattr__(self, operation: str) -> Callable[..., Any]:
+        assert permission_of(Inspector, operation), f"an inspector has no {operation}"
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self.calls.append((operation, arguments, named))
+            if self.fails and operation != "types":
+                raise self.fails
+            if operation not in self.answers:
+                return self._answer(operation, **self._bound(operation, arguments, named))
+            answer = self.answers[operation]
+            if isinstance(answer, list):
+                answer = answer.pop(0) if len(answer) > 1 else answer[0]
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer(*arguments, **named) if callable(answer) else answer
+
+        return call
+
+    def called(self, operation: str) -> list[tuple[tuple[Any, ...], dict[str, Any]]]:
+        return [(arguments, named) for name, arguments, named in self.calls if name == operation]
+
+    @property
+    def did(self) -> list[tuple[Any, ...]]:
+        """Each action, with all its arguments in the order of the inspector's."""
+        acted = [one for one in self.calls if permission_of(Inspector, one[0]) is not Permission.VIEW]
+        return [(name, *self._bound(name, arguments, named).values()) for name, arguments, named in acted]
+
+    @property
+    def asked(self) -> list[Filter]:
+        """The filters of the listings."""
+        return [self._bound("tasks", *call)["filter"] for call in self.called("tasks")]
+
+    @staticmethod
+    def _bound(operation: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        bound = inspect.signature(getattr(Inspector, operation)).bind(None, *arguments, **named)
+        bound.apply_defaults()
+        return {name: value for name, value in bound.arguments.items() if name != "self"}
+
+    def _answer(self, operation: str, **named: Any) -> Any:
+        own = getattr(type(self), f"_{operation}", None)
+        if own:
+            return own(self, **named)
+        new_id = "new" if operation.startswith("replay") else None
+        return ActionResult(named.get("id") or named["type"], operation, State.ARCHIVED, State.PENDING, new_id)
+
+    # --- Look ------------------------------------------------------------------------------------------------------
+
+    def _overview(self, minutes: int) -> Overview:
+        queues = []
+        for one in views.overview(minutes).queues:
+            lanes = tuple(replace(lane, pause=self.paused.get((PauseScope.TYPE, lane.type))) for lane in one.lanes)
+            queues.append(
+                replace(one, front_door=Depth(), pause=self.paused.get((PauseScope.QUEUE, one.queue)), lanes=lanes)
+            )
+        return Overview(views.NOW, tuple(queues), 1_234)
+
+    def _pauses(self) -> tuple[Pause, ...]:
+        return tuple(self.paused.values())
+
+    def _tasks(self, filter: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:  # noqa: A002
+        start = int(after or 0)
+        found = list(self._matching(filter, action))
+        return Page(tuple(found[start : start + limit]), str(start + limit) if start + limit < len(found) else None)
+
+    def _count(self, filter: Filter, action: BulkAction | None) -> Count:  # noqa: A002
+        return Count(len(list(self._matching(filter, action))), exact=True)
+
+    def _matching(self, chosen: Filter, action: BulkAction | None) -> Iterator[TaskRow]:
+        for one in self.rows:
+            if action is not None and one.state not in ALLOWED[action]:
+                continue
+            if (not chosen.ids or one.id in chosen.ids) and (not chosen.states or one.state in chosen.states):
+                yield one
+
+    def _task(self, id: str) -> TaskView:  # noqa: A002
+        for row in self.rows:
+            if row.id == id:
+                changes = {"audit": tuple(self.entries), "actions": views.ACTIONS, "log_link": None}
+                return views.task_view(row=row, **changes | self.changes.get(id, {}))
+        raise UnknownTaskError(id)
+
+    def _logs(self, id: str, limit: int) -> tuple[LogLine, ...]:  # noqa: A002
+        return tuple(self.lines)
+
+    def _dead(self) -> DeadLetters:
+        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.leftovers)
+
+    def _schedules(self) -> tuple[ScheduleView, ...]:
+        pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
+        return (replace(views.schedule(), name="nightly", pause=pause),)
+
+    def _statistics(self, within: object, by: str) -> tuple[Statistic, ...]:
+        return (views.statistic(views.TYPE if by == "type" else self.tenant),)
+
+    def _types(self) -> tuple[TypeView, ...]:
+        return (views.type_view(),)
+
+    def _audit(self, target: str | None, who: str | None, before: int | None, limit: int) -> tuple[AuditEntry, ...]:
+        return tuple(one for one in self.entries if before is None or one.number < before)[:limit]
+
+    def _bulks(self, limit: int) -> tuple[BulkView, ...]:
+        return tuple(self.started.values())
+
+    def _bulk_view(self, id: str) -> BulkView:  # noqa: A002
+        if id not in self.started:
+            raise UnknownTaskError(id)
+        return self.started[id]
+
+    # --- Act -------------------------------------------------------------------------------------------------------
+
+    def _bulk(
+        self,
+        action: BulkAction | str,
+        filter: Filter,  # noqa: A002
+        rate: int,
+        reason: str | None,
+        canary: int = 0,
+    ) -> BulkView:
+        total = len(list(self._matching(filter, None)))
+        made = BulkView("b", str(action), filter, "op", State.ACTIVE, total, 0, 0, 0, canary, None, views.NOW, None)
+        self.started[made.id] = made
+        return made
+
+    def _redrive(self, filter: Filter, canary: int, rate: int, reason: str | None) -> BulkView:  # noqa: A002
+        return self._bulk("redrive", filter, rate, reason, canary)
+
+    def _abort(self, id: str, reason: str | None) -> BulkView:  # noqa: A002
+        return self._bulk_view(id)
+
+    def _pause(self, scope: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
+        before = self.paused.get((scope, name))
+        made = self.paused[scope, name] = Pause(scope, name, reason, "op", before.since if before else views.NOW, until)
+        return replace(made, replaced=before is not None, replaced_by=before.by if before else None)
+
+    def _resume(self, scope: PauseScope, name: str, reason: str | None) -> Pause:
+        return self.paused.pop((scope, name))
