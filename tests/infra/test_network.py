@@ -257,7 +257,7 @@ def test_lambda_may_make_their_interfaces_and_their_own_code_may_not(made: Made,
         "ec2:DeleteNetworkInterface",
         "ec2:AssignPrivateIpAddresses",
         "ec2:UnassignPrivateIpAddresses",
-        "ec2:DescribeNetworkInsideInterfaces",
+        "ec2:DescribeNetworkInterfaces",
         "ec2:DescribeSubnets",
     }
     assert {action for statement in allowed for action in statement["Action"]} == needed
