@@ -112,11 +112,11 @@ class RemoteInspector:
                     f"/{permission}/{operation}: stage {self._stage!r} answers what this version does not understand; "
                     "use the version that is deployed there."
                 ) from error
-        told = _object(answer.content)
-        if isinstance(told.get("error"), dict):
-            raise wire.decode_error(told["error"])
+        body = _object(answer.content)
+        if isinstance(body.get("error"), dict):
+            raise wire.decode_error(body["error"])
         kind = ForbiddenError if answer.status_code == 403 else AwayError
-        raise kind(self._refused(operation, permission, answer.status_code, str(told.get("message") or "")))
+        raise kind(self._refused(operation, permission, answer.status_code, str(body.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
         """What is said of an answer that is the gateway's own, or of a function that did not get to one."""

@@ -183,7 +183,7 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
     """Of the queues that hold some."""
     found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
-    return {queue: letters for queue, letters in found.items() if letters and letters.all}
+    return {queue: dead_letters for queue, dead_letters in found.items() if dead_letters and dead_letters.all}
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------

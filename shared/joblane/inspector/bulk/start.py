@@ -67,7 +67,7 @@ def begin(
     rate: int,
     canary: int,
     reason: str | None,
-    letters: int = 0,
+    dead_letters: int = 0,
     may_be_none: bool = False,
 ) -> BulkView:
     """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
@@ -79,7 +79,7 @@ def begin(
     check_number("canary", canary, MAX_CANARY, least=0)
     ready = _ready(scope)
     with audit.action(scope, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
-        total = _count(doing.connection, filter_) + letters
+        total = _count(doing.connection, filter_) + dead_letters
         if total or not may_be_none:
             _check_total(scope, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)
