@@ -177,7 +177,7 @@ class RunSession:
             own = done is None or self.database.get().idle
             try:
                 connection = self.connection() if own else self._side.get()
-                stop = checkpoints.tell(connection, self._id, self._token, done=done, total=total, note=note)
+                stop = checkpoints.write_progress(connection, self._id, self._token, done=done, total=total, note=note)
             except (PostgresError, OSError) as error:
                 if own:
                     raise
