@@ -265,7 +265,9 @@ class TaskContext:
             own = done is None or self._database.get().idle
             try:
                 connection = self.connection() if own else self._beside.get()
-                stop = checkpoints.tell(connection, self.task_id, self._claim.token, done=done, total=total, note=note)
+                stop = checkpoints.write_progress(
+                    connection, self.task_id, self._claim.token, done=done, total=total, note=note
+                )
             except (PostgresError, OSError) as error:
                 if own:
                     raise
