@@ -33,7 +33,7 @@ from joblane import (
     redaction,
     task,
 )
-from joblane import redaction_scrub as scrubbing
+from joblane import redaction as scrubbing
 from joblane.cli.main import main
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
