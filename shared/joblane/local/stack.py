@@ -19,9 +19,12 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from rich.console import Console
 
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
@@ -32,12 +35,6 @@ from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from rich.console import Console
 
 PREFIX = "jobs"
 REGION = "us-east-1"
