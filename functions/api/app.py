@@ -8,9 +8,10 @@ from __future__ import annotations
 import time
 import traceback
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
 from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (
     OpenAPIRequestValidationMiddleware,
     OpenAPIResponseValidationMiddleware,
@@ -25,9 +26,6 @@ from functions.api.tracing import words_of
 from joblane import telemetry
 from joblane.errors import text_of
 from joblane.sqs.traceparent import HEADER
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
 
 OWN_CODE = ("/functions/", "/shared/")
 

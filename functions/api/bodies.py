@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
+
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
+from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
 
 from functions.api.refusals import Refusal, bad_request
 from joblane.errors import MessageError
 from joblane.json_values import check_tree
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver, Response
-    from aws_lambda_powertools.event_handler.middlewares import NextMiddleware
 
 MAX_BODY_BYTES = 64 * 1024
 WITH_BODY = ("POST", "PUT", "PATCH")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
 from aws_lambda_powertools.event_handler.openapi.models import HTTPBearer
 
 from functions.api.access import EVERYBODY, ROUTES
 from functions.api.refusals import REFUSALS, Refused
-
-if TYPE_CHECKING:
-    from aws_lambda_powertools.event_handler import APIGatewayHttpResolver
 
 TITLE, VERSION = "Joblane platform API", "1"
 NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")

@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.api.access import Who
 from functions.api.once import Key, once
-from functions.api.record import jobs
+from functions.api.record import enqueue, jobs
 from functions.api.refusals import Refusal, not_found
-from functions.api.tracing import Trace, headers_of
+from functions.api.tracing import Trace
 from functions.data_export.handler import DataExport, ExportResult, data_export
 from joblane import State
 from saas import exports, settings, tenants, uploads
@@ -60,16 +60,8 @@ def request_export(body: NewExport, caller: Who, key: Key = None, trace: Trace =
         if tenant is None or tenant.status == "deleted":
             raise not_found()
         payload = DataExport(tenant_id=tenant.id, user_id=caller.user_id, export_type=body.export_type)
-        task = jobs().enqueue(
-            data_export,
-            payload,
-            session=session,
-            task_id=str(id_),
-            owner=caller.user_id,
-            tenant=str(tenant.id),
-            headers=headers_of(trace),
-        )
-        return ExportAccepted(message="the export is under way", task_id=task.id)
+        task_id = enqueue(data_export, payload, session, id_, caller, trace, tenant=str(tenant.id))
+        return ExportAccepted(message="the export is under way", task_id=task_id)
 
     return once(create, ExportAccepted, caller=caller, route="POST /exports", key=key, body=body)
 

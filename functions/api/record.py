@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
 
-from joblane import JobClient, settings
+from functions.api.access import Caller
+from functions.api.tracing import headers_of
+from joblane import JobClient, Payload, Task, settings
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+P = TypeVar("P", bound=Payload)
+
 
 @cache
 def database() -> Database:
-    return Database(settings.database_url())
+    return Database(settings.database_url(), prefix=settings.prefix())
 
 
 @cache
@@ -33,3 +38,11 @@ def transaction() -> Iterator[Session]:
     database().get()  # a connection that died since the last request is replaced
     with Session(database().engine) as session, session.begin():
         yield session
+
+
+def enqueue(  # noqa: PLR0917 - as a request has them
+    task: Task[P, Any], payload: P, session: Session, id_: UUID, caller: Caller, trace: str | None, **options: Any
+) -> str:
+    """Enqueue the task of what a request makes: under its id, in its transaction, owned by the caller. Its id."""
+    options |= {"task_id": str(id_), "owner": caller.user_id, "headers": headers_of(trace)}
+    return jobs().enqueue(task, payload, session=session, **options).id

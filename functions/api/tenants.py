@@ -12,9 +12,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from functions.api.access import Who
 from functions.api.once import Key, once, used
-from functions.api.record import jobs
+from functions.api.record import enqueue
 from functions.api.refusals import Refusal, forbidden, not_found
-from functions.api.tracing import Trace, headers_of
+from functions.api.tracing import Trace
 from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
 from functions.user_invitation.handler import UserInvitation, user_invitation
 from saas import invitations, mail, roles, tenants
@@ -92,16 +92,9 @@ def create_tenant(body: NewTenant, caller: Who, key: Key = None, trace: Trace = 
         if not made:
             raise Refusal(409, "there is such a tenant", ("slug", "is taken"))
         # the creator's token does not name the new tenant yet: the task is theirs, and no tenant's
-        task = jobs().enqueue(
-            tenant_initialize,
-            TenantInitialize(tenant_id=id_),
-            session=session,
-            task_id=str(id_),
-            owner=caller.user_id,
-            tags=[f"tenant:{id_}"],
-            headers=headers_of(trace),
-        )
-        return TenantCreated(message="the tenant is being initialized", tenant_id=id_, task_id=task.id)
+        payload, tags = TenantInitialize(tenant_id=id_), [f"tenant:{id_}"]
+        task_id = enqueue(tenant_initialize, payload, session, id_, caller, trace, tags=tags)
+        return TenantCreated(message="the tenant is being initialized", tenant_id=id_, task_id=task_id)
 
     return once(create, TenantCreated, caller=caller, route="POST /tenants", key=key, body=body)
 
@@ -122,17 +115,10 @@ def invite(
         )
         if expires_at is None:
             raise used()
-        task = jobs().enqueue(
-            user_invitation,
-            UserInvitation(invitation_id=id_),
-            session=session,
-            task_id=str(id_),
-            owner=caller.user_id,
-            tenant=str(tenant_id),
-            headers=headers_of(trace),
-        )
+        payload = UserInvitation(invitation_id=id_)
+        task_id = enqueue(user_invitation, payload, session, id_, caller, trace, tenant=str(tenant_id))
         return InvitationCreated(
-            message="the invitation is on its way", invitation_id=id_, expires_at=expires_at, task_id=task.id
+            message="the invitation is on its way", invitation_id=id_, expires_at=expires_at, task_id=task_id
         )
 
     route = f"POST /tenants/{tenant_id}/invitations"

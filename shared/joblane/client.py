@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakSet
 
 from pg8000.exceptions import Error as PostgresError
 
@@ -28,6 +29,7 @@ from joblane.errors import (
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
+    WrongStageError,
     sqlstate,
     text_of,
 )
@@ -37,6 +39,7 @@ from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES
 from joblane.record.database import Database
 from joblane.record.insert import MARK_SENT
+from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
 from joblane.record.transitions import CANCEL
@@ -46,6 +49,7 @@ from joblane.sqs.message import ID_PATTERN
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
@@ -88,6 +92,7 @@ class JobClient:
         self._lock = threading.Lock()
         self._made: Database | None = None
         self._prefix = ""
+        self._checked_engines: WeakSet[Engine] = WeakSet()
 
     @classmethod
     def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
@@ -106,7 +111,8 @@ class JobClient:
         ``session``: an SQLAlchemy session, whose commit makes the task exist.
 
         Raises :class:`EnqueueError` before anything is written, :class:`TaskIdConflictError`,
-        :class:`DuplicateTaskError`, :class:`RecordAwayError`, and without a record :class:`SendError`.
+        :class:`DuplicateTaskError`, :class:`RecordAwayError`, :class:`WrongStageError`, and without a record
+        :class:`SendError`.
         """
         job = Job(task, payload, **options)
         result = self._enqueue([check(job, record=self._record, prefix=self._known_prefix())], session)[0]
@@ -254,7 +260,7 @@ class JobClient:
 
         try:
             self._database().get().run(MARK_SENT, json.dumps(list(ids)))
-        except (LookupError, ValueError):
+        except (LookupError, ValueError, WrongStageError):
             pass  # no address, or a bad one: the caller's session knows one of its own
         except (PostgresError, OSError):
             self._database().drop()
@@ -270,6 +276,7 @@ class JobClient:
 
         if isinstance(session, scoped_session):
             session = session()  # to listen to the registry would be to listen to every session of it
+        self._check_stage(session)
         outbox = Outbox.of(session, self.send_committed)
 
         def run(sql: str, document: str) -> list[list[Any]]:
@@ -285,6 +292,15 @@ class JobClient:
             ],
         )
         return [one if isinstance(one, JobError) else _result(one, sent=False) for one in admitted]
+
+    def _check_stage(self, session: Session) -> None:
+        """Ask the session's database for its stage, once per engine. Raises :class:`WrongStageError`."""
+        from sqlalchemy import text
+
+        engine = session.get_bind().engine
+        if engine not in self._checked_engines:
+            match_stage(session.execute(text(STAGE)).all(), self._known_prefix())
+            self._checked_engines.add(engine)
 
     def send_committed(self, ready: Sequence[Ready]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
@@ -303,7 +319,7 @@ class JobClient:
 
     def _database(self) -> Database:
         if self._made is None:
-            self._made = Database(settings.database_url())
+            self._made = Database(settings.database_url(), prefix=self._known_prefix())
         return self._made
 
 

@@ -23,6 +23,25 @@ class UnknownTypeError(DeclarationError):
     """No task of that type is declared."""
 
 
+class WrongStageError(JobError):
+    """The schema ``joblane`` of the database serves another stage. ``prefix``: ours; ``found``: that of the schema.
+
+    A worker leaves its messages in their queue and spends no attempt.
+    """
+
+    def __init__(self, prefix: str, found: str) -> None:
+        super().__init__(
+            f"the schema joblane of this database serves the stage with prefix {found!r}, and this process is of the"
+            f" stage with prefix {prefix!r}; set JOBLANE_PREFIX={found}, or give this stage a database of its own"
+        )
+        self.prefix = prefix
+        self.found = found
+
+
+class ForeignSchemaError(JobError):
+    """The schema ``joblane`` of the database is not this project's: nothing was changed in it."""
+
+
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 

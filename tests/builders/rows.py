@@ -50,7 +50,8 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
     }
     names = ", ".join(row)  # the others have their defaults
     world.run(
-        f"insert into joblane.tasks ({names}) select {names} from jsonb_populate_record(null::tasks, $1::jsonb)",
+        f"insert into joblane.tasks ({names})"
+        f" select {names} from jsonb_populate_record(null::joblane.tasks, $1::jsonb)",
         json.dumps(row | moments),
     )
     if row["state"] == "active":

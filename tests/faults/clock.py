@@ -14,7 +14,7 @@ SCHEMA = "ahead"
 DEFAULTS = """
 select c.oid::regclass::text, a.attname from pg_attrdef d
   join pg_class c on c.oid = d.adrelid join pg_attribute a on a.attrelid = d.adrelid and a.attnum = d.adnum
- where c.relnamespace = 'public'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ '(now|clock_timestamp)\\(\\)'
+ where c.relnamespace = 'joblane'::regnamespace and pg_get_expr(d.adbin, d.adrelid) ~ '(now|clock_timestamp)\\(\\)'
 """
 
 

@@ -56,7 +56,7 @@ def outbox() -> None:
 def unique_index() -> None:
     """Nothing holds two live tasks from having one key."""
     database = Database(os.environ["DATABASE_URL"])
-    database.get().run("drop index tasks_unique")
+    database.get().run("drop index joblane.tasks_unique")
     database.drop()
 
 

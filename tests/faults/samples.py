@@ -19,8 +19,8 @@ from sqlalchemy import Column, Integer, MetaData, Table, select, text
 
 from joblane import ArchivedTask, Job, Payload, Queue, RetryAfter, RevokeTask, SkipRetry, Snooze, TaskContext, task
 from joblane.record.database import Database
+from joblane.record.states import LIVE_SQL
 
-LIVE = "('scheduled', 'pending', 'active', 'retry')"
 TABLES = (
     # What runs did in the session of their task. No constraint: a second effect is to be seen.
     "create table public.effects (task text not null, item text not null, run integer)",
@@ -41,12 +41,12 @@ TABLES = (
     f"""create function public.look() returns trigger language plpgsql as $$ begin
       insert into public.held_twice
       select coalesce(new.unique_key, new.type), new.id, t.id from joblane.tasks t
-       where t.id <> new.id and t.state in {LIVE}
+       where t.id <> new.id and t.state in {LIVE_SQL}
          and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
       return null;
     end $$""",
     f"""create trigger look after insert or update on joblane.tasks for each row
-      when (new.state in {LIVE} and (new.unique_key is not null or new.type = 'mix:tick'))
+      when (new.state in {LIVE_SQL} and (new.unique_key is not null or new.type = 'mix:tick'))
       execute function public.look()""",
 )
 START = """

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
 from joblane.queues import Queue
 

@@ -52,7 +52,8 @@ def _local(profile: str | None, region: str | None) -> Inspector:
 
     source = settle(profile, region)
     try:
-        database = Database(url := settings.database_url())
+        prefix = check_prefix(settings.prefix())
+        database = Database(url := settings.database_url(), prefix=prefix)
     except ValueError as error:
         raise LocalError(f"{error}, and {source} has another. Correct it there.") from error
     _look(database, url, source)
@@ -60,7 +61,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
         Scope(
             database=database,
             sqs=Sqs(),
-            prefix=check_prefix(settings.prefix()),
+            prefix=prefix,
             tasks=discover(),
             who=f"{_user()}@{socket.gethostname()}",
             region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "",

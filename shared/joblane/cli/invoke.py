@@ -64,7 +64,7 @@ def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None)
         checked = task.write(task.read(payload, None))
     except UnreadablePayloadError as error:
         raise LocalError(f"{error}. See what it takes:  joblane schema {type_}") from None
-    database = Database(settings.database_url())
+    database = Database(settings.database_url(), prefix=settings.prefix())
     try:
         with _result_alone():
             return _run(task, _claimed(task, checked, tenant, database), database)

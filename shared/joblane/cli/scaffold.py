@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,6 @@ def init(project: Project) -> Initialised:
 
     Raises :class:`LocalError` where the folder cannot be written, with nothing half done.
     """
-    from joblane import __version__
-
     root, folder = project.root, folder_of(FIRST_TYPE)
     handler, test = project.handlers / folder / "handler.py", _test(project, folder)
     templates = {
@@ -81,7 +80,7 @@ def init(project: Project) -> Initialised:
     left = [path for path in templates if path.exists()]
     if handler in left and test not in left:  # it may be another job by now, which that test would not fit
         left.append(test)
-    words = {"functions": project.functions, "version": __version__}
+    words = {"functions": project.functions, "version": version("joblane")}
     files = {path: _text(name, words) for path, name in templates.items() if path not in left}
     _write(root, files)
     return Initialised(

@@ -46,5 +46,5 @@ def program() -> str:
     if (found := shutil.which("joblane")) and Path(found).resolve() == ours.resolve():
         return "joblane"
     if not ours.exists():
-        return f"{shlex.quote(sys.executable)} -m joblane.cli.main"
+        return f"{shlex.quote(sys.executable)} -m joblane.cli"
     return shlex.quote(str(ours.relative_to(Path.cwd()) if ours.is_relative_to(Path.cwd()) else ours))

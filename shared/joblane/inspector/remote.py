@@ -1,4 +1,4 @@
-"""An inspector that is elsewhere: each operation is a request to the stage's control API, signed as the operator."""
+"""The inspector of a stage on AWS: each operation is a request to the stage's control API, signed as the operator."""
 
 from __future__ import annotations
 
@@ -63,22 +63,16 @@ class RemoteInspector:
 
     def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
         """The answer, whatever it says. Raises :class:`AwayError` where there is none."""
-        from botocore.exceptions import (
-            ConnectionError as NoConnectionError,
-        )
-        from botocore.exceptions import (
-            ConnectTimeoutError,
-            EndpointConnectionError,
-            HTTPClientError,
-            ProxyConnectionError,
-        )
+        from botocore import exceptions as http
 
         for pause in (*PAUSES_SECONDS, None):
             request = self._signed(f"{self._url}/{permission}/{operation}", arguments)
             try:
                 answer: AWSResponse = self._http.send(request)
-            except (HTTPClientError, NoConnectionError) as error:
-                never_arrived = isinstance(error, (ConnectTimeoutError, EndpointConnectionError, ProxyConnectionError))
+            except (http.HTTPClientError, http.ConnectionError) as error:
+                never_arrived = isinstance(
+                    error, (http.ConnectTimeoutError, http.EndpointConnectionError, http.ProxyConnectionError)
+                )
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
                     raise AwayError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
@@ -118,11 +112,11 @@ class RemoteInspector:
                     f"/{permission}/{operation}: stage {self._stage!r} answers what this version does not understand; "
                     "use the version that is deployed there."
                 ) from error
-        told = _object(answer.content)
-        if isinstance(told.get("error"), dict):
-            raise wire.decode_error(told["error"])
+        body = _object(answer.content)
+        if isinstance(body.get("error"), dict):
+            raise wire.decode_error(body["error"])
         kind = ForbiddenError if answer.status_code == 403 else AwayError
-        raise kind(self._refused(operation, permission, answer.status_code, str(told.get("message") or "")))
+        raise kind(self._refused(operation, permission, answer.status_code, str(body.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
         """What is said of an answer that is the gateway's own, or of a function that did not get to one."""

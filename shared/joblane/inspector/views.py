@@ -1,4 +1,4 @@
-"""What the inspector is asked for and what it answers: plain typed objects that go through JSON as they are.
+"""Answers of the inspector: plain typed objects that go through JSON as they are.
 
 Times are aware UTC. Payloads, results and headers are shown with the values of redacted fields masked.
 """
@@ -15,8 +15,6 @@ from joblane.inspector.filter import Filter, PauseScope
 from joblane.queues import Queue
 from joblane.record.states import State
 from joblane.record.status import Progress
-
-# --- Queues --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +96,6 @@ class Overview:
     at: datetime
     queues: tuple[QueueView, ...]
     archived: int
-
-
-# --- Tasks ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,9 +214,6 @@ class TaskView:
     log_link: str | None
 
 
-# --- Acting --------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class ActionResult:
     """``new_id``: of the task that a replay or an enqueue made; ``after`` is then the state of that one. ``note``: why
@@ -279,9 +271,6 @@ class AuditEntry:
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- Dead letters --------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class DeadGroup:
     """Tasks and messages that failed alike. ``fingerprint``: hand it to redrive.
@@ -312,9 +301,6 @@ class DeadLetters:
     depths: Mapping[str, int]
     unread: int
     leftovers: Mapping[str, int] = field(default_factory=dict)
-
-
-# --- Schedules, statistics, logs -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,8 @@ class ArgumentsError(JobError, ValueError):
     """Arguments that an operation does not take. ``fields``: which, by their places; no value is told."""
 
     def __init__(self, operation: str, problems: Mapping[str, str]) -> None:
-        told = "; ".join(f"{place}: {problem}" for place, problem in problems.items())
-        super().__init__(f"{operation}: {told}")
+        listed = "; ".join(f"{place}: {problem}" for place, problem in problems.items())
+        super().__init__(f"{operation}: {listed}")
         self.operation = operation
         self.fields = list(problems)
 
@@ -73,14 +73,14 @@ def encode_error(error: JobError) -> dict[str, Any]:
     return {"class": type(error).__name__, "text": str(error), "fields": fields}
 
 
-def decode_error(told: Mapping[str, Any]) -> JobError:
+def decode_error(encoded: Mapping[str, Any]) -> JobError:
     """The same class with the same text and fields; of a class that this end does not know, a :class:`JobError`."""
     known = {found.__name__: found for found in _errors(JobError)}
-    kind = known.get(str(told.get("class")), JobError)
+    kind = known.get(str(encoded.get("class")), JobError)
     error = kind.__new__(kind)
-    error.args = (str(told.get("text")),)
+    error.args = (str(encoded.get("text")),)
     hints = get_type_hints(kind.__init__) if "__init__" in vars(kind) else {}
-    for name, value in dict(told.get("fields") or {}).items():
+    for name, value in dict(encoded.get("fields") or {}).items():
         setattr(error, name, _revived(hints.get(name), value))
     return error
 

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-USER = "joblane"
+USER = "owner"
+"""PostgreSQL looks for tables in a schema of its user's name first, so this is no name of a schema."""
 DATABASE = "joblane"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0

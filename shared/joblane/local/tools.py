@@ -179,7 +179,8 @@ def clean_environment(project: Project | None = None) -> dict[str, str]:
         **{name: value for name, value in installing_environment(project).items() if not name.startswith("AWS_")},
         "PATH": path,
         "JSII_NODE": str(tools.bin / "node"),
-        "JSII_RUNTIME_PACKAGE_CACHE_ROOT": str(project.folder / "cache" / "jsii"),
+        "JSII_RUNTIME_PACKAGE_CACHE_ROOT": os.environ.get("JSII_RUNTIME_PACKAGE_CACHE_ROOT")
+        or str(project.folder / "cache" / "jsii"),
         "NO_PROXY": "127.0.0.1,localhost",
         "no_proxy": "127.0.0.1,localhost",
         "AWS_CONFIG_FILE": os.devnull,

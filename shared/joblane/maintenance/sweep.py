@@ -17,10 +17,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from joblane.limits import CONTENT_KEPT_FOR_MESSAGES, MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
+from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
+from joblane.maintenance.expiry import BATCH, expire, tidy
 from joblane.queues import lane_name
 from joblane.record.claim import PAUSED
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
+from joblane.record.states import LIVE, State, in_sql
 from joblane.sqs.client import NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
@@ -28,8 +30,6 @@ from joblane.sqs.message import Message
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
-TYPE = "jobs:sweep"
-BATCH = 500
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""
 
@@ -42,7 +42,7 @@ STUCK_AFTER_MINUTES = 10
 TAKE = f"""
 with taken as (
   select id from joblane.tasks
-   where sweep_at <= now() and state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+   where sweep_at <= now() and state in {in_sql(LIVE | {State.ARCHIVED})}
    order by sweep_at limit {BATCH} for update skip locked
 )
 update joblane.tasks t
@@ -69,53 +69,6 @@ update joblane.tasks t
          where r.sweep_at = x.taken
          order by r.id for no key update of r) as same
  where t.id = same.id
-"""
-
-# Cancelling is one UPDATE of the state, by anyone; what else an ended row has is put in order here.
-TIDY = f"""
-update joblane.tasks t
-   set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
-       expire_at = coalesce(t.expire_at, now() + make_interval(secs => t.retention_seconds))
-  from (select id from joblane.tasks
-         where sweep_at <= now() and state in ('cancelled', 'completed')
-         order by sweep_at limit {BATCH} for update skip locked) as ended
- where t.id = ended.id
-returning t.id
-"""
-
-# Content goes when retention ends; the id when none of its messages can come back.
-EXPIRE = f"""
-with due as (
-  select id, cleared from joblane.tasks
-   where expire_at <= now() and state in ('completed', 'cancelled', 'archived')
-   order by expire_at limit {BATCH} for update skip locked
-),
-cleared as (
-  update joblane.tasks t
-     set payload = null, result = null, headers = '{{}}', cleared = true,
-         expire_at = greatest(t.finished_at + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days', clock_timestamp())
-    from due where t.id = due.id and not due.cleared
-  returning t.id
-),
-gone as (
-  delete from joblane.tasks t using due where t.id = due.id and due.cleared returning t.id
-),
-attempts as (
-  delete from joblane.task_attempts a using gone where a.task_id = gone.id
-),
-items as (
-  delete from joblane.task_items i using due where i.task_id = due.id
-),
-cursors as (
-  delete from joblane.task_cursors c using due where c.task_id = due.id
-),
-progress as (
-  delete from joblane.task_progress p using due where p.task_id = due.id
-),
-ended_bulks as (
-  delete from joblane.bulks b using gone where b.id = gone.id
-)
-select (select count(*) from cleared), (select count(*) from gone)
 """
 
 
@@ -145,14 +98,14 @@ class Swept:
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
     """Sweep in bounded batches until nothing is owed, or ``goes_on()`` is false. Each batch is its own transaction."""
     swept = Swept()
-    while len(connection.run(TIDY)) == BATCH and goes_on():
+    while tidy(connection) == BATCH and goes_on():
         continue
     while goes_on():
         rows = connection.run(TAKE)
         if not _send(connection, sqs, prefix, rows, swept) or len(rows) < BATCH:
             break
     while goes_on():
-        cleared, removed = connection.run(EXPIRE)[0]
+        cleared, removed = expire(connection)
         swept.cleared += cleared
         swept.removed += removed
         if cleared + removed < BATCH:

@@ -49,10 +49,10 @@ def build(
     read_only: bool = False,
     stage: str = "local",
     command: str = "joblane",
-    spoken: tuple[type[Exception], ...] = (),
+    readable: tuple[type[Exception], ...] = (),
 ) -> Starlette:
     """``stage``: what the page calls that which it shows. ``command``: the command line that shows the same.
-    ``spoken``: errors, beside the library's own, whose text is for the reader."""
+    ``readable``: errors, beside the library's own, whose text is for the reader."""
     routes = [Route(path, answered(view), methods=["GET"]) for path, view in LOOK.items()]
     routes += [Route(path, answered(view), methods=["POST"]) for path, view in ACT.items()]
     app = Starlette(
@@ -62,6 +62,6 @@ def build(
     )
     app.state.desk = desk
     app.state.notices = Notices()
-    app.state.spoken = spoken
+    app.state.readable = readable
     app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
     return app

@@ -52,7 +52,7 @@ def answered(view: View) -> View:
 
 def answer_to(request: Request, error: Exception) -> Response:
     """What was raised on purpose is shown with its text; of all else only the kind is told."""
-    if not isinstance(error, (JobError, *request.app.state.spoken)):
+    if not isinstance(error, (JobError, *request.app.state.readable)):
         return _unexpected(request, error)
     found = (told for kind, told in KINDS.items() if isinstance(error, kind))
     status, title, more = next(found, KINDS[JobError])

@@ -86,8 +86,8 @@ def time_tag(context: Context, at: datetime | None) -> Markup:
     """Relative to the page's ``now``, with the absolute one behind it."""
     if at is None:
         return NOTHING
-    told = ago(at, context["now"])
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), told)
+    text = ago(at, context["now"])
+    return Markup('<time datetime="{}" title="{}">{}</time>').format(at.isoformat(), stamp(at), text)
 
 
 def number(value: float | None) -> str:

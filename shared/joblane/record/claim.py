@@ -48,16 +48,17 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
-from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
+from joblane.limits import MAX_BATCH
 from joblane.options import NONE, Options
 from joblane.queues import Queue
+from joblane.record.claim_steps import LATE, LEASE_SWEEP_SECONDS, OVERDUE, STEPS_TAKEN, UNRUN, WRITTEN
+from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 from joblane.sqs.message import Message
 from joblane.unique import Unique
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.record.connection import Connection
-from joblane.record.states import ARCHIVED_RETENTION, LIVE, SWEEP_MARGIN_SECONDS
 
 
 class Verdict(StrEnum):
@@ -108,8 +109,7 @@ class Claim:
 
 EARLY_SECONDS = 2
 """A message may be this early, as SQS counts whole seconds."""
-LEASE_SWEEP_SECONDS = 15
-"""How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
+
 
 PAUSED = """exists (select from joblane.pauses p
           where (p.until is null or p.until > now())
@@ -122,13 +122,8 @@ PAUSED_SCHEDULE = """exists (select from joblane.pauses p
           where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
             and (p.until is null or p.until > now()))"""
 HOLDER = f"""(select h.id from joblane.tasks h
-          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE} and h.id <> {{id}})"""
+          where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE_SQL} and h.id <> {{id}})"""
 """The id of the live task that holds a unique key."""
-OVERDUE = "'DeadlinePassed: it was to run by ' || {row}.deadline::text"
-UNRUN = "the deadline passed before it ran"
-FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
-"""Of an error without a traceback: one per type."""
-LOST, LATE = (FINGERPRINT.replace("{error}", name) for name in ("Lost", "DeadlinePassed"))
 LIMITS = "limits as materialized (select set_config('lock_timeout', '500ms', true))"
 """For the statement it is part of."""
 
@@ -166,12 +161,13 @@ claimed as (
          now() + make_interval(secs => m.unique_seconds),
          s.first, s.runs, s.runs,
          coalesce(m.dead, 0),
-         m.company,
+         case when s.first = 'active' then m.company else 0 end,
          case when s.first = 'active' then m.token end,
          case when s.first = 'active' then m.lease_until end,
          case when s.first <> 'pending' then now() end,
          case s.first when 'active' then m.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
-                      when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s' else now() end,
+                      when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s'
+                      when 'pending' then now() end,
          case when s.first in ('cancelled', 'archived') then now() end,
          case s.first when 'cancelled' then now() + make_interval(secs => m.retention_seconds)
                       when 'archived' then now() + interval '{ARCHIVED_RETENTION.days} days' end,
@@ -187,58 +183,17 @@ claimed as (
    where not m.rec or (select r.id from joblane.tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
    order by m.id collate "C"
   on conflict (id) do update set
-    (state, attempts, runs, generation, suspect, company, lease_token, lease_until, sent_at, sweep_at,
-     dead_sent_at, finished_at, expire_at, reason, error_type, error_message, fingerprint, snoozes, mismatch_since,
-     cancel_requested_at, deadline, unique_key, used_ms) = (
-      select case when d.step in ('run', 'revive') then 'active' when d.step in ('exhaust', 'overdue') then 'archived'
-                  when d.step in ('release', 'unbury') then 'pending' when d.step = 'cancel' then 'cancelled'
-                  else t.state end,
-             case d.step when 'run' then t.attempts + 1 - d.uncounted when 'revive' then 1
-                         when 'release' then t.attempts - d.uncounted when 'unbury' then 0 else t.attempts end,
-             case when d.step in ('run', 'revive') then t.runs + 1 else t.runs end,
-             case when d.step in ('revive', 'unbury') then t.generation + 1 else t.generation end,
-             case d.step when 'release' then true when 'revive' then false when 'run' then t.suspect or d.uncounted = 1
-                         else t.suspect end,
-             case when d.step in ('run', 'revive') then d.company else t.company end,
-             case when d.step in ('run', 'revive') then d.token
-                  when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_token end,
-             case when d.step in ('run', 'revive') then d.lease_until
-                  when d.step in ('exhaust', 'overdue', 'release', 'cancel') then null else t.lease_until end,
-             case when d.step in ('park', 'unbury') or (d.step = 'release' and d.paused) then null else t.sent_at end,
-             case when d.step in ('run', 'revive') then d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
-                  when d.step in ('exhaust', 'overdue', 'release') then now() + interval '{SWEEP_MARGIN_SECONDS} s'
-                  when d.step = 'cancel' then now()
-                  when d.step in ('park', 'unbury') then greatest(now(), t.due_at - interval '{MAX_DELAY_SECONDS} s')
-                  else t.sweep_at end,
-             case when d.step in ('revive', 'unbury') then null else t.dead_sent_at end,
-             case when d.step in ('exhaust', 'overdue', 'cancel') then now()
-                  when d.step in ('revive', 'unbury') then null else t.finished_at end,
-             case when d.step in ('exhaust', 'overdue') then now() + interval '{ARCHIVED_RETENTION.days} days'
-                  when d.step in ('revive', 'unbury') then null else t.expire_at end,
-             case d.step when 'exhaust' then 'lost: the last run ended without a word (killed, out of memory or time)'
-                         when 'overdue' then {OVERDUE.format(row="t")}
-                         when 'cancel' then 'cancelled while it ran'
-                         when 'revive' then null when 'unbury' then null else t.reason end,
-             case d.step when 'exhaust' then 'Lost' when 'overdue' then 'DeadlinePassed' else t.error_type end,
-             case d.step when 'exhaust' then 'the run ended without a word' when 'overdue' then '{UNRUN}'
-                         else t.error_message end,
-             case d.step when 'exhaust' then {LOST.format(row="t")} when 'overdue' then {LATE.format(row="t")}
-                         else t.fingerprint end,
-             case when d.step in ('revive', 'unbury') then 0 else t.snoozes end,
-             case when d.step in ('revive', 'unbury') then null else t.mismatch_since end,
-             case when d.step in ('revive', 'unbury') then null else t.cancel_requested_at end,
-             case when d.step in ('revive', 'unbury') then null else t.deadline end,
-             case when d.step in ('run', 'revive') and t.unique_until = 'start' then null else t.unique_key end,
-             case when d.step in ('revive', 'unbury') or t.state = 'active' and d.step = 'run' then 0 else t.used_ms end
+    ({", ".join(WRITTEN)}) = (
+      select {STEPS_TAKEN}
         from (select m.*, (t.state = 'active' and t.company > 1)::int as uncounted,
                 case
                 when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'
                 when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead
                   then case when {HOLDER.format(key="t.unique_key", id="t.id")} is not null then 'keep'
                             when m.paused then 'unbury' else 'revive' end
-                when t.state in ('scheduled', 'pending', 'retry') and m.paused then 'park'
-                when t.state in ('scheduled', 'pending', 'retry') and t.deadline <= clock_timestamp() then 'overdue'
-                when t.state in ('scheduled', 'pending', 'retry')
+                when t.state in {WAITING_SQL} and m.paused then 'park'
+                when t.state in {WAITING_SQL} and t.deadline <= clock_timestamp() then 'overdue'
+                when t.state in {WAITING_SQL}
                  and t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'
                  and not (t.suspect and m.in_company) then 'run'
                 when t.state = 'active' and t.lease_until <= clock_timestamp()
@@ -340,7 +295,7 @@ class Incoming:
 FREE_EXPIRED = f"""
 update joblane.tasks t set unique_key = null
   from (select id from joblane.tasks
-         where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE}
+         where unique_key in (select jsonb_array_elements_text(cast($1 as jsonb))) and state in {LIVE_SQL}
            and unique_expires_at <= clock_timestamp()
          order by id for no key update) as expired
  where t.id = expired.id

@@ -15,14 +15,15 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import DatabaseError
 
+from joblane.errors import sqlstate
+from joblane.record.connection import Connection
 from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
+from joblane.record.stage import check_stage
 
 if TYPE_CHECKING:
     import ssl
 
     from sqlalchemy import Engine
-from joblane.errors import sqlstate
-from joblane.record.connection import Connection
 
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
@@ -42,29 +43,39 @@ class Database:
 
     ``url``: ``postgresql://user:password@host:port/database``. In place of a password: ``?auth=iam``, or for one in
     Secrets Manager ``?secret=NAME`` (:mod:`joblane.record.login`). TLS is verified for every host but loopback,
-    where the local
-    stack runs without it: by the system's certificates, those of RDS for its hosts, or ``?sslrootcert=FILE``.
+    where the local stack runs without it: by the system's certificates, those of RDS for its hosts, or
+    ``?sslrootcert=FILE``.
+
+    ``prefix``: of the stage that the database has to serve, checked once for each connection; None: any stage.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, prefix: str | None = None) -> None:
         self._options = _connect_options(url)
+        self._prefix = prefix
         self._connection: Connection | None = None
 
     def beside(self) -> Database:
         """Another connection to the same database, made on first use."""
         other = Database.__new__(Database)
-        other._options, other._connection = self._options, None
+        other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
         return other
 
     def get(self) -> Connection:
         """The live connection; a new one where the last was closed or interrupted.
 
-        Raises what :func:`is_unavailable` recognises where the server cannot be reached.
+        Raises what :func:`is_unavailable` recognises where the server cannot be reached, and :class:`WrongStageError`.
         """
         if self._connection is not None and not self._connection.answers():
             self.drop()
         if self._connection is None:
-            self._connection = _logged_in(**self._options)
+            connection = _logged_in(**self._options)
+            if self._prefix is not None:
+                try:
+                    check_stage(connection, self._prefix)
+                except BaseException:
+                    connection.cut()
+                    raise
+            self._connection = connection
         return self._connection
 
     @property

@@ -1,7 +1,4 @@
-"""The record after the claim: enqueue, finish, dead letters. Every statement takes many rows and is one round trip.
-
-Rows arrive as one JSON document, so ten thousand of them are one parameter.
-"""
+"""The end of runs, written to their rows: up to ten in one statement, which is one round trip."""
 
 from __future__ import annotations
 
@@ -11,14 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from joblane.limits import CONTENT_KEPT_FOR_MESSAGES, MAX_BATCH, MAX_DELAY_SECONDS
-from joblane.record.states import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS
+from joblane.limits import MAX_BATCH, MAX_DELAY_SECONDS
+from joblane.record.states import ENDED_SQL, SWEEP_MARGIN_SECONDS, State
+from joblane.record.transitions import (
+    ARCHIVED_EXPIRES,
+    CLEARED_EXPIRES,
+    LET_GO,
+    RETENTION_EXPIRES,
+    SWEEP_SOON,
+    assignments,
+)
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
-from joblane.record.states import State
-
-# --- Finish --------------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -83,7 +85,7 @@ held as materialized (
 ),
 done as (
   update joblane.tasks t set
-    state = f.state, lease_token = null, lease_until = null, company = 0, suspect = false,
+    state = f.state, {assignments(LET_GO)},
     attempts = t.attempts - (not f.counted)::int,
     snoozes = t.snoozes + f.snoozed::int,
     continuations = t.continuations + f.continued::int,
@@ -94,20 +96,20 @@ done as (
     sends = 0,
     sweep_at = case when w.long then w.due_at - interval '{MAX_DELAY_SECONDS} s'
                     when f.state in ('retry', 'pending') then w.due_at + interval '{SWEEP_MARGIN_SECONDS} s'
-                    when f.state = 'archived' then clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s' end,
+                    when f.state = 'archived' then {SWEEP_SOON} end,
     finished_at = case when w.ended then clock_timestamp() end,
     payload = case when w.cleared then null else t.payload end,
     result = case when not w.cleared then f.result end,
     headers = case when w.cleared then '{{}}' else t.headers end,
     cleared = w.cleared,
-    expire_at = case when w.cleared then clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'
-                     when f.state = 'archived' then clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days'
-                     when w.ended then clock_timestamp() + make_interval(secs => t.retention_seconds) end,
+    expire_at = case when w.cleared then {CLEARED_EXPIRES}
+                     when f.state = 'archived' then {ARCHIVED_EXPIRES}
+                     when w.ended then {RETENTION_EXPIRES} end,
     reason = f.reason, error_type = f.error_type, error_message = f.error_message, fingerprint = f.fingerprint
    from f join held using (id),
         lateral (select clock_timestamp() + make_interval(secs => f.delay_seconds) as due_at,
                         f.state in ('retry', 'pending') and f.delay_seconds > {MAX_DELAY_SECONDS} as long,
-                        f.state in ('completed', 'cancelled', 'archived') as ended) as n,
+                        f.state in {ENDED_SQL} as ended) as n,
         lateral (select n.*, n.ended and f.state <> 'archived' and held.retention_seconds = 0 as cleared) as w
   where t.id = f.id
   returning t.id

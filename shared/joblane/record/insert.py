@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""Rows of new tasks: inserted, found in the way, or put in the place of a task that waits; and marked as sent."""
 
 from __future__ import annotations
 
@@ -9,13 +9,11 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.states import LIVE, SWEEP_MARGIN_SECONDS
+from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
+from joblane.record.transitions import FRESH, assignments
 
 if TYPE_CHECKING:
     from joblane.unique import Unique
-
-
-# --- Enqueue -------------------------------------------------------------------------------------------------------
 
 NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
@@ -35,9 +33,9 @@ DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SE
 # What exists, by its id or by the unique key it holds, is left out of what is returned. Keys are taken in order, so
 # that two callers wait for each other and do not block each other; of those with the same key the first has it.
 INSERT = f"""
-insert into joblane.tasks (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers,
- options,
-                   allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
+insert into joblane.tasks
+       (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
+        allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
 select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{{}}'), {DUE_STATE},
        x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{{}}'), coalesce(x.options, '{{}}'),
        x.allowed, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
@@ -49,11 +47,11 @@ returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
 KNOWN = f"""
-select t.id, t.queue, t.state, case when t.state in {LIVE} then t.unique_key end,
+select t.id, t.queue, t.state, case when t.state in {LIVE_SQL} then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
        x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
-  join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE})
+  join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE_SQL})
 """
 """What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
 an attempt of it is under way, in an invocation or between two."""
@@ -63,20 +61,18 @@ REPLACE = f"""
 with waiting as (
   select id, unique_key from joblane.tasks
    where unique_key in (select unique_key from jsonb_to_recordset(cast($1 as jsonb)) as x(unique_key text))
-     and (state in ('scheduled', 'retry') or (state = 'pending' and used_ms = 0))
+     and state in {WAITING_SQL} and (state <> 'pending' or used_ms = 0)
    order by unique_key for no key update
 ),
 replaced as (
   update joblane.tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
-    options = coalesce(x.options, '{{}}'), allowed = x.allowed, attempts = 0, snoozes = 0, used_ms = 0,
-    company = 0, suspect = false, mismatch_since = null, reason = null, error_type = null, error_message = null,
-    fingerprint = null,
+    options = coalesce(x.options, '{{}}'), allowed = x.allowed, {assignments(FRESH)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
-    due_at = d.due_at, sent_at = null, sends = 0, sweep_at = {DUE_SWEEP}
+    due_at = d.due_at, sent_at = null, sweep_at = {DUE_SWEEP}
     from {NEW}, waiting
    where t.id = waiting.id and waiting.unique_key = x.unique_key
   returning t.id, t.unique_key, t.due_at
@@ -137,11 +133,11 @@ def document(new: Iterable[NewTask]) -> str:
     return json.dumps([task.record() for task in new], ensure_ascii=False)
 
 
-MARK_SENT = """
+MARK_SENT = f"""
 update joblane.tasks t set sent_at = clock_timestamp(), sends = t.sends + 1
   from (select id from joblane.tasks
          where id in (select jsonb_array_elements_text(cast($1 as jsonb)))
-           and state in ('scheduled', 'pending', 'retry')
+           and state in {WAITING_SQL}
          order by id for no key update skip locked) as waiting
  where t.id = waiting.id
 """

@@ -1,4 +1,4 @@
-"""Bringing a database up to date: its schema, what it knows of the declared types, and who may use it."""
+"""``joblane migrate``: schema, stage, declared task types, and the rights of the functions' user."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ import importlib
 import re
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
 from joblane.errors import DeclarationError, sqlstate
+from joblane.queues import check_prefix
 from joblane.record.connection import is_unavailable
 from joblane.record.database import Database
-from joblane.record.migrations import upgrade
-from joblane.record.task_types import register
+from joblane.record.migrations import checked_revision, script, upgrade
+from joblane.record.stage import TAKE, check_project, check_schema, check_stage, take_stage
+from joblane.record.task_types import literal, register, register_statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
+    from joblane.declaration import Task
     from joblane.record.connection import Connection
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0
-
 LOCKED_PATIENCE = timedelta(minutes=1)
 LOCK_NOT_AVAILABLE = "55P03"
 
@@ -41,36 +43,58 @@ begin
 end
 $$
 """
-# No right but to read and write, none to say which migrations have run, and none to change what the audit says.
+# The user may read and write every table that the migrating role owns, now or later, and change no schema. Which
+# migrations have run and which stage it is stay as they are; the audit only grows.
 ADMIT = """
 do $$
+declare
+  owned record;
 begin
-  grant usage on schema joblane to {user};
-  grant select, insert, update, delete on all tables in schema joblane to {user};
-  revoke insert, update, delete on joblane.alembic_version from {user};
-  revoke update, delete on joblane.audit from {user};
-  grant usage, select on all sequences in schema joblane to {user};
-  alter default privileges in schema joblane grant select, insert, update, delete on tables to {user};
-  alter default privileges in schema joblane grant usage, select on sequences to {user};
+  for owned in
+    select n.nspname as schema from pg_namespace n where n.nspowner = current_user::regrole
+  loop
+    execute format('grant usage on schema %I to {user}', owned.schema);
+  end loop;
+  for owned in
+    select c.oid::regclass as name, c.relkind = 'S' as counts,
+           c.relname = 'alembic_version' or c.oid = 'joblane.stage'::regclass as reads,
+           c.oid = 'joblane.audit'::regclass as grows
+      from pg_class c join pg_namespace n on n.oid = c.relnamespace
+     where c.relowner = current_user::regrole and c.relkind in ('r', 'p', 'v', 'm', 'S')
+       and n.nspname !~ '^pg_' and n.nspname <> 'information_schema'
+  loop
+    if owned.counts then
+      execute format('grant usage, select on sequence %s to {user}', owned.name);
+    else
+      execute format('grant select%s on %s to {user}', case when owned.reads then '' when owned.grows then ', insert'
+                     else ', insert, update, delete' end, owned.name);
+      execute format('revoke %s on %s from {user}', case when owned.reads then 'insert, update, delete, truncate'
+                     when owned.grows then 'update, delete, truncate' else 'truncate' end, owned.name);
+    end if;
+  end loop;
+  alter default privileges grant select, insert, update, delete on tables to {user};
+  alter default privileges grant usage, select on sequences to {user};
 end
 $$
 """
 
 
 def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience: timedelta = timedelta(0)) -> int:
-    """Upgrade the schema and write the declarations. Returns how many types there are. Doing it twice is harmless.
+    """Bring the database up to date. Returns the number of declared task types. Doing it twice is harmless.
 
-    ``user``: let in to read and write; None: whoever uses the database is its owner. ``by_iam``: the user logs in so,
-    and is made where it is not there. ``patience``: how long a database that is away is waited for, as one that sleeps
-    or is being made; tables that somebody else has are waited for a minute at least.
+    ``user``: a role that may then read and write; None where the functions log in as the tables' owner. ``by_iam``: the
+    user logs in by IAM, and is created where it does not exist. ``patience``: how long to wait for a database that is
+    unavailable, for example one that sleeps; tables that are in use are waited for at least a minute.
+
+    Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before anything is changed.
     """
-    tasks, database = discover(), Database(url)
+    prefix, tasks, database = check_prefix(settings.prefix()), discover(), Database(url)
     try:
-        _patiently(database.get, is_unavailable, patience, "the database is away; it is waited for")
+        _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
+        _check(database.get(), prefix, tasks)
         # in short tries: nobody has to stand behind a migration that waits for a table
-        _patiently(
-            lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; it is waited for"
-        )
+        _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")
+        take_stage(database.get(), prefix)
         register(database.get(), tasks)
         upgrade_project(url)
         if user is not None:
@@ -78,6 +102,32 @@ def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience
     finally:
         database.drop()
     return len(tasks)
+
+
+def migration_sql(url: str | None) -> str:
+    """The library's part of :func:`migrate` as SQL for psql, one transaction.
+
+    ``url``: a database, for what is missing there; None for the whole, to run in a database without a schema
+    ``joblane``. Raises as :func:`migrate`.
+    """
+    prefix, tasks, current = check_prefix(settings.prefix()), discover(), None
+    if url is not None:
+        database = Database(url)
+        try:
+            current = _check(database.get(), prefix, tasks)
+        finally:
+            database.drop()
+    return script(current, [TAKE.format(prefix=literal(prefix)), register_statement(tasks)])
+
+
+def _check(connection: Connection, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+    """Returns the revision that the database is at. Raises what says that its schema is not ours."""
+    check_schema(connection)
+    revision = checked_revision(connection)
+    check_stage(connection, prefix)
+    if revision is not None:
+        check_project(connection, [type_ for task in tasks.values() for type_ in task.types])
+    return revision
 
 
 def upgrade_project(url: str) -> None:
@@ -113,8 +163,8 @@ def _is_locked(error: Exception) -> bool:
 
 
 def _admit(connection: Connection, user: str, *, by_iam: bool) -> None:
-    if not USER.fullmatch(user):
-        raise ValueError(f"user: a lower-case name of PostgreSQL is required, not {user!r}")
+    if not USER.fullmatch(user) or user == "joblane":
+        raise ValueError(f"user: a lower-case name of PostgreSQL other than joblane is required, not {user!r}")
     if connection.run("select current_user")[0][0] == user:
         return
     if by_iam:

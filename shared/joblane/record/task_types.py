@@ -1,4 +1,4 @@
-"""What the database knows of the declared types: enough to enqueue by SQL alone. Written by ``joblane migrate``."""
+"""The declared task types in the database, as ``joblane migrate`` writes them: enough to enqueue by SQL alone."""
 
 from __future__ import annotations
 
@@ -30,7 +30,21 @@ on conflict (type) do update set (queues, max_retry, retention_seconds, unique_s
 
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
     """Write the declarations, and remove those of types that are gone."""
-    connection.run(REGISTER, json.dumps([_record(task) for task in tasks.values()]))
+    connection.run(REGISTER, _document(tasks))
+
+
+def register_statement(tasks: Mapping[str, Task[Any, Any]]) -> str:
+    """The same as SQL without parameters."""
+    return REGISTER.replace("$1", literal(_document(tasks))).strip()
+
+
+def literal(text: str) -> str:
+    """Text as SQL writes it, with ``standard_conforming_strings`` as it is by default."""
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _document(tasks: Mapping[str, Task[Any, Any]]) -> str:
+    return json.dumps([_record(task) for task in tasks.values()])
 
 
 def _record(task: Task[Any, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from joblane.payload import Payload
 from joblane.queues import Queue, check_prefix
 from joblane.record import task_types as registry
 from joblane.record.database import Database
-from joblane.record.states import State
+from joblane.record.states import LIVE, State, in_sql
 from joblane.schedule import Schedule
 from joblane.sqs.client import Entry
 from joblane.sqs.message import Message
@@ -43,9 +43,9 @@ P = TypeVar("P", bound="Payload")
 R = TypeVar("R")
 LIMIT = 1_000
 """Invocations of one drain."""
-NEXT_SWEEP = """
+NEXT_SWEEP = f"""
 select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblane.tasks
- where state in ('scheduled', 'pending', 'retry', 'active', 'archived')
+ where state in {in_sql(LIVE | {State.ARCHIVED})}
 """
 
 

@@ -14,7 +14,7 @@ from joblane.worker.worker import Worker
 
 handler = Worker(
     load(settings.required("JOBLANE_TASK", "the type this function serves", "data:export")),
-    Database(settings.database_url()),
+    Database(settings.database_url(), prefix=settings.prefix()),
     Sqs(),
     settings.prefix(),
 ).handle

@@ -25,6 +25,7 @@ from joblane.errors import (
     LeaseLostError,
     TaskCancelled,
     TaskTimeout,
+    WrongStageError,
     sqlstate,
     text_of,
 )
@@ -175,9 +176,9 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             claims = self._ask(incoming, lease, lambda_context.aws_request_id)
-        except (PostgresError, OSError) as error:
+        except (PostgresError, OSError, WrongStageError) as error:
             self._forget_broken(error)
-            if len(deliveries) > 1 and not is_unavailable(error):
+            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 raise OneByOneError from error
             self._unclaimed(deliveries, error, settled)
             return []
@@ -207,9 +208,8 @@ class Worker:
             reason = f"the database cannot hold this message: {text_of(error)}"
             self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
         else:
-            advice = (
-                "it will be tried again" if is_unavailable(error) else "are the migrations applied (joblane migrate)?"
-            )
+            migrated = is_unavailable(error) or isinstance(error, WrongStageError)
+            advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
                 extra=_error(error) | {"messages": len(deliveries)},
@@ -386,7 +386,8 @@ class Worker:
 
     def _bury(self, letters: Iterable[tuple[Received, Claim, str]], settled: Settled) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
-        owed = list(letters)
+        if not (owed := list(letters)):
+            return
         failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
         sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
         try:

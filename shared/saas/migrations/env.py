@@ -19,7 +19,8 @@ def run() -> None:
             context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
             with context.begin_transaction():
                 connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
-                connection.execute(text(f"create schema if not exists {SCHEMA}"))
+                if connection.scalar(text(f"select to_regnamespace('{SCHEMA}') is null")):
+                    connection.execute(text(f"create schema {SCHEMA}"))
                 context.run_migrations()
     finally:
         database.drop()

@@ -14,7 +14,8 @@ import pytest
 
 from joblane.enqueue.wake import wake
 from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
-from joblane.maintenance.sweep import BATCH, EXPIRE, SENT, TAKE, Swept, sweep
+from joblane.maintenance.expiry import BATCH, EXPIRE
+from joblane.maintenance.sweep import SENT, TAKE, Swept, sweep
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import INSERT, MARK_SENT

@@ -68,8 +68,8 @@ def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connec
     connection.execute_simple("begin; create role rds_iam")
     for block in blocks("sql", DEPLOYING):
         connection.execute_simple(block.text)
-    connection.execute_simple("create table made_later (id bigserial primary key); set local role joblane_app")
-    connection.execute_simple("insert into made_later default values")
+    connection.execute_simple("create table public.made_later (id bigserial primary key); set local role joblane_app")
+    connection.execute_simple("insert into public.made_later default values")
     connection.execute_simple("insert into joblane.pauses (scope, name) values ('type', 'data:export')")
     [[created]] = connection.run("select created from joblane.enqueue('jobs:sweep', '{}')")
     assert created is True

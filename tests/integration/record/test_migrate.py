@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from alembic.util import CommandError
 
+from joblane.errors import ForeignSchemaError
 from joblane.record.database import Database
 from joblane.record.migrations import applied, is_newer, newest, pending, upgrade
+from tests.builders.revisions import second_revision
 
 
 @pytest.fixture
@@ -44,27 +46,27 @@ def test_old_code_leaves_the_schema_of_newer_code_as_it_is(database: Database, d
 def test_a_revision_that_is_not_ours_is_refused(database: Database, database_url: str) -> None:
     database.get().run("update joblane.alembic_version set version_num = 'ae1027a6acf'")
     assert not is_newer("ae1027a6acf")
-    with pytest.raises(CommandError, match="ae1027a6acf"):
+    with pytest.raises(ForeignSchemaError, match="ae1027a6acf"):
         upgrade(database_url)
 
 
-def test_the_newest_revision_is_told_without_alembic() -> None:
+def test_the_newest_revision_is_known_without_alembic() -> None:
     assert newest() == list(pending(None))[-1]
 
 
-def test_what_is_slow_on_a_large_table_can_be_made_by_hand_before(database: Database, database_url: str) -> None:
-    # given a table as the code before 0005 has it, whose operator makes columns and indexes without a long lock
-    connection = database.get()
-    made = connection.run("select indexname, indexdef from pg_indexes where tablename in ('tasks', 'audit')")
-    connection.execute_simple(
-        "drop table joblane.audit, bulks; alter table joblane.pauses drop column paused_by; alter table "
-        "joblane.task_attempts drop column type,"
-        " drop column queue, drop column tenant, drop column wait_ms, drop column billed_ms, drop column memory_mb,"
-        " drop column cost_usd; update joblane.alembic_version set version_num = '0004'"
-    )
-    # when
+def test_a_later_revision_is_pending_until_it_has_run(
+    database: Database, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_revision(tmp_path, monkeypatch)
+    assert newest() == "0002"
+    assert pending(applied(database.get())) == {"0002": "A column for a test."}
     upgrade(database_url)
-    # then
-    assert applied(database.get()) == newest()
-    found = database.get().run("select indexname, indexdef from pg_indexes where tablename in ('tasks', 'audit')")
-    assert sorted(found) == sorted(made)
+    assert applied(database.get()) == "0002"
+    assert database.get().run("select count(of_newer_code) from joblane.pauses") == [[0]]
+
+
+def test_the_database_in_a_folder_with_a_percent_sign_is_migrated(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_revision(tmp_path / "100%s", monkeypatch)
+    upgrade(database_url)

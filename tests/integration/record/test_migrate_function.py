@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +26,7 @@ from joblane.record.migrate import migrate
 from joblane.record.migrations import upgrade
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
+from tests.builders.revisions import second_revision
 from tests.conftest import administer
 from tests.samples import Sample, sample_only
 
@@ -95,6 +97,8 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
         "alter table joblane.tasks add column mine integer",
         "truncate joblane.tasks",
         "update joblane.alembic_version set version_num = 'x'",
+        "update joblane.stage set prefix = 'x'",
+        "insert into joblane.stage (prefix) values ('x')",
         "update joblane.audit set who = 'another'",
         "delete from joblane.audit",
         "truncate joblane.audit",
@@ -121,6 +125,43 @@ def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Pos
         owner.run("create table joblane.later (a integer)")
     with connected(as_app(postgres, empty)) as connection:
         connection.run("insert into joblane.later values (1)")
+
+
+def test_the_user_that_is_let_in_uses_every_table_of_the_role_that_migrates_and_no_other(
+    empty: str, postgres: Postgres
+) -> None:
+    # given tables of the project, of its schema and of `public`, and those of another role
+    with connected(empty) as owner:
+        owner.execute_simple(
+            "create role app login; create role another; create schema shop; create schema theirs authorization another"
+            "; create table shop.orders (id bigserial); create table shop.alembic_version (version_num text)"
+            "; create table public.customers (id bigserial); create table theirs.secrets (id integer)"
+            "; alter table theirs.secrets owner to another"
+        )
+    try:
+        # when
+        for _ in range(2):
+            migrate(empty, user="app")
+        # then
+        with connected(empty) as owner:
+            owner.run("create table shop.later (id bigserial)")
+        with connected(as_app(postgres, empty)) as connection:
+            for table in ("shop.orders", "public.customers", "shop.later"):
+                connection.run(f"insert into {table} default values")
+                connection.run(f"delete from {table}")
+            assert connection.run("select * from shop.alembic_version") == []
+            for refused in (
+                "insert into shop.alembic_version values ('1')",
+                "truncate shop.orders",
+                "select * from theirs.secrets",
+                "create table shop.mine (a integer)",
+            ):
+                with pytest.raises(DatabaseError) as caught:
+                    connection.run(refused)
+                assert sqlstate(caught.value) == FORBIDDEN
+    finally:
+        with connected(empty) as owner:
+            owner.execute_simple("drop owned by another cascade; drop role another")
 
 
 def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str) -> None:
@@ -154,18 +195,19 @@ def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str
 
 
 def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_the_migration(
-    empty: str, monkeypatch: pytest.MonkeyPatch
+    empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
-    upgrade(empty, "0002")  # the next one changes a table that a handler has
+    upgrade(empty)
+    second_revision(tmp_path, monkeypatch)  # it changes a table that a handler holds
     with connected(empty) as handler_, connected(empty) as reader, ThreadPoolExecutor(1) as threads:
         handler_.run("begin")
-        handler_.run("select count(*) from joblane.tasks")
+        handler_.run("select count(*) from joblane.pauses")
         migrating = threads.submit(migrate, empty)
         reader.run("set statement_timeout = '4s'")
         for _ in range(3):  # more than one try of the migration long
             time.sleep(1)
-            reader.run("select count(*) from joblane.tasks")
+            reader.run("select count(*) from joblane.pauses")
         assert not migrating.done()
         handler_.run("rollback")
         assert migrating.result(timeout=30) == len(discover())
@@ -242,10 +284,10 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
     url, came = answers
     monkeypatch.setenv("DATABASE_URL", empty)
     with connected(empty) as connection:
-        connection.run("create table joblane.tasks (id integer)")
+        connection.execute_simple("create schema joblane; create table joblane.tasks (id integer)")
     handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
     assert came[0]["Status"] == "FAILED"
-    assert 'relation "tasks" already exists' in came[0]["Reason"]
+    assert "a schema joblane that this library did not make: it holds relation tasks and no" in came[0]["Reason"]
     with connected(empty) as connection:
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 

@@ -326,7 +326,7 @@ def test_an_enqueue_that_fails_leaves_no_tenant(api: Api, monkeypatch: pytest.Mo
     assert SECRET not in json.dumps(answer.body) + "".join(logged.texts)
     (failed,) = (line for line in logged.fields if line["message"] == "request failed")
     assert failed["error_type"] == "RuntimeError"
-    assert failed["where"].startswith("functions/api/tenants.py:")
+    assert failed["where"].startswith("functions/api/record.py:")
 
 
 # --- Invitations ---------------------------------------------------------------------------------------------------

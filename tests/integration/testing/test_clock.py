@@ -138,7 +138,7 @@ def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
         session.execute(text("create table prices (day timestamptz primary key)"))
         session.execute(text("insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n"))
     before = jobs.now
-    with pytest.raises(KitError, match=r"joblane\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
+    with pytest.raises(KitError, match=r"public\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
         jobs.travel(timedelta(days=1))
     assert jobs.now - before < timedelta(minutes=1)
 

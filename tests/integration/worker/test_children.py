@@ -12,9 +12,9 @@ import pytest
 
 from joblane import EnqueueError, Job, JobError, SkipRetry, State, TaskContext
 from joblane.client import INLINE_SENDS
+from joblane.enqueue.wake import SWEEP
 from joblane.errors import TaskIdConflictError
 from joblane.limits import MAX_BATCH
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.testing.faults import TappedDatabase

@@ -105,8 +105,8 @@ def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: Fa
         """As one of the layers above."""
 
     stub.fails = StageError("POST /view/tasks: stage 'prod' did not answer")
-    for spoken, status, shown in [((StageError,), 502, True), ((), 500, False)]:
-        browser = client_of(stub, spoken=spoken)
+    for readable, status, shown in [((StageError,), 502, True), ((), 500, False)]:
+        browser = client_of(stub, readable=readable)
         browser.cookies.update(COOKIE)
         answer = browser.get("/tasks")
         assert answer.status_code == status

@@ -31,9 +31,9 @@ from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
+from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.project import Project
 from joblane.queues import Queue, lane_name, slug_of
 

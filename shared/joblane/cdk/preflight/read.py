@@ -22,6 +22,7 @@ from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
 from joblane.queues import Queue
+from joblane.record.states import LIVE_SQL
 
 if TYPE_CHECKING:
     from boto3.session import Session
@@ -49,8 +50,8 @@ QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
-LIVE = """
-select type, queue, count(*) from joblane.tasks where state in ('scheduled', 'pending', 'active', 'retry')
+LIVE = f"""
+select type, queue, count(*) from joblane.tasks where state in {LIVE_SQL}
  group by type, queue
 """
 # reserved_connections came with PostgreSQL 16, and is nothing without it.
@@ -329,9 +330,9 @@ def _read_record(connection: Connection, address: str) -> Record:
         revision=revision,
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
-        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("tasks") else {},
+        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("joblane.tasks") else {},
         types=[type_ for (type_,) in connection.run("select type from joblane.task_types")]
-        if there("task_types")
+        if there("joblane.task_types")
         else [],
         max_connections=most,
         kept_connections=kept,

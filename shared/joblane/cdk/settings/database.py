@@ -33,7 +33,7 @@ class Aurora(Settings):
 
     kind: Literal["aurora"]
     name: DatabaseName = "joblane"
-    user: DatabaseName = "joblane"
+    user: DatabaseName = "jobs"
     """The role of the functions; the deploy makes it, with no right but to read and write."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
     """Aurora capacity units. 0: it sleeps when nobody connects."""
@@ -56,11 +56,11 @@ class Aurora(Settings):
     def _names_of_its_own(self) -> Self:
         for field, name in (("name", self.name), ("user", self.user)):
             if RESERVED_NAME.fullmatch(name):
-                raise ValueError(f"{field}: {name!r} is reserved; joblane, for example, is right")
+                raise ValueError(f"{field}: {name!r} is reserved; jobs, for example, is right")
         if self.user == MASTER_USER:
-            raise ValueError(
-                f"user: {MASTER_USER!r} is the master, who may do everything; joblane, for example, is right"
-            )
+            raise ValueError(f"user: {MASTER_USER!r} is the master, who may do everything; jobs, for example, is right")
+        if self.user == "joblane":  # PostgreSQL looks first in the schema that is called as its user
+            raise ValueError("user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right")
         return self
 
     @property

@@ -22,7 +22,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.settings.apis import Count, Monitoring
 from joblane.declaration import Task
-from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
 from joblane.telemetry import namespace
 

@@ -10,7 +10,7 @@ from aws_cdk import aws_cloudwatch as cloudwatch
 
 from joblane.cdk.watching.alarms import FIVE, Watched, function_metric, own_metric, queue_metric
 from joblane.declaration import Task
-from joblane.maintenance.sweep import TYPE as SWEEP
+from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 
 WIDTH = 24

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,34 +14,69 @@ from joblane.cli import extras, filters, terminal
 from joblane.local.errors import LocalError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from joblane.cdk.preflight.compare import Finding
 
 
-def migrate() -> None:
+def migrate(
+    sql: Annotated[
+        bool,
+        typer.Option(
+            "--sql",
+            help="Print the SQL instead: what the database of DATABASE_URL lacks; without that variable, all of it.",
+        ),
+    ] = False,
+) -> None:
     """Bring the database to the newest schema.
 
-    The one of DATABASE_URL, else that of the local stack. It is told of the declared types, too.
+    It also registers the declared task types and runs the project's own migrations. The database is that of
+    DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the schema, which then
+    serves no other stage.
     """
+    from joblane import settings
+    from joblane.cli.connect import settle
+
+    if sql:
+        url = os.environ.get("DATABASE_URL", "").strip() or None
+        with _refusals(url, "DATABASE_URL of the environment", "cannot be compared"):
+            typer.echo(_sql(url))
+        return
+    source = settle(profile=None, region=None)
+    url = settings.database_url()
+    with _refusals(url, source, "cannot be brought up to date"):
+        from joblane.record.migrate import migrate as bring_up_to_date
+
+        types = bring_up_to_date(url)
+    typer.echo(f"The schema is up to date; {types} task types are known.")
+
+
+def _sql(url: str | None) -> str:
+    from joblane import settings
+    from joblane.record.migrate import migration_sql
+
+    own = settings.migrations()
+    note = f"-- The project's own migrations ({own}) are not part of this.\n\n" if own else ""
+    return note + migration_sql(url)
+
+
+@contextmanager
+def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
+    """Errors of a database, in the words of the command line."""
     from pg8000.exceptions import Error as PostgresError
     from sqlalchemy.exc import DBAPIError
 
-    from joblane import settings
-    from joblane.cli.connect import away, settle
+    from joblane.cli.connect import away
     from joblane.errors import text_of
     from joblane.record.connection import is_unavailable
-    from joblane.record.migrate import migrate as bring_up_to_date
 
-    source = settle(profile=None, region=None)
     try:
-        types = bring_up_to_date(url := settings.database_url())
+        yield
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
-        what = "cannot be brought up to date"
-        if is_unavailable(error) and getattr(error, "filename", None) is None:  # a file that is missing is no absence
+        missing_file = getattr(error, "filename", None) is not None
+        if url and is_unavailable(error) and not missing_file:
             raise away(url, source, what, error) from error
         raise LocalError(f"The database {what}: {text_of(error)}") from error
-    typer.echo(f"The schema is up to date; {types} task types are known.")
 
 
 def schema(

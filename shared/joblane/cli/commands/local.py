@@ -10,6 +10,7 @@ import typer
 
 from joblane.cli import extras
 from joblane.cli.exits import Exit
+from joblane.cli.target import program
 from joblane.local.errors import LocalError
 from joblane.project import Project
 
@@ -67,14 +68,19 @@ def up(
     It is deployed, and left running. The first time, this fetches its tools: about 350 MB on disk.
     """
     extras.need("local", "cdk")
+    from joblane.cli.first_job import run_first_job
+
     stack = local_stack(folder, aws_port, postgres_port)
     try:
         stack.up()
     except LocalError as error:
         raise LocalError(f"{error}\nWhat did start still runs; `joblane down` stops it.") from error
+    run_first_job(stack)
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
-    typer.echo(f"Join in:  set -a; . {_shown(stack.env_file)}; set +a")
-    typer.echo("Stop it:  joblane down")
+    typer.echo(f"Join in:        set -a; . {_shown(stack.env_file)}; set +a")
+    typer.echo(f"Watch it:       {program()} watch, or {program()} page")
+    typer.echo(f"After a change: {program()} up")
+    typer.echo(f"Stop it:        {program()} down")
 
 
 def down(

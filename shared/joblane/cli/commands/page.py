@@ -42,7 +42,7 @@ def page(
         read_only=read_only,
         stage=where.stage or "local",
         command=target.command(context),
-        spoken=(LocalError,),
+        readable=(LocalError,),
     )
     address = f"http://{ADDRESS}:{port}/?token={keys.token}"
     typer.echo(f"{'Read-only. ' if read_only else ''}Open this; it is for you alone, until Ctrl-C:\n{address}")

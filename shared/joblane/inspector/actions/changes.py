@@ -7,7 +7,7 @@ a state that does not allow the action: they are missing in the answer, and nobo
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -16,20 +16,24 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
 from joblane.inspector.filter import BulkAction
-from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
 from joblane.queues import Queue, lane_name
-from joblane.record import states
-from joblane.record.claim import FINGERPRINT, HOLDER
+from joblane.record.claim import HOLDER
 from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
-from joblane.record.states import ARCHIVED_RETENTION, SWEEP_MARGIN_SECONDS, State
-from joblane.record.transitions import CANCELLED
+from joblane.record.states import ENDED, LIVE, LIVE_SQL, WAITING, State, in_sql
+from joblane.record.transitions import (
+    ARCHIVED,
+    CANCEL_REQUESTED,
+    DELETED,
+    FINGERPRINT,
+    NOW,
+    REVIVED,
+    TO_SEND,
+    Columns,
+    assignments,
+)
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
-
-WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
-LIVE = WAITING | {State.ACTIVE}
-ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
 
 ALLOWED: Mapping[str, frozenset[State]] = {
     BulkAction.RUN: WAITING,
@@ -64,37 +68,16 @@ class Changed:
 
 # --- The statements ------------------------------------------------------------------------------------------------
 
-NOW = f"""
-    state = 'pending', due_at = least(t.due_at, clock_timestamp()), sent_at = null, sends = 0,
-    sweep_at = clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'"""
-"""The sweep sends it where nobody has in a minute."""
-
-# All that the claim resets where a redrive revives a task (`unbury`); a dead letter of the generation before is a
-# leftover from then on.
-REVIVED = f"""
-    state = 'pending', generation = t.generation + 1, attempts = 0, snoozes = 0, used_ms = 0, suspect = false,
-    company = 0, mismatch_since = null, cancel_requested_at = null, deadline = null, dead_sent_at = null,
-    finished_at = null, expire_at = null, reason = null, error_type = null, error_message = null, fingerprint = null,
-    due_at = clock_timestamp(), sent_at = null, sends = 0,
-    sweep_at = clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'"""
-
-BY_HAND = FINGERPRINT.format(row="t", error="Archived")
-GIVEN_UP = f"""
-    state = 'archived', reason = 'archived by ' || c.who, fingerprint = coalesce(t.fingerprint, {BY_HAND}),
-    dead_sent_at = null, finished_at = clock_timestamp(),
-    expire_at = clock_timestamp() + interval '{ARCHIVED_RETENTION.days} days', sweep_at = clock_timestamp()"""
-"""The sweep, or the message where it comes first, sends the dead letter."""
-
-# A dead letter that is sent back after this would revive a task without a payload: it is made a leftover.
-CLEARED = f"""
-    state = case when t.state in {states.LIVE} then 'cancelled' else t.state end,
-    generation = t.generation + (t.state = 'archived')::int,
-    dead_sent_at = case when t.state = 'archived' then coalesce(t.dead_sent_at, clock_timestamp()) end,
-    finished_at = coalesce(t.finished_at, clock_timestamp()), sweep_at = null,
-    reason = 'deleted by ' || c.who, error_message = null, unique_key = null,
-    payload = null, result = null, headers = '{{}}', cleared = true,
-    expire_at = clock_timestamp() + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"""
-BESIDES_CLEARED = """,
+RUN_NOW: Columns = TO_SEND | {"due_at": f"least(t.due_at, {NOW})"}
+ARCHIVE: Columns = ARCHIVED | {
+    "reason": "'archived by ' || c.who",
+    "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
+    "sweep_at": NOW,
+}
+"""The error is that of its last attempt, if there was one. The sweep, or its message where that comes first, sends the
+dead letter."""
+DELETE: Columns = DELETED | {"reason": "'deleted by ' || c.who"}
+BESIDES_DELETED = """,
 items as (delete from joblane.task_items where task_id in (select id from changed)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from changed)),
 progress as (delete from joblane.task_progress where task_id in (select id from changed)),
@@ -103,19 +86,15 @@ attempts as (
 )"""
 
 
-def _in(states: Iterable[State]) -> str:
-    return f"({', '.join(repr(str(state)) for state in sorted(states))})"
-
-
-def _statement(action: str, become: str, *, only: str = "true", chosen: str = "chosen", besides: str = "") -> str:
+def _statement(action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", besides: str = "") -> str:
     return f"""
 with chosen as materialized (
   select t.id, t.state as before, t.unique_key, $2::text as who from joblane.tasks t
-   where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in {_in(ALLOWED[action])} and {only}
+   where t.id in (select jsonb_array_elements_text($1::jsonb)) and t.state in {in_sql(ALLOWED[action])} and {only}
    order by t.id for no key update of t skip locked
 ),
 changed as (
-  update joblane.tasks t set {become}
+  update joblane.tasks t set {assignments(become)}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers
 ){besides}
@@ -127,18 +106,18 @@ select id, type, queue, tenant, before, state, extract(epoch from due_at - clock
 # Of several that want one key the first gets it; a key is held from the moment the row is live again.
 RETRY = _statement(
     BulkAction.RETRY,
-    REVIVED,
+    REVIVED | TO_SEND,
     only=f"not t.cleared and {HOLDER.format(key='t.unique_key', id='t.id')} is null",
     chosen="""(select distinct on (coalesce(unique_key, id)) id, before, who from chosen
                order by coalesce(unique_key, id), id)""",
 )
 STATEMENTS: Mapping[BulkAction, str] = {
-    BulkAction.RUN: _statement(BulkAction.RUN, NOW),
+    BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW),
     BulkAction.RETRY: RETRY,
-    BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, GIVEN_UP),
-    BulkAction.DELETE: _statement(BulkAction.DELETE, CLEARED, only="not t.cleared", besides=BESIDES_CLEARED),
+    BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, ARCHIVE),
+    BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", besides=BESIDES_DELETED),
     BulkAction.CANCEL: _statement(
-        BulkAction.CANCEL, CANCELLED, only="(t.state <> 'active' or t.cancel_requested_at is null)"
+        BulkAction.CANCEL, CANCEL_REQUESTED, only="(t.state <> 'active' or t.cancel_requested_at is null)"
     ),
 }
 
@@ -147,7 +126,7 @@ update joblane.tasks t set unique_key = null
   from (select h.id from joblane.tasks h
          where h.unique_key in (select w.unique_key from joblane.tasks w
                                  where w.id in (select jsonb_array_elements_text($1::jsonb)))
-           and h.state in {states.LIVE} and h.unique_expires_at <= clock_timestamp()
+           and h.state in {LIVE_SQL} and h.unique_expires_at <= clock_timestamp()
          order by h.id for no key update skip locked) as expired
  where t.id = expired.id
 """

@@ -57,10 +57,10 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 
 def groups(scope: Scope) -> DeadLetters:
     """Messages are hidden from others for as long as they are looked at, and then given back."""
-    depths, letters, unread = _letters(scope)
-    found = [*_recorded(scope), *_unrecorded(scope, letters)]
+    depths, dead_letters, unread = _unexplained(scope)
+    found = [*_recorded(scope), *_unrecorded(scope, dead_letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
-    leftovers = Counter(letter.type for letter in letters if letter.kind is Kind.OBSOLETE)
+    leftovers = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
     return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread, leftovers)
 
 
@@ -71,12 +71,19 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
     """
     states = filter_.states or (State.ARCHIVED,)
     frozen = start.frozen(scope, replace(filter_, states=states), BulkAction.RETRY)
-    letters, leftovers = _wanted(scope, frozen)
-    if canary and any(letter.id is None for letter in letters):
+    dead_letters, leftovers = _wanted(scope, frozen)
+    if canary and any(dead_letter.id is None for dead_letter in dead_letters):
         raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
     none = leftovers > 0 and _clears(filter_)
     return start.begin(
-        scope, start.REDRIVE, frozen, rate=rate, canary=canary, reason=reason, letters=len(letters), may_be_none=none
+        scope,
+        start.REDRIVE,
+        frozen,
+        rate=rate,
+        canary=canary,
+        reason=reason,
+        dead_letters=len(dead_letters),
+        may_be_none=none,
     )
 
 
@@ -109,11 +116,11 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
     """Of the messages that are looked at: those without a row that match, and how many of its types are left over."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
         return [], 0
-    _, letters, _ = _letters(scope)
-    left = (letter for letter in letters if letter.kind is Kind.OBSOLETE)
+    _, dead_letters, _ = _unexplained(scope)
+    left = (dead_letter for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
     return (
-        [letter for letter in letters if wanted(letter, filter_, scope.prefix, scope.tasks)],
-        sum(not filter_.types or letter.type in filter_.types for letter in left),
+        [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)],
+        sum(not filter_.types or dead_letter.type in filter_.types for dead_letter in left),
     )
 
 
@@ -154,7 +161,7 @@ def _log_link(scope: Scope, type_: str) -> str | None:
 # --- Messages that the record does not explain ---------------------------------------------------------------------
 
 
-def _letters(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
+def _unexplained(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
     """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = explained(scope.connection, scope.prefix)
@@ -177,17 +184,17 @@ def _look(sqs: Sqs, queue: str) -> list[Received]:
     return [Received.from_receive(message, queue) for message in found.values()]
 
 
-def _unrecorded(scope: Scope, letters: Sequence[DeadLetter]) -> list[DeadGroup]:
+def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[DeadGroup]:
     alike: defaultdict[str, list[DeadLetter]] = defaultdict(list)
-    for letter in letters:
-        if letter.grouped:
-            alike[letter.fingerprint].append(letter)
-    return [_group(scope, sorted(some, key=lambda letter: letter.at)) for some in alike.values()]
+    for dead_letter in dead_letters:
+        if dead_letter.grouped:
+            alike[dead_letter.fingerprint].append(dead_letter)
+    return [_group(scope, sorted(some, key=lambda dead_letter: dead_letter.at)) for some in alike.values()]
 
 
-def _group(scope: Scope, letters: Sequence[DeadLetter]) -> DeadGroup:
+def _group(scope: Scope, dead_letters: Sequence[DeadLetter]) -> DeadGroup:
     """Of letters with one fingerprint, oldest first."""
-    last = letters[-1]
+    last = dead_letters[-1]
     error_type, message = last.error
     return DeadGroup(
         fingerprint=last.fingerprint,
@@ -195,8 +202,8 @@ def _group(scope: Scope, letters: Sequence[DeadLetter]) -> DeadGroup:
         error_type=error_type,
         message=message,
         recorded=False,
-        count=len(letters),
-        first_at=letters[0].at,
+        count=len(dead_letters),
+        first_at=dead_letters[0].at,
         last_at=last.at,
         example=last.id or last.delivery.message_id,
         queue=last.delivery.queue,

@@ -32,38 +32,38 @@ class Treated:
     failed: int = 0
 
 
-def wanted(letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
+def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
     """Whether a letter is to be sent back: all that is asked for holds, and can be told from the letter.
 
     One that cannot be read is wanted by its own fingerprint alone.
     """
-    if not letter.grouped or (filter_.fingerprint or letter.fingerprint) != letter.fingerprint:
+    if not dead_letter.grouped or (filter_.fingerprint or dead_letter.fingerprint) != dead_letter.fingerprint:
         return False
-    if letter.kind is Kind.UNREADABLE and filter_.fingerprint is None:
+    if dead_letter.kind is Kind.UNREADABLE and filter_.fingerprint is None:
         return False
-    delivery = letter.delivery
-    ids = {letter.id, delivery.message_id}
-    error = ": ".join(letter.error).lower()
+    delivery = dead_letter.delivery
+    ids = {dead_letter.id, delivery.message_id}
+    error = ": ".join(dead_letter.error).lower()
     return (
         (not filter_.ids or bool(ids.intersection(filter_.ids)))
         and (not filter_.id_prefix or any(id_ and id_.startswith(filter_.id_prefix) for id_ in ids))
         and (not filter_.states or State.ARCHIVED in filter_.states)
-        and (not filter_.types or letter.type in filter_.types)
-        and (not filter_.queues or _queue(letter, prefix, tasks) in filter_.queues)
+        and (not filter_.types or dead_letter.type in filter_.types)
+        and (not filter_.queues or _queue(dead_letter, prefix, tasks) in filter_.queues)
         and (not filter_.tenant or delivery.group == filter_.tenant)
         and not filter_.tag
         and (not filter_.error or filter_.error.lower() in error)
-        and (filter_.created_after is None or letter.at >= filter_.created_after)
-        and (filter_.created_before is None or letter.at < filter_.created_before)
+        and (filter_.created_after is None or dead_letter.at >= filter_.created_after)
+        and (filter_.created_before is None or dead_letter.at < filter_.created_before)
     )
 
 
-def _queue(letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+def _queue(dead_letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
     """Which of the three a letter belongs to."""
-    if letter.delivery.queue == cron_dead_letters(prefix):
-        task = declared(tasks).get(letter.type)
+    if dead_letter.delivery.queue == cron_dead_letters(prefix):
+        task = declared(tasks).get(dead_letter.type)
         return task.queue if task else None
-    rest = letter.delivery.queue.removeprefix(f"{prefix}-")
+    rest = dead_letter.delivery.queue.removeprefix(f"{prefix}-")
     return next((queue for queue in Queue if rest.startswith(f"{queue}-")), None)
 
 
@@ -72,30 +72,30 @@ def treat(
     prefix: str,
     tasks: Mapping[str, Task[Any, Any]],
     filter_: Filter,
-    letters: Sequence[DeadLetter],
+    dead_letters: Sequence[DeadLetter],
     *,
     room: int,
 ) -> Treated:
     """Of one queue: send back what is wanted, ``room`` at most, and delete it; delete what stands for nothing."""
     treated = Treated()
-    done = [letter.delivery.receipt for letter in letters if letter.kind is Kind.OBSOLETE]
+    done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE]
     sending: list[tuple[DeadLetter, Entry]] = []
-    for letter in letters:
-        if letter.kind is Kind.OBSOLETE:
+    for dead_letter in dead_letters:
+        if dead_letter.kind is Kind.OBSOLETE:
             continue
-        entry = letter.sent_back(prefix, tasks) if wanted(letter, filter_, prefix, tasks) else None
+        entry = dead_letter.sent_back(prefix, tasks) if wanted(dead_letter, filter_, prefix, tasks) else None
         if entry is None or len(sending) >= room:
-            treated.left.append(letter.delivery.receipt)
+            treated.left.append(dead_letter.delivery.receipt)
         else:
-            sending.append((letter, entry))
+            sending.append((dead_letter, entry))
     failed = sqs.send_many([entry for _, entry in sending]) if sending else {}
-    for position, (letter, _) in enumerate(sending):
+    for position, (dead_letter, _) in enumerate(sending):
         if position in failed:
-            treated.left.append(letter.delivery.receipt)
+            treated.left.append(dead_letter.delivery.receipt)
         else:
-            treated.sent.append(letter.id)
-            done.append(letter.delivery.receipt)
+            treated.sent.append(dead_letter.id)
+            done.append(dead_letter.delivery.receipt)
     treated.failed = len(failed)
     if done:
-        sqs.delete_many(letters[0].delivery.queue, done)
+        sqs.delete_many(dead_letters[0].delivery.queue, done)
     return treated

@@ -127,7 +127,7 @@ class BulkRun:
         redrives = self._order.action == REDRIVE
         self._action = BulkAction.RETRY if redrives else BulkAction(self._order.action)
         self._queues = dead_letters.queues_of(prefix, tasks, self._order.filter.types) if redrives else []
-        self._owed: list[Changed] = []
+        self._pending: list[Changed] = []
         self._connection = ctx.connection()
         self._held: dict[str, str] = {}
         self._queue = ""
@@ -137,10 +137,10 @@ class BulkRun:
         """To the end, or until it stops. Returns the report."""
         from sqlalchemy import event, text
 
-        event.listen(self._ctx.session, "after_commit", self._send_owed)
+        event.listen(self._ctx.session, "after_commit", self._send_pending)
         try:
             for step in self._ctx.resume(self._steps, cursor=lambda step: asdict(step.then), chunk=1):
-                self._owed = []
+                self._pending = []
                 self._ctx.session.execute(text(LOCK), {"id": self._ctx.task_id})
                 step.do()
         finally:
@@ -241,7 +241,7 @@ class BulkRun:
 
     def _change(self, ids: list[str]) -> None:
         changed = change(self._ctx.connection(), self._action, ids, who=self._order.who)
-        self._owed, self._connection = changed, self._ctx.connection()
+        self._pending, self._connection = changed, self._ctx.connection()
         self._count([one.id for one in changed], skipped=len(ids) - len(changed))
 
     def _treat(self, found: list[DeadLetter], room: int) -> None:
@@ -265,17 +265,17 @@ class BulkRun:
 
     # --- Beside the transactions -----------------------------------------------------------------------------------
 
-    def _send_owed(self, session: Session) -> None:
+    def _send_pending(self, session: Session) -> None:
         """After a commit: what it promised goes out at once. The sweep sends what this does not get to.
 
         The session can run nothing here, and its connection can.
         """
         if session.in_nested_transaction():
             return
-        owed, self._owed = self._owed, []
-        entries = {one.id: entry_of(self._prefix, one) for one in owed if one.after is State.PENDING}
+        pending, self._pending = self._pending, []
+        entries = {one.id: entry_of(self._prefix, one) for one in pending if one.after is State.PENDING}
         send(self._connection, self._sqs, entries)
-        if any(one.after is State.ARCHIVED for one in owed):
+        if any(one.after is State.ARCHIVED for one in pending):
             wake(self._sqs, self._prefix)  # which sends their dead letters
 
     def _give_back(self) -> None:

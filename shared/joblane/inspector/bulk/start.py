@@ -13,7 +13,6 @@ from joblane.enqueue.check import Ready, check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
-from joblane.inspector.actions.changes import LIVE
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.scope import Scope
@@ -23,7 +22,7 @@ from joblane.inspector.views import BulkView
 from joblane.job import Job
 from joblane.record.connection import Connection
 from joblane.record.insert import MARK_SENT
-from joblane.record.states import State
+from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
 REDRIVE = "redrive"
@@ -68,7 +67,7 @@ def begin(
     rate: int,
     canary: int,
     reason: str | None,
-    letters: int = 0,
+    dead_letters: int = 0,
     may_be_none: bool = False,
 ) -> BulkView:
     """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
@@ -80,7 +79,7 @@ def begin(
     check_number("canary", canary, MAX_CANARY, least=0)
     ready = _ready(scope)
     with audit.action(scope, action if action == REDRIVE else f"bulk {action}", ready.id, reason) as doing:
-        total = _count(doing.connection, filter_) + letters
+        total = _count(doing.connection, filter_) + dead_letters
         if total or not may_be_none:
             _check_total(scope, total, rate)
         document = FILTER.dump_python(filter_, mode="json", exclude_defaults=True)

@@ -129,13 +129,13 @@ def queues(scope: Scope) -> Iterator[Check]:
     dead = [*map(dead_letter_name, live), ticks]
     found = side_by_side(scope.sqs, lambda name: held_if_there(scope.sqs, name), [*live, *dead])
     missing = [name for name, there in found.items() if there is None]
-    letters = {name: there.waiting for name in dead if (there := found[name])}
+    waiting = {name: there.waiting for name in dead if (there := found[name])}
     without = {dead_letter_name(name) for name in missing}
     for name in missing:
         if name in without:
             continue
         yield Check(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
-    for name, count in letters.items():
+    for name, count in waiting.items():
         if count:
             do = "`joblane dead` says what they are, `joblane redrive` sends them back"
             if name == ticks:

@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 
+from joblane.enqueue.wake import SWEEP
 from joblane.inspector.durations import lasting
 from joblane.inspector.scope import Scope
 from joblane.inspector.shell import argument
 from joblane.inspector.stage.pauses import current
 from joblane.inspector.views import Check, Grade
 from joblane.maintenance.missed_ticks import LONGEST_LOOK_BACK, PATIENCE
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.record import migrations
+from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
 CLOCK_SECONDS = 5.0
@@ -29,9 +30,9 @@ select max(finished_at), clock_timestamp()
   from (select finished_at from joblane.tasks
          where type = $1 and state = 'completed' order by created_at desc, id desc limit 20) as last
 """
-UNDECLARED = """
+UNDECLARED = f"""
 select type, count(*) from joblane.tasks
- where state in ('scheduled', 'pending', 'active', 'retry')
+ where state in {LIVE_SQL}
    and type not in (select x.type from jsonb_array_elements_text($1::jsonb) as x(type))
  group by type order by type
 """

@@ -119,11 +119,11 @@ def _summed(lanes: Sequence[Lane]) -> dict[str, Any]:
 
 def _minutes(recorded: Recorded, queue: Queue, minutes: int) -> tuple[Minute, ...]:
     """Those in which nothing began are there as well."""
-    told = []
+    found = []
     for at in _last_minutes(recorded.at, minutes):
         started, succeeded, failed, wait_ms = recorded.minutes.get((queue, at), (0, 0, 0, None))
-        told.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
-    return tuple(told)
+        found.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
+    return tuple(found)
 
 
 def _last_minutes(at: datetime, minutes: int) -> list[datetime]:

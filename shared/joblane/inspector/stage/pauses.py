@@ -20,15 +20,15 @@ from typing import Any
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.enqueue.wake import wake
+from joblane.enqueue.wake import SWEEP, wake
 from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Pause
-from joblane.maintenance.sweep import TYPE as SWEEP
 from joblane.queues import Queue
 from joblane.record.connection import Connection
+from joblane.record.states import WAITING_SQL
 from joblane.sqs.message import TENANT_PATTERN
 
 CURRENT = """
@@ -66,7 +66,7 @@ GO_ON = f"""
 with held as (
   select id from joblane.tasks
    where sweep_at > now() and sweep_at <= now() + interval '1 minute'
-     and (state in ('scheduled', 'pending', 'retry') or (state = 'active' and lease_until <= now()))
+     and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
    order by sweep_at limit {BATCH} for no key update skip locked
 )
 update joblane.tasks t set sweep_at = now() from held where t.id = held.id returning t.id

@@ -131,24 +131,24 @@ class Search:
 def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
     """A line of the library that names this task, alone or among others; None for any other."""
     try:
-        told = json.loads(event["message"])
+        line = json.loads(event["message"])
     except ValueError:
         return None
-    if not isinstance(told, dict):
+    if not isinstance(line, dict):
         return None
-    if told.get("task_id") == id_:
-        own = told
+    if line.get("task_id") == id_:
+        own = line
     else:
-        among: Sequence[Any] = told.get("tasks") if isinstance(told.get("tasks"), list) else ()  # type: ignore[assignment]
+        among: Sequence[Any] = line.get("tasks") if isinstance(line.get("tasks"), list) else ()  # type: ignore[assignment]
         mine = next((one for one in among if isinstance(one, dict) and one.get("task_id") == id_), None)
         if mine is None:
             return None
-        own = told | mine
+        own = line | mine
     attempt = own.get("attempt")
     return LogLine(
         at=_at(event),
-        level=str(told.get("level", "INFO")),
-        message=str(told.get("message", "")),
+        level=str(line.get("level", "INFO")),
+        message=str(line.get("message", "")),
         attempt=attempt if isinstance(attempt, int) else None,
         request_id=own.get("function_request_id"),
         fields={name: value for name, value in own.items() if name not in TAKEN},

@@ -46,8 +46,8 @@ def redrive(request: Request) -> Response:
     canary, rate = whole("canary", given.text("canary") or "0", 0, MAX_CANARY), rate_of(given)
     with inspector(request) as asked:
         made = asked.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
-    told = f"redrive of {made.total:,}" if made.total else "what is left over is removed"
-    return go(request, "/bulk/show", f"Started: {told}.", id=made.id)
+    what = f"redrive of {made.total:,}" if made.total else "what is left over is removed"
+    return go(request, "/bulk/show", f"Started: {what}.", id=made.id)
 
 
 def _wanted(given: Fields) -> Filter:

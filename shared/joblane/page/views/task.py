@@ -73,18 +73,18 @@ def edit(request: Request) -> Response:
     except json.JSONDecodeError as error:
         problems = [f"line {error.lineno}, column {error.colno}: {error.msg}"]
     except (EnqueueError, UnreadablePayloadError) as error:
-        problems = _told(error)
+        problems = _problems(error)
     except RecursionError:
         problems = ["it is nested too deeply"]
     return _show(request, id_, 422, text=text, problems=problems, reason=given.text("reason"))
 
 
-def _told(error: JobError) -> list[str]:
+def _problems(error: JobError) -> list[str]:
     """One text for each field that is at fault."""
     return re.sub(r"^payload: (\w+ does not take it: )?", "", str(error)).split("; ")
 
 
 def _done(request: Request, acted: ActionResult) -> Response:
     action = acted.action.replace("-", "_")
-    told = f"{action.replace('_', ' ').capitalize()}: done. {DID.get(action, '')}"
-    return go(request, "/task", told, id=acted.new_id or acted.id)
+    notice = f"{action.replace('_', ' ').capitalize()}: done. {DID.get(action, '')}"
+    return go(request, "/task", notice, id=acted.new_id or acted.id)

@@ -1,24 +1,31 @@
-"""The schema, by Alembic: additive first, so that old code runs beside a newer schema.
+"""The schema ``joblane``, by Alembic: additive first, so that old code also works with a newer schema.
 
 Revisions are numbers of four digits, in order.
 """
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from joblane.errors import ForeignSchemaError
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
     from joblane.record.connection import Connection
 
+FOLDER = Path(__file__).parent
+
 
 def upgrade(url: str, revision: str = "head") -> None:
     """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Doing it twice is harmless.
 
-    A schema that newer code has made is left as it is: a deploy that goes back must not fail at it.
+    A schema that newer code has made is left as it is: a deploy that goes back must not fail at it. Raises
+    :class:`ForeignSchemaError` for a revision that is none of ours.
     """
     from alembic import command
 
@@ -26,14 +33,26 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     database = Database(url)
     try:
-        newer = is_newer(applied(database.get()))
+        current = checked_revision(database.get())
     finally:
         database.drop()
-    if newer:
-        return
-    config = _config()
-    config.attributes["url"] = url
-    command.upgrade(config, revision)
+    if not is_newer(current):
+        command.upgrade(_config(url=url), revision)
+
+
+def script(current: str | None, after: Sequence[str]) -> str:
+    """The SQL that brings a database at revision ``current`` to the newest one, as one transaction.
+
+    ``current``: None for an empty database. ``after``: further statements for the end of the transaction.
+    """
+    from alembic import command
+
+    written = io.StringIO()
+    start = newest() if is_newer(current) else current
+    config = _config(after=tuple(after))
+    config.output_buffer = written
+    command.upgrade(config, f"{start}:head" if start else "head", sql=True)
+    return written.getvalue()
 
 
 def applied(connection: Connection) -> str | None:
@@ -44,18 +63,29 @@ def applied(connection: Connection) -> str | None:
     return str(rows[0][0]) if rows else None
 
 
+def checked_revision(connection: Connection) -> str | None:
+    """The same. Raises :class:`ForeignSchemaError` for a revision that neither this code nor newer code has made."""
+    revision = applied(connection)
+    if revision is not None and revision not in pending(None) and not is_newer(revision):
+        raise ForeignSchemaError(
+            f"joblane.alembic_version is at revision {revision!r}, which this library never made; use another database,"
+            " or rename that schema"
+        )
+    return revision
+
+
 def pending(revision: str | None) -> dict[str, str]:
-    """Revision → what it is for, of those that a database at ``revision`` has not seen. None: an empty one."""
+    """Revision → its purpose, of those that a database at ``revision`` has not seen. None: an empty one."""
     return {name: purpose for name, purpose in _revisions() if revision is None or name > revision}
 
 
 def newest() -> str:
     """The revision that this code works with; Alembic is not asked, which takes a while to load."""
-    return max(path.name[:4] for path in (Path(__file__).parent / "versions").glob("[0-9]*_*.py"))
+    return max(path.name[:4] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
 def is_newer(revision: str | None) -> bool:
-    """Whether ``revision`` was made by code that came after this."""
+    """True for a revision that was made by code that came after this."""
     last, _ = _revisions()[-1]
     return revision is not None and revision.isdigit() and len(revision) == len(last) and revision > last
 
@@ -68,9 +98,11 @@ def _revisions() -> tuple[tuple[str, str], ...]:
     return tuple((script.revision, script.doc) for script in scripts)[::-1]
 
 
-def _config() -> Config:
+def _config(**attributes: Any) -> Config:
+    """Alembic's settings; ``attributes`` are for ``env.py``."""
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent))
+    config.set_main_option("script_location", str(FOLDER).replace("%", "%%"))
+    config.attributes.update(attributes)
     return config

@@ -193,6 +193,14 @@ create table joblane.task_types (
 )
 """
 
+# The stage that this schema serves: the one row is written by its first `joblane migrate`.
+STAGE = """
+create table joblane.stage (
+    prefix   text not null,
+    only_row boolean primary key default true check (only_row)
+)
+"""
+
 # Until when the sweep has looked for ticks that did not come.
 SCHEDULES = """
 create table joblane.schedules (
@@ -361,7 +369,7 @@ $$
 
 def upgrade() -> None:
     for statement in (
-        *(TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, SCHEDULES),
+        *(TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES),
         *INDEXES,
         *(CANONICAL, ENQUEUE),
     ):

@@ -1,0 +1,188 @@
+"""Joblane in somebody else's project: installed as a wheel, next to an application with its own tables and packages."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from joblane.cdk.packaging import WHEEL_PLATFORMS
+from joblane.local.ports import free_port
+from joblane.local.tools import Tools, installing_environment
+from joblane.project import Project
+from joblane.record.database import Database
+from tests import unpacked, wheel
+from tests.e2e.adopter.shop import FILES
+from tests.pages import ROOT
+
+PATIENCE_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Adopter:
+    """Somebody's shell, in the folder of a project, with an environment of its own activated."""
+
+    folder: Path
+    python: Path
+    variables: dict[str, str]
+
+    def run(self, *command: str | Path, **variables: str) -> str:
+        """Run a command that has to succeed; return what it prints, on both outputs."""
+        done = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.variables | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    @property
+    def joined(self) -> dict[str, str]:
+        """The variables of the local stack, as a shell reads them."""
+        lines = (self.folder / ".joblane" / "env").read_text().splitlines()
+        return {name: "".join(shlex.split(value)) for name, _, value in (line.partition("=") for line in lines)}
+
+
+@pytest.fixture(scope="module")
+def adopter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adopter]:
+    """A project of somebody's, in a path with spaces; nothing of this checkout is on its path."""
+    base = tmp_path_factory.mktemp("adopter")
+    folder = base / "my shop"
+    for name, text in FILES.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text.lstrip())
+    python = wheel.environment(base / "venv", wheel.build(base), "local", "test")
+    wheel.install(python, "fastapi")
+    ours = {
+        name: value
+        for name, value in installing_environment(Project(ROOT)).items()
+        if not name.startswith(("AWS_", "JOBLANE_", "DATABASE_", "JSII_", "PYTEST_"))
+    }
+    # built and unpacked once for all tests: it takes as long as the rest
+    ours["JSII_RUNTIME_PACKAGE_CACHE_ROOT"] = str(ROOT / ".joblane" / "cache" / "jsii")
+    (folder / ".joblane" / "build").mkdir(parents=True)
+    for platform in (None, WHEEL_PLATFORMS["arm64"]):
+        shutil.copy(unpacked.layer(platform).path, folder / ".joblane" / "build")
+    path = os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])
+    ports = {"JOBLANE_AWS_PORT": str(free_port()), "JOBLANE_POSTGRES_PORT": str(free_port())}
+    made = Adopter(folder, python, {**ours, **ports, "PATH": path, "COLUMNS": "160"})
+    try:
+        yield made
+    finally:
+        made.run("joblane", "down")
+
+
+@contextmanager
+def serving(adopter: Adopter) -> Iterator[str]:
+    """The application's API, until the block ends."""
+    port = free_port()
+    command: list[str | Path] = [
+        adopter.python,
+        "-m",
+        "uvicorn",
+        "--port",
+        str(port),
+        "--log-level",
+        "warning",
+        "shop.main:app",
+    ]
+    with subprocess.Popen(command, cwd=adopter.folder, env=adopter.variables | adopter.joined) as server:
+        try:
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            server.terminate()
+
+
+def post(url: str) -> dict[str, str]:
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, method="POST")) as answer:
+                found: dict[str, str] = json.load(answer)
+                return found
+        except urllib.error.URLError:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+def relations(database: Database, schema: str) -> set[str]:
+    found = database.get().run(
+        "select relname from pg_class join pg_namespace n on n.oid = relnamespace where relkind = 'r' and nspname = $1",
+        schema,
+    )
+    return {str(name) for (name,) in found}
+
+
+def test_an_application_adopts_joblane(adopter: Adopter) -> None:
+    # when the folder becomes a project, with a setting of its own job
+    told = adopter.run("joblane", "init")
+    assert "wrote  functions/hello_world/handler.py" in told
+    stages = json.loads((adopter.folder / "cdk.json").read_text())
+    for stage in stages["context"]["stages"].values():
+        stage["settings"] = {"SHOP_NAME": "the corner shop"}
+    (adopter.folder / "cdk.json").write_text(json.dumps(stages))
+
+    # then its first job runs on a local stack, made of tools that it fetches
+    told = adopter.run("joblane", "up")
+    for step in ("Fetched uv", "Fetched Node", "Fetched the CDK command line", "Fetched the AWS emulator", "Deployed"):
+        assert f"✓ {step}" in told
+    assert "hello:world" in told.partition("Deployed")[2]
+    assert "completed" in told.partition("hello:world")[2]
+    assert (adopter.folder / ".joblane").stat().st_mode & 0o077 == 0
+    assert (adopter.folder / ".joblane" / ".gitignore").read_text() == "*\n"
+    assert {"AWS_REGION": "us-east-1", "SHOP_NAME": "the corner shop"}.items() <= adopter.joined.items()
+
+    # and both schemas live in one database, whoever migrates first
+    joined = adopter.joined
+    adopter.run("alembic", "upgrade", "head", **joined)
+    assert "The schema is up to date" in adopter.run("joblane", "migrate")
+    database = Database(joined["DATABASE_URL"])
+    ours = relations(database, "joblane")
+    assert relations(database, "public") == {"alembic_version", "tasks", "tenants"}
+    assert {"alembic_version", "tasks"} <= ours
+
+    # and the application's own migrations touch none of ours
+    adopter.run("alembic", "downgrade", "base", **joined)
+    assert relations(database, "public") == {"alembic_version"}
+    adopter.run("alembic", "upgrade", "head", **joined)
+    adopter.run("alembic", "revision", "--autogenerate", "--message", "more", **joined)
+    (more,) = (adopter.folder / "migrations" / "versions").glob("*_more.py")
+    assert "op." not in more.read_text()
+    more.unlink()
+    assert relations(database, "joblane") == ours
+
+    # when it enqueues a job in its own session
+    with serving(adopter) as url:
+        job = post(f"{url}/tenants?name=Ada")["job"]
+
+    # then the job completes, and its work is in the application's table
+    adopter.run("joblane", "wait", job, "--timeout", "1m")
+    [[text]] = database.get().run("select text from public.tasks")
+    assert text == "Welcome to the corner shop, Ada"
+    told = adopter.run("joblane", "invoke", "tenant:welcome", "--json", '{"tenant_id": 1}')
+    assert "Welcome to the corner shop, Ada" in told
+    database.drop()
+
+
+def test_its_tests_and_its_templates_pass(adopter: Adopter, database_url: str) -> None:
+    adopter.run("python", "-m", "pytest", "-q", "tests", DATABASE_URL=database_url)
+    cdk = Tools(Project(adopter.folder)).cdk
+    adopter.run(cdk, "synth", "--quiet", "--no-notices", "-c", "stage=dev")
+    written = {path.name for path in (adopter.folder / ".joblane" / "cdk.out").glob("*.template.json")}
+    assert {"jobs-dev-data.template.json", "jobs-dev-jobs.template.json"} <= written

@@ -1,0 +1,293 @@
+"""A schema `joblane` serves one stage, of one project, and is nobody else's."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import Session
+
+from joblane.cli.connect import connect
+from joblane.client import JobClient
+from joblane.discovery import discover
+from joblane.errors import ForeignSchemaError, WrongStageError
+from joblane.local.postgres import Postgres
+from joblane.local.postgres_programs import program
+from joblane.queues import dead_letter_name
+from joblane.record import migrate as migrating
+from joblane.record.database import Database
+from joblane.record.migrate import migrate, migration_sql
+from joblane.record.migrations import applied, newest
+from tests.builders.revisions import second_revision
+from tests.conftest import administer
+from tests.samples import Sample, sample_batch, sample_one
+from tests.world import World, watch
+
+BOTH = "prefix 'shop', and this process is of the stage with prefix 'jobs'; set JOBLANE_PREFIX=shop"
+
+
+@pytest.fixture
+def empty(postgres: Postgres) -> Iterator[str]:
+    administer(postgres, "create database staged")
+    yield postgres.database_url("staged")
+    administer(postgres, "drop database staged with (force)")
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Any]:
+    database = Database(url)
+    try:
+        yield database.get()
+    finally:
+        database.drop()
+
+
+def everything(url: str) -> list[list[Any]]:
+    """Names of all that users have made in a database, and how many rows the version tables and the types have."""
+    with connected(url) as connection:
+        made = connection.run(
+            "select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
+            " where n.nspname !~ '^pg_' and n.nspname <> 'information_schema' order by 1, 2"
+        )
+        if ["joblane", "task_types"] in made:
+            made += connection.run("select type from joblane.task_types order by 1")
+        return list(made)
+
+
+# --- Migrating -----------------------------------------------------------------------------------------------------
+
+
+def test_the_first_migration_writes_the_prefix_and_another_is_refused(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JOBLANE_PREFIX", "shop")
+    for _ in range(2):
+        migrate(empty)
+    before = everything(empty)
+    monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
+    for refused in (migrate, migration_sql):
+        with pytest.raises(WrongStageError, match=BOTH) as caught:
+            refused(empty)
+        assert (caught.value.prefix, caught.value.found) == ("jobs", "shop")
+    assert everything(empty) == before
+    with connected(empty) as connection:
+        assert connection.run("select prefix from joblane.stage") == [["shop"]]
+
+
+def test_newer_code_s_schema_of_another_stage_is_refused_too(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBLANE_PREFIX", "shop")
+    migrate(empty)
+    monkeypatch.setenv("JOBLANE_PREFIX", "jobs")
+    with connected(empty) as connection:
+        connection.run("update joblane.alembic_version set version_num = '9999'")
+    with pytest.raises(WrongStageError):
+        migrate(empty)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "holds"),
+    [
+        ("create table joblane.jobs (id integer)", "relation jobs"),
+        ("create type joblane.mood as enum ('good')", "type mood"),
+        ("create function joblane.enqueue() returns int language sql as 'select 1'", "function enqueue"),
+    ],
+)
+def test_a_schema_that_somebody_else_made_is_left_as_it_is(empty: str, theirs: str, holds: str) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple(f"create schema joblane; {theirs}")
+    before = everything(empty)
+    for refused in (migrate, migration_sql):
+        with pytest.raises(ForeignSchemaError, match=f"it holds {holds} and no joblane.alembic_version; rename"):
+            refused(empty)
+    assert everything(empty) == before
+
+
+def test_a_version_table_of_somebody_else_is_left_as_it_is(empty: str) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple(
+            "create schema joblane; create table joblane.alembic_version (version_num text)"
+            "; insert into joblane.alembic_version values ('ae1027a6acf')"
+        )
+    before = everything(empty)
+    with pytest.raises(ForeignSchemaError, match="at revision 'ae1027a6acf', which this library never made"):
+        migrate(empty)
+    assert everything(empty) == before
+
+
+def test_a_role_that_would_make_its_own_tables_in_the_schema_is_refused(empty: str) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple("alter database staged set search_path = joblane, public; create schema joblane")
+    with pytest.raises(ForeignSchemaError, match="has the schema joblane in its search_path"):
+        migrate(empty)
+    with connected(empty) as connection:
+        connection.execute_simple("alter database staged reset search_path")
+        connection.execute_simple("create role joblane superuser login password 'j'")
+    try:
+        with pytest.raises(ForeignSchemaError, match="the role 'joblane' has the schema joblane in its search_path"):
+            migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "joblane:j"))
+        with pytest.raises(ValueError, match="user: a lower-case name of PostgreSQL other than joblane"):
+            migrate(empty, user="joblane")
+    finally:
+        with connected(empty) as connection:
+            connection.execute_simple("drop role joblane")
+
+
+def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database_is_used(
+    empty: str, postgres: Postgres
+) -> None:
+    with connected(empty) as connection:
+        connection.execute_simple(
+            "create role keeper login password 'k'; create schema joblane authorization keeper"
+            "; create schema saas authorization keeper"
+        )
+    try:
+        assert migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "keeper:k")) == len(discover())
+    finally:
+        with connected(empty) as connection:
+            connection.execute_simple("drop owned by keeper cascade; drop role keeper")
+
+
+def test_a_second_project_is_refused_and_the_types_of_the_first_stay(
+    empty: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(empty)
+    before = everything(empty)
+    others = MappingProxyType({sample_one.type: sample_one})
+    monkeypatch.setattr(migrating, "discover", lambda: others)
+    with pytest.raises(
+        ForeignSchemaError,
+        match=r"another project: it has the task types data:export.*this project declares sample:one",
+    ):
+        migrate(empty)
+    assert everything(empty) == before
+
+
+# --- As SQL --------------------------------------------------------------------------------------------------------
+
+
+def psql(url: str, script: str) -> None:
+    command = [str(program("psql")), "--no-psqlrc", "--quiet", "--set", "ON_ERROR_STOP=1", url]
+    done = subprocess.run(command, input=script, text=True, capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def shape(url: str) -> list[list[Any]]:
+    with connected(url) as connection:
+        return connection.run(  # type: ignore[no-any-return]
+            """select c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull,
+                      pg_get_expr(d.adbin, d.adrelid)
+                 from pg_class c join pg_attribute a on a.attrelid = c.oid
+                 left join pg_attrdef d on d.adrelid = c.oid and d.adnum = a.attnum
+                where c.relnamespace = 'joblane'::regnamespace and a.attnum > 0
+               union all
+               select proname, null, md5(prosrc), null, null from pg_proc
+                where pronamespace = 'joblane'::regnamespace
+               union all
+               select type, null, md5(t::text), null, null from joblane.task_types t
+               union all
+               select prefix, version_num, null, null, null from joblane.stage, joblane.alembic_version
+                order by 1, 2"""
+        )
+
+
+def test_the_printed_sql_makes_what_the_migration_makes(empty: str, postgres: Postgres) -> None:
+    psql(empty, migration_sql(None))
+    by_script = shape(empty)
+    assert migrate(empty) == len(discover())
+    assert shape(empty) == by_script
+    administer(postgres, "drop database staged with (force)")
+    administer(postgres, "create database staged")
+    migrate(empty)
+    assert shape(empty) == by_script
+
+
+def test_the_printed_sql_is_what_a_database_lacks(empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    migrate(empty)
+    assert "create table" not in migration_sql(empty).lower()
+    psql(empty, migration_sql(empty))
+    second_revision(tmp_path, monkeypatch)
+    script = migration_sql(empty)
+    assert "create table" not in script.lower()
+    psql(empty, script)
+    with connected(empty) as connection:
+        assert applied(connection) == newest() == "0002"
+        connection.run("update joblane.alembic_version set version_num = '9999'")
+    assert "alter table" not in migration_sql(empty)
+
+
+def test_the_printed_sql_in_a_database_that_has_it_changes_nothing(empty: str) -> None:
+    migrate(empty)
+    before = everything(empty)
+    with pytest.raises(AssertionError, match='schema "joblane" already exists'):
+        psql(empty, migration_sql(None))
+    assert everything(empty) == before
+
+
+# --- Client, worker and command line -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shop(world: World) -> World:
+    """A world whose record serves the stage `shop`, while its processes are of `jobs`."""
+    world.run("insert into joblane.stage (prefix) values ('shop')")
+    world.database.drop()
+    world.database = Database(world.url, prefix="jobs")
+    return world
+
+
+def test_a_client_of_another_stage_writes_and_sends_nothing(shop: World, session: Session) -> None:
+    client = JobClient()
+    shop.lane(sample_one)
+    for enqueue in (
+        lambda: client.enqueue(sample_one, Sample()),
+        lambda: client.enqueue(sample_one, Sample(), session=session),
+        lambda: client.get("x"),
+        lambda: client.cancel("x"),
+    ):
+        with pytest.raises(WrongStageError, match=BOTH):
+            enqueue()
+    session.commit()
+    assert shop.run("select from joblane.tasks") == []
+    assert shop.take(sample_one) == []
+
+
+def test_a_session_s_database_is_asked_for_its_stage_once(world: World, session: Session) -> None:
+    world.run("insert into joblane.stage (prefix) values ('jobs')")
+    world.lane(sample_one)
+    world.client.enqueue(sample_one, Sample(), session=session)
+    session.commit()
+    world.run("alter table joblane.stage rename to gone")
+    world.client.enqueue(sample_one, Sample(), session=session)
+    session.commit()
+    assert len(world.run("select from joblane.tasks")) == 2
+
+
+def test_a_worker_of_another_stage_leaves_its_messages_and_spends_nothing(
+    shop: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = watch(shop)
+    messages: list[dict[str, Any]] = [
+        {"v": 1, "type": "sample:batch", "id": name, "payload": {}} for name in ("a", "b")
+    ]
+    for task, some in ((sample_one, [{**messages[0], "type": "sample:one"}]), (sample_batch, messages)):
+        with caplog.at_level(logging.ERROR):
+            assert len(shop.deliver(task, *some, receives=9)) == len(some)
+        assert BOTH in str(caplog.records[-1].__dict__)
+        assert shop.received(dead_letter_name(shop.lane(task))) == []
+    assert min(watched.visibilities) > 60
+    assert shop.run("select from joblane.tasks") == []
+    # when the stage is corrected
+    shop.run("update joblane.stage set prefix = 'jobs'")
+    assert shop.deliver(sample_batch, *messages) == []
+    assert [shop.row(name)["attempts"] for name in ("a", "b")] == [1, 1]
+
+
+def test_the_command_line_refuses_another_stage(shop: World) -> None:
+    with pytest.raises(WrongStageError, match=BOTH):
+        connect(stage=None, profile=None, region=None)

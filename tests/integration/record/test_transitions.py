@@ -1,0 +1,261 @@
+"""Each transition means the same, whichever way a task takes it: whole rows are compared, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from joblane.inspector.actions.changes import change
+from joblane.inspector.filter import BulkAction
+from joblane.options import Options
+from joblane.queues import Queue
+from joblane.record.claim import Incoming, claim
+from joblane.record.finish import Finish, finish
+from joblane.record.states import State
+from joblane.record.transitions import FRESH
+from joblane.sqs.message import Message
+from joblane.unique import OnConflict
+from tests.builders.rows import TOKEN, In, active, archived, put
+from tests.samples import Sample, sample_one, sample_only
+from tests.world import World
+
+DIRTY: Mapping[str, Any] = {
+    "attempts": 4,
+    "runs": 6,
+    "snoozes": 2,
+    "continuations": 3,
+    "used_ms": 50,
+    "generation": 1,
+    "company": 1,
+    "suspect": True,
+    "sends": 5,
+    "created_at": In(-7200),
+    "due_at": In(-3600),
+    "sent_at": In(-3600),
+    "deadline": In(-300),
+    "mismatch_since": In(-1800),
+    "reason": "before",
+    "error_type": "Before",
+    "error_message": "before",
+    "fingerprint": "before",
+}
+"""Something in every column that a transition may have to clear."""
+
+MOMENTS = ("deadline", "lease_until", "mismatch_since")
+ENDING = "reason error_type error_message fingerprint"
+
+LEASE = timedelta(seconds=120)
+Way = Callable[[World, str], object]
+
+
+def taken(world: World, id_: str, way: Way) -> dict[str, Any]:
+    """The row after a way, its times in half minutes from now."""
+    way(world, id_)
+    now = datetime.now(UTC)
+    return {
+        name: round((datetime.fromisoformat(value) - now).total_seconds() / 30)
+        if isinstance(value, str) and (name.endswith("_at") or name in MOMENTS)
+        else value
+        for name, value in world.row(id_).items()
+        if name != "id"
+    }
+
+
+def differences(world: World, first: Way, other: Way) -> set[str]:
+    one, two = taken(world, "first", first), taken(world, "other", other)
+    return {name for name in one | two if one.get(name) != two.get(name)}
+
+
+def claimed(world: World, id_: str, *, dead: int | None = None, rec: bool = True, **message: Any) -> None:
+    incoming = Incoming(Message(sample_one.type, id_, rec=rec, **message), id_, Queue.DEFAULT, dead=dead)
+    claim(world.database.get(), sample_one, [incoming], LEASE, "request")
+
+
+def finished(world: World, id_: str, state: State) -> None:
+    assert finish(world.database.get(), [Finish(id_, TOKEN, 6, str(state), state, error_type="Now")]) == {id_}
+
+
+def changed(world: World, id_: str, action: BulkAction) -> None:
+    assert len(change(world.database.get(), action, [id_], who="op")) == 1
+
+
+# --- Revived -------------------------------------------------------------------------------------------------------
+
+
+def dead(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **archived(**DIRTY, cancel_requested_at=In(-400)))
+
+
+def revived_by_operator(world: World, id_: str) -> None:
+    dead(world, id_)
+    changed(world, id_, BulkAction.RETRY)
+
+
+def revived_by_redrive(world: World, id_: str) -> None:
+    dead(world, id_)
+    claimed(world, id_, dead=1)
+
+
+def revived_by_redrive_while_paused(world: World, id_: str) -> None:
+    dead(world, id_)
+    world.run("insert into joblane.pauses (scope, name) values ('type', $1)", sample_one.type)
+    claimed(world, id_, dead=1)
+
+
+@pytest.mark.parametrize(
+    ("way", "may_differ"),
+    [
+        (
+            revived_by_redrive,
+            # its message is in hand, so it runs at once
+            {"state", "attempts", "runs", "company", "lease_token", "lease_until", "sent_at", "sweep_at"},
+        ),
+        (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: the sweep looks at it at once
+    ],
+)
+def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may_differ: set[str]) -> None:
+    assert differences(world, revived_by_operator, way) == may_differ
+    for id_ in ("first", "other"):
+        row = world.row(id_)
+        assert (row["generation"], row["suspect"], row["deadline"], row["cancel_requested_at"]) == (
+            2,
+            False,
+            None,
+            None,
+        )
+        assert [row[name] for name in ENDING.split()] == [None] * 4
+
+
+def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) -> None:
+    world.lane(sample_only)
+    held = world.client.enqueue(sample_only, Sample(number=1))
+    names = ", ".join(FRESH)
+    world.run(
+        f"update joblane.tasks t set ({names}) = (select {names} from jsonb_populate_record(t, $1::jsonb))",
+        '{"attempts": 1, "snoozes": 2, "company": 3, "suspect": true, "sends": 4, "mismatch_since": "2026-01-01",'
+        ' "reason": "x", "error_type": "x", "error_message": "x", "fingerprint": "x"}',
+    )
+    replaced = world.client.enqueue(
+        sample_only, Sample(number=1), on_conflict=OnConflict.REPLACE, process_in=timedelta(minutes=1)
+    )
+    assert replaced.id == held.id
+    revived_by_operator(world, "revived")
+    one, other = world.row(held.id), world.row("revived")
+    sent = {"sends"}  # its message is sent already, the other's after the action's commit
+    assert {name: one[name] for name in FRESH.keys() - sent} == {name: other[name] for name in FRESH.keys() - sent}
+
+
+# --- Archived ------------------------------------------------------------------------------------------------------
+
+
+def archived_by_finish(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(60, **DIRTY))
+    finished(world, id_, State.ARCHIVED)
+
+
+def archived_as_lost(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(-1, **DIRTY))
+    claimed(world, id_)
+
+
+def archived_as_overdue(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **DIRTY, state="retry")
+    claimed(world, id_)
+
+
+def archived_as_overdue_after_a_loss(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(-1, **DIRTY, allowed=9))
+    claimed(world, id_)
+    world.run("update joblane.tasks set allowed = 4 where id = $1", id_)
+
+
+def archived_by_operator(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **DIRTY, state="retry")
+    changed(world, id_, BulkAction.ARCHIVE)
+
+
+@pytest.mark.parametrize(
+    ("way", "may_differ"),
+    [
+        (archived_as_lost, set()),
+        (archived_as_overdue, set()),
+        (archived_as_overdue_after_a_loss, set()),
+        (archived_by_operator, {"sweep_at"}),  # no message is in hand: the sweep sends the dead letter
+    ],
+)
+def test_a_task_is_archived_as_a_run_that_failed_leaves_it(world: World, way: Way, may_differ: set[str]) -> None:
+    found = differences(world, archived_by_finish, way)
+    assert found - set(ENDING.split()) == may_differ, "only what it says of the end differs"
+    assert all(world.row("other")[name] for name in ENDING.split() if way is not archived_by_operator)
+    assert world.row("other")["reason"] != "before"
+
+
+def test_a_message_that_comes_after_its_deadline_is_archived_in_the_same_way(world: World) -> None:
+    def inserted(world: World, id_: str) -> None:
+        message = Message(sample_one.type, id_, {"do": "nothing", "number": 0})
+        options = Options(deadline=datetime.now(UTC) - timedelta(seconds=300))
+        incoming = Incoming(message, id_, Queue.DEFAULT, options=options)
+        claim(world.database.get(), sample_one, [incoming], LEASE, "request")
+
+    found = differences(world, archived_as_overdue, inserted)
+    # all else that differs is the history of a task that had one
+    history = {"attempts", "runs", "snoozes", "continuations", "generation", "created_at", "due_at", "sent_at"}
+    history |= {"schema", "options", "retention_seconds", "allowed", "reason"}  # the reason has the deadline's time
+    assert found - history == set()
+
+
+# --- Cancelled -----------------------------------------------------------------------------------------------------
+
+
+def cancelled_by_client(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **DIRTY, state="retry")
+    assert world.client.cancel(id_) is State.CANCELLED
+
+
+def cancelled_by_operator(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **DIRTY, state="retry")
+    changed(world, id_, BulkAction.CANCEL)
+
+
+def cancelled_while_it_runs(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(60, **DIRTY))
+    assert world.client.cancel(id_) is State.ACTIVE
+    finished(world, id_, State.CANCELLED)
+
+
+def cancelled_after_a_loss(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(-1, **DIRTY))
+    assert world.client.cancel(id_) is State.ACTIVE
+    claimed(world, id_)
+
+
+def revoked(world: World, id_: str) -> None:
+    put(world, sample_one, id_, **active(60, **DIRTY))
+    finished(world, id_, State.CANCELLED)
+
+
+@pytest.mark.parametrize(
+    ("way", "may_differ"),
+    [
+        (cancelled_by_operator, set()),
+        (cancelled_while_it_runs, {*ENDING.split()}),  # those of the run; else the attempt before is still said
+        (cancelled_after_a_loss, {"reason"}),
+        (revoked, {*ENDING.split(), "cancel_requested_at"}),  # nobody asked: the handler decided
+    ],
+)
+def test_a_task_is_cancelled_as_a_client_cancels_it(world: World, way: Way, may_differ: set[str]) -> None:
+    assert differences(world, cancelled_by_client, way) == may_differ
+    row = world.row("other")
+    assert (row["state"], row["sweep_at"]) == ("cancelled", None)
+    assert row["expire_at"] is not None
+
+
+def test_a_running_task_keeps_everything_but_the_request(world: World) -> None:
+    put(world, sample_one, "t", **active(60, **DIRTY))
+    before = world.row("t")
+    world.client.cancel("t")
+    after = world.row("t")
+    assert {name for name in before if before[name] != after[name]} == {"cancel_requested_at"}
