@@ -87,7 +87,7 @@ def test_runs_of_a_batch_share_their_invocation(world: World) -> None:
 
 
 def test_a_lost_run_has_no_cost(world: World) -> None:
-    put(world, sample_one, "it", {"do": "nothing"}, **active(-60))
+    put(world, sample_one, "it", **active(-60))
     world.deliver(sample_one, message("nothing", "it"))
     lost, done = world.attempts("it")
     assert (lost["outcome"], lost["cost_usd"]) == ("lost", None)
