@@ -729,8 +729,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
     bodies = [foreign(sample_only, id_, **payload) for id_ in ("first", "second")]
     attributes = {}
     if loser == "revived":
-        with world.rival(sample_only) as worker:
-            key = worker._incoming(_delivery(record(bodies[1], lane))).unique
+        key = sample_only.key_of_message(Queue.DEFAULT, payload, None)
         assert key is not None
         put(world, sample_only, "second", payload, **archived(unique_key=key.key))
         attributes = dead(0)
@@ -759,12 +758,6 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         (letter,) = world.dead_letters(sample_only)
         assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
     assert row["runs"] == (0 if loser == "new" else 4)
-
-
-def _delivery(one: dict[str, Any]) -> Any:
-    from joblane.sqs.received import Received
-
-    return Received.read(one)
 
 
 def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
-from joblane.sqs.message import Message
+from joblane.sqs.message import Message, Tick
 from tests.builders.rows import In, active, put
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
 from tests.world import PREFIX, World
@@ -183,7 +183,7 @@ def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: I
     inspector.pause(PauseScope.SCHEDULE, "sample:tick:0", reason="year's end")
 
     for schedule in ("0", "1"):
-        tick = {"schedule": schedule, "at": "2026-01-01T00:00:00Z"}
+        tick = Tick(schedule=schedule, at="2026-01-01T00:00:00Z")
         world.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
 
     assert world.run("select state from joblane.tasks order by id") == [["cancelled"], ["completed"]]

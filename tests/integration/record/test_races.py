@@ -23,7 +23,7 @@ from joblane.json_values import digest
 from joblane.maintenance import sweep
 from joblane.queues import Queue
 from joblane.record import dead_letters, finish, insert
-from joblane.record.claim import CLAIM, Incoming, Verdict, claim
+from joblane.record.claim import CLAIM, Verdict, arrival, claim
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH, Finish
@@ -234,12 +234,12 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
         try:
             start.wait(20)
             for _ in range(25):
-                batch = [
-                    Incoming(Message("sample:batch", id_, {"do": "nothing", "number": 0}), id_, Queue.DEFAULT)
-                    for id_ in chance.sample(ids, 10)
+                messages = [
+                    Message("sample:batch", id_, {"do": "nothing", "number": 0}) for id_ in chance.sample(ids, 10)
                 ]
+                batch = [arrival(sample_batch, one, str(one.id), Queue.DEFAULT) for one in messages]
                 try:
-                    for one in claim(database.get(), sample_batch, batch, LEASE, f"worker {number}").values():
+                    for one in claim(database.get(), batch, LEASE, f"worker {number}").values():
                         if one.verdict is Verdict.RUN:
                             wins.append((one.id, one.token))
                             mine.append(Finish(one.id, one.token, one.run, "completed", State.COMPLETED))
@@ -266,8 +266,8 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
 
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     """Every statement that locks several rows, with its parameters for ``ids`` in their order."""
-    incoming = [Incoming(Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
-    claimed = [json.dumps([one.record(sample_batch) for one in incoming]), str(uuid.uuid4()), "60", "request"]
+    arrivals = [arrival(sample_batch, Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
+    claimed = [json.dumps(arrivals), str(uuid.uuid4()), "60", "request"]
     finished = [
         {"id": id_, "token": "00000000-0000-4000-8000-000000000001", "run": 1, "outcome": "completed"}
         | {
@@ -446,8 +446,9 @@ def test_a_run_that_lost_its_lease_to_one_that_still_runs_changes_nothing(effect
         write(ctx, "overtaken")
         effects.expire_leases()
         other = Database(effects.url)
-        incoming = Incoming(Message("sample:one", "it", {"do": "overtaken", "number": 0}), "it", Queue.DEFAULT)
-        seen["claim"] = claim(other.get(), sample_one, [incoming], LEASE, "the other")["it"]
+        message = Message("sample:one", "it", {"do": "overtaken", "number": 0})
+        arrived = arrival(sample_one, message, "it", Queue.DEFAULT)
+        seen["claim"] = claim(other.get(), [arrived], LEASE, "the other")["it"]
         other.drop()
         seen["row"] = effects.row("it")
         if fails:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from pg8000.core import READY_FOR_QUERY
@@ -16,6 +17,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.run import Run
 from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
@@ -358,10 +360,8 @@ def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
     def die(*_: Any) -> Any:
         raise Died
 
-    vars(worker)["_run"] = die
-    with pytest.raises(Died):
+    with patch.object(Run, "execute", die), pytest.raises(Died):
         handle(worker, *records)
-    del vars(worker)["_run"]
     world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
 
 

@@ -19,7 +19,7 @@ from joblane.errors import RecordAwayError
 from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from joblane.worker.batch_response import AWAY_LONGEST_SECONDS, growing_seconds
+from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.conftest import administer
@@ -425,7 +425,7 @@ def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
     seconds = 0
     for receives in range(receives_before + 1, task.numbers.max_receive_count + 1):
         longest = growing_seconds(receives)
-        seconds += longest if longest == AWAY_LONGEST_SECONDS else int(longest * 0.9)
+        seconds += longest if longest == UNAVAILABLE_LONGEST_SECONDS else int(longest * 0.9)
     return min(timedelta(seconds=seconds), QUEUE_RETENTION)
 
 

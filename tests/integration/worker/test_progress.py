@@ -180,7 +180,7 @@ def test_a_second_connection_that_cannot_be_had_does_not_fail_the_run(
     @behaviour
     def tell_in_vain(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, 1)
-        monkeypatch.setattr(ctx._beside, "get", lambda: refused(ctx._beside))
+        monkeypatch.setattr(ctx._work._side, "get", lambda: refused(ctx._work._side))
         ctx.progress(1, 2)
         ctx.progress(2, 2)
 
@@ -194,7 +194,7 @@ def test_a_second_connection_that_breaks_is_made_anew(world: World) -> None:
         write(ctx, 1)
         ctx.progress(1, 1)
         ended = "select pg_terminate_backend($1::int, 5000)"
-        world.run(ended, str(ctx._beside.get().run("select pg_backend_pid()")[0][0]))
+        world.run(ended, str(ctx._work._side.get().run("select pg_backend_pid()")[0][0]))
         ctx.progress(2, 2)
         assert told(world) == (1, 1, None)
         ctx.progress(3, 3)

@@ -87,6 +87,31 @@ def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
         jobs("migrate")
 
 
+def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("JOBLANE_MIGRATIONS", "shop.migrations:upgrade")
+    monkeypatch.setenv("JOBLANE_PREFIX", "shop")
+    printed = jobs("migrate", "--sql")
+    assert printed.startswith("-- The project's own migrations (shop.migrations:upgrade) are not part of this.")
+    for statement in (
+        "create schema joblane;",
+        "CREATE TABLE joblane.alembic_version",
+        "create table joblane.tasks",
+        "insert into joblane.stage (prefix) values ('shop')",
+        "insert into joblane.task_types",
+    ):
+        assert statement in printed
+    assert printed.rstrip().endswith("COMMIT;")
+
+
+def test_the_sql_of_a_database_that_cannot_be_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
+    with pytest.raises(LocalError, match=r"cannot be compared: .*Connection refused"):
+        jobs("migrate", "--sql")
+
+
 def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -120,12 +120,12 @@ def test_an_address_says_how_to_log_in() -> None:
     by_secret = login_of(f"postgresql://{HOST}:5432/acme?secret={ARN}")
     assert isinstance(by_secret, SecretLogin)
     assert by_secret._secret == ARN
-    assert Database(f"postgresql://{HOST}/acme?secret={ARN}").beside()._options["login"] is not by_secret
+    assert Database(f"postgresql://{HOST}/acme?secret={ARN}").another()._options["login"] is not by_secret
 
 
 def test_two_connections_of_a_process_share_what_is_known_of_a_secret() -> None:
     database = Database(f"postgresql://{HOST}/acme?secret={ARN}")
-    assert database.beside()._options["login"] is database._options["login"]
+    assert database.another()._options["login"] is database._options["login"]
 
 
 @pytest.mark.parametrize(
