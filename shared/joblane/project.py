@@ -116,6 +116,10 @@ class Project:
     def activate(self) -> None:
         """Let this process find the project's tasks, and import its code before anything of the same name."""
         os.environ.update(self.environment)
+        self.add_to_path()
+
+    def add_to_path(self) -> None:
+        """Let this process import the project's code, before anything of the same name."""
         for path in reversed(list(dict.fromkeys(str(folder.parent) for folder in self.code_folders))):
             if path in sys.path:
                 sys.path.remove(path)

@@ -31,7 +31,7 @@ SUNDAY = 6
 
 _tasks = Table(
     "tasks",
-    MetaData(),
+    MetaData(schema="joblane"),
     Column("id", String),
     Column("tenant", String),
     Column("type", String),

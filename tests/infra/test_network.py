@@ -243,7 +243,7 @@ def test_what_logs_in_to_the_database_runs_in_the_functions_subnets_and_group(
     assert "acme-router" not in placed
     groups = {json.dumps(templates.functions(template)[name]["VpcConfig"]["SecurityGroupIds"]) for name in placed}
     assert len(groups) == 1
-    assert "NetworkFunctions" in groups.pop()
+    assert "NetworkInsideFunctions" in groups.pop()
 
 
 @pytest.mark.parametrize("network", KINDS)
@@ -275,7 +275,7 @@ def test_lambda_may_make_their_interfaces_and_their_own_code_may_not(made: Made,
     for function in templates.functions(template).values():
         role = template["Resources"][function["Role"]["Fn::GetAtt"][0]]["Properties"]
         given = json.dumps(role.get("ManagedPolicyArns", []))
-        assert ("NetworkInterfaces" in given) == ("VpcConfig" in function)
+        assert ("NetworkInsideInterfaces" in given) == ("VpcConfig" in function)
 
 
 @pytest.mark.parametrize("network", KINDS)

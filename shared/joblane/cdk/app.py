@@ -92,7 +92,7 @@ class JoblaneApp(Generic[S]):
         output = options.output or os.environ.get("CDK_OUTDIR") or "cdk.out"
         try:
             project = self.project
-            project.activate()
+            project.add_to_path()
             context = context_of_file(project) | given
             done = self.synthesise(context, output=Path(output), environ=os.environ, build=build)
         except JobError as error:

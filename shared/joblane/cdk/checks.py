@@ -42,17 +42,21 @@ class Mapped:
 
 def check(templates: Iterable[Template], stage: Stage) -> None:
     """Raise :class:`RefusedTemplateError` with all that is wrong in the templates of one stage."""
+    if problems := problems_of(templates, stage):
+        raise RefusedTemplateError(problems)
+
+
+def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
+    """All that is wrong in the templates of one stage, a sentence each."""
     templates = list(templates)
     mappings = [mapped for template in templates for mapped in _mappings(template)]
-    problems = [
+    return [
         *(problem for mapped in mappings for rule in RULES for problem in rule(mapped)),
         *_shared_queues(mappings),
         *_budgets(mappings, stage),
         *(problem for template in templates for problem in _queues(template)),
         *(problem for template in templates for problem in _environments(template)),
     ]
-    if problems:
-        raise RefusedTemplateError(problems)
 
 
 # --- One mapping ---------------------------------------------------------------------------------------------------

@@ -9,17 +9,28 @@ from urllib.parse import urlencode
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
+from aws_cdk import aws_secretsmanager as secretsmanager
 
 from joblane.cdk.settings.database import ExistingDatabase, LocalDatabase
 
 
 @dataclass(frozen=True)
 class Login:
-    """One user's way in. ``url``: ``DATABASE_URL``, without a password; ``statements``: what it takes beside."""
+    """How a user logs in. ``url``: ``DATABASE_URL``. ``statements``: the permissions that it takes, ``secret``: read.
+
+    ``known_as``: stands for the address where that is a secret itself.
+    """
 
     url: str
     statements: Sequence[iam.PolicyStatement] = ()
     by_iam: bool = False
+    secret: secretsmanager.ISecret | None = None
+    known_as: str | None = None
+
+    @property
+    def identity(self) -> str:
+        """Changes when the database is another."""
+        return self.known_as or self.url
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class Address:
     """Of a database. Parts may be tokens."""
 
     host: str
-    port: int
+    port: int | str
     name: str
 
     def url(self, *, user: str = "", **query: str) -> str:

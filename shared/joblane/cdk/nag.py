@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from aws_cdk import Acknowledgment, App, Stack, Validations
+from aws_cdk import Acknowledgment, Stack, Validations
 from constructs import IConstruct
 
 from joblane.cdk.errors import RefusedTemplateError
@@ -26,8 +26,8 @@ def acknowledge_wildcard(role: IConstruct, resource: str, reason: str) -> None:
     acknowledge(role, f"IAM5[Resource::{_flat(Stack.of(role).resolve(resource))}]", reason)
 
 
-def refuse_findings(app: App) -> None:
-    """Raise :class:`RefusedTemplateError` with every finding that is neither mended nor acknowledged.
+def refuse_findings(scope: IConstruct) -> None:
+    """Raise :class:`RefusedTemplateError` with every finding in ``scope`` that is neither mended nor acknowledged.
 
     To be called before the synthesis: it settles references between stacks, and what was acknowledged names them as
     they were.
@@ -35,7 +35,7 @@ def refuse_findings(app: App) -> None:
     # not at the top: a local stage is synthesised without, and loading it takes a second
     from cdk_nag import AwsSolutionsChecks
 
-    violations = AwsSolutionsChecks().validate_scope(app).violations
+    violations = AwsSolutionsChecks().validate_scope(scope).violations
     if violations:
         raise RefusedTemplateError(
             f"{resource.construct_path}: {violation.rule_name}: {violation.description} Mend it, or say beside the "

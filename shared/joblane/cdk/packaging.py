@@ -193,19 +193,19 @@ def check_layer(layer: Path, architecture: Architecture) -> None:
 
 
 def find_uv(project: Project) -> str:
-    """The uv executable: ``UV`` of the environment, ``.joblane/tools/bin/uv``, or on ``PATH``.
+    """The uv executable: ``UV`` of the environment, ``.joblane/tools/bin/uv``, this Python's, or that on ``PATH``.
 
     Raises :class:`SynthError`.
     """
     given = os.environ.get("UV")
     tools = project.folder / "tools" / "bin"
-    candidates = [given] if given else [str(tools / "uv"), "uv"]
+    candidates = [given] if given else [str(tools / "uv"), str(Path(sys.executable).with_name("uv")), "uv"]
     for candidate in candidates:
         found = shutil.which(candidate)
         if found:
             return found
     where = f"UV={given} is no executable" if given else f"uv is neither in {tools} nor on PATH"
-    raise SynthError(f"{where}; it builds the dependency layer. `pip install uv`, or set UV to its path")
+    raise SynthError(f"{where}; it builds the dependency layer. Install joblane[cdk], or set UV to its path")
 
 
 # --- Both ----------------------------------------------------------------------------------------------------------

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from joblane.inspector.filter import PauseScope
+from joblane.project import Project
+from joblane.queues import Queue
+from joblane.record.states import State
 
 
 def states() -> list[str]:
-    """Of tasks."""
-    return ["scheduled", "pending", "active", "retry", "completed", "archived", "cancelled"]
+    return [*State]
 
 
 def queues() -> list[str]:
-    """By their names."""
-    return ["critical", "default", "low"]
-
-
-def task_types() -> list[str]:
-    """The declared ones: what is written in ``@task("…")`` of each handler."""
-    import re
-
-    found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in _handlers())
-    return sorted(match[1] for match in found if match)
+    return [*Queue]
 
 
 def scopes() -> list[str]:
-    """What can be paused."""
-    return ["queue", "type", "tenant", "schedule"]
+    """Of things that can be paused."""
+    return [*PauseScope]
 
 
-def _handlers() -> list[Path]:
-    from joblane.project import Project
-
-    return list(Project.here().handlers.glob("*/handler.py"))
+def task_types() -> list[str]:
+    """The declared types: as they are written in ``@task("…")`` of each handler."""
+    handlers = Project.here().handlers.glob("*/handler.py")
+    found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in handlers)
+    return sorted(match[1] for match in found if match)

@@ -44,17 +44,7 @@ def exit_of(error: Exception) -> Exit | None:
     """The status for an error that the reader can mend; None for one that is a fault of ours."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.errors import (
-        DuplicateTaskError,
-        EnqueueError,
-        JobError,
-        PayloadError,
-        RecordAwayError,
-        SendError,
-        TaskIdConflictError,
-        UnknownTaskError,
-        UnknownTypeError,
-    )
+    from joblane import errors
     from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from joblane.inspector.wire import ArgumentsError
     from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
@@ -69,22 +59,22 @@ def exit_of(error: Exception) -> Exit | None:
         file = getattr(error, "filename", None)  # what is wrong with a file of this machine is no absence
         return Exit.AWAY if file is None else Exit.FAILED
     kinds: dict[type[Exception], Exit] = {  # the first that fits
-        UnknownTaskError: Exit.NOTHING,
-        UnknownTypeError: Exit.NOTHING,
+        errors.UnknownTaskError: Exit.NOTHING,
+        errors.UnknownTypeError: Exit.NOTHING,
         ActionError: Exit.STATE,
         BusyError: Exit.STATE,
         ArgumentsError: Exit.USAGE,
-        PayloadError: Exit.FAILED,
-        TaskIdConflictError: Exit.FAILED,
-        DuplicateTaskError: Exit.FAILED,
-        EnqueueError: Exit.USAGE,
+        errors.PayloadError: Exit.FAILED,
+        errors.TaskIdConflictError: Exit.FAILED,
+        errors.DuplicateTaskError: Exit.FAILED,
+        errors.EnqueueError: Exit.USAGE,
         MisuseError: Exit.USAGE,
-        RecordAwayError: Exit.AWAY,
-        SendError: Exit.AWAY,
+        errors.RecordAwayError: Exit.AWAY,
+        errors.SendError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         AwayError: Exit.AWAY,
         ForbiddenError: Exit.FORBIDDEN,
-        JobError: Exit.FAILED,
+        errors.JobError: Exit.FAILED,
         LocalError: Exit.FAILED,
     }
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), None)

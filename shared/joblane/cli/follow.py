@@ -11,6 +11,7 @@ from joblane.cli import terminal
 from joblane.cli.exits import Exit
 from joblane.cli.terminal import plural
 from joblane.inspector.shell import argument
+from joblane.record.states import ENDED
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from joblane.inspector.views import BulkView
 
 LOOK_AGAIN_SECONDS = 0.5
-ENDED = ("completed", "archived", "cancelled")
 
 
 def bar() -> Progress:

@@ -16,11 +16,11 @@ from joblane.cli.terminal import BETWEEN, WIDE, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.shell import argument
 from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
+from joblane.record.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
 """Of a payload or result; the rest is in ``--json``."""
 MAX_TRACEBACK_LINES = 30
-WAITING = ("scheduled", "pending", "retry")
 COMMANDS = {"replay_with": "replay --json @payload.json"}
 """Of actions whose name is not their command."""
 PASTE = {

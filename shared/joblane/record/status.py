@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from joblane.queues import Queue
-from joblane.record.states import State
+from joblane.record.states import ENDED, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class TaskStatus:
 
     @property
     def ended(self) -> bool:
-        return self.state in (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
+        return self.state in ENDED
 
     @classmethod
     def of(cls, row: list[Any]) -> TaskStatus:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -15,7 +15,7 @@ from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.enqueue.check import Ready
 from joblane.record.database import Database
-from joblane.sqs.client import Entry, Sqs
+from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -40,17 +40,13 @@ def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> 
             learn(one.task)
         return enqueue(client, ready, session)
 
-    def send(_: Sqs, entry: Entry) -> str:
-        return queues.send(entry)
-
-    def send_many(_: Sqs, entries: Sequence[Entry]) -> dict[int, str]:
-        return queues.send_many(entries)
-
-    def set_visibility(_: Sqs, queue: str, receipts: Mapping[str, int]) -> None:
-        queues.set_visibility(queue, receipts)
+    def to_memory(name: str) -> Callable[..., Any]:
+        return lambda _, *arguments: getattr(queues, name)(*arguments)
 
     with (
-        mock.patch.multiple(Sqs, send=send, send_many=send_many, set_visibility=set_visibility),
+        mock.patch.object(Sqs, "send", to_memory("send")),
+        mock.patch.object(Sqs, "send_many", to_memory("send_many")),
+        mock.patch.object(Sqs, "set_visibility", to_memory("set_visibility")),
         mock.patch.multiple(JobClient, _enqueue=and_learn, _database=to_database),
     ):
         try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,9 +80,6 @@ class DrainReport(Sequence[TaskReport]):
 
     def __len__(self) -> int:
         return len(self.tasks)
-
-    def __iter__(self) -> Iterator[TaskReport]:
-        return iter(self.tasks)
 
     def of(self, task: Task[Any, Any] | str) -> list[TaskReport]:
         """Those of one type."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from joblane.local.tools import environment_of
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.record.states import ENDED
 from saas.demo.services import People
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def _watch(engine: Engine, announced: Sequence[Announced], console: Console) -> 
             rows = {row["id"]: dict(row) for row in found}
             connection.rollback()
             live.update(_table(announced, rows), refresh=True)
-            ended = [row for row in rows.values() if row["state"] in ("completed", "archived", "cancelled")]
+            ended = [row for row in rows.values() if row["state"] in ENDED]
             if len(ended) == len(announced) or time.monotonic() > ends:
                 return rows
             time.sleep(POLL_SECONDS)

@@ -50,8 +50,8 @@ class Migration(Construct):
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
                 "Code": code.hash,
-                "Database": access.migration.url,
-                "Functions": access.functions.url,
+                "Database": access.migration.identity,
+                "Functions": access.functions.identity,
                 "User": access.user or "",
             },
         )

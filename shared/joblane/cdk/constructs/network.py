@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from aws_cdk import ArnFormat, Stack
 from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
@@ -22,11 +24,84 @@ LOOKING = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
 """These know no resource but all."""
 
 
-class StageNetwork(Construct):
-    """``vpc``, with the subnets of the functions and of the database, and the functions' security group.
+class FunctionNetwork(Construct):
+    """What functions need to run in ``vpc``: a security group, and what Lambda needs to put them there.
 
     Nothing comes in to a function. It reaches HTTPS, the ``egress_ports``, and what :meth:`let_out` adds; names are
     resolved without a rule. Source: EC2, *Security group rules*.
+    """
+
+    def __init__(
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        vpc: ec2.IVpc,
+        subnets: ec2.SubnetSelection,
+        egress_ports: Iterable[int] = (),
+    ) -> None:
+        super().__init__(scope, id_)
+        self.security_group = ec2.SecurityGroup(
+            self,
+            "Functions",
+            vpc=vpc,
+            description=f"Joblane, {stage.name}: the functions",
+            allow_all_outbound=False,
+        )
+        for port in (HTTPS, *egress_ports):
+            self.let_out(port, "what tasks call")
+        self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage))
+
+    def let_out(self, port: int, description: str) -> None:
+        """To any address."""
+        self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), description)
+
+    def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
+        """What Lambda needs of a function's role to put it into a VPC; the functions' own code may do none of it.
+
+        Lambda asks for all interfaces, which do not exist yet: the bounds are account and region.
+        Source: Lambda, *Giving Lambda functions access to resources in an Amazon VPC*, and *Using source function ARN
+        to control function access behavior*.
+        """
+        stack = Stack.of(self)
+        functions = stack.format_arn(
+            service="lambda",
+            resource="function",
+            resource_name=f"{stage.prefix}-*",
+            arn_format=ArnFormat.COLON_RESOURCE_NAME,
+        )
+        every = stack.format_arn(service="ec2", resource="*", resource_name="*")
+        policy = iam.ManagedPolicy(
+            self,
+            "Interfaces",
+            description=f"Joblane, {stage.name}: lets Lambda put the functions into their network",
+            statements=[
+                iam.PolicyStatement(
+                    actions=INTERFACES,
+                    resources=[every],
+                ),
+                iam.PolicyStatement(actions=LOOKING, resources=["*"]),
+                iam.PolicyStatement(
+                    effect=iam.Effect.DENY,
+                    actions=[*INTERFACES, *LOOKING],
+                    resources=["*"],
+                    conditions={"ArnLike": {"lambda:SourceFunctionArn": functions}},
+                ),
+            ],
+        )
+        for resource in (every, "*"):
+            acknowledge_wildcard(
+                policy,
+                resource,
+                "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not "
+                "exist yet; all of it is denied to what runs in the functions.",
+            )
+        return policy
+
+
+class StageNetwork(Construct):
+    """``vpc``, with the subnets of the functions and of the database, and the functions' security group.
 
     ``mail``: whether any task sends mail, by Amazon SES where there is no NAT gateway.
     """
@@ -45,29 +120,15 @@ class StageNetwork(Construct):
             case ExistingNetwork():
                 self.vpc, self.functions = self._refer(settings)
                 self.database = self.functions
-        self.security_group = ec2.SecurityGroup(
-            self,
-            "Functions",
-            vpc=self.vpc,
-            description=f"Joblane, {stage.name}: the functions",
-            allow_all_outbound=False,
+        inside = FunctionNetwork(
+            self, "Inside", stage=stage, vpc=self.vpc, subnets=self.functions, egress_ports=settings.egress_ports
         )
-        for port in (HTTPS, *settings.egress_ports):
-            self.let_out(port, "what tasks call")
-        self._interfaces = self._interface_policy(stage)
+        self.security_group, self.place, self.let_out = inside.security_group, inside.place, inside.let_out
         if isinstance(settings, NewNetwork):
             self._log_refusals(stage)
             self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3, subnets=[self.functions])
             if settings.nat_gateways == 0:
                 self._add_endpoints(stage, mail=mail)
-
-    @property
-    def place(self) -> Place:
-        return Place(self.vpc, self.functions, self.security_group, self._interfaces)
-
-    def let_out(self, port: int, description: str) -> None:
-        """To any address."""
-        self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), description)
 
     def _make(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
         """Three quarters of the addresses; half of all are the functions'.
@@ -150,45 +211,3 @@ class StageNetwork(Construct):
             self.vpc.add_interface_endpoint(
                 name, service=service, subnets=self.functions, security_groups=[group], open=False
             )
-
-    def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
-        """What Lambda needs of a function's role to put it into a VPC; the functions' own code may do none of it.
-
-        Lambda asks for all interfaces, which do not exist yet: the bounds are account and region.
-        Source: Lambda, *Giving Lambda functions access to resources in an Amazon VPC*, and *Using source function ARN
-        to control function access behavior*.
-        """
-        stack = Stack.of(self)
-        functions = stack.format_arn(
-            service="lambda",
-            resource="function",
-            resource_name=f"{stage.prefix}-*",
-            arn_format=ArnFormat.COLON_RESOURCE_NAME,
-        )
-        every = stack.format_arn(service="ec2", resource="*", resource_name="*")
-        policy = iam.ManagedPolicy(
-            self,
-            "Interfaces",
-            description=f"Joblane, {stage.name}: lets Lambda put the functions into their network",
-            statements=[
-                iam.PolicyStatement(
-                    actions=INTERFACES,
-                    resources=[every],
-                ),
-                iam.PolicyStatement(actions=LOOKING, resources=["*"]),
-                iam.PolicyStatement(
-                    effect=iam.Effect.DENY,
-                    actions=[*INTERFACES, *LOOKING],
-                    resources=["*"],
-                    conditions={"ArnLike": {"lambda:SourceFunctionArn": functions}},
-                ),
-            ],
-        )
-        for resource in (every, "*"):
-            acknowledge_wildcard(
-                policy,
-                resource,
-                "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not "
-                "exist yet; all of it is denied to what runs in the functions.",
-            )
-        return policy

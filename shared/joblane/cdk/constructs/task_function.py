@@ -63,8 +63,11 @@ class JobFunction(Construct):
         )
         self.role = role
         logs.grant_write(role)
-        for statement in access.functions.statements if access else ():
-            role.add_to_policy(statement)
+        if access:
+            for statement in access.functions.statements:
+                role.add_to_policy(statement)
+            if access.functions.secret:
+                access.functions.secret.grant_read(role)
         self.function = lambda_.Function(
             self,
             "Function",

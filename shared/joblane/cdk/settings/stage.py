@@ -77,7 +77,7 @@ class Stage(Settings):
     tags: Mapping[str, str] = {}
     """For every resource, beside ``joblane:stage``."""
     schedules: Mapping[str, str] = {}
-    """Times in place of declared ones: ``{"jobs:sweep": "@hourly", "system:health_check": "off"}``. A database that
+    """Times in place of declared ones: ``{"jobs:sweep": "@hourly", "report:nightly": "off"}``. A database that
     may sleep does so between them. See :mod:`joblane.schedule_overrides`."""
     settings: Mapping[str, Value] = {}
     """Values for the names that tasks declare in ``environment``."""

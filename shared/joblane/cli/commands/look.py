@@ -13,8 +13,9 @@ import typer
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
-from joblane.cli.follow import ENDED, bar
+from joblane.cli.follow import bar
 from joblane.inspector.shell import argument
+from joblane.record.states import ENDED
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,17 +17,8 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from joblane import settings, telemetry
+from joblane import errors, settings, telemetry
 from joblane.discovery import discover
-from joblane.errors import (
-    DuplicateTaskError,
-    EnqueueError,
-    JobError,
-    RecordAwayError,
-    TaskIdConflictError,
-    UnknownTaskError,
-    UnreadablePayloadError,
-)
 from joblane.inspector import wire
 from joblane.inspector.errors import ActionError, BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
@@ -40,18 +31,18 @@ ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permiss
 """The API's routes → the permission that IAM was asked for. There is no other route."""
 MAX_ANSWER_BYTES = 4_500_000
 """Lambda answers with 6 MB at most, in which our text is quoted once more. Source: Lambda quotas."""
-STATUSES: tuple[tuple[type[JobError], int], ...] = (
-    (RecordAwayError, 503),
-    (UnknownTaskError, 404),
+STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
+    (errors.RecordAwayError, 503),
+    (errors.UnknownTaskError, 404),
     (ActionError, 409),
     (BusyError, 409),
-    (TaskIdConflictError, 409),
-    (DuplicateTaskError, 409),
-    (EnqueueError, 422),
-    (UnreadablePayloadError, 422),
+    (errors.TaskIdConflictError, 409),
+    (errors.DuplicateTaskError, 409),
+    (errors.EnqueueError, 422),
+    (errors.UnreadablePayloadError, 422),
     (SelectionError, 422),
     (wire.ArgumentsError, 422),
-    (JobError, 400),
+    (errors.JobError, 400),
 )
 """The first that fits. 5xx says that it may be over later."""
 
@@ -85,7 +76,7 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
             raise SelectionError("limit", f"the answer has {len(content):,} bytes, too many for one; ask for less")
     except Refusal as refusal:
         status, content = refusal.status, json.dumps({"message": str(refusal)}).encode()
-    except JobError as error:
+    except errors.JobError as error:
         status = next(status for kind, status in STATUSES if isinstance(error, kind))
         content = json.dumps({"error": wire.encode_error(error)}).encode()
     except Exception as error:

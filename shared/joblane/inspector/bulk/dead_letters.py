@@ -27,7 +27,7 @@ from joblane.declaration import Task
 from joblane.json_values import digest
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 from joblane.record.connection import Connection
-from joblane.record.states import State
+from joblane.record.states import ENDED, State
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
 from joblane.sqs.depth import Held, held_if_there, side_by_side
@@ -81,8 +81,7 @@ class DeadLetter:
         if row is not None and self._stands_for_it(row):
             if row.state is State.ARCHIVED and delivery.dead == row.generation:
                 return Kind.RECORDED
-            ended = row.state in (State.COMPLETED, State.ARCHIVED, State.CANCELLED)
-            return Kind.OBSOLETE if ended or delivery.dead is not None else Kind.MOVED
+            return Kind.OBSOLETE if row.state in ENDED or delivery.dead is not None else Kind.MOVED
         if delivery.message.tick is not None and REASON_ATTRIBUTE not in delivery.attributes:
             return Kind.MOVED if "ERROR_CODE" not in delivery.attributes else Kind.UNSENT
         return Kind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else Kind.MOVED

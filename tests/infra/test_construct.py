@@ -1,0 +1,310 @@
+"""The construct in a CDK app of somebody else, with a network and a database of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aws_cdk import App, Duration, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_iam as iam
+from aws_cdk import aws_lambda as lambda_
+from aws_cdk import aws_rds as rds
+from aws_cdk import aws_s3 as s3
+from aws_cdk import aws_secretsmanager as secretsmanager
+from aws_cdk import aws_sqs as sqs
+from aws_cdk.aws_lambda_event_sources import SqsEventSource
+
+from joblane.cdk.construct import JobDatabase, Joblane
+from joblane.cdk.constructs.granted_bucket import GrantedBucket
+from joblane.cdk.errors import StageError, SynthError
+from joblane.cdk.nag import refuse_findings
+from joblane.cdk.packaging import Packages
+from tests.infra import templates
+from tests.infra.conftest import TASKS
+from tests.infra.templates import Template
+
+VERSION = rds.AuroraPostgresEngineVersion.VER_16_6
+SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
+SETTINGS: dict[str, Any] = {"prefix": "shop", "mail_from": "shop@example.com"}
+
+
+class Shop:
+    """Somebody's app: a VPC, a cluster, a bucket, and the jobs of the test tasks in ``stack``."""
+
+    def __init__(self, packages: Packages, folder: Path, *, apart: bool = False) -> None:
+        self._packages = packages
+        self._folder = folder
+        self.app = App(outdir=str(folder), analytics_reporting=False)
+        self.stack = Stack(self.app, "shop")
+        base = Stack(self.app, "base") if apart else self.stack
+        self.vpc = ec2.Vpc(base, "Vpc", max_azs=2)
+        self.cluster = rds.DatabaseCluster(
+            base,
+            "Orders",
+            engine=rds.DatabaseClusterEngine.aurora_postgres(version=VERSION),
+            writer=rds.ClusterInstance.serverless_v2("Writer"),
+            vpc=self.vpc,
+        )
+        self.bucket = s3.Bucket(self.stack, "Files")
+
+    def add_jobs(self, database: JobDatabase | None = None, **arguments: Any) -> Joblane:
+        return Joblane(
+            self.stack,
+            "Jobs",
+            functions=TASKS,
+            vpc=self.vpc,
+            database=database or JobDatabase.of(self.cluster, name="orders"),
+            buckets={name: GrantedBucket(self.bucket, "FILES") for name in ("reports", "exports")},
+            build=lambda *_: self._packages,
+            **{**SETTINGS, **arguments},
+        )
+
+    def template(self) -> Template:
+        made: Template = self.app.synth().get_stack_by_name("shop").template
+        return made
+
+    def problems(self) -> list[str]:
+        """Synthesise, which is refused."""
+        with pytest.raises(RuntimeError, match="ValidationFailed"):
+            self.app.synth()
+        report = json.loads((self._folder / "validation-report.json").read_text())
+        return [
+            violation["description"]
+            for plugin in report["pluginReports"]
+            if plugin["pluginName"] == "Joblane"
+            for violation in plugin["violations"]
+        ]
+
+
+@pytest.fixture
+def shop(no_packages: Packages, tmp_path: Path) -> Shop:
+    return Shop(no_packages, tmp_path)
+
+
+def names(template: Template, stack: Stack, things: dict[str, Any], attribute: str) -> dict[str, str]:
+    return {key: templates.target(template, stack.resolve(getattr(thing, attribute))) for key, thing in things.items()}
+
+
+# --- What it returns -----------------------------------------------------------------------------------------------
+
+
+def test_queues_functions_and_policies_are_there_by_name(shop: Shop) -> None:
+    jobs = shop.add_jobs()
+    template = shop.template()
+    queues = names(template, shop.stack, dict(jobs.queues), "queue_arn")
+    assert queues == {name: f"shop-{name}" for name in queues}
+    assert {"critical", "default", "low", "critical-order-ship", "default-report-build"} <= queues.keys()
+    functions = names(template, shop.stack, dict(jobs.functions), "function_arn")
+    assert functions == {
+        "gateway": "shop-gateway",
+        "jobs:bulk": "shop-jobs-bulk",
+        "jobs:sweep": "shop-jobs-sweep",
+        "order:ship": "shop-order-ship",
+        "report:build": "shop-report-build",
+    }
+    assert jobs.producer_policies.keys() == {"critical", "default", "low", *functions} - {"gateway"}
+
+
+def test_a_producer_may_send_what_was_granted_and_nothing_else(shop: Shop) -> None:
+    # given a service of the application
+    jobs = shop.add_jobs()
+    role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
+    # when it may enqueue a type
+    jobs.grant_enqueue(role, "report:build")
+    # then that is all it may do
+    template = shop.template()
+    allowed = templates.allowed_to_role(template, shop.stack.resolve(role.role_arn))
+    lanes = {"shop-default-report-build", "shop-critical-report-build"}
+    assert allowed == dict.fromkeys(SENDING, lanes)
+
+
+def test_a_producer_policy_can_be_attached(shop: Shop) -> None:
+    jobs = shop.add_jobs()
+    role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
+    role.add_managed_policy(jobs.producer_policies["order:ship"])
+    template = shop.template()
+    (attached,) = templates.of_type(template, "AWS::IAM::Role")[_id(shop.stack, role)]["ManagedPolicyArns"]
+    policy = templates.of_type(template, "AWS::IAM::ManagedPolicy")[attached["Ref"]]
+    (statement,) = policy["PolicyDocument"]["Statement"]
+    assert set(statement["Action"]) == SENDING
+    assert templates.target(template, statement["Resource"]) == "shop-critical-order-ship"
+
+
+def _id(stack: Stack, construct: Any) -> str:
+    return str(stack.resolve(construct.node.default_child.logical_id))
+
+
+def test_a_grant_of_an_unknown_type_is_refused(shop: Shop) -> None:
+    jobs = shop.add_jobs()
+    role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
+    with pytest.raises(SynthError, match=r"grant_enqueue: no task 'order:shop'; there are .*order:ship"):
+        jobs.grant_enqueue(role, "order:shop")
+
+
+# --- The network and the database ----------------------------------------------------------------------------------
+
+
+def test_functions_run_in_the_vpc_and_reach_the_cluster_by_its_secret(shop: Shop) -> None:
+    shop.add_jobs()
+    template = shop.template()
+    secret = shop.stack.resolve(shop.cluster.secret.secret_arn)  # type: ignore[union-attr]
+    private = [shop.stack.resolve(subnet.subnet_id) for subnet in shop.vpc.private_subnets]
+    for name in ("shop-order-ship", "shop-gateway", "shop-migrate"):
+        assert templates.functions(template)[name]["VpcConfig"]["SubnetIds"] == private
+        url = templates.variables(template, name)["DATABASE_URL"]
+        assert secret in url["Fn::Join"][1]
+        text = templates.target(template, url)
+        assert text.startswith("postgresql://Orders")
+        assert "/orders?secret=" in text
+        allowed = templates.allowed(template, name)
+        assert allowed["secretsmanager:GetSecretValue"] == {secret["Ref"]}
+    (ingress,) = templates.of_type(template, "AWS::EC2::SecurityGroupIngress").values()
+    assert ingress["Description"] == "functions to database"
+    assert "DATABASE_URL" not in templates.variables(template, "shop-router")
+
+
+def test_the_migration_waits_for_the_instances_of_the_cluster(shop: Shop) -> None:
+    shop.add_jobs()
+    template = shop.template()
+    (run,) = (one for one in template["Resources"].values() if one["Type"] == "Custom::Migration")
+    kinds = {template["Resources"][logical_id]["Type"] for logical_id in run["DependsOn"]}
+    assert "AWS::RDS::DBInstance" in kinds
+
+
+def test_network_and_cluster_may_be_of_another_stack(no_packages: Packages, tmp_path: Path) -> None:
+    shop = Shop(no_packages, tmp_path, apart=True)
+    shop.add_jobs()
+    template = shop.template()
+    assert "shop-order-ship" in templates.functions(template)
+    (ingress,) = templates.of_type(template, "AWS::EC2::SecurityGroupIngress").values()
+    assert "Fn::ImportValue" in ingress["GroupId"]
+
+
+def test_an_instance_is_reached_as_a_cluster_is(shop: Shop) -> None:
+    engine = rds.DatabaseInstanceEngine.postgres(version=rds.PostgresEngineVersion.VER_16)
+    instance = rds.DatabaseInstance(shop.stack, "Single", engine=engine, vpc=shop.vpc, port=5433)
+    shop.add_jobs(JobDatabase.of(instance, name="orders"))
+    url = templates.target(shop.template(), templates.variables(shop.template(), "shop-order-ship")["DATABASE_URL"])
+    assert url.startswith("postgresql://Single")
+    assert "/orders?secret=" in url
+
+
+def test_an_address_that_is_a_secret_is_in_no_template(shop: Shop) -> None:
+    secret = secretsmanager.Secret.from_secret_name_v2(shop.stack, "Address", "shop/database-url")
+    shop.add_jobs(JobDatabase.of_url(secret))
+    template = shop.template()
+    for name in ("shop-order-ship", "shop-migrate"):
+        url = json.dumps(templates.variables(template, name)["DATABASE_URL"])
+        assert "{{resolve:secretsmanager:" in url
+        assert "shop/database-url" in url
+    (run,) = (one for one in template["Resources"].values() if one["Type"] == "Custom::Migration")
+    assert "resolve" not in json.dumps(run["Properties"])  # CloudFormation would write it into its events
+    assert not templates.of_type(template, "AWS::EC2::SecurityGroupIngress")
+
+
+def test_a_database_without_a_secret_is_refused(shop: Shop) -> None:
+    cluster = rds.DatabaseCluster.from_database_cluster_attributes(shop.stack, "Theirs", cluster_identifier="theirs")
+    with pytest.raises(SynthError, match=r"database: shop/Theirs has no secret; give the one to log in with, by secre"):
+        JobDatabase.of(cluster, name="orders")
+
+
+# --- Arguments -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prefix": "Shop"}, "shop/Jobs: prefix: "),
+        ({"concurrency_budget": 1}, "shop/Jobs: concurrency_budget: .*greater than or equal to 2"),
+        ({"concurency_budget": 20}, "shop/Jobs: concurency_budget: Extra inputs are not permitted"),
+        ({"settings": {"NO_SUCH": "x"}}, "shop/Jobs: settings: no task declares NO_SUCH"),
+        ({"schedules": {"jobs:swep": "off"}}, "schedules: jobs:swep: no task with a schedule"),
+        ({"mail_from": "Shop"}, "shop/Jobs: mail_from: "),
+    ],
+)
+def test_a_wrong_argument_is_refused_by_its_name(arguments: dict[str, Any], message: str, shop: Shop) -> None:
+    with pytest.raises(StageError, match=message):
+        shop.add_jobs(**arguments)
+
+
+def test_a_bucket_that_a_task_names_and_nobody_gives_is_refused(shop: Shop, no_packages: Packages) -> None:
+    with pytest.raises(SynthError, match=r"task 'report:build': grants.buckets: no bucket 'exports'; there are none"):
+        Joblane(
+            shop.stack,
+            "Jobs",
+            functions=TASKS,
+            database=JobDatabase.of(shop.cluster, name="orders"),
+            build=lambda *_: no_packages,
+            **SETTINGS,
+        )
+
+
+def test_a_project_without_functions_is_refused(shop: Shop, no_packages: Packages) -> None:
+    with pytest.raises(Exception, match=r"there is no package 'no_functions', in which tasks are found.*joblane init"):
+        Joblane(
+            shop.stack,
+            "Jobs",
+            functions="no_functions",
+            database=JobDatabase.of(shop.cluster, name="orders"),
+            build=lambda *_: no_packages,
+        )
+
+
+# --- Checks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_that_does_not_fit_fails_the_synthesis(shop: Shop) -> None:
+    shop.add_jobs(concurrency_budget=100)
+    concurrency, connections = shop.problems()
+    assert "above account_concurrency 50: lower concurrency_budget (100)" in concurrency
+    assert "above database_connections 100: lower concurrency_budget (100)" in connections
+
+
+def consume(shop: Shop, queue: sqs.IQueue, **mapping: Any) -> None:
+    function = lambda_.Function(
+        shop.stack,
+        "Own",
+        runtime=lambda_.Runtime.PYTHON_3_13,
+        handler="index.handler",
+        code=lambda_.Code.from_inline("def handler(event, context): ..."),
+        timeout=Duration.seconds(10),
+    )
+    function.add_event_source(SqsEventSource(queue, **mapping))
+
+
+def test_queues_of_the_application_are_its_own(shop: Shop) -> None:
+    # given a mapping that would be refused if it were of a lane
+    shop.add_jobs()
+    consume(shop, sqs.Queue(shop.stack, "Mine"))
+    assert shop.template()
+
+
+def test_a_second_consumer_of_a_lane_fails_the_synthesis(shop: Shop) -> None:
+    jobs = shop.add_jobs()
+    consume(shop, jobs.queues["critical-order-ship"], report_batch_item_failures=True, max_concurrency=2)
+    assert any("queue shop-critical-order-ship: has 2 consumers" in problem for problem in shop.problems())
+
+
+def test_cdk_nag_finds_nothing_in_it_that_is_not_answered(shop: Shop) -> None:
+    refuse_findings(shop.add_jobs())
+
+
+def test_jobs_of_two_prefixes_can_be_in_one_app(shop: Shop, no_packages: Packages) -> None:
+    shop.add_jobs()
+    Joblane(
+        Stack(shop.app, "second"),
+        "Jobs",
+        functions=TASKS,
+        database=JobDatabase.of_url(secretsmanager.Secret.from_secret_name_v2(shop.stack, "Url", "url")),
+        buckets={name: GrantedBucket(shop.bucket, "FILES") for name in ("reports", "exports")},
+        build=lambda *_: no_packages,
+        prefix="other",
+        mail_from="shop@example.com",
+    )
+    assembly = shop.app.synth()
+    for stack, prefix in (("shop", "shop"), ("second", "other")):
+        queues = templates.queues(assembly.get_stack_by_name(stack).template)
+        assert f"{prefix}-default" in queues
