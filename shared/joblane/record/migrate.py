@@ -79,16 +79,24 @@ $$
 """
 
 
-def migrate(url: str, *, user: str | None = None, by_iam: bool = False, patience: timedelta = timedelta(0)) -> int:
+def migrate(
+    url: str,
+    *,
+    prefix: str | None = None,
+    user: str | None = None,
+    by_iam: bool = False,
+    patience: timedelta = timedelta(0),
+) -> int:
     """Bring the database up to date. Returns the number of declared task types. Doing it twice is harmless.
 
-    ``user``: a role that may then read and write; None where the functions log in as the tables' owner. ``by_iam``: the
-    user logs in by IAM, and is created where it does not exist. ``patience``: how long to wait for a database that is
-    unavailable, for example one that sleeps; tables that are in use are waited for at least a minute.
+    ``prefix``: of the stage; None: that of the settings. ``user``: a role that may then read and write; None where the
+    functions log in as the tables' owner. ``by_iam``: the user logs in by IAM, and is created where it does not exist.
+    ``patience``: how long to wait for a database that is unavailable, for example one that sleeps; tables that are in
+    use are waited for at least a minute.
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before anything is changed.
     """
-    prefix, tasks, database = check_prefix(settings.prefix()), discover(), Database(url)
+    prefix, tasks, database = check_prefix(prefix or settings.prefix()), discover(), Database(url)
     try:
         _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
         _check(database.get(), prefix, tasks)
