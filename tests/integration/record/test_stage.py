@@ -26,7 +26,7 @@ from joblane.record.migrations import applied, newest
 from tests.builders.revisions import second_revision
 from tests.conftest import administer
 from tests.samples import Sample, sample_batch, sample_one
-from tests.world import World, watch
+from tests.world import World
 
 BOTH = "prefix 'shop', and this process is of the stage with prefix 'jobs'; set JOBLANE_PREFIX=shop"
 
@@ -278,7 +278,7 @@ def test_a_session_s_database_is_asked_for_its_stage_once(world: World, session:
 def test_a_worker_of_another_stage_leaves_its_messages_and_spends_nothing(
     shop: World, caplog: pytest.LogCaptureFixture
 ) -> None:
-    watched = watch(shop)
+    watched = shop.watch()
     messages: list[dict[str, Any]] = [
         {"v": 1, "type": "sample:batch", "id": name, "payload": {}} for name in ("a", "b")
     ]
