@@ -38,6 +38,7 @@ _tasks = Table(
     Column("state", String),
     Column("created_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
+    schema="joblane",
 )
 """Of the record of tasks what is read here; the table itself is the library's."""
 

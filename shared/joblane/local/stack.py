@@ -194,7 +194,7 @@ class LocalStack:
 
         # the deploy's own step runs with other code alone, and on some emulators not at all
         with steps.step("Database schema"):
-            migrate(self.database_url)
+            migrate(self.database_url, prefix=self.prefix)
 
     def _synth(self, steps: Steps, deployment: Deployment) -> None:
         with steps.step("CDK synth"):
