@@ -15,6 +15,11 @@ export UV_PYTHON_DOWNLOADS := never
 export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
+# The user's caches, or those of this folder where the home folder cannot be written.
+ifneq ($(shell mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),yes)
+export UV_CACHE_DIR := $(CURDIR)/.joblane/cache/uv
+export NPM_CONFIG_CACHE := $(CURDIR)/.joblane/cache/npm
+endif
 
 LOCKS := shared/joblane/locks
 TOOLS := .joblane/tools

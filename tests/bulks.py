@@ -8,12 +8,11 @@ from typing import Any
 
 from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler
-from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
 from joblane.testing.faults import Go
 from tests import samples
 from tests.builders.events import record
-from tests.world import World, depth, handle, rival, run_sweep
+from tests.world import World, handle
 
 RECORD = "bulks"
 TASKS = {
@@ -62,7 +61,7 @@ class Bulks:
             return answer
 
         self.world.run("update joblane.tasks set due_at = clock_timestamp() where id = $1 and state = 'pending'", id_)
-        with rival(self.world, self.task, tap) as worker:
+        with self.world.rival(self.task, tap) as worker:
             message = record({"type": self.task.type, "id": id_, "rec": True}, self.lane, message_id=self.message_id)
             return handle(worker, message, seconds=seconds)
 
@@ -77,14 +76,3 @@ class Bulks:
     def waiting(self) -> list[dict[str, Any]]:
         """Messages that would start runs."""
         return self.world.received(self.lane)
-
-    def depth(self, queue: str) -> int:
-        return depth(self.world, queue)
-
-    def make(self, queue: str) -> str:
-        for name in (queue, dead_letter_name(queue)):
-            self.sqs.client.create_queue(QueueName=name)
-        return queue
-
-    def sweep(self) -> None:
-        run_sweep(self.world)

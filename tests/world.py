@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+
+import pytest
+from moto import mock_aws
 
 from joblane.client import JobClient
 from joblane.declaration import Task
 from joblane.maintenance.sweep import Swept, sweep
-from joblane.queues import dead_letter_name, lane_name
+from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
 from joblane.testing.faults import Tap, TappedDatabase
@@ -18,6 +22,41 @@ from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
 
 PREFIX = "jobs"
+
+
+@contextmanager
+def mocked_aws(monkeypatch: pytest.MonkeyPatch, region: str = "us-east-1") -> Iterator[None]:
+    """AWS by moto; of the shell's settings for AWS nothing is left."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with mock_aws():
+        yield
+
+
+class WatchedSqs(Sqs):
+    """The real queues, and a note of what was sent and of the visibilities that were set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[Entry] = []
+        self.visibilities: list[int] = []
+
+    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
+        self.sent += entries
+        return super().send_many(entries)
+
+    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
+        self.visibilities += receipts.values()
+        super().set_visibility(queue, receipts)
+
+
+def handle(worker: Worker, *records: dict[str, Any], seconds: float = 60.0) -> list[str]:
+    """Invoke a worker. Returns the message ids that stay in the queue."""
+    answer = worker.handle(event(*records), LambdaContext(seconds=seconds))
+    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
 
 @dataclass
@@ -31,12 +70,32 @@ class World:
     _looker: Database
     workers: dict[str, Worker] = field(default_factory=dict)
 
+    @classmethod
+    @contextmanager
+    def over(cls, url: str) -> Iterator[Self]:
+        """Over a database, and over the queues of AWS as it is mocked now."""
+        world = cls(url, Sqs(), Database(url), JobClient(), Database(url))
+        yield world
+        world.database.drop()
+        world._looker.drop()
+        world.client.close()
+
     def lane(self, task: Task[Any, Any]) -> str:
         """The name of the home lane, made with its dead letters on first use."""
         name = lane_name(PREFIX, task.queue, task.type)
-        for queue in (name, dead_letter_name(name)):
-            self.sqs.client.create_queue(QueueName=queue)
+        self.make(name)
         return name
+
+    def make(self, *names: str) -> None:
+        """Make queues, each with its dead letters."""
+        for name in names:
+            for queue in (name, dead_letter_name(name)):
+                self.sqs.client.create_queue(QueueName=queue)
+
+    def deploy(self, tasks: Iterable[Task[Any, Any]]) -> None:
+        """Make every queue that a deploy of these tasks makes: front doors, lanes, and their dead letters."""
+        self.make(*(front_door_name(PREFIX, queue) for queue in Queue))
+        self.make(*(lane_name(PREFIX, queue, task.type) for task in tasks for queue in task.lanes))
 
     def worker(self, task: Task[Any, Any]) -> Worker:
         self.lane(task)
@@ -49,8 +108,7 @@ class World:
     ) -> list[str]:
         """Hand messages to the task's function at once. Returns the message ids that stay in the queue."""
         records = [record(body, self.lane(task), **how) for body in bodies]
-        answer = self.worker(task).handle(event(*records), LambdaContext(seconds=seconds))
-        return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
+        return handle(self.worker(task), *records, seconds=seconds)
 
     def received(self, queue: str, *, visibility: int = 0) -> list[dict[str, Any]]:
         """What is in a queue now."""
@@ -92,81 +150,61 @@ class World:
         """Let the waiting time of a task pass."""
         self.run("update joblane.tasks set due_at = clock_timestamp(), sweep_at = clock_timestamp() where id = $1", id_)
 
+    def expire_leases(self) -> None:
+        """Let the leases of all runs end, and the sweep know."""
+        self.run(
+            "update joblane.tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
+            " where state = 'active'"
+        )
 
-class WatchedSqs(Sqs):
-    """The real queues, and a note of what was sent and of the visibilities that were set."""
+    def outcomes(self, id_: str) -> list[str | None]:
+        return [attempt["outcome"] for attempt in self.attempts(id_)]
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent: list[Entry] = []
-        self.visibilities: list[int] = []
+    def sweep(self) -> Swept:
+        """One sweep over the record."""
+        return sweep(self.database.get(), self.sqs, PREFIX)
 
-    def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
-        self.sent += entries
-        return super().send_many(entries)
+    def watch(self) -> WatchedSqs:
+        """Note what the world's workers send from now on. Call it before the first delivery."""
+        assert not self.workers
+        self.sqs = watched = WatchedSqs()
+        return watched
 
-    def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        self.visibilities += receipts.values()
-        super().set_visibility(queue, receipts)
+    @contextmanager
+    def rival(self, task: Task[Any, Any], tap: Tap | None = None) -> Iterator[Worker]:
+        """Another worker of the same task type, as another process would be: with a connection of its own."""
+        self.lane(task)
+        database = TappedDatabase(self.url, tap) if tap else Database(self.url)
+        try:
+            yield Worker(task, database, self.sqs, PREFIX)
+        finally:
+            database.drop()
 
+    def receive(self, queue: str, *, visibility: int = 30) -> list[dict[str, Any]]:
+        """What is in a queue, as the records of an event with receipt handles that are good."""
+        return [
+            record(
+                message["Body"],
+                queue,
+                message_id=message["MessageId"],
+                receipt=message["ReceiptHandle"],
+                system=message["Attributes"],
+                attributes={
+                    name: (value["DataType"], value["StringValue"])
+                    for name, value in message.get("MessageAttributes", {}).items()
+                },
+            )
+            for message in self.received(queue, visibility=visibility)
+        ]
 
-def watch(world: World) -> WatchedSqs:
-    """Note what the world's workers send from now on. Call it before the first delivery."""
-    assert not world.workers
-    world.sqs = watched = WatchedSqs()
-    return watched
+    def acknowledge(self, queue: str, records: Sequence[dict[str, Any]], kept: Sequence[str]) -> None:
+        """Delete what the function did not report as failed, as Lambda's poller does."""
+        for one in records:
+            if one["messageId"] not in kept:
+                self.sqs.client.delete_message(QueueUrl=self.sqs.url(queue), ReceiptHandle=one["receiptHandle"])
 
-
-@contextmanager
-def rival(world: World, task: Task[Any, Any], tap: Tap | None = None) -> Iterator[Worker]:
-    """Another worker of the same task type, as another process would be: with a connection of its own."""
-    world.lane(task)
-    database = TappedDatabase(world.url, tap) if tap else Database(world.url)
-    try:
-        yield Worker(task, database, world.sqs, PREFIX)
-    finally:
-        database.drop()
-
-
-def handle(worker: Worker, *records: dict[str, Any], seconds: float = 60.0) -> list[str]:
-    """Invoke a worker. Returns the message ids that stay in the queue."""
-    answer = worker.handle(event(*records), LambdaContext(seconds=seconds))
-    return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
-
-
-def run_sweep(world: World) -> Swept:
-    """One sweep over the record."""
-    return sweep(world.database.get(), world.sqs, PREFIX)
-
-
-def receive(world: World, queue: str, *, visibility: int = 30) -> list[dict[str, Any]]:
-    """What is in a queue, as the records of an event with receipt handles that are good."""
-    found = world.received(queue, visibility=visibility)
-    return [
-        {
-            "messageId": message["MessageId"],
-            "receiptHandle": message["ReceiptHandle"],
-            "body": message["Body"],
-            "attributes": message["Attributes"],
-            "messageAttributes": {
-                name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
-                for name, value in message.get("MessageAttributes", {}).items()
-            },
-            "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
-        }
-        for message in found
-    ]
-
-
-def acknowledge(world: World, queue: str, records: Sequence[dict[str, Any]], kept: Sequence[str]) -> None:
-    """Delete what the function did not report as failed, as Lambda's poller does."""
-    for one in records:
-        if one["messageId"] not in kept:
-            world.sqs.client.delete_message(QueueUrl=world.sqs.url(queue), ReceiptHandle=one["receiptHandle"])
-
-
-def depth(world: World, queue: str) -> int:
-    """Messages in a queue, seen or not."""
-    answer = world.sqs.client.get_queue_attributes(QueueUrl=world.sqs.url(queue), AttributeNames=["All"])
-    found = answer["Attributes"]
-    return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
+    def depth(self, queue: str) -> int:
+        """Messages in a queue, seen or not."""
+        answer = self.sqs.client.get_queue_attributes(QueueUrl=self.sqs.url(queue), AttributeNames=["All"])
+        found = answer["Attributes"]
+        return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])

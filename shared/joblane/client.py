@@ -299,7 +299,8 @@ class JobClient:
 
         engine = session.get_bind().engine
         if engine not in self._checked_engines:
-            match_stage(session.execute(text(STAGE)).all(), self._known_prefix())
+            if self._made is None or engine is not self._made.engine:  # a task's own was checked when it connected
+                match_stage(session.execute(text(STAGE)).all(), self._known_prefix())
             self._checked_engines.add(engine)
 
     def send_committed(self, ready: Sequence[Ready]) -> None:

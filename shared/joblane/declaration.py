@@ -21,8 +21,7 @@ from joblane.json_values import canonical
 from joblane.limits import Numbers
 from joblane.payload import Payload, describe
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
-from joblane.redaction import unmarked
-from joblane.redaction_scrub import scrubber
+from joblane.redaction import scrubber, unmarked
 from joblane.schedule import Schedule
 from joblane.unique import LONGEST_UNIQUE, Unique, Until, key_of
 
@@ -103,7 +102,12 @@ class Task(Generic[P, R]):
         """The queues in which the type has a lane, home first."""
         return (self.queue, *self.also)
 
-    @property
+    @cached_property
+    def max_attempts(self) -> int:
+        """Runs that count."""
+        return self.max_retry + 1
+
+    @cached_property
     def types(self) -> tuple[str, ...]:
         """The type, and the names it had before."""
         return (self.type, *self.aliases)

@@ -1,26 +1,143 @@
-"""What a long task loops over: keys of items, and pages of a source from a cursor that JSON can hold."""
+"""Loops over many items that keep their work as they go: ``ctx.each``, ``ctx.isolated`` and ``ctx.resume``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Union
 
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from joblane.errors import CursorError, ItemKeyError, MessageError
+from joblane.errors import (
+    OUTCOMES,
+    Continued,
+    CursorError,
+    ItemKeyError,
+    JobError,
+    LeaseLostError,
+    MessageError,
+    PartialFailure,
+    sqlstate,
+)
 from joblane.json_values import check_text, check_tree
+from joblane.limits import RESUME_RESERVE
+from joblane.record import checkpoints
+from joblane.record.connection import is_unavailable
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from sqlalchemy.sql import Select
 
+    from joblane.record.run_session import RunSession
+
 T = TypeVar("T")
 Source = Union["Select[T]", Callable[[Any], Iterable[T]], Sequence[T]]
 MAX_KEY_BYTES = 2_000
-"""Beside a task's id in one entry of a B-tree, which holds 2,704."""
+"""Next to a task's id in one entry of a B-tree, which holds 2,704."""
+
+
+class Loops:
+    """The loops of one run; :class:`~joblane.context.TaskContext` says what each promises.
+
+    ``check``: raises where the run is to stop. ``remaining``: of this invocation's time. ``continues``: the attempt has
+    more.
+    """
+
+    def __init__(
+        self,
+        work: RunSession,
+        task_id: str,
+        check: Callable[[], None],
+        remaining: Callable[[], timedelta],
+        *,
+        continues: bool,
+    ) -> None:
+        self._work = work
+        self._task_id = task_id
+        self._check = check
+        self._remaining = remaining
+        self._continues = continues
+        self._over = ""
+        self._resumed = False
+        self._failures: list[Exception] = []
+
+    def each(self, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
+        with self._loop("each"):
+            done = self._read(checkpoints.done_items)
+            self._failures = []
+            for item in items:
+                name = key_of(item, key)
+                if name in done:
+                    continue
+                failures = len(self._failures)
+                yield item
+                if len(self._failures) == failures:
+                    self._work.keep(partial(checkpoints.mark_item, key=name))
+                    done.add(name)
+                else:
+                    self._work.roll_back()
+                self._check()
+            if self._failures:
+                raise PartialFailure(len(self._failures), len(done), self._failures[0]) from self._failures[0]
+
+    @contextmanager
+    def isolated(self) -> Iterator[None]:
+        if self._over != "each":
+            raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the item in hand")
+        try:
+            yield
+            self._work.flush()
+        except (*OUTCOMES, LeaseLostError):
+            raise
+        except Exception as error:  # any failure of the item's own
+            if not self._work.database.usable or (sqlstate(error) and is_unavailable(error)):
+                raise
+            self._work.roll_back()
+            self._failures.append(error)
+
+    def resume(self, source: Any, cursor: Any, chunk: int) -> Iterator[Any]:
+        if self._resumed:
+            raise CursorError("source: a task has one cursor, so a handler has one loop over ctx.resume(…)")
+        with self._loop("resume"):
+            self._resumed = True
+            after, done = self._read(checkpoints.read_cursor)
+            pages: Pages[Any] = Pages(source, cursor, lambda: self._work.session, chunk, done)
+            slowest = 0.0
+            while True:
+                started = time.monotonic()
+                page, after = pages.after(after)
+                if not page:
+                    return
+                yield from page
+                done += len(page)
+                self._work.keep(partial(checkpoints.move_cursor, cursor=json.dumps(after), done=done))
+                slowest = max(slowest, time.monotonic() - started)
+                self._check()
+                reserve = min(timedelta(seconds=5 + 3 * slowest), RESUME_RESERVE)
+                if self._continues and self._remaining() < reserve:
+                    raise Continued
+
+    @contextmanager
+    def _loop(self, over: str) -> Iterator[None]:
+        """One loop at a time: what an inner loop commits would be half of the outer one's item."""
+        if self._over:
+            raise JobError("loops over ctx.each(…) and ctx.resume(…) do not go inside one another")
+        self._over = over
+        try:
+            yield
+        finally:
+            self._over = ""
+
+    def _read(self, read: Callable[[Any, str], T]) -> T:
+        """Read a checkpoint after what is pending is written, uninterrupted."""
+        self._work.flush()
+        with self._work.held:
+            return read(self._work.connection(), self._task_id)
 
 
 def key_of(item: T, key: Callable[[T], str]) -> str:

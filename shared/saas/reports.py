@@ -31,13 +31,14 @@ SUNDAY = 6
 
 _tasks = Table(
     "tasks",
-    MetaData(),
+    MetaData(schema="joblane"),
     Column("id", String),
     Column("tenant", String),
     Column("type", String),
     Column("state", String),
     Column("created_at", DateTime(timezone=True)),
     Column("finished_at", DateTime(timezone=True)),
+    schema="joblane",
 )
 """Of the record of tasks what is read here; the table itself is the library's."""
 

@@ -22,7 +22,6 @@ from joblane.record.claim import Claim, Verdict
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 from joblane.worker import worker
-from joblane.worker import worker as runtime
 from tests.bench.quiet import silent
 from tests.bench.report import Ratio, in_turns
 from tests.builders.events import LambdaContext, event
@@ -84,11 +83,11 @@ def _events(batch: int) -> list[dict[str, Any]]:
 
 
 def _ours(events: list[dict[str, Any]]) -> float:
-    worker = runtime.Worker(bench_work, Database("postgresql://nobody@127.0.0.1/none"), Sqs(), "jobs")
+    serving = worker.Worker(bench_work, Database("postgresql://nobody@127.0.0.1/none"), Sqs(), "jobs")
     with _without_database(), silent():
         started = time.process_time()
         for one in events:
-            worker.handle(one, LambdaContext())
+            serving.handle(one, LambdaContext())
         return time.process_time() - started
 
 
@@ -99,10 +98,10 @@ def _without_database() -> Iterator[None]:
     class Idle:
         idle = True
 
-    def claim(_connection: object, _task: object, incoming: Any, _lease: object, _request: object) -> dict[str, Claim]:
+    def claim(_connection: object, arrivals: Any, _lease: object, _request: object) -> dict[str, Claim]:
         return {
-            item.id: Claim(
-                item.id,
+            item["id"]: Claim(
+                item["id"],
                 Verdict.RUN,
                 "token",
                 1,
@@ -112,7 +111,7 @@ def _without_database() -> Iterator[None]:
                 0,
                 0,
                 0,
-                item.message.payload,
+                item["payload"],
                 None,
                 {},
                 {},
@@ -121,12 +120,12 @@ def _without_database() -> Iterator[None]:
                 None,
                 None,
             )
-            for item in incoming
+            for item in arrivals
         }
 
     with (
         patch.object(Database, "get", lambda _self: Idle()),
-        patch.object(runtime, "claim", claim),
+        patch.object(worker, "claim", claim),
         patch.object(worker, "finish", lambda _connection, ends: {end.id for end in ends}),
     ):
         yield

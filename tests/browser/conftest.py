@@ -11,10 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto import mock_aws
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Request, sync_playwright
 
-from joblane.client import JobClient
 from joblane.discovery import discover
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
@@ -22,14 +20,13 @@ from joblane.page.app import build
 from joblane.page.desk import Desk
 from joblane.page.security import ADDRESS, Keys
 from joblane.page.serving import listen, server
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 from joblane.testing.databases import Databases
 from tests.browser.chromium import chromium
 from tests.browser.seeding import seed
 from tests.pages import ROOT
-from tests.world import PREFIX, World
+from tests.world import PREFIX, World, mocked_aws
 
 TASKS = 5_000
 SCREENSHOTS = ROOT / ".joblane" / "screenshots"
@@ -75,15 +72,15 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(joblane_databases: Databases) -> Iterator[Site]:
-    with joblane_databases.clone() as url, pytest.MonkeyPatch.context() as patch, mock_aws():
-        for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY"):
-            patch.setenv(f"AWS_{name}", "test")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with (
+        joblane_databases.clone() as url,
+        pytest.MonkeyPatch.context() as patch,
+        mocked_aws(patch),
+        World.over(url) as world,
+    ):
         patch.setenv("DATABASE_URL", url)
         patch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
-        patch.delenv("AWS_ENDPOINT_URL", raising=False)
-        world = World(url, Sqs(), Database(url), JobClient(), Database(url))
-        _deploy(world.sqs)
+        world.deploy(discover(times={}).values())
         seed(world.database.get(), TASKS)
         made: list[Database] = []
 
@@ -94,17 +91,8 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
         desk = Desk(connect)
         with _served(desk, read_only=False) as address, _served(desk, read_only=True) as reading:
             yield Site(world, connect(), address, reading)
-        for database in (*made, world.database, world._looker):
+        for database in made:
             database.drop()
-        world.client.close()
-
-
-def _deploy(sqs: Sqs) -> None:
-    names = [front_door_name(PREFIX, queue) for queue in Queue]
-    names += [lane_name(PREFIX, queue, task.type) for task in discover(times={}).values() for queue in task.lanes]
-    for name in names:
-        for queue in (name, dead_letter_name(name)):
-            sqs.client.create_queue(QueueName=queue)
 
 
 class _served:  # noqa: N801 - used as a statement

@@ -21,22 +21,24 @@ def record(
     sent_at: float | None = None,
     group: str | None = None,
     attributes: Mapping[str, tuple[str, str]] | None = None,
+    receipt: str | None = None,
+    system: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One record. ``attributes``: name → (data type, string value)."""
+    """One record. ``attributes``: name → (data type, string value). ``system``: SQS's own."""
     number = next(_numbers)
-    system = {
+    made_up = {
         "ApproximateReceiveCount": str(receives),
         "SentTimestamp": str(int((sent_at or time.time()) * 1000)),
         "ApproximateFirstReceiveTimestamp": str(int(time.time() * 1000)),
         "SenderId": "AIDAEXAMPLE",
     }
     if group:
-        system["MessageGroupId"] = group
+        made_up["MessageGroupId"] = group
     return {
         "messageId": message_id or f"00000000-0000-4000-8000-{number:012}",
-        "receiptHandle": f"receipt-{number}",
+        "receiptHandle": receipt or f"receipt-{number}",
         "body": body if isinstance(body, str) else json.dumps(body),
-        "attributes": system,
+        "attributes": dict(system or made_up),
         "messageAttributes": {
             name: {"dataType": kind, "stringValue": value, "stringListValues": [], "binaryListValues": []}
             for name, (kind, value) in (attributes or {}).items()
@@ -46,6 +48,11 @@ def record(
         "eventSourceARN": f"arn:aws:sqs:us-east-1:123456789012:{queue}",
         "awsRegion": "us-east-1",
     }
+
+
+def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:one") -> dict[str, Any]:
+    """The body of a message from outside, for one of the sample tasks: what its handler does."""
+    return {"type": type_, "id": id_, "payload": {"do": do, "number": number}}
 
 
 def event(*records: dict[str, Any]) -> dict[str, Any]:

@@ -76,15 +76,3 @@ def archived(**columns: Any) -> dict[str, Any]:
     ended = {"finished_at": In(-60), "expire_at": In(QUEUE_RETENTION.total_seconds()), "sweep_at": None}
     told = {"reason": "attempt 4 of 4 failed", "error_type": "ValueError", "dead_sent_at": In(-50)}
     return {"state": "archived", "attempts": 4, "runs": 4} | ended | told | columns
-
-
-def expire_leases(world: World) -> None:
-    """Let the leases of all runs end, and the sweep know."""
-    world.run(
-        "update joblane.tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
-        " where state = 'active'"
-    )
-
-
-def outcomes(world: World, id_: str) -> list[str | None]:
-    return [attempt["outcome"] for attempt in world.attempts(id_)]

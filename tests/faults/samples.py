@@ -111,7 +111,7 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
     work(number)
     match word:
         case "fail":
-            ctx.flush()
+            ctx.session.flush()
             raise Broken("as the script says")
         case "skip":
             raise SkipRetry("as the script says")

@@ -6,34 +6,22 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from moto import mock_aws
 from sqlalchemy import create_engine
 from sqlalchemy.orm import Session
 
-from joblane.client import JobClient
 from joblane.functions.jobs_bulk import handler as bulk_handler
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
-from joblane.sqs.client import Sqs
 from tests.bulks import TASKS, Bulks
-from tests.world import PREFIX, World
+from tests.world import PREFIX, World, mocked_aws
 
 
 @pytest.fixture
 def world(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     monkeypatch.setenv("DATABASE_URL", database_url)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        made = World(database_url, Sqs(), Database(database_url), JobClient(), Database(database_url))
-        yield made
-        made.database.drop()
-        made._looker.drop()
-        made.client.close()
+    with mocked_aws(monkeypatch), World.over(database_url) as world:
+        yield world
 
 
 @pytest.fixture
@@ -84,11 +72,7 @@ def as_operator(scope: Scope) -> Callable[[str], Inspector]:
 @pytest.fixture
 def deployed(world: World) -> World:
     """The world with every queue that a deploy makes: front doors, lanes, and their dead letters."""
-    names = [front_door_name(PREFIX, queue) for queue in Queue]
-    names += [lane_name(PREFIX, queue, task.type) for task in TASKS.values() for queue in task.lanes]
-    for name in names:
-        for queue in (name, dead_letter_name(name)):
-            world.sqs.client.create_queue(QueueName=queue)
+    world.deploy(TASKS.values())
     return world
 
 

@@ -33,7 +33,7 @@ from joblane import (
     redaction,
     task,
 )
-from joblane import redaction_scrub as scrubbing
+from joblane import redaction as scrubbing
 from joblane.cli.main import main
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
@@ -315,10 +315,13 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     gathered.add("log", *logged)
     gathered.add("output", *out)
     kept = {("tasks", name) for name in ("payload", "headers", "result")} | {("api_requests", "body")}
-    columns = world.run("select table_name, column_name from information_schema.columns where table_schema = 'joblane'")
-    for table, column in columns:
+    columns = world.run(
+        "select table_schema, table_name, column_name from information_schema.columns"
+        " where table_schema in ('joblane', 'saas', 'public')"
+    )
+    for schema, table, column in columns:
         if (table, column) not in kept and table != "logins":
-            rows = world.run(f'select "{column}"::text from "{table}"')
+            rows = world.run(f'select "{column}"::text from {schema}."{table}"')
             gathered.add(f"{table}.{column}", *(row[0] or "" for row in rows))
     successors = world.run("select payload::text from joblane.tasks where type = 'leak:alert'")
     assert successors

@@ -15,9 +15,9 @@ from joblane.queues import dead_letter_name
 from joblane.sqs.message import decode
 from tests import emf
 from tests.builders.events import record
-from tests.builders.rows import In, active, outcomes, put
+from tests.builders.rows import In, active, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
-from tests.world import World, handle, rival, run_sweep, watch
+from tests.world import World, handle
 
 SECOND, HOUR = timedelta(seconds=1), timedelta(hours=1)
 
@@ -71,7 +71,7 @@ def test_a_task_has_as_many_attempts_as_it_was_given(world: World, client: JobCl
 
 
 def test_a_task_waits_between_attempts_as_it_was_told(world: World, client: JobClient) -> None:
-    watched = watch(world)
+    watched = world.watch()
     delays = [timedelta(seconds=100), timedelta(seconds=200)]
     listed = client.enqueue(sample_one, Sample(do="count_and_fail"), retry_delay=delays).id
     fixed = client.enqueue(sample_one, Sample(do="count_and_fail"), retry_delay=timedelta(seconds=7)).id
@@ -88,7 +88,7 @@ def test_an_attempt_is_interrupted_at_the_timeout_it_was_given(world: World, cli
     assert len(deliver(world, id_)) == 1
 
     assert 0.9 < time.monotonic() - started < 5
-    assert outcomes(world, id_) == ["timeout"]
+    assert world.outcomes(id_) == ["timeout"]
     assert world.row(id_)["error_type"] == "TaskTimeout"
 
 
@@ -186,7 +186,7 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
 
 
 def test_a_time_that_has_passed_runs_now_and_the_answer_says_so(world: World, client: JobClient) -> None:
-    watched = watch(world)
+    watched = world.watch()
     client._sqs = watched
     past = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) - HOUR)
     now = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC))
@@ -216,14 +216,14 @@ def test_a_foreign_senders_options_are_cut_to_the_declaration(world: World) -> N
 
 
 def test_a_foreign_senders_options_below_the_declaration_hold(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     options = {"max_retry": 1, "timeout": 1, "retention": 60, "retry_delay": [5, 6]}
     body = foreign("overlong", options)
     assert len(world.deliver(sample_one, body)) == 1
     assert watched.visibilities == [5]
     world.later("it")
     assert world.deliver(sample_one, body) == []
-    assert outcomes(world, "it") == ["timeout", "archived"]
+    assert world.outcomes("it") == ["timeout", "archived"]
     assert world.row("it")["retention_seconds"] == 60
     assert world.deliver(sample_one, foreign("count_and_fail", {"retry_delay": 9}, "other")) != []
     assert watched.visibilities[1:] == [9]
@@ -261,7 +261,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 
 
 def test_bad_options_of_a_foreign_sender_are_a_dead_letter_that_names_the_field(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     for number, (options, why) in enumerate(BAD):
         watched.sent.clear()
         assert world.deliver(sample_one, foreign("nothing", options, f"it-{number}")) == []
@@ -336,13 +336,13 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
 
 def test_a_foreign_task_whose_dead_letter_could_not_be_sent_is_finished_by_the_sweep(world: World) -> None:
     lane = world.lane(sample_one)
-    with rival(world, sample_one) as worker:
+    with world.rival(sample_one) as worker:
         world.sqs.client.delete_queue(QueueUrl=world.sqs.url(dead_letter_name(lane)))
         body = foreign("nothing", {"deadline": "2020-01-31T12:00:00Z"})
         assert len(handle(worker, record(body, lane))) == 1
     world.sqs.client.create_queue(QueueName=dead_letter_name(lane))
     world.run("update joblane.tasks set sweep_at = sweep_at - interval '2 min'")
-    assert run_sweep(world).dead_letters == 1
+    assert world.sweep().dead_letters == 1
     assert world.row("it")["dead_sent_at"] is not None
 
 
@@ -375,7 +375,7 @@ def test_a_run_is_interrupted_at_its_deadline_and_given_up_and_runs_when_it_is_r
 def test_a_timeout_long_before_the_deadline_is_tried_again(world: World, client: JobClient) -> None:
     id_ = client.enqueue(sample_one, Sample(do="overlong"), timeout=SECOND, deadline=datetime.now(UTC) + HOUR).id
     assert len(deliver(world, id_)) == 1
-    assert outcomes(world, id_) == ["timeout"]
+    assert world.outcomes(id_) == ["timeout"]
     assert world.row(id_)["state"] == "retry"
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
-from moto import mock_aws
 
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
 from tests.sends import Sends
+from tests.world import mocked_aws
 
 settings.register_profile("unit", derandomize=True, deadline=None, max_examples=100)
 settings.load_profile("unit")
@@ -43,11 +43,6 @@ class Aws:
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[Aws]:
-    for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SQS", "AWS_PROFILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with mock_aws():
+    with mocked_aws(monkeypatch):
         sqs = Sqs()
         yield Aws(sqs, Sends.of(sqs))

@@ -28,11 +28,14 @@ RUN = {
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make synth": ("tests/infra/test_app.py", "main(["),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
+    "pip install joblane-0.1.0-py3-none-any.whl[local]": ("tests/e2e/adopter/test_adopter.py", "wheel.environment("),
+    "joblane init": ("tests/e2e/adopter/test_adopter.py", '"joblane", "init"'),
+    "joblane up": ("tests/e2e/adopter/test_adopter.py", '"joblane", "up"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""
 
-BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python"}
+BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "pip"}
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""

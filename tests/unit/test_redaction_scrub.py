@@ -16,8 +16,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from joblane import Payload, Redacted, SkipRetry
 from joblane.errors import MAX_TEXT, text_of
-from joblane.redaction import MASK
-from joblane.redaction_scrub import scrubbed, scrubber
+from joblane.redaction import MASK, scrubbed, scrubber
 from joblane.worker.failure import Failure
 
 TOKEN = "pl4nted'\"\\ü\n💥/+ &tail"

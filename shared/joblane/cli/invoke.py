@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
@@ -27,15 +27,17 @@ from joblane.errors import LeaseLostError, TaskCancelled, UnreadablePayloadError
 from joblane.local.errors import LocalError
 from joblane.options import Options
 from joblane.payload import Payload
-from joblane.record.claim import Claim, Incoming, Verdict, claim
+from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import Finish, finish
+from joblane.record.run_session import RunSession
 from joblane.record.states import State
-from joblane.redaction_scrub import scrubber
+from joblane.redaction import scrubber
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
+from joblane.worker.run import completed
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
@@ -93,9 +95,9 @@ def _result_alone() -> Iterator[None]:
 def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, database: Database) -> Claim:
     """A row that runs, with one attempt."""
     id_ = new_id()
-    message = Message(task.type, id_, payload, schema=task.schema_digest)
-    incoming = Incoming(message, id_, task.queue, tenant, options=Options(max_retry=0))
-    claimed = claim(database.get(), task, [incoming], LEASE, REQUEST_ID)[id_]
+    message = Message(task.type, id_, payload, schema=task.schema_digest, options=Options(max_retry=0))
+    arrived = arrival(task, message, id_, task.queue, tenant=tenant, unique=False)
+    claimed = claim(database.get(), [arrived], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
         database.get().run("update joblane.tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
         raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (joblane pause)?")
@@ -103,36 +105,25 @@ def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, 
 
 
 def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
-    context = TaskContext(
-        task,
-        claimed,
-        task.queue,
-        seconds=task.timeout.total_seconds(),
-        database=database,
-        beside=database.beside(),
-        held=nullcontext(),
-        client=JobClient.within(database, Sqs(), settings.prefix()),
-    )
+    work = RunSession(database, database.another(), claimed.id, claimed.token)
+    client = JobClient.within(database, Sqs(), settings.prefix())
+    context = TaskContext(task, claimed, task.queue, work, client, seconds=task.timeout.total_seconds())
     payload, started = task.read(claimed.payload, claimed.schema), time.perf_counter()
     try:
         result = task.function(payload, context)
-        context.flush()
-        end = outcome.completed(claimed, result, _ms_since(started))
-        with context.commits():
-            context.finish(end)
-            if context.touched:
-                context.session.commit()
+        work.flush()
+        end = completed(claimed, result, _ms_since(started))
+        work.finish(end)
     except BaseException as error:  # whatever ends a handler, Ctrl-C too, is told and leaves nothing that waits
         end = _failed(task, claimed, payload, error, _ms_since(started))
-        _undo(context, database)
+        work.undo(interrupted=not isinstance(error, Exception))
         if not isinstance(error, LeaseLostError):
             finish(database.get(), [end])
         if isinstance(error, KeyboardInterrupt):
             raise
     finally:
-        if context.touched:
-            context.session.close()
         context.close()
+        work.close()
     return _invoked(task, end)
 
 
@@ -154,13 +145,6 @@ def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseE
         fingerprint=failure.fingerprint,
         traceback=failure.traceback,
     )
-
-
-def _undo(context: TaskContext, database: Database) -> None:
-    if context.touched:
-        context.session.close()  # rolls back
-    if database.usable and not database.get().idle:
-        database.drop()
 
 
 def _invoked(task: Task[Any, Any], end: Finish) -> Invoked:

@@ -62,7 +62,7 @@ class Ready:
             schema=self.task.schema_digest,
             headers=self.headers,
             options=self.options.row(self.task),
-            allowed=self.options.allowed(self.task),
+            allowed=self.options.max_attempts(self.task),
             retention_seconds=self.options.retention_seconds(self.task),
             deadline=self.options.deadline,
             unique=self.unique,

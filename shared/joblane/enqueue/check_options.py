@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""The options that a caller gives for one task, checked against its declaration."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.errors import DeclarationError, EnqueueError, MessageError
+from joblane.json_values import check_text
+from joblane.options import MAX_DELAYS, MAX_RETENTION, MAX_TAG, MAX_TAGS, Options
 from joblane.retry import RetryDelay, check_retry_delay
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-from joblane.options import MAX_DELAYS, MAX_RETENTION, Options, _checked_tags
-
-# --- From a caller -------------------------------------------------------------------------------------------------
 
 
 def check_options(
@@ -81,7 +80,13 @@ def _delays(value: RetryDelay) -> list[float]:
 
 
 def _tags(tags: Sequence[str]) -> Sequence[str]:
-    try:
-        return _checked_tags(tags)
-    except MessageError as error:
-        raise EnqueueError("tags", str(error).removeprefix("tags: ")) from None
+    if isinstance(tags, str) or not isinstance(tags, Sequence) or len(tags) > MAX_TAGS:
+        raise EnqueueError("tags", f"a list of at most {MAX_TAGS} strings is required")
+    for tag in tags:
+        if not isinstance(tag, str) or not 0 < len(tag) <= MAX_TAG:
+            raise EnqueueError("tags", f"strings of 1 to {MAX_TAG} characters are required")
+        try:
+            check_text(tag, "tags")
+        except MessageError as error:
+            raise EnqueueError("tags", str(error).removeprefix("tags: ")) from None
+    return list(dict.fromkeys(tags))

@@ -6,16 +6,14 @@ import json
 import shlex
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from joblane.local.errors import LocalError, tail
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
 ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"

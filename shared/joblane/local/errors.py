@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from joblane.errors import JobError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class LocalError(JobError):

@@ -14,7 +14,8 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from types import TracebackType
 
 import psutil
 
@@ -22,10 +23,6 @@ from joblane.local.daemon import await_end, is_alive
 from joblane.local.errors import LocalError, PortBusyError, tail
 from joblane.local.ports import HOST, free_port, port_is_free
 from joblane.local.postgres_programs import as_other_user, environment, program, run
-
-if TYPE_CHECKING:
-    from pathlib import Path
-    from types import TracebackType
 
 USER = "owner"
 """PostgreSQL looks for tables in a schema of its user's name first, so this is no name of a schema."""

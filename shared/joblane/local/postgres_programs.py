@@ -6,14 +6,11 @@ import importlib.util
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from joblane.local.errors import LocalError
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 
 def program(name: str) -> Path:

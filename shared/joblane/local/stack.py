@@ -19,9 +19,12 @@ import fcntl
 import json
 import os
 import sys
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from rich.console import Console
 
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
@@ -32,12 +35,6 @@ from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps
 from joblane.local.tools import Tools, clean_environment
 from joblane.project import Project
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
-
-    from rich.console import Console
 
 PREFIX = "jobs"
 REGION = "us-east-1"
@@ -197,7 +194,7 @@ class LocalStack:
 
         # the deploy's own step runs with other code alone, and on some emulators not at all
         with steps.step("Database schema"):
-            migrate(self.database_url)
+            migrate(self.database_url, prefix=self.prefix)
 
     def _synth(self, steps: Steps, deployment: Deployment) -> None:
         with steps.step("CDK synth"):

@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.errors import SendError
 from joblane.project import Project
+from joblane.schedule import Schedule
 from joblane.sqs.client import Sqs
 from joblane.sqs.tick import tick_entry
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from joblane.declaration import Task
-    from joblane.schedule import Schedule
 
 MAX_AGE = timedelta(hours=1)
 """A tick that could not be sent for this long is dropped, as the deployed schedules do."""

@@ -159,11 +159,19 @@ def installing_environment(project: Project) -> dict[str, str]:
     }
     if "UV_INDEX_URL" not in given and "PIP_INDEX_URL" in given:
         defaults["UV_DEFAULT_INDEX"] = given["PIP_INDEX_URL"]
-    if not os.access(Path(given.get("HOME", "/")), os.W_OK):
+    if not _can_cache(Path(given.get("HOME", "/"))):
         cache = project.folder / "cache"
         defaults |= {"UV_CACHE_DIR": str(cache / "uv"), "NPM_CONFIG_CACHE": str(cache / "npm")}
     path = os.pathsep.join([str(project.folder / "tools" / "bin"), given.get("PATH", os.defpath)])
     return {**defaults, **given, "PATH": path}
+
+
+def _can_cache(home: Path) -> bool:
+    try:
+        (home / ".cache").mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return os.access(home / ".cache", os.W_OK)
 
 
 def clean_environment(project: Project | None = None) -> dict[str, str]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from joblane.limits import CONTENT_KEPT_FOR_MESSAGES
+from joblane.record.connection import Connection
 from joblane.record.states import ENDED, ENDED_SQL, State, in_sql
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
 
 BATCH = 500
 """Rows of one statement."""

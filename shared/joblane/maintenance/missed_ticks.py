@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
+from joblane.record.connection import Connection
 from joblane.sqs.tick import id_of
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
 
 PATIENCE = timedelta(minutes=30)
 """How long after its time a tick may be seen first: its message may wait in a lane that is behind."""

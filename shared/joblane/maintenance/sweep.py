@@ -15,20 +15,18 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.maintenance.expiry import BATCH, expire, tidy
 from joblane.queues import lane_name
 from joblane.record.claim import PAUSED
+from joblane.record.connection import Connection
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.states import LIVE, State, in_sql
 from joblane.sqs.client import NO_SUCH_QUEUE, Entry, Sqs
 from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
 
 LONGEST_INTERVAL_SECONDS = 6 * 3600
 """The interval between sends of a row that nobody claims doubles up to this."""

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from joblane.limits import DEAD_LETTER_RETENTION, MAX_BATCH
 from joblane.queues import Queue, dead_letter_name, lane_name
+from joblane.record.connection import Connection
+from joblane.sqs.client import Sqs
 from joblane.sqs.depth import held
 from joblane.sqs.message import DEAD_ATTRIBUTE
-
-if TYPE_CHECKING:
-    from joblane.record.connection import Connection
-    from joblane.sqs.client import Sqs
 
 LOOKS = 5
 """Receives at most from one queue, each of ten letters: enough to tell that there are some, not to count them all."""

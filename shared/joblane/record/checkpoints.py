@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""How far a run has come: finished items, the cursor of a resumable task, and the progress that it reports."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
-
-
-# --- Items of one task ---------------------------------------------------------------------------------------------
 
 
 def done_items(connection: Connection, id_: str) -> set[str]:
@@ -28,9 +25,6 @@ returning key
 def mark_item(connection: Connection, id_: str, token: str, key: str) -> bool:
     """Mark an item in the transaction that is open. False: the lease is lost, or the key was marked before."""
     return bool(connection.run(MARK_ITEM, id_, token, key))
-
-
-# --- Where a resumable task goes on -----------------------------------------------------------------------------------
 
 
 def read_cursor(connection: Connection, id_: str) -> tuple[Any, int]:
@@ -54,14 +48,12 @@ def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done:
     return bool(connection.run(MOVE_CURSOR, id_, token, cursor, str(done)))
 
 
-# --- What a run tells of itself ------------------------------------------------------------------------------------
-
-TELL = """
+WRITE_PROGRESS = """
 with held as (
   select id, cancel_requested_at is not null as cancelled from joblane.tasks
    where id = $1 and lease_token = $2::uuid and state = 'active'
 ),
-told as (
+written as (
   insert into joblane.task_progress (task_id, done, total, note)
   select id, $3::bigint, $4::bigint, $5::text from held where $3::bigint is not null
   on conflict (task_id) do update
@@ -71,13 +63,13 @@ select cancelled from held
 """
 
 
-def tell(
+def write_progress(
     connection: Connection, id_: str, token: str, *, done: int | None, total: int | None, note: str | None
 ) -> bool | None:
-    """Note progress (none where ``done`` is None). Whether the run was asked to stop; None where it holds no lease.
+    """Write progress, unless ``done`` is None. True: the run was asked to stop. None: it holds no lease.
 
-    No lock is taken on the task's row, which the run's own transaction may have locked.
+    It takes no lock on the task's row, which the run's own transaction may have locked.
     """
     as_text = [None if number is None else str(number) for number in (done, total)]
-    rows = connection.run(TELL, id_, token, *as_text, note)
+    rows = connection.run(WRITE_PROGRESS, id_, token, *as_text, note)
     return bool(rows[0][0]) if rows else None

@@ -41,7 +41,7 @@ import json
 import math
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -49,16 +49,15 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.limits import MAX_BATCH
-from joblane.options import NONE, Options
-from joblane.queues import Queue
+from joblane.options import NONE
 from joblane.record.claim_steps import LATE, LEASE_SWEEP_SECONDS, OVERDUE, STEPS_TAKEN, UNRUN, WRITTEN
 from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
-from joblane.sqs.message import Message
-from joblane.unique import Unique
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
+    from joblane.queues import Queue
     from joblane.record.connection import Connection
+    from joblane.sqs.message import Message
 
 
 class Verdict(StrEnum):
@@ -88,7 +87,7 @@ class Claim:
     token: str
     run: int
     attempt: int
-    allowed: int
+    max_attempts: int
     snoozes: int
     generation: int
     wait_seconds: int
@@ -248,48 +247,48 @@ select m.id,
 """
 
 
-@dataclass(slots=True)
-class Incoming:
-    """One message as the claim takes it. ``dead``: the generation on a dead letter, None on any other message.
+def arrival(
+    task: Task[Any, Any],
+    message: Message,
+    id_: str,
+    queue: Queue,
+    *,
+    tenant: str | None = None,
+    dead: int | None = None,
+    unique: bool = True,
+) -> dict[str, Any]:
+    """One message as the claim takes it. A message without a row brings all that its row will hold.
 
-    ``options`` and ``unique`` stand for a message without a row; a row has its own.
+    ``dead``: the redrive count on a dead letter, None on any other message. ``unique``: False for a task that holds no
+    key, whatever its type declares.
     """
-
-    message: Message
-    id: str
-    queue: Queue
-    tenant: str | None = None
-    dead: int | None = None
-    options: Options = NONE
-    unique: Unique | None = None
-
-    def record(self, task: Task[Any, Any]) -> dict[str, Any]:
-        message, options = self.message, self.options
-        record: dict[str, Any] = {
-            "id": self.id,
-            "type": message.type,
-            "queue": self.queue,
-            "tenant": self.tenant,
-            "tags": options.tags,
-            "payload": message.payload,
-            "payload_digest": digest(message.payload or {}),
-            "schema": message.schema,
-            "headers": message.headers,
-            "options": options.row(task),
-            "tick": self.id if message.tick else None,
-            "schedule": message.tick["schedule"] if message.tick else None,
-            "allowed": options.allowed(task),
-            "retention_seconds": options.retention_seconds(task),
-            "rec": message.rec,
-            "dead": self.dead,
-        }
-        if options.deadline is not None:
-            record["deadline"] = options.deadline.isoformat()
-        if self.unique is not None:
-            record["unique_key"] = self.unique.key
-            record["unique_until"] = self.unique.until
-            record["unique_seconds"] = self.unique.seconds
-        return record
+    options = message.options.within(task) if message.options and not message.rec else NONE
+    plain = options is NONE and task.archived_to is None
+    found: dict[str, Any] = {
+        "id": id_,
+        "type": message.type,
+        "queue": queue,
+        "tenant": tenant,
+        "tags": options.tags,
+        "payload": message.payload,
+        "payload_digest": "" if message.rec else digest(message.payload or {}),  # of the row, which has its own
+        "schema": message.schema,
+        "headers": message.headers,
+        "options": {} if plain else options.row(task),
+        "allowed": task.max_attempts if options.max_retry is None else options.max_retry + 1,
+        "retention_seconds": int(task.retention.total_seconds() if options.retention is None else options.retention),
+        "rec": message.rec,
+        "dead": dead,
+    }
+    if message.tick is not None:
+        found |= {"tick": id_, "schedule": message.tick["schedule"]}
+    if options.deadline is not None:
+        found["deadline"] = options.deadline.isoformat()
+    if unique and not message.rec:
+        schedule = message.tick["schedule"] if message.tick else None
+        if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
+            found |= {"unique_key": key.key, "unique_until": key.until, "unique_seconds": key.seconds}
+    return found
 
 
 FREE_EXPIRED = f"""
@@ -307,23 +306,18 @@ FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from joblane.tasks', '
 
 
 def claim(
-    connection: Connection, task: Task[Any, Any], incoming: Sequence[Incoming], lease: timedelta, request_id: str
+    connection: Connection, arrivals: Sequence[Mapping[str, Any]], lease: timedelta, request_id: str
 ) -> dict[str, Claim]:
     """Decide on at most 10 messages of one type, one per id; one round trip, and one more where keys are wanted.
 
-    Returns a claim per id. Raises pg8000's ``DatabaseError``; 55P03 says that a row stayed locked, 23505 that a unique
-    key was taken at the same moment.
+    ``arrivals``: as :func:`arrival` makes them. Returns a claim per id. Raises pg8000's ``DatabaseError``; 55P03 says
+    that a row stayed locked, 23505 that a unique key was taken at the same moment.
     """
     token = str(uuid.uuid4())
-    if keys := [item.unique.key for item in incoming if item.unique is not None]:
+    if keys := [item["unique_key"] for item in arrivals if "unique_key" in item]:
         connection.run(FREE_EXPIRED_SOON, json.dumps(keys))
-    rows = connection.run(
-        CLAIM,
-        json.dumps([item.record(task) for item in incoming], ensure_ascii=False),
-        token,
-        str(lease.total_seconds()),
-        request_id,
-    )
+    document = json.dumps(arrivals, ensure_ascii=False)
+    rows = connection.run(CLAIM, document, token, str(lease.total_seconds()), request_id)
     return {row[0]: _claim(row, token) for row in rows}
 
 
@@ -338,7 +332,7 @@ def _claim(row: list[Any], token: str) -> Claim:
         token=token,
         run=runs or 0,
         attempt=attempts or 0,
-        allowed=allowed or 0,
+        max_attempts=allowed or 0,
         snoozes=snoozes or 0,
         generation=generation or 0,
         wait_seconds=max(0, math.ceil(wait or 0)),

@@ -1,21 +1,15 @@
-"""TODO doc."""
+"""One PostgreSQL connection: pg8000's, with one round trip per statement, and what its errors mean."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
-
 import socket
 import time
 from collections import OrderedDict
+from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Any
 
 from pg8000.converters import make_params
 from pg8000.dbapi import Connection as DbapiConnection
@@ -24,14 +18,14 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
 
-if TYPE_CHECKING:
-    pass
-
-
 REFUSED_CLASSES = ("22", "54")
 """SQLSTATEs of what the database cannot hold: data exceptions and program limits."""
+UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57P")
+"""SQLSTATEs: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error Codes*."""
+READ_ONLY = "25006"
+"""The connection reached a standby: a failover is under way."""
 PING_AFTER_SECONDS = 30
-"""A connection that was idle for longer is asked before it is used; a ping for every use would cost a round trip."""
+"""A connection that was idle for longer is tested before it is used; a test for every use would cost a round trip."""
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
 """Of ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
@@ -44,10 +38,10 @@ Row = list[Any]
 
 
 def read_json(text: str) -> Any:
-    """A value of type ``json`` or ``jsonb``, whatever it holds: a row that cannot be read would stop whoever meets it.
+    """A value of type ``json`` or ``jsonb``. It never fails: a row that cannot be read would stop every reader.
 
-    PostgreSQL's numbers have up to 131,072 digits and its documents thousands of levels. What Python refuses comes as
-    text, which no payload model takes for a number or an object.
+    PostgreSQL's numbers have up to 131,072 digits and its documents thousands of levels. A value that Python refuses
+    comes as text, which no payload model takes for a number or an object.
     """
     try:
         return _DECODER.decode(text)
@@ -100,7 +94,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         return self._sock is not None and self._answered
 
     def answers(self) -> bool:
-        """Whether it can go on. One that was idle for a while is asked: the other end may be long gone."""
+        """True where it can be used. After some idle time that costs a round trip: the other end may be gone."""
         if not self.usable:
             return False
         if self.idle and time.monotonic() - self._heard_at > PING_AFTER_SECONDS:
@@ -126,7 +120,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
     def execute_unnamed(
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
     ) -> Any:
-        """What pg8000's cursor calls: here by a prepared statement, kept per text and parameter types."""
+        """pg8000's cursor calls this; here it runs a prepared statement, kept per text and parameter types."""
         if stream is not None:
             return super().execute_unnamed(statement, vals, oids, stream)
         key = (statement, tuple(oids))
@@ -152,21 +146,21 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.execute_simple("rollback")
 
     def reset(self) -> None:
-        """Put the session back to what it was when it began, but for its prepared statements. One round trip.
+        """Put the session back to its first state, except for its prepared statements. One round trip.
 
-        It is what ``DISCARD ALL`` does without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
+        It does what ``DISCARD ALL`` does without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
         """
         self.execute_simple(RESET)
 
     def cut(self) -> None:
-        """Close without a word to the server, whatever it is doing."""
+        """Close the socket without a message to the server, whatever the server is doing."""
         if self._usock is not None:
             with suppress(OSError):
                 self._usock.shutdown(socket.SHUT_RDWR)
         self.close()
 
     def close(self) -> None:
-        """Close; nothing where it is closed."""
+        """Close. A closed connection stays as it is."""
         if self._usock is not None:
             file = self._sock
             with suppress(OSError, InterfaceError, ValueError):
@@ -175,7 +169,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
                 file.close()  # or the socket stays open for as long as a traceback refers to it
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """Drop what prints row values: DETAIL (D) and CONTEXT (W)."""
+        """Drop the fields that show values of rows: DETAIL (D) and CONTEXT (W)."""
         super().handle_ERROR_RESPONSE(data, context)
         for field in ("D", "W"):
             context.error.args[0].pop(field, None)
@@ -186,19 +180,10 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.close_prepared_statement(name)
 
 
-AWAY_CLASSES = ("08", "28", "3D", "53", "57P")
-READ_ONLY = "25006"
-"""The connection reached a standby: a failover is under way."""
-
-
 def is_unavailable(error: BaseException) -> bool:
-    """Whether ``error`` says that the database cannot be reached or is going away, rather than that a statement is bad.
-
-    Source of the codes: PostgreSQL, appendix *Error Codes*: 08 connection, 28 login refused, 3D no such database, 53
-    resources, 57P shutdown.
-    """
+    """True where the database cannot be reached or shuts down; False where a statement is bad."""
     original = getattr(error, "orig", None) or error
     code = sqlstate(original)
     if code is not None:
-        return code.startswith(AWAY_CLASSES) or code == READ_ONLY
+        return code.startswith(UNAVAILABLE_CLASSES) or code == READ_ONLY
     return isinstance(original, (InterfaceError, OSError))

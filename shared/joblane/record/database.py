@@ -7,16 +7,17 @@ SQLAlchemy engine sits on the same connection and is made on first touch: import
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import DatabaseError
+from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
-from joblane.record.connection import Connection
+from joblane.record.connection import Connection, is_unavailable
 from joblane.record.login import RDS_HOST, IamLogin, Login, PasswordLogin, SecretLogin
 from joblane.record.stage import check_stage
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Engine
 
+P = ParamSpec("P")
+T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
 """A peer that acknowledges nothing for this long is gone (``TCP_USER_TIMEOUT``); keepalive notices an idle one."""
@@ -54,8 +57,8 @@ class Database:
         self._prefix = prefix
         self._connection: Connection | None = None
 
-    def beside(self) -> Database:
-        """Another connection to the same database, made on first use."""
+    def another(self) -> Database:
+        """A second connection to the same database, made on first use."""
         other = Database.__new__(Database)
         other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
         return other
@@ -78,10 +81,61 @@ class Database:
             self._connection = connection
         return self._connection
 
+    def call(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Return ``statement(connection, …)``, for a statement that commits by itself.
+
+        A transaction that was left open is thrown away first; an error that leaves the connection unusable drops it.
+        """
+        try:
+            return statement(self._idle(), *args, **kwargs)
+        except (PostgresError, OSError) as error:
+            self._forget_broken(error)
+            raise
+
+    def call_again(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """As :meth:`call`; once more on a new connection where the old one has died since it was last used.
+
+        For a statement that may be repeated when its answer was lost.
+        """
+        before, connection = self._connection, None
+        try:
+            connection = self._idle()
+            return statement(connection, *args, **kwargs)
+        except (PostgresError, OSError) as error:
+            self._forget_broken(error)
+            if connection is None or connection is not before or not is_unavailable(error):
+                raise
+        return self.call(statement, *args, **kwargs)
+
+    def _idle(self) -> Connection:
+        connection = self.get()
+        if not connection.idle:
+            self.drop()
+            connection = self.get()
+        return connection
+
+    def _forget_broken(self, error: Exception) -> None:
+        """A server's error leaves the connection usable; after anything else it is thrown away."""
+        if is_unavailable(error) or not self.usable:
+            self.drop()
+
     @property
     def usable(self) -> bool:
         """Whether there is a connection that can go on."""
         return self._connection is not None and self._connection.usable
+
+    @property
+    def open(self) -> bool:
+        """Whether there is a connection, in any state."""
+        return self._connection is not None
+
+    def reset(self) -> None:
+        """Put the session back to what it was when it began; drop the connection where that fails."""
+        if self._connection is not None and self._connection.usable:
+            try:
+                self._connection.reset()
+            except (PostgresError, OSError):
+                self.drop()
 
     def drop(self) -> None:
         """Discard the connection, whatever state it is in, without a word to the server."""

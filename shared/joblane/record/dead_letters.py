@@ -1,36 +1,19 @@
-"""TODO doc."""
+"""Marking dead letters as sent, and the task that a type's ``on_archived`` makes of it."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
-from joblane.queues import Queue, lane_name
-from joblane.sqs.client import Entry
-from joblane.sqs.message import Message
-
-if TYPE_CHECKING:
-    pass
-
 
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from joblane.queues import Queue, lane_name
 from joblane.record.states import SWEEP_MARGIN_SECONDS
-from joblane.sqs.message import MAX_ID
+from joblane.sqs.client import Entry
+from joblane.sqs.message import MAX_ID, Message
 
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
-
-
-def successor_entry(prefix: str, successor: Successor) -> Entry:
-    """The message of the task that a type's ``on_archived`` asks for."""
-    lane = lane_name(prefix, Queue(successor.queue), successor.type)
-    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)
-
-
-# --- Dead letters --------------------------------------------------------------------------------------------------
 
 # A task whose type declares `on_archived` gets its successor in the same statement, under an id that makes twice once.
 MARK_DEAD_SENT = f"""
@@ -39,12 +22,12 @@ with marked as (
     from (select r.id from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, generation integer)
               on r.id = x.id and r.generation = x.generation
            where r.state = 'archived' and r.dead_sent_at is null
-           order by r.id for no key update of r) as owed
-   where t.id = owed.id
+           order by r.id for no key update of r) as unmarked
+   where t.id = unmarked.id
   returning t.*
 )
-insert into joblane.tasks (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds,
-                   sweep_at)
+insert into joblane.tasks
+       (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds, sweep_at)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
          || ':archived:' || m.generation,
        a.type, a.queue, m.tenant, 'pending',
@@ -61,7 +44,7 @@ returning id, type, queue, tenant
 
 @dataclass(slots=True)
 class Successor:
-    """The task that a type's ``on_archived`` asks for; its row is there, its message is to be sent."""
+    """A task that ``on_archived`` asked for: its row is written, its message is to be sent."""
 
     id: str
     type: str
@@ -70,6 +53,12 @@ class Successor:
 
 
 def mark_dead_sent(connection: Connection, letters: Iterable[tuple[str, int]]) -> list[Successor]:
-    """Record that the dead letters of these ids and generations are in their queues. Returns what follows them."""
+    """Record that the dead letters of these ids and generations are in their queues. Returns their successors."""
     records = [{"id": id_, "generation": generation} for id_, generation in sorted(letters)]
     return [Successor(*row) for row in connection.run(MARK_DEAD_SENT, json.dumps(records))] if records else []
+
+
+def successor_entry(prefix: str, successor: Successor) -> Entry:
+    """The message of a successor."""
+    lane = lane_name(prefix, Queue(successor.queue), successor.type)
+    return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)

@@ -29,7 +29,7 @@ class Finish:
 
     ``outcome``: a word for the attempt. ``delay_seconds``: for states that wait. ``counted``: whether it spent an
     attempt. ``mismatch``: it waits for code that knows its payload's schema. ``continued``: the attempt goes on in the
-    next invocation. ``billed_ms``, ``memory_mb``, ``cost_usd``: see :mod:`joblane.worker.cost`.
+    next invocation. ``billed_ms``, ``memory_mb``, ``cost_usd``: see :mod:`joblane.worker.run_log`.
     """
 
     id: str

@@ -1,6 +1,7 @@
-"""The message: one JSON object, read strictly before any SQL and written compactly.
+"""The message: one JSON object, read strictly before any SQL and written compactly; and its JSON Schema.
 
-Only ``type`` is required from a foreign sender. ``rec`` says that a row was written for the task; then the row's
+:class:`Message` is its one shape: pydantic reads and writes it, and derives the schema from it. Only ``type`` is
+required from an external producer. ``rec`` says that a row was written for the task; then the row's
 payload wins, and a message whose row is missing was rolled back.
 """
 
@@ -10,14 +11,20 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
+from pydantic_core import PydanticSerializationError, from_json, to_json
+from typing_extensions import TypedDict
 
+from joblane import options as option_fields
 from joblane.errors import MessageError
-from joblane.json_values import MAX_DEPTH, check_text, check_tree, needs_walk
-from joblane.options import Options, decode_options
+from joblane.json_values import MAX_DEPTH, check_text, check_tree
+from joblane.options import Options
 from joblane.queues import TYPE_PATTERN
+
+if TYPE_CHECKING:
+    from joblane.declaration import Task
 
 VERSION = 1
 MAX_ID = 200
@@ -36,8 +43,39 @@ DEAD_ATTRIBUTE = "joblane-dead"
 """On a dead letter: the generation that was given up, so that a redrive is told from a leftover copy."""
 REASON_ATTRIBUTE = "joblane-reason"
 
+MUST = {
+    "v": f"must be {VERSION}: this code reads that version of the message",
+    "type": "must be a string such as 'data:export' (lower case, one colon)",
+    "id": f"must be 1 to {MAX_ID} printable ASCII characters without spaces",
+    "payload": "must be an object",
+    "rec": "must be true or false",
+    "schema": "must be a string of at most 100 characters",
+    "enqueued_at": "must be seconds since 1970",
+    "headers": f"must be at most {MAX_HEADERS} strings of at most 1,000 characters, under names of at most 100",
+    "tick": "must be an object of two strings, schedule and at",
+    "options": f"must be an object of {', '.join(option_fields.MUST)} (in seconds)",
+    **{f"options.{name}": must for name, must in option_fields.MUST.items()},
+}
+"""Field → the one text that says what it may hold, in refusals and in the JSON Schema."""
 
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+if TYPE_CHECKING:
+    Object = Mapping[str, Any]
+    Headers = Mapping[str, str]
+else:  # as pydantic reads them
+    Object = dict[str, Any]
+    Headers = Annotated[
+        dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=1000)]],
+        Field(max_length=MAX_HEADERS),
+        BeforeValidator(lambda headers: {} if headers is None else headers),
+    ]
+
+
+class Tick(TypedDict):
+    """``schedule``: its name. ``at``: the scheduled time in UTC, or whatever the scheduler wrote in its place."""
+
+    schedule: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
+    at: str
 
 
 @dataclass(slots=True)
@@ -45,83 +83,91 @@ class Message:
     """One decoded body, not to be changed: like all that is made per message it is not ``frozen``, which would double
     the cost of making it.
 
-    ``id`` is None only for a foreign sender; ``payload`` is None where only the row holds it."""
+    ``id`` is None only for an external producer; ``payload`` is None where only the row holds it. ``enqueued_at`` is
+    in seconds since 1970.
+    """
 
-    type: str
-    id: str | None = None
-    payload: Mapping[str, Any] | None = None
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, ser_json_inf_nan="constants")
+
+    type: Annotated[str, Field(max_length=MAX_TYPE, pattern=f"^{TYPE_PATTERN.pattern}$")]
+    id: Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")] | None = None
+    payload: Object | None = None
     rec: bool = False
-    schema: str | None = None
-    enqueued_at: float | None = None
-    headers: Mapping[str, str] = field(default_factory=dict)
-    tick: Mapping[str, str] | None = None
+    schema: Annotated[str, Field(max_length=100)] | None = None
+    enqueued_at: Annotated[float, Field(ge=0, lt=1e11)] | None = None
+    headers: Headers = field(default_factory=dict)
+    tick: Tick | None = None
     options: Options | None = None
+    v: Annotated[float, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})] = VERSION
 
     def encode(self) -> str:
-        """The body, without what is empty. ``enqueued_at`` is in seconds since 1970.
+        """The body, without what is empty.
 
         Raises ValueError for numbers that JSON does not have, or has no room for.
         """
-        body: dict[str, Any] = {"v": VERSION, "type": self.type}
-        if self.id is not None:
-            body["id"] = self.id
-        if self.payload is not None:
-            body["payload"] = self.payload
-        if self.rec:
-            body["rec"] = True
-        if self.schema:
-            body["schema"] = self.schema
-        if self.enqueued_at:
-            body["enqueued_at"] = self.enqueued_at
-        if self.headers:
-            body["headers"] = self.headers
-        if self.tick:
-            body["tick"] = self.tick
-        if self.options is not None and (options := self.options.encode()):
-            body["options"] = options
-        text = _to_json(body)
+        text = self._to_json()
         if text.isascii():
             return text
         # The two characters of Unicode's basic plane that SQS does not take as they are.
         return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
+    def _to_json(self) -> str:
+        """By pydantic, in half the time; `json` writes or refuses what pydantic cannot, or would write as nobody reads
+        it: no numbers, and integers of more digits than Python takes."""
+        try:
+            text = _MESSAGE.serializer.to_json(self, exclude_defaults=True).decode()
+        except PydanticSerializationError:
+            text = ""
+        if not text or "NaN" in text or "Infinity" in text or len(text) > MAX_DIGITS:
+            text = _ENCODER.encode(_MESSAGE.dump_python(self, exclude_defaults=True))
+        return f'{{"v":{VERSION},{text[1:]}'
 
-def _to_json(body: dict[str, Any]) -> str:
-    """By pydantic, in half the time; `json` writes or refuses what pydantic cannot, or would write as nobody reads it:
-    no numbers, and integers of more digits than Python takes."""
-    try:
-        text = to_json(body, inf_nan_mode="constants").decode()
-    except PydanticSerializationError:
-        return _ENCODER.encode(body)
-    odd = "NaN" in text or "Infinity" in text or len(text) > MAX_DIGITS
-    return _ENCODER.encode(body) if odd else text
+
+_MESSAGE = TypeAdapter(Message)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 # --- Decoding ------------------------------------------------------------------------------------------------------
 
 
 def decode(body: str) -> Message:
-    """Read a body, or raise :class:`MessageError` with the field and what would be right."""
-    fields = _parse(body)
-    version = fields.get("v", VERSION)
-    if version != VERSION or isinstance(version, bool):
-        raise MessageError(f"v: this code reads version {VERSION} of the message")
-    type_ = fields.get("type")
-    if not isinstance(type_, str) or len(type_) > MAX_TYPE or not TYPE_PATTERN.fullmatch(type_):
-        raise MessageError("type: a string such as 'data:export' is required (lower case, one colon)")
-    payload = _get(fields, "payload", dict)
-    rec = _get(fields, "rec", bool) or False
-    return Message(
-        type=type_,
-        id=_id(fields),
-        payload={} if payload is None and not rec else payload,
-        rec=rec,
-        schema=_short_text(fields, "schema"),
-        enqueued_at=_number(fields, "enqueued_at"),
-        headers=check_headers(_get(fields, "headers", dict) or {}),
-        tick=_tick(fields),
-        options=_options(fields),
-    )
+    """Read a body, or raise :class:`MessageError` with the field and what it must be."""
+    try:
+        message = _MESSAGE.validator.validate_json(body)
+        if "NaN" in body or "Infinity" in body:  # pydantic takes them for numbers
+            from_json(body, allow_inf_nan=False)
+    except ValidationError as error:
+        raise MessageError(_refusal(error)) from None
+    except ValueError as error:
+        raise MessageError(f"body: not JSON ({error})") from None
+    if message.payload is None and not message.rec:
+        message.payload = {}
+    if "\\u" in body or body.count("{") + body.count("[") > MAX_DEPTH:
+        # In JSON only an escape can make a NUL, and a tree is no deeper than it has brackets.
+        tags = list(message.options.tags) if message.options else []
+        check_tree([message.payload, message.headers, message.schema, tags], "body")
+    if not message.rec and b"Infinity" in to_json(message.payload, inf_nan_mode="constants"):
+        try:  # of a recorded message the row's payload counts
+            _ENCODER.encode(message.payload)
+        except ValueError:
+            raise MessageError("body: holds a number outside of what a double can hold") from None
+    return message  # type: ignore[no-any-return]
+
+
+def _refusal(error: ValidationError) -> str:
+    """Why a body is refused, without a value of it."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    path = [str(step) for step in first["loc"]]
+    if not path:
+        why = str(first.get("ctx", {}).get("error", ""))
+        if "recursion" in why:
+            return f"body: nested deeper than {MAX_DEPTH} levels"
+        if "hex escape" in why or first["type"] == "string_unicode":
+            return "body: holds a lone surrogate, which is not text"
+        return f"body: not JSON ({why})" if why else "body: must be a JSON object"
+    where = ".".join(path[: 2 if path[0] == "options" else 1])
+    where = where if where in MUST else path[0]
+    return f"{where}: {MUST[where]}"
 
 
 def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
@@ -136,79 +182,47 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
     return headers
 
 
-def _parse(body: str) -> dict[str, Any]:
-    try:
-        fields = _DECODER.decode(body)
-    except RecursionError:
-        raise MessageError(f"body: nested deeper than {MAX_DEPTH} levels") from None
-    except MessageError:  # from the decoder's hooks
-        raise
-    except ValueError as error:  # a JSONDecodeError, or an integer of more digits than Python reads
-        detail = f"{error.msg} at character {error.pos}" if isinstance(error, json.JSONDecodeError) else "bad number"
-        raise MessageError(f"body: not JSON ({detail})") from None
-    if not isinstance(fields, dict):
-        raise MessageError(f"body: a JSON object is required, not {type(fields).__name__}")
-    if needs_walk(body):
-        check_tree(fields, "body")
-    return fields
+# --- Its schema ----------------------------------------------------------------------------------------------------
 
 
-def _finite(text: str) -> float:
-    number = float(text)
-    if not abs(number) < float("inf"):
-        raise MessageError("body: holds a number outside of what a double can hold")
-    return number
+def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
+    """JSON Schema of a type's message, for producers in other languages: what they may write.
+
+    Only ``type``, and the payload where it has required fields, must be there. An option above its maximum is cut to
+    it.
+    """
+    whole = _MESSAGE.json_schema()
+    fields = _plain(whole["properties"], MUST)
+    options = whole["$defs"]["Options"]
+    options["properties"] = _plain(options["properties"], option_fields.MUST)
+    options["properties"]["max_retry"]["maximum"] = task.max_retry
+    options["properties"]["timeout"]["maximum"] = task.timeout.total_seconds()
+    options["properties"]["retention"]["maximum"] = task.retention.total_seconds()
+    payload = dict(task.schema)
+    definitions = payload.pop("$defs", {})
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"A message of {task.type}",
+        "type": "object",
+        "properties": {
+            "v": fields["v"],
+            "type": {"const": task.type},
+            "id": fields["id"] | {"description": f"{MUST['id']}; twice the same is one task"},
+            "payload": payload,
+            "headers": fields["headers"],
+            "options": options,
+            "enqueued_at": fields["enqueued_at"],
+        },
+        "required": ["type", "payload"] if task.schema.get("required") else ["type"],
+        **({"$defs": definitions} if definitions else {}),
+    }
 
 
-def _refuse_constant(name: str) -> NoReturn:
-    raise MessageError(f"body: {name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite)
-"""Made once: ``json.loads`` with hooks makes one for every message."""
-
-
-def _get(fields: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = fields.get(name)
-    if value is not None and not isinstance(value, kind):
-        wanted = {dict: "an object", bool: "true or false", str: "a string"}[kind]
-        raise MessageError(f"{name}: {wanted} is required, not {type(value).__name__}")
-    return value
-
-
-def _id(fields: Mapping[str, Any]) -> str | None:
-    value = _get(fields, "id", str)
-    if value is not None and not ID_PATTERN.fullmatch(value):
-        raise MessageError(f"id: 1 to {MAX_ID} printable ASCII characters without spaces are required")
-    return value  # type: ignore[no-any-return]
-
-
-def _short_text(fields: Mapping[str, Any], name: str) -> str | None:
-    value = _get(fields, name, str)
-    if value is not None and len(value) > 100:
-        raise MessageError(f"{name}: 100 characters at most")
-    return value  # type: ignore[no-any-return]
-
-
-def _number(fields: Mapping[str, Any], name: str) -> float | None:
-    value = fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1e11:
-        raise MessageError(f"{name}: seconds since 1970 are required")
-    return float(value)
-
-
-def _options(fields: Mapping[str, Any]) -> Options | None:
-    given = _get(fields, "options", dict)
-    return decode_options(given) if given else None
-
-
-def _tick(fields: Mapping[str, Any]) -> Mapping[str, str] | None:
-    tick = _get(fields, "tick", dict)
-    if tick is None:
-        return None
-    schedule, at = tick.get("schedule"), tick.get("at")
-    if not isinstance(schedule, str) or not re.fullmatch(r"[a-z0-9-]{1,40}", schedule) or not isinstance(at, str):
-        raise MessageError("tick: an object of two strings, schedule and at, is required")
-    return {"schedule": schedule, "at": at[:64]}
+def _plain(fields: dict[str, dict[str, Any]], must: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """A model's fields as an author of JSON reads them: without null, which stands for a field that is left out."""
+    found = {}
+    for name, schema in fields.items():
+        shape = schema.get("anyOf", [schema])[0]
+        kept = {key: value for key, value in shape.items() if key not in ("title", "default")}
+        found[name] = kept | {"description": must[name]}
+    return found

@@ -89,7 +89,7 @@ class Received:
             sent_at=int(system.get("SentTimestamp", 0)) / 1000,
             group=system.get("MessageGroupId"),
             attributes=attributes,
-            dead=_generation(attributes.get(DEAD_ATTRIBUTE)),
+            dead=_redrives(attributes[DEAD_ATTRIBUTE]) if DEAD_ATTRIBUTE in attributes else None,
             message=message,
             refusal=refusal,
         )
@@ -108,6 +108,6 @@ def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:
     return {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
 
 
-def _generation(attribute: Mapping[str, Any] | None) -> int | None:
-    text = (attribute or {}).get("StringValue", "")
+def _redrives(attribute: Mapping[str, Any]) -> int | None:
+    text = attribute.get("StringValue", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

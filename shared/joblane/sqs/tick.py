@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from joblane.queues import lane_name
 from joblane.sqs.client import Entry
-from joblane.sqs.message import Message
+from joblane.sqs.message import Message, Tick
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -20,7 +19,7 @@ EARLY = timedelta(seconds=5)
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?", re.ASCII)
 
 
-def tick_id(task: Task[Any, Any], tick: Mapping[str, str], sent_at: float) -> str:
+def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
     """From what the scheduler wrote; where it wrote no time, the schedule's last one before the message was sent.
 
     ``tick``: ``schedule``, its name, and ``at``, the scheduled time in UTC or a context attribute that was not
@@ -39,7 +38,7 @@ def id_of(type_: str, schedule: str | None, moment: datetime) -> str:
 
 def tick_entry(prefix: str, task: Task[Any, Any], schedule: Schedule, moment: datetime) -> Entry:
     """The message of one tick, as EventBridge Scheduler sends it."""
-    tick = {"schedule": str(schedule.name), "at": f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"}
+    tick = Tick(schedule=str(schedule.name), at=f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
     body = Message(task.type, payload=schedule.payload or None, tick=tick).encode()
     return Entry(lane_name(prefix, task.queue, task.type), body)
 

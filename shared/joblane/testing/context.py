@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from joblane.client import JobClient
@@ -12,13 +12,15 @@ from joblane.context import TaskContext
 from joblane.declaration import Task
 from joblane.limits import LEASE_MARGIN
 from joblane.queues import Queue
-from joblane.record.claim import Incoming, Verdict, claim
+from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.database import Database
 from joblane.record.finish import finish
+from joblane.record.run_session import RunSession
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
+from joblane.worker.run import completed
 
 REQUEST_ID = "a test's own call"
 
@@ -31,38 +33,25 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
     """
     database, started = Database(url), time.perf_counter()
     queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
-    incoming = Incoming(Message(task.type, id_, rec=True), id_, queue)
-    claimed = claim(database.get(), task, [incoming], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
+    arrived = arrival(task, Message(task.type, id_, rec=True), id_, queue)
+    claimed = claim(database.get(), [arrived], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
         raise KitError(f"{task.type} {id_} cannot run: its claim says {claimed.verdict}")
-    context = TaskContext(
-        task,
-        claimed,
-        queue,
-        seconds=task.timeout.total_seconds(),
-        database=database,
-        beside=database.beside(),
-        held=nullcontext(),
-        client=JobClient.within(database, sqs, prefix),
-    )
+    work = RunSession(database, database.another(), id_, claimed.token)
+    client = JobClient.within(database, sqs, prefix)
+    context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())
     try:
         yield context
-        context.flush()
-        with context.commits():
-            context.finish(outcome.completed(claimed, None, _ms_since(started)))
-            if context.touched:
-                context.session.commit()
+        work.flush()
+        end = completed(claimed, None, _ms_since(started))
+        work.finish(end)
     except BaseException as error:
-        if context.touched:
-            context.session.close()
-        if not database.get().idle:
-            database.drop()
+        work.undo()
         finish(database.get(), [outcome.failed(task, claimed, error, _ms_since(started))])
         raise
     finally:
-        if context.touched:
-            context.session.close()
         context.close()
+        work.close()
         database.drop()
 
 

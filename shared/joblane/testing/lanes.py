@@ -171,7 +171,7 @@ class Lanes:
         """Forget the killed one's session and connections, so that no later test meets what is left of them."""
         context, self._context = self._context, None
         if context is not None:
-            if context.touched:
+            if context._work.touched:
                 with suppress(Exception, Killed):
                     context.session.invalidate()
             context.close()

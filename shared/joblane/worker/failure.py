@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from joblane.redaction_scrub import Scrub
+    from joblane.redaction import Scrub
 from joblane.errors import storable, text_of
 
 MAX_TRACEBACK = 8_000
@@ -32,7 +32,7 @@ class Failure:
 
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
-        """``scrub``: takes out of texts what is not to be kept, see :mod:`joblane.redaction_scrub`."""
+        """``scrub``: takes out of texts what is not to be kept, see :mod:`joblane.redaction`."""
         name = type(error).__name__
         frames = tracebacks.extract_tb(error.__traceback__)
         own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]

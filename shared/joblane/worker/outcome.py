@@ -26,7 +26,7 @@ from joblane.json_values import check_tree
 from joblane.limits import SNOOZE_CEILING
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.redaction_scrub import Scrub, scrubber
+from joblane.redaction import Scrub, scrubber
 from joblane.retry import LONGEST, RetryDelay, delay_after
 from joblane.worker.failure import Failure
 
@@ -40,14 +40,6 @@ MISMATCH_PATIENCE = timedelta(hours=1)
 """How long a payload waits for code that knows its schema: a deploy takes less."""
 
 
-def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
-    """The handler returned. Raises where its result cannot be stored: the attempt then fails."""
-    result = _json(result)
-    return Finish(
-        claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
-    )
-
-
 def failed(
     task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int, payload: Payload | None = None
 ) -> Finish:
@@ -59,7 +51,7 @@ def failed(
 def _decide(  # noqa: PLR0911 - a row each
     task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub
 ) -> Finish:
-    left = claim.attempt < claim.allowed
+    left = claim.attempt < claim.max_attempts
     match error:
         case TaskCancelled():
             return _finish(claim, "cancelled", State.CANCELLED, reason="cancelled while it ran")
@@ -82,9 +74,8 @@ def _decide(  # noqa: PLR0911 - a row each
         case _ if left:
             return _retry(task, claim, error, scrub, delay_after(_retry_delay(task, claim), claim.attempt, error))
         case _:
-            reason = (
-                f"attempt {claim.attempt} of {claim.allowed} failed: {type(error).__name__}: {text_of(error, scrub)}"
-            )
+            which = f"attempt {claim.attempt} of {claim.max_attempts}"
+            reason = f"{which} failed: {type(error).__name__}: {text_of(error, scrub)}"
             return _archived(task, claim, error, scrub, reason)
 
 
@@ -147,13 +138,11 @@ def _finish(
     )
 
 
-def _json(result: Any) -> Any:
+def storable_result(result: Any) -> Any:
     """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
 
     Raises pydantic's ``PydanticSerializationError`` or TypeError: the attempt then fails.
     """
-    if result is None:
-        return None
     value = to_jsonable_python(result, inf_nan_mode="null")
     try:
         check_tree(value, "result")

@@ -1,14 +1,13 @@
-"""A delivery, straight down: read, claim, call, decide, finish, and say what becomes of the message.
+"""A delivery, straight down: read, claim, run, finish, respond.
 
-One worker serves one task type in one process. It answers Lambda with the messages that stay in the queue; a message
-leaves it only once what it stands for is safe: run and committed, waiting in its row, or sent on as a dead letter.
+A worker serves one task type in one process. It answers Lambda with the messages that stay in the queue; a message
+leaves the queue only once what it stands for is safe: run and committed, waiting in its row, or sent as a dead letter.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -16,49 +15,34 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane import telemetry
 from joblane.client import JobClient
-from joblane.context import TaskContext
-from joblane.errors import (
-    OUTCOMES,
-    Continued,
-    Interrupt,
-    JobError,
-    LeaseLostError,
-    TaskCancelled,
-    TaskTimeout,
-    WrongStageError,
-    sqlstate,
-    text_of,
-)
+from joblane.errors import JobError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
-from joblane.options import NONE
 from joblane.queues import lane_name
-from joblane.record.claim import Claim, Incoming, Verdict, claim
+from joblane.record.claim import Verdict, arrival, claim
 from joblane.record.connection import REFUSED_CLASSES, is_unavailable
-from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.finish import Finish, cancel_requested, finish
+from joblane.record.finish import cancel_requested, finish
+from joblane.record.run_session import CANCELLED
 from joblane.record.states import State
-from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
 from joblane.sqs.traceparent import log_fields
 from joblane.worker import outcome
-from joblane.worker.batch_response import Settled, growing_seconds
-from joblane.worker.cost import RunCosts
-from joblane.worker.run_log import Report
-from joblane.worker.timeout import OUTLIVED, Alarm
+from joblane.worker.batch_response import BatchResponse, growing_seconds
+from joblane.worker.run import Alarm, Run, Runner
+from joblane.worker.run_log import RunLog
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-    from joblane.payload import Payload
-    from joblane.record.connection import Connection
+    from joblane.record.claim import Claim
+    from joblane.record.database import Database
+    from joblane.record.finish import Finish
+    from joblane.sqs.client import Entry, Sqs
 
-KILL_MARGIN_SECONDS = 3.0
-"""The alarm fires this long before Lambda's own kill at the latest."""
 LOCKED_SECONDS = 5
-"""A row that stayed locked is somebody's finish or operator's edit: soon over."""
+"""A row that stayed locked is another run's finish or an operator's edit: soon over."""
 LOCK_NOT_AVAILABLE = "55P03"
 UNIQUE_VIOLATION = "23505"
 """Another task took the unique key at the same moment; asked again, the claim sees it."""
@@ -75,419 +59,248 @@ class Worker:
         self._task = task
         self._database = database
         self._sqs = sqs
-        self._alarm = Alarm()
-        self._logger = telemetry.logger()
-        self._report = Report(task.type)
-        self._costs = RunCosts(task)
-        self._beside = database.beside()
-        self._client = JobClient.within(database, sqs, prefix)
         self._prefix = prefix
+        self._logger = telemetry.logger()
+        self._log = RunLog(task)
+        client = JobClient.within(database, sqs, prefix)
+        self._runner = Runner(task, database, database.another(), Alarm(), client, self._log)
         self._lanes = {lane_name(prefix, queue, type_): queue for type_ in task.types for queue in task.lanes}
-
-    # --- Down the path of a delivery -------------------------------------------------------------------------------
 
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
-        settled = Settled()
-        deliveries = [Received.read(record) for record in event["Records"]]
-        ready = self._readable(deliveries, settled)
-        suspects = self._run_together(ready, settled, lambda_context)
-        for delivery in suspects:  # each on its own: a loss then counts, and costs its neighbours nothing
-            for undecided in self._run_together([delivery], settled, lambda_context):
-                settled.keep(undecided, 0)
-        if settled.visibility:
-            self._sqs.set_visibility(deliveries[0].queue, settled.visibility)
-        self._report.write(self._lanes[deliveries[0].queue])
-        return settled.answer()
+        response = BatchResponse()
+        received = [Received.read(record) for record in event["Records"]]
+        alone = self._run_batch(self._claimable(received, response), response, lambda_context)
+        for id_, message in alone.items():  # each on its own: a loss then counts, and costs its neighbours nothing
+            for undecided in self._run_batch({id_: message}, response, lambda_context).values():
+                response.keep(undecided, 0)
+        if response.visibility:
+            self._sqs.set_visibility(received[0].queue, response.visibility)
+        self._log.write(self._lanes[received[0].queue])
+        return {"batchItemFailures": response.failures}
 
-    def _readable(self, deliveries: Sequence[Received], settled: Settled) -> list[Received]:
-        """Those that can be claimed. The others are sent on: to the dead letters, or once more with an id."""
-        ready: list[Received] = []
-        onward: list[tuple[Received, Entry]] = []
-        seen: set[str] = set()
-        for delivery in deliveries:
-            if (refusal := self._refusal(delivery)) is not None:
-                onward.append((delivery, self._refused(delivery, refusal)))
-            elif _is_anonymous(delivery):
-                onward.append((delivery, with_id(delivery, delivery.queue)))
-            elif self._id(delivery) in seen:
-                settled.keep(delivery, 0)  # the other copy of this batch decides first
-            else:
-                seen.add(self._id(delivery))
-                ready.append(delivery)
-        self._send_on(onward, settled)
-        return ready
-
-    def _run_together(self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any) -> list[Received]:
-        """Claim, run and finish. Returns those that must be claimed alone."""
+    def _run_batch(  # noqa: PLR0912 - a row for each verdict
+        self, messages: Mapping[str, Received], response: BatchResponse, lambda_context: Any
+    ) -> Mapping[str, Received]:
+        """Claim, run and finish messages by id. Returns those that must be claimed alone, in the order of attempts."""
         began = time.perf_counter()
         try:
-            claims = self._claim(deliveries, settled, lambda_context)
+            claimed = self._claim(messages, response, lambda_context)
         except OneByOneError:
-            return list(deliveries)
-        suspects: list[tuple[int, Received]] = []
-        runs: list[tuple[Received, Claim]] = []
-        letters: list[tuple[Received, Claim, str]] = []
-        for delivery, claimed in claims:
-            match claimed.verdict:
+            return messages
+        alone: list[Run] = []
+        runs: list[Run] = []
+        archived: list[Run] = []
+        for run in claimed:
+            verdict, wait = run.claim.verdict, run.claim.wait_seconds
+            match verdict:
                 case Verdict.RUN:
-                    runs.append((delivery, claimed))
+                    runs.append(run)
                 case Verdict.ALONE:
-                    suspects.append((claimed.attempt, delivery))
-                case Verdict.WAIT if claimed.wait_seconds <= MAX_DELAY_SECONDS:
-                    settled.keep(delivery, claimed.wait_seconds)
+                    alone.append(run)
+                case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
+                    response.keep(run.received, wait)
                 case Verdict.LEASED:
-                    settled.keep(delivery, claimed.wait_seconds + 1)
+                    response.keep(run.received, wait + 1)
                 case Verdict.GIVE_UP:
-                    self._report.given_up(claimed)
-                    letters.append((delivery, claimed, claimed.reason or "archived"))
+                    self._log.add_archived(run.claim)
+                    archived.append(run)
                 case Verdict.BURY:
-                    letters.append((delivery, claimed, claimed.reason or "archived"))
-                case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this one's
-                    reason = claimed.reason or "DuplicateTask: its unique key is held by another task"
-                    self._send_on([(delivery, self._letter(delivery, claimed, reason))], settled)
+                    archived.append(run)
+                case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this task's
+                    reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"
+                    self._send([run.received], [self._dead_letter(run, reason)], response)
                 case Verdict.CONFLICT:
-                    reason = f"IdConflict: {claimed.id!r} is the id of another task, or of another payload"
-                    self._send_on([(delivery, self._refused(delivery, reason))], settled)
+                    reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
+                    self._send([run.received], [self._refused(run.received, reason)], response)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
-                    self._logger.info(
-                        "message acknowledged",
-                        extra=self._log_fields(claimed) | {"verdict": claimed.verdict},
-                    )
-        self._costs.share(len(runs), _ms_since(began))
-        together = [(d, c, end) for d, c in runs if (end := self._run(d, c, settled, lambda_context)) is not None]
-        letters += self._finish_together(together, settled)
-        self._bury(letters, settled)
-        return [delivery for _, delivery in sorted(suspects, key=lambda item: item[0])]
+                    fields = self._log_fields(run.claim) | {"verdict": verdict}
+                    self._logger.info("message acknowledged", extra=fields)
+        self._log.begin(len(runs), round((time.perf_counter() - began) * 1000))
+        for run in runs:
+            run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
+        archived += self._finish(runs, response)
+        if archived:
+            self._send_dead_letters(archived, response)
+        return {run.claim.id: run.received for run in sorted(alone, key=lambda run: run.claim.attempt)}
 
-    # --- Claim -----------------------------------------------------------------------------------------------------
+    # --- Read --------------------------------------------------------------------------------------------------------
 
-    def _claim(
-        self, deliveries: Sequence[Received], settled: Settled, lambda_context: Any
-    ) -> list[tuple[Received, Claim]]:
-        """A claim per delivery, in order.
+    def _claimable(self, received: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
+        """The messages that can be claimed, by id. The others are sent to the dead letters, or once more with an id."""
+        claimable: dict[str, Received] = {}
+        forwarded: list[Received] = []
+        entries: list[Entry] = []
+        for one in received:
+            message, entry = one.message, None
+            id_ = message.id if message is not None else None
+            if message is None:
+                entry = self._refused(one, f"MessageError: {one.refusal}")
+            elif (refusal := self._refusal(message)) is not None:
+                entry = self._refused(one, refusal)
+            elif message.tick is not None:
+                id_ = tick_id(self._task, message.tick, one.sent_at)
+            elif id_ is None:
+                copy = with_id(one, one.queue)
+                entry = copy if fits(copy) else self._refused(one, NO_ROOM)
+            if entry is not None or id_ is None:
+                forwarded.append(one)
+                entries += [entry] if entry else []
+            elif id_ in claimable:
+                response.keep(one, 0)  # the other copy of this batch decides first
+            else:
+                claimable[id_] = one
+        if forwarded:
+            self._send(forwarded, entries, response)
+        return claimable
+
+    def _refusal(self, message: Message) -> str | None:
+        """Why a message cannot be claimed here; None for a good one."""
+        if message.type not in self._task.types:
+            return f"MessageError: type: this is a lane of {self._task.type!r}, not of {message.type!r}"
+        if message.rec:
+            return None if message.id else "MessageError: id: a message that says rec has the id of its row"
+        if TICK_ID_PATTERN.fullmatch(message.id or ""):
+            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
+        return None
+
+    # --- Claim -------------------------------------------------------------------------------------------------------
+
+    def _claim(self, messages: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
+        """Claim all in one statement, in order.
 
         Raises :class:`OneByOneError` where the statement failed for one row's sake: then each is claimed, run and
-        finished before the next, or a loss would count against neighbours that were claimed beside it.
+        finished before the next, or a loss would count against neighbours that were claimed in the same batch.
         """
-        if not deliveries:
+        if not messages:
             return []
-        incoming = [self._incoming(delivery) for delivery in deliveries]
+        arrivals = [
+            arrival(self._task, one.message, id_, self._lanes[one.queue], tenant=one.group, dead=one.dead)
+            for id_, one in messages.items()
+            if one.message is not None
+        ]
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
-            claims = self._ask(incoming, lease, lambda_context.aws_request_id)
+            claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
         except (PostgresError, OSError, WrongStageError) as error:
-            self._forget_broken(error)
-            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
+            if len(messages) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 raise OneByOneError from error
-            self._unclaimed(deliveries, error, settled)
+            self._keep_unclaimed(list(messages.values()), error, response)
             return []
-        return [(delivery, claims[item.id]) for delivery, item in zip(deliveries, incoming, strict=True)]
+        return [Run(one, claims[id_]) for id_, one in messages.items()]
 
-    def _ask(self, incoming: Sequence[Incoming], lease: timedelta, request_id: str) -> dict[str, Claim]:
-        """Claim; once more on a new connection where the old one has died since the last invocation.
-
-        A claim whose answer was lost is safe to repeat: what it took has a lease, and is left alone.
-        """
-        was_open = self._database.usable
-        try:
-            return claim(self._idle_connection(), self._task, incoming, lease, request_id)
-        except (PostgresError, OSError) as error:
-            if not was_open or not is_unavailable(error):
-                raise
-            self._database.drop()
-            return claim(self._database.get(), self._task, incoming, lease, request_id)
-
-    def _unclaimed(self, deliveries: Sequence[Received], error: Exception, settled: Settled) -> None:
-        """Nothing is spent by what could not be claimed."""
+    def _keep_unclaimed(self, received: Sequence[Received], error: Exception, response: BatchResponse) -> None:
+        """What could not be claimed has spent nothing."""
         code = sqlstate(error) or ""
         if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
-            for delivery in deliveries:
-                settled.keep(delivery, LOCKED_SECONDS)
+            for one in received:
+                response.keep(one, LOCKED_SECONDS)
         elif code.startswith(REFUSED_CLASSES):
             reason = f"the database cannot hold this message: {text_of(error)}"
-            self._send_on([(delivery, self._refused(delivery, reason)) for delivery in deliveries], settled)
+            self._send(received, [self._refused(one, reason) for one in received], response)
         else:
             migrated = is_unavailable(error) or isinstance(error, WrongStageError)
             advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
             self._logger.error(
                 "the database did not take the claim; " + advice,
-                extra=_error(error) | {"messages": len(deliveries)},
+                extra={"error": text_of(error), "messages": len(received)},
             )
-            for delivery in deliveries:
-                settled.keep(delivery, growing_seconds(delivery.receives))
+            for one in received:
+                response.keep(one, growing_seconds(one.receives))
 
-    # --- Run -------------------------------------------------------------------------------------------------------
+    # --- Finish ------------------------------------------------------------------------------------------------------
 
-    def _run(self, delivery: Received, claimed: Claim, settled: Settled, lambda_context: Any) -> Finish | None:
-        """Call the handler. Returns the finish that is still to be written, or None where nothing is."""
-        left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
-        own = self._own_seconds(claimed)
-        limit = min(own, left)
-        context = TaskContext(
-            self._task,
-            claimed,
-            self._lanes[delivery.queue],
-            seconds=limit,
-            database=self._database,
-            beside=self._beside,
-            held=self._alarm.held,
-            client=self._client,
-            continues=self._task.resumable and left < own,
-        )
-        alarm = self._alarm.set(limit)
-        started = time.perf_counter()
-        error: BaseException | None = None
-        written = False
-        payload: Payload | None = None
-        try:
-            payload = self._task.read(claimed.payload, claimed.schema)
-            with alarm:
-                result = self._task.function(payload, context)
-                context.flush()  # may wait for a lock, as any statement of the handler's
-            end = outcome.completed(claimed, result, _ms_since(started))
-            self._costs.note(end, claimed)
-            written = self._complete(context, end)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as raised:  # the one place where every end of a handler is decided
-            self._alarm.silence()
-            error = self._what_ended_it(raised)
-            self._undo(context)
-            if isinstance(error, TaskTimeout) and context.goes_on:
-                error = Continued()
-            end = outcome.failed(self._task, claimed, error, _ms_since(started), payload)
-            self._costs.note(end, claimed)
-        context.close()
-        self._clean(context)
-        if isinstance(error, LeaseLostError):
-            self._logger.warning("lease lost: the work is rolled back, the message left", extra=context.log_fields)
-            settled.keep(delivery)
-            return None
-        if written:
-            self._report.add(claimed, end)
-            return None
-        return end
+    def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
+        """Record the ends that are not recorded yet, in one statement. Returns the runs whose task is archived."""
+        self._record([run for run in runs if run.end is not None and not run.recorded], response)
+        archived: list[Run] = []
+        for run in runs:
+            if run.end is None:
+                response.keep(run.received)
+            elif run.recorded:
+                self._log.add(run.claim, run.end)
+                if run.end.state is State.ARCHIVED:
+                    archived.append(run)
+                elif run.end.state in (State.RETRY, State.PENDING) and not run.end.waits_long:
+                    response.keep(run.received, run.end.visibility_seconds)
+        return archived
 
-    def _what_ended_it(self, raised: BaseException) -> BaseException:
-        """The timeout, for an error that it has left behind: a clean-up that failed, or a library that the alarm met in
-        the middle of a change of its state. What a handler raises *from* it is the handler's word."""
-        chosen = isinstance(raised, (*OUTCOMES, LeaseLostError, Interrupt)) or isinstance(raised.__cause__, TaskTimeout)
-        if chosen or not self._alarm.fired:
-            return raised
-        timeout = TaskTimeout(OUTLIVED).with_traceback(raised.__traceback__)
-        timeout.__cause__ = raised
-        return timeout
-
-    def _own_seconds(self, claimed: Claim) -> float:
-        """What the attempt may still take: the sooner of timeout and deadline."""
-        timeout = float(claimed.options.get("timeout") or self._task.timeout.total_seconds())
-        own = timeout - claimed.used_ms / 1000
-        return own if claimed.deadline is None else min(own, claimed.deadline - time.monotonic())
-
-    def _complete(self, context: TaskContext, end: Finish) -> bool:
-        """Commit the completion together with what the handler wrote.
-
-        False where the handler wrote nothing: then the completion goes with those of the batch.
-        Raises :class:`LeaseLostError`, :class:`TaskCancelled`, and whatever the commit meets.
-        """
-        if not context.touched:
-            if self._database.usable and not self._database.get().idle:
-                raise JobError(
-                    "the handler left a transaction open on ctx.connection(); what shall commit goes by ctx.session"
-                )
-            return False
-        with context.commits():
-            if context.connection().idle:
-                context.session.close()
-                return False
-            context.finish(end)
-            context.session.commit()
-        context.session.close()
-        return True
-
-    def _undo(self, context: TaskContext) -> None:
-        """Roll back what the handler wrote. A connection that may be in the middle of something is thrown away."""
-        if not context.touched:
+    def _record(self, runs: Sequence[Run], response: BatchResponse) -> None:
+        if not runs:
             return
-        from sqlalchemy.exc import SQLAlchemyError
-
-        sound = self._database.usable and not self._alarm.fired
-        if sound:
-            try:
-                context.session.close()  # rolls back
-            except (SQLAlchemyError, PostgresError, OSError):
-                sound = False
-        if not sound:
-            with suppress(SQLAlchemyError, AssertionError):  # interrupted in a change of its state, it is unable to
-                context.session.invalidate()
-            self._database.drop()
-
-    def _clean(self, context: TaskContext) -> None:
-        """Leave nothing of a handler's session for the next task: settings, role, locks, temporary tables."""
-        if not context.used or not self._database.usable:
-            return
+        ends = [run.end for run in runs if run.end is not None]
         try:
-            self._database.get().reset()
-        except (PostgresError, OSError):
-            self._database.drop()
-
-    # --- Finish ----------------------------------------------------------------------------------------------------
-
-    def _finish_together(
-        self, ends: Sequence[tuple[Received, Claim, Finish]], settled: Settled
-    ) -> list[tuple[Received, Claim, str]]:
-        """Write the ends of a batch in one statement. Returns those that are owed a dead letter, with the reason."""
-        if not ends:
-            return []
-        try:
-            held = finish(self._idle_connection(), [end for _, _, end in ends])
+            held = self._database.call(finish, ends)
         except (PostgresError, OSError) as error:
-            self._forget_broken(error)
-            if len(ends) > 1 and not is_unavailable(error):
-                return [letter for one in ends for letter in self._finish_together([one], settled)]
-            self._logger.error("the end of a run could not be recorded: it counts as lost", extra=_error(error))
-            for delivery, _, _ in ends:
-                settled.keep(delivery, growing_seconds(delivery.receives))
-            return []
-        letters: list[tuple[Received, Claim, str]] = []
-        for delivery, claimed, end in ends:
-            if end.id not in held:
-                letters += self._not_held(delivery, claimed, end, settled)
-                continue
-            self._report.add(claimed, end)
-            if end.state is State.ARCHIVED:
-                letters.append((delivery, claimed, end.reason or "archived"))
-            elif end.state in (State.RETRY, State.PENDING) and not end.waits_long:
-                settled.keep(delivery, end.visibility_seconds)
-        return letters
+            if len(runs) > 1 and not is_unavailable(error):
+                for run in runs:
+                    self._record([run], response)
+                return
+            message = "the end of a run could not be recorded: it counts as lost"
+            self._logger.error(message, extra={"error": text_of(error)})
+            for run in runs:
+                response.keep(run.received, growing_seconds(run.received.receives))
+            return
+        for run, end in zip(runs, ends, strict=True):
+            run.recorded = end.id in held
+            if not run.recorded:
+                self._record_cancelled(run, end, response)
 
-    def _not_held(
-        self, delivery: Received, claimed: Claim, end: Finish, settled: Settled
-    ) -> list[tuple[Received, Claim, str]]:
+    def _record_cancelled(self, run: Run, end: Finish, response: BatchResponse) -> None:
         """The run was asked to stop, or it is not the one that holds the task any more."""
         if end.state is not State.CANCELLED and self._cancel_requested(end):
-            cancelled = TaskCancelled("the task was cancelled while it ran")
-            stopped = outcome.failed(self._task, claimed, cancelled, end.duration_ms)
-            self._costs.note(stopped, claimed)
-            return self._finish_together([(delivery, claimed, stopped)], settled)
-        self._logger.warning("lease lost: another run holds the task", extra=self._log_fields(claimed))
-        settled.keep(delivery)
-        return []
+            run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), end.duration_ms)
+            self._log.price(run.claim, run.end)
+            self._record([run], response)
+        else:
+            self._logger.warning("lease lost: another run holds the task", extra=self._log_fields(run.claim))
+            response.keep(run.received)
 
     def _cancel_requested(self, end: Finish) -> bool:
         try:
-            return cancel_requested(self._idle_connection(), end.id, end.token)
-        except (PostgresError, OSError) as error:  # not known: the message stays, and the next delivery finds out
-            self._forget_broken(error)
+            return self._database.call(cancel_requested, end.id, end.token)
+        except (PostgresError, OSError):  # not known: the message stays, and the next delivery finds out
             return False
 
-    # --- Messages sent on: always before the one they came from is acknowledged --------------------------------------
+    # --- Messages that are sent: always before the message they came from is acknowledged ----------------------------
 
-    def _bury(self, letters: Iterable[tuple[Received, Claim, str]], settled: Settled) -> None:
+    def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
-        if not (owed := list(letters)):
-            return
-        failed = self._send_on([(delivery, self._letter(delivery, c, why)) for delivery, c, why in owed], settled)
-        sent = [(claimed.id, claimed.generation) for n, (_, claimed, _) in enumerate(owed) if n not in failed]
+        letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
+        failed = self._send([run.received for run in runs], letters, response)
+        sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
-            successors = mark_dead_sent(self._database.get(), sent)
-        except (PostgresError, OSError) as error:  # the sweep sends it once more, under the same id and generation
-            self._forget_broken(error)
-            self._logger.warning("a dead letter was sent but not marked", extra=_error(error))
+            successors = self._database.call(mark_dead_sent, sent)
+        except (PostgresError, OSError) as error:  # the sweep sends it once more, under the same id and redrive count
+            self._logger.warning("a dead letter was sent but not marked", extra={"error": text_of(error)})
         else:
             self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does
 
-    def _letter(self, delivery: Received, claimed: Claim, reason: str) -> Entry:
-        assert delivery.message is not None
-        message = Message(  # its own type: it may have come under an older name
-            delivery.message.type, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers
-        )
-        return archived_dead_letter(delivery.queue, message, reason, claimed.generation, delivery.group)
+    def _dead_letter(self, run: Run, reason: str) -> Entry:
+        claimed, came = run.claim, run.received
+        type_ = came.message.type if came.message else self._task.type  # it may have come under an older name
+        message = Message(type_, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers)
+        return archived_dead_letter(came.queue, message, reason, claimed.generation, came.group)
 
-    def _refused(self, delivery: Received, reason: str) -> Entry:
+    def _refused(self, received: Received, reason: str) -> Entry:
         self._logger.warning(
             "message refused, sent to the dead letters",
-            extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
+            extra={"reason": reason, "message_id": received.message_id, "queue": received.queue},
         )
-        return refused_dead_letter(delivery, reason)
+        return refused_dead_letter(received, reason)
 
-    def _send_on(self, onward: Sequence[tuple[Received, Entry]], settled: Settled) -> set[int]:
-        """Send; what SQS does not take keeps its message in the queue. Returns the positions of those."""
-        failed = self._sqs.send_many([entry for _, entry in onward]) if onward else {}
+    def _send(self, received: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
+        """Send an entry for each message; what SQS does not take keeps its message in the queue.
+
+        Returns the positions of those.
+        """
+        failed = self._sqs.send_many(entries)
         for position, why in failed.items():
-            delivery = onward[position][0]
-            self._logger.error(
-                "a message could not be sent on", extra={"queue": onward[position][1].queue, "error": why}
-            )
-            settled.keep(delivery, growing_seconds(delivery.receives))
-        return set(failed)
-
-    # --- Small things ----------------------------------------------------------------------------------------------
-
-    def _refusal(self, delivery: Received) -> str | None:
-        """Why a message cannot be claimed here; None for a good one."""
-        if delivery.message is None:
-            return f"MessageError: {delivery.refusal}"
-        if delivery.message.type not in self._task.types:
-            return f"MessageError: type: this is a lane of {self._task.type!r}, not of {delivery.message.type!r}"
-        if delivery.message.rec and delivery.message.id is None:
-            return "MessageError: id: a message that says rec has the id of its row"
-        if TICK_ID_PATTERN.fullmatch(delivery.message.id or "") and not delivery.message.rec:
-            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
-        if _is_anonymous(delivery) and not fits(with_id(delivery, delivery.queue)):
-            return NO_ROOM
-        return None
-
-    def _incoming(self, delivery: Received) -> Incoming:
-        message = delivery.message
-        assert message is not None
-        queue = self._lanes[delivery.queue]
-        if message.rec:
-            return Incoming(message, self._id(delivery), queue, delivery.group, delivery.dead)
-        return Incoming(
-            message,
-            self._id(delivery),
-            queue,
-            delivery.group,
-            delivery.dead,
-            message.options.within(self._task) if message.options else NONE,
-            self._task.key_of_message(queue, message.payload or {}, message.tick["schedule"] if message.tick else None),
-        )
-
-    def _id(self, delivery: Received) -> str:
-        message = delivery.message
-        assert message is not None
-        if message.tick is not None:
-            return tick_id(self._task, message.tick, delivery.sent_at)
-        return message.id or delivery.message_id
-
-    def _idle_connection(self) -> Connection:
-        """The connection, for a statement that commits by itself; whatever was left open on it is thrown away."""
-        connection = self._database.get()
-        if connection.idle:
-            return connection
-        self._database.drop()
-        return self._database.get()
-
-    def _forget_broken(self, error: Exception) -> None:
-        """A server's error leaves the connection usable; after anything else it is thrown away."""
-        if is_unavailable(error) or not self._database.usable:
-            self._database.drop()
+            fields = {"queue": entries[position].queue, "error": why}
+            self._logger.error("a message could not be sent on", extra=fields)
+            response.keep(received[position], growing_seconds(received[position].receives))
+        return failed.keys()
 
     def _log_fields(self, claimed: Claim) -> dict[str, Any]:
         fields = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
         return fields | log_fields(claimed.headers, claimed.id, claimed.run)
-
-
-def _is_anonymous(delivery: Received) -> bool:
-    """A foreign sender's message that has no id yet."""
-    return delivery.message is not None and delivery.message.id is None and delivery.message.tick is None
-
-
-def _ms_since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)
-
-
-def _error(error: BaseException) -> dict[str, str]:
-    return {"error": text_of(error)}

@@ -29,7 +29,7 @@ def put(database: Database, id_: str, type_: str, queue: str, state: str) -> Non
 
 
 def record(url: str) -> Record:
-    found = read_record(url)
+    found = read_record(url, "jobs")
     assert isinstance(found, Record), found
     return found
 
@@ -62,6 +62,14 @@ def test_a_schema_behind_and_one_ahead_are_told_apart(database: Database, databa
     assert (found.pending, found.newer) == ({}, True)
 
 
+def test_a_database_of_another_stage_is_refused(database: Database, database_url: str) -> None:
+    database.get().run("insert into joblane.stage (prefix) values ('shop')")
+    found = read_record(database_url, "jobs")
+    assert isinstance(found, Finding)
+    assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
+    assert "prefix 'shop', and this process is of the stage with prefix 'jobs'" in found.why
+
+
 def test_a_database_without_a_record_has_all_migrations_before_it(database: Database, database_url: str) -> None:
     database.get().run("drop table joblane.alembic_version, joblane.tasks, joblane.task_types")
     found = record(database_url)
@@ -87,7 +95,7 @@ def test_a_database_that_cannot_be_asked_is_refused_by_the_settings_name(
     user, _, host = parts.netloc.rpartition("@")
     port = change.get("port", parts.port)
     name = change.get("name", parts.path.lstrip("/"))
-    found = read_record(f"{change.get('scheme', 'postgresql')}://{user}@{host.partition(':')[0]}:{port}/{name}")
+    found = read_record(f"{change.get('scheme', 'postgresql')}://{user}@{host.partition(':')[0]}:{port}/{name}", "jobs")
     assert isinstance(found, Finding)
     assert (found.kind, found.what) == (Kind.REFUSED, "DATABASE_URL")
     assert re.search(why, found.why)
@@ -95,6 +103,6 @@ def test_a_database_that_cannot_be_asked_is_refused_by_the_settings_name(
 
 
 def test_without_an_address_it_says_what_nobody_looked_at() -> None:
-    found = read_record("")
+    found = read_record("", "jobs")
     assert isinstance(found, Finding)
     assert (found.kind, found.what) == (Kind.UNCHECKED, "DATABASE_URL")

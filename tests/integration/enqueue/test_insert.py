@@ -17,7 +17,7 @@ from joblane.enqueue import insert as module
 from joblane.enqueue.check import Ready
 from tests.builders.rows import put
 from tests.samples import Sample, sample_one, sample_only
-from tests.world import World, run_sweep
+from tests.world import World
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_of_those_replaced_in_a_session_the_sweep_that_is_woken_sends_what_was_n
     client.enqueue_many(keyed(*keys, on_conflict="replace"), session=session)
     session.commit()
     assert world.run("select count(*) from joblane.tasks where sent_at is not null") == [[INLINE_SENDS]]
-    assert run_sweep(world).sent == 20
+    assert world.sweep().sent == 20
 
 
 def test_one_between_two_invocations_of_its_attempt_is_not_replaced(world: World, client: JobClient) -> None:

@@ -417,9 +417,9 @@ def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_swee
     def die(*_: Any) -> None:
         raise Death
 
-    id_ = enqueue(world, session)
     with monkeypatch.context() as patch:
         patch.setattr(world.client, "send_committed", die)
+        id_ = enqueue(world, session)
         with pytest.raises(Death):
             session.commit()
     assert world.row(id_)["state"] == "pending"

@@ -217,3 +217,36 @@ def any_json(dice: random.Random, depth: int = 0) -> Any:
     if kind == 6:
         return {text(): any_json(dice, depth + 1) for _ in range(dice.randint(0, 4))}
     return [None, dice.random() < 0.5, dice.randint(-(2**60), 2**60), dice.randint(0, 9), text()][kind]
+
+
+# --- Whatever the search_path is -----------------------------------------------------------------------------------
+
+DECOYS = """
+create schema decoy;
+create table decoy.tasks (id text, state text); create table decoy.task_types (type text);
+create table decoy.pauses (scope text); create table decoy.stage (prefix text); insert into decoy.stage values ('x');
+create function decoy.canonical(value jsonb) returns text language sql as $$ select 'wrong' $$;
+create function decoy.enqueue(type text, payload jsonb) returns text language sql as $$ select 'wrong' $$;
+"""
+
+
+@pytest.mark.parametrize("path", ["''", "decoy", "decoy, public", "pg_temp, decoy"])
+def test_names_are_found_whatever_the_search_path_is(known: World, path: str) -> None:
+    # given tables and functions of the same names, in a schema that is searched first
+    looker = known._looker.get()
+    looker.execute_simple(DECOYS)
+    [[name]] = known.run("select current_database()")
+    looker.execute_simple(f"alter database {name} set search_path = {path}")
+    known.database.drop()
+    known._looker.drop()
+    assert known.run("select current_setting('search_path')") == [[path.replace("'", '"')]]
+    # when
+    id_, created = enqueue(known, """'sample:kept', '{"do": "nothing", "number": 7}'""")
+    again = enqueue(known, """'sample:kept', '{"number": 7, "do": "nothing"}'""")
+    sent = sweep(known.database.get(), known.sqs, PREFIX).sent
+    [message] = known.take(sample_kept)
+    known.deliver(sample_kept, message["Body"])
+    # then
+    assert (created, again, sent) == (True, (id_, False), 1)
+    assert known.row(id_)["state"] == "completed"
+    assert known.run("select count(*) from decoy.tasks") == [[0]]

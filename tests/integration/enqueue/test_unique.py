@@ -37,7 +37,7 @@ from tests.samples import (
     sample_overlap,
     sample_tick,
 )
-from tests.world import World, handle, rival, watch
+from tests.world import World, handle
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 HOUR = timedelta(hours=1)
@@ -96,7 +96,7 @@ def test_the_key_is_of_its_type_and_by_default_of_queue_and_payload(world: World
 
 
 def test_a_caller_may_have_the_task_that_is_there(world: World, client: JobClient) -> None:
-    watched = watch(world)
+    watched = world.watch()
     client._sqs = watched
     first = client.enqueue(sample_only, Sample(), process_in=timedelta(minutes=5))
     watched.sent.clear()
@@ -653,7 +653,7 @@ def test_an_expired_holder_that_is_locked_does_not_hold_up_the_claim(world: Worl
 def test_a_tick_is_skipped_while_the_last_one_of_its_schedule_is_live(world: World) -> None:
     @behaviour
     def tick_again(payload: Sample, ctx: TaskContext) -> None:
-        with rival(world, sample_tick) as other:
+        with world.rival(sample_tick) as other:
             lane = world.lane(sample_tick)
             assert handle(other, record(tick(sample_tick, "15", do="nothing"), lane)) == []
             assert handle(other, record(tick(sample_tick, "30", schedule="1", do="nothing"), lane)) == []
@@ -724,18 +724,17 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         assert go_on.wait(20)
 
     payload = {"do": "run_for_a_while", "number": 0}
-    watched = watch(world)
+    watched = world.watch()
     lane = world.lane(sample_only)
     bodies = [foreign(sample_only, id_, **payload) for id_ in ("first", "second")]
     attributes = {}
     if loser == "revived":
-        with rival(world, sample_only) as worker:
-            key = worker._incoming(_delivery(record(bodies[1], lane))).unique
+        key = sample_only.key_of_message(Queue.DEFAULT, payload, None)
         assert key is not None
         put(world, sample_only, "second", payload, **archived(unique_key=key.key))
         attributes = dead(0)
     held = Held()
-    with rival(world, sample_only, held) as one, rival(world, sample_only) as other, ThreadPoolExecutor(2) as threads:
+    with world.rival(sample_only, held) as one, world.rival(sample_only) as other, ThreadPoolExecutor(2) as threads:
         held.connection = one._database.get()
         won = threads.submit(handle, one, record(bodies[0], lane))
         assert held.claimed.wait(20)
@@ -759,12 +758,6 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         (letter,) = world.dead_letters(sample_only)
         assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
     assert row["runs"] == (0 if loser == "new" else 4)
-
-
-def _delivery(one: dict[str, Any]) -> Any:
-    from joblane.sqs.received import Received
-
-    return Received.read(one)
 
 
 def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from tests.builders.rows import archived, outcomes, put
+from tests.builders.rows import archived, put
 from tests.samples import sample_one
-from tests.world import World, run_sweep
+from tests.world import World
 
 DYING = """
 import os, signal, sys
@@ -41,7 +41,7 @@ def test_a_retry_that_dies_is_whole_or_not_at_all(world: World, where: str, done
     assert world.run("select who, action, target from joblane.audit") == ([["op", "retry", "t"]] if done else [])
     assert world.row("t")["state"] == ("pending" if done else "archived")
     world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
-    assert run_sweep(world).sent == (1 if done else 0)
+    assert world.sweep().sent == (1 if done else 0)
     for message in world.take(sample_one):
         world.deliver(sample_one, message["Body"])
-    assert outcomes(world, "t") == (["completed"] if done else [])
+    assert world.outcomes("t") == (["completed"] if done else [])

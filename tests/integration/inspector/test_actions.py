@@ -21,9 +21,9 @@ from joblane.inspector.scope import Scope
 from joblane.record.database import Database
 from joblane.record.states import State
 from joblane.redaction import MASK, Redacted
-from tests.builders.rows import In, active, archived, outcomes, put
+from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_forgotten, sample_one, sample_only, sample_watched
-from tests.world import PREFIX, World, run_sweep
+from tests.world import PREFIX, World
 
 WAITING = {"scheduled", "pending", "retry"}
 AsOperator = Callable[[str], Inspector]
@@ -131,7 +131,7 @@ def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, in
     world.lane(sample_one)
     world.sqs._urls.clear()
     world.run("update joblane.tasks set sweep_at = sweep_at - interval '1 min'")
-    assert run_sweep(world).sent == 1
+    assert world.sweep().sent == 1
     assert deliver_waiting(world) == 1
 
 
@@ -199,7 +199,7 @@ def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, insp
 
     # then
     assert kept == []
-    assert outcomes(world, id_) == ["archived", "completed"]
+    assert world.outcomes(id_) == ["archived", "completed"]
 
 
 @pytest.mark.parametrize("state", sorted(WAITING))
@@ -208,7 +208,7 @@ def test_archive_gives_a_waiting_task_up_with_its_dead_letter(world: World, insp
     put(world, sample_watched, "t", **columns_in(state), options=sample_watched_options())
 
     acted = inspector.archive("t")
-    run_sweep(world)
+    world.sweep()
 
     (letter,) = world.dead_letters(sample_watched)
     assert acted.after is State.ARCHIVED
@@ -257,8 +257,8 @@ def test_a_dead_letter_of_a_deleted_task_runs_nothing(world: World, inspector: I
         sample_one, {"type": "sample:one", "id": "t", "rec": True}, attributes={"joblane-dead": ("Number", "0")}
     )
 
-    assert (kept, outcomes(world, "t"), world.row("t")["state"]) == ([], [], "archived")
-    assert run_sweep(world).dead_letters == 0
+    assert (kept, world.outcomes("t"), world.row("t")["state"]) == ([], [], "archived")
+    assert world.sweep().dead_letters == 0
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"active"}))

@@ -96,7 +96,7 @@ def test_all_that_match_are_done_and_their_messages_are_out_at_once(inspector: I
     assert (view.state, view.total, view.done, view.skipped, view.stopped) == (State.COMPLETED, 25, 25, 0, None)
     assert set(states(world).values()) == {"pending", "archived"}
     assert states(world)["other"] == "archived"
-    assert bulks.depth(world.lane(sample_one)) == 25
+    assert bulks.world.depth(world.lane(sample_one)) == 25
     assert world.run("select count(*) from joblane.tasks where type = 'sample:one' and sent_at is null") == [[0]]
     assert world.row(view.id)["result"] == {"total": 25, "done": 25, "skipped": 0, "failed": 0, "stopped": None}
 
@@ -135,12 +135,13 @@ def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bul
 
 def test_tasks_that_are_given_up_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
     world = bulks.world
-    sweep_lane = bulks.make("jobs-low-jobs-sweep")
+    sweep_lane = "jobs-low-jobs-sweep"
+    world.make(sweep_lane)
     put(world, sample_one, "a")
     view = inspector.bulk(BulkAction.ARCHIVE, Filter(ids=("a",)), rate=500)
     bulks.run(view.id)
     assert states(world) == {"a": "archived"}
-    assert bulks.depth(sweep_lane) == 1  # woken, to send it
+    assert bulks.world.depth(sweep_lane) == 1  # woken, to send it
     [group] = inspector.dead().groups
     assert (group.error_type, group.message, len(group.fingerprint)) == ("Archived", "archived by op", 16)
 
@@ -275,6 +276,6 @@ def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: 
     bulks.run(view.id)
     for _ in ("content", "row"):
         bulks.world.run("update joblane.tasks set expire_at = now() where id = $1", view.id)
-        bulks.sweep()
+        bulks.world.sweep()
     assert bulks.world.run(f"select from joblane.{RECORD}") == []
     assert timedelta(days=30) <= bulks.task.retention

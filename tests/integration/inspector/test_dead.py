@@ -152,7 +152,7 @@ def test_what_sqs_moved_itself_is_told_from_what_we_gave_up(inspector: Inspector
 
 
 def test_a_tick_that_could_not_be_sent_is_told_with_the_schedulers_reason(inspector: Inspector, bulks: Bulks) -> None:
-    bulks.make("jobs-cron")
+    bulks.world.make("jobs-cron")
     tick = {"type": "sample:tick", "tick": {"schedule": "0", "at": "2026-11-25T08:00:00Z"}}
     send_letter(bulks.world, tick, CRON, ERROR_CODE="AWS.SimpleQueueService.NonExistentQueue", ERROR_MESSAGE="gone")
     group = one(inspector)

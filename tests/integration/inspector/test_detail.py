@@ -18,7 +18,7 @@ from joblane.inspector.tasks.detail import ATTEMPTS_SHOWN
 from joblane.inspector.views import Reason, TaskView, Why
 from joblane.maintenance.sweep import sweep
 from joblane.queues import Queue as Queues
-from joblane.record.claim import Incoming, claim
+from joblane.record.claim import arrival, claim
 from joblane.record.states import State
 from joblane.redaction import MASK
 from joblane.sqs.message import Message, decode
@@ -72,8 +72,8 @@ def deliver(world: World, id_: str, of: Task[Any, Any] = sample_one) -> None:
 
 def begin(world: World, *ids: str, lease: float = 60, of: Task[Any, Any] = sample_one) -> None:
     """Claim as an invocation does that has not come to its end; a lease of less than 0 has ended."""
-    incoming = [Incoming(decode(json.dumps(message(id_, of))), id_, Queues.DEFAULT) for id_ in ids]
-    claims = claim(world.database.get(), of, incoming, timedelta(seconds=lease), "request")
+    incoming = [arrival(of, decode(json.dumps(message(id_, of))), id_, Queues.DEFAULT) for id_ in ids]
+    claims = claim(world.database.get(), incoming, timedelta(seconds=lease), "request")
     assert {one.verdict for one in claims.values()} == {"run"}
 
 
@@ -174,8 +174,8 @@ def test_one_lost_beside_others_is_claimed_alone_next(world: World, inspector: I
     assert found.reason is Reason.LOST
     assert "it runs again by itself: a loss beside others does not count" in found.text
     # when both come again in one batch
-    incoming = [Incoming(Message("sample:batch", id_, rec=True), id_, Queues.DEFAULT) for id_ in "ab"]
-    claims = claim(world.database.get(), sample_batch, incoming, timedelta(seconds=60), "request")
+    incoming = [arrival(sample_batch, Message("sample:batch", id_, rec=True), id_, Queues.DEFAULT) for id_ in "ab"]
+    claims = claim(world.database.get(), incoming, timedelta(seconds=60), "request")
     # then
     assert {one.verdict for one in claims.values()} == {"alone"}
     found = why(inspector, "a")

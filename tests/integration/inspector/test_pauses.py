@@ -17,10 +17,10 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.queues import lane_name
 from joblane.record.database import Database
-from joblane.sqs.message import Message
-from tests.builders.rows import In, active, expire_leases, outcomes, put
+from joblane.sqs.message import Message, Tick
+from tests.builders.rows import In, active, put
 from tests.samples import Sample, sample_batch, sample_one, sample_tick
-from tests.world import PREFIX, World, run_sweep
+from tests.world import PREFIX, World
 
 SCOPES = [
     (PauseScope.TYPE, "sample:one"),
@@ -71,7 +71,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
     for _ in range(2):
         world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
-        assert run_sweep(world).sent == 0
+        assert world.sweep().sent == 0
 
     # then: no message is left, each waits in its row, and nothing was spent
     assert kept == []
@@ -81,11 +81,11 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
 
     # when: it goes on
     inspector.resume(kind, name)
-    assert run_sweep(world).sent == 3
+    assert world.sweep().sent == 3
     assert deliver_all(world) == 3
 
     # then
-    assert [outcomes(world, id_) for id_ in (sent, "unsent", "foreign")] == [["completed"]] * 3
+    assert [world.outcomes(id_) for id_ in (sent, "unsent", "foreign")] == [["completed"]] * 3
 
 
 def test_the_pause_of_a_tenant_holds_a_message_that_has_lost_its_group(world: World, inspector: Inspector) -> None:
@@ -105,16 +105,16 @@ def test_a_task_that_was_given_another_tenant_waits_for_that_one_alone(world: Wo
 def test_a_pause_lets_a_run_end_and_holds_back_its_retry(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "lost", **active(60))
     inspector.pause(PauseScope.TYPE, "sample:one")
-    expire_leases(world)
+    world.expire_leases()
 
-    run_sweep(world)
+    world.sweep()
 
     world.run("update joblane.tasks set sweep_at = clock_timestamp() + interval '50 s'")
     inspector.resume(PauseScope.TYPE, "sample:one")
     world.lane(sample_one)
-    assert run_sweep(world).sent == 1
+    assert world.sweep().sent == 1
     assert deliver_all(world) == 1
-    assert outcomes(world, "lost") == ["lost", "completed"]
+    assert world.outcomes("lost") == ["lost", "completed"]
 
 
 def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
@@ -183,7 +183,7 @@ def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: I
     inspector.pause(PauseScope.SCHEDULE, "sample:tick:0", reason="year's end")
 
     for schedule in ("0", "1"):
-        tick = {"schedule": schedule, "at": "2026-01-01T00:00:00Z"}
+        tick = Tick(schedule=schedule, at="2026-01-01T00:00:00Z")
         world.deliver(sample_tick, Message("sample:tick", tick=tick).encode())
 
     assert world.run("select state from joblane.tasks order by id") == [["cancelled"], ["completed"]]

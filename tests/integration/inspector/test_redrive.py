@@ -15,7 +15,7 @@ from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
 from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, foreign, put_dead, send_letter
 from tests.samples import Sample, behaviour, sample_one
-from tests.world import World, acknowledge, depth, handle, receive
+from tests.world import World, handle
 
 LANE = "jobs-default-sample-one"
 
@@ -45,8 +45,8 @@ def runs(world: World) -> list[str]:
 
 def work_off(world: World, lane: str = LANE) -> None:
     """Run what waits in a lane."""
-    while records := receive(world, lane):
-        acknowledge(world, lane, records, handle(world.worker(sample_one), *records))
+    while records := world.receive(lane):
+        world.acknowledge(lane, records, handle(world.worker(sample_one), *records))
 
 
 def put_groups(world: World, do: str = "redrive_counts", *, each: int = 2) -> None:
@@ -97,7 +97,7 @@ def test_all_is_what_a_filter_without_a_word_means(inspector: Inspector, ran: Bu
     ran.run(view.id)
     work_off(ran.world)
     assert len(runs(ran.world)) == 6
-    assert depth(ran.world, DLQ) == 0
+    assert ran.world.depth(DLQ) == 0
 
 
 def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_is_dead(
@@ -120,7 +120,7 @@ def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_i
     view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.stopped) == (State.COMPLETED, 0, 0, None)
     assert runs(ran.world) == ["a0"]
-    assert (depth(ran.world, DLQ), inspector.dead().leftovers) == (0, {})
+    assert (ran.world.depth(DLQ), inspector.dead().leftovers) == (0, {})
 
 
 def test_a_redrive_that_matches_nothing_says_so(inspector: Inspector, ran: Bulks) -> None:
@@ -166,7 +166,7 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     ran.run(view.id)
     work_off(world)
     assert runs(world) == [id_]
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
     assert inspector.bulk_view(view.id).done == 1
 
 
@@ -180,7 +180,7 @@ def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: 
     work_off(world)
     assert runs(world) == sorted(ids)
     assert invocations >= 3
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
 
 
 def test_what_a_front_door_refused_goes_back_through_it(inspector: Inspector, ran: Bulks) -> None:
@@ -205,12 +205,12 @@ def test_what_cannot_be_read_is_sent_back_by_its_own_fingerprint_alone(inspector
     view = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
     ran.run(view.id)
     assert [message["Body"] for message in world.received("jobs-default")] == ["no json"]
-    assert depth(world, DOOR) == 0
+    assert world.depth(DOOR) == 0
 
 
 def test_a_tick_that_was_not_sent_keeps_its_time(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    ran.make("jobs-cron")
+    world.make("jobs-cron")
     send_letter(world, {"type": "sample:tick", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
     send_letter(world, {"type": "no:longer", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
     [tick] = [group for group in inspector.dead().groups if group.type == "sample:tick"]
@@ -219,7 +219,7 @@ def test_a_tick_that_was_not_sent_keeps_its_time(inspector: Inspector, ran: Bulk
     [sent] = world.received("jobs-default-sample-tick")
     at = json.loads(sent["Body"])["tick"]["at"]
     assert tick.example == f"sample:tick:0:{at}"
-    assert depth(world, CRON) == 1
+    assert world.depth(CRON) == 1
 
 
 def test_a_copy_that_sqs_moved_goes_back_where_its_row_waits_and_is_dropped_where_it_has_ended(
@@ -233,7 +233,7 @@ def test_a_copy_that_sqs_moved_goes_back_where_its_row_waits_and_is_dropped_wher
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     ran.run(view.id)
     assert [json.loads(message["Body"])["id"] for message in world.received(LANE)] == ["waits"]
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
 
 
 def test_a_letter_under_the_id_of_another_task_is_never_taken_for_a_leftover(inspector: Inspector, ran: Bulks) -> None:
@@ -254,7 +254,7 @@ def test_a_message_that_sqs_does_not_take_stays_where_it_is(inspector: Inspector
     world.sqs.client.delete_queue(QueueUrl=url)
     ran.run(view.id)
     world.sqs.client.create_queue(QueueName=LANE)
-    assert depth(world, DLQ) == 1
+    assert world.depth(DLQ) == 1
     view = inspector.bulk_view(view.id)
     assert (view.state, view.done, view.failed) == (State.COMPLETED, 0, 1)
 
@@ -275,7 +275,7 @@ def test_the_canary_stops_a_redrive_when_its_five_redrive_fails(inspector: Inspe
     assert view.stopped == "the canary: 5 of 5 failed again, the last with SkipRetry; nothing else was touched"
     assert world.run("select count(*) from joblane.tasks where generation = 2") == [[5]]
     assert world.run("select count(*) from joblane.tasks where state = 'archived'") == [[12]]
-    assert depth(world, DLQ) == 12 + 5  # the five have a letter for each time; nothing was deleted
+    assert world.depth(DLQ) == 12 + 5  # the five have a letter for each time; nothing was deleted
 
 
 def test_the_rest_follows_when_the_canary_does_well(inspector: Inspector, ran: Bulks) -> None:
@@ -294,7 +294,7 @@ def test_the_rest_follows_when_the_canary_does_well(inspector: Inspector, ran: B
     assert len(set(runs(world))) == len(runs(world)) == 12
     view = inspector.bulk_view(view.id)
     assert (view.state, view.done, view.stopped) == (State.COMPLETED, 12, None)
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
 
 
 def test_the_canary_is_waited_for_over_invocations_and_not_for_ever(inspector: Inspector, ran: Bulks) -> None:
@@ -324,7 +324,7 @@ def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: 
     view = inspector.bulk_view(view.id)
     assert (view.stopped or "").startswith("the canary: 2 of 2 failed again, the last with SkipRetry")
     assert world.run("select count(*) from joblane.tasks where type = 'sample:one'") == [[2]]
-    assert depth(world, DLQ) == 10 + 2
+    assert world.depth(DLQ) == 10 + 2
 
 
 def test_what_cannot_be_read_has_no_canary_and_stays(inspector: Inspector, ran: Bulks) -> None:
@@ -333,7 +333,7 @@ def test_what_cannot_be_read_has_no_canary_and_stays(inspector: Inspector, ran: 
     [group] = inspector.dead().groups
     with pytest.raises(SelectionError, match="canary: what cannot be read becomes no task"):
         inspector.redrive(Filter(fingerprint=group.fingerprint), canary=1)
-    assert depth(ran.world, DOOR) == 3
+    assert ran.world.depth(DOOR) == 3
     assert inspector.bulks() == ()
 
 
@@ -364,7 +364,7 @@ def test_two_redrives_at_once_run_each_task_once(
     views = [inspector.bulk_view(view.id) for view in (first, second)]
     assert sum(view.done for view in views) == 7
     assert sum(view.skipped for view in views) == 7
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
 
 
 def test_what_an_operator_cancels_meanwhile_does_not_run(

@@ -10,14 +10,13 @@ from joblane import State
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from tests.builders.events import record
-from tests.builders.rows import expire_leases, put
+from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter
 from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
 from tests.integration.inspector.test_redrive import runs, work_off
 from tests.kills import KILLED, Mortals, mortals
 from tests.samples import sample_one
-from tests.world import depth
 
 ROWS, LETTERS = 3, 2
 STATEMENTS = range(3, 60, 6)
@@ -55,7 +54,7 @@ def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, di
     workers.handle("jobs:bulk", message, dies=dies)
     died = workers.status == KILLED
     if died:
-        expire_leases(bulks.world)
+        bulks.world.expire_leases()
         if canary:
             work_off(bulks.world)
         assert workers.handle("jobs:bulk", message) == []
@@ -67,10 +66,10 @@ def check(bulks: Bulks, ids: set[str]) -> None:
     """Each ran once, and no letter is left."""
     world = bulks.world
     world.run("update joblane.tasks set sweep_at = now() where state = 'pending' and sent_at is null")
-    bulks.sweep()  # a minute later: what was committed and not sent
+    bulks.world.sweep()  # a minute later: what was committed and not sent
     work_off(world)
     assert runs(world) == sorted(ids)
-    assert depth(world, DLQ) == 0
+    assert world.depth(DLQ) == 0
     world.run("delete from ran")
 
 

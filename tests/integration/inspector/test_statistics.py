@@ -15,6 +15,7 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage.statistics import STATISTICS
 from joblane.prices import PRICES, compute
+from tests.builders.events import message
 from tests.builders.rows import active, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World
@@ -41,10 +42,6 @@ def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:
 
 
 # --- The cost of a run ---------------------------------------------------------------------------------------------
-
-
-def message(do: str, id_: str, type_: str = "sample:one") -> dict[str, Any]:
-    return {"type": type_, "id": id_, "payload": {"do": do}}
 
 
 def beside_time(attempt: dict[str, Any]) -> float:
@@ -83,14 +80,14 @@ def test_a_cancelled_and_a_continued_run_have_their_cost_too(world: World) -> No
 
 
 def test_runs_of_a_batch_share_their_invocation(world: World) -> None:
-    world.deliver(sample_batch, *(message("nothing", f"batch-{n}", "sample:batch") for n in range(10)))
+    world.deliver(sample_batch, *(message("nothing", f"batch-{n}", type_="sample:batch") for n in range(10)))
     for number in range(10):
         (attempt,) = world.attempts(f"batch-{number}")
         assert beside_time(attempt) == pytest.approx((REQUEST + 2 * SQS) / 10 + SQS)
 
 
 def test_a_lost_run_has_no_cost(world: World) -> None:
-    put(world, sample_one, "it", {"do": "nothing"}, **active(-60))
+    put(world, sample_one, "it", **active(-60))
     world.deliver(sample_one, message("nothing", "it"))
     lost, done = world.attempts("it")
     assert (lost["outcome"], lost["cost_usd"]) == ("lost", None)

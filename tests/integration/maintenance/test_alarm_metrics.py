@@ -12,12 +12,12 @@ from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance.sweep import stuck_leases
 from joblane.maintenance.unmarked_dead_letters import LOOKS, moved_by_sqs
-from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
+from joblane.queues import dead_letter_name
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_one
-from tests.world import PREFIX, World, run_sweep
+from tests.world import PREFIX, World
 
 LANE = "jobs-default-sample-one"
 MINUTE = 60.0
@@ -27,14 +27,6 @@ MARK = {DEAD_ATTRIBUTE: {"DataType": "Number", "StringValue": "0"}}
 @behaviour
 def breaks(payload: Sample, ctx: TaskContext) -> None:
     raise ValueError("no")
-
-
-def every_queue(world: World) -> None:
-    """All lanes and front doors of the checkout, as a deploy has made them."""
-    names = [lane_name(PREFIX, queue, task.type) for task in discover().values() for queue in task.lanes]
-    for name in [*names, *(front_door_name(PREFIX, queue) for queue in Queue)]:
-        for queue_name in (name, dead_letter_name(name)):
-            world.sqs.client.create_queue(QueueName=queue_name)
 
 
 def sweeps(
@@ -64,7 +56,7 @@ def letter(world: World, queue: str, number: int, *, marked: bool) -> None:
 def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    every_queue(world)
+    world.deploy(discover().values())
     found, lines = sweeps(world, capsys)
     assert (found["Owed"], found["task_type"]) == (0, "jobs:sweep")
     assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(found) == set()
@@ -76,7 +68,7 @@ def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_
     for number, due in enumerate((-30.0, -3.5 * MINUTE, 5 * MINUTE)):
         put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
     put(world, sample_one, "over", state="archived", sweep_at=In(-1), due_at=In(-99))
-    done = run_sweep(world)
+    done = world.sweep()
     assert (done.sent, done.owed) == (3, 2)
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
 
@@ -85,7 +77,7 @@ def test_what_is_paused_is_not_owed(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
-    assert (run_sweep(world).owed, run_sweep(world).waits) == (0, {})
+    assert (world.sweep().owed, world.sweep().waits) == (0, {})
 
 
 @pytest.mark.parametrize(("waited_minutes", "late"), [(59, False), (61, True)])
@@ -93,7 +85,7 @@ def test_a_type_of_which_one_waits_longer_than_its_target_is_counted_and_named(
     waited_minutes: float, late: bool, world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # given a task of a type that may wait an hour
-    every_queue(world)
+    world.deploy(discover().values())
     cleanup = discover()["tenant:cleanup"]
     put(world, cleanup, "it", queue="low", due_at=In(-waited_minutes * MINUTE), sweep_at=In(-1))
     # when
@@ -164,7 +156,7 @@ def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
 
 
 def test_the_sweep_counts_them_and_names_their_queue(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    every_queue(world)
+    world.deploy(discover().values())
     letter(world, "jobs-low", 1, marked=False)
     letter(world, "jobs-default-data-export", 2, marked=False)
     found, lines = sweeps(world, capsys)
@@ -186,7 +178,7 @@ def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
 def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    every_queue(world)
+    world.deploy(discover().values())
     letter(world, "jobs-low", 1, marked=False)
     assert "DeadLettersMovedBySqs" not in sweeps(world, capsys, seconds=40)[0]
     assert sweeps(world, capsys)[0]["DeadLettersMovedBySqs"] == 1

@@ -10,9 +10,9 @@ import pytest
 
 from joblane import Payload, TaskContext, cron, every, task
 from joblane.queues import dead_letter_name
-from tests.builders.rows import In, active, archived, outcomes, put
+from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_one
-from tests.world import World, run_sweep, watch
+from tests.world import World
 
 RECORDED: dict[str, Any] = {"type": "sample:one", "id": "it", "rec": True, "payload": {"do": "nothing", "number": 0}}
 FOREIGN: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 0}}
@@ -155,7 +155,7 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
-    watched = watch(world)
+    watched = world.watch()
     if case.row is not None:
         put(world, sample_one, "it", **case.row)
 
@@ -176,7 +176,7 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
         case.runs,
         case.generation,
     )
-    assert tuple(outcomes(world, "it")) == case.outcomes
+    assert tuple(world.outcomes("it")) == case.outcomes
 
 
 def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_row_as_it_was(world: World) -> None:
@@ -299,7 +299,7 @@ def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
     """Lift every pause, let the sweep look at the row, and take what it sent."""
     world.run("delete from joblane.pauses")
     world.run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
-    run_sweep(world)
+    world.sweep()
     return world.take(sample_one)
 
 
@@ -318,7 +318,7 @@ def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
 
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("retry" if spent else "pending", spent, spent)
-    assert run_sweep(world).paused == 1
+    assert world.sweep().paused == 1
     assert world.take(sample_one) == []
     (sent,) = resume_and_sweep(world, "it")
     assert world.deliver(sample_one, sent["Body"], group="acme") == []
@@ -355,7 +355,7 @@ def test_a_pause_leaves_a_live_run_alone_and_holds_the_next_one(world: World) ->
     assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
     (sent,) = resume_and_sweep(world, "it")
     assert world.deliver(sample_one, sent["Body"]) == []
-    assert outcomes(world, "it") == ["lost", "completed"]
+    assert world.outcomes("it") == ["lost", "completed"]
 
 
 def test_a_dead_letter_redriven_while_paused_runs_after_the_pause(world: World) -> None:

@@ -23,7 +23,7 @@ from joblane.json_values import digest
 from joblane.maintenance import sweep
 from joblane.queues import Queue
 from joblane.record import dead_letters, finish, insert
-from joblane.record.claim import CLAIM, Incoming, Verdict, claim
+from joblane.record.claim import CLAIM, Verdict, arrival, claim
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH, Finish
@@ -32,9 +32,9 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.faults import Go
 from tests.builders.events import record
-from tests.builders.rows import In, active, expire_leases, outcomes, put
+from tests.builders.rows import In, active, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
-from tests.world import World, acknowledge, depth, handle, receive, rival, run_sweep, watch
+from tests.world import World, handle
 
 WaitUntil = Callable[[Callable[[], bool]], None]
 LEASE = timedelta(seconds=60)
@@ -104,10 +104,10 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
     else:
         body = {"type": "sample:one", "id": "it", "payload": {"do": "run_once"}}
         effects.sqs.client.send_message(QueueUrl=effects.sqs.url(lane), MessageBody=json.dumps(body))
-    (first,) = receive(effects, lane, visibility=0)
-    (second,) = receive(effects, lane)
+    (first,) = effects.receive(lane, visibility=0)
+    (second,) = effects.receive(lane)
     barrier = Barrier()
-    with rival(effects, sample_one, barrier) as winner, rival(effects, sample_one) as loser:
+    with effects.rival(sample_one, barrier) as winner, effects.rival(sample_one) as loser:
         barrier.connection = winner._database.get()
         with ThreadPoolExecutor(2) as threads:
             # when the second claims while the first one's claim is not committed yet
@@ -121,9 +121,9 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
             decided.set()
             assert won.result(20) == []
         # and what it leaves is still there
-        acknowledge(effects, lane, [second], lost.result())
-        assert depth(effects, lane) == 1
-        acknowledge(effects, lane, [first], won.result())
+        effects.acknowledge(lane, [second], lost.result())
+        assert effects.depth(lane) == 1
+        effects.acknowledge(lane, [first], won.result())
         assert handle(loser, second) == []
     assert effects.run("select what from effects") == [["run 1"]]
     row = effects.row("it")
@@ -144,7 +144,7 @@ def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
     first, second = (record(body, effects.lane(sample_one)) for _ in range(2))
     barrier = Barrier()
     barrier.dies = True
-    with rival(effects, sample_one, barrier) as winner, rival(effects, sample_one) as loser:
+    with effects.rival(sample_one, barrier) as winner, effects.rival(sample_one) as loser:
         barrier.connection = winner._database.get()
         with ThreadPoolExecutor(2) as threads:
             died = threads.submit(handle, winner, first)
@@ -158,11 +158,11 @@ def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
             if lost.result(20):  # it gave up before the winner died, and is delivered again
                 assert handle(loser, second) == []
     assert effects.run("select what from effects") == [["done"]]
-    assert outcomes(effects, "it") == ["completed"]
+    assert effects.outcomes("it") == ["completed"]
 
 
 def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     for id_ in ("locked", "free"):
         put(world, sample_batch, id_)
     bodies = [{"type": "sample:batch", "id": id_, "rec": True} for id_ in ("free", "locked")]
@@ -234,12 +234,12 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
         try:
             start.wait(20)
             for _ in range(25):
-                batch = [
-                    Incoming(Message("sample:batch", id_, {"do": "nothing", "number": 0}), id_, Queue.DEFAULT)
-                    for id_ in chance.sample(ids, 10)
+                messages = [
+                    Message("sample:batch", id_, {"do": "nothing", "number": 0}) for id_ in chance.sample(ids, 10)
                 ]
+                batch = [arrival(sample_batch, one, str(one.id), Queue.DEFAULT) for one in messages]
                 try:
-                    for one in claim(database.get(), sample_batch, batch, LEASE, f"worker {number}").values():
+                    for one in claim(database.get(), batch, LEASE, f"worker {number}").values():
                         if one.verdict is Verdict.RUN:
                             wins.append((one.id, one.token))
                             mine.append(Finish(one.id, one.token, one.run, "completed", State.COMPLETED))
@@ -266,8 +266,8 @@ def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_
 
 def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     """Every statement that locks several rows, with its parameters for ``ids`` in their order."""
-    incoming = [Incoming(Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
-    claimed = [json.dumps([one.record(sample_batch) for one in incoming]), str(uuid.uuid4()), "60", "request"]
+    arrivals = [arrival(sample_batch, Message("sample:batch", id_, None, rec=True), id_, Queue.DEFAULT) for id_ in ids]
+    claimed = [json.dumps(arrivals), str(uuid.uuid4()), "60", "request"]
     finished = [
         {"id": id_, "token": "00000000-0000-4000-8000-000000000001", "run": 1, "outcome": "completed"}
         | {
@@ -340,7 +340,7 @@ def test_noting_that_messages_were_sent_waits_for_nobody(world: World) -> None:
 
 
 def test_a_second_copy_during_the_back_off_does_not_run_early(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
 
     @behaviour
     def fails_first(payload: Sample, ctx: TaskContext) -> None:
@@ -373,7 +373,7 @@ def test_a_message_sent_by_the_sweep_that_is_handled_at_once_keeps_the_time_its_
 
         def send_many(self, entries: Any) -> dict[int, str]:
             for entry in entries:
-                with rival(world, sample_one) as worker:
+                with world.rival(sample_one) as worker:
                     assert handle(worker, record(entry.body, entry.queue)) == []
             return super().send_many(entries)
 
@@ -389,7 +389,7 @@ def test_a_message_sent_by_the_sweep_that_is_handled_at_once_keeps_the_time_its_
 
 
 def test_two_sweeps_at_once_share_the_work(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     world.lane(sample_one)
     for number in range(60):
         put(world, sample_one, f"it-{number:02}", sweep_at=In(-1))
@@ -402,7 +402,7 @@ def test_two_sweeps_at_once_share_the_work(world: World) -> None:
                 database.drop()
     assert sum(one.sent for one in swept) == 60
     assert len({entry.body for entry in watched.sent}) == 60
-    assert run_sweep(world).sent == 0
+    assert world.sweep().sent == 0
 
 
 # --- Leases --------------------------------------------------------------------------------------------------------
@@ -419,8 +419,8 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
         if touches or ctx.attempt > 1:
             write(ctx, f"run {ctx.attempt}")
         if ctx.attempt == 1:
-            expire_leases(effects)
-            with rival(effects, sample_one) as other:
+            effects.expire_leases()
+            with effects.rival(sample_one) as other:
                 taken.append(handle(other, record(body, effects.lane(sample_one))))
         return f"run {ctx.attempt}"
 
@@ -433,7 +433,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
     assert effects.run("select what from effects") == [["run 2"]]
     row = effects.row("it")
     assert (row["state"], row["result"], row["runs"], row["attempts"]) == ("completed", "run 2", 2, 2)
-    assert outcomes(effects, "it") == ["lost", "completed"]
+    assert effects.outcomes("it") == ["lost", "completed"]
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
@@ -444,10 +444,11 @@ def test_a_run_that_lost_its_lease_to_one_that_still_runs_changes_nothing(effect
     @behaviour
     def overtaken(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "overtaken")
-        expire_leases(effects)
+        effects.expire_leases()
         other = Database(effects.url)
-        incoming = Incoming(Message("sample:one", "it", {"do": "overtaken", "number": 0}), "it", Queue.DEFAULT)
-        seen["claim"] = claim(other.get(), sample_one, [incoming], LEASE, "the other")["it"]
+        message = Message("sample:one", "it", {"do": "overtaken", "number": 0})
+        arrived = arrival(sample_one, message, "it", Queue.DEFAULT)
+        seen["claim"] = claim(other.get(), [arrived], LEASE, "the other")["it"]
         other.drop()
         seen["row"] = effects.row("it")
         if fails:
@@ -458,7 +459,7 @@ def test_a_run_that_lost_its_lease_to_one_that_still_runs_changes_nothing(effect
     assert seen["claim"].verdict is Verdict.RUN
     assert effects.row("it") == seen["row"]
     assert effects.run("select * from effects") == []
-    assert outcomes(effects, "it") == ["lost", None]
+    assert effects.outcomes("it") == ["lost", None]
 
 
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
@@ -467,7 +468,7 @@ def test_a_lease_that_ran_out_unclaimed_may_still_finish(effects: World, touches
     def late(payload: Sample, ctx: TaskContext) -> None:
         if touches:
             write(ctx, "late")
-        expire_leases(effects)
+        effects.expire_leases()
 
     body = {"type": "sample:one", "id": "it", "payload": {"do": "late"}}
     assert effects.deliver(sample_one, body) == []
@@ -491,7 +492,7 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
     @behaviour
     def commit_slowly(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "once")
-        expire_leases(effects)
+        effects.expire_leases()
 
     body = {"type": "sample:one", "id": "it", "payload": {"do": "commit_slowly"}}
     finishing = threading.Event()
@@ -503,7 +504,7 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
         return answer
 
     lane = effects.lane(sample_one)
-    with rival(effects, sample_one, tap) as slow, rival(effects, sample_one) as other, ThreadPoolExecutor(2) as threads:
+    with effects.rival(sample_one, tap) as slow, effects.rival(sample_one) as other, ThreadPoolExecutor(2) as threads:
         first = threads.submit(handle, slow, record(body, lane))
         assert finishing.wait(20)
         # when another delivery claims in the middle of that commit
@@ -517,7 +518,7 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
 
 
 def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
     body = {"type": "sample:one", "id": "it", "rec": True}
     lane = world.lane(sample_one)
@@ -526,11 +527,11 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
     def tap(sql: str, go: Go) -> Any:
         if sql == dead_letters.MARK_DEAD_SENT and not second:  # sent, not marked yet
             second.append([])
-            with rival(world, sample_one) as other:
+            with world.rival(sample_one) as other:
                 second[0] = handle(other, record(body, lane))
         return go()
 
-    with rival(world, sample_one, tap) as first:
+    with world.rival(sample_one, tap) as first:
         assert handle(first, record(body, lane)) == []
 
     assert second == [[]]

@@ -12,7 +12,7 @@ from joblane.inspector.actions.changes import change
 from joblane.inspector.filter import BulkAction
 from joblane.options import Options
 from joblane.queues import Queue
-from joblane.record.claim import Incoming, claim
+from joblane.record.claim import arrival, claim
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
 from joblane.record.transitions import FRESH
@@ -70,8 +70,8 @@ def differences(world: World, first: Way, other: Way) -> set[str]:
 
 
 def claimed(world: World, id_: str, *, dead: int | None = None, rec: bool = True, **message: Any) -> None:
-    incoming = Incoming(Message(sample_one.type, id_, rec=rec, **message), id_, Queue.DEFAULT, dead=dead)
-    claim(world.database.get(), sample_one, [incoming], LEASE, "request")
+    arrived = arrival(sample_one, Message(sample_one.type, id_, rec=rec, **message), id_, Queue.DEFAULT, dead=dead)
+    claim(world.database.get(), [arrived], LEASE, "request")
 
 
 def finished(world: World, id_: str, state: State) -> None:
@@ -195,10 +195,9 @@ def test_a_task_is_archived_as_a_run_that_failed_leaves_it(world: World, way: Wa
 
 def test_a_message_that_comes_after_its_deadline_is_archived_in_the_same_way(world: World) -> None:
     def inserted(world: World, id_: str) -> None:
-        message = Message(sample_one.type, id_, {"do": "nothing", "number": 0})
         options = Options(deadline=datetime.now(UTC) - timedelta(seconds=300))
-        incoming = Incoming(message, id_, Queue.DEFAULT, options=options)
-        claim(world.database.get(), sample_one, [incoming], LEASE, "request")
+        message = Message(sample_one.type, id_, {"do": "nothing", "number": 0}, options=options)
+        claim(world.database.get(), [arrival(sample_one, message, id_, Queue.DEFAULT)], LEASE, "request")
 
     found = differences(world, archived_as_overdue, inserted)
     # all else that differs is the history of a task that had one

@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto import mock_aws
 
 from joblane import Payload, Task
 from joblane.record.database import Database
 from joblane.testing import JobTester, TaskReport
 from tests.unit.saas.servers import HttpServer
-from tests.world import World
+from tests.world import World, mocked_aws
 
 BUCKET = "exports"
 
@@ -107,7 +106,7 @@ class Platform(Tables):
 @pytest.fixture
 def app(joblane_database: str, jobs: JobTester, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[App]:
     database = Database(joblane_database)
-    with aws(monkeypatch), settings(tmp_path, monkeypatch):
+    with mocked_aws(monkeypatch), settings(tmp_path, monkeypatch):
         yield App(database, tmp_path / "mails", jobs)
     database.drop()
 
@@ -120,16 +119,6 @@ def platform(
 ) -> Iterator[Platform]:
     with settings(tmp_path, monkeypatch):
         yield Platform(world._looker, tmp_path / "mails", world)
-
-
-@contextmanager
-def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """S3 and SES by moto."""
-    for name, value in {"DEFAULT_REGION": "us-east-1", "ACCESS_KEY_ID": "test", "SECRET_ACCESS_KEY": "test"}.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
-    with mock_aws():
-        yield
 
 
 @contextmanager
@@ -146,7 +135,7 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         "JOBLANE_STAGE": "local",
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "TENANT_GRACE_DAYS", "AWS_ENDPOINT_URL_S3"):
+    for name in ("TENANT_INIT_SERVICES", "TENANT_INIT_SECRET", "TENANT_GRACE_DAYS"):
         monkeypatch.delenv(name, raising=False)
     clients = (uploads.s3, mail._ses, health.sqs)
     for client in clients:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from pg8000.core import READY_FOR_QUERY
@@ -16,11 +17,12 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.testing.faults import Go, TappedDatabase
+from joblane.worker.run import Run
 from joblane.worker.worker import Worker
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
-from tests.world import PREFIX, World, handle, watch
+from tests.world import PREFIX, World, handle
 
 
 class Wire(TappedDatabase):
@@ -170,7 +172,7 @@ def test_one_neighbour_that_fails_costs_the_others_nothing(world: World, wire: W
 
 def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> None:
     # given a message for every row of the claim's table
-    watched = watch(world)
+    watched = world.watch()
     rows: dict[str, dict[str, Any]] = {
         "due": {},
         "later": {"state": "scheduled", "due_at": In(100)},
@@ -205,7 +207,7 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
 
 
 def test_the_same_id_twice_in_one_batch_runs_once_and_the_copy_goes_back(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     ran: list[str] = []
 
     @behaviour
@@ -259,7 +261,7 @@ def refuse(world: World, operation: str, condition: str, code: str = "P0001") ->
 
 
 def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: World, wire: Wire) -> None:
-    watched = watch(world)
+    watched = world.watch()
     warm(world, wire)
     refuse(world, "insert or update", "new.id = 'it-3'")
     records = [record(body, world.lane(sample_batch), receives=2) for body in bodies()]
@@ -303,7 +305,7 @@ def test_a_finish_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Wor
 
 
 def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     for body in bodies(3):
         put(world, sample_batch, body["id"], body["payload"])
     holder = Database(world.url)
@@ -358,10 +360,8 @@ def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
     def die(*_: Any) -> Any:
         raise Died
 
-    vars(worker)["_run"] = die
-    with pytest.raises(Died):
+    with patch.object(Run, "execute", die), pytest.raises(Died):
         handle(worker, *records)
-    del vars(worker)["_run"]
     world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
 
 

@@ -14,9 +14,9 @@ from sqlalchemy import text
 from joblane import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
 from joblane.errors import RecordAwayError, UnknownTaskError, WaitTimeoutError
 from tests import emf
-from tests.builders.rows import In, active, archived, outcomes, put
+from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
-from tests.world import World, run_sweep, watch
+from tests.world import World
 
 WAITING: dict[str, dict[str, Any]] = {
     "pending": {},
@@ -78,7 +78,7 @@ def test_a_task_that_waits_never_runs_and_its_message_is_acknowledged(
     assert None not in (row["finished_at"], row["expire_at"], row["cancel_requested_at"])
     assert world.dead_letters(sample_one) == []
     # and the sweep leaves it alone
-    assert run_sweep(world).sent == 0
+    assert world.sweep().sent == 0
     assert client.cancel("it") is None
 
 
@@ -124,7 +124,7 @@ def test_a_run_is_told_at_its_next_check_and_leaves_no_effect(
     row = effects.row(id_)
     assert (row["state"], row["reason"], row["attempts"]) == ("cancelled", "cancelled while it ran", 1)
     assert None not in (row["finished_at"], row["expire_at"])
-    assert outcomes(effects, id_) == ["cancelled"]
+    assert effects.outcomes(id_) == ["cancelled"]
     assert effects.run("select from effects") == []
     assert effects.dead_letters(sample_one) == []
     assert effects.deliver(sample_one, recorded(id_)) == []
@@ -144,7 +144,7 @@ def test_a_long_run_is_told_within_about_a_second(world: World, client: JobClien
     id_ = client.enqueue(sample_one, Sample(do="check_in_a_loop")).id
     assert world.deliver(sample_one, recorded(id_)) == []
     assert time.monotonic() - started < 5
-    assert outcomes(world, id_) == ["cancelled"]
+    assert world.outcomes(id_) == ["cancelled"]
 
 
 ENDS: dict[str, BaseException | None] = {
@@ -167,7 +167,7 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
     touches: bool,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    watched = watch(effects)
+    watched = effects.watch()
 
     @behaviour
     def end_after_cancel(payload: Sample, ctx: TaskContext) -> str:
@@ -184,7 +184,7 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
 
     row = effects.row(id_)
     assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
-    assert outcomes(effects, id_) == ["cancelled"]
+    assert effects.outcomes(id_) == ["cancelled"]
     (told,) = emf.documents(capsys.readouterr().out)
     assert (told["Started"], told["Cancelled"], told.get("Succeeded")) == (1, 1, None)
     assert effects.run("select from effects") == []
@@ -247,9 +247,9 @@ def test_a_lost_run_that_was_asked_to_stop_ends_cancelled_without_running_again(
     row = world.row("it")
     assert (row["state"], row["runs"], row["lease_token"]) == ("cancelled", attempts, None)
     assert row["reason"] == "cancelled while it ran"
-    assert outcomes(world, "it") == ["lost"]
+    assert world.outcomes("it") == ["lost"]
     assert world.dead_letters(sample_one) == []
-    run_sweep(world)
+    world.sweep()
     assert None not in (world.row("it")["finished_at"], world.row("it")["expire_at"])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,12 +18,13 @@ from joblane.limits import MAX_BATCH
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry
 from joblane.testing.faults import TappedDatabase
+from tests.builders import events as builders
 from tests.builders.events import record
-from tests.builders.rows import expire_leases, outcomes, put
+from tests.builders.rows import put
 from tests.kills import KILLED, mortals
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import counts, make_things, sample_long, write
-from tests.world import PREFIX, WatchedSqs, World, depth, run_sweep, watch
+from tests.world import PREFIX, WatchedSqs, World
 
 
 @pytest.fixture(autouse=True)
@@ -30,8 +32,7 @@ def things(world: World) -> None:
     make_things(world, 0)
 
 
-def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:long") -> dict[str, Any]:
-    return {"type": type_, "id": id_, "payload": {"do": do, "number": number}}
+message = partial(builders.message, type_="sample:long")
 
 
 def children(world: World, where: str = "true") -> int:
@@ -57,10 +58,10 @@ def test_a_child_is_sent_when_its_parents_work_has_committed_and_runs(world: Wor
     def have_a_child(payload: Sample, ctx: TaskContext) -> str:
         write(ctx, 1)
         child = ctx.enqueue(sample_one, Sample(), task_id="child", process_in=timedelta(seconds=30))
-        during.append((child.sent, children(world), depth(world, world.lane(sample_one))))
+        during.append((child.sent, children(world), world.depth(world.lane(sample_one))))
         return child.id
 
-    watched = watch(world)
+    watched = world.watch()
     world.lane(sample_one)
     assert world.deliver(sample_long, message("have_a_child")) == []
 
@@ -103,7 +104,7 @@ def test_a_child_of_a_task_that_fails_never_exists_and_is_never_sent(
         ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(3)])
         return end(ctx)
 
-    watched = watch(world)
+    watched = world.watch()
     world.deliver(sample_long, message("fail_with_a_child"))
     assert world.row("it")["state"] in ("retry", "archived")
     assert children(world) == 0
@@ -116,7 +117,7 @@ def test_a_child_of_a_cancelled_task_never_exists(world: World) -> None:
         ctx.enqueue(sample_one, Sample(), task_id="child")
         world.client.cancel("it")
 
-    watched = watch(world)
+    watched = world.watch()
     assert world.deliver(sample_long, message("be_cancelled_with_a_child")) == []
     assert world.row("it")["state"] == State.CANCELLED
     assert (children(world), watched.sent) == (0, [])
@@ -128,7 +129,7 @@ def test_a_child_of_a_run_whose_lease_is_lost_never_exists(world: World) -> None
         ctx.enqueue(sample_one, Sample(), task_id="child")
         world.run("update joblane.tasks set lease_token = gen_random_uuid() where id = 'it'")
 
-    watched = watch(world)
+    watched = world.watch()
     assert len(world.deliver(sample_long, message("lose_the_lease_with_a_child"))) == 1
     assert (children(world), watched.sent) == (0, [])
 
@@ -140,7 +141,7 @@ def test_a_retry_enqueues_its_children_once_in_all(world: World) -> None:
         if ctx.attempt == 1:
             raise ValueError("no")
 
-    watched = watch(world)
+    watched = world.watch()
     world.deliver(sample_long, message("work_at_second"))
     world.later("it")
     assert world.deliver(sample_long, message("work_at_second")) == []
@@ -155,7 +156,7 @@ def test_children_of_a_chunk_are_sent_with_the_chunk(world: World) -> None:
             if ctx.attempt == 1 and item == 4:
                 raise ValueError("in the second chunk")
 
-    watched = watch(world)
+    watched = world.watch()
     world.lane(sample_one)
     world.deliver(sample_long, message("enqueue_per_chunk"))
     assert (children(world), len(watched.sent)) == (3, 3)
@@ -196,8 +197,8 @@ def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World)
     assert world.row("child")["sent_at"] is None
     assert world.lane(sample_one) == lane
     world.later("child")
-    assert run_sweep(world).sent == 1
-    assert depth(world, lane) == 1
+    assert world.sweep().sent == 1
+    assert world.depth(lane) == 1
 
 
 # --- Many ----------------------------------------------------------------------------------------------------------
@@ -239,10 +240,10 @@ def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest
     assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
     assert (children(world), children(world, "sent_at is not null")) == (MANY, INLINE_SENDS)
 
-    swept = run_sweep(world)
+    swept = world.sweep()
     assert (swept.sent, swept.unsent) == (MANY - INLINE_SENDS, 0)
     assert children(world, "sent_at is null") == 0
-    assert run_sweep(world).sent == 0  # nobody has claimed them yet, and that is no reason
+    assert world.sweep().sent == 0  # nobody has claimed them yet, and that is no reason
     assert Counter(entry.queue for entry in watched.sent) == {lane: MANY, low: 1}
     ids = {entry.body for entry in watched.sent if entry.queue == lane}
     assert len(ids) == MANY, "one message per child"
@@ -254,12 +255,12 @@ def test_children_of_several_calls_share_what_is_sent_at_once(world: World) -> N
         for part in range(3):
             ctx.enqueue_many([Job(sample_one, Sample(number=number)) for number in range(part, part + 60)])
 
-    watched = watch(world)
+    watched = world.watch()
     lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
     world.sqs.client.create_queue(QueueName=low)
     assert world.deliver(sample_long, message("fan_out_in_parts")) == []
     assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
-    assert run_sweep(world).sent == 180 - INLINE_SENDS
+    assert world.sweep().sent == 180 - INLINE_SENDS
 
 
 def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
@@ -267,10 +268,10 @@ def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
     def plan(payload: Sample, ctx: TaskContext) -> None:
         ctx.enqueue_many([Job(sample_one, Sample(), process_in=timedelta(days=number)) for number in (0, 3)])
 
-    watched = watch(world)
+    watched = world.watch()
     assert world.deliver(sample_long, message("plan")) == []
     assert (children(world), len(watched.sent)) == (2, 1)
-    assert run_sweep(world).sent == 0
+    assert world.sweep().sent == 0
 
 
 def test_children_of_a_process_killed_between_its_commit_and_the_send_are_sent_by_the_sweep(world: World) -> None:
@@ -281,13 +282,13 @@ def test_children_of_a_process_killed_between_its_commit_and_the_send_are_sent_b
         assert workers.handle("sample:long", sent, dies="before the send") is None
         assert workers.status == KILLED
         assert (world.row("it")["state"], children(world)) == ("completed", 15)
-        assert (depth(world, lane), children(world, "sent_at is not null")) == (0, 0)
-        assert run_sweep(world).sent == 0  # it may be sending them now
+        assert (world.depth(lane), children(world, "sent_at is not null")) == (0, 0)
+        assert world.sweep().sent == 0  # it may be sending them now
         world.run("update joblane.tasks set sweep_at = clock_timestamp() where id like 'child-%'")
-        assert run_sweep(world).sent == 15
+        assert world.sweep().sent == 15
         assert workers.handle("sample:long", sent) == []  # the parent's message, once more
 
-    assert outcomes(world, "it") == ["completed"]
+    assert world.outcomes("it") == ["completed"]
     assert len(receive_all(world, lane)) == 15
 
 
@@ -298,9 +299,9 @@ def test_children_of_a_process_killed_before_its_commit_never_existed(world: Wor
     with mortals() as pool, pool.over(world) as workers:
         assert workers.handle("sample:long", sent, dies="after the finish") is None
         assert workers.status == KILLED
-        assert (world.row("it")["state"], children(world), depth(world, lane)) == ("active", 0, 0)
-        expire_leases(world)
+        assert (world.row("it")["state"], children(world), world.depth(lane)) == ("active", 0, 0)
+        world.expire_leases()
         assert workers.handle("sample:long", sent) == []
 
-    assert outcomes(world, "it") == ["lost", "completed"]
-    assert (children(world), depth(world, lane)) == (2 * MAX_BATCH, 2 * MAX_BATCH)
+    assert world.outcomes("it") == ["lost", "completed"]
+    assert (children(world), world.depth(lane)) == (2 * MAX_BATCH, 2 * MAX_BATCH)

@@ -19,12 +19,12 @@ from joblane.errors import RecordAwayError
 from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from joblane.worker.batch_response import AWAY_LONGEST_SECONDS, growing_seconds
+from joblane.worker.batch_response import UNAVAILABLE_LONGEST_SECONDS, growing_seconds
 from tests.builders.events import record
-from tests.builders.rows import expire_leases, outcomes, put
+from tests.builders.rows import put
 from tests.conftest import administer
 from tests.samples import Sample, behaviour, sample_batch, sample_one
-from tests.world import World, handle, rival, run_sweep, watch
+from tests.world import World, handle
 
 GROWING = [(13, 15), (27, 30), (54, 60), (108, 120), (216, 240), (432, 480), (900, 900), (900, 900)]
 """Bounds of the visibility by number of receives: 15 seconds, doubling to a quarter of an hour, with jitter."""
@@ -64,7 +64,7 @@ def message(id_: str = "it", do: str = "nothing", type_: str = "sample:one") -> 
 def test_while_the_server_is_stopped_messages_stay_with_growing_visibility_and_spend_nothing(
     world: World, server: Postgres, warm: bool
 ) -> None:
-    watched = watch(world)
+    watched = world.watch()
     put(world, sample_one, "it")
     world.worker(sample_one)
     if warm:
@@ -132,7 +132,7 @@ def test_a_connection_to_a_standby_is_replaced_by_one_to_the_new_primary_at_once
 
 
 def test_a_server_that_is_read_only_counts_as_away(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     put(world, sample_one, "it")
     world.run("select 1")  # this connection stays as it is
     read_only(world, "on")
@@ -155,7 +155,7 @@ def test_a_server_with_too_many_connections_counts_as_away(world: World, postgre
         holder = Database(f"postgresql://crowded:crowded@{url}")
         holder.get()
         world.database = Database(f"postgresql://crowded:crowded@{url}")
-        watched = watch(world)
+        watched = world.watch()
 
         assert len(world.deliver(sample_one, message())) == 1  # 53300
         assert [seconds <= 15 for seconds in watched.visibilities] == [True]
@@ -175,7 +175,7 @@ def test_a_server_with_too_many_connections_counts_as_away(world: World, postgre
 
 
 def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     world.run("alter table joblane.tasks rename to tasks_away")
     assert len(world.deliver(sample_one, message(), receives=3)) == 1
     world.run("alter table joblane.tasks_away rename to tasks")
@@ -191,7 +191,7 @@ def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> 
 def test_a_run_that_cannot_commit_counts_as_lost_and_the_task_ends_completed_after_the_restart(
     effects: World, server: Postgres, how: str, touches: bool
 ) -> None:
-    watched = watch(effects)
+    watched = effects.watch()
 
     @behaviour
     def lose_the_server(payload: Sample, ctx: TaskContext) -> None:
@@ -215,11 +215,11 @@ def test_a_run_that_cannot_commit_counts_as_lost_and_the_task_ends_completed_aft
     row = effects.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
     assert len(effects.deliver(sample_one, message(do="lose_the_server"))) == 1
-    expire_leases(effects)
+    effects.expire_leases()
     assert effects.deliver(sample_one, message(do="lose_the_server")) == []
     row = effects.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
-    assert outcomes(effects, "it") == ["lost", "completed"]
+    assert effects.outcomes("it") == ["lost", "completed"]
     assert effects.run("select what from effects") == [["run 2"]] * touches
 
 
@@ -234,7 +234,7 @@ def test_a_handler_whose_own_statement_meets_the_stop_is_lost_in_the_same_way(ef
     server.start()
     forget(effects)
     assert effects.row("it")["state"] == "active"
-    expire_leases(effects)
+    effects.expire_leases()
     assert effects.deliver(sample_one, message(do="query_a_stopped_server")) == []
     assert effects.run("select what from effects") == [["run 2"]]
 
@@ -267,7 +267,7 @@ def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrot
     assert effects.row("it")["state"] in ("active", "retry")
     assert effects.run("select * from effects") == []
 
-    expire_leases(effects)
+    effects.expire_leases()
     effects.later("it")
     assert effects.deliver(sample_one, message(do="lose_the_connection")) == []
     assert effects.run("select what from effects") == [["run 2"]]
@@ -349,7 +349,7 @@ def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects
         return answer
 
     body = message(do="write_once")
-    with rival(effects, sample_one, tap) as worker:
+    with effects.rival(sample_one, tap) as worker:
         assert len(handle(worker, record(body, effects.lane(sample_one)))) == 1
     assert effects.deliver(sample_one, body) == []
     assert effects.run("select what from effects") == [["once"]]
@@ -364,13 +364,13 @@ def test_a_finish_that_meets_a_read_only_server_leaves_the_run_to_its_lease(worl
 
     assert len(world.deliver(sample_one, message(do="fail_over"))) == 1
     assert (world.row("it")["state"], world.row("it")["attempts"]) == ("active", 1)
-    expire_leases(world)
+    world.expire_leases()
     assert world.deliver(sample_one, message(do="fail_over")) == []
-    assert outcomes(world, "it") == ["lost", "completed"]
+    assert world.outcomes("it") == ["lost", "completed"]
 
 
 def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_by_the_sweep(world: World) -> None:
-    watched = watch(world)
+    watched = world.watch()
     put(world, sample_one, "it", state="archived", attempts=4, runs=4, reason="enough")
 
     def tap(sql: str, go: Callable[[], Any]) -> Any:
@@ -378,11 +378,11 @@ def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_b
             raise ConnectionResetError
         return go()
 
-    with rival(world, sample_one, tap) as worker:
+    with world.rival(sample_one, tap) as worker:
         assert handle(worker, record(message(), world.lane(sample_one))) == []
     assert world.row("it")["dead_sent_at"] is None
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert run_sweep(world).dead_letters == 1
+    assert world.sweep().dead_letters == 1
     assert world.row("it")["dead_sent_at"] is not None
     assert len(watched.sent) == 2
     assert watched.sent[0].attributes == watched.sent[1].attributes
@@ -394,7 +394,7 @@ def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_b
 def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_back(
     world: World, server: Postgres
 ) -> None:
-    watched = watch(world)
+    watched = world.watch()
     world.lane(sample_one)
     client = JobClient()
     try:
@@ -425,7 +425,7 @@ def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
     seconds = 0
     for receives in range(receives_before + 1, task.numbers.max_receive_count + 1):
         longest = growing_seconds(receives)
-        seconds += longest if longest == AWAY_LONGEST_SECONDS else int(longest * 0.9)
+        seconds += longest if longest == UNAVAILABLE_LONGEST_SECONDS else int(longest * 0.9)
     return min(timedelta(seconds=seconds), QUEUE_RETENTION)
 
 

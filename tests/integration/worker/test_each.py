@@ -15,21 +15,17 @@ from sqlalchemy import select, text
 from joblane import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, State, TaskContext
 from joblane.errors import ItemKeyError, JobError, LeaseLostError
 from joblane.testing.faults import Go, TappedDatabase
-from tests.builders.events import record
-from tests.builders.rows import expire_leases, outcomes, put
+from tests.builders.events import message, record
+from tests.builders.rows import put
 from tests.kills import KILLED, mortals
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
-from tests.world import World, handle, rival, watch
+from tests.world import World, handle
 
 
 @pytest.fixture(autouse=True)
 def things(world: World) -> None:
     make_things(world, 20)
-
-
-def message(do: str, id_: str = "it", number: int = 0) -> dict[str, Any]:
-    return {"type": "sample:one", "id": id_, "payload": {"do": do, "number": number}}
 
 
 def run_again(world: World, do: str) -> list[str]:
@@ -184,7 +180,7 @@ def test_children_of_an_item_that_fails_are_never_sent(world: World) -> None:
                 if item == 1:
                     raise ValueError("no")
 
-    watched = watch(world)
+    watched = world.watch()
     world.deliver(sample_one, message("enqueue_per_item"))
     assert [row[0] for row in world.run("select id from joblane.tasks where id like 'child-%' order by 1")] == [
         "child-0",
@@ -258,10 +254,10 @@ def test_a_process_killed_in_the_middle_does_the_item_in_hand_again_and_no_other
         assert workers.handle("sample:long", message) is None
         assert workers.status == KILLED
         assert counts(world) == once_each(range(42))
-        expire_leases(world)
+        world.expire_leases()
         assert workers.handle("sample:long", message) == []
 
-    assert (world.row("it")["state"], outcomes(world, "it")) == ("completed", ["lost", "completed"])
+    assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
     assert counts(world) == once_each(range(100))
     handled = Counter(int(line) for line in (tmp_path / "handled").read_text().split())
     assert handled == once_each(range(100)) | {42: 2}
@@ -276,8 +272,8 @@ def test_a_run_whose_lease_is_lost_rolls_its_item_back_and_leaves_the_message(wo
             for item in ctx.each(range(5)):
                 write(ctx, item)
                 if item == 2 and ctx.attempt == 1:
-                    expire_leases(world)
-                    with rival(world, sample_one) as other:
+                    world.expire_leases()
+                    with world.rival(sample_one) as other:
                         assert handle(other, record(message("be_overtaken"), world.lane(sample_one))) == []
         except LeaseLostError as error:
             ends.append(type(error))
@@ -285,7 +281,7 @@ def test_a_run_whose_lease_is_lost_rolls_its_item_back_and_leaves_the_message(wo
 
     assert len(world.deliver(sample_one, message("be_overtaken"))) == 1
     assert ends == [LeaseLostError]
-    assert (world.row("it")["state"], outcomes(world, "it")) == ("completed", ["lost", "completed"])
+    assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
     assert counts(world) == once_each(range(5))
 
 
@@ -299,7 +295,7 @@ def test_an_item_is_not_kept_by_a_run_that_holds_no_lease_though_nobody_has_done
 
     assert len(world.deliver(sample_one, message("lose_it_in_silence"))) == 1
     assert counts(world) == once_each([0, 1])
-    assert (world.row("it")["state"], outcomes(world, "it")) == ("active", [None])
+    assert (world.row("it")["state"], world.outcomes("it")) == ("active", [None])
 
 
 def test_a_lost_lease_is_no_failure_of_one_item(world: World) -> None:
@@ -315,7 +311,7 @@ def test_a_lost_lease_is_no_failure_of_one_item(world: World) -> None:
 
     assert len(world.deliver(sample_one, message("lose_it_isolated"))) == 1
     assert handled == [0]
-    assert (world.row("it")["state"], outcomes(world, "it")) == ("active", [None])
+    assert (world.row("it")["state"], world.outcomes("it")) == ("active", [None])
 
 
 def test_a_commit_that_the_database_does_not_take_leaves_the_item_undone(world: World) -> None:

@@ -211,8 +211,7 @@ def batches(seed: int) -> Iterator[list[tuple[dict[str, Any], int | None]]]:
 
 @pytest.fixture
 def sends(world: World) -> Sends:
-    for queue in (DOOR, DOOR + "-dlq", LANE, LANE + "-dlq"):
-        world.sqs.client.create_queue(QueueName=queue)
+    world.make(DOOR, LANE)
     return Sends.of(world.sqs)
 
 

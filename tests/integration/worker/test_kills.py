@@ -9,10 +9,10 @@ import pytest
 
 from joblane.declaration import Task
 from tests.builders.events import record
-from tests.builders.rows import expire_leases, outcomes, put
+from tests.builders.rows import put
 from tests.kills import KILLED, Mortals, mortals
 from tests.samples import sample_batch, sample_forgotten, sample_one
-from tests.world import World, acknowledge, depth, receive, run_sweep
+from tests.world import World
 
 
 @pytest.fixture(scope="module")
@@ -56,12 +56,12 @@ def test_a_process_killed_right_after_the_claim_counts_as_one_run_and_the_task_i
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("active", 1, 1)
     assert workers.handle("sample:one", message) == [message["messageId"]]  # its lease is live
-    expire_leases(world)
+    world.expire_leases()
     assert workers.handle("sample:one", message) == []
 
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 2, 2)
-    assert outcomes(world, "it") == ["lost", "completed"]
+    assert world.outcomes("it") == ["lost", "completed"]
     assert effects(world) == ["it"]
 
 
@@ -72,13 +72,13 @@ def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_sweep_sends_th
 
     assert workers.handle("sample:one", message) is None
     assert effects(world) == []
-    expire_leases(world)
-    assert run_sweep(world).sent == 1
-    (copy,) = receive(world, world.lane(sample_one))
+    world.expire_leases()
+    assert world.sweep().sent == 1
+    (copy,) = world.receive(world.lane(sample_one))
     assert workers.handle("sample:one", copy) == []
     assert workers.handle("sample:one", message) == []  # the first message comes back at last
 
-    assert outcomes(world, "it") == ["lost", "completed"]
+    assert world.outcomes("it") == ["lost", "completed"]
     assert effects(world) == ["it"]
     assert world.row("it")["attempts"] == 2
 
@@ -90,12 +90,12 @@ def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_on
 
     for _ in range(4):
         assert workers.handle("sample:one", message) is None
-        expire_leases(world)
+        world.expire_leases()
     assert workers.handle("sample:one", message) == []
 
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"], row["error_type"]) == ("archived", 4, 4, "Lost")
-    assert outcomes(world, "it") == ["lost"] * 4
+    assert world.outcomes("it") == ["lost"] * 4
     assert effects(world) == []
     ((body, generation),) = letters(world)
     assert '"id":"it"' in body
@@ -150,7 +150,7 @@ def test_a_process_killed_between_giving_up_and_the_dead_letter_leaves_it_to_who
     assert letters(world) == []
     if by == "the sweep":
         world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-        assert run_sweep(world).dead_letters == 1
+        assert world.sweep().dead_letters == 1
     assert workers.handle("sample:one", message) == []
 
     ((body, generation),) = letters(world)
@@ -173,7 +173,7 @@ def test_a_dead_letter_sent_by_a_process_killed_before_the_mark_is_sent_again_as
     assert first == second
     assert world.row("it")["dead_sent_at"] is not None
     assert world.row("it")["runs"] == 1
-    assert run_sweep(world).dead_letters == 0
+    assert world.sweep().dead_letters == 0
 
 
 def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_sweep(
@@ -183,13 +183,13 @@ def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_
 
     workers.enqueue("it", dies="before the send")
     assert workers.status == KILLED
-    assert (world.row("it")["state"], world.row("it")["sent_at"], depth(world, lane)) == ("pending", None, 0)
-    assert run_sweep(world).sent == 0  # its own message may be under way
+    assert (world.row("it")["state"], world.row("it")["sent_at"], world.depth(lane)) == ("pending", None, 0)
+    assert world.sweep().sent == 0  # its own message may be under way
     assert world.run("select extract(epoch from sweep_at - due_at) < 61 from joblane.tasks") == [[True]]
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert run_sweep(world).sent == 1
+    assert world.sweep().sent == 1
 
-    (message,) = receive(world, lane)
+    (message,) = world.receive(lane)
     assert workers.handle("sample:one", message) == []
     assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
 
@@ -200,9 +200,9 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
     workers.enqueue("it", dies="after the send")
     assert workers.status == KILLED
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")
-    assert run_sweep(world).sent == 1  # once more, as the mark is missing
+    assert world.sweep().sent == 1  # once more, as the mark is missing
 
-    messages = receive(world, lane)
+    messages = world.receive(lane)
     assert len(messages) == 2
     for message in messages:
         assert workers.handle("sample:one", message) == []
@@ -217,16 +217,16 @@ def work_off(world: World, workers: Mortals, rounds: int) -> int:
     lane = world.lane(sample_batch)
     died = 0
     for _ in range(rounds):
-        messages = receive(world, lane, visibility=0)
+        messages = world.receive(lane, visibility=0)
         if not messages:
             return died
         messages.sort(key=lambda message: message["body"])  # the killer first: the worst order
         kept = workers.handle("sample:batch", *messages)
         if kept is None:
             died += 1
-            expire_leases(world)
+            world.expire_leases()
         else:
-            acknowledge(world, lane, messages, kept)
+            world.acknowledge(lane, messages, kept)
     raise AssertionError(f"the lane is not empty after {rounds} deliveries")
 
 
@@ -268,10 +268,10 @@ def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: 
     killer = record({"type": "sample:batch", "id": "a-killer", "rec": True}, world.lane(sample_batch))
     assert workers.handle("sample:batch", killer) is None
     assert (world.row("a-killer")["attempts"], world.row("a-killer")["company"]) == (1, 1)
-    expire_leases(world)
+    world.expire_leases()
 
     # when it comes again in the company of nine others
-    fresh = receive(world, world.lane(sample_batch), visibility=0)[:9]
+    fresh = world.receive(world.lane(sample_batch), visibility=0)[:9]
     assert workers.handle("sample:batch", killer, *fresh) is None
 
     # then they are done before it kills the process again

@@ -15,7 +15,7 @@ from joblane.testing.faults import Go
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, behaviours, sample_alert, sample_one, sample_watched
-from tests.world import World, handle, rival, run_sweep
+from tests.world import World, handle
 
 ALERTS = {
     "options": {"on_archived": {"type": "sample:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}}
@@ -99,7 +99,7 @@ def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
     assert world.row(SUCCESSOR)["state"] == "completed"
     # and whatever comes again changes nothing
     world.deliver(sample_watched, body())
-    assert run_sweep(world).dead_letters == 0
+    assert world.sweep().dead_letters == 0
     assert (successors(world), run_alerts(world), len(alerts)) == ([SUCCESSOR], 0, 1)
 
 
@@ -154,7 +154,7 @@ def test_a_process_that_dies_around_the_mark_is_made_good_by_the_sweep(
             raise ProcessDiedError
         return go()
 
-    with rival(world, sample_watched, tap) as worker, pytest.raises(ProcessDiedError):
+    with world.rival(sample_watched, tap) as worker, pytest.raises(ProcessDiedError):
         handle(worker, record(body(), world.lane(sample_watched)))
     assert len(world.dead_letters(sample_watched)) == 1
     assert successors(world) == ([SUCCESSOR] if when == "after" else [])
@@ -162,8 +162,8 @@ def test_a_process_that_dies_around_the_mark_is_made_good_by_the_sweep(
 
     # when the sweep finds it, twice
     world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
-    run_sweep(world)
-    run_sweep(world)
+    world.sweep()
+    world.sweep()
 
     # then there is one successor, whatever else comes
     assert run_alerts(world) == 1
@@ -180,7 +180,7 @@ def test_a_successor_whose_message_cannot_be_sent_is_sent_by_the_sweep(
     assert world.deliver(sample_watched, body()) == []
     world.sqs.client.create_queue(QueueName=lane)
     world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
-    assert run_sweep(world).sent == 1
+    assert world.sweep().sent == 1
     assert run_alerts(world) == 1
     assert len(alerts) == 1
 

@@ -11,20 +11,15 @@ from joblane import State, TaskContext
 from joblane.record.database import Database
 from joblane.record.status import TaskStatus
 from joblane.testing.faults import Go, TappedDatabase
-from tests.builders.events import record
-from tests.builders.rows import outcomes
+from tests.builders.events import message, record
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import counts, make_things, write
-from tests.world import World, handle, rival, watch
+from tests.world import World, handle
 
 
 @pytest.fixture(autouse=True)
 def things(world: World) -> None:
     make_things(world, 0)
-
-
-def message(do: str, id_: str = "it", number: int = 0) -> dict[str, Any]:
-    return {"type": "sample:one", "id": id_, "payload": {"do": do, "number": number}}
 
 
 def seen(world: World) -> TaskStatus:
@@ -185,7 +180,7 @@ def test_a_second_connection_that_cannot_be_had_does_not_fail_the_run(
     @behaviour
     def tell_in_vain(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, 1)
-        monkeypatch.setattr(ctx._beside, "get", lambda: refused(ctx._beside))
+        monkeypatch.setattr(ctx._work._side, "get", lambda: refused(ctx._work._side))
         ctx.progress(1, 2)
         ctx.progress(2, 2)
 
@@ -199,7 +194,7 @@ def test_a_second_connection_that_breaks_is_made_anew(world: World) -> None:
         write(ctx, 1)
         ctx.progress(1, 1)
         ended = "select pg_terminate_backend($1::int, 5000)"
-        world.run(ended, str(ctx._beside.get().run("select pg_backend_pid()")[0][0]))
+        world.run(ended, str(ctx._work._side.get().run("select pg_backend_pid()")[0][0]))
         ctx.progress(2, 2)
         assert told(world) == (1, 1, None)
         ctx.progress(3, 3)
@@ -232,13 +227,13 @@ def test_a_task_cancelled_while_it_runs_is_told_and_leaves_nothing(world: World,
             gone_on.append("swallowed")
         gone_on.append("end")
 
-    watched = watch(world)
+    watched = world.watch()
     assert world.deliver(sample_one, message("be_cancelled")) == []
 
     assert asked == [State.ACTIVE]
     assert gone_on == (["end"] if ask == "finish" else [])
     assert (seen(world).state, seen(world).reason) == (State.CANCELLED, "cancelled while it ran")
-    assert outcomes(world, "it") == ["cancelled"]
+    assert world.outcomes("it") == ["cancelled"]
     assert counts(world) == {}
     assert watched.sent == []
     assert world.deliver(sample_one, message("be_cancelled")) == []  # its message, once more
@@ -286,7 +281,7 @@ def test_a_run_whose_lease_is_lost_learns_it_when_it_asks(world: World) -> None:
         write(ctx, ctx.attempt)
         if ctx.attempt == 1:
             world.run("update joblane.tasks set lease_until = clock_timestamp() - interval '1 s'")
-            with rival(world, sample_one) as other:
+            with world.rival(sample_one) as other:
                 assert handle(other, record(message("lose_the_lease"), world.lane(sample_one))) == []
             ctx.progress(1, 2)
             gone_on.append("end")

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +19,19 @@ from sqlalchemy.dialects.postgresql import INET
 from joblane import State, TaskContext, TaskTimeout
 from joblane.errors import CursorError, LeaseLostError
 from joblane.testing.faults import TappedDatabase
+from tests.builders import events as builders
 from tests.builders.events import record
-from tests.builders.rows import active, expire_leases, outcomes, put
+from tests.builders.rows import active, put
 from tests.kills import KILLED, mortals
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
-from tests.world import World, handle, rival, watch
+from tests.world import World, handle
 
 BRIEF = 8.1
 """Seconds of an invocation that ends after a tenth: three are Lambda's own, five the least that a chunk is given."""
 
 
-def message(do: str, id_: str = "it", number: int = 0) -> dict[str, Any]:
-    return {"type": "sample:long", "id": id_, "payload": {"do": do, "number": number}}
+message = partial(builders.message, type_="sample:long")
 
 
 def again(world: World, do: str, seconds: float = 60.0) -> list[str]:
@@ -404,8 +405,8 @@ def test_a_run_whose_lease_is_lost_rolls_its_chunk_back_and_leaves_the_message(w
             for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=4):
                 write(ctx, thing)
                 if thing == 7 and ctx.attempt == 1:
-                    expire_leases(world)
-                    with rival(world, sample_long) as other:
+                    world.expire_leases()
+                    with world.rival(sample_long) as other:
                         again = record(message("be_overtaken_in_a_chunk"), world.lane(sample_long))
                         assert handle(other, again) == []
         except LeaseLostError as error:
@@ -414,7 +415,7 @@ def test_a_run_whose_lease_is_lost_rolls_its_chunk_back_and_leaves_the_message(w
 
     assert len(world.deliver(sample_long, message("be_overtaken_in_a_chunk"))) == 1
     assert ends == [LeaseLostError]
-    assert (world.row("it")["state"], outcomes(world, "it")) == ("completed", ["lost", "completed"])
+    assert (world.row("it")["state"], world.outcomes("it")) == ("completed", ["lost", "completed"])
     assert counts(world) == once_each(range(1, 21))
 
 
@@ -441,12 +442,12 @@ def test_a_hundred_thousand_rows_are_done_once_each_though_the_process_is_killed
             assert found is not None
             cursors.append(found[1])
             assert sum(counts(world).values()) == found[1] == found[0]  # the effects are those up to the cursor
-            expire_leases(world)
+            world.expire_leases()
         assert workers.handle("sample:long", sent) == []
 
     assert cursors == sorted(set(cursors)), "each run went on above the one before"
     assert 0 < cursors[0] < cursors[-1] < THINGS
-    assert outcomes(world, "it") == ["lost"] * KILLS + ["completed"]
+    assert world.outcomes("it") == ["lost"] * KILLS + ["completed"]
     assert counts(world) == once_each(range(1, THINGS + 1))
     handled = Counter(int(line) for line in (tmp_path / "handled").read_text().split())
     assert len(handled) == THINGS
@@ -478,7 +479,7 @@ def test_a_task_that_runs_out_of_its_invocations_time_goes_on_in_the_next_withou
             time.sleep(0.005)
         return "all done"
 
-    watched = watch(world)
+    watched = world.watch()
     again_and_again = 0
     while kept := world.deliver(sample_long, message("take_time"), seconds=BRIEF):
         again_and_again += 1
@@ -494,7 +495,7 @@ def test_a_task_that_runs_out_of_its_invocations_time_goes_on_in_the_next_withou
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, again_and_again + 1)
     assert row["result"] == "all done"
     assert row["used_ms"] == 0
-    assert outcomes(world, "it") == ["continued"] * again_and_again + ["completed"]
+    assert world.outcomes("it") == ["continued"] * again_and_again + ["completed"]
     assert {attempt for attempt, _ in runs} == {1}
     assert [thing % 10 for _, thing in runs] == [1] * len(runs)
     assert counts(world) == once_each(range(1, 61))
@@ -522,7 +523,7 @@ def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: Wor
     assert 0 < left[-1] <= 1
     row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
-    assert outcomes(world, "it") == ["continued", "continued", "timeout"]
+    assert world.outcomes("it") == ["continued", "continued", "timeout"]
     assert row["used_ms"] == 0  # the next attempt has its half an hour again, and goes on at the cursor
     assert cursor(world) != (0, 0)
     assert len(again(world, "never_end", BRIEF)) == 1
@@ -548,7 +549,7 @@ def test_a_chunk_that_the_invocation_cannot_hold_is_done_again_in_the_next(world
     assert counts(world) == once_each(range(1, 11))
     assert again(world, "have_a_slow_chunk") == []
     assert counts(world) == once_each(range(1, 31))
-    assert outcomes(world, "it") == ["continued", "completed"]
+    assert world.outcomes("it") == ["continued", "completed"]
 
 
 def test_an_invocation_that_keeps_nothing_is_a_failed_attempt(world: World) -> None:

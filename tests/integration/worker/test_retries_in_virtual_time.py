@@ -13,9 +13,8 @@ from joblane.declaration import Task
 from joblane.limits import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEUE_RETENTION
 from joblane.sqs.client import Entry
 from tests.builders.events import record
-from tests.builders.rows import outcomes
 from tests.samples import Sample, behaviour, sample_one
-from tests.world import WatchedSqs, World, handle, run_sweep, watch
+from tests.world import WatchedSqs, World, handle
 
 DAY = 86_400.0
 SWEEP_EVERY = 300.0
@@ -67,7 +66,7 @@ class Clock:
         return new
 
     def sweep(self) -> list[Entry]:
-        run_sweep(self._world)
+        self._world.sweep()
         return self.collect()
 
     def deliver(self, entry: Entry, at: float) -> bool:
@@ -103,7 +102,7 @@ class Clock:
 
 @pytest.fixture
 def queues(world: World) -> WatchedSqs:
-    return watch(world)
+    return world.watch()
 
 
 def due_in(world: World, id_: str) -> float:
@@ -162,7 +161,7 @@ def test_twenty_five_retries_over_three_weeks_follow_the_formula_attempt_by_atte
     # then there were twenty-six runs, each at its second
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["runs"]) == ("archived", 26, 26)
-    assert outcomes(world, id_) == ["failed"] * 25 + ["archived"]
+    assert world.outcomes(id_) == ["failed"] * 25 + ["archived"]
     assert len(waits) == 25
     for n, waited in enumerate(waits):  # n: retries so far, as in asynq
         assert waited in [n**4 + 15 + chance * (n + 1) for chance in range(30)], f"retry {n} waits {waited} s"

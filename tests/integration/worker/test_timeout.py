@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from joblane import TaskContext
 from joblane.record.database import Database
-from tests.builders.rows import outcomes
+from tests.builders.events import message
 from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import World
 
@@ -32,10 +32,6 @@ def effects(world: World) -> World:
 
 def write(ctx: TaskContext, what: str) -> None:
     ctx.session.execute(text("insert into effects values (:id, :what)"), {"id": ctx.task_id, "what": what})
-
-
-def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:one") -> dict[str, Any]:
-    return {"type": type_, "id": id_, "payload": {"do": do, "number": number}}
 
 
 def assert_silent() -> None:
@@ -87,7 +83,7 @@ def test_a_handler_that_outlives_its_timeout_is_interrupted_and_the_run_counts(
     assert time.monotonic() - began < 15
     row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
-    assert outcomes(world, "it") == ["timeout"]
+    assert world.outcomes("it") == ["timeout"]
     assert_silent()
     assert world.deliver(sample_one, message("nothing", "next")) == []
     assert world.row("next")["state"] == "completed"

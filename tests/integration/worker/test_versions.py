@@ -115,8 +115,8 @@ def test_a_typing_error_under_the_codes_own_schema_does_not_wait(world: World) -
 def test_old_code_runs_on_the_schema_of_newer_code_after_a_deploy_that_went_back(world: World) -> None:
     # given additive migrations of newer code: a column more in each table that the code writes, and a table
     for table in ("tasks", "task_attempts", "task_types"):
-        world.run(f"alter table {table} add column of_newer_code text not null default 'x'")
-    world.run("create table of_newer_code (id text primary key)")
+        world.run(f"alter table joblane.{table} add column of_newer_code text not null default 'x'")
+    world.run("create table joblane.of_newer_code (id text primary key)")
     world.run("update joblane.alembic_version set version_num = '9999'")
     # when this code is deployed again, and a task goes its way
     migrate(world.url)

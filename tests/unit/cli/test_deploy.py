@@ -9,24 +9,21 @@ from pathlib import Path
 from unittest.mock import patch
 
 import pytest
-from moto import mock_aws
 from typer.testing import CliRunner
 
 from joblane.cli.main import app
 from joblane.errors import DeclarationError
 from joblane.local import env_file
 from joblane.local.errors import AwayError, LocalError
+from tests.world import mocked_aws
 
 
 @pytest.fixture(autouse=True)
 def no_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in os.environ:
-        if name.startswith(("AWS_", "JOBLANE_")):
+        if name.startswith("JOBLANE_"):
             monkeypatch.delenv(name)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with mock_aws():
+    with mocked_aws(monkeypatch):
         yield
 
 
@@ -88,6 +85,32 @@ def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
     monkeypatch.setenv("DATABASE_URL", url)
     with pytest.raises(LocalError, match=f"cannot be brought up to date: .*{said}"):
         jobs("migrate")
+
+
+def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("JOBLANE_MIGRATIONS", "shop.migrations:upgrade")
+    monkeypatch.setenv("JOBLANE_PREFIX", "shop")
+    monkeypatch.setenv("JOBLANE_PROJECT", "shop-web")
+    printed = jobs("migrate", "--sql")
+    assert printed.startswith("-- The project's own migrations (shop.migrations:upgrade) are not part of this.")
+    for statement in (
+        "create schema joblane;",
+        "CREATE TABLE joblane.alembic_version",
+        "create table joblane.tasks",
+        "values ('shop', 'shop-web')",
+        "insert into joblane.task_types",
+    ):
+        assert statement in printed
+    assert printed.rstrip().endswith("COMMIT;")
+
+
+def test_the_sql_of_a_database_that_cannot_be_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
+    with pytest.raises(LocalError, match=r"cannot be compared: .*Connection refused"):
+        jobs("migrate", "--sql")
 
 
 def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import pytest
 from cryptography import x509
-from moto import mock_aws
 
 from joblane.record.connection import is_unavailable
 from joblane.record.database import RDS_CERTIFICATES, Database
 from joblane.record.login import RDS_HOST, IamLogin, LoginError, PasswordLogin, SecretLogin
+from tests.world import mocked_aws
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,8 +27,7 @@ ARN = "arn:aws:secretsmanager:eu-central-1:111122223333:secret:acme"
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    with mock_aws():
+    with mocked_aws(monkeypatch, "eu-central-1"):
         yield
 
 
@@ -121,12 +120,12 @@ def test_an_address_says_how_to_log_in() -> None:
     by_secret = login_of(f"postgresql://{HOST}:5432/acme?secret={ARN}")
     assert isinstance(by_secret, SecretLogin)
     assert by_secret._secret == ARN
-    assert Database(f"postgresql://{HOST}/acme?secret={ARN}").beside()._options["login"] is not by_secret
+    assert Database(f"postgresql://{HOST}/acme?secret={ARN}").another()._options["login"] is not by_secret
 
 
 def test_two_connections_of_a_process_share_what_is_known_of_a_secret() -> None:
     database = Database(f"postgresql://{HOST}/acme?secret={ARN}")
-    assert database.beside()._options["login"] is database._options["login"]
+    assert database.another()._options["login"] is database._options["login"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from joblane.prices import AS_OF, PRICES, Price, compute
 from joblane.record.claim import Claim, Verdict
 from joblane.record.finish import Finish
 from joblane.record.states import State
-from joblane.worker.cost import MEMORY_VARIABLE, RunCosts
+from joblane.worker.run_log import MEMORY_VARIABLE, RunLog
 
 SQS, REQUEST = PRICES["SQS request"].each, PRICES["Lambda request"].each
 
@@ -39,18 +39,18 @@ def gb_second(monkeypatch: pytest.MonkeyPatch) -> float:
 
 
 def test_a_first_run_alone_pays_for_its_time_its_invocation_and_three_calls(gb_second: float) -> None:
-    costs, end = RunCosts(some_work), ended(duration_ms=400)
-    costs.share(1, 100)
-    costs.note(end, claimed())
+    costs, end = RunLog(some_work), ended(duration_ms=400)
+    costs.begin(1, 100)
+    costs.price(claimed(), end)
     assert (end.billed_ms, end.memory_mb) == (500, 1024)
     assert end.cost_usd == pytest.approx(0.5 * gb_second + REQUEST + 3 * SQS)
 
 
 def test_runs_of_a_batch_share_what_is_before_them_the_invocation_and_its_calls(gb_second: float) -> None:
-    costs, ends = RunCosts(some_work), [ended() for _ in range(10)]
-    costs.share(10, 45)
+    costs, ends = RunLog(some_work), [ended() for _ in range(10)]
+    costs.begin(10, 45)
     for end in ends:
-        costs.note(end, claimed())
+        costs.price(claimed(), end)
     assert {end.billed_ms for end in ends} == {105}  # 104.5, and each millisecond begun is billed
     total = sum(end.cost_usd or 0 for end in ends)
     assert total == pytest.approx(1.05 * gb_second + REQUEST + (10 + 2) * SQS)
@@ -63,9 +63,9 @@ def test_runs_of_a_batch_share_what_is_before_them_the_invocation_and_its_calls(
 def test_a_message_is_sent_once_and_a_dead_letter_is_one_more(
     gb_second: float, run: int, state: State, calls: int
 ) -> None:
-    costs, end = RunCosts(some_work), ended(state, 0)
-    costs.share(1, 0)
-    costs.note(end, claimed(run))
+    costs, end = RunLog(some_work), ended(state, 0)
+    costs.begin(1, 0)
+    costs.price(claimed(run), end)
     assert end.cost_usd == pytest.approx(REQUEST + calls * SQS)
 
 
@@ -74,9 +74,9 @@ def test_memory_is_the_functions_own_where_lambda_says_it(
     monkeypatch: pytest.MonkeyPatch, given: str, memory_mb: int
 ) -> None:
     monkeypatch.setenv(MEMORY_VARIABLE, given)
-    costs, end = RunCosts(some_work), ended()
-    costs.share(1, 0)
-    costs.note(end, claimed())
+    costs, end = RunLog(some_work), ended()
+    costs.begin(1, 0)
+    costs.price(claimed(), end)
     assert end.memory_mb == memory_mb
 
 

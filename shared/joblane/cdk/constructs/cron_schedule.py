@@ -18,7 +18,7 @@ from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
 from joblane.queues import cron_group_name, schedule_name
 from joblane.schedule import Schedule
-from joblane.sqs.message import Message
+from joblane.sqs.message import Message, Tick
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
 """Replaced by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
@@ -115,5 +115,5 @@ def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
 
 def tick_message(task: Task[Any, Any], schedule: Schedule) -> str:
     """The body of each tick. Its id is made where it is received, of type, schedule and time."""
-    tick = {"schedule": str(schedule.name), "at": SCHEDULED_TIME}
+    tick = Tick(schedule=str(schedule.name), at=SCHEDULED_TIME)
     return Message(task.type, payload=schedule.payload or None, tick=tick).encode()

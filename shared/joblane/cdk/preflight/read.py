@@ -94,7 +94,7 @@ def look(stage: str, assembly: Path) -> list[Finding]:
             "lambda:GetAccountSettings, lambda:ListEventSourceMappings and lambda:GetFunctionConcurrency",
             lambda client: account(client, declared.prefix, functions),
         ),
-        "record": read_record(os.environ.get("DATABASE_URL", "").strip()),
+        "record": read_record(os.environ.get("DATABASE_URL", "").strip(), declared.prefix),
     }
     unasked = [answer for answer in answers.values() if isinstance(answer, Finding)]
     known: dict[str, Any] = {name: None if isinstance(answer, Finding) else answer for name, answer in answers.items()}
@@ -284,11 +284,11 @@ def _reserved(client: LambdaClient, function: str) -> int:
 # --- The database --------------------------------------------------------------------------------------------------
 
 
-def read_record(url: str) -> Record | Finding:
-    """What the database at ``url`` says; where it cannot be asked, what to do about ``DATABASE_URL``."""
+def read_record(url: str, prefix: str) -> Record | Finding:
+    """What the database at ``url`` says; where it cannot be asked or serves another stage, what to do about that."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.errors import text_of
+    from joblane.errors import WrongStageError, text_of
     from joblane.record.database import Database
 
     if not url:
@@ -301,11 +301,14 @@ def read_record(url: str) -> Record | Finding:
     where = urlsplit(url)
     address = f"{where.hostname}:{where.port or 5432}{where.path}"
     try:
-        database = Database(url)
+        database = Database(url, prefix=prefix)
         try:
             return _read_record(database.get(), address)
         finally:
             database.drop()
+    except WrongStageError as error:
+        do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
+        return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
     except (PostgresError, OSError, ValueError) as error:
         return Finding(
             Kind.REFUSED,

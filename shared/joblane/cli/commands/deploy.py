@@ -88,7 +88,7 @@ def schema(
     For producers in other languages.
     """
     from joblane.discovery import discover, load
-    from joblane.sqs.schema import message_schema
+    from joblane.sqs.message import message_schema
 
     for found in discover().values() if type_ is None else [load(filters.type_of(type_))]:
         text = json.dumps(message_schema(found), indent=2)

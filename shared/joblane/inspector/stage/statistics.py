@@ -1,4 +1,4 @@
-"""What ran within a time, and what it cost: an estimate, see :mod:`joblane.worker.cost`."""
+"""What ran within a time, and what it cost: an estimate, see :mod:`joblane.worker.run_log`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,57 @@
+"""The emulator's own program: a zip is unpacked once, however many functions have it."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from joblane.local import emulator
+from joblane.local.env_file import VARIABLES
+from joblane.local.stack import LocalStack
+
+
+@pytest.fixture
+def zipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(emulator.SharedZip, "_cache", tmp_path / "unpacked")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    path = tmp_path / "layer.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("python/package/module.py", "x = 1\n")
+    return path
+
+
+def test_functions_share_what_a_zip_holds(zipped: Path, tmp_path: Path) -> None:
+    # when
+    (tmp_path / "one").mkdir()
+    for name in ("one", "two"):
+        with emulator.SharedZip(zipped) as archive:
+            archive.extractall(tmp_path / name)
+    # then
+    one, two = (tmp_path / name / "python" / "package" / "module.py" for name in ("one", "two"))
+    assert one.read_text() == two.read_text() == "x = 1\n"
+    assert one.samefile(two)
+    assert zipped.exists()
+
+
+def test_the_copy_that_the_emulator_wrote_to_unpack_it_goes(zipped: Path, tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    copy = zipped.rename(tmp_path / "temporary" / "code.zip")
+    with emulator.SharedZip(copy) as archive:
+        archive.extractall(tmp_path / "one")
+    assert not copy.exists()
+    assert (tmp_path / "one" / "python").is_dir()
+
+
+def test_a_part_of_a_zip_is_unpacked_as_ever(zipped: Path, tmp_path: Path) -> None:
+    with emulator.SharedZip(zipped) as archive:
+        archive.extractall(tmp_path / "one", members=[])
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_the_variables_that_are_read_back_are_those_that_the_stack_writes(tmp_path: Path) -> None:
+    (tmp_path / "postgres").mkdir()
+    (tmp_path / "postgres" / "password").write_text("secret")
+    assert LocalStack(tmp_path).environment.keys() == {*VARIABLES}

