@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
@@ -108,12 +109,17 @@ class Message:
         fields = ((name, getattr(self, name)) for name in self.__slots__)
         body = {"v": VERSION} | {name: value for name, value in fields if value or (value == {} and name == "payload")}
         if self.options is not None:
-            body["options"] = _OPTIONS.dump_python(self.options, mode="json", exclude_defaults=True)
+            body["options"] = _options().dump_python(self.options, mode="json", exclude_defaults=True)
         text = _to_json(body)
         if text.isascii():
             return text
         # The two characters of Unicode's basic plane that SQS does not take as they are.
         return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+
+
+@cache
+def _options() -> TypeAdapter[Options]:
+    return TypeAdapter(Options)
 
 
 def _to_json(body: dict[str, Any]) -> str:
@@ -128,7 +134,6 @@ def _to_json(body: dict[str, Any]) -> str:
 
 
 _MESSAGE = TypeAdapter(Message)
-_OPTIONS = TypeAdapter(Options)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
