@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,7 +34,7 @@ from joblane.errors import (
     sqlstate,
     text_of,
 )
-from joblane.job import Job
+from joblane.job import Job, check_names
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES
@@ -47,7 +48,7 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
-    from typing import Unpack
+    from typing import Self, Unpack
 
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
@@ -83,7 +84,8 @@ class Enqueued:
 class JobClient:
     """Enqueues tasks. Making one costs nothing; settings are read and connections made on first use.
 
-    ``record=False`` for a producer without a database. One client serves any number of threads.
+    ``record=False`` for a producer without a database. One client serves any number of threads. It keeps one connection
+    until :meth:`close`, or until the end of ``with JobClient() as jobs:``.
     """
 
     def __init__(self, *, record: bool = True) -> None:
@@ -91,6 +93,7 @@ class JobClient:
         self._sqs = Sqs()
         self._lock = threading.Lock()
         self._made: Database | None = None
+        self._owns = True
         self._prefix = ""
         self._checked_engines: WeakSet[Engine] = WeakSet()
 
@@ -98,7 +101,7 @@ class JobClient:
     def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
         """One over connections that exist: a running task's."""
         client = cls()
-        client._made, client._sqs, client._prefix = database, sqs, prefix
+        client._made, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
 
     # --- The two calls ---------------------------------------------------------------------------------------------
@@ -114,6 +117,7 @@ class JobClient:
         :class:`DuplicateTaskError`, :class:`RecordAwayError`, :class:`WrongStageError`, and without a record
         :class:`SendError`.
         """
+        check_names(options)
         job = Job(task, payload, **options)
         result = self._enqueue([check(job, record=self._record, prefix=self._known_prefix())], session)[0]
         if isinstance(result, JobError):
@@ -187,10 +191,20 @@ class JobClient:
         return self._send_recorded(self._insert(ready))
 
     def close(self) -> None:
-        """Close the connection of its own. The client can be used again afterwards."""
+        """Close the connection, where the client has made one. It can be used again afterwards."""
         with self._lock:
-            if self._made is not None:
+            if self._made is not None and self._owns:
                 self._made.drop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        with suppress(Exception):  # at the interpreter's end what it takes may be gone
+            self.close()
 
     # --- Checking --------------------------------------------------------------------------------------------------
 
@@ -272,8 +286,16 @@ class JobClient:
     def _insert_in(self, session: Session, ready: Sequence[Ready]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction and leave their messages to its commit."""
         from sqlalchemy import text
-        from sqlalchemy.orm import scoped_session
+        from sqlalchemy.orm import Session, scoped_session
 
+        if hasattr(session, "run_sync"):
+            raise EnqueueError(
+                "session",
+                "a plain Session is required; with an AsyncSession use "
+                "await session.run_sync(lambda s: jobs.enqueue(task, payload, session=s))",
+            )
+        if not isinstance(session, (Session, scoped_session)):
+            raise EnqueueError("session", f"an SQLAlchemy Session is required, not {type(session).__name__}")
         if isinstance(session, scoped_session):
             session = session()  # to listen to the registry would be to listen to every session of it
         self._check_stage(session)

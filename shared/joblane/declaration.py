@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -19,7 +19,7 @@ from joblane import retry
 from joblane.errors import DeclarationError, PayloadError, UnreadablePayloadError
 from joblane.json_values import canonical
 from joblane.limits import Numbers
-from joblane.payload import Payload, describe
+from joblane.payload import Payload, describe, unwritable
 from joblane.queues import MAX_FUNCTION_NAME, MAX_PREFIX, TYPE_PATTERN, Queue, folder_of, slug_of
 from joblane.redaction import scrubber, unmarked
 from joblane.schedule import Schedule
@@ -36,6 +36,8 @@ TARGET_WAIT: Mapping[Queue, timedelta] = {
 }
 """How long a task may wait after it is due before an alarm rings, by its home queue, where its type says nothing."""
 MAX_TARGET_WAIT = timedelta(days=1)
+ENQUEUE_ELSEWHERE = ("delay", "apply_async", "send", "send_with_options", "defer", "defer_async", "enqueue", "schedule")
+"""Methods by which other libraries enqueue a task."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,13 @@ class Task(Generic[P, R]):
 
     def __call__(self, payload: P, ctx: Any) -> R:
         return self.function(payload, ctx)
+
+    if not TYPE_CHECKING:  # or every attribute would pass a type checker
+
+        def __getattr__(self, name: str) -> Any:
+            """Raise AttributeError, which for a name of another library says what to do."""
+            hint = "; call jobs.enqueue(task, payload), with jobs = JobClient()" if name in ENQUEUE_ELSEWHERE else ""
+            raise AttributeError(f"a task has no attribute {name!r}{hint}")
 
     @property
     def folder(self) -> str:
@@ -156,7 +165,8 @@ class Task(Generic[P, R]):
         try:
             return payload.model_dump(mode="json", warnings="error")  # as by model_copy(update=…), which checks nothing
         except (TypeError, ValueError, RecursionError) as error:  # pydantic's text would show the value
-            raise PayloadError("payload", f"a value in it cannot be written as JSON ({type(error).__name__})") from None
+            where, why = unwritable(payload), type(error).__name__
+            raise PayloadError("payload", f"{where}: the value cannot be written as JSON ({why})") from None
 
     def key_of_message(self, queue: str, payload: Mapping[str, Any], schedule: str | None) -> Unique | None:
         """The unique key of a message without a row: the declaration's.

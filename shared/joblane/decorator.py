@@ -217,7 +217,10 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
 def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
     """The class on the first parameter; only that annotation is evaluated."""
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
-        raise DeclarationError(f"{what}: a plain function is required, as handlers are not awaited or iterated")
+        raise DeclarationError(
+            f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "
+            "code, have a plain handler run it: asyncio.run(work(payload))"
+        )
     parameters = list(inspect.signature(function).parameters.values())
     if len(parameters) != 2:
         raise DeclarationError(f"{what}: the function takes (payload, ctx), not {len(parameters)} parameters")

@@ -1,13 +1,15 @@
-"""A job before it is enqueued: what the caller gave, checked field by field before anything is written or sent."""
+"""A job as its caller gives it: the task, the payload, and the options of this one call."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from joblane.declaration import Task
+from joblane.errors import EnqueueError
 from joblane.queues import Queue
 from joblane.unique import OnConflict, Until
 
@@ -36,6 +38,29 @@ class JobOptions(TypedDict, total=False):
     unique_key: str | None
     unique_until: Until | str | None
     on_conflict: OnConflict | str
+
+
+ELSEWHERE = {
+    "countdown": "process_in",
+    "delay": "process_in",
+    "eta": "process_at",
+    "schedule_at": "process_at",
+    "expires": "deadline",
+    "retries": "max_retry",
+    "max_retries": "max_retry",
+    "time_limit": "timeout",
+    "job_id": "task_id",
+    "queue_name": "queue",
+}
+"""Names of other libraries → ours."""
+
+
+def check_names(options: Mapping[str, object]) -> None:
+    """Raise :class:`EnqueueError` for an option that there is not, with those that come near."""
+    for name in options.keys() - JobOptions.__annotations__.keys():
+        near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, JobOptions.__annotations__)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(JobOptions.__annotations__)}"
+        raise EnqueueError(name, f"there is no such option; {hint}")
 
 
 @dataclass(slots=True)

@@ -15,6 +15,7 @@ from pydantic import (
     ValidationError,
     WrapSerializer,
 )
+from pydantic_core import to_jsonable_python
 
 from joblane.errors import DeclarationError
 
@@ -76,6 +77,29 @@ def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
         names = [name for known in models for name in known.model_fields]
         problem = "an unknown field" + (f"; known are {', '.join(names[:10])}" if names else "")
     return f"{'.'.join(path) or model.__name__}: {problem}"
+
+
+def unwritable(payload: BaseModel, depth: int = 10) -> str:
+    """The path of the first field whose value pydantic cannot write as JSON; of fields and positions alone."""
+    for name in type(payload).model_fields:
+        try:
+            payload.model_dump(mode="json", include={name}, warnings="error")
+        except (TypeError, ValueError, RecursionError):
+            return name + _unwritable_in(getattr(payload, name), depth)
+    return type(payload).__name__
+
+
+def _unwritable_in(value: Any, depth: int) -> str:
+    if depth == 0:
+        return ""
+    if isinstance(value, BaseModel):
+        return f".{unwritable(value, depth - 1)}"
+    for position, item in enumerate(value if isinstance(value, (list, tuple)) else ()):
+        try:
+            to_jsonable_python(item)
+        except (TypeError, ValueError, RecursionError):
+            return f".{position}{_unwritable_in(item, depth - 1)}"
+    return ""
 
 
 # --- What a payload is made of -------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ class Project:
     ``code``: further folders, relative to ``root``, that functions import and that go into their zip, for example
     ``src/shop``. ``lock``: hashed requirements of what functions import; the library's own where the project has none.
     ``migrations``: ``module:function``, called with the database's address after the library's own migrations.
+    ``name``: ``[project] name``, by which a database knows whose it is; None without one.
     """
 
     root: Path
@@ -39,6 +40,7 @@ class Project:
     code: tuple[str, ...] = ()
     lock: Path = LOCKS / "runtime.txt"
     migrations: str | None = None
+    name: str | None = None
 
     @classmethod
     def here(cls, start: Path | None = None) -> Project:
@@ -59,9 +61,10 @@ class Project:
         import tomllib
 
         try:
-            given: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("tool", {}).get("joblane", {})
+            whole: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ProjectError(f"{file}: {error}") from None
+        given = whole.get("tool", {}).get("joblane", {})
         if unknown := sorted(given.keys() - set(KEYS)):
             raise ProjectError(f"{file}: tool.joblane: {unknown[0]!r} is not known; there are {', '.join(KEYS)}")
         for name in ("functions", "lock", "migrations"):
@@ -78,6 +81,7 @@ class Project:
             tuple(code),
             root / given["lock"] if "lock" in given else LOCKS / "runtime.txt",
             given.get("migrations"),
+            whole.get("project", {}).get("name"),
         )
 
     @property
@@ -85,8 +89,14 @@ class Project:
         """What :mod:`joblane.settings` reads of it, in this process and in the functions on AWS."""
         return {
             "JOBLANE_FUNCTIONS": self.functions,
-            **({"JOBLANE_MIGRATIONS": self.migrations} if self.migrations else {}),
+            **self.migrating,
         }
+
+    @property
+    def migrating(self) -> dict[str, str]:
+        """Of these, the settings that a migration reads."""
+        settings = {"JOBLANE_MIGRATIONS": self.migrations, "JOBLANE_PROJECT": self.name}
+        return {name: value for name, value in settings.items() if value}
 
     @property
     def folder(self) -> Path:

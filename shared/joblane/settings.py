@@ -36,6 +36,11 @@ def migrations() -> str | None:
     return os.environ.get("JOBLANE_MIGRATIONS", "").strip() or None
 
 
+def project() -> str | None:
+    """The project's name, which its database keeps; None where it has none."""
+    return os.environ.get("JOBLANE_PROJECT", "").strip() or None
+
+
 def schedules() -> str:
     """Times in place of declared ones, as :mod:`joblane.schedule_overrides` reads them; empty where there are none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()

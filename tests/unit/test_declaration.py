@@ -80,6 +80,34 @@ def refusal(**options: Any) -> str:
 # --- What is declared ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["delay", "apply_async", "send"])
+def test_how_other_libraries_enqueue_is_answered_with_how_it_is_done_here(name: str) -> None:
+    with pytest.raises(AttributeError, match=rf"a task has no attribute '{name}'; call jobs\.enqueue\(task, payload\)"):
+        getattr(data_export, name)
+    with pytest.raises(AttributeError, match=r"a task has no attribute 'colour'$"):
+        getattr(data_export, "colour")  # noqa: B009 - which a type checker would refuse
+
+
+class Inner(Payload):
+    blob: bytes
+
+
+class Outer(Payload):
+    name: str
+    parts: list[Inner]
+
+
+@task("data:blob")
+def data_blob(payload: Outer, ctx: TaskContext) -> None: ...
+
+
+def test_a_value_that_json_lacks_is_refused_with_its_field_and_not_shown() -> None:
+    odd = Outer(name="x", parts=[Inner(blob=b"fine"), Inner(blob=b"\xff hunter2")])
+    with pytest.raises(PayloadError, match=r"^payload: parts\.1\.blob: the value cannot be written as JSON") as caught:
+        data_blob.write(odd)
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_declared_task_is_still_the_function() -> None:
     payload = Export(tenant_id=UUID(int=1), note="hi")
     assert data_export(payload, None) == "hi!"
@@ -341,7 +369,10 @@ def test_functions_that_would_only_start_when_somebody_waits_for_them_are_refuse
 
     for function in (waits, yields):
         function.__name__ = "data_other"
-        with pytest.raises(DeclarationError, match="a plain function is required, as handlers are not awaited"):
+        with pytest.raises(
+            DeclarationError,
+            match=r"a plain function is required, as handlers are not awaited .* asyncio\.run\(work\(payload\)\)",
+        ):
             task("data:other")(function)
 
 

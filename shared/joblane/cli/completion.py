@@ -19,7 +19,7 @@ def queues() -> list[str]:
 
 
 def scopes() -> list[str]:
-    """Of things that can be paused."""
+    """Things that can be paused."""
     return [*PauseScope]
 
 

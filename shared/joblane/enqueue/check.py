@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""Checking a job field by field before anything is written or sent, and making its message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from joblane.declaration import Task
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
-from joblane.json_values import check_tree, digest, needs_walk
+from joblane.job import Job
+from joblane.json_values import canonical, check_tree, digest, needs_walk
 from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.options import NONE, Options
 from joblane.queues import Queue, lane_name
@@ -24,8 +25,7 @@ from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN, TICK_ID_PATT
 from joblane.unique import LONGEST_UNIQUE, MAX_KEY, OnConflict, Unique, Until, key_of
 
 if TYPE_CHECKING:
-    pass
-from joblane.job import Job
+    from joblane.payload import Payload
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 UNSAID = (None,) * 5
@@ -99,7 +99,7 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
         headers=headers,
         options=None if record or options is NONE else options,
     )
-    body = _body(message)
+    body = _body(message, task.payload)
     entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
     if entry.size > MAX_MESSAGE_BYTES:
         if not record:
@@ -249,14 +249,26 @@ def _headers(headers: Mapping[str, str]) -> Mapping[str, str]:
         raise EnqueueError("headers", str(error).removeprefix("headers: ")) from None
 
 
-def _body(message: Message) -> str:
+def _body(message: Message, model: type[Payload]) -> str:
     try:
         body = message.encode()
         if needs_walk(body):
             check_tree(message.payload)
     except ValueError as error:  # a MessageError, or a number that JSON does not have
-        raise PayloadError("payload", str(error).removeprefix("payload: ")) from None
+        where = _field_at_fault(message.payload or {}, model)
+        raise PayloadError("payload", where + str(error).removeprefix("payload: ")) from None
     return body
+
+
+def _field_at_fault(payload: Mapping[str, Any], model: type[Payload]) -> str:
+    """The first field that JSON or Postgres cannot hold."""
+    for name, value in payload.items():
+        try:
+            canonical(value)
+            check_tree(value, depth=2)
+        except ValueError:
+            return f"{name}: " if name in model.model_fields else ""
+    return ""
 
 
 def new_id() -> str:

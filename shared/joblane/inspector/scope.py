@@ -1,4 +1,4 @@
-"""What an inspector works with: the record, the queues, the declarations, and who asks."""
+"""The stage that an inspector works on: its record, queues and declarations, and the operator."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator is told where the database or AWS does not answer."""
+"""Errors of the database and of AWS, translated for an operator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 @contextmanager
 def translated_errors(scope: Scope) -> Iterator[None]:
-    """Around one operation: what is away becomes an error of ours, and no transaction stays open behind it."""
+    """Raise an unavailable database or AWS as an error of ours; leave no transaction open after the operation."""
     with scope.lock:
         try:
             yield
@@ -41,7 +41,7 @@ def translated_errors(scope: Scope) -> Iterator[None]:
 
 
 def translated(error: Exception, scope: Scope) -> JobError | None:
-    """What an error of the database or of AWS means to whoever asked; None for one that is a fault of the code."""
+    """Our error for an error of the database or of AWS; None for a fault of the code."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     if isinstance(error, ClientError):

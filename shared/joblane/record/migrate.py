@@ -6,7 +6,7 @@ import importlib
 import re
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
@@ -19,9 +19,8 @@ from joblane.record.stage import TAKE, check_project, check_schema, check_stage,
 from joblane.record.task_types import literal, register, register_statement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
-    from joblane.declaration import Task
     from joblane.record.connection import Connection
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
@@ -99,10 +98,10 @@ def migrate(
     prefix, tasks, database = check_prefix(prefix or settings.prefix()), discover(), Database(url)
     try:
         _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
-        _check(database.get(), prefix, tasks)
+        _check(database.get(), prefix)
         # in short tries: nobody has to stand behind a migration that waits for a table
         _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")
-        take_stage(database.get(), prefix)
+        take_stage(database.get(), prefix, settings.project())
         register(database.get(), tasks)
         upgrade_project(url)
         if user is not None:
@@ -122,19 +121,21 @@ def migration_sql(url: str | None) -> str:
     if url is not None:
         database = Database(url)
         try:
-            current = _check(database.get(), prefix, tasks)
+            current = _check(database.get(), prefix)
         finally:
             database.drop()
-    return script(current, [TAKE.format(prefix=literal(prefix)), register_statement(tasks)])
+    project = settings.project()
+    take = TAKE.format(prefix=literal(prefix), project=literal(project) if project else "null")
+    return script(current, [take, register_statement(tasks)])
 
 
-def _check(connection: Connection, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
+def _check(connection: Connection, prefix: str) -> str | None:
     """Returns the revision that the database is at. Raises what says that its schema is not ours."""
     check_schema(connection)
     revision = checked_revision(connection)
     check_stage(connection, prefix)
     if revision is not None:
-        check_project(connection, [type_ for task in tasks.values() for type_ in task.types])
+        check_project(connection, settings.project())
     return revision
 
 

@@ -1,4 +1,4 @@
-"""The stage that a schema ``joblane`` serves: the first ``joblane migrate`` writes its prefix."""
+"""The stage and the project that a schema ``joblane`` serves: the first ``joblane migrate`` writes them into it."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 STAGE = "select prefix from joblane.stage"
-TAKE = "insert into joblane.stage (prefix) values ({prefix}) on conflict do nothing"
+TAKE = """insert into joblane.stage as s (prefix, project) values ({prefix}, {project})
+on conflict (only_row) do update set project = coalesce(s.project, excluded.project)"""
 NOT_MIGRATED = ("3F000", "42P01")
 """No such schema, no such table."""
-LIBRARY = "jobs:"
-"""The library's own task types begin so; every project has them."""
 
 # Extensions and the array and row types of tables are left out: they come and go with something else.
 OBJECTS = """
@@ -53,9 +52,9 @@ def match_stage(rows: Iterable[Iterable[str]] | None, prefix: str) -> None:
             raise WrongStageError(prefix, found)
 
 
-def take_stage(connection: Connection, prefix: str) -> None:
-    """Write the prefix where none is written yet. Raises :class:`WrongStageError` where it is another."""
-    connection.run(TAKE.format(prefix="$1"), prefix)
+def take_stage(connection: Connection, prefix: str, project: str | None) -> None:
+    """Write prefix and project where none are written yet. Raises :class:`WrongStageError` for another prefix."""
+    connection.run(TAKE.format(prefix="$1", project="$2"), prefix, project)
     check_stage(connection, prefix)
 
 
@@ -78,20 +77,14 @@ def check_schema(connection: Connection) -> None:
         )
 
 
-def check_project(connection: Connection, types: Iterable[str]) -> None:
-    """``types``: names and former names of all declared tasks.
-
-    Raises :class:`ForeignSchemaError` where the schema knows tasks of a project and none of them is declared here.
-    """
-    ours = {type_ for type_ in types if not type_.startswith(LIBRARY)}
-    theirs = {type_ for (type_,) in connection.run("select type from joblane.task_types order by type")}
-    theirs = {type_ for type_ in theirs if not type_.startswith(LIBRARY)}
-    if ours and theirs and not ours & theirs:
-        raise ForeignSchemaError(
-            f"the schema joblane of this database belongs to another project: it has the task types"
-            f" {_some(sorted(theirs))}, and this project declares {_some(sorted(ours))}; use another database. Where"
-            " all types were renamed, name the old ones as aliases="
-        )
+def check_project(connection: Connection, project: str | None) -> None:
+    """Raises :class:`ForeignSchemaError` for a schema of a project of another name. None: a project without one."""
+    for (found,) in connection.run("select project from joblane.stage where project is not null"):
+        if project is not None and project != found:
+            raise ForeignSchemaError(
+                f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}; use"
+                f" another database. Where the project was renamed: update joblane.stage set project = '{project}'"
+            )
 
 
 def _some(names: list[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from pg8000.exceptions import DatabaseError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from joblane import Enqueued, JobClient, Payload, Queue, TaskContext, task
 from joblane.enqueue.check import new_id
@@ -158,6 +160,58 @@ def test_what_is_no_task_is_refused(world: World, odd: Any) -> None:
         world.client.enqueue(odd, Sample())
 
 
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ("countdown", "did you mean process_in?"),
+        ("eta", "did you mean process_at?"),
+        ("max_retries", "did you mean max_retry?"),
+        ("time_out", "did you mean timeout?"),
+        ("colour", "there are queue, process_in, "),
+    ],
+)
+def test_an_option_that_there_is_not_is_refused_with_those_that_come_near(
+    world: World, sends: Sends, option: str, hint: str
+) -> None:
+    odd: dict[str, Any] = {option: 5}
+    with nothing_happens(world, sends), pytest.raises(EnqueueError) as caught:
+        world.client.enqueue(sample_one, Sample(), **odd)
+    assert caught.value.field == option
+    assert str(caught.value).startswith(f"{option}: there is no such option; {hint}")
+
+
+def test_what_is_no_session_is_refused(world: World, sends: Sends) -> None:
+    odd: Any = "x"
+    with nothing_happens(world, sends), pytest.raises(EnqueueError, match="session: an SQLAlchemy Session is required"):
+        world.client.enqueue(sample_one, Sample(), session=odd)
+
+
+def test_an_asynchronous_session_is_refused_with_the_way_to_do_it(world: World, sends: Sends) -> None:
+    odd: Any = AsyncSession()
+    with nothing_happens(world, sends), pytest.raises(EnqueueError, match=r"await session\.run_sync\(lambda s: "):
+        world.client.enqueue(sample_one, Sample(), session=odd)
+
+
+def test_a_client_closes_its_connection_at_the_end_of_a_block(world: World) -> None:
+    with JobClient() as jobs:
+        made = jobs.enqueue(sample_one, Sample())
+        database = jobs._database()
+        assert database.open
+    assert not database.open
+    # and it can be used again
+    assert jobs.get(made.id) is not None
+    jobs.close()
+
+
+def test_a_client_that_was_not_closed_leaves_no_socket_open(world: World) -> None:
+    jobs = JobClient()
+    jobs.enqueue(sample_one, Sample())
+    database = jobs._database()
+    del jobs
+    gc.collect()
+    assert not database.open
+
+
 def test_times_with_a_long_offset_are_taken(world: World) -> None:
     far = timezone(timedelta(hours=23))
     later = datetime.now(far) + timedelta(hours=2)
@@ -170,7 +224,10 @@ def test_a_payload_that_was_changed_unchecked_is_refused_and_not_shown(
     world: World, sends: Sends, capfd: pytest.CaptureFixture[str]
 ) -> None:
     odd = Sample().model_copy(update={"number": SECRET})
-    with nothing_happens(world, sends), pytest.raises(PayloadError, match="cannot be written as JSON") as caught:
+    with (
+        nothing_happens(world, sends),
+        pytest.raises(PayloadError, match="payload: number: the value cannot be written as JSON") as caught,
+    ):
         world.client.enqueue(sample_one, odd)
     assert SECRET not in str(caught.value) + capfd.readouterr().err
 
@@ -224,12 +281,12 @@ BAD_PAYLOADS: list[tuple[dict[str, Any], str]] = [
     ({"value": SECRET + "\ud800"}, "holds a lone surrogate"),
     ({"value": deep(70)}, "nested deeper than 64 levels"),
     ({"value": deep(5000)}, "payload: "),
-    ({"value": float("nan")}, "payload: "),
-    ({"value": [float("inf")]}, "payload: "),
-    ({"number": float("-inf")}, "payload: "),
-    ({"value": 10**5000}, "payload: "),
-    ({"value": b"\xff\xfe"}, "payload: "),
-    ({"value": object()}, "payload: "),
+    ({"value": float("nan")}, "payload: value: "),
+    ({"value": [float("inf")]}, "payload: value: "),
+    ({"number": float("-inf")}, "payload: number: "),
+    ({"value": 10**5000}, "payload: value: "),
+    ({"value": b"\xff\xfe"}, "payload: value: "),
+    ({"value": object()}, "payload: value: "),
 ]
 
 

@@ -7,7 +7,6 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -153,19 +152,27 @@ def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database
             connection.execute_simple("drop owned by keeper cascade; drop role keeper")
 
 
-def test_a_second_project_is_refused_and_the_types_of_the_first_stay(
-    empty: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a project that had no name at first, whose tasks were all renamed since
+    monkeypatch.delenv("JOBLANE_PROJECT", raising=False)
+    migrate(empty)
+    monkeypatch.setenv("JOBLANE_PROJECT", "shop")
+    monkeypatch.setattr(migrating, "discover", lambda: {sample_one.type: sample_one})
     migrate(empty)
     before = everything(empty)
-    others = MappingProxyType({sample_one.type: sample_one})
-    monkeypatch.setattr(migrating, "discover", lambda: others)
-    with pytest.raises(
-        ForeignSchemaError,
-        match=r"another project: it has the task types data:export.*this project declares sample:one",
-    ):
-        migrate(empty)
+    # when another project comes
+    monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
+    monkeypatch.setattr(migrating, "discover", dict)
+    for refused in (migrate, migration_sql):
+        with pytest.raises(
+            ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'; use another"
+        ):
+            refused(empty)
     assert everything(empty) == before
+    # when it was a new name
+    with connected(empty) as connection:
+        connection.run("update joblane.stage set project = 'bakery'")
+    assert migrate(empty) == 0
 
 
 # --- As SQL --------------------------------------------------------------------------------------------------------
@@ -191,7 +198,7 @@ def shape(url: str) -> list[list[Any]]:
                union all
                select type, null, md5(t::text), null, null from joblane.task_types t
                union all
-               select prefix, version_num, null, null, null from joblane.stage, joblane.alembic_version
+               select prefix, version_num, project, null, null from joblane.stage, joblane.alembic_version
                 order by 1, 2"""
         )
 

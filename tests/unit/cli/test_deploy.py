@@ -93,13 +93,14 @@ def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setenv("JOBLANE_MIGRATIONS", "shop.migrations:upgrade")
     monkeypatch.setenv("JOBLANE_PREFIX", "shop")
+    monkeypatch.setenv("JOBLANE_PROJECT", "shop-web")
     printed = jobs("migrate", "--sql")
     assert printed.startswith("-- The project's own migrations (shop.migrations:upgrade) are not part of this.")
     for statement in (
         "create schema joblane;",
         "CREATE TABLE joblane.alembic_version",
         "create table joblane.tasks",
-        "insert into joblane.stage (prefix) values ('shop')",
+        "values ('shop', 'shop-web')",
         "insert into joblane.task_types",
     ):
         assert statement in printed

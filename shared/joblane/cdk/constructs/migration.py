@@ -12,7 +12,6 @@ from joblane.cdk.constructs.code import FunctionCode
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.settings.stage import Stage
-from joblane.project import Project
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
@@ -37,7 +36,7 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={**_user(access), **_of_project(code.project)},
+            environment={**_user(access), **code.project.migrating},
             access=replace(access, functions=access.migration),
         ).function
         if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
@@ -61,7 +60,3 @@ def _user(access: DatabaseAccess) -> dict[str, str]:
     if access.user is None:
         return {}
     return {"DATABASE_USER": access.user, "DATABASE_USER_LOGIN": "iam" if access.functions.by_iam else "password"}
-
-
-def _of_project(project: Project) -> dict[str, str]:
-    return {"JOBLANE_MIGRATIONS": project.migrations} if project.migrations else {}

@@ -193,10 +193,11 @@ create table joblane.task_types (
 )
 """
 
-# The stage that this schema serves: the one row is written by its first `joblane migrate`.
+# The stage that this schema serves, and the project: the one row is written by its first `joblane migrate`.
 STAGE = """
 create table joblane.stage (
     prefix   text not null,
+    project  text,
     only_row boolean primary key default true check (only_row)
 )
 """
