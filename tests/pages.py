@@ -8,6 +8,7 @@ The word after a block's language says what it needs:
 ``sh emulator``     is for another emulator, which is not a part of this project
 ``sh account``      needs an AWS account
 ``sql``             is run on a migrated PostgreSQL, by ``tests/integration/record/test_docs_sql.py``
+``python construct``  a CDK app, which ``tests/infra/test_construct.py`` synthesises
 ``json stage``      settings of one stage, which are read as those of ``cdk.json`` are
 ``json schedules``  its ``schedules`` alone
 ==================  =================================================================================================

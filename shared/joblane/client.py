@@ -19,8 +19,8 @@ from weakref import WeakSet
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
-from joblane.enqueue.check import Ready, check, delay_seconds, distance, is_past
-from joblane.enqueue.insert import Admitted, insert_tasks
+from joblane.enqueue.check import check, delay_seconds, distance, is_past
+from joblane.enqueue.insert import insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
@@ -39,7 +39,7 @@ from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES
 from joblane.record.database import Database
-from joblane.record.insert import MARK_SENT
+from joblane.record.insert import MARK_SENT, NewTask
 from joblane.record.stage import STAGE, match_stage
 from joblane.record.states import State
 from joblane.record.status import STATUS, TaskStatus
@@ -181,7 +181,7 @@ class JobClient:
                 database.drop()
                 raise RecordAwayError(f"the database did not answer: {text_of(error)}") from error
 
-    def _enqueue(self, ready: Sequence[Ready], session: Session | None) -> list[Enqueued | JobError]:
+    def _enqueue(self, ready: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
             if session is not None:
                 raise EnqueueError("session", "a client made with record=False writes no row; make JobClient()")
@@ -208,8 +208,8 @@ class JobClient:
 
     # --- Checking --------------------------------------------------------------------------------------------------
 
-    def _checked(self, jobs: Iterable[Job]) -> list[Ready]:
-        ready: list[Ready] = []
+    def _checked(self, jobs: Iterable[Job]) -> list[NewTask]:
+        ready: list[NewTask] = []
         for position, job in enumerate(jobs):
             try:
                 ready.append(check(job, record=self._record, prefix=self._known_prefix()))
@@ -221,7 +221,7 @@ class JobClient:
 
     # --- Without a record ------------------------------------------------------------------------------------------
 
-    def _send_alone(self, ready: Sequence[Ready]) -> list[Enqueued | JobError]:
+    def _send_alone(self, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
         failed = self._sqs.send_many([one.entry for one in ready])
         return [
             SendError(f"{one.entry.queue}: {failed[position]}")
@@ -232,7 +232,7 @@ class JobClient:
 
     # --- With a record of its own ----------------------------------------------------------------------------------
 
-    def _insert(self, ready: Sequence[Ready]) -> list[Admitted | JobError]:
+    def _insert(self, ready: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write the rows in transactions of their own."""
         with self._lock:
             database = self._database()
@@ -246,14 +246,14 @@ class JobClient:
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
 
-    def _send_recorded(self, admitted: Sequence[Admitted | JobError]) -> list[Enqueued | JobError]:
+    def _send_recorded(self, admitted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
         near = _near(admitted)
-        entries = [replace(one.ready.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
-        sent = self._send_rows(entries, [one.ready for one in near])
-        return [one if isinstance(one, JobError) else _result(one, sent=one.ready.id in sent) for one in admitted]
+        entries = [replace(one.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
+        sent = self._send_rows(entries, near)
+        return [one if isinstance(one, JobError) else _result(one, sent=one.id in sent) for one in admitted]
 
-    def _send_rows(self, entries: Sequence[Entry], ready: Sequence[Ready]) -> set[str]:
+    def _send_rows(self, entries: Sequence[Entry], ready: Sequence[NewTask]) -> set[str]:
         if not entries:
             return set()
         failed = self._sqs.send_many(entries)
@@ -283,7 +283,7 @@ class JobClient:
 
     # --- In the caller's session -----------------------------------------------------------------------------------
 
-    def _insert_in(self, session: Session, ready: Sequence[Ready]) -> list[Enqueued | JobError]:
+    def _insert_in(self, session: Session, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction and leave their messages to its commit."""
         from sqlalchemy import text
         from sqlalchemy.orm import Session, scoped_session
@@ -309,7 +309,7 @@ class JobClient:
         outbox.add(
             session,
             [
-                replace(one.ready, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
+                replace(one, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
                 for one in _near(admitted)
             ],
         )
@@ -325,7 +325,7 @@ class JobClient:
                 match_stage(session.execute(text(STAGE)).all(), self._known_prefix())
             self._checked_engines.add(engine)
 
-    def send_committed(self, ready: Sequence[Ready]) -> None:
+    def send_committed(self, ready: Sequence[NewTask]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
         inline = ready[:INLINE_SENDS]
         entries = [replace(one.entry, delay_seconds=delay_seconds(distance(one.at))) for one in inline]
@@ -346,7 +346,7 @@ class JobClient:
         return self._made
 
 
-def _refuse_repeats(ready: Sequence[Ready]) -> None:
+def _refuse_repeats(ready: Sequence[NewTask]) -> None:
     seen: set[str] = set()
     for one in ready:
         if one.id in seen:
@@ -354,20 +354,20 @@ def _refuse_repeats(ready: Sequence[Ready]) -> None:
         seen.add(one.id)
 
 
-def _near(admitted: Sequence[Admitted | JobError]) -> list[Admitted]:
+def _near(admitted: Sequence[NewTask | JobError]) -> list[NewTask]:
     """Those whose messages SQS can hold until they are due."""
     return [
         one
         for one in admitted
-        if isinstance(one, Admitted) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
+        if isinstance(one, NewTask) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
     ]
 
 
-def _result(one: Admitted, *, sent: bool) -> Enqueued:
-    result = _enqueued(one.ready, one.due_seconds, sent=sent)
+def _result(one: NewTask, *, sent: bool) -> Enqueued:
+    result = _enqueued(one, one.due_seconds, sent=sent)
     return result if one.created else replace(result, state=one.state or result.state, created=False)
 
 
-def _enqueued(ready: Ready, due_seconds: float, *, sent: bool) -> Enqueued:
+def _enqueued(ready: NewTask, due_seconds: float, *, sent: bool) -> Enqueued:
     state = State.SCHEDULED if due_seconds > 0 else State.PENDING
     return Enqueued(ready.id, ready.task.type, ready.queue, state, sent, past=is_past(ready.at))

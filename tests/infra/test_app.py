@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from aws_cdk import App, Stack
 from aws_cdk import aws_sqs as sqs
+from typer.testing import CliRunner
 
 import joblane.cdk.app
 from infra.app import APP
@@ -21,6 +22,7 @@ from joblane.cdk import costs
 from joblane.cdk.app import Synthesised
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.packaging import Packages
+from joblane.cli.main import app as command_line
 from joblane.discovery import discover
 from tests.infra import templates
 from tests.infra.conftest import RealStages
@@ -167,6 +169,23 @@ def test_a_stage_costs_by_its_own_settings(stages: RealStages) -> None:
     assert prod["NAT gateway hour"] == 2 * dev["NAT gateway hour"]
     assert prod["Aurora ACU-hour"] == 4 * dev["Aurora ACU-hour"]  # twice the least, and a standby
     assert dev["SQS request"] == costs.mapped_queues(discover()) * costs.RECEIVES_PER_MAPPING
+
+
+def test_the_command_reads_what_an_idle_stage_costs_from_its_templates(stages: RealStages) -> None:
+    def told(*options: str) -> str:
+        line = ["costs", "--stage", "dev", "--assembly", str(stages("dev").directory), *options]
+        done = CliRunner().invoke(command_line, line)
+        assert done.exit_code == 0, done.output
+        return done.stdout
+
+    text, found, table = told(), json.loads(told("--json")), told("--markdown").splitlines()
+    assert text.startswith(f"Stage dev: idle, about ${found['usd']:,.2f} a month: an estimate by prices of ")
+    assert re.search(r"Aurora, at its least while awake +\$ +43\.20", text)
+    assert re.search(r"NAT gateways +\$ +32\.40", text)
+    assert "runs of system:health_check: requests of its own" in text
+    assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
+    assert table[0] == "| what | amount | a month |"
+    assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
 
 
 def test_quiet_prints_nothing(no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

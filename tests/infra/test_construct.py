@@ -17,6 +17,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from aws_cdk import aws_sqs as sqs
 from aws_cdk.aws_lambda_event_sources import SqsEventSource
 
+from joblane.cdk import packaging
 from joblane.cdk.construct import JobDatabase, Joblane
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.errors import StageError, SynthError
@@ -25,6 +26,7 @@ from joblane.cdk.packaging import Packages
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 from tests.infra.templates import Template
+from tests.pages import blocks
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_6
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
@@ -308,3 +310,24 @@ def test_jobs_of_two_prefixes_can_be_in_one_app(shop: Shop, no_packages: Package
     for stack, prefix in (("shop", "shop"), ("second", "other")):
         queues = templates.queues(assembly.get_stack_by_name(stack).template)
         assert f"{prefix}-default" in queues
+
+
+# --- The page ------------------------------------------------------------------------------------------------------
+
+
+def test_the_example_of_the_page_synthesises(
+    no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given zips in place of the real ones
+    (block,) = (block for block in blocks("python") if block.mark == "construct")
+    monkeypatch.setattr(packaging, "build_layer", lambda *_: no_packages.layer)
+    monkeypatch.setattr(packaging, "build_code", lambda *_: no_packages.code)
+    monkeypatch.setattr(packaging, "check_layer", lambda *_: None)
+    monkeypatch.setattr(packaging, "find_uv", lambda *_: "uv")
+    # when
+    source = block.text.replace("App()", f"App(outdir={str(tmp_path)!r})")
+    exec(compile(source, str(block), "exec"), {"__name__": "example"})
+    # then
+    template = json.loads((tmp_path / "shop.template.json").read_text())
+    assert {"shop-data-export", "shop-user-invitation", "shop-router"} <= set(templates.functions(template))
+    assert "shop-low-tenant-cleanup" in templates.queues(template)

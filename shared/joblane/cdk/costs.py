@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from joblane.cdk.errors import SynthError
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
 from joblane.queues import Queue
+from joblane.schedule_overrides import apply_all
 
 MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
@@ -44,6 +46,8 @@ class Extra:
 
 
 SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
+METADATA = "JoblaneCosts"
+"""Where a template has what this takes: architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
 Extras = Mapping[str, Extra]
 Templates = Iterable[Mapping[str, Any]]
@@ -219,6 +223,20 @@ def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) 
     """A stage, dearest first. Without storage, traffic, and secrets that exist already."""
     compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
     return sorted([*standing(templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
+
+
+def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
+    """By the templates that a synth wrote. ``tasks``: as declared; the stage's own schedules stand in the templates.
+
+    Raises :class:`SynthError` where none of the templates holds jobs.
+    """
+    templates = list(templates)
+    found = next((one["Metadata"][METADATA] for one in templates if METADATA in one.get("Metadata", {})), None)
+    if found is None:
+        raise SynthError("none of the templates is of Joblane's jobs")
+    tasks = apply_all(tasks, found["schedules"])
+    extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
+    return idle(tasks, templates, found["architecture"], extras)
 
 
 def total(lines: Iterable[Line]) -> float:

@@ -45,7 +45,7 @@ COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
         "schema": deploy.schema,
     },
     "The local stack": {"up": local.up, "down": local.down, "status": local.status},
-    "Deploying": {"migrate": deploy.migrate, "preflight": deploy.preflight},
+    "Deploying": {"migrate": deploy.migrate, "preflight": deploy.preflight, "costs": deploy.costs},
 }
 
 

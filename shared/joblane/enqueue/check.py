@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from joblane.declaration import Task
 from joblane.enqueue.check_options import check_options, in_utc
 from joblane.errors import EnqueueError, LaneError, MessageError, PayloadError
 from joblane.job import Job
-from joblane.json_values import canonical, check_tree, digest, needs_walk
+from joblane.json_values import canonical, check_tree, needs_walk
 from joblane.limits import MAX_DELAY_SECONDS, MAX_MESSAGE_BYTES
 from joblane.options import NONE, Options
 from joblane.queues import Queue, lane_name
@@ -32,47 +32,7 @@ UNSAID = (None,) * 5
 LONGEST_WAIT = timedelta(days=3650)
 
 
-@dataclass(slots=True)
-class Ready:
-    """A job that was checked, with its message. ``delay``, ``at``: as in :class:`NewTask`."""
-
-    id: str
-    task: Task[Any, Any]
-    queue: Queue
-    payload: Mapping[str, Any]
-    headers: Mapping[str, str]
-    owner: str | None
-    options: Options
-    unique: Unique | None
-    on_conflict: OnConflict
-    delay: float | None
-    at: datetime | None
-    entry: Entry
-
-    def row(self, *, unsent: bool = False) -> NewTask:
-        return NewTask(
-            id=self.id,
-            type=self.task.type,
-            queue=self.queue,
-            tenant=self.entry.group,
-            owner=self.owner,
-            tags=self.options.tags,
-            payload=self.payload,
-            payload_digest=digest(self.payload),
-            schema=self.task.schema_digest,
-            headers=self.headers,
-            options=self.options.row(self.task),
-            allowed=self.options.max_attempts(self.task),
-            retention_seconds=self.options.retention_seconds(self.task),
-            deadline=self.options.deadline,
-            unique=self.unique,
-            delay=self.delay,
-            at=self.at,
-            unsent=unsent,
-        )
-
-
-def check(job: Job, *, record: bool, prefix: str) -> Ready:
+def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     """Check every field and make the message. Raises :class:`EnqueueError` with the field's name."""
     task = job.task
     if not isinstance(task, Task):
@@ -105,13 +65,15 @@ def check(job: Job, *, record: bool, prefix: str) -> Ready:
         if not record:
             raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
         entry = replace(entry, body=replace(message, payload=None).encode())
-    return Ready(id_, task, queue, payload, headers, _owner(job.owner), options, unique, on_conflict, delay, at, entry)
+    return NewTask(
+        id_, task, queue, payload, headers, _owner(job.owner), options, unique, on_conflict, delay, at, entry
+    )
 
 
-def readdressed(ready: Ready, id_: str) -> Ready:
+def readdressed(new: NewTask, id_: str) -> NewTask:
     """The same, for the row of another id; its message leaves the payload to the row."""
-    message = Message(ready.task.type, id_, rec=True, schema=ready.task.schema_digest, headers=ready.headers)
-    return replace(ready, id=id_, entry=replace(ready.entry, body=message.encode()))
+    message = Message(new.task.type, id_, rec=True, schema=new.task.schema_digest, headers=new.headers)
+    return replace(new, id=id_, entry=replace(new.entry, body=message.encode()))
 
 
 def _check_without_a_row(job: Job, when: str, seconds: float) -> None:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from joblane.enqueue.check import Ready
+    from joblane.record.insert import NewTask
 
-Send = Callable[[Sequence["Ready"]], None]
+Send = Callable[[Sequence["NewTask"]], None]
 
 
 class Outbox:
@@ -21,7 +21,7 @@ class Outbox:
     def __init__(self, send: Send) -> None:
         self._send = send
         self._transaction: Any = None
-        self._ready: list[Ready] = []
+        self._ready: list[NewTask] = []
 
     @classmethod
     def of(cls, session: Session, send: Send) -> Outbox:
@@ -34,13 +34,13 @@ class Outbox:
             event.listen(session, "after_commit", outboxes[send].committed)
         return outboxes[send]
 
-    def waiting(self, session: Session) -> list[Ready]:
+    def waiting(self, session: Session) -> list[NewTask]:
         """What the open transaction has enqueued so far."""
         if self._transaction is not session.get_transaction():
             self._ready = []
         return self._ready
 
-    def add(self, session: Session, ready: Sequence[Ready]) -> None:
+    def add(self, session: Session, ready: Sequence[NewTask]) -> None:
         waiting = self.waiting(session)
         self._transaction = session.get_transaction()
         waiting.extend(ready)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from joblane.json_values import digest
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 from joblane.record.transitions import FRESH, assignments
 
 if TYPE_CHECKING:
-    from joblane.unique import Unique
+    from joblane.declaration import Task
+    from joblane.options import Options
+    from joblane.queues import Queue
+    from joblane.record.states import State
+    from joblane.sqs.client import Entry
+    from joblane.unique import OnConflict, Unique
 
 NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
@@ -88,49 +94,59 @@ locked in the order of keys. Nothing where an attempt is under way, or the holde
 
 @dataclass(slots=True)
 class NewTask:
-    """A row to be. ``delay`` in seconds from the database's now, or ``at`` as an aware moment; neither: now.
+    """A task on its way into the record: checked, with its message.
 
-    ``unsent``: its message is left to the sweep.
+    ``delay`` in seconds from the database's now, or ``at`` as an aware moment; neither: now. ``unsent``: its message
+    is left to the sweep. The last three say how it went: ``due_seconds`` from now, ``created``: False for a holder of
+    the unique key, and ``state``: that of a holder which stays as it is; None for a row whose message is to be sent.
     """
 
     id: str
-    type: str
-    queue: str
-    tenant: str | None
+    task: Task[Any, Any]
+    queue: Queue
     payload: Mapping[str, Any]
-    payload_digest: str
-    schema: str
     headers: Mapping[str, str]
-    allowed: int
-    retention_seconds: int
+    owner: str | None
+    options: Options
+    unique: Unique | None
+    on_conflict: OnConflict
     delay: float | None
     at: datetime | None
-    owner: str | None = None
-    tags: Sequence[str] = ()
-    options: Mapping[str, Any] = field(default_factory=dict)
-    deadline: datetime | None = None
-    unique: Unique | None = None
+    entry: Entry
     unsent: bool = False
+    due_seconds: float = 0.0
+    created: bool = True
+    state: State | None = None
 
-    def record(self) -> dict[str, Any]:
-        fields = {name: getattr(self, name) for name in self.__slots__}
-        unique = fields.pop("unique")
-        if unique is not None:
-            fields |= {
-                "unique_key": unique.key,
-                "unique_until": unique.until,
-                "unique_seconds": unique.seconds,
-            }
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value
-            for name, value in fields.items()
-            if value is not None
+    def row(self) -> dict[str, Any]:
+        task, options, unique = self.task, self.options, self.unique
+        found = {
+            "id": self.id,
+            "type": task.type,
+            "queue": self.queue,
+            "tenant": self.entry.group,
+            "owner": self.owner,
+            "tags": options.tags,
+            "payload": self.payload,
+            "payload_digest": digest(self.payload),
+            "schema": task.schema_digest,
+            "headers": self.headers,
+            "options": options.row(task),
+            "allowed": options.max_attempts(task),
+            "retention_seconds": options.retention_seconds(task),
+            "deadline": options.deadline and options.deadline.isoformat(),
+            "delay": self.delay,
+            "at": self.at and self.at.isoformat(),
+            "unsent": self.unsent,
         }
+        if unique is not None:
+            found |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
+        return found
 
 
 def document(new: Iterable[NewTask]) -> str:
     """The parameter of :data:`INSERT` and :data:`REPLACE`."""
-    return json.dumps([task.record() for task in new], ensure_ascii=False)
+    return json.dumps([task.row() for task in new], ensure_ascii=False)
 
 
 MARK_SENT = f"""

@@ -13,8 +13,8 @@ from weakref import WeakKeyDictionary
 
 from joblane.client import JobClient
 from joblane.declaration import Task
-from joblane.enqueue.check import Ready
 from joblane.record.database import Database
+from joblane.record.insert import NewTask
 from joblane.sqs.client import Sqs
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> 
             return client._made
         return databases.setdefault(client, Database(url))
 
-    def and_learn(client: JobClient, ready: Sequence[Ready], session: Session | None) -> Any:
+    def and_learn(client: JobClient, ready: Sequence[NewTask], session: Session | None) -> Any:
         for one in ready:
             learn(one.task)
         return enqueue(client, ready, session)

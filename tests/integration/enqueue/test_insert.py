@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from joblane import DuplicateTaskError, Enqueued, Job, JobClient
 from joblane.client import INLINE_SENDS
 from joblane.enqueue import insert as module
-from joblane.enqueue.check import Ready
+from joblane.record.insert import NewTask
 from tests.builders.rows import put
 from tests.samples import Sample, sample_one, sample_only
 from tests.world import World
@@ -54,7 +54,7 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
     refused, waiting, first = threading.Event(), threading.Event(), threading.get_ident()
     real = module._explain
 
-    def explain(run: Any, jobs: Mapping[int, Ready], room: int | None) -> Any:
+    def explain(run: Any, jobs: Mapping[int, NewTask], room: int | None) -> Any:
         if threading.get_ident() == first and not refused.is_set():
             refused.set()
             assert waiting.wait(20)

@@ -18,8 +18,9 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from sqlalchemy import text
 
 from joblane import RetryAfter, TaskContext
+from joblane.enqueue.check import check
 from joblane.errors import sqlstate
-from joblane.json_values import digest
+from joblane.job import Job
 from joblane.maintenance import sweep
 from joblane.queues import Queue
 from joblane.record import dead_letters, finish, insert
@@ -186,20 +187,7 @@ def test_a_row_that_stays_locked_is_left_alone_and_nothing_is_spent(world: World
 
 def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its_end(world: World) -> None:
     payload = {"do": "nothing", "number": 0}
-    new = insert.NewTask(
-        id="it",
-        type="sample:one",
-        queue="default",
-        tenant=None,
-        payload=payload,
-        payload_digest=digest(payload),
-        schema="",
-        headers={},
-        allowed=4,
-        retention_seconds=60,
-        delay=None,
-        at=None,
-    )
+    new = check(Job(sample_one, Sample(**payload), task_id="it"), record=True, prefix="jobs")
     producer = Database(world.url)
     try:
         producer.get().execute_simple("begin")

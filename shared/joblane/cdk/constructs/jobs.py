@@ -23,7 +23,7 @@ from joblane.cdk.constructs.own_function import OwnFunction
 from joblane.cdk.constructs.producer_policy import producer_policy
 from joblane.cdk.constructs.queue_pair import SENDING, sending
 from joblane.cdk.constructs.task_function import GIVEN, JobFunction, TaskFunction
-from joblane.cdk.costs import Extra
+from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
@@ -314,7 +314,7 @@ def _metadata(stage: Stage, costs: Mapping[str, Extra]) -> dict[str, Any]:
             "database_connections": stage.connections,
             "reserved_connections": stage.reserved_connections,
         },
-        "JoblaneCosts": {
+        METADATA: {
             "architecture": stage.architecture,
             "schedules": dict(stage.schedules),
             "extras": {type_: asdict(extra) for type_, extra in costs.items()},

@@ -118,17 +118,10 @@ def preflight(
     cannot be reached from here, leave that unset.
     """
     extras.need("cdk")
-    from joblane.cdk.preflight import read as stages
     from joblane.cdk.preflight.compare import stops
-    from joblane.local.deployment import context
-    from joblane.project import Project
+    from joblane.cdk.preflight.read import look
 
-    if assembly is None:
-        if stage not in (known := context()["stages"]):
-            terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
-        assembly = Project.here().root / "cdk.out" / stage
-        stages.synthesise(stage, assembly)
-    findings = stages.look(stage, assembly)
+    findings = look(stage, assembly or _synthesised(stage))
     if as_json:
         lines = [vars(one) for one in findings]
         typer.echo(json.dumps({"stage": stage, "ok": not stops(findings, strict=strict), "findings": lines}, indent=2))
@@ -136,6 +129,51 @@ def preflight(
         _show_findings(stage, findings)
     if stops(findings, strict=strict):
         raise typer.Exit(1)
+
+
+def costs(
+    stage: Annotated[str, typer.Option(help="Stage of cdk.json.")] = "dev",
+    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="A table for a page.")] = False,
+    assembly: Annotated[
+        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+    ] = None,
+) -> None:
+    """What a stage costs in a month without a job.
+
+    By list prices of us-east-1, from the templates and the declared schedules. Without storage and traffic.
+    """
+    extras.need("cdk")
+    from joblane.cdk import costs as prices
+    from joblane.cdk.preflight.read import read_templates
+    from joblane.discovery import discover
+    from joblane.prices import AS_OF
+
+    lines = prices.of_stage(read_templates(assembly or _synthesised(stage)).values(), discover(times={}))
+    total = prices.total(lines)
+    if as_json:
+        shown = [{"what": one.what, "amount": one.amount, "price": one.price, "usd": one.dollars} for one in lines]
+        typer.echo(json.dumps({"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}, indent=2))
+    elif as_markdown:
+        typer.echo(prices.markdown(lines, with_sum=True))
+    else:
+        typer.echo(f"Stage {stage}: idle, about ${total:,.2f} a month: an estimate by prices of {AS_OF}, us-east-1")
+        width = max(len(one.what) for one in lines)
+        for one in lines:
+            typer.echo(f"  {one.what:{width}}  ${one.dollars:8,.2f}")
+
+
+def _synthesised(stage: str) -> Path:
+    """The folder to which the templates of ``stage`` are written."""
+    from joblane.cdk.preflight.read import synthesise
+    from joblane.local.deployment import context
+    from joblane.project import Project
+
+    if stage not in (known := context()["stages"]):
+        terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
+    assembly = Project.here().root / "cdk.out" / stage
+    synthesise(stage, assembly)
+    return assembly
 
 
 def _show_findings(stage: str, findings: Sequence[Finding]) -> None:

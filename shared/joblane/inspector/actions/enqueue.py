@@ -7,8 +7,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from joblane.declaration import Task
-from joblane.enqueue.check import Ready, check, delay_seconds
-from joblane.enqueue.insert import Admitted, insert_tasks
+from joblane.enqueue.check import check, delay_seconds
+from joblane.enqueue.insert import insert_tasks
 from joblane.errors import EnqueueError, JobError
 from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
@@ -18,6 +18,7 @@ from joblane.inspector.views import ActionResult, TypeView
 from joblane.job import Job, JobOptions
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.connection import Connection
+from joblane.record.insert import NewTask
 from joblane.record.states import State
 from joblane.redaction import restored
 
@@ -57,19 +58,19 @@ def enqueue(
     ready = check(job, record=True, prefix=scope.prefix)
     with audit.action(scope, "enqueue", ready.id, reason) as doing:
         inserted = insert(doing.connection, ready)
-        doing.target = inserted.ready.id
+        doing.target = inserted.id
         doing.changed = inserted.state is None
-        doing.details |= {"type": task.type, "queue": inserted.ready.queue, "options": sorted(options)}
+        doing.details |= {"type": task.type, "queue": inserted.queue, "options": sorted(options)}
     failed = send_inserted(scope, inserted)
     after = inserted.state or (State.SCHEDULED if inserted.due_seconds > 0 else State.PENDING)
-    id_ = inserted.ready.id
+    id_ = inserted.id
     return ActionResult(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
 
 
 # --- Writing a new row, and sending it -----------------------------------------------------------------------------
 
 
-def insert(connection: Connection, ready: Ready) -> Admitted:
+def insert(connection: Connection, ready: NewTask) -> NewTask:
     """Write the row in the transaction that is open. Raises what stands in its way."""
     admitted = insert_tasks(connection.run, [ready])[0]
     if isinstance(admitted, JobError):
@@ -77,13 +78,13 @@ def insert(connection: Connection, ready: Ready) -> Admitted:
     return admitted
 
 
-def send_inserted(scope: Scope, inserted: Admitted) -> dict[str, str]:
+def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
     """Send what SQS can hold until it is due, after the commit. Returns what it did not take, as :func:`send`."""
     if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
         return {}
-    entry = inserted.ready.entry
+    entry = inserted.entry
     entry.delay_seconds = delay_seconds(inserted.due_seconds)
-    return send(scope.connection, scope.sqs, {inserted.ready.id: entry})
+    return send(scope.connection, scope.sqs, {inserted.id: entry})
 
 
 def note_of(failed: Mapping[str, str]) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from joblane.enqueue.check import Ready, check
+from joblane.enqueue.check import check
 from joblane.enqueue.wake import wake
 from joblane.errors import UnreadablePayloadError
 from joblane.inspector.actions import audit
@@ -26,6 +26,7 @@ from joblane.inspector.tasks.row import Record, check_id, read
 from joblane.inspector.views import ActionResult
 from joblane.job import Job
 from joblane.record.claim import HOLDER
+from joblane.record.insert import NewTask
 from joblane.record.states import State
 from joblane.redaction import restored
 
@@ -98,7 +99,7 @@ def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: st
     return ActionResult(id_, "replay", found.state, State.PENDING, new_id=ready.id, note=note)
 
 
-def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> Ready:
+def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> NewTask:
     """A job like the task that was found, checked. ``edited`` None: with its payload, read as the worker reads it."""
     task = named(scope, found.type)
     try:
@@ -122,7 +123,7 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> Rea
     return check(job, record=True, prefix=scope.prefix)
 
 
-def _difference(ready: Ready, found: Record) -> dict[str, Any]:
+def _difference(ready: NewTask, found: Record) -> dict[str, Any]:
     """Names of the declared fields that differ. Others are keys that a sender chose: how many of them were dropped."""
     old = found.payload if isinstance(found.payload, dict) else {}
     fields = [name for name in ready.payload if old.get(name) != ready.payload[name] or name not in old]

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from joblane.enqueue.check import Ready, check, new_id
+from joblane.enqueue.check import check, new_id
 from joblane.enqueue.insert import insert_tasks
 from joblane.errors import UnknownTaskError
 from joblane.inspector.actions import audit
@@ -21,7 +21,7 @@ from joblane.inspector.tasks.row import check_id
 from joblane.inspector.views import BulkView
 from joblane.job import Job
 from joblane.record.connection import Connection
-from joblane.record.insert import MARK_SENT
+from joblane.record.insert import MARK_SENT, NewTask
 from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
@@ -94,7 +94,7 @@ def begin(
     return view(scope, ready.id)
 
 
-def _ready(scope: Scope) -> Ready:
+def _ready(scope: Scope) -> NewTask:
     if BULK_TYPE not in scope.tasks:
         raise SelectionError("action", f"the task {BULK_TYPE!r}, which does it, is not deployed here")
     task = scope.tasks[BULK_TYPE]

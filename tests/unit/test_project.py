@@ -1,0 +1,48 @@
+"""The user's project, as its `pyproject.toml` describes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from joblane.project import Project, ProjectError
+
+
+@pytest.mark.parametrize(
+    ("text", "migrating"),
+    [
+        ("", {}),
+        ('[project]\nname = "shop"', {"JOBLANE_PROJECT": "shop"}),
+        (
+            '[project]\nname = "shop"\n[tool.joblane]\nmigrations = "shop.migrations:upgrade"',
+            {"JOBLANE_PROJECT": "shop", "JOBLANE_MIGRATIONS": "shop.migrations:upgrade"},
+        ),
+    ],
+)
+def test_a_migration_knows_the_project_by_its_settings(text: str, migrating: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    project = Project.here(tmp_path)
+    assert project.migrating == migrating
+    assert project.environment == {"JOBLANE_FUNCTIONS": "functions", **migrating}
+
+
+def test_a_project_without_a_file_has_no_name(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    assert Project.here(tmp_path / "functions").name is None
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("[tool.joblane]\nmigration = 'x'", "'migration' is not known; there are functions, code, lock, migrations"),
+        ("[tool.joblane]\nmigrations = 1", "tool.joblane.migrations: a text is required"),
+        ("[tool.joblane]\ncode = ['gone']", "tool.joblane.code: a list of folders that exist is required"),
+        ("[tool.joblane]\nlock = 'gone.txt'", "tool.joblane.lock: there is no file 'gone.txt'"),
+        ("[tool", "pyproject.toml: "),
+    ],
+)
+def test_a_setting_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(text)
+    with pytest.raises(ProjectError, match=why):
+        Project.here(tmp_path)
