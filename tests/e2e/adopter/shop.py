@@ -142,6 +142,25 @@ def upgrade():
     ${upgrades if upgrades else "pass"}
 '''
 
+CLOUD = """
+from aws_cdk import App, Stack
+from aws_cdk import aws_ec2 as ec2
+from aws_cdk import aws_rds as rds
+from joblane.cdk.construct import JobDatabase, Joblane
+
+app = App(outdir=".joblane/cloud.out")
+stack = Stack(app, "shop")
+vpc = ec2.Vpc(stack, "Vpc", max_azs=2)
+engine = rds.DatabaseClusterEngine.aurora_postgres(version=rds.AuroraPostgresEngineVersion.VER_16_6)
+writer = rds.ClusterInstance.serverless_v2("Writer")
+orders = rds.DatabaseCluster(stack, "Orders", engine=engine, writer=writer, vpc=vpc)
+database = JobDatabase.of(orders, name="orders")
+settings = {"SHOP_NAME": "the corner shop"}
+joblane = Joblane(stack, "Jobs", functions="functions", vpc=vpc, database=database, prefix="shop", settings=settings)
+app.synth()
+print(*sorted(joblane.jobs.functions))
+"""
+
 FILES = {
     "pyproject.toml": '[project]\nname = "shop"\nversion = "1"\n\n[tool.joblane]\ncode = ["shop", "shared"]\n',
     "alembic.ini": ALEMBIC_INI,
@@ -153,5 +172,6 @@ FILES = {
     "shop/__init__.py": "",
     "shop/main.py": MAIN,
     "shop/models.py": MODELS,
+    "cloud/app.py": CLOUD,
     "functions/tenant_welcome/handler.py": HANDLER,
 }

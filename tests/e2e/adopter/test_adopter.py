@@ -78,7 +78,8 @@ def adopter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Adopter]:
     (folder / ".joblane" / "build").mkdir(parents=True)
     for platform in (None, WHEEL_PLATFORMS["arm64"]):
         shutil.copy(unpacked.layer(platform).path, folder / ".joblane" / "build")
-    path = os.pathsep.join([str(python.parent), "/usr/local/bin", "/usr/bin", "/bin"])
+    tools = folder / ".joblane" / "tools" / "bin"
+    path = os.pathsep.join([str(python.parent), str(tools), "/usr/local/bin", "/usr/bin", "/bin"])
     ports = {"JOBLANE_AWS_PORT": str(free_port()), "JOBLANE_POSTGRES_PORT": str(free_port())}
     made = Adopter(folder, python, {**ours, **ports, "PATH": path, "COLUMNS": "160"})
     try:
@@ -182,7 +183,16 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
 
 def test_its_tests_and_its_templates_pass(adopter: Adopter, database_url: str) -> None:
     adopter.run("python", "-m", "pytest", "-q", "tests", DATABASE_URL=database_url)
-    cdk = Tools(Project(adopter.folder)).cdk
-    adopter.run(cdk, "synth", "--quiet", "--no-notices", "-c", "stage=dev")
+    adopter.run("cdk", "synth", "--quiet", "--no-notices", "-c", "stage=dev")
     written = {path.name for path in (adopter.folder / ".joblane" / "cdk.out").glob("*.template.json")}
     assert {"jobs-dev-data.template.json", "jobs-dev-jobs.template.json"} <= written
+
+
+def test_its_own_cdk_app_takes_the_jobs_as_a_construct(adopter: Adopter) -> None:
+    told = adopter.run("python", "cloud/app.py", JSII_NODE=str(Tools(Project(ROOT)).node))
+    assert "tenant:welcome" in told.split()
+    template = json.loads((adopter.folder / ".joblane" / "cloud.out" / "shop.template.json").read_text())
+    kinds = [resource["Type"] for resource in template["Resources"].values()]
+    assert kinds.count("AWS::RDS::DBCluster") == kinds.count("AWS::EC2::VPC") == 1
+    names = [resource["Properties"].get("QueueName") for resource in template["Resources"].values()]
+    assert {"shop-default", "shop-default-tenant-welcome"} <= {name for name in names if isinstance(name, str)}
