@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from joblane.declaration import Task
@@ -57,6 +56,10 @@ ELSEWHERE = {
 
 def check_names(options: Mapping[str, object]) -> None:
     """Raise :class:`EnqueueError` for an option that there is not, with those that come near."""
+    if not options.keys() - JobOptions.__annotations__.keys():
+        return
+    from difflib import get_close_matches
+
     for name in options.keys() - JobOptions.__annotations__.keys():
         near = [ELSEWHERE[name]] if name in ELSEWHERE else get_close_matches(name, JobOptions.__annotations__)
         hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(JobOptions.__annotations__)}"

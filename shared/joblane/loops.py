@@ -175,7 +175,7 @@ class Pages(Generic[T]):
                 raise CursorError("cursor: a sequence's is the position; leave it out, or give a function as source")
         elif callable(source):
             if not callable(cursor):
-                raise CursorError("cursor: a function from an item to its cursor is required beside a function")
+                raise CursorError("cursor: a function from an item to its cursor is required with a function")
         elif hasattr(source, "column_descriptions"):
             self._type = _type_of(source, cursor)
         else:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, WithJsonSchema
@@ -101,19 +102,37 @@ class Message:
     v: Annotated[float, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})] = VERSION
 
     def encode(self) -> str:
-        """The body, without what is empty.
+        """The body, without what is empty. Field by field: pydantic's own way of leaving out takes twice as long.
 
         Raises ValueError for numbers that JSON does not have, or has no room for.
         """
-        fields = ((name, getattr(self, name)) for name in self.__slots__)
-        body = {"v": VERSION} | {name: value for name, value in fields if value or (value == {} and name == "payload")}
+        body: dict[str, Any] = {"v": VERSION, "type": self.type}
+        if self.id is not None:
+            body["id"] = self.id
+        if self.payload is not None:
+            body["payload"] = self.payload
+        if self.rec:
+            body["rec"] = True
+        if self.schema:
+            body["schema"] = self.schema
+        if self.enqueued_at:
+            body["enqueued_at"] = self.enqueued_at
+        if self.headers:
+            body["headers"] = self.headers
+        if self.tick:
+            body["tick"] = self.tick
         if self.options is not None:
-            body["options"] = _OPTIONS.dump_python(self.options, mode="json", exclude_defaults=True)
+            body["options"] = _options().dump_python(self.options, mode="json", exclude_defaults=True)
         text = _to_json(body)
         if text.isascii():
             return text
         # The two characters of Unicode's basic plane that SQS does not take as they are.
         return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
+
+
+@cache
+def _options() -> TypeAdapter[Options]:
+    return TypeAdapter(Options)
 
 
 def _to_json(body: dict[str, Any]) -> str:
@@ -128,7 +147,6 @@ def _to_json(body: dict[str, Any]) -> str:
 
 
 _MESSAGE = TypeAdapter(Message)
-_OPTIONS = TypeAdapter(Options)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 

@@ -92,9 +92,9 @@ def _past_deadline(claim: Claim) -> bool:
 
 
 def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
-    """The task's own, where it was told one."""
-    told = claim.options.get("retry_delay")
-    return [timedelta(seconds=seconds) for seconds in told] if told else task.retry_delay
+    """The task's own, else as its type declares."""
+    own = claim.options.get("retry_delay")
+    return [timedelta(seconds=seconds) for seconds in own] if own else task.retry_delay
 
 
 def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, delay: timedelta) -> Finish:
