@@ -122,7 +122,7 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 .venv/.run: $(UV) requirements/run.txt pyproject.toml
 	@$(VENV)
 	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
-		echo "Installing Python packages, about 450 MB; with the tools it is 800 MB and a minute or two, once"; \
+		echo "Installing Python packages, 450 MB; with tools and caches it is 1.2 GB and a minute or two, once"; \
 		$(UV) pip install --quiet --python .venv --require-hashes --requirements requirements/run.txt && $(EDITABLE); fi
 	@touch $@
 
