@@ -1,4 +1,4 @@
-"""TODO doc."""
+"""Limits of AWS, each with its source, our own numbers between them, and what a lane is made with."""
 
 from __future__ import annotations
 

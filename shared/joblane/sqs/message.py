@@ -63,8 +63,10 @@ MUST = {
 if TYPE_CHECKING:
     Object = Mapping[str, Any]
     Headers = Mapping[str, str]
-else:  # as pydantic reads them
+    Flag = bool
+else:  # as pydantic reads them; null stands for a field that is left out
     Object = dict[str, Any]
+    Flag = Annotated[bool, BeforeValidator(lambda flag: False if flag is None else flag)]
     Headers = Annotated[
         dict[Annotated[str, Field(max_length=100)], Annotated[str, Field(max_length=1000)]],
         Field(max_length=MAX_HEADERS),
@@ -93,7 +95,7 @@ class Message:
     type: Annotated[str, Field(max_length=MAX_TYPE, pattern=f"^{TYPE_PATTERN.pattern}$")]
     id: Annotated[str, Field(pattern=f"^{ID_PATTERN.pattern}$")] | None = None
     payload: Object | None = None
-    rec: bool = False
+    rec: Flag = False
     schema: Annotated[str, Field(max_length=100)] | None = None
     enqueued_at: Annotated[float, Field(ge=0, lt=1e11)] | None = None
     headers: Headers = field(default_factory=dict)

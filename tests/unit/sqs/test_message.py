@@ -79,6 +79,10 @@ def test_noncharacters_go_as_escapes_and_come_back() -> None:
     assert decode(message.encode()) == message
 
 
+def test_null_for_rec_is_a_message_without_a_row() -> None:
+    assert decode('{"type": "a:b", "rec": null}') == decode('{"type": "a:b"}')
+
+
 def test_a_recorded_message_without_a_payload_leaves_it_to_the_row() -> None:
     message = Message("a:b", "1", rec=True)
     assert "payload" not in message.encode()
