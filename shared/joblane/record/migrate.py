@@ -103,7 +103,7 @@ def migrate(
         _patiently(lambda: upgrade(url), _is_locked, max(patience, LOCKED_PATIENCE), "a table is in use; waiting")
         take_stage(database.get(), prefix, settings.project())
         register(database.get(), tasks)
-        upgrade_project(url)
+        upgrade_project(url, settings.migrations())
         if user is not None:
             _admit(database.get(), user, by_iam=by_iam)
     finally:
@@ -139,9 +139,11 @@ def _check(connection: Connection, prefix: str) -> str | None:
     return revision
 
 
-def upgrade_project(url: str) -> None:
-    """Run the project's own migrations, where it names some. Raises :class:`DeclarationError` where there are none."""
-    name = settings.migrations()
+def upgrade_project(url: str, name: str | None) -> None:
+    """Run the project's own migrations, ``module:function``; None: it has none.
+
+    Raises :class:`DeclarationError` where there is no such function.
+    """
     if name is None:
         return
     module, _, function = name.partition(":")

@@ -23,10 +23,12 @@ class Databases:
     """Clones of a template on one server.
 
     `url`: a database of the server whose user may create others. It is connected to and never written to.
+    `migrations`: `module:function` that makes the project's own tables after the library's; None where it has none.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, migrations: str | None = None) -> None:
         self._url = url
+        self._migrations = migrations
         self._name = f"{PREFIX}_{secrets.token_hex(4)}"
         self._numbers = itertools.count(1)
         self._made = False
@@ -60,7 +62,7 @@ class Databases:
             self._run(f"create database {self._name}")
             self._made = True
             upgrade(self._address(self._name))
-            upgrade_project(self._address(self._name))
+            upgrade_project(self._address(self._name), self._migrations)
         return self._name
 
     def _address(self, name: str) -> str:

@@ -49,13 +49,14 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def joblane_databases(joblane_server: str) -> Iterator[Databases]:
+def joblane_databases(joblane_server: str, pytestconfig: pytest.Config) -> Iterator[Databases]:
     """Migrated databases on that server, as many as are wanted."""
     from joblane.project import Project
     from joblane.testing.databases import Databases
 
-    Project.here().activate()
-    databases = Databases(joblane_server)
+    project = Project.here(pytestconfig.rootpath)
+    project.activate()
+    databases = Databases(joblane_server, migrations=project.migrations)
     yield databases
     databases.close()
 
