@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakSet
 
@@ -94,7 +95,6 @@ class JobClient:
         self._lock = threading.Lock()
         self._made: Database | None = None
         self._owns = True
-        self._prefix = ""
         self._checked_engines: WeakSet[Engine] = WeakSet()
 
     @classmethod
@@ -103,8 +103,6 @@ class JobClient:
         client = cls()
         client._made, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
-
-    # --- The two calls ---------------------------------------------------------------------------------------------
 
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
@@ -119,7 +117,7 @@ class JobClient:
         """
         check_names(options)
         job = Job(task, payload, **options)
-        result = self._enqueue([check(job, record=self._record, prefix=self._known_prefix())], session)[0]
+        result = self._enqueue([check(job, record=self._record, prefix=self._prefix)], session)[0]
         if isinstance(result, JobError):
             raise result
         return result
@@ -131,8 +129,6 @@ class JobClient:
         :class:`EnqueueError` before anything is written, naming its position.
         """
         return self._enqueue(self._checked(jobs), session)
-
-    # --- What has become of it -------------------------------------------------------------------------------------
 
     def get(self, task_id: str) -> TaskStatus | None:
         """How a task stands; None for an id that is not known. Raises :class:`RecordAwayError`."""
@@ -206,20 +202,16 @@ class JobClient:
         with suppress(Exception):  # at the interpreter's end what it takes may be gone
             self.close()
 
-    # --- Checking --------------------------------------------------------------------------------------------------
-
     def _checked(self, jobs: Iterable[Job]) -> list[NewTask]:
         ready: list[NewTask] = []
         for position, job in enumerate(jobs):
             try:
-                ready.append(check(job, record=self._record, prefix=self._known_prefix()))
+                ready.append(check(job, record=self._record, prefix=self._prefix))
             except EnqueueError as error:
                 error.args = (f"job {position}: {error}",)
                 raise
         _refuse_repeats(ready)
         return ready
-
-    # --- Without a record ------------------------------------------------------------------------------------------
 
     def _send_alone(self, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
         failed = self._sqs.send_many([one.entry for one in ready])
@@ -229,8 +221,6 @@ class JobClient:
             else _enqueued(one, one.entry.delay_seconds, sent=True)
             for position, one in enumerate(ready)
         ]
-
-    # --- With a record of its own ----------------------------------------------------------------------------------
 
     def _insert(self, ready: Sequence[NewTask]) -> list[NewTask | JobError]:
         """Write the rows in transactions of their own."""
@@ -281,8 +271,6 @@ class JobClient:
         finally:
             self._lock.release()
 
-    # --- In the caller's session -----------------------------------------------------------------------------------
-
     def _insert_in(self, session: Session, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
         """Write the rows in the caller's transaction and leave their messages to its commit."""
         from sqlalchemy import text
@@ -322,7 +310,7 @@ class JobClient:
         engine = session.get_bind().engine
         if engine not in self._checked_engines:
             if self._made is None or engine is not self._made.engine:  # a task's own was checked when it connected
-                match_stage(session.execute(text(STAGE)).all(), self._known_prefix())
+                match_stage(session.execute(text(STAGE)).all(), self._prefix)
             self._checked_engines.add(engine)
 
     def send_committed(self, ready: Sequence[NewTask]) -> None:
@@ -331,18 +319,15 @@ class JobClient:
         entries = [replace(one.entry, delay_seconds=delay_seconds(distance(one.at))) for one in inline]
         self._send_rows(entries, inline)
         if len(ready) > INLINE_SENDS:
-            wake(self._sqs, self._known_prefix())
+            wake(self._sqs, self._prefix)
 
-    # --- Settings --------------------------------------------------------------------------------------------------
-
-    def _known_prefix(self) -> str:
-        if not self._prefix:
-            self._prefix = check_prefix(settings.prefix())
-        return self._prefix
+    @cached_property
+    def _prefix(self) -> str:
+        return check_prefix(settings.prefix())
 
     def _database(self) -> Database:
         if self._made is None:
-            self._made = Database(settings.database_url(), prefix=self._known_prefix())
+            self._made = Database(settings.database_url(), prefix=self._prefix)
         return self._made
 
 

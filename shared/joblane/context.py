@@ -111,8 +111,6 @@ class TaskContext:
         """Time left to this attempt; zero at least."""
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
-    # --- The database ------------------------------------------------------------------------------------------------
-
     @property
     def session(self) -> Session:
         """A session whose work commits together with the task's completion, or not at all.
@@ -129,8 +127,6 @@ class TaskContext:
         self._work.lent = True
         return self._work.connection()
 
-    # --- Child tasks -------------------------------------------------------------------------------------------------
-
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
         """Enqueue a task that exists only if this one's work commits. As :meth:`JobClient.enqueue`.
 
@@ -144,8 +140,6 @@ class TaskContext:
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
         return self._client.enqueue_many(jobs, session=self.session)
-
-    # --- Long work ---------------------------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Raise :class:`TaskCancelled` where the task was cancelled meanwhile. Asks at most once a second.

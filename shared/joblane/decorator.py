@@ -8,7 +8,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -25,7 +26,7 @@ from joblane.unique import LONGEST_UNIQUE, Until
 if TYPE_CHECKING:
     from joblane.context import TaskContext
 
-
+E = TypeVar("E", bound=StrEnum)
 ENVIRONMENT_PATTERN = re.compile(r"[A-Za-z][A-Za-z0-9_]+")
 
 
@@ -77,7 +78,7 @@ def task(
     closed = type_.startswith(("jobs:", "system:"))
     if closed and front_door:
         raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take foreign messages")
-    lanes = [_queue(what, "queue", queue), *(_queue(what, "also", item) for item in also)]
+    lanes = [_one_of(Queue, what, "queue", queue), *(_one_of(Queue, what, "also", item) for item in also)]
     if len(set(lanes)) != len(lanes):
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
     _check_range(what, "max_retry", max_retry, 0, retry.MAX_RETRY)
@@ -126,7 +127,7 @@ def task(
             schedules=schedules,
             overlap=overlap,
             unique_for=unique_for,
-            unique_until=_until(what, unique_until),
+            unique_until=_one_of(Until, what, "unique_until", unique_until),
             resumable=resumable,
             aliases=tuple(aliases),
             archived_to=on_archived,
@@ -154,18 +155,11 @@ def _check_others(what: str, name: str, others: Sequence[Task[Any, Any] | str]) 
             raise DeclarationError(f"{what}: {name}: {other.type!r} takes {other.payload.__name__}, not ArchivedTask")
 
 
-def _queue(what: str, name: str, value: object) -> Queue:
+def _one_of(words: type[E], what: str, name: str, value: Any) -> E:
     try:
-        return Queue(value)  # type: ignore[arg-type]
+        return words(value)
     except ValueError:
-        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(Queue)}") from None
-
-
-def _until(what: str, value: Until | str) -> Until:
-    try:
-        return Until(value)
-    except ValueError:
-        raise DeclarationError(f"{what}: unique_until: {value!r} is not one of {', '.join(Until)}") from None
+        raise DeclarationError(f"{what}: {name}: {value!r} is not one of {', '.join(words)}") from None
 
 
 def _check_range(what: str, name: str, value: object, low: int, high: int) -> None:

@@ -143,11 +143,12 @@ def follower_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
 
 def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:
     try:
-        return _load_folder(package, folder)
+        module = importlib.import_module(f"{package}.{folder}.handler")
     except ModuleNotFoundError as error:
         if error.name not in (package, f"{package}.{folder}", f"{package}.{folder}.handler"):
             raise
         return None
+    return _task_of(module, f"{package}/{folder}/handler.py", folder)
 
 
 def _origin(error: BaseException, handler: Path, root: Path) -> str:
@@ -160,11 +161,6 @@ def _origin(error: BaseException, handler: Path, root: Path) -> str:
     ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
     path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
     return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
-
-
-def _load_folder(package: str, folder: str) -> Task[Any, Any] | None:
-    module = importlib.import_module(f"{package}.{folder}.handler")
-    return _task_of(module, f"{package}/{folder}/handler.py", folder)
 
 
 def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | None:

@@ -117,9 +117,6 @@ class RecordAwayError(JobError):
     """
 
 
-# --- Reading messages ----------------------------------------------------------------------------------------------
-
-
 class MessageError(JobError, ValueError):
     """A message body cannot be read, or carries what Postgres or SQS cannot take. The text holds no payload value."""
 

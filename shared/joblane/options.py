@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
@@ -103,13 +103,11 @@ class Options:
 
     def within(self, task: Task[Any, Any]) -> Options:
         """Cut to the declaration's bounds: what a foreign sender may say."""
-        return Options(
+        return replace(
+            self,
             max_retry=None if self.max_retry is None else min(self.max_retry, task.max_retry),
             timeout=None if self.timeout is None else min(self.timeout, task.timeout.total_seconds()),
             retention=None if self.retention is None else min(self.retention, task.retention.total_seconds()),
-            retry_delay=self.retry_delay,
-            deadline=self.deadline,
-            tags=self.tags,
         )
 
 

@@ -102,9 +102,6 @@ def _unwritable_in(value: Any, depth: int) -> str:
     return ""
 
 
-# --- What a payload is made of -------------------------------------------------------------------------------------
-
-
 def _models(info: FieldInfo) -> list[type[BaseModel]]:
     """The models that a field may hold."""
     return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]

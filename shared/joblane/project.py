@@ -87,10 +87,7 @@ class Project:
     @property
     def environment(self) -> dict[str, str]:
         """What :mod:`joblane.settings` reads of it, in this process and in the functions on AWS."""
-        return {
-            "JOBLANE_FUNCTIONS": self.functions,
-            **self.migrating,
-        }
+        return {"JOBLANE_FUNCTIONS": self.functions, **self.migrating}
 
     @property
     def migrating(self) -> dict[str, str]:

@@ -25,8 +25,6 @@ class Queue(StrEnum):
 WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 1}
 """Share of the concurrency budget, as in the weighted queues of asynq. There is no strict priority on SQS."""
 
-# --- Names ---------------------------------------------------------------------------------------------------------
-
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 MAX_QUEUE_NAME = 80

@@ -9,7 +9,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from joblane.declaration import Task
 from joblane.enqueue.check_options import check_options, in_utc
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from joblane.payload import Payload
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
+E = TypeVar("E", bound=StrEnum)
 UNSAID = (None,) * 5
 LONGEST_WAIT = timedelta(days=3650)
 
@@ -47,7 +49,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
     options = _options(job, seconds)
-    on_conflict = OnConflict.RAISE if job.on_conflict is OnConflict.RAISE else _on_conflict(job)
+    on_conflict = _one_of(OnConflict, "on_conflict", job.on_conflict)
     unique = _unique(job, queue, payload, record=record)
     message = Message(
         task.type,
@@ -65,9 +67,8 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
         if not record:
             raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
         entry = replace(entry, body=replace(message, payload=None).encode())
-    return NewTask(
-        id_, task, queue, payload, headers, _owner(job.owner), options, unique, on_conflict, delay, at, entry
-    )
+    owner = None if job.owner is None else _id("owner", job.owner)
+    return NewTask(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry)
 
 
 def readdressed(new: NewTask, id_: str) -> NewTask:
@@ -86,30 +87,18 @@ def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
         raise EnqueueError("retention", f"{job.task.retention}, as declared, at most without a record")
 
 
-# --- Checking one argument each --------------------------------------------------------------------------------------
-
-
 def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
-    if queue not in list(Queue):
-        raise EnqueueError("queue", f"{queue!r} is not one of {', '.join(Queue)}")
-    if queue not in task.lanes:
-        raise LaneError(task.type, queue, task.lanes)
-    return Queue(queue)
+    known = _one_of(Queue, "queue", queue)
+    if known not in task.lanes:
+        raise LaneError(task.type, known, task.lanes)
+    return known
 
 
 def _options(job: Job, seconds: float) -> Options:
     given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
     if not job.tags and given == UNSAID:
         return NONE
-    options = check_options(
-        job.task,
-        max_retry=job.max_retry,
-        timeout=job.timeout,
-        retention=job.retention,
-        retry_delay=job.retry_delay,
-        deadline=job.deadline,
-        tags=job.tags,
-    )
+    options = check_options(job)
     if options.deadline is not None and distance(options.deadline) <= seconds:
         raise EnqueueError("deadline", "it comes before the task is due: the task would be given up without running")
     return options
@@ -132,24 +121,21 @@ def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool)
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
-    try:
-        until = task.unique_until if job.unique_until is None else Until(job.unique_until)
-    except ValueError:
-        raise EnqueueError("unique_until", f"{job.unique_until!r} is not one of {', '.join(Until)}") from None
+    until = task.unique_until if job.unique_until is None else _one_of(Until, "unique_until", job.unique_until)
     return Unique(key_of(task.type, queue, payload, key), lasts.total_seconds(), until)
 
 
-def _on_conflict(job: Job) -> OnConflict:
+def _one_of(words: type[E], name: str, value: Any) -> E:
     try:
-        return OnConflict(job.on_conflict)
+        return words(value)
     except ValueError:
-        raise EnqueueError("on_conflict", f"{job.on_conflict!r} is not one of {', '.join(OnConflict)}") from None
+        raise EnqueueError(name, f"{value!r} is not one of {', '.join(words)}") from None
 
 
-def _owner(owner: str | None) -> str | None:
-    if owner is not None and (not isinstance(owner, str) or not ID_PATTERN.fullmatch(owner)):
-        raise EnqueueError("owner", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
-    return owner
+def _id(name: str, value: str) -> str:
+    if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
+        raise EnqueueError(name, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
+    return value
 
 
 def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[float | None, datetime | None]:
@@ -189,9 +175,7 @@ def delay_seconds(seconds: float) -> int:
 
 
 def _task_id(task_id: str) -> str:
-    if not isinstance(task_id, str) or not ID_PATTERN.fullmatch(task_id):
-        raise EnqueueError("task_id", f"1 to {MAX_ID} printable ASCII characters without spaces are required")
-    if TICK_ID_PATTERN.fullmatch(task_id):
+    if TICK_ID_PATTERN.fullmatch(_id("task_id", task_id)):
         raise EnqueueError("task_id", f"{task_id!r} has the form of a tick's id, which only the scheduler gives")
     return task_id
 

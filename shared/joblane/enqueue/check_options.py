@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
@@ -12,23 +12,15 @@ from joblane.options import MAX_DELAYS, MAX_RETENTION, MAX_TAG, MAX_TAGS, Option
 from joblane.retry import RetryDelay, check_retry_delay
 
 if TYPE_CHECKING:
-    from joblane.declaration import Task
+    from joblane.job import Job
 
 
-def check_options(
-    task: Task[Any, Any],
-    *,
-    max_retry: int | None,
-    timeout: timedelta | None,
-    retention: timedelta | None,
-    retry_delay: RetryDelay | None,
-    deadline: datetime | None,
-    tags: Sequence[str],
-) -> Options:
+def check_options(job: Job) -> Options:
     """Raises :class:`EnqueueError` with the argument's name.
 
     Retries and timeout stay within the declaration, as the lane's queue and function are made for it.
     """
+    task, max_retry, timeout, retention, deadline = job.task, job.max_retry, job.timeout, job.retention, job.deadline
     if max_retry is not None and (type(max_retry) is not int or not 0 <= max_retry <= task.max_retry):
         raise EnqueueError(
             "max_retry", f"0 to {task.max_retry}, which {task.type!r} declares, is required, not {max_retry!r}"
@@ -46,9 +38,9 @@ def check_options(
         max_retry=max_retry,
         timeout=None if timeout is None else timeout.total_seconds(),
         retention=None if retention is None else retention.total_seconds(),
-        retry_delay=None if retry_delay is None else _delays(retry_delay),
+        retry_delay=None if job.retry_delay is None else _delays(job.retry_delay),
         deadline=None if deadline is None else in_utc("deadline", deadline),
-        tags=_tags(tags),
+        tags=_tags(job.tags),
     )
 
 

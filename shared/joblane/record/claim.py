@@ -275,8 +275,8 @@ def arrival(
         "schema": message.schema,
         "headers": message.headers,
         "options": {} if plain else options.row(task),
-        "allowed": task.max_attempts if options.max_retry is None else options.max_retry + 1,
-        "retention_seconds": int(task.retention.total_seconds() if options.retention is None else options.retention),
+        "allowed": options.max_attempts(task),
+        "retention_seconds": options.retention_seconds(task),
         "rec": message.rec,
         "dead": dead,
     }

@@ -24,6 +24,8 @@ UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57P")
 """SQLSTATEs: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error Codes*."""
 READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
+LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
+"""SQLSTATEs: a lock was not had in time; a unique key was taken."""
 PING_AFTER_SECONDS = 30
 """A connection that was idle for longer is tested before it is used; a test for every use would cost a round trip."""
 MAX_PREPARED = 100

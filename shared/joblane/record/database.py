@@ -23,6 +23,7 @@ from joblane.record.stage import check_stage
 
 if TYPE_CHECKING:
     import ssl
+    from typing import Self
 
     from sqlalchemy import Engine
 
@@ -56,6 +57,12 @@ class Database:
         self._options = _connect_options(url)
         self._prefix = prefix
         self._connection: Connection | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.drop()
 
     def another(self) -> Database:
         """A second connection to the same database, made on first use."""
@@ -160,9 +167,6 @@ class Database:
         engine = create_engine("postgresql+pg8000://", creator=self.get, poolclass=StaticPool, hide_parameters=True)
         event.listen(engine, "checkout", check)
         return engine
-
-
-# --- Connecting ----------------------------------------------------------------------------------------------------
 
 
 def _connect_options(url: str) -> dict[str, Any]:

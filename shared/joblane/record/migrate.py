@@ -12,7 +12,7 @@ from joblane import settings, telemetry
 from joblane.discovery import discover
 from joblane.errors import DeclarationError, sqlstate
 from joblane.queues import check_prefix
-from joblane.record.connection import is_unavailable
+from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
 from joblane.record.database import Database
 from joblane.record.migrations import checked_revision, script, upgrade
 from joblane.record.stage import TAKE, check_project, check_schema, check_stage, take_stage
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0
 LOCKED_PATIENCE = timedelta(minutes=1)
-LOCK_NOT_AVAILABLE = "55P03"
 
 # RDS lets the members of rds_iam in by token, and by nothing else. Source: RDS, *Creating a database account using IAM
 # authentication*.
@@ -95,8 +94,8 @@ def migrate(
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before anything is changed.
     """
-    prefix, tasks, database = check_prefix(prefix or settings.prefix()), discover(), Database(url)
-    try:
+    prefix, tasks = check_prefix(prefix or settings.prefix()), discover()
+    with Database(url) as database:
         _patiently(database.get, is_unavailable, patience, "the database is unavailable; waiting")
         _check(database.get(), prefix)
         # in short tries: nobody has to stand behind a migration that waits for a table
@@ -106,8 +105,6 @@ def migrate(
         upgrade_project(url, settings.migrations())
         if user is not None:
             _admit(database.get(), user, by_iam=by_iam)
-    finally:
-        database.drop()
     return len(tasks)
 
 
@@ -119,11 +116,8 @@ def migration_sql(url: str | None) -> str:
     """
     prefix, tasks, current = check_prefix(settings.prefix()), discover(), None
     if url is not None:
-        database = Database(url)
-        try:
+        with Database(url) as database:
             current = _check(database.get(), prefix)
-        finally:
-            database.drop()
     project = settings.project()
     take = TAKE.format(prefix=literal(prefix), project=literal(project) if project else "null")
     return script(current, [take, register_statement(tasks)])

@@ -97,8 +97,6 @@ class RunSession:
         if "session" in self.__dict__:
             self.session.flush()
 
-    # --- Commits -----------------------------------------------------------------------------------------------------
-
     def commit(self, end: Finish) -> bool:
         """Commit the session's work together with the end of the run.
 
@@ -163,8 +161,6 @@ class RunSession:
             with self.held:
                 self.session.rollback()
 
-    # --- Meanwhile -------------------------------------------------------------------------------------------------
-
     def report(self, done: int | None, total: int | None, note: str | None) -> None:
         """Record progress (none where ``done`` is None), visible at once, and ask for a cancel.
 
@@ -190,8 +186,6 @@ class RunSession:
 
     def _lease_lost(self) -> LeaseLostError:
         return LeaseLostError(f"{self._id}: another run has taken the task over")
-
-    # --- The end -----------------------------------------------------------------------------------------------------
 
     def undo(self, *, interrupted: bool = False) -> None:
         """Roll back what the handler wrote.

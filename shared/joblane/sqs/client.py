@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
 SEND_TRIES = 3
+Attributes = Mapping[str, Mapping[str, Any]]
 CONNECTIONS = 8
 """Batches under way at once."""
 NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
@@ -32,7 +33,7 @@ class Entry:
     body: str
     delay_seconds: int = 0
     group: str | None = None
-    attributes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    attributes: Attributes = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -143,27 +144,15 @@ class Sqs:
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
         """Receipt handle → seconds from now, cut to what SQS takes. A refusal is passed over: the queue's own
         visibility timeout brings the message back."""
-        from botocore.exceptions import BotoCoreError, ClientError
-
         longest = int(MAX_LATER_VISIBILITY.total_seconds())
-        items = [(receipt, max(0, min(seconds, longest))) for receipt, seconds in receipts.items()]
-        for start in range(0, len(items), MAX_BATCH):
-            batch = items[start : start + MAX_BATCH]
-            entries = [
-                {"Id": str(number), "ReceiptHandle": receipt, "VisibilityTimeout": seconds}
-                for number, (receipt, seconds) in enumerate(batch)
-            ]
-            try:
-                url = self.url(queue)
-                if len(batch) == 1:
-                    [(receipt, seconds)] = batch
-                    self.client.change_message_visibility(
-                        QueueUrl=url, ReceiptHandle=receipt, VisibilityTimeout=seconds
-                    )
-                else:
-                    self.client.change_message_visibility_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
-            except (BotoCoreError, ClientError):
-                continue
+        self._in_batches(
+            queue,
+            "change_message_visibility",
+            [
+                {"ReceiptHandle": receipt, "VisibilityTimeout": max(0, min(seconds, longest))}
+                for receipt, seconds in receipts.items()
+            ],
+        )
 
     def receive_many(self, queue: str, visibility_seconds: int, *, wait_seconds: int = 0) -> list[MessageTypeDef]:
         """At most 10 messages, whole, that nobody else sees for so long. Raises botocore's errors."""
@@ -178,17 +167,22 @@ class Sqs:
 
     def delete_many(self, queue: str, receipts: Sequence[str]) -> None:
         """A refusal is passed over: the message is seen again, as one that was delivered twice."""
+        self.url(queue)  # a queue that is not there is no refusal of a message
+        self._in_batches(queue, "delete_message", [{"ReceiptHandle": receipt} for receipt in receipts])
+
+    def _in_batches(self, queue: str, call: str, items: Sequence[dict[str, Any]]) -> None:
+        """Call ``call`` for a single item, its form for batches for up to 10. Refusals are passed over."""
         from botocore.exceptions import BotoCoreError, ClientError
 
-        url = self.url(queue)
-        for start in range(0, len(receipts), MAX_BATCH):
-            batch = receipts[start : start + MAX_BATCH]
-            entries = [{"Id": str(number), "ReceiptHandle": receipt} for number, receipt in enumerate(batch)]
+        for start in range(0, len(items), MAX_BATCH):
+            batch = items[start : start + MAX_BATCH]
             try:
+                url = self.url(queue)
                 if len(batch) == 1:
-                    self.client.delete_message(QueueUrl=url, ReceiptHandle=batch[0])
+                    getattr(self.client, call)(QueueUrl=url, **batch[0])
                 else:
-                    self.client.delete_message_batch(QueueUrl=url, Entries=entries)  # type: ignore[arg-type]
+                    entries = [{"Id": str(number), **item} for number, item in enumerate(batch)]
+                    getattr(self.client, f"{call}_batch")(QueueUrl=url, Entries=entries)
             except (BotoCoreError, ClientError):
                 continue
 

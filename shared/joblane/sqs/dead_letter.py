@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from joblane import telemetry
 from joblane.limits import MAX_ATTRIBUTES, MAX_MESSAGE_BYTES
 from joblane.queues import dead_letter_name
-from joblane.sqs.client import Entry, attribute_size
+from joblane.sqs.client import Attributes, Entry, attribute_size
 from joblane.sqs.message import DEAD_ATTRIBUTE, REASON_ATTRIBUTE, Message
 
 if TYPE_CHECKING:
@@ -58,8 +59,12 @@ def archived_dead_letter(queue: str, message: Message, reason: str, generation: 
 def refused_dead_letter(delivery: Received, reason: str) -> Entry:
     """The dead letter of a message that no row stands for: its body and attributes as they came.
 
-    A body near SQS's limit leaves no room for marks; the reason is then in the log alone.
+    The reason is logged as well: a body near SQS's limit leaves no room for marks.
     """
+    telemetry.logger().warning(
+        "message refused, sent to the dead letters",
+        extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
+    )
     marks = _marks(reason, delivery.dead or 0)
     attributes = _within(delivery.body, marks, delivery.attributes)
     return Entry(dead_letter_name(delivery.queue), delivery.body, group=delivery.group, attributes=attributes)
@@ -72,9 +77,7 @@ def _marks(reason: str, generation: int) -> dict[str, Mapping[str, Any]]:
     }
 
 
-def _within(
-    body: str, marks: Mapping[str, Mapping[str, Any]], others: Mapping[str, Mapping[str, Any]]
-) -> dict[str, Mapping[str, Any]]:
+def _within(body: str, marks: Attributes, others: Attributes) -> dict[str, Mapping[str, Any]]:
     """As many attributes as SQS takes beside ``body``, the marks first. Marks of an earlier life are dropped."""
     room = MAX_MESSAGE_BYTES - Entry("", body).size
     kept: dict[str, Mapping[str, Any]] = {}

@@ -152,9 +152,6 @@ _MESSAGE = TypeAdapter(Message)
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
-# --- Decoding ------------------------------------------------------------------------------------------------------
-
-
 def decode(body: str) -> Message:
     """Read a body, or raise :class:`MessageError` with the field and what it must be."""
     try:
@@ -205,9 +202,6 @@ def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
         check_text(name, "headers")
         check_text(value, "headers")
     return headers
-
-
-# --- Its schema ----------------------------------------------------------------------------------------------------
 
 
 def message_schema(task: Task[Any, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from joblane.errors import MessageError
+from joblane.sqs.client import Attributes
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message, decode
 from joblane.sqs.traceparent import HEADER, caller_of, headers_within
 
@@ -27,7 +28,7 @@ class Received:
     receives: int
     sent_at: float
     group: str | None
-    attributes: Mapping[str, Mapping[str, Any]]
+    attributes: Attributes
     dead: int | None
     message: Message | None
     refusal: str | None
@@ -64,14 +65,7 @@ class Received:
 
     @classmethod
     def _of(
-        cls,
-        *,
-        message_id: str,
-        receipt: str,
-        queue: str,
-        body: str,
-        system: Mapping[str, str],
-        attributes: Mapping[str, Mapping[str, Any]],
+        cls, *, message_id: str, receipt: str, queue: str, body: str, system: Mapping[str, str], attributes: Attributes
     ) -> Received:
         message, refusal = None, None
         try:
@@ -95,7 +89,7 @@ class Received:
         )
 
 
-def _traced(message: Message, attributes: Mapping[str, Mapping[str, Any]]) -> Message:
+def _traced(message: Message, attributes: Attributes) -> Message:
     """A foreign message in the trace that its attribute names, where its headers name none."""
     span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
     return message if span is None else replace(message, headers=headers_within(span, message.headers))

@@ -15,10 +15,9 @@ from datetime import UTC, datetime, timedelta
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate, text_of
-from joblane.record.connection import Connection
+from joblane.record.connection import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, Connection
 from joblane.testing.errors import KitError
 
-LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
 BOUND = ("23503", "23514", "23P01")
 """A foreign key, a check, an exclusion. Source: PostgreSQL, appendix A, class 23."""
 FINEST = timedelta(milliseconds=1)

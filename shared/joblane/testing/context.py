@@ -20,18 +20,18 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
-from joblane.worker.run import completed
+from joblane.worker.run import completed, ms_since
 
 REQUEST_ID = "a test's own call"
 
 
 @contextmanager
-def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
+def run_context(database: Database, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
     """Claim the task, and end it as the runtime would: completed, or failed where the block raises.
 
     Raises at the end of the block, as the runtime does: :class:`TaskCancelled`, :class:`LeaseLostError`.
     """
-    database, started = Database(url), time.perf_counter()
+    started = time.perf_counter()
     queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
     arrived = arrival(task, Message(task.type, id_, rec=True), id_, queue)
     claimed = claim(database.get(), [arrived], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
@@ -43,17 +43,12 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
     try:
         yield context
         work.flush()
-        end = completed(claimed, None, _ms_since(started))
+        end = completed(claimed, None, ms_since(started))
         work.finish(end)
     except BaseException as error:
         work.undo()
-        finish(database.get(), [outcome.failed(task, claimed, error, _ms_since(started))])
+        finish(database.get(), [outcome.failed(task, claimed, error, ms_since(started))])
         raise
     finally:
         context.close()
         work.close()
-        database.drop()
-
-
-def _ms_since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)

@@ -86,8 +86,5 @@ class Databases:
 
 def administer(url: str, statement: str) -> None:
     """Run a statement that no transaction may hold, such as `create database`."""
-    database = Database(url)
-    try:
+    with Database(url) as database:
         database.get().run(statement)
-    finally:
-        database.drop()

@@ -216,9 +216,6 @@ def _flags(value: Any) -> Any:
     return isinstance(value, bool)
 
 
-# --- The text of a failure -----------------------------------------------------------------------------------------
-
-
 def _failure(
     what: str,
     model: type[Payload],

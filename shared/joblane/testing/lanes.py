@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from functools import wraps
@@ -79,8 +79,6 @@ class Lanes:
     def lane(self, task: Task[Any, Any], queue: Queue | None = None) -> str:
         return lane_name(self._prefix, queue or task.queue, task.type)
 
-    # --- Delivering ------------------------------------------------------------------------------------------------
-
     def deliver_due(self, seen: Deliveries, now: float) -> bool:
         """Receive and handle what can be seen first. False where nothing can."""
         found = self._queues.next_lane()
@@ -122,7 +120,7 @@ class Lanes:
 
     def _handle_copy(self, task: Task[Any, Any], batch: Sequence[Held]) -> None:
         """The same messages once more, in another process. What it says of them finds nothing to act on."""
-        with _process(self._url) as database:
+        with Database(self._url) as database:  # another process's
             self._invoke(task, database, batch, [held.record(receipt="a copy's") for held in batch])
 
     def _invoke(
@@ -132,8 +130,6 @@ class Lanes:
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_kept():
             return worker.handle({"Records": records}, LambdaContext(seconds, next(self._numbers)))
-
-    # --- Around the handler ----------------------------------------------------------------------------------------
 
     def _watched(self, task: Task[Any, Any], batch: Sequence[Held]) -> Task[Any, Any]:
         """The task, with the test's eyes and faults around its function."""
@@ -162,7 +158,7 @@ class Lanes:
         if (fault := self._faults.find(task.type, Kind.LATE)) is not None:
             fault.strikes()
             self._stand_still(task.numbers.visibility)
-            with _process(self._url) as database:
+            with Database(self._url) as database:  # another process's
                 for held in batch:
                     self._queues.take(held, task.numbers.visibility.total_seconds())
                 self._handle(task, database, batch)
@@ -176,8 +172,6 @@ class Lanes:
                     context.session.invalidate()
             context.close()
         self.guillotine.database.drop()
-
-    # --- Small things ----------------------------------------------------------------------------------------------
 
     def _task_of(self, lane: str) -> Task[Any, Any]:
         for task in self.known.tasks.values():
@@ -199,13 +193,3 @@ class Lanes:
                 tick = message.tick
                 ids.append(tick_id(task, tick, held.sent_at) if tick else message.id or held.message_id)
         return ids
-
-
-@contextmanager
-def _process(url: str) -> Iterator[Database]:
-    """A process of its own for one invocation: its connection ends with it."""
-    database = Database(url)
-    try:
-        yield database
-    finally:
-        database.drop()

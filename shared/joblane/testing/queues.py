@@ -83,8 +83,6 @@ class MemoryQueues(Sqs):
     def url(self, queue: str) -> str:
         return f"memory:{queue}"
 
-    # --- As Sqs ----------------------------------------------------------------------------------------------------
-
     def send(self, entry: Entry) -> str:
         if entry.size > MAX_MESSAGE_BYTES or len(entry.attributes) > MAX_ATTRIBUTES:
             raise SendError(f"{entry.queue}: {entry.size} bytes and {len(entry.attributes)} attributes are too much")
@@ -110,8 +108,6 @@ class MemoryQueues(Sqs):
             if held.receipt in receipts:
                 held.seen_at = self._clock.seconds() + max(0, receipts[held.receipt])
 
-    # --- As its poller sees it -------------------------------------------------------------------------------------
-
     def receive(self, queue: str, most: int, visibility_seconds: float, max_receives: int) -> list[Held]:
         """Messages that can be seen, oldest first, and hide them. Those received too often become dead letters."""
         self._forget_old()
@@ -122,12 +118,14 @@ class MemoryQueues(Sqs):
             self._queues[dead_letter_name(queue)].append(held)
             seen.remove(held)
         for held in seen[:most]:
-            self._take(held, visibility_seconds)
+            self.take(held, visibility_seconds)
         return seen[:most]
 
     def take(self, held: Held, visibility_seconds: float) -> Held:
         """Receive this one, seen or not."""
-        self._take(held, visibility_seconds)
+        held.receives += 1
+        held.receipt = f"receipt-{next(self._receipts)}"
+        held.seen_at = self._clock.seconds() + visibility_seconds
         return held
 
     def delete(self, held: Held) -> None:
@@ -156,8 +154,6 @@ class MemoryQueues(Sqs):
                     return held
         return None
 
-    # --- Dead letters ----------------------------------------------------------------------------------------------
-
     def dead_letters(self, lane: str) -> list[DeadLetter]:
         return [_dead_letter(held.entry) for held in self._queues[dead_letter_name(lane)]]
 
@@ -167,13 +163,6 @@ class MemoryQueues(Sqs):
         for held in letters:
             self.send(Entry(lane, held.entry.body, group=held.entry.group, attributes=held.entry.attributes))
         return len(letters)
-
-    # --- Small things ----------------------------------------------------------------------------------------------
-
-    def _take(self, held: Held, visibility_seconds: float) -> None:
-        held.receives += 1
-        held.receipt = f"receipt-{next(self._receipts)}"
-        held.seen_at = self._clock.seconds() + visibility_seconds
 
     def _forget_old(self) -> None:
         """Retention ends a message, in whatever state."""

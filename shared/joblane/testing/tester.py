@@ -162,7 +162,7 @@ class JobTester:
         """
         id_, held = self._due(task, payload, options)
         self._queues.delete(held)
-        with alarm_kept(), run_context(self.url, task, id_, self._queues, self._prefix) as ctx:
+        with alarm_kept(), Database(self.url) as own, run_context(own, task, id_, self._queues, self._prefix) as ctx:
             yield ctx
 
     def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, Held]:

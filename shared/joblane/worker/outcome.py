@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -114,11 +114,9 @@ def _finish(
     delay: timedelta = timedelta(0),
     reason: str | None = None,
     failure: Failure | None = None,
-    counted: bool = True,
-    snoozed: bool = False,
-    mismatch: bool = False,
-    continued: bool = False,
+    **how: Any,
 ) -> Finish:
+    """``how``: ``counted``, ``snoozed``, ``mismatch`` and ``continued`` of :class:`Finish`."""
     return Finish(
         claim.id,
         claim.token,
@@ -126,15 +124,9 @@ def _finish(
         outcome,
         state,
         delay_seconds=min(delay, LONGEST).total_seconds(),
-        counted=counted,
-        snoozed=snoozed,
-        mismatch=mismatch,
-        continued=continued,
         reason=storable(reason) if reason else None,
-        error_type=failure.error_type if failure else None,
-        error_message=failure.error_message if failure else None,
-        fingerprint=failure.fingerprint if failure else None,
-        traceback=failure.traceback if failure else None,
+        **(asdict(failure) if failure else {}),
+        **how,
     )
 
 

@@ -59,25 +59,18 @@ class Router:
         return unknown and time.time() - delivery.sent_at < PATIENCE_SECONDS
 
     def _entry(self, delivery: Received) -> Entry:
-        refusal, entry = self._route(delivery)
-        if refusal:
-            self._logger.warning(
-                "message refused, sent to the dead letters",
-                extra={"reason": refusal, "message_id": delivery.message_id, "queue": delivery.queue},
-            )
-            return refused_dead_letter(delivery, refusal)
-        assert entry is not None
-        return entry
+        routed = self._route(delivery)
+        return routed if isinstance(routed, Entry) else refused_dead_letter(delivery, routed)
 
-    def _route(self, delivery: Received) -> tuple[str | None, Entry | None]:
-        """Why the message goes no further, or what is sent to its lane."""
+    def _route(self, delivery: Received) -> Entry | str:
+        """What is sent to the message's lane, or why it goes no further."""
         message = delivery.message
         if message is None:
-            return f"MessageError: {delivery.refusal}", None
+            return f"MessageError: {delivery.refusal}"
         if message.type not in self._routes:
-            return f"UnknownType: no task {message.type!r} takes messages from a front door", None
+            return f"UnknownType: no task {message.type!r} takes messages from a front door"
         if message.tick is not None or TICK_ID_PATTERN.fullmatch(message.id or ""):
-            return "MessageError: id: has the form of a tick's id, which only the scheduler gives", None
+            return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         queues = self._routes[message.type]
         tier = delivery.queue.rpartition("-")[2]
         queue = next((queue for queue in queues if queue == tier), queues[0])
@@ -85,4 +78,4 @@ class Router:
         entry = with_id(
             replace(delivery, message=replace(message, rec=False)), lane_name(self._prefix, queue, message.type)
         )
-        return (None, entry) if fits(entry) else (NO_ROOM, None)
+        return entry if fits(entry) else NO_ROOM

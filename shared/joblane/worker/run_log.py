@@ -82,13 +82,13 @@ class RunLog:
         common = {"task_type": self._type, "queue": queue.value}
         completed: list[dict[str, Any]] = []
         for claim in self._archived:
-            fields = _fields(claim) | {"reason": claim.reason, "outcome": "archived"}
+            fields = fields_of(claim) | {"reason": claim.reason, "outcome": "archived"}
             logger.warning(f"task {State.ARCHIVED}", extra=common | fields)
         for claim, end in self._runs:
             if end.state is State.COMPLETED:
-                completed.append(_fields(claim) | {"ms": end.duration_ms})
+                completed.append(fields_of(claim) | {"ms": end.duration_ms})
             else:
-                logger.warning(f"task {end.state}", extra=common | _fields(claim) | _end_fields(end))
+                logger.warning(f"task {end.state}", extra=common | fields_of(claim) | _end_fields(end))
         if completed:
             logger.info("tasks completed", extra=common | {"outcome": "completed", "tasks": completed})
         tally = telemetry.Tally()
@@ -103,7 +103,7 @@ class RunLog:
         self._runs, self._archived = [], []
 
 
-def _fields(claim: Claim) -> dict[str, Any]:
+def fields_of(claim: Claim) -> dict[str, Any]:
     fields = {"task_id": claim.id, "attempt": claim.attempt}
     return fields | log_fields(claim.headers, claim.id, claim.run) if claim.headers else fields
 

@@ -19,7 +19,7 @@ from joblane.errors import JobError, TaskCancelled, WrongStageError, sqlstate, t
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
 from joblane.record.claim import Verdict, arrival, claim
-from joblane.record.connection import REFUSED_CLASSES, is_unavailable
+from joblane.record.connection import LOCK_NOT_AVAILABLE, REFUSED_CLASSES, UNIQUE_VIOLATION, is_unavailable
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
 from joblane.record.finish import cancel_requested, finish
 from joblane.record.run_session import CANCELLED
@@ -28,11 +28,10 @@ from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused
 from joblane.sqs.message import TICK_ID_PATTERN, Message
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
-from joblane.sqs.traceparent import log_fields
 from joblane.worker import outcome
 from joblane.worker.batch_response import BatchResponse, growing_seconds
 from joblane.worker.run import Alarm, Run, Runner
-from joblane.worker.run_log import RunLog
+from joblane.worker.run_log import RunLog, fields_of
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -42,10 +41,8 @@ if TYPE_CHECKING:
     from joblane.sqs.client import Entry, Sqs
 
 LOCKED_SECONDS = 5
-"""A row that stayed locked is another run's finish or an operator's edit: soon over."""
-LOCK_NOT_AVAILABLE = "55P03"
-UNIQUE_VIOLATION = "23505"
-"""Another task took the unique key at the same moment; asked again, the claim sees it."""
+"""A row that stayed locked is another run's finish or an operator's edit: soon over. A unique key that another task
+took at the same moment is there when the claim asks again."""
 
 
 class OneByOneError(JobError):
@@ -112,7 +109,7 @@ class Worker:
                     self._send([run.received], [self._dead_letter(run, reason)], response)
                 case Verdict.CONFLICT:
                     reason = f"IdConflict: {run.claim.id!r} is the id of another task, or of another payload"
-                    self._send([run.received], [self._refused(run.received, reason)], response)
+                    self._send([run.received], [refused_dead_letter(run.received, reason)], response)
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
@@ -124,8 +121,6 @@ class Worker:
             self._send_dead_letters(archived, response)
         return {run.claim.id: run.received for run in sorted(alone, key=lambda run: run.claim.attempt)}
 
-    # --- Read --------------------------------------------------------------------------------------------------------
-
     def _claimable(self, received: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
         """The messages that can be claimed, by id. The others are sent to the dead letters, or once more with an id."""
         claimable: dict[str, Received] = {}
@@ -135,14 +130,14 @@ class Worker:
             message, entry = one.message, None
             id_ = message.id if message is not None else None
             if message is None:
-                entry = self._refused(one, f"MessageError: {one.refusal}")
+                entry = refused_dead_letter(one, f"MessageError: {one.refusal}")
             elif (refusal := self._refusal(message)) is not None:
-                entry = self._refused(one, refusal)
+                entry = refused_dead_letter(one, refusal)
             elif message.tick is not None:
                 id_ = tick_id(self._task, message.tick, one.sent_at)
             elif id_ is None:
                 copy = with_id(one, one.queue)
-                entry = copy if fits(copy) else self._refused(one, NO_ROOM)
+                entry = copy if fits(copy) else refused_dead_letter(one, NO_ROOM)
             if entry is not None or id_ is None:
                 forwarded.append(one)
                 entries += [entry] if entry else []
@@ -163,8 +158,6 @@ class Worker:
         if TICK_ID_PATTERN.fullmatch(message.id or ""):
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         return None
-
-    # --- Claim -------------------------------------------------------------------------------------------------------
 
     def _claim(self, messages: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
         """Claim all in one statement, in order.
@@ -197,7 +190,7 @@ class Worker:
                 response.keep(one, LOCKED_SECONDS)
         elif code.startswith(REFUSED_CLASSES):
             reason = f"the database cannot hold this message: {text_of(error)}"
-            self._send(received, [self._refused(one, reason) for one in received], response)
+            self._send(received, [refused_dead_letter(one, reason) for one in received], response)
         else:
             migrated = is_unavailable(error) or isinstance(error, WrongStageError)
             advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
@@ -207,8 +200,6 @@ class Worker:
             )
             for one in received:
                 response.keep(one, growing_seconds(one.receives))
-
-    # --- Finish ------------------------------------------------------------------------------------------------------
 
     def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
         """Record the ends that are not recorded yet, in one statement. Returns the runs whose task is archived."""
@@ -262,8 +253,6 @@ class Worker:
         except (PostgresError, OSError):  # not known: the message stays, and the next delivery finds out
             return False
 
-    # --- Messages that are sent: always before the message they came from is acknowledged ----------------------------
-
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
         """Send the dead letters of archived tasks, mark them, and let their messages go."""
         letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
@@ -282,15 +271,8 @@ class Worker:
         message = Message(type_, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers)
         return archived_dead_letter(came.queue, message, reason, claimed.generation, came.group)
 
-    def _refused(self, received: Received, reason: str) -> Entry:
-        self._logger.warning(
-            "message refused, sent to the dead letters",
-            extra={"reason": reason, "message_id": received.message_id, "queue": received.queue},
-        )
-        return refused_dead_letter(received, reason)
-
     def _send(self, received: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
-        """Send an entry for each message; what SQS does not take keeps its message in the queue.
+        """Send an entry for each message, always before it is acknowledged; what SQS does not take keeps its message.
 
         Returns the positions of those.
         """
@@ -302,5 +284,4 @@ class Worker:
         return failed.keys()
 
     def _log_fields(self, claimed: Claim) -> dict[str, Any]:
-        fields = {"task_id": claimed.id, "task_type": self._task.type, "attempt": claimed.attempt}
-        return fields | log_fields(claimed.headers, claimed.id, claimed.run)
+        return fields_of(claimed) | {"task_type": self._task.type}

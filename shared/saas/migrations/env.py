@@ -13,17 +13,13 @@ LOCK = 0x73616173
 
 
 def run() -> None:
-    database = Database(context.config.attributes["url"])
-    try:
-        with database.engine.connect() as connection:
-            context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
-            with context.begin_transaction():
-                connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
-                if connection.scalar(text(f"select to_regnamespace('{SCHEMA}') is null")):
-                    connection.execute(text(f"create schema {SCHEMA}"))
-                context.run_migrations()
-    finally:
-        database.drop()
+    with Database(context.config.attributes["url"]) as database, database.engine.connect() as connection:
+        context.configure(connection=connection, target_metadata=metadata, version_table_schema=SCHEMA)
+        with context.begin_transaction():
+            connection.execute(text(f"select pg_advisory_xact_lock({LOCK})"))
+            if connection.scalar(text(f"select to_regnamespace('{SCHEMA}') is null")):
+                connection.execute(text(f"create schema {SCHEMA}"))
+            context.run_migrations()
 
 
 run()

@@ -301,11 +301,8 @@ def read_record(url: str, prefix: str) -> Record | Finding:
     where = urlsplit(url)
     address = f"{where.hostname}:{where.port or 5432}{where.path}"
     try:
-        database = Database(url, prefix=prefix)
-        try:
+        with Database(url, prefix=prefix) as database:
             return _read_record(database.get(), address)
-        finally:
-            database.drop()
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)

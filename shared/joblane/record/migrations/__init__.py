@@ -31,11 +31,8 @@ def upgrade(url: str, revision: str = "head") -> None:
 
     from joblane.record.database import Database
 
-    database = Database(url)
-    try:
+    with Database(url) as database:
         current = checked_revision(database.get())
-    finally:
-        database.drop()
     if not is_newer(current):
         command.upgrade(_config(url=url), revision)
 

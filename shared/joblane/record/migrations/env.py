@@ -20,19 +20,15 @@ IMPATIENT = f"set local lock_timeout = '{LOCK_TIMEOUT_SECONDS}s'"
 
 
 def run() -> None:
-    database = Database(context.config.attributes["url"])
-    try:
-        with database.engine.connect() as connection:
-            context.configure(connection=connection, transactional_ddl=True, version_table_schema="joblane")
-            with context.begin_transaction():
-                connection.execute(text(ALONE))
-                # `if not exists` would need the right to create one even where it exists
-                if connection.scalar(text("select to_regnamespace('joblane') is null")):
-                    connection.execute(text(SCHEMA))
-                connection.execute(text(IMPATIENT))
-                context.run_migrations()
-    finally:
-        database.drop()
+    with Database(context.config.attributes["url"]) as database, database.engine.connect() as connection:
+        context.configure(connection=connection, transactional_ddl=True, version_table_schema="joblane")
+        with context.begin_transaction():
+            connection.execute(text(ALONE))
+            # `if not exists` would need the right to create one even where it exists
+            if connection.scalar(text("select to_regnamespace('joblane') is null")):
+                connection.execute(text(SCHEMA))
+            connection.execute(text(IMPATIENT))
+            context.run_migrations()
 
 
 def write() -> None:
