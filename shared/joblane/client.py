@@ -7,6 +7,7 @@ the promise that nothing is lost between a commit and the send.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -14,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from weakref import WeakSet
 
 from pg8000.exceptions import Error as PostgresError
@@ -35,7 +36,7 @@ from joblane.errors import (
     sqlstate,
     text_of,
 )
-from joblane.job import Job, check_names
+from joblane.job import Job, JobOptions, check_names
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.queues import Queue, check_prefix
 from joblane.record.connection import REFUSED_CLASSES
@@ -49,13 +50,10 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import ID_PATTERN
 
 if TYPE_CHECKING:
-    from typing import Self, Unpack
-
     from sqlalchemy import Engine
     from sqlalchemy.orm import Session
 
     from joblane.declaration import Task
-    from joblane.job import JobOptions
     from joblane.payload import Payload
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
@@ -260,8 +258,6 @@ class JobClient:
         """Note that messages are under way. Passed over where it cannot be done at once: a second send is harmless."""
         if not ids or not self._lock.acquire(blocking=False):
             return
-        import json
-
         try:
             self._database().get().run(MARK_SENT, json.dumps(list(ids)))
         except (LookupError, ValueError, WrongStageError):

@@ -10,17 +10,15 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from joblane import telemetry
 from joblane.errors import JobError, storable
 from joblane.loops import Loops, Source
-from joblane.redaction import scrubber
+from joblane.redaction import Scrub, scrubber
 from joblane.sqs.traceparent import headers_within, span_of
 
 if TYPE_CHECKING:
-    from typing import Unpack
-
     from aws_lambda_powertools import Logger
     from sqlalchemy import Select
     from sqlalchemy.orm import Session
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from joblane.record.claim import Claim
     from joblane.record.connection import Connection
     from joblane.record.run_session import RunSession
-    from joblane.redaction import Scrub
 
 T = TypeVar("T")
 P = TypeVar("P", bound="Payload")

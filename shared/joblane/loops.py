@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from itertools import islice
@@ -41,6 +42,7 @@ MAX_KEY_BYTES = 2_000
 """Next to a task's id in one entry of a B-tree, which holds 2,704."""
 
 
+@dataclass
 class Loops:
     """The loops of one run; :class:`~joblane.context.TaskContext` says what each promises.
 
@@ -48,23 +50,14 @@ class Loops:
     more.
     """
 
-    def __init__(
-        self,
-        work: RunSession,
-        task_id: str,
-        check: Callable[[], None],
-        remaining: Callable[[], timedelta],
-        *,
-        continues: bool,
-    ) -> None:
-        self._work = work
-        self._task_id = task_id
-        self._check = check
-        self._remaining = remaining
-        self._continues = continues
-        self._over = ""
-        self._resumed = False
-        self._failures: list[Exception] = []
+    work: RunSession
+    task_id: str
+    check: Callable[[], None]
+    remaining: Callable[[], timedelta]
+    continues: bool
+    _over: str = ""
+    _resumed: bool = False
+    _failures: list[Exception] = field(default_factory=list)
 
     def each(self, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
         with self._loop("each"):
@@ -77,11 +70,11 @@ class Loops:
                 failures = len(self._failures)
                 yield item
                 if len(self._failures) == failures:
-                    self._work.keep(partial(checkpoints.mark_item, key=name))
+                    self.work.keep(partial(checkpoints.mark_item, key=name))
                     done.add(name)
                 else:
-                    self._work.roll_back()
-                self._check()
+                    self.work.roll_back()
+                self.check()
             if self._failures:
                 raise PartialFailure(len(self._failures), len(done), self._failures[0]) from self._failures[0]
 
@@ -91,13 +84,13 @@ class Loops:
             raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the item in hand")
         try:
             yield
-            self._work.flush()
+            self.work.flush()
         except (*OUTCOMES, LeaseLostError):
             raise
         except Exception as error:  # any failure of the item's own
-            if not self._work.database.usable or (sqlstate(error) and is_unavailable(error)):
+            if not self.work.database.usable or (sqlstate(error) and is_unavailable(error)):
                 raise
-            self._work.roll_back()
+            self.work.roll_back()
             self._failures.append(error)
 
     def resume(self, source: Any, cursor: Any, chunk: int) -> Iterator[Any]:
@@ -106,7 +99,7 @@ class Loops:
         with self._loop("resume"):
             self._resumed = True
             after, done = self._read(checkpoints.read_cursor)
-            pages: Pages[Any] = Pages(source, cursor, lambda: self._work.session, chunk, done)
+            pages: Pages[Any] = Pages(source, cursor, lambda: self.work.session, chunk, done)
             slowest = 0.0
             while True:
                 started = time.monotonic()
@@ -115,11 +108,11 @@ class Loops:
                     return
                 yield from page
                 done += len(page)
-                self._work.keep(partial(checkpoints.move_cursor, cursor=json.dumps(after), done=done))
+                self.work.keep(partial(checkpoints.move_cursor, cursor=json.dumps(after), done=done))
                 slowest = max(slowest, time.monotonic() - started)
-                self._check()
+                self.check()
                 reserve = min(timedelta(seconds=5 + 3 * slowest), RESUME_RESERVE)
-                if self._continues and self._remaining() < reserve:
+                if self.continues and self.remaining() < reserve:
                     raise Continued
 
     @contextmanager
@@ -135,9 +128,9 @@ class Loops:
 
     def _read(self, read: Callable[[Any, str], T]) -> T:
         """Read a checkpoint after what is pending is written, uninterrupted."""
-        self._work.flush()
-        with self._work.held:
-            return read(self._work.connection(), self._task_id)
+        self.work.flush()
+        with self.work.held:
+            return read(self.work.connection(), self.task_id)
 
 
 def key_of(item: T, key: Callable[[T], str]) -> str:

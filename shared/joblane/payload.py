@@ -15,13 +15,12 @@ from pydantic import (
     ValidationError,
     WrapSerializer,
 )
-from pydantic_core import to_jsonable_python
+from pydantic_core import ErrorDetails, to_jsonable_python
 
 from joblane.errors import DeclarationError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
-    from pydantic_core import ErrorDetails
 
 
 class Payload(BaseModel):

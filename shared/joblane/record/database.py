@@ -10,7 +10,7 @@ import socket
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Self, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pg8000.exceptions import DatabaseError
@@ -23,7 +23,6 @@ from joblane.record.stage import check_stage
 
 if TYPE_CHECKING:
     import ssl
-    from typing import Self
 
     from sqlalchemy import Engine
 

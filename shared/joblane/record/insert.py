@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from joblane.json_values import digest
 from joblane.limits import MAX_DELAY_SECONDS
-from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
+from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, State
 from joblane.record.transitions import FRESH, assignments
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
     from joblane.options import Options
     from joblane.queues import Queue
-    from joblane.record.states import State
     from joblane.sqs.client import Entry
     from joblane.unique import OnConflict, Unique
 

@@ -39,9 +39,10 @@ class Login(Protocol):
 
     def renewed(self) -> bool:
         """Whether, after the server has refused the last ones, asking again may bring others."""
+        return False
 
 
-class PasswordLogin:
+class PasswordLogin(Login):
     """What the address says."""
 
     def __init__(self, user: str, password: str | None) -> None:
@@ -50,11 +51,8 @@ class PasswordLogin:
     def now(self) -> tuple[str, str | None]:
         return self._user, self._password
 
-    def renewed(self) -> bool:
-        return False
 
-
-class IamLogin:
+class IamLogin(Login):
     """A token of this process's AWS credentials, made here for each connection: no call, and nothing to rotate."""
 
     def __init__(self, user: str, host: str, port: int) -> None:
@@ -74,9 +72,6 @@ class IamLogin:
         SigV4QueryAuth(self._signer(), "rds-db", self._region(), expires=TOKEN_SECONDS).add_auth(request)
         return self._user, str(request.url).removeprefix("https://")
 
-    def renewed(self) -> bool:
-        return False
-
     def _signer(self) -> Credentials:
         credentials: Credentials | None = self._session.get_credentials()  # kept, and renewed where they can end
         if credentials is None:
@@ -91,7 +86,7 @@ class IamLogin:
         return region
 
 
-class SecretLogin:
+class SecretLogin(Login):
     """User and password of a secret, asked for once, and again when the server refuses them: it was rotated.
 
     ``secret``: name or ARN of a JSON secret with ``username`` and ``password``, as RDS makes them. ``user``: in place

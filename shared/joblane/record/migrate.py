@@ -5,23 +5,18 @@ from __future__ import annotations
 import importlib
 import re
 import time
+from collections.abc import Callable
 from datetime import timedelta
-from typing import TYPE_CHECKING
 
 from joblane import settings, telemetry
 from joblane.discovery import discover
 from joblane.errors import DeclarationError, sqlstate
 from joblane.queues import check_prefix
-from joblane.record.connection import LOCK_NOT_AVAILABLE, is_unavailable
+from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
 from joblane.record.migrations import checked_revision, script, upgrade
 from joblane.record.stage import TAKE, check_project, check_schema, check_stage, take_stage
 from joblane.record.task_types import literal, register, register_statement
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from joblane.record.connection import Connection
 
 USER = re.compile(r"[a-z_][a-z0-9_]{0,62}")
 PAUSE_SECONDS = 3.0

@@ -11,7 +11,7 @@ from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import JobError, LeaseLostError, TaskCancelled, text_of
 from joblane.record import checkpoints
-from joblane.record.finish import cancel_requested, finish
+from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.telemetry import logger
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from joblane.record.connection import Connection
     from joblane.record.database import Database
-    from joblane.record.finish import Finish
 
 CANCELLED = "the task was cancelled while it ran"
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from joblane.declaration import Task
 from joblane.options import NONE
-
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-    from joblane.record.connection import Connection
+from joblane.record.connection import Connection
 
 REGISTER = """
 with declared as (

@@ -7,12 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from joblane.sqs.client import CONNECTIONS, NO_SUCH_QUEUE
+from joblane.sqs.client import CONNECTIONS, NO_SUCH_QUEUE, Sqs
 
 if TYPE_CHECKING:
     from mypy_boto3_sqs.literals import QueueAttributeNameType
-
-    from joblane.sqs.client import Sqs
 
 T = TypeVar("T")
 ATTRIBUTES: tuple[QueueAttributeNameType, ...] = (

@@ -15,7 +15,7 @@ from joblane.local.postgres import Postgres
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of an unguessable name is made in it
 MEMORY_NEEDED = 2 * 1024**3
 """Bytes free: data and write-ahead log of a long session of tests take under 1 GiB."""
-PREFIX = "joblane-postgres-"
+PREFIX, LOCK = "joblane-postgres-", "lock"
 LEFT_AFTER_SECONDS = 60.0
 """A younger folder may be one whose owner has not yet come to lock it."""
 
@@ -29,7 +29,7 @@ def server_for_tests() -> Iterator[Postgres]:
     _remove_left()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_memory()) as name:
         folder = Path(name)
-        with _lock(folder).open("w") as lock, Postgres(folder / "postgres") as server:
+        with (folder / LOCK).open("w") as lock, Postgres(folder / "postgres") as server:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield server
 
@@ -47,11 +47,7 @@ def _remove_left() -> None:
         with suppress(OSError):  # removed meanwhile, in use, or another user's
             if time.time() - folder.stat().st_mtime < LEFT_AFTER_SECONDS:
                 continue
-            with _lock(folder).open("r+") as lock:
+            with (folder / LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 Postgres(folder / "postgres").stop()
                 shutil.rmtree(folder)
-
-
-def _lock(folder: Path) -> Path:
-    return folder / "lock"

@@ -6,7 +6,6 @@ known waits up to an hour, as a deploy may be under way, and then goes the same 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -30,10 +29,6 @@ class Router:
         self._sqs = sqs
         self._prefix = prefix
         self._logger = telemetry.logger()
-
-    @classmethod
-    def from_json(cls, routes: str, sqs: Sqs, prefix: str) -> Router:
-        return cls(json.loads(routes), sqs, prefix)
 
     def handle(self, event: Mapping[str, Any], _context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""

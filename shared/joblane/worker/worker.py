@@ -18,10 +18,10 @@ from joblane.client import JobClient
 from joblane.errors import JobError, TaskCancelled, WrongStageError, sqlstate, text_of
 from joblane.limits import LEASE_MARGIN, MAX_DELAY_SECONDS
 from joblane.queues import lane_name
-from joblane.record.claim import Verdict, arrival, claim
+from joblane.record.claim import Claim, Verdict, arrival, claim
 from joblane.record.connection import LOCK_NOT_AVAILABLE, REFUSED_CLASSES, UNIQUE_VIOLATION, is_unavailable
 from joblane.record.dead_letters import mark_dead_sent, successor_entry
-from joblane.record.finish import cancel_requested, finish
+from joblane.record.finish import Finish, cancel_requested, finish
 from joblane.record.run_session import CANCELLED
 from joblane.record.states import State
 from joblane.sqs.dead_letter import NO_ROOM, archived_dead_letter, fits, refused_dead_letter, with_id
@@ -35,9 +35,7 @@ from joblane.worker.run_log import RunLog, fields_of
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
-    from joblane.record.claim import Claim
     from joblane.record.database import Database
-    from joblane.record.finish import Finish
     from joblane.sqs.client import Entry, Sqs
 
 LOCKED_SECONDS = 5

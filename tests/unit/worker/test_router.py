@@ -31,7 +31,7 @@ class Door:
     def __init__(self, aws: Aws) -> None:
         self.aws = aws
         aws.make("jobs-critical", DOOR, "jobs-low", EXPORT, EXPORT_CRITICAL, INVITATION)
-        self.router = Router.from_json(json.dumps(ROUTES), aws.sqs, "jobs")
+        self.router = Router(ROUTES, aws.sqs, "jobs")
 
     def give(self, *records: dict[str, Any]) -> list[str]:
         answer = self.router.handle(event(*records), LambdaContext())

@@ -1,5 +1,6 @@
 """The router's Lambda: front doors in, lanes out."""
 
+import json
 import os
 from functools import cache
 from typing import Any
@@ -15,4 +16,4 @@ def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
 
 @cache
 def _router() -> Router:
-    return Router.from_json(os.environ["JOBLANE_ROUTES"], Sqs(), settings.prefix())
+    return Router(json.loads(os.environ["JOBLANE_ROUTES"]), Sqs(), settings.prefix())
