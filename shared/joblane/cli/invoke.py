@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -37,7 +37,7 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.worker import outcome
 from joblane.worker.failure import Failure
-from joblane.worker.run import completed
+from joblane.worker.run import completed, ms_since
 
 LEASE = timedelta(hours=12)
 """Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
@@ -112,10 +112,10 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
     try:
         result = task.function(payload, context)
         work.flush()
-        end = completed(claimed, result, _ms_since(started))
+        end = completed(claimed, result, ms_since(started))
         work.finish(end)
     except BaseException as error:  # whatever ends a handler, Ctrl-C too, is told and leaves nothing that waits
-        end = _failed(task, claimed, payload, error, _ms_since(started))
+        end = _failed(task, claimed, payload, error, ms_since(started))
         work.undo(interrupted=not isinstance(error, Exception))
         if not isinstance(error, LeaseLostError):
             finish(database.get(), [end])
@@ -140,10 +140,7 @@ def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseE
         delay_seconds=0,
         counted=True,
         reason=f"joblane invoke: {failure.error_type}: {failure.error_message}",
-        error_type=failure.error_type,
-        error_message=failure.error_message,
-        fingerprint=failure.fingerprint,
-        traceback=failure.traceback,
+        **asdict(failure),
     )
 
 
@@ -156,17 +153,5 @@ def _invoked(task: Task[Any, Any], end: Finish) -> Invoked:
     else:
         named = end.error_type or end.outcome
         sentence = f"{task.type} ended with {named} after {took}; its work is rolled back. Task {end.id}"
-    return Invoked(
-        id=end.id,
-        outcome=end.outcome,
-        duration_ms=end.duration_ms,
-        result=end.result,
-        error_type=end.error_type,
-        error_message=end.error_message,
-        traceback=end.traceback,
-        sentence=sentence,
-    )
-
-
-def _ms_since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)
+    kept = {each.name: getattr(end, each.name) for each in fields(Invoked) if each.name != "sentence"}
+    return Invoked(**kept, sentence=sentence)

@@ -20,7 +20,7 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
 from joblane.testing.errors import KitError
 from joblane.worker import outcome
-from joblane.worker.run import completed
+from joblane.worker.run import completed, ms_since
 
 REQUEST_ID = "a test's own call"
 
@@ -43,17 +43,13 @@ def run_context(url: str, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str)
     try:
         yield context
         work.flush()
-        end = completed(claimed, None, _ms_since(started))
+        end = completed(claimed, None, ms_since(started))
         work.finish(end)
     except BaseException as error:
         work.undo()
-        finish(database.get(), [outcome.failed(task, claimed, error, _ms_since(started))])
+        finish(database.get(), [outcome.failed(task, claimed, error, ms_since(started))])
         raise
     finally:
         context.close()
         work.close()
         database.drop()
-
-
-def _ms_since(started: float) -> int:
-    return round((time.perf_counter() - started) * 1000)

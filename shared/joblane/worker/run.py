@@ -75,7 +75,7 @@ class Run:
             with alarm.set(seconds):
                 result = task.function(payload, context)
                 work.flush()  # may wait for a lock, as any statement of the handler's
-            self.end = completed(claim, result, _ms_since(started))
+            self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
             self.recorded = work.commit(self.end)
         except KeyboardInterrupt:
@@ -86,7 +86,7 @@ class Run:
             work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
-            self.end = outcome.failed(task, claim, error, _ms_since(started), payload)
+            self.end = outcome.failed(task, claim, error, ms_since(started), payload)
             runner.log.price(claim, self.end)
             if isinstance(error, LeaseLostError):
                 self.end = None
@@ -123,7 +123,8 @@ def _what_ended_it(raised: BaseException, alarm: Alarm) -> BaseException:
     return timeout
 
 
-def _ms_since(started: float) -> int:
+def ms_since(started: float) -> int:
+    """Milliseconds since a value of ``time.perf_counter()``."""
     return round((time.perf_counter() - started) * 1000)
 
 
