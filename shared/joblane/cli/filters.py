@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -67,21 +66,6 @@ class FilterOptions:
             created_after=after,
             created_before=before,
         )
-
-
-def filtered(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the options of :class:`FilterOptions` in the place of its parameter ``which``."""
-    options = inspect.signature(FilterOptions, eval_str=True).parameters
-
-    def run(**given: Any) -> None:
-        command(which=FilterOptions(**{name: given.pop(name) for name in options}), **given)
-
-    own = inspect.signature(command, eval_str=True)
-    found = (options.values() if name == "which" else [each] for name, each in own.parameters.items())
-    parameters = [each.replace(kind=each.KEYWORD_ONLY) for some in found for each in some]
-    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
-    run.__doc__ = command.__doc__
-    return run
 
 
 def parsed(parse: Callable[[str], R], text: str, option: str) -> R:

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any
 
@@ -149,13 +149,5 @@ def _invoked(task: Task[Any, Any], end: Finish) -> Invoked:
     else:
         named = end.error_type or end.outcome
         sentence = f"{task.type} ended with {named} after {took}; its work is rolled back. Task {end.id}"
-    return Invoked(
-        id=end.id,
-        outcome=end.outcome,
-        duration_ms=end.duration_ms,
-        result=end.result,
-        error_type=end.error_type,
-        error_message=end.error_message,
-        traceback=end.traceback,
-        sentence=sentence,
-    )
+    kept = {each.name: getattr(end, each.name) for each in fields(Invoked) if each.name != "sentence"}
+    return Invoked(**kept, sentence=sentence)

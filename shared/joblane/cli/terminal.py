@@ -82,10 +82,14 @@ def document(value: Any) -> None:
     typer.echo(json_of(value, indent=2))
 
 
-def answer(value: Any) -> NoReturn:
-    """End the command with its answer as a document."""
-    document(value)
-    raise typer.Exit
+def answer(value: Any, *, as_json: bool, nothing: str | None = None) -> None:
+    """End the command with its answer as a document, for ``as_json``; with ``nothing``, for an empty answer."""
+    if as_json:
+        document(value)
+        raise typer.Exit
+    if nothing is not None and not value:
+        say(nothing)
+        raise typer.Exit
 
 
 def json_of(value: Any, *, indent: int | None = None) -> str:

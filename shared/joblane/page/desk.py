@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cached_property
 from queue import LifoQueue
 
 from joblane.inspector.inspector import Inspector
@@ -22,6 +21,7 @@ class Desk:
         self._free: LifoQueue[Inspector | None] = LifoQueue()
         for _ in range(size):
             self._free.put(None)
+        self._types: tuple[TypeView, ...] | None = None
 
     @contextmanager
     def inspector(self) -> Iterator[Inspector]:
@@ -34,8 +34,8 @@ class Desk:
         finally:
             self._free.put(inspector)
 
-    @cached_property
-    def types(self) -> tuple[TypeView, ...]:
+    def types(self, inspector: Inspector) -> tuple[TypeView, ...]:
         """The declared types, asked for once."""
-        with self.inspector() as inspector:
-            return inspector.types()
+        if self._types is None:
+            self._types = inspector.types()
+        return self._types

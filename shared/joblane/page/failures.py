@@ -13,9 +13,11 @@ from starlette.responses import Response
 
 from joblane.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
+from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
+from joblane.page.visit import desk
 
-View = Callable[[Request], Response]
+View = Callable[[Request, Inspector], Response]
 
 log = logging.getLogger(__name__)
 
@@ -37,13 +39,14 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
 """Status, title, and what is added to the error's own text, which is written for the reader. The first that fits."""
 
 
-def answered(view: View) -> View:
-    """``view``, with a page for whatever it raises."""
+def answered(view: View) -> Callable[[Request], Response]:
+    """``view`` with an inspector that is lent to it, and a page for whatever it raises."""
 
     @wraps(view)
     def answer(request: Request) -> Response:
         try:
-            return view(request)
+            with desk(request).inspector() as asked:
+                return view(request, asked)
         except Exception as error:  # the one place where the page decides what an error becomes
             return answer_to(request, error)
 

@@ -1,14 +1,12 @@
-"""What every view does: lend an inspector, read the form, show a page, go on to the next."""
+"""What every view does: read the form, show a page, go on to the next."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
-from joblane.inspector.inspector import Inspector
 from joblane.page.desk import Desk
 from joblane.page.filters import Form
 from joblane.page.rendering import query, render
@@ -16,10 +14,6 @@ from joblane.page.rendering import query, render
 
 def desk(request: Request) -> Desk:
     return request.app.state.desk  # type: ignore[no-any-return]
-
-
-def inspector(request: Request) -> AbstractContextManager[Inspector]:
-    return desk(request).inspector()
 
 
 def form(request: Request) -> Form:

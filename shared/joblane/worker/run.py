@@ -124,6 +124,7 @@ def _what_ended_it(raised: BaseException, alarm: Alarm) -> BaseException:
 
 
 def ms_since(started: float) -> int:
+    """Milliseconds since a value of ``time.perf_counter()``."""
     return round((time.perf_counter() - started) * 1000)
 
 

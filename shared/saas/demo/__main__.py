@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from joblane.cli.commands.local import (
-    DEFAULT_AWS_PORT,
-    DEFAULT_POSTGRES_PORT,
-    AwsPort,
-    Folder,
-    PostgresPort,
-    local_stack,
-)
+from joblane.cli.commands.local import StackOptions
+from joblane.cli.commands.options import expanded
 from joblane.local.errors import LocalError
 from joblane.project import Project
 from saas.demo.demo import run
@@ -26,17 +21,13 @@ DemoPort = Annotated[
 ]
 
 
-def demo(
-    folder: Folder = None,
-    aws_port: AwsPort = DEFAULT_AWS_PORT,
-    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
-    port: DemoPort = 4567,
-) -> None:
+@expanded
+def demo(options: StackOptions, port: DemoPort = 4567) -> None:
     """Run the platform's jobs on the local stack. Exit status 1 where a job did not end as announced."""
     services = Services(port)
-    folder = (folder or Project.here().folder).resolve()
+    folder = (options.folder or Project.here().folder).resolve()
     mail = folder / "mail"
-    stack = local_stack(folder, aws_port, postgres_port, services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
+    stack = replace(options, folder=folder).stack(services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
     ran_before = all(runs for runs, _ in stack.status().values())
     with services:
         stack.up()

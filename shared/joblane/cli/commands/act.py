@@ -31,7 +31,7 @@ DEFAULT_RATE = 50
 def command(action: str) -> Callable[..., None]:
     """The command of one action: on the ids, or on what the options find."""
 
-    @filters.filtered
+    @o.expanded
     def act(
         context: typer.Context,
         ids: o.Ids = None,

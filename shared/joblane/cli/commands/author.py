@@ -87,8 +87,7 @@ def enqueue(
         if not as_json:
             _print(id_)
         raise typer.Exit(await_end(inspector, target.command(context), id_, None, as_json=as_json))
-    if as_json:
-        terminal.answer(acted)
+    terminal.answer(acted, as_json=as_json)
     _print(id_)
     terminal.say(f"Enqueued as {acted.after}.  Follow it:  {target.command(context)} wait {argument(id_)}")
 
@@ -219,8 +218,7 @@ def _time(text: str | None, option: str) -> str | None:
 
 
 def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
-    if as_json:
-        terminal.answer(acted)
+    terminal.answer(acted, as_json=as_json)
     id_ = acted.new_id or acted.id
     _print(id_)
     terminal.say(f"Task {id_} {what}; it is {acted.after}.")

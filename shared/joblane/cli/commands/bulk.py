@@ -21,11 +21,7 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
     """Bulk actions, newest first."""
     found = target.inspector(context).bulks(limit=limit)
-    if as_json:
-        terminal.answer(found)
-    if not found:
-        terminal.say("There was no bulk action yet.")
-        return
+    terminal.answer(found, as_json=as_json, nothing="There was no bulk action yet.")
     console = terminal.console()
     why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
     more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
@@ -49,8 +45,7 @@ def show(
     view = inspector.bulk_view(id_)
     if follow_it:
         raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, begun=False))
-    if as_json:
-        terminal.answer(view)
+    terminal.answer(view, as_json=as_json)
     terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
 
 
@@ -58,6 +53,5 @@ def show(
 def abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
     """Stop a bulk action; what is done stays done."""
     view = target.inspector(context).abort(id_, reason=reason)
-    if as_json:
-        terminal.answer(view)
+    terminal.answer(view, as_json=as_json)
     terminal.console().print(terminal.word(report(view), "none"))

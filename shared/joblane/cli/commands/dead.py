@@ -33,8 +33,7 @@ FINGERPRINT = re.compile(r"[0-9a-f]{16}")
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
     """What was given up, grouped by what went wrong."""
     found = target.inspector(context).dead()
-    if as_json:
-        terminal.answer(found)
+    terminal.answer(found, as_json=as_json)
     if not found.groups and not found.unread:
         terminal.say("Nothing is dead.")
     if found.groups:
@@ -125,10 +124,9 @@ def redrive(
     if not number and not removed:
         terminal.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
     if dry_run:
-        if as_json:
-            from joblane.inspector.views import Count
+        from joblane.inspector.views import Count
 
-            terminal.answer(Count(number, exact=True))
+        terminal.answer(Count(number, exact=True), as_json=as_json)
         terminal.console().print(word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
     from joblane.cdk.preflight.compare import Finding
 
+AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+Assembly = Annotated[
+    Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+]
+
 
 def migrate(
     sql: Annotated[
@@ -107,10 +112,8 @@ def schema(
 def preflight(
     stage: Annotated[str, typer.Option(help="Stage of cdk.json that is to be deployed.")] = "dev",
     strict: Annotated[bool, typer.Option("--strict", help="Refuse what could not be looked at, too.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
-    assembly: Annotated[
-        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
-    ] = None,
+    as_json: AsJson = False,
+    assembly: Assembly = None,
 ) -> None:
     """Compare this checkout with what is deployed.
 
@@ -133,11 +136,9 @@ def preflight(
 
 def costs(
     stage: Annotated[str, typer.Option(help="Stage of cdk.json.")] = "dev",
-    as_json: Annotated[bool, typer.Option("--json", help="For machines.")] = False,
+    as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="A table for a page.")] = False,
-    assembly: Annotated[
-        Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
-    ] = None,
+    assembly: Assembly = None,
 ) -> None:
     """What a stage costs in a month without a job.
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from joblane.cli import extras
+from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.target import program
 from joblane.local.errors import LocalError
@@ -19,50 +21,49 @@ if TYPE_CHECKING:
 
     from joblane.local.stack import LocalStack
 
-AwsPort = Annotated[
-    int, typer.Option(envvar="JOBLANE_AWS_PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1.")
-]
-PostgresPort = Annotated[
-    int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
-]
-Folder = Annotated[
-    Path | None,
-    typer.Option(envvar="JOBLANE_LOCAL", help="Folder of the local stack; without it, .joblane.", show_default=False),
-]
-DEFAULT_AWS_PORT = 4566
-DEFAULT_POSTGRES_PORT = 15432
+
+@dataclass(frozen=True, kw_only=True)
+class StackOptions:
+    """The options that say which local stack. ``folder``: None is ``.joblane`` of the project."""
+
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="JOBLANE_LOCAL", help="Folder of the local stack; without it, .joblane.", show_default=False
+        ),
+    ] = None
+    aws_port: Annotated[
+        int, typer.Option(envvar="JOBLANE_AWS_PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1.")
+    ] = 4566
+    postgres_port: Annotated[
+        int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
+    ] = 15432
+
+    def stack(self, variables: Mapping[str, str] | None = None) -> LocalStack:
+        """The stack that these and the environment describe. Its progress goes to the error output.
+
+        ``variables``: settings for its tasks.
+        """
+        from rich.console import Console
+
+        from joblane import settings
+        from joblane.local.stack import LocalStack
+
+        project = Project.here()
+        return LocalStack(
+            self.folder or project.folder,
+            project=project,
+            aws_port=self.aws_port,
+            postgres_port=self.postgres_port,
+            prefix=settings.prefix(),
+            settings=variables,
+            external_endpoint=os.environ.get("JOBLANE_EXTERNAL_ENDPOINT") or None,
+            console=Console(stderr=True),
+        )
 
 
-def local_stack(
-    folder: Path | None, aws_port: int, postgres_port: int, variables: Mapping[str, str] | None = None
-) -> LocalStack:
-    """Return the stack that the settings of the environment describe. Its progress goes to the error output.
-
-    ``folder``: None is ``.joblane`` of the project. ``variables``: settings for its tasks.
-    """
-    from rich.console import Console
-
-    from joblane import settings
-    from joblane.local.stack import LocalStack
-
-    project = Project.here()
-    return LocalStack(
-        folder or project.folder,
-        project=project,
-        aws_port=aws_port,
-        postgres_port=postgres_port,
-        prefix=settings.prefix(),
-        settings=variables,
-        external_endpoint=os.environ.get("JOBLANE_EXTERNAL_ENDPOINT") or None,
-        console=Console(stderr=True),
-    )
-
-
-def up(
-    folder: Folder = None,
-    aws_port: AwsPort = DEFAULT_AWS_PORT,
-    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
-) -> None:
+@o.expanded
+def up(options: StackOptions) -> None:
     """Start the local stack, with the code as it is now.
 
     It is deployed, and left running. The first time, this fetches its tools: about 350 MB on disk.
@@ -70,7 +71,7 @@ def up(
     extras.need("local", "cdk")
     from joblane.cli.first_job import run_first_job
 
-    stack = local_stack(folder, aws_port, postgres_port)
+    stack = options.stack()
     try:
         stack.up()
     except LocalError as error:
@@ -83,26 +84,20 @@ def up(
     typer.echo(f"Stop it:        {program()} down")
 
 
-def down(
-    folder: Folder = None,
-    aws_port: AwsPort = DEFAULT_AWS_PORT,
-    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
-) -> None:
+@o.expanded
+def down(options: StackOptions) -> None:
     """Stop the local stack; its data stays."""
-    local_stack(folder, aws_port, postgres_port).down()
+    options.stack().down()
     typer.echo("Down.")
 
 
-def status(
-    folder: Folder = None,
-    aws_port: AwsPort = DEFAULT_AWS_PORT,
-    postgres_port: PostgresPort = DEFAULT_POSTGRES_PORT,
-) -> None:
+@o.expanded
+def status(options: StackOptions) -> None:
     """Show what of the local stack runs.
 
     Exit status 3 where a part does not.
     """
-    parts = local_stack(folder, aws_port, postgres_port).status()
+    parts = options.stack().status()
     for name, (runs, where) in parts.items():
         typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):

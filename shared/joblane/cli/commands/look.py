@@ -29,7 +29,7 @@ MAX_LOG_LINES = 1000
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
 
-@filters.filtered
+@o.expanded
 def ls(
     context: typer.Context,
     *,
@@ -40,8 +40,7 @@ def ls(
 ) -> None:
     """Tasks, newest first; all that is given must hold."""
     page = target.inspector(context).tasks(which.filter(), after=after, limit=limit)
-    if as_json:
-        terminal.answer(page)
+    terminal.answer(page, as_json=as_json)
     if not page.tasks:
         terminal.say("No task matches." if after is None else "No more tasks match.")
         return
@@ -59,8 +58,7 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
     Why it is not running, its attempts, its error, its payload, and what can be done now, to paste.
     """
     view = target.inspector(context).task(id_)
-    if as_json:
-        terminal.answer(view)
+    terminal.answer(view, as_json=as_json)
     from joblane.cli import task_tables as tables
 
     tables.task(terminal.console(), view, datetime.now(UTC), target.command(context))
@@ -78,8 +76,7 @@ def logs(
     inspector = target.inspector(context)
     ended = inspector.task(id_).row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
-    if as_json and not follow:
-        terminal.answer(lines)
+    terminal.answer(lines, as_json=as_json and not follow)
     console, shown = terminal.console(), 0
     try:
         while True:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import inspect
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from typing import Annotated, Any
 
 import typer
 
@@ -24,3 +27,23 @@ Types = Annotated[
     list[str] | None,
     typer.Option("--type", "-t", metavar="TYPE", help="Repeatable.", autocompletion=completion.task_types),
 ]
+
+
+def expanded(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` with the options of a dataclass in the place of each parameter that is annotated with the class."""
+    own = inspect.signature(command, eval_str=True)
+    kinds: dict[str, Any] = {
+        name: each.annotation for name, each in own.parameters.items() if is_dataclass(each.annotation)
+    }
+    options = {name: inspect.signature(kind, eval_str=True).parameters for name, kind in kinds.items()}
+
+    def run(**given: Any) -> None:
+        for name, kind in kinds.items():
+            given[name] = kind(**{option: given.pop(option) for option in options[name]})
+        command(**given)
+
+    found = (options[name].values() if name in kinds else [each] for name, each in own.parameters.items())
+    parameters = [each.replace(kind=each.KEYWORD_ONLY) for some in found for each in some]
+    run.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
+    run.__doc__ = command.__doc__
+    return run

@@ -53,8 +53,7 @@ def pause(
         terminal.usage(f"give the name of the {scope}, too", "NAME")
     chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
     made = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
-    if as_json:
-        terminal.answer(made)
+    terminal.answer(made, as_json=as_json)
     what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
     if made.scope == "schedule":
         what = "its ticks run nothing"
@@ -72,19 +71,14 @@ def resume(
     """Go on with what was paused."""
     chosen, named = _scope(scope), filters.name_of(name, "NAME")
     was = target.inspector(context).resume(chosen, named, reason=reason)
-    if as_json:
-        terminal.answer(was)
+    terminal.answer(was, as_json=as_json)
     by = f" by {was.by}" if was.by else ""
     terminal.say(f"Resumed {was.scope} {was.name}; it was paused{by} since {stamp(was.since)}.")
 
 
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
     found = target.inspector(context).pauses()
-    if as_json:
-        terminal.answer(found)
-    if not found:
-        terminal.say("Nothing is paused.")
-        return
+    terminal.answer(found, as_json=as_json, nothing="Nothing is paused.")
     made = terminal.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
     for one in found:
         until = stamp(one.until) if one.until else "resumed by hand"
@@ -106,8 +100,7 @@ def _ends(for_: str | None, until: str | None) -> datetime | None:
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     """Periodic tasks, their next times and last ticks."""
     found = target.inspector(context).schedules()
-    if as_json:
-        terminal.answer(found)
+    terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
@@ -150,6 +143,5 @@ def tick(
     As its schedule would; also where the stage has it off.
     """
     acted = target.inspector(context).tick(type_, schedule=schedule, reason=reason)
-    if as_json:
-        terminal.answer(acted)
+    terminal.answer(acted, as_json=as_json)
     terminal.console().print(terminal.word(f"Sent: {acted.new_id or acted.id}", "none"), soft_wrap=True)

@@ -35,8 +35,7 @@ def queues(
     Throughput, too, and what is paused.
     """
     found = target.inspector(context).overview(minutes=minutes)
-    if as_json:
-        terminal.answer(found)
+    terminal.answer(found, as_json=as_json)
     from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
 
     console = terminal.console()
@@ -65,11 +64,7 @@ def stats(
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     length = filters.parsed(duration, within, "--within")
     found = target.inspector(context).statistics(within=length, by=by)
-    if as_json:
-        terminal.answer(found)
-    if not found:
-        terminal.say(f"Nothing ran within {within}.")
-        return
+    terminal.answer(found, as_json=as_json, nothing=f"Nothing ran within {within}.")
     console = terminal.console()
     console.print(_statistics(found, by, console.width, cost=cost))
     if cost:
@@ -124,11 +119,7 @@ def audit(
     from joblane.cli import task_tables as tables
 
     found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
-    if as_json:
-        terminal.answer(found)
-    if not found:
-        terminal.say("Nothing is in the audit that matches.")
-        return
+    terminal.answer(found, as_json=as_json, nothing="Nothing is in the audit that matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))
     if len(found) == limit:
@@ -138,8 +129,7 @@ def audit(
 def types(context: typer.Context, as_json: o.AsJson = False) -> None:
     """The declared task types."""
     found = target.inspector(context).types()
-    if as_json:
-        terminal.answer(found)
+    terminal.answer(found, as_json=as_json)
     console = terminal.console()
     wide = console.width >= WIDE
     more = ("KEPT", "BATCH", "MEMORY") if wide else ()

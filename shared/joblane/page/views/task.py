@@ -12,9 +12,10 @@ from starlette.responses import Response
 from joblane.errors import EnqueueError, JobError, UnreadablePayloadError
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction
+from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import ActionResult
 from joblane.page.rendering import as_json
-from joblane.page.visit import form, go, inspector, page
+from joblane.page.visit import form, go, page
 
 DID = {
     "run": "It runs as soon as its lane has room.",
@@ -29,36 +30,32 @@ DID = {
 EDITS = ("edit", "replay_with")
 
 
-def show(request: Request) -> Response:
-    return _show(request, request.query_params.get("id", ""))
+def show(request: Request, asked: Inspector) -> Response:
+    return _show(request, asked, request.query_params.get("id", ""))
 
 
-def _show(request: Request, id_: str, status: int = 200, **editing: Any) -> Response:
+def _show(request: Request, asked: Inspector, id_: str, status: int = 200, **editing: Any) -> Response:
     """``text``, ``problems``: of a payload that was not taken."""
-    with inspector(request) as asked:
-        view = asked.task(id_)
+    view = asked.task(id_)
     editing = {"text": as_json(view.payload), "problems": (), "reason": "", **editing}
     return page(request, "task.html", status, view=view, row=view.row, **editing)
 
 
-def logs(request: Request) -> Response:
+def logs(request: Request, asked: Inspector) -> Response:
     id_ = request.query_params.get("id", "")
-    with inspector(request) as asked:
-        lines = asked.logs(id_)
-    return page(request, "logs.html", id=id_, lines=lines)
+    return page(request, "logs.html", id=id_, lines=asked.logs(id_))
 
 
-def act(request: Request) -> Response:
+def act(request: Request, asked: Inspector) -> Response:
     """Do what one of the buttons says."""
     given = form(request)
     id_, action = given.text("id"), given.text("action")
     if action not in (*BulkAction, "replay"):
         raise SelectionError("action", f"one of {', '.join(BulkAction)}, replay is required")
-    with inspector(request) as asked:
-        return _done(request, getattr(asked, action)(id_, reason=given.reason))
+    return _done(request, getattr(asked, action)(id_, reason=given.reason))
 
 
-def edit(request: Request) -> Response:
+def edit(request: Request, asked: Inspector) -> Response:
     """Another payload, for this task or a new one; shown again with what is wrong where it is not taken."""
     given = form(request)
     id_, action, text = given.text("id"), given.text("action"), given.text("payload")
@@ -68,15 +65,14 @@ def edit(request: Request) -> Response:
         payload = json.loads(text)
         if not isinstance(payload, dict):
             raise EnqueueError("payload", "an object is required, in braces")
-        with inspector(request) as asked:
-            return _done(request, getattr(asked, action)(id_, payload, reason=given.reason))
+        return _done(request, getattr(asked, action)(id_, payload, reason=given.reason))
     except json.JSONDecodeError as error:
         problems = [f"line {error.lineno}, column {error.colno}: {error.msg}"]
     except (EnqueueError, UnreadablePayloadError) as error:
         problems = _problems(error)
     except RecursionError:
         problems = ["it is nested too deeply"]
-    return _show(request, id_, 422, text=text, problems=problems, reason=given.text("reason"))
+    return _show(request, asked, id_, 422, text=text, problems=problems, reason=given.text("reason"))
 
 
 def _problems(error: JobError) -> list[str]:

@@ -12,15 +12,16 @@ from starlette.responses import Response
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
+from joblane.inspector.inspector import Inspector
 from joblane.page.filters import SHOWN, read, whole
-from joblane.page.visit import desk, inspector, page
+from joblane.page.visit import desk, page
 
 PER_PAGE = 50
 MOST = 200
 """On one page, as the ids of those that are chosen stand in an address."""
 
 
-def show(request: Request) -> Response:
+def show(request: Request, asked: Inspector) -> Response:
     """``after``: of the page before, as the listing gave it."""
     asked_for = request.query_params
     chosen = [(name, value) for name, value in asked_for.multi_items() if name in SHOWN and value]
@@ -28,7 +29,7 @@ def show(request: Request) -> Response:
     common: dict[str, Any] = {
         "chosen": chosen,
         "values": values,
-        "types": desk(request).types,
+        "types": desk(request).types(asked),
         "actions": tuple(BulkAction),
         "suggested": _suggested(asked_for.getlist("state")),
     }
@@ -36,8 +37,7 @@ def show(request: Request) -> Response:
     try:
         limit = whole("limit", asked_for.get("limit") or str(PER_PAGE), 1, MOST)
         wanted = read(asked_for, datetime.now(UTC))
-        with inspector(request) as asked:
-            found, count = asked.tasks(wanted, after=after, limit=limit), asked.count(wanted)
+        found, count = asked.tasks(wanted, after=after, limit=limit), asked.count(wanted)
     except SelectionError as error:
         wrong = {"field": error.field, "text": str(error)}
         return page(request, "tasks.html", 400, **common, found=None, count=None, wrong=wrong, first=True, all=False)
