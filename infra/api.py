@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from aws_cdk import App, CfnOutput, Duration, Stack
 from aws_cdk import aws_apigatewayv2 as apigateway
-from aws_cdk import aws_lambda as lambda_
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer, HttpJwtAuthorizer
-from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
-from constructs import Construct
 
 from functions.api.access import ROUTES
 from functions.api.once import NAME as IDEMPOTENCY_KEY
 from functions.api.tracing import NAME as TRACE
 from infra.settings import Api, Iam, PlatformStage
-from joblane.cdk.constructs.http_stage import add_http_stage
+from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.jobs import Jobs
 
 FUNCTION = "api"
@@ -30,45 +27,21 @@ PREFLIGHT_KEPT = Duration.hours(1)
 
 def add_api(app: App, jobs: Jobs, stage: PlatformStage) -> None:
     """The stack of the API, where the stage has one."""
-    if stage.api is not None:
-        function = jobs.function_of_api(FUNCTION)
-        ApiStack(app, f"{stage.prefix}-api", stage=stage, api=stage.api, function=function)
-
-
-class ApiStack(Stack):
-    """``function``: answers all routes. ``url``: where the API is."""
-
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        stage: PlatformStage,
-        api: Api,
-        function: lambda_.IFunction,
-    ) -> None:
-        super().__init__(scope, id_, description=f"Joblane, {stage.name}: the HTTP API")
-        routes = [route.split(" ") for route in ROUTES]
-        http = apigateway.HttpApi(
-            self,
-            "Http",
-            api_name=f"{stage.prefix}-api",
-            cors_preflight=_cors(api, {method for method, _ in routes}),
-            default_authorizer=_authorizer(api),
-            create_default_stage=False,  # it would have neither log nor limit
-        )
-        # one permission for the API's routes and no other's; one for each would all say the same
-        integration = HttpLambdaIntegration(
-            "Function",
-            function,
-            payload_format_version=apigateway.PayloadFormatVersion.VERSION_2_0,
-            scope_permission_to_route=False,
-        )
-        for method, path in routes:
-            http.add_routes(path=path, methods=[apigateway.HttpMethod(method)], integration=integration)
-        add_http_stage(self, http, stage, api, name="api")
-        self.url = http.api_endpoint
-        CfnOutput(self, "ApiUrl", value=self.url)
+    api = stage.api
+    if api is None:
+        return
+    stack = Stack(app, f"{stage.prefix}-api", description=f"Joblane, {stage.name}: the HTTP API")
+    http = add_http_api(
+        stack,
+        stage,
+        name="api",
+        function=jobs.function_of_api(FUNCTION),
+        routes=ROUTES,
+        authorizer=_authorizer(api),
+        cors=_cors(api, {route.split(" ")[0] for route in ROUTES}),
+    )
+    add_http_stage(stack, http, stage, api, name="api")
+    CfnOutput(stack, "ApiUrl", value=http.api_endpoint)
 
 
 def _authorizer(api: Api) -> apigateway.IHttpRouteAuthorizer:

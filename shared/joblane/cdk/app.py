@@ -18,17 +18,18 @@ from aws_cdk import App, CliCredentialsStackSynthesizer, DefaultStackSynthesizer
 from aws_cdk.cx_api import CloudAssembly
 
 from joblane.cdk.checks import check
+from joblane.cdk.constructs.code import Tasks, Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
-from joblane.cdk.constructs.jobs import Jobs, Tasks
+from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.costs import Extra
 from joblane.cdk.errors import RefusedTemplateError, SynthError
 from joblane.cdk.nag import refuse_findings
 from joblane.cdk.packaging import Packages, build_packages
 from joblane.cdk.settings.load import load_stage, with_schedules_of
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.stacks.control import FUNCTION as CONTROL
 from joblane.cdk.stacks.control import ControlStack
 from joblane.cdk.stacks.data import DataStack
-from joblane.cdk.stacks.jobs import JobsStack
 from joblane.cdk.stacks.monitoring import MonitoringStack
 from joblane.cdk.summary import concurrency
 from joblane.cdk.watching.alarms import Alarm
@@ -134,14 +135,8 @@ class JoblaneApp(Generic[S]):
             # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
             default_stack_synthesizer=CliCredentialsStackSynthesizer() if stage.local else DefaultStackSynthesizer(),
         )
-        jobs = self._add_stacks(
-            app,
-            stage,
-            project=project,
-            tasks=with_schedules_of(stage, tasks),
-            functions=functions,
-            packages=build(stage, project),
-        )
+        workload = Workload(stage, project, with_schedules_of(stage, tasks), functions, build(stage, project))
+        jobs = self._add_stacks(app, stage, workload)
         if findings and not stage.local:
             refuse_findings(app)
         assembly = _assemble(app, output)
@@ -151,49 +146,21 @@ class JoblaneApp(Generic[S]):
         check(templates.values(), stage)
         return Synthesised(stage, jobs, Path(assembly.directory), templates)
 
-    def _add_stacks(
-        self,
-        app: App,
-        stage: S,
-        *,
-        project: Project,
-        tasks: Tasks,
-        functions: Mapping[str, Function],
-        packages: Packages,
-    ) -> Jobs:
+    def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:
         """The stacks of a stage: what is kept, what runs, and, where the stage has them, control API and monitoring."""
-        mail = any(task.grants.mail for task in tasks.values())
+        mail = any(task.grants.mail for task in workload.tasks.values())
         data = DataStack(app, f"{stage.prefix}-data", stage=stage, mail=mail)
-        jobs = JobsStack(
-            app,
-            f"{stage.prefix}-jobs",
-            stage=stage,
-            project=project,
-            tasks=tasks,
-            functions=functions,
-            packages=packages,
-            access=data.access,
-            buckets=self.buckets(data, stage),
-            costs=self.costs,
-        ).jobs
+        buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
+        stack = Stack(app, f"{stage.prefix}-jobs", description=describes)
+        jobs = Jobs(stack, "Jobs", workload, access=data.access, buckets=buckets, costs=self.costs)
         for add in self.stacks:
             add(app, jobs, stage)
         if stage.control is not None:
-            ControlStack(
-                app,
-                f"{stage.prefix}-control",
-                stage=stage,
-                control=stage.control,
-                function=jobs.function_of_api("control"),
-            )
+            function = jobs.function_of_api(CONTROL)
+            ControlStack(app, f"{stage.prefix}-{CONTROL}", stage=stage, control=stage.control, function=function)
         if stage.monitoring is not None:
-            MonitoringStack(
-                app,
-                f"{stage.prefix}-monitoring",
-                jobs=jobs,
-                monitoring=stage.monitoring,
-                more=self.alarms(stage, tasks),
-            )
+            more = self.alarms(stage, workload.tasks)
+            MonitoringStack(app, f"{stage.prefix}-monitoring", jobs=jobs, monitoring=stage.monitoring, more=more)
         for key, value in {**stage.tags, "joblane:stage": stage.name}.items():
             Tags.of(app).add(key, value)
         return jobs

@@ -15,6 +15,7 @@ from joblane.cdk.errors import RefusedTemplateError
 from joblane.cdk.settings.apis import HttpLimits
 from joblane.cdk.settings.database import Aurora
 from joblane.cdk.settings.stage import Stage
+from joblane.cdk.templates import Properties, Template, of_type
 
 CONNECTIONS_PER_SLOT = 2
 """One for the task, and one more briefly: after a commit a session can run no SQL."""
@@ -25,19 +26,16 @@ MAX_ENVIRONMENT_BYTES = 4096
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
 """Where a template says nothing. Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
 
-Resource = Mapping[str, Any]
-Template = Mapping[str, Any]
-
 
 @dataclass(frozen=True)
 class Mapped:
     """An event source mapping with its two ends, where they are in the templates."""
 
-    properties: Resource
+    properties: Properties
     source: str
-    queue: Resource
+    queue: Properties
     function_name: str
-    function: Resource
+    function: Properties
 
 
 def check(templates: Iterable[Template], stage: Stage) -> None:
@@ -171,7 +169,7 @@ def _raise_connections(stage: Stage, connections: int) -> str:
 
 def _queues(template: Template) -> Iterator[str]:
     seen: set[str] = set()
-    for logical_id, queue in _of_type(template, "AWS::SQS::Queue"):
+    for logical_id, queue in of_type(template, "AWS::SQS::Queue"):
         name = _name(queue, "QueueName", logical_id)
         if name in seen:
             yield f"queue {name}: two queues have this name; rename a task"
@@ -196,7 +194,7 @@ def _queues(template: Template) -> Iterator[str]:
 
 
 def _environments(template: Template) -> Iterator[str]:
-    for logical_id, function in _of_type(template, "AWS::Lambda::Function"):
+    for logical_id, function in of_type(template, "AWS::Lambda::Function"):
         sizes = {
             name: len(name) + len((value if isinstance(value, str) else json.dumps(value)).encode())
             for name, value in _environment(function).items()
@@ -213,7 +211,7 @@ def _environments(template: Template) -> Iterator[str]:
 
 
 def _mappings(template: Template) -> Iterator[Mapped]:
-    for _, properties in _of_type(template, "AWS::Lambda::EventSourceMapping"):
+    for _, properties in of_type(template, "AWS::Lambda::EventSourceMapping"):
         queue_id, function_id = (_logical_id(properties.get(key)) for key in ("EventSourceArn", "FunctionName"))
         queue, function = _properties(template, queue_id), _properties(template, function_id)
         yield Mapped(
@@ -225,12 +223,6 @@ def _mappings(template: Template) -> Iterator[Mapped]:
         )
 
 
-def _of_type(template: Template, kind: str) -> Iterator[tuple[str, Resource]]:
-    for logical_id, resource in template.get("Resources", {}).items():
-        if resource["Type"] == kind:
-            yield logical_id, resource.get("Properties", {})
-
-
 def _logical_id(value: Any) -> str:
     """Of what a reference points at; of anything else, an import say, its text: still the same for the same thing."""
     if isinstance(value, Mapping) and "Ref" in value:
@@ -240,16 +232,16 @@ def _logical_id(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
-def _properties(template: Template, logical_id: str) -> Resource:
-    found: Resource = template.get("Resources", {}).get(logical_id, {}).get("Properties", {})
+def _properties(template: Template, logical_id: str) -> Properties:
+    found: Properties = template.get("Resources", {}).get(logical_id, {}).get("Properties", {})
     return found
 
 
-def _name(resource: Resource, key: str, logical_id: str) -> str:
+def _name(resource: Properties, key: str, logical_id: str) -> str:
     name = resource.get(key, logical_id)
     return name if isinstance(name, str) else logical_id
 
 
-def _environment(function: Resource) -> Mapping[str, Any]:
+def _environment(function: Properties) -> Mapping[str, Any]:
     found: Mapping[str, Any] = function.get("Environment", {}).get("Variables", {})
     return found

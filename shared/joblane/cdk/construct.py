@@ -14,6 +14,7 @@ from aws_cdk import aws_secretsmanager as secretsmanager
 from constructs import Construct
 
 from joblane.cdk.app import Build, declared_settings
+from joblane.cdk.constructs.code import Workload
 from joblane.cdk.constructs.granted_bucket import GrantedBucket
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.constructs.network import FunctionNetwork
@@ -129,11 +130,7 @@ class Joblane(Construct):
         self.jobs = Jobs(
             self,
             "Jobs",
-            stage=stage,
-            project=project,
-            tasks=with_schedules_of(stage, tasks),
-            functions=own,
-            packages=build(stage, project),
+            Workload(stage, project, with_schedules_of(stage, tasks), own, build(stage, project)),
             access=DatabaseAccess(database.login, database.login, place),
             buckets=buckets or {},
         )

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from joblane.cdk.errors import SynthError
+from joblane.cdk.templates import Properties, Template, of_type
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.prices import PRICES
@@ -50,7 +51,7 @@ METADATA = "JoblaneCosts"
 """Where a template has what this takes: architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
 Extras = Mapping[str, Extra]
-Templates = Iterable[Mapping[str, Any]]
+Templates = Iterable[Template]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,56 +168,42 @@ def smallest(tasks: Tasks, extras: Extras) -> list[Line]:
 
 def standing(templates: Templates) -> list[Line]:
     """What costs by being there, as it stands in the templates of a stage."""
-    found = [resource for template in templates for resource in template.get("Resources", {}).values()]
+    templates = list(templates)
+
+    def all_of(kind: str) -> list[Properties]:
+        return [properties for template in templates for _, properties in of_type(template, kind)]
 
     def count(kind: str) -> int:
-        return sum(resource["Type"] == kind for resource in found)
+        return len(all_of(kind))
 
+    endpoints = [one for one in all_of("AWS::EC2::VPCEndpoint") if one.get("VpcEndpointType") == "Interface"]
+    clusters = all_of("AWS::RDS::DBCluster")
+    scaling = [cluster.get("ServerlessV2ScalingConfiguration") for cluster in clusters]
+    # the sweep and the health check keep a cluster that may sleep awake
+    acus = math.fsum(max(each["MinCapacity"], LEAST_AWAKE) for each in scaling if each is not None)
+    managed = sum(bool(cluster.get("ManageMasterUserPassword")) for cluster in clusters)  # RDS makes these secrets
     lines = [
         polling(count("AWS::Lambda::EventSourceMapping")),
         Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
         Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
-        Line("Interface endpoints", _zones(found) * HOURS, "Interface endpoint hour"),
-        Line("Aurora, at its least while awake", _least_acus(found) * HOURS, "Aurora ACU-hour"),
-        Line("Secrets", count("AWS::SecretsManager::Secret") + _managed_passwords(found), "Secret"),
-        Line(f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read", _watched(found), "Alarm"),
+        # an endpoint has an interface in every subnet that it names
+        Line("Interface endpoints", sum(len(one["SubnetIds"]) for one in endpoints) * HOURS, "Interface endpoint hour"),
+        Line("Aurora, at its least while awake", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
+        Line("Secrets", count("AWS::SecretsManager::Secret") + managed, "Secret"),
+        Line(
+            f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read",
+            sum(_metrics_read(alarm) for alarm in all_of("AWS::CloudWatch::Alarm")),
+            "Alarm",
+        ),
         Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
         Line("Keys of KMS", count("AWS::KMS::Key"), "Key"),
     ]
     return [line for line in lines if line.amount]
 
 
-def _watched(resources: Iterable[Mapping[str, Any]]) -> int:
-    """Metrics that alarms read: each is paid for, also where one alarm computes with several."""
-    alarms = (one["Properties"] for one in resources if one["Type"] == "AWS::CloudWatch::Alarm")
-    return sum(
-        len([query for query in alarm["Metrics"] if "MetricStat" in query]) if "Metrics" in alarm else 1
-        for alarm in alarms
-    )
-
-
-def _zones(resources: Iterable[Mapping[str, Any]]) -> int:
-    """Of all interface endpoints: each has an interface in every subnet that it names."""
-    endpoints = (one["Properties"] for one in resources if one["Type"] == "AWS::EC2::VPCEndpoint")
-    return sum(len(one["SubnetIds"]) for one in endpoints if one.get("VpcEndpointType") == "Interface")
-
-
-def _least_acus(resources: Iterable[Mapping[str, Any]]) -> float:
-    """Of all serverless instances: the sweep and the health check keep a cluster that may sleep awake."""
-    kept = list(resources)
-    least = [
-        max(one["Properties"]["ServerlessV2ScalingConfiguration"]["MinCapacity"], LEAST_AWAKE)
-        for one in kept
-        if one["Type"] == "AWS::RDS::DBCluster" and "ServerlessV2ScalingConfiguration" in one["Properties"]
-    ]
-    instances = [one for one in kept if one["Type"] == "AWS::RDS::DBInstance"]
-    return math.fsum(least) * len(instances)
-
-
-def _managed_passwords(resources: Iterable[Mapping[str, Any]]) -> int:
-    """Secrets that RDS makes for its clusters."""
-    clusters = (one["Properties"] for one in resources if one["Type"] == "AWS::RDS::DBCluster")
-    return sum(bool(one.get("ManageMasterUserPassword")) for one in clusters)
+def _metrics_read(alarm: Properties) -> int:
+    """Each is paid for, also where one alarm computes with several."""
+    return sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1
 
 
 def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) -> list[Line]:

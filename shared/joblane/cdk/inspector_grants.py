@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from aws_cdk import ArnFormat, Stack
-from aws_cdk import aws_iam as iam
 
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.nag import acknowledge_wildcard
@@ -49,7 +48,7 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
         (["scheduler:ListSchedules"], [all_schedules]),
         (["logs:FilterLogEvents"], [logs]),
     ):
-        to.function.add_to_role_policy(iam.PolicyStatement(actions=actions, resources=resources))
+        to.allow(actions, resources)
     for resource in (*lanes, *dead, functions, schedules, logs):
         acknowledge_wildcard(to.role, resource, WHY_BY_NAME)
     for resource in ("*", all_schedules):

@@ -18,8 +18,9 @@ from aws_cdk import (
     Stack,
 )
 
-from joblane.cdk.checks import Template, problems_of
+from joblane.cdk.checks import problems_of
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.templates import Template
 
 RULE = "jobs-arrive"
 

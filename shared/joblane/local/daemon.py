@@ -40,11 +40,11 @@ class Daemon:
 
     @property
     def started_with(self) -> Mapping[str, str]:
-        """What `start` was told to remember; empty where the program does not run."""
+        """What `launch` was told to remember; empty where the program does not run."""
         record = self._record()
         return record.remember if record and self._process() else {}
 
-    def start(
+    def launch(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
     ) -> None:
         """Start it in `folder`, a former log kept as `.log.1`. `remember` is for `started_with`."""
@@ -83,10 +83,6 @@ class Daemon:
                 member.kill()
         await_end(group, STOP_SECONDS)
         self._file.unlink(missing_ok=True)
-
-    def ended(self) -> bool:
-        """Whether it has ended by itself."""
-        return self._process() is None
 
     def _record(self) -> _Record | None:
         try:

@@ -25,11 +25,12 @@ HEALTH_PATH = "/_localstack/health"
 _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-class MiniStack:
+class MiniStack(Daemon):
     """One emulator with its log and temporary files in one folder. `port` None takes a free one; `tools` have it.
 
     Its queues, functions and buckets live in memory: a new start is an empty account. `permissions=True` lets it refuse
-    what a role does not allow, as AWS does; the key `test` may do anything.
+    what a role does not allow, as AWS does; the key `test` may do anything. Log groups have what functions write; `log`
+    does not.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class MiniStack:
         tools: Tools | None = None,
         permissions: bool = False,
     ) -> None:
+        super().__init__("ministack", folder)
         self.folder = folder
         self.port = port or free_port()
         self._region = region
         self._port_setting = port_setting
         self._permissions = permissions
-        self._daemon = Daemon("ministack", folder)
         self._tools = tools or Tools(Project.here())
 
     @property
@@ -58,24 +59,14 @@ class MiniStack:
     @property
     def address(self) -> str:
         """Where the emulator listens, or will."""
-        return f"http://{HOST}:{self._daemon.started_with.get('port', self.port)}"
-
-    @property
-    def log(self) -> Path:
-        """Its log; what functions write is in their log groups."""
-        return self._daemon.log
-
-    @property
-    def pid(self) -> int | None:
-        """The emulator's process, None where it does not run."""
-        return self._daemon.pid
+        return f"http://{HOST}:{self.started_with.get('port', self.port)}"
 
     def start(self) -> None:
         """Start it and wait until it answers; nothing where it runs on this port already.
 
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
-        if self._daemon.started_with.get("port") == str(self.port) and is_healthy(self.endpoint):
+        if self.started_with.get("port") == str(self.port) and is_healthy(self.endpoint):
             return
         self.stop()
         if not port_is_free(self.port):
@@ -84,22 +75,15 @@ class MiniStack:
         shutil.rmtree(temporary, ignore_errors=True)  # unpacked functions of an emulator that was killed
         temporary.mkdir(parents=True)
         command = [str(self._tools.emulator_python), "-P", str(PROGRAM)]
-        self._daemon.start(command, self._environment(temporary), self.folder, {"port": str(self.port)})
+        self.launch(command, self._environment(temporary), self.folder, {"port": str(self.port)})
         until = time.monotonic() + START_SECONDS
         while not is_healthy(self.endpoint):
-            if self._daemon.ended() or time.monotonic() > until:
-                what = "ended while it started" if self._daemon.ended() else f"was silent for {START_SECONDS:.0f} s"
+            ended = self.pid is None
+            if ended or time.monotonic() > until:
+                what = "ended while it started" if ended else f"was silent for {START_SECONDS:.0f} s"
                 self.stop()
                 raise LocalError(f"The AWS emulator {what}. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(0.05)
-
-    def stop(self) -> None:
-        """Stop it and the functions it runs; nothing where it does not run."""
-        self._daemon.stop()
-
-    def kill(self) -> None:
-        """Kill it and the functions it runs where they stand."""
-        self._daemon.kill()
 
     def _environment(self, temporary: Path) -> dict[str, str]:
         return {

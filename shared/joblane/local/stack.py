@@ -127,7 +127,7 @@ class LocalStack:
 
         Raises: `LocalError`, with what did start left running for a look at it.
         """
-        steps = Steps(self._console or _quiet())
+        steps = Steps(self._console or Console(quiet=True))
         with self._alone():
             self.tools.fetch(steps, emulator=self.emulator is not None)
             if not self._detached:
@@ -147,7 +147,7 @@ class LocalStack:
                 deployment.deploy()
             with steps.step("Ticker"):
                 self._start_ticker()
-            self._write_env_file()
+            env_file.write(self.env_file, {**self._task_settings(), **self.environment})
 
     def down(self) -> None:
         """Stop what `up` has started, and nothing else; the database's content stays for the next time."""
@@ -203,10 +203,7 @@ class LocalStack:
     def _start_ticker(self) -> None:
         self.ticker.stop()  # it may know schedules that are gone
         command = [sys.executable, "-m", "joblane.local.ticker"]
-        self.ticker.start(command, {**clean_environment(self.project), **self.environment}, self.project.root, {})
-
-    def _write_env_file(self) -> None:
-        env_file.write(self.env_file, {**self._task_settings(), **self.environment})
+        self.ticker.launch(command, {**clean_environment(self.project), **self.environment}, self.project.root, {})
 
     def _task_settings(self) -> dict[str, str]:
         """Settings that tasks declare, with the values that their deployed functions have."""
@@ -226,9 +223,3 @@ class LocalStack:
             yield
         finally:
             os.close(lock)
-
-
-def _quiet() -> Console:
-    from rich.console import Console
-
-    return Console(quiet=True)

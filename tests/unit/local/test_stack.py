@@ -38,7 +38,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 
 
 def start(daemon: Daemon, code: str) -> psutil.Process:
-    daemon.start([sys.executable, "-c", code], os.environ, daemon.log.parent, {"port": "1"})
+    daemon.launch([sys.executable, "-c", code], os.environ, daemon.log.parent, {"port": "1"})
     return psutil.Process(daemon.pid)
 
 

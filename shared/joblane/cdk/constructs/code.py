@@ -1,12 +1,19 @@
-"""What all functions share: the code, and the layer of dependencies."""
+"""What all functions of a stage share: code, layer of dependencies, settings, and the way to the database."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
+from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.packaging import Package, Packages
-from joblane.cdk.settings.stage import Architecture
+from joblane.cdk.settings.stage import Architecture, Stage
+from joblane.declaration import Task
+from joblane.function import Function
 from joblane.project import Project
 
 RUNTIME = lambda_.Runtime.PYTHON_3_13
@@ -16,27 +23,33 @@ ARCHITECTURES: dict[Architecture, lambda_.Architecture] = {
 }
 
 
-class FunctionCode(Construct):
+Tasks = Mapping[str, Task[Any, Any]]
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a stage runs: the ``tasks`` of the project, with the stage's times, and its ``functions``, by name."""
+
+    stage: Stage
+    project: Project
+    tasks: Tasks
+    functions: Mapping[str, Function]
+    packages: Packages
+
+
+class Shared(Construct):
     """One code asset and one layer. Both are zips with a known hash, so CDK neither copies nor hashes a folder."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        packages: Packages,
-        project: Project,
-        architecture: Architecture,
-        layer_name: str,
-    ) -> None:
+    def __init__(self, scope: Construct, id_: str, workload: Workload, access: DatabaseAccess) -> None:
         super().__init__(scope, id_)
-        self.project = project
-        self.architecture = ARCHITECTURES[architecture]
+        packages = workload.packages
+        self.stage, self.project, self.access = workload.stage, workload.project, access
+        self.architecture = ARCHITECTURES[self.stage.architecture]
         self.code, self.hash = _asset(packages.code), packages.code.hash
         self.layer = lambda_.LayerVersion(
             self,
             "Dependencies",
-            layer_version_name=layer_name,
+            layer_version_name=f"{self.stage.prefix}-dependencies",
             code=_asset(packages.layer),
             compatible_runtimes=[RUNTIME],
             compatible_architectures=[self.architecture],

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any
 
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from joblane.cdk.constructs.code import FunctionCode
+from joblane.cdk.constructs.code import Shared, Tasks
 from joblane.cdk.constructs.queue_pair import QueuePair
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.settings.stage import Stage
-from joblane.declaration import Task
 from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
 from joblane.queues import Queue, front_door_name
 
@@ -31,15 +28,12 @@ WAITS = 100
 class Router(JobFunction):
     """One function for the three doors. ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for."""
 
-    def __init__(
-        self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, tasks: Mapping[str, Task[Any, Any]]
-    ) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared, tasks: Tasks) -> None:
         super().__init__(
             scope,
             id_,
-            stage=stage,
-            code=code,
-            name=f"{stage.prefix}-router",
+            shared,
+            name=f"{shared.stage.prefix}-router",
             description="Passes messages from the front doors to the lanes",
             handler=HANDLER,
             timeout=TIMEOUT,
@@ -48,7 +42,7 @@ class Router(JobFunction):
         )
 
 
-def routes(tasks: Mapping[str, Task[Any, Any]]) -> str:
+def routes(tasks: Tasks) -> str:
     """``{"data:export":["default","critical"]}``: the queues in which each open type has a lane, home first."""
     open_types = {
         type_: [str(queue) for queue in task.lanes]

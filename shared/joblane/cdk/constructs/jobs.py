@@ -13,28 +13,24 @@ from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
 from constructs import Construct
 
-from joblane.cdk.constructs.code import FunctionCode
+from joblane.cdk.constructs.code import Shared, Tasks, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, CronSchedule
 from joblane.cdk.constructs.front_door import FrontDoor, Router
 from joblane.cdk.constructs.granted_bucket import GrantedBucket, grant_objects, reading, removal, writing
-from joblane.cdk.constructs.lane import Lane
 from joblane.cdk.constructs.migration import Migration
-from joblane.cdk.constructs.own_function import OwnFunction
 from joblane.cdk.constructs.producer_policy import producer_policy
-from joblane.cdk.constructs.queue_pair import SENDING, sending
+from joblane.cdk.constructs.queue_pair import SENDING, QueuePair, sending
 from joblane.cdk.constructs.task_function import GIVEN, JobFunction, TaskFunction
 from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
 from joblane.cdk.nag import acknowledge_wildcard
-from joblane.cdk.packaging import Packages
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
 from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.project import Project
 from joblane.queues import Queue, lane_name, slug_of
 
 SYSTEM = "system:"
@@ -52,14 +48,12 @@ TAKING = (
 """What it takes to look at a queue's messages, to give them back, and to delete them."""
 
 T = TypeVar("T")
-Tasks = Mapping[str, Task[Any, Any]]
 
 
 class Jobs(Construct):
     """Front doors with their router; per task a function, lanes, schedules, and just the permissions it declares.
 
-    ``functions`` of the caller: Lambdas with a handler of their own, by name. ``access``: to the database. ``buckets``:
-    by the names that ``Grants.buckets`` has.
+    ``access``: to the database. ``buckets``: by the names that ``Grants.buckets`` has.
 
     It has, by name:
 
@@ -73,33 +67,23 @@ class Jobs(Construct):
         self,
         scope: Construct,
         id_: str,
+        workload: Workload,
         *,
-        stage: Stage,
-        project: Project,
-        tasks: Tasks,
-        functions: Mapping[str, Function],
-        packages: Packages,
         access: DatabaseAccess,
         buckets: Mapping[str, GrantedBucket],
         costs: Mapping[str, Extra] | None = None,
     ) -> None:
         super().__init__(scope, id_)
+        self.stage, self.tasks, self._buckets = workload.stage, workload.tasks, buckets
+        stage, tasks, functions = self.stage, self.tasks, workload.functions
         if stage.control is None:  # the function may do much, and nobody could ask it
             functions = {name: function for name, function in functions.items() if not function.inspects}
-        self.stage, self.tasks, self._access, self._buckets = stage, tasks, access, buckets
         options = Stack.of(self).template_options
         options.metadata = {**(options.metadata or {}), **_metadata(stage, costs or {})}
-        self._code = FunctionCode(
-            self,
-            "Code",
-            packages=packages,
-            project=project,
-            architecture=stage.architecture,
-            layer_name=f"{stage.prefix}-dependencies",
-        )
+        self._shared = Shared(self, "Code", workload, access)
         self.shares = shares(stage, tasks)
-        self.migration = Migration(self, "Migration", stage=stage, code=self._code, access=access)
-        self._lanes: dict[tuple[str, Queue], Lane] = {}
+        self.migration = Migration(self, "Migration", self._shared)
+        self._lanes: dict[tuple[str, Queue], QueuePair] = {}
         self._doors: dict[Queue, FrontDoor] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
@@ -152,37 +136,42 @@ class Jobs(Construct):
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
         # a lane's identity is its own type's: it stays the same queue when that becomes the alias of another
         scopes = {type_: Construct(self, slug_of(type_)) for type_ in task.types}
-        function = TaskFunction(
-            scopes[task.type], "Function", stage=self.stage, code=self._code, access=self._access, task=task
-        )
+        function = TaskFunction(scopes[task.type], "Function", self._shared, task)
         function.function.node.add_dependency(self.migration)
         for type_, queue in product(task.types, task.lanes):
             name = lane_name(self.stage.prefix, queue, type_)
-            self._lanes[type_, queue] = Lane(
+            lane = self._lanes[type_, queue] = QueuePair(
                 scopes[type_],
                 f"Lane{queue.capitalize()}",
                 stage=self.stage,
-                task=task,
                 name=name,
-                function=function.function,
-                max_concurrency=self.shares.get(name, MIN_CONCURRENCY),  # an alias has the least
+                visibility=task.numbers.visibility,
+                max_receive_count=task.numbers.max_receive_count,
             )
+            share = self.shares.get(name, MIN_CONCURRENCY)  # an alias has the least
+            lane.feed(function.function, batch_size=task.batch_size, max_concurrency=share)
+            # a message without an id is sent again with one, and then acknowledged
+            function.function.add_to_role_policy(sending([lane.queue]))
         for name in task.grants.buckets:
             granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
             grant_objects(function, granted, removal(granted) if granted.removes else writing(granted))
         return function
 
     def _add_function(self, name: str, declared: Function) -> lambda_.Function:
-        """A Lambda of its own, such as the API."""
+        """The Lambda of a ``handler.py`` that declares its own. ``name``: of its folder, with hyphens."""
         what = f"function {name!r}"
-        made = OwnFunction(
+        settings = self.stage.settings
+        made = JobFunction(
             Construct(self, name),
             "Function",
-            stage=self.stage,
-            code=self._code,
-            access=self._access,
-            name=name,
-            declared=declared,
+            self._shared,
+            name=f"{self.stage.prefix}-{name}",
+            description=declared.description,
+            handler=declared.handler,
+            timeout=declared.timeout,
+            memory_mb=declared.memory_mb,
+            environment={key: settings[key] for key in declared.environment if key in settings},
+            login=self._shared.access.functions,
             reserved_concurrency=self.stage.reserved.get(name),
         )
         made.function.node.add_dependency(self.migration)
@@ -196,7 +185,7 @@ class Jobs(Construct):
         return made.function
 
     def _add_front_doors(self) -> None:
-        router = Router(self, "Router", stage=self.stage, code=self._code, tasks=self.tasks).function
+        router = Router(self, "Router", self._shared, self.tasks).function
         for queue in Queue:
             self._doors[queue] = FrontDoor(
                 self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router
@@ -243,7 +232,7 @@ class Jobs(Construct):
         """Sending to all lanes and their DLQs by the pattern of their names, which no front door has."""
         stack = Stack.of(self)
         patterns = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
-        function.function.add_to_role_policy(iam.PolicyStatement(actions=SENDING, resources=patterns))
+        function.allow(SENDING, patterns)
         for pattern in patterns:
             acknowledge_wildcard(
                 function.role,
@@ -254,19 +243,15 @@ class Jobs(Construct):
 
     def _grant_looking(self, function: TaskFunction) -> None:
         """Asking the front doors how they are; no message can be read or sent by that."""
-        function.function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl"],
-                resources=[door.queue.queue_arn for door in self._doors.values()],
-            )
-        )
+        doors = [door.queue.queue_arn for door in self._doors.values()]
+        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl"], doors)
 
     def _grant_dead_letters(self, function: TaskFunction, cron: CronGroup) -> None:
         """Taking messages from every dead-letter queue, and sending through the front doors what came from there."""
         doors, stack = self._doors.values(), Stack.of(self)
         lanes = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*-dlq") for queue in Queue]
         others = [queue.queue_arn for queue in (*(door.dead_letters for door in doors), cron.dead_letters)]
-        function.function.add_to_role_policy(iam.PolicyStatement(actions=list(TAKING), resources=[*lanes, *others]))
+        function.allow(TAKING, [*lanes, *others])
         for pattern in lanes:
             acknowledge_wildcard(
                 function.role,
@@ -277,13 +262,8 @@ class Jobs(Construct):
 
     def _grant_looking_at_dead_letters(self, function: TaskFunction) -> None:
         """Receiving dead letters, to tell whether SQS moved them; not deleting any."""
-        pairs = [*self._doors.values(), *self._lanes.values()]
-        function.function.add_to_role_policy(
-            iam.PolicyStatement(
-                actions=["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"],
-                resources=[pair.dead_letters.queue_arn for pair in pairs],
-            )
-        )
+        dead = [pair.dead_letters.queue_arn for pair in (*self._doors.values(), *self._lanes.values())]
+        function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"], dead)
 
     def _add_producer_policies(self) -> dict[str, iam.ManagedPolicy]:
         """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 
 from aws_cdk import CustomResource, Duration
 from constructs import Construct
 
-from joblane.cdk.constructs.code import FunctionCode
+from joblane.cdk.constructs.code import Shared
 from joblane.cdk.constructs.task_function import JobFunction
 from joblane.cdk.database_access import DatabaseAccess
-from joblane.cdk.settings.stage import Stage
 
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
@@ -24,20 +22,20 @@ class Migration(Construct):
     """Runs whenever the code or the database changes. What must come after depends on it; where it fails, nothing of
     that changes."""
 
-    def __init__(self, scope: Construct, id_: str, *, stage: Stage, code: FunctionCode, access: DatabaseAccess) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
+        stage, access = shared.stage, shared.access
         self.function = function = JobFunction(
             self,
             "Function",
-            stage=stage,
-            code=code,
+            shared,
             name=f"{stage.prefix}-migrate",
             description="Brings the database up to date in a deploy",
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={**_user(access), **code.project.migrating},
-            access=replace(access, functions=access.migration),
+            environment={**_user(access), **shared.project.migrating},
+            login=access.migration,
         ).function
         if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
             function.configure_async_invoke(retry_attempts=0)
@@ -48,7 +46,7 @@ class Migration(Construct):
             service_token=function.function_arn,
             service_timeout=Duration.seconds(int((TIMEOUT + MARGIN).total_seconds())),
             properties={
-                "Code": code.hash,
+                "Code": shared.hash,
                 "Database": access.migration.identity,
                 "Functions": access.functions.identity,
                 "User": access.user or "",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,12 +13,12 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
-from joblane.cdk.constructs.code import RUNTIME, FunctionCode
+from joblane.cdk.constructs.code import RUNTIME, Shared
 from joblane.cdk.constructs.log_group import log_group
-from joblane.cdk.database_access import DatabaseAccess
+from joblane.cdk.database_access import Login
 from joblane.cdk.nag import acknowledge, acknowledge_wildcard
 from joblane.cdk.settings.section import SecretReference
-from joblane.cdk.settings.stage import Stage, Value
+from joblane.cdk.settings.stage import Value
 from joblane.declaration import Task
 from joblane.project import FUNCTIONS
 from joblane.queues import function_name, log_group_name
@@ -32,63 +32,61 @@ ENTRY = "joblane.worker.lambda_entry.handler"
 class JobFunction(Construct):
     """A function with a log group that forgets, and a role that may write to it and nothing else.
 
-    ``access``: to the database, for those that need it. ``reserved_concurrency``: its own share, and bound.
+    ``login``: to the database, for those that need it. ``reserved_concurrency``: its own share, and bound.
     """
 
     def __init__(
         self,
         scope: Construct,
         id_: str,
+        shared: Shared,
         *,
-        stage: Stage,
-        code: FunctionCode,
         name: str,
         description: str,
         handler: str,
         timeout: timedelta,
         memory_mb: int,
         environment: Mapping[str, Value],
-        access: DatabaseAccess | None = None,
+        login: Login | None = None,
         reserved_concurrency: int | None = None,
     ) -> None:
         super().__init__(scope, id_)
-        self.name = name
+        self.name, stage = name, shared.stage
         logs = log_group(self, "Logs", stage=stage, name=log_group_name(name))
-        place, package = access.place if access else None, code.project.functions
-        role = iam.Role(
+        place, package = shared.access.place if login else None, shared.project.functions
+        self.role = iam.Role(
             self,
             "Role",
             assumed_by=iam.ServicePrincipal("lambda.amazonaws.com"),
             managed_policies=[place.interfaces] if place else None,
         )
-        self.role = role
-        logs.grant_write(role)
-        if access:
-            for statement in access.functions.statements:
-                role.add_to_policy(statement)
-            if access.functions.secret:
-                access.functions.secret.grant_read(role)
+        logs.grant_write(self.role)
+        if login:
+            for statement in login.statements:
+                self.role.add_to_policy(statement)
+            if login.secret:
+                login.secret.grant_read(self.role)
         self.function = lambda_.Function(
             self,
             "Function",
             function_name=name,
             description=description,
             runtime=RUNTIME,
-            architecture=code.architecture,
-            code=code.code,
-            layers=[code.layer],
+            architecture=shared.architecture,
+            code=shared.code,
+            layers=[shared.layer],
             handler=handler,
             timeout=Duration.seconds(math.ceil(timeout.total_seconds())),
             memory_size=memory_mb,
             reserved_concurrent_executions=reserved_concurrency,
             log_group=logs,
-            role=role,
+            role=self.role,
             vpc=place.vpc if place else None,
             vpc_subnets=place.subnets if place else None,
             security_groups=[place.security_group] if place else None,
             environment={
                 **{key: in_template(value) for key, value in environment.items()},
-                **({"DATABASE_URL": access.functions.url} if access else {}),
+                **({"DATABASE_URL": login.url} if login else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,
                 **({SCHEDULES: json.dumps(dict(stage.schedules), sort_keys=True)} if stage.schedules else {}),
@@ -99,25 +97,20 @@ class JobFunction(Construct):
         )
         acknowledge(self.function, "L1", "The lock, the layer and the tests are of one version of Python, this one.")
 
+    def allow(self, actions: Sequence[str], resources: Sequence[str]) -> None:
+        """Let the function take ``actions`` on ``resources``, which are ARNs."""
+        self.function.add_to_role_policy(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
+
 
 class TaskFunction(JobFunction):
     """The one consumer of a task type's lanes: the generic entry, whose environment names the task it serves."""
 
-    def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        stage: Stage,
-        code: FunctionCode,
-        access: DatabaseAccess,
-        task: Task[Any, Any],
-    ) -> None:
+    def __init__(self, scope: Construct, id_: str, shared: Shared, task: Task[Any, Any]) -> None:
+        stage = shared.stage
         super().__init__(
             scope,
             id_,
-            stage=stage,
-            code=code,
+            shared,
             name=function_name(stage.prefix, task.type),
             description=f"Runs {task.type}",
             handler=ENTRY,
@@ -127,7 +120,7 @@ class TaskFunction(JobFunction):
                 **{name: stage.settings[name] for name in task.environment if name in stage.settings},
                 "JOBLANE_TASK": task.type,
             },
-            access=access,
+            login=shared.access.functions,
         )
         if task.grants.mail and (sender := stage.ses_sender):
             self._grant_mail(sender)

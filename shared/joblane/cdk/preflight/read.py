@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
 from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
+from joblane.cdk.templates import Properties, Template, of_type
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
 from joblane.project import Project
@@ -61,7 +62,6 @@ select current_setting('max_connections')::int,
        + coalesce(current_setting('reserved_connections', true), '0')::int
 """
 
-Template = Mapping[str, Any]
 T = TypeVar("T")
 
 
@@ -145,31 +145,27 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
     if settings is None:
         raise LocalError(f"no template of {', '.join(templates)} is one of Joblane's jobs")
     functions = {
-        (stack, logical_id): properties.get("ReservedConcurrentExecutions")
-        for stack, logical_id, properties in _of_type(templates, "AWS::Lambda::Function")
+        place: properties.get("ReservedConcurrentExecutions")
+        for place, properties in _of_type(templates, "AWS::Lambda::Function")
     }
     slots = 0
-    for stack, _, properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
+    for (stack, _), properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
         function = (stack, properties["FunctionName"].get("Ref", ""))
         if functions.get(function) is None:  # one with a reservation is counted by that
             slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
     return Declared(
         lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
-        queues={
-            (stack, logical_id): properties["QueueName"]
-            for stack, logical_id, properties in _of_type(templates, "AWS::SQS::Queue")
-        },
+        queues={place: properties["QueueName"] for place, properties in _of_type(templates, "AWS::SQS::Queue")},
         slots=slots,
         reserved=sum(reserved or 0 for reserved in functions.values()),
         **settings,
     )
 
 
-def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Place, Properties]]:
     for stack, template in templates.items():
-        for logical_id, resource in template.get("Resources", {}).items():
-            if resource["Type"] == kind:
-                yield stack, logical_id, resource.get("Properties", {})
+        for logical_id, properties in of_type(template, kind):
+            yield (stack, logical_id), properties
 
 
 # --- AWS -----------------------------------------------------------------------------------------------------------

@@ -11,10 +11,9 @@ from aws_cdk import aws_apigatewayv2 as apigateway
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
-from aws_cdk.aws_apigatewayv2_integrations import HttpLambdaIntegration
 from constructs import Construct
 
-from joblane.cdk.constructs.http_stage import add_http_stage
+from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.nag import acknowledge_wildcard
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
@@ -28,38 +27,19 @@ URL = "ControlUrl"
 
 
 class ControlStack(Stack):
-    """``function``: answers all routes. ``url``: where the API is."""
+    """``function``: answers all routes."""
 
     def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        stage: Stage,
-        control: Control,
-        function: lambda_.IFunction,
+        self, scope: Construct, id_: str, *, stage: Stage, control: Control, function: lambda_.IFunction
     ) -> None:
         super().__init__(scope, id_, description=f"Joblane, {stage.name}: the control API")
-        http = apigateway.HttpApi(
-            self,
-            "Http",
-            api_name=f"{stage.prefix}-control",
-            default_authorizer=HttpIamAuthorizer(),
-            create_default_stage=False,  # it would have neither log nor limit
+        http = add_http_api(
+            self, stage, name=FUNCTION, function=function, routes=ROUTES, authorizer=HttpIamAuthorizer()
         )
-        integration = HttpLambdaIntegration(
-            "Function",
-            function,
-            payload_format_version=apigateway.PayloadFormatVersion.VERSION_2_0,
-            scope_permission_to_route=False,
-        )
-        for route, permission in ROUTES.items():
-            method, path = route.split(" ")
-            http.add_routes(path=path, methods=[apigateway.HttpMethod(method)], integration=integration)
+        for permission in ROUTES.values():
             self._add_policy(http, stage, permission)
-        add_http_stage(self, http, stage, control, name="control")
-        self.url = http.api_endpoint
-        CfnOutput(self, URL, value=self.url)
+        add_http_stage(self, http, stage, control, name=FUNCTION)
+        CfnOutput(self, URL, value=http.api_endpoint)
 
     def _add_policy(self, http: apigateway.HttpApi, stage: Stage, permission: Permission) -> None:
         """``PREFIX-PERMISSION-REGION``: the operations of one route, and where the API is. None holds another.

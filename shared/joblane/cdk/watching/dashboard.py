@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
 from typing import Any
 
 from aws_cdk import aws_cloudwatch as cloudwatch
 
-from joblane.cdk.watching.alarms import FIVE, Watched, function_metric, own_metric, queue_metric
+from joblane.cdk.watching.alarms import Watched, function_metric, own_metric, queue_metric
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
@@ -102,7 +101,6 @@ def _graph(
     *,
     width: int = WIDTH // 4,
     stacked: bool = False,
-    period: timedelta = FIVE,
 ) -> cloudwatch.GraphWidget:
     labelled = [metric.with_(label=label) for label, metric in metrics.items()]  # type: ignore[attr-defined]
     return cloudwatch.GraphWidget(
