@@ -43,11 +43,7 @@ class Check:
 
 def check_database(session: Session) -> Check:
     """A round trip to the database."""
-
-    def ask() -> None:
-        session.execute(text("select 1"))
-
-    return _check("database", ask)
+    return _check("database", lambda: session.execute(text("select 1")))
 
 
 def check_sweep(session: Session, last_sweep: Callable[[datetime], datetime]) -> Check:

@@ -89,13 +89,9 @@ def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str
         "Idempotency-Key": key,
         **({SECRET_HEADER: secret} if secret else {}),
     }
-    addresses = _resolve(service, allow_own=local)
     body = json.dumps(_body(tenant)).encode()
-    connection = _Connection(service, addresses, timeout_seconds)
-    status = _exchange(connection, "POST", service.path + INITIALIZE_PATH, body, headers)
-    if not 200 <= status <= 299:
-        raise ServiceError(str(service), f"answered with status {status}")
-    return status
+    connection = _Connection(service, _resolve(service, allow_own=local), timeout_seconds)
+    return _exchange(connection, "POST", service.path + INITIALIZE_PATH, body, headers, good=range(200, 300))
 
 
 def probe(service: Service, settings: Settings, *, timeout_seconds: float) -> int:
@@ -105,10 +101,7 @@ def probe(service: Service, settings: Settings, *, timeout_seconds: float) -> in
     """
     addresses = _resolve(service, allow_own=settings.get("JOBLANE_STAGE", "") == "local")
     connection = _Connection(service, addresses, timeout_seconds)
-    status = _exchange(connection, "GET", service.path or "/", None, {"User-Agent": "joblane"})
-    if status >= 500:
-        raise ServiceError(str(service), f"answered with status {status}")
-    return status
+    return _exchange(connection, "GET", service.path or "/", None, {"User-Agent": "joblane"}, good=range(500))
 
 
 def _body(tenant: Tenant) -> Mapping[str, Any]:
@@ -169,8 +162,10 @@ def is_own(address: str) -> bool:
 # --- The call ------------------------------------------------------------------------------------------------------
 
 
-def _exchange(connection: _Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> int:
-    """One request and the status of its answer, all of it within the connection's time."""
+def _exchange(
+    connection: _Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, good: range
+) -> int:
+    """One request and the status of its answer, a ``good`` one, all of it within the connection's time."""
     with closing(connection), hang_up_after(connection.timeout_seconds, lambda: connection.sock):
         try:
             connection.request(method, path, body, headers)
@@ -179,7 +174,9 @@ def _exchange(connection: _Connection, method: str, path: str, body: bytes | Non
             raise ServiceError(str(connection.service), f"no answer ({type(error).__name__})") from None
         with suppress(OSError, HTTPException):  # a service that is still writing should not see a reset
             answer.read(MAX_ANSWER_BYTES)
-        return answer.status
+    if answer.status not in good:
+        raise ServiceError(str(connection.service), f"answered with status {answer.status}")
+    return answer.status
 
 
 class _Connection(HTTPConnection):

@@ -54,22 +54,20 @@ STYLES = {
 
 
 def console() -> Console:
-    """The output. It heeds NO_COLOR, and is as wide as the terminal."""
-    from rich.console import Console
-
-    return Console(highlight=False, markup=False, emoji=False, width=_width(sys.stdout))
+    """The output. It heeds NO_COLOR, and is as wide as the terminal, or as COLUMNS says."""
+    return _console(sys.stdout)
 
 
 def messages() -> Console:
     """The error output."""
+    return _console(sys.stderr, stderr=True)
+
+
+def _console(stream: TextIO, *, stderr: bool = False) -> Console:
     from rich.console import Console
 
-    return Console(stderr=True, highlight=False, markup=False, emoji=False, width=_width(sys.stderr))
-
-
-def _width(stream: TextIO) -> int | None:
-    """None: as wide as the terminal is, or COLUMNS says."""
-    return None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+    width = None if stream.isatty() or os.environ.get("COLUMNS") else PIPE_WIDTH
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=width)
 
 
 def say(text: str) -> None:

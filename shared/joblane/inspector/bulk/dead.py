@@ -128,24 +128,22 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
 
 
 def _recorded(scope: Scope) -> list[DeadGroup]:
-    found = []
-    for fingerprint, type_, error_type, message, number, first, last, example, queue in scope.connection.run(GROUPS):
-        found.append(
-            DeadGroup(
-                fingerprint=fingerprint,
-                type=type_,
-                error_type=error_type,
-                message=shown(message),
-                recorded=True,
-                count=number,
-                first_at=first,
-                last_at=last,
-                example=example,
-                queue=dead_letter_name(lane_name(scope.prefix, Queue(queue), type_)),
-                log_link=_log_link(scope, type_),
-            )
+    return [
+        DeadGroup(
+            fingerprint=fingerprint,
+            type=type_,
+            error_type=error_type,
+            message=shown(message),
+            recorded=True,
+            count=number,
+            first_at=first,
+            last_at=last,
+            example=example,
+            queue=dead_letter_name(lane_name(scope.prefix, Queue(queue), type_)),
+            log_link=_log_link(scope, type_),
         )
-    return found
+        for fingerprint, type_, error_type, message, number, first, last, example, queue in scope.connection.run(GROUPS)
+    ]
 
 
 def shown(message: str) -> str:

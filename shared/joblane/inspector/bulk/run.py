@@ -159,19 +159,14 @@ class BulkRun:
         position = Position(**cursor) if cursor else Position()
         if order.stopped:
             return []
-        waits = order.canary > 0 and not position.passed
-        if waits and order.canaries >= order.canary:
-            step, position = self._watch(position)
-            if step is not None:
-                return [step]
-            waits = False
-        room = order.canary - order.canaries if waits else CHUNK
-        for choose in (self._walk, self._look):
-            step, position = choose(position, room)
-            if step is not None:
-                return [step]
-        if waits and order.canaries:  # fewer than asked for: they are all there are
-            step, position = self._watch(position)
+        waits, missing = order.canary > 0 and not position.passed, order.canary - order.canaries
+        choices = [self._walk, self._look]
+        if waits and missing <= 0:
+            choices.insert(0, self._watch)
+        elif waits and order.canaries:  # where nothing else is found, these are all there are
+            choices.append(self._watch)
+        for choose in choices:
+            step, position = choose(position, missing if waits and missing > 0 else CHUNK)
             if step is not None:
                 return [step]
         return [] if position.closed else [Step(replace(position, closed=True), partial(self._run, CLOSE))]
@@ -220,7 +215,7 @@ class BulkRun:
         found = dead_letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
         return found, there.in_flight > len(self._held)
 
-    def _watch(self, position: Position) -> tuple[Step | None, Position]:
+    def _watch(self, position: Position, room: int) -> tuple[Step | None, Position]:
         """After the canary: no step where all of it has ended well."""
         self._give_back()
         [[number, well, badly, error, late]] = self._ctx.connection().run(CANARY, self._ctx.task_id)
