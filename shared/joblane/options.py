@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
+from joblane.declaration import MAX_RETENTION, Task
 from joblane.discovery import follower_of
 from joblane.retry import LONGEST
 
-if TYPE_CHECKING:
-    from joblane.declaration import Task
-
-MAX_RETENTION = timedelta(days=3650)
 MAX_TAGS, MAX_TAG = 20, 100
 MAX_DELAYS = 100
 _MOST_SECONDS = int(MAX_RETENTION.total_seconds())

@@ -62,9 +62,6 @@ def unmarked(schema: Any) -> Any:
     return [unmarked(part) for part in schema] if isinstance(schema, list) else schema
 
 
-# --- Which fields --------------------------------------------------------------------------------------------------
-
-
 @cache
 def redacted_names(model: type[BaseModel]) -> frozenset[str]:
     """The keys under which values are masked: names and aliases of marked fields, of nested models too."""
@@ -111,9 +108,6 @@ def _keys(kind: type[Any], name: str, parts: Iterable[Any]) -> Iterator[str]:
             for alias in (*aliases(info), info.serialization_alias):
                 steps = alias.path if isinstance(alias, AliasPath) else [alias]
                 yield from [step for step in steps if isinstance(step, str)][-1:]
-
-
-# --- JSON values ---------------------------------------------------------------------------------------------------
 
 
 def masked(model: type[BaseModel], payload: Any) -> Any:
@@ -172,9 +166,6 @@ def _counterpart(names: Collection[str], position: int, edited: list[Any], kept:
     if len(alike) == 1 and edited.count(edited[position]) == 1:
         return alike[0]
     return kept[position] if len(kept) == len(edited) else None
-
-
-# --- Texts ---------------------------------------------------------------------------------------------------------
 
 
 def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] | None = None) -> Scrub:

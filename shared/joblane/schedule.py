@@ -46,8 +46,6 @@ NAME_PATTERN = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 MAX_NAME = 20
 """A schedule's full name on AWS, prefix and type included, has 64 characters. Source: CreateSchedule, Scheduler API."""
 
-# --- One field -----------------------------------------------------------------------------------------------------
-
 _TERM = re.compile(r"(\*|(?P<first>[0-9]+|[A-Z]+)(-(?P<last>[0-9]+|[A-Z]+))?)(/(?P<step>[0-9]+))?")
 _QUARTZ = re.compile(r"[?#]|^L|[0-9][LW]$")
 _LONGEST_MONTH = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
@@ -108,8 +106,6 @@ _DAY = _Field("day-of-month", 1, 31)
 _MONTH = _Field("month", 1, 12, ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"))
 _WEEKDAY = _Field("day-of-week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"))
 
-# --- Unix to EventBridge -------------------------------------------------------------------------------------------
-
 
 def _translate(text: str) -> tuple[str, ...]:
     """Five fields → one EventBridge expression, or two that together fire when either day field matches.
@@ -162,9 +158,6 @@ def _written(values: Collection[int], low: int, high: int, names: tuple[str, ...
     return ",".join(
         f"{label[run[0]]}-{label[run[-1]]}" if len(run) > 2 else ",".join(label[value] for value in run) for run in runs
     )
-
-
-# --- A schedule ----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -281,9 +274,6 @@ def parse(value: str | Schedule) -> Schedule:
 
 def _each(step: int, size: int) -> str:
     return "*" if step == 1 else "0" if step == size else f"*/{step}"
-
-
-# --- Checks --------------------------------------------------------------------------------------------------------
 
 
 def _five_fields(text: str) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
+from joblane.declaration import MAX_RETENTION
 from joblane.errors import DeclarationError, EnqueueError, MessageError
 from joblane.json_values import check_text
-from joblane.options import MAX_DELAYS, MAX_RETENTION, MAX_TAG, MAX_TAGS, Options
+from joblane.options import MAX_DELAYS, MAX_TAG, MAX_TAGS, Options
 from joblane.retry import RetryDelay, check_retry_delay
 
 if TYPE_CHECKING:

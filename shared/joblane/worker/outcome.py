@@ -61,7 +61,7 @@ def _decide(  # noqa: PLR0911 - a row each
             return _finish(claim, "snoozed", State.PENDING, delay=error.delay, counted=False, snoozed=True)
         case SkipRetry():
             return _archived(task, claim, error, scrub, f"SkipRetry: {text_of(error, scrub)}")
-        case UnreadablePayloadError() if _foreign_schema(task, claim) and _patient(claim):
+        case UnreadablePayloadError() if _waits_for_code(task, claim):
             return _finish(claim, "mismatch", State.PENDING, delay=MISMATCH_DELAY, counted=False, mismatch=True)
         case UnreadablePayloadError():
             return _archived(task, claim, error, scrub, f"UnreadablePayloadError: {text_of(error, scrub)}")
@@ -79,12 +79,9 @@ def _decide(  # noqa: PLR0911 - a row each
             return _archived(task, claim, error, scrub, reason)
 
 
-def _foreign_schema(task: Task[Any, Any], claim: Claim) -> bool:
-    return claim.schema is not None and claim.schema != task.schema_digest
-
-
-def _patient(claim: Claim) -> bool:
-    return (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:
+    foreign = claim.schema is not None and claim.schema != task.schema_digest
+    return foreign and (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
 
 
 def _past_deadline(claim: Claim) -> bool:
