@@ -19,7 +19,7 @@ from infra.settings import PlatformStage
 from joblane.cdk.app import Synthesised, context_of_file
 from joblane.cdk.constructs.jobs import Jobs
 from joblane.cdk.errors import RefusedTemplateError, StageError
-from joblane.cdk.nag import acknowledge, acknowledge_wildcard, refuse_findings
+from joblane.cdk.nag import acknowledge, acknowledge_wildcards, refuse_findings
 from joblane.cdk.packaging import Packages
 from joblane.discovery import discover
 from joblane.project import Project
@@ -167,7 +167,7 @@ def test_a_wildcard_is_acknowledged_however_its_resource_is_written(resource: st
     role.add_to_policy(iam.PolicyStatement(actions=["s3:GetObject"], resources=[resource]))
     with pytest.raises(RefusedTemplateError, match="IAM5"):
         refuse_findings(app)
-    acknowledge_wildcard(role, resource, "It is a test.")
+    acknowledge_wildcards(role, [resource], "It is a test.")
     refuse_findings(app)
 
 

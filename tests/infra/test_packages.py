@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from joblane.cdk.constructs.front_door import HANDLER
 from joblane.cdk.constructs.migration import HANDLER as MIGRATE
+from joblane.cdk.constructs.router import HANDLER
 from joblane.cdk.constructs.task_function import ENTRY
 from joblane.cdk.packaging import (
     LEFT_OUT_OF_CODE,

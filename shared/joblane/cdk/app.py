@@ -53,14 +53,6 @@ class Synthesised:
     templates: Mapping[str, Mapping[str, Any]]
 
 
-def _no_buckets(data: Stack, stage: Any) -> Mapping[str, GrantedBucket]:
-    return {}
-
-
-def _no_alarms(stage: Any, tasks: Tasks) -> Sequence[Alarm]:
-    return ()
-
-
 @dataclass(frozen=True)
 class JoblaneApp(Generic[S]):
     """The stacks of data, jobs, control API and monitoring, and those that an application adds.
@@ -75,9 +67,9 @@ class JoblaneApp(Generic[S]):
 
     functions: str | None = None
     stage: type[S] = Stage  # type: ignore[assignment] # S is Stage where none is given
-    buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = _no_buckets
+    buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
     stacks: Sequence[Callable[[App, Jobs, S], object]] = ()
-    alarms: Callable[[S, Tasks], Sequence[Alarm]] = _no_alarms
+    alarms: Callable[[S, Tasks], Sequence[Alarm]] = lambda stage, tasks: ()
     costs: Mapping[str, Extra] | None = None
 
     @property

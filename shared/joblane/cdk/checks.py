@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,11 @@ class Mapped:
     function_name: str
     function: Properties
 
+    @property
+    def max_concurrency(self) -> int | None:
+        most: int | None = self.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
+        return most
+
 
 def check(templates: Iterable[Template], stage: Stage) -> None:
     """Raise :class:`RefusedTemplateError` with all that is wrong in the templates of one stage."""
@@ -49,7 +54,7 @@ def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
     templates = list(templates)
     mappings = [mapped for template in templates for mapped in _mappings(template)]
     return [
-        *(problem for mapped in mappings for rule in RULES for problem in rule(mapped)),
+        *(problem for mapped in mappings for problem in _mapping(mapped)),
         *_shared_queues(mappings),
         *_budgets(mappings, stage),
         *(problem for template in templates for problem in _queues(template)),
@@ -60,24 +65,18 @@ def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
 # --- One mapping ---------------------------------------------------------------------------------------------------
 
 
-def _no_filter(mapped: Mapped) -> Iterator[str]:
+def _mapping(mapped: Mapped) -> Iterator[str]:
+    queue, most = f"queue {mapped.source}", mapped.max_concurrency
     if "FilterCriteria" in mapped.properties:
         yield (
-            f"queue {mapped.source}: its mapping filters events, and SQS deletes what a filter does not match; "
+            f"{queue}: its mapping filters events, and SQS deletes what a filter does not match; "
             "make a queue per consumer instead"
         )
-
-
-def _partial_responses(mapped: Mapped) -> Iterator[str]:
     if "ReportBatchItemFailures" not in mapped.properties.get("FunctionResponseTypes", []):
-        yield f"queue {mapped.source}: its mapping lacks ReportBatchItemFailures: one failure repeats the whole batch"
-
-
-def _limited(mapped: Mapped) -> Iterator[str]:
-    most = mapped.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
+        yield f"{queue}: its mapping lacks ReportBatchItemFailures: one failure repeats the whole batch"
     if most is None:
         yield (
-            f"queue {mapped.source}: its mapping lacks MaximumConcurrency: throttled receives use up maxReceiveCount, "
+            f"{queue}: its mapping lacks MaximumConcurrency: throttled receives use up maxReceiveCount, "
             "and the database's connections have no bound"
         )
     reserved = mapped.function.get("ReservedConcurrentExecutions")
@@ -86,30 +85,16 @@ def _limited(mapped: Mapped) -> Iterator[str]:
             f"function {mapped.function_name}: reserves a concurrency of {reserved} where the mapping of "
             f"{mapped.source} goes up to {most}: the rest is throttled, and uses up maxReceiveCount"
         )
-
-
-def _visible_late(mapped: Mapped) -> Iterator[str]:
     timeout = mapped.function.get("Timeout", DEFAULT_TIMEOUT)
     visibility = mapped.queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
     if mapped.queue and visibility < VISIBILITY_FACTOR * timeout:
         yield (
-            f"queue {mapped.source}: a visibility timeout of {visibility} s is less than {VISIBILITY_FACTOR} times the "
+            f"{queue}: a visibility timeout of {visibility} s is less than {VISIBILITY_FACTOR} times the "
             f"{timeout} s of function {mapped.function_name}: messages come back while they are worked on"
         )
-
-
-def _has_dead_letters(mapped: Mapped) -> Iterator[str]:
     if mapped.queue and "RedrivePolicy" not in mapped.queue:
-        yield f"queue {mapped.source}: has a consumer and no dead-letter queue: what always fails expires unseen"
+        yield f"{queue}: has a consumer and no dead-letter queue: what always fails expires unseen"
 
-
-RULES: tuple[Callable[[Mapped], Iterator[str]], ...] = (
-    _no_filter,
-    _partial_responses,
-    _limited,
-    _visible_late,
-    _has_dead_letters,
-)
 
 # --- All mappings --------------------------------------------------------------------------------------------------
 
@@ -126,8 +111,7 @@ def _shared_queues(mappings: Iterable[Mapped]) -> Iterator[str]:
 def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
     all_slots = {True: 0, False: 0}
     for mapped in mappings:
-        most = mapped.properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
-        all_slots["DATABASE_URL" in _environment(mapped.function)] += most
+        all_slots["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
     concurrency = sum(all_slots.values()) + sum(stage.reserved.values())
     if concurrency > stage.account_concurrency:
         also = "".join(f" with the {name}.max_concurrency of {most}" for name, most in stage.reserved.items())

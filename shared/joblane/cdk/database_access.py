@@ -11,7 +11,7 @@ from aws_cdk import aws_ec2 as ec2
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_secretsmanager as secretsmanager
 
-from joblane.cdk.settings.database import ExistingDatabase, LocalDatabase
+from joblane.cdk.settings.database import ExistingDatabase
 
 
 @dataclass(frozen=True)
@@ -68,11 +68,6 @@ class DatabaseAccess:
     migration: Login
     place: Place | None = None
     user: str | None = None
-
-
-def local_access(database: LocalDatabase) -> DatabaseAccess:
-    login = Login(database.url)
-    return DatabaseAccess(login, login)
 
 
 def existing_access(stack: Stack, database: ExistingDatabase, place: Place | None) -> DatabaseAccess:

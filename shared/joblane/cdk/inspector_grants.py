@@ -5,7 +5,7 @@ from __future__ import annotations
 from aws_cdk import ArnFormat, Stack
 
 from joblane.cdk.constructs.task_function import JobFunction
-from joblane.cdk.nag import acknowledge_wildcard
+from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, log_group_name
 
@@ -49,7 +49,5 @@ def grant_inspecting(to: JobFunction, stage: Stage) -> None:
         (["logs:FilterLogEvents"], [logs]),
     ):
         to.allow(actions, resources)
-    for resource in (*lanes, *dead, functions, schedules, logs):
-        acknowledge_wildcard(to.role, resource, WHY_BY_NAME)
-    for resource in ("*", all_schedules):
-        acknowledge_wildcard(to.role, resource, WHY_LISTS)
+    acknowledge_wildcards(to.role, [*lanes, *dead, functions, schedules, logs], WHY_BY_NAME)
+    acknowledge_wildcards(to.role, ["*", all_schedules], WHY_LISTS)

@@ -6,6 +6,7 @@ Source: cdk-nag 3, *Acknowledging a Rule*; its RULES.md says what each rule want
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any
 
 from aws_cdk import Acknowledgment, Stack, Validations
@@ -21,9 +22,10 @@ def acknowledge(construct: IConstruct, rule: str, reason: str) -> None:
     Validations.of(construct).acknowledge(Acknowledgment(id=f"{PACK}-{rule}", reason=reason))
 
 
-def acknowledge_wildcard(role: IConstruct, resource: str, reason: str) -> None:
-    """Say why the policies of ``role`` name ``resource``, an ARN with a ``*`` in it, and nothing narrower."""
-    acknowledge(role, f"IAM5[Resource::{_flat(Stack.of(role).resolve(resource))}]", reason)
+def acknowledge_wildcards(role: IConstruct, resources: Iterable[str], reason: str) -> None:
+    """Say why the policies of ``role`` name ``resources``, ARNs with a ``*`` in them, and nothing narrower."""
+    for resource in resources:
+        acknowledge(role, f"IAM5[Resource::{_flat(Stack.of(role).resolve(resource))}]", reason)
 
 
 def refuse_findings(scope: IConstruct) -> None:

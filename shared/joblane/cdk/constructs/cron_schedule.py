@@ -38,7 +38,6 @@ class CronGroup(Construct):
         self.name = cron_group_name(stage.prefix)
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
         self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
-        self.dead_letters_arn = self.dead_letters.queue_arn
         acknowledge(
             self.dead_letters, "SQS3", "It is a dead-letter queue itself, of schedules, where the rule does not look."
         )
@@ -99,7 +98,7 @@ class CronSchedule(Construct):
                     retry_policy=scheduler.CfnSchedule.RetryPolicyProperty(
                         maximum_event_age_in_seconds=int(MAX_AGE.total_seconds()), maximum_retry_attempts=MAX_RETRIES
                     ),
-                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=group.dead_letters_arn),
+                    dead_letter_config=scheduler.CfnSchedule.DeadLetterConfigProperty(arn=group.dead_letters.queue_arn),
                 ),
             )
             resource.node.add_dependency(group.group)

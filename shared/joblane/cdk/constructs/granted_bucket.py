@@ -8,7 +8,7 @@ from aws_cdk import aws_iam as iam
 from aws_cdk import aws_s3 as s3
 
 from joblane.cdk.constructs.task_function import JobFunction
-from joblane.cdk.nag import acknowledge_wildcard
+from joblane.cdk.nag import acknowledge_wildcards
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,5 @@ def grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.
     for statement in statements:
         to.function.add_to_role_policy(statement)
     to.function.add_environment(granted.variable, granted.bucket.bucket_name)
-    for objects in granted.objects:
-        acknowledge_wildcard(to.role, objects, "The keys are made at run time; of a key, its folder is what is known.")
+    why = "The keys are made at run time; of a key, its folder is what is known."
+    acknowledge_wildcards(to.role, granted.objects, why)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from itertools import product
 from typing import Any, TypeVar
 
-from aws_cdk import Stack
+from aws_cdk import Aws, Stack
 from aws_cdk import aws_iam as iam
 from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sqs as sqs
@@ -15,23 +15,22 @@ from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Tasks, Workload
 from joblane.cdk.constructs.cron_schedule import CronGroup, CronSchedule
-from joblane.cdk.constructs.front_door import FrontDoor, Router
 from joblane.cdk.constructs.granted_bucket import GrantedBucket, grant_objects, reading, removal, writing
 from joblane.cdk.constructs.migration import Migration
-from joblane.cdk.constructs.producer_policy import producer_policy
 from joblane.cdk.constructs.queue_pair import SENDING, QueuePair, sending
+from joblane.cdk.constructs.router import VISIBILITY, WAITS, Router
 from joblane.cdk.constructs.task_function import GIVEN, JobFunction, TaskFunction
 from joblane.cdk.costs import METADATA, Extra
 from joblane.cdk.database_access import DatabaseAccess
 from joblane.cdk.errors import StageError, SynthError
 from joblane.cdk.inspector_grants import grant_inspecting
-from joblane.cdk.nag import acknowledge_wildcard
+from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.stage import Stage
 from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.function import Function
-from joblane.limits import MIN_CONCURRENCY, share_concurrency
-from joblane.queues import Queue, lane_name, slug_of
+from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM, share_concurrency
+from joblane.queues import Queue, front_door_name, lane_name, slug_of
 
 SYSTEM = "system:"
 """Tasks of this category watch over the others: they may ask how the front doors are."""
@@ -84,7 +83,7 @@ class Jobs(Construct):
         self.shares = shares(stage, tasks)
         self.migration = Migration(self, "Migration", self._shared)
         self._lanes: dict[tuple[str, Queue], QueuePair] = {}
-        self._doors: dict[Queue, FrontDoor] = {}
+        self._doors: dict[Queue, QueuePair] = {}
         made = {task.type: self._add_task(task) for task in tasks.values()}
         self._add_front_doors()
         cron = self._add_schedules()
@@ -140,18 +139,19 @@ class Jobs(Construct):
         function.function.node.add_dependency(self.migration)
         for type_, queue in product(task.types, task.lanes):
             name = lane_name(self.stage.prefix, queue, type_)
-            lane = self._lanes[type_, queue] = QueuePair(
+            self._lanes[type_, queue] = QueuePair(
                 scopes[type_],
                 f"Lane{queue.capitalize()}",
                 stage=self.stage,
                 name=name,
                 visibility=task.numbers.visibility,
                 max_receive_count=task.numbers.max_receive_count,
+                consumer=function.function,
+                batch_size=task.batch_size,
+                max_concurrency=self.shares.get(name, MIN_CONCURRENCY),  # an alias has the least
             )
-            share = self.shares.get(name, MIN_CONCURRENCY)  # an alias has the least
-            lane.feed(function.function, batch_size=task.batch_size, max_concurrency=share)
             # a message without an id is sent again with one, and then acknowledged
-            function.function.add_to_role_policy(sending([lane.queue]))
+            function.function.add_to_role_policy(sending([self._lanes[type_, queue].queue]))
         for name in task.grants.buckets:
             granted = _known(self._buckets, name, f"task {task.type!r}: grants.buckets: no bucket")
             grant_objects(function, granted, removal(granted) if granted.removes else writing(granted))
@@ -187,8 +187,16 @@ class Jobs(Construct):
     def _add_front_doors(self) -> None:
         router = Router(self, "Router", self._shared, self.tasks).function
         for queue in Queue:
-            self._doors[queue] = FrontDoor(
-                self, f"FrontDoor{queue.capitalize()}", stage=self.stage, queue=queue, router=router
+            self._doors[queue] = QueuePair(
+                self,
+                f"FrontDoor{queue.capitalize()}",
+                stage=self.stage,
+                name=front_door_name(self.stage.prefix, queue),
+                visibility=VISIBILITY,
+                max_receive_count=WAITS + RECEIVE_HEADROOM,
+                consumer=router,
+                batch_size=MAX_BATCH,
+                max_concurrency=MIN_CONCURRENCY,
             )
         open_types = [(task, type_) for task in self.tasks.values() if task.front_door for type_ in task.types]
         if lanes := [lane for task, type_ in open_types for lane in self._lanes_of(task, type_)]:
@@ -212,8 +220,6 @@ class Jobs(Construct):
     def _grant_enqueue(self, task: Task[Any, Any], function: TaskFunction) -> None:
         """Sending to the lanes of the types in ``Grants.enqueue`` and of ``on_archived``, and waking the sweep."""
         follows = (task.follower,) if task.follower else ()
-        if not task.grants.enqueue and not follows:
-            return
         if EVERY_LANE in task.grants.enqueue:
             self._grant_every_lane(function)
             return
@@ -233,13 +239,12 @@ class Jobs(Construct):
         stack = Stack.of(self)
         patterns = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*") for queue in Queue]
         function.allow(SENDING, patterns)
-        for pattern in patterns:
-            acknowledge_wildcard(
-                function.role,
-                pattern,
-                "The record may hold tasks of types that are deployed no more: of a lane that it may not ask for, SQS "
-                "does not say that it is gone, and a lane that was kept takes its messages still.",
-            )
+        acknowledge_wildcards(
+            function.role,
+            patterns,
+            "The record may hold tasks of types that are deployed no more: of a lane that it may not ask for, SQS does "
+            "not say that it is gone, and a lane that was kept takes its messages still.",
+        )
 
     def _grant_looking(self, function: TaskFunction) -> None:
         """Asking the front doors how they are; no message can be read or sent by that."""
@@ -252,12 +257,11 @@ class Jobs(Construct):
         lanes = [stack.format_arn(service="sqs", resource=f"{self.stage.prefix}-{queue}-*-dlq") for queue in Queue]
         others = [queue.queue_arn for queue in (*(door.dead_letters for door in doors), cron.dead_letters)]
         function.allow(TAKING, [*lanes, *others])
-        for pattern in lanes:
-            acknowledge_wildcard(
-                function.role,
-                pattern,
-                "Each lane has a dead-letter queue; one of a type that is deployed no more may hold messages still.",
-            )
+        acknowledge_wildcards(
+            function.role,
+            lanes,
+            "Each lane has a dead-letter queue; one of a type that is deployed no more may hold messages still.",
+        )
         function.function.add_to_role_policy(sending(door.queue for door in doors))
 
     def _grant_looking_at_dead_letters(self, function: TaskFunction) -> None:
@@ -266,14 +270,29 @@ class Jobs(Construct):
         function.allow(["sqs:GetQueueAttributes", "sqs:GetQueueUrl", "sqs:ReceiveMessage"], dead)
 
     def _add_producer_policies(self) -> dict[str, iam.ManagedPolicy]:
-        """In a scope of their own, so that a type which is renamed keeps the policy of its old name."""
+        """``PREFIX-send-NAME-REGION``: for a service that sends jobs, one per front door and one per type.
+
+        ``NAME``: of the front door's queue, or the type's slug, which has a hyphen in the place of the type's colon and
+        so never is a queue's name. With the region, because the names of policies are the account's, and a stage may be
+        in several regions. In a scope of their own, so that a type which is renamed keeps the policy of its old name.
+
+        A type's policy is all that ``JobClient`` needs to send it. For more than a hundred jobs in one commit it wakes
+        the sweep as well; a sender without the policy of ``jobs:sweep`` leaves them to the sweep's next round.
+        """
         scope, stage = Construct(self, "Producers"), self.stage
-        doors = {
-            str(queue): producer_policy(scope, stage=stage, name=queue, queues=[door.queue])
-            for queue, door in self._doors.items()
-        }
+
+        def policy(name: str, queues: Iterable[sqs.IQueue]) -> iam.ManagedPolicy:
+            return iam.ManagedPolicy(
+                scope,
+                name,
+                managed_policy_name=f"{stage.prefix}-send-{name}-{Aws.REGION}",
+                description=f"Joblane, {stage.name}: sends {name}",
+                statements=[sending(queues)],
+            )
+
+        doors = {str(queue): policy(queue, [door.queue]) for queue, door in self._doors.items()}
         types = {
-            type_: producer_policy(scope, stage=stage, name=slug_of(type_), queues=self._lanes_of(task, type_))
+            type_: policy(slug_of(type_), self._lanes_of(task, type_))
             for task in self.tasks.values()
             for type_ in task.types
         }

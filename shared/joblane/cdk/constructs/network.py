@@ -11,7 +11,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.database_access import Place
-from joblane.cdk.nag import acknowledge_wildcard
+from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.stage import Stage
 
@@ -77,10 +77,7 @@ class FunctionNetwork(Construct):
             "Interfaces",
             description=f"Joblane, {stage.name}: lets Lambda put the functions into their network",
             statements=[
-                iam.PolicyStatement(
-                    actions=INTERFACES,
-                    resources=[every],
-                ),
+                iam.PolicyStatement(actions=INTERFACES, resources=[every]),
                 iam.PolicyStatement(actions=LOOKING, resources=["*"]),
                 iam.PolicyStatement(
                     effect=iam.Effect.DENY,
@@ -90,13 +87,12 @@ class FunctionNetwork(Construct):
                 ),
             ],
         )
-        for resource in (every, "*"):
-            acknowledge_wildcard(
-                policy,
-                resource,
-                "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not "
-                "exist yet; all of it is denied to what runs in the functions.",
-            )
+        acknowledge_wildcards(
+            policy,
+            [every, "*"],
+            "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not exist "
+            "yet; all of it is denied to what runs in the functions.",
+        )
         return policy
 
 

@@ -26,11 +26,24 @@ Source: Service Authorization Reference, Amazon SQS: SendMessageBatch is allowed
 class QueuePair(Construct):
     """``name`` and ``name-dlq``: encrypted, and open to TLS alone where the stage is not local.
 
-    ``max_receive_count``: receives before SQS itself moves a message, the net under what the code does.
+    ``max_receive_count``: receives before SQS itself moves a message, the net under what the code does. ``consumer``:
+    the one function that reads the queue, allowed to hide, delete and, through its own DLQ, give up messages. There is
+    no filter: what a filter does not match is deleted from the queue.
+    Source: Lambda, *Using event filtering with an Amazon SQS event source*.
     """
 
     def __init__(
-        self, scope: Construct, id_: str, *, stage: Stage, name: str, visibility: timedelta, max_receive_count: int
+        self,
+        scope: Construct,
+        id_: str,
+        *,
+        stage: Stage,
+        name: str,
+        visibility: timedelta,
+        max_receive_count: int,
+        consumer: lambda_.Function,
+        batch_size: int,
+        max_concurrency: int,
     ) -> None:
         super().__init__(scope, id_)
         self.name = name
@@ -46,19 +59,12 @@ class QueuePair(Construct):
             removal_policy=REMOVAL[stage.removal],
             dead_letter_queue=sqs.DeadLetterQueue(queue=self.dead_letters, max_receive_count=max_receive_count),
         )
-
-    def feed(self, function: lambda_.Function, *, batch_size: int, max_concurrency: int) -> None:
-        """Make ``function`` the one consumer, allowed to hide, delete and, through its own DLQ, give up messages.
-
-        No filter: what a filter does not match is deleted from the queue.
-        Source: Lambda, *Using event filtering with an Amazon SQS event source*.
-        """
-        function.add_event_source(
+        consumer.add_event_source(
             SqsEventSource(
                 self.queue, batch_size=batch_size, max_concurrency=max_concurrency, report_batch_item_failures=True
             )
         )
-        function.add_to_role_policy(sending([self.dead_letters]))
+        consumer.add_to_role_policy(sending([self.dead_letters]))
 
 
 def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs.Queue:

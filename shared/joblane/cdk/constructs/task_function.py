@@ -16,7 +16,7 @@ from constructs import Construct
 from joblane.cdk.constructs.code import RUNTIME, Shared
 from joblane.cdk.constructs.log_group import log_group
 from joblane.cdk.database_access import Login
-from joblane.cdk.nag import acknowledge, acknowledge_wildcard
+from joblane.cdk.nag import acknowledge, acknowledge_wildcards
 from joblane.cdk.settings.section import SecretReference
 from joblane.cdk.settings.stage import Value
 from joblane.declaration import Task
@@ -139,9 +139,9 @@ class TaskFunction(JobFunction):
                 conditions={"StringEquals": {"ses:FromAddress": sender}},
             )
         )
-        acknowledge_wildcard(
+        acknowledge_wildcards(
             self.role,
-            identities,
+            [identities],
             "SES asks for the identity of the sender, which may be a domain above its address, and for those of "
             "recipients, who are anybody; the condition on ses:FromAddress leaves one sender.",
         )

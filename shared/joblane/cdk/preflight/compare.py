@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
 from joblane.queues import Queue, dead_letter_name, lane_name
 
@@ -38,6 +39,9 @@ class Finding:
     what: str
     why: str
     do: str = ""
+
+
+refused, note = partial(Finding, Kind.REFUSED), partial(Finding, Kind.NOTE)
 
 
 @dataclass(frozen=True)
@@ -141,22 +145,19 @@ def _left_behind(declared: Declared, messages: Mapping[str, int], record: Record
         if type_ not in declared.lanes:
             by_type[type_] += found
             continue
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             f"task type {type_}, queue {queue}",
             f"it has no lane there any more, and still {', '.join(found)}",
             f"keep also=[Queue.{queue.upper()}] until they have run; {HOW}",
         )
     for type_, found in by_type.items():
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             f"task type {type_}",
             f"no task declares it, and it still has {', '.join(found)}",
             f'keep it until they have run; if it has a new name, declare aliases=["{type_}"] there; {HOW}',
         )
     for name, count in strangers.items():
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             f"queue {name}",
             f"nothing declares it, and it holds {_count(count, 'message')}",
             f"keep the task it belongs to until they have run, or move them on; {HOW}",
@@ -186,36 +187,32 @@ def _replaced(
     """
     if stacks is None:
         return
-    places = {name: place for place, name in stacks.items()}
+    places, held = {name: place for place, name in stacks.items()}, messages or {}
     for place, name in sorted(declared.queues.items()):
         old = stacks.get(place)
         if old is not None and old != name:
-            yield Finding(
-                Kind.REFUSED,
+            yield refused(
                 f"queue {old}",
                 f"it would be replaced by {name}, and what it holds has no consumer then",
                 f"give it its name back (logical id {place[1]}); {HOW}",
             )
         elif name in places and places[name] != place:
-            yield Finding(
-                Kind.REFUSED,
+            yield refused(
                 f"queue {name}",
                 f"its logical id would change from {places[name][1]} to {place[1]}, and its name is taken until the "
                 "old one is gone",
                 f"keep the path of its construct; {HOW}",
             )
-        elif name not in places and name in (messages or {}):
-            yield Finding(
-                Kind.REFUSED,
+        elif name not in places and name in held:
+            yield refused(
                 f"queue {name}",
-                f"it is there, with {_count((messages or {})[name], 'message')}, and belongs to no stack of this "
+                f"it is there, with {_count(held[name], 'message')}, and belongs to no stack of this "
                 "stage: CloudFormation cannot make it",
                 f"it may be left from an earlier deploy: drain it, delete it and wait a minute; {HOW}",
             )
-    for name in sorted({*(messages or {})} - {*declared.queues.values()} - {*places}):
-        if not (messages or {})[name]:
-            yield Finding(
-                Kind.NOTE,
+    for name in sorted({*held} - {*declared.queues.values()} - {*places}):
+        if not held[name]:
+            yield note(
                 f"queue {name}",
                 "it is empty, and neither declared nor in a stack: left from an earlier deploy",
                 f"aws sqs delete-queue --queue-url $(aws sqs get-queue-url --queue-name {name} --output text)",
@@ -232,8 +229,7 @@ def _concurrency(declared: Declared, account: Account) -> Iterator[Finding]:
         parts = [f"{declared.slots} for queues", f"{declared.reserved} reserved"]
         parts += [f"{slots} for the queues of {prefix}" for prefix, slots in account.other_stages.items()]
         parts += [f"{account.reserved_by_others} reserved by others"]
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             "Lambda concurrency",
             f"the account has {account.limit} concurrent executions, and this takes "
             + " + ".join(part for part in parts if not part.startswith("0 ")),
@@ -241,16 +237,14 @@ def _concurrency(declared: Declared, account: Account) -> Iterator[Finding]:
         )
     unreserved = account.limit - account.reserved_by_others - declared.reserved
     if declared.reserved and unreserved < LEAST_UNRESERVED:
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             "reserved concurrency",
             f"{declared.reserved} reserved here leave {unreserved} of {account.limit} concurrent executions to "
             f"functions without a reservation; Lambda keeps {LEAST_UNRESERVED} for them",
             "take the reservation back (api.max_concurrency), or ask for more (Service Quotas, Lambda)",
         )
     if declared.account_concurrency > account.limit:
-        yield Finding(
-            Kind.NOTE,
+        yield note(
             "account_concurrency",
             f"the stage says {declared.account_concurrency}, and the account has {account.limit}",
             f'write "account_concurrency": {account.limit} in cdk.json, for the synth to know',
@@ -259,24 +253,21 @@ def _concurrency(declared: Declared, account: Account) -> Iterator[Finding]:
 
 def _database(declared: Declared, record: Record, stacks: Mapping[Place, str] | None) -> Iterator[Finding]:
     if declared.database_connections > record.max_connections:
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             "database_connections",
             f"the stage counts on {declared.database_connections}, and {record.address} has max_connections "
             f"{record.max_connections}",
             f'write "database_connections": {record.max_connections} in cdk.json, or raise max_connections',
         )
     if declared.reserved_connections < record.kept_connections:
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             "reserved_connections",
             f"the stage keeps {declared.reserved_connections} of the connections back, and {record.address} lets "
             f"nobody but superusers have {record.kept_connections}",
             f'write "reserved_connections": {record.kept_connections} or more in cdk.json',
         )
     if record.revision is None and stacks:
-        yield Finding(
-            Kind.REFUSED,
+        yield refused(
             "DATABASE_URL",
             f"{record.address} has no record of tasks, while the stage is deployed: is it the database of another?",
             f"give the address of the database of stage {declared.stage}; if it is a new one for a stage that ran with "
@@ -284,14 +275,13 @@ def _database(declared: Declared, record: Record, stacks: Mapping[Place, str] | 
         )
         return
     if record.newer:
-        yield Finding(
-            Kind.NOTE,
+        yield note(
             "schema",
             f"{record.address} is at {record.revision}, which newer code has made",
             "going back is fine: the schema stays as it is",
         )
     for revision, purpose in record.pending.items():
-        yield Finding(Kind.NOTE, f"migration {revision}", purpose, "the deploy runs it, before new code takes over")
+        yield note(f"migration {revision}", purpose, "the deploy runs it, before new code takes over")
 
 
 def _count(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ from aws_cdk.aws_apigatewayv2_authorizers import HttpIamAuthorizer
 from constructs import Construct
 
 from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
-from joblane.cdk.nag import acknowledge_wildcard
+from joblane.cdk.nag import acknowledge_wildcards
 from joblane.cdk.settings.apis import Control
 from joblane.cdk.settings.stage import Stage
 from joblane.functions.control.answering import ROUTES
@@ -62,7 +62,7 @@ class ControlStack(Stack):
                 iam.PolicyStatement(actions=["cloudformation:DescribeStacks"], resources=[itself]),
             ],
         )
-        acknowledge_wildcard(
-            policy, operations, "A route is for the operations of one permission, and the API has one stage."
+        acknowledge_wildcards(
+            policy, [operations], "A route is for the operations of one permission, and the API has one stage."
         )
-        acknowledge_wildcard(policy, itself, "Of a stack that is asked for by its name, the id is not known yet.")
+        acknowledge_wildcards(policy, [itself], "Of a stack that is asked for by its name, the id is not known yet.")

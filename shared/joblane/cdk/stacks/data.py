@@ -8,7 +8,7 @@ from constructs import Construct
 
 from joblane.cdk.constructs.aurora import AuroraDatabase
 from joblane.cdk.constructs.network import StageNetwork
-from joblane.cdk.database_access import DatabaseAccess, existing_access, local_access
+from joblane.cdk.database_access import DatabaseAccess, Login, existing_access
 from joblane.cdk.errors import StageError
 from joblane.cdk.settings.database import Aurora, ExistingDatabase, GivenDatabase, LocalDatabase
 from joblane.cdk.settings.stage import Stage
@@ -36,7 +36,7 @@ class DataStack(Stack):
     def _access(self, stage: Stage) -> DatabaseAccess:
         match stage.database:
             case LocalDatabase():
-                return local_access(stage.database)
+                return DatabaseAccess(Login(stage.database.url), Login(stage.database.url))
             case ExistingDatabase():
                 return self._existing(stage.database)
             case Aurora():

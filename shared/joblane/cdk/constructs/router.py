@@ -1,19 +1,14 @@
-"""The queues with the plain names, for whatever can send to SQS, and the router that passes their messages on."""
+"""The router: it passes on what is sent to the queues with the plain names, by whatever can send to SQS."""
 
 from __future__ import annotations
 
 import json
 from datetime import timedelta
 
-from aws_cdk import aws_lambda as lambda_
 from constructs import Construct
 
 from joblane.cdk.constructs.code import Shared, Tasks
-from joblane.cdk.constructs.queue_pair import QueuePair
 from joblane.cdk.constructs.task_function import JobFunction
-from joblane.cdk.settings.stage import Stage
-from joblane.limits import MAX_BATCH, MIN_CONCURRENCY, RECEIVE_HEADROOM
-from joblane.queues import Queue, front_door_name
 
 HANDLER = "joblane.functions.router.handler.handler"
 TIMEOUT = timedelta(seconds=30)
@@ -26,7 +21,10 @@ WAITS = 100
 
 
 class Router(JobFunction):
-    """One function for the three doors. ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for."""
+    """The one consumer of the three doors, which may also put what it cannot read into a door's DLQ.
+
+    ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for.
+    """
 
     def __init__(self, scope: Construct, id_: str, shared: Shared, tasks: Tasks) -> None:
         super().__init__(
@@ -51,18 +49,3 @@ def routes(tasks: Tasks) -> str:
         for type_ in task.types
     }
     return json.dumps(open_types, separators=(",", ":"))
-
-
-class FrontDoor(QueuePair):
-    """One of the three, consumed by the router, which may also put what it cannot read into the door's DLQ."""
-
-    def __init__(self, scope: Construct, id_: str, *, stage: Stage, queue: Queue, router: lambda_.Function) -> None:
-        super().__init__(
-            scope,
-            id_,
-            stage=stage,
-            name=front_door_name(stage.prefix, queue),
-            visibility=VISIBILITY,
-            max_receive_count=WAITS + RECEIVE_HEADROOM,
-        )
-        self.feed(router, batch_size=MAX_BATCH, max_concurrency=MIN_CONCURRENCY)
