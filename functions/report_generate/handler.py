@@ -12,10 +12,6 @@ from joblane import Grants, Payload, Queue, TaskContext, task
 from saas import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy.orm import Session
-
     from saas.tenants import Tenant
 
 PAGE_TENANTS = 100
@@ -45,7 +41,7 @@ class ReportResult(BaseModel):
     front_door=False,
 )
 def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
-    from saas import reports, uploads
+    from saas import reports, tenants, uploads
 
     bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where reports are written", "acme-exports")
     week = (
@@ -55,8 +51,10 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     )
     outcomes, written = reports.outcomes(ctx.session, week), 0
 
-    def pages(after: str | None) -> Iterator[list[Tenant]]:
-        return _pages(ctx.session, after)
+    def pages(after: str | None) -> list[list[Tenant]]:
+        """The next page alone: the one behind it is asked for with the cursor that follows from this one."""
+        page = tenants.page_after(ctx.session, None if after is None else UUID(after), PAGE_TENANTS)
+        return [page] if page else []
 
     # a retry goes on behind the last page that was written whole
     for page in ctx.resume(pages, cursor=lambda page: str(page[-1].id), chunk=1):
@@ -67,12 +65,3 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
         written += len(page)
     ctx.logger.info("reports written", count=written, week_ending=week.end.date().isoformat())
     return ReportResult(week_ending=week.end.date(), tenants=written)
-
-
-def _pages(session: Session, after: str | None) -> Iterator[list[Tenant]]:
-    """The tenants behind the cursor; one page, as the next is asked for with the cursor that follows from it."""
-    from saas import tenants
-
-    page = tenants.page_after(session, None if after is None else UUID(after), PAGE_TENANTS)
-    if page:
-        yield page

@@ -7,10 +7,10 @@ the promise that nothing is lost between a commit and the send.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -94,6 +94,7 @@ class JobClient:
         self._lock = threading.Lock()
         self._made: Database | None = None
         self._owns = True
+        self._process = os.getpid()
         self._prefix = ""
         self._checked_engines: WeakSet[Engine] = WeakSet()
 
@@ -203,8 +204,11 @@ class JobClient:
         self.close()
 
     def __del__(self) -> None:
-        with suppress(Exception):  # at the interpreter's end what it takes may be gone
-            self.close()
+        try:
+            if self._process == os.getpid():  # a fork has the socket too, and would end the session of its parent
+                self.close()
+        except Exception:  # noqa: S110 - at the interpreter's end what it takes is gone, `suppress` too
+            pass
 
     # --- Checking --------------------------------------------------------------------------------------------------
 

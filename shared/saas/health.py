@@ -56,7 +56,7 @@ def check_sweep(session: Session, last_sweep: Callable[[datetime], datetime]) ->
         now = datetime.now(UTC)
         oldest = session.execute(text(OLDEST)).scalar_one()
         if oldest is not None and oldest > now - last_sweep(now - SWEEP_PATIENCE):
-            raise _Unhealthy(f"a task has waited for it for {int(oldest.total_seconds())} s")
+            raise PlatformError(f"a task has waited for it for {int(oldest.total_seconds())} s")
 
     return _check("sweep", ask)
 
@@ -95,17 +95,13 @@ def sqs() -> SQSClient:
     return boto3.client("sqs", config=config)
 
 
-class _Unhealthy(Exception):  # noqa: N818
-    """It answers, and what it says is bad."""
-
-
 def _check(name: str, ask: Callable[[], object]) -> Check:
     from botocore.exceptions import BotoCoreError, ClientError
 
     started, problem = time.monotonic(), None
     try:
         ask()
-    except (_Unhealthy, PlatformError) as error:
+    except PlatformError as error:
         problem = str(error)
     except ClientError as error:
         problem = error.response.get("Error", {}).get("Code", "ClientError")

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from joblane.cli.durations import short
-from joblane.cli.terminal import NARROW, fitting, row, table, word
+from joblane.cli.terminal import NARROW, fitted, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.views import Depth, Lane, Overview, Pause
 from joblane.record.states import State
@@ -53,28 +53,20 @@ def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
 
 def lane_table(overview: Overview, width: int) -> Table:
     """Each lane, under its queue."""
-    numbers = (*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT")
-    titles = ("QUEUE", "TYPE", *numbers, "")
-    rows = [
-        (
-            queue.queue,
-            one.type,
-            *_counts(one.tasks),
-            _alarming(one.depth.dead),
-            _oldest(one.oldest_wait_seconds),
-            _number(_plus(one.depth.waiting, one.depth.delayed)),
-            _number(one.depth.in_flight),
-            paused(one.pause),
-        )
+    rows: list[dict[str, object]] = [
+        {
+            "QUEUE": queue.queue,
+            "TYPE": one.type,
+            **dict(zip(NUMBERS, (*_counts(one.tasks), _alarming(one.depth.dead)), strict=True)),
+            "OLDEST": _oldest(one.oldest_wait_seconds),
+            "IN SQS": _number(_plus(one.depth.waiting, one.depth.delayed)),
+            "IN FLIGHT": _number(one.depth.in_flight),
+            "": paused(one.pause),
+        }
         for queue in overview.queues
         for one in queue.lanes
     ]
-    columns = {title: [cells[at] for cells in rows] for at, title in enumerate(titles)}
-    kept = fitting(columns, width, name="TYPE", drop=LEFT_OUT_FIRST)
-    made = table(*kept, right=numbers, fold=("TYPE",))
-    for cells in rows:
-        row(made, *(cell for title, cell in zip(titles, cells, strict=True) if title in kept))
-    return made
+    return fitted(rows, width, name="TYPE", right=(*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT"), drop=LEFT_OUT_FIRST)
 
 
 def sparkline(values: Sequence[int], width: int) -> str:

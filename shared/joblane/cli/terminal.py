@@ -140,25 +140,29 @@ def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> 
     return made
 
 
-def fitting(
-    columns: Mapping[str, Sequence[object]], width: int, *, name: str, drop: Sequence[str] = ()
-) -> tuple[str, ...]:
-    """Titles of the columns (title → cells) that have room beside each other.
+def fitted(
+    rows: Sequence[Mapping[str, object]], width: int, *, name: str, right: Sequence[str], drop: Sequence[str] = ()
+) -> Table:
+    """A table of rows (title → cell, one row at least) with the columns that have room beside each other.
 
     Of ``drop`` one after the other is left out until the rest fits; ``name`` stays, folded where it is long.
     """
     from rich.cells import cell_len
 
     def needs(title: str) -> int:
-        longest = max(cell_len("–" if cell is None else str(cell)) for cell in (title, *columns[title]))
+        cells = (title, *(each[title] for each in rows))
+        longest = max(cell_len("–" if cell is None else str(cell)) for cell in cells)
         return BETWEEN + (min(longest, LEAST_NAME) if title == name else longest)
 
-    kept = list(columns)
+    kept = list(rows[0])
     for title in drop:
         if sum(map(needs, kept)) <= width:
             break
         kept.remove(title)
-    return tuple(kept)
+    made = table(*kept, right=right, fold=(name,))
+    for each in rows:
+        row(made, *(each[title] for title in kept))
+    return made
 
 
 def row(into: Table, *cells: object) -> None:

@@ -270,7 +270,7 @@ def arrival(
         "queue": queue,
         "tenant": tenant,
         "tags": options.tags,
-        "payload": message.payload,
+        "payload": None if message.rec else message.payload,  # the row's counts
         "payload_digest": "" if message.rec else digest(message.payload or {}),  # of the row, which has its own
         "schema": message.schema,
         "headers": message.headers,

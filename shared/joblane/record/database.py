@@ -125,6 +125,11 @@ class Database:
         return self._connection is not None and self._connection.usable
 
     @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction is open, as far as is known here: the server is not asked."""
+        return self._connection is not None and not self._connection.idle
+
+    @property
     def open(self) -> bool:
         """Whether there is a connection, in any state."""
         return self._connection is not None

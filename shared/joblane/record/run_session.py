@@ -199,7 +199,7 @@ class RunSession:
         ``interrupted``: in the middle of anything, so that the connection is thrown away.
         """
         if not self.touched:
-            if self.lent and self.database.usable and not self.database.get().idle:
+            if self.lent and self.database.in_transaction:
                 self.database.drop()
             return
         from sqlalchemy.exc import SQLAlchemyError

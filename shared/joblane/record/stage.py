@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 STAGE = "select prefix from joblane.stage"
 TAKE = """insert into joblane.stage as s (prefix, project) values ({prefix}, {project})
-on conflict (only_row) do update set project = coalesce(s.project, excluded.project)"""
+on conflict (only_row) do update set project = coalesce(s.project, excluded.project)
+ where s.prefix = excluded.prefix"""
 NOT_MIGRATED = ("3F000", "42P01")
 """No such schema, no such table."""
 

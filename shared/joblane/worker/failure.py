@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import traceback as tracebacks
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
+
+from joblane.errors import storable, text_of
 
 if TYPE_CHECKING:
     from joblane.redaction import Scrub
-from joblane.errors import storable, text_of
 
 MAX_TRACEBACK = 8_000
 MAX_ERRORS = 50
 """Of one failure, causes and members of groups together."""
-OWN_CODE = ("/functions/", "/shared/saas/")
-"""Frames by which errors are told apart: where our own code failed, not the library it called."""
+LIBRARIES = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
+"""Code that is not the project's: this library, Python's own, Lambda's layer of dependencies, and no file at all."""
 CAUSED = "The above exception was the direct cause of the following exception:"
 MEANWHILE = "During handling of the above exception, another exception occurred:"
 """Python's own words."""
@@ -35,7 +38,7 @@ class Failure:
         """``scrub``: takes out of texts what is not to be kept, see :mod:`joblane.redaction`."""
         name = type(error).__name__
         frames = tracebacks.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if any(part in frame.filename for part in OWN_CODE)]
+        own = [frame for frame in frames if _is_own(frame.filename)]
         where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}" if own else ""
         message = text_of(error, scrub)
         key = "|".join((type_, name, normalised(message), where))
@@ -45,6 +48,11 @@ class Failure:
             fingerprint=hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16],
             traceback=storable("".join(_lines(error, scrub, set()))[-MAX_TRACEBACK:]),
         )
+
+
+def _is_own(file: str) -> bool:
+    """The project's own code, by which errors are told apart, and not a library that it called."""
+    return not file.startswith(LIBRARIES) and "/site-packages/" not in file
 
 
 # In this order: an address may stand in quotes, and hold numbers.

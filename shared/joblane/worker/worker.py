@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from joblane.record.finish import Finish
     from joblane.sqs.client import Entry, Sqs
 
+RECORD_ERRORS = (PostgresError, OSError, WrongStageError)
 LOCKED_SECONDS = 5
 """A row that stayed locked is another run's finish or an operator's edit: soon over."""
 LOCK_NOT_AVAILABLE = "55P03"
@@ -182,7 +183,7 @@ class Worker:
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
-        except (PostgresError, OSError, WrongStageError) as error:
+        except RECORD_ERRORS as error:
             if len(messages) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 raise OneByOneError from error
             self._keep_unclaimed(list(messages.values()), error, response)
@@ -231,8 +232,8 @@ class Worker:
         ends = [run.end for run in runs if run.end is not None]
         try:
             held = self._database.call(finish, ends)
-        except (PostgresError, OSError) as error:
-            if len(runs) > 1 and not is_unavailable(error):
+        except RECORD_ERRORS as error:
+            if len(runs) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 for run in runs:
                     self._record([run], response)
                 return
@@ -259,7 +260,7 @@ class Worker:
     def _cancel_requested(self, end: Finish) -> bool:
         try:
             return self._database.call(cancel_requested, end.id, end.token)
-        except (PostgresError, OSError):  # not known: the message stays, and the next delivery finds out
+        except RECORD_ERRORS:  # not known: the message stays, and the next delivery finds out
             return False
 
     # --- Messages that are sent: always before the message they came from is acknowledged ----------------------------
@@ -271,7 +272,7 @@ class Worker:
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
             successors = self._database.call(mark_dead_sent, sent)
-        except (PostgresError, OSError) as error:  # the sweep sends it once more, under the same id and redrive count
+        except RECORD_ERRORS as error:  # the sweep sends it once more, under the same id and redrive count
             self._logger.warning("a dead letter was sent but not marked", extra={"error": text_of(error)})
         else:
             self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does

@@ -80,7 +80,7 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
     def money(value: float | None) -> str | None:
         return None if value is None else f"~{dollars(value)}"
 
-    name, costs = by.upper(), ("COST", "PER 1000") if cost else ()
+    name = by.upper()
     rows: list[dict[str, object]] = [
         {
             name: one.key or None,
@@ -92,18 +92,15 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
             "WAITED": milliseconds(one.wait_ms),
             "TOOK": milliseconds(one.duration_ms),
             "LONGEST": milliseconds(one.longest_ms),
-            "COST": money(one.cost_usd),
-            "PER 1000": money(one.cost_usd / one.started * 1000 if one.started else None),
         }
         for one in found
     ]
-    titles = [title for title in rows[0] if cost or title not in ("COST", "PER 1000")]
-    columns = {title: [cells[title] for cells in rows] for title in titles}
-    kept = terminal.fitting(columns, width, name=name, drop=(*costs[1:], *LEFT_OUT_FIRST))
-    made = terminal.table(*kept, right=kept[1:], fold=(name,))
-    for cells in rows:
-        terminal.row(made, *(cells[title] for title in kept))
-    return made
+    if cost:
+        for one, cells in zip(found, rows, strict=True):
+            each = one.cost_usd / one.started * 1000 if one.started else None
+            cells |= {"COST": money(one.cost_usd), "PER 1000": money(each)}
+    drop = ("PER 1000", *LEFT_OUT_FIRST) if cost else LEFT_OUT_FIRST
+    return terminal.fitted(rows, width, name=name, right=list(rows[0])[1:], drop=drop)
 
 
 def audit(

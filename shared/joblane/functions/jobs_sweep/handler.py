@@ -45,7 +45,7 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     ctx.logger.info("swept", extra={"swept": vars(swept)})
     missed = _missed_ticks(ctx, tasks)
     found = {
-        "WaitingTooLong": len(_waiting_too_long(ctx, tasks, swept)),
+        "WaitingTooLong": _waiting_too_long(ctx, tasks, swept),
         "MissedTick": len(missed),
         "StuckLeases": stuck_leases(ctx.connection()),
         "DeadLettersMovedBySqs": _moved_by_sqs(ctx, tasks, sqs),
@@ -65,19 +65,17 @@ def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
     tally.flush(task_type=ctx.type)
 
 
-def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> list[str]:
-    """Types of which a task has not started within ``target_wait``; a line for each."""
-    late = [name for name, waited in swept.waits.items() if name in tasks and waited > _target_seconds(tasks[name])]
-    for name in late:
-        ctx.logger.error(
-            "tasks wait longer than their type's target_wait",
-            extra={"of_type": name, "waits_seconds": swept.waits[name], "target_seconds": _target_seconds(tasks[name])},
-        )
+def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> int:
+    """How many types have a task that has not started within ``target_wait``; a line for each."""
+    late = 0
+    for name, waited in swept.waits.items():
+        if name in tasks and waited > (target := tasks[name].target_wait.total_seconds()):
+            late += 1
+            ctx.logger.error(
+                "tasks wait longer than their type's target_wait",
+                extra={"of_type": name, "waits_seconds": waited, "target_seconds": target},
+            )
     return late
-
-
-def _target_seconds(task: Task[Any, Any]) -> float:
-    return task.target_wait.total_seconds()
 
 
 def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:

@@ -24,32 +24,25 @@ MOST = 200
 def show(request: Request, asked: Inspector) -> Response:
     """``after``: of the page before, as the listing gave it."""
     asked_for = request.query_params
-    chosen = [(name, value) for name, value in asked_for.multi_items() if name in SHOWN and value]
-    values = {name: asked_for.get(name, "") for name in SHOWN}
-    common: dict[str, Any] = {
-        "chosen": chosen,
-        "values": values,
-        "types": desk(request).types(asked),
-        "actions": tuple(BulkAction),
-        "suggested": _suggested(asked_for.getlist("state")),
-    }
-    after = asked_for.get("from") or None
+    after, status = asked_for.get("from") or None, 200
     try:
         limit = whole("limit", asked_for.get("limit") or str(PER_PAGE), 1, MOST)
         wanted = read(asked_for, datetime.now(UTC))
-        found, count = asked.tasks(wanted, after=after, limit=limit), asked.count(wanted)
+        found: dict[str, Any] = {"found": asked.tasks(wanted, after=after, limit=limit), "count": asked.count(wanted)}
+        found |= {"wrong": None, "first": after is None, "all": wanted == Filter()}
     except SelectionError as error:
-        wrong = {"field": error.field, "text": str(error)}
-        return page(request, "tasks.html", 400, **common, found=None, count=None, wrong=wrong, first=True, all=False)
+        wrong, status = {"field": error.field, "text": str(error)}, 400
+        found = {"found": None, "count": None, "wrong": wrong, "first": True, "all": False}
     return page(
         request,
         "tasks.html",
-        **common,
-        found=found,
-        count=count,
-        wrong=None,
-        first=after is None,
-        all=wanted == Filter(),
+        status,
+        chosen=[(name, value) for name, value in asked_for.multi_items() if name in SHOWN and value],
+        values={name: asked_for.get(name, "") for name in SHOWN},
+        types=desk(request).types(asked),
+        actions=tuple(BulkAction),
+        suggested=_suggested(asked_for.getlist("state")),
+        **found,
     )
 
 
