@@ -201,8 +201,7 @@ def find_uv(project: Project) -> str:
     tools = project.folder / "tools" / "bin"
     candidates = [given] if given else [str(tools / "uv"), str(Path(sys.executable).with_name("uv")), "uv"]
     for candidate in candidates:
-        found = shutil.which(candidate)
-        if found:
+        if found := shutil.which(candidate):
             return found
     where = f"UV={given} is no executable" if given else f"uv is neither in {tools} nor on PATH"
     raise SynthError(f"{where}; it builds the dependency layer. Install joblane[cdk], or set UV to its path")

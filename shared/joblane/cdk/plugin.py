@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +65,8 @@ class TemplateChecks:
         )
 
 
-def _part(template: Template, own: Iterable[str]) -> Mapping[str, Any]:
+def _part(template: Template, own: set[str]) -> Mapping[str, Any]:
     """The resources ``own``, and every mapping that reads from them or invokes them."""
-    own = set(own)
 
     def reaches(resource: Mapping[str, Any]) -> bool:
         text = json.dumps(resource["Properties"])

@@ -17,8 +17,6 @@ from joblane.project import Project
 
 ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
-
-
 STEP_SECONDS = 600
 """A program of the CDK that takes longer hangs, and is ended."""
 
@@ -104,10 +102,8 @@ class Deployment:
 
     def bootstrap(self) -> None:
         """Make the bucket and the roles that a deploy needs, where they are not there."""
-        if self._exists(TOOLKIT_STACK):
-            return
-        region = self._environment["AWS_DEFAULT_REGION"]
-        self._cdk("bootstrap", f"aws://{ACCOUNT}/{region}")
+        if not self._exists(TOOLKIT_STACK):
+            self._cdk("bootstrap", f"aws://{ACCOUNT}/{self._environment['AWS_DEFAULT_REGION']}")
 
     def deploy(self) -> None:
         """Bring all stacks of the last synth to the emulator."""

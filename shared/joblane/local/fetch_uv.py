@@ -53,20 +53,19 @@ def fetch_uv(tools: Path, lock: Path) -> None:
 def _install(target: Path, packages: list[str]) -> None:
     if _run([sys.executable, "-m", "venv", str(target)]).returncode == 0:
         command = [str(target / "bin" / "python"), "-m", "pip", *INSTALL, *packages]
-    elif _run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
-        shutil.rmtree(target, ignore_errors=True)
-        command = [sys.executable, "-m", "pip", *INSTALL, *packages, "--target", str(target)]
-    elif found := shutil.which("uv"):
-        shutil.rmtree(target, ignore_errors=True)
-        (target / "bin").mkdir(parents=True)
-        (target / "bin" / "uv").symlink_to(found)
-        return
     else:
         shutil.rmtree(target, ignore_errors=True)
-        raise RuntimeError(
-            f"{sys.executable} has neither venv nor pip, and no uv is on PATH. On Debian and Ubuntu: apt install "
-            "python3-venv"
-        )
+        if _run([sys.executable, "-m", "pip", "--version"]).returncode == 0:
+            command = [sys.executable, "-m", "pip", *INSTALL, *packages, "--target", str(target)]
+        elif found := shutil.which("uv"):
+            (target / "bin").mkdir(parents=True)
+            (target / "bin" / "uv").symlink_to(found)
+            return
+        else:
+            raise RuntimeError(
+                f"{sys.executable} has neither venv nor pip, and no uv is on PATH. On Debian and Ubuntu: apt install "
+                "python3-venv"
+            )
     done = _run(command)
     if done.returncode:
         raise RuntimeError(failure("uv", done.stdout + done.stderr))

@@ -38,7 +38,6 @@ class MiniStack(Daemon):
         folder: Path,
         port: int | None,
         region: str,
-        port_setting: str = "JOBLANE_AWS_PORT",
         *,
         tools: Tools | None = None,
         permissions: bool = False,
@@ -47,7 +46,6 @@ class MiniStack(Daemon):
         self.folder = folder
         self.port = port or free_port()
         self._region = region
-        self._port_setting = port_setting
         self._permissions = permissions
         self._tools = tools or Tools(Project.here())
 
@@ -70,7 +68,7 @@ class MiniStack(Daemon):
             return
         self.stop()
         if not port_is_free(self.port):
-            raise PortBusyError("The AWS emulator", self.port, self._port_setting)
+            raise PortBusyError("The AWS emulator", self.port, "JOBLANE_AWS_PORT")
         temporary = self.folder / "tmp"
         shutil.rmtree(temporary, ignore_errors=True)  # unpacked functions of an emulator that was killed
         temporary.mkdir(parents=True)

@@ -15,7 +15,6 @@ import subprocess
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 import psutil
 
@@ -49,7 +48,6 @@ class Postgres:
         durable: bool = False,
         detached: bool = False,
         settings: dict[str, str] | None = None,
-        port_setting: str = "JOBLANE_POSTGRES_PORT",
     ) -> None:
         self.folder = folder.resolve()
         self.data = self.folder / "data"
@@ -58,7 +56,6 @@ class Postgres:
         self._any_port = port is None
         self._detached = detached
         self._settings = {"max_connections": "200", **({} if durable else NOT_DURABLE), **(settings or {})}
-        self._port_setting = port_setting
         self._owner = os.getpid()
         self._child: subprocess.Popen[bytes] | None = None
 
@@ -108,7 +105,7 @@ class Postgres:
         # A number left by a server that was killed may belong to another program by now.
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         if not port_is_free(self.port):
-            raise PortBusyError("PostgreSQL", self.port, self._port_setting)
+            raise PortBusyError("PostgreSQL", self.port, "JOBLANE_POSTGRES_PORT")
         options = {"listen_addresses": HOST, "port": str(self.port), "unix_socket_directories": "", **self._settings}
         command = [*as_other_user(), str(program("postgres")), "-D", str(self.data)]
         with self.log.open("ab") as log:
@@ -129,15 +126,12 @@ class Postgres:
 
     def stop(self) -> None:
         """End the sessions and stop the server; nothing where it does not run."""
-        process = self._process()
-        if process is None:
-            self._reap()
-            return
-        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
-            with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-            if await_end([process], STOP_SECONDS):
-                break
+        if (process := self._process()) is not None:
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
+                with suppress(psutil.NoSuchProcess):
+                    process.send_signal(number)
+                if await_end([process], STOP_SECONDS):
+                    break
         self._reap()
 
     def kill(self) -> None:
@@ -156,7 +150,7 @@ class Postgres:
         self.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     @property

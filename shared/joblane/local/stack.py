@@ -45,9 +45,9 @@ class LocalStack:
 
     `project`: whose functions are deployed; None is that of the working folder. `settings` are environment variables
     for the synthesis, which passes on to the functions those that their tasks declare. `stage` goes over what cdk.json
-    has for the stage `local`. `app` is a command to run in place of that of cdk.json.
-    `external_endpoint` is that of an emulator which is there already; none is started then. `detached=False` stops the
-    stack with this process. `permissions=True` lets the emulator enforce the functions' roles.
+    has for the stage `local`. `external_endpoint` is that of an emulator which is there already; none is started then.
+    `detached=False` stops the stack with this process. `permissions=True` lets the emulator enforce the functions'
+    roles.
     """
 
     def __init__(
@@ -58,10 +58,8 @@ class LocalStack:
         aws_port: int | None = None,
         postgres_port: int | None = None,
         prefix: str = PREFIX,
-        region: str = REGION,
         settings: Mapping[str, str] | None = None,
         stage: Mapping[str, object] | None = None,
-        app: str | None = None,
         external_endpoint: str | None = None,
         detached: bool = True,
         permissions: bool = False,
@@ -70,19 +68,18 @@ class LocalStack:
         self.folder = folder.resolve()
         self.project = project or Project.here()
         self.prefix = prefix
-        self.region = region
+        self.region = REGION
         self.postgres = Postgres(self.folder / "postgres", postgres_port, detached=detached)
         self.tools = Tools(self.project)
         self.emulator = (
             None
             if external_endpoint
-            else MiniStack(self.folder, aws_port, region, tools=self.tools, permissions=permissions)
+            else MiniStack(self.folder, aws_port, REGION, tools=self.tools, permissions=permissions)
         )
         self.ticker = Daemon("ticker", self.folder)
         self._external_endpoint = external_endpoint
         self._settings = settings or {}
         self._stage = {**(stage or {}), "prefix": prefix}
-        self._app = app
         self._detached = detached
         self._console = console
 
@@ -119,8 +116,7 @@ class LocalStack:
     @property
     def deployment(self) -> Deployment:
         """The CDK app on this stack."""
-        environment = {**self._settings, **self.environment}
-        return Deployment(self.folder, environment, self._stage, project=self.project, app=self._app)
+        return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, project=self.project)
 
     def up(self) -> None:
         """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.

@@ -41,10 +41,7 @@ class AlarmTopic(Construct):
         self.topic = sns.Topic(self, "Topic", topic_name=f"{prefix}-alarms", master_key=key, enforce_ssl=True)
         self.topic.add_to_resource_policy(
             iam.PolicyStatement(
-                principals=[CLOUDWATCH],
-                actions=["sns:Publish"],
-                resources=[self.topic.topic_arn],
-                conditions=own,
+                principals=[CLOUDWATCH], actions=["sns:Publish"], resources=[self.topic.topic_arn], conditions=own
             )
         )
         if email is not None:

@@ -21,8 +21,6 @@ PORT = 5432
 LOG = "postgresql"
 REMOVAL = {"retain": RemovalPolicy.SNAPSHOT, "destroy": RemovalPolicy.DESTROY}
 """A last snapshot keeps what the cluster held, and leaves no network behind that cannot be removed."""
-
-
 IDLE_SESSION_MS = 60_000
 """A cluster sleeps when nobody is connected, and a function that waits for its next message still is. It notices that
 its connection has gone, and makes another. Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""

@@ -28,7 +28,8 @@ Tasks = Mapping[str, Task[Any, Any]]
 
 @dataclass(frozen=True)
 class Workload:
-    """What a stage runs: the ``tasks`` of the project, with the stage's times, and its ``functions``, by name."""
+    """All that a stage runs: the ``tasks`` of a project with the stage's times, by type, and ``functions``, the Lambdas
+    with a handler of their own, by name."""
 
     stage: Stage
     project: Project
@@ -38,7 +39,10 @@ class Workload:
 
 
 class Shared(Construct):
-    """One code asset and one layer. Both are zips with a known hash, so CDK neither copies nor hashes a folder."""
+    """One code asset and one layer. Both are zips with a known hash, so CDK neither copies nor hashes a folder.
+
+    With them go ``stage``, ``project`` and ``access``, to the database.
+    """
 
     def __init__(self, scope: Construct, id_: str, workload: Workload, access: DatabaseAccess) -> None:
         super().__init__(scope, id_)

@@ -35,7 +35,7 @@ class CronGroup(Construct):
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
         super().__init__(scope, id_)
-        self.name = cron_group_name(stage.prefix)
+        self.stage, self.name = stage, cron_group_name(stage.prefix)
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
         self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
         acknowledge(
@@ -73,7 +73,6 @@ class CronSchedule(Construct):
         scope: Construct,
         id_: str,
         *,
-        stage: Stage,
         group: CronGroup,
         task: Task[Any, Any],
         schedule: Schedule,
@@ -87,7 +86,7 @@ class CronSchedule(Construct):
                 f"Schedule{number}",
                 name=_checked_name(task, schedule, number),
                 group_name=group.name,
-                state="DISABLED" if stage.local else "ENABLED",
+                state="DISABLED" if group.stage.local else "ENABLED",
                 schedule_expression=expression,
                 schedule_expression_timezone=schedule.timezone,
                 flexible_time_window=scheduler.CfnSchedule.FlexibleTimeWindowProperty(mode="OFF"),

@@ -133,6 +133,10 @@ class Jobs(Construct):
             )
 
     def _add_task(self, task: Task[Any, Any]) -> TaskFunction:
+        """The function, and its lanes: the SQS queue of one type in one of the three queues.
+
+        A type that was renamed keeps the lanes of its old name: their messages go to the same function.
+        """
         # a lane's identity is its own type's: it stays the same queue when that becomes the alias of another
         scopes = {type_: Construct(self, slug_of(type_)) for type_ in task.types}
         function = TaskFunction(scopes[task.type], "Function", self._shared, task)
@@ -209,7 +213,6 @@ class Jobs(Construct):
                 CronSchedule(
                     self,
                     f"Cron-{task.slug}.{schedule.name}",
-                    stage=self.stage,
                     group=group,
                     task=task,
                     schedule=schedule,

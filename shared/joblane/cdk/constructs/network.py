@@ -158,11 +158,8 @@ class StageNetwork(Construct):
             subnet_configuration=subnets,
             restrict_default_security_group=False,
         )
-        return (
-            vpc,
-            ec2.SubnetSelection(subnet_group_name="functions"),
-            ec2.SubnetSelection(subnet_group_name="database"),
-        )
+        functions, database = (ec2.SubnetSelection(subnet_group_name=name) for name in ("functions", "database"))
+        return vpc, functions, database
 
     def _refer(self, settings: ExistingNetwork) -> tuple[ec2.IVpc, ec2.SubnetSelection]:
         """By what the settings say alone: nothing is looked up."""

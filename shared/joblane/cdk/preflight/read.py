@@ -317,8 +317,9 @@ def _read_record(connection: Connection, address: str) -> Record:
 
     revision = migrations.applied(connection)
 
-    def there(table: str) -> bool:
-        return connection.run("select to_regclass($1) is not null", table) == [[True]]
+    def rows(table: str, query: str) -> list[Any]:
+        is_there = connection.run("select to_regclass($1) is not null", table) == [[True]]
+        return connection.run(query) if is_there else []
 
     ((most, kept),) = connection.run(CONNECTIONS)
     return Record(
@@ -326,10 +327,8 @@ def _read_record(connection: Connection, address: str) -> Record:
         revision=revision,
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
-        live={(type_, queue): count for type_, queue, count in connection.run(LIVE)} if there("joblane.tasks") else {},
-        types=[type_ for (type_,) in connection.run("select type from joblane.task_types")]
-        if there("joblane.task_types")
-        else [],
+        live={(type_, queue): count for type_, queue, count in rows("joblane.tasks", LIVE)},
+        types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
         max_connections=most,
         kept_connections=kept,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,6 +15,8 @@ from joblane.cdk.settings.stage import Architecture, Stage
 from joblane.declaration import Task
 from joblane.errors import DeclarationError
 
+MACHINES: Mapping[str, Architecture] = {"amd64": "x86_64", "x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
+"""Names that systems have for the processors."""
 S = TypeVar("S", bound=Stage)
 
 
@@ -104,11 +106,9 @@ def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict
 def host_architecture() -> Architecture:
     """Of the machine that synthesises, and runs the emulator."""
     machine = platform.machine().lower()
-    found = {"amd64": "x86_64", "aarch64": "arm64"}.get(machine, machine)
-    for known in get_args(Architecture):
-        if found == known:
-            return known  # type: ignore[no-any-return]
-    raise StageError(f"Lambda has no architecture {machine!r}")
+    if machine not in MACHINES:
+        raise StageError(f"Lambda has no architecture {machine!r}")
+    return MACHINES[machine]
 
 
 def _describe(error: ValidationError) -> str:

@@ -32,13 +32,7 @@ class MonitoringStack(Stack):
     """
 
     def __init__(
-        self,
-        scope: Construct,
-        id_: str,
-        *,
-        jobs: Jobs,
-        monitoring: Monitoring,
-        more: Sequence[Alarm] = (),
+        self, scope: Construct, id_: str, *, jobs: Jobs, monitoring: Monitoring, more: Sequence[Alarm] = ()
     ) -> None:
         stage, functions = jobs.stage, jobs.function_names
         super().__init__(scope, id_, description=f"Joblane, {stage.name}: alarms, dashboard, queries")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from aws_cdk import aws_cloudwatch as cloudwatch
 
+from joblane.cdk.constructs.code import Tasks
 from joblane.cdk.watching.alarms import Watched, function_metric, own_metric, queue_metric
-from joblane.declaration import Task
 from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, lane_name
 
@@ -25,7 +24,6 @@ An alarm's description names its heading in `docs/operating.md`. Tasks and dead 
 `{prefix}/`. Waits and durations are the slowest of a hundred, each task type a line.
 """
 
-Tasks = Mapping[str, Task[Any, Any]]
 Row = list[cloudwatch.IWidget]
 
 
