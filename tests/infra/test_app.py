@@ -19,8 +19,9 @@ import joblane.cdk.app
 from infra.app import APP
 from infra.settings import PlatformStage
 from joblane.cdk import costs
-from joblane.cdk.app import Synthesised
+from joblane.cdk.app import JoblaneApp, Synthesised
 from joblane.cdk.constructs.jobs import Jobs
+from joblane.cdk.errors import SynthError
 from joblane.cdk.packaging import Packages
 from joblane.cli.main import app as command_line
 from joblane.discovery import discover
@@ -120,6 +121,28 @@ def test_what_cloudformation_would_refuse_is_refused_with_its_place(
         "  - jobs-dev-jobs/Planted: Misspelt: Additional properties are not allowed ('Misspelt' was unexpected)",
         "  - jobs-dev-jobs/Planted: DelaySeconds: 5000 is greater than the maximum of 900",
     ]
+
+
+def test_run_by_hand_it_writes_the_templates_where_cdk_json_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    written = []
+
+    def synthesise(_app: object, _context: object, *, output: Path, **_options: object) -> None:
+        written.append(output)
+        raise SynthError("enough")
+
+    monkeypatch.setattr(JoblaneApp, "synthesise", synthesise)
+    monkeypatch.delenv("CDK_OUTDIR", raising=False)
+    monkeypatch.chdir(tmp_path)
+    for given in ({"output": ".joblane/cdk.out"}, {}):
+        (tmp_path / "cdk.json").write_text(json.dumps({**given, "context": {}}))
+        JoblaneApp().main([])
+    assert written == [tmp_path / ".joblane/cdk.out", tmp_path / "cdk.out"]
+    (tmp_path / "cdk.json").unlink()
+    (tmp_path / "cdk.json").mkdir()
+    assert JoblaneApp().main([]) == 1
+    assert "cdk.json cannot be read: Is a directory" in capsys.readouterr().err
 
 
 def test_two_stages_share_no_name_and_so_can_be_in_one_account(stages: RealStages) -> None:

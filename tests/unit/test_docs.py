@@ -31,6 +31,7 @@ RUN = {
     "pip install joblane-0.1.0-py3-none-any.whl[local]": ("tests/e2e/adopter/test_adopter.py", "wheel.environment("),
     "joblane init": ("tests/e2e/adopter/test_adopter.py", '"joblane", "init"'),
     "joblane up": ("tests/e2e/adopter/test_adopter.py", '"joblane", "up"'),
+    "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""

@@ -82,12 +82,12 @@ class JoblaneApp(Generic[S]):
         """What ``cdk`` runs. The exit status is 1 where something is refused."""
         options = _parse(arguments)
         given = dict(option.partition("=")[::2] for option in options.context)
-        output = options.output or os.environ.get("CDK_OUTDIR") or "cdk.out"
         try:
             project = self.project
             project.add_to_path()
-            context = context_of_file(project) | given
-            done = self.synthesise(context, output=Path(output), environ=os.environ, build=build)
+            context, own = context_of_file(project) | given, cdk_json(project).get("output", "cdk.out")
+            output = Path(options.output or os.environ.get("CDK_OUTDIR") or project.root / own)
+            done = self.synthesise(context, output=output, environ=os.environ, build=build)
         except JobError as error:
             print(f"joblane: {error}", file=sys.stderr)  # noqa: T201
             return 1
@@ -166,14 +166,23 @@ def declared_settings(tasks: Tasks, functions: Mapping[str, Function]) -> list[s
 
 def context_of_file(project: Project) -> dict[str, Any]:
     """The context of the project's ``cdk.json``, which the CDK CLI would pass. Raises :class:`SynthError`."""
+    context: dict[str, Any] = cdk_json(project)["context"]
+    return context
+
+
+def cdk_json(project: Project) -> dict[str, Any]:
+    """The project's ``cdk.json``, which has a ``context``. Raises :class:`SynthError`."""
     file = project.root / "cdk.json"
     try:
-        context: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))["context"]
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        dict(found["context"])
     except FileNotFoundError:
         raise SynthError(f"{file}: no such file; `joblane init` writes it, with the stages") from None
+    except OSError as error:
+        raise SynthError(f"{file} cannot be read: {error.strerror}") from None
     except (ValueError, KeyError, TypeError) as error:
         raise SynthError(f"{file}: an object with a context is required ({error})") from None
-    return context
+    return found
 
 
 def _assemble(app: App, output: Path) -> CloudAssembly:
@@ -195,7 +204,9 @@ def _assemble(app: App, output: Path) -> CloudAssembly:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Synthesise the stacks of one stage.")
     parser.add_argument("-c", "--context", action="append", default=[], metavar="NAME=VALUE", help="as of the CDK CLI")
-    parser.add_argument("-o", "--output", metavar="DIRECTORY", help="default: CDK_OUTDIR, or cdk.out")
+    parser.add_argument(
+        "-o", "--output", metavar="DIRECTORY", help="default: CDK_OUTDIR, or `output` of cdk.json, or cdk.out"
+    )
     return parser.parse_args(arguments)
 
 

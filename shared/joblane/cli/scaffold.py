@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,12 +22,16 @@ FIRST_TYPE = "hello:world"
 
 @dataclass(frozen=True)
 class Initialised:
-    """Paths relative to the project. ``test`` is that of the first job, written or there before."""
+    """Paths relative to the project. ``test`` is that of the first job, written or there before.
+
+    ``deploys``: cdk.json and infra/app.py are such that `joblane up` can deploy them.
+    """
 
     written: list[Path]
     left: list[Path]
     test: Path
     notes: list[str]
+    deploys: bool
 
 
 def new(project: Project, type_: str, *, queue: str, schedule: str | None, resumable: bool) -> list[Path]:
@@ -70,13 +75,17 @@ def init(project: Project) -> Initialised:
     """
     root, folder = project.root, folder_of(FIRST_TYPE)
     handler, test = project.handlers / folder / "handler.py", _test(project, folder)
+    workflow = root / ".github" / "workflows" / "joblane.yml"
     templates = {
         handler: "project/handler.py",
         test: "project/test.py",
         root / "infra" / "app.py": "project/app.py",
         root / "cdk.json": "project/cdk.json",
-        root / ".github" / "workflows" / "joblane.yml": "project/workflow.yml",
+        workflow: "project/workflow.yml",
     }
+    missing = _missing(root)
+    if missing:  # it runs the app, which would fail
+        del templates[workflow]
     left = [path for path in templates if path.exists()]
     if handler in left and test not in left:  # it may be another job by now, which that test would not fit
         left.append(test)
@@ -87,7 +96,29 @@ def init(project: Project) -> Initialised:
         written=[path.relative_to(root) for path in files],
         left=[path.relative_to(root) for path in left if path.exists()],
         test=test.relative_to(root),
-        notes=_notes(root),
+        notes=[missing] if missing else _notes(root),
+        deploys=not missing,
+    )
+
+
+def _missing(root: Path) -> str | None:
+    """A note on the CDK app that is there already, where it lacks settings or code for `joblane up`; else None."""
+    try:
+        cdk_json = json.loads((root / "cdk.json").read_text(encoding="utf-8"))
+        settings = isinstance(cdk_json.get("context", {}).get("stages", {}).get("local"), dict)
+    except FileNotFoundError:
+        settings = True
+    except (OSError, ValueError, AttributeError):
+        settings = False
+    app = root / "infra" / "app.py"
+    lacks = [] if settings else ["cdk.json has no stage `local`: context.stages.local"]
+    if app.is_file() and b"JoblaneApp" not in app.read_bytes():
+        lacks.append("infra/app.py makes no JoblaneApp")
+    if not lacks:
+        return None
+    return (
+        f"This folder has a CDK app of its own: {'; '.join(lacks)}. So `joblane up` cannot deploy it yet, and no "
+        'workflow was written. docs/deploying.md, "In a CDK app of your own", says how to add the jobs to it.'
     )
 
 

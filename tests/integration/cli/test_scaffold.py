@@ -92,6 +92,7 @@ def test_a_project_without_functions_is_refused(tmp_path: Path) -> None:
 
 # --- init ------------------------------------------------------------------------------------------------------------
 
+JOBLANE = str(Path(sys.executable).with_name("joblane"))
 FILES = {
     "functions/hello_world/handler.py",
     "tests/test_hello_world.py",
@@ -127,7 +128,7 @@ def test_init_changes_no_file_that_exists_and_says_so(tmp_path: Path) -> None:
     done = init(Project.at(tmp_path))
     # then: no test either, which would be of another job
     assert {str(path) for path in done.left} == {"cdk.json", "functions/hello_world/handler.py"}
-    assert {str(path) for path in done.written} == {"infra/app.py", ".github/workflows/joblane.yml"}
+    assert {str(path) for path in done.written} == {"infra/app.py"}
     assert files(tmp_path).items() >= theirs.items()
     # and once more, it writes nothing
     before = files(tmp_path)
@@ -159,6 +160,29 @@ def test_init_in_a_folder_that_is_not_writable_says_so(tmp_path: Path, monkeypat
     with pytest.raises(LocalError, match=r"functions cannot be written: Permission denied\. Nothing was written"):
         init(Project.at(tmp_path))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "lacks"),
+    [
+        ("cdk.json", '{"app": "node bin/app.js", "context": {"@aws-cdk/core:x": true}}', "context.stages.local"),
+        ("cdk.json", '{"context": {"stages": {"dev": {}}}}', "context.stages.local"),
+        ("cdk.json", "[]", "context.stages.local"),
+        ("infra/app.py", "from aws_cdk import App\nApp().synth()\n", "infra/app.py makes no JoblaneApp"),
+    ],
+)
+def test_init_over_a_cdk_app_of_somebody_says_what_that_lacks_and_promises_nothing(
+    tmp_path: Path, name: str, text: str, lacks: str
+) -> None:
+    (tmp_path / "infra").mkdir()
+    (tmp_path / name).write_text(text)
+    ran = subprocess.run([JOBLANE, "init"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    said = " ".join((ran.stdout + ran.stderr).split())
+    assert lacks in said
+    assert 'docs/deploying.md, "In a CDK app of your own"' in said
+    assert "deploys, and runs the job" not in said
+    assert files(tmp_path)[name] == text
+    assert ".github/workflows/joblane.yml" not in files(tmp_path)
 
 
 def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import pytest
 from typer.testing import CliRunner
 
+from joblane.cli.commands.deploy import _synthesised
 from joblane.cli.main import app
 from joblane.errors import DeclarationError
 from joblane.local import env_file
@@ -139,3 +140,17 @@ def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
         env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
         with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):
             jobs("migrate")
+
+
+@pytest.mark.parametrize(
+    ("output", "folder"), [({"output": ".joblane/cdk.out"}, ".joblane/cdk.out/dev"), ({}, "cdk.out/dev")]
+)
+def test_templates_go_where_cdk_json_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: dict[str, str], folder: str
+) -> None:
+    written = []
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": "x", **output, "context": {"stages": {"dev": {}}}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("joblane.cdk.preflight.read.synthesise", lambda _stage, folder: written.append(folder))
+    _synthesised("dev")
+    assert written == [tmp_path / folder]

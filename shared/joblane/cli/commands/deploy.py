@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
 Assembly = Annotated[
-    Path | None, typer.Option(help="Folder with its templates; without it, they are written to cdk.out/STAGE.")
+    Path | None,
+    typer.Option(
+        help="Folder with its templates; without it, they are written to STAGE in `output` of cdk.json, or cdk.out."
+    ),
 ]
 
 
@@ -174,12 +177,14 @@ def costs(
 def _synthesised(stage: str) -> Path:
     """The folder to which the templates of ``stage`` are written."""
     from joblane.cdk.preflight.read import synthesise
-    from joblane.local.deployment import context
+    from joblane.local.deployment import cdk_json
     from joblane.project import Project
 
-    if stage not in (known := context()["stages"]):
+    project = Project.here()
+    given = cdk_json(project)
+    if stage not in (known := given["context"]["stages"]):
         terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
-    assembly = Project.here().root / "cdk.out" / stage
+    assembly = project.root / str(given.get("output", "cdk.out")) / stage
     synthesise(stage, assembly)
     return assembly
 

@@ -30,11 +30,12 @@ def init() -> None:
         terminal.say(note)
     terminal.say("\nNext:")
     payload = shlex.quote('{"name": "Ada"}')
-    steps = [
-        (f"{_python()} -m pytest {done.test}", "runs the job in a test"),
-        ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
-        (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "sends another"),
-    ]
+    steps = [(f"{_python()} -m pytest {done.test}", "runs the job in a test")]
+    if done.deploys:
+        steps += [
+            ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
+            (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "sends another"),
+        ]
     for command, what in steps:
         terminal.say(f"  {command}  # {what}")
 
