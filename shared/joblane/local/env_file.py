@@ -18,6 +18,7 @@ VARIABLES = (
     "AWS_DEFAULT_REGION",
     "AWS_REGION",
     "DATABASE_URL",
+    "JOBLANE_FUNCTIONS",
     "JOBLANE_PREFIX",
     "JOBLANE_SCHEDULES",
 )
@@ -28,24 +29,31 @@ def write(path: Path, variables: Mapping[str, str]) -> None:
     """Write it for this user alone: it holds the password."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
-    path.write_text("".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items()), encoding="utf-8")
+    text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 def read(path: Path) -> dict[str, str]:
     """Its variables: :data:`VARIABLES`, and those that a task of the project declares as settings.
 
     Other names are ignored, as a variable such as ``AWS_CONFIG_FILE`` can start a program. Raises :class:`LocalError`
-    for a file of another user, or one that others may read or write.
+    for a file of another user, one that others may read or write, and one that a shell could not read.
     """
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         found = os.fstat(file.fileno())
         if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
             raise LocalError(
                 f"{path} is not read: it belongs to another user, or others may read or write it (its mode is "
                 f"{stat.S_IMODE(found.st_mode):04o}). Remove it; `joblane up` writes it again."
             )
-        lines = [line.partition("=") for line in file if "=" in line]
-    variables = {name.strip(): "".join(shlex.split(value)) for name, _, value in lines}
+        try:
+            words = shlex.split(file.read(), comments=True)
+        except ValueError as error:  # a quote without its end, or no UTF-8
+            raise LocalError(
+                f"{path} is not read: it is not as `joblane up` wrote it ({error}). Remove it; `joblane up` writes it "
+                "again."
+            ) from None
+    variables = dict(word.split("=", 1) for word in words if "=" in word)
     known = set(VARIABLES)
     if not variables.keys() <= known:
         known |= task_settings()

@@ -7,7 +7,7 @@
   postgres/            data, log, password
   ministack.log        the emulator; `.log.1` is that of the start before
   ticker.log
-  deploy.log           cdk synth, bootstrap and deploy
+  cdk-synth.log        the last synthesis; cdk-bootstrap.log and cdk-deploy.log: the other programs of the CDK
   cdk.out/             templates
   outputs.json         outputs of the stacks
 """
@@ -34,7 +34,7 @@ from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
 from joblane.local.progress import Steps
 from joblane.local.tools import Tools, clean_environment
-from joblane.project import Project
+from joblane.project import FUNCTIONS, Project
 
 PREFIX = "jobs"
 REGION = "us-east-1"
@@ -109,6 +109,7 @@ class LocalStack:
             "AWS_DEFAULT_REGION": self.region,
             "AWS_REGION": self.region,  # SDKs other than Python's read this name
             "DATABASE_URL": self.database_url,
+            **({} if self.project.functions == FUNCTIONS else {"JOBLANE_FUNCTIONS": self.project.functions}),
             "JOBLANE_PREFIX": self.prefix,
             "JOBLANE_SCHEDULES": json.dumps(local_stage(self.project, self._stage).get("schedules", {})),
         }

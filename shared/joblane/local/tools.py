@@ -201,8 +201,9 @@ def clean_environment(project: Project | None = None) -> dict[str, str]:
 def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
     """Let this process talk to a local stack: its variables, and none of the shell's for AWS."""
     before = dict(os.environ)
+    new = {**clean_environment(), **variables}  # it reads ours, so it comes before the clear
     os.environ.clear()
-    os.environ.update({**clean_environment(), **variables})
+    os.environ.update(new)
     try:
         yield
     finally:

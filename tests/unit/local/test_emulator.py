@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,8 @@ import pytest
 from joblane.local import emulator
 from joblane.local.env_file import VARIABLES
 from joblane.local.stack import LocalStack
+from joblane.project import Project
+from tests.pages import ROOT
 
 
 @pytest.fixture
@@ -54,4 +57,8 @@ def test_a_part_of_a_zip_is_unpacked_as_ever(zipped: Path, tmp_path: Path) -> No
 def test_the_variables_that_are_read_back_are_those_that_the_stack_writes(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "password").write_text("secret")
-    assert LocalStack(tmp_path).environment.keys() == {*VARIABLES}
+    project = replace(Project(ROOT), functions="jobs")
+    environment = LocalStack(tmp_path, project=project).environment
+    assert environment.keys() == {*VARIABLES}
+    assert environment["JOBLANE_FUNCTIONS"] == "jobs"
+    assert LocalStack(tmp_path).environment.keys() == {*VARIABLES} - {"JOBLANE_FUNCTIONS"}

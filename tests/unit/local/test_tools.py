@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,7 @@ from joblane.local import fetch_uv as uv
 from joblane.local import tools
 from joblane.local.errors import LocalError
 from joblane.local.progress import Steps
-from joblane.local.tools import Tools, installing_environment
+from joblane.local.tools import Tools, environment_of, installing_environment
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
@@ -122,3 +123,17 @@ def test_the_project_s_folder_is_this_user_s_alone_and_ignores_itself(tmp_path: 
         folder = Project(tmp_path).make_folder()
         assert folder.stat().st_mode & 0o777 == 0o700
         assert (folder / ".gitignore").read_text() == "*\n"
+
+
+def test_a_process_that_talks_to_a_local_stack_keeps_the_rest_of_its_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    given = {"JOBLANE_FUNCTIONS": "jobs", "HTTPS_PROXY": "http://proxy.example", "HOME": os.environ["HOME"]}
+    for name, value in {**given, "AWS_PROFILE": "production"}.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with environment_of({"JOBLANE_PREFIX": "jobs"}):
+        assert os.environ.items() >= {**given, "JOBLANE_PREFIX": "jobs"}.items()
+        assert os.environ["PATH"].endswith(before["PATH"])
+        assert "AWS_PROFILE" not in os.environ
+    assert dict(os.environ) == before
