@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from joblane.cdk.errors import SynthError
-from joblane.cdk.packaging import build_code, build_layer, find_uv, without_provided
-from joblane.project import Project
+from joblane.cdk.packaging import build_code, build_layer, check_lock, find_uv, without_provided
+from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
 
@@ -146,6 +146,31 @@ def test_no_path_of_this_machine_is_in_the_zip(sources: Path) -> None:
 
 
 # --- Dependencies --------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_without_the_library_s_requirements_is_refused(tmp_path: Path) -> None:
+    lock = tmp_path / "lock.txt"
+    ours = (LOCKS / "runtime.txt").read_text()
+    lock.write_text(ours.replace("pydantic-core==", "Pydantic_Core=="))
+    check_lock(lock)
+    lock.write_text(re.sub(r"^(pg8000|alembic|boto3)==.*(\n +.*)*", "", ours, flags=re.MULTILINE))
+    with pytest.raises(SynthError, match=r"lock.txt lacks .*: alembic, pg8000\. .*uv pip compile --generate-hashes"):
+        check_lock(lock)
+
+
+@pytest.mark.parametrize(("given", "passed"), [(None, "true"), ("false", "false")])
+def test_uv_trusts_the_authorities_of_this_machine(
+    given: str | None, passed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("UV_SYSTEM_CERTS", raising=False)
+    if given is not None:
+        monkeypatch.setenv("UV_SYSTEM_CERTS", given)
+    program, lock = tmp_path / "uv", tmp_path / "lock.txt"
+    program.write_text('#!/bin/sh\necho "certificates: $UV_SYSTEM_CERTS" >&2\nexit 1\n')
+    program.chmod(0o755)
+    lock.write_text("a==1\n")
+    with pytest.raises(SynthError, match=f"certificates: {passed}"):
+        build_layer(lock, None, tmp_path / "built", str(program))
 
 
 def test_the_lock_is_taken_without_what_the_runtime_brings() -> None:

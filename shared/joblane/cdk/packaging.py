@@ -25,7 +25,7 @@ from pathlib import Path
 
 from joblane.cdk.errors import SynthError
 from joblane.cdk.settings.stage import Architecture, Stage
-from joblane.project import Project
+from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
 PYTHON = "3.13"
@@ -90,6 +90,7 @@ def build_packages(stage: Stage, project: Project) -> Packages:
     """Both, into ``.joblane/build``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
     if not project.handlers.is_dir():
         raise SynthError(f"{project.handlers}: no such folder; the functions are packed from there")
+    check_lock(project.lock)
     target = project.make_folder() / "build"
     layer = build_layer(
         project.lock, None if stage.local else WHEEL_PLATFORMS[stage.architecture], target, find_uv(project)
@@ -133,9 +134,7 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Package:
     """Install what ``lock`` names for ``platform`` (None: this machine) and zip it as a layer. Wheels only, by hash."""
-    if not lock.is_file():
-        raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
-    wanted = without_provided(lock.read_text())
+    wanted = without_provided(_read(lock))
     where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
     digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
     package = Package(target / f"layer-{where}-{digest[:16]}.zip", digest)
@@ -154,12 +153,40 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
     return package
 
 
+def check_lock(lock: Path) -> None:
+    """Raise :class:`SynthError` where ``lock`` lacks a package that the library imports in the functions."""
+    ours, theirs = (
+        {_name(entry) for entry in _entries(without_provided(_read(file)))} for file in (LOCKS / "runtime.txt", lock)
+    )
+    if missing := sorted(ours - theirs):
+        raise SynthError(
+            f"{lock} lacks what joblane itself imports in the functions: {', '.join(missing)}. Make the lock of joblane"
+            " and your packages together: list both in requirements.in, then"
+            f" `uv pip compile --generate-hashes requirements.in -o {lock.name}`"
+        )
+
+
 def without_provided(lock: str) -> str:
     """The lock's text without comments and without the packages that the runtime brings."""
-    entries = re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
-    kept = [entry for entry in entries if re.split(r"[^\w.-]", entry)[0].lower() not in PROVIDED]
+    kept = [entry for entry in _entries(lock) if _name(entry) not in PROVIDED]
     lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
     return "\n".join(lines) + "\n"
+
+
+def _read(lock: Path) -> str:
+    if not lock.is_file():
+        raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
+    return lock.read_text()
+
+
+def _entries(lock: str) -> list[str]:
+    """A text for each package: its line, and those of its hashes."""
+    return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
+
+
+def _name(entry: str) -> str:
+    """The package's name as registries compare it. Source: PyPA, *Names and normalization*."""
+    return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", entry)[0]).lower()
 
 
 def _install(uv: str, requirements: str, platform: str | None, python: str, target: Path) -> None:
@@ -170,7 +197,8 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own arguments
+        environment = {"UV_SYSTEM_CERTS": "true", **os.environ}  # a company's own authority is in the system's store
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         what = f"the dependency layer cannot be built for {platform or 'this machine'}"
         raise SynthError(f"{what}:\n{done.stderr.strip()}")

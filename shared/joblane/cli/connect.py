@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from joblane.inspector.remote import RemoteInspector
     from joblane.record.database import Database
 
+ENVIRONMENT = "DATABASE_URL of the environment"
+"""Where an address is from that is not the local stack's."""
 CONTROL_URL = "ControlUrl"
 """Output of the stack ``PREFIX-control``."""
 
@@ -44,6 +46,7 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
 def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane import settings
     from joblane.discovery import discover
+    from joblane.errors import DeclarationError
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.scope import Scope
     from joblane.queues import check_prefix
@@ -53,6 +56,9 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     source = settle(profile, region)
     try:
         prefix = check_prefix(settings.prefix())
+    except DeclarationError as error:
+        raise LocalError(f"JOBLANE_PREFIX is wrong: {error}") from error
+    try:
         database = Database(url := settings.database_url(), prefix=prefix)
     except ValueError as error:
         raise LocalError(f"{error}, and {source} has another. Correct it there.") from error
@@ -74,7 +80,7 @@ def settle(profile: str | None, region: str | None) -> str:
     if os.environ.get("DATABASE_URL", "").strip():
         chosen = {"AWS_PROFILE": profile, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         os.environ.update({name: value for name, value in chosen.items() if value})
-        return "DATABASE_URL of the environment"
+        return ENVIRONMENT
     file = Path(os.environ.get("JOBLANE_LOCAL") or Project.here().folder).resolve() / "env"
     if not file.is_file():
         raise AwayError(
@@ -86,6 +92,12 @@ def settle(profile: str | None, region: str | None) -> str:
             "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own."
         )
     variables = env_file.read(file)
+    ours, theirs = (each.get("JOBLANE_PREFIX", "").strip() for each in (os.environ, variables))
+    if ours and theirs and ours != theirs:
+        raise MisuseError(
+            f"JOBLANE_PREFIX is {ours}, and the local stack of {file} has {theirs}: unset the variable, or set"
+            " DATABASE_URL to the database of that stage."
+        )
     # all of them, or what the shell says of an account would be mixed with an emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
@@ -94,25 +106,32 @@ def settle(profile: str | None, region: str | None) -> str:
 
 
 def _look(database: Database, url: str, source: str) -> None:
-    """Raise :class:`LocalError` where the database does not let us in."""
+    """Raise :class:`LocalError` where the database does not let us in; warn of a schema of newer code."""
     from pg8000.exceptions import Error as PostgresError
 
-    from joblane.record.connection import is_unavailable
+    from joblane.cli.terminal import say
+    from joblane.errors import sqlstate
+    from joblane.record import migrations
+    from joblane.record.login import LoginError
 
     try:
-        database.get()
+        revision = migrations.applied(database.get())
     except (PostgresError, OSError) as error:
-        raise away(url, source, "does not answer" if is_unavailable(error) else "does not let us in", error) from error
+        refused = sqlstate(error) is not None or isinstance(error, LoginError)
+        raise away(url, source, "does not let us in" if refused else "does not answer", error) from error
+    if migrations.is_newer(revision):
+        say(f"Warning: the schema is at {revision}, newer than this code ({migrations.newest()}).")
 
 
 def away(url: str, source: str, what: str, error: Exception) -> AwayError:
-    """Of a database that cannot be reached. ``source``: where its address is from; ``what``: it does or cannot be."""
+    """The error for a database that cannot be used. ``source``: where its address is from; ``what``: the predicate."""
     from joblane.errors import text_of
 
     where = urlsplit(url)
+    hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` says, `joblane up` starts it."
     return AwayError(
         f"The database at {where.hostname}:{where.port or 5432} (from {source}) {what}: "
-        f"{text_of(error).rstrip('.')}. Is the local stack up? `joblane status` says, `joblane up` starts it."
+        f"{text_of(error).rstrip('.')}.{hint}"
     )
 
 

@@ -69,6 +69,17 @@ def _outdated(scope: Scope) -> SchemaError:
         there = migrations.applied(scope.connection)
     except (PostgresError, OSError) as error:
         return SchemaError(f"the database lacks a table, and cannot be asked for its revision: {text_of(error)}")
+    if there == migrations.newest():
+        return SchemaError(
+            f"the database is at revision {there}, as this code, but tables, columns or functions of the schema joblane"
+            " are missing: somebody dropped them. Restore them from a backup, or drop the schema joblane with all its"
+            " tasks and run `joblane migrate`"
+        )
+    if migrations.is_newer(there):
+        return SchemaError(
+            f"the database is at revision {there}, newer than this code ({migrations.newest()}), and lacks a table,"
+            " column or function that this code needs: use the version that is deployed"
+        )
     return SchemaError(
         f"the database is at revision {there or 'none'} and this code works with {migrations.newest()}: run "
         "`joblane migrate`, or deploy the stage"

@@ -17,6 +17,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.errors import sqlstate
+from joblane.record.login import LoginError
 
 REFUSED_CLASSES = ("22", "54")
 """SQLSTATEs of what the database cannot hold: data exceptions and program limits."""
@@ -31,6 +32,8 @@ PING_AFTER_SECONDS = 30
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
 """Of ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+PASSWORD_REQUESTS = (3, 5, 10)
+"""In clear, by MD5, by SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
 RESET = (
     "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
     " discard temp; discard sequences"
@@ -169,6 +172,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
                 super().close()
             with suppress(OSError, ValueError):
                 file.close()  # or the socket stays open for as long as a traceback refers to it
+
+    def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
+        """Raises :class:`LoginError` where the server asks for a password and there is none; pg8000 fails at it."""
+        if self.password is None and int.from_bytes(data[:4]) in PASSWORD_REQUESTS:
+            raise LoginError("DATABASE_URL: the server asks for a password, and the address has none")
+        super().handle_AUTHENTICATION_REQUEST(data, context)
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
         """Drop the fields that show values of rows: DETAIL (D) and CONTEXT (W)."""

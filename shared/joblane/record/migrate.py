@@ -6,6 +6,7 @@ import importlib
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import timedelta
 
 from joblane import settings, telemetry
@@ -14,7 +15,7 @@ from joblane.errors import DeclarationError, sqlstate
 from joblane.queues import check_prefix
 from joblane.record.connection import LOCK_NOT_AVAILABLE, Connection, is_unavailable
 from joblane.record.database import Database
-from joblane.record.migrations import checked_revision, script, upgrade
+from joblane.record.migrations import checked_revision, is_newer, script, upgrade
 from joblane.record.stage import TAKE, check_project, check_schema, check_stage, take_stage
 from joblane.record.task_types import literal, register, register_statement
 
@@ -72,6 +73,19 @@ $$
 """
 
 
+@dataclass(frozen=True)
+class Migrated:
+    """The database after a migration.
+
+    ``types``: number of declared task types. ``revision``: of the schema. ``newer``: newer code made the schema, and
+    nothing of it was changed.
+    """
+
+    types: int
+    revision: str
+    newer: bool
+
+
 def migrate(
     url: str,
     *,
@@ -79,8 +93,8 @@ def migrate(
     user: str | None = None,
     by_iam: bool = False,
     patience: timedelta = timedelta(0),
-) -> int:
-    """Bring the database up to date. Returns the number of declared task types. Doing it twice is harmless.
+) -> Migrated:
+    """Bring the database up to date. Doing it twice is harmless. The schema of newer code stays as it is.
 
     ``prefix``: of the stage; None: that of the settings. ``user``: a role that may then read and write; None where the
     functions log in as the tables' owner. ``by_iam``: the user logs in by IAM, and is created where it does not exist.
@@ -100,7 +114,8 @@ def migrate(
         upgrade_project(url, settings.migrations())
         if user is not None:
             _admit(database.get(), user, by_iam=by_iam)
-    return len(tasks)
+        revision = checked_revision(database.get()) or ""
+    return Migrated(len(tasks), revision, is_newer(revision))
 
 
 def migration_sql(url: str | None) -> str:

@@ -79,9 +79,15 @@ def check_schema(connection: Connection) -> None:
 
 
 def check_project(connection: Connection, project: str | None) -> None:
-    """Raises :class:`ForeignSchemaError` for a schema of a project of another name. None: a project without one."""
+    """Raises :class:`ForeignSchemaError` for a schema of a project of another name. None: a project without a name."""
     for (found,) in connection.run("select project from joblane.stage where project is not null"):
-        if project is not None and project != found:
+        if project is None:
+            raise ForeignSchemaError(
+                f"the schema joblane of this database belongs to the project {found!r}, and this project has no name;"
+                f" set `[project] name` in its pyproject.toml, to {found!r} if it is that project, or use another"
+                " database"
+            )
+        if project != found:
             raise ForeignSchemaError(
                 f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}; use"
                 f" another database. Where the project was renamed: update joblane.stage set project = '{project}'"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from joblane.local import env_file
 from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
 from joblane.local.stack import LocalStack
 from joblane.project import Project
+from joblane.record.migrations import newest
 from tests.pages import ROOT
 
 NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
@@ -122,8 +124,51 @@ def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_pa
         here()
     assert "s3cret" not in str(caught.value)
     os.environ["DATABASE_URL"] = NOWHERE
-    with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\)"):
+    with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\) does not answer") as caught:
         here()
+    assert "local stack" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda url: url.rpartition("/")[0] + "/gone", 'database "gone" does not exist'),
+        (lambda url: re.sub(r":[^:@/]+@", ":wrong@", url), "password authentication failed"),
+        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the address has none"),
+    ],
+    ids=["no database", "wrong password", "no password"],
+)
+def test_a_server_that_refuses_is_not_said_to_be_silent(
+    change: Callable[[str], str], why: str, database_url: str
+) -> None:
+    os.environ["DATABASE_URL"] = change(database_url)
+    with pytest.raises(AwayError, match=f"does not let us in: .*{why}") as caught:
+        here()
+    assert "local stack" not in str(caught.value)
+
+
+def test_a_schema_of_newer_code_is_warned_of(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    os.environ["DATABASE_URL"] = database_url
+    scope = here()._scope
+    assert capsys.readouterr().err == ""
+    scope.connection.run("update joblane.alembic_version set version_num = '0999'")
+    scope.database.drop()
+    here()._scope.database.drop()
+    assert capsys.readouterr().err == f"Warning: the schema is at 0999, newer than this code ({newest()}).\n"
+
+
+def test_a_prefix_that_is_none_is_said_before_the_address(database_url: str) -> None:
+    os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="Bad_Prefix")
+    with pytest.raises(LocalError, match=r"^JOBLANE_PREFIX is wrong: prefix: 'Bad_Prefix' is not lower-case"):
+        here()
+
+
+def test_a_prefix_other_than_the_local_stack_s_is_refused(tmp_path: Path, database_url: str) -> None:
+    file = up(tmp_path, database_url)
+    os.environ["JOBLANE_PREFIX"] = "other"
+    with pytest.raises(MisuseError, match=f"JOBLANE_PREFIX is other, and the local stack of {file} has jobs: unset"):
+        here()
+    assert "DATABASE_URL" not in os.environ
 
 
 def test_a_file_that_others_may_read_or_write_is_refused(tmp_path: Path, database_url: str) -> None:
@@ -163,13 +208,23 @@ def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
         here()
 
 
-def test_a_database_that_was_not_migrated_is_told_with_its_revision(database_url: str) -> None:
+@pytest.mark.parametrize(
+    ("revision", "said"),
+    [
+        ("0000", r"at revision 0000 and this code works with \d{4}: run `joblane migrate`"),
+        ("0001", r"at revision 0001, as this code, but tables, columns or functions of the schema joblane are missing"),
+        ("0999", r"at revision 0999, newer than this code \(0001\), and lacks a table.*: use the version"),
+    ],
+)
+def test_a_database_that_lacks_tables_is_reported_with_its_revision(
+    database_url: str, revision: str, said: str
+) -> None:
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
     inspector._scope.connection.run("drop table joblane.task_attempts")
     inspector._scope.connection.run("drop table joblane.audit, joblane.tasks cascade")
-    inspector._scope.connection.run("update joblane.alembic_version set version_num = '0001'")
-    with pytest.raises(SchemaError, match=r"at revision 0001 and this code works with \d{4}: run `joblane migrate`"):
+    inspector._scope.connection.run(f"update joblane.alembic_version set version_num = '{revision}'")
+    with pytest.raises(SchemaError, match=said):
         inspector.logs("a")
     inspector._scope.database.drop()
 

@@ -22,8 +22,8 @@ from joblane.functions.jobs_sweep.handler import JobsSweep, jobs_sweep
 from joblane.functions.migrate.handler import handler
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
-from joblane.record.migrate import migrate
-from joblane.record.migrations import upgrade
+from joblane.record.migrate import Migrated, migrate
+from joblane.record.migrations import newest, upgrade
 from joblane.testing import JobTester
 from tests.builders.events import LambdaContext
 from tests.builders.revisions import second_revision
@@ -68,7 +68,7 @@ def as_app(postgres: Postgres, url: str) -> str:
 
 
 def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_once(empty: str) -> None:
-    assert migrate(empty) == migrate(empty) == len(discover())
+    assert migrate(empty) == migrate(empty) == Migrated(len(discover()), newest(), newer=False)
     with connected(empty) as connection:
         assert {row[0] for row in connection.run("select type from joblane.task_types")} == set(discover())
 
@@ -169,7 +169,7 @@ def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str)
     with connected(empty) as connection:
         connection.run("update joblane.alembic_version set version_num = '9999'")
         connection.run("delete from joblane.task_types")
-    assert migrate(empty) == len(discover())
+    assert migrate(empty) == Migrated(len(discover()), "9999", newer=True)
     with connected(empty) as connection:
         assert connection.run("select version_num from joblane.alembic_version") == [["9999"]]
         assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
@@ -210,7 +210,7 @@ def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_th
             reader.run("select count(*) from joblane.pauses")
         assert not migrating.done()
         handler_.run("rollback")
-        assert migrating.result(timeout=30) == len(discover())
+        assert migrating.result(timeout=30).types == len(discover())
 
 
 def test_a_user_of_a_name_that_needs_quotes_is_refused(empty: str) -> None:
@@ -223,7 +223,7 @@ def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, mo
     postgres.stop()
     waking = threading.Timer(0.5, postgres.start)
     waking.start()
-    assert migrate(empty, patience=timedelta(seconds=30)) == len(discover())
+    assert migrate(empty, patience=timedelta(seconds=30)).types == len(discover())
     waking.join()
 
 
@@ -305,4 +305,4 @@ def test_invoked_by_hand_it_migrates_and_says_how_many_types_there_are(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty)
-    assert handler({}, LambdaContext()) == {"types": len(discover())}
+    assert handler({}, LambdaContext()) == {"types": len(discover()), "revision": newest(), "newer": False}

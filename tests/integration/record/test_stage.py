@@ -146,7 +146,9 @@ def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database
             "; create schema saas authorization keeper"
         )
     try:
-        assert migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "keeper:k")) == len(discover())
+        assert migrate(empty.replace(empty.split("//")[1].split("@", maxsplit=1)[0], "keeper:k")).types == len(
+            discover()
+        )
     finally:
         with connected(empty) as connection:
             connection.execute_simple("drop owned by keeper cascade; drop role keeper")
@@ -168,11 +170,17 @@ def test_a_second_project_is_refused_and_nothing_is_changed(empty: str, monkeypa
             ForeignSchemaError, match=r"belongs to the project 'shop', and this is 'bakery'; use another"
         ):
             refused(empty)
+    # and one without a name
+    monkeypatch.delenv("JOBLANE_PROJECT")
+    for refused in (migrate, migration_sql):
+        with pytest.raises(ForeignSchemaError, match=r"project 'shop', and this project has no name; set `\[project\]"):
+            refused(empty)
     assert everything(empty) == before
     # when it was a new name
+    monkeypatch.setenv("JOBLANE_PROJECT", "bakery")
     with connected(empty) as connection:
         connection.run("update joblane.stage set project = 'bakery'")
-    assert migrate(empty) == 0
+    assert migrate(empty).types == 0
 
 
 # --- As SQL --------------------------------------------------------------------------------------------------------
@@ -206,7 +214,7 @@ def shape(url: str) -> list[list[Any]]:
 def test_the_printed_sql_makes_what_the_migration_makes(empty: str, postgres: Postgres) -> None:
     psql(empty, migration_sql(None))
     by_script = shape(empty)
-    assert migrate(empty) == len(discover())
+    assert migrate(empty).types == len(discover())
     assert shape(empty) == by_script
     administer(postgres, "drop database staged with (force)")
     administer(postgres, "create database staged")

@@ -15,6 +15,8 @@ from joblane.cli.main import app
 from joblane.errors import DeclarationError
 from joblane.local import env_file
 from joblane.local.errors import AwayError, LocalError
+from joblane.record.migrate import Migrated
+from joblane.record.migrations import newest
 from tests.world import mocked_aws
 
 
@@ -111,6 +113,19 @@ def test_the_sql_of_a_database_that_cannot_be_reached_is_refused(monkeypatch: py
     monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
     with pytest.raises(LocalError, match=r"cannot be compared: .*Connection refused"):
         jobs("migrate", "--sql")
+
+
+def test_a_project_without_functions_is_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("JOBLANE_FUNCTIONS", "no_functions")
+    with pytest.raises(DeclarationError, match=r"^there is no package 'no_functions'"):
+        jobs("migrate", "--sql")
+
+
+def test_a_schema_of_newer_code_is_reported_as_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
+    monkeypatch.setattr("joblane.record.migrate.migrate", lambda _: Migrated(5, "0999", newer=True))
+    assert jobs("migrate").startswith(f"The schema is at 0999, newer than this code ({newest()}): left as it is.\n")
 
 
 def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(

@@ -40,20 +40,25 @@ def migrate(
     serves no other stage.
     """
     from joblane import settings
-    from joblane.cli.connect import settle
+    from joblane.cli.connect import ENVIRONMENT, settle
 
     if sql:
         url = os.environ.get("DATABASE_URL", "").strip() or None
-        with _refusals(url, "DATABASE_URL of the environment", "cannot be compared"):
+        with _refusals(url, ENVIRONMENT, "cannot be compared"):
             typer.echo(_sql(url))
         return
     source = settle(profile=None, region=None)
     url = settings.database_url()
     with _refusals(url, source, "cannot be brought up to date"):
         from joblane.record.migrate import migrate as bring_up_to_date
+        from joblane.record.migrations import newest
 
-        types = bring_up_to_date(url)
-    typer.echo(f"The schema is up to date; {types} task types are known.")
+        done = bring_up_to_date(url)
+    if done.newer:
+        typer.echo(f"The schema is at {done.revision}, newer than this code ({newest()}): left as it is.")
+        typer.echo(f"{done.types} task types are known.")
+    else:
+        typer.echo(f"The schema is up to date; {done.types} task types are known.")
 
 
 def _sql(url: str | None) -> str:
@@ -72,11 +77,13 @@ def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
     from sqlalchemy.exc import DBAPIError
 
     from joblane.cli.connect import away
-    from joblane.errors import text_of
+    from joblane.errors import DeclarationError, text_of
     from joblane.record.connection import is_unavailable
 
     try:
         yield
+    except DeclarationError:  # of the project, not of the database
+        raise
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
         missing_file = getattr(error, "filename", None) is not None
         if url and is_unavailable(error) and not missing_file:

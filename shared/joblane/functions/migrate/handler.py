@@ -1,6 +1,6 @@
 """The deploy's step before new code: CloudFormation waits for it, and a failure fails the deploy.
 
-Invoked by hand with any other event it does the same and answers with the number of task types.
+Invoked by hand with any other event it does the same and answers with what it did: :class:`Migrated` as an object.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ ANSWER_SECONDS = 10
 
 def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     if "ResponseURL" not in event:
-        return {"types": _migrate()}
+        return _migrate()
     status, reason = "SUCCESS", ""
     try:
         if event["RequestType"] != "Delete":
-            telemetry.logger().info("migrated", extra={"types": _migrate()})
+            telemetry.logger().info("migrated", extra=_migrate())
     except Exception as error:
         telemetry.logger().exception("the migration failed; the deploy goes back")
         status, reason = "FAILED", text_of(error)[:MAX_REASON]
@@ -36,11 +36,11 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
     return {"status": status}
 
 
-def _migrate() -> int:
+def _migrate() -> dict[str, Any]:
     from joblane.record.migrate import migrate  # whoever looks for tasks imports this module too
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
-    return migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE)
+    return vars(migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE))
 
 
 def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:

@@ -83,7 +83,7 @@ def newest() -> str:
 
 def is_newer(revision: str | None) -> bool:
     """True for a revision that was made by code that came after this."""
-    last, _ = _revisions()[-1]
+    last = newest()
     return revision is not None and revision.isdigit() and len(revision) == len(last) and revision > last
 
 
