@@ -77,6 +77,7 @@ def init(project: Project) -> Initialised:
     handler, test = project.handlers / folder / "handler.py", _test(project, folder)
     workflow = root / ".github" / "workflows" / "joblane.yml"
     templates = {
+        project.handlers / "__init__.py": "project/package.py",  # without it, a package elsewhere of that name wins
         handler: "project/handler.py",
         test: "project/test.py",
         root / "infra" / "app.py": "project/app.py",

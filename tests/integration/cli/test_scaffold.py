@@ -94,6 +94,7 @@ def test_a_project_without_functions_is_refused(tmp_path: Path) -> None:
 
 JOBLANE = str(Path(sys.executable).with_name("joblane"))
 FILES = {
+    "functions/__init__.py",
     "functions/hello_world/handler.py",
     "tests/test_hello_world.py",
     "infra/app.py",
@@ -114,6 +115,8 @@ def test_an_empty_folder_becomes_a_project(tmp_path: Path, postgres: Postgres) -
     run(tmp_path, "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", f"--joblane-database={postgres.url}")
     run(tmp_path, "ruff", "format", "--check", "--line-length", "120", ".")
     run(tmp_path, "ruff", "check", "--no-cache", "--select", "E,F,I,UP,B", "--line-length", "120", ".")
+    new(Project.at(tmp_path), "order:pay", queue="default", schedule=None, resumable=False)
+    run(tmp_path, "mypy", "--strict", "functions", "tests", "infra")
     stages = json.loads((tmp_path / "cdk.json").read_text())["context"]["stages"]
     assert stages.keys() == {"dev", "local"}
 
@@ -128,7 +131,7 @@ def test_init_changes_no_file_that_exists_and_says_so(tmp_path: Path) -> None:
     done = init(Project.at(tmp_path))
     # then: no test either, which would be of another job
     assert {str(path) for path in done.left} == {"cdk.json", "functions/hello_world/handler.py"}
-    assert {str(path) for path in done.written} == {"infra/app.py"}
+    assert {str(path) for path in done.written} == {"functions/__init__.py", "infra/app.py"}
     assert files(tmp_path).items() >= theirs.items()
     # and once more, it writes nothing
     before = files(tmp_path)
