@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -19,6 +20,12 @@ ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
 STEP_SECONDS = 600
 """A program of the CDK that takes longer hangs, and is ended."""
+UNFINISHED = re.compile(r"is in \w+_IN_PROGRESS state")
+"""What CloudFormation answers for a stack whose last deploy was killed."""
+OWN_APP = (
+    "`joblane init` in an empty folder writes a cdk.json that has them. For a CDK app that was there before, see "
+    'docs/deploying.md, "In a CDK app of your own".'
+)
 
 
 def cdk_json(project: Project) -> dict[str, Any]:
@@ -31,10 +38,13 @@ def cdk_json(project: Project) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LocalError(f"There is no {file}: `joblane init` writes one.") from None
+    except OSError as error:
+        raise LocalError(f"{file} cannot be read: {error.strerror}.") from None
     except ValueError as error:
         raise LocalError(f"{file} is not JSON: {error}") from None
-    if not isinstance(found, dict) or not isinstance(found.get("context", {}).get("stages"), dict):
-        raise LocalError(f"{file} has no `stages` in its `context`: the settings of each stage, by its name.")
+    context = found.get("context") if isinstance(found, dict) else None
+    if not isinstance(context, dict) or not isinstance(context.get("stages"), dict):
+        raise LocalError(f"{file} has no `stages` in its `context`: the settings of each stage, by its name. {OWN_APP}")
     return found
 
 
@@ -45,19 +55,37 @@ def context(project: Project | None = None) -> dict[str, Any]:
 
 
 def local_stage(project: Project, changes: Mapping[str, object]) -> dict[str, Any]:
-    """The stage ``local`` of ``cdk.json``, with ``changes``."""
+    """The stage ``local`` of ``cdk.json``, with ``changes``. Raises :class:`LocalError` where it has none."""
     stages = context(project)["stages"]
-    if "local" not in stages:
-        raise LocalError(f"{project.root / 'cdk.json'} has no stage `local`, which the local stack deploys.")
+    if not isinstance(stages.get("local"), dict):
+        raise LocalError(
+            f"{project.root / 'cdk.json'} has no stage `local` in its `context.stages`, which the local stack deploys. "
+            f"{OWN_APP}"
+        )
     return {**stages["local"], **changes}
 
 
-def app_command(app: str) -> list[str]:
-    """The command of a CDK app, run by this Python where it says ``python``. ``app``: as ``cdk.json`` has it."""
+def app_command(app: object) -> list[str]:
+    """The command of a CDK app, run by this Python where it says ``python``. ``app``: as ``cdk.json`` has it.
+
+    Raises :class:`LocalError` where it has none.
+    """
+    if not isinstance(app, str) or not app.strip():
+        raise LocalError("cdk.json has no `app`: the command of the CDK app, such as `python infra/app.py`.")
     command = shlex.split(app)
     if command[0] in ("python", "python3"):
         command[0] = sys.executable
     return command
+
+
+def errors_since(log: Path, offset: int, lines: int = 5) -> str:
+    """The last lines of level ERROR in the emulator's log, from byte ``offset`` on; empty without any."""
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(offset)
+        text = file.read().decode("utf-8", "replace")
+    return "\n".join([line for line in text.splitlines() if " ERROR [" in line][-lines:])
 
 
 class Deployment:
@@ -97,7 +125,7 @@ class Deployment:
             "CDK_VALIDATION": "false",
         }
         self._assembly.mkdir(mode=0o700, exist_ok=True)  # the templates hold the database's password
-        command = app_command(self._app or given["app"])
+        command = app_command(self._app or given.get("app"))
         self._run("The synthesis", "cdk-synth", command, variables, self._project.root)
 
     def bootstrap(self) -> None:
@@ -128,7 +156,8 @@ class Deployment:
     def _run(
         self, what: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
     ) -> None:
-        path = self._folder / f"{log_name}.log"
+        path, emulator = self._folder / f"{log_name}.log", self._folder / "ministack.log"
+        before = emulator.stat().st_size if emulator.exists() else 0
         try:
             with path.open("wb") as log:
                 done = subprocess.run(  # noqa: S603
@@ -142,11 +171,20 @@ class Deployment:
                     timeout=STEP_SECONDS,
                 )
         except subprocess.TimeoutExpired:
-            raise LocalError(f"{what} was ended after {STEP_SECONDS} s. The end of {path}:\n{tail(path, 30)}") from None
+            how = f"{what} was ended after {STEP_SECONDS} s."
         except FileNotFoundError as error:
             raise LocalError(f"{what} could not start: {error.filename} is not there.") from None
-        if done.returncode != 0:
-            raise LocalError(f"{what} failed (exit status {done.returncode}). The end of {path}:\n{tail(path, 30)}")
+        else:
+            if done.returncode == 0:
+                return
+            how = f"{what} failed (exit status {done.returncode})."
+        end = tail(path, 30)
+        parts = [f"{how} The end of {path}:\n{end}"]
+        if causes := errors_since(emulator, before):
+            parts.append(f"Errors in {emulator}:\n{causes}")
+        if UNFINISHED.search(end):
+            parts.append("A deploy before this one did not end: `joblane down`, then `joblane up` starts afresh.")
+        raise LocalError("\n".join(parts))
 
     def function_environments(self, prefix: str) -> list[dict[str, str]]:
         """Variables of the deployed functions whose names begin with ``prefix``."""

@@ -28,7 +28,7 @@ from rich.console import Console
 
 from joblane.local import env_file
 from joblane.local.daemon import Daemon
-from joblane.local.deployment import Deployment, local_stage
+from joblane.local.deployment import Deployment, app_command, cdk_json, local_stage
 from joblane.local.errors import LocalError
 from joblane.local.ministack import MiniStack, is_healthy
 from joblane.local.postgres import Postgres
@@ -119,12 +119,19 @@ class LocalStack:
         """The CDK app on this stack."""
         return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, project=self.project)
 
+    def check(self) -> None:
+        """Raise an error for what `up` would fail at, before anything is fetched or started."""
+        local_stage(self.project, self._stage)
+        app_command(cdk_json(self.project).get("app"))
+        self._make_folder()
+
     def up(self) -> None:
         """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
 
         Raises: `LocalError`, with what did start left running for a look at it.
         """
         steps = Steps(self._console or Console(quiet=True))
+        self.check()
         with self._alone():
             self.tools.fetch(steps, emulator=self.emulator is not None)
             if not self._detached:
@@ -197,6 +204,18 @@ class LocalStack:
         with steps.step("CDK synth"):
             deployment.synth()
 
+    def _make_folder(self) -> None:
+        try:
+            if self.folder == self.project.folder:
+                self.project.make_folder()
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
+        except OSError as error:
+            raise LocalError(
+                f"{error.filename or self.folder} cannot be made: {error.strerror}. The local stack keeps all that it "
+                "has in this folder."
+            ) from None
+
     def _start_ticker(self) -> None:
         self.ticker.stop()  # it may know schedules that are gone
         command = [sys.executable, "-m", "joblane.local.ticker"]
@@ -211,9 +230,7 @@ class LocalStack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """Let a second `up` or `down` of this folder wait for the first."""
-        if self.folder == self.project.folder:
-            self.project.make_folder()
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._make_folder()
         lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -22,6 +23,7 @@ from joblane.local.ports import free_port, port_is_free
 from joblane.local.progress import Steps
 from joblane.local.stack import LocalStack
 from joblane.local.tools import clean_environment
+from joblane.project import Project
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -126,6 +128,76 @@ def test_a_synthesis_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None
         LocalError, match=r"The synthesis failed \(exit status 1\)[^$]*No module named joblane\.cdk\.no_such"
     ):
         deployment.synth()
+
+
+def test_a_deploy_that_fails_shows_the_emulators_errors_of_this_deploy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = tmp_path / "ministack.log"
+    log.write_text("2026-11-26 02:39:29 ERROR [lambda] of a deploy before\n")
+    cause = "2026-11-26 02:39:30 ERROR [lambda] Worker init failed: No module named 'pg8000'"
+    program = tmp_path / "program.py"
+    for hang, said in {0: r"The synthesis failed \(exit status 1\)", 1: r"The synthesis was ended after 1 s"}.items():
+        program.write_text(
+            f"import time\nprint({cause!r}, file=open({str(log)!r}, 'a'), flush=True)\ntime.sleep({60 * hang})\nexit(1)"
+        )
+        monkeypatch.setattr("joblane.local.deployment.STEP_SECONDS", 1 if hang else 60)
+        with pytest.raises(LocalError, match=said) as caught:
+            Deployment(tmp_path, {}, {}, app=f"python {program}").synth()
+        assert str(caught.value).endswith(f"Errors in {log}:\n{cause}")
+
+
+def test_a_stack_whose_last_deploy_was_killed_says_how_to_start_afresh(tmp_path: Path) -> None:
+    (tmp_path / "program.py").write_text(
+        "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')"
+    )
+    with pytest.raises(LocalError, match=r"IN_PROGRESS(?s:.)*`joblane down`, then `joblane up` starts afresh"):
+        Deployment(tmp_path, {}, {}, app=f"python {tmp_path / 'program.py'}").synth()
+
+
+LOCAL = {"prefix": "jobs", "local": True}
+
+
+@pytest.mark.parametrize(
+    ("cdk_json", "said"),
+    [
+        (None, "There is no .*cdk.json: `joblane init`"),
+        ({"app": "python app.py"}, "no `stages` in its `context`.*docs/deploying.md"),
+        ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/deploying.md"),
+        ({"app": "python app.py", "context": {"stages": {"dev": {}}}}, "no stage `local` in its `context.stages`"),
+        ({"context": {"stages": {"local": LOCAL}}}, "has no `app`"),
+    ],
+)
+def test_a_project_that_cannot_be_deployed_says_so_before_anything_is_made(
+    tmp_path: Path, cdk_json: object, said: str
+) -> None:
+    if cdk_json is not None:
+        (tmp_path / "cdk.json").write_text(json.dumps(cdk_json))
+    with pytest.raises(LocalError, match=said):
+        LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
+    assert not (tmp_path / ".joblane").exists()
+
+
+def test_a_cdk_json_that_is_a_folder_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "cdk.json").mkdir()
+    with pytest.raises(LocalError, match=r"cdk.json cannot be read: Is a directory"):
+        LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cdk.json").write_text(json.dumps({"app": "python app.py", "context": {"stages": {"local": LOCAL}}}))
+    stack = LocalStack(tmp_path / ".joblane", project=Project(tmp_path))
+    (tmp_path / ".joblane").touch()
+    with pytest.raises(LocalError, match=r"\.joblane cannot be made: File exists"):
+        stack.up()
+    (tmp_path / ".joblane").unlink()
+
+    def refuse(path: Path, **_options: object) -> None:  # root may write anywhere
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    with pytest.raises(LocalError, match=r"\.joblane cannot be made: Permission denied"):
+        stack.up()
 
 
 def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def synthesise(stage: str, folder: Path) -> None:
         "CDK_OUTDIR": str(folder.absolute()),
     }
     done = subprocess.run(  # noqa: S603 - the command of the user's own cdk.json
-        app_command(given["app"]),
+        app_command(given.get("app")),
         cwd=project.root,
         env={**os.environ, **variables},
         capture_output=True,

@@ -13,6 +13,7 @@ from joblane.cli import extras
 from joblane.cli.commands import options as o
 from joblane.cli.exits import Exit
 from joblane.cli.target import program
+from joblane.errors import JobError
 from joblane.local.errors import LocalError
 from joblane.project import Project
 
@@ -66,15 +67,16 @@ class StackOptions:
 def up(options: StackOptions) -> None:
     """Start the local stack, with the code as it is now.
 
-    It is deployed, and left running. The first time, this fetches its tools: about 350 MB on disk.
+    It is deployed, and left running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
     """
     extras.need("local", "cdk")
     from joblane.cli.first_job import run_first_job
 
     stack = options.stack()
+    stack.check()
     try:
         stack.up()
-    except LocalError as error:
+    except JobError as error:
         raise LocalError(f"{error}\nWhat did start still runs; `joblane down` stops it.") from error
     run_first_job(stack)
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
