@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 import traceback
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -78,7 +79,7 @@ def _handlers(package: str | None) -> Iterator[tuple[str, str, ModuleType]]:
                 raise
             except (Exception, SystemExit) as error:
                 raise DeclarationError(
-                    f"{_origin(error, path, root.parents[each.count('.')])}\nMend it and run this again; "
+                    f"{_origin(error, path, root.parents[each.count('.')])}\n{_hint(error)}Mend it and run this again; "
                     f"`python -m {each}.{folder}.handler` shows the whole traceback."
                 ) from error
             yield f"{each}/{folder}/handler.py", folder, module
@@ -86,7 +87,7 @@ def _handlers(package: str | None) -> Iterator[tuple[str, str, ModuleType]]:
 
 def _folder_of(package: str) -> Path:
     try:
-        return Path(next(iter(importlib.import_module(package).__path__)))
+        found = Path(next(iter(importlib.import_module(package).__path__)))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
@@ -94,6 +95,23 @@ def _folder_of(package: str) -> Path:
             f"there is no package {package!r}, in which tasks are found: one folder with a handler.py each. "
             f"`joblane init` makes a first one; another place is set by `functions` under [tool.joblane]"
         ) from None
+    if package != LIBRARY:
+        _check_place(package, found)
+    return found
+
+
+def _check_place(package: str, found: Path) -> None:
+    """Refuse a package that hides the folder of handlers that is first on ``sys.path``: the project's.
+
+    Python prefers a package with ``__init__.py`` to a folder without, wherever the two are.
+    """
+    folders = (Path(path, *package.split(".")) for path in sys.path)
+    first = next((folder for folder in folders if any(folder.glob("*/handler.py"))), found)
+    if first.resolve() != found.resolve():
+        raise DeclarationError(
+            f"the package {package!r} is found in {found}, and not in {first}. Add the file {first / '__init__.py'}, "
+            f"or take the other off the path; `functions` under [tool.joblane] gives the package another name"
+        )
 
 
 def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
@@ -117,6 +135,8 @@ def load(type_: str, package: str | None = None, *, times: Times | None = None) 
     check_type(type_)
     package = package or settings.functions()
     found = _load_if_there(package, folder_of(type_)) or _load_if_there(LIBRARY, folder_of(type_))
+    if found is None and package in sys.modules:
+        _folder_of(package)
     if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
         raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
     return schedules.apply(found, schedules.of_environment() if times is None else times)
@@ -161,6 +181,19 @@ def _origin(error: BaseException, handler: Path, root: Path) -> str:
     ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
     path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
     return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
+
+
+def _hint(error: BaseException) -> str:
+    """A sentence about a package that is not installed; empty for any other error."""
+    if not isinstance(error, ModuleNotFoundError) or error.name is None:
+        return ""
+    name = error.name.partition(".")[0]
+    if name in sys.modules:  # a part of it is missing
+        return ""
+    return (
+        f"{name!r} is not installed here: is it in the lock of what functions import ([tool.joblane] lock)? "
+        "A folder of your own belongs in [tool.joblane] code.\n"
+    )
 
 
 def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | None:

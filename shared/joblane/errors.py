@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
-from pg8000.exceptions import Error as PostgresError
+if TYPE_CHECKING:
+    from pg8000.exceptions import Error as PostgresError
 
 
 class JobError(Exception):
@@ -203,6 +205,8 @@ MAX_TEXT = 2_000
 
 def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
     """One error as a line or two; of a database error its message and code, without the row or the value it names."""
+    from pg8000.exceptions import Error as PostgresError
+
     original = getattr(error, "orig", None) or error
     try:
         text = _of_database(original) if isinstance(original, PostgresError) else str(error)

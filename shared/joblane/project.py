@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import sys
 from dataclasses import dataclass
@@ -64,12 +65,21 @@ class Project:
             whole: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ProjectError(f"{file}: {error}") from None
-        given = whole.get("tool", {}).get("joblane", {})
+        given = _table(_table(whole, "tool", file), "joblane", file, "tool.")
         if unknown := sorted(given.keys() - set(KEYS)):
             raise ProjectError(f"{file}: tool.joblane: {unknown[0]!r} is not known; there are {', '.join(KEYS)}")
-        for name in ("functions", "lock", "migrations"):
-            if name in given and not (isinstance(given[name], str) and given[name]):
-                raise ProjectError(f"{file}: tool.joblane.{name}: a text is required")
+        for key in ("functions", "lock", "migrations"):
+            if key in given and not (isinstance(given[key], str) and given[key]):
+                raise ProjectError(f"{file}: tool.joblane.{key}: a text is required")
+        functions = given.get("functions", FUNCTIONS)
+        if not functions.isidentifier() or keyword.iskeyword(functions):
+            raise ProjectError(
+                f"{file}: tool.joblane.functions: {functions!r} is no name of a package: give a folder of the "
+                "project's root, and put code of a src layout into `code`"
+            )
+        name = _table(whole, "project", file).get("name")
+        if not isinstance(name, str | None):
+            raise ProjectError(f"{file}: project.name: a text is required")
         code = given.get("code", [])
         if not isinstance(code, list) or not all(isinstance(each, str) and (root / each).is_dir() for each in code):
             raise ProjectError(f"{file}: tool.joblane.code: a list of folders that exist is required")
@@ -77,11 +87,11 @@ class Project:
             raise ProjectError(f"{file}: tool.joblane.lock: there is no file {given['lock']!r}")
         return cls(
             root,
-            given.get("functions", FUNCTIONS),
+            functions,
             tuple(code),
             root / given["lock"] if "lock" in given else LOCKS / "runtime.txt",
             given.get("migrations"),
-            whole.get("project", {}).get("name"),
+            name,
         )
 
     @property
@@ -131,3 +141,11 @@ class Project:
             if path in sys.path:
                 sys.path.remove(path)
             sys.path.insert(0, path)
+
+
+def _table(tables: dict[str, Any], key: str, file: Path, before: str = "") -> dict[str, Any]:
+    """The table ``key``; empty where there is none."""
+    found = tables.get(key, {})
+    if not isinstance(found, dict):
+        raise ProjectError(f"{file}: {before}{key}: a table is required")
+    return found

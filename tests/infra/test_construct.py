@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +29,7 @@ from joblane.cdk.packaging import Packages
 from tests.infra import templates
 from tests.infra.conftest import TASKS
 from tests.infra.templates import Template
-from tests.pages import blocks
+from tests.pages import ROOT, blocks
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_6
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
@@ -331,3 +334,30 @@ def test_the_example_of_the_page_synthesises(
     template = json.loads((tmp_path / "shop.template.json").read_text())
     assert {"shop-data-export", "shop-user-invitation", "shop-router"} <= set(templates.functions(template))
     assert "shop-low-tenant-cleanup" in templates.queues(template)
+
+
+def test_the_imports_of_the_example_find_the_node_of_the_project(tmp_path: Path) -> None:
+    # given a project that has the tools, and no Node.js on PATH
+    (block,) = (block for block in blocks("python") if block.mark == "construct")
+    (tmp_path / "functions").mkdir()
+    (tmp_path / ".joblane").mkdir()
+    (tmp_path / ".joblane" / "tools").symlink_to(ROOT / ".joblane" / "tools")
+    source = block.text.partition("\n\n\n")[0]
+    # then they work as they stand, and as they are sorted
+    imported = _import(source, tmp_path)
+    assert imported.returncode == 0, imported.stderr
+    command = ["ruff", "check", "--isolated", "--select", "I", "-"]
+    sorted_ = subprocess.run(command, input=source + "\n", cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert sorted_.returncode == 0, sorted_.stdout
+
+
+def test_without_any_node_a_sentence_says_how_to_get_it(tmp_path: Path) -> None:
+    (tmp_path / "functions").mkdir()
+    imported = _import("import joblane.cdk.app", tmp_path)
+    assert imported.stderr.splitlines()[-1].endswith("in JSII_NODE or on PATH. `joblane up` fetches it")
+
+
+def _import(source: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    variables = {"PATH": str(folder), "JSII_RUNTIME_PACKAGE_CACHE_ROOT": os.environ["JSII_RUNTIME_PACKAGE_CACHE_ROOT"]}
+    command = [sys.executable, "-c", source]
+    return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)

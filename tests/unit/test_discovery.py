@@ -242,3 +242,29 @@ def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment
         "assert not {'boto3', 'sqlalchemy.orm'} & set(sys.modules), 'imported early'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[2])
+
+
+def test_a_package_that_hides_the_project_is_refused_with_both_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
+    (tmp_path / "elsewhere").mkdir()
+    hiding = Package(tmp_path / "elsewhere")
+    mine = tmp_path / "project" / hiding.name
+    (mine / "data_export").mkdir(parents=True)
+    (mine / "data_export" / "handler.py").write_text(HANDLER.format(type="data:export", function="data_export"))
+    monkeypatch.syspath_prepend(str(tmp_path / "project"))
+    with pytest.raises(DeclarationError, match=rf"is found in {hiding.root}, and not in {mine}\. Add the file"):
+        discover(hiding.name)
+    with pytest.raises(DeclarationError, match="is found in"):
+        load("data:export", hiding.name)
+
+
+def test_a_package_that_is_not_installed_is_asked_for_in_the_lock(package: Package) -> None:
+    package.add("data_export", "import no_such_module.part\n")
+    with pytest.raises(DeclarationError, match=r"'no_such_module' is not installed here: .*\[tool\.joblane\] lock"):
+        discover(package.name)
+    package.add("data_copy", "import json.no_such_part\n")
+    with pytest.raises(DeclarationError) as caught:
+        discover(package.name)
+    assert "lock" not in str(caught.value)

@@ -28,7 +28,10 @@ RUN = {
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make synth": ("tests/infra/test_app.py", "main(["),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
-    "pip install joblane-0.1.0-py3-none-any.whl[local]": ("tests/e2e/adopter/test_adopter.py", "wheel.environment("),
+    "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
+        "tests/e2e/adopter/test_adopter.py",
+        "wheel.environment(",
+    ),
     "joblane init": ("tests/e2e/adopter/test_adopter.py", '"joblane", "init"'),
     "joblane up": ("tests/e2e/adopter/test_adopter.py", '"joblane", "up"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),

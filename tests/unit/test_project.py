@@ -40,9 +40,22 @@ def test_a_project_without_a_file_has_no_name(tmp_path: Path) -> None:
         ("[tool.joblane]\ncode = ['gone']", "tool.joblane.code: a list of folders that exist is required"),
         ("[tool.joblane]\nlock = 'gone.txt'", "tool.joblane.lock: there is no file 'gone.txt'"),
         ("[tool", "pyproject.toml: "),
+        ("tool = 3", "pyproject.toml: tool: a table is required"),
+        ("[tool]\njoblane = 'x'", "pyproject.toml: tool.joblane: a table is required"),
+        ("project = 'x'", "pyproject.toml: project: a table is required"),
+        ("[project]\nname = 3", "pyproject.toml: project.name: a text is required"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(ProjectError, match=why):
+        Project.here(tmp_path)
+
+
+@pytest.mark.parametrize("functions", ["src/shop/jobs", "shop.jobs", "my-jobs", "../up", "/abs", "class"])
+def test_functions_are_one_package_in_the_root(functions: str, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text(f"[tool.joblane]\nfunctions = '{functions}'")
+    with pytest.raises(
+        ProjectError, match=f"tool.joblane.functions: '{functions}' is no name .* a src layout into `code`"
+    ):
         Project.here(tmp_path)

@@ -71,6 +71,7 @@ def init(project: Project) -> Initialised:
     root, folder = project.root, folder_of(FIRST_TYPE)
     handler, test = project.handlers / folder / "handler.py", _test(project, folder)
     templates = {
+        project.handlers / "__init__.py": "project/package.py",  # without it, a package elsewhere of that name wins
         handler: "project/handler.py",
         test: "project/test.py",
         root / "infra" / "app.py": "project/app.py",

@@ -1,7 +1,8 @@
 """The pytest plugin `joblane`: the fixture `jobs`, a :class:`~joblane.testing.JobTester` on a database of its own.
 
 The server is the one at `--joblane-database` or `DATABASE_URL`, on which databases are made and dropped and nothing
-else is touched; without either, a PostgreSQL of the session's own. Loading the plugin imports pytest and no more.
+else is touched; without either, a PostgreSQL of the session's own. Loading the plugin imports pytest and
+the project's settings, and no more. It puts the project's code on `sys.path`, as `joblane` does.
 """
 
 from __future__ import annotations
@@ -28,6 +29,16 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="postgresql://… of a server that tests of jobs make their databases on "
         "(default: DATABASE_URL, else a server is started for the session)",
     )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Let tests import the functions and the further code of the project, however pytest was started."""
+    from joblane.project import Project, ProjectError
+
+    try:
+        Project.here(config.rootpath).add_to_path()
+    except ProjectError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(scope="session")

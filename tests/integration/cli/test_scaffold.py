@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from joblane.cli.commands import scaffold as commands
 from joblane.cli.scaffold import init, new
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
@@ -93,6 +95,7 @@ def test_a_project_without_functions_is_refused(tmp_path: Path) -> None:
 # --- init ------------------------------------------------------------------------------------------------------------
 
 FILES = {
+    "functions/__init__.py",
     "functions/hello_world/handler.py",
     "tests/test_hello_world.py",
     "infra/app.py",
@@ -113,6 +116,8 @@ def test_an_empty_folder_becomes_a_project(tmp_path: Path, postgres: Postgres) -
     run(tmp_path, "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", f"--joblane-database={postgres.url}")
     run(tmp_path, "ruff", "format", "--check", "--line-length", "120", ".")
     run(tmp_path, "ruff", "check", "--no-cache", "--select", "E,F,I,UP,B", "--line-length", "120", ".")
+    new(Project.at(tmp_path), "order:pay", queue="default", schedule=None, resumable=False)
+    run(tmp_path, "mypy", "--strict", "functions", "tests", "infra")
     stages = json.loads((tmp_path / "cdk.json").read_text())["context"]["stages"]
     assert stages.keys() == {"dev", "local"}
 
@@ -127,7 +132,11 @@ def test_init_changes_no_file_that_exists_and_says_so(tmp_path: Path) -> None:
     done = init(Project.at(tmp_path))
     # then: no test either, which would be of another job
     assert {str(path) for path in done.left} == {"cdk.json", "functions/hello_world/handler.py"}
-    assert {str(path) for path in done.written} == {"infra/app.py", ".github/workflows/joblane.yml"}
+    assert {str(path) for path in done.written} == {
+        "functions/__init__.py",
+        "infra/app.py",
+        ".github/workflows/joblane.yml",
+    }
     assert files(tmp_path).items() >= theirs.items()
     # and once more, it writes nothing
     before = files(tmp_path)
@@ -169,3 +178,13 @@ def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:
     inner.mkdir()
     [note] = init(Project.at(inner)).notes
     assert f"GitHub reads workflows in {tmp_path}/.github/workflows alone" in note
+
+
+def test_init_without_pytest_says_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest" else found(name))
+    commands.init()
+    assert "  install joblane[test], which brings pytest, then " in capsys.readouterr().err

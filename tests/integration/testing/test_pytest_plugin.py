@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -120,6 +121,30 @@ def test_a_test_that_does_not_ask_for_jobs_pays_nothing(installed: pytest.Pytest
         "set(sys.modules)\n"
     )
     run(installed).assert_outcomes(passed=1)
+
+
+def test_code_of_a_src_layout_is_imported_however_pytest_is_started(
+    installed: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(installed.path / "site"))
+    installed.makepyprojecttoml("[tool.joblane]\ncode = ['src/shop']")
+    for name, text in {
+        "src/shop/__init__.py": "NAME = 'shop'\n",
+        "functions/hall/handler.py": "from shop import NAME\n",
+        "tests/test_hall.py": "from functions.hall.handler import NAME\n\ndef test_it():\n    assert NAME == 'shop'\n",
+    }.items():
+        (installed.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (installed.path / name).write_text(text)
+    run(installed, "tests").assert_outcomes(passed=1)
+    bare = installed.run(Path(sys.executable).parent / "pytest", "-p", "no:cacheprovider", "tests")
+    bare.assert_outcomes(passed=1)
+
+
+def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytester) -> None:
+    installed.makepyprojecttoml("[tool.joblane]\ncode = ['gone']")
+    result = run(installed)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of folders that exist is required"])
 
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shlex
 import sys
 from pathlib import Path
@@ -31,7 +32,7 @@ def init() -> None:
     terminal.say("\nNext:")
     payload = shlex.quote('{"name": "Ada"}')
     steps = [
-        (f"{_python()} -m pytest {done.test}", "runs the job in a test"),
+        (_pytest(done.test), "runs the job in a test"),
         ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
         (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "sends another"),
     ]
@@ -58,12 +59,14 @@ def new(
     for path in written:
         typer.echo(terminal.clean(str(path.relative_to(project.root))))
     test = written[-1].relative_to(project.root)
-    terminal.say(
-        f"Try it:  {_python()} -m pytest {test}\nThen write in handler.py what it does; `joblane up` deploys it."
-    )
+    terminal.say(f"Try it:  {_pytest(test)}\nThen write in handler.py what it does; `joblane up` deploys it.")
 
 
-def _python() -> str:
-    """The interpreter of this program: another need not have pytest, or the plugin."""
+def _pytest(test: Path) -> str:
+    """The command that runs ``test``, by this program's interpreter: another need not have pytest, or the plugin."""
     python = Path(sys.executable)
-    return shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
+    shown = shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
+    command = f"{shown} -m pytest {test}"
+    if importlib.util.find_spec("pytest") is None:
+        return f"install joblane[test], which brings pytest, then {command}"
+    return command
