@@ -20,7 +20,7 @@ from joblane.cdk.settings.load import load_stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
-from joblane.project import Project
+from joblane.project import KEYS, Project
 from joblane.queues import Queue
 from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
@@ -61,6 +61,10 @@ def test_the_defaults_that_the_page_names_are_those_of_the_settings(heading: str
     shown = {row[0].strip("`"): row[1].strip("`") for row in table(DEPLOYING, heading)}
     for name, field in settings(heading).items():
         assert shown[name] == ("required" if field.is_required() else json.dumps(field.default)), name
+
+
+def test_the_page_names_every_key_of_the_project() -> None:
+    assert tuple(row[0].strip("`") for row in table(DEPLOYING, "What the functions import")) == KEYS
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)

@@ -411,8 +411,9 @@ def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_fun
     owner = DATABASE_SECRET.replace("dev", "owner")
     database = {**STAGES["dev"]["database"], "user": "jobs", "migration_secret": owner}
     template = synth("dev", database=database).templates["acme-jobs"]
-    assert templates.variables(template, "acme-migrate")["DATABASE_USER"] == "jobs"
-    assert templates.variables(template, "acme-migrate")["DATABASE_USER_LOGIN"] == "password"
+    variables = templates.variables(template, "acme-migrate")
+    assert (variables["DATABASE_USER"], variables["JOBLANE_PROJECT"]) == ("jobs", "joblane")
+    assert variables["DATABASE_USER_LOGIN"] == "password"
     (run,) = templates.of_type(template, "Custom::Migration").values()
     assert run["User"] == "jobs"
     assert templates.variables(template, "acme-migrate")["DATABASE_URL"].endswith(f"?secret={owner}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
@@ -107,6 +108,7 @@ def settle(profile: str | None, region: str | None) -> str:
 
 def _look(database: Database, url: str, source: str) -> None:
     """Raise :class:`LocalError` where the database does not let us in; warn of a schema of newer code."""
+    from pg8000.exceptions import DatabaseError
     from pg8000.exceptions import Error as PostgresError
 
     from joblane.cli.terminal import say
@@ -115,12 +117,13 @@ def _look(database: Database, url: str, source: str) -> None:
     from joblane.record.login import LoginError
 
     try:
-        revision = migrations.applied(database.get())
+        connection = database.get()
     except (PostgresError, OSError) as error:
         refused = sqlstate(error) is not None or isinstance(error, LoginError)
         raise away(url, source, "does not let us in" if refused else "does not answer", error) from error
-    if migrations.is_newer(revision):
-        say(f"Warning: the schema is at {revision}, newer than this code ({migrations.newest()}).")
+    with suppress(DatabaseError):  # a role that may not read the revision is not warned
+        if migrations.is_newer(revision := migrations.applied(connection)):
+            say(f"Warning: the schema is at {revision}, newer than this code ({migrations.newest()}).")
 
 
 def away(url: str, source: str, what: str, error: Exception) -> AwayError:

@@ -90,13 +90,21 @@ def pause_lines(overview: Overview) -> list[str]:
 
 
 def unknown_lines(overview: Overview) -> list[str]:
-    """A sentence on what SQS did not say; none where it said all."""
+    """Sentences on the queues that do not exist, and on those for which SQS did not answer."""
+    missing = [name for one in overview.queues for name in (*one.front_door.missing, *one.depth.missing)]
     silent = [
-        one.queue for one in overview.queues if None in (one.depth.dead, one.front_door.dead, _held(one.front_door))
+        one.queue
+        for one in overview.queues
+        if None in (one.depth.dead, one.front_door.dead, _held(one.front_door))
+        and not (one.depth.missing or one.front_door.missing)
     ]
-    if not silent:
-        return []
-    return [f"SQS did not answer for {', '.join(silent)}: not all of DEAD and DOOR is known."]
+    lines = []
+    if missing:
+        names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        lines.append(f"SQS has no queue {names}: `joblane up` deploys here, `cdk deploy` on AWS.")
+    if silent:
+        lines.append(f"SQS did not answer for {', '.join(silent)}: not all of DEAD and DOOR is known.")
+    return lines
 
 
 def pause_line(pause: Pause) -> str:

@@ -44,6 +44,8 @@ class Depth:
     delayed: int | None = None
     dead: int | None = None
     """In its dead-letter queue."""
+    missing: tuple[str, ...] = ()
+    """Names of the SQS queues among these that do not exist."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from joblane.cli.commands import scaffold as commands
 from joblane.cli.scaffold import init, new
 from joblane.local.errors import LocalError
 from joblane.local.postgres import Postgres
@@ -196,3 +198,13 @@ def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:
     inner.mkdir()
     [note] = init(Project.at(inner)).notes
     assert f"GitHub reads workflows in {tmp_path}/.github/workflows alone" in note
+
+
+def test_init_without_pytest_says_what_brings_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pytest" else found(name))
+    commands.init()
+    assert "  install joblane[test], which brings pytest, then " in capsys.readouterr().err

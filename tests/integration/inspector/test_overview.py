@@ -178,9 +178,9 @@ def test_a_queue_that_is_not_there_is_told_without_depth_and_makes_the_sum_unkno
     deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-tick"))
     deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-one-dlq"))
     found = inspector.overview()
-    assert lane_of(found, "sample:tick").depth == Depth(dead=0)
-    assert lane_of(found, "sample:one").depth == Depth(waiting=0, in_flight=0, delayed=0)
-    assert queue_of(found).depth == Depth()
+    assert lane_of(found, "sample:tick").depth == Depth(dead=0, missing=("jobs-default-sample-tick",))
+    assert lane_of(found, "sample:one").depth == Depth(0, 0, 0, None, ("jobs-default-sample-one-dlq",))
+    assert queue_of(found).depth == Depth(missing=("jobs-default-sample-one-dlq", "jobs-default-sample-tick"))
     assert queue_of(found, Queue.CRITICAL).depth == Depth(0, 0, 0, 0)
 
 

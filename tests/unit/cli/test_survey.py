@@ -138,6 +138,11 @@ def test_what_sqs_did_not_say_is_told_beside_the_output(
     # then
     stub.answers |= {"overview": replace(found, queues=some), "tasks": Page((), None)}
     assert "SQS did not answer for critical, default: not all of DEAD and DOOR is known.\n" in jobs(*command).err
+    gone = Depth(missing=("jobs-data-export-default", "jobs-data-export-default-dlq"))
+    stub.answers["overview"] = replace(found, queues=(replace(first, depth=gone), second, third))
+    said = jobs(*command).err
+    assert "SQS has no queue jobs-data-export-default, jobs-data-export-default-dlq: `joblane up` deploys" in said
+    assert "did not answer" not in said
     stub.answers["overview"] = found
     assert "SQS" not in jobs(*command).err
 

@@ -9,11 +9,15 @@ from threading import Event
 from joblane.inspector.views import Depth
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import Held, held, side_by_side
+from joblane.sqs.depth import Held, held_if_there, side_by_side
 
 
-def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
-    """What each queue holds; None for one that is not there or does not answer.
+class Missing:
+    """In place of a queue's messages: there is no such queue."""
+
+
+def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | Missing | None]:
+    """The messages in each queue; None where SQS does not answer.
 
     Where SQS cannot be reached the rest is not asked: each would take as long as the first.
     """
@@ -21,11 +25,11 @@ def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
 
     away = Event()
 
-    def ask(name: str) -> Held | None:
+    def ask(name: str) -> Held | Missing | None:
         if away.is_set():
             return None
         try:
-            return held(sqs, name)
+            return held_if_there(sqs, name) or Missing()
         except ClientError:
             return None
         except BotoCoreError:  # no answer at all
@@ -35,14 +39,16 @@ def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | None]:
     return side_by_side(sqs, ask, list(dict.fromkeys(names)))
 
 
-def depth_of(found: Mapping[str, Held | None], queue: str) -> Depth:
+def depth_of(found: Mapping[str, Held | Missing | None], queue: str) -> Depth:
     """Of a lane or front door, with its dead letters."""
-    own, dead = found.get(queue), found.get(dead_letter_name(queue))
+    names = (queue, dead_letter_name(queue))
+    own, dead = (each if isinstance(each := found.get(name), Held) else None for name in names)
     return Depth(
         waiting=own.waiting if own else None,
         in_flight=own.in_flight if own else None,
         delayed=own.delayed if own else None,
         dead=dead.all if dead else None,
+        missing=tuple(name for name in names if isinstance(found.get(name), Missing)),
     )
 
 
@@ -54,4 +60,5 @@ def total(depths: Iterable[Depth]) -> Depth:
         numbers = [getattr(depth, name) for depth in every]
         return None if None in numbers else sum(numbers)
 
-    return Depth(**{each.name: add(each.name) for each in fields(Depth)})
+    missing = tuple(name for depth in every for name in depth.missing)
+    return Depth(**{each.name: add(each.name) for each in fields(Depth) if each.name != "missing"}, missing=missing)
