@@ -14,7 +14,6 @@ import importlib
 import os
 import shutil
 import tempfile
-import threading
 import zipfile
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
@@ -79,6 +78,12 @@ async def _refuse(kind: str, send: Any) -> None:
     await send({"type": "http.response.body", "body": REFUSAL})
 
 
+def _link(source: str, target: str) -> None:
+    """A hard link, in place of what is there."""
+    Path(target).unlink(missing_ok=True)
+    Path(target).hardlink_to(source)
+
+
 class SharedZip(zipfile.ZipFile):
     """A zip that is unpacked once by its content; every further copy is made of hard links to the first.
 
@@ -86,24 +91,25 @@ class SharedZip(zipfile.ZipFile):
     """
 
     _cache = Path(tempfile.gettempdir()) / "unpacked"
-    _lock = threading.Lock()
 
     def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:
-        """Unpack into ``path``, which is empty or not there."""
+        """Unpack into ``path``, over what is there."""
         if path is None or members is not None or pwd is not None or not self.filename:
             super().extractall(path, members, pwd)
             return
         content = Path(self.filename)
         unpacked = self._cache / hashlib.sha256(content.read_bytes()).hexdigest()
-        with self._lock:
-            if not unpacked.exists():
-                new = unpacked.with_suffix(".new")
-                shutil.rmtree(new, ignore_errors=True)
-                super().extractall(new)
-                new.rename(unpacked)
-        shutil.copytree(unpacked, path, copy_function=os.link, dirs_exist_ok=True)
+        if not unpacked.exists():
+            self._cache.mkdir(exist_ok=True)
+            new = tempfile.mkdtemp(dir=self._cache)  # MiniStack starts several functions at once, in several processes
+            super().extractall(new)
+            try:
+                Path(new).rename(unpacked)
+            except OSError:  # another one was sooner
+                shutil.rmtree(new)
+        shutil.copytree(unpacked, path, copy_function=_link, dirs_exist_ok=True)
         if content.is_relative_to(tempfile.gettempdir()):  # a copy that MiniStack wrote to unpack it
-            content.unlink()
+            content.unlink(missing_ok=True)
 
 
 def main() -> None:

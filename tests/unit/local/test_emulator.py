@@ -39,6 +39,16 @@ def test_functions_share_what_a_zip_holds(zipped: Path, tmp_path: Path) -> None:
     assert zipped.exists()
 
 
+def test_a_zip_is_unpacked_over_itself_and_over_an_older_one(zipped: Path, tmp_path: Path) -> None:
+    for number in (1, 1, 2):
+        with zipfile.ZipFile(zipped, "w") as archive:
+            archive.writestr("python/package/module.py", f"x = {number}\n")
+        with emulator.SharedZip(zipped) as shared:
+            shared.extractall(tmp_path / "one")
+        folder = tmp_path / "one" / "python" / "package"
+        assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("module.py", f"x = {number}\n")]
+
+
 def test_the_copy_that_the_emulator_wrote_to_unpack_it_goes(zipped: Path, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     copy = zipped.rename(tmp_path / "temporary" / "code.zip")
