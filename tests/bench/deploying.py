@@ -26,7 +26,7 @@ from tests.unpacked import layer
 SYNTH_SECONDS, REDEPLOY_SECONDS = 20, 15
 """On two cores."""
 ROUNDS = 3
-COPIED = ("functions", "infra", "shared", "requirements", "cdk.json")
+COPIED = ("functions", "infra", "shared", "requirements", "cdk.json", "pyproject.toml")
 SHARED = (".venv",)
 CHANGED = Path("functions", "tenant_initialize", "handler.py")
 
