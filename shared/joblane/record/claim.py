@@ -275,8 +275,8 @@ def arrival(
         "schema": message.schema,
         "headers": message.headers,
         "options": {} if plain else options.row(task),
-        "allowed": options.max_attempts(task),
-        "retention_seconds": options.retention_seconds(task),
+        "allowed": task.max_attempts if options is NONE else options.max_attempts(task),
+        "retention_seconds": int(task.retention.total_seconds()) if plain else options.retention_seconds(task),
         "rec": message.rec,
         "dead": dead,
     }
