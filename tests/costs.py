@@ -1,4 +1,4 @@
-"""The tables of ``docs/costs.md``, from :mod:`joblane.prices`, :mod:`joblane.cdk.costs` and what the tasks declare.
+"""The tables of ``docs/explanation/costs.md``, from :mod:`joblane.prices`, :mod:`joblane.cdk.costs` and what the tasks declare.
 
 ``python -m tests.costs`` writes them into the page; ``tests/unit/cdk/test_costs.py`` holds them together.
 """
@@ -14,7 +14,7 @@ from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
-PAGE = ROOT / "docs" / "costs.md"
+PAGE = ROOT / "docs" / "explanation" / "costs.md"
 
 
 def additions() -> list[Line]:

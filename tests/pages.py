@@ -25,7 +25,7 @@ from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
 
 FENCE = re.compile(r"^( *)```([a-z]*)[ ]*([^\n]*)\n(.*?)^\1```$", re.S | re.M)
 """Within a list a block is indented."""

@@ -1,7 +1,7 @@
 """What AWS asks for, in one table: dollars, region us-east-1, first tiers, without any free tier and without tax.
 
 AWS's price pages draw their figures by script, so these are what others have written of them at the time that is named.
-``docs/costs.md`` shows the table; whatever is computed from it is an estimate.
+``docs/explanation/costs.md`` shows the table; whatever is computed from it is an estimate.
 """
 
 from __future__ import annotations

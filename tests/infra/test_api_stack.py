@@ -245,7 +245,7 @@ def test_what_lambda_keeps_unreserved_is_the_limit(synth: Synth) -> None:
 
 
 def test_the_docs_show_all_settings_and_no_other() -> None:
-    text = (ROOT / "docs" / "api.md").read_text()
+    text = (ROOT / "docs" / "platform" / "api.md").read_text()
     shown = re.search(r'```json\n(\{\n  "api": .*?)```', text, re.S)
     assert shown is not None
     assert Api.model_validate(json.loads(shown[1])["api"]).model_fields_set == set(Api.model_fields)

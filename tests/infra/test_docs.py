@@ -25,7 +25,7 @@ from joblane.queues import Queue
 from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
 
-DEPLOYING = ROOT / "docs" / "deploying.md"
+DEPLOYING = ROOT / "docs" / "how-to" / "deploy.md"
 STAGE = "A stage"
 SECTIONS: dict[str, type[BaseModel]] = {
     STAGE: PlatformStage,
@@ -91,7 +91,7 @@ def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) 
     assert CDK[command] <= set(re.findall(r"--([a-z-]+)", done.stdout))
 
 
-FIGURES = [row for row in table(ROOT / "docs" / "limits.md", "Figures") if row[2]]
+FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figures") if row[2]]
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
@@ -106,7 +106,7 @@ def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
 
 
 def test_shares_of_the_stages_are_those_of_the_page() -> None:
-    shown = {row[0].strip("`*"): row[1:] for row in table(ROOT / "docs" / "sizing.md", "Concurrency")}
+    shown = {row[0].strip("`*"): row[1:] for row in table(ROOT / "docs" / "how-to" / "size.md", "Concurrency")}
     tasks = discover()
     for column, name in enumerate(("dev", "prod")):
         stage = load_stage(
@@ -119,6 +119,6 @@ def test_shares_of_the_stages_are_those_of_the_page() -> None:
 
 def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
-    shown = [row[2] for row in table(ROOT / "docs" / "sizing.md", "Memory and time of a function")]
+    shown = [row[2] for row in table(ROOT / "docs" / "how-to" / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
     assert shown == [*times, str(numbers.max_receive_count)]

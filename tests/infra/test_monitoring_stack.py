@@ -22,8 +22,8 @@ from tests.infra.conftest import TASKS, RealStages, Synth
 from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 
-PAGE = ROOT / "docs" / "operating.md"
-HEADING = re.compile(r"What to do: (docs/operating\.md)#([a-z-]+)\. No data: ")
+PAGE = ROOT / "docs" / "how-to" / "operate.md"
+HEADING = re.compile(r"What to do: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
 MAX_DESCRIPTION = 1024
 """Source: PutMetricAlarm, CloudWatch API reference."""
 MAX_RANGE_SECONDS = 86_400

@@ -1,4 +1,4 @@
-"""What `docs/tasks.md` shows is run: each block of Python in one after another, the SQL through psql."""
+"""What `docs/how-to/tasks.md` shows is run: each block of Python in one after another, the SQL through psql."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from joblane.local.postgres_programs import program
 from joblane.record.task_types import register
 from tests.world import World
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "tasks.md").read_text()
+TEXT = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "tasks.md").read_text()
 mailed: list[str] = []
 
 
@@ -90,7 +90,7 @@ def documented(world: World) -> dict[str, Any]:
         "timedelta": timedelta,
     }
     source = "\n".join(blocks("python")).replace('on_archived="ops:alert"', "on_archived=ops_alert")
-    exec(compile(source, "docs/tasks.md", "exec", dont_inherit=True), names)
+    exec(compile(source, "docs/how-to/tasks.md", "exec", dont_inherit=True), names)
     return names
 
 

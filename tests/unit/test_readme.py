@@ -36,7 +36,7 @@ def test_the_job_in_the_readme_is_found_by_its_folder_alone(tmp_path: Path, monk
     sys.modules.pop("readme_functions")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/testing.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/how-to/test.md"])
 def test_the_jobs_that_are_shown_pass_the_projects_own_gate(page: str, tmp_path: Path) -> None:
     # given the handlers of a page
     shown = re.findall(r"```python\n# (functions/\S+/handler\.py)\n(.*?)```", (ROOT / page).read_text(), re.S)

@@ -1,7 +1,7 @@
 """What a stage costs a month in which nobody does anything: an estimate, from prices, from what the tasks declare,
 and what stands in the stage's templates.
 
-The amounts that nobody can derive are in :data:`ASSUMED`. ``docs/costs.md`` is computed by the same code.
+The amounts that nobody can derive are in :data:`ASSUMED`. ``docs/explanation/costs.md`` is computed by the same code.
 """
 
 from __future__ import annotations
@@ -231,7 +231,7 @@ def total(lines: Iterable[Line]) -> float:
 
 
 def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
-    """A table, as ``docs/costs.md`` has it."""
+    """A table, as ``docs/explanation/costs.md`` has it."""
     lines = list(lines)
     rows = [f"| {line.what} | {_number(line.amount)} × {line.price} | {_shown(line.dollars)} |" for line in lines]
     if with_sum:

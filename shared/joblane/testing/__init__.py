@@ -1,6 +1,6 @@
 """A kit for tests of jobs: the real worker, client and sweep, over a real database and queues in memory.
 
-The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/testing.md`` shows all of it by example.
+The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/how-to/test.md`` shows all of it by example.
 
 Run
     JobTester, DrainReport, TaskReport

@@ -1,4 +1,4 @@
-"""What `docs/changing.md` shows: its SQL runs, its settings are taken, and what it says of a cancel is so."""
+"""What `docs/how-to/change-safely.md` shows: its SQL runs, its settings are taken, and what it says of a cancel is so."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from joblane.discovery import discover
 from joblane.record.database import Database
 from joblane.schedule_overrides import apply_all
 
-TEXT = (Path(__file__).resolve().parents[3] / "docs" / "changing.md").read_text()
+TEXT = (Path(__file__).resolve().parents[3] / "docs" / "how-to" / "change-safely.md").read_text()
 
 
 def blocks(language: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The plugin, as somebody meets it who has installed the project and writes jobs: `docs/testing.md`, run by pytest."""
+"""The plugin, as somebody meets it who has installed the project and writes jobs: `docs/how-to/test.md`, run by pytest."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def run(installed: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postgres: Postgres) -> None:
-    blocks = BLOCK.findall((ROOT / "docs" / "testing.md").read_text())
-    assert len(blocks) == (ROOT / "docs" / "testing.md").read_text().count("```python")
+    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "test.md").read_text())
+    assert len(blocks) == (ROOT / "docs" / "how-to" / "test.md").read_text().count("```python")
     for name, source in blocks:
         path = installed.path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The figures of ``docs/costs.md`` follow from its prices, and from what is declared and written."""
+"""The figures of ``docs/explanation/costs.md`` follow from its prices, and from what is declared and written."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from joblane.queues import Queue, dead_letter_name, lane_name
 
 LEAST_UNRESERVED = 100
 """What an account keeps for functions without a reservation. Source: PutFunctionConcurrency, Lambda API reference."""
-HOW = "docs/changing.md says how"
+HOW = "docs/how-to/change-safely.md says how"
 
 Place = tuple[str, str]
 """Stack and logical id."""

@@ -26,7 +26,7 @@ from joblane.enqueue.wake import SWEEP
 from joblane.queues import Queue, cron_group_name, dead_letter_name, front_door_name, function_name
 from joblane.telemetry import namespace
 
-PAGE = "docs/operating.md"
+PAGE = "docs/how-to/operate.md"
 MAX_METRICS = 10
 """That one alarm reads. Source: CloudWatch quotas, *Metric Math alarms*."""
 MAX_RANGE = timedelta(days=1)

@@ -19,7 +19,7 @@ MAX_ALARMS = 100
 ENDS = ("Started", "Succeeded", "Retried", "Archived")
 NOTE = """
 # {prefix}
-An alarm's description names its heading in `docs/operating.md`. Tasks and dead letters: `joblane watch`,
+An alarm's description names its heading in `docs/how-to/operate.md`. Tasks and dead letters: `joblane watch`,
 `joblane dead`, `joblane show ID`, or the page, `joblane page`. The log: the saved queries of Logs Insights below
 `{prefix}/`. Waits and durations are the slowest of a hundred, each task type a line.
 """

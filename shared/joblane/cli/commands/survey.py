@@ -70,7 +70,7 @@ def stats(
     if cost:
         terminal.say(
             "Costs are estimates: run time, requests and queue calls at list prices, without the database and what "
-            "is free. See docs/costs.md."
+            "is free. See docs/explanation/costs.md."
         )
 
 
