@@ -257,7 +257,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         "Runs ended without a word ten minutes ago, and nobody has found them.",
         monitoring.stuck_leases,
     )
-    well = partial(own_metric, prefix, "Succeeded", task_type=SWEEP, queue=sweep.queue.value)
+    well = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     yield from silence("sweep", "the-sweep-does-not-run", well, gap, monitoring.silence)
 
 

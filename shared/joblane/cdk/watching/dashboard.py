@@ -16,7 +16,7 @@ WIDTH = 24
 HEIGHT = 6
 MAX_ALARMS = 100
 """In one widget. Those of the stage come last, and so are there. Source: the same."""
-ENDS = ("Started", "Succeeded", "Retried", "Archived")
+ENDS = ("Started", "Completed", "Retried", "Archived")
 NOTE = """
 # {prefix}
 An alarm's description names its heading in `docs/how-to/operate.md`. Tasks and dead letters: `joblane watch`,
