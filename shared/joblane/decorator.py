@@ -111,7 +111,7 @@ def task(
     what = f"task {type_!r}"
     closed = type_.startswith(("jobs:", "system:"))
     if closed and front_door:
-        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take foreign messages")
+        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take external messages")
     lanes = [_one_of(Queue, what, "queue", queue), *(_one_of(Queue, what, "also", item) for item in also)]
     if len(set(lanes)) != len(lanes):
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
