@@ -32,7 +32,7 @@ RUN := $(ENVIRONMENT) .venv/bin/python -m
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
-.PHONY: help demo up down status test quick check format bench faults synth preflight lock wheel tools clean
+.PHONY: help demo up down status test quick check format docs bench faults synth preflight lock wheel tools clean
 
 help: ## Say what can be made
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
@@ -64,6 +64,12 @@ check: .venv/.dev ## Look at format, lint, types and the direction of imports
 format: .venv/.dev ## Put the code into format
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
+
+# tests/unit/test_site.py builds it with the same options.
+docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning is an error
+	@rm -rf .joblane/docs
+	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
+	@echo ".joblane/docs/index.html"
 
 bench: tools ## Measure against the bare thing
 	@$(RUN) tests.bench

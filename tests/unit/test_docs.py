@@ -26,6 +26,7 @@ RUN = {
     "make check": ("Makefile", "\ntest: check tools"),
     "make up": ("tests/e2e/test_stack.py", "stack.up()"),
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
+    "make docs": ("tests/unit/test_site.py", '"sphinx"'),
     "make synth": ("tests/infra/test_app.py", "main(["),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
@@ -189,11 +190,6 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         other = (page.parent / path).resolve() if path else page
         assert other.exists(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
-
-
-def test_every_page_is_linked_from_the_readme() -> None:
-    linked = {(ROOT / target.partition("#")[0]).resolve() for target in links(ROOT / "README.md")}
-    assert {page for page in PAGES if page.name != "README.md"} - linked == set()
 
 
 NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
