@@ -238,12 +238,12 @@ class JobClient:
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
 
-    def _send_recorded(self, admitted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
+    def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
         """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
-        near = _near(admitted)
+        near = _near(inserted)
         entries = [replace(one.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
         sent = self._send_rows(entries, near)
-        return [one if isinstance(one, JobError) else _result(one, sent=one.id in sent) for one in admitted]
+        return [one if isinstance(one, JobError) else _result(one, sent=one.id in sent) for one in inserted]
 
     def _send_rows(self, entries: Sequence[Entry], ready: Sequence[NewTask]) -> set[str]:
         if not entries:
@@ -292,16 +292,16 @@ class JobClient:
         def run(sql: str, document: str) -> list[list[Any]]:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
 
-        admitted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
+        inserted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
         now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
         outbox.add(
             session,
             [
                 replace(one, delay=None, at=now + timedelta(seconds=max(0.0, one.due_seconds)))
-                for one in _near(admitted)
+                for one in _near(inserted)
             ],
         )
-        return [one if isinstance(one, JobError) else _result(one, sent=False) for one in admitted]
+        return [one if isinstance(one, JobError) else _result(one, sent=False) for one in inserted]
 
     def _check_stage(self, session: Session) -> None:
         """Ask the session's database for its stage, once per engine. Raises :class:`WrongStageError`."""
@@ -339,11 +339,11 @@ def _refuse_repeats(ready: Sequence[NewTask]) -> None:
         seen.add(one.id)
 
 
-def _near(admitted: Sequence[NewTask | JobError]) -> list[NewTask]:
+def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
     """Those whose messages SQS can hold until they are due."""
     return [
         one
-        for one in admitted
+        for one in inserted
         if isinstance(one, NewTask) and one.state is None and one.due_seconds <= MAX_DELAY_SECONDS
     ]
 

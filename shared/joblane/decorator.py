@@ -66,7 +66,7 @@ def task(
     ``on_archived``: the task, or its type, to enqueue when one is given up; it takes an :class:`ArchivedTask`.
     ``resumable``: it loops over ``ctx.resume(…)``, so its timeout may be longer than Lambda's.
     ``aliases``: types it was called before; their messages and rows still run.
-    ``front_door``: whether foreign senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
+    ``front_door``: whether external senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
     ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
     ``target_wait``: how long one may wait after it is due before an alarm rings; None: :data:`TARGET_WAIT`.
     ``environment``: names of settings the function gets. ``grants``: what else it may do.
@@ -77,7 +77,7 @@ def task(
     what = f"task {type_!r}"
     closed = type_.startswith(("jobs:", "system:"))
     if closed and front_door:
-        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take foreign messages")
+        raise DeclarationError(f"{what}: front_door: jobs:* and system:* never take external messages")
     lanes = [_one_of(Queue, what, "queue", queue), *(_one_of(Queue, what, "also", item) for item in also)]
     if len(set(lanes)) != len(lanes):
         raise DeclarationError(f"{what}: also: names a queue twice: {', '.join(lanes)}")
