@@ -67,7 +67,7 @@ def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
 
 
 def shares_of(name: str) -> dict[str, int]:
-    """What each lane of a stage of this repository gets of its budget; then the sums, as the page calls them."""
+    """The share of each lane of a stage of this repository, and the sums under their names on the page."""
     stage = load(name, context_of_file(Project.here())["stages"])
     got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, discover()).items()}
     return {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}

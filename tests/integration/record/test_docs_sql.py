@@ -28,7 +28,7 @@ DATABASE, OPERATING, MOVING = (
 ELSEWHERE = DOCS / "how-to" / "tasks.md"
 """Its SQL goes with its Python: ``tests/integration/test_docs_tasks.py`` runs it."""
 ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
-"""What a block may take for granted: RDS has the one, and the block before makes the other."""
+"""Roles that a block needs: the block before creates the first, RDS has the second."""
 
 Row = dict[str, Any]
 
