@@ -28,6 +28,7 @@ RUN = {
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make docs": ("tests/unit/test_site.py", '"sphinx"'),
     "make synth": ("tests/infra/test_app.py", "main(["),
+    "make wheel": ("tests/wheel.py", '"wheel")'),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
         "tests/e2e/adopter/test_adopter.py",
