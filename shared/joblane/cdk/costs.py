@@ -46,7 +46,7 @@ class Extra:
     sqs_requests: int = 0
 
 
-SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
+SWEEP_EXTRA = Extra(metrics=1)  # Overdue; its requests follow from the queues
 METADATA = "JoblaneCosts"
 """Where a template has what this takes: architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
