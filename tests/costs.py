@@ -1,4 +1,4 @@
-"""The tables of ``docs/explanation/costs.md``, from :mod:`joblane.prices`, :mod:`joblane.cdk.costs` and what the tasks declare.
+"""The tables of ``docs/explanation/costs.md``: prices times the counts that the stage and the task declarations give.
 
 ``python -m tests.costs`` writes them into the page; ``tests/unit/cdk/test_costs.py`` holds them together.
 """

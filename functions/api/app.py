@@ -22,7 +22,7 @@ from functions.api.access import ROUTES, admit
 from functions.api.bodies import read_body
 from functions.api.document import document
 from functions.api.refusals import Refusal
-from functions.api.tracing import words_of
+from functions.api.tracing import log_fields
 from joblane import telemetry
 from joblane.errors import text_of
 from joblane.sqs.traceparent import HEADER
@@ -71,7 +71,7 @@ def answer(made: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Res
             "ms": int((time.monotonic() - started) * 1000),
             "tenant_id": str(caller.tenant_id) if caller and caller.tenant_id else None,
             "request_id": made.current_event.request_context.request_id,
-            **words_of(made.current_event.headers.get(HEADER)),
+            **log_fields(made.current_event.headers.get(HEADER)),
         },
     )
     return response
@@ -86,7 +86,7 @@ def _refusal(error: Exception, made: APIGatewayHttpResolver) -> Refusal:
         )
         refusal = Refusal(500, "something went wrong here")
     elif refusal.status == 503:
-        telemetry.logger().warning("database away", extra={"error": text_of(error)})
+        telemetry.logger().warning("database unavailable", extra={"error": text_of(error)})
         record.database().drop()
     return refusal
 

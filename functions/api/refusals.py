@@ -74,7 +74,7 @@ def not_found() -> Refusal:
     return Refusal(404, "not found")
 
 
-def away() -> Refusal:
+def unavailable() -> Refusal:
     return Refusal(503, "try again in a moment", headers={"Retry-After": str(RETRY_AFTER_SECONDS)})
 
 
@@ -88,8 +88,8 @@ def refusal_of(error: Exception) -> Refusal | None:
         case NotFoundError():
             return not_found()
         case RecordAwayError():
-            return away()
-    return away() if is_unavailable(error) else None
+            return unavailable()
+    return unavailable() if is_unavailable(error) else None
 
 
 def answer(refusal: Refusal) -> Response[Any]:

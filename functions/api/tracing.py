@@ -24,7 +24,7 @@ def headers_of(trace: str | None) -> Mapping[str, str]:
     return {} if span is None else {HEADER: span.traceparent}
 
 
-def words_of(trace: str | None) -> Mapping[str, str]:
+def log_fields(trace: str | None) -> Mapping[str, str]:
     """For the request's log line."""
     span = caller_of(trace)
     return {} if span is None else {"trace_id": span.trace_id}

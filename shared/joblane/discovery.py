@@ -156,7 +156,7 @@ def follower_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
     return {
         "type": other.type,
         "queue": other.queue,
-        "allowed": other.max_retry + 1,
+        "max_attempts": other.max_retry + 1,
         "retention_seconds": int(other.retention.total_seconds()),
     }
 

@@ -99,7 +99,7 @@ class Options:
         return row
 
     def within(self, task: Task[Any, Any]) -> Options:
-        """Cut to the declaration's bounds: what a foreign sender may say."""
+        """Cut to the declaration's bounds: what an external sender may say."""
         return replace(
             self,
             max_retry=None if self.max_retry is None else min(self.max_retry, task.max_retry),

@@ -43,7 +43,7 @@ update joblane.tasks set fingerprint = left(md5(type || '|' || error_type), 16) 
 
 # Of the types, the first two make half of all; of the tenants, one in ten tasks has none, and few make most.
 TASK_ROWS = """
-insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, attempts, runs,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts, attempts, runs,
                    retention_seconds, created_at, due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at,
                    expire_at, reason, error_type, error_message)
 select md5(n::text)::uuid::text,

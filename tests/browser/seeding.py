@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 TASKS = """
-insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, allowed,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, attempts, runs, max_attempts,
  created_at,
                    due_at, sent_at, sweep_at, lease_until, finished_at, dead_sent_at, retention_seconds, result, reason,
                    error_type, error_message, fingerprint)
@@ -54,7 +54,7 @@ insert into joblane.task_attempts (task_id, run, attempt, generation, started_at
 select t.id, run, run, 0, started_at, case when ended then started_at + took * interval '1 ms' end,
        case when not ended then null when t.state = 'completed' then 'completed'
             when t.state = 'cancelled' then 'cancelled'
-            when run = t.allowed and t.state = 'archived' then 'archived' else 'failed' end,
+            when run = t.max_attempts and t.state = 'archived' then 'archived' else 'failed' end,
        took, 'b1946ac9-2c3a-4b2e-9f59-' || substr(t.id, 25), t.error_type, t.error_message, t.fingerprint,
        case when t.error_type is not null then
             E'Traceback (most recent call last):\n  File "/var/task/shared/joblane/worker/worker.py", line 212, in

@@ -37,7 +37,7 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
         "attempts": 0,
         "runs": 0,
         "generation": 0,
-        "allowed": task.max_retry + 1,
+        "max_attempts": task.max_retry + 1,
         "sweep_at": In(60),
         "retention_seconds": 86_400,
         **columns,
@@ -68,7 +68,7 @@ def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any]
 def active(seconds: float, **columns: Any) -> dict[str, Any]:
     """Columns of a row in its first run, whose lease ends in ``seconds``."""
     lease = {"lease_token": TOKEN, "lease_until": In(seconds), "sweep_at": In(seconds + 15)}
-    return {"state": "active", "attempts": 1, "runs": 1, "company": 1} | lease | columns
+    return {"state": "active", "attempts": 1, "runs": 1, "batch_size": 1} | lease | columns
 
 
 def archived(**columns: Any) -> dict[str, Any]:

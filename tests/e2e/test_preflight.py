@@ -24,7 +24,7 @@ def old_lane(deployed: Deployed) -> Iterator[str]:
     url = deployed.sqs.create_queue(QueueName=name)["QueueUrl"]
     deployed.send(name, "{}", DelaySeconds=900)
     deployed.database.get().run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
         " values ('left', 'long:gone', 'low', 'scheduled', '', 1, 60)"
     )
     yield name

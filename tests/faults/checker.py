@@ -133,11 +133,11 @@ def what_was_rolled_back_never_was(e: Evidence) -> Iterator[str]:
 def every_foreign_message_ended_in_a_row_or_as_a_dead_letter(e: Evidence) -> Iterator[str]:
     states = {(row["payload"] or {}).get("nonce"): row["state"] for row in e.rows.values()}
     told = [letter.body for _, letter in e.letters if letter.attributes.get(REASON_ATTRIBUTE)]
-    for nonce, runs in e.mix.foreign.items():
+    for nonce, runs in e.mix.external.items():
         if nonce not in states and not any(nonce in body for body in told):
-            yield f"lost: the foreign message {nonce}"
+            yield f"lost: the external message {nonce}"
         elif not runs and states.get(nonce) == "completed":
-            yield f"completed, and was not to be read: the foreign message {nonce}"
+            yield f"completed, and was not to be read: the external message {nonce}"
 
 
 @rule
@@ -200,18 +200,20 @@ def children_are_there_where_their_parent_completed_and_nowhere_else(e: Evidence
 
 @rule
 def no_task_ran_more_often_than_it_may(e: Evidence) -> Iterator[str]:
-    for id_, *counts in e.sql("select task, run, attempt, allowed from public.starts where attempt > allowed"):
-        yield f"run, attempt and allowed {counts}: {e.history(id_)}"
+    for id_, *counts in e.sql(
+        "select task, run, attempt, max_attempts from public.starts where attempt > max_attempts"
+    ):
+        yield f"run, attempt and max_attempts {counts}: {e.history(id_)}"
     for id_, row in e.rows.items():
         counted: Counter[int] = Counter()
         for attempt in e.attempts.get(id_, []):
             counted[attempt["generation"]] += attempt["outcome"] not in UNCOUNTED
-        # In a batch a loss in company is not counted; a task that was replaced begins anew.
+        # In a batch a loss is not counted; a task that was replaced begins anew.
         exact = row["type"] != "mix:batch" and id_ not in e.replaced and row["type"] != "mix:only"
-        if exact and any(number > row["allowed"] for number in counted.values()):
-            yield f"more runs than {row['allowed']}: {e.history(id_)}"
-        if row["attempts"] > row["allowed"] or row["snoozes"] > SNOOZE_CEILING:
-            yield f"attempts {row['attempts']} of {row['allowed']}, snoozes {row['snoozes']}: {e.history(id_)}"
+        if exact and any(number > row["max_attempts"] for number in counted.values()):
+            yield f"more runs than {row['max_attempts']}: {e.history(id_)}"
+        if row["attempts"] > row["max_attempts"] or row["snoozes"] > SNOOZE_CEILING:
+            yield f"attempts {row['attempts']} of {row['max_attempts']}, snoozes {row['snoozes']}: {e.history(id_)}"
 
 
 @rule

@@ -31,12 +31,12 @@ GARBAGE = "{not json"
 
 @dataclass
 class Mix:
-    """``jobs``: by id, those that a client enqueues. ``foreign``: nonces of the messages that others send, and whether
+    """``jobs``: by id, those that a client enqueues. ``external``: nonces of the messages that others send, and whether
     a task comes of them. ``rolled_back``: ids that must never exist. ``ticks``: their ids."""
 
     acts: list[Act] = field(default_factory=list)
     jobs: dict[str, Act] = field(default_factory=dict)
-    foreign: dict[str, bool] = field(default_factory=dict)
+    external: dict[str, bool] = field(default_factory=dict)
     rolled_back: set[str] = field(default_factory=set)
     ticks: set[str] = field(default_factory=set)
     keys: set[str] = field(default_factory=set)
@@ -54,8 +54,8 @@ class _Maker:
 
     def make(self, jobs: int) -> Mix:
         mix = self._mix
-        while len(mix.jobs) + len(mix.foreign) + len(mix.ticks) < jobs:
-            kind = self._one_of({"produce": 62, "foreign": 26, "tick": 4, "cancel": 6})
+        while len(mix.jobs) + len(mix.external) + len(mix.ticks) < jobs:
+            kind = self._one_of({"produce": 62, "external": 26, "tick": 4, "cancel": 6})
             mix.acts += getattr(self, f"_{kind}")()
         return mix
 
@@ -144,7 +144,7 @@ class _Maker:
 
     # --- Others ----------------------------------------------------------------------------------------------------
 
-    def _foreign(self) -> Iterator[Act]:
+    def _external(self) -> Iterator[Act]:
         """A message to a front door or straight to a lane: with an id or without, sent twice, or not to be read."""
         type_ = self._one_of({"mix:batch": 4, "mix:row": 4, "mix:only": 1})
         nonce = self._name("nonce")
@@ -156,24 +156,24 @@ class _Maker:
         runs = True
         match self._one_of({"anonymous": 12, "named": 5, "conflict": 1, "unreadable": 1, "garbage": 1, "stranger": 1}):
             case "named":
-                message.id = self._name("foreign")
+                message.id = self._name("external")
                 yield {"send": queue, "body": message.encode()}
             case "conflict":  # its first has the same id, and another payload
-                message.id = self._name("foreign")
+                message.id = self._name("external")
                 yield {"send": lane, "body": message.encode()}
                 other = self._name("nonce")
-                self._mix.foreign[other] = True  # whichever comes second is refused, and no other
+                self._mix.external[other] = True  # whichever comes second is refused, and no other
                 body = Message(type_, message.id, payload | {"nonce": other}).encode()
                 yield {"send": lane, "body": body}
             case "unreadable":
                 message.payload, runs = {"nonce": nonce, "items": "many"}, False
             case "garbage":
                 yield {"send": queue, "body": f"{GARBAGE} {nonce}"}
-                self._mix.foreign[nonce] = False
+                self._mix.external[nonce] = False
                 return
             case "stranger":
                 message.type, queue, runs = "mix:nobody", door, False
-        self._mix.foreign[nonce] = runs
+        self._mix.external[nonce] = runs
         yield {"send": queue, "body": message.encode()}
 
     def _tick(self) -> Iterator[Act]:

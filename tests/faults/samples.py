@@ -28,7 +28,7 @@ TABLES = (
     "create table public.promises (id text not null)",
     # Every start of a handler.
     """create table public.starts (
-      task text, run integer, attempt integer, allowed integer, generation integer, at timestamptz, early float8,
+      task text, run integer, attempt integer, max_attempts integer, generation integer, at timestamptz, early float8,
       overdue float8)""",
     "create index on public.starts (task)",
     # Runs that wait to be outrun.
@@ -56,7 +56,7 @@ with held as (
 ),
 noted as (
   insert into public.starts
-  select id, runs, attempts, allowed, generation, started_at,
+  select id, runs, attempts, max_attempts, generation, started_at,
          extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from held
 )
 select count(*) from public.starts where task = $1

@@ -121,7 +121,7 @@ def test_many_tasks_have_options_of_their_own(world: World, client: JobClient) -
         Job(sample_one, Sample()),
     ]
     one, two, three = (world.row(info.id) for info in client.enqueue_many(jobs))  # type: ignore[union-attr]
-    assert [row["allowed"] for row in (one, two, three)] == [2, 4, 4]
+    assert [row["max_attempts"] for row in (one, two, three)] == [2, 4, 4]
     assert [row["options"] for row in (one, two, three)] == [{}, {"timeout": 2.0, "retry_delay": [1.0]}, {}]
     assert [row["tags"] for row in (one, two, three)] == [["one"], [], []]
     assert [row["deadline"] is None for row in (one, two, three)] == [True, False, True]
@@ -202,30 +202,35 @@ def test_a_time_that_has_passed_runs_now_and_the_answer_says_so(world: World, cl
 # --- From a stranger -----------------------------------------------------------------------------------------------
 
 
-def foreign(do: str, options: dict[str, Any], id_: str = "it") -> dict[str, Any]:
+def external(do: str, options: dict[str, Any], id_: str = "it") -> dict[str, Any]:
     return {"type": "sample:one", "id": id_, "payload": {"do": do, "number": 0}, "options": options}
 
 
 def test_a_foreign_senders_options_are_cut_to_the_declaration(world: World) -> None:
-    body = foreign("nothing", {"max_retry": 1000, "timeout": 86400, "retention": 86400 * 365, "tags": ["a"]})
+    body = external("nothing", {"max_retry": 1000, "timeout": 86400, "retention": 86400 * 365, "tags": ["a"]})
 
     assert world.deliver(sample_one, body) == []
 
     row = world.row("it")
-    assert (row["allowed"], row["options"], row["retention_seconds"], row["tags"]) == (4, {"timeout": 20}, 86400, ["a"])
+    assert (row["max_attempts"], row["options"], row["retention_seconds"], row["tags"]) == (
+        4,
+        {"timeout": 20},
+        86400,
+        ["a"],
+    )
 
 
 def test_a_foreign_senders_options_below_the_declaration_hold(world: World) -> None:
     watched = world.watch()
     options = {"max_retry": 1, "timeout": 1, "retention": 60, "retry_delay": [5, 6]}
-    body = foreign("overlong", options)
+    body = external("overlong", options)
     assert len(world.deliver(sample_one, body)) == 1
     assert watched.visibilities == [5]
     world.later("it")
     assert world.deliver(sample_one, body) == []
     assert world.outcomes("it") == ["timeout", "archived"]
     assert world.row("it")["retention_seconds"] == 60
-    assert world.deliver(sample_one, foreign("count_and_fail", {"retry_delay": 9}, "other")) != []
+    assert world.deliver(sample_one, external("count_and_fail", {"retry_delay": 9}, "other")) != []
     assert watched.visibilities[1:] == [9]
 
 
@@ -264,7 +269,7 @@ def test_bad_options_of_a_foreign_sender_are_a_dead_letter_that_names_the_field(
     watched = world.watch()
     for number, (options, why) in enumerate(BAD):
         watched.sent.clear()
-        assert world.deliver(sample_one, foreign("nothing", options, f"it-{number}")) == []
+        assert world.deliver(sample_one, external("nothing", options, f"it-{number}")) == []
         (letter,) = watched.sent
         assert letter.queue == dead_letter_name(world.lane(sample_one))
         reason = letter.attributes["joblane-reason"]["StringValue"]
@@ -315,7 +320,7 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
     def not_to_run(payload: Sample, ctx: TaskContext) -> None:
         ran.append(ctx.task_id)
 
-    body = foreign("not_to_run", {"deadline": "2020-01-31T12:00:00Z"})
+    body = external("not_to_run", {"deadline": "2020-01-31T12:00:00Z"})
     assert world.deliver(sample_one, body) == []
 
     row = world.row("it")
@@ -338,7 +343,7 @@ def test_a_foreign_task_whose_dead_letter_could_not_be_sent_is_finished_by_the_s
     lane = world.lane(sample_one)
     with world.rival(sample_one) as worker:
         world.sqs.client.delete_queue(QueueUrl=world.sqs.url(dead_letter_name(lane)))
-        body = foreign("nothing", {"deadline": "2020-01-31T12:00:00Z"})
+        body = external("nothing", {"deadline": "2020-01-31T12:00:00Z"})
         assert len(handle(worker, record(body, lane))) == 1
     world.sqs.client.create_queue(QueueName=dead_letter_name(lane))
     world.run("update joblane.tasks set sweep_at = sweep_at - interval '2 min'")

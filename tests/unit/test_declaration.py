@@ -174,7 +174,7 @@ def test_the_librarys_and_the_systems_types_are_closed_to_foreign_senders(type_:
     other.__name__ = type_.replace(":", "_")
     assert task(type_)(other).front_door is False
     assert task(type_, front_door=False)(other).front_door is False
-    with pytest.raises(DeclarationError, match=f"task '{type_}': front_door: .* never take foreign messages"):
+    with pytest.raises(DeclarationError, match=f"task '{type_}': front_door: .* never take external messages"):
         task(type_, front_door=True)
 
 

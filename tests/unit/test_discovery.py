@@ -188,7 +188,7 @@ def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> N
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
     follows = follower_of(discover(package.name)["data:export"])
-    assert follows == {"type": "system:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}
+    assert follows == {"type": "system:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
 
 
 def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> None:

@@ -79,7 +79,7 @@ def test_what_is_not_said_is_as_declared() -> None:
 
 
 def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
-    follows = {"type": "system:alert", "queue": "default", "allowed": 3, "retention_seconds": 3600}
+    follows = {"type": "system:alert", "queue": "default", "max_attempts": 3, "retention_seconds": 3600}
     assert NONE.row(data_export) == {"on_archived": follows}
     options = Options(timeout=5, retry_delay=[1.0])
     assert options.row(data_export) == {"timeout": 5, "retry_delay": [1.0], "on_archived": follows}

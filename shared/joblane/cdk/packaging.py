@@ -197,7 +197,10 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
-        environment = {"UV_SYSTEM_CERTS": "true", **os.environ}  # a company's own authority is in the system's store
+        environment = {
+            "UV_SYSTEM_CERTS": "true",
+            **os.environ,
+        }  # a company's own certificate authority is in the system's store
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
         what = f"the dependency layer cannot be built for {platform or 'this machine'}"
@@ -212,10 +215,10 @@ def check_layer(layer: Path, architecture: Architecture) -> None:
     suitable = re.compile(rf"^Tag: \S+-(any|\S*manylinux\S*_{MACHINES[architecture]})$", re.MULTILINE)
     with zipfile.ZipFile(layer) as archive:
         wheels = [name for name in archive.namelist() if name.endswith(".dist-info/WHEEL")]
-        foreign = [Path(name).parent.stem for name in wheels if not suitable.search(archive.read(name).decode())]
-    if foreign:
+        unsuitable = [Path(name).parent.stem for name in wheels if not suitable.search(archive.read(name).decode())]
+    if unsuitable:
         raise SynthError(
-            f"the dependency layer does not run on Lambda's architecture {architecture}: {', '.join(foreign)}. Set "
+            f"the dependency layer does not run on Lambda's architecture {architecture}: {', '.join(unsuitable)}. Set "
             f"`architecture` of the stage to what the layer is for, or remove {layer} to have it built again"
         )
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from joblane.local import env_file
 from joblane.local.deployment import context
-from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.project import Project
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def connect(*, stage: str | None, profile: str | None, region: str | None) -> In
     """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
 
     Where ``DATABASE_URL`` is not set, all settings are those of ``.joblane/env`` of the project. They
-    become this process's environment. Raises :class:`LocalError`, most often as :class:`AwayError`.
+    become this process's environment. Raises :class:`LocalError`, most often as :class:`UnavailableError`.
     """
     if stage is None:
         return _local(profile, region)
@@ -84,7 +84,7 @@ def settle(profile: str | None, region: str | None) -> str:
         return ENVIRONMENT
     file = Path(os.environ.get("JOBLANE_LOCAL") or Project.here().folder).resolve() / "env"
     if not file.is_file():
-        raise AwayError(
+        raise UnavailableError(
             f"Nothing says where to look: DATABASE_URL is not set, and there is no {file}. Start the local stack by "
             "`joblane up`, or name a stage of cdk.json by --stage."
         )
@@ -120,19 +120,19 @@ def _look(database: Database, url: str, source: str) -> None:
         connection = database.get()
     except (PostgresError, OSError) as error:
         refused = sqlstate(error) is not None or isinstance(error, LoginError)
-        raise away(url, source, "does not let us in" if refused else "does not answer", error) from error
+        raise unavailable(url, source, "does not let us in" if refused else "does not answer", error) from error
     with suppress(DatabaseError):  # a role that may not read the revision is not warned
         if migrations.is_newer(revision := migrations.applied(connection)):
             say(f"Warning: the schema is at {revision}, newer than this code ({migrations.newest()}).")
 
 
-def away(url: str, source: str, what: str, error: Exception) -> AwayError:
+def unavailable(url: str, source: str, what: str, error: Exception) -> UnavailableError:
     """The error for a database that cannot be used. ``source``: where its address is from; ``what``: the predicate."""
     from joblane.errors import text_of
 
     where = urlsplit(url)
     hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` says, `joblane up` starts it."
-    return AwayError(
+    return UnavailableError(
         f"The database at {where.hostname}:{where.port or 5432} (from {source}) {what}: "
         f"{text_of(error).rstrip('.')}.{hint}"
     )
@@ -162,11 +162,11 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
     except ProfileNotFound as error:
         raise MisuseError(no_credentials(error)) from error
     except BotoCoreError as error:
-        raise AwayError(no_credentials(error)) from error
+        raise UnavailableError(no_credentials(error)) from error
     if credentials is None:
-        raise AwayError(no_credentials(None))
+        raise UnavailableError(no_credentials(None))
     if not session.region_name:
-        raise AwayError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.")
+        raise UnavailableError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.")
     url = _address(session, stage, stack)
     bundle = session._session.get_config_variable("ca_bundle")
     return RemoteInspector(
@@ -198,7 +198,7 @@ def _address(session: Session, stage: str, stack: str) -> str:
     except ClientError as error:
         text = error.response["Error"].get("Message", str(error))
         if "does not exist" in text:  # there is no code of its own for this
-            raise AwayError(
+            raise UnavailableError(
                 f"{where}: there is no such stack. Deploy stage {stage!r} with a setting `control` in cdk.json, or "
                 "give the --region and --profile that it is deployed with."
             ) from error
@@ -210,11 +210,13 @@ def _address(session: Session, stage: str, stack: str) -> str:
         raise MisuseError(f"--region: {session.region_name!r} is not the name of a region") from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
-            raise AwayError(no_credentials(error)) from error
-        raise AwayError(f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region.") from error
+            raise UnavailableError(no_credentials(error)) from error
+        raise UnavailableError(
+            f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region."
+        ) from error
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     if CONTROL_URL not in outputs:
-        raise AwayError(
+        raise UnavailableError(
             f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
         )
     return outputs[CONTROL_URL]

@@ -47,7 +47,7 @@ def exit_of(error: Exception) -> Exit | None:
     from joblane import errors
     from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
     from joblane.inspector.wire import ArgumentsError
-    from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+    from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
     from joblane.record.connection import is_unavailable
     from joblane.settings import MissingSettingError
 
@@ -72,7 +72,7 @@ def exit_of(error: Exception) -> Exit | None:
         errors.RecordAwayError: Exit.AWAY,
         errors.SendError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
-        AwayError: Exit.AWAY,
+        UnavailableError: Exit.AWAY,
         ForbiddenError: Exit.FORBIDDEN,
         errors.JobError: Exit.FAILED,
         LocalError: Exit.FAILED,

@@ -108,7 +108,7 @@ app.add_typer(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; what the reader can mend is told without a traceback."""
     from joblane.cli.terminal import say
-    from joblane.local.errors import AwayError
+    from joblane.local.errors import UnavailableError
 
     try:
         _check_text(sys.argv[1:] if arguments is None else arguments)
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if code is None:
             raise
         say(f"joblane: {error}")
-        if code is Exit.AWAY and not isinstance(error, AwayError):  # which says it itself
+        if code is Exit.AWAY and not isinstance(error, UnavailableError):  # which says it itself
             say("Is the local stack up (`joblane status`)? Another stage is named by --stage.")
         sys.exit(code)
 

@@ -149,13 +149,13 @@ def _progress(view: TaskView) -> RenderableType:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
 
-    told = view.progress
-    assert told is not None
+    reported = view.progress
+    assert reported is not None
     line = Table.grid(padding=(0, 1))
-    share = f"{told.done / told.total:.0%}" if told.total else ""
-    counts = f"{told.done:,} of {told.total:,}" if told.total else f"{told.done:,}"
-    bar = ProgressBar(total=told.total, completed=told.done, width=BAR_WIDTH) if told.total else word("")
-    line.add_row(bar, word(share), word(counts), word(told.note or "", "dim"))
+    share = f"{reported.done / reported.total:.0%}" if reported.total else ""
+    counts = f"{reported.done:,} of {reported.total:,}" if reported.total else f"{reported.done:,}"
+    bar = ProgressBar(total=reported.total, completed=reported.done, width=BAR_WIDTH) if reported.total else word("")
+    line.add_row(bar, word(share), word(counts), word(reported.note or "", "dim"))
     return line
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from joblane.inspector import wire
 from joblane.inspector.permission import Permission
-from joblane.local.errors import AwayError, ForbiddenError, LocalError
+from joblane.local.errors import ForbiddenError, LocalError, UnavailableError
 from joblane.record.database import LOOPBACK
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RemoteInspector:
     repeated where the answer does not come; an action never is, once it may have arrived. Any number of threads may
     share one.
 
-    Raises what the operation raises, and :class:`AwayError` where the API cannot be asked.
+    Raises what the operation raises, and :class:`UnavailableError` where the API cannot be asked.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class RemoteInspector:
     # --- Asking ----------------------------------------------------------------------------------------------------
 
     def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
-        """The answer, whatever it says. Raises :class:`AwayError` where there is none."""
+        """The answer, whatever it says. Raises :class:`UnavailableError` where there is none."""
         from botocore import exceptions as http
 
         for pause in (*PAUSES_SECONDS, None):
@@ -74,7 +74,7 @@ class RemoteInspector:
                     error, (http.ConnectTimeoutError, http.EndpointConnectionError, http.ProxyConnectionError)
                 )
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
-                    raise AwayError(self._unanswered(operation, permission, error, never_arrived)) from error
+                    raise UnavailableError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
                 if pause is None or not _again(permission, answer.status_code):
                     return answer
@@ -90,7 +90,7 @@ class RemoteInspector:
         try:
             credentials = self._credentials.get_frozen_credentials()
         except BotoCoreError as error:
-            raise AwayError(no_credentials(error)) from error
+            raise UnavailableError(no_credentials(error)) from error
         SigV4Auth(credentials, SERVICE, self._region).add_auth(request)
         return request.prepare()
 
@@ -115,7 +115,7 @@ class RemoteInspector:
         body = _object(answer.content)
         if isinstance(body.get("error"), dict):
             raise wire.decode_error(body["error"])
-        kind = ForbiddenError if answer.status_code == 403 else AwayError
+        kind = ForbiddenError if answer.status_code == 403 else UnavailableError
         raise kind(self._refused(operation, permission, answer.status_code, str(body.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:

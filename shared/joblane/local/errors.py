@@ -11,7 +11,7 @@ class LocalError(JobError):
     """A part of the local stack did not start, stop or answer. The message says what to do."""
 
 
-class AwayError(LocalError):
+class UnavailableError(LocalError):
     """The stack, its database or its API cannot be reached."""
 
 

@@ -9,7 +9,7 @@ from joblane.limits import DEAD_LETTER_RETENTION, MAX_BATCH
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.connection import Connection
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import held
+from joblane.sqs.depth import queue_depth
 from joblane.sqs.message import DEAD_ATTRIBUTE
 
 LOOKS = 5
@@ -45,7 +45,7 @@ def explained(connection: Connection, prefix: str) -> Counter[str]:
 
 
 def _unmarked(sqs: Sqs, queue: str, expected: Counter[str]) -> int:
-    depth = held(sqs, queue).waiting
+    depth = queue_depth(sqs, queue).waiting
     seen: dict[str, bool] = {}
     for _ in range(0 if not depth else LOOKS if depth > expected[queue] else 1):
         letters = sqs.client.receive_message(

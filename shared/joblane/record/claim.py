@@ -1,36 +1,37 @@
-"""The claim: one statement decides, for every message of a batch, who may run and what becomes of the message.
+"""The claim: one statement decides, for every message of a batch, whether its task runs now.
 
-It always gives one row back per message. Decisions are taken on the row as it is once its lock is held, in
-``on conflict do update``; what happened is then read off the row that is returned. Times are the database's. The rows
-are locked in the order of their ids, as two batches that overlap would otherwise deadlock, and a row that stays locked
-for half a second is left alone (SQLSTATE 55P03 for the whole statement).
+It returns one row per message. A decision is taken on the row as it is after its lock was taken, in
+``on conflict do update``; the verdict is then read from the row that is returned. Times are the database's. Rows are
+locked in the order of their ids, since two overlapping batches would otherwise deadlock. A row that stays locked for
+half a second makes the whole statement fail with SQLSTATE 55P03, and nothing changes.
 
 ============================================  =====================================  ==================================
 row found                                     message                                verdict
 ============================================  =====================================  ==================================
 none                                          recorded                               ``gone``: rolled back, acknowledge
-none                                          foreign, or a tick                     inserted, ``run``
+none                                          external, or a tick                    inserted, ``run``
 none                                          the same, its unique key held          inserted as cancelled; ``done``
 none                                          a tick of a paused schedule            inserted as cancelled; ``done``
-none                                          the same, past its deadline            inserted as archived; ``give up``
+none                                          the same, past its deadline            inserted as archived; ``archived``
 ``scheduled``, ``pending``, ``retry``, due    same type and payload                  ``run``
 the same, not due yet                         any                                    ``wait``
-the same, past its deadline                   any                                    archived; ``give up``
-``active``, lease live                        any                                    ``leased``: leave it
+the same, past its deadline                   any                                    archived; ``archived``
+``active``, lease live                        any                                    ``leased``: no change
 ``active``, lease over, cancel requested      any                                    cancelled; ``done``
-``active``, lease over, past its deadline     any                                    archived; ``give up``
+``active``, lease over, past its deadline     any                                    archived; ``archived``
 ``active``, lease over, attempts left         any                                    the last run was lost; ``run``
-``active``, lease over, none left             any                                    archived; ``give up``
-``active``, lease over, lost in company       any                                    not counted; suspect, ``alone``
-``active``, lease over, in a batch            any                                    suspect, ``alone``
-suspect, in a batch                           any                                    ``alone``: claim it by itself
+``active``, lease over, none left             any                                    archived; ``archived``
+``active``, lease over, claimed in a batch    any                                    the loss is not counted;
+                                                                                     ``claim_alone``
+``active``, lease over, now in a batch        any                                    ``claim_alone``
+``claim_alone`` is set, now in a batch        any                                    ``claim_alone``: claim it by itself
 ``completed``, ``cancelled``                  any                                    ``done``: acknowledge
-``archived``, no dead letter yet              any                                    ``bury``: send it, acknowledge
+``archived``, no dead letter yet              any                                    ``send_dead_letter``, acknowledge
 ``archived``                                  dead letter of this generation         revived, ``run``
 the same, its unique key held                 the same                               ``taken``: dead letter again
 ``archived``                                  anything else                          ``leftover``: acknowledge
-any                                           another type, or foreign with another  ``conflict``: dead letter, the row
-                                              payload                                stays
+any                                           another type, or external with         ``conflict``: dead letter, the row
+                                              another payload                        stays
 type, queue or tenant paused                  any                                    ``paused``: the row waits
 ============================================  =====================================  ==================================
 """
@@ -61,18 +62,18 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """What becomes of a message; the table above says when."""
+    """The claim's answer for a message; the table above says when."""
 
     RUN = "run"
-    ALONE = "alone"
+    CLAIM_ALONE = "claim_alone"
     WAIT = "wait"
     LEASED = "leased"
     PAUSED = "paused"
     GONE = "gone"
     DONE = "done"
-    GIVE_UP = "give up"
-    """Archived by this very claim, as no run can tell of it: like ``bury``, and it is told."""
-    BURY = "bury"
+    ARCHIVED = "archived"
+    """Archived by this claim, so that no run reports it: as ``send_dead_letter``, and it is logged."""
+    SEND_DEAD_LETTER = "send_dead_letter"
     LEFTOVER = "leftover"
     TAKEN = "taken"
     CONFLICT = "conflict"
@@ -131,7 +132,7 @@ with {LIMITS},
 m as materialized (
   select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
          $4::text as request_id,
-         jsonb_array_length($1::jsonb) > 1 as in_company, jsonb_array_length($1::jsonb) as company,
+         jsonb_array_length($1::jsonb) > 1 as in_batch, jsonb_array_length($1::jsonb) as batch_size,
          {PAUSED.format(row="w")} as paused,
          case when x.schedule is not null and {PAUSED_SCHEDULE.format(row="x")}
               then 'SchedulePaused: its schedule is paused'
@@ -140,7 +141,7 @@ m as materialized (
               end as skipped
     from limits, jsonb_to_recordset($1::jsonb) as x(
            id text, type text, queue text, tenant text, tags text[], payload jsonb, payload_digest text, schema text,
-           headers jsonb, options jsonb, tick text, schedule text, allowed integer, retention_seconds bigint,
+           headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
            deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer),
          lateral (select x.type,  -- as its row has them: a message may be older, or have lost its group on its way
                          coalesce((select r.queue from joblane.tasks r where r.id = x.id), x.queue) as queue,
@@ -149,18 +150,18 @@ m as materialized (
 ),
 claimed as (
   insert into joblane.tasks as t
-        (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, allowed,
+        (id, type, queue, tenant, tags, payload, payload_digest, schema, headers, options, tick, max_attempts,
          retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
-         state, attempts, runs, generation, company, lease_token, lease_until, sent_at, sweep_at,
+         state, attempts, runs, generation, batch_size, lease_token, lease_until, sent_at, sweep_at,
          finished_at, expire_at, reason, error_type, error_message, fingerprint)
   select m.id, m.type, m.queue, m.tenant, m.tags, m.payload, m.payload_digest, m.schema, m.headers, m.options, m.tick,
-         m.allowed, m.retention_seconds, m.deadline,
+         m.max_attempts, m.retention_seconds, m.deadline,
          case when s.first <> 'active' or m.unique_until = 'finish' then m.unique_key end,
          coalesce(m.unique_until, 'finish'),
          now() + make_interval(secs => m.unique_seconds),
          s.first, s.runs, s.runs,
          coalesce(m.dead, 0),
-         case when s.first = 'active' then m.company else 0 end,
+         case when s.first = 'active' then m.batch_size else 0 end,
          case when s.first = 'active' then m.token end,
          case when s.first = 'active' then m.lease_until end,
          case when s.first <> 'pending' then now() end,
@@ -184,28 +185,29 @@ claimed as (
   on conflict (id) do update set
     ({", ".join(WRITTEN)}) = (
       select {STEPS_TAKEN}
-        from (select m.*, (t.state = 'active' and t.company > 1)::int as uncounted,
+        from (select m.*, (t.state = 'active' and t.batch_size > 1)::int as uncounted,
                 case
                 when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'
                 when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead
                   then case when {HOLDER.format(key="t.unique_key", id="t.id")} is not null then 'keep'
-                            when m.paused then 'unbury' else 'revive' end
+                            when m.paused then 'revive_paused' else 'revive' end
                 when t.state in {WAITING_SQL} and m.paused then 'park'
                 when t.state in {WAITING_SQL} and t.deadline <= clock_timestamp() then 'overdue'
                 when t.state in {WAITING_SQL}
                  and t.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s'
-                 and not (t.suspect and m.in_company) then 'run'
+                 and not (t.claim_alone and m.in_batch) then 'run'
                 when t.state = 'active' and t.lease_until <= clock_timestamp()
                   then case when t.cancel_requested_at is not null then 'cancel'
-                            when t.company <= 1 and t.attempts >= t.allowed then 'exhaust'
+                            when t.batch_size <= 1 and t.attempts >= t.max_attempts then 'exhaust'
                             when t.deadline <= clock_timestamp() then 'overdue'
-                            when m.in_company or (t.company > 1 and m.paused) then 'release'
+                            when m.in_batch or (t.batch_size > 1 and m.paused) then 'release'
                             when m.paused then 'keep'
                             else 'run' end
                 else 'keep' end as step
                 from m where m.id = t.id) d)
-  returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, allowed, snoozes,
-            generation, suspect, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
+  returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, max_attempts,
+            snoozes,
+            generation, claim_alone, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
             mismatch_since, options, deadline, used_ms, unique_key
 ),
 lost as (
@@ -227,14 +229,14 @@ select m.id,
        when r.type <> m.type or (not m.rec and r.payload_digest <> m.payload_digest) then 'conflict'
        when r.state in ('completed', 'cancelled') then 'done'
        when r.state = 'archived' and r.dead_sent_at is null
-         then case when r.finished_at = now() then 'give up' else 'bury' end
+         then case when r.finished_at = now() then 'archived' else 'send_dead_letter' end
        when r.state = 'archived' then case when r.generation = m.dead then 'taken' else 'leftover' end
        when r.state = 'active' then case when m.paused and r.lease_until <= clock_timestamp() then 'paused'
                                          else 'leased' end
        when m.paused then 'paused'
-       when r.suspect and r.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'alone'
+       when r.claim_alone and r.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'claim_alone'
        else 'wait' end,
-       r.runs, r.attempts, r.allowed, r.snoozes, r.generation,
+       r.runs, r.attempts, r.max_attempts, r.snoozes, r.generation,
        extract(epoch from
          case when r.state = 'active' then r.lease_until else r.due_at end - clock_timestamp())::float8,
        r.payload, r.schema, r.headers, r.options, extract(epoch from r.deadline - clock_timestamp())::float8, r.used_ms,
@@ -275,7 +277,7 @@ def arrival(
         "schema": message.schema,
         "headers": message.headers,
         "options": {} if plain else options.row(task),
-        "allowed": task.max_attempts if options is NONE else options.max_attempts(task),
+        "max_attempts": task.max_attempts if options is NONE else options.max_attempts(task),
         "retention_seconds": int(task.retention.total_seconds()) if plain else options.retention_seconds(task),
         "rec": message.rec,
         "dead": dead,
@@ -323,7 +325,8 @@ def claim(
 
 def _claim(row: list[Any], token: str) -> Claim:
     (
-        id_, verdict, runs, attempts, allowed, snoozes, generation, wait, payload, schema, headers, options, deadline,
+        id_, verdict, runs, attempts, max_attempts, snoozes, generation, wait, payload, schema, headers, options,
+        deadline,
         used_ms, reason, late, off,
     ) = row  # fmt: skip
     return Claim(
@@ -332,7 +335,7 @@ def _claim(row: list[Any], token: str) -> Claim:
         token=token,
         run=runs or 0,
         attempt=attempts or 0,
-        max_attempts=allowed or 0,
+        max_attempts=max_attempts or 0,
         snoozes=snoozes or 0,
         generation=generation or 0,
         wait_seconds=max(0, math.ceil(wait or 0)),

@@ -16,8 +16,8 @@ RUN: Columns = {
     "state": "'active'",
     "attempts": "t.attempts + 1 - d.uncounted",
     "runs": "t.runs + 1",
-    "suspect": "t.suspect or d.uncounted = 1",
-    "company": "d.company",
+    "claim_alone": "t.claim_alone or d.uncounted = 1",
+    "batch_size": "d.batch_size",
     "lease_token": "d.token",
     "lease_until": "d.lease_until",
     "sweep_at": f"d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'",
@@ -30,13 +30,13 @@ PARKED: Columns = {
 }
 STEPS: dict[str, Columns] = {
     "run": RUN,
-    "revive": RUN | REVIVED | {"attempts": "1", "company": "d.company"},
-    "unbury": REVIVED | PARKED | {"state": "'pending'"},
+    "revive": RUN | REVIVED | {"attempts": "1", "batch_size": "d.batch_size"},
+    "revive_paused": REVIVED | PARKED | {"state": "'pending'"},
     "park": PARKED,
     "release": {
         "state": "'pending'",
         "attempts": "t.attempts - d.uncounted",
-        "suspect": "true",
+        "claim_alone": "true",
         "lease_token": "null",
         "lease_until": "null",
         "sent_at": "case when d.paused then null else t.sent_at end",

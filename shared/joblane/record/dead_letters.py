@@ -27,15 +27,15 @@ with marked as (
   returning t.*
 )
 insert into joblane.tasks
-       (id, type, queue, tenant, state, payload, payload_digest, headers, allowed, retention_seconds, sweep_at)
+       (id, type, queue, tenant, state, payload, payload_digest, headers, max_attempts, retention_seconds, sweep_at)
 select case when length(m.id) <= {MAX_ID - 20} then m.id else left(m.id, {MAX_ID - 53}) || '-' || md5(m.id) end
          || ':archived:' || m.generation,
        a.type, a.queue, m.tenant, 'pending',
        jsonb_build_object('task_id', m.id, 'task_type', m.type, 'queue', m.queue, 'tenant', m.tenant,
                           'reason', coalesce(m.reason, 'archived'), 'error_type', m.error_type, 'runs', m.runs),
-       '', m.headers, a.allowed, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'
+       '', m.headers, a.max_attempts, a.retention_seconds, clock_timestamp() + interval '{SWEEP_MARGIN_SECONDS} s'
   from marked m, jsonb_to_record(m.options -> 'on_archived')
-                   as a(type text, queue text, allowed integer, retention_seconds bigint)
+                   as a(type text, queue text, max_attempts integer, retention_seconds bigint)
  where m.options ? 'on_archived'
 on conflict do nothing
 returning id, type, queue, tenant

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
          id text, type text, queue text, tenant text, owner text, tags text[], payload jsonb, payload_digest text,
-         schema text, headers jsonb, options jsonb, allowed integer, retention_seconds bigint, deadline timestamptz,
+         schema text, headers jsonb, options jsonb, max_attempts integer, retention_seconds bigint,
+         deadline timestamptz,
          unique_key text, unique_until text, unique_seconds float8, delay float8, at timestamptz, unsent boolean))
          with ordinality as x,
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
@@ -40,10 +41,10 @@ DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SE
 INSERT = f"""
 insert into joblane.tasks
        (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
-        allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
+        max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at, due_at, sweep_at)
 select x.id, x.type, x.queue, x.tenant, x.owner, coalesce(x.tags, '{{}}'), {DUE_STATE},
        x.payload, x.payload_digest, x.schema, coalesce(x.headers, '{{}}'), coalesce(x.options, '{{}}'),
-       x.allowed, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
+       x.max_attempts, x.retention_seconds, x.deadline, x.unique_key, coalesce(x.unique_until, 'finish'),
        clock_timestamp() + make_interval(secs => x.unique_seconds), d.due_at, {DUE_SWEEP}
   from {NEW}
  order by x.unique_key nulls first, case when x.unique_key is null then x.id end collate "C", x.ordinality
@@ -61,7 +62,7 @@ select t.id, t.queue, t.state, case when t.state in {LIVE_SQL} then t.unique_key
 """What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
 an attempt of it is under way, in an invocation or between two."""
 
-# `payload_digest` stays: by it the message of a foreign sender is known as the row's own.
+# `payload_digest` stays: by it the message of an external sender is known as the row's own.
 REPLACE = f"""
 with waiting as (
   select id, unique_key from joblane.tasks
@@ -73,7 +74,7 @@ replaced as (
   update joblane.tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
-    options = coalesce(x.options, '{{}}'), allowed = x.allowed, {assignments(FRESH)},
+    options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(FRESH)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
@@ -131,7 +132,7 @@ class NewTask:
             "schema": task.schema_digest,
             "headers": self.headers,
             "options": options.row(task),
-            "allowed": options.max_attempts(task),
+            "max_attempts": options.max_attempts(task),
             "retention_seconds": options.retention_seconds(task),
             "deadline": options.deadline and options.deadline.isoformat(),
             "delay": self.delay,

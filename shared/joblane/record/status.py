@@ -54,7 +54,7 @@ class TaskStatus:
     @classmethod
     def of(cls, row: list[Any]) -> TaskStatus:
         """From a row of :data:`STATUS`."""
-        id_, type_, queue, state, tenant, owner, tags, attempts, allowed, *rest = row
+        id_, type_, queue, state, tenant, owner, tags, attempts, max_attempts, *rest = row
         created_at, due_at, deadline, finished_at, asked, done, total, note, at, items, result, reason, error = rest
         return cls(
             id=id_,
@@ -65,7 +65,7 @@ class TaskStatus:
             owner=owner,
             tags=tuple(tags),
             attempts=attempts,
-            max_retry=allowed - 1,
+            max_retry=max_attempts - 1,
             created_at=created_at,
             due_at=due_at,
             deadline=deadline,
@@ -80,7 +80,7 @@ class TaskStatus:
 
 
 STATUS = """
-select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.allowed, t.created_at, t.due_at,
+select t.id, t.type, t.queue, t.state, t.tenant, t.owner, t.tags, t.attempts, t.max_attempts, t.created_at, t.due_at,
        t.deadline, t.finished_at, t.cancel_requested_at is not null, p.done, p.total, p.note, p.at,
        coalesce(c.done, (select count(*) from joblane.task_items i
         where i.task_id = t.id)), t.result, t.reason, t.error_type

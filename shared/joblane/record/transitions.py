@@ -20,14 +20,14 @@ ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
 RETENTION_EXPIRES = f"{NOW} + make_interval(secs => t.retention_seconds)"
 CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
-LET_GO: Columns = {"lease_token": "null", "lease_until": "null", "company": "0", "suspect": "false"}
+LET_GO: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
 """No run holds it."""
 FRESH: Columns = {
     "attempts": "0",
     "snoozes": "0",
     "used_ms": "0",
-    "company": "0",
-    "suspect": "false",
+    "batch_size": "0",
+    "claim_alone": "false",
     "sends": "0",
     "mismatch_since": "null",
     "reason": "null",

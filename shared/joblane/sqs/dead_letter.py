@@ -1,4 +1,4 @@
-"""Messages that are sent on: dead letters, and copies of foreign messages that get an id.
+"""Messages that are sent on: dead letters, and copies of external messages that get an id.
 
 Whoever sends one acknowledges the message it came from afterwards, never before.
 """
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MAX_REASON = 1000
 """Characters of a reason."""
 NO_ROOM = (
-    "MessageError: body: a foreign message gets an id and needs room for it; leave 1 KiB below SQS's limit of "
+    "MessageError: body: an external message gets an id and needs room for it; leave 1 KiB below SQS's limit of "
     f"{MAX_MESSAGE_BYTES} bytes, or send an id"
 )
 
@@ -38,7 +38,7 @@ def with_id(delivery: Received, queue: str) -> Entry:
 
 
 def unchanged_copy(delivery: Received, queue: str) -> Entry:
-    """The message once more, for ``queue``, without the marks of a dead letter."""
+    """The message once more, for ``queue``, without the added of a dead letter."""
     attributes = _within(delivery.body, {}, delivery.attributes)
     return Entry(queue, delivery.body, group=delivery.group, attributes=attributes)
 
@@ -48,41 +48,41 @@ def fits(entry: Entry) -> bool:
 
 
 def archived_dead_letter(queue: str, message: Message, reason: str, generation: int, group: str | None) -> Entry:
-    """The dead letter of a task with a row. The payload is left to the row where it leaves no room for the marks."""
-    marks = _marks(reason, generation)
+    """The dead letter of a task with a row. The payload is left to the row where it leaves no room for the added."""
+    added = _dead_attributes(reason, generation)
     body = message.encode()
-    if not fits(Entry(queue, body, attributes=marks)):
+    if not fits(Entry(queue, body, attributes=added)):
         body = replace(message, payload=None).encode()
-    return Entry(dead_letter_name(queue), body, group=group, attributes=_within(body, marks, {}))
+    return Entry(dead_letter_name(queue), body, group=group, attributes=_within(body, added, {}))
 
 
 def refused_dead_letter(delivery: Received, reason: str) -> Entry:
     """The dead letter of a message that no row stands for: its body and attributes as they came.
 
-    The reason is logged as well: a body near SQS's limit leaves no room for marks.
+    The reason is logged as well: a body near SQS's limit leaves no room for added.
     """
     telemetry.logger().warning(
         "message refused, sent to the dead letters",
         extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
     )
-    marks = _marks(reason, delivery.dead or 0)
-    attributes = _within(delivery.body, marks, delivery.attributes)
+    added = _dead_attributes(reason, delivery.dead or 0)
+    attributes = _within(delivery.body, added, delivery.attributes)
     return Entry(dead_letter_name(delivery.queue), delivery.body, group=delivery.group, attributes=attributes)
 
 
-def _marks(reason: str, generation: int) -> dict[str, Mapping[str, Any]]:
+def _dead_attributes(reason: str, generation: int) -> dict[str, Mapping[str, Any]]:
     return {
         DEAD_ATTRIBUTE: {"DataType": "Number", "StringValue": str(generation)},
         REASON_ATTRIBUTE: {"DataType": "String", "StringValue": printable(reason)},
     }
 
 
-def _within(body: str, marks: Attributes, others: Attributes) -> dict[str, Mapping[str, Any]]:
-    """As many attributes as SQS takes beside ``body``, the marks first. Marks of an earlier life are dropped."""
+def _within(body: str, added: Attributes, others: Attributes) -> dict[str, Mapping[str, Any]]:
+    """As many attributes as SQS takes beside ``body``, the added first. Marks of an earlier life are dropped."""
     room = MAX_MESSAGE_BYTES - Entry("", body).size
     kept: dict[str, Mapping[str, Any]] = {}
     others = {name: value for name, value in others.items() if name not in (DEAD_ATTRIBUTE, REASON_ATTRIBUTE)}
-    for name, value in {**marks, **others}.items():
+    for name, value in {**added, **others}.items():
         size = attribute_size(name, value)
         if size <= room and len(kept) < MAX_ATTRIBUTES:
             kept[name] = value

@@ -21,7 +21,7 @@ ATTRIBUTES: tuple[QueueAttributeNameType, ...] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Held:
+class QueueDepth:
     """Messages in one queue, counted approximately. ``in_flight``: in somebody's hand."""
 
     waiting: int
@@ -33,18 +33,18 @@ class Held:
         return self.waiting + self.in_flight + self.delayed
 
 
-def held(sqs: Sqs, queue: str) -> Held:
+def queue_depth(sqs: Sqs, queue: str) -> QueueDepth:
     """Raises botocore's errors."""
     found = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=ATTRIBUTES)["Attributes"]
-    return Held(*(int(found[attribute]) for attribute in ATTRIBUTES))
+    return QueueDepth(*(int(found[attribute]) for attribute in ATTRIBUTES))
 
 
-def held_if_there(sqs: Sqs, queue: str) -> Held | None:
+def queue_depth_if_exists(sqs: Sqs, queue: str) -> QueueDepth | None:
     """None where there is no such queue: what is deployed may be older than what is declared here."""
     from botocore.exceptions import ClientError
 
     try:
-        return held(sqs, queue)
+        return queue_depth(sqs, queue)
     except ClientError as error:
         if any(name in str(error) for name in NO_SUCH_QUEUE):
             return None

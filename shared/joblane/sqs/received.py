@@ -90,7 +90,7 @@ class Received:
 
 
 def _traced(message: Message, attributes: Attributes) -> Message:
-    """A foreign message in the trace that its attribute names, where its headers name none."""
+    """An external message in the trace that its attribute names, where its headers name none."""
     span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
     return message if span is None else replace(message, headers=headers_within(span, message.headers))
 

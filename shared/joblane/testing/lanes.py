@@ -21,7 +21,7 @@ from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
 from joblane.testing.faults import Faults, Guillotine, Kind
 from joblane.testing.process import LambdaContext, alarm_kept
-from joblane.testing.queues import Held, MemoryQueues
+from joblane.testing.queues import MemoryQueues, QueuedMessage
 from joblane.testing.report import Deliveries
 from joblane.worker.worker import Worker
 
@@ -93,7 +93,7 @@ class Lanes:
             self.deliver(task, batch, seen)
         return True
 
-    def deliver(self, task: Task[Any, Any], batch: Sequence[Held], seen: Deliveries) -> None:
+    def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], seen: Deliveries) -> None:
         """Invoke the task's function with messages that were received."""
         seen.invocations += 1
         self._context = None
@@ -110,7 +110,7 @@ class Lanes:
             self._handle_copy(task, batch)
         seen.saw(self._ids(task, batch))
 
-    def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[Held]) -> None:
+    def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage]) -> None:
         """One invocation of a function's process, and its acknowledgements."""
         answer = self._invoke(task, database, batch, [held.record() for held in batch])
         kept = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
@@ -118,20 +118,20 @@ class Lanes:
             if held.message_id not in kept:
                 self._queues.delete(held)
 
-    def _handle_copy(self, task: Task[Any, Any], batch: Sequence[Held]) -> None:
+    def _handle_copy(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """The same messages once more, in another process. What it says of them finds nothing to act on."""
         with Database(self._url) as database:  # another process's
             self._invoke(task, database, batch, [held.record(receipt="a copy's") for held in batch])
 
     def _invoke(
-        self, task: Task[Any, Any], database: Database, batch: Sequence[Held], records: list[dict[str, Any]]
+        self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage], records: list[dict[str, Any]]
     ) -> dict[str, list[dict[str, str]]]:
         worker = Worker(self._watched(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
         with alarm_kept():
             return worker.handle({"Records": records}, LambdaContext(seconds, next(self._numbers)))
 
-    def _watched(self, task: Task[Any, Any], batch: Sequence[Held]) -> Task[Any, Any]:
+    def _watched(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
         """The task, with the test's eyes and faults around its function."""
 
         @wraps(task.function)
@@ -150,7 +150,7 @@ class Lanes:
 
         return replace(task, function=function)
 
-    def _before(self, task: Task[Any, Any], batch: Sequence[Held]) -> None:
+    def _before(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
         """What happens between the claim and the handler's first line."""
         if (fault := self._faults.find(task.type, Kind.DUPLICATE_WHILE_RUNNING)) is not None:
             fault.strikes()
@@ -185,7 +185,7 @@ class Lanes:
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
         return [lane_name(self._prefix, queue, type_) for type_ in task.types for queue in task.lanes]
 
-    def _ids(self, task: Task[Any, Any], batch: Iterable[Held]) -> list[str]:
+    def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []
         for held in batch:
             with suppress(JobError):

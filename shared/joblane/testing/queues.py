@@ -24,7 +24,7 @@ DEAD_LETTERS = dead_letter_name("")
 
 
 @dataclass
-class Held:
+class QueuedMessage:
     """A message in a queue. ``seen_at``: when it can be received, in the clock's seconds. ``receipt``: of the last
     receive."""
 
@@ -71,7 +71,7 @@ class MemoryQueues(Sqs):
     def __init__(self, clock: Clock) -> None:
         super().__init__()
         self._clock = clock
-        self._queues: defaultdict[str, list[Held]] = defaultdict(list)
+        self._queues: defaultdict[str, list[QueuedMessage]] = defaultdict(list)
         self._receipts = itertools.count(1)
         self.sent: list[Entry] = []
         """Every message that was taken, in order."""
@@ -89,7 +89,7 @@ class MemoryQueues(Sqs):
         if not entry.body or not 0 <= entry.delay_seconds <= MAX_DELAY_SECONDS:
             raise SendError(f"{entry.queue}: an empty body, or a delay of {entry.delay_seconds} s")
         now = self._clock.seconds()
-        held = Held(entry, now, now + entry.delay_seconds)
+        held = QueuedMessage(entry, now, now + entry.delay_seconds)
         self._queues[entry.queue].append(held)
         self.sent.append(entry)
         return held.message_id
@@ -108,7 +108,7 @@ class MemoryQueues(Sqs):
             if held.receipt in receipts:
                 held.seen_at = self._clock.seconds() + max(0, receipts[held.receipt])
 
-    def receive(self, queue: str, most: int, visibility_seconds: float, max_receives: int) -> list[Held]:
+    def receive(self, queue: str, most: int, visibility_seconds: float, max_receives: int) -> list[QueuedMessage]:
         """Messages that can be seen, oldest first, and hide them. Those received too often become dead letters."""
         self._forget_old()
         now = self._clock.seconds()
@@ -121,14 +121,14 @@ class MemoryQueues(Sqs):
             self.take(held, visibility_seconds)
         return seen[:most]
 
-    def take(self, held: Held, visibility_seconds: float) -> Held:
+    def take(self, held: QueuedMessage, visibility_seconds: float) -> QueuedMessage:
         """Receive this one, seen or not."""
         held.receives += 1
         held.receipt = f"receipt-{next(self._receipts)}"
         held.seen_at = self._clock.seconds() + visibility_seconds
         return held
 
-    def delete(self, held: Held) -> None:
+    def delete(self, held: QueuedMessage) -> None:
         if held in self._queues[held.entry.queue]:
             self._queues[held.entry.queue].remove(held)
 
@@ -143,10 +143,10 @@ class MemoryQueues(Sqs):
         ]
         return min(waiting)[::-1] if waiting else None
 
-    def peek(self, queue: str) -> Held:
+    def peek(self, queue: str) -> QueuedMessage:
         return self._queues[queue][0]
 
-    def find(self, task_id: str) -> Held | None:
+    def find(self, task_id: str) -> QueuedMessage | None:
         """The message of a task, which is in some lane."""
         for name, queue in self._queues.items():
             for held in [] if name.endswith(DEAD_LETTERS) else queue:
@@ -174,6 +174,6 @@ class MemoryQueues(Sqs):
 
 def _dead_letter(entry: Entry) -> DeadLetter:
     message = decode(entry.body)
-    marks = {name: value.get("StringValue", "") for name, value in entry.attributes.items()}
-    reason = marks.get(REASON_ATTRIBUTE, "received too often")
-    return DeadLetter(message.id, message.payload, reason, int(marks.get(DEAD_ATTRIBUTE, 0)))
+    attributes = {name: value.get("StringValue", "") for name, value in entry.attributes.items()}
+    reason = attributes.get(REASON_ATTRIBUTE, "received too often")
+    return DeadLetter(message.id, message.payload, reason, int(attributes.get(DEAD_ATTRIBUTE, 0)))

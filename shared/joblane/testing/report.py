@@ -14,7 +14,7 @@ from joblane.record.states import State
 from joblane.testing.errors import KitError
 
 TASKS = """
-select t.id, t.type, t.state, t.attempts, t.allowed, t.runs, t.result, t.reason, t.error_type, t.error_message,
+select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.reason, t.error_type, t.error_message,
        array(select coalesce(a.outcome, 'under way') from joblane.task_attempts a where a.task_id = t.id order by a.run)
   from jsonb_array_elements_text($1::jsonb) with ordinality as x(id, position) join joblane.tasks t using (id)
  order by x.position
@@ -134,7 +134,7 @@ def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:
     """One per id that has a row, in order."""
     found = []
     for row in connection.run(TASKS, json.dumps(list(ids))):
-        id_, type_, state, attempts, allowed, runs, result, reason, error, message, outcomes = row
+        id_, type_, state, attempts, max_attempts, runs, result, reason, error, message, outcomes = row
         ended = (result, reason, error, message, tuple(outcomes))
-        found.append(TaskReport(id_, type_, State(state), attempts, allowed - 1, runs, *ended))
+        found.append(TaskReport(id_, type_, State(state), attempts, max_attempts - 1, runs, *ended))
     return found

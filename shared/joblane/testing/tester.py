@@ -32,7 +32,7 @@ from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
 from joblane.testing.process import alarm_kept, diverted
-from joblane.testing.queues import DeadLetter, Held, MemoryQueues
+from joblane.testing.queues import DeadLetter, MemoryQueues, QueuedMessage
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class JobTester:
         with alarm_kept(), Database(self.url) as own, run_context(own, task, id_, self._queues, self._prefix) as ctx:
             yield ctx
 
-    def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, Held]:
+    def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, QueuedMessage]:
         """Enqueue a task as due now. Its id, and its message, received; one that is sent later is sent now."""
         made = self.enqueue(task, payload, **options)
         self._database.get().run("update joblane.tasks set due_at = clock_timestamp() where id = $1", made.id)

@@ -80,8 +80,8 @@ def _decide(  # noqa: PLR0911 - a row each
 
 
 def _waits_for_code(task: Task[Any, Any], claim: Claim) -> bool:
-    foreign = claim.schema is not None and claim.schema != task.schema_digest
-    return foreign and (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
+    other_schema = claim.schema is not None and claim.schema != task.schema_digest
+    return other_schema and (claim.mismatch_seconds or 0) < MISMATCH_PATIENCE.total_seconds()
 
 
 def _past_deadline(claim: Claim) -> bool:

@@ -22,7 +22,7 @@ WAIT_SECONDS = 60
 
 
 class Router:
-    """``routes``: type → its queues, home first, of the types that take foreign messages."""
+    """``routes``: type → its queues, home first, of the types that take external messages."""
 
     def __init__(self, routes: Mapping[str, Sequence[str]], sqs: Sqs, prefix: str) -> None:
         self._routes = {type_: [Queue(queue) for queue in queues] for type_, queues in routes.items()}
@@ -34,10 +34,10 @@ class Router:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         deliveries = [Received.read(record) for record in event["Records"]]
         kept = {delivery.message_id: delivery for delivery in deliveries if self._is_early(delivery)}
-        onward = [delivery for delivery in deliveries if delivery.message_id not in kept]
-        failed = self._sqs.send_many([self._entry(delivery) for delivery in onward]) if onward else {}
+        forwarded = [delivery for delivery in deliveries if delivery.message_id not in kept]
+        failed = self._sqs.send_many([self._entry(delivery) for delivery in forwarded]) if forwarded else {}
         for position, why in failed.items():
-            delivery = onward[position]
+            delivery = forwarded[position]
             self._logger.error(
                 "a message could not be sent on", extra={"message_id": delivery.message_id, "error": why}
             )
@@ -69,7 +69,7 @@ class Router:
         queues = self._routes[message.type]
         tier = delivery.queue.rpartition("-")[2]
         queue = next((queue for queue in queues if queue == tier), queues[0])
-        # A foreign message stands for itself: no row is promised to it.
+        # An external message stands for itself: no row is promised to it.
         entry = with_id(
             replace(delivery, message=replace(message, rec=False)), lane_name(self._prefix, queue, message.type)
         )

@@ -92,16 +92,16 @@ class Worker:
             match verdict:
                 case Verdict.RUN:
                     runs.append(run)
-                case Verdict.ALONE:
+                case Verdict.CLAIM_ALONE:
                     alone.append(run)
                 case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
                     response.keep(run.received, wait)
                 case Verdict.LEASED:
                     response.keep(run.received, wait + 1)
-                case Verdict.GIVE_UP:
+                case Verdict.ARCHIVED:
                     self._log.add_archived(run.claim)
                     archived.append(run)
-                case Verdict.BURY:
+                case Verdict.SEND_DEAD_LETTER:
                     archived.append(run)
                 case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this task's
                     reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"

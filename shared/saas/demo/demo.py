@@ -155,7 +155,7 @@ def _table(announced: Sequence[Announced], rows: dict[str, dict[str, Any]]) -> T
         table.add_column(heading)
     for one in announced:
         row = rows.get(one.id)
-        if row is None:  # a foreign message on its way through the router
+        if row is None:  # an external message on its way through the router
             table.add_row("data:export", "default", one.story, "[dim]in SQS[/dim]", "", "")
             continue
         wait = f" in {max(0, row['due']):.0f} s" if row["state"] == "retry" else ""

@@ -22,7 +22,7 @@ def database(database_url: str) -> Iterator[Database]:
 
 def put(database: Database, id_: str, type_: str, queue: str, state: str) -> None:
     database.get().run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
         " values ($1, $2, $3, $4, '', 1, 60)",
         *(id_, type_, queue, state),
     )

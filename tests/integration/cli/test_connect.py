@@ -20,7 +20,7 @@ from joblane.inspector.errors import SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.remote import RemoteInspector
 from joblane.local import env_file
-from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.local.stack import LocalStack
 from joblane.project import Project
 from joblane.record.migrations import newest
@@ -142,7 +142,7 @@ def test_a_server_that_refuses_is_not_said_to_be_silent(
     change: Callable[[str], str], why: str, database_url: str
 ) -> None:
     os.environ["DATABASE_URL"] = change(database_url)
-    with pytest.raises(AwayError, match=f"does not let us in: .*{why}") as caught:
+    with pytest.raises(UnavailableError, match=f"does not let us in: .*{why}") as caught:
         here()
     assert "local stack" not in str(caught.value)
 
@@ -304,7 +304,7 @@ def test_where_the_address_is_not_found_the_call_and_the_remedy_are_told(
     answer: Any, told: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, answer)
-    with pytest.raises(ForbiddenError if "needs cloudformation" in told else AwayError) as caught:
+    with pytest.raises(ForbiddenError if "needs cloudformation" in told else UnavailableError) as caught:
         there()
     assert told in str(caught.value)
 

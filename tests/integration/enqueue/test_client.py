@@ -392,7 +392,7 @@ def test_a_task_is_a_row_and_a_message_with_the_same_id(world: World, sends: Sen
     row = world.row(info.id)
     assert (row["type"], row["queue"], row["tenant"], row["state"]) == ("sample:one", "default", "acme", "pending")
     assert (row["payload"], row["headers"]) == ({"do": "nothing", "number": 7}, {"traceparent": "t"})
-    assert (row["allowed"], row["attempts"], row["retention_seconds"], row["sends"]) == (4, 0, 86400, 1)
+    assert (row["max_attempts"], row["attempts"], row["retention_seconds"], row["sends"]) == (4, 0, 86400, 1)
     assert row["sent_at"] is not None
     (entry,) = sends.to(LANE)
     message = decode(entry["MessageBody"])

@@ -54,7 +54,7 @@ def test_a_task_inserted_by_sql_is_sent_by_the_sweep_and_runs(known: World) -> N
     assert created
     assert row["state"] == "completed"
     assert row["tenant"] == "acme"
-    assert row["allowed"] == sample_one.max_retry + 1
+    assert row["max_attempts"] == sample_one.max_retry + 1
 
 
 def test_it_exists_only_if_the_callers_transaction_commits(known: World) -> None:

@@ -55,7 +55,7 @@ def recorded(task: Task[Any, Any], id_: str) -> dict[str, Any]:
     return {"type": task.type, "id": id_, "rec": True}
 
 
-def foreign(task: Task[Any, Any], id_: str, **payload: Any) -> dict[str, Any]:
+def external(task: Task[Any, Any], id_: str, **payload: Any) -> dict[str, Any]:
     return {"type": task.type, "id": id_, "payload": payload}
 
 
@@ -142,7 +142,7 @@ def test_a_replaced_task_runs_with_the_new_payload_at_the_new_time_under_the_new
     # then the same row is what a new one would be
     assert second == Enqueued(first.id, "sample:only", first.queue, State.SCHEDULED, sent=True, created=False)
     row = world.row(first.id)
-    assert (row["tags"], row["tenant"], row["allowed"], row["attempts"]) == (["new"], None, 1, 0)
+    assert (row["tags"], row["tenant"], row["max_attempts"], row["attempts"]) == (["new"], None, 1, 0)
     assert (row["retention_seconds"], row["error_type"], row["snoozes"], row["used_ms"]) == (7200, None, 0, 0)
     for table in ("task_items", "task_cursors", "task_progress"):
         assert world.run(f"select from joblane.{table}") == []
@@ -163,7 +163,7 @@ def test_a_replaced_task_that_came_from_a_foreign_sender_still_knows_its_message
         if payload.number == 1:
             raise ValueError("no")
 
-    body = foreign(sample_only, "it", do="fail_at_1", number=1)
+    body = external(sample_only, "it", do="fail_at_1", number=1)
     assert len(world.deliver(sample_only, body)) == 1
     world.run("update joblane.tasks set unique_key = 'sample:only k'")
 
@@ -579,7 +579,7 @@ def test_an_enqueue_waits_for_the_transaction_that_has_the_key_and_learns_of_its
         other.close()
 
 
-# --- Ticks and foreign messages ------------------------------------------------------------------------------------
+# --- Ticks and external messages ------------------------------------------------------------------------------------
 
 
 def tick(task: Task[Any, Any], minute: str, *, schedule: str = "0", **payload: Any) -> dict[str, Any]:
@@ -590,7 +590,7 @@ def tick(task: Task[Any, Any], minute: str, *, schedule: str = "0", **payload: A
 def test_a_foreign_message_whose_key_is_held_ends_cancelled_and_says_by_whom(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample(number=3))
 
-    assert world.deliver(sample_only, foreign(sample_only, "second", do="nothing", number=3)) == []
+    assert world.deliver(sample_only, external(sample_only, "second", do="nothing", number=3)) == []
 
     row = world.row("second")
     assert (row["state"], row["runs"], row["lease_token"]) == ("cancelled", 0, None)
@@ -602,36 +602,36 @@ def test_a_foreign_message_whose_key_is_held_ends_cancelled_and_says_by_whom(wor
 
 def test_a_foreign_message_that_leaves_out_defaults_is_the_same_task(world: World, client: JobClient) -> None:
     client.enqueue(sample_only, Sample())
-    assert world.deliver(sample_only, foreign(sample_only, "second")) == []
+    assert world.deliver(sample_only, external(sample_only, "second")) == []
     assert states(world)["second"] == "cancelled"
 
 
 def test_a_foreign_task_holds_the_key_of_its_declaration(world: World, client: JobClient) -> None:
     @behaviour
-    def foreign_holds(payload: Sample, ctx: TaskContext) -> None:
+    def external_holds(payload: Sample, ctx: TaskContext) -> None:
         with pytest.raises(DuplicateTaskError, match=f"'{ctx.task_id}', which is active"):
             client.enqueue(sample_only, payload)
 
-    assert world.deliver(sample_only, foreign(sample_only, "first", do="foreign_holds", number=0)) == []
+    assert world.deliver(sample_only, external(sample_only, "first", do="external_holds", number=0)) == []
     assert states(world) == {"first": "completed"}
-    assert world.deliver(sample_only, foreign(sample_only, "second", do="foreign_holds", number=0)) == []
+    assert world.deliver(sample_only, external(sample_only, "second", do="external_holds", number=0)) == []
     assert states(world) == {"first": "completed", "second": "completed"}
 
 
 def test_a_foreign_task_that_holds_until_its_start_does_not_hold_while_it_runs(world: World, client: JobClient) -> None:
     @behaviour
-    def foreign_started(payload: Sample, ctx: TaskContext) -> None:
+    def external_started(payload: Sample, ctx: TaskContext) -> None:
         client.enqueue(sample_latest, Sample(do="nothing"))
         client.enqueue(sample_latest, payload)
 
-    assert world.deliver(sample_latest, foreign(sample_latest, "first", do="foreign_started", number=0)) == []
+    assert world.deliver(sample_latest, external(sample_latest, "first", do="external_started", number=0)) == []
     assert Counter(states(world).values()) == {"completed": 1, "pending": 2}
 
 
 def test_an_expired_holder_does_not_hold_a_foreign_message(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample())
     world.run("update joblane.tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
-    assert world.deliver(sample_only, foreign(sample_only, "second", do="nothing", number=0)) == []
+    assert world.deliver(sample_only, external(sample_only, "second", do="nothing", number=0)) == []
     assert states(world) == {first.id: "pending", "second": "completed"}
 
 
@@ -643,7 +643,7 @@ def test_an_expired_holder_that_is_locked_does_not_hold_up_the_claim(world: Worl
         holder.get().execute_simple("begin")
         holder.get().run("select from joblane.tasks where id = $1 for update", first.id)
         started = time.monotonic()
-        assert len(world.deliver(sample_only, foreign(sample_only, "second", do="nothing", number=0))) == 1
+        assert len(world.deliver(sample_only, external(sample_only, "second", do="nothing", number=0))) == 1
         assert time.monotonic() - started < 2
     finally:
         holder.drop()
@@ -726,7 +726,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
     payload = {"do": "run_for_a_while", "number": 0}
     watched = world.watch()
     lane = world.lane(sample_only)
-    bodies = [foreign(sample_only, id_, **payload) for id_ in ("first", "second")]
+    bodies = [external(sample_only, id_, **payload) for id_ in ("first", "second")]
     attributes = {}
     if loser == "revived":
         key = sample_only.key_of_message(Queue.DEFAULT, payload, None)
@@ -771,7 +771,7 @@ def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monke
         assert world.run("select count(*)::int from joblane.tasks where state = 'active'") == [[1]]
         running.clear()
 
-    bodies = [foreign(sample_batch, id_, do="alone", number=0) for id_ in ("first", "second")]
+    bodies = [external(sample_batch, id_, do="alone", number=0) for id_ in ("first", "second")]
     assert world.deliver(sample_batch, *bodies) == []
     assert states(world) == {"first": "completed", "second": "completed"}
 

@@ -528,7 +528,8 @@ def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world:
     rival.get().execute_simple("begin")
     rival.get().run("update joblane.tasks set reason = reason where id = 'nobody'")
     rival.get().run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, unique_key)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, "
+        "unique_key)"
         " values ('new', 'sample:only', 'default', 'pending', '', 1, 1, $1)",
         key,
     )

@@ -73,7 +73,7 @@ def test_a_rate_that_cannot_be_kept_is_refused(rate: int, inspector: Inspector, 
 
 def test_what_would_take_longer_than_the_task_may_is_refused(inspector: Inspector, bulks: Bulks) -> None:
     bulks.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
         " select 'n' || n, 'sample:one', 'default', 'pending', '', 1, 60 from generate_series(1, 20000) n"
     )
     with pytest.raises(SelectionError, match="rate: 20000 tasks match, and at 1 a second 19440 can be done"):

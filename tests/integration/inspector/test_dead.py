@@ -52,7 +52,7 @@ def send_letter(
     return answer["MessageId"]
 
 
-def foreign(number: int = 0, **fields: Any) -> dict[str, Any]:
+def external(number: int = 0, **fields: Any) -> dict[str, Any]:
     return {"type": "sample:one", "payload": {"do": "nothing", "number": number}, **fields}
 
 
@@ -133,7 +133,7 @@ def test_what_was_refused_is_grouped_by_its_reason_without_the_values(inspector:
 def test_a_letter_under_the_id_of_another_task_is_not_taken_for_that_ones(inspector: Inspector, bulks: Bulks) -> None:
     reason = "IdConflict: 'it' is the id of another task, or of another payload"
     put(bulks.world, sample_one, "it", **archived(generation=0))
-    send_letter(bulks.world, foreign(7, id="it"), generation=0, reason=reason)
+    send_letter(bulks.world, external(7, id="it"), generation=0, reason=reason)
     send_letter(bulks.world, {"type": "sample:one", "id": "it", "rec": True}, generation=0, reason="it failed")
     groups = {group.error_type: group.recorded for group in inspector.dead().groups}
     assert groups == {"ValueError": True, "IdConflict": False}
@@ -142,7 +142,7 @@ def test_a_letter_under_the_id_of_another_task_is_not_taken_for_that_ones(inspec
 def test_what_sqs_moved_itself_is_told_from_what_we_gave_up(inspector: Inspector, bulks: Bulks) -> None:
     put(bulks.world, sample_one, "live")
     send_letter(bulks.world, {"type": "sample:one", "id": "live", "rec": True})
-    send_letter(bulks.world, foreign())
+    send_letter(bulks.world, external())
     found = inspector.dead().groups
     assert {group.message for group in found} == {
         "SQS moved it here, its receives were used up; its task is pending",
@@ -166,7 +166,7 @@ def test_a_tick_that_could_not_be_sent_is_told_with_the_schedulers_reason(inspec
 
 def test_letters_are_there_for_others_after_they_were_looked_at(inspector: Inspector, bulks: Bulks) -> None:
     for _ in range(12):
-        send_letter(bulks.world, foreign(), DOOR)
+        send_letter(bulks.world, external(), DOOR)
     assert one(inspector).count == 12
     assert one(inspector).count == 12
     assert len(bulks.world.received(DOOR)) == 10  # the most that one receive gives
@@ -176,7 +176,7 @@ def test_what_was_refused_is_found_also_where_letters_of_rows_were_purged(inspec
     for number in range(3):
         put_dead(bulks.world, f"it{number}", fingerprint="aaaa")
     bulks.sqs.client.purge_queue(QueueUrl=bulks.sqs.url(DLQ))
-    send_letter(bulks.world, foreign())
+    send_letter(bulks.world, external())
     assert [(group.recorded, group.count) for group in inspector.dead().groups] == [(True, 3), (False, 1)]
 
 
@@ -185,13 +185,13 @@ def test_a_queue_with_very_many_is_not_read_to_its_end(
 ) -> None:
     monkeypatch.setattr("joblane.inspector.bulk.dead.LOOKED_AT", 20)
     for _ in range(50):
-        send_letter(bulks.world, foreign(), DOOR)
+        send_letter(bulks.world, external(), DOOR)
     found = inspector.dead()
     assert (found.groups[0].count, found.unread, found.depths) == (20, 30, {DOOR: 50})
 
 
 def test_no_value_of_a_payload_is_in_a_group(inspector: Inspector, bulks: Bulks) -> None:
-    send_letter(bulks.world, foreign(id="x", payload={"do": "PLANTED"}))
+    send_letter(bulks.world, external(id="x", payload={"do": "PLANTED"}))
     send_letter(bulks.world, '{"type": "sample:one", "payload": "PLANTED"}', reason="MessageError: payload: no object")
     put_dead(bulks.world, "it", payload={"do": "PLANTED"}, error_message="no behaviour 'PLANTED'", fingerprint="a")
     assert "PLANTED" not in repr(inspector.dead())

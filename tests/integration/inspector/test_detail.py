@@ -177,7 +177,7 @@ def test_one_lost_beside_others_is_claimed_alone_next(world: World, inspector: I
     incoming = [arrival(sample_batch, Message("sample:batch", id_, rec=True), id_, Queues.DEFAULT) for id_ in "ab"]
     claims = claim(world.database.get(), incoming, timedelta(seconds=60), "request")
     # then
-    assert {one.verdict for one in claims.values()} == {"alone"}
+    assert {one.verdict for one in claims.values()} == {"claim_alone"}
     found = why(inspector, "a")
     assert found.reason is Reason.ALONE
     assert "claimed by itself: its message is in jobs-default-sample-batch" in found.text
@@ -554,11 +554,11 @@ def test_what_was_given_up_without_a_run_to_tell_of_it_has_one_fingerprint_per_t
     world.run("update joblane.tasks set deadline = clock_timestamp() where id = 'late'")
     deliver(world, "late")
     past = (datetime.now(UTC) - timedelta(hours=1)).isoformat()
-    world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}, "options": {"deadline": past}})
+    world.deliver(sample_one, {"type": "sample:one", "id": "external", "payload": {}, "options": {"deadline": past}})
     rows = world.run("select id, state, error_type, fingerprint from joblane.tasks order by id")
     assert {(row[1], row[2]) for row in rows} == {("archived", "Lost"), ("archived", "DeadlinePassed")}
     prints = {row[0]: row[3] for row in rows}
     assert prints["lost-1"] == prints["lost-2"] != prints["lost-3"]
-    assert prints["late"] == prints["foreign"]
+    assert prints["late"] == prints["external"]
     assert len(set(prints.values())) == 3
     assert all(len(one) == 16 for one in prints.values())

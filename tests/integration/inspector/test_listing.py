@@ -29,7 +29,8 @@ from tests.world import PREFIX, World
 
 ROWS = 30_000
 FILL = """
-insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, allowed, retention_seconds,
+insert into joblane.tasks (id, type, queue, tenant, tags, state, payload, payload_digest, max_attempts,
+  retention_seconds,
                    created_at, due_at, error_type, error_message, fingerprint)
 select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 then 'sample:tick' else 'sample:one' end,
        case when n % 5 = 0 then 'low' else 'default' end,
@@ -185,7 +186,7 @@ def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
 ) -> None:
     # given rows of which many share a moment
     insert = (
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, created_at)"
         " select $1 || n, 'sample:one', 'default', 'completed', '{}', '', 1, 60, $2::timestamptz + (n % 3) * interval"
         " '1 s' from generate_series(1, 40) n"

@@ -36,7 +36,8 @@ class Writer:
     def task(self, id_: str, *, runs: int = 2, type_: str = "sample:one") -> None:
         """Whose runs begin ten minutes apart and last a minute."""
         self._world.run(
-            "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, due_at, created_at, "
+            "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
+            "created_at, "
             "finished_at, retention_seconds) values ($1, $2, 'default', 'completed', '{}', '', 1, $3, $3, "
             "$3::timestamptz + interval '1 hour', 0)",
             id_,

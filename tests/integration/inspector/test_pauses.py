@@ -59,7 +59,7 @@ def audited(world: World) -> list[list[Any]]:
 def test_a_pause_keeps_every_message_and_resume_runs_all(
     world: World, inspector: Inspector, kind: PauseScope, name: str
 ) -> None:
-    # given: one task whose message is in the lane, one that the sweep is to send, and a message of a foreign sender
+    # given: one task whose message is in the lane, one that the sweep is to send, and a message of an external sender
     world.lane(sample_one)
     world.client._sqs = world.sqs
     sent = world.client.enqueue(sample_one, Sample(), tenant="acme").id
@@ -68,14 +68,14 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     # when: it is paused, everything is delivered, and sweeps go by
     inspector.pause(kind, name, reason="the provider is away")
     assert deliver_all(world) == 1
-    kept = world.deliver(sample_one, {"type": "sample:one", "id": "foreign", "payload": {}}, group="acme")
+    kept = world.deliver(sample_one, {"type": "sample:one", "id": "external", "payload": {}}, group="acme")
     for _ in range(2):
         world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
         assert world.sweep().sent == 0
 
     # then: no message is left, each waits in its row, and nothing was spent
     assert kept == []
-    for id_ in (sent, "unsent", "foreign"):
+    for id_ in (sent, "unsent", "external"):
         row = world.row(id_)
         assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
 
@@ -85,7 +85,7 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     assert deliver_all(world) == 3
 
     # then
-    assert [world.outcomes(id_) for id_ in (sent, "unsent", "foreign")] == [["completed"]] * 3
+    assert [world.outcomes(id_) for id_ in (sent, "unsent", "external")] == [["completed"]] * 3
 
 
 def test_the_pause_of_a_tenant_holds_a_message_that_has_lost_its_group(world: World, inspector: Inspector) -> None:

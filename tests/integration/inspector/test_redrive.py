@@ -13,7 +13,7 @@ from joblane.inspector.inspector import Inspector
 from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
-from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, foreign, put_dead, send_letter
+from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, external, put_dead, send_letter
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World, handle
 
@@ -160,7 +160,7 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     inspector: Inspector, ran: Bulks
 ) -> None:
     world = ran.world
-    id_ = send_letter(world, foreign(payload={"do": "redrive_counts"}))
+    id_ = send_letter(world, external(payload={"do": "redrive_counts"}))
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     assert view.total == 1
     ran.run(view.id)
@@ -172,7 +172,7 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
 
 def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    ids = {send_letter(world, foreign(payload={"do": "redrive_counts"})) for _ in range(25)}
+    ids = {send_letter(world, external(payload={"do": "redrive_counts"})) for _ in range(25)}
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     invocations = 1
     while ran.run(view.id, seconds=BRIEF):
@@ -240,7 +240,7 @@ def test_a_letter_under_the_id_of_another_task_is_never_taken_for_a_leftover(ins
     world = ran.world
     put(world, sample_one, "it", state="completed", generation=3)
     put_dead(world, "dead")
-    send_letter(world, foreign(7, id="it"), generation=0, reason="IdConflict: 'it' is the id of another task")
+    send_letter(world, external(7, id="it"), generation=0, reason="IdConflict: 'it' is the id of another task")
     view = inspector.redrive(Filter(ids=("dead",)), rate=500)
     ran.run(view.id)
     assert [json.loads(message["Body"])["id"] for message in world.received(DLQ)] == ["it"]
@@ -248,7 +248,7 @@ def test_a_letter_under_the_id_of_another_task_is_never_taken_for_a_leftover(ins
 
 def test_a_message_that_sqs_does_not_take_stays_where_it_is(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    send_letter(world, foreign())
+    send_letter(world, external())
     url = world.sqs.url(LANE)
     view = inspector.redrive(Filter(), rate=500)
     world.sqs.client.delete_queue(QueueUrl=url)
@@ -318,7 +318,7 @@ def test_the_canary_is_waited_for_over_invocations_and_not_for_ever(inspector: I
 def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     for number in range(12):
-        send_letter(world, foreign(number, payload={"do": "redrive_fails", "number": number}))
+        send_letter(world, external(number, payload={"do": "redrive_fails", "number": number}))
     view = inspector.redrive(Filter(types=("sample:one",)), canary=2, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     view = inspector.bulk_view(view.id)
@@ -354,7 +354,7 @@ def test_two_redrives_at_once_run_each_task_once(
     monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 2)
     world = ran.world
     put_groups(world, each=2)
-    send_letter(world, foreign(payload={"do": "redrive_counts"}))
+    send_letter(world, external(payload={"do": "redrive_counts"}))
     first, second = (inspector.redrive(Filter(), rate=500) for _ in range(2))
     # when the second one does all it can between two commits of the first
     ran.run(first.id, after_commits={1: lambda: ran.run(second.id)})

@@ -12,7 +12,7 @@ from joblane.inspector.inspector import Inspector
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.bulks import Bulks
-from tests.integration.inspector.test_dead import DLQ, foreign, put_dead, send_letter
+from tests.integration.inspector.test_dead import DLQ, external, put_dead, send_letter
 from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
 from tests.integration.inspector.test_redrive import runs, work_off
 from tests.kills import KILLED, Mortals, mortals
@@ -44,7 +44,7 @@ def given(bulks: Bulks, round_: str) -> set[str]:
         put_dead(world, id_, payload=payload)
     put(world, sample_one, f"{round_}-ended", state="completed", generation=5)
     send_letter(world, {"type": "sample:one", "id": f"{round_}-ended", "rec": True}, generation=1, reason="it failed")
-    return ids | {send_letter(world, foreign(payload=payload)) for _ in range(LETTERS)}
+    return ids | {send_letter(world, external(payload=payload)) for _ in range(LETTERS)}
 
 
 def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, dies: str, canary: int = 0) -> bool:
@@ -84,7 +84,7 @@ def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, w
 
 def test_letters_alone_are_neither_lost_nor_run_twice(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
     for dies in ("before the send", "after the send", "before the delete"):
-        ids = {send_letter(ran.world, foreign(payload={"do": "redrive_counts", "number": 0})) for _ in range(LETTERS)}
+        ids = {send_letter(ran.world, external(payload={"do": "redrive_counts", "number": 0})) for _ in range(LETTERS)}
         assert killed_and_finished(inspector, ran, workers, dies)
         check(ran, ids)
 

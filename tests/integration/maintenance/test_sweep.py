@@ -50,7 +50,7 @@ def overdue(id_: str, world: World, **columns: Any) -> str:
 def fill(world: World, count: int, columns: str = "sweep_at", values: str = "now() - interval '1 s'") -> None:
     """Many rows at once, their ids in no order."""
     world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, retention_seconds, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, "
         f"{columns}) select md5(n::text), 'sample:one', 'default', 'pending', '{{}}', '', 4, 60, {values} "
         f"from generate_series(1, {count}) n"
     )
@@ -309,7 +309,7 @@ def test_a_sweep_out_of_time_stops_between_batches(world: World, sends: Sends) -
 
 def test_many_rows_expire_in_bounded_batches(world: World, sends: Sends) -> None:
     world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, expire_at,"
         " finished_at) select md5(n::text), 'sample:one', 'default', 'completed', '{}', '', 4, 60, now(), now()"
         " from generate_series(1, 1200) n"
@@ -484,7 +484,7 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
 def large(world: World) -> World:
     """100,000 waiting rows and as many that have ended, of which few are due."""
     world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, allowed, "
+        "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, due_at,"
         " sweep_at, expire_at)"
         " select md5(n::text), 'sample:one', 'default', case when waits then 'scheduled' else 'completed' end, '{}',"
@@ -512,7 +512,7 @@ def plan(world: World, sql: str, *parameters: str) -> str:
 def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> None:
     ids = [row[0] for row in large.run("select id from joblane.tasks where state = 'scheduled' limit 50")]
     taken = [{"id": id_, "taken": "2026-01-01"} for id_ in ids]
-    row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "allowed": 1, "retention_seconds": 1}
+    row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "max_attempts": 1, "retention_seconds": 1}
     for name, sql, parameters in (
         ("take", TAKE, ()),
         ("sent", SENT, (json.dumps(taken),)),
@@ -576,7 +576,7 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
 def test_rows_of_a_type_that_is_gone_hold_up_no_others_and_come_ever_more_rarely(world: World) -> None:
     world.lane(sample_one)
     world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         " select 'gone-' || n, 'gone:type', 'default', 'pending', '', 1, 1, now() - interval '1 hour'"
         f" from generate_series(1, {BATCH + 100}) as n"
     )

@@ -15,7 +15,7 @@ from tests.samples import Sample, behaviour, sample_one
 from tests.world import World
 
 RECORDED: dict[str, Any] = {"type": "sample:one", "id": "it", "rec": True, "payload": {"do": "nothing", "number": 0}}
-FOREIGN: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 0}}
+EXTERNAL: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 0}}
 OTHER_PAYLOAD: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"do": "nothing", "number": 1}}
 
 
@@ -50,12 +50,12 @@ class Case:
 RAN: dict[str, Any] = {"attempts": 1, "runs": 1, "outcomes": ("completed",)}
 CASES = [
     Case("recorded without a row", None, state=None),
-    Case("foreign without a row", None, FOREIGN, **RAN),
+    Case("external without a row", None, EXTERNAL, **RAN),
     Case("pending and due", {}, **RAN),
     Case("scheduled and due", {"state": "scheduled", "due_at": In(-1)}, **RAN),
     Case("retry and due", {"state": "retry", "attempts": 2, "runs": 3}, attempts=3, runs=4, outcomes=("completed",)),
     Case("due within two seconds", {"state": "scheduled", "due_at": In(1.5)}, **RAN),
-    Case("a foreign copy of the same payload", {}, FOREIGN, **RAN),
+    Case("an external copy of the same payload", {}, EXTERNAL, **RAN),
     Case("due in half a minute", {"state": "scheduled", "due_at": In(30)}, waits=(28, 30), state="scheduled"),
     Case(
         "a copy during the back-off",
@@ -79,7 +79,7 @@ CASES = [
         outcomes=("lost",),
     ),
     Case("completed", {"state": "completed", "attempts": 1, "runs": 1}, attempts=1, runs=1),
-    Case("completed, a foreign copy", {"state": "completed", "attempts": 1, "runs": 1}, FOREIGN, attempts=1, runs=1),
+    Case("completed, an external copy", {"state": "completed", "attempts": 1, "runs": 1}, EXTERNAL, attempts=1, runs=1),
     Case("cancelled", {"state": "cancelled"}, state="cancelled"),
     Case(
         "archived, no dead letter yet",
@@ -126,7 +126,7 @@ CASES = [
         generation=1,
     ),
     Case("archived, a leftover copy", archived(), state="archived", attempts=4, runs=4),
-    Case("archived, a leftover foreign copy", archived(), FOREIGN, state="archived", attempts=4, runs=4),
+    Case("archived, a leftover external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
     Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", letters=1),
     Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, letters=1),
     Case(
@@ -140,7 +140,7 @@ CASES = [
         outcomes=(None,),
     ),
     Case("another type, recorded", {"type": "sample:batch"}, state="pending", letters=1),
-    Case("another type, foreign", {"type": "sample:batch"}, FOREIGN, state="pending", letters=1),
+    Case("another type, external", {"type": "sample:batch"}, EXTERNAL, state="pending", letters=1),
     Case(
         "another type, archived, as its dead letter",
         archived(type="sample:batch"),
@@ -305,7 +305,7 @@ def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(("scope", "name"), SCOPES)
 @pytest.mark.parametrize("until", ["null", "now() + interval '1 hour'"])
-@pytest.mark.parametrize("body", [RECORDED, FOREIGN], ids=["recorded", "foreign"])
+@pytest.mark.parametrize("body", [RECORDED, EXTERNAL], ids=["recorded", "external"])
 def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
     world: World, scope: str, name: str, until: str, body: dict[str, Any]
 ) -> None:
@@ -329,7 +329,7 @@ def test_a_paused_task_waits_in_its_row_and_runs_after_the_pause(
 def test_a_pause_that_is_over_holds_nobody(world: World) -> None:
     pause(world, "type", "sample:one", "now() - interval '1 s'")
 
-    assert world.deliver(sample_one, FOREIGN) == []
+    assert world.deliver(sample_one, EXTERNAL) == []
 
     assert world.row("it")["state"] == "completed"
 
@@ -338,7 +338,7 @@ def test_a_pause_of_another_type_queue_or_tenant_holds_nobody(world: World) -> N
     for scope, name in (("type", "default"), ("queue", "low"), ("tenant", "sample:one")):
         pause(world, scope, name)
 
-    assert world.deliver(sample_one, FOREIGN, group="acme") == []
+    assert world.deliver(sample_one, EXTERNAL, group="acme") == []
 
     assert world.row("it")["state"] == "completed"
 

@@ -1,4 +1,4 @@
-"""What `docs/how-to/change-safely.md` shows: its SQL runs, its settings are taken, and what it says of a cancel is so."""
+"""The SQL and settings of `docs/how-to/change-safely.md` run, and what it says about a cancel holds."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     show, cancel, pause, go_on = blocks("sql")
     connection = database.get()
     connection.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
         " values ('it', 'data:copy', 'low', 'scheduled', '', 1, 60)"
     )
     assert connection.run(show) == [["data:copy", "low", "scheduled", 1]]

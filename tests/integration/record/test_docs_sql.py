@@ -20,7 +20,11 @@ from tests.integration.testing.samples import TABLE, Order, order_ship
 from tests.pages import ROOT, Block, blocks
 
 DOCS = ROOT / "docs"
-DEPLOYING, OPERATING, MOVING = DOCS / "how-to" / "deploy.md", DOCS / "how-to" / "operate.md", DOCS / "moving" / "asynq.md"
+DEPLOYING, OPERATING, MOVING = (
+    DOCS / "how-to" / "deploy.md",
+    DOCS / "how-to" / "operate.md",
+    DOCS / "moving" / "asynq.md",
+)
 ELSEWHERE = DOCS / "how-to" / "tasks.md"
 """Its SQL goes with its Python: ``tests/integration/test_docs_tasks.py`` runs it."""
 ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}

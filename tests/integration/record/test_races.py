@@ -192,11 +192,11 @@ def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its
     try:
         producer.get().execute_simple("begin")
         producer.get().run(insert.INSERT, insert.document([new]))
-        foreign = {"type": "sample:one", "id": "it", "payload": payload}
-        assert len(world.deliver(sample_one, foreign)) == 1
+        external = {"type": "sample:one", "id": "it", "payload": payload}
+        assert len(world.deliver(sample_one, external)) == 1
         assert world.run("select from joblane.tasks") == []
         producer.get().execute_simple("commit")
-        assert world.deliver(sample_one, foreign) == []
+        assert world.deliver(sample_one, external) == []
     finally:
         producer.drop()
     assert world.row("it")["runs"] == 1

@@ -29,8 +29,8 @@ DIRTY: Mapping[str, Any] = {
     "continuations": 3,
     "used_ms": 50,
     "generation": 1,
-    "company": 1,
-    "suspect": True,
+    "batch_size": 1,
+    "claim_alone": True,
     "sends": 5,
     "created_at": In(-7200),
     "due_at": In(-3600),
@@ -111,7 +111,7 @@ def revived_by_redrive_while_paused(world: World, id_: str) -> None:
         (
             revived_by_redrive,
             # its message is in hand, so it runs at once
-            {"state", "attempts", "runs", "company", "lease_token", "lease_until", "sent_at", "sweep_at"},
+            {"state", "attempts", "runs", "batch_size", "lease_token", "lease_until", "sent_at", "sweep_at"},
         ),
         (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: the sweep looks at it at once
     ],
@@ -120,7 +120,7 @@ def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may
     assert differences(world, revived_by_operator, way) == may_differ
     for id_ in ("first", "other"):
         row = world.row(id_)
-        assert (row["generation"], row["suspect"], row["deadline"], row["cancel_requested_at"]) == (
+        assert (row["generation"], row["claim_alone"], row["deadline"], row["cancel_requested_at"]) == (
             2,
             False,
             None,
@@ -135,7 +135,8 @@ def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) 
     names = ", ".join(FRESH)
     world.run(
         f"update joblane.tasks t set ({names}) = (select {names} from jsonb_populate_record(t, $1::jsonb))",
-        '{"attempts": 1, "snoozes": 2, "company": 3, "suspect": true, "sends": 4, "mismatch_since": "2026-01-01",'
+        '{"attempts": 1, "snoozes": 2, "batch_size": 3, "claim_alone": true, "sends": 4,'
+        ' "mismatch_since": "2026-01-01",'
         ' "reason": "x", "error_type": "x", "error_message": "x", "fingerprint": "x"}',
     )
     replaced = world.client.enqueue(
@@ -167,9 +168,9 @@ def archived_as_overdue(world: World, id_: str) -> None:
 
 
 def archived_as_overdue_after_a_loss(world: World, id_: str) -> None:
-    put(world, sample_one, id_, **active(-1, **DIRTY, allowed=9))
+    put(world, sample_one, id_, **active(-1, **DIRTY, max_attempts=9))
     claimed(world, id_)
-    world.run("update joblane.tasks set allowed = 4 where id = $1", id_)
+    world.run("update joblane.tasks set max_attempts = 4 where id = $1", id_)
 
 
 def archived_by_operator(world: World, id_: str) -> None:
@@ -202,7 +203,13 @@ def test_a_message_that_comes_after_its_deadline_is_archived_in_the_same_way(wor
     found = differences(world, archived_as_overdue, inserted)
     # all else that differs is the history of a task that had one
     history = {"attempts", "runs", "snoozes", "continuations", "generation", "created_at", "due_at", "sent_at"}
-    history |= {"schema", "options", "retention_seconds", "allowed", "reason"}  # the reason has the deadline's time
+    history |= {
+        "schema",
+        "options",
+        "retention_seconds",
+        "max_attempts",
+        "reason",
+    }  # the reason has the deadline's time
     assert found - history == set()
 
 

@@ -60,7 +60,7 @@ def test_what_is_wrong_is_named_and_counted(
     monkeypatch.setenv("TENANT_INIT_SERVICES", f"{services[0].url},{gone}")
     doors.world.sqs.client.delete_queue(QueueUrl=doors.world.sqs.url("jobs-low"))
     doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '21 minutes')"
     )
     # when it is checked
@@ -95,7 +95,7 @@ def test_a_sweep_is_late_by_the_times_that_its_stage_gives_it(
 ) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", json.dumps({"jobs:sweep": times}))
     doors.world.run(
-        "insert into joblane.tasks (id, type, queue, state, payload_digest, allowed, retention_seconds, sweep_at)"
+        "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         f" values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '{waits_hours} hours')"
     )
     assert ("sweep" in check(doors)["problems"]) is problem

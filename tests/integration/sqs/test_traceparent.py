@@ -133,10 +133,10 @@ def test_sql_hands_it_on(world: World) -> None:
 def test_a_foreign_message_has_it_in_its_headers_or_in_an_attribute(
     headers: dict[str, str], attributes: Any, trace: str | None, world: World
 ) -> None:
-    body = Message(sample_one.type, "foreign", {"do": "tells", "number": 0}, headers=headers).encode()
+    body = Message(sample_one.type, "external", {"do": "tells", "number": 0}, headers=headers).encode()
     lines = delivered(world, body, attributes=attributes)
     assert lines[0].get("trace_id") == trace
-    assert world.row("foreign")["headers"].get(HEADER, "").find(trace or "") >= 0
+    assert world.row("external")["headers"].get(HEADER, "").find(trace or "") >= 0
 
 
 def test_it_comes_through_a_front_door(world: World) -> None:

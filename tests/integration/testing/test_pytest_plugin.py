@@ -1,4 +1,4 @@
-"""The plugin, as somebody meets it who has installed the project and writes jobs: `docs/how-to/test.md`, run by pytest."""
+"""The pytest plugin as an adopter uses it: the code of `docs/how-to/test.md`, run by pytest."""
 
 from __future__ import annotations
 

@@ -273,7 +273,7 @@ def test_a_claim_that_fails_for_one_rows_sake_is_repeated_one_by_one(world: Worl
     # each is finished before the next is claimed: a loss costs the neighbours nothing
     assert wire.statements == ["claim"] + ["claim", "finish"] * 3 + ["claim"] + ["claim", "finish"] * 6
     assert states(world) == {f"it-{n}": "completed" for n in range(10) if n != 3}
-    assert {row[0] for row in world.run("select company from joblane.tasks")} == {0}
+    assert {row[0] for row in world.run("select batch_size from joblane.tasks")} == {0}
 
 
 def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reason(world: World) -> None:
@@ -348,7 +348,7 @@ def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: 
     assert "ctx.session" in world.row("it-0")["error_message"]
 
 
-# --- Lost in company -----------------------------------------------------------------------------------------------
+# --- lost in a batch -----------------------------------------------------------------------------------------------
 
 
 def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
@@ -369,14 +369,14 @@ def test_a_loss_in_company_is_not_counted_and_the_next_claim_is_alone(world: Wor
     records = [record(body, world.lane(sample_batch)) for body in bodies(3)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
-    assert world.run("select distinct state, attempts, company from joblane.tasks") == [["active", 1, 3]]
+    assert world.run("select distinct state, attempts, batch_size from joblane.tasks") == [["active", 1, 3]]
     wire.forget()
 
     assert handle(worker, *records) == []
 
     # one claim for all, which sets them apart, and then each by itself
     assert wire.statements == ["claim", *["claim", "finish"] * 3]
-    assert world.run("select distinct state, attempts, runs, suspect from joblane.tasks") == [
+    assert world.run("select distinct state, attempts, runs, claim_alone from joblane.tasks") == [
         ["completed", 1, 2, False]
     ]
     assert world.run("select outcome, count(*)::int from joblane.task_attempts group by 1 order by 1") == [
@@ -392,7 +392,7 @@ def test_a_loss_in_company_that_comes_back_alone_runs_at_once_and_only_its_next_
 
     lose(world, worker, records[0])
     row = world.row("it-0")
-    assert (row["state"], row["attempts"], row["runs"], row["suspect"]) == ("active", 1, 2, True)
+    assert (row["state"], row["attempts"], row["runs"], row["claim_alone"]) == ("active", 1, 2, True)
 
     assert handle(worker, records[0]) == []
     assert (world.row("it-0")["attempts"], world.row("it-0")["runs"]) == (2, 3)
@@ -419,10 +419,10 @@ def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
 
     assert handle(worker, *records) == []
 
-    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["pending", 0, True]]
+    assert world.run("select distinct state, attempts, claim_alone from joblane.tasks") == [["pending", 0, True]]
     world.run("delete from joblane.pauses")
     assert handle(worker, *records) == []
-    assert world.run("select distinct state, attempts, suspect from joblane.tasks") == [["completed", 1, False]]
+    assert world.run("select distinct state, attempts, claim_alone from joblane.tasks") == [["completed", 1, False]]
 
 
 def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: World) -> None:

@@ -234,11 +234,11 @@ def test_a_cancelled_task_without_retention_is_cleared_at_once(world: World, oth
 
 
 @pytest.mark.parametrize("attempts", [1, 4], ids=["attempts left", "none left"])
-@pytest.mark.parametrize("company", [1, 10])
+@pytest.mark.parametrize("batch_size", [1, 10])
 def test_a_lost_run_that_was_asked_to_stop_ends_cancelled_without_running_again(
-    world: World, client: JobClient, attempts: int, company: int
+    world: World, client: JobClient, attempts: int, batch_size: int
 ) -> None:
-    put(world, sample_one, "it", **active(-1, attempts=attempts, runs=attempts, company=company))
+    put(world, sample_one, "it", **active(-1, attempts=attempts, runs=attempts, batch_size=batch_size))
     assert client.cancel("it") is State.ACTIVE
     assert client.cancel("it") is State.ACTIVE
 

@@ -209,7 +209,7 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
     assert world.row("it")["runs"] == 1
 
 
-# --- In company ----------------------------------------------------------------------------------------------------
+# --- In a batch ---------------------------------------------------------------------------------------------------
 
 
 def work_off(world: World, workers: Mortals, rounds: int) -> int:
@@ -248,7 +248,7 @@ def test_a_neighbour_that_kills_the_process_costs_the_others_no_attempt_and_is_g
 ) -> None:
     ids = enqueue_batch(world, killers)
 
-    # Four runs of each killer count, one death in company does not.
+    # Four runs of each killer count, one death in a batch does not.
     assert work_off(world, workers, rounds=30) <= 4 * killers + 1
 
     for id_ in ids[killers:]:
@@ -267,10 +267,10 @@ def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: 
     put(world, sample_batch, "a-killer", {"do": "die_at_first", "number": 99})
     killer = record({"type": "sample:batch", "id": "a-killer", "rec": True}, world.lane(sample_batch))
     assert workers.handle("sample:batch", killer) is None
-    assert (world.row("a-killer")["attempts"], world.row("a-killer")["company"]) == (1, 1)
+    assert (world.row("a-killer")["attempts"], world.row("a-killer")["batch_size"]) == (1, 1)
     world.expire_leases()
 
-    # when it comes again in the company of nine others
+    # when it comes again together with nine others
     fresh = world.receive(world.lane(sample_batch), visibility=0)[:9]
     assert workers.handle("sample:batch", killer, *fresh) is None
 
@@ -288,4 +288,4 @@ def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: W
     assert effects(world) == ids
     assert {world.row(id_)["state"] for id_ in ids} == {"completed"}
     assert {world.row(id_)["attempts"] for id_ in ids[1:]} == {1}
-    assert not any(world.row(id_)["suspect"] for id_ in ids)
+    assert not any(world.row(id_)["claim_alone"] for id_ in ids)

@@ -18,7 +18,9 @@ from tests.samples import Sample, behaviour, behaviours, sample_alert, sample_on
 from tests.world import World, handle
 
 ALERTS = {
-    "options": {"on_archived": {"type": "sample:alert", "queue": "default", "allowed": 6, "retention_seconds": 86400}}
+    "options": {
+        "on_archived": {"type": "sample:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
+    }
 }
 SUCCESSOR = "it:archived:0"
 
@@ -82,7 +84,7 @@ def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
     world.deliver(sample_watched, body())
 
     row = world.row(SUCCESSOR)
-    assert (row["state"], row["queue"], row["tenant"], row["allowed"]) == ("pending", "default", "acme", 6)
+    assert (row["state"], row["queue"], row["tenant"], row["max_attempts"]) == ("pending", "default", "acme", 6)
     assert (row["headers"], row["retention_seconds"], row["options"]) == ({"traceparent": "t"}, 86400, {})
     assert run_alerts(world) == 1
     assert alerts == [
@@ -104,8 +106,8 @@ def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
 
 
 def test_a_foreign_task_is_followed_too(world: World, alerts: list[ArchivedTask]) -> None:
-    foreign = {"type": "sample:watched", "id": "it", "payload": {"do": "hopeless"}}
-    assert world.deliver(sample_watched, foreign) == []
+    external = {"type": "sample:watched", "id": "it", "payload": {"do": "hopeless"}}
+    assert world.deliver(sample_watched, external) == []
     assert run_alerts(world) == 1
     assert [told.reason for told in alerts] == ["SkipRetry: no such tenant"]
 
@@ -119,7 +121,7 @@ GIVEN_UP_BY_THE_CLAIM: dict[str, tuple[dict[str, Any], str]] = {
 @pytest.mark.parametrize("step", GIVEN_UP_BY_THE_CLAIM)
 def test_one_that_the_claim_gives_up_is_followed_too(world: World, alerts: list[ArchivedTask], step: str) -> None:
     columns, error = GIVEN_UP_BY_THE_CLAIM[step]
-    put(world, sample_watched, "it", allowed=2, **columns, **ALERTS)
+    put(world, sample_watched, "it", max_attempts=2, **columns, **ALERTS)
     assert world.deliver(sample_watched, body()) == []
     assert run_alerts(world) == 1
     assert [(told.task_id, told.error_type) for told in alerts] == [("it", error)]

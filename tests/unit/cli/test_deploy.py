@@ -15,7 +15,7 @@ from joblane.cli.commands.deploy import _synthesised
 from joblane.cli.main import app
 from joblane.errors import DeclarationError
 from joblane.local import env_file
-from joblane.local.errors import AwayError, LocalError
+from joblane.local.errors import LocalError, UnavailableError
 from joblane.record.migrate import Migrated
 from joblane.record.migrations import newest
 from tests.world import mocked_aws
@@ -135,7 +135,9 @@ def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
     with patch.dict(os.environ):
         monkeypatch.delenv("DATABASE_URL", raising=False)
         monkeypatch.setenv("JOBLANE_LOCAL", str(tmp_path))
-        with pytest.raises(AwayError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"):
+        with pytest.raises(
+            UnavailableError, match=r"DATABASE_URL is not set, and there is no .* Start the local stack"
+        ):
             jobs("migrate")
         env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
         with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):

@@ -35,7 +35,7 @@ from joblane.errors import (
 from joblane.inspector.durations import duration, moment
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from joblane.inspector.filter import BulkAction, PauseScope
-from joblane.local.errors import AwayError, ForbiddenError, LocalError, MisuseError
+from joblane.local.errors import ForbiddenError, LocalError, MisuseError, UnavailableError
 from joblane.queues import Queue
 from joblane.record.states import State
 from joblane.settings import MissingSettingError
@@ -69,7 +69,7 @@ from tests.unit.cli.conftest import Run
         (JobError("x"), 1),
         (LocalError("x"), 1),
         (MisuseError("x"), 2),
-        (AwayError("x"), 5),
+        (UnavailableError("x"), 5),
         (ForbiddenError("x"), 6),
         (BusyError("task 'a'"), 4),
         (AwsCallError("SendMessage", "no"), 5),
@@ -84,7 +84,7 @@ def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception
 
 def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(**_: object) -> None:
-        raise AwayError("There are no AWS credentials to sign with.")
+        raise UnavailableError("There are no AWS credentials to sign with.")
 
     monkeypatch.setattr(connecting, "connect", connect)
     ran = jobs("show", "x")

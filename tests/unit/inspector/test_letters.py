@@ -20,7 +20,7 @@ DLQ = "jobs-low-data-export-dlq"
 AT = datetime(2026, 11, 25, 8, tzinfo=UTC)
 PAYLOAD = {"number": 1}
 REC = {"type": "data:export", "id": "it", "rec": True}
-FOREIGN = {"type": "data:export", "id": "it", "payload": PAYLOAD}
+EXTERNAL = {"type": "data:export", "id": "it", "payload": PAYLOAD}
 TICK = {"type": "jobs:sweep", "tick": {"schedule": "0", "at": "2026-11-25T08:00Z"}}
 REASON = ("String", "ValueError: row 17 of 'secret' is bad")
 
@@ -50,10 +50,10 @@ def row(state: State, generation: int = 1, payload: Any = PAYLOAD, type_: str = 
         (letter(REC, row(State.ACTIVE)), Kind.MOVED),
         (letter(REC), Kind.MOVED),
         (letter(REC, row(State.ARCHIVED, type_="data:import"), dead="1"), Kind.REFUSED),
-        (letter(FOREIGN, row(State.COMPLETED), dead="0"), Kind.OBSOLETE),
-        (letter(FOREIGN, row(State.COMPLETED, payload={"number": 2}), dead="0"), Kind.REFUSED),
-        (letter(FOREIGN, row(State.COMPLETED, payload={"number": 2})), Kind.MOVED),
-        (letter(FOREIGN, dead="0"), Kind.REFUSED),
+        (letter(EXTERNAL, row(State.COMPLETED), dead="0"), Kind.OBSOLETE),
+        (letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2}), dead="0"), Kind.REFUSED),
+        (letter(EXTERNAL, row(State.COMPLETED, payload={"number": 2})), Kind.MOVED),
+        (letter(EXTERNAL, dead="0"), Kind.REFUSED),
         (letter("no json", dead="0"), Kind.UNREADABLE),
         (letter("no json"), Kind.UNREADABLE),
         (letter(TICK, queue="jobs-cron-dlq", ERROR_CODE="Throttled"), Kind.UNSENT),
@@ -93,7 +93,7 @@ def test_a_letter_is_told_by_its_marks_and_its_row(found: DeadLetter, kind: Kind
     ],
 )
 def test_a_letter_is_wanted_where_all_holds_that_is_asked_for(filter_: Filter, *, is_wanted: bool) -> None:
-    assert wanted(letter(FOREIGN, dead="0"), filter_, "jobs", discover()) is is_wanted
+    assert wanted(letter(EXTERNAL, dead="0"), filter_, "jobs", discover()) is is_wanted
 
 
 def test_what_the_record_has_is_never_sent_back_as_a_message() -> None:
@@ -115,7 +115,7 @@ def test_a_tick_belongs_to_the_queue_of_its_type() -> None:
 
 
 def test_letters_of_one_queue_and_one_reason_have_one_fingerprint() -> None:
-    prints = {letter(FOREIGN | {"id": str(n)}, dead="0").fingerprint for n in range(3)}
+    prints = {letter(EXTERNAL | {"id": str(n)}, dead="0").fingerprint for n in range(3)}
     assert len(prints) == 1
-    assert letter(FOREIGN, dead="0", queue="jobs-low-dlq").fingerprint not in prints
-    assert "secret" not in str(letter(FOREIGN, dead="0").error)
+    assert letter(EXTERNAL, dead="0", queue="jobs-low-dlq").fingerprint not in prints
+    assert "secret" not in str(letter(EXTERNAL, dead="0").error)

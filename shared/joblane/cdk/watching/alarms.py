@@ -224,33 +224,33 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
     if gap is None:  # it is off: what it would tell is missing for a reason
         return
 
-    def told(name: str, metric: str, heading: str, says: str, threshold: Count) -> Iterator[Alarm]:
+    def reported(name: str, metric: str, heading: str, says: str, threshold: Count) -> Iterator[Alarm]:
         if isinstance(threshold, int):
             metrics = {"found": own_metric(prefix, metric, statistic="Maximum", period=FIVE, task_type=SWEEP)}
             yield Alarm(name=name, heading=heading, says=says, metrics=metrics, threshold=threshold)
 
-    yield from told(
+    yield from reported(
         "moved-by-sqs",
         "DeadLettersMovedBySqs",
         "dead-letters-that-sqs-moved",
         "SQS itself moved messages to a dead-letter queue: the code did not get to say why.",
         monitoring.moved_by_sqs,
     )
-    yield from told(
+    yield from reported(
         "waiting",
         "WaitingTooLong",
         "waiting-too-long",
         "Tasks have not started yet and are due for longer than their types' target_wait; the sweep's log names them.",
         1 if monitoring.waiting else "off",
     )
-    yield from told(
+    yield from reported(
         "missed-tick",
         "MissedTick",
         "a-missed-tick",
         "A schedule should have fired, and no tick of it was seen; the sweep's log names it.",
         monitoring.missed_ticks,
     )
-    yield from told(
+    yield from reported(
         "stuck-lease",
         "StuckLeases",
         "a-stuck-lease",

@@ -79,7 +79,7 @@ def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
     from pg8000.exceptions import Error as PostgresError
     from sqlalchemy.exc import DBAPIError
 
-    from joblane.cli.connect import away
+    from joblane.cli.connect import unavailable
     from joblane.errors import DeclarationError, text_of
     from joblane.record.connection import is_unavailable
 
@@ -90,7 +90,7 @@ def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
         missing_file = getattr(error, "filename", None) is not None
         if url and is_unavailable(error) and not missing_file:
-            raise away(url, source, what, error) from error
+            raise unavailable(url, source, what, error) from error
         raise LocalError(f"The database {what}: {text_of(error)}") from error
 
 

@@ -57,7 +57,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, admitted. ``who``: the ARN of the signer, with the name of its session."""
+    """One request, accepted. ``who``: the ARN of the signer, with the name of its session."""
 
     who: str
     operation: str

@@ -72,10 +72,10 @@ def enqueue(
 
 def insert(connection: Connection, ready: NewTask) -> NewTask:
     """Write the row in the transaction that is open. Raises what stands in its way."""
-    admitted = insert_tasks(connection.run, [ready])[0]
-    if isinstance(admitted, JobError):
-        raise admitted
-    return admitted
+    inserted = insert_tasks(connection.run, [ready])[0]
+    if isinstance(inserted, JobError):
+        raise inserted
+    return inserted
 
 
 def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:

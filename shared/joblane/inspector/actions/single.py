@@ -65,7 +65,7 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
 
 # --- Another payload -----------------------------------------------------------------------------------------------
 
-# `payload_digest` stays, as in store.REPLACE: by it the message of a foreign sender is known as the row's own.
+# `payload_digest` stays, as in store.REPLACE: by it the message of an external sender is known as the row's own.
 EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
 
 

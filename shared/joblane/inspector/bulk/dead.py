@@ -33,7 +33,7 @@ from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import Held, side_by_side
+from joblane.sqs.depth import QueueDepth, side_by_side
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
@@ -159,7 +159,7 @@ def _log_link(scope: Scope, type_: str) -> str | None:
 # --- Messages that the record does not explain ---------------------------------------------------------------------
 
 
-def _unexplained(scope: Scope) -> tuple[Mapping[str, Held], list[DeadLetter], int]:
+def _unexplained(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
     """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = explained(scope.connection, scope.prefix)

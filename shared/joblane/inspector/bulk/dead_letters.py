@@ -30,7 +30,7 @@ from joblane.record.connection import Connection
 from joblane.record.states import ENDED, State
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
-from joblane.sqs.depth import Held, held_if_there, side_by_side
+from joblane.sqs.depth import QueueDepth, queue_depth_if_exists, side_by_side
 from joblane.sqs.message import REASON_ATTRIBUTE
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
@@ -135,7 +135,7 @@ class DeadLetter:
     def sent_back(self, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> Entry | None:
         """The message for the queue it came from; None where no task takes it any more.
 
-        A foreign one gets the id of the SQS message that brought it here, a tick its time: sent twice, it runs once.
+        An external one gets the id of the SQS message that brought it here, a tick its time: sent twice, it runs once.
         """
         delivery, message = self.delivery, self.delivery.message
         queue = delivery.queue.removesuffix(dead_letter_name(""))
@@ -179,9 +179,9 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
     return [*map(dead_letter_name, [*lanes, *doors]), cron_dead_letters(prefix)]
 
 
-def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, Held]:
+def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
     """Of the queues that hold some."""
-    found = side_by_side(sqs, lambda queue: held_if_there(sqs, queue), queues)
+    found = side_by_side(sqs, lambda queue: queue_depth_if_exists(sqs, queue), queues)
     return {queue: dead_letters for queue, dead_letters in found.items() if dead_letters and dead_letters.all}
 
 

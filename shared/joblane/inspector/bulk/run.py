@@ -28,7 +28,7 @@ from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import held_if_there
+from joblane.sqs.depth import queue_depth_if_exists
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -204,7 +204,7 @@ class BulkRun:
 
     def _receive(self, queue: str) -> tuple[list[DeadLetter], bool]:
         """Letters that are not in hand, and whether there are some in other hands."""
-        there = held_if_there(self._sqs, queue)
+        there = queue_depth_if_exists(self._sqs, queue)
         if there is None:
             return [], False
         # a short poll asks some of SQS's servers only; a long one of an empty queue takes its time

@@ -9,40 +9,40 @@ from threading import Event
 from joblane.inspector.views import Depth
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import Held, held_if_there, side_by_side
+from joblane.sqs.depth import QueueDepth, queue_depth_if_exists, side_by_side
 
 
 class Missing:
     """In place of a queue's messages: there is no such queue."""
 
 
-def held_by(sqs: Sqs, names: Iterable[str]) -> Mapping[str, Held | Missing | None]:
+def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | Missing | None]:
     """The messages in each queue; None where SQS does not answer.
 
     Where SQS cannot be reached the rest is not asked: each would take as long as the first.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    away = Event()
+    unavailable = Event()
 
-    def ask(name: str) -> Held | Missing | None:
-        if away.is_set():
+    def ask(name: str) -> QueueDepth | Missing | None:
+        if unavailable.is_set():
             return None
         try:
-            return held_if_there(sqs, name) or Missing()
+            return queue_depth_if_exists(sqs, name) or Missing()
         except ClientError:
             return None
         except BotoCoreError:  # no answer at all
-            away.set()
+            unavailable.set()
             return None
 
     return side_by_side(sqs, ask, list(dict.fromkeys(names)))
 
 
-def depth_of(found: Mapping[str, Held | Missing | None], queue: str) -> Depth:
+def depth_of(found: Mapping[str, QueueDepth | Missing | None], queue: str) -> Depth:
     """Of a lane or front door, with its dead letters."""
     names = (queue, dead_letter_name(queue))
-    own, dead = (each if isinstance(each := found.get(name), Held) else None for name in names)
+    own, dead = (each if isinstance(each := found.get(name), QueueDepth) else None for name in names)
     return Depth(
         waiting=own.waiting if own else None,
         in_flight=own.in_flight if own else None,

@@ -11,7 +11,7 @@ from typing import Any
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
 from joblane.inspector.stage import pauses
-from joblane.inspector.stage.depths import depth_of, held_by, total
+from joblane.inspector.stage.depths import depth_of, depths_by_name, total
 from joblane.inspector.tasks.filter_sql import check_number, reading
 from joblane.inspector.tasks.listing import COUNT_CAP
 from joblane.inspector.views import Depth, Lane, Minute, Overview, Pause, QueueView
@@ -64,7 +64,7 @@ def overview(scope: Scope, minutes: int) -> Overview:
     names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | standing)}
     doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
     asked = [*(names[lane] for lane in declared), *doors.values()]
-    found = held_by(scope.sqs, [*asked, *map(dead_letter_name, asked)])
+    found = depths_by_name(scope.sqs, [*asked, *map(dead_letter_name, asked)])
     lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
     return Overview(
         at=recorded.at,

@@ -1,7 +1,7 @@
 """Pausing a queue, a type, a tenant or a schedule.
 
 The claim looks at the pauses, so from the commit on nothing new starts: a message that is delivered moves into its row
-(one of a foreign sender becomes a row), which waits without limit, spends no attempt and counts no receive. The ticks
+(one of an external sender becomes a row), which waits without limit, spends no attempt and counts no receive. The ticks
 of a paused schedule are recorded as cancelled.
 
 The event source mapping stays on, on purpose. Behind a mapping that is off messages would grow old in SQS and expire

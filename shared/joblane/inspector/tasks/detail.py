@@ -55,7 +55,7 @@ def task(scope: Scope, id_: str) -> TaskView:
     declared = scope.task(record.type)
     return record.into(
         TaskView,
-        row=record.into(TaskRow, tags=tuple(record.tags), max_retry=record.allowed - 1),
+        row=record.into(TaskRow, tags=tuple(record.tags), max_retry=record.max_attempts - 1),
         payload=_shown(declared, record.payload),
         result=_result(declared, record),
         headers=_headers(record.headers),

@@ -16,7 +16,7 @@ from joblane.record.states import State
 COUNT_CAP = 10_000
 """Rows are counted up to here."""
 COLUMNS = (
-    "id, type, queue, state, tenant, tags, attempts, allowed, created_at, due_at, finished_at, reason, error_type,"
+    "id, type, queue, state, tenant, tags, attempts, max_attempts, created_at, due_at, finished_at, reason, error_type,"
     " error_message, fingerprint"
 )
 """Of :func:`row_of`."""
@@ -60,5 +60,5 @@ def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) 
 
 def row_of(row: list[Any]) -> TaskRow:
     """From a row of :data:`COLUMNS`."""
-    id_, type_, queue, state, tenant, tags, attempts, allowed, *rest = row
-    return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, allowed - 1, *rest)
+    id_, type_, queue, state, tenant, tags, attempts, max_attempts, *rest = row
+    return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, max_attempts - 1, *rest)

@@ -34,11 +34,11 @@ class Record:
     headers: Mapping[str, str]
     options: Mapping[str, Any]
     attempts: int
-    allowed: int
+    max_attempts: int
     runs: int
     generation: int
-    company: int
-    suspect: bool
+    batch_size: int
+    claim_alone: bool
     used_ms: int
     created_at: datetime
     due_at: datetime

@@ -79,7 +79,7 @@ def _dead(scope: Scope, record: Record) -> Why:
 
 def _active(connection: Connection, record: Record) -> Why:
     lease = record.lease_until
-    attempt = f"attempt {record.attempts} of {record.allowed}"
+    attempt = f"attempt {record.attempts} of {record.max_attempts}"
     if lease is not None and lease > record.now:
         if record.cancel_requested_at is not None:
             text = (
@@ -98,13 +98,13 @@ def _after_loss(record: Record) -> str:
     """As the claim's ``case`` decides on a row whose lease is over, in its order."""
     if record.cancel_requested_at is not None:
         return "it is cancelled, as was asked for"
-    if record.company <= 1 and record.attempts >= record.allowed:
+    if record.batch_size <= 1 and record.attempts >= record.max_attempts:
         return "it is given up, as no attempt is left"
     if record.deadline is not None and record.deadline <= record.now:
         return "it is given up, as its deadline has passed"
-    if record.company > 1:
+    if record.batch_size > 1:
         return "it runs again by itself: a loss beside others does not count"
-    return f"it runs again, as attempt {record.attempts + 1} of {record.allowed}"
+    return f"it runs again, as attempt {record.attempts + 1} of {record.max_attempts}"
 
 
 # --- Waiting -------------------------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
         f"its message is in {lane}, sent at {_text(record.sent_at)}. {_queue_before(connection, record)} If nobody "
     )
     in_lane += f"takes it, {_sweep(record, 'sends it again')}.{_late(record)}"
-    if record.suspect:
+    if record.claim_alone:
         text = f"A run of it was lost beside others, so that it is claimed by itself: {in_lane}"
         return Why(Reason.ALONE, text, record.sweep_at)
     begun = "It goes on in the next invocation" if last_outcome == "continued" else "It waits in its lane"
@@ -157,7 +157,7 @@ def _not_due(record: Record, last_outcome: str | None) -> str:
     if record.mismatch_since is not None:
         begun = f"Its payload has another schema than the code knows, since {_text(record.mismatch_since)}; tried again"
     elif record.state is State.RETRY:
-        begun = f"Attempt {record.attempts} of {record.allowed} failed ({record.error_type}); the next is due"
+        begun = f"Attempt {record.attempts} of {record.max_attempts} failed ({record.error_type}); the next is due"
     elif last_outcome == "snoozed":
         begun = "Its last run asked to be called later: due"
     else:

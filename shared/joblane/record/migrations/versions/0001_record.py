@@ -35,14 +35,14 @@ create table joblane.tasks (
 
     attempts       integer not null default 0,
     runs           integer not null default 0,
-    allowed        integer not null check (allowed > 0),
+    max_attempts   integer not null check (max_attempts > 0),
     snoozes        integer not null default 0,
     continuations  integer not null default 0,
     used_ms        bigint not null default 0,
     generation     integer not null default 0,
 
-    company        smallint not null default 0,
-    suspect        boolean not null default false,
+    batch_size     smallint not null default 0,
+    claim_alone    boolean not null default false,
     lease_token    uuid,
     lease_until    timestamptz,
 
@@ -342,7 +342,7 @@ begin
          where t.unique_key = wanted and t.state in ('scheduled', 'pending', 'active', 'retry')
            and t.unique_expires_at <= clock_timestamp();
         insert into joblane.tasks as t (id, type, queue, tenant, tags, state, payload, payload_digest, headers, options,
-                                allowed, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
+                                max_attempts, retention_seconds, deadline, unique_key, unique_until, unique_expires_at,
                                 due_at, sweep_at)
         values (task_id, type, queue, tenant, tags,
                 case when due > clock_timestamp() then 'scheduled' else 'pending' end,

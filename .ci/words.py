@@ -1,0 +1,88 @@
+"""Find words that a reader has to translate, docstrings that open badly, and test names that are too long.
+
+``python .ci/words.py [FILE]...`` reads the named files, or all that git tracks, and prints what to write instead.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SUFFIXES = {".py", ".md", ".html", ".jinja", ".sql", ".js", ".css", ".yml", ".toml", ".mako", ""}
+LEFT_OUT = re.compile(r"\.ci/words\.py|tests/unit/test_words\.py|package(-lock)?\.json|.*/locks/.*|LICENSE")
+LONGEST_TEST_NAME = 80
+
+WORDS = {
+    r"told": "says, logs, reports, records",
+    r"tells? of": "says, logs, reports",
+    r"what (?:becomes|became|is said|was said) of": "the result, the state",
+    r"goes on": "continues",
+    r"who(?:ever|mever|m)": "the user, the caller, anyone who",
+    r"_?beside": "next to, in addition to, together with",
+    r"owed": "pending, due",
+    r"(?:is|are|was|were|be|been|being|database|SQS|service|provider) away|is_away": "unavailable",
+    r"given up|giv(?:es?|ing) up (?:messages?|tasks?)|(?:un)?bur(?:y|ied|ies)": "archived, for a task; dead letter",
+    r"(?:one|those) that (?:is|are|was|were)": "the noun, with an adjective",
+    r"(?<!front[ _-])_?doors?": "front door, or the Inspector",
+    r"foreign (?:senders?|messages?|producers?)": "external producer, external message",
+    r"in company|suspects?": "claimed in a batch, claim_alone",
+    r"admitted": "inserted",
+    r"onward": "forward",
+    r"as_it_came": "unchanged",
+    r"words_of": "log_fields",
+    r"settled": "the response",
+    r"mend(?:s|ed|ing)?": "fix",
+    r"the record": "the task table, the database",
+    r"(?<!dead[ _-])_?letters?": "dead letter",
+}
+"""Regular expression of whole words, in any case → the words to use."""
+PATTERNS = [(re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.I), say) for words, say in WORDS.items()]
+ALPHABET = re.compile(
+    r"(ascii|lower-case|upper-case|small|capital|with a|\d+) letters?|letters(,| and| or) (digits|figures)", re.I
+)
+"""Letters of the alphabet."""
+OPENINGS = ("What ", "One ", "Of ", "Whether ")
+
+
+def findings(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and text of each finding in one file."""
+    text = path.read_text()
+    for number, line in enumerate(text.splitlines(), 1):
+        prose = ALPHABET.sub("", line)
+        yield from (
+            (number, f"{found[0]!r}; say {say}") for pattern, say in PATTERNS for found in pattern.finditer(prose)
+        )
+    if path.suffix == ".py":
+        yield from _of_python(ast.parse(text), is_test=path.name.startswith("test_"))
+
+
+def _of_python(tree: ast.Module, *, is_test: bool) -> Iterator[tuple[int, str]]:
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for statement in body if isinstance(body, list) else ():
+            match statement:
+                case ast.Expr(value=ast.Constant(value=str(text))) if text.startswith(OPENINGS):
+                    yield statement.lineno, f"a docstring opens with {text.split()[0]!r}; say what it does or holds"
+                case ast.FunctionDef(name=name) if is_test and len(name) > LONGEST_TEST_NAME:
+                    yield statement.lineno, f"the name has {len(name)} characters; {LONGEST_TEST_NAME} are the most"
+
+
+def main(names: list[str]) -> int:
+    if not names:
+        names = subprocess.run(["git", "ls-files"], check=True, capture_output=True, text=True).stdout.splitlines()  # noqa: S607
+    count = 0
+    for name in names:
+        path = Path(name)
+        if path.suffix in SUFFIXES and path.is_file() and not LEFT_OUT.fullmatch(name):
+            for line, text in findings(path):
+                print(f"{name}:{line}: {text}")  # noqa: T201
+                count += 1
+    return 1 if count else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
