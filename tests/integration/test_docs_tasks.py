@@ -16,7 +16,18 @@ from joblane.testing import JobTester
 from tests.pages import ROOT, blocks
 
 HOW_TO = ROOT / "docs" / "how-to"
-RUN_HERE = ("write", "enqueue", "retry", "unique", "cancel", "long-work", "schedule", "change-payload", "redact", "trace")
+RUN_HERE = (
+    "write",
+    "enqueue",
+    "retry",
+    "unique",
+    "cancel",
+    "long-work",
+    "schedule",
+    "change-payload",
+    "redact",
+    "trace",
+)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
 Names = dict[str, Any]

@@ -138,7 +138,7 @@ def relations(database: Database, schema: str) -> set[str]:
 
 @pytest.fixture(scope="module")
 def tutorial(adopter: Adopter) -> Tutorial:
-    """The tutorial up to its local stack, in the adopter's folder: a setting of the adopter's own job is all that differs."""
+    """The tutorial up to its local stack, in the adopter's folder, whose own job needs a setting."""
     page = Tutorial(adopter.folder, adopter.try_to_run)
     page.follow("2. Make the folder a project")
     stages = json.loads((adopter.folder / "cdk.json").read_text())

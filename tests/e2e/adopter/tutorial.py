@@ -1,4 +1,4 @@
-"""``docs/tutorial.md``, followed to the letter: its files are written, its commands are run, its outputs are compared."""
+"""``docs/tutorial.md``, followed: its files are written, its commands are run, and its outputs are compared."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Shell(Protocol):
 
 
 class Tutorial:
-    """The page in the hand of a reader, who takes one section after another.
+    """A reader of the page, who follows one section after another.
 
     A section's blocks of Python are files. Its commands share the variables that they set, as in one shell.
     """
@@ -35,17 +35,19 @@ class Tutorial:
         self._variables = folder / ".joblane" / "tutorial.sh"
 
     def follow(self, heading: str, **variables: str) -> str:
-        """Do all that a section says; return what its last block of commands printed."""
+        """Follow a section; return the output of its last block of commands."""
         output, status = "", 0
         for language, mark, text in _section(heading):
             match language, mark:
                 case "python", "":
                     self._write(text)
                 case "sh", "":
-                    assert status == 0, output  # only the last of a section's commands may fail, and has to say why
+                    assert status == 0, output  # a command that fails needs its output in the page
                     status, output = self._run(text, variables)
                 case "text", "":
-                    assert _pattern(text).fullmatch(output), f"{heading}:\n{text}\nis in the page; printed was\n{output}"
+                    assert _pattern(text).fullmatch(output), (
+                        f"{heading}:\n{text}\nis in the page; printed was\n{output}"
+                    )
                     status = 0
         assert status == 0, output
         return output
@@ -86,7 +88,7 @@ def _section(heading: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _pattern(text: str) -> re.Pattern[str]:
-    """An output as the page shows it: ``…`` is anything; ids, fingerprints and the width of columns are as they come."""
+    """An output of the page: ``…`` stands for any text; ids, fingerprints and the width of columns may differ."""
     pattern = ""
     for line in text.splitlines():
         if line.strip() == ELLIPSIS:
