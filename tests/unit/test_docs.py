@@ -28,6 +28,7 @@ RUN = {
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make docs": ("tests/unit/test_site.py", '"sphinx"'),
     "make synth": ("tests/infra/test_app.py", "main(["),
+    "make wheel": ("tests/wheel.py", '"wheel")'),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
         "tests/e2e/adopter/test_adopter.py",
@@ -45,7 +46,7 @@ BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "p
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
-S3 = {"ls": set(), "rm": {"recursive"}}
+S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
 """Commands of ``aws s3`` that are no operation of the service. Source: AWS CLI command reference, *s3*."""
 CDK = {
     "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},

@@ -18,7 +18,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from joblane import Enqueued, JobClient, Payload, Queue, TaskContext, task
 from joblane.enqueue.check import new_id
-from joblane.errors import EnqueueError, LaneError, PayloadError, RecordAwayError, SendError, TaskIdConflictError
+from joblane.errors import (
+    DatabaseUnavailableError,
+    EnqueueError,
+    LaneError,
+    PayloadError,
+    SendError,
+    TaskIdConflictError,
+)
 from joblane.job import Job
 from joblane.limits import MAX_MESSAGE_BYTES
 from joblane.maintenance.sweep import sweep
@@ -345,10 +352,10 @@ def test_a_database_that_is_away_is_an_error_and_nothing_is_sent(
 ) -> None:
     url = world.url.rpartition("/")[0]
     monkeypatch.setenv("DATABASE_URL", f"{url}/no_such_database")
-    with nothing_happens(world, sends), pytest.raises(RecordAwayError, match="nothing was sent"):
+    with nothing_happens(world, sends), pytest.raises(DatabaseUnavailableError, match="nothing was sent"):
         JobClient().enqueue(sample_one, Sample())
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/jobs")
-    with nothing_happens(world, sends), pytest.raises(RecordAwayError, match="nothing was sent") as caught:
+    with nothing_happens(world, sends), pytest.raises(DatabaseUnavailableError, match="nothing was sent") as caught:
         JobClient().enqueue(sample_one, Sample())
     assert "secret" not in str(caught.value)
 
@@ -356,7 +363,7 @@ def test_a_database_that_is_away_is_an_error_and_nothing_is_sent(
 def test_a_connection_that_the_server_has_ended_is_an_error_once_and_then_made_anew(world: World, sends: Sends) -> None:
     world.client.enqueue(sample_one, Sample())
     world.run(END_OTHERS)
-    with pytest.raises(RecordAwayError):
+    with pytest.raises(DatabaseUnavailableError):
         world.client.enqueue(sample_one, Sample())
     assert world.client.enqueue(sample_one, Sample()).sent
 
