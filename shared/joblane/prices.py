@@ -1,7 +1,7 @@
-"""What AWS asks for, in one table: dollars, region us-east-1, first tiers, without any free tier and without tax.
+"""The prices of AWS in dollars: region us-east-1, first tiers, without free tiers and without tax.
 
-AWS's price pages draw their figures by script, so these are what others have written of them at the time that is named.
-``docs/explanation/costs.md`` shows the table; whatever is computed from it is an estimate.
+AWS's price pages load their figures by script. So the prices here come from other authors, named with their dates.
+``docs/explanation/costs.md`` shows the table. Every sum that is computed from it is an estimate.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import date
 
 AS_OF = date(2026, 11, 24)
-"""When they were looked up."""
+"""The date of the look-up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """``dollars`` for one ``unit``, which is a million pieces where it says so. ``source``: who says so, and when."""
+    """The price in ``dollars`` of one ``unit``, for example a million requests. ``source``: page, author and date."""
 
     dollars: float
     unit: str
@@ -24,7 +24,7 @@ class Price:
 
     @property
     def each(self) -> float:
-        """Dollars for one piece."""
+        """The price of a single request, hour or gigabyte in dollars."""
         return self.dollars / 1e6 if self.unit == "million" else self.dollars
 
     def __str__(self) -> str:
@@ -74,9 +74,9 @@ PRICES: Mapping[str, Price] = {
     "S3 GB-month": Price(0.023, "GB-month", "aws.amazon.com/s3/pricing, Standard; no dated copy"),
     "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
 }
-"""By what is paid for."""
+"""Billed unit → its price."""
 
 
 def compute(machine: str) -> Price:
-    """Of a GB-second on ``machine``, as Python or a stage's ``architecture`` names it."""
+    """Return the price of a GB-second on ``machine``, named as by Python or by a stage's ``architecture``."""
     return PRICES["Lambda GB-second" if machine in ("arm64", "aarch64") else "Lambda GB-second, x86_64"]

@@ -34,7 +34,7 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={**_user(access), **shared.project.migrating},
+            environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
         if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
