@@ -97,3 +97,9 @@ def test_the_example_for_coding_agents_is_in_this_projects_form(command: str, bl
 @pytest.mark.parametrize("block", [block for block in blocks("python") if block.mark in OTHER_SYSTEMS], ids=str)
 def test_code_of_another_system_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec", dont_inherit=True)
+
+
+def test_every_test_that_the_comparison_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "explanation" / "comparison.md").read_text()))
+    assert named
+    assert named - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
