@@ -1,4 +1,4 @@
-"""What the documentation says of stages and of the CDK's command line is so."""
+"""The documentation of stages and of the CDK's command line agrees with the code."""
 
 from __future__ import annotations
 
@@ -45,19 +45,18 @@ def load(name: str, stages: object) -> PlatformStage:
 
 
 def settings(heading: str) -> dict[str, FieldInfo]:
-    """What the file may say; a stage's name is its key there."""
+    """Return the settings of a section. In ``cdk.json`` a stage's name is its key, and no setting."""
     return {name: field for name, field in SECTIONS[heading].model_fields.items() if name != "name" or heading != STAGE}
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
 def test_the_page_names_every_setting_and_no_other(heading: str) -> None:
     named = {name for row in table(DEPLOYING, heading) for name in re.findall(r"`([a-z_]+)`", row[0])}
-    there = set(settings(heading))
-    assert named == there
+    assert named == set(settings(heading))
 
 
 @pytest.mark.parametrize("heading", SECTIONS)
-def test_the_defaults_that_the_page_names_are_those_of_the_settings(heading: str) -> None:
+def test_the_defaults_of_the_page_are_those_of_the_settings(heading: str) -> None:
     shown = {row[0].strip("`"): row[1].strip("`") for row in table(DEPLOYING, heading)}
     for name, field in settings(heading).items():
         assert shown[name] == ("required" if field.is_required() else json.dumps(field.default)), name
@@ -68,7 +67,7 @@ def test_the_page_names_every_key_of_the_project() -> None:
 
 
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
-def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
+def test_json_blocks_are_valid_and_settings_of_a_stage_are_accepted(block: Block) -> None:
     assert block.mark in ("", "stage", "schedules")
     settings = json.loads(block.text)
     if block.mark == "stage":
@@ -95,7 +94,7 @@ FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figu
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
-def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
+def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
     _, figure, where = row
     module, _, name = where.strip("`").rpartition(".")
     value = getattr(importlib.import_module(module), name)
@@ -117,7 +116,7 @@ def test_shares_of_the_stages_are_those_of_the_page() -> None:
         assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == wanted
 
 
-def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+def test_a_queues_default_numbers_are_those_of_the_page() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
     shown = [row[2] for row in table(ROOT / "docs" / "how-to" / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]

@@ -1,4 +1,4 @@
-"""What the alarms watch and tell, read from the templates of the real tasks, and of tasks of every shape."""
+"""The alarms, the dashboard and the queries, read from the templates of the real tasks and of test tasks."""
 
 from __future__ import annotations
 
@@ -36,30 +36,30 @@ def watched(request: pytest.FixtureRequest, real_stages: RealStages) -> Template
 
 @pytest.fixture(scope="module")
 def acme(synth: Synth) -> Template:
-    """Of the test tasks, with thresholds of its own."""
+    """The monitoring template of the test tasks, with its own thresholds."""
     done = synth(monitoring={"email": "on-call@example.com", "archived": 7, "throttles": "off"})
     return done.templates["acme-monitoring"]
 
 
 def alarms_of(template: Template) -> dict[str, Properties]:
-    return {one["AlarmName"]: one for one in templates.of_type(template, "AWS::CloudWatch::Alarm").values()}
+    return {alarm["AlarmName"]: alarm for alarm in templates.of_type(template, "AWS::CloudWatch::Alarm").values()}
 
 
 def metrics_of(alarm: Properties) -> list[dict[str, Any]]:
-    """Each metric that an alarm reads, flat."""
+    """Return each metric that an alarm reads."""
     if "Metrics" not in alarm:
         return [dict(alarm)]
-    return [one["MetricStat"]["Metric"] | one["MetricStat"] for one in alarm["Metrics"] if "MetricStat" in one]
+    return [query["MetricStat"]["Metric"] | query["MetricStat"] for query in alarm["Metrics"] if "MetricStat" in query]
 
 
 def dimensions(metric: Properties) -> dict[str, str]:
-    return {one["Name"]: one["Value"] for one in metric.get("Dimensions", [])}
+    return {dimension["Name"]: dimension["Value"] for dimension in metric.get("Dimensions", [])}
 
 
 # --- Every alarm ---------------------------------------------------------------------------------------------------
 
 
-def test_every_alarm_tells_the_one_topic_when_it_rings_and_when_it_is_over(watched: Template) -> None:
+def test_every_alarm_publishes_its_start_and_end_to_the_topic(watched: Template) -> None:
     ((topic, _),) = templates.of_type(watched, "AWS::SNS::Topic").items()
     for alarm in alarms_of(watched).values():
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": topic}]
@@ -83,13 +83,13 @@ def test_every_heading_below_alarm_by_alarm_has_an_alarm(watched: Template) -> N
     } == named
 
 
-def test_silence_is_a_fault_where_something_has_to_come_and_fine_elsewhere(watched: Template) -> None:
+def test_missing_data_is_breaching_only_for_periodic_runs(watched: Template) -> None:
     missing = {name.split("-", 2)[2]: one["TreatMissingData"] for name, one in alarms_of(watched).items()}
     assert {name for name, treated in missing.items() if treated == "breaching"} == {"sweep", "health-check"}
     assert set(missing.values()) == {"breaching", "notBreaching"}
 
 
-def test_no_alarm_reads_more_metrics_or_a_longer_time_than_cloudwatch_takes(watched: Template) -> None:
+def test_every_alarm_is_within_cloudwatchs_limits_for_metrics_and_range(watched: Template) -> None:
     for name, alarm in alarms_of(watched).items():
         found = metrics_of(alarm)
         assert 1 <= len(found) <= MAX_METRICS, name
@@ -97,7 +97,7 @@ def test_no_alarm_reads_more_metrics_or_a_longer_time_than_cloudwatch_takes(watc
         assert alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"]
 
 
-def test_there_are_three_for_a_lane_and_few_for_the_stage_and_they_read_as_many_metrics_as_the_page_of_costs_says(
+def test_the_numbers_of_alarms_and_of_their_metrics_are_those_of_the_costs_page(
     real_stages: RealStages,
 ) -> None:
     made = real_stages("prod").templates
@@ -114,7 +114,7 @@ def test_there_are_three_for_a_lane_and_few_for_the_stage_and_they_read_as_many_
 
 
 @pytest.mark.parametrize("task", discover().values(), ids=lambda task: task.type)
-def test_each_type_rings_when_it_gives_up_fails_or_waits(task: Any, real_stages: RealStages) -> None:
+def test_each_type_has_alarms_for_archived_failing_and_waiting_tasks(task: Any, real_stages: RealStages) -> None:
     found = alarms_of(real_stages("prod").templates["jobs-prod-monitoring"])
     for queue in task.lanes:
         of_lane = {"task_type": task.type, "queue": queue}
@@ -133,7 +133,7 @@ def test_each_type_rings_when_it_gives_up_fails_or_waits(task: Any, real_stages:
         assert {one["Namespace"] for one in [archived, waiting]} == {"Joblane/jobs-prod"}
 
 
-def test_a_failure_rate_needs_runs_to_be_one(acme: Template) -> None:
+def test_a_failure_rate_needs_a_least_number_of_runs(acme: Template) -> None:
     (expression,) = (
         one["Expression"]
         for one in alarms_of(acme)["acme-failing-critical-order-ship"]["Metrics"]
@@ -142,7 +142,7 @@ def test_a_failure_rate_needs_runs_to_be_one(acme: Template) -> None:
     assert expression == "IF(started + errors >= 10, 100 * (retried + archived + errors) / (started + errors), 0)"
 
 
-def test_runs_are_near_their_timeout_by_the_one_that_was_declared(acme: Template) -> None:
+def test_the_near_timeout_alarm_uses_the_declared_timeout(acme: Template) -> None:
     alarm = alarms_of(acme)["acme-near-timeout-1"]
     ids = {one["Id"]: one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one}
     (expression,) = (one["Expression"] for one in alarm["Metrics"] if "Expression" in one)
@@ -165,7 +165,7 @@ def test_every_function_is_watched_for_throttles(real_stages: RealStages) -> Non
     assert sorted(watched) == sorted(templates.functions(made["jobs-prod-jobs"]))
 
 
-def test_the_dead_letters_of_doors_and_schedules_are_watched(acme: Template) -> None:
+def test_dead_letters_of_front_doors_and_schedules_have_an_alarm(acme: Template) -> None:
     metrics = metrics_of(alarms_of(acme)["acme-refused"])
     assert {dimensions(metric)["QueueName"] for metric in metrics} == {
         *(f"acme-{queue}-dlq" for queue in Queue),
@@ -174,14 +174,14 @@ def test_the_dead_letters_of_doors_and_schedules_are_watched(acme: Template) -> 
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_the_sweep_is_missed_after_four_times_by_the_clock_of_its_schedule(stage: str, real_stages: RealStages) -> None:
+def test_the_sweep_alarm_needs_four_missed_runs_of_its_schedule(stage: str, real_stages: RealStages) -> None:
     alarm = alarms_of(real_stages(stage).templates[f"jobs-{stage}-monitoring"])[f"jobs-{stage}-sweep"]
     assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Succeeded", 300, 4)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert dimensions(alarm) == {"task_type": "jobs:sweep", "queue": "low"}
 
 
-def test_a_sweep_once_an_hour_is_missed_after_four_and_one_that_is_off_is_not_missed(synth: Synth) -> None:
+def test_an_hourly_sweep_is_missed_after_four_hours_and_without_a_sweep_no_alarm(synth: Synth) -> None:
     hourly = synth(monitoring={}, schedules={"jobs:sweep": "@hourly"}).templates["acme-monitoring"]
     assert alarms_of(hourly)["acme-sweep"]["Period"] == 3600
     off = synth(monitoring={}, schedules={"jobs:sweep": "off"}).templates["acme-monitoring"]
@@ -194,7 +194,7 @@ def test_a_stage_sets_thresholds_and_leaves_alarms_out(acme: Template) -> None:
     assert [name for name in found if "throttles" in name] == []
 
 
-def test_each_threshold_that_is_off_takes_its_alarms_away() -> None:
+def test_each_threshold_that_is_off_removes_its_alarms() -> None:
     tasks, all_of = discover(), Monitoring()
     whole = alarms.alarms(all_of, tasks, prefix="jobs", functions=["jobs-router"])
     nothing: dict[str, Any] = {
@@ -211,7 +211,7 @@ def test_a_stage_without_monitoring_has_no_such_stack(dev: Any, local: Any) -> N
 # --- Topic ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_topic_is_encrypted_and_open_to_its_own_alarms_and_tls_alone(acme: Template) -> None:
+def test_the_topic_is_encrypted_and_open_to_the_stages_alarms_by_tls_only(acme: Template) -> None:
     ((topic, properties),) = templates.of_type(acme, "AWS::SNS::Topic").items()
     ((key, key_properties),) = templates.of_type(acme, "AWS::KMS::Key").items()
     assert properties["TopicName"] == "acme-alarms"
@@ -228,7 +228,7 @@ def test_the_topic_is_encrypted_and_open_to_its_own_alarms_and_tls_alone(acme: T
     assert key_properties["EnableKeyRotation"] is True
 
 
-def test_a_mail_is_sent_where_the_stage_names_an_address(acme: Template, watched: Template) -> None:
+def test_alarms_are_mailed_if_the_stage_names_an_address(acme: Template, watched: Template) -> None:
     ((_, subscription),) = templates.of_type(acme, "AWS::SNS::Subscription").items()
     assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "on-call@example.com")
     assert templates.of_type(watched, "AWS::SNS::Subscription") == {}
@@ -251,7 +251,7 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStag
     assert len(re.findall("Fn::GetAtt", json.dumps(dashboard))) >= len(alarms_of(made["jobs-prod-monitoring"]))
 
 
-def test_the_saved_queries_ask_the_log_of_every_function(real_stages: RealStages) -> None:
+def test_the_saved_queries_cover_the_log_of_every_function(real_stages: RealStages) -> None:
     made = real_stages("prod").templates
     found = templates.of_type(made["jobs-prod-monitoring"], "AWS::Logs::QueryDefinition").values()
     assert {one["Name"] for one in found} == {f"jobs-prod/{name}" for name in QUERIES}
@@ -262,7 +262,7 @@ def test_the_saved_queries_ask_the_log_of_every_function(real_stages: RealStages
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_every_log_group_forgets(stage: str, real_stages: RealStages) -> None:
+def test_every_log_group_has_a_retention(stage: str, real_stages: RealStages) -> None:
     groups = [
         (name, group)
         for template in real_stages(stage).templates.values()

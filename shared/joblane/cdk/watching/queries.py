@@ -1,11 +1,11 @@
-"""Saved queries of Logs Insights: what an operator asks the log, over all functions of a stage."""
+"""Saved queries of CloudWatch Logs Insights, over all functions of a stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 MAX_LOG_GROUPS = 50
-"""Of one query. Source: StartQuery, CloudWatch Logs API reference."""
+"""Limit of a query. Source: StartQuery, CloudWatch Logs API reference."""
 QUERIES: Mapping[str, str] = {
     "One task": """
 fields @timestamp, level, message, task_type, attempt, outcome, ms, error_type, reason, @log
@@ -52,7 +52,7 @@ fields @timestamp, message, swept.owed, swept.sent, swept.unsent, swept.dead_let
 | limit 100
 """,
 }
-"""Name → query. In the first two, what is searched for is put in place of the word in capitals.
+"""Name → query. In the first two, replace the word in capitals by the id.
 
-``@message like`` finds an id in a batch's list of completed tasks as well, where a field of its own would not be.
+``@message like`` also finds an id in a batch's list of completed tasks, which a filter on the field ``task_id`` misses.
 """
