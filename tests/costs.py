@@ -1,12 +1,15 @@
 """The tables of ``docs/explanation/costs.md``, computed from prices, the smallest stage and the task declarations.
 
-``python -m tests.costs`` writes them into the page; ``tests/unit/cdk/test_costs.py`` compares the page with them.
+``python -m tests.costs`` writes them into the page. ``tests/unit/cdk/test_costs.py`` compares them with the code, and
+``tests/infra/test_costs_of_stage.py`` the table that depends on the templates of a stage.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
 from infra.health import COSTS
 from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, markdown, smallest
@@ -14,11 +17,12 @@ from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
+STAGE = "dev"
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
 
 
 def additions() -> list[Line]:
-    """The monthly costs that settings add to the smallest stage."""
+    """Amounts that settings add to the smallest stage each month."""
     return [
         Line("`network`: one NAT gateway", HOURS, "NAT gateway hour"),
         Line("`network`: its public address", HOURS, "Public IPv4 hour"),
@@ -34,33 +38,33 @@ def additions() -> list[Line]:
         Line("10 GB of exports", 10, "S3 GB-month"),
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
-        Line("The key of the alarm topic", 1, "Key"),
+        Line("The key of the alarms' topic", 1, "Key"),
     ]
 
 
 def million() -> list[Line]:
-    """The costs of a million jobs, each enqueued by its own call directly to its lane, in a batch of one."""
+    """A million jobs, each enqueued by a separate call to its lane, and delivered alone."""
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [
         Line("Send, receive, delete", 3 * jobs, "SQS request"),
         Line("Invocations", jobs, "Lambda request"),
         Line("GB-seconds", gb_seconds, "Lambda GB-second"),
-        Line("Log", jobs * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+        Line("Log", jobs * assumed("KB of log of a run") / 1e6, "Log ingestion"),
         Line("Aurora: I/O", jobs * assumed("I/O requests of a job"), "Aurora I/O request"),
         Line("Aurora: rows, while ids are kept", jobs * assumed("KB of a job's rows") / 1e6, "Aurora GB-month"),
     ]
 
 
 def on_top() -> list[Line]:
-    """Additional costs of a million jobs, by option."""
+    """Amounts that some of a million jobs add."""
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [
         Line("Through a front door: a second send, receive, delete", 3 * jobs, "SQS request"),
         Line("With a `tenant`: fair queues", 3 * jobs, "SQS request of a fair queue, on top"),
-        Line("With `architecture` x86_64, in place of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
-        Line("Requested through the API", jobs, "HTTP API request"),
+        Line("With `architecture` x86_64, instead of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
+        Line("Enqueued through the HTTP API", jobs, "HTTP API request"),
         Line("Behind a NAT gateway", jobs * assumed("KB of a job through the NAT") / 1e6, "NAT gateway GB"),
     ]
 
@@ -76,7 +80,7 @@ SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
 
 def price_table() -> str:
     rows = [f"| {name} | {price} | {price.source} |" for name, price in PRICES.items()]
-    note = f"All prices are first tiers, looked up on {AS_OF}."
+    note = f"Prices are those of the first tier, looked up on {AS_OF}."
     return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", note])
 
 
@@ -86,14 +90,26 @@ def assumed_table() -> str:
 
 
 def rendered(text: str) -> str:
-    """Return the page with its tables computed again."""
+    """The page with all tables computed again, except that of the stage."""
     tables = {name: markdown(lines, with_sum=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
     for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
-        marked = re.compile(rf"(<!-- costs: {name} -->\n).*?(<!-- end -->)", re.S)
-        text, count = marked.subn(lambda match, shown=shown: f"{match[1]}{shown}\n{match[2]}", text)  # type: ignore[misc]
-        assert count == 1, f"{PAGE.name}: <!-- costs: {name} --> occurs {count} times"
+        text = _replaced(text, name, shown)
+    return text
+
+
+def with_stage(text: str, lines: Iterable[Line]) -> str:
+    """The page with the table of the stage :data:`STAGE`."""
+    return _replaced(text, STAGE, markdown(lines, with_sum=True))
+
+
+def _replaced(text: str, name: str, table: str) -> str:
+    marked = re.compile(rf"(<!-- costs: {name} -->\n).*?(<!-- end -->)", re.S)
+    text, count = marked.subn(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    assert count == 1, f"{PAGE.name} has {count} marks <!-- costs: {name} -->"
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text()))
+    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", STAGE, "--markdown"]
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    PAGE.write_text(_replaced(rendered(PAGE.read_text()), STAGE, shown.strip()))

@@ -8,6 +8,8 @@ The word after a block's language says what it needs:
 ``sh emulator``     is for another emulator, which is not a part of this project
 ``sh account``      needs an AWS account
 ``sql``             is run on a migrated PostgreSQL, by ``tests/integration/record/test_docs_sql.py``
+``python celery``   is code for another system, as ``python dramatiq``, ``ruby sidekiq`` and ``go asynq`` are; Python is
+                    compiled, by ``tests/integration/test_docs_moving.py``
 ``python construct``  a CDK app, which ``tests/infra/test_construct.py`` synthesises
 ``json stage``      settings of one stage, which are read as those of ``cdk.json`` are
 ``json schedules``  its ``schedules`` alone
@@ -25,7 +27,10 @@ from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "llms.txt")
+
+OTHER_SYSTEMS = ("celery", "dramatiq")
+"""Marks of Python that is not run, as it is written for another library."""
 
 FENCE = re.compile(r"^( *)```([a-z]*)[ ]*([^\n]*)\n(.*?)^\1```$", re.S | re.M)
 """Within a list a block is indented."""

@@ -26,9 +26,9 @@ from joblane.enqueue.insert import insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
+    DatabaseUnavailableError,
     EnqueueError,
     JobError,
-    RecordAwayError,
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
@@ -127,7 +127,7 @@ class JobClient:
             EnqueueError: an argument is wrong. Nothing was written or sent.
             TaskIdConflictError: ``task_id`` exists already. Nothing was written or sent.
             DuplicateTaskError: a live task holds the unique key. Nothing was written or sent.
-            RecordAwayError: the database is unavailable.
+            DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
             SendError: SQS did not accept the message. Only with ``record=False``.
             MissingSettingError: ``DATABASE_URL`` is not set.
@@ -153,7 +153,7 @@ class JobClient:
         Raises:
             EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or
                 sent.
-            RecordAwayError: the database is unavailable.
+            DatabaseUnavailableError: the database is unavailable.
             WrongStageError: the database belongs to another stage.
         """
         return self._enqueue(self._checked(jobs), session)
@@ -162,7 +162,7 @@ class JobClient:
         """Return the state of a task, or None if the id is unknown.
 
         Raises:
-            RecordAwayError: the database is unavailable.
+            DatabaseUnavailableError: the database is unavailable.
         """
         rows = self._ask(STATUS, task_id)
         return TaskStatus.of(rows[0]) if rows else None
@@ -179,7 +179,7 @@ class JobClient:
         Raises:
             WaitTimeoutError: the task has not ended within ``timeout``. It continues.
             UnknownTaskError: no task has this id.
-            RecordAwayError: the database is unavailable.
+            DatabaseUnavailableError: the database is unavailable.
         """
         if not isinstance(timeout, timedelta):
             raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
@@ -204,7 +204,7 @@ class JobClient:
         unknown.
 
         Raises:
-            RecordAwayError: the database is unavailable.
+            DatabaseUnavailableError: the database is unavailable.
         """
         rows = self._ask(CANCEL, task_id)
         return State(rows[0][0]) if rows else None
@@ -220,7 +220,7 @@ class JobClient:
                 return database.get().run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()
-                raise RecordAwayError(f"the database did not answer: {text_of(error)}") from error
+                raise DatabaseUnavailableError(f"the database did not answer: {text_of(error)}") from error
 
     def _enqueue(self, ready: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
@@ -280,7 +280,7 @@ class JobClient:
                 database.drop()
                 if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
                     raise EnqueueError("payload", f"the database cannot hold it: {text_of(error)}") from error
-                raise RecordAwayError(
+                raise DatabaseUnavailableError(
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
 

@@ -175,7 +175,7 @@ class UnreadablePayloadError(JobError):
     """
 
 
-class RecordAwayError(JobError):
+class DatabaseUnavailableError(JobError):
     """The database is unavailable. Nothing was sent, and usually nothing was written.
 
     Enqueue again. If the connection broke during the commit, the task exists and will run: give a ``task_id`` of your

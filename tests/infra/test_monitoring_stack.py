@@ -23,7 +23,7 @@ from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
-HEADING = re.compile(r"What to do: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
+HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
 MAX_DESCRIPTION = 1024
 """Source: PutMetricAlarm, CloudWatch API reference."""
 MAX_RANGE_SECONDS = 86_400
@@ -75,9 +75,9 @@ def test_every_alarm_names_a_heading_that_says_what_to_do(watched: Template) -> 
         assert len(alarm["AlarmDescription"]) <= MAX_DESCRIPTION
 
 
-def test_every_heading_below_alarm_by_alarm_has_an_alarm(watched: Template) -> None:
+def test_every_heading_below_alarms_has_an_alarm(watched: Template) -> None:
     named = {HEADING.search(one["AlarmDescription"])[2] for one in alarms_of(watched).values()}  # type: ignore[index]
-    section = PAGE.read_text().split("\n## Alarm by alarm\n")[1].split("\n## ")[0]
+    section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", one.lower().replace(" ", "-")) for one in re.findall(r"^### (.+)$", section, re.M)
     } == named
@@ -176,7 +176,7 @@ def test_dead_letters_of_front_doors_and_schedules_have_an_alarm(acme: Template)
 @pytest.mark.parametrize("stage", ["dev", "prod"])
 def test_the_sweep_alarm_needs_four_missed_runs_of_its_schedule(stage: str, real_stages: RealStages) -> None:
     alarm = alarms_of(real_stages(stage).templates[f"jobs-{stage}-monitoring"])[f"jobs-{stage}-sweep"]
-    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Succeeded", 300, 4)
+    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Completed", 300, 4)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert dimensions(alarm) == {"task_type": "jobs:sweep", "queue": "low"}
 
@@ -245,7 +245,7 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStag
         assert queue in text
     for function in templates.functions(made["jobs-prod-jobs"]):
         assert f'"{function}"' in text
-    for metric in ("Started", "Succeeded", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
+    for metric in ("Started", "Completed", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
         assert f'"{metric}"' in text
     assert dashboard["DashboardName"] == "jobs-prod"
     assert len(re.findall("Fn::GetAtt", json.dumps(dashboard))) >= len(alarms_of(made["jobs-prod-monitoring"]))

@@ -27,7 +27,7 @@ RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
 ``ReceiveMessage``, SQS API reference."""
 TASK_METRICS = 4
-"""Metrics of each task type that runs: Started, Succeeded, WaitMs, DurationMs."""
+"""Metrics of each task type that runs: Started, Completed, WaitMs, DurationMs."""
 SWEEP_REQUESTS = 2
 """SQS requests of a sweep for each dead-letter queue: its URL and its size."""
 LEAST_AWAKE = 0.5
@@ -45,7 +45,7 @@ class Extra:
     sqs_requests: int = 0
 
 
-SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
+SWEEP_EXTRA = Extra(metrics=1)  # Overdue; its requests follow from the queues
 METADATA = "JoblaneCosts"
 """Key of a template's metadata that holds architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
@@ -63,12 +63,12 @@ class Amount:
 
 
 ASSUMED: Mapping[str, Amount] = {
-    "Seconds of a periodic run": Amount(1, "second", "start-up included; most of it is waiting for the database"),
-    "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one line of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "replace it by the run time of your handlers"),
+    "Seconds of a periodic run": Amount(1, "second", "start-up included; it mostly waits for the database"),
+    "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one of the library, and the metrics"),
+    "Seconds of a job": Amount(0.1, "seconds", "replace it by the duration of your own handlers"),
     "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
     "I/O requests of a job": Amount(
-        20, "requests", "four small writes and their indexes, in steps of 4 KB; not measured"
+        20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
     "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
     "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
@@ -143,18 +143,18 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
         Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
         *(
-            Line(f"{ticks(tasks[type_]):,} runs of {type_}: its own requests", requests, "SQS request")
+            Line(f"{ticks(tasks[type_]):,} runs of {type_}: its own SQS requests", requests, "SQS request")
             for type_, extra in extras.items()
             if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
         ),
         Line(
-            f"{sweeps:,} sweeps: sizes of the dead-letter queues",
+            f"{sweeps:,} sweeps: depths of the dead-letter queues",
             SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
             "SQS request",
         ),
         Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
         Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
-        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log ingestion"),
     ]
 
 
@@ -185,7 +185,7 @@ def fixed(templates: Templates) -> list[Line]:
         Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
         Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
         Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour"),
-        Line("Aurora, least capacity while awake", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
+        Line("Aurora at its minimum capacity", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
         Line("Secrets", count("AWS::SecretsManager::Secret") + managed, "Secret"),
         Line(
             f"{count('AWS::CloudWatch::Alarm')} alarms, for each metric they read",

@@ -69,7 +69,7 @@ def exit_of(error: Exception) -> Exit | None:
         errors.DuplicateTaskError: Exit.FAILED,
         errors.EnqueueError: Exit.USAGE,
         MisuseError: Exit.USAGE,
-        errors.RecordAwayError: Exit.AWAY,
+        errors.DatabaseUnavailableError: Exit.AWAY,
         errors.SendError: Exit.AWAY,
         MissingSettingError: Exit.AWAY,
         UnavailableError: Exit.AWAY,

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from pg8000.exceptions import DatabaseError
 
 from joblane.cli.exits import Exit, exit_of
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, needs
@@ -54,7 +54,9 @@ def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     another = Database(database_url)
     another.get().run("select pg_terminate_backend($1)", pid)
     another.drop()
-    with pytest.raises(RecordAwayError, match="may have been done: look before you repeat an action") as caught:
+    with pytest.raises(
+        DatabaseUnavailableError, match="may have been done: look before you repeat an action"
+    ) as caught:
         inspector.planted(lambda scope: scope.connection.run("select pg_sleep(5)"))
     assert exit_of(caught.value) is Exit.AWAY
     assert inspector.planted(one) == [[1]]
@@ -99,7 +101,9 @@ def test_a_call_of_aws_that_fails_is_told_by_its_name(
     assert exit_of(caught.value) is status
 
 
-@pytest.mark.parametrize("error", [None, KeyError("x"), RecordAwayError("away")], ids=["left", "fault", "ours"])
+@pytest.mark.parametrize(
+    "error", [None, KeyError("x"), DatabaseUnavailableError("away")], ids=["left", "fault", "ours"]
+)
 def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, inspector: Planted) -> None:
     def leave_open(scope: Scope) -> None:
         scope.connection.run("begin")

@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from joblane.cli import watch as live
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Page
 from tests.builders import views
@@ -60,7 +60,9 @@ def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: FakeInspec
         os.write(keyboard, b"q")
         return views.overview()
 
-    answers = iter([views.overview, lambda: (_ for _ in ()).throw(RecordAwayError("the database is away")), third])
+    answers = iter(
+        [views.overview, lambda: (_ for _ in ()).throw(DatabaseUnavailableError("the database is away")), third]
+    )
     quiet.answers["overview"] = lambda **_: next(answers)()
     # when
     drawn = view(quiet, OFTEN_SECONDS)
