@@ -78,7 +78,7 @@ def test_a_start_that_fails_shows_the_log(tmp_path: Path) -> None:
 
 WAITING = """
 import time
-def test_the_wait_until_the_next_tick(postgres):
+def test_waiting(postgres):
     print(postgres.pid, postgres.folder.parent, flush=True)
     time.sleep(60)
 """
@@ -87,7 +87,7 @@ def test_the_wait_until_the_next_tick(postgres):
 @contextmanager
 def session_of_tests(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process, Path]]:
     """A pytest in the middle of a test; its server, and where that has its data."""
-    (folder / "test_the_wait_until_the_next_tick.py").write_text(WAITING)
+    (folder / "test_waiting.py").write_text(WAITING)
     command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     with subprocess.Popen([*command, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
         assert session.stdout is not None
