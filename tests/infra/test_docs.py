@@ -10,10 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from infra.settings import PlatformStage
+from infra.settings import Api, Jwt, PlatformStage
 from joblane.cdk.app import context_of_file
 from joblane.cdk.constructs.jobs import shares
 from joblane.cdk.settings.load import load_stage
+from joblane.cdk.settings.stage import Stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
@@ -50,6 +51,17 @@ def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) 
     )
     assert f"cdk {command}" in done.stdout
     assert CDK[command] <= set(re.findall(r"--([a-z-]+)", done.stdout))
+
+
+def test_the_pages_name_every_setting_of_the_platform() -> None:
+    of_the_api = {
+        name
+        for row in table(ROOT / "docs" / "platform" / "api.md", "Deploy it")
+        for name in re.findall("`([a-z_]+)`", row[0])
+    }
+    assert of_the_api == {*Api.model_fields, *(set(Jwt.model_fields) - {"kind"})}
+    page = (HOW_TO / "deploy.md").read_text()
+    assert [name for name in PlatformStage.model_fields.keys() - Stage.model_fields if f"`{name}`" not in page] == []
 
 
 FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figures") if row[2]]
