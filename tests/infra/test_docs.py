@@ -68,7 +68,7 @@ FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figu
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
-def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
+def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
     _, figure, where = row
     module, _, name = where.strip("`").rpartition(".")
     value = getattr(importlib.import_module(module), name)
@@ -97,7 +97,7 @@ def test_the_page_of_deploying_names_the_concurrency_that_dev_needs() -> None:
     assert int(number) == needed["all lanes"] + needed["front doors"]
 
 
-def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+def test_a_queues_default_numbers_are_those_of_the_page() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
     shown = [row[2] for row in table(HOW_TO / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
