@@ -1,7 +1,7 @@
-"""The prices of AWS in dollars: region us-east-1, first tiers, without free tiers and without tax.
+"""Prices of AWS in one table: US dollars, region us-east-1, first tiers, without any free tier and without tax.
 
-AWS's price pages load their figures by script. So the prices here come from other authors, named with their dates.
-``docs/explanation/costs.md`` shows the table. Every sum that is computed from it is an estimate.
+The price pages of AWS load their figures by script, so the figures come from other sites, with the date of each.
+``docs/explanation/costs.md`` shows the table. All amounts that are calculated from it are estimates.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import date
 
 AS_OF = date(2026, 11, 24)
-"""The date of the look-up."""
+"""The date on which the prices were looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """The price in ``dollars`` of one ``unit``, for example a million requests. ``source``: page, author and date."""
+    """``dollars`` for one ``unit``; the unit ``million`` is a million pieces. ``source``: the page and its date."""
 
     dollars: float
     unit: str
@@ -24,7 +24,7 @@ class Price:
 
     @property
     def each(self) -> float:
-        """The price of a single request, hour or gigabyte in dollars."""
+        """Return the dollars for one piece."""
         return self.dollars / 1e6 if self.unit == "million" else self.dollars
 
     def __str__(self) -> str:
@@ -74,9 +74,9 @@ PRICES: Mapping[str, Price] = {
     "S3 GB-month": Price(0.023, "GB-month", "aws.amazon.com/s3/pricing, Standard; no dated copy"),
     "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
 }
-"""Billed unit → its price."""
+"""Billed item → price."""
 
 
 def compute(machine: str) -> Price:
-    """Return the price of a GB-second on ``machine``, named as by Python or by a stage's ``architecture``."""
+    """Return the price of a GB-second on ``machine``, a name of Python or of a stage's ``architecture``."""
     return PRICES["Lambda GB-second" if machine in ("arm64", "aarch64") else "Lambda GB-second, x86_64"]

@@ -209,7 +209,7 @@ def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
     package.add("router", PLAIN)
     package.add("empty", None)
     for type_ in ("data:export", "no_such:task"):
-        with pytest.raises(DeclarationError, match=f"no task '{type_}': .*handler.py declares none"):
+        with pytest.raises(DeclarationError, match=f"there is no task '{type_}': .*handler.py does not declare it"):
             load(type_, package.name)
     with pytest.raises(DeclarationError, match="'category:action' is required"):
         load("../router", package.name)

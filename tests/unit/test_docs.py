@@ -201,6 +201,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
 
 
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").rglob("index.md")), ids=lambda page: page.parent.name)
+def test_the_index_of_a_folder_links_each_of_its_pages(index: Path) -> None:
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
+    assert set(index.parent.glob("*.md")) - linked - {index} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_shows_a_title_and_no_file_name(page: Path) -> None:
+    assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text()) == []
+
+
 NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
 
 
