@@ -27,7 +27,7 @@ from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "llms.txt")
 
 OTHER_SYSTEMS = ("celery", "dramatiq")
 """Marks of Python that is not run, as it is written for another library."""

@@ -47,7 +47,7 @@ PRICES: Mapping[str, Price] = {
         "million",
         "aws.amazon.com/eventbridge/pricing, by cloudburn.io, 2026-03; the first 14 million a month are free",
     ),
-    "Log, taken in": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
+    "Log ingestion": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
     "Metric": Price(0.30, "metric-month", "the same, by signoz.io, 2026-02"),
     "Alarm": Price(0.10, "alarm-month", "the same, standard resolution, for each metric that it reads; no dated copy"),
     "Dashboard": Price(3.00, "dashboard-month", "the same; no dated copy; the first three of an account are free"),

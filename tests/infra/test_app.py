@@ -203,9 +203,9 @@ def test_the_command_reads_what_an_idle_stage_costs_from_its_templates(stages: R
 
     text, found, table = told(), json.loads(told("--json")), told("--markdown").splitlines()
     assert text.startswith(f"Stage dev: idle, about ${found['usd']:,.2f} a month: an estimate by prices of ")
-    assert re.search(r"Aurora, at its least while awake +\$ +43\.20", text)
+    assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
     assert re.search(r"NAT gateways +\$ +32\.40", text)
-    assert "runs of system:health_check: requests of its own" in text
+    assert "runs of system:health_check: its own SQS requests" in text
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"

@@ -23,7 +23,7 @@ from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
-HEADING = re.compile(r"What to do: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
+HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
 MAX_DESCRIPTION = 1024
 """Source: PutMetricAlarm, CloudWatch API reference."""
 MAX_RANGE_SECONDS = 86_400
@@ -75,9 +75,9 @@ def test_every_alarm_names_a_heading_that_says_what_to_do(watched: Template) -> 
         assert len(alarm["AlarmDescription"]) <= MAX_DESCRIPTION
 
 
-def test_every_heading_below_alarm_by_alarm_has_an_alarm(watched: Template) -> None:
+def test_every_heading_below_alarms_has_an_alarm(watched: Template) -> None:
     named = {HEADING.search(one["AlarmDescription"])[2] for one in alarms_of(watched).values()}  # type: ignore[index]
-    section = PAGE.read_text().split("\n## Alarm by alarm\n")[1].split("\n## ")[0]
+    section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
         re.sub(r"[^a-z-]", "", one.lower().replace(" ", "-")) for one in re.findall(r"^### (.+)$", section, re.M)
     } == named

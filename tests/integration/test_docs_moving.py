@@ -22,6 +22,7 @@ PROJECTS = (
     DOCS / "moving" / "dramatiq.md",
     DOCS / "moving" / "sidekiq.md",
     DOCS / "moving" / "asynq.md",
+    DOCS / "llms.txt",
 )
 NAME = re.compile(r"# (\S+\.py)\n")
 TEST = re.compile(r"^def (test_\w+)", re.M)

@@ -45,7 +45,7 @@ BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "p
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
-S3 = {"ls": set(), "rm": {"recursive"}}
+S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
 """Commands of ``aws s3`` that are no operation of the service. Source: AWS CLI command reference, *s3*."""
 CDK = {
     "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},

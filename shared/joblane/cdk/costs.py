@@ -46,7 +46,7 @@ class Extra:
     sqs_requests: int = 0
 
 
-SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
+SWEEP_EXTRA = Extra(metrics=1)  # Overdue; its requests follow from the queues
 METADATA = "JoblaneCosts"
 """Where a template has what this takes: architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
@@ -64,17 +64,15 @@ class Amount:
 
 
 ASSUMED: Mapping[str, Amount] = {
-    "Seconds of a periodic run": Amount(1, "second", "start-up included; most of it is waiting for the database"),
+    "Seconds of a periodic run": Amount(1, "second", "start-up included; it mostly waits for the database"),
     "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "put in your own: what your handlers take"),
+    "Seconds of a job": Amount(0.1, "seconds", "replace it by the duration of your own handlers"),
     "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
     "I/O requests of a job": Amount(
-        20, "requests", "four small writes and their indexes, in steps of 4 KB; not measured"
+        20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
-    "KB of a job's rows": Amount(2, "KB", "a task with a payload of some hundred bytes, and one run"),
-    "KB of a job through the NAT": Amount(
-        8, "KB", "three requests to SQS with their TLS, on connections that are open"
-    ),
+    "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
     "Hours a day that a sleeping cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
 
@@ -146,18 +144,18 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
         Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
         *(
-            Line(f"{ticks(tasks[type_]):,} runs of {type_}: requests of its own", requests, "SQS request")
+            Line(f"{ticks(tasks[type_]):,} runs of {type_}: its own SQS requests", requests, "SQS request")
             for type_, extra in extras.items()
             if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
         ),
         Line(
-            f"{sweeps:,} sweeps: how full the dead-letter queues are",
+            f"{sweeps:,} sweeps: depths of the dead-letter queues",
             SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
             "SQS request",
         ),
         Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
         Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
-        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log ingestion"),
     ]
 
 
@@ -188,7 +186,7 @@ def standing(templates: Templates) -> list[Line]:
         Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
         # an endpoint has an interface in every subnet that it names
         Line("Interface endpoints", sum(len(one["SubnetIds"]) for one in endpoints) * HOURS, "Interface endpoint hour"),
-        Line("Aurora, at its least while awake", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
+        Line("Aurora at its minimum capacity", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
         Line("Secrets", count("AWS::SecretsManager::Secret") + managed, "Secret"),
         Line(
             f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read",

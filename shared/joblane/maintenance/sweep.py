@@ -74,7 +74,7 @@ update joblane.tasks t
 class Swept:
     """What one sweep did. ``unsent``: messages that SQS did not take; they are tried again in a minute.
 
-    What it found, and no part of two being equal: ``owed``, tasks that were due already, not started, and not paused;
+    What it found, and no part of two being equal: ``overdue``, tasks that were due already, not started and not paused;
     ``waits``, type → seconds that its longest waiting one of these has waited. One that nobody starts is found about 1,
     3, 7, 15, … minutes after it was due, so not by each sweep.
     """
@@ -85,16 +85,16 @@ class Swept:
     unsent: int = 0
     cleared: int = 0
     removed: int = 0
-    owed: int = field(default=0, compare=False)
+    overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
 
     def found_waiting(self, type_: str, seconds: float) -> None:
-        self.owed += 1
+        self.overdue += 1
         self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))
 
 
 def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
-    """Sweep in bounded batches until nothing is owed, or ``goes_on()`` is false. Each batch is its own transaction."""
+    """Sweep in bounded batches until nothing is due, or ``goes_on()`` is false. Each batch is its own transaction."""
     swept = Swept()
     while tidy(connection) == BATCH and goes_on():
         continue
@@ -112,7 +112,7 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
 
 
 def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> bool:
-    """Send what is owed, and mark what was. False where SQS took nothing, as it does while it is away.
+    """Send what is due, and mark what was. False where SQS took nothing, as it does while it is away.
 
     Rows whose lane is gone, as after a type was dropped, come again ever more rarely and hold up no others.
     """

@@ -184,7 +184,7 @@ def test_init_over_a_cdk_app_of_somebody_says_what_that_lacks_and_promises_nothi
     ran = subprocess.run([JOBLANE, "init"], cwd=tmp_path, capture_output=True, text=True, check=True)
     said = " ".join((ran.stdout + ran.stderr).split())
     assert lacks in said
-    assert 'docs/how-to/deploy.md, "In a CDK app of your own"' in said
+    assert "docs/how-to/own-cdk-app.md" in said
     assert "deploys, and runs the job" not in said
     assert files(tmp_path)[name] == text
     assert ".github/workflows/joblane.yml" not in files(tmp_path)

@@ -38,7 +38,7 @@ def sweeps(
     capsys.readouterr()
     with logs.lines() as lines:
         assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
-    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Owed" in line)
+    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
     return found, lines.fields
 
 
@@ -58,7 +58,7 @@ def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
 ) -> None:
     world.deploy(discover().values())
     found, lines = sweeps(world, capsys)
-    assert (found["Owed"], found["task_type"]) == (0, "jobs:sweep")
+    assert (found["Overdue"], found["task_type"]) == (0, "jobs:sweep")
     assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(found) == set()
     assert [line["message"] for line in lines if line["level"] not in ("INFO", "DEBUG")] == []
 
@@ -69,7 +69,7 @@ def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_
         put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
     put(world, sample_one, "over", state="archived", sweep_at=In(-1), due_at=In(-99))
     done = world.sweep()
-    assert (done.sent, done.owed) == (3, 2)
+    assert (done.sent, done.overdue) == (3, 2)
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
 
 
@@ -77,7 +77,7 @@ def test_what_is_paused_is_not_owed(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
-    assert (world.sweep().owed, world.sweep().waits) == (0, {})
+    assert (world.sweep().overdue, world.sweep().waits) == (0, {})
 
 
 @pytest.mark.parametrize(("waited_minutes", "late"), [(59, False), (61, True)])
@@ -169,7 +169,7 @@ def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, lines = sweeps(world, capsys)  # no queue is there
-    assert found["Owed"] == 0
+    assert found["Overdue"] == 0
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
         "the dead letters could not be looked at"
     ]

@@ -162,8 +162,8 @@ LOCAL = {"prefix": "jobs", "local": True}
     ("cdk_json", "said"),
     [
         (None, "There is no .*cdk.json: `joblane init`"),
-        ({"app": "python app.py"}, "no `stages` in its `context`.*docs/how-to/deploy.md"),
-        ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/how-to/deploy.md"),
+        ({"app": "python app.py"}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
+        ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
         ({"app": "python app.py", "context": {"stages": {"dev": {}}}}, "no stage `local` in its `context.stages`"),
         ({"context": {"stages": {"local": LOCAL}}}, "has no `app`"),
     ],

@@ -215,7 +215,9 @@ def _replaced(
             yield note(
                 f"queue {name}",
                 "it is empty, and neither declared nor in a stack: left from an earlier deploy",
-                f"aws sqs delete-queue --queue-url $(aws sqs get-queue-url --queue-name {name} --output text)",
+                f"count its messages again: URL=$(aws sqs get-queue-url --queue-name {name} --output text); "
+                "aws sqs get-queue-attributes --queue-url $URL --attribute-names All; if there is none: "
+                "aws sqs delete-queue --queue-url $URL",
             )
 
 

@@ -55,10 +55,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
-    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Owed`` says that the
+    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Overdue`` says that the
     sweep looked."""
     tally = Tally()
-    tally.count("Owed", swept.owed)
+    tally.count("Overdue", swept.overdue)
     for name, number in found.items():
         if number:
             tally.count(name, number)

@@ -336,7 +336,8 @@ create table joblane.schedules (
 
 # A listing is read newest first, by an index whose first column has one value; a listing of all tasks merges three
 # queues. An index costs a write for each state that one of its rows passes through: the indexes after the second have
-# few rows, or leave out completed tasks, which are the most. The index by state has the columns that an overview counts.
+# few rows, or leave out completed tasks, which are the most. The index by state has the columns that an overview
+# counts.
 INDEXES = (
     "create index tasks_sweep on joblane.tasks (sweep_at) where sweep_at is not null",
     (
