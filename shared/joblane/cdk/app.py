@@ -56,7 +56,7 @@ class Synthesised:
 
 @dataclass(frozen=True)
 class JoblaneApp(Generic[S]):
-    """A whole CDK app: the stacks for data, jobs, control API and monitoring of one stage, and those of an application."""
+    """A whole CDK app: the stacks of a stage for data, jobs, control API and monitoring, and those of an application."""
 
     functions: str | None = None
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
@@ -79,8 +79,7 @@ class JoblaneApp(Generic[S]):
         return project if self.functions is None else replace(project, functions=self.functions)
 
     def main(self, arguments: Sequence[str] | None = None, build: Build = build_packages) -> int:
-        """Synthesise the stage that ``-c stage=NAME`` names: the command that ``cdk`` runs. Return the exit status: 0, or 1 after
-        a refusal."""
+        """Synthesise the stage that ``-c stage=NAME`` names. Return the exit status: 0, or 1 after a refusal."""
         options = _parse(arguments)
         given = dict(option.partition("=")[::2] for option in options.context)
         try:

@@ -100,11 +100,11 @@ class StageSettings(TypedDict, total=False):
 
 
 class Joblane(Construct):
-    """Front doors, router, lanes, functions, schedules and the migration for the tasks of a project, in an existing stack.
+    """Front doors, router, lanes, functions, schedules and the migration for a project's tasks, in an existing stack.
 
     Attributes of the construct, each by name: ``queues`` (``default`` is a front door, ``default-data-export`` a lane),
-    ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows to send that type to its
-    lanes, ``default`` to send to that front door). ``security_group`` is that of the functions, None without a VPC.
+    ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows to send that type to
+    its lanes, ``default`` to send to that front door). ``security_group`` is that of the functions, None without a VPC.
     ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the templates.
     """
 

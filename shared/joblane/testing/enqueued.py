@@ -137,8 +137,7 @@ class Captured(Sequence[EnqueuedTask]):
 
         Args:
             task: The task or its type.
-            payload: An instance of the payload class, which is compared whole, or a mapping, of which the given keys are
-                compared.
+            payload: An instance of the payload class, which is compared whole, or a mapping, whose keys are compared.
             count: Exact number of tasks. None: at least one.
             task_id: Id.
             queue: Queue.

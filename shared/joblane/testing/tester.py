@@ -286,7 +286,7 @@ class JobTester:
         return seen.report()
 
     def at(self, moment: datetime, *, ticks: bool = False) -> DrainReport:
-        """Let time pass until ``moment``, a time with a time zone, not before :attr:`now`. ``ticks`` as of :meth:`travel`."""
+        """Let time pass until ``moment``, a time with a time zone, not before :attr:`now`. See :meth:`travel`."""
         return self.travel(moment - self.now, ticks=ticks)
 
     def tick(self, task: Task[Any, Any], schedule: str | None = None, *, at: datetime | None = None) -> str:
