@@ -17,13 +17,16 @@ import pytest
 from tests.pages import OTHER_SYSTEMS, ROOT, Block, blocks
 
 DOCS = ROOT / "docs"
+LLMS = DOCS / "llms.txt"
 PROJECTS = (
     DOCS / "moving" / "celery.md",
     DOCS / "moving" / "dramatiq.md",
     DOCS / "moving" / "sidekiq.md",
     DOCS / "moving" / "asynq.md",
-    DOCS / "llms.txt",
+    LLMS,
 )
+OWN = 'lint.isort.known-first-party = ["functions", "joblane"]'
+"""As ruff finds out where the files exist."""
 NAME = re.compile(r"# (\S+\.py)\n")
 TEST = re.compile(r"^def (test_\w+)", re.M)
 
@@ -48,6 +51,14 @@ def write(folder: Path, page: Path) -> int:
     return tests
 
 
+def imported(folder: Path) -> None:
+    """Add a test that imports each module of the project: the tests of the page need not use all of them."""
+    files = (path.relative_to(folder) for path in folder.rglob("*.py") if path.name != "__init__.py")
+    modules = sorted(".".join(path.with_suffix("").parts) for path in files if path.parts[0] != "tests")
+    lines = ["def test_every_module_is_imported():", *(f"    import {module}" for module in modules)]
+    (folder / "tests" / "test_every_module.py").write_text("\n".join(lines))
+
+
 def run(folder: Path, server: str) -> str:
     """Run the tests of a project in a process of their own. Returns what pytest printed."""
     installed = {point.name for point in importlib.metadata.entry_points(group="pytest11")}
@@ -64,9 +75,31 @@ def run(folder: Path, server: str) -> str:
 def test_the_project_of_a_page_passes_its_tests(page: Path, tmp_path: Path, joblane_server: str) -> None:
     tests = write(tmp_path, page)
     assert tests
-    assert f"\n{tests} passed" in (printed := run(tmp_path, joblane_server)), printed
+    imported(tmp_path)
+    assert f"\n{tests + 1} passed" in (printed := run(tmp_path, joblane_server)), printed
+
+
+@pytest.mark.parametrize("block", blocks("python", LLMS), ids=str)
+@pytest.mark.parametrize("command", ["check", "format --check"])
+def test_the_example_for_coding_agents_is_in_this_projects_form(command: str, block: Block) -> None:
+    name = block.text.split()[1].replace("tests/", "tests/integration/")
+    result = subprocess.run(
+        [sys.executable, "-m", "ruff", *command.split(), "--config", OWN, "--stdin-filename", name, "-"],
+        input=block.text,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.parametrize("block", [block for block in blocks("python") if block.mark in OTHER_SYSTEMS], ids=str)
 def test_code_of_another_system_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec", dont_inherit=True)
+
+
+def test_every_test_that_the_comparison_names_exists() -> None:
+    named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "explanation" / "comparison.md").read_text()))
+    assert named
+    assert named - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
