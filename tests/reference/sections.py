@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
-import click
 import typer
 from pydantic import BaseModel, TypeAdapter
 from pydantic.fields import FieldInfo
 
 import joblane
-import joblane.cdk  # noqa: F401 - first, as it chooses the Node.js that aws_cdk starts
+import joblane.cdk
 from joblane import errors, testing
 from joblane.cdk.app import JoblaneApp
 from joblane.cdk.construct import JobDatabase, Joblane
@@ -46,7 +46,6 @@ from joblane.payload import ArchivedTask
 from joblane.project import KEYS, Project, ProjectError
 from joblane.queues import Queue
 from joblane.record.migrations.comments import Described, described
-from joblane.record.states import State
 from joblane.record.status import Progress, TaskStatus
 from joblane.schedule import MACROS, cron, every
 from joblane.settings import MissingSettingError
@@ -57,7 +56,6 @@ from joblane.testing import (
     DeadLetter,
     DrainReport,
     EnqueuedTask,
-    Fault,
     JobTester,
     KitError,
     NotRunError,
@@ -139,7 +137,15 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
-SHORT_TYPES = {"RetryDelay": "`timedelta`, list or function", "Task[Any, Any]": "task"}
+SHORT_TYPES = {
+    "RetryDelay": "`timedelta`, list or function",
+    "Task[Any, Any]": "task",
+    "Task[P, Any]": "task",
+    "Task[P, R]": "task",
+    "P": "`Payload`",
+    "Unpack[JobOptions]": "enqueue options",
+    "Unpack[StageSettings]": "settings",
+}
 
 
 @cache
@@ -148,7 +154,7 @@ def links() -> Mapping[str, str]:
     found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
-    found |= {"Grants": "task.md#grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
+    found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
 
@@ -157,6 +163,8 @@ def said(text: str) -> str:
 
 
 def kind_of(annotation: object) -> str:
+    if isinstance(annotation, str) and (words := re.fullmatch(r"Literal\[(.+)\]", annotation)):
+        return " or ".join(f"`{word}`" for word in words[1].replace("'", '"').split(", "))
     shown = shown_type(annotation)
     for name, words in SHORT_TYPES.items():
         shown = shown.replace(f"`{name}`", words)
@@ -254,7 +262,8 @@ def signature(function: Callable[..., Any], name: str) -> str:
 
 def members(model: type, *names: str, title: str = "", without: Iterable[str] = ()) -> str:
     """A section for each public method and property of a class, or for those of ``names``."""
-    found = names or [name for name, member in vars(model).items() if _is_member(name, member)]
+    own = [name for name, member in vars(model).items() if _is_member(name, member)]
+    found = names or [name for name in own if name not in _annotations(model)]
     return "\n\n".join(
         _member(model, name, title) for name in found if name not in {*INTERNAL} - {*names} and name not in {*without}
     )
@@ -420,38 +429,22 @@ def commands() -> str:
 
 
 def _command(name: str, command: Any) -> list[str]:
-    context = click.Context(command, info_name=name)
-    usage = " ".join([name, *command.collect_usage_pieces(context)])
+    usage = " ".join([name, *command.collect_usage_pieces(typer.Context(command, info_name=name))])
     text = inspect.cleandoc(command.help or "").split("\b")[0].split("\f")[0]
     parts = [f"### `{name}`", *(" ".join(part.split()) for part in text.strip().split("\n\n") if part.strip())]
     return [*parts, f"```text\n{usage}\n```", *([parameters(command)] if _shown(command) else [])]
 
 
-def _shown(command: Any) -> list[Any]:
+def _shown(command: Any) -> list[tuple[str, str]]:
+    """Arguments and options as the help shows them: names, and the text."""
+    context = typer.Context(command, info_name="joblane")
     hidden = ("help", "install_completion", "show_completion")
-    return [one for one in command.params if one.name not in hidden and not getattr(one, "hidden", False)]
+    records = [one.get_help_record(context) for one in command.params if one.name not in hidden]
+    return [record for record in records if record is not None]
 
 
 def parameters(command: Any) -> str:
-    rows = []
-    for one in _shown(command):
-        if one.param_type_name == "argument":
-            name, needed = f"`{one.make_metavar(click.Context(command)).strip('[]')}`", one.required
-        else:
-            flags = [*one.opts, *one.secondary_opts]
-            value = "" if one.is_flag else f" {one.make_metavar(click.Context(command))}"
-            name, needed = ", ".join(f"`{flag}{value}`" for flag in flags), one.required
-        text = (getattr(one, "help", None) or "").strip()
-        if (
-            one.default not in (None, False, (), [], "")
-            and getattr(one, "show_default", True)
-            and not callable(one.default)
-        ):
-            default = getattr(one.default, "value", one.default)
-            text += f" Default: `{default}`."
-        if one.envvar:
-            text += f" Environment: `{one.envvar}`."
-        rows.append((name, ("Required. " if needed else "") + text.strip()))
+    rows = [(f"`{names}`", " ".join(text.split())) for names, text in _shown(command)]
     return table(("argument or option", "meaning"), rows)
 
 
@@ -491,11 +484,10 @@ def columns() -> Mapping[str, Sequence[Described]]:
 
 
 def column_type(definition: str) -> str:
-    """The type of a column's definition, and ``null`` where it may be null."""
-    words = definition.split(" check ")[0].split(" default ")[0].split(" generated ")[0].replace(' collate "C"', "")
-    key = words.endswith(" primary key")
-    words = words.removesuffix(" primary key")
-    return words.removesuffix(" not null") if key or words.endswith(" not null") else f"{words} null"
+    """The type of a column's definition, and ``null`` if it can be null."""
+    kind = re.split(r" (?:not null|primary key|default|check|generated|collate)\b", definition)[0]
+    required = "not null" in definition or "primary key" in definition
+    return kind.replace("float8", "double precision") + ("" if required else " null")
 
 
 def message_fields() -> str:
@@ -555,7 +547,7 @@ def answers() -> str:
         if isinstance(model, type) and model.__module__ == views.__name__:
             parts += [f"### `{name}`", *map(said, doc(model, name).text)]
             if issubclass(model, Enum):
-                parts.append("Values: " + ", ".join(f"`{member.value}`" for member in model) + ".")
+                parts.append(f"Values: {values(model)}.")
             else:
                 parts.append("Fields: " + ", ".join(f"`{one.name}`" for one in dataclasses.fields(model)) + ".")
     return "\n\n".join(parts)
@@ -592,14 +584,14 @@ def _first(what: Any, name: str) -> str:
 SEE = {
     "ArchivedTask": "task.md#archivedtask",
     "Enqueued": "enqueue.md#enqueued",
-    "Grants": "task.md#grants",
+    "Grants": "task.md#fields-of-grants",
     "Job": "enqueue.md#job",
     "JobClient": "enqueue.md",
     "JobError": "errors.md#joberror",
     "OnConflict": "enqueue.md#onconflict",
     "Payload": "task.md#payload",
     "Progress": "enqueue.md#progress",
-    "Queue": "task.md#queue-1",
+    "Queue": "task.md#values-of-queue",
     "Redacted": "task.md#redacted",
     "State": "tables.md#states",
     "Task": "task.md",
@@ -660,7 +652,6 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
         "classes": partial(class_and_fields, TaskReport, EnqueuedTask, DeadLetter),
         "report": partial(members, DrainReport, title="DrainReport."),
         "captured": partial(members, Captured, title="Captured."),
-        "fault": partial(members, Fault, title="Fault."),
     },
     "inspector": {
         **{permission.value: partial(operations, permission) for permission in Permission},

@@ -49,6 +49,8 @@ class BulkAction(StrEnum):
 
 
 class PauseScope(StrEnum):
+    """The kinds of things that can be paused."""
+
     QUEUE = "queue"
     TYPE = "type"
     TENANT = "tenant"
