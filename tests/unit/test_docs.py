@@ -34,14 +34,15 @@ RUN = {
         "tests/e2e/adopter/test_adopter.py",
         "wheel.environment(",
     ),
-    "joblane init": ("tests/e2e/adopter/test_adopter.py", '"joblane", "init"'),
-    "joblane up": ("tests/e2e/adopter/test_adopter.py", '"joblane", "up"'),
+    "joblane init": ("tests/e2e/adopter/test_adopter.py", '"2. Make the folder a project"'),
+    "joblane up": ("tests/e2e/adopter/test_adopter.py", '"6. Start the local stack"'),
+    "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
 """Commands of blocks without a mark → the file, and the words in it, that run them."""
 
-BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "pip"}
+BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip"}
 """Programs whose words are not looked at."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
 """Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
@@ -62,8 +63,15 @@ def test_every_block_says_what_it_needs() -> None:
         assert blocks(language) == []
 
 
+FOLLOWED = {"docs/tutorial.md": "tests/e2e/adopter/tutorial.py"}
+"""A page whose commands are read and run by a test, one by one → that test."""
+
+
 @pytest.mark.parametrize("block", [block for block in SHELL if not block.mark], ids=str)
 def test_what_has_no_mark_is_run_by_a_test(block: Block) -> None:
+    if test := FOLLOWED.get(str(block.page.relative_to(ROOT))):
+        assert f'"{block.page.name}"' in (ROOT / test).read_text()
+        return
     for words in commands(block.text):
         command = " ".join(words)
         assert command in RUN, f"{block}: no test runs `{command}`; name one in RUN, or mark the block"
@@ -191,6 +199,17 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         other = (page.parent / path).resolve() if path else page
         assert other.exists(), f"{page.name}: {target}"
         assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
+
+
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").rglob("index.md")), ids=lambda page: page.parent.name)
+def test_the_index_of_a_folder_links_each_of_its_pages(index: Path) -> None:
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
+    assert set(index.parent.glob("*.md")) - linked - {index} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_shows_a_title_and_no_file_name(page: Path) -> None:
+    assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text()) == []
 
 
 NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
