@@ -122,7 +122,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
     "The testing kit": (KitError, NotRunError, CrashedError),
 }
 """Heading → the errors below it. A test compares them with all that the library defines."""
-INSIDE = {"Continued", "OneByOneError", "LoginError", "Killed", "_After", "Refusal"}
+INSIDE = {"Continued", "BatchClaimError", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
 INTERNAL = {"within", "send_committed", "close"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
@@ -163,8 +163,8 @@ def said(text: str) -> str:
 
 
 def kind_of(annotation: object) -> str:
-    if isinstance(annotation, str) and (words := re.fullmatch(r"Literal\[(.+)\]", annotation)):
-        return " or ".join(f"`{word}`" for word in words[1].replace("'", '"').split(", "))
+    if isinstance(annotation, str) and (literal := re.fullmatch(r"Literal\[(.+)\]", annotation)):
+        return " or ".join(f"`{value}`" for value in literal[1].replace("'", '"').split(", "))
     shown = shown_type(annotation)
     for name, words in SHORT_TYPES.items():
         shown = shown.replace(f"`{name}`", words)
@@ -249,7 +249,8 @@ def signature(function: Callable[..., Any], name: str) -> str:
         if parameter.kind is parameter.KEYWORD_ONLY and not star:
             star = True
             shown.append("*")
-        text = {parameter.VAR_KEYWORD: "**", parameter.VAR_POSITIONAL: "*"}.get(parameter.kind, "") + parameter.name
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "*" * (parameter.kind is parameter.VAR_POSITIONAL)
+        text = stars + parameter.name
         star = star or parameter.kind is parameter.VAR_POSITIONAL
         given = parameter.default
         if given is not parameter.empty:
@@ -301,8 +302,8 @@ def callable_(function: Callable[..., Any], name: str) -> list[str]:
         rows = [(f"`{one}`", kind_of(parameters[one].annotation), said(text)) for one, text in read.args.items()]
         parts.append(table(("argument", "type", "meaning"), rows))
     if read.raises:
-        rows = [(said(f":class:`{one}`"), said(text)) for one, text in read.raises.items()]
-        parts.append(table(("raises", "when"), rows))
+        raised = [(said(f":class:`{one}`"), said(text)) for one, text in read.raises.items()]
+        parts.append(table(("raises", "when"), raised))
     return parts
 
 
@@ -322,9 +323,9 @@ def class_and_fields(*models: type, level: str = "###") -> str:
 
 def error_tree() -> str:
     """The tree as a list, each below its base."""
-    known = [errors.JobError, *(error for group in ERRORS.values() for error in group)]
+    known: list[type[BaseException]] = [errors.JobError, *(error for group in ERRORS.values() for error in group)]
 
-    def below(base: type, depth: int) -> list[str]:
+    def below(base: type[BaseException], depth: int) -> list[str]:
         lines = []
         for one in known:
             if one is not errors.JobError and next((b for b in one.__mro__[1:] if b in known), None) is base:
@@ -549,7 +550,7 @@ def answers() -> str:
             if issubclass(model, Enum):
                 parts.append(f"Values: {values(model)}.")
             else:
-                parts.append("Fields: " + ", ".join(f"`{one.name}`" for one in dataclasses.fields(model)) + ".")
+                parts.append("Fields: " + ", ".join(f"`{one}`" for one in _annotations(model)) + ".")
     return "\n\n".join(parts)
 
 

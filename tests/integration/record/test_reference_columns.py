@@ -26,7 +26,7 @@ def test_the_reference_has_the_columns_of_the_database(database_url: str) -> Non
     for name, column, kind, is_not_null, comment, of_table in rows:
         assert comment, f"{name}.{column} has no comment"
         assert of_table, f"{name} has no comment"
-        shown = WRITTEN.get(kind, kind) + ("" if is_not_null else " null")
+        shown = str(WRITTEN.get(kind, kind)) + ("" if is_not_null else " null")
         found.setdefault(name, []).append([f"`{column}`", f"`{shown}`", comment])
     # then
     assert found == {name: table(page("tables"), f"`joblane.{name}`") for name in found}
