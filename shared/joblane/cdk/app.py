@@ -118,7 +118,7 @@ class JoblaneApp(Generic[S]):
         """
         project = self.project
         tasks, functions = discover(project.functions, times={}), discover_functions(project.functions)
-        # what the CDK CLI passes wins, as in every CDK app
+        # values from the CDK CLI take precedence, as in every CDK app
         known = {**context, **json.loads(environ.get("CDK_CONTEXT_JSON") or "{}")}
         stage = load_stage(
             known.get("stage") or DEFAULT_STAGE,
@@ -132,7 +132,7 @@ class JoblaneApp(Generic[S]):
             outdir=str(output),
             analytics_reporting=False,
             auto_synth=False,
-            # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
+            # an emulator does not need the roles of a bootstrap, and if it checks permissions they cannot be assumed
             default_stack_synthesizer=CliCredentialsStackSynthesizer() if stage.local else DefaultStackSynthesizer(),
         )
         workload = Workload(stage, project, with_schedules_of(stage, tasks), functions, build(stage, project))

@@ -1,4 +1,4 @@
-"""What the synth refuses."""
+"""Errors of the synthesis."""
 
 from __future__ import annotations
 
