@@ -80,8 +80,8 @@ SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
 
 def price_table() -> str:
     rows = [f"| {name} | {price} | {price.source} |" for name, price in PRICES.items()]
-    told = f"Prices are those of the first tier, looked up on {AS_OF}."
-    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", told])
+    note = f"Prices are those of the first tier, looked up on {AS_OF}."
+    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", note])
 
 
 def assumed_table() -> str:
