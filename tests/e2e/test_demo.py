@@ -12,7 +12,7 @@ from joblane.local.tools import clean_environment
 from tests.pages import ROOT, blocks
 
 
-def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
+def test_every_job_of_the_demo_has_the_announced_outcome(tmp_path: Path) -> None:
     environment = clean_environment() | {
         "JOBLANE_LOCAL": str(tmp_path),
         "JOBLANE_AWS_PORT": str(free_port()),

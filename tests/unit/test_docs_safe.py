@@ -26,8 +26,8 @@ COUNTED_BY = {
     r"aws cloudformation delete-stack\b": r"aws cloudformation describe-stacks\b",
     r"aws rds delete-": r"aws rds describe-",
     r"cdk destroy (?!\S+-api\b)": r"joblane (--stage \S+ )?queues\b",
-    r"joblane (--stage \S+ )?(delete|cancel|archive|retry|run|redrive)\b.* --yes\b": (
-        r"joblane (--stage \S+ )?(delete|cancel|archive|retry|run|redrive)\b.* --dry-run\b"
+    r"joblane (--stage \S+ )?(delete|cancel|archive)\b.* --yes\b": (
+        r"joblane (--stage \S+ )?(delete|cancel|archive)\b.* --dry-run\b"
     ),
     r"joblane (--stage \S+ )?delete\b(?!.*--dry-run).* -{1,2}(state|type|older|queue|tenant)\b": (
         r"joblane (--stage \S+ )?delete\b.* --dry-run\b"

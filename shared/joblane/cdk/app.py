@@ -110,7 +110,7 @@ class JoblaneApp(Generic[S]):
         """
         project = self.project
         tasks, functions = discover(project.functions, times={}), discover_functions(project.functions)
-        # what the CDK CLI passes wins, as in every CDK app
+        # values from the CDK CLI take precedence, as in every CDK app
         known = {**context, **json.loads(environ.get("CDK_CONTEXT_JSON") or "{}")}
         stage = load_stage(
             known.get("stage") or DEFAULT_STAGE,
@@ -124,7 +124,7 @@ class JoblaneApp(Generic[S]):
             outdir=str(output),
             analytics_reporting=False,
             auto_synth=False,
-            # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
+            # an emulator does not need the roles of a bootstrap, and if it checks permissions they cannot be assumed
             default_stack_synthesizer=CliCredentialsStackSynthesizer() if stage.local else DefaultStackSynthesizer(),
         )
         workload = Workload(stage, project, with_schedules_of(stage, tasks), functions, build(stage, project))
@@ -139,7 +139,7 @@ class JoblaneApp(Generic[S]):
         return Synthesised(stage, jobs, Path(assembly.directory), templates)
 
     def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:
-        """The stacks of a stage: what is kept, what runs, and, where the stage has them, control API and monitoring."""
+        """Add the stacks of a stage: data, jobs, and, if the stage has them, control API and monitoring."""
         mail = any(task.grants.mail for task in workload.tasks.values())
         data = DataStack(app, f"{stage.prefix}-data", stage=stage, mail=mail)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
@@ -186,10 +186,10 @@ def cdk_json(project: Project) -> dict[str, Any]:
 
 
 def _assemble(app: App, output: Path) -> CloudAssembly:
-    """Write templates and assets; what CDK's own validation finds is refused, where ``cdk.json`` has it on."""
+    """Write templates and assets. Refuse the findings of CDK's own validation, if ``cdk.json`` turns it on."""
     try:
         return app.synth()
-    except RuntimeError as error:  # of jsii, for whatever goes wrong on its side
+    except RuntimeError as error:  # jsii raises it for any error in Node.js
         report_file = output / "validation-report.json"
         if "ValidationFailed" not in str(error) or not report_file.exists():
             raise

@@ -146,7 +146,7 @@ class Joblane(Construct):
         subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)
         network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets)
         if database.resource is None:
-            network.let_out(PORT, "the database")
+            network.allow_egress(PORT, "the database")
         else:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")
         return network.place

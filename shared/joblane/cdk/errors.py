@@ -1,4 +1,4 @@
-"""What the synth refuses."""
+"""Errors of the synthesis."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from joblane.errors import JobError
 
 
 class SynthError(JobError, ValueError):
-    """The stacks cannot be made as declared and set. Nothing has been deployed."""
+    """The stacks cannot be created from the declarations and settings. Nothing has been deployed."""
 
 
 class StageError(SynthError):
-    """A stage is unknown, or a setting of it is wrong."""
+    """A stage is unknown, or one of its settings is wrong."""
 
 
 class RefusedTemplateError(SynthError):
-    """The template breaks rules without which messages would be lost. ``problems``: one line each, naming the thing."""
+    """A template breaks rules that prevent the loss of messages.
+
+    ``problems``: one line each, which names the resource.
+    """
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from joblane.cdk.settings.section import Settings
 
 
-class Reaching(Settings):
+class Egress(Settings):
     """The destinations that functions reach, for both kinds of network."""
 
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
@@ -18,7 +18,7 @@ class Reaching(Settings):
     SMTP. Each is 1 to 65535."""
 
 
-class NewNetwork(Reaching):
+class NewNetwork(Egress):
     """A VPC of the stage's own, in two zones."""
 
     kind: Literal["new"]
@@ -39,7 +39,7 @@ class NewNetwork(Reaching):
         return cidr
 
 
-class ExistingNetwork(Reaching):
+class ExistingNetwork(Egress):
     """An existing VPC. Its private subnets reach SQS, S3 and the services that tasks call, by NAT or by endpoints."""
 
     kind: Literal["existing"]
@@ -54,9 +54,9 @@ class ExistingNetwork(Reaching):
     @model_validator(mode="after")
     def _one_zone_each(self) -> Self:
         if len(self.subnet_ids) != len(self.availability_zones):
-            raise ValueError("availability_zones: one for each of subnet_ids, in the same order, is required")
+            raise ValueError("availability_zones: the zone of each of subnet_ids, in the same order, is required")
         if len(set(self.availability_zones)) < len(self.availability_zones):
-            raise ValueError("availability_zones: one is there twice; give one subnet for each zone")
+            raise ValueError("availability_zones: a zone is named twice; give one subnet for each zone")
         return self
 
 
