@@ -22,26 +22,28 @@ LOCKS = Path(__file__).parent / "locks"
 
 
 class ProjectError(JobError):
-    """``[tool.joblane]`` in ``pyproject.toml`` is wrong; the message names the key."""
+    """A key of ``[tool.joblane]`` in ``pyproject.toml`` is wrong. The message names the key."""
 
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """Where a project keeps what the library reads.
-
-    ``root``: the folder that commands run in. ``functions``: the package of the handlers, a folder of ``root``.
-    ``code``: further folders, relative to ``root``, that functions import and that go into their zip, for example
-    ``src/shop``. ``lock``: hashed requirements of what functions import; the library's own where the project has none.
-    ``migrations``: ``module:function``, called with the database's address after the library's own migrations.
-    ``name``: ``[project] name``, by which a database knows whose it is; None without one.
-    """
+    """The folders and names of a project that the library reads."""
 
     root: Path
+    """Folder that commands run in."""
     functions: str = FUNCTIONS
+    """Package of the handlers: a folder of the project's root, with a Python name."""
     code: tuple[str, ...] = ()
+    """Further folders, relative to the root, that functions import and that go into their zip, for example
+    ``src/shop``. Each goes there under its own name."""
     lock: Path = LOCKS / "runtime.txt"
+    """File with hashed requirements of all packages that functions import, relative to the root. Without it, the
+    library's own, which has the packages that the library needs."""
     migrations: str | None = None
+    """``module:function`` that creates the project's own tables. It is called with the address of the database after
+    the library's own migrations."""
     name: str | None = None
+    """``[project] name``, which a database keeps to recognise its project. None: no name."""
 
     @classmethod
     def here(cls, start: Path | None = None) -> Project:
