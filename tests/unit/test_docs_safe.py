@@ -40,7 +40,7 @@ def moves_without_a_destination(text: str) -> list[str]:
     """Commands that move messages out of a queue to the queue that SQS took them from.
 
     The library sends dead letters itself, so that SQS knows no such queue and moves none of them.
-    Source: SQS, *StartMessageMoveTask* and *ListMessageMoveTasks* (``CouldNotDetermineMessageSource``).
+    Source: SQS developer guide, *Troubleshooting dead-letter queue redrive*, CouldNotDetermineMessageSource.
     """
     found = re.findall(r"start-message-move-task +--[^`]*?(?=\n *(?!--)\S|`|\Z)", text, re.S)
     return [command for command in found if "--destination-arn" not in command]
