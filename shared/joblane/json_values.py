@@ -16,9 +16,9 @@ MAX_DEPTH = 64
 def check_text(text: str, where: str) -> None:
     """Raise :class:`MessageError` for what Postgres's text and jsonb cannot hold: NUL and lone surrogates."""
     if "\0" in text:
-        raise MessageError(f"{where}: holds a NUL character, which Postgres cannot store")
+        raise MessageError(f"{where}: contains a NUL character, which Postgres cannot store")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise MessageError(f"{where}: holds a lone surrogate, which is not text")
+        raise MessageError(f"{where}: contains a lone surrogate, which is not text")
 
 
 def check_tree(value: Any, where: str = "payload", depth: int = 1) -> None:

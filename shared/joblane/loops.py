@@ -129,7 +129,7 @@ class Loops:
     def _read(self, read: Callable[[Any, str], T]) -> T:
         """Read a checkpoint after what is pending is written, uninterrupted."""
         self.work.flush()
-        with self.work.held:
+        with self.work.uninterrupted:
             return read(self.work.connection(), self.task_id)
 
 

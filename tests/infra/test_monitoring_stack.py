@@ -176,7 +176,7 @@ def test_the_dead_letters_of_doors_and_schedules_are_watched(acme: Template) -> 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
 def test_the_sweep_is_missed_after_four_times_by_the_clock_of_its_schedule(stage: str, real_stages: RealStages) -> None:
     alarm = alarms_of(real_stages(stage).templates[f"jobs-{stage}-monitoring"])[f"jobs-{stage}-sweep"]
-    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Succeeded", 300, 4)
+    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Completed", 300, 4)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert dimensions(alarm) == {"task_type": "jobs:sweep", "queue": "low"}
 
@@ -245,7 +245,7 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStag
         assert queue in text
     for function in templates.functions(made["jobs-prod-jobs"]):
         assert f'"{function}"' in text
-    for metric in ("Started", "Succeeded", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
+    for metric in ("Started", "Completed", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
         assert f'"{metric}"' in text
     assert dashboard["DashboardName"] == "jobs-prod"
     assert len(re.findall("Fn::GetAtt", json.dumps(dashboard))) >= len(alarms_of(made["jobs-prod-monitoring"]))

@@ -28,7 +28,7 @@ RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
 ``ReceiveMessage``, SQS API reference."""
 TASK_METRICS = 4
-"""Of each task type that runs: Started, Succeeded, WaitMs, DurationMs."""
+"""Of each task type that runs: Started, Completed, WaitMs, DurationMs."""
 SWEEP_REQUESTS = 2
 """Of SQS, in each sweep, for each dead-letter queue: where it is, and how much is in it."""
 LEAST_AWAKE = 0.5

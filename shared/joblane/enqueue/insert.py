@@ -15,7 +15,7 @@ from joblane.enqueue.check import readdressed
 from joblane.errors import DuplicateTaskError, JobError, TaskIdConflictError
 from joblane.queues import Queue
 from joblane.record.claim import FREE_EXPIRED
-from joblane.record.insert import INSERT, KNOWN, REPLACE, NewTask, document
+from joblane.record.insert import EXISTING, INSERT, REPLACE, NewTask, document
 from joblane.record.states import State
 from joblane.unique import OnConflict
 
@@ -79,7 +79,7 @@ def _explain(run: Run, refused: Mapping[int, NewTask], room: int | None) -> dict
     wanted = [{"id": one.id, "unique_key": one.unique.key if one.unique else None} for one in refused.values()]
     ids: set[str] = set()
     holders: dict[str, Holder] = {}
-    for id_, queue, state, key, due, same_id, under_way in run(KNOWN, json.dumps(wanted)):
+    for id_, queue, state, key, due, same_id, under_way in run(EXISTING, json.dumps(wanted)):
         if same_id:
             ids.add(id_)
         if key is not None:

@@ -1,4 +1,4 @@
-"""How a task stands: its row, what its run tells of itself, and how many of its items are done."""
+"""The status of a task: its row, the progress that its run reports, and the number of its finished items."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from joblane.record.states import ENDED, State
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """As last told by ``ctx.progress``. ``total``: None where the handler gave none."""
+    """The last progress that ``ctx.progress`` reported. ``total``: None if the handler gave none."""
 
     done: int
     total: int | None
@@ -22,9 +22,9 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """One task as it stands. ``result``: what the handler returned, while it is kept. Times are aware.
+    """The status of one task. ``result``: the handler's return value, during the retention. Times are aware.
 
-    ``items_done``: by ``ctx.each``, or up to the cursor of ``ctx.resume``.
+    ``items_done``: items that ``ctx.each`` finished, or items up to the cursor of ``ctx.resume``.
     """
 
     id: str
@@ -53,9 +53,23 @@ class TaskStatus:
 
     @classmethod
     def of(cls, row: list[Any]) -> TaskStatus:
-        """From a row of :data:`STATUS`."""
+        """Read a row of :data:`STATUS`."""
         id_, type_, queue, state, tenant, owner, tags, attempts, max_attempts, *rest = row
-        created_at, due_at, deadline, finished_at, asked, done, total, note, at, items, result, reason, error = rest
+        (
+            created_at,
+            due_at,
+            deadline,
+            finished_at,
+            cancel_requested,
+            done,
+            total,
+            note,
+            at,
+            items,
+            result,
+            reason,
+            error,
+        ) = rest
         return cls(
             id=id_,
             type=type_,
@@ -70,7 +84,7 @@ class TaskStatus:
             due_at=due_at,
             deadline=deadline,
             finished_at=finished_at,
-            cancel_requested=asked,
+            cancel_requested=cancel_requested,
             progress=None if at is None else Progress(done, total, note, at),
             items_done=items,
             result=result,

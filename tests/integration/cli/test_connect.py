@@ -134,7 +134,7 @@ def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_pa
     [
         (lambda url: url.rpartition("/")[0] + "/gone", 'database "gone" does not exist'),
         (lambda url: re.sub(r":[^:@/]+@", ":wrong@", url), "password authentication failed"),
-        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the address has none"),
+        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the URL has none"),
     ],
     ids=["no database", "wrong password", "no password"],
 )

@@ -194,7 +194,7 @@ def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
     world.deliver(sample_one, Message("sample:one", "bad", {"do": "breaks"}).encode())
     good, bad = emf.documents(capsys.readouterr().out)
     dimensions = {"task_type": "sample:one", "queue": "default"}
-    for line, end in ((good, "Succeeded"), (bad, "Retried")):
+    for line, end in ((good, "Completed"), (bad, "Retried")):
         assert {name: line[name] for name in dimensions} == dimensions
         assert (line["Started"], line[end], len(line["WaitMs"]), len(line["DurationMs"])) == (1, 1, 1, 1)
 

@@ -186,7 +186,7 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
     assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
     assert effects.outcomes(id_) == ["cancelled"]
     (told,) = emf.documents(capsys.readouterr().out)
-    assert (told["Started"], told["Cancelled"], told.get("Succeeded")) == (1, 1, None)
+    assert (told["Started"], told["Cancelled"], told.get("Completed")) == (1, 1, None)
     assert effects.run("select from effects") == []
     assert watched.sent == []
     assert effects.deliver(sample_one, recorded(id_)) == []

@@ -404,8 +404,8 @@ class Bare:
         ([1], lambda item: item, "key: text is required, not int"),
         ([1], lambda item: "", "key: text of 1 to 2,000 bytes is required, not 0"),
         (["ä" * 1001], str, "key: text of 1 to 2,000 bytes is required, not 2,002"),
-        (["a\0b"], str, "key: holds a NUL character"),
-        (["\ud800"], str, "key: holds a lone surrogate"),
+        (["a\0b"], str, "key: contains a NUL character"),
+        (["\ud800"], str, "key: contains a lone surrogate"),
     ],
 )
 def test_a_key_that_cannot_tell_items_apart_is_refused_before_the_item(

@@ -268,8 +268,8 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     "not a number": (by_function(float("nan")), "cursor: a value that JSON can hold is required, not float"),
     "bytes": (by_function(b"\xff"), "cursor: a value that JSON can hold is required, not bytes"),
     "none": (by_function(None), "cursor: None stands for the beginning"),
-    "a nul": (by_function("a\0"), "cursor: holds a NUL character"),
-    "a surrogate": (by_function(["\ud800"]), "cursor: holds a lone surrogate"),
+    "a nul": (by_function("a\0"), "cursor: contains a NUL character"),
+    "a surrogate": (by_function(["\ud800"]), "cursor: contains a lone surrogate"),
     "no chunk": (lambda ctx: ctx.resume(range(3), chunk=0), "chunk: a whole number of 1 or more is required, not 0"),
     "less than no chunk": (lambda ctx: ctx.resume(range(3), chunk=-1), "chunk: .* not -1"),
     "half a chunk": (lambda ctx: ctx.resume(range(3), chunk=1.5), r"chunk: .* not 1\.5"),
@@ -621,7 +621,7 @@ def test_a_deadline_ends_a_task_that_goes_on(world: World) -> None:
 
     assert world.deliver(sample_long, sent) == []
     row = world.row("it")
-    assert (row["state"], row["reason"]) == ("archived", "DeadlinePassed: it passed while the task ran")
+    assert (row["state"], row["reason"]) == ("archived", "DeadlinePassed: the deadline passed while the task ran")
     assert len(world.dead_letters(sample_long)) == 1
 
 

@@ -271,7 +271,7 @@ def _of_sweep(sweep: Task[Any, Any], prefix: str, monitoring: Monitoring) -> Ite
         says="The leases of runs ended more than ten minutes ago, and the sweep has not found them.",
         run="joblane doctor",
     )
-    completed = partial(own_metric, prefix, "Succeeded", task_type=SWEEP, queue=sweep.queue.value)
+    completed = partial(own_metric, prefix, "Completed", task_type=SWEEP, queue=sweep.queue.value)
     yield from silence("sweep", "the-sweep-does-not-run", completed, gap, monitoring.silence)
 
 

@@ -16,7 +16,7 @@ WIDTH = 24
 HEIGHT = 6
 MAX_ALARMS = 100
 """In one widget. The last alarms are shown, which are those of the whole stage. Source: the same."""
-ENDS = {"Started": "started", "Succeeded": "completed", "Retried": "retried", "Archived": "archived"}
+ENDS = {"Started": "started", "Completed": "completed", "Retried": "retried", "Archived": "archived"}
 """Metric → its word in a widget's title."""
 FOUND = {
     "Overdue": "overdue tasks",

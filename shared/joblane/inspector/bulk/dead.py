@@ -33,7 +33,7 @@ from joblane.maintenance.unmarked_dead_letters import explained
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import QueueDepth, side_by_side
+from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
@@ -164,7 +164,7 @@ def _unexplained(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLette
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = explained(scope.connection, scope.prefix)
     queues = [queue for queue, held in depths.items() if held.all != expected[queue]]
-    looks = side_by_side(scope.sqs, lambda queue: _look(scope.sqs, queue), queues)
+    looks = call_for_queues(scope.sqs, lambda queue: _look(scope.sqs, queue), queues)
     deliveries = [delivery for look in looks.values() for delivery in look]
     unread = sum(max(0, depths[queue].all - len(look)) for queue, look in looks.items())
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
