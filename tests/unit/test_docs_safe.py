@@ -34,7 +34,9 @@ COUNTED_BY = {
     ),
 }
 """Commands that delete → the command that counts what they would delete."""
-SQL_DELETES = re.compile(r"\b(delete from|truncate|drop (table|schema|database)|update) (?!joblane\.pauses\b)[\w.]+", re.I)
+SQL_DELETES = re.compile(
+    r"\b(delete from|truncate|drop (table|schema|database)|update) (?!joblane\.pauses\b)[\w.]+", re.I
+)
 SQL_COUNTS = re.compile(r"\bselect\b.*\bcount\(", re.I | re.S)
 
 
