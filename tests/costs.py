@@ -1,4 +1,4 @@
-"""The tables of ``docs/explanation/costs.md``: prices times the counts that the stage and the task declarations give.
+"""The tables of ``docs/explanation/costs.md``, computed from prices, the smallest stage and the task declarations.
 
 ``python -m tests.costs`` writes them into the page. ``tests/unit/cdk/test_costs.py`` compares them with the code, and
 ``tests/infra/test_costs_of_stage.py`` the table that depends on the templates of a stage.
@@ -34,7 +34,7 @@ def additions() -> list[Line]:
             "Aurora ACU-hour",
         ),
         Line("`database`: 10 GB in Aurora", 10, "Aurora GB-month"),
-        Line("`database.migration_secret`, or any further secret", 1, "Secret"),
+        Line("`database.migration_secret`, or any other secret", 1, "Secret"),
         Line("10 GB of exports", 10, "S3 GB-month"),
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
@@ -61,7 +61,7 @@ def on_top() -> list[Line]:
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [
-        Line("Through a front door: send, receive, delete once more", 3 * jobs, "SQS request"),
+        Line("Through a front door: a second send, receive, delete", 3 * jobs, "SQS request"),
         Line("With a `tenant`: fair queues", 3 * jobs, "SQS request of a fair queue, on top"),
         Line("With `architecture` x86_64, instead of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
         Line("Enqueued through the HTTP API", jobs, "HTTP API request"),
@@ -75,13 +75,13 @@ SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
     "million": lambda: (million(), True),
     "on-top": lambda: (on_top(), False),
 }
-"""Name of the marker in the page → its lines, and whether they add up to something."""
+"""Name of the marker in the page → its lines, and True for a table with a sum."""
 
 
 def price_table() -> str:
     rows = [f"| {name} | {price} | {price.source} |" for name, price in PRICES.items()]
-    told = f"Prices are those of the first tier, looked up on {AS_OF}."
-    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", told])
+    note = f"Prices are those of the first tier, looked up on {AS_OF}."
+    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", note])
 
 
 def assumed_table() -> str:

@@ -72,8 +72,9 @@ def task(
             is 0 to 365 days; the result of a function is cut to that. If the function raises, the default applies.
             None: ``n⁴ + 15 + random(0..29)·(n+1)`` seconds, where n is 0 after the first attempt.
         timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler and the attempt has
-            failed. Without ``resumable``, ``timeout`` times ``batch_size`` plus 10 seconds is 900 seconds at most.
-            Range: 1 second to 1 day.
+            failed. With a ``batch_size``, ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds
+            less 10. With ``resumable``, ``timeout`` is up to 22 hours, which leaves room for ``max_retry`` 0.
+            Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
             removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
         schedule: Times at which the task runs by itself: five fields of Unix cron, a macro such as ``"@hourly"``, the

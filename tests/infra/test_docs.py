@@ -10,10 +10,11 @@ from datetime import timedelta
 
 import pytest
 
-from infra.settings import PlatformStage
+from infra.settings import Api, Jwt, PlatformStage
 from joblane.cdk.app import context_of_file
 from joblane.cdk.constructs.jobs import shares
 from joblane.cdk.settings.load import load_stage
+from joblane.cdk.settings.stage import Stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
@@ -52,11 +53,22 @@ def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) 
     assert CDK[command] <= set(re.findall(r"--([a-z-]+)", done.stdout))
 
 
+def test_the_pages_name_every_setting_of_the_platform() -> None:
+    of_the_api = {
+        name
+        for row in table(ROOT / "docs" / "platform" / "api.md", "Deploy it")
+        for name in re.findall("`([a-z_]+)`", row[0])
+    }
+    assert of_the_api == {*Api.model_fields, *(set(Jwt.model_fields) - {"kind"})}
+    page = (HOW_TO / "deploy.md").read_text()
+    assert [name for name in PlatformStage.model_fields.keys() - Stage.model_fields if f"`{name}`" not in page] == []
+
+
 FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figures") if row[2]]
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
-def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
+def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
     _, figure, where = row
     module, _, name = where.strip("`").rpartition(".")
     value = getattr(importlib.import_module(module), name)
@@ -85,7 +97,7 @@ def test_the_page_of_deploying_names_the_concurrency_that_dev_needs() -> None:
     assert int(number) == needed["all lanes"] + needed["front doors"]
 
 
-def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+def test_a_queues_default_numbers_are_those_of_the_page() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
     shown = [row[2] for row in table(HOW_TO / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]

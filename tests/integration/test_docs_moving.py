@@ -103,3 +103,11 @@ def test_every_test_that_the_comparison_names_exists() -> None:
     named = set(re.findall(r"`(test_\w+\.py)`", (DOCS / "explanation" / "comparison.md").read_text()))
     assert named
     assert named - {path.name for path in (ROOT / "tests").rglob("test_*.py")} == set()
+
+
+def test_every_name_that_the_glossary_gives_is_in_the_code() -> None:
+    names = set(re.findall(r"`(?:\w+\.)*(\w+)=?`", (DOCS / "glossary.md").read_text()))
+    folders = [ROOT / "shared" / "joblane", ROOT / "functions"]
+    code = "\n".join(path.read_text() for folder in folders for path in folder.rglob("*.py"))
+    assert len(names) > 20
+    assert {name for name in names if not re.search(rf"\b{name}\b", code)} == set()

@@ -32,15 +32,15 @@ class Aurora(Settings):
     """An Aurora Serverless v2 cluster of the stage's own, in its network. Functions log in by IAM as ``user``."""
 
     kind: Literal["aurora"]
-    """``"aurora"``."""
+    """Selects an Aurora cluster."""
     name: DatabaseName = "joblane"
     """Name of the database: lower-case letters, digits and underscores, 63 characters at most."""
     user: DatabaseName = "jobs"
     """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Least Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses while there is no connection."""
+    """Minimum capacity, in Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses without connections."""
     max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Largest ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
+    """Maximum capacity, in ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)
     """Minutes without a connection until the cluster pauses, if ``min_capacity`` is 0.
 
@@ -55,7 +55,7 @@ class Aurora(Settings):
     @model_validator(mode="after")
     def _a_range(self) -> Self:
         if self.max_capacity < self.min_capacity:
-            raise ValueError(f"max_capacity: {self.min_capacity:g}, the min_capacity, at least is required")
+            raise ValueError(f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required")
         return self
 
     @model_validator(mode="after")
@@ -64,8 +64,8 @@ class Aurora(Settings):
             if RESERVED_NAME.fullmatch(name):
                 raise ValueError(f"{field}: {name!r} is reserved; jobs, for example, is right")
         if self.user == MASTER_USER:
-            raise ValueError(f"user: {MASTER_USER!r} is the master, who may do everything; jobs, for example, is right")
-        if self.user == "joblane":  # PostgreSQL looks first in the schema that is called as its user
+            raise ValueError(f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right")
+        if self.user == "joblane":  # PostgreSQL searches the schema with the user's name first
             raise ValueError("user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right")
         return self
 
@@ -103,7 +103,7 @@ reference; the names of RDS's own secrets have a ``!`` as well."""
 def _secret_arn(text: str) -> str:
     if not SECRET_ARN.fullmatch(text):
         raise ValueError(
-            "the whole ARN of a secret is required, with the six characters at its end, as "
+            "the whole ARN of a secret is required, with the six characters at its end, for example "
             "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
         )
     return text
@@ -111,7 +111,9 @@ def _secret_arn(text: str) -> str:
 
 def _host_on_aws(host: str) -> str:
     if host.lower() == "localhost" or host.startswith("127."):
-        raise ValueError(f"{host} would be the function itself, and without TLS; the name of the database is required")
+        raise ValueError(
+            f"{host} would be the function itself, without TLS; the host name of the database server is required"
+        )
     return host
 
 
@@ -119,7 +121,7 @@ class ExistingDatabase(Settings):
     """An existing PostgreSQL. Give ``secret`` for a password in Secrets Manager, or ``resource_id`` for IAM."""
 
     kind: Literal["existing"]
-    """``"existing"``."""
+    """Selects an existing PostgreSQL."""
     host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
     """Host name. With ``resource_id``: the endpoint of RDS itself, because IAM's token is for that name."""
     port: int = Field(5432, ge=1, le=65535)
@@ -143,12 +145,12 @@ class ExistingDatabase(Settings):
         if (self.secret is None) == (self.resource_id is None):
             raise ValueError("secret: give either secret, for a password, or resource_id, for IAM")
         if self.secret is not None and self.user is not None and self.migration_secret is None:
-            raise ValueError("user: is the secret's username; leave it out beside secret")
+            raise ValueError("user: with secret, the secret's username applies; leave user out")
         if self.resource_id is not None and self.user is None:
-            raise ValueError("user: whom IAM lets in is required beside resource_id")
+            raise ValueError("user: with resource_id, the database role for the login by IAM is required")
         if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
             raise ValueError(
-                "host: the endpoint of RDS is required beside resource_id, as NAME.ID.REGION.rds.amazonaws.com: "
+                "host: with resource_id, the endpoint of RDS is required, NAME.ID.REGION.rds.amazonaws.com, because "
                 "IAM's token and the certificate are for that name"
             )
         return self
@@ -158,7 +160,7 @@ class LocalDatabase(Settings):
     """The PostgreSQL of a local stage or a test. No setting of ``cdk.json``: a local stage reads ``DATABASE_URL``."""
 
     kind: Literal["local"]
-    """``"local"``."""
+    """Selects the PostgreSQL of this machine."""
     url: str = Field(repr=False)
     """Address, ``postgresql://…``."""
 
@@ -167,7 +169,7 @@ class GivenDatabase(Settings):
     """A database that a CDK app passes to :class:`~joblane.cdk.construct.Joblane`. No setting of ``cdk.json``."""
 
     kind: Literal["given"]
-    """``"given"``."""
+    """Selects a database of the CDK app."""
 
 
 DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")]

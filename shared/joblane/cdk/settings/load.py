@@ -38,7 +38,7 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
         given = _of_this_machine(name, given, declared, environ)
     stage = make_stage(kind, where, {**given, "name": name}, declared)
     if isinstance(stage.database, GivenDatabase):
-        raise StageError(f"{where}: database: of kind aurora or existing is required")
+        raise StageError(f"{where}: database: kind aurora or existing is required")
     _check_prefix(stage, stages)
     return stage
 
@@ -70,8 +70,8 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
         other = f"{given.get('prefix', Stage.model_fields['prefix'].default)}-"
         if own.startswith(other) or other.startswith(own):
             raise StageError(
-                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} begin "
-                f"alike: {max(own, other, key=len)}… would be a name of both; jobs-{stage.name}, for example, is right"
+                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} "
+                f"overlap: both would have names {max(own, other, key=len)}…; jobs-{stage.name}, for example, is right"
             )
 
 
@@ -81,11 +81,11 @@ def _of_this_machine(
     url = environ.get("DATABASE_URL")
     if not url:
         raise StageError(
-            f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
-            "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+            f"stage {name!r}: DATABASE_URL is not set in the environment; a local stage reads the address of its "
+            "database there, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
         )
     settings = given.get("settings", {})
-    if isinstance(settings, Mapping):  # else refused with the others
+    if isinstance(settings, Mapping):  # other types are refused with the other settings
         settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
     return {
         **given,
@@ -113,8 +113,8 @@ def host_architecture() -> Architecture:
 
 def _describe(error: ValidationError) -> str:
     """Return ``setting: problem`` for each setting, without values."""
-    found = []
+    problems = []
     for item in error.errors(include_input=False, include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])
-        found.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
-    return "; ".join(found)
+        problems.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(problems)

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from joblane.cdk.settings.section import Settings
 
 
-class Reaching(Settings):
+class Egress(Settings):
     """The destinations that functions reach, for both kinds of network."""
 
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
@@ -18,11 +18,11 @@ class Reaching(Settings):
     SMTP. Each is 1 to 65535."""
 
 
-class NewNetwork(Reaching):
+class NewNetwork(Egress):
     """A VPC of the stage's own, in two zones."""
 
     kind: Literal["new"]
-    """``"new"``."""
+    """Selects a new VPC."""
     nat_gateways: int = Field(1, ge=0, le=2)
     """NAT gateways. 0: functions do not reach the internet, and reach SQS, S3, Secrets Manager and SES by endpoints,
     which cost more than a gateway."""
@@ -39,11 +39,11 @@ class NewNetwork(Reaching):
         return cidr
 
 
-class ExistingNetwork(Reaching):
+class ExistingNetwork(Egress):
     """An existing VPC. Its private subnets reach SQS, S3 and the services that tasks call, by NAT or by endpoints."""
 
     kind: Literal["existing"]
-    """``"existing"``."""
+    """Selects an existing VPC."""
     vpc_id: str = Field(pattern=r"^vpc-[0-9a-f]+$")
     """Id of the VPC."""
     subnet_ids: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
@@ -54,9 +54,9 @@ class ExistingNetwork(Reaching):
     @model_validator(mode="after")
     def _one_zone_each(self) -> Self:
         if len(self.subnet_ids) != len(self.availability_zones):
-            raise ValueError("availability_zones: one for each of subnet_ids, in the same order, is required")
+            raise ValueError("availability_zones: the zone of each of subnet_ids, in the same order, is required")
         if len(set(self.availability_zones)) < len(self.availability_zones):
-            raise ValueError("availability_zones: one is there twice; give one subnet for each zone")
+            raise ValueError("availability_zones: a zone is named twice; give one subnet for each zone")
         return self
 
 

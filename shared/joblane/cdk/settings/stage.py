@@ -49,7 +49,7 @@ class Stage(Settings):
     """
 
     name: str
-    """Name of the stage: its key in ``stages``. It is not given again in the settings."""
+    """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
     architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` and
@@ -71,7 +71,7 @@ class Stage(Settings):
     log_retention_days: LogRetentionDays = 30
     """Days for which CloudWatch Logs keeps the logs of functions."""
     log_level: LogLevel = "INFO"
-    """Least level of the log lines that functions write."""
+    """Lowest level of the log lines that functions write."""
     removal: Literal["retain", "destroy"] = "retain"
     """``"retain"``: queues, logs and buckets stay when the stack is deleted. ``"destroy"``: they are deleted, except
     buckets with objects."""
@@ -106,7 +106,7 @@ class Stage(Settings):
             for name, value in self.settings.items():
                 if isinstance(value, str) and value and SECRET_NAME.search(name):
                     raise ValueError(
-                        f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}'
+                        f'settings.{name} is a secret; refer to it by {{"secret": "name", "field": "key"}}'
                     )
         return self
 
@@ -125,52 +125,52 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.local != isinstance(self.database, LocalDatabase):
-            raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
+            raise ValueError("database: kind aurora or existing is required; only a local stage uses DATABASE_URL")
         if self.local and self.control is not None:
             raise ValueError(
-                "control: an emulator verifies no signature; leave it out, `joblane` reaches the stack itself"
+                "control: an emulator does not verify signatures; leave it out, `joblane` reaches the stack directly"
             )
         if self.local and self.network is not None:
-            raise ValueError("network: there is none on a local stage; leave it out")
+            raise ValueError("network: a local stage has no network; leave it out")
         if self.local and self.monitoring is not None:
-            raise ValueError("monitoring: there are no metrics on a local stage to watch; leave it out")
+            raise ValueError("monitoring: a local stage has no metrics; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
-            raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
+            raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
-            raise ValueError("database.security_group_id: lets functions in from a network, and network is not set")
+            raise ValueError("database.security_group_id: network is required with it, for the functions' side")
         if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
             if self.database.security_group_id:
                 raise ValueError(
-                    "database.security_group_id: is of another VPC than the new one, whose groups it cannot let in; "
-                    "make network the database's, of kind existing"
+                    "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
+                    "set network to the VPC of the database, with kind existing"
                 )
             if self.network.nat_gateways == 0:
                 raise ValueError(
-                    "network.nat_gateways: 1 at least is required for database.kind existing, which is outside of the "
-                    "new VPC"
+                    "network.nat_gateways: at least 1 is required for database.kind existing, because the database is "
+                    "outside the new VPC"
                 )
         return self
 
     @model_validator(mode="after")
     def _reservable(self) -> Self:
-        most = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
+        free = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
         for name, reserved in self.reserved.items():
-            if reserved > most:
+            if reserved > free:
                 raise ValueError(
-                    f"{name}.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of "
-                    f"the {self.account_concurrency} of account_concurrency unreserved; leave it out, or have the "
-                    "quota raised"
+                    f"{name}.max_concurrency: {free} at most is required, because Lambda keeps "
+                    f"{UNRESERVED_CONCURRENCY} of the {self.account_concurrency} of account_concurrency unreserved; "
+                    "leave it out, or request a higher quota"
                 )
-            most -= reserved
+            free -= reserved
         return self
 
     @model_validator(mode="after")
-    def _as_many_as_the_database_takes(self) -> Self:
+    def _connections_of_the_database(self) -> Self:
         if isinstance(self.database, Aurora) and self.connections > self.database.max_connections:
             enough = self.database.enough_for(self.connections)
             raise ValueError(
-                f"database_connections: {self.connections} are more than the {self.database.max_connections} that "
-                f"Aurora takes at a max_capacity of {self.database.max_capacity:g}: leave it out"
+                f"database_connections: {self.connections} are more than the {self.database.max_connections} "
+                f"connections of Aurora at max_capacity {self.database.max_capacity:g}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
             )
         return self
@@ -193,8 +193,8 @@ class Stage(Settings):
         """
         if self.mail_from is None and not self.local:
             raise StageError(
-                f"stage {self.name!r}: mail_from: the address that mail is sent from is required, as "
-                "no-reply@example.com: a task declares Grants(mail=True)"
+                f"stage {self.name!r}: mail_from: a sender address such as no-reply@example.com is required, because "
+                "a task declares Grants(mail=True)"
             )
         return self.mail_from
 

@@ -16,8 +16,7 @@ WIDTH = 24
 HEIGHT = 6
 MAX_ALARMS = 100
 """In one widget. The last alarms are shown, which are those of the whole stage. Source: the same."""
-ENDS = {"Started": "started", "Completed": "completed", "Retried": "retried", "Archived": "archived"}
-"""Metric → its word in a widget's title."""
+ENDS = ("Started", "Completed", "Retried", "Archived")
 FOUND = {
     "Overdue": "overdue tasks",
     "WaitingTooLong": "types that wait too long",
@@ -58,12 +57,12 @@ def _of_queue(queue: Queue, lanes: Sequence[Watched], prefix: str) -> list[Row]:
     return [
         [
             _graph(
-                f"{queue}: {word}",
-                {lane.task.type: lane.metric(metric) for lane in lanes},
+                f"{queue}: {end.lower()}",
+                {lane.task.type: lane.metric(end) for lane in lanes},
                 width=WIDTH // len(ENDS),
                 stacked=True,
             )
-            for metric, word in ENDS.items()
+            for end in ENDS
         ],
         [
             _graph(f"{queue}: wait p99, ms", {lane.task.type: lane.metric("WaitMs", "p99") for lane in lanes}),
