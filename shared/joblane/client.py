@@ -21,7 +21,7 @@ from weakref import WeakSet
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
-from joblane.enqueue.check import check, delay_seconds, distance, is_past
+from joblane.enqueue.check import check, delay_seconds, is_past, seconds_until
 from joblane.enqueue.insert import insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
@@ -362,7 +362,7 @@ class JobClient:
     def send_committed(self, ready: Sequence[NewTask]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
         inline = ready[:INLINE_SENDS]
-        entries = [replace(one.entry, delay_seconds=delay_seconds(distance(one.at))) for one in inline]
+        entries = [replace(one.entry, delay_seconds=delay_seconds(seconds_until(one.at))) for one in inline]
         self._send_rows(entries, inline)
         if len(ready) > INLINE_SENDS:
             wake(self._sqs, self._prefix)

@@ -207,7 +207,7 @@ def test_a_range_is_what_is_accepted(
 
 def test_a_resumable_task_has_up_to_22_hours() -> None:
     declare(resumable=True, max_retry=0, timeout=timedelta(hours=22))
-    with pytest.raises(DeclarationError, match="longer than the 10 days a queue keeps a message"):
+    with pytest.raises(DeclarationError, match="longer than the 10 days that a queue keeps a message"):
         declare(resumable=True, max_retry=0, timeout=timedelta(hours=23))
 
 

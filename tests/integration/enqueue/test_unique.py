@@ -270,7 +270,7 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
 def test_a_client_without_a_record_says_that_it_holds_no_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
-        with pytest.raises(EnqueueError, match=r"unique_for: a key is held by a row; .* record=False"):
+        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* record=False"):
             JobClient(record=False).enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 

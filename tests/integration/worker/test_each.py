@@ -400,7 +400,7 @@ class Bare:
 @pytest.mark.parametrize(
     ("items", "key", "problem"),
     [
-        ([Bare()], str, "key: Bare has no text of its own"),
+        ([Bare()], str, r"key: Bare does not define str\(\)"),
         ([1], lambda item: item, "key: text is required, not int"),
         ([1], lambda item: "", "key: text of 1 to 2,000 bytes is required, not 0"),
         (["ä" * 1001], str, "key: text of 1 to 2,000 bytes is required, not 2,002"),
@@ -472,7 +472,7 @@ def test_loops_that_would_keep_half_an_item_are_refused(
 ) -> None:
     @behaviour
     def misuse(payload: Sample, ctx: TaskContext) -> None:
-        with pytest.raises(JobError, match=r"do not go inside one another|belongs inside a loop over ctx.each"):
+        with pytest.raises(JobError, match=r"cannot be inside another such loop|belongs inside a loop over ctx.each"):
             list(use(ctx))
 
     assert world.deliver(sample_one, message("misuse")) == []
