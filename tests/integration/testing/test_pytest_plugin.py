@@ -72,7 +72,7 @@ def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postg
             (path.parent / "__init__.py").touch()
         path.write_text(source)
     result = run(installed, "tests", f"--joblane-database={postgres.url}")
-    result.assert_outcomes(passed=16)
+    result.assert_outcomes(passed=19)
 
 
 def test_the_server_is_found_by_the_environment(
@@ -166,7 +166,7 @@ def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgre
     assert names() == before
 
 
-def test_a_user_who_may_not_create_databases_is_told_so(postgres: Postgres) -> None:
+def test_a_user_who_may_not_create_databases_gets_an_error_that_says_so(postgres: Postgres) -> None:
     administer(postgres.url, "create role poor login password 'poor'")
     where = postgres.url.partition("@")[2]
     poor = Databases(f"postgresql://poor:poor@{where}")
