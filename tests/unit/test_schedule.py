@@ -393,7 +393,7 @@ def test_an_unknown_time_zone_is_refused(timezone: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "Nightly", "nightly:2", "two words", "-x", "x" * 21])
 def test_a_name_that_does_not_fit_ids_and_aws_is_refused(name: str) -> None:
-    with pytest.raises(DeclarationError, match=r"name .* is not lower-case letters"):
+    with pytest.raises(DeclarationError, match=r"name .* is not lower-case dead letters"):
         cron("0 2 * * *", name=name)
 
 

@@ -1,4 +1,4 @@
-"""Messages that are sent on: dead letters with their marks, and copies with an id, all within SQS's limits."""
+"""Messages that are sent on: dead texts with their marks, and copies with an id, all within SQS's limits."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_a_full_message_does_not_fit_with_an_id() -> None:
     assert fits(with_id(room, LANE))
 
 
-# --- Dead letters --------------------------------------------------------------------------------------------------
+# --- Dead texts --------------------------------------------------------------------------------------------------
 
 
 def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
@@ -106,17 +106,17 @@ def test_a_full_message_has_no_room_for_marks() -> None:
     assert valid(entry)
 
 
-letters = st.text(st.characters(codec="utf-8"))
+texts = st.text(st.characters(codec="utf-8"))
 names = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 kinds = st.sampled_from(["String", "Number", "String.uri", "Number.custom"])
 attributes_of = st.dictionaries(
-    names | st.sampled_from([DEAD, REASON]), st.tuples(kinds, letters.map(printable)), max_size=10
+    names | st.sampled_from([DEAD, REASON]), st.tuples(kinds, texts.map(printable)), max_size=10
 )
 # Around the limit, where one byte decides.
 sizes = st.integers(0, 3000).map(lambda less: MAX_MESSAGE_BYTES - less) | st.integers(1, 1000)
 
 
-@given(sizes, attributes_of, letters)
+@given(sizes, attributes_of, texts)
 @example(MAX_MESSAGE_BYTES, {}, "x")
 @example(MAX_MESSAGE_BYTES - 19, {}, "x")
 def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
@@ -129,7 +129,7 @@ def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
         assert sent["MessageAttributes"][REASON]["StringValue"]
 
 
-@given(sizes, letters, st.integers(0, 10**6))
+@given(sizes, texts, st.integers(0, 10**6))
 def test_no_dead_letter_of_a_task_passes_a_mebibyte(size: int, reason: str, generation: int) -> None:
     message = Message("data:export", "1", {"x": "é" * (size // 2)}, rec=True)
     sent = valid(archived_dead_letter(LANE, message, reason, generation, "acme"))

@@ -100,5 +100,5 @@ def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> 
     assert (delivery.sent_at, delivery.group, delivery.dead_generation, delivery.refusal) == (1000.5, "acme", 4, None)
     assert delivery.message is not None
     assert delivery.message.id == "1"
-    # and goes on as it came, without the marks of a dead letter
+    # and continues as it came, without the marks of a dead letter
     assert unchanged_copy(delivery, "other").attributes == {"raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"}}
