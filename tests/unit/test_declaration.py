@@ -122,7 +122,7 @@ def test_a_task_carries_its_declaration() -> None:
     assert data_export.numbers.function_timeout == timedelta(seconds=610)
 
 
-def test_defaults_are_those_of_the_documentation() -> None:
+def test_defaults_are_as_documented() -> None:
     made = declared()
     assert (made.queue, made.also, made.max_retry, made.batch_size) == (Queue.DEFAULT, (), 5, 1)
     assert (made.timeout, made.retention) == (timedelta(minutes=1), timedelta(days=1))
@@ -167,7 +167,7 @@ def test_the_edges_of_every_range_are_taken() -> None:
 
 
 @pytest.mark.parametrize("type_", ["jobs:other", "system:other"])
-def test_the_librarys_and_the_systems_types_are_closed_to_foreign_senders(type_: str) -> None:
+def test_the_librarys_and_the_systems_types_are_closed_to_external_producers(type_: str) -> None:
     def other(payload: Nothing, ctx: TaskContext) -> None:
         pass
 
@@ -587,7 +587,7 @@ class Mappings(Payload):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "problem"),
     [
         ({SECRET: 1}, "Mappings: an unknown field; known are counts, numbered, pets, either, count"),
         ({"counts": {SECRET: "x"}}, "counts: Input should be a valid integer"),
@@ -600,8 +600,8 @@ class Mappings(Payload):
         ({"n": "x"}, "n: Input should be a valid integer"),
     ],
 )
-def test_a_refusal_shows_no_key_that_the_sender_chose(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(UnreadablePayloadError, match=f"^payload: Mappings does not take it: {told}") as caught:
+def test_a_refusal_shows_no_key_that_the_sender_chose(wrong: dict[str, Any], problem: str) -> None:
+    with pytest.raises(UnreadablePayloadError, match=f"^payload: Mappings does not take it: {problem}") as caught:
         taking(Mappings).read(wrong, None)
     assert SECRET not in str(caught.value)
     assert "443322" not in str(caught.value)

@@ -125,7 +125,7 @@ def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Pac
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "location"),
     [
         ("x = 1\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = 1\n\ndef f()\n    pass\n", "line 3: SyntaxError: expected ':'"),
@@ -135,20 +135,20 @@ def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Pac
         ("import sys\nsys.exit('not here')\n", "line 2: SystemExit: not here"),
     ],
 )
-def test_a_handler_that_cannot_be_imported_stops_the_walk_with_file_line_reason_and_advice(
-    text: str, told: str, package: Package
+def test_a_handler_that_cannot_be_imported_is_refused_with_file_line_and_advice(
+    text: str, location: str, package: Package
 ) -> None:
     package.add("data_export", text)
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
     message = str(caught.value)
-    assert message.startswith(f"{package.name}/data_export/handler.py, {told}")
+    assert message.startswith(f"{package.name}/data_export/handler.py, {location}")
     assert message.endswith(
         f"\nFix it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
     )
 
 
-def test_what_a_handler_imports_is_named_where_the_error_is_there(package: Package) -> None:
+def test_an_error_in_a_module_that_a_handler_imports_names_that_module(package: Package) -> None:
     package.add("data_export", f"from {package.name}.notes import sums\n")
     package.add("notes", None)
     (package.root / "notes" / "sums.py").write_text("x = 1\ny = zero\n")
@@ -171,7 +171,7 @@ ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replac
 )
 
 
-def test_a_task_that_is_followed_by_another_must_name_one_that_is_there(package: Package) -> None:
+def test_on_archived_must_name_an_existing_task(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     with pytest.raises(DeclarationError, match=r"^task 'data:export': on_archived: there is no task 'system:alert'$"):
         discover(package.name)
@@ -184,7 +184,7 @@ def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package
         discover(package.name)
 
 
-def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
+def test_a_task_finds_its_successor_by_type(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
     follows = successor_of(discover(package.name)["data:export"])
@@ -199,13 +199,13 @@ def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> No
         discover(package.name)
 
 
-def test_one_task_is_loaded_without_its_neighbours(package: Package) -> None:
+def test_a_task_is_loaded_without_the_others(package: Package) -> None:
     package.add_task("data:export")
     package.add("broken", "import no_such_module\n")
     assert load("data:export", package.name).type == "data:export"
 
 
-def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
+def test_a_missing_task_is_a_clear_error(package: Package) -> None:
     package.add("router", PLAIN)
     package.add("empty", None)
     for type_ in ("data:export", "no_such:task"):

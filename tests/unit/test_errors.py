@@ -1,4 +1,4 @@
-"""One root, the data as fields, and interrupts that a handler's ``except Exception`` does not swallow."""
+"""Errors have a single root and data as fields; a handler's ``except Exception`` does not swallow interrupts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a long task may loop over, as far as that is known without a database; the rest is in the integration tests."""
+"""The sources that a long task may loop over, without a database. The integration tests cover the others."""
 
 from __future__ import annotations
 
@@ -32,9 +32,7 @@ def all_of(pages: Pages[Any], after: Any = None) -> Iterator[tuple[list[Any], An
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.data())
-def test_pages_of_a_sequence_hold_each_item_once_from_wherever_a_run_goes_on(
-    number: int, size: int, data: st.DataObject
-) -> None:
+def test_pages_of_a_sequence_have_each_item_once_from_any_position(number: int, size: int, data: st.DataObject) -> None:
     pages = list(all_of(Pages(range(number), None, NO_SESSION, size, 0)))
     assert [item for page, _ in pages for item in page] == list(range(number))
     assert all(len(page) == size for page, _ in pages[:-1])
@@ -45,7 +43,7 @@ def test_pages_of_a_sequence_hold_each_item_once_from_wherever_a_run_goes_on(
 
 
 @given(st.sets(st.integers()), st.integers(1, 10), st.data())
-def test_pages_of_a_function_hold_each_item_once_from_wherever_a_run_goes_on(
+def test_pages_of_a_function_have_each_item_once_from_any_cursor(
     numbers: set[int], size: int, data: st.DataObject
 ) -> None:
     def source(after: int | None) -> Iterator[int]:

@@ -63,7 +63,7 @@ def test_what_is_not_said_is_not_in_the_message() -> None:
 
 
 @given(OPTIONS)
-def test_a_foreign_senders_options_never_exceed_the_declaration(options: Options) -> None:
+def test_an_external_producers_options_never_exceed_the_declaration(options: Options) -> None:
     cut = options.within(data_export)
     assert 1 <= cut.max_attempts(data_export) <= 4
     assert cut.timeout is None or cut.timeout == min(options.timeout or 0, 20)
@@ -78,7 +78,7 @@ def test_what_is_not_said_is_as_declared() -> None:
     assert Options(retention=0).retention_seconds(data_export) == 0
 
 
-def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
+def test_a_row_has_the_successor_of_an_archived_task() -> None:
     follows = {"type": "system:alert", "queue": "default", "max_attempts": 3, "retention_seconds": 3600}
     assert NONE.row(data_export) == {"on_archived": follows}
     options = Options(timeout=5, retry_delay=[1.0])
@@ -94,7 +94,7 @@ def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
         ),
     )
 )
-def test_whatever_a_stranger_says_is_read_or_refused_with_the_field(fields: dict[str, Any]) -> None:
+def test_any_option_of_a_producer_is_read_or_refused_with_the_field(fields: dict[str, Any]) -> None:
     try:
         options = decoded(fields)
     except MessageError as error:

@@ -84,7 +84,7 @@ def test_the_numbers_of_an_ordinary_task() -> None:
     st.integers(1, 10),
     st.integers(0, 100),
 )
-def test_whatever_is_accepted_holds_together(timeout: timedelta, batch_size: int, max_retry: int) -> None:
+def test_accepted_declarations_fit_the_limits(timeout: timedelta, batch_size: int, max_retry: int) -> None:
     try:
         numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what="x")
     except DeclarationError:
@@ -114,7 +114,7 @@ def test_a_resumable_task_that_one_invocation_holds_is_as_any_other() -> None:
 
 
 @given(st.integers(891, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 100))
-def test_whatever_resumable_task_is_accepted_holds_together(timeout: timedelta, max_retry: int) -> None:
+def test_accepted_resumable_declarations_fit_the_limits(timeout: timedelta, max_retry: int) -> None:
     try:
         numbers = Numbers.of(timeout=timeout, batch_size=1, max_retry=max_retry, what="x", resumable=True)
     except DeclarationError:
@@ -130,7 +130,7 @@ def test_whatever_resumable_task_is_accepted_holds_together(timeout: timedelta, 
 
 
 @given(st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 2000))
-def test_what_is_refused_for_its_retries_says_how_many_there_can_be(timeout: timedelta, max_retry: int) -> None:
+def test_a_declaration_refused_for_its_retries_names_the_largest_number(timeout: timedelta, max_retry: int) -> None:
     def of(retries: int) -> Numbers:
         return Numbers.of(timeout=timeout, batch_size=1, max_retry=retries, what="x", resumable=True)
 

@@ -114,7 +114,7 @@ def _model(**fields: Any) -> type[BaseModel]:
         (str, set()),
     ],
 )
-def test_a_mark_is_found_wherever_a_type_may_hold_it(annotation: Any, names: set[str]) -> None:
+def test_a_redacted_field_is_found_in_any_type(annotation: Any, names: set[str]) -> None:
     assert redacted_names(_model(field=annotation)) == names
 
 
@@ -153,7 +153,7 @@ def test_a_payload_that_fits_no_schema_is_masked_by_name() -> None:
     }
 
 
-def test_a_model_without_a_mark_costs_no_walk() -> None:
+def test_a_model_without_redacted_fields_costs_no_walk() -> None:
     payload = {"tag": "x"}
     assert masked(Dog, payload) is payload
     assert restored(Dog, payload, {}) is payload
@@ -203,7 +203,7 @@ def test_items_that_were_moved_or_taken_out_keep_their_own_values() -> None:
         ({"card": {"number": MASK}}, "number"),
     ],
 )
-def test_a_mask_with_nothing_behind_it_is_refused_by_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
+def test_a_mask_without_a_value_is_refused_with_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
     with pytest.raises(PayloadError, match=rf"payload: {where}: it is masked, and the task has no value"):
         restored(Person, edited, KEPT | {"pin": None})
 
@@ -211,14 +211,14 @@ def test_a_mask_with_nothing_behind_it_is_refused_by_the_name_of_the_field(edite
 # --- The schema ----------------------------------------------------------------------------------------------------
 
 
-def test_the_schema_says_which_fields_are_redacted() -> None:
+def test_the_schema_marks_the_redacted_fields() -> None:
     schema = Person.model_json_schema()
     assert schema["properties"]["pin"][MARK] is True
     assert schema["$defs"]["Card"]["properties"]["number"][MARK] is True
     assert MARK not in schema["properties"]["name"]
 
 
-def test_a_mark_changes_no_digest_so_that_it_can_be_set_while_messages_are_under_way() -> None:
+def test_marking_a_field_changes_no_digest_of_messages_under_way() -> None:
     def of(annotation: Any) -> str:
         made = type("Work", (Payload,), {"__annotations__": {"x": annotation, "card": Dog}, "__module__": __name__})
 
@@ -242,7 +242,7 @@ def test_a_mark_changes_no_digest_so_that_it_can_be_set_while_messages_are_under
     assert of(str) != of(int)
 
 
-def test_a_field_that_is_called_like_the_mark_stays_in_the_schema() -> None:
+def test_a_field_named_like_the_mark_stays_in_the_schema() -> None:
     assert unmarked({"properties": {MARK: {"type": "string", MARK: True}}}) == {
         "properties": {MARK: {"type": "string"}}
     }

@@ -30,7 +30,7 @@ MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", 
 
 
 class EventBridge:
-    """One ``cron(…)`` expression. Strict: what the field table does not show is an error here."""
+    """A ``cron(…)`` expression, read strictly: a form that is not in AWS's table of fields is an error here."""
 
     TABLE = (  # field, values, names (the first stands for the lowest value), wildcards that this project makes use of
         ("minutes", 0, 59, (), ",-*/"),
@@ -211,7 +211,7 @@ def test_unix_text_becomes_one_expression(text: str, expressions: list[str]) -> 
 
 
 @pytest.mark.parametrize("macro", MACROS)
-def test_a_macro_is_the_fields_it_stands_for(macro: str) -> None:
+def test_a_macro_equals_its_fields(macro: str) -> None:
     assert cron(macro) == cron(MACROS[macro]) == cron(macro.upper())
 
 
@@ -221,7 +221,7 @@ def test_both_day_fields_set_become_two_schedules_where_either_may_match() -> No
 
 
 @pytest.mark.parametrize("text", ["0 0 1-31 * FRI", "0 0 13 * 0-6", "0 0 1,* * 0"])
-def test_a_day_field_that_says_every_day_in_full_makes_the_other_one_idle(text: str) -> None:
+def test_a_day_field_with_every_day_makes_the_other_one_idle(text: str) -> None:
     assert cron(text).expressions == ("cron(0 0 * * ? *)",)
 
 
@@ -307,7 +307,7 @@ def test_an_interval_that_divides_is_a_cron(interval: tuple[int, int], expressio
         (0, 48),
     ],
 )
-def test_an_interval_that_does_not_divide_is_refused_with_those_that_do(interval: tuple[int, int]) -> None:
+def test_an_interval_that_does_not_divide_is_refused_with_valid_ones(interval: tuple[int, int]) -> None:
     with pytest.raises(DeclarationError, match=r"every\(.*15, 20 or 30 minutes.* 6, 8, 12 or 24"):
         every(minutes=interval[0], hours=interval[1])
 
@@ -497,7 +497,7 @@ def test_both_sides_fire_at_the_same_minutes_across_clock_changes(
 
 @settings(max_examples=60, deadline=None)
 @given(MINUTE, HOUR, st.sampled_from(CLOCK_CHANGES), st.integers(0, 40 * 60 * 1000 - 1))
-def test_moments_are_those_of_eventbridge_forwards_and_back(
+def test_times_equal_eventbridges_forwards_and_backwards(
     minute: str, hour: str, change: tuple[str, str], offset_ms: int
 ) -> None:
     # given

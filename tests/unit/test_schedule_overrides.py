@@ -55,7 +55,7 @@ def test_a_type_takes_the_times_of_the_stage_and_keeps_all_else() -> None:
     assert texts(data_count) == {"0": "0 3 * * *", "weekly": "0 8 * * 0"}
 
 
-def test_off_takes_a_schedule_away_and_the_more_precise_key_decides() -> None:
+def test_off_removes_a_schedule_and_the_more_precise_key_decides() -> None:
     assert texts(apply(data_count, {"data:count": "off"})) == {}
     assert texts(apply(data_count, {"data:count:0": "off"})) == {"weekly": "0 8 * * 0"}
     assert texts(apply(data_count, {"data:count": "off", "data:count:weekly": "@daily"})) == {"weekly": "0 0 * * *"}
@@ -92,7 +92,7 @@ def test_discovery_takes_the_times_of_the_environment(monkeypatch: pytest.Monkey
     assert load("system:health_check").schedules == discover()["system:health_check"].schedules == ()
 
 
-def test_and_the_declared_ones_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_mapping_keeps_the_declared_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
     assert load("jobs:sweep", times={}).schedules
     assert discover(times={})["jobs:sweep"].schedules

@@ -63,7 +63,7 @@ def test_a_zero_is_written_and_what_was_not_counted_is_not(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(("values", "lines"), [(100, [100]), (101, [100, 1]), (250, [100, 100, 50])])
-def test_more_than_a_hundred_values_go_over_several_lines_and_none_is_lost_or_counted_twice(
+def test_more_than_a_hundred_values_are_split_over_lines_and_counted_once(
     values: int, lines: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tally = Tally()
@@ -96,7 +96,7 @@ def test_a_health_check_writes_lines_that_cloudwatch_reads(capsys: pytest.Captur
     assert found[health_check.WHOLE]["HealthCheckFailed"] == 1
 
 
-def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
+def test_these_tests_cover_every_module_that_writes_metrics() -> None:
     """The runs and the sweep: ``tests/integration/maintenance/test_alarm_metrics.py``."""
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
     users = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}

@@ -44,21 +44,21 @@ def test_by_default_type_queue_and_payload_make_the_key() -> None:
     assert len({key, *others}) == 5
 
 
-def test_a_callers_key_stands_for_its_type_whatever_queue_and_payload() -> None:
+def test_a_callers_key_counts_per_type_for_any_queue_and_payload() -> None:
     assert (
         key_of(data_export.type, "default", PAYLOAD, "k") == key_of(data_export.type, "low", {}, "k") == "data:export k"
     )
     assert key_of(data_load.type, "default", PAYLOAD, "k") == "data:load k"
 
 
-def test_a_foreign_message_is_held_to_the_declaration() -> None:
+def test_an_external_message_follows_the_declaration() -> None:
     key = key_of(data_export.type, "default", PAYLOAD, None)
     assert data_export.key_of_message("default", PAYLOAD, None) == Unique(key, 300, Until.START)
     assert data_export.key_of_message("default", PAYLOAD, "0") == Unique(key, 300, Until.START)
     assert data_load.key_of_message("default", PAYLOAD, None) is None
 
 
-def test_defaults_that_a_stranger_leaves_out_make_no_other_task() -> None:
+def test_defaults_that_a_producer_leaves_out_make_no_other_task() -> None:
     whole = data_export.key_of_message("default", PAYLOAD, None)
     assert data_export.key_of_message("default", {}, None) == whole
     assert data_export.key_of_message("default", {"limit": "10"}, None) == whole

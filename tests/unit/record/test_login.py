@@ -60,7 +60,7 @@ def test_the_region_is_the_hosts_and_else_the_environments(aws: None) -> None:
     assert "%2Feu-central-1%2Frds-db" in str(IamLogin("jobs", "db.internal", 5432).now()[1])
 
 
-def test_without_a_region_or_credentials_the_database_is_away_and_the_error_says_what_to_set(
+def test_without_region_or_credentials_the_database_is_unavailable_with_advice(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -102,7 +102,7 @@ def test_a_secret_of_another_shape_is_refused_and_not_shown(secrets: Any, text: 
     assert caught.value.__cause__ is None
 
 
-def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secrets: Any) -> None:
+def test_with_an_unreadable_secret_the_database_is_unavailable_and_the_secret_named(secrets: Any) -> None:
     with pytest.raises(LoginError, match=r"DATABASE_URL: secret 'nothing': .*ResourceNotFoundException") as caught:
         SecretLogin("nothing").now()
     assert is_unavailable(caught.value)
@@ -114,7 +114,7 @@ def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secr
 # --- Addresses -----------------------------------------------------------------------------------------------------
 
 
-def test_an_address_says_how_to_log_in() -> None:
+def test_the_url_selects_the_login() -> None:
     assert isinstance(login_of("postgresql://jobs:secret@db.internal/acme"), PasswordLogin)
     assert isinstance(login_of("postgresql://jobs@db.internal/acme?auth=iam&sslmode=verify-full"), IamLogin)
     by_secret = login_of(f"postgresql://{HOST}:5432/acme?secret={ARN}")
@@ -146,7 +146,7 @@ def test_a_parameter_that_cannot_be_is_refused_by_name(query: str, problem: str)
         Database(f"postgresql://db.internal/acme?{query}")
 
 
-def test_a_password_beside_another_way_is_refused_and_not_shown() -> None:
+def test_a_password_with_another_login_is_refused_and_not_shown() -> None:
     with pytest.raises(ValueError, match="give one of a password") as caught:
         Database("postgresql://jobs:hunter2@db.internal/acme?auth=iam")
     assert "hunter2" not in str(caught.value)

@@ -205,7 +205,7 @@ def test_a_missing_queue_and_missing_credentials_are_failures_and_no_crash(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_sqs_that_is_away_is_a_failure_that_names_the_queue(
+def test_an_unavailable_sqs_is_a_failure_that_names_the_queue(
     count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def away(**_: Any) -> None:

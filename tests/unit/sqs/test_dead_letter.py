@@ -35,7 +35,7 @@ def valid(entry: Entry) -> dict[str, Any]:
 # --- With an id ----------------------------------------------------------------------------------------------------
 
 
-def test_a_foreign_message_gets_the_id_of_what_brought_it() -> None:
+def test_an_external_message_gets_the_id_of_its_sqs_message() -> None:
     sent = delivery({"type": "data:export", "payload": {"n": 1}}, message_id="m-1", group="acme")
     entry = with_id(sent, "other")
     assert (entry.queue, entry.group) == ("other", "acme")
@@ -46,7 +46,7 @@ def test_an_id_that_a_sender_chose_is_kept() -> None:
     assert decode(with_id(delivery({"type": "data:export", "id": "mine"}), LANE).body).id == "mine"
 
 
-def test_attributes_go_on_but_for_the_marks_of_an_earlier_life() -> None:
+def test_attributes_are_forwarded_without_those_of_an_earlier_dead_letter() -> None:
     attributes = {"trace": ("String", "x"), DEAD: ("Number", "2"), REASON: ("String", "why")}
     entry = with_id(delivery({"type": "data:export"}, attributes=attributes), LANE)
     assert entry.attributes == {"trace": {"DataType": "String", "StringValue": "x"}}
@@ -63,7 +63,7 @@ def test_a_full_message_does_not_fit_with_an_id() -> None:
 # --- Dead texts --------------------------------------------------------------------------------------------------
 
 
-def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
+def test_the_dead_letter_of_a_task_has_its_message_and_the_reason() -> None:
     message = Message("data:export", "1", {"n": 1}, rec=True, schema="s", headers={"traceparent": "t"})
     entry = archived_dead_letter(LANE, message, "SkipRetry: no such tenant", 3, "acme")
     assert (entry.queue, entry.group) == (LANE + "-dlq", "acme")
@@ -79,28 +79,28 @@ def test_the_dead_letter_of_a_large_task_leaves_the_payload_to_the_row() -> None
     assert entry.attributes[REASON]["StringValue"] == "why"
 
 
-def test_a_refused_message_goes_as_it_came() -> None:
+def test_a_refused_message_is_forwarded_unchanged() -> None:
     came = delivery("nonsense \u00e9", group="acme", attributes={"trace": ("String", "x")})
     entry = refused_dead_letter(came, "MessageError: body: not JSON")
     assert (entry.queue, entry.body, entry.group) == (LANE + "-dlq", "nonsense \u00e9", "acme")
     assert set(entry.attributes) == {DEAD, REASON, "trace"}
 
 
-def test_marks_come_before_ten_attributes_of_the_senders() -> None:
+def test_the_librarys_attributes_come_before_ten_of_the_senders() -> None:
     came = delivery("nonsense", attributes={f"a{number}": ("String", "x") for number in range(10)})
     entry = refused_dead_letter(came, "why")
     assert len(entry.attributes) == 10
     assert {DEAD, REASON} <= set(entry.attributes)
 
 
-def test_marks_of_an_earlier_life_give_way_to_the_new_ones() -> None:
+def test_attributes_of_an_earlier_dead_letter_are_replaced() -> None:
     came = delivery("nonsense", attributes={DEAD: ("Number", "2"), REASON: ("String", "before")})
     entry = refused_dead_letter(came, "now")
     assert entry.attributes[REASON]["StringValue"] == "now"
     assert entry.attributes[DEAD]["StringValue"] == "2"
 
 
-def test_a_full_message_has_no_room_for_marks() -> None:
+def test_a_full_message_has_no_room_for_attributes() -> None:
     entry = refused_dead_letter(delivery("x" * MAX_MESSAGE_BYTES), "why")
     assert entry.attributes == {}
     assert valid(entry)

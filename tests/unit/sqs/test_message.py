@@ -65,7 +65,7 @@ def test_a_body_holds_only_characters_that_sqs_takes(message: Message) -> None:
 
 
 @given(payloads)
-def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
+def test_a_text_that_needs_a_walk_is_checked(payload: dict[str, Any]) -> None:
     body = Message("a:b", payload=payload).encode()
     for odd in ("\0", "\ud800"):
         bad = json.dumps(json.loads(body) | {"payload": {"odd": odd}})
@@ -89,7 +89,7 @@ def test_a_recorded_message_without_a_payload_leaves_it_to_the_row() -> None:
     assert decode(message.encode()).payload is None
 
 
-def test_a_foreign_message_without_a_payload_has_an_empty_one() -> None:
+def test_an_external_message_without_a_payload_has_an_empty_one() -> None:
     assert decode('{"type":"a:b"}') == Message("a:b", payload={})
     assert decode('{"type":"a:b","payload":null}') == Message("a:b", payload={})
 
@@ -281,7 +281,7 @@ def test_tenants_hold_nothing_else(tenant: str) -> None:
     assert not TENANT_PATTERN.fullmatch(tenant)
 
 
-def test_tick_ids_are_told_from_others() -> None:
+def test_tick_ids_are_recognised() -> None:
     assert TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31T02:00Z")
     assert TICK_ID_PATTERN.fullmatch("system_user:expiry:0:2026-01-31T02:00Z")
     assert not TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31")

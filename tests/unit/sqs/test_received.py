@@ -82,7 +82,7 @@ def test_any_body_is_read_or_refused(body: str) -> None:
     assert (delivery.message is None) == (delivery.refusal is not None)
 
 
-def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> None:
+def test_a_received_message_is_read_like_the_record_of_a_lambda_event() -> None:
     delivery = Received.from_receive(
         {
             "MessageId": "m",

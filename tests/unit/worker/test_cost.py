@@ -1,4 +1,4 @@
-"""What a run costs follows from its time, its memory and what it shares."""
+"""The cost of a run follows from its time, its memory and its share of the invocation."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_message_is_sent_once_and_a_dead_letter_is_one_more(
 
 
 @pytest.mark.parametrize(("given", "memory_mb"), [("256", 256), ("", 1024)])
-def test_memory_is_the_functions_own_where_lambda_says_it(
+def test_memory_comes_from_lambdas_variable_if_it_is_set(
     monkeypatch: pytest.MonkeyPatch, given: str, memory_mb: int
 ) -> None:
     monkeypatch.setenv(MEMORY_VARIABLE, given)

@@ -1,4 +1,4 @@
-"""What is kept of an error, and what groups errors: alike are those that differ in values alone."""
+"""The stored form of an error, and its fingerprint: errors that differ only in values are equal."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def body(**fields: Any) -> dict[str, Any]:
 # --- On to a lane --------------------------------------------------------------------------------------------------
 
 
-def test_a_message_goes_to_the_lane_of_the_doors_tier_where_the_type_has_one(front_door: FrontDoor) -> None:
+def test_a_message_goes_to_the_lane_of_the_front_doors_queue_if_the_type_has_it(front_door: FrontDoor) -> None:
     assert front_door.give(record(body(), "jobs-critical", message_id="m-1")) == []
     (message,) = front_door.bodies(EXPORT_CRITICAL)
     assert (message.id, message.payload, message.rec) == ("m-1", {"n": 1}, False)
@@ -91,14 +91,14 @@ def test_the_senders_id_tenant_headers_schema_and_attributes_go_along(front_door
     assert message["Attributes"]["MessageGroupId"] == "acme"
 
 
-def test_a_foreign_message_cannot_say_that_a_row_was_written_for_it(front_door: FrontDoor) -> None:
+def test_an_external_message_cannot_claim_to_have_a_row(front_door: FrontDoor) -> None:
     front_door.give(
         record(body(id="1", rec=True, payload=None), FRONT_DOOR), record(body(id="2", rec=True), FRONT_DOOR)
     )
     assert [(message.rec, message.payload) for message in front_door.bodies(EXPORT)] == [(False, {}), (False, {"n": 1})]
 
 
-def test_marks_of_a_dead_letter_do_not_pass_a_front_door(front_door: FrontDoor) -> None:
+def test_attributes_of_a_dead_letter_do_not_pass_a_front_door(front_door: FrontDoor) -> None:
     front_door.give(record(body(id="1"), FRONT_DOOR, attributes={"joblane-dead": ("Number", "0")}))
     (message,) = front_door.aws.received(EXPORT)
     assert "MessageAttributes" not in message
@@ -113,7 +113,7 @@ def test_ten_messages_of_two_types_are_two_requests(front_door: FrontDoor) -> No
 # --- Refused -------------------------------------------------------------------------------------------------------
 
 
-def test_a_body_that_cannot_be_read_goes_to_the_doors_dead_letters_with_the_reason(front_door: FrontDoor) -> None:
+def test_an_unreadable_body_goes_to_the_front_doors_dead_letters_with_the_reason(front_door: FrontDoor) -> None:
     assert front_door.give(record("nonsense", "jobs-low"), record(body(), "jobs-low")) == []
     reason = "MessageError: body: not JSON (expected ident at line 1 column 2)"
     assert front_door.dead_letters("jobs-low") == [("nonsense", reason)]
@@ -123,7 +123,7 @@ def test_a_body_that_cannot_be_read_goes_to_the_doors_dead_letters_with_the_reas
 @pytest.mark.parametrize(
     "change", [{"id": "data:export:nightly:2026-01-01T02:00Z"}, {"tick": {"schedule": "nightly", "at": "now"}}]
 )
-def test_nobody_makes_a_tick_through_a_front_door(front_door: FrontDoor, change: dict[str, Any]) -> None:
+def test_a_tick_through_a_front_door_is_refused(front_door: FrontDoor, change: dict[str, Any]) -> None:
     assert front_door.give(record(body(**change), FRONT_DOOR)) == []
     assert "has the form of a tick's id, which only the scheduler gives" in front_door.dead_letters()[0][1]
     assert front_door.bodies(EXPORT) == []
@@ -182,23 +182,25 @@ def test_a_closed_type_is_like_an_unknown_one(front_door: FrontDoor) -> None:
     assert len(front_door.dead_letters()) == 1
 
 
-# --- SQS away ------------------------------------------------------------------------------------------------------
+# --- An unavailable SQS --------------------------------------------------------------------------------------------
 
 
-def test_what_could_not_be_sent_stays_in_the_front_door(front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_message_that_could_not_be_sent_stays_in_the_front_door(
+    front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(INVITATION))
     lost = record(body(type="user:invitation"), FRONT_DOOR)
     assert front_door.give(record(body(), FRONT_DOOR), lost) == [lost["messageId"]]
     assert len(front_door.bodies(EXPORT)) == 1
 
 
-def test_a_door_without_its_dead_letters_keeps_what_it_cannot_read(front_door: FrontDoor) -> None:
+def test_a_front_door_without_its_dead_letters_keeps_unreadable_messages(front_door: FrontDoor) -> None:
     front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(FRONT_DOOR + "-dlq"))
     bad = record("nonsense", FRONT_DOOR)
     assert front_door.give(bad) == [bad["messageId"]]
 
 
-def test_a_message_that_sqs_finds_at_fault_stays_beside_one_that_is_sent_again(
+def test_a_message_that_sqs_refuses_stays_and_another_one_is_sent_again(
     front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
