@@ -43,7 +43,7 @@ class Message:
         return f"{self.id}#{self.receives}"
 
     def record(self, queue: str, ahead: float) -> dict[str, Any]:
-        """Return the record of a Lambda event.
+        """Return a record of a Lambda event.
 
         Its times are of the processes' clock, which is ``ahead`` seconds behind.
         """

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.faults.dice import Dice
-from tests.faults.queues import Queues
+from tests.faults.queues import Queues, subject
 
 CALL_REFUSED = 0.03
 ENTRY_REFUSED = 0.04

@@ -28,7 +28,8 @@ trees = st.recursive(
 payloads = st.dictionaries(texts, trees, max_size=5)
 words = st.from_regex(r"[a-z][a-z0-9]{0,8}(_[a-z0-9]{1,5})?", fullmatch=True)
 types = st.builds("{}:{}".format, words, words)
-ids = st.text(string.digits + string.ascii_letters + string.punctuation, min_size=1, max_size=MAX_ID)
+PRINTABLE = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
+ids = st.text(PRINTABLE, min_size=1, max_size=MAX_ID)
 messages = st.builds(
     Message,
     type=types,
