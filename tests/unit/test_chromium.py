@@ -1,4 +1,4 @@
-"""The browser that tests of the page run in."""
+"""The browser for the tests of the page."""
 
 from __future__ import annotations
 

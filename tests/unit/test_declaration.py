@@ -1,4 +1,4 @@
-"""Declarations: what a task is made of, and everything that cannot work refused with its reason."""
+"""Declarations: the parts of a task, and the refusal of every impossible declaration with its reason."""
 
 from __future__ import annotations
 

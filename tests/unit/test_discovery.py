@@ -1,4 +1,4 @@
-"""Finding tasks: by walking a package, one at a time, and with a clear error where something disagrees."""
+"""Discovery of tasks: all of a package, a single one, and a clear error for every contradiction."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
 
 
 def found(package: Package) -> list[str]:
-    """Types that are found there, without the library's own."""
+    """Return the types in the package, without the library's own."""
     return [type_ for type_ in discover(package.name) if not type_.startswith("jobs:")]
 
 

@@ -1,4 +1,4 @@
-"""The import contract in pyproject.toml holds the rooms in their order; this holds the modules inside them."""
+"""The import contract in pyproject.toml checks the order of the packages; this test checks the modules inside them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options of one task: as they travel in a message, and cut to what its declaration allows."""
+"""Options of a task in a message, and their limits by the declaration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's project, as its `pyproject.toml` describes it."""
+"""The user's project, and the settings in its `pyproject.toml`."""
 
 from __future__ import annotations
 

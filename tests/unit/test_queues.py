@@ -1,4 +1,4 @@
-"""Names, and the numbers that must hold between SQS and Lambda."""
+"""Names of queues, and the numbers that SQS and Lambda require."""
 
 from __future__ import annotations
 

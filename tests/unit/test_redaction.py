@@ -1,4 +1,4 @@
-"""Redacted fields are masked wherever their names stand, and an edit gets back what it left masked."""
+"""Redacted fields are masked under their names, and an edit restores the values behind unchanged masks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of redacted fields are taken out of texts, however the text writes them."""
+"""Values of redacted fields are removed from texts in every written form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Back-offs: the declared formula attempt by attempt, and what a broken one falls back to."""
+"""Back-offs: the declared formula for each attempt, and the default for a broken formula."""
 
 from __future__ import annotations
 

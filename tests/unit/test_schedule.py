@@ -85,7 +85,7 @@ class EventBridge:
 
 @cache
 def real_minutes(zone: str, start: datetime, days: int) -> list[tuple[datetime, datetime]]:
-    """Each minute of a span as (UTC, local). Times that the clock skips are not there, repeated ones only once."""
+    """Yield each minute of a span as (UTC, local). Skipped local times are missing, repeated ones are there once."""
     span = (start + timedelta(minutes=n) for n in range(days * 24 * 60))
     pairs = ((moment, moment.astimezone(ZoneInfo(zone))) for moment in span)
     return [(moment, local) for moment, local in pairs if not local.fold]
@@ -100,7 +100,7 @@ def eventbridge_fires(schedule: Schedule, start: datetime, days: int) -> list[da
 
 
 def unix_days(text: str, start: date, end: date) -> set[date]:
-    """Days on which cron text fires; by cronsim and, where its star rule is the same as Debian's, by croniter too."""
+    """Return the days on which cron text fires, by cronsim, and by croniter too if its star rule equals Debian's."""
     before = datetime(start.year, start.month, start.day) - timedelta(minutes=1)  # noqa: DTZ001 - cron's own time
     days = {fire.date() for fire in takewhile(lambda fire: fire.date() < end, CronSim(text, before))}
     _, _, day, _, weekday = text.split()
@@ -111,7 +111,7 @@ def unix_days(text: str, start: date, end: date) -> set[date]:
 
 
 def unix_fires(text: str, zone: str, start: datetime, days: int) -> list[datetime]:
-    """Fire times in a span, by cronsim in naive local time; then each local time the zone has, once."""
+    """Return the fire times in a span: by cronsim in naive local time, then each existing local time once."""
     end = start + timedelta(days=days)
     wall = (start - timedelta(days=1)).replace(tzinfo=None)
     by_local = {local.replace(tzinfo=None): utc for utc, local in real_minutes(zone, start, days)}
@@ -161,7 +161,7 @@ MINUTE, HOUR, DAY, MONTH, WEEKDAY = (
 
 
 def accepted(text: str, timezone: str = "UTC") -> Schedule | None:
-    """The schedule, or None where the text is good cron that EventBridge cannot say, or that never fires."""
+    """Return the schedule, or None if EventBridge cannot express the valid cron text, or it never fires."""
     try:
         return cron(text, timezone=timezone)
     except DeclarationError as error:

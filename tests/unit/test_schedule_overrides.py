@@ -1,4 +1,4 @@
-"""Times of a stage in place of the declared ones."""
+"""Times of a stage that replace the declared ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Metrics are lines that CloudWatch can read, whatever was counted."""
+"""Metrics are lines that CloudWatch can read, for any counts."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_these_tests_cover_every_module_that_writes_metrics() -> None:
 
 
 def altered(path: str, value: Any) -> dict[str, Any]:
-    """:data:`GOOD`, of now, with one value in another's place."""
+    """Return :data:`GOOD` with the current time and one replaced value."""
     import copy
     import time
 

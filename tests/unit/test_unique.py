@@ -1,4 +1,4 @@
-"""Unique keys: which tasks are the same, for callers, strangers and ticks."""
+"""Unique keys: equal tasks of clients, external producers and ticks have the same key."""
 
 from __future__ import annotations
 

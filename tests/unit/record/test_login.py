@@ -1,4 +1,4 @@
-"""How a connection logs in: tokens, secrets, and addresses that say neither or both."""
+"""The login of a connection: tokens, secrets, and URLs with neither or both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sending: in batches that SQS takes, with what failed sent again or named."""
+"""Sending in batches: failed messages are sent again, or reported."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def refused(operation: str, code: str = "AccessDenied") -> ClientError:
 
 @pytest.fixture
 def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
-    """Put answers of SendMessageBatch in a row: functions of the entries, or errors. Returns the bodies asked for."""
+    """Queue responses of SendMessageBatch: functions of the entries, or errors. Return the bodies of the requests."""
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     aws.make(QUEUE)
 
@@ -53,7 +53,7 @@ def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
 
 
 def failing(*bodies: str, fault: bool = False) -> Callable[[list[Mapping[str, Any]]], list[dict[str, Any]]]:
-    """An answer in which these bodies failed."""
+    """Return a response in which these bodies failed."""
     return lambda entries: [
         {"Id": entry["Id"], "Code": "InternalError", "SenderFault": fault}
         for entry in entries

@@ -1,4 +1,4 @@
-"""Messages that are sent on: dead texts with their marks, and copies with an id, all within SQS's limits."""
+"""Forwarded messages: dead letters with their attributes, and copies with an id, all within SQS's limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def delivery(body: str | dict[str, Any], **how: Any) -> Received:
 
 
 def valid(entry: Entry) -> dict[str, Any]:
-    """The message as it is sent, after a check of every limit."""
+    """Check every limit, and return the message as it is sent."""
     arguments = entry.arguments()
     check(arguments)
     assert size_of(arguments) == entry.size <= MAX_MESSAGE_BYTES

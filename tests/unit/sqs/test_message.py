@@ -44,7 +44,7 @@ messages = st.builds(
 
 
 def refusal(body: str | dict[str, Any]) -> str:
-    """Why a body is refused."""
+    """Return the reason for refusing a body."""
     with pytest.raises(MessageError) as caught:
         decode(body if isinstance(body, str) else json.dumps(body))
     assert SECRET not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Reading a record of a Lambda event: whatever a sender can send is read or refused, never raised."""
+"""Reading a record of a Lambda event: any message of a sender is read or refused, and no error is raised."""
 
 from __future__ import annotations
 

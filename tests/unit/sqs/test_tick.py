@@ -1,4 +1,4 @@
-"""Ids of ticks: the same for one tick however often it is delivered, whatever of its time was written."""
+"""Ids of ticks: every delivery of a tick has the same id, with or without a written time."""
 
 from __future__ import annotations
 

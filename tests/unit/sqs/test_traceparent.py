@@ -1,4 +1,4 @@
-"""A ``traceparent`` is read as the W3C writes it, and handed on with a parent of its own for each run."""
+"""A ``traceparent`` follows the W3C's specification, and each run passes it on with its own parent id."""
 
 from __future__ import annotations
 

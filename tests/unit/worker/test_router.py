@@ -1,4 +1,4 @@
-"""The router: each decision, by what arrives in which queue and what stays in the front door."""
+"""The router: each decision, by the messages in each queue and the messages that stay in the front door."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPORT, EXPORT_CRITICAL, INVITATION = (
 
 
 class FrontDoor:
-    """The router and its queues. ``give`` hands records over and returns what stays in the front door."""
+    """The router and its queues. ``give`` delivers records and returns the ids that stay in the front door."""
 
     def __init__(self, aws: Aws) -> None:
         self.aws = aws
@@ -44,7 +44,7 @@ class FrontDoor:
         return [decode(message["Body"]) for message in self.aws.received(queue)]
 
     def dead_letters(self, queue: str = FRONT_DOOR) -> list[tuple[str, str]]:
-        """Body and reason of each dead letter."""
+        """Return body and reason of each dead letter."""
         return [
             (message["Body"], message["MessageAttributes"]["joblane-reason"]["StringValue"])
             for message in self.aws.received(queue + "-dlq")
