@@ -1,4 +1,4 @@
-"""Enqueueing in the caller's session: the row commits with the caller's work, and its message is sent after the commit."""
+"""Enqueueing in the caller's session: the row commits with the caller's work, and its message is sent afterwards."""
 
 from __future__ import annotations
 

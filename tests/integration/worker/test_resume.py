@@ -1,4 +1,4 @@
-"""Work that commits chunk by chunk: the position at which the next run continues after a kill, an error or a timeout."""
+"""Work that commits chunk by chunk: the position of the next run after a kill, an error or a timeout."""
 
 from __future__ import annotations
 
