@@ -94,9 +94,9 @@ def test_a_failing_assertion_prints_what_was_enqueued(installed: pytest.Pytester
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E * AssertionError: hall:greet: at least one was to be enqueued, 0 was, with",
+            "E * AssertionError: hall:greet: expected at least one enqueued task, not 0, with",
             "E *     payload.name = 'Bob'",
-            "E *   enqueued of hall:greet:",
+            "E *   enqueued tasks of hall:greet:",
             "E *     one, pending in default",
             "E *       payload.name = 'Ann', not 'Bob'",
         ]
@@ -144,7 +144,7 @@ def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytes
     installed.makepyprojecttoml("[tool.joblane]\ncode = ['gone']")
     result = run(installed)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of folders that exist is required"])
+    result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of existing folders is required"])
 
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
