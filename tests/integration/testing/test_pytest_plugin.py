@@ -95,9 +95,9 @@ def test_a_failing_assertion_prints_what_was_enqueued(installed: pytest.Pytester
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E * AssertionError: hall:greet: at least one was to be enqueued, 0 was, with",
+            "E * AssertionError: hall:greet: expected at least one enqueued task, not 0, with",
             "E *     payload.name = 'Bob'",
-            "E *   enqueued of hall:greet:",
+            "E *   enqueued tasks of hall:greet:",
             "E *     one, pending in default",
             "E *       payload.name = 'Ann', not 'Bob'",
         ]
