@@ -262,7 +262,13 @@ def signature(function: Callable[..., Any], name: str) -> str:
             text += f"={_given(given)}"
         shown.append(text)
     returned = inspect.signature(function).return_annotation
-    arrow = "" if returned in (None, "None", inspect.Signature.empty) else f" → {kind_of(returned).replace('`', '')}"
+    managed = re.fullmatch(r"Iterator\[(.+)\]", str(returned)) if hasattr(function, "__wrapped__") else None
+    if returned in (None, "None", inspect.Signature.empty):
+        arrow = ""
+    elif managed is not None:  # by @contextmanager
+        arrow = f" → context manager of {managed[1]}"
+    else:
+        arrow = f" → {kind_of(returned).replace('`', '')}"
     return f"`{name}({', '.join(shown)}){arrow}`"
 
 
@@ -662,6 +668,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "tables": {"tables": tables},
     "message": {"fields": message_fields, "options": message_options, "attributes": message_attributes},
     "testing": {
+        "attributes": partial(fields, JobTester),
         "tester": partial(members, JobTester),
         "classes": partial(class_and_fields, TaskReport, EnqueuedTask, DeadLetter),
         "report": partial(members, DrainReport, title="DrainReport."),
