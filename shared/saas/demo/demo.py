@@ -238,7 +238,7 @@ def _show_next(console: Console) -> None:
         "\n[bold]What to do next[/bold]\n"
         "  functions/data_export/handler.py   read a whole job, which is one file\n"
         "  .venv/bin/joblane new report:csv   write your own, in functions/report_csv/\n"
-        "  make up                            deploy it to this stack, and keep it running\n"
+        "  make up                            deploy it, and keep the stack running\n"
         "  .venv/bin/joblane page --open      open the stack's page in a browser\n"
         "  .venv/bin/joblane logs TASK-ID     read the log of a task\n"
         "  README.md                          read how to send jobs, and what is promised",
