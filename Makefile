@@ -1,21 +1,21 @@
-# All dependencies are installed from the package registries into the project's own folder. The machine needs Python, make
-# and git. Each step writes a stamp, and runs again only if its lock file is newer.
+# Everything that this project needs is downloaded from the package registries into its own folder; a machine needs Python,
+# make and git. A step that is up to date is skipped: each step writes a stamp, and runs again if its lock file is newer.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# The interpreter: Lambda's version if the machine has it, or else the first of these.
+# An interpreter of Lambda's version if there is one, else any supported one.
 LAMBDA_PYTHON := 3.13
 PYTHON ?= $(shell for python in python$(LAMBDA_PYTHON) python3 python3.14 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 export UV_PYTHON_DOWNLOADS := never
-# The system's certificate store has the certificate authority of a company's proxy.
+# The system's certificate store may have the certificates of a company's proxy.
 export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
-# If the home folder cannot be written, the caches are in this folder.
+# The user's caches, or caches in this folder if the home folder is not writable.
 ifneq ($(shell mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),yes)
 export UV_CACHE_DIR := $(CURDIR)/.joblane/cache/uv
 export NPM_CONFIG_CACHE := $(CURDIR)/.joblane/cache/npm
@@ -27,20 +27,20 @@ UV := $(TOOLS)/bin/uv
 ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" \
 	JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
 RUN := $(ENVIRONMENT) .venv/bin/python -m
-# The slowest tests come first, so that none of them runs alone at the end. There is one worker more than processors,
-# because a test waits for other programs a third of its time.
+# Long tests first, so that no worker runs one of them alone at the end. One worker more than there are processors: a test
+# spends a third of its time waiting for other processes.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help demo up down status test quick check format docs bench faults synth preflight lock wheel tools clean
 
-help: ## List the targets
+help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv/.run ## Run the platform's jobs on a local stack, and show the result of each
 	@$(RUN) saas.demo
 
-up: .venv/.run ## Start the local stack and leave it running; .joblane/env has its variables
+up: .venv/.run ## Start the local stack and leave it running; other programs connect with .joblane/env
 	@$(RUN) joblane.cli.main up
 
 down: .venv/.run ## Stop the local stack
@@ -52,10 +52,10 @@ status: .venv/.run ## Show which parts of the local stack run
 test: check tools ## Check, then run all tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-quick: check tools ## Check, then run the unit tests and the tests of the database
+quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
 
-check: .venv/.dev ## Check format, lint, types and the direction of imports
+check: .venv/.dev ## Check format, lint, types and import contracts
 	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
@@ -71,25 +71,25 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-bench: tools ## Measure the overhead against plain SQS, PostgreSQL and Lambda
+bench: tools ## Measure, compared with plain Lambda, SQS and SQL
 	@$(RUN) tests.bench
 
-faults: .venv/.dev ## Run thousands of jobs under injected faults; options: SEED=, JOBS=, MINUTES=, PLANT=
+faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEED=, JOBS=, MINUTES=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant $(PLANT))
 	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
 
-# The stages of cdk.json for AWS.
+# The stages of cdk.json that are for AWS.
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
 	print(*(name for name, stage in stages.items() if not stage.get("local")))')
 synth: tools ## Write the CloudFormation templates of every stage for AWS into cdk.out/
 	@for stage in $(STAGES); do $(ENVIRONMENT) cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
 
 STAGE ?= dev
-preflight: tools ## Compare this checkout with the deployed stage STAGE= (dev), before a deploy
+preflight: tools ## Compare this checkout with the deployed STAGE= (dev), before a deploy
 	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
-lock: $(UV) ## Update all lock files together
+lock: $(UV) ## Renew all lock files
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" "$$@"; }; \
 	compile pyproject.toml --all-extras --group dev --output-file requirements/dev.txt && \
@@ -102,7 +102,7 @@ wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
 		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
 	@ls dist/*
 
-tools: .venv/.dev node_modules/.stamp ## Fetch all missing packages and tools
+tools: .venv/.dev node_modules/.stamp ## Download the tools that are missing
 	@$(RUN) joblane.local.tools
 
 clean: ## Stop the local stack, and remove all files that make has written
@@ -124,7 +124,7 @@ define VENV
 endef
 EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 
-# The packages of the local stack and the demo. .dev includes all of them.
+# The packages that the local stack and the demo need. .dev includes them.
 .venv/.run: $(UV) requirements/run.txt pyproject.toml
 	@$(VENV)
 	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
@@ -139,7 +139,7 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 	@$(EDITABLE)
 	@touch $@
 
-# Only the tests of the page need it.
+# Only the browser tests need this.
 node_modules/.stamp: package.json package-lock.json .venv/.dev
 	@$(RUN) joblane.local.tools
 	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the accessibility rules" && \

@@ -1,4 +1,4 @@
-"""``@task``: it makes a function a declared task, and refuses what cannot work, with the reason."""
+"""``@task`` declares a function as a task, and refuses a declaration that cannot work, with the reason."""
 
 from __future__ import annotations
 
@@ -72,8 +72,9 @@ def task(
             is 0 to 365 days; the result of a function is cut to that. If the function raises, the default applies.
             None: ``n⁴ + 15 + random(0..29)·(n+1)`` seconds, where n is 0 after the first attempt.
         timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler and the attempt has
-            failed. Without ``resumable``, ``timeout`` times ``batch_size`` plus 10 seconds is 900 seconds at most.
-            Range: 1 second to 1 day.
+            failed. With a ``batch_size``, ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds
+            less 10. With ``resumable``, ``timeout`` is up to 22 hours, which leaves room for ``max_retry`` 0.
+            Range: 1 second to 890 seconds.
         retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
             removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
         schedule: Times at which the task runs by itself: five fields of Unix cron, a macro such as ``"@hourly"``, the
@@ -217,7 +218,7 @@ def _check_environment(what: str, names: Sequence[str]) -> None:
 
 
 def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
-    """Schedules with a name each: their position where they have none."""
+    """Return the schedules, each with a name: without one, its position."""
     schedules: list[Schedule] = []
     for position, item in enumerate(declared):
         try:
@@ -232,7 +233,7 @@ def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
 
 
 def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -> None:
-    """A tick whose payload is refused would be a dead letter each time."""
+    """Check the payloads of ticks: each tick with a wrong payload would become a dead letter."""
     for schedule in schedules:
         try:
             payload.model_validate(json.loads(canonical(schedule.payload)))
@@ -243,7 +244,7 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
 
 
 def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
-    """The class on the first parameter; only that annotation is evaluated."""
+    """Return the class of the first parameter. Only that annotation is evaluated."""
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise DeclarationError(
             f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "

@@ -9,10 +9,19 @@ from joblane.record.states import State
 
 
 class ActionError(JobError):
-    """The task is in a state that does not allow the action, or changed meanwhile. Nothing was done.
+    """The task is in a state that does not allow the action, or changed during the action. Nothing was done.
 
-    ``last``: what another operator has done to it shortly before, as a sentence.
+    Show the task again, and decide anew.
     """
+
+    task_id: str
+    """Id of the task."""
+    action: str
+    """Name of the action."""
+    state: State
+    """State of the task."""
+    last: str | None
+    """Sentence on the action of another operator shortly before. None: there was none."""
 
     def __init__(
         self,
@@ -35,7 +44,13 @@ class ActionError(JobError):
 
 
 class SelectionError(JobError, ValueError):
-    """A filter, cursor, name or number that cannot be asked for. ``field`` names it."""
+    """A filter, cursor, name or number is wrong, or nothing matches. Nothing was done.
+
+    Correct the argument that ``field`` names.
+    """
+
+    field: str
+    """Name of the argument or of the filter's field."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -43,21 +58,32 @@ class SelectionError(JobError, ValueError):
 
 
 class BusyError(JobError):
-    """Somebody else is changing the same thing at this moment. Nothing was done."""
+    """A run or another operator is changing the same task at this moment. Nothing was done.
+
+    Repeat the action.
+    """
 
     def __init__(self, what: str) -> None:
         super().__init__(f"{what} is being changed at this moment, by its run or by another operator; try again")
 
 
 class SchemaError(JobError):
-    """The database has not the tables that this code works with."""
+    """The database does not have the tables that this code works with.
+
+    Run ``joblane migrate``, or use the version of the code that was deployed.
+    """
 
 
 class AwsCallError(JobError):
-    """AWS refused a call, or did not answer it. ``call``: its name, as ``SendMessage``.
+    """AWS refused a call of the library, or did not answer it.
 
-    ``denied``: for want of a permission.
+    If ``denied``: get the permission. Otherwise repeat the action.
     """
+
+    call: str
+    """Name of the call, for example ``SendMessage``."""
+    denied: bool
+    """True: a permission is missing."""
 
     def __init__(self, call: str, problem: str, *, denied: bool = False) -> None:
         super().__init__(f"AWS, {call}: {problem}")

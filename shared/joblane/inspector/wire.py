@@ -22,7 +22,15 @@ from joblane.inspector.permission import Permission, permission_of
 
 
 class ArgumentsError(JobError, ValueError):
-    """Arguments that an operation does not take. ``fields``: which, by their places; no value is told."""
+    """An operation got arguments that it does not accept. The message has no values.
+
+    Correct the call.
+    """
+
+    operation: str
+    """Name of the operation."""
+    fields: list[str]
+    """Places of the wrong arguments."""
 
     def __init__(self, operation: str, problems: Mapping[str, str]) -> None:
         listed = "; ".join(f"{place}: {problem}" for place, problem in problems.items())

@@ -1,4 +1,4 @@
-"""The status of a task: its row, the progress that its run reports, and the number of its finished items."""
+"""How a task stands: its row, what its run tells of itself, and how many of its items are done."""
 
 from __future__ import annotations
 
@@ -12,40 +12,60 @@ from joblane.record.states import ENDED, State
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The last progress that ``ctx.progress`` reported. ``total``: None if the handler gave none."""
+    """The progress that a run last reported by ``ctx.progress``."""
 
     done: int
+    """Number of items that are done."""
     total: int | None
+    """Number of all items. None: the handler gave no total."""
     note: str | None
+    """Note of the handler. None: it gave none."""
     at: datetime
+    """Time of the report, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """The status of one task. ``result``: the handler's return value, during the retention. Times are aware.
-
-    ``items_done``: items that ``ctx.each`` finished, or items up to the cursor of ``ctx.resume``.
-    """
+    """The state of one task. Times are in UTC."""
 
     id: str
+    """Id of the task."""
     type: str
+    """Type of the task."""
     queue: Queue
+    """Queue of the task."""
     state: State
+    """State of the task."""
     tenant: str | None
+    """Tenant. None: none was given."""
     owner: str | None
+    """Owner. None: none was given."""
     tags: tuple[str, ...]
+    """Tags."""
     attempts: int
+    """Number of attempts that have begun and count."""
     max_retry: int
+    """Number of attempts after the first."""
     created_at: datetime
+    """Time of the enqueue."""
     due_at: datetime
+    """Time at which the task is due; after a failed attempt, that of the next one."""
     deadline: datetime | None
+    """Deadline. None: none was given."""
     finished_at: datetime | None
+    """Time at which the task ended. None: it has not ended."""
     cancel_requested: bool
+    """True: the task was cancelled, or was asked to stop."""
     progress: Progress | None
+    """Progress that a run last reported. None: none."""
     items_done: int
+    """Number of items that are done by ``ctx.each``, or up to the cursor of ``ctx.resume``."""
     result: Any
+    """Return value of the handler, as JSON has it, until ``retention`` is over. None: no result."""
     reason: str | None
+    """Reason why the task was archived or cancelled. None: it was not."""
     error_type: str | None
+    """Class of the last error. None: no attempt has failed."""
 
     @property
     def ended(self) -> bool:
@@ -53,23 +73,9 @@ class TaskStatus:
 
     @classmethod
     def of(cls, row: list[Any]) -> TaskStatus:
-        """Read a row of :data:`STATUS`."""
+        """From a row of :data:`STATUS`."""
         id_, type_, queue, state, tenant, owner, tags, attempts, max_attempts, *rest = row
-        (
-            created_at,
-            due_at,
-            deadline,
-            finished_at,
-            cancel_requested,
-            done,
-            total,
-            note,
-            at,
-            items,
-            result,
-            reason,
-            error,
-        ) = rest
+        created_at, due_at, deadline, finished_at, asked, done, total, note, at, items, result, reason, error = rest
         return cls(
             id=id_,
             type=type_,
@@ -84,7 +90,7 @@ class TaskStatus:
             due_at=due_at,
             deadline=deadline,
             finished_at=finished_at,
-            cancel_requested=cancel_requested,
+            cancel_requested=asked,
             progress=None if at is None else Progress(done, total, note, at),
             items_done=items,
             result=result,

@@ -257,9 +257,9 @@ def test_questions_of_a_wrong_kind_are_refused_by_name(world: World) -> None:
 
 
 def test_without_a_record_what_only_a_row_can_hold_is_refused(bare: JobClient) -> None:
-    with pytest.raises(EnqueueError, match="owner: it is kept in the row"):
+    with pytest.raises(EnqueueError, match="owner: it needs a row"):
         bare.enqueue(sample_one, Sample(), owner="ann")
-    with pytest.raises(EnqueueError, match="retention: 1 day, 0:00:00, as declared, at most without a record"):
+    with pytest.raises(EnqueueError, match="retention: without a record at most the declared 1 day, 0:00:00 is"):
         bare.enqueue(sample_one, Sample(), retention=timedelta(days=2))
     assert bare.enqueue(sample_one, Sample(), retention=timedelta(hours=2)).sent
 
@@ -459,7 +459,7 @@ def test_a_payload_above_a_message_stays_in_the_row(world: World, sends: Sends) 
 
 
 def test_without_a_record_a_payload_above_a_message_is_refused(bare: JobClient, world: World) -> None:
-    with pytest.raises(PayloadError, match=r"payload: .* bytes as a message; 1048576 without a record"):
+    with pytest.raises(PayloadError, match=r"payload: .* bytes; without a record at most 1048576 are possible"):
         bare.enqueue(sample_loose, Loose(value="x" * MAX_MESSAGE_BYTES))
 
 
@@ -682,7 +682,9 @@ def test_without_a_record_a_task_waits_fifteen_minutes_at_most(bare: JobClient) 
     bare.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) + timedelta(seconds=899))
     assert watched.delays(LANE) == [900, 899]
     for options in ({"process_in": timedelta(seconds=901)}, {"process_at": datetime.now(UTC) + timedelta(hours=1)}):
-        with pytest.raises(EnqueueError, match=f"^{next(iter(options))}: 15 minutes at most without a record"):
+        with pytest.raises(
+            EnqueueError, match=f"^{next(iter(options))}: without a record at most 15 minutes are possible"
+        ):
             bare.enqueue(sample_one, Sample(), **options)
 
 

@@ -24,7 +24,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import EXISTING, INSERT
 from joblane.record.states import State
-from joblane.testing.faults import Go
+from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import (
@@ -270,7 +270,7 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
 def test_a_client_without_a_record_says_that_it_holds_no_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
-        with pytest.raises(EnqueueError, match=r"unique_for: a key is held by a row; .* record=False"):
+        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* record=False"):
             JobClient(record=False).enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 
@@ -694,18 +694,18 @@ def test_a_tick_of_a_unique_task_is_held_to_its_key(world: World, client: JobCli
 
 
 class Held:
-    """A tap that holds the first claim in an open transaction."""
+    """A hook that holds the first claim in an open transaction."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.claimed, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, sql: str, go: Go) -> Any:
+    def __call__(self, sql: str, send: Send) -> Any:
         if sql != CLAIM or self.claimed.is_set():
-            return go()
+            return send()
         assert self.connection is not None
         self.connection.execute_simple("begin")
-        answer = go()
+        answer = send()
         self.claimed.set()
         assert self.open.wait(20)
         self.connection.execute_simple("commit")

@@ -11,7 +11,7 @@ from joblane.discovery import discover
 from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance.sweep import stuck_leases
-from joblane.maintenance.unmarked_dead_letters import LOOKS, moved_by_sqs
+from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
 from joblane.queues import dead_letter_name
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
@@ -108,7 +108,7 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
 
 
 def moved(world: World) -> dict[str, int]:
-    return moved_by_sqs(world.database.get(), world.sqs, PREFIX, [LANE])
+    return unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, [LANE])
 
 
 def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None:
@@ -138,7 +138,7 @@ def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> 
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
     )
     assert moved(world)[LANE] >= 10
-    assert len(asked) <= LOOKS
+    assert len(asked) <= MAX_RECEIVES
 
 
 def test_what_the_record_explains_is_looked_at_once(world: World) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import INET
 
 from joblane import State, TaskContext, TaskTimeout
 from joblane.errors import CursorError, LeaseLostError
-from joblane.testing.faults import TappedDatabase
+from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders
 from tests.builders.events import record
 from tests.builders.rows import active, put
@@ -230,9 +230,9 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: 
     make_things(world, 50)
     statements: list[str] = []
 
-    def tap(sql: str, go: Callable[[], Any]) -> Any:
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
         statements.append(sql)
-        return go()
+        return send()
 
     @behaviour
     def five_chunks(payload: Sample, ctx: TaskContext) -> None:
@@ -240,7 +240,7 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: 
             if item == 11:
                 statements.clear()
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     assert world.deliver(sample_long, message("five_chunks")) == []
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "insert": 4,
@@ -264,10 +264,10 @@ def by_function(value: Any) -> Callable[[Any], Any]:
 
 
 BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "an object": (by_function(Bare()), "cursor: a value that JSON can hold is required, not Bare"),
-    "not a number": (by_function(float("nan")), "cursor: a value that JSON can hold is required, not float"),
-    "bytes": (by_function(b"\xff"), "cursor: a value that JSON can hold is required, not bytes"),
-    "none": (by_function(None), "cursor: None stands for the beginning"),
+    "an object": (by_function(Bare()), "cursor: a value that JSON can store is required, not Bare"),
+    "not a number": (by_function(float("nan")), "cursor: a value that JSON can store is required, not float"),
+    "bytes": (by_function(b"\xff"), "cursor: a value that JSON can store is required, not bytes"),
+    "none": (by_function(None), "cursor: None means the start"),
     "a nul": (by_function("a\0"), "cursor: contains a NUL character"),
     "a surrogate": (by_function(["\ud800"]), "cursor: contains a lone surrogate"),
     "no chunk": (lambda ctx: ctx.resume(range(3), chunk=0), "chunk: a whole number of 1 or more is required, not 0"),
@@ -281,7 +281,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda ctx: ctx.resume(union(select(Thing.id), select(Thing.id)), cursor=Thing.id),
         "source: a select, a function or a sequence is required, not CompoundSelect",
     ),
-    "a cursor for a sequence": (lambda ctx: ctx.resume([1], cursor=str), "cursor: a sequence's is the position"),
+    "a cursor for a sequence": (lambda ctx: ctx.resume([1], cursor=str), "cursor: a sequence uses its position"),
     "no cursor for a function": (lambda ctx: ctx.resume(lambda after: [1]), "cursor: a function from an item"),
     "a column for a function": (
         lambda ctx: ctx.resume(lambda after: [1], cursor=Thing.id),
@@ -294,7 +294,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a column that is not there": (
         lambda ctx: ctx.resume(select(Thing.id, Thing.at), cursor=Thing.code),
-        "cursor: it has to be one of the columns that are selected",
+        "cursor: a selected column is required",
     ),
     "a limit": (lambda ctx: ctx.resume(select(Thing).limit(5), cursor=Thing.id), "source: a select without limit"),
     "an offset": (lambda ctx: ctx.resume(select(Thing).offset(5), cursor=Thing.id), "source: a select without limit"),
@@ -308,7 +308,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "nulls": (
         lambda ctx: ctx.resume(select(Thing), cursor=Thing.maybe, chunk=2),
-        "cursor: there are rows where it is null",
+        "cursor: it is null in some rows",
     ),
 }
 
@@ -360,7 +360,7 @@ def test_a_column_that_is_not_unique_passes_no_row_over_in_silence(world: World)
             write(ctx, thing.id)
 
     assert len(world.deliver(sample_long, message("by_fours"))) == 1
-    assert world.row("it")["error_message"] == "cursor: two rows have the same; a column that is unique is required"
+    assert world.row("it")["error_message"] == "cursor: two rows have the same value; a unique column is required"
     assert counts(world) == once_each([1, 2, 3])
 
 

@@ -70,7 +70,7 @@ def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
     for odd in ("\0", "\ud800"):
         bad = json.dumps(json.loads(body) | {"payload": {"odd": odd}})
         assert needs_walk(bad)
-        assert "Postgres" in refusal(bad) or "surrogate" in refusal(bad)
+        assert "PostgreSQL" in refusal(bad) or "surrogate" in refusal(bad)
 
 
 def test_noncharacters_go_as_escapes_and_come_back() -> None:

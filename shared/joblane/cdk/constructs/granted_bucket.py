@@ -13,19 +13,20 @@ from joblane.cdk.nag import acknowledge_wildcards
 
 @dataclass(frozen=True)
 class GrantedBucket:
-    """A bucket, or folders of it, under the name that tasks and functions declare.
+    """A bucket, or folders of it, that tasks and functions use by a name of the application.
 
-    A task that names it in ``Grants.buckets`` may write objects, or list and remove objects if ``removes`` is true. A
-    function that names it in ``reads`` may read objects.
-
-    ``variable``: the environment variable that holds the bucket's name. ``folders``: key prefixes such as ``exports/``;
-    the default is every key.
+    A task that declares the name in ``Grants.buckets`` can write objects. A function that declares it in ``reads`` can
+    read them.
     """
 
     bucket: s3.IBucket
+    """The bucket."""
     variable: str
+    """Environment variable of the functions with the bucket's name."""
     folders: tuple[str, ...] = ("",)
+    """Beginnings of the keys, for example ``exports/``. ``("",)``: every key."""
     removes: bool = False
+    """True: tasks can list and delete objects instead of writing them."""
 
     @property
     def objects(self) -> list[str]:

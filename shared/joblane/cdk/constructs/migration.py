@@ -36,7 +36,7 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={**_user(access), **shared.project.migrating},
+            environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
         if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback

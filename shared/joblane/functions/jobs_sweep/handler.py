@@ -15,7 +15,7 @@ from joblane.discovery import discover
 from joblane.errors import text_of
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.sweep import Swept, stuck_leases, sweep
-from joblane.maintenance.unmarked_dead_letters import moved_by_sqs
+from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.schedule import every
@@ -43,7 +43,9 @@ class JobsSweep(Payload):
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     sqs, tasks = Sqs(), discover()
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), goes_on=lambda: ctx.remaining() > timedelta(seconds=30))
+    swept = sweep(
+        ctx.connection(), sqs, settings.prefix(), may_continue=lambda: ctx.remaining() > timedelta(seconds=30)
+    )
     ctx.logger.info("swept", extra={"swept": vars(swept)})
     missed = _missed_ticks(ctx, tasks)
     found = {
@@ -103,7 +105,7 @@ def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
     front_doors = [front_door_name(prefix, queue) for queue in Queue]
     lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]
     try:
-        moved = moved_by_sqs(ctx.connection(), sqs, prefix, front_doors + lanes)
+        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, front_doors + lanes)
     except (BotoCoreError, ClientError) as error:  # the sweep stays completed; the next one reads the queues again
         ctx.logger.warning("the dead-letter queues could not be read", extra={"error": text_of(error)})
         return 0

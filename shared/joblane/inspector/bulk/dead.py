@@ -29,7 +29,7 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.views import BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
-from joblane.maintenance.unmarked_dead_letters import explained
+from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
@@ -162,7 +162,7 @@ def _log_link(scope: Scope, type_: str) -> str | None:
 def _unexplained(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
     """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
-    expected = explained(scope.connection, scope.prefix)
+    expected = expected_dead_letters(scope.connection, scope.prefix)
     queues = [queue for queue, held in depths.items() if held.all != expected[queue]]
     looks = call_for_queues(scope.sqs, lambda queue: _look(scope.sqs, queue), queues)
     deliveries = [delivery for look in looks.values() for delivery in look]

@@ -485,7 +485,7 @@ begin
             return;
         end if;
     end loop;
-    raise exception 'unique_key: it is changing hands; enqueue it again' using errcode = '40001';
+    raise exception 'unique_key: its holder is changing; enqueue it again' using errcode = '40001';
 end
 $$
 """
