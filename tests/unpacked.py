@@ -1,4 +1,4 @@
-"""The real zips, unpacked as Lambda does, and interpreters without any other package."""
+"""The real zips as Lambda unpacks them, and interpreters with only these."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BUILT = PROJECT.folder / "build"
 
 @dataclass(frozen=True)
 class Unpacked:
-    """Code, layer and Lambda's own packages: ``/var/task``, ``/opt/python``, and the packages of the runtime."""
+    """Code (``/var/task``), layer (``/opt/python``), and the packages of Lambda's runtime."""
 
     code: Path
     layer: Path
     provided: Path
 
     def run(self, script: str, *arguments: str, provided: bool = True, **environ: str) -> str:
-        """Run a script in an interpreter with only these packages. Return its output; fail with its traceback."""
+        """Run a script in an interpreter with only these folders. Return its output; fail with its traceback."""
         folders = [self.code, self.layer, *([self.provided] if provided else [])]
         start = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n"
         command = [sys.executable, "-I", "-S", "-B", "-c", start + script, *arguments]
@@ -35,17 +35,17 @@ class Unpacked:
 
 
 def code() -> Package:
-    """Return the code package of this checkout."""
+    """Build the code zip of this checkout."""
     return build_code([*PROJECT.code_folders, LIBRARY], BUILT)
 
 
 def layer(platform: str | None = None) -> Package:
-    """Return the layer of this checkout's lock, for this machine or for a platform of ``WHEEL_PLATFORMS``."""
+    """Build the layer of this checkout's lock, for this machine or a platform of ``WHEEL_PLATFORMS``."""
     return build_layer(PROJECT.lock, platform, BUILT, find_uv(PROJECT))
 
 
 def unpack(folder: Path) -> Unpacked:
-    """Unpack both zips into ``folder``. The runtime's packages come from the development environment."""
+    """Unpack both zips into ``folder``. The packages of the runtime are those of the development environment."""
     unpacked = Unpacked(folder / "task", folder / "opt" / "python", folder / "runtime")
     zipfile.ZipFile(code().path).extractall(unpacked.code)
     zipfile.ZipFile(layer().path).extractall(unpacked.layer.parent)

@@ -173,7 +173,7 @@ def test_a_sweep_that_cannot_read_the_dead_letters_still_sweeps(
     found, lines = sweeps(world, capsys)  # no queue is there
     assert found["Overdue"] == 0
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
-        "the dead letters could not be looked at"
+        "the dead-letter queues could not be read"
     ]
 
 

@@ -1,4 +1,4 @@
-"""The pytest plugin in another project: pytest runs the code of `docs/how-to/test.md`."""
+"""The pytest plugin in another project: the code of the pages `docs/how-to/test*.md`, run by pytest."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def run(installed: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postgres: Postgres) -> None:
-    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "test.md").read_text())
-    assert len(blocks) == (ROOT / "docs" / "how-to" / "test.md").read_text().count("```python")
+    pages = "".join(path.read_text() for path in sorted((ROOT / "docs" / "how-to").glob("test*.md")))
+    blocks = BLOCK.findall(pages)
+    assert len(blocks) == pages.count("```python")
     for name, source in blocks:
         path = installed.path / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The router: each decision, by the messages in each queue and the messages that stay in the front door."""
+"""The router: where each message goes, and which messages stay in the front door."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXPORT, EXPORT_CRITICAL, INVITATION = (
 
 
 class FrontDoor:
-    """The router and its queues. ``give`` delivers records and returns the ids that stay in the front door."""
+    """The router and its queues. ``give`` delivers records and returns the message ids that stay in the front door."""
 
     def __init__(self, aws: Aws) -> None:
         self.aws = aws
@@ -44,7 +44,7 @@ class FrontDoor:
         return [decode(message["Body"]) for message in self.aws.received(queue)]
 
     def dead_letters(self, queue: str = FRONT_DOOR) -> list[tuple[str, str]]:
-        """Return body and reason of each dead letter."""
+        """Body and reason of each dead letter."""
         return [
             (message["Body"], message["MessageAttributes"]["joblane-reason"]["StringValue"])
             for message in self.aws.received(queue + "-dlq")
@@ -60,28 +60,28 @@ def body(**fields: Any) -> dict[str, Any]:
     return {"type": "data:export", "payload": {"n": 1}} | fields
 
 
-# --- On to a lane --------------------------------------------------------------------------------------------------
+# --- Forwarded to a lane -------------------------------------------------------------------------------------------
 
 
-def test_a_message_goes_to_the_lane_of_the_front_doors_queue_if_the_type_has_it(front_door: FrontDoor) -> None:
+def test_a_message_goes_to_the_lane_of_the_front_doors_tier(front_door: FrontDoor) -> None:
     assert front_door.give(record(body(), "jobs-critical", message_id="m-1")) == []
     (message,) = front_door.bodies(EXPORT_CRITICAL)
     assert (message.id, message.payload, message.rec) == ("m-1", {"n": 1}, False)
 
 
-def test_else_it_goes_to_the_home_lane(front_door: FrontDoor) -> None:
+def test_a_type_without_a_lane_in_the_tier_goes_to_its_home_lane(front_door: FrontDoor) -> None:
     assert front_door.give(record(body(), "jobs-low"), record(body(type="user:invitation"), "jobs-critical")) == []
     assert len(front_door.bodies(EXPORT)) == len(front_door.bodies(INVITATION)) == 1
 
 
-def test_a_prefix_of_several_words_does_not_confuse_the_tier(aws: Aws) -> None:
+def test_a_prefix_that_ends_with_a_tier_does_not_change_the_tier(aws: Aws) -> None:
     aws.make("jobs-low-critical", "jobs-low-critical-data-export", "jobs-low-default-data-export")
     router = Router(ROUTES, aws.sqs, "jobs-low")
     router.handle(event(record(body(), "jobs-low-critical")), LambdaContext())
     assert len(aws.received("jobs-low-critical-data-export")) == 1
 
 
-def test_the_senders_id_tenant_headers_schema_and_attributes_go_along(front_door: FrontDoor) -> None:
+def test_id_tenant_headers_schema_and_attributes_of_the_producer_are_kept(front_door: FrontDoor) -> None:
     sent = body(id="mine", headers={"traceparent": "t"}, schema="abc", enqueued_at=5)
     assert front_door.give(record(sent, FRONT_DOOR, group="acme", attributes={"trace": ("String", "x")})) == []
     (message,) = front_door.aws.received(EXPORT)
@@ -91,7 +91,7 @@ def test_the_senders_id_tenant_headers_schema_and_attributes_go_along(front_door
     assert message["Attributes"]["MessageGroupId"] == "acme"
 
 
-def test_an_external_message_cannot_claim_to_have_a_row(front_door: FrontDoor) -> None:
+def test_an_external_message_cannot_claim_that_it_has_a_row(front_door: FrontDoor) -> None:
     front_door.give(
         record(body(id="1", rec=True, payload=None), FRONT_DOOR), record(body(id="2", rec=True), FRONT_DOOR)
     )
@@ -104,7 +104,7 @@ def test_attributes_of_a_dead_letter_do_not_pass_a_front_door(front_door: FrontD
     assert "MessageAttributes" not in message
 
 
-def test_ten_messages_of_two_types_are_two_requests(front_door: FrontDoor) -> None:
+def test_ten_messages_of_two_types_make_two_requests(front_door: FrontDoor) -> None:
     records = [record(body(type=("data:export", "user:invitation")[n % 2], id=str(n)), FRONT_DOOR) for n in range(10)]
     assert front_door.give(*records) == []
     assert front_door.aws.sends.requests == 2
@@ -123,13 +123,13 @@ def test_an_unreadable_body_goes_to_the_front_doors_dead_letters_with_the_reason
 @pytest.mark.parametrize(
     "change", [{"id": "data:export:nightly:2026-01-01T02:00Z"}, {"tick": {"schedule": "nightly", "at": "now"}}]
 )
-def test_a_tick_through_a_front_door_is_refused(front_door: FrontDoor, change: dict[str, Any]) -> None:
+def test_no_producer_can_make_a_tick_through_a_front_door(front_door: FrontDoor, change: dict[str, Any]) -> None:
     assert front_door.give(record(body(**change), FRONT_DOOR)) == []
     assert "has the form of a tick's id, which only the scheduler gives" in front_door.dead_letters()[0][1]
     assert front_door.bodies(EXPORT) == []
 
 
-def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_in_the_log(front_door: FrontDoor) -> None:
+def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_logged(front_door: FrontDoor) -> None:
     full = json.dumps({"type": "data:export", "payload": {"x": ""}})
     full = full.replace('""', '"' + "x" * (MAX_MESSAGE_BYTES - len(full)) + '"')
     with lines() as logged:
@@ -155,10 +155,10 @@ def test_no_log_line_of_a_refusal_shows_the_body(front_door: FrontDoor) -> None:
     assert max(map(len, logged.texts)) < 1000
 
 
-# --- Not known yet -------------------------------------------------------------------------------------------------
+# --- Unknown types -------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_type_waits_as_a_deploy_may_be_under_way(
+def test_an_unknown_type_waits_because_a_deploy_may_be_running(
     front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times: dict[str, int] = {}
@@ -170,22 +170,22 @@ def test_an_unknown_type_waits_as_a_deploy_may_be_under_way(
     assert front_door.dead_letters() == []
 
 
-def test_after_an_hour_an_unknown_type_goes_to_the_dead_letters(front_door: FrontDoor) -> None:
+def test_an_unknown_type_becomes_a_dead_letter_after_an_hour(front_door: FrontDoor) -> None:
     late = record(body(type="data:new"), FRONT_DOOR, sent_at=time.time() - PATIENCE_SECONDS - 1)
     assert front_door.give(late) == []
     assert front_door.dead_letters()[0][1] == "UnknownType: no task 'data:new' takes messages from a front door"
 
 
-def test_a_closed_type_is_like_an_unknown_one(front_door: FrontDoor) -> None:
+def test_a_type_closed_to_producers_is_like_an_unknown_type(front_door: FrontDoor) -> None:
     fresh, late = (record(body(type="jobs:sweep"), FRONT_DOOR, sent_at=time.time() - age) for age in (0, 4000))
     assert front_door.give(fresh, late) == [fresh["messageId"]]
     assert len(front_door.dead_letters()) == 1
 
 
-# --- An unavailable SQS --------------------------------------------------------------------------------------------
+# --- SQS unavailable -----------------------------------------------------------------------------------------------
 
 
-def test_a_message_that_could_not_be_sent_stays_in_the_front_door(
+def test_a_message_that_cannot_be_sent_stays_in_the_front_door(
     front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(INVITATION))
@@ -194,13 +194,13 @@ def test_a_message_that_could_not_be_sent_stays_in_the_front_door(
     assert len(front_door.bodies(EXPORT)) == 1
 
 
-def test_a_front_door_without_its_dead_letters_keeps_unreadable_messages(front_door: FrontDoor) -> None:
+def test_an_unreadable_message_stays_if_the_dead_letter_queue_is_missing(front_door: FrontDoor) -> None:
     front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(FRONT_DOOR + "-dlq"))
     bad = record("nonsense", FRONT_DOOR)
     assert front_door.give(bad) == [bad["messageId"]]
 
 
-def test_a_message_that_sqs_refuses_stays_and_another_one_is_sent_again(
+def test_a_message_with_a_sender_fault_stays_while_another_is_sent_again(
     front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
@@ -218,7 +218,7 @@ def test_a_message_that_sqs_refuses_stays_and_another_one_is_sent_again(
     assert front_door.give(*records) == [records[0]["messageId"]]
 
 
-def test_a_refused_batch_stays_whole(front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_messages_of_a_refused_batch_stay(front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SendMessageBatch")
 
@@ -227,7 +227,9 @@ def test_a_refused_batch_stays_whole(front_door: FrontDoor, monkeypatch: pytest.
     assert sorted(front_door.give(*records)) == sorted(raw["messageId"] for raw in records)
 
 
-def test_the_routers_lambda_reads_its_routes_from_the_environment(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lambda_of_the_router_reads_its_routes_from_the_environment(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from joblane.functions.router import handler as module
 
     module._router.cache_clear()
