@@ -1,4 +1,4 @@
-"""What stands in an operator's way."""
+"""Errors of the inspector: an operator's request that cannot be carried out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from joblane.record.states import State
 
 
 class ActionError(JobError):
-    """The task is in a state that does not allow the action, or changed meanwhile. Nothing was done.
+    """The state of the task does not allow the action, or the task changed in the meantime. Nothing was done.
 
-    ``last``: what another operator has done to it shortly before, as a sentence.
+    ``last``: the latest action of an operator on this task, as a sentence.
     """
 
     def __init__(
@@ -24,10 +24,10 @@ class ActionError(JobError):
         *,
         problem: str | None = None,
     ) -> None:
-        """``problem``: what is in the way where it is not the state."""
+        """``problem``: the obstacle, if it is not the state."""
         names = ", ".join(state for state in State if state in set(allowed))
-        said = f": {problem}" if problem else f"; {action} is for tasks that are {names}"
-        super().__init__(f"task {task_id!r} is {state}{said}" + (f". {last}" if last else ""))
+        why = f": {problem}" if problem else f"; {action} is for tasks that are {names}"
+        super().__init__(f"task {task_id!r} is {state}{why}" + (f". {last}" if last else ""))
         self.task_id = task_id
         self.action = action
         self.state = state
@@ -35,28 +35,29 @@ class ActionError(JobError):
 
 
 class SelectionError(JobError, ValueError):
-    """A filter, cursor, name or number that cannot be asked for. ``field`` names it."""
+    """An argument of the request is invalid: a filter, cursor, name or number. ``field`` names it."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class BusyError(JobError):
-    """Somebody else is changing the same thing at this moment. Nothing was done."""
+    """Another transaction is changing the same target at this moment. Nothing was done."""
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is being changed at this moment, by its run or by another operator; try again")
+    def __init__(self, target: str) -> None:
+        super().__init__(f"{target} is being changed at this moment, by its run or by another operator; try again")
 
 
 class SchemaError(JobError):
-    """The database has not the tables that this code works with."""
+    """The database lacks tables, columns or functions that this code needs."""
 
 
 class AwsCallError(JobError):
-    """AWS refused a call, or did not answer it. ``call``: its name, as ``SendMessage``.
+    """AWS refused a call, or did not answer it. ``call``: its name, such as ``SendMessage``.
 
-    ``denied``: for want of a permission.
+    ``denied``: True if a permission is missing.
     """
 
     def __init__(self, call: str, problem: str, *, denied: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""Which tasks a question or an action is for, and the things that can be done or paused."""
+"""The filter that chooses tasks, the actions on many tasks, and the scopes of a pause."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from joblane.record.states import State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """Which tasks; what is left out lets all through, and what is given must all hold.
+    """A choice of tasks. A task matches if it meets all the given fields; a field that is left out matches any task.
 
-    ``id_prefix``: what ids begin with. ``error``: text in the error's type or message, whatever its case.
-    ``created_after`` is included, ``created_before`` is not.
+    ``id_prefix``: the beginning of the id. ``error``: text in the error's type or message, in any case.
+    ``created_after`` is inclusive, ``created_before`` is exclusive.
     """
 
     ids: tuple[str, ...] = ()
@@ -32,7 +32,7 @@ class Filter:
 
 
 class BulkAction(StrEnum):
-    """What can be done to many tasks at once; each as for one."""
+    """An action on many tasks at once; the action on each is the same as on a single task."""
 
     RUN = "run"
     RETRY = "retry"
