@@ -1,21 +1,21 @@
-# Everything this project needs comes from the package registries into its own folder; a machine has to bring Python, make
-# and git. What is there already is not made again: each step leaves a stamp that its lock file can outdate.
+# Everything that this project needs is downloaded from the package registries into its own folder; a machine needs Python,
+# make and git. A step that is up to date is skipped: each step writes a stamp, and runs again if its lock file is newer.
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 
-# An interpreter of Lambda's version is used where one is found, else this one.
+# An interpreter of Lambda's version if there is one, else any supported one.
 LAMBDA_PYTHON := 3.13
 PYTHON ?= $(shell for python in python$(LAMBDA_PYTHON) python3 python3.14 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 
 export UV_PYTHON_DOWNLOADS := never
-# Certificates that a company's proxy signs are in the system's store, if anywhere.
+# The system's certificate store may have the certificates of a company's proxy.
 export UV_SYSTEM_CERTS ?= true
 export NODE_USE_SYSTEM_CA ?= 1
 unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH
-# The user's caches, or those of this folder where the home folder cannot be written.
+# The user's caches, or caches in this folder if the home folder is not writable.
 ifneq ($(shell mkdir -p "$$HOME/.cache" 2>/dev/null && test -w "$$HOME/.cache" && echo yes),yes)
 export UV_CACHE_DIR := $(CURDIR)/.joblane/cache/uv
 export NPM_CONFIG_CACHE := $(CURDIR)/.joblane/cache/npm
@@ -27,20 +27,20 @@ UV := $(TOOLS)/bin/uv
 ENVIRONMENT := PATH="$(CURDIR)/$(TOOLS)/bin:$(CURDIR)/.venv/bin:$$PATH" JSII_NODE="$(CURDIR)/$(TOOLS)/bin/node" \
 	JSII_RUNTIME_PACKAGE_CACHE_ROOT="$(CURDIR)/.joblane/cache/jsii"
 RUN := $(ENVIRONMENT) .venv/bin/python -m
-# Those that take long first, so that no worker is left alone with one of them at the end. One worker more than there are
-# processors: a third of the time a test waits for others.
+# Long tests first, so that no worker runs one of them alone at the end. One worker more than there are processors: a test
+# spends a third of its time waiting for other processes.
 TESTS ?= tests/faults tests/e2e tests/browser tests/infra tests/integration tests/unit
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 .PHONY: help demo up down status test quick check format docs bench faults synth preflight lock wheel tools clean
 
-help: ## Say what can be made
+help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' Makefile
 
-demo: .venv/.run ## Run the platform's jobs on a local stack, and show what each did
+demo: .venv/.run ## Run the platform's jobs on a local stack, and show the result of each
 	@$(RUN) saas.demo
 
-up: .venv/.run ## Start the local stack and leave it running; programs join in by .joblane/env
+up: .venv/.run ## Start the local stack and leave it running; other programs connect with .joblane/env
 	@$(RUN) joblane.cli.main up
 
 down: .venv/.run ## Stop the local stack
@@ -52,16 +52,16 @@ status: .venv/.run ## Show which parts of the local stack run
 test: check tools ## Check, then run all tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
-quick: check tools ## Check, then run the unit tests and those of the record
+quick: check tools ## Check, then run the unit tests and the database tests
 	@$(RUN) pytest --numprocesses $(WORKERS) --dist loadfile tests/unit tests/integration/record
 
-check: .venv/.dev ## Look at format, lint, types and the direction of imports
+check: .venv/.dev ## Check format, lint, types and import contracts
 	@$(RUN) ruff format --check --output-format concise .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" lint-imports --no-logo
 
-format: .venv/.dev ## Put the code into format
+format: .venv/.dev ## Format the code
 	@$(RUN) ruff format .
 	@$(RUN) ruff check --fix .
 
@@ -71,25 +71,25 @@ docs: .venv/.dev ## Build the documentation's site into .joblane/docs; a warning
 	@$(RUN) sphinx --quiet --fresh-env --fail-on-warning --doctree-dir .joblane/cache/docs docs .joblane/docs
 	@echo ".joblane/docs/index.html"
 
-bench: tools ## Measure against the bare thing
+bench: tools ## Measure, compared with plain Lambda, SQS and SQL
 	@$(RUN) tests.bench
 
-faults: .venv/.dev ## Run thousands of jobs while everything breaks; SEED=, JOBS=, MINUTES=, PLANT= as wanted
+faults: .venv/.dev ## Run thousands of jobs while everything fails; optional SEED=, JOBS=, MINUTES=, PLANT=
 	@$(RUN) tests.faults $(if $(SEED),--seed $(SEED)) $(if $(JOBS),--jobs $(JOBS)) \
 		$(if $(MINUTES),--minutes $(MINUTES)) $(if $(PLANT),--plant $(PLANT))
 	@$(if $(PLANT),,$(RUN) pytest -q tests/faults)
 
-# Those of cdk.json that are for AWS.
+# The stages of cdk.json that are for AWS.
 STAGES = $(shell .venv/bin/python -c 'import json; stages = json.load(open("cdk.json"))["context"]["stages"]; \
 	print(*(name for name, stage in stages.items() if not stage.get("local")))')
 synth: tools ## Write the CloudFormation templates of every stage for AWS into cdk.out/
 	@for stage in $(STAGES); do $(ENVIRONMENT) cdk synth --quiet --no-notices -c stage=$$stage --output cdk.out/$$stage || exit 1; done
 
 STAGE ?= dev
-preflight: tools ## Compare this checkout with what is deployed of STAGE= (dev), before a deploy
+preflight: tools ## Compare this checkout with the deployed STAGE= (dev), before a deploy
 	@$(RUN) joblane.cli.main preflight --stage $(STAGE) $(if $(STRICT),--strict)
 
-lock: $(UV) ## Renew the lock files, all together
+lock: $(UV) ## Renew all lock files
 	@compile() { $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 		--no-emit-find-links --custom-compile-command "make lock" "$$@"; }; \
 	compile pyproject.toml --all-extras --group dev --output-file requirements/dev.txt && \
@@ -102,10 +102,10 @@ wheel: .venv/.dev ## Build the wheel and the source distribution into dist/
 		$(UV) build --quiet --no-build-isolation --python .venv --out-dir dist . && .venv/bin/python .ci/same_bytes.py dist/*.tar.gz
 	@ls dist/*
 
-tools: .venv/.dev node_modules/.stamp ## Fetch what is missing of all this
+tools: .venv/.dev node_modules/.stamp ## Download the tools that are missing
 	@$(RUN) joblane.local.tools
 
-clean: ## Stop the local stack, and remove all that make has made
+clean: ## Stop the local stack, and remove all files that make has written
 	@if [ -x .venv/bin/python ]; then $(RUN) joblane.cli.main down || true; fi
 	rm -rf .venv .joblane node_modules cdk.out dist build shared/*.egg-info .pytest_cache .mypy_cache .ruff_cache \
 		.import_linter_cache .hypothesis
@@ -124,7 +124,7 @@ define VENV
 endef
 EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolation --editable .
 
-# What the local stack and the demo need, and no more. Where all of .dev is installed, this is, too.
+# The packages that the local stack and the demo need. .dev includes them.
 .venv/.run: $(UV) requirements/run.txt pyproject.toml
 	@$(VENV)
 	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
@@ -139,7 +139,7 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 	@$(EDITABLE)
 	@touch $@
 
-# For the tests of the page alone.
+# Only the browser tests need this.
 node_modules/.stamp: package.json package-lock.json .venv/.dev
 	@$(RUN) joblane.local.tools
 	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the rules of accessibility" && \

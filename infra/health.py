@@ -25,8 +25,8 @@ COSTS: Mapping[str, Extra] = {
 
 
 def health_alarms(stage: PlatformStage, tasks: Mapping[str, Task[Any, Any]]) -> Sequence[Alarm]:
-    """Rings when the health check did not pass, or did not run."""
+    """An alarm for a health check that does not pass or does not run."""
     if TYPE not in tasks or stage.monitoring is None or (gap := longest_gap(tasks[TYPE])) is None:
         return ()
-    well = partial(own_metric, stage.prefix, "HealthCheckPassed", check=WHOLE)
-    return [*silence("health-check", "unhealthy", well, gap, stage.monitoring.silence)]
+    passed = partial(own_metric, stage.prefix, "HealthCheckPassed", check=WHOLE)
+    return [*silence("health-check", "unhealthy", passed, gap, stage.monitoring.silence)]

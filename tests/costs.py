@@ -1,12 +1,15 @@
-"""The tables of ``docs/explanation/costs.md``: prices times the counts that the stage and the task declarations give.
+"""The tables of ``docs/explanation/costs.md``, computed from prices, the smallest stage and the task declarations.
 
-``python -m tests.costs`` writes them into the page; ``tests/unit/cdk/test_costs.py`` holds them together.
+``python -m tests.costs`` writes them into the page. ``tests/unit/cdk/test_costs.py`` compares them with the code, and
+``tests/infra/test_costs_of_stage.py`` the table that depends on the templates of a stage.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping
 
 from infra.health import COSTS
 from joblane.cdk.costs import ASSUMED, HOURS, LEAST_AWAKE, Line, assumed, markdown, smallest
@@ -14,55 +17,54 @@ from joblane.discovery import discover
 from joblane.prices import AS_OF, PRICES
 from tests.pages import ROOT
 
+STAGE = "dev"
 PAGE = ROOT / "docs" / "explanation" / "costs.md"
 
 
 def additions() -> list[Line]:
-    """What a setting adds to the smallest stage each month."""
+    """Amounts that settings add to the smallest stage each month."""
     return [
         Line("`network`: one NAT gateway", HOURS, "NAT gateway hour"),
         Line("`network`: its public address", HOURS, "Public IPv4 hour"),
         Line("`network`: an interface endpoint in two zones, for each service", 2 * HOURS, "Interface endpoint hour"),
         Line(f"`database`: Aurora at {LEAST_AWAKE} ACU, always awake", LEAST_AWAKE * HOURS, "Aurora ACU-hour"),
         Line(
-            f"`database`: Aurora at {LEAST_AWAKE} ACU, asleep but for the hours assumed",
+            f"`database`: Aurora at {LEAST_AWAKE} ACU, paused except for the assumed hours",
             LEAST_AWAKE * 30 * assumed("Hours a day that a sleeping cluster is awake"),
             "Aurora ACU-hour",
         ),
         Line("`database`: 10 GB in Aurora", 10, "Aurora GB-month"),
-        Line("`database.migration_secret`, or any further secret", 1, "Secret"),
+        Line("`database.migration_secret`, or any other secret", 1, "Secret"),
         Line("10 GB of exports", 10, "S3 GB-month"),
         Line("An alarm of one metric", 1, "Alarm"),
         Line("A dashboard", 1, "Dashboard"),
-        Line("The key of the topic of alarms", 1, "Key"),
+        Line("The key of the alarms' topic", 1, "Key"),
     ]
 
 
 def million() -> list[Line]:
-    """A million jobs, each enqueued by a call of its own straight to its lane, and delivered alone."""
+    """A million jobs, each enqueued by a separate call to its lane, and delivered alone."""
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [
         Line("Send, receive, delete", 3 * jobs, "SQS request"),
         Line("Invocations", jobs, "Lambda request"),
         Line("GB-seconds", gb_seconds, "Lambda GB-second"),
-        Line("Log", jobs * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+        Line("Log", jobs * assumed("KB of log of a run") / 1e6, "Log ingestion"),
         Line("Aurora: I/O", jobs * assumed("I/O requests of a job"), "Aurora I/O request"),
-        Line(
-            "Aurora: rows, for as long as ids are kept", jobs * assumed("KB of a job's rows") / 1e6, "Aurora GB-month"
-        ),
+        Line("Aurora: rows, while ids are kept", jobs * assumed("KB of a job's rows") / 1e6, "Aurora GB-month"),
     ]
 
 
 def on_top() -> list[Line]:
-    """What some of a million jobs have besides."""
+    """Amounts that some of a million jobs add."""
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [
-        Line("Through a front door: send, receive, delete once more", 3 * jobs, "SQS request"),
+        Line("Through a front door: a second send, receive, delete", 3 * jobs, "SQS request"),
         Line("With a `tenant`: fair queues", 3 * jobs, "SQS request of a fair queue, on top"),
-        Line("With `architecture` x86_64, in place of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
-        Line("Asked for through the API", jobs, "HTTP API request"),
+        Line("With `architecture` x86_64, instead of the GB-seconds above", gb_seconds, "Lambda GB-second, x86_64"),
+        Line("Enqueued through the HTTP API", jobs, "HTTP API request"),
         Line("Behind a NAT gateway", jobs * assumed("KB of a job through the NAT") / 1e6, "NAT gateway GB"),
     ]
 
@@ -73,13 +75,13 @@ SECTIONS: Mapping[str, Callable[[], tuple[list[Line], bool]]] = {
     "million": lambda: (million(), True),
     "on-top": lambda: (on_top(), False),
 }
-"""Name of the marker in the page → its lines, and whether they add up to something."""
+"""Name of the marker in the page → its lines, and True for a table with a sum."""
 
 
 def price_table() -> str:
     rows = [f"| {name} | {price} | {price.source} |" for name, price in PRICES.items()]
-    told = f"First tiers each, looked up on {AS_OF}."
-    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", told])
+    note = f"Prices are those of the first tier, looked up on {AS_OF}."
+    return "\n".join(["| what | price | source |", "|---|---|---|", *rows, "", note])
 
 
 def assumed_table() -> str:
@@ -88,14 +90,26 @@ def assumed_table() -> str:
 
 
 def rendered(text: str) -> str:
-    """The page with its tables made anew."""
+    """The page with all tables computed again, except that of the stage."""
     tables = {name: markdown(lines, with_sum=total) for name, (lines, total) in ((n, s()) for n, s in SECTIONS.items())}
     for name, shown in {**tables, "prices": price_table(), "assumed": assumed_table()}.items():
-        marked = re.compile(rf"(<!-- costs: {name} -->\n).*?(<!-- end -->)", re.S)
-        text, count = marked.subn(lambda match, shown=shown: f"{match[1]}{shown}\n{match[2]}", text)  # type: ignore[misc]
-        assert count == 1, f"{PAGE.name}: <!-- costs: {name} --> is there {count} times"
+        text = _replaced(text, name, shown)
+    return text
+
+
+def with_stage(text: str, lines: Iterable[Line]) -> str:
+    """The page with the table of the stage :data:`STAGE`."""
+    return _replaced(text, STAGE, markdown(lines, with_sum=True))
+
+
+def _replaced(text: str, name: str, table: str) -> str:
+    marked = re.compile(rf"(<!-- costs: {name} -->\n).*?(<!-- end -->)", re.S)
+    text, count = marked.subn(lambda match: f"{match[1]}{table}\n{match[2]}", text)
+    assert count == 1, f"{PAGE.name} has {count} marks <!-- costs: {name} -->"
     return text
 
 
 if __name__ == "__main__":
-    PAGE.write_text(rendered(PAGE.read_text()))
+    command = [sys.executable, "-m", "joblane.cli.main", "costs", "--stage", STAGE, "--markdown"]
+    shown = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, cwd=ROOT).stdout
+    PAGE.write_text(_replaced(rendered(PAGE.read_text()), STAGE, shown.strip()))

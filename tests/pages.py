@@ -1,16 +1,18 @@
-"""The pages of the documentation, and what stands in them: blocks of code, commands, links.
+"""The pages of the documentation, and their blocks of code, commands, links and tables.
 
-The word after a block's language says what it needs:
+The word after a block's language says what the block needs:
 
 ==================  =================================================================================================
-``sh``              every command of it is run by a test, which ``tests/unit/test_docs.py`` names
+``sh``              a test runs each of its commands; ``tests/unit/test_docs.py`` names the test
 ``sh stack``        needs the local stack (``make up``) and the AWS CLI
-``sh emulator``     is for another emulator, which is not a part of this project
+``sh emulator``     is for another emulator, which is not part of this project
 ``sh account``      needs an AWS account
 ``sql``             is run on a migrated PostgreSQL, by ``tests/integration/record/test_docs_sql.py``
+``python celery``   is code for another system, as ``python dramatiq``, ``ruby sidekiq`` and ``go asynq`` are; Python is
+                    compiled, by ``tests/integration/test_docs_moving.py``
 ``python construct``  a CDK app, which ``tests/infra/test_construct.py`` synthesises
-``json stage``      settings of one stage, which are read as those of ``cdk.json`` are
-``json schedules``  its ``schedules`` alone
+``json stage``      settings of one stage, which a test reads as it reads ``cdk.json``
+``json schedules``  only the ``schedules`` of a stage
 ==================  =================================================================================================
 """
 
@@ -25,10 +27,13 @@ from pathlib import Path
 from textwrap import dedent
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")))
+PAGES = (*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), ROOT / "docs" / "llms.txt")
+
+OTHER_SYSTEMS = ("celery", "dramatiq")
+"""Marks of Python that is not run, as it is written for another library."""
 
 FENCE = re.compile(r"^( *)```([a-z]*)[ ]*([^\n]*)\n(.*?)^\1```$", re.S | re.M)
-"""Within a list a block is indented."""
+"""A block in a list is indented."""
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#{1,6} +(.+?) *$", re.M)
 SUBSTITUTION = re.compile(r"\$\(([^()]*)\)")
@@ -50,7 +55,7 @@ class Block:
 
 
 def blocks(language: str, *pages: Path) -> list[Block]:
-    """All blocks of a language, in ``pages`` or in all there are."""
+    """The blocks of a language in ``pages``, or in all pages."""
     return [block for page in pages or PAGES for block in _blocks(page) if block.language == language]
 
 
@@ -62,9 +67,9 @@ def _blocks(page: Path) -> Iterator[Block]:
 
 
 def commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a shell script, as words: what is between ``;``, ``&&`` and ``|``, and in ``$(…)``.
+    """Split a shell script into simple commands, at ``;``, ``&&``, ``|`` and in ``$(…)``; each is a list of words.
 
-    Raises ValueError where a quotation does not end.
+    Raises ValueError if a quotation does not end.
     """
     for line in _logical_lines(text):
         for inner in SUBSTITUTION.findall(line):
@@ -82,7 +87,7 @@ def commands(text: str) -> Iterator[list[str]]:
 
 
 def _logical_lines(text: str) -> Iterator[str]:
-    """Lines, put together where one ends with a backslash or within quotes."""
+    """The lines, joined with the next line after a backslash and inside quotes."""
     line = ""
     for part in text.splitlines():
         line += part
@@ -106,13 +111,13 @@ def links(page: Path) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """What a link into the page may name: its headings as GitHub writes them."""
+    """The anchors of the page: its headings as GitHub writes them."""
     headings = HEADING.findall(FENCE.sub("", page.read_text()))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 def table(page: Path, heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading, without its own head."""
+    """The rows of the first table below a heading, without the header row."""
     lines = iter(page.read_text().splitlines())
     for line in lines:
         if line.lstrip("#").strip() == heading and line.startswith("#"):

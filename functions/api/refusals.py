@@ -11,7 +11,7 @@ from aws_lambda_powertools.event_handler.exceptions import NotFoundError
 from aws_lambda_powertools.event_handler.openapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.record.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
@@ -87,7 +87,7 @@ def refusal_of(error: Exception) -> Refusal | None:
             return bad_request(*map(_problem, error.errors()))
         case NotFoundError():
             return not_found()
-        case RecordAwayError():
+        case DatabaseUnavailableError():
             return unavailable()
     return unavailable() if is_unavailable(error) else None
 

@@ -1,8 +1,8 @@
-"""Enqueueing: the row commits with the caller's work and its message is sent after that.
+"""Enqueueing: the row commits with the caller's work, and its message is sent after the commit.
 
-A process that dies between the commit and the send leaves the row to the sweep. Without a session the client commits
-the row itself; without a record (``JobClient(record=False)``) it only sends, and gives up delays above 15 minutes and
-the promise that nothing is lost between a commit and the send.
+If the process ends between the commit and the send, the sweep sends the message. Without a session the client commits
+the row itself. Without a record (``JobClient(record=False)``) the client only sends: then delays end at 15 minutes, and
+a task can be lost between the caller's commit and the send.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from weakref import WeakSet
 from pg8000.exceptions import Error as PostgresError
 
 from joblane import settings, telemetry
-from joblane.enqueue.check import check, delay_seconds, distance, is_past
+from joblane.enqueue.check import check, delay_seconds, is_past, seconds_until
 from joblane.enqueue.insert import insert_tasks
 from joblane.enqueue.outbox import Outbox
 from joblane.enqueue.wake import wake
 from joblane.errors import (
+    DatabaseUnavailableError,
     EnqueueError,
     JobError,
-    RecordAwayError,
     SendError,
     UnknownTaskError,
     WaitTimeoutError,
@@ -58,36 +58,44 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.05, 2.0
 INLINE_SENDS = 100
-"""Messages sent at once after a session's commit; the sweep, woken, sends what is above."""
+"""Messages sent at once after a session's commit. The client wakes the sweep for the rest."""
 P = TypeVar("P", bound="Payload")
 
 
 @dataclass(frozen=True, slots=True)
 class Enqueued:
-    """A task that was accepted. ``queue`` is the one whose lane it waits in.
-
-    ``sent``: its message is in SQS now. False for one that is sent after the caller's commit, or later by the sweep.
-    ``created``: False for the holder of a unique key, whether it was returned as it is or replaced. ``past``: the
-    time asked for had passed already, so it runs now.
-    """
+    """The result of an enqueue: a task that was accepted."""
 
     id: str
+    """Id of the task."""
     type: str
+    """Type of the task."""
     queue: Queue
+    """Queue in which the task waits."""
     state: State
+    """``pending`` if the task is due, ``scheduled`` if it is due later. For a task that existed: its state."""
     sent: bool
+    """True if the message is in SQS. False if it is sent after the commit of the session, or later by the sweep."""
     created: bool = True
+    """False if the task existed: it holds the unique key, and was returned or replaced."""
     past: bool = False
+    """True if ``process_at`` was in the past, so that the task is due now."""
 
 
 class JobClient:
-    """Enqueues tasks. Making one costs nothing; settings are read and connections made on first use.
+    """Enqueues tasks, shows their state, and cancels them.
 
-    ``record=False`` for a producer without a database. One client serves any number of threads. It keeps one connection
-    until :meth:`close`, or until the end of ``with JobClient() as jobs:``.
+    One client serves any number of threads. Settings are read and connections are made on first use. It keeps one
+    connection to the database until :meth:`close`, or until the end of ``with JobClient() as jobs:``.
     """
 
     def __init__(self, *, record: bool = True) -> None:
+        """Make a client.
+
+        Args:
+            record: False for a producer without a database: the client only sends messages. Then tasks have no row
+                before they run, delays are at most 15 minutes, and ``owner`` and unique keys are refused.
+        """
         self._record = record
         self._sqs = Sqs()
         self._lock = threading.Lock()
@@ -98,7 +106,7 @@ class JobClient:
 
     @classmethod
     def within(cls, database: Database, sqs: Sqs, prefix: str) -> JobClient:
-        """One over connections that exist: a running task's."""
+        """Return a client over existing connections, those of a running task."""
         client = cls()
         client._made, client._sqs, client._prefix, client._owns = database, sqs, prefix, False
         return client
@@ -106,13 +114,23 @@ class JobClient:
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
     ) -> Enqueued:
-        """Enqueue one task. ``options``: those of :class:`~joblane.job.Job`.
+        """Enqueue one task.
 
-        ``session``: an SQLAlchemy session, whose commit makes the task exist.
+        Args:
+            task: A function declared by ``@task``.
+            payload: An instance of the task's payload class.
+            session: An SQLAlchemy ``Session`` or ``scoped_session``. The task exists once the session commits; its
+                message is sent after that. None: the client commits the row and sends the message at once.
+            options: The enqueue options, see :class:`~joblane.job.Job`.
 
-        Raises :class:`EnqueueError` before anything is written, :class:`TaskIdConflictError`,
-        :class:`DuplicateTaskError`, :class:`RecordAwayError`, :class:`WrongStageError`, and without a record
-        :class:`SendError`.
+        Raises:
+            EnqueueError: an argument is wrong. Nothing was written or sent.
+            TaskIdConflictError: ``task_id`` exists already. Nothing was written or sent.
+            DuplicateTaskError: a live task holds the unique key. Nothing was written or sent.
+            DatabaseUnavailableError: the database is unavailable.
+            WrongStageError: the database belongs to another stage.
+            SendError: SQS did not accept the message. Only with ``record=False``.
+            MissingSettingError: ``DATABASE_URL`` is not set.
         """
         check_names(options)
         job = Job(task, payload, **options)
@@ -122,22 +140,46 @@ class JobClient:
         return result
 
     def enqueue_many(self, jobs: Iterable[Job], *, session: Session | None = None) -> list[Enqueued | JobError]:
-        """Enqueue many tasks with one INSERT and batched sends. A result per job, in order.
+        """Enqueue many tasks with one INSERT and batched sends.
 
-        A job that could not be enqueued has its error in place of a result. Bad input in any of them raises
-        :class:`EnqueueError` before anything is written, naming its position.
+        Returns a result for each job, in order. A job that was not enqueued has its error in place of a result:
+        :class:`TaskIdConflictError`, :class:`DuplicateTaskError`, or :class:`SendError` without a record.
+
+        Args:
+            jobs: The jobs. A ``task_id`` may be given once.
+            session: As of :meth:`enqueue`. After its commit at most 100 messages are sent at once; the sweep sends the
+                rest.
+
+        Raises:
+            EnqueueError: an argument of a job is wrong. The message has the job's position. Nothing was written or
+                sent.
+            DatabaseUnavailableError: the database is unavailable.
+            WrongStageError: the database belongs to another stage.
         """
         return self._enqueue(self._checked(jobs), session)
 
     def get(self, task_id: str) -> TaskStatus | None:
-        """How a task stands; None for an id that is not known. Raises :class:`RecordAwayError`."""
+        """Return the state of a task, or None if the id is unknown.
+
+        Raises:
+            DatabaseUnavailableError: the database is unavailable.
+        """
         rows = self._ask(STATUS, task_id)
         return TaskStatus.of(rows[0]) if rows else None
 
     def wait(self, task_id: str, timeout: timedelta) -> TaskStatus:
-        """Wait until a task has ended, and return how. Asks ever more rarely, every two seconds in the end.
+        """Wait until a task has ended, and return its state.
 
-        Raises :class:`WaitTimeoutError` with how it stands then, :class:`UnknownTaskError`, :class:`RecordAwayError`.
+        Reads the row again and again: first after 0.05 seconds, later every 2 seconds.
+
+        Args:
+            task_id: Id of the task.
+            timeout: Longest time to wait.
+
+        Raises:
+            WaitTimeoutError: the task has not ended within ``timeout``. It continues.
+            UnknownTaskError: no task has this id.
+            DatabaseUnavailableError: the database is unavailable.
         """
         if not isinstance(timeout, timedelta):
             raise TypeError(f"timeout: a timedelta is required, not {type(timeout).__name__}")
@@ -155,10 +197,14 @@ class JobClient:
             pause = min(pause * 1.5, LONGEST_PAUSE_SECONDS)
 
     def cancel(self, task_id: str) -> State | None:
-        """Cancel a task. Returns ``cancelled`` for one that waited and will never run; ``active`` for one that runs and
-        is told at its next check or at its end; None for one that has ended, or is not known.
+        """Cancel a task.
 
-        Raises :class:`RecordAwayError`.
+        Returns ``cancelled`` if the task waited: it never runs. Returns ``active`` if it runs: it is interrupted at its
+        next ``ctx.check()`` or ``ctx.progress()``, or rolled back at its end. Returns None if it has ended or is
+        unknown.
+
+        Raises:
+            DatabaseUnavailableError: the database is unavailable.
         """
         rows = self._ask(CANCEL, task_id)
         return State(rows[0][0]) if rows else None
@@ -174,7 +220,7 @@ class JobClient:
                 return database.get().run(sql, task_id)
             except (PostgresError, OSError) as error:
                 database.drop()
-                raise RecordAwayError(f"the database did not answer: {text_of(error)}") from error
+                raise DatabaseUnavailableError(f"the database did not answer: {text_of(error)}") from error
 
     def _enqueue(self, ready: Sequence[NewTask], session: Session | None) -> list[Enqueued | JobError]:
         if not self._record:
@@ -186,7 +232,7 @@ class JobClient:
         return self._send_recorded(self._insert(ready))
 
     def close(self) -> None:
-        """Close the connection, where the client has made one. It can be used again afterwards."""
+        """Close the client's connection. The client can be used again: it then connects anew."""
         with self._lock:
             if self._made is not None and self._owns:
                 self._made.drop()
@@ -234,7 +280,7 @@ class JobClient:
                 database.drop()
                 if (sqlstate(error) or "").startswith(REFUSED_CLASSES):
                     raise EnqueueError("payload", f"the database cannot hold it: {text_of(error)}") from error
-                raise RecordAwayError(
+                raise DatabaseUnavailableError(
                     f"the database did not take the task: {text_of(error)}; nothing was sent, enqueue it again"
                 ) from error
 
@@ -316,7 +362,7 @@ class JobClient:
     def send_committed(self, ready: Sequence[NewTask]) -> None:
         """Send the messages of rows that have just been committed; called by the session's outbox."""
         inline = ready[:INLINE_SENDS]
-        entries = [replace(one.entry, delay_seconds=delay_seconds(distance(one.at))) for one in inline]
+        entries = [replace(one.entry, delay_seconds=delay_seconds(seconds_until(one.at))) for one in inline]
         self._send_rows(entries, inline)
         if len(ready) > INLINE_SENDS:
             wake(self._sqs, self._prefix)

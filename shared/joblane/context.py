@@ -1,4 +1,4 @@
-"""The second argument of every handler: one object with all that it needs of the run under way."""
+"""The second argument of every handler: one object with all that a handler needs of its run."""
 
 from __future__ import annotations
 
@@ -39,12 +39,25 @@ MAX_NOTE = 200
 
 
 class TaskContext:
-    """One run of one task.
+    """One run of one task: its identity, its time, its transaction, and its loops."""
 
-    ``attempt`` counts from 1; ``max_retry`` is how many follow the first. ``headers``: as they came with the task.
-    ``traceparent``: of this run, for what it calls; None for a task without a trace. ``idempotency_key``: the same in
-    every attempt, for services outside of the database.
-    """
+    task_id: str
+    """Id of the task."""
+    type: str
+    """Type of the task, ``category:action``."""
+    queue: Queue
+    """Queue from which the task was received."""
+    attempt: int
+    """Number of this attempt, from 1."""
+    max_retry: int
+    """Number of attempts after the first."""
+    headers: Mapping[str, str]
+    """Headers that were given at the enqueue."""
+    traceparent: str | None
+    """W3C ``traceparent`` of this run, for the services that the handler calls. None: the task has no trace."""
+    idempotency_key: str
+    """A text that is the same in every attempt of this task, for services outside of the database. It is the task's
+    id."""
 
     def __init__(
         self,
@@ -57,14 +70,14 @@ class TaskContext:
         seconds: float,
         continues: bool = False,
     ) -> None:
-        """``seconds``: until the handler is interrupted. ``continues``: the attempt has time left when this invocation
-        ends."""
+        """``seconds``: time until the handler is interrupted. ``continues``: True if the attempt has time left after
+        this invocation."""
         self.task_id = claim.id
         self.type = task.type
         self.queue = queue
         self.attempt = claim.attempt
         self.max_retry = claim.max_attempts - 1
-        self.headers: Mapping[str, str] = claim.headers
+        self.headers = claim.headers
         self._span = span_of(claim.headers, claim.id, claim.run) if claim.headers else None
         self.traceparent = self._span.traceparent if self._span else None
         self.idempotency_key = claim.id
@@ -77,80 +90,96 @@ class TaskContext:
         self._reported_at = self._asked_at = -math.inf
 
     def close(self) -> None:
-        """Take the run's fields off the logger."""
+        """Remove the run's fields from the logger."""
         if "logger" in self.__dict__:
             self.logger.remove_keys(list(self.log_fields))
 
     @cached_property
     def settings(self) -> Mapping[str, str]:
-        """Name → value of the settings that the task declares by ``environment`` and that are set."""
+        """Settings that the task declares by ``environment``: name → value. Settings without a value are left out."""
         return {name: os.environ[name] for name in self._task.environment if name in os.environ}
 
     @cached_property
     def logger(self) -> Logger:
-        """Powertools' logger, with the task's id, type and attempt on every line."""
+        """The logger of Powertools, with :attr:`log_fields` on every line. Do not log payload values."""
         logger = telemetry.logger()
         logger.append_keys(**self.log_fields)
         return logger
 
     @property
     def log_fields(self) -> dict[str, Any]:
-        """The fields on every log line of this run."""
+        """The fields on every log line of this run: ``task_id``, ``task_type``, ``attempt``, and the trace if there is
+        one."""
         fields = {"task_id": self.task_id, "task_type": self.type, "attempt": self.attempt}
         return fields | self._span.log_fields if self._span else fields
 
     @property
     def deadline(self) -> datetime:
-        """When the handler is interrupted; aware."""
+        """Time at which the handler is interrupted, in UTC."""
         return datetime.now(UTC) + timedelta(seconds=self._ends - time.monotonic())
 
     def remaining(self) -> timedelta:
-        """Time left to this attempt; zero at least."""
+        """Return the time until the handler is interrupted, zero at least."""
         return timedelta(seconds=max(0.0, self._ends - time.monotonic()))
 
     @property
     def session(self) -> Session:
-        """A session whose work commits together with the task's completion, or not at all.
+        """An SQLAlchemy session whose work commits together with the task's completion, or not at all.
 
-        Made on first touch. A handler's own ``commit()`` is refused: half of its work would outlive a failure.
+        It is made on first use. A handler cannot call ``commit()``: half of its work would outlive a failure.
         """
         return self._work.session
 
     def connection(self) -> Connection:
-        """The connection under the session, to run statements in its transaction.
+        """Return the database connection of the session, to run statements in the same transaction.
 
-        Raises :class:`JobError` where the session's own has broken since it began: what it wrote is lost.
+        Raises:
+            JobError: the connection broke after the transaction began, and the work of the transaction is lost.
         """
         self._work.lent = True
         return self._work.connection()
 
     def enqueue(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Enqueued:
-        """Enqueue a task that exists only if this one's work commits. As :meth:`JobClient.enqueue`.
+        """Enqueue a task in this task's transaction: it exists only if this task's work commits.
 
-        It is in this run's trace, where there is one, unless ``headers`` name another.
+        Arguments and errors are those of :meth:`JobClient.enqueue`. The new task is in the trace of this run, unless
+        its ``headers`` name another trace.
         """
         options["headers"] = headers_within(self._span, options.get("headers", {}))
         return self._client.enqueue(task, payload, session=self.session, **options)
 
     def enqueue_many(self, jobs: Iterable[Job]) -> list[Enqueued | JobError]:
-        """Many at once, in one statement. As :meth:`JobClient.enqueue_many`."""
+        """Enqueue many tasks in this task's transaction, with one INSERT. See :meth:`JobClient.enqueue_many`."""
         if self._span is not None:
             jobs = (replace(job, headers=headers_within(self._span, job.headers)) for job in jobs)
         return self._client.enqueue_many(jobs, session=self.session)
 
     def check(self) -> None:
-        """Raise :class:`TaskCancelled` where the task was cancelled meanwhile. Asks at most once a second.
+        """Raise an error if this run has to stop. Reads the row at most once a second.
 
-        Raises :class:`LeaseLostError` where another run has taken the task over: nothing of this one will be kept.
+        Raises:
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task, and the work of this run cannot be kept.
         """
         if time.monotonic() - self._asked_at >= REPORT_EVERY_SECONDS:
             self._report(None, None, None)
 
     def progress(self, done: int, total: int | None = None, note: str | None = None) -> None:
-        """Record how far the run is, visible at once, and check as :meth:`check` does.
+        """Record the progress of the run, and check as :meth:`check` does.
 
-        Written at most once a second, and when ``done`` reaches ``total``. ``note``: 200 characters are kept; it is
-        shown to operators, so no payload value belongs in it; values of redacted fields are taken out.
+        The progress is visible at once, outside of the task's transaction. It is written at most once a second, and
+        when ``done`` reaches ``total``.
+
+        Args:
+            done: Number of items that are done, zero or more.
+            total: Number of all items. None: not known.
+            note: A text for operators, of which 200 characters are kept. Values of redacted fields are removed; do not
+                put other payload values into it.
+
+        Raises:
+            ValueError: ``done`` or ``total`` is not a whole number of zero or more.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task, and the work of this run cannot be kept.
         """
         if not (_is_count(done) and (total is None or _is_count(total))):
             raise ValueError("progress: done and total are whole numbers of zero or more")
@@ -171,25 +200,34 @@ class TaskContext:
         return Loops(self._work, self.task_id, self.check, self.remaining, continues=self._continues)
 
     def each(self, items: Iterable[T], *, key: Callable[[T], str] = str) -> Iterator[T]:
-        """The items whose ``key`` is not done yet, by this run or one before it.
+        """Loop over the items that no run of this task has finished yet.
 
-        When the loop asks for the next item, what the session did for the last commits together with its mark: so
-        nothing may read ahead, as ``list`` or ``itertools.batched`` would. An exception in the body leaves that item
-        undone and ends the loop; a retry continues there. An exception inside ``with ctx.isolated():`` costs that item
-        alone; at the end of the loop :class:`PartialFailure` counts them.
+        When the loop asks for the next item, the session's work for the last item commits together with a mark for its
+        key. So do not read ahead, as ``list`` and ``itertools.batched`` do. An exception in the body rolls that item
+        back and ends the loop; a retry continues with it. An exception inside ``with ctx.isolated():`` fails that item
+        alone, and the loop raises :class:`PartialFailure` at its end. Of two items with the same key the second is
+        skipped.
 
-        Keys are text of 1 to 2,000 bytes, the same in every attempt, and one set for the whole task: two loops
-        need different ones. What was written before the loop commits with its first item, and a retry writes it again.
+        Work before the loop commits with the first item, and a retry does it again.
 
-        Raises :class:`ItemKeyError`, and :class:`LeaseLostError` where another run has taken the task over.
+        Args:
+            items: The items, in any order.
+            key: Function that returns an item's key: a text of 1 to 2,000 bytes that is the same in every attempt. All
+                loops of a task share one set of keys.
+
+        Raises:
+            ItemKeyError: a key is not such a text.
+            PartialFailure: items failed inside :meth:`isolated`.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task.
         """
         return self._loops.each(items, key)
 
     def isolated(self) -> AbstractContextManager[None]:
-        """Inside a loop over :meth:`each`: an exception costs the item in hand, and the loop continues.
+        """Return a context manager for the body of a loop over :meth:`each`: an exception fails only the current item.
 
-        What speaks for the whole task goes through: :data:`~joblane.errors.OUTCOMES`, an interrupt, and a database
-        that is unavailable.
+        Exceptions that concern the whole task pass through: SkipRetry, RevokeTask, RetryAfter, Snooze, an interrupt,
+        and an unavailable database.
         """
         return self._loops.isolated()
 
@@ -198,26 +236,31 @@ class TaskContext:
     @overload
     def resume(self, source: Select[*tuple[Any, ...]], *, cursor: Any, chunk: int = 100) -> Iterator[Any]: ...
     def resume(self, source: Any, *, cursor: Any = None, chunk: int = 100) -> Iterator[Any]:
-        """The items after the last one whose work has committed, by this run or one before it.
+        """Loop over the items after the last one whose work a run of this task has committed.
 
-        ``source``, one of:
+        After ``chunk`` items, when the loop asks for the next one, the session's work for them commits together with
+        the cursor. So do not read ahead, as ``itertools.batched`` does. A run that is killed repeats at most one chunk.
 
-        - a ``select(…)`` of one entity or of columns, without a limit; ``cursor`` is a column of it, never null and
-          unique, in whose order the rows come, e.g. ``cursor=Member.id``;
-        - a function that is given the last cursor as JSON holds it (a time as text, say; None at first) and returns
-          the items after it in order; ``cursor`` is a function that gives an item's;
-        - a sequence that is the same in every attempt; its cursor is the position.
+        If the task is declared ``resumable`` and the time of the invocation ends, the run ends between two chunks, and
+        the task continues in the next invocation, until the task's own ``timeout``. A chunk that takes too long for
+        the rest of an invocation is interrupted, and done again with the whole time of the next one.
 
-        After ``chunk`` items, when the loop asks for the next, what the session did for them commits together with the
-        cursor: so nothing may read ahead, as ``itertools.batched`` would. A run that is killed does at most one chunk
-        again. Where the task is declared ``resumable`` and the invocation's time runs out, it ends between two chunks
-        and continues in the next one, until the task's own timeout. A chunk that takes longer than that is interrupted
-        and done again in the next invocation, which has its whole time for it.
+        A task has one cursor, so a handler has one such loop. Work before the loop commits with the first chunk, and
+        every run does it again.
 
-        A task has one cursor, so a handler has one such loop. What was written before the loop commits with its first
-        chunk, and is written again by a run that continues.
+        Args:
+            source: One of three. (1) A ``select(…)`` of an entity or of columns, without a limit. (2) A function that
+                gets the last cursor as JSON has it (None at first, a time as text) and returns the items after it, in
+                order. (3) A sequence that is the same in every attempt.
+            cursor: For a ``select``: a unique column of it that is never null, for example ``Member.id``; rows come in
+                its order. For a function: a function that returns an item's cursor. For a sequence: None; the position
+                is the cursor.
+            chunk: Number of items that commit together, 1 or more.
 
-        Raises :class:`LeaseLostError`; :class:`CursorError` for what it cannot go by, before anything of the chunk.
+        Raises:
+            CursorError: the source or the cursor cannot be used. Nothing of the chunk is committed.
+            TaskCancelled: the task was cancelled.
+            LeaseLostError: another run holds the task.
         """
         return self._loops.resume(source, cursor, chunk)
 

@@ -34,24 +34,26 @@ TARGET_WAIT: Mapping[Queue, timedelta] = {
     Queue.DEFAULT: timedelta(minutes=10),
     Queue.LOW: timedelta(hours=1),
 }
-"""How long a task may wait after it is due before an alarm rings, by its home queue, where its type says nothing."""
+"""Default of ``target_wait``, by home queue: time that a task may wait after it is due before an alarm is raised."""
 MAX_TARGET_WAIT = timedelta(days=1)
 ENQUEUE_ELSEWHERE = ("delay", "apply_async", "send", "send_with_options", "defer", "defer_async", "enqueue", "schedule")
-"""Methods by which other libraries enqueue a task."""
+"""Methods with which other libraries enqueue a task."""
 
 
 @dataclass(frozen=True)
 class Grants:
-    """What a task's function may do beyond its own lane and the database. Least privilege follows from it."""
+    """Permissions of a task's function in addition to its own lanes and the database."""
 
     buckets: tuple[str, ...] = ()
-    """Buckets it writes to or empties, by the names that the CDK app gives them, e.g. ``("exports",)``."""
+    """Buckets by the names that the CDK app gives them, for example ``("exports",)``. The function can write objects
+    there, or list and delete them if the app gives the bucket with ``removes=True``."""
     enqueue: tuple[str, ...] = ()
-    """Types it may send, e.g. ``("user:invitation",)``."""
+    """Types that it can enqueue, for example ``("user:invitation",)``. ``("*",)``: all types."""
     mail: bool = False
-    """Send e-mail by Amazon SES, from the one address that the stage has as ``mail_from``."""
+    """True: it can send e-mail by Amazon SES, from the address that the stage has as ``mail_from``."""
     dead_letters: bool = False
-    """Receive and delete what is in any dead-letter queue, and send it back through a front door."""
+    """True: it can receive and delete messages of every dead-letter queue of the stage, and send them back through a
+    front door."""
 
 
 P = TypeVar("P", bound=Payload)
@@ -60,7 +62,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, eq=False)
 class Task(Generic[P, R]):
-    """A declared task. Call it as the function it is; the rest is its declaration."""
+    """A declared task: call it as the function it is. Its attributes are its declaration."""
 
     function: Callable[[P, Any], R]
     """It takes the payload and a :class:`~joblane.context.TaskContext`, as :func:`~joblane.decorator.task` checks."""
@@ -94,7 +96,7 @@ class Task(Generic[P, R]):
     if not TYPE_CHECKING:  # or every attribute would pass a type checker
 
         def __getattr__(self, name: str) -> Any:
-            """Raise AttributeError, which for a name of another library says what to do."""
+            """Raise AttributeError, with advice for a name of another library."""
             hint = "; call jobs.enqueue(task, payload), with jobs = JobClient()" if name in ENQUEUE_ELSEWHERE else ""
             raise AttributeError(f"a task has no attribute {name!r}{hint}")
 
@@ -108,12 +110,12 @@ class Task(Generic[P, R]):
 
     @property
     def lanes(self) -> tuple[Queue, ...]:
-        """The queues in which the type has a lane, home first."""
+        """The queues in which the type has a lane, the home queue first."""
         return (self.queue, *self.also)
 
     @cached_property
     def max_attempts(self) -> int:
-        """Runs that count."""
+        """Number of attempts: the first and the retries."""
         return self.max_retry + 1
 
     @cached_property
@@ -133,15 +135,17 @@ class Task(Generic[P, R]):
 
     @cached_property
     def schema_digest(self) -> str:
-        """12 hex characters that change when what the payload's schema takes does: not by a mark of redaction, whose
-        deploy would else look like one of another payload."""
+        """12 hex characters that change when the payload's schema accepts something else.
+
+        A mark of redaction does not change it: a deploy of a mark would look like a deploy of another payload.
+        """
         return hashlib.sha256(canonical(unmarked(self.schema)).encode()).hexdigest()[:12]
 
     def read(self, payload: Any, schema: str | None) -> P:
         """Validate a received payload.
 
-        Fields that are unknown here are ignored from a newer schema and refused from our own, where they are typing
-        errors. Raises :class:`UnreadablePayloadError`.
+        Unknown fields are ignored if another schema wrote the payload. They are refused if this schema wrote it: then
+        they are typing errors. Raises :class:`UnreadablePayloadError`.
         """
         try:
             return self.payload.model_validate(payload)
@@ -154,12 +158,12 @@ class Task(Generic[P, R]):
             raise self._unreadable(payload, error) from None
 
     def _unreadable(self, payload: Any, error: ValidationError) -> UnreadablePayloadError:
-        """A validator of the model's own may have put the value into its words."""
-        words = describe(error, self.payload)
-        return UnreadablePayloadError(f"payload: {scrubber(self.payload, payload)(words)}")
+        """Return the error without values: a validator of the payload class can have put one into its message."""
+        problem = describe(error, self.payload)
+        return UnreadablePayloadError(f"payload: {scrubber(self.payload, payload)(problem)}")
 
     def write(self, payload: P) -> dict[str, Any]:
-        """``payload`` as JSON values. Raises :class:`PayloadError` for anything but the declared class."""
+        """Return ``payload`` as JSON values. Raises :class:`PayloadError` if it is not of the declared class."""
         if type(payload) is not self.payload:
             raise PayloadError("payload", f"{self.type} takes {self.payload.__name__}, not {type(payload).__name__}")
         try:
@@ -169,10 +173,10 @@ class Task(Generic[P, R]):
             raise PayloadError("payload", f"{where}: the value cannot be written as JSON ({why})") from None
 
     def key_of_message(self, queue: str, payload: Mapping[str, Any], schedule: str | None) -> Unique | None:
-        """The unique key of a message without a row: the declaration's.
+        """Return the unique key of a message without a row, as the task declares it.
 
-        ``schedule``: of a tick. A tick of a task without ``unique_for`` has its schedule's key where ticks must not
-        overlap.
+        ``schedule``: name of a tick's schedule. If the task has no ``unique_for`` and its ticks do not overlap, the key
+        of a tick is its schedule's.
         """
         if self.unique_for is not None:
             key = key_of(self.type, queue, self._as_written(payload), None)
@@ -182,7 +186,7 @@ class Task(Generic[P, R]):
         return None
 
     def _as_written(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
-        """``payload`` with the defaults that a client writes, so that both mean the same task."""
+        """Return ``payload`` with the defaults that a client writes, so that both have the same key."""
         try:
             return self.write(self.read(payload, None))
         except (UnreadablePayloadError, PayloadError):
@@ -190,7 +194,7 @@ class Task(Generic[P, R]):
 
 
 def check_type(type_: str) -> None:
-    """Raise :class:`DeclarationError` for what is no task type."""
+    """Raise :class:`DeclarationError` if ``type_`` is no task type."""
     if not isinstance(type_, str) or not TYPE_PATTERN.fullmatch(type_):
         raise DeclarationError(
             f"task type {type_!r}: 'category:action' is required, lower-case letters, digits and single underscores, "

@@ -54,24 +54,59 @@ def task(
     environment: Sequence[str] = (),
     grants: Grants | None = None,
 ) -> Callable[[Callable[[P, TaskContext], R]], Task[P, R]]:
-    """Declare a job. Whatever cannot work is refused here, with the reason.
+    """Declare a function as a task. A declaration that cannot work is refused at import, with the reason.
 
-    ``type_``: ``category:action``; the folder ``category_action`` and the function's name agree with it.
-    ``queue``: home queue; ``also``: further queues in which it has a lane.
-    ``max_retry``: attempts after the first, 0 to 100. ``retry_delay``: see :mod:`joblane.retry`.
-    ``timeout``: of one attempt. ``retention``: how long payload and result are kept after the end; 0 clears at once.
-    ``schedule``: Unix cron text, ``"@hourly"``, :func:`~joblane.schedule.every`, :func:`~joblane.schedule.cron`.
-    ``overlap``: ``skip`` a tick while the schedule's last one is live, or ``allow`` both.
-    ``unique_for``, ``unique_until``: one live task per queue and payload, see :mod:`joblane.unique`.
-    ``on_archived``: the task, or its type, to enqueue when one is given up; it takes an :class:`ArchivedTask`.
-    ``resumable``: it loops over ``ctx.resume(…)``, so its timeout may be longer than Lambda's.
-    ``aliases``: types it was called before; their messages and rows still run.
-    ``front_door``: whether external senders reach it through the plain queues; never for ``jobs:*`` and ``system:*``.
-    ``batch_size``: messages one invocation may take, 1 to 10. ``max_concurrency``: 2 or more; None: the tier's share.
-    ``target_wait``: how long one may wait after it is due before an alarm rings; None: :data:`TARGET_WAIT`.
-    ``environment``: names of settings the function gets. ``grants``: what else it may do.
+    The function has the name of its folder, ``category_action`` for the type ``category:action``. It is a plain
+    function of two parameters: the payload, annotated with its subclass of :class:`Payload`, and a
+    :class:`TaskContext`. Its return value is stored as the result and has to be JSON.
 
-    Raises :class:`DeclarationError`.
+    Args:
+        type_: Name of the task, ``category:action``, for example ``data:export``: lower-case letters, digits and single
+            underscores on both sides of the colon, 43 characters at most. Types ``jobs:*`` belong to the library.
+        queue: Home queue: the queue of a task whose enqueue names none.
+        also: Further queues in which the type has a lane, and in which it can be enqueued. A queue can be given once.
+        max_retry: Number of attempts after the first. 0: one attempt. A long ``timeout`` lowers the maximum, because a
+            queue keeps a message for 10 days. Range: 0 to 100.
+        retry_delay: Wait before the next attempt: one timedelta; a list with a wait for each failed attempt, whose last
+            entry is repeated; or a function ``(attempt, error) -> timedelta``, where ``attempt`` counts from 1. A wait
+            is 0 to 365 days; the result of a function is cut to that. If the function raises, the default applies.
+            None: ``n⁴ + 15 + random(0..29)·(n+1)`` seconds, where n is 0 after the first attempt.
+        timeout: Time for one attempt. At its end :class:`TaskTimeout` is raised in the handler and the attempt has
+            failed. With a ``batch_size``, ``timeout`` times ``batch_size`` is 890 seconds at most: Lambda's 900 seconds
+            less 10. With ``resumable``, ``timeout`` is up to 22 hours, which leaves room for ``max_retry`` 0.
+            Range: 1 second to 890 seconds.
+        retention: Time for which payload and result are kept after the task is completed or cancelled. 0: they are
+            removed at once. Archived tasks keep payload and error for 90 days. Range: 0 seconds to 3650 days.
+        schedule: Times at which the task runs by itself: five fields of Unix cron, a macro such as ``"@hourly"``, the
+            result of :func:`cron` or :func:`every`, or a list of these. Its payload has to fit the payload class.
+        overlap: ``"skip"``: a tick is cancelled if the task of the schedule's last tick is still live. ``"allow"``:
+            both run. Has no effect if ``unique_for`` is set.
+        unique_for: Longest time for which a live task holds its unique key, which is made of the queue and the payload.
+            While it is held, another enqueue of the same key raises :class:`DuplicateTaskError`, unless
+            ``on_conflict`` says otherwise. None: no unique key. Range: 1 second to 3650 days.
+        unique_until: When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run
+            starts.
+        on_archived: Task, or its type, that is enqueued when a task of this type is archived. Its payload class is
+            :class:`ArchivedTask`. None: nothing is enqueued.
+        resumable: True if the handler loops over ``ctx.resume(…)``. Then ``timeout`` may exceed the 900 seconds of
+            Lambda: the task continues in further invocations. Requires ``batch_size`` 1.
+        aliases: Types that the task had before. Their messages and rows are still run.
+        front_door: True if external producers can send this type to a front door. True is refused for ``jobs:*`` and
+            ``system:*``. None: False for these, True for all others.
+        batch_size: Maximum number of messages in one invocation. They run one after the other. Range: 1 to 10.
+        max_concurrency: Maximum number of concurrent invocations for each lane of the task. None: the lane's share of
+            the stage's ``concurrency_budget``. Range: 2 to 1000.
+        memory_mb: Memory of the Lambda function, in MB. Range: 128 to 10240.
+        target_wait: Time that a task may wait after it is due before an alarm is raised. None: 1 minute for the home
+            queue critical, 10 minutes for default, 1 hour for low. Range: 1 second to 1 day.
+        environment: Names of settings that the function gets as environment variables and the handler as
+            ``ctx.settings``: letters, digits and underscores, two characters at least. The stage has their values.
+        grants: Permissions of the function in addition to its own lanes and the database, see :class:`Grants`.
+            None: no further permission.
+
+    Raises:
+        DeclarationError: an option has a wrong type or is out of its range, or two options contradict each other. The
+            message names the task and the option.
     """
     check_type(type_)
     what = f"task {type_!r}"

@@ -1,4 +1,4 @@
-"""Finds tasks and Lambdas: one folder under ``functions/`` is one task, or one Lambda with a handler of its own."""
+"""Discovery of tasks and functions: each folder under ``functions/`` declares one task or one Lambda function."""
 
 from __future__ import annotations
 
@@ -22,36 +22,36 @@ from joblane.queues import folder_of
 from joblane.schedule_overrides import Times
 
 LIBRARY = "joblane.functions"
-"""The package of the library's own tasks and functions: the sweep, bulk actions, the control API."""
+"""The package of the library's own tasks and functions: the sweep, bulk actions and the control API."""
 
 
 def discover(package: str | None = None, *, times: Times | None = None) -> dict[str, Task[Any, Any]]:
-    """Every task under ``package`` (default: the project's) and the library's own, by type, in order of type.
+    """Return every task under ``package`` (default: the project's) and the library's own tasks, by type, sorted.
 
-    ``times``: in place of those that schedules declare, see :mod:`~joblane.schedule_overrides`. None: those of the
-    environment; ``{}``: as declared.
+    ``times``: times that replace the declared ones, see :mod:`~joblane.schedule_overrides`. None: the times in the
+    environment; ``{}``: the declared times.
 
-    A folder without ``handler.py``, or whose handler declares a Lambda of its own (``handler(event, context)``) and
-    no task, is passed over. Raises :class:`DeclarationError`, for a handler that cannot be imported with the place.
+    A folder without ``handler.py`` is skipped, and so is a handler that declares a Lambda function and no task. Raises
+    :class:`DeclarationError`. If a handler cannot be imported, the error names file and line.
     """
     tasks: dict[str, Task[Any, Any]] = {}
     for where, folder, module in _handlers(package):
-        item = _task_of(module, where, folder)
-        if item is not None and tasks.setdefault(item.type, item) is not item:
-            raise DeclarationError(f"{where}: {item.type!r} is a task of the library; give this one another type")
+        task = _task_of(module, where, folder)
+        if task is not None and tasks.setdefault(task.type, task) is not task:
+            raise DeclarationError(f"{where}: {task.type!r} is a task of the library; use another type")
     tasks = dict(sorted(tasks.items()))
-    for item in tasks.values():
-        _check_others(item, tasks)
+    for task in tasks.values():
+        _check_references(task, tasks)
     times = schedules.of_environment() if times is None else times
-    return {type_: schedules.apply(item, times) for type_, item in tasks.items()}
+    return {type_: schedules.apply(task, times) for type_, task in tasks.items()}
 
 
 def discover_functions(package: str | None = None) -> dict[str, Function]:
-    """Every Lambda that declares a ``FUNCTION``, the library's own included, by its folder's name with hyphens.
+    """Return every Lambda that declares a ``FUNCTION``, also the library's own, by its folder's name with hyphens.
 
     Raises :class:`DeclarationError` for a declaration without a handler.
     """
-    found: dict[str, Function] = {}
+    functions: dict[str, Function] = {}
     for where, folder, module in _handlers(package):
         declared = vars(module).get("FUNCTION")
         if declared is None:
@@ -61,61 +61,63 @@ def discover_functions(package: str | None = None) -> dict[str, Function]:
                 f"{where}: a FUNCTION of joblane.function and a handler(event, context) are required"
             )
         name = folder.replace("_", "-")
-        if name in found:
+        if name in functions:
             raise DeclarationError(f"{where}: {name!r} is a function of the library; give the folder another name")
-        found[name] = replace(declared, handler=f"{module.__name__}.handler")
-    return dict(sorted(found.items()))
+        functions[name] = replace(declared, handler=f"{module.__name__}.handler")
+    return dict(sorted(functions.items()))
 
 
 def _handlers(package: str | None) -> Iterator[tuple[str, str, ModuleType]]:
-    """Place, folder and module of every ``handler.py``: the library's, then those of ``package``."""
-    for each in (LIBRARY, package or settings.functions()):
-        root = _folder_of(each)
+    """Yield path, folder and module of every ``handler.py``: first the library's, then those of ``package``."""
+    for parent in (LIBRARY, package or settings.functions()):
+        root = _folder_of(parent)
         for path in sorted(root.glob("*/handler.py")):
             folder = path.parent.name
             try:
-                module = importlib.import_module(f"{each}.{folder}.handler")
+                module = importlib.import_module(f"{parent}.{folder}.handler")
             except JobError:
                 raise
             except (Exception, SystemExit) as error:
+                origin = _origin(error, path, root.parents[parent.count(".")])
                 raise DeclarationError(
-                    f"{_origin(error, path, root.parents[each.count('.')])}\n{_hint(error)}Mend it and run this again; "
-                    f"`python -m {each}.{folder}.handler` shows the whole traceback."
+                    f"{origin}\n{_hint(error)}Fix it and run this again; "
+                    f"`python -m {parent}.{folder}.handler` shows the whole traceback."
                 ) from error
-            yield f"{each}/{folder}/handler.py", folder, module
+            yield f"{parent}/{folder}/handler.py", folder, module
 
 
 def _folder_of(package: str) -> Path:
     try:
-        found = Path(next(iter(importlib.import_module(package).__path__)))
+        folder = Path(next(iter(importlib.import_module(package).__path__)))
     except ModuleNotFoundError as error:
         if error.name is None or not f"{package}.".startswith(f"{error.name}."):
             raise
         raise DeclarationError(
-            f"there is no package {package!r}, in which tasks are found: one folder with a handler.py each. "
-            f"`joblane init` makes a first one; another place is set by `functions` under [tool.joblane]"
+            f"there is no package {package!r} with the tasks, each in a folder with a handler.py. `joblane init` "
+            f"creates it; set another name by `functions` under [tool.joblane]"
         ) from None
     if package != LIBRARY:
-        _check_place(package, found)
-    return found
+        _check_place(package, folder)
+    return folder
 
 
-def _check_place(package: str, found: Path) -> None:
-    """Refuse a package that hides the folder of handlers that is first on ``sys.path``: the project's.
+def _check_place(package: str, imported: Path) -> None:
+    """Refuse an imported package that hides the project's folder of handlers, which is the first on ``sys.path``.
 
-    Python prefers a package with ``__init__.py`` to a folder without, wherever the two are.
+    Python prefers a package with ``__init__.py`` to a folder without it, in any order of the path.
     """
     folders = (Path(path, *package.split(".")) for path in sys.path)
-    first = next((folder for folder in folders if any(folder.glob("*/handler.py"))), found)
-    if first.resolve() != found.resolve():
+    first = next((folder for folder in folders if any(folder.glob("*/handler.py"))), imported)
+    if first.resolve() != imported.resolve():
         raise DeclarationError(
-            f"the package {package!r} is found in {found}, and not in {first}. Add the file {first / '__init__.py'}, "
-            f"or take the other off the path; `functions` under [tool.joblane] gives the package another name"
+            f"Python imports the package {package!r} from {imported}, not from {first}. Add the file "
+            f"{first / '__init__.py'}, or remove the other folder from the path, or give the package another name by "
+            f"`functions` under [tool.joblane]"
         )
 
 
-def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
-    """What a declaration says of other tasks."""
+def _check_references(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> None:
+    """Check the other tasks that a declaration names."""
     what = f"task {task.type!r}"
     if (type_ := task.follower) is not None:
         if type_ not in tasks:
@@ -124,44 +126,46 @@ def _check_others(task: Task[Any, Any], tasks: Mapping[str, Task[Any, Any]]) -> 
             raise DeclarationError(f"{what}: on_archived: {type_!r} takes {takes.__name__}, not ArchivedTask")
     for alias in task.aliases:
         if any(alias in other.types for other in tasks.values() if other is not task):
-            raise DeclarationError(f"{what}: aliases: {alias!r} is another task's")
+            raise DeclarationError(f"{what}: aliases: {alias!r} belongs to another task")
 
 
 def load(type_: str, package: str | None = None, *, times: Times | None = None) -> Task[Any, Any]:
-    """One task by its type, importing its handler alone. ``times``: as for :func:`discover`.
+    """Return the task of a type. Only its handler is imported. ``times``: as for :func:`discover`.
 
     Raises :class:`DeclarationError`.
     """
     check_type(type_)
     package = package or settings.functions()
-    found = _load_if_there(package, folder_of(type_)) or _load_if_there(LIBRARY, folder_of(type_))
-    if found is None and package in sys.modules:
+    task = _load_if_exists(package, folder_of(type_)) or _load_if_exists(LIBRARY, folder_of(type_))
+    if task is None and package in sys.modules:
         _folder_of(package)
-    if found is None or found.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
-        raise UnknownTypeError(f"no task {type_!r}: {package}/{folder_of(type_)}/handler.py declares none")
-    return schedules.apply(found, schedules.of_environment() if times is None else times)
+    if task is None or task.type != type_:  # 'a_b:c' and 'a:b_c' have the same folder
+        raise UnknownTypeError(
+            f"there is no task {type_!r}: {package}/{folder_of(type_)}/handler.py does not declare it"
+        )
+    return schedules.apply(task, schedules.of_environment() if times is None else times)
 
 
 @cache
-def follower_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
-    """What a row keeps of the task that ``on_archived`` names, to enqueue it; None where there is none.
+def successor_of(task: Task[Any, Any]) -> Mapping[str, Any] | None:
+    """Return the columns that a row keeps to insert the task of ``on_archived``, or None if there is none.
 
-    Raises :class:`DeclarationError` where it cannot be loaded.
+    Raises :class:`DeclarationError` if that task cannot be loaded.
     """
-    other = task.archived_to
-    if isinstance(other, str):
-        other = load(other, task.function.__module__.rpartition(f".{task.folder}.")[0])
-    if other is None:
+    successor = task.archived_to
+    if isinstance(successor, str):
+        successor = load(successor, task.function.__module__.rpartition(f".{task.folder}.")[0])
+    if successor is None:
         return None
     return {
-        "type": other.type,
-        "queue": other.queue,
-        "max_attempts": other.max_retry + 1,
-        "retention_seconds": int(other.retention.total_seconds()),
+        "type": successor.type,
+        "queue": successor.queue,
+        "max_attempts": successor.max_retry + 1,
+        "retention_seconds": int(successor.retention.total_seconds()),
     }
 
 
-def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:
+def _load_if_exists(package: str, folder: str) -> Task[Any, Any] | None:
     try:
         module = importlib.import_module(f"{package}.{folder}.handler")
     except ModuleNotFoundError as error:
@@ -172,32 +176,32 @@ def _load_if_there(package: str, folder: str) -> Task[Any, Any] | None:
 
 
 def _origin(error: BaseException, handler: Path, root: Path) -> str:
-    """File, line and text of an error in importing ``handler``: its last step in the code under ``root``."""
+    """Return file, line and text of an import error, at the last frame in the code under ``root``."""
     steps = [(frame.f_code.co_filename, line) for frame, line in traceback.walk_tb(error.__traceback__)]
     text = str(error)
     if isinstance(error, SyntaxError):
         steps.append((error.filename or str(handler), error.lineno or 1))
         text = error.msg
-    ours = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
-    path, line = next((step for step in reversed(ours) if "site-packages" not in step[0].parts), (handler, 1))
+    inside = [(path, line) for file, line in steps if file != __file__ and (path := Path(file)).is_relative_to(root)]
+    path, line = next((step for step in reversed(inside) if "site-packages" not in step[0].parts), (handler, 1))
     return f"{path.relative_to(root)}, line {line}: {type(error).__name__}: {text}"
 
 
 def _hint(error: BaseException) -> str:
-    """A sentence about a package that is not installed; empty for any other error."""
+    """Return a hint about a package that is not installed; empty for any other error."""
     if not isinstance(error, ModuleNotFoundError) or error.name is None:
         return ""
     name = error.name.partition(".")[0]
     if name in sys.modules:  # a part of it is missing
         return ""
     return (
-        f"{name!r} is not installed here: is it in the lock of what functions import ([tool.joblane] lock)? "
-        "A folder of your own belongs in [tool.joblane] code.\n"
+        f"{name!r} is not installed here. Is it in the functions' lock file ([tool.joblane] lock)? "
+        "Name a folder of your own in [tool.joblane] code.\n"
     )
 
 
 def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | None:
-    """The task that ``module`` declares; None where it declares a handler of its own."""
+    """Return the task that ``module`` declares, or None if it declares a Lambda function."""
     tasks = list(dict.fromkeys(item for item in vars(module).values() if isinstance(item, Task)))
     declared = [item for item in tasks if item.function.__module__ == module.__name__]
     if not declared:
@@ -205,7 +209,8 @@ def _task_of(module: ModuleType, where: str, folder: str) -> Task[Any, Any] | No
             raise DeclarationError(f"{where}: declares no task; put @task on its function {folder!r}")
         return None
     if len(declared) > 1:
-        raise DeclarationError(f"{where}: declares {', '.join(item.type for item in declared)}; one folder, one task")
+        types = ", ".join(item.type for item in declared)
+        raise DeclarationError(f"{where}: declares {types}; a folder may declare only one task")
     if declared[0].folder != folder:
         raise DeclarationError(
             f"{where}: declares {declared[0].type!r}, which belongs in "

@@ -1,4 +1,4 @@
-"""Every error of the library, under one root, and the exceptions by which a handler chooses its outcome."""
+"""The errors of the library, under one root, and the exceptions by which a handler decides its outcome."""
 
 from __future__ import annotations
 
@@ -11,25 +11,39 @@ if TYPE_CHECKING:
 
 
 class JobError(Exception):
-    """Root of everything the library raises on purpose."""
+    """Root of all errors that the library raises on purpose, except :class:`Interrupt`.
+
+    A caller that catches it catches every refusal of an enqueue and every failure of the database or of SQS.
+    """
 
 
 # --- Declaring and configuring -------------------------------------------------------------------------------------
 
 
 class DeclarationError(JobError, ValueError):
-    """A task is declared in a way that cannot work. Raised when the handler module is imported, or at synth."""
+    """A task is declared in a way that cannot work. Raised when the handler module is imported, and at synth.
+
+    Change the declaration: the message names the task and the option.
+    """
 
 
 class UnknownTypeError(DeclarationError):
-    """No task of that type is declared."""
+    """No task of that type is declared. Raised when a function or a command looks a type up.
+
+    Check the spelling, or declare the task in ``functions/``.
+    """
 
 
 class WrongStageError(JobError):
-    """The schema ``joblane`` of the database serves another stage. ``prefix``: ours; ``found``: that of the schema.
+    """The schema ``joblane`` of the database serves another stage. Raised when a client or a worker connects.
 
-    A worker leaves its messages in their queue and spends no attempt.
+    Correct ``JOBLANE_PREFIX`` or ``DATABASE_URL``. A worker keeps its messages in the queue and spends no attempt.
     """
+
+    prefix: str
+    """The prefix of this process."""
+    found: str
+    """The prefix of the schema."""
 
     def __init__(self, prefix: str, found: str) -> None:
         super().__init__(
@@ -41,14 +55,23 @@ class WrongStageError(JobError):
 
 
 class ForeignSchemaError(JobError):
-    """The schema ``joblane`` of the database is not this project's: nothing was changed in it."""
+    """The schema ``joblane`` of the database belongs to another project, or to another program. Raised by a migration.
+
+    Nothing was changed in it. Use another database.
+    """
 
 
 # --- Enqueueing ----------------------------------------------------------------------------------------------------
 
 
 class EnqueueError(JobError, ValueError):
-    """An enqueue is refused before anything was written or sent. ``field`` names the argument at fault."""
+    """An enqueue has a wrong argument. Nothing was written or sent.
+
+    Correct the call: an enqueue with the same arguments is refused again.
+    """
+
+    field: str
+    """Name of the argument."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -56,7 +79,10 @@ class EnqueueError(JobError, ValueError):
 
 
 class LaneError(EnqueueError):
-    """The type has no lane in that queue."""
+    """The task has no lane in the queue that the enqueue names.
+
+    Name another queue, or add this one to the task by ``also``.
+    """
 
     def __init__(self, type_: str, queue: str, lanes: Iterable[str]) -> None:
         known = ", ".join(lanes)
@@ -66,11 +92,20 @@ class LaneError(EnqueueError):
 
 
 class PayloadError(EnqueueError):
-    """The payload does not fit the task's model. The message names fields, never values."""
+    """The payload does not fit the task's payload class, or is too large, or cannot be written as JSON.
+
+    Correct the payload. The message names fields, never values.
+    """
 
 
 class TaskIdConflictError(EnqueueError):
-    """A task with this id is known already."""
+    """A task with the given ``task_id`` exists. Nothing was enqueued.
+
+    After an enqueue whose result is not known this is the good case: the task exists once.
+    """
+
+    task_id: str
+    """The id."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__("task_id", f"{task_id!r} is the id of a task that exists already; nothing was enqueued")
@@ -78,7 +113,15 @@ class TaskIdConflictError(EnqueueError):
 
 
 class DuplicateTaskError(EnqueueError):
-    """A live task holds the unique key. ``task_id``: its id."""
+    """A live task holds the unique key. Nothing was enqueued.
+
+    Use the existing task, or enqueue with ``on_conflict="return"`` or ``"replace"``.
+    """
+
+    task_id: str
+    """Id of the task that holds the key."""
+    state: str
+    """State of that task."""
 
     def __init__(self, task_id: str, state: str, problem: str = "nothing was enqueued") -> None:
         super().__init__("unique_key", f"held by task {task_id!r}, which is {state}; {problem}")
@@ -87,11 +130,20 @@ class DuplicateTaskError(EnqueueError):
 
 
 class SendError(JobError):
-    """SQS did not take a message that has no row to fall back on. The task was not enqueued."""
+    """SQS did not accept a message that has no row. Raised with ``record=False`` only.
+
+    The task was not enqueued. Enqueue it again.
+    """
 
 
 class UnknownTaskError(JobError, LookupError):
-    """No task has this id, or its retention has passed."""
+    """No task has this id, or its row was removed: ids are kept for 24 days after the task has ended.
+
+    Check the id.
+    """
+
+    task_id: str
+    """The id."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(f"there is no task {task_id!r}")
@@ -99,7 +151,15 @@ class UnknownTaskError(JobError, LookupError):
 
 
 class WaitTimeoutError(JobError, TimeoutError):
-    """The task has not ended in time; it goes on. ``state``: as it was last seen."""
+    """The task has not ended within the time of ``JobClient.wait``. The task continues.
+
+    Wait again, or ask for its state later.
+    """
+
+    task_id: str
+    """Id of the task."""
+    state: str
+    """State of the task when it was last read."""
 
     def __init__(self, task_id: str, state: str, timeout: timedelta) -> None:
         super().__init__(f"task {task_id!r} has not ended within {timeout}: it is {state}")
@@ -108,34 +168,47 @@ class WaitTimeoutError(JobError, TimeoutError):
 
 
 class UnreadablePayloadError(JobError):
-    """A received payload does not fit the task's model. The message names fields, never values."""
+    """A received payload does not fit the task's payload class. The message names fields, never values.
+
+    A payload that another version of the code wrote waits up to 1 hour for a deploy. After that, and for a payload of
+    this version at once, the task is archived.
+    """
 
 
-class RecordAwayError(JobError):
-    """The database that keeps the record cannot be reached. Nothing was sent, and as a rule nothing written.
+class DatabaseUnavailableError(JobError):
+    """The database is unavailable. Nothing was sent, and usually nothing was written.
 
-    Where the connection broke just as the row was committed, the task exists and will run: enqueue again under a
-    ``task_id`` of your own, and twice is once.
+    Enqueue again. If the connection broke during the commit, the task exists and will run: give a ``task_id`` of your
+    own, and a second enqueue raises :class:`TaskIdConflictError` instead of making a second task.
     """
 
 
 class MessageError(JobError, ValueError):
-    """A message body cannot be read, or carries what Postgres or SQS cannot take. The text holds no payload value."""
+    """A message body cannot be read, or holds something that PostgreSQL or SQS cannot store.
+
+    The message becomes a dead letter with the reason. The reason has no payload value.
+    """
 
 
 # --- What a handler may raise --------------------------------------------------------------------------------------
 
 
 class SkipRetry(JobError):  # noqa: N818 - the field's name for it, as in asynq
-    """Give the task up now: ``archived`` and a dead letter, whatever attempts are left."""
+    """End the task without another attempt: it is ``archived`` and has a dead letter.
+
+    Raise it for an error that no retry can fix.
+    """
 
 
 class RevokeTask(JobError):  # noqa: N818
-    """Drop the task quietly: ``cancelled``, no retry, no dead letter."""
+    """End the task as ``cancelled``: no retry, no dead letter, no alarm.
+
+    Raise it if the work is no longer wanted.
+    """
 
 
 class _After(JobError):  # noqa: N818
-    """An outcome that names its own delay; subclasses say what it means."""
+    """An outcome with a delay. The subclasses define its meaning."""
 
     def __init__(self, delay: timedelta, reason: str = "") -> None:
         if not isinstance(delay, timedelta) or delay < timedelta(0):
@@ -145,30 +218,49 @@ class _After(JobError):  # noqa: N818
 
 
 class RetryAfter(_After):
-    """Fail this attempt and try again after ``delay``, in place of the declared back-off."""
+    """Fail this attempt, and start the next one after ``delay`` instead of the declared ``retry_delay``.
+
+    Raise it if a service says when to call again. After the last attempt the task is archived.
+    """
 
 
 class Snooze(_After):
-    """Wait ``delay`` and run again. The attempt is not counted; there is a ceiling of its own."""
+    """End this run and start another after ``delay``, without counting an attempt. The work of this run is rolled back.
+
+    Raise it if the task is too early. A task can do so 20 times; after that it counts as a failed attempt.
+    """
 
 
 OUTCOMES = (SkipRetry, RevokeTask, RetryAfter, Snooze)
-"""What a handler says of the whole task; everything else that it raises is a failed attempt."""
+"""The exceptions by which a handler decides the outcome of its task. Every other exception is a failed attempt."""
 
 
 class CursorError(JobError, ValueError):
-    """``ctx.resume`` cannot go by the source or cursor it was given."""
+    """``ctx.resume`` cannot use its source or cursor. The attempt has failed.
+
+    Correct the handler.
+    """
 
 
 class ItemKeyError(JobError, ValueError):
-    """``ctx.each`` cannot tell an item by the key it was given."""
+    """``ctx.each`` cannot use the key of an item. The attempt has failed.
+
+    Correct the handler's ``key``: a text of 1 to 2,000 bytes.
+    """
 
 
 class PartialFailure(JobError):  # noqa: N818
-    """Some items of ``ctx.each`` failed inside ``ctx.isolated()``; those that did not are kept. A failed attempt.
+    """Items of ``ctx.each`` failed inside ``ctx.isolated()``. The attempt has failed; the other items are kept.
 
-    ``failed``, ``done``: how many. ``first``: the first item's error, also the cause.
+    Let it pass: the next attempt runs only the items that are not done.
     """
+
+    failed: int
+    """Number of items that failed in this run."""
+    done: int
+    """Number of items that are done, by this run or an earlier one."""
+    first: Exception
+    """Error of the first item that failed, which is also the cause."""
 
     def __init__(self, failed: int, done: int, first: Exception) -> None:
         super().__init__(f"{failed} of {failed + done} items failed, the first with {type(first).__name__}")
@@ -178,39 +270,45 @@ class PartialFailure(JobError):  # noqa: N818
 
 
 class Interrupt(BaseException):
-    """Base of what is raised into a running handler. Not an ``Exception``: ``except Exception`` must not swallow it."""
+    """Base of the exceptions that the library raises in a running handler. Do not catch it.
+
+    It is no ``Exception``, so that ``except Exception`` in a handler does not catch it.
+    """
 
 
 class TaskTimeout(Interrupt):
-    """The handler outlived its timeout. Counts as a failed attempt."""
+    """The handler ran longer than the task's ``timeout``. The attempt has failed and its work is rolled back."""
 
 
 class TaskCancelled(Interrupt):
-    """The task was cancelled while it ran. Its database work is rolled back; it is not retried."""
+    """The task was cancelled while it ran. Its work is rolled back, and it is not retried."""
 
 
 # --- Inside the library --------------------------------------------------------------------------------------------
 
 
 class Continued(Interrupt):
-    """A resumable task ends its invocation between two chunks, to go on in the next."""
+    """A resumable task ends its invocation between two chunks, and continues in the next one."""
 
 
 class LeaseLostError(JobError):
-    """Another run holds the task now: this run's work is rolled back and its message left alone."""
+    """Another run holds the task: the work of this run is rolled back, and its message stays in the queue.
+
+    Let it pass. It happens if a run stands still until its lease is over.
+    """
 
 
 MAX_TEXT = 2_000
 
 
 def text_of(error: BaseException, scrub: Callable[[str], str] = str) -> str:
-    """One error as a line or two; of a database error its message and code, without the row or the value it names."""
+    """Return an error as one or two lines. For a database error: its message and code, without rows and values."""
     from pg8000.exceptions import Error as PostgresError
 
     original = getattr(error, "orig", None) or error
     try:
         text = _of_database(original) if isinstance(original, PostgresError) else str(error)
-    except Exception:  # an error that cannot even be printed is still a failed attempt
+    except Exception:  # an error that cannot be printed is still a failed attempt
         text = ""
     return storable(scrub(text)[:MAX_TEXT]) or type(error).__name__
 
@@ -226,12 +324,12 @@ def _of_database(error: PostgresError) -> str:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The server's five-character code in a pg8000 error, or in an SQLAlchemy error around one."""
+    """Return the server's five-character code of a pg8000 error, or of an SQLAlchemy error around it."""
     original = getattr(error, "orig", None) or error
     first = original.args[0] if original.args else None
     return first.get("C") if isinstance(first, dict) else None
 
 
 def storable(text: str) -> str:
-    """``text`` without what Postgres's text cannot hold."""
+    """Return ``text`` without the characters that PostgreSQL's text cannot hold."""
     return text.replace("\0", "").encode(errors="replace").decode()

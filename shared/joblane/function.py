@@ -1,4 +1,4 @@
-"""A Lambda with a handler of its own: what a ``handler.py`` declares where it is no task."""
+"""The declaration of a Lambda function that is not a task: its ``handler.py`` has its own handler."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from datetime import timedelta
 
 @dataclass(frozen=True)
 class Function:
-    """Declared as ``FUNCTION``. It gets the database's address, and least privilege follows from the rest.
+    """A function, declared as ``FUNCTION`` in its module. It gets the database's URL. Its permissions follow from these
+    fields.
 
-    ``enqueue``: types it may send. ``reads``: names of the buckets it reads, as the CDK app gives them.
-    ``environment``: names of settings it gets. ``inspects``: it holds an inspector, and may do all that one does.
-    ``handler``: its entry, for example ``functions.api.handler.handler``; discovery sets it.
+    ``enqueue``: task types that it may enqueue. ``reads``: names of buckets that it may read, as the CDK app names
+    them. ``environment``: names of settings that it gets. ``inspects``: it uses the Inspector and gets all its
+    permissions. ``handler``: its entry, for example ``functions.api.handler.handler``; discovery sets it.
     """
 
     description: str

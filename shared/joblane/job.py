@@ -1,4 +1,4 @@
-"""A job as its caller gives it: the task, the payload, and the options of this one call."""
+"""A job as the caller gives it: the task, the payload, and the options of this one enqueue."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class JobOptions(TypedDict, total=False):
-    """What may be said of a task as it is enqueued; :class:`Job` says what each means."""
+    """Options of one enqueue. :class:`Job` documents each."""
 
     queue: Queue | None
     process_in: timedelta | None
@@ -51,11 +51,11 @@ ELSEWHERE = {
     "job_id": "task_id",
     "queue_name": "queue",
 }
-"""Names of other libraries → ours."""
+"""Option of another library → the option here."""
 
 
 def check_names(options: Mapping[str, object]) -> None:
-    """Raise :class:`EnqueueError` for an option that there is not, with those that come near."""
+    """Raise :class:`EnqueueError` for an unknown option, with the names that are similar."""
     if not options.keys() - JobOptions.__annotations__.keys():
         return
     from difflib import get_close_matches
@@ -68,36 +68,58 @@ def check_names(options: Mapping[str, object]) -> None:
 
 @dataclass(slots=True)
 class Job:
-    """A task to be enqueued.
+    """A task to enqueue, with the options of this one enqueue.
 
-    ``queue``: one in which the type has a lane (default: its home). ``process_in``, ``process_at``: any distance up to
-    ten years. ``task_id``: the caller's, printable ASCII, 200 characters at most. ``tenant``: for a fair share between
-    tenants and to filter by; a hint, never an authorisation. ``owner``: whom it belongs to, from verified claims.
-    ``tags``: words to find it by. ``headers``: handed to the handler.
-
-    ``max_retry``, ``timeout``: within what the task declares. ``retention``, ``retry_delay`` (no function): in place of
-    what it declares. ``deadline``: aware; after it the task is given up unrun, and a run is interrupted.
-
-    ``unique_for``: how long the key is held at most. ``unique_key`` (default: queue and payload), ``unique_until`` and
-    ``on_conflict``: see :mod:`joblane.unique`.
+    For ``max_retry``, ``timeout``, ``retention``, ``retry_delay``, ``unique_for`` and ``unique_until``, None means: as
+    the task declares.
     """
 
     task: Task[Any, Any]
+    """The function declared by ``@task``."""
     payload: Payload
+    """An instance of the task's payload class."""
     queue: Queue | None = None
+    """Queue in which the task waits; the type has to have a lane in it. None: the task's home queue."""
     process_in: timedelta | None = None
+    """Wait before the task is due. Without a record at most 15 minutes. None, and no ``process_at``: due now.
+    Range: 0 seconds to 3650 days."""
     process_at: datetime | None = None
+    """Time at which the task is due, with a time zone, at most 3,650 days ahead. A time in the past: due now. Give
+    ``process_in`` or ``process_at``, not both."""
     task_id: str | None = None
+    """Id of the task: 1 to 200 printable ASCII characters without spaces, and not in the form of a tick's id. An id
+    that exists raises :class:`TaskIdConflictError`. None: a new UUID of version 7."""
     tenant: str | None = None
+    """Tenant of the task: 1 to 128 ASCII letters, digits and punctuation. It is the message group of a fair queue, and
+    a filter for operators. It authorises nothing."""
     headers: Mapping[str, str] = field(default_factory=dict)
+    """Strings for the handler (``ctx.headers``): at most 32, names of at most 100 characters, values of at most 1,000.
+    The header ``traceparent`` (W3C Trace Context) puts the task into a trace."""
     owner: str | None = None
+    """Owner of the task, for the application's own checks: 1 to 200 printable ASCII characters without spaces. Take it
+    from verified claims. Refused without a record."""
     tags: Sequence[str] = ()
+    """Words to find the task by: at most 20, of 1 to 100 characters. Repeated tags count once."""
     max_retry: int | None = None
+    """Number of attempts after the first, from 0 to the ``max_retry`` that the task declares."""
     timeout: timedelta | None = None
+    """Time for one attempt, from 1 second to the ``timeout`` that the task declares."""
     deadline: datetime | None = None
+    """Time after which the task is archived without another run, and a run is interrupted. It has a time zone and is
+    after the time at which the task is due. None: no deadline."""
     retention: timedelta | None = None
+    """Time for which payload and result are kept after the task has ended. 0: removed at once. Without a record at
+    most what the task declares. Range: 0 seconds to 3650 days."""
     retry_delay: RetryDelay | None = None
+    """Wait before the next attempt, 0 to 365 days: one timedelta, or a list of at most 100 whose last entry is
+    repeated. A function is refused, because the row cannot hold it."""
     unique_for: timedelta | None = None
+    """Longest time for which this task holds its unique key. Refused without a record. Range: 1 second to 3650 days."""
     unique_key: str | None = None
+    """Unique key of this task among those of its type: 1 to 200 printable ASCII characters. It requires ``unique_for``,
+    here or at the task. None: a digest of queue and payload."""
     unique_until: Until | str | None = None
+    """When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run starts."""
     on_conflict: OnConflict | str = OnConflict.RAISE
+    """What an enqueue does if a live task holds the key: ``"raise"`` :class:`DuplicateTaskError`, ``"return"`` the
+    holder, or ``"replace"`` payload, time and options of a holder that still waits."""

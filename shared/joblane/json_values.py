@@ -1,4 +1,4 @@
-"""What text and trees of JSON values may hold, so that Postgres and the wire can take them."""
+"""Checks of text and JSON values against the limits of PostgreSQL and SQS."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from joblane.errors import MessageError
 
 MAX_DEPTH = 64
-"""Nested arrays and objects of a body. Far above any payload, far below what stops a parser."""
+"""The most levels of nested arrays and objects in a body. A parser can read far more."""
 
 
 def check_text(text: str, where: str) -> None:
-    """Raise :class:`MessageError` for what Postgres's text and jsonb cannot hold: NUL and lone surrogates."""
+    """Raise :class:`MessageError` for NUL and lone surrogates, which PostgreSQL's text and jsonb cannot store."""
     if "\0" in text:
-        raise MessageError(f"{where}: holds a NUL character, which Postgres cannot store")
+        raise MessageError(f"{where}: contains a NUL character, which PostgreSQL cannot store")
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise MessageError(f"{where}: holds a lone surrogate, which is not text")
+        raise MessageError(f"{where}: contains a lone surrogate, which is not text")
 
 
 def check_tree(value: Any, where: str = "payload", depth: int = 1) -> None:
@@ -41,10 +41,10 @@ def needs_walk(text: str) -> bool:
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces; raises ValueError for NaN and infinities, which JSON does not have."""
+    """Return JSON with sorted keys and no spaces. Raises ValueError for NaN and infinities, which JSON lacks."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=True, allow_nan=False)
 
 
 def digest(payload: Mapping[str, Any]) -> str:
-    """32 hex characters that are equal for equal payloads, whatever the order of their keys."""
+    """Return a digest of 32 hex characters. It does not depend on the order of keys."""
     return hashlib.sha256(canonical(payload).encode()).hexdigest()[:32]

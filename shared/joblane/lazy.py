@@ -1,6 +1,6 @@
-"""Public names that are imported on first use, so that a program which wants one of them does not pay for the others.
+"""The lazy import of public names: a module is imported when a program first uses one of its names.
 
-A worker's start, ``joblane --help`` and the pytest plugin all import a package of the library; none needs all of it.
+A worker's start, ``joblane --help`` and the pytest plugin all import the package, and each needs only a part of it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def importer(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """``__getattr__`` of ``package``. ``homes``: module → the names that it defines, separated by spaces."""
+    """Return the ``__getattr__`` of ``package``. ``homes``: module → its public names, separated by spaces."""
     home = {name: module for module, names in homes.items() for name in names.split()}
 
     def get(name: str) -> Any:

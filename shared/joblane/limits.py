@@ -1,4 +1,4 @@
-"""Limits of AWS, each with its source, our own numbers between them, and what a lane is made with."""
+"""The limits of AWS with their sources, Joblane's own limits, and the settings of a lane."""
 
 from __future__ import annotations
 
@@ -10,54 +10,56 @@ from datetime import timedelta
 from joblane.errors import DeclarationError
 from joblane.queues import WEIGHTS, Queue
 
-# --- Limits of AWS, each once, beside its source -------------------------------------------------------------------
+# --- Limits of AWS, with their sources -----------------------------------------------------------------------------
 
 MAX_MESSAGE_BYTES = 1024 * 1024
-"""Body and attributes of one message, and the sum of a SendMessageBatch. Source: SQS message quotas."""
+"""The limit for body and attributes of one message, and for all messages of a SendMessageBatch. Source: SQS message
+quotas."""
 MAX_ATTRIBUTES = 10
 MAX_BATCH = 10
-"""Entries in a SendMessageBatch; also the largest batch a mapping delivers without a batching window."""
+"""Entries in a SendMessageBatch, and the largest batch that a mapping delivers without a batching window."""
 MAX_DELAY = timedelta(minutes=15)
-"""``DelaySeconds``. Longer waits stay in the row."""
+"""The limit of ``DelaySeconds``. A task that waits longer waits in its row."""
 MAX_DELAY_SECONDS = int(MAX_DELAY.total_seconds())
 MAX_VISIBILITY = timedelta(hours=12)
-"""Of a queue. Counted from the receive for ChangeMessageVisibility, so that calls stop short of it:"""
+"""The longest visibility timeout of a queue."""
 MAX_LATER_VISIBILITY = timedelta(hours=11, minutes=45)
+"""The longest timeout for ChangeMessageVisibility here. SQS counts its 12 hours from the receive."""
 MAX_FUNCTION_TIMEOUT = timedelta(seconds=900)
 MAX_RECEIVE_COUNT = 1000
 QUEUE_RETENTION = timedelta(days=10)
 DEAD_LETTER_RETENTION = timedelta(days=14)
-"""The longest SQS has. A dead letter keeps the clock of the queue it came from, hence longer than QUEUE_RETENTION."""
+"""SQS's maximum. The age of a dead letter counts from its first send, so this must be longer than QUEUE_RETENTION."""
 MIN_CONCURRENCY, MAX_CONCURRENCY = 2, 1000
 """``MaximumConcurrency`` of a mapping. Source: Lambda, *Configuring maximum concurrency for SQS event sources*."""
 
-# --- Numbers of ours -----------------------------------------------------------------------------------------------
+# --- Joblane's own limits ------------------------------------------------------------------------------------------
 
 FINISH_MARGIN = timedelta(seconds=10)
-"""Between the alarm of the last task in a batch and Lambda's own kill: finish, sends and acknowledgement."""
+"""The time between the timeout of the last task in a batch and Lambda's kill, for finish, sends and acknowledgement."""
 LEASE_MARGIN = timedelta(seconds=5)
-"""A lease outlives the invocation by this much."""
+"""A lease ends this long after the invocation."""
 VISIBILITY_MARGIN = timedelta(seconds=10)
-"""A queue's visibility timeout outlives the lease by at least this much."""
+"""A queue's visibility timeout ends at least this long after the lease."""
 RESUMED_FUNCTION_TIMEOUT = timedelta(minutes=5)
-"""Of a function whose task goes on in the next invocation."""
+"""The timeout of a function whose task continues in the next invocation."""
 RESUME_RESERVE = timedelta(seconds=60)
-"""What a resumable task leaves of an invocation at the most, so as to end it between two chunks."""
+"""The longest part of an invocation that a resumable task leaves unused to end between two chunks."""
 SNOOZE_CEILING = 20
-"""How often one task may raise Snooze."""
+"""The number of times that a task may raise Snooze."""
 PROMISED_OUTAGE = timedelta(hours=24)
-"""How long the database may be away without SQS dead-lettering anything."""
+"""The database may be unavailable this long before SQS moves a message to the dead letters."""
 RECEIVES_PER_OUTAGE_HOUR = 4
-"""Visibility grows to 15 minutes while the database is away."""
+"""The visibility timeout grows to 15 minutes while the database is unavailable."""
 RECEIVE_HEADROOM = 20
-"""Receives that never reach the code: throttles, failed starts, pollers that were scaled away."""
+"""Receives that never reach the code: throttles, failed starts, pollers that were scaled in."""
 CONTENT_KEPT_FOR_MESSAGES = QUEUE_RETENTION + DEAD_LETTER_RETENTION
-"""How long an id is kept after the task has ended: until none of its messages can come back."""
+"""An id is kept this long after the task has ended. After that, none of its messages can return."""
 
 
 @dataclass(frozen=True)
 class Numbers:
-    """What one lane's queue and function are made with. All of it follows from the declaration."""
+    """The settings of a lane's queue and function. They follow from the task's declaration."""
 
     function_timeout: timedelta
     visibility: timedelta
@@ -65,12 +67,14 @@ class Numbers:
 
     @classmethod
     def of(cls, *, timeout: timedelta, batch_size: int, max_retry: int, what: str, resumable: bool = False) -> Numbers:
-        """T, B and retries → F = B·T + g, V ≥ 6·F, M; refused with the reason where they cannot hold together.
+        """Calculate the function's timeout, the visibility timeout and maxReceiveCount from the declaration.
 
-        A resumable task longer than one invocation gets short ones, so that the receives of its continuations leave
-        room below M: they count like all others.
+        function timeout = batch size · task timeout + margin; visibility timeout ≥ 6 · function timeout. A resumable
+        task that is longer than one invocation gets short invocations. Each continuation counts as a receive.
 
-        Source of V ≥ 6·F: Lambda, *Configuring an Amazon SQS queue for use with Lambda*.
+        Raises :class:`DeclarationError` if the values do not fit AWS's limits.
+
+        Source of the factor 6: Lambda, *Configuring an Amazon SQS queue for use with Lambda*.
         """
         function_timeout = timeout * batch_size + FINISH_MARGIN
         continuations = 0
@@ -80,9 +84,9 @@ class Numbers:
         if function_timeout > MAX_FUNCTION_TIMEOUT:
             longest = (MAX_FUNCTION_TIMEOUT - FINISH_MARGIN) / batch_size
             raise DeclarationError(
-                f"{what}: timeout {timeout} with batch_size {batch_size} needs a function of {function_timeout}, "
-                f"and Lambda ends at {MAX_FUNCTION_TIMEOUT}; the longest timeout here is {longest}, or loop over "
-                f"ctx.resume(…) and declare resumable=True"
+                f"{what}: timeout {timeout} with batch_size {batch_size} needs a function timeout of "
+                f"{function_timeout}, and Lambda's maximum is {MAX_FUNCTION_TIMEOUT}; the longest timeout here is "
+                f"{longest}, or loop over ctx.resume(…) and declare resumable=True"
             )
         visibility = max(6 * function_timeout, function_timeout + LEASE_MARGIN + VISIBILITY_MARGIN)
         visibility = timedelta(seconds=math.ceil(visibility.total_seconds()))
@@ -93,11 +97,11 @@ class Numbers:
         if receives > MAX_RECEIVE_COUNT or receives * visibility >= QUEUE_RETENTION:
             room = min(MAX_RECEIVE_COUNT, math.ceil(QUEUE_RETENTION / visibility) - 1) - others
             most = room // (1 + continuations) - 1
-            advice = f"max_retry can be {most} here, or shorten" if most >= 0 else "even without a retry; shorten"
+            advice = f"lower max_retry to {most}, or shorten" if most >= 0 else "even without a retry; shorten"
             raise DeclarationError(
-                f"{what}: max_retry {max_retry} makes {receives} receives of {visibility} each"
-                f"{f', {continuations} of each attempt continuations' if continuations else ''}, longer than the "
-                f"{QUEUE_RETENTION.days} days a queue keeps a message; {advice} the timeout"
+                f"{what}: max_retry {max_retry} needs {receives} receives of {visibility} each"
+                f"{f', with {continuations} continuations per attempt' if continuations else ''}. That is longer than "
+                f"the {QUEUE_RETENTION.days} days that a queue keeps a message; {advice} the timeout"
             )
         return cls(function_timeout, visibility, receives)
 
@@ -105,8 +109,8 @@ class Numbers:
 def share_concurrency(lanes: Iterable[tuple[str, Queue, int | None]], budget: int) -> dict[str, int]:
     """Split ``budget`` over lanes ``(name, queue, max_concurrency or None)`` → ``MaximumConcurrency`` per name.
 
-    ``share = floor(budget · weight / Σ weights of all lanes)``, at least 2 (Lambda's minimum), at most what the task
-    declares. The minimum can push the sum above the budget: the caller checks the sum it gets.
+    ``share = floor(budget · weight / Σ weights of all lanes)``, at least 2 (Lambda's minimum), at most the task's
+    ``max_concurrency``. Because of the minimum the sum can exceed the budget: the caller must check it.
     """
     lanes = list(lanes)
     total = sum(WEIGHTS[queue] for _, queue, _ in lanes)

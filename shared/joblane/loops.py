@@ -1,4 +1,4 @@
-"""Loops over many items that keep their work as they go: ``ctx.each``, ``ctx.isolated`` and ``ctx.resume``."""
+"""Loops over many items that commit step by step: ``ctx.each``, ``ctx.isolated`` and ``ctx.resume``."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Source = Union["Select[T]", Callable[[Any], Iterable[T]], Sequence[T]]
 MAX_KEY_BYTES = 2_000
-"""Next to a task's id in one entry of a B-tree, which holds 2,704."""
+"""The longest key. It shares an entry of a B-tree with the task's id, and such an entry holds 2,704 bytes."""
 
 
 @dataclass
 class Loops:
-    """The loops of one run; :class:`~joblane.context.TaskContext` says what each promises.
+    """The loops of one run. :class:`~joblane.context.TaskContext` documents them.
 
-    ``check``: raises where the run is to stop. ``remaining``: of this invocation's time. ``continues``: the attempt has
-    more.
+    ``check``: raises if the run must stop. ``remaining``: returns the time left in this invocation. ``continues``: the
+    attempt may continue in the next invocation.
     """
 
     work: RunSession
@@ -55,7 +55,7 @@ class Loops:
     check: Callable[[], None]
     remaining: Callable[[], timedelta]
     continues: bool
-    _over: str = ""
+    _loop_name: str = ""
     _resumed: bool = False
     _failures: list[Exception] = field(default_factory=list)
 
@@ -80,14 +80,14 @@ class Loops:
 
     @contextmanager
     def isolated(self) -> Iterator[None]:
-        if self._over != "each":
-            raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the item in hand")
+        if self._loop_name != "each":
+            raise JobError("ctx.isolated() belongs inside a loop over ctx.each(…), which knows the current item")
         try:
             yield
             self.work.flush()
         except (*OUTCOMES, LeaseLostError):
             raise
-        except Exception as error:  # any failure of the item's own
+        except Exception as error:  # any failure of this item
             if not self.work.database.usable or (sqlstate(error) and is_unavailable(error)):
                 raise
             self.work.roll_back()
@@ -116,27 +116,27 @@ class Loops:
                     raise Continued
 
     @contextmanager
-    def _loop(self, over: str) -> Iterator[None]:
-        """One loop at a time: what an inner loop commits would be half of the outer one's item."""
-        if self._over:
-            raise JobError("loops over ctx.each(…) and ctx.resume(…) do not go inside one another")
-        self._over = over
+    def _loop(self, name: str) -> Iterator[None]:
+        """Refuse a loop inside a loop: the inner one would commit half of the outer one's item."""
+        if self._loop_name:
+            raise JobError("a loop over ctx.each(…) or ctx.resume(…) cannot be inside another such loop")
+        self._loop_name = name
         try:
             yield
         finally:
-            self._over = ""
+            self._loop_name = ""
 
     def _read(self, read: Callable[[Any, str], T]) -> T:
-        """Read a checkpoint after what is pending is written, uninterrupted."""
+        """Flush the session, and read a checkpoint without an interrupt by the timeout."""
         self.work.flush()
-        with self.work.held:
+        with self.work.uninterrupted:
             return read(self.work.connection(), self.task_id)
 
 
 def key_of(item: T, key: Callable[[T], str]) -> str:
-    """The key of an item of ``ctx.each``. Raises :class:`ItemKeyError`."""
+    """Return the key of an item of ``ctx.each``. Raises :class:`ItemKeyError`."""
     if key is str and type(item).__repr__ is object.__repr__ and type(item).__str__ is object.__str__:
-        raise ItemKeyError(f"key: {type(item).__name__} has no text of its own; give a function, e.g. key=lambda …")
+        raise ItemKeyError(f"key: {type(item).__name__} does not define str(); give a function, e.g. key=lambda …")
     name = key(item)
     if not isinstance(name, str):
         raise ItemKeyError(f"key: text is required, not {type(name).__name__}")
@@ -150,7 +150,7 @@ def key_of(item: T, key: Callable[[T], str]) -> str:
 
 
 class Pages(Generic[T]):
-    """Pages of at most ``size`` items. ``done``: how many items an earlier run has done, for a sequence.
+    """Pages of at most ``size`` items. ``done``: the number of finished items, which is a sequence's position.
 
     Raises :class:`CursorError`.
     """
@@ -165,7 +165,7 @@ class Pages(Generic[T]):
         self._position = done
         if isinstance(source, Sequence):
             if cursor is not None:
-                raise CursorError("cursor: a sequence's is the position; leave it out, or give a function as source")
+                raise CursorError("cursor: a sequence uses its position; leave it out, or give a function as source")
         elif callable(source):
             if not callable(cursor):
                 raise CursorError("cursor: a function from an item to its cursor is required with a function")
@@ -175,7 +175,7 @@ class Pages(Generic[T]):
             raise CursorError(f"source: a select, a function or a sequence is required, not {type(source).__name__}")
 
     def after(self, cursor: Any) -> tuple[list[T], Any]:
-        """The items that follow ``cursor``, none at the end, and the cursor of the last as JSON holds it."""
+        """Return the items after ``cursor``, none at the end, and the last item's cursor as a JSON value."""
         if isinstance(self._source, Sequence):
             page = list(self._source[self._position : self._position + self._size])
             self._position += len(page)
@@ -185,47 +185,47 @@ class Pages(Generic[T]):
         page = list(islice(self._source(cursor), self._size))
         last = _plain(self._cursor(page[-1])) if page else cursor
         if page and last == cursor:
-            raise CursorError("source: it returned the same items again; it has to return those after the cursor")
+            raise CursorError("source: it returned the same items again; it must return the items after the cursor")
         return page, last
 
     def _query(self, cursor: Any) -> tuple[list[T], Any]:
-        """One row more than the page holds tells whether the cursor parts them: rows would else be passed over."""
+        """Read one row more than a page: if its cursor equals the last one of the page, rows would be skipped."""
         query: Any = self._source
         if cursor is None:
             self._refuse_nulls(query)
         else:
             query = query.where(self._cursor > self._type.validate_python(cursor))
-        alone = len(query.column_descriptions) == 1
-        if alone:
+        is_single = len(query.column_descriptions) == 1
+        if is_single:
             query = query.add_columns(self._cursor)
         query = query.order_by(None).order_by(self._cursor).limit(self._size + 1)
         rows: list[Any] = list(self._session().execute(query))
-        cursors = [row[1] if alone else _value(row, self._cursor) for row in rows[self._size - 1 :]]
+        cursors = [row[1] if is_single else _value(row, self._cursor) for row in rows[self._size - 1 :]]
         if len(cursors) == 2 and cursors[0] == cursors[1]:
-            raise CursorError("cursor: two rows have the same; a column that is unique is required")
+            raise CursorError("cursor: two rows have the same value; a unique column is required")
         page = rows[: self._size]
         if not page:
             return [], cursor
-        last = cursors[0] if cursors else (page[-1][1] if alone else _value(page[-1], self._cursor))
+        last = cursors[0] if cursors else (page[-1][1] if is_single else _value(page[-1], self._cursor))
         plain = _plain(last)
         if self._type.validate_python(plain) != last:
-            raise CursorError(f"cursor: JSON does not hold a {type(last).__name__} of this column as it is")
-        return [row[0] if alone else row for row in page], plain
+            raise CursorError(f"cursor: JSON cannot store a {type(last).__name__} of this column unchanged")
+        return [row[0] if is_single else row for row in page], plain
 
     def _refuse_nulls(self, query: Any) -> None:
-        """Rows without a cursor come after no other: they would be passed over in silence."""
+        """Refuse rows whose cursor is null, because they would be skipped silently."""
         if getattr(getattr(self._cursor, "expression", self._cursor), "nullable", True):
             without = query.where(self._cursor.is_(None)).order_by(None).limit(1)
             if self._session().execute(without).first() is not None:
-                raise CursorError("cursor: there are rows where it is null; a column that is never null is required")
+                raise CursorError("cursor: it is null in some rows; a column that is never null is required")
 
 
 def _type_of(query: Any, cursor: Any) -> Any:
-    """What reads a cursor back from JSON as the column's type."""
+    """Return the adapter that converts a JSON value into the column's type."""
     from pydantic import TypeAdapter
 
     if getattr(query, "_limit_clause", None) is not None or getattr(query, "_offset_clause", None) is not None:
-        raise CursorError("source: a select without limit and offset is required, as each chunk has its own")
+        raise CursorError("source: a select without limit and offset is required, because each chunk sets them")
     if not hasattr(query, "where") or not hasattr(cursor, "type"):
         raise CursorError("cursor: a column of the query is required, e.g. cursor=Member.id")
     kind: type = object
@@ -240,11 +240,11 @@ def _value(row: Any, cursor: Any) -> Any:
     try:
         return row._mapping[cursor]
     except KeyError:
-        raise CursorError("cursor: it has to be one of the columns that are selected") from None
+        raise CursorError("cursor: a selected column is required") from None
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON holds it."""
+    """Return ``value`` as a JSON value."""
     try:
         plain = to_jsonable_python(value)
         check_tree(plain, "cursor")
@@ -252,7 +252,7 @@ def _plain(value: Any) -> Any:
     except MessageError as error:
         raise CursorError(str(error)) from None
     except (PydanticSerializationError, TypeError, ValueError):
-        raise CursorError(f"cursor: a value that JSON can hold is required, not {type(value).__name__}") from None
+        raise CursorError(f"cursor: a value that JSON can store is required, not {type(value).__name__}") from None
     if plain is None:
-        raise CursorError("cursor: None stands for the beginning; every item needs a cursor")
+        raise CursorError("cursor: None means the start; every item needs a cursor")
     return plain

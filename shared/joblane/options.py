@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, PlainSerializer, PlainValidator, WithJsonSchema
 
 from joblane.declaration import MAX_RETENTION, Task
-from joblane.discovery import follower_of
+from joblane.discovery import successor_of
 from joblane.retry import LONGEST
 
 MAX_TAGS, MAX_TAG = 20, 100
@@ -95,7 +95,7 @@ class Options:
         if self.retry_delay:
             row["retry_delay"] = list(self.retry_delay)
         if task.archived_to is not None:
-            row["on_archived"] = follower_of(task)
+            row["on_archived"] = successor_of(task)
         return row
 
     def within(self, task: Task[Any, Any]) -> Options:

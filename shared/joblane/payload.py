@@ -1,4 +1,4 @@
-"""Payloads: their base, what they may be made of, and how a refusal is told without showing a value."""
+"""Payloads: their base class, the checks of a payload class, and refusals that show no value."""
 
 from __future__ import annotations
 
@@ -24,43 +24,53 @@ if TYPE_CHECKING:
 
 
 class Payload(BaseModel):
-    """Base of every payload: one frozen class at both ends, whose errors never show a value."""
+    """Base class of every payload: a frozen pydantic model, used by the producer and by the handler.
+
+    Unknown fields are refused. Errors never show a value.
+    """
 
     # Infinities and NaN stay what they are, to be refused: pydantic would make them null.
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class ArchivedTask(Payload):
-    """Payload of the task that ``on_archived`` names: what was given up, and why."""
+    """Payload of the task that ``on_archived`` names: the archived task and the reason."""
 
     task_id: str
+    """Id of the archived task."""
     task_type: str
+    """Its type."""
     queue: str
+    """Its queue."""
     tenant: str | None
+    """Its tenant."""
     reason: str
+    """Reason why it was archived, a sentence without payload values."""
     error_type: str | None
+    """Class of the last error. None: no attempt has failed."""
     runs: int
+    """Number of its runs."""
 
 
-UNTOLD = {
+WITHOUT_VALUES = {
     "byte_size": "Input should be a size in bytes, such as '1.5 MB'",
     "byte_size_unit": "Input should be a size in bytes, such as '1.5 MB'",
     "import_error": "Input should be the path of something that can be imported",
     "union_tag_invalid": "Input tag is not one of those expected",
     "uuid_parsing": "Input should be a valid UUID",
 }
-"""In place of pydantic's messages that show some of the value."""
+"""Replacements of those messages of pydantic that show a part of the value."""
 
 
 def describe(error: ValidationError, model: type[BaseModel]) -> str:
-    """One line per field: where and what is wrong, with neither the values nor the keys that the sender chose."""
+    """Return where and what is wrong, for each field, without values and without keys that the sender chose."""
     details = error.errors(include_input=False, include_url=False, include_context=False)
     found = dict.fromkeys(_describe_one(item, model) for item in details)
     return f"{model.__name__} does not take it: " + "; ".join([*found][:10])
 
 
 def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
-    """Of the path only declared fields and positions; the rest are keys of a mapping, and pydantic's own remarks."""
+    """Return declared fields and positions of the path: the rest are keys of a mapping, and remarks of pydantic."""
     unknown = item["type"] == "extra_forbidden"
     path: list[str] = []
     models = [model]
@@ -71,7 +81,7 @@ def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
             path.append(str(part))
         if found:
             models = [nested for info in found for nested in _models(info)]
-    problem = UNTOLD.get(item["type"], item["msg"])
+    problem = WITHOUT_VALUES.get(item["type"], item["msg"])
     if unknown:
         names = [name for known in models for name in known.model_fields]
         problem = "an unknown field" + (f"; known are {', '.join(names[:10])}" if names else "")
@@ -79,7 +89,7 @@ def _describe_one(item: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def unwritable(payload: BaseModel, depth: int = 10) -> str:
-    """The path of the first field whose value pydantic cannot write as JSON; of fields and positions alone."""
+    """Return the path of the first field whose value pydantic cannot write as JSON: fields and positions only."""
     for name in type(payload).model_fields:
         try:
             payload.model_dump(mode="json", include={name}, warnings="error")
@@ -102,12 +112,12 @@ def _unwritable_in(value: Any, depth: int) -> str:
 
 
 def _models(info: FieldInfo) -> list[type[BaseModel]]:
-    """The models that a field may hold."""
+    """Return the models that a field can hold."""
     return [part for part in _parts(info) if isinstance(part, type) and issubclass(part, BaseModel)]
 
 
 def _parts(info: FieldInfo) -> list[Any]:
-    """A field's annotation and all it is made of, down to what has a serializer of its own."""
+    """Return a field's annotation and all its parts, down to those with a serializer of their own."""
     parts = [info.rebuild_annotation()]
     for part in parts:  # grows meanwhile
         inside = (*get_args(part), get_origin(part), getattr(part, "__value__", None))
@@ -117,15 +127,15 @@ def _parts(info: FieldInfo) -> list[Any]:
 
 
 def aliases(info: FieldInfo) -> list[Any]:
-    """The keys by which a field is read, besides its name."""
+    """Return the keys by which a field is read, in addition to its name."""
     alias = info.validation_alias
     return alias.choices if isinstance(alias, AliasChoices) else [alias] if alias else []
 
 
 def check_model(where: str, model: type[BaseModel], seen: set[type[BaseModel]]) -> None:
-    """A payload that cannot be read as it was written would be a dead letter each time.
+    """Refuse a model whose payloads could not be read as they were written: each would become a dead letter.
 
-    What is written by a serializer of its own is left to its author. ``seen``: the models that need no second look.
+    Fields with a serializer of their own are not checked. ``seen``: models that were checked already.
     """
     seen.add(model)
     serializers = model.__pydantic_decorators__
@@ -144,7 +154,7 @@ def check_model(where: str, model: type[BaseModel], seen: set[type[BaseModel]]) 
 
 
 def _check_key(where: str, name: str, info: FieldInfo, config: ConfigDict) -> None:
-    """A field is written under one key, which has to be among those by which it is read."""
+    """Check that the key under which a field is written is one of those by which it is read."""
     if info.exclude and info.is_required():
         raise DeclarationError(f"{where}: is required and never written; drop exclude=True, or give it a default")
     written = (config.get("serialize_by_alias") and info.serialization_alias) or name

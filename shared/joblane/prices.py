@@ -1,7 +1,7 @@
-"""What AWS asks for, in one table: dollars, region us-east-1, first tiers, without any free tier and without tax.
+"""Prices of AWS in one table: US dollars, region us-east-1, first tiers, without any free tier and without tax.
 
-AWS's price pages draw their figures by script, so these are what others have written of them at the time that is named.
-``docs/explanation/costs.md`` shows the table; whatever is computed from it is an estimate.
+The price pages of AWS load their figures by script, so the figures come from other sites, with the date of each.
+``docs/explanation/costs.md`` shows the table. All amounts that are calculated from it are estimates.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from datetime import date
 
 AS_OF = date(2026, 11, 24)
-"""When they were looked up."""
+"""The date on which the prices were looked up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """``dollars`` for one ``unit``, which is a million pieces where it says so. ``source``: who says so, and when."""
+    """``dollars`` for one ``unit``; the unit ``million`` is a million pieces. ``source``: the page and its date."""
 
     dollars: float
     unit: str
@@ -24,7 +24,7 @@ class Price:
 
     @property
     def each(self) -> float:
-        """Dollars for one piece."""
+        """Return the dollars for one piece."""
         return self.dollars / 1e6 if self.unit == "million" else self.dollars
 
     def __str__(self) -> str:
@@ -47,7 +47,7 @@ PRICES: Mapping[str, Price] = {
         "million",
         "aws.amazon.com/eventbridge/pricing, by cloudburn.io, 2026-03; the first 14 million a month are free",
     ),
-    "Log, taken in": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
+    "Log ingestion": Price(0.50, "GB", "aws.amazon.com/cloudwatch/pricing, by factualminds.com, 2026-06"),
     "Metric": Price(0.30, "metric-month", "the same, by signoz.io, 2026-02"),
     "Alarm": Price(0.10, "alarm-month", "the same, standard resolution, for each metric that it reads; no dated copy"),
     "Dashboard": Price(3.00, "dashboard-month", "the same; no dated copy; the first three of an account are free"),
@@ -74,9 +74,9 @@ PRICES: Mapping[str, Price] = {
     "S3 GB-month": Price(0.023, "GB-month", "aws.amazon.com/s3/pricing, Standard; no dated copy"),
     "HTTP API request": Price(1.00, "million", "aws.amazon.com/api-gateway/pricing, by awsforengineers.com, 2025-05"),
 }
-"""By what is paid for."""
+"""Billed item → price."""
 
 
 def compute(machine: str) -> Price:
-    """Of a GB-second on ``machine``, as Python or a stage's ``architecture`` names it."""
+    """Return the price of a GB-second on ``machine``, a name of Python or of a stage's ``architecture``."""
     return PRICES["Lambda GB-second" if machine in ("arm64", "aarch64") else "Lambda GB-second, x86_64"]

@@ -1,7 +1,7 @@
-"""The three queues, the names of everything made from them, and the numbers that must hold between SQS and Lambda.
+"""The three queues, and the names of all resources made from them.
 
-A *queue* is what people name: critical, default or low. It is made of *lanes*, one SQS queue per task type and tier
-with that type's Lambda as its only consumer. A *front door* is the SQS queue with the plain name.
+A *queue* is critical, default or low. It is made of *lanes*: one SQS queue for each task type in that queue, with the
+type's Lambda function as its only consumer. A *front door* is the SQS queue with the name of the queue alone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,18 @@ from joblane.errors import DeclarationError
 
 
 class Queue(StrEnum):
-    """The queues in order of weight."""
+    """The three queues, by weight: their shares of the stage's concurrency."""
 
     CRITICAL = "critical"
+    """Weight 6."""
     DEFAULT = "default"
+    """Weight 3."""
     LOW = "low"
+    """Weight 1."""
 
 
 WEIGHTS: Mapping[Queue, int] = {Queue.CRITICAL: 6, Queue.DEFAULT: 3, Queue.LOW: 1}
-"""Share of the concurrency budget, as in the weighted queues of asynq. There is no strict priority on SQS."""
+"""Shares of the concurrency budget, as in the weighted queues of asynq. SQS has no strict priority."""
 
 TYPE_PATTERN = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*:[a-z][a-z0-9]*(_[a-z0-9]+)*")
 PREFIX_PATTERN = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -73,7 +76,7 @@ def function_name(prefix: str, type_: str) -> str:
 
 
 def log_group_name(function: str) -> str:
-    """Where a Lambda function writes. Source: Lambda, *Sending Lambda function logs to CloudWatch Logs*."""
+    """Return the log group of a Lambda function. Source: Lambda, *Sending Lambda function logs to CloudWatch Logs*."""
     return f"/aws/lambda/{function}"
 
 

@@ -1,9 +1,10 @@
-"""Payload fields whose values only the handler may see: ``token: Annotated[str, Redacted]``.
+"""Redacted payload fields, whose values only the handler may see: ``token: Annotated[str, Redacted]``.
 
-Masks what is shown, and scrubs what is said: a handler may have put a value anywhere into what it raises.
+Payloads are masked before they are shown. Texts of errors are scrubbed, because a handler may put a value into any text
+that it raises.
 
-Fields are known by name: one that is marked in any model of a payload is masked wherever its name, or an alias, stands
-in that payload. So a payload of another schema is masked as well, and one that fits no schema.
+Fields are recognised by name: if any model of a payload marks a field, every key with its name or alias is masked in
+that payload. So a payload of another schema, or of no schema, is masked too.
 """
 
 from __future__ import annotations
@@ -28,27 +29,27 @@ if TYPE_CHECKING:
     from pydantic_core import CoreSchema
 
 MASK = "[redacted]"
-"""Stands for a value that is not shown."""
+"""The text in place of a value."""
 MARK = "x-redacted"
-"""In the JSON Schema of a redacted field."""
+"""The keyword in the JSON Schema of a redacted field."""
 MIN_SCRUBBED = 4
-"""Characters of a value that is looked for in texts; what is shorter stands in every other word."""
+"""The shortest value that is scrubbed, in characters. Shorter values occur in ordinary words."""
 MIN_HEADER = 8
-"""The same of a header, which is rarely a secret, and often a word."""
+"""The shortest header value that is scrubbed. It is rarely a secret, and often a word."""
 MIN_LINE = 8
-"""The same of one line among several of a value."""
+"""The shortest line of a value with several lines that is scrubbed."""
 MIN_PIECE = 6
-"""The same of a piece that an ellipsis has left."""
+"""The shortest piece of a shortened value that is scrubbed."""
 MAX_REWRITTEN = 10_000
-"""Characters of a value up to which it is also looked for as it stands in quotes, JSON and addresses."""
+"""The longest value that is also searched for in quoted, JSON and URL form."""
 OPEN_HEADER = "traceparent"
-"""The one header whose value may be told. Source: W3C, *Trace Context*: it holds random numbers."""
+"""The only header that is not scrubbed. It contains random numbers. Source: W3C, *Trace Context*."""
 
 Scrub = Callable[[str], str]
 
 
 class Redacted:
-    """Marks a field: ``Annotated[str, Redacted]``, around any type. Its value is masked as a whole; null stays null."""
+    """Marks a field of any type: ``Annotated[str, Redacted]``. Its whole value is masked; null stays null."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class Redacted:
 
 
 def unmarked(schema: Any) -> Any:
-    """A JSON Schema without the marks, which change nothing of what it takes."""
+    """Return a JSON Schema without the marks, which do not change the values that it permits."""
     if isinstance(schema, Mapping):
         return {name: unmarked(part) for name, part in schema.items() if name != MARK or part is not True}
     return [unmarked(part) for part in schema] if isinstance(schema, list) else schema
@@ -64,16 +65,16 @@ def unmarked(schema: Any) -> Any:
 
 @cache
 def redacted_names(model: type[BaseModel]) -> frozenset[str]:
-    """The keys under which values are masked: names and aliases of marked fields, of nested models too."""
-    found: set[str] = set()
+    """Return the keys whose values are masked: names and aliases of marked fields, also in nested models."""
+    names: set[str] = set()
     kinds: list[Any] = [model]
-    for kind in kinds:  # grows meanwhile
+    for kind in kinds:  # grows during the loop
         for name, hint in _hints(kind).items():
-            parts = _made_of(hint)
+            parts = _parts_of(hint)
             if any(part is Redacted or isinstance(part, Redacted) for part in parts):
-                found |= {name, *_keys(kind, name, parts)}
+                names |= {name, *_keys(kind, name, parts)}
             kinds += [part for part in parts if _has_fields(part) and part not in kinds]
-    return frozenset(found)
+    return frozenset(names)
 
 
 def _has_fields(part: Any) -> bool:
@@ -89,21 +90,21 @@ def _hints(kind: type[Any]) -> Mapping[str, Any]:
     return {name: info.rebuild_annotation() for name, info in known.items()}
 
 
-def _made_of(hint: Any) -> list[Any]:
-    """An annotation and all it is made of, down to what has keys of its own."""
+def _parts_of(hint: Any) -> list[Any]:
+    """Return an annotation and all its parts, down to the types with fields."""
     parts = [hint]
-    for part in parts:  # grows meanwhile
+    for part in parts:  # grows during the loop
         inside = [*get_args(part), get_origin(part), getattr(part, "__value__", None)]
         if isinstance(part, type) and (issubclass(part, RootModel) or hasattr(part, "_field_defaults")):
-            inside += _hints(part).values()  # a root, or a named tuple: JSON has no key for it
+            inside += _hints(part).values()  # a root model or a named tuple: JSON has no keys for it
         parts += [item for item in inside if item is not None and item not in parts]
     return parts
 
 
 def _keys(kind: type[Any], name: str, parts: Iterable[Any]) -> Iterator[str]:
-    """The keys by which a field is read or written, besides its name. Of a path its last name."""
-    own = (getattr(kind, "__pydantic_fields__", None) or {}).get(name)
-    for info in (own, *parts):
+    """Yield the aliases by which a field is read or written. For an alias path: its last name."""
+    field_info = (getattr(kind, "__pydantic_fields__", None) or {}).get(name)
+    for info in (field_info, *parts):
         if isinstance(info, FieldInfo):
             for alias in (*aliases(info), info.serialization_alias):
                 steps = alias.path if isinstance(alias, AliasPath) else [alias]
@@ -111,7 +112,7 @@ def _keys(kind: type[Any], name: str, parts: Iterable[Any]) -> Iterator[str]:
 
 
 def masked(model: type[BaseModel], payload: Any) -> Any:
-    """``payload`` (JSON values) with the values of redacted fields masked."""
+    """Return ``payload`` (JSON values) with the values of redacted fields masked."""
     names = redacted_names(model)
     return _masked(names, payload) if names else payload
 
@@ -126,10 +127,11 @@ def _masked(names: Collection[str], value: Any) -> Any:
 
 
 def restored(model: type[BaseModel], edited: Any, kept: Any) -> Any:
-    """``edited`` with the values of ``kept`` wherever a redacted field was left masked.
+    """Return ``edited`` with the values of ``kept`` in place of masks.
 
-    What belongs together is found by its key, in a list by what is the same but for the mask, else by its position
-    where both lists are as long. Raises :class:`PayloadError` where a mask has nothing behind it.
+    The value behind a mask has the same key. In a list it belongs to the item that equals the edited one except for
+    masks, or else to the item at the same position if both lists have the same length. Raises :class:`PayloadError` for
+    a mask without a value.
     """
     names = redacted_names(model)
     return _restored(names, edited, kept, ()) if names else edited
@@ -138,18 +140,18 @@ def restored(model: type[BaseModel], edited: Any, kept: Any) -> Any:
 def _restored(names: Collection[str], edited: Any, kept: Any, path: tuple[str | int, ...]) -> Any:
     if isinstance(edited, Mapping):
         before = kept if isinstance(kept, Mapping) else {}
-        found = {}
+        result = {}
         for key, item in edited.items():
             if key in names and item == MASK:
                 if before.get(key) is None:
                     where = ".".join(str(step) for step in (*path, key) if step in names or isinstance(step, int))
                     raise PayloadError(
-                        "payload", f"{where}: it was left masked, and nothing is behind the mask there; give a value"
+                        "payload", f"{where}: it is masked, and the task has no value for it; give a value"
                     )
-                found[key] = before[key]
+                result[key] = before[key]
             else:
-                found[key] = _restored(names, item, before.get(key), (*path, key))
-        return found
+                result[key] = _restored(names, item, before.get(key), (*path, key))
+        return result
     if isinstance(edited, list):
         return [
             _restored(names, item, _counterpart(names, position, edited, kept), (*path, position))
@@ -159,7 +161,7 @@ def _restored(names: Collection[str], edited: Any, kept: Any, path: tuple[str | 
 
 
 def _counterpart(names: Collection[str], position: int, edited: list[Any], kept: Any) -> Any:
-    """What stood in the place of an item: moved ones are found, and none is guessed."""
+    """Return the kept item for an edited item, also if it was moved; None if it is not certain."""
     if not isinstance(kept, list):
         return None
     alike = [item for item in kept if _masked(names, item) == edited[position]]
@@ -169,11 +171,11 @@ def _counterpart(names: Collection[str], position: int, edited: list[Any], kept:
 
 
 def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] | None = None) -> Scrub:
-    """What takes the values of redacted fields, and of headers, out of a text.
+    """Return a function that replaces the values of redacted fields and headers in a text.
 
-    ``payloads``: as JSON values, or as read. A value is found as it is, in capitals or small letters, in quotes, as
-    JSON or part of an address writes it, and in pieces beside an ellipsis. One that was encoded in another way is not,
-    nor one below :data:`MIN_SCRUBBED` characters.
+    ``payloads``: JSON values, or payload objects. It finds a value unchanged, in upper or lower case, quoted, in JSON,
+    in a URL, and shortened by an ellipsis. It does not find a value in another encoding, or one shorter than
+    :data:`MIN_SCRUBBED` characters.
     """
     names = redacted_names(model)
     values = {text for payload in payloads for text in _texts(names, payload)} if names else set()
@@ -194,7 +196,7 @@ def scrubber(model: type[BaseModel], *payloads: Any, headers: Mapping[str, str] 
 
 
 def scrubbed(scrub: Scrub, value: Any) -> Any:
-    """A JSON value with each of its texts scrubbed, keys included."""
+    """Return a JSON value with all its texts scrubbed, also its keys."""
     if isinstance(value, str):
         return scrub(value)
     if isinstance(value, Mapping):
@@ -203,7 +205,7 @@ def scrubbed(scrub: Scrub, value: Any) -> Any:
 
 
 def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[str]:
-    """What the values of redacted fields look like in a text; ``inside`` one of them already."""
+    """Yield the texts of all values of redacted fields. ``inside``: ``tree`` is the value of such a field."""
     if isinstance(tree, BaseModel):
         tree = dict(tree)
     elif is_dataclass(tree):
@@ -223,7 +225,7 @@ def _texts(names: Collection[str], tree: Any, inside: bool = False) -> Iterator[
 def _written(leaf: Any) -> Iterable[str]:
     try:
         return _as_text(leaf)
-    except Exception:  # what cannot be printed stands in no text, and its attempt has to end all the same
+    except Exception:  # a value that cannot be printed is in no text, and the attempt must end anyway
         return []
 
 
@@ -255,7 +257,7 @@ def _forms(value: str) -> set[str]:
 
 
 def _quoted(text: str) -> set[str]:
-    """``text`` between quotes of Python and of JSON."""
+    """Return ``text`` as it is written inside quotes by Python and by JSON."""
     return {
         repr(text)[1:-1],
         repr(text.encode(errors="replace"))[2:-1],
@@ -265,22 +267,22 @@ def _quoted(text: str) -> set[str]:
 
 
 def _without_pieces(text: str, forms: str) -> str:
-    """``text`` without what some library has left of a value when it shortened it: ``'the-first…the-last'``."""
+    """Replace the rest of a value that a library has shortened: ``'the-first…the-last'``."""
     pieces = re.split(r"(\.\.\.|…)", text)
     for position in range(0, len(pieces), 2):
         piece = pieces[position]
         if position > 0:
-            size = _length(lambda size, piece=piece: piece[:size], len(piece), forms)  # type: ignore[misc]
+            size = _matching_length(lambda size, piece=piece: piece[:size], len(piece), forms)  # type: ignore[misc]
             piece = MASK + piece[size:] if size else piece
         if position < len(pieces) - 1:
-            size = _length(lambda size, piece=piece: piece[-size:], len(piece), forms)  # type: ignore[misc]
+            size = _matching_length(lambda size, piece=piece: piece[-size:], len(piece), forms)  # type: ignore[misc]
             piece = piece[:-size] + MASK if size else piece
         pieces[position] = piece
     return "".join(pieces)
 
 
-def _length(part: Callable[[int], str], longest: int, forms: str) -> int:
-    """How long the part is that is some of a value; 0 where it is too short to tell."""
+def _matching_length(part: Callable[[int], str], longest: int, forms: str) -> int:
+    """Return the length of the longest part that is in a value; 0 if it is shorter than :data:`MIN_PIECE`."""
     size = MIN_PIECE
     while size <= longest and part(size) in forms:
         size += 1

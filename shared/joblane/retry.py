@@ -1,4 +1,4 @@
-"""When a failed attempt is tried again."""
+"""The wait between a failed attempt and the next one."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from datetime import timedelta
 from joblane.errors import DeclarationError
 
 RetryDelay = timedelta | Sequence[timedelta] | Callable[[int, BaseException], timedelta]
-"""A fixed delay; one per attempt, the last repeated; or a function of the attempt that failed (from 1) and its error.
-"""
+"""One wait; a wait for each failed attempt, the last repeated; or a function of the failed attempt (from 1) and its
+error."""
 
 MAX_RETRY = 100
 LONGEST = timedelta(days=365)
-"""A delay is cut to this: a function that grows without bound still gives a time the database can hold."""
+"""Longest wait. The result of a function is cut to it, so that the database can always hold the time."""
 
 
 def default_delay(attempt: int, error: BaseException) -> timedelta:
-    """``n⁴ + 15 + random(0..29)·(n+1)`` seconds for the n-th failed attempt.
+    """Return ``n⁴ + 15 + random(0..29)·(n+1)`` seconds, where n is ``attempt - 1``.
 
     Source: asynq, ``DefaultRetryDelayFunc`` (n is the number of times retried so far, from 0).
     """
@@ -27,7 +27,7 @@ def default_delay(attempt: int, error: BaseException) -> timedelta:
 
 
 def check_retry_delay(value: RetryDelay | None) -> RetryDelay:
-    """The declared value, or the default for None; raises :class:`DeclarationError`."""
+    """Return the declared value, or the default for None. Raises :class:`DeclarationError`."""
     if value is None:
         return default_delay
     if callable(value):
@@ -42,9 +42,9 @@ def check_retry_delay(value: RetryDelay | None) -> RetryDelay:
 
 
 def delay_after(retry_delay: RetryDelay, attempt: int, error: BaseException) -> timedelta:
-    """The wait after failed attempt number ``attempt`` (from 1). A broken function falls back to the default.
+    """Return the wait after the failed attempt ``attempt`` (from 1).
 
-    A back-off that raises must not turn a failed attempt into a lost one.
+    If a declared function raises, the default applies: it must not turn a failed attempt into a lost one.
     """
     if isinstance(retry_delay, timedelta):
         return retry_delay
@@ -53,5 +53,5 @@ def delay_after(retry_delay: RetryDelay, attempt: int, error: BaseException) -> 
     try:
         delay = retry_delay(attempt, error)
         return max(timedelta(0), min(delay, LONGEST))
-    except Exception:  # whatever a declaration's own function may raise
+    except Exception:  # a declared function can raise anything
         return default_delay(attempt, error)

@@ -1,7 +1,7 @@
-"""When a task runs by itself: Unix cron text, its EventBridge form, and the moments it fires.
+"""Schedules: Unix cron text, its form for EventBridge Scheduler, and the times at which it fires.
 
-Schedules are written as in a crontab: ``minute hour day-of-month month day-of-week``, or ``@hourly`` and its kin.
-EventBridge Scheduler wants ``cron(minute hour day-of-month month day-of-week year)`` and differs in this:
+Schedules are written as in a crontab: ``minute hour day-of-month month day-of-week``, or a macro such as ``@hourly``.
+EventBridge Scheduler takes ``cron(minute hour day-of-month month day-of-week year)`` and differs in this:
 
 =====================  =======================  =======================================================
 what                   Unix                     EventBridge
@@ -10,12 +10,12 @@ day-of-week            0-7, Sunday is 0 and 7   1-7 from Sunday; by name, SUN-SA
 both day fields set    either may match         refused, one must be ``?``; so two schedules are made
 one starts with ``*``  both must match          as above; refused here if both leave out days
 ``/``                  ``range/step``           ``first/step`` to the field's end; none in day-of-week
-clock goes forward     runs the skipped late    a local time that does not exist does not fire
-clock goes back        depends on the fields    a local time that comes twice fires once; not documented
-                                                which, taken here as the first
+clock goes forward     runs skipped times late  a local time that does not exist does not fire
+clock goes back        depends on the fields    a local time that comes twice fires once; AWS does not document
+                                                which, the first is assumed here
 =====================  =======================  =======================================================
 
-Each field is expanded to its values and written anew, so no step or range has to mean the same on both sides.
+Each field is expanded to its values and written anew, so that steps and ranges need not mean the same on both sides.
 
 Sources:
 crontab(5) of Debian cron, with the rule of its ``DOM_STAR`` and ``DOW_STAR`` flags as ``cronsim`` has it;
@@ -162,21 +162,18 @@ def _written(values: Collection[int], low: int, high: int, names: tuple[str, ...
 
 @dataclass(frozen=True)
 class Schedule:
-    """One schedule of a task, checked when it is made; raises :class:`DeclarationError`.
-
-    Attributes:
-        text: five fields of Unix cron, in capitals; a macro is kept as the fields it stands for.
-        timezone: IANA name. Local times that a clock change skips do not fire, those it repeats fire once.
-        payload: what each tick carries. None and ``{}`` are the same.
-        name: part of each tick's id and of the schedule's name on AWS; where it is None, the task gives it one.
-        expressions: EventBridge's form: one, or two that share the schedule's name in their ticks' ids.
-    """
+    """One schedule of a task, checked when it is made. Raises :class:`DeclarationError`."""
 
     text: str
+    """Five fields of Unix cron, in capitals. A macro is replaced by its fields."""
     timezone: str = "UTC"
+    """IANA name. A local time that a clock change skips does not fire; one that it repeats fires once."""
     payload: Mapping[str, object] = field(default_factory=dict, hash=False)
+    """Payload of each tick. None: ``{}``."""
     name: str | None = None
+    """Part of each tick's id and of the schedule's name on AWS. None: its position in the task's list."""
     expressions: tuple[str, ...] = field(init=False, repr=False, compare=False)
+    """The form for EventBridge: one expression, or two that share the schedule's name in the ids of their ticks."""
 
     def __post_init__(self) -> None:
         text = _five_fields(self.text)
@@ -200,13 +197,13 @@ class Schedule:
         object.__setattr__(self, "expressions", expressions)
 
     def next_after(self, moment: datetime) -> datetime:
-        """The first fire time after ``moment``, in UTC."""
+        """Return the first time after ``moment`` at which the schedule fires, in UTC."""
         moment = _in_utc(moment)
         wall = moment.astimezone(_zone(self.timezone)).replace(tzinfo=None)
         return next(fire for fire in self._fires(wall) if fire > moment)
 
     def previous(self, moment: datetime) -> datetime:
-        """The last fire time up to and including ``moment``, in UTC: the tick that a message sent then belongs to."""
+        """Return the last time up to and including ``moment`` at which the schedule fires, in UTC."""
         moment = _in_utc(moment)
         local = moment.astimezone(_zone(self.timezone))
         wall = local.replace(second=0, microsecond=0, tzinfo=None) + timedelta(minutes=1)
@@ -232,7 +229,20 @@ class Schedule:
 def cron(
     text: str, *, timezone: str = "UTC", payload: Mapping[str, object] | None = None, name: str | None = None
 ) -> Schedule:
-    """``cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly")``."""
+    """Return a schedule with options of its own, for ``schedule`` of a task.
+
+    Example: ``cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly")``.
+
+    Args:
+        text: Five fields of Unix cron, ``minute hour day-of-month month day-of-week``, or a macro.
+        timezone: IANA name, for example ``"Europe/Berlin"``.
+        payload: Payload of each tick; it has to fit the task's payload class. None: ``{}``.
+        name: Name of the schedule, unique within the task: lower-case letters, digits and single hyphens, 20 characters
+            at most. It is part of each tick's id. None: the position in the task's list, from ``0``.
+
+    Raises:
+        DeclarationError: the text, the time zone or the name is wrong.
+    """
     return Schedule(text, timezone, payload or {}, name)
 
 
@@ -244,10 +254,22 @@ def every(
     payload: Mapping[str, object] | None = None,
     name: str | None = None,
 ) -> Schedule:
-    """``every(minutes=15)`` or ``every(hours=2)``, counted from the full hour or from midnight.
+    """Return a schedule with a fixed interval, counted from the full hour or from midnight.
 
-    A cron and not EventBridge's ``rate()``, which starts anew with each deploy; so the interval must divide the hour or
-    be hours that divide the day. Raises :class:`DeclarationError`.
+    It is a cron expression and not a ``rate()`` of EventBridge, which would start anew with each deploy. So the
+    interval has to divide the hour or the day.
+
+    Example: ``every(minutes=15)``.
+
+    Args:
+        minutes: 1, 2, 3, 4, 5, 6, 10, 12, 15, 20 or 30.
+        hours: 1, 2, 3, 4, 6, 8, 12 or 24.
+        timezone: IANA name, for example ``"Europe/Berlin"``.
+        payload: Payload of each tick; it has to fit the task's payload class. None: ``{}``.
+        name: Name of the schedule, as of :func:`cron`.
+
+    Raises:
+        DeclarationError: the interval, the time zone or the name is wrong.
     """
     whole = all(isinstance(part, int) and part >= 0 for part in (minutes, hours))
     total = minutes + 60 * hours if whole else 0
@@ -264,7 +286,7 @@ def every(
 
 
 def parse(value: str | Schedule) -> Schedule:
-    """What a task's ``schedule=`` may hold: cron text, or a schedule made by :func:`cron` or :func:`every`."""
+    """Return the schedule of a task's ``schedule``: cron text, or the result of :func:`cron` or :func:`every`."""
     if isinstance(value, Schedule):
         return value
     if isinstance(value, str):

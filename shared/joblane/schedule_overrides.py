@@ -1,6 +1,6 @@
-"""Times that a stage puts in place of those declared: ``{"jobs:sweep": "@hourly", "report:generate:weekly": "off"}``.
+"""Times of a stage that replace the declared ones: ``{"jobs:sweep": "@hourly", "report:generate:weekly": "off"}``.
 
-A key is a type, or ``type:name`` for one of its schedules; a value is Unix cron text, ``"@hourly"`` and its kin, or
+A key is a type, or ``type:name`` for one of its schedules. A value is Unix cron text, a macro such as ``"@hourly"``, or
 ``"off"``. Name, time zone and payload stay as declared. The stage hands them to its functions in ``JOBLANE_SCHEDULES``,
 and discovery applies them; so EventBridge, the local ticker and the search for missed ticks have the same times.
 """
@@ -25,7 +25,7 @@ Times = Mapping[str, str]
 
 
 def of_environment() -> Times:
-    """What ``JOBLANE_SCHEDULES`` says, nothing where it is not set. Raises :class:`DeclarationError`."""
+    """Return the times in ``JOBLANE_SCHEDULES``, empty if it is not set. Raises :class:`DeclarationError`."""
     text = settings.schedules()
     if not text:
         return {}
@@ -41,10 +41,10 @@ def of_environment() -> Times:
 
 
 def apply(task: Task[Any, Any], times: Times) -> Task[Any, Any]:
-    """``task`` with the schedules that it has in this stage; what ``times`` says of others is passed over.
+    """Return ``task`` with the schedules that it has in this stage. Entries of ``times`` for other tasks are ignored.
 
-    A name that is unknown was refused when the stage was synthesised. Here it may come from the next version, whose
-    settings a function can have a moment before its code. Raises :class:`DeclarationError` for cron that is none.
+    The synth refuses an unknown name. Here it can come from the next version, whose settings a function can have a
+    moment before its code. Raises :class:`DeclarationError` for text that is not cron.
     """
     schedules = []
     for schedule in task.schedules:
@@ -61,7 +61,7 @@ def apply(task: Task[Any, Any], times: Times) -> Task[Any, Any]:
 
 
 def apply_all(tasks: Mapping[str, Task[Any, Any]], times: Times) -> dict[str, Task[Any, Any]]:
-    """All tasks of a stage, as :func:`apply`; a key that names no schedule raises :class:`DeclarationError`."""
+    """Return all tasks of a stage, as :func:`apply`. A key without a schedule raises :class:`DeclarationError`."""
     for key, text in times.items():
         type_ = ":".join(key.split(":")[:2])
         names = [str(schedule.name) for schedule in tasks[type_].schedules] if type_ in tasks else []

@@ -6,7 +6,13 @@ import os
 
 
 class MissingSettingError(LookupError):
-    """A setting is not in the environment. ``name`` is its variable."""
+    """A required environment variable is not set. It is a ``LookupError``, no :class:`JobError`.
+
+    Set the variable: the message has its purpose and an example.
+    """
+
+    name: str
+    """Name of the variable."""
 
     def __init__(self, name: str, purpose: str, example: str) -> None:
         super().__init__(f"{name} is not set: {purpose}. Set it in the environment, for example {name}={example}")
@@ -14,7 +20,7 @@ class MissingSettingError(LookupError):
 
 
 def required(name: str, purpose: str, example: str) -> str:
-    """A setting's value. Raises :class:`MissingSettingError` where it is missing or empty."""
+    """Return a setting's value. Raises :class:`MissingSettingError` if it is missing or empty."""
     value = os.environ.get(name, "").strip()
     if not value:
         raise MissingSettingError(name, purpose, example)
@@ -22,33 +28,33 @@ def required(name: str, purpose: str, example: str) -> str:
 
 
 def prefix() -> str:
-    """What the names of all queues and functions start with."""
+    """Return the stage's prefix: the start of the names of all queues and functions."""
     return os.environ.get("JOBLANE_PREFIX", "").strip() or "jobs"
 
 
 def functions() -> str:
-    """The package of the project's handlers."""
+    """Return the package of the project's handlers."""
     return os.environ.get("JOBLANE_FUNCTIONS", "").strip() or "functions"
 
 
 def migrations() -> str | None:
-    """``module:function`` that makes the project's own tables, run after the library's migrations; None without."""
+    """Return ``module:function`` of the project's own migrations, which run after the library's. None: none."""
     return os.environ.get("JOBLANE_MIGRATIONS", "").strip() or None
 
 
 def project() -> str | None:
-    """The project's name, which its database keeps; None where it has none."""
+    """Return the project's name, which its database keeps. None: it has none."""
     return os.environ.get("JOBLANE_PROJECT", "").strip() or None
 
 
 def schedules() -> str:
-    """Times in place of declared ones, as :mod:`joblane.schedule_overrides` reads them; empty where there are none."""
+    """Return the times that replace declared ones, as :mod:`joblane.schedule_overrides` reads them. Empty: none."""
     return os.environ.get("JOBLANE_SCHEDULES", "").strip()
 
 
 def database_url() -> str:
     return required(
         "DATABASE_URL",
-        "the address of the PostgreSQL that keeps the record of tasks",
+        "the address of the PostgreSQL that has the task table",
         "postgresql://user:password@host:5432/database",
     )

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 
 MAX_VALUES = 100
-"""Of one metric in one line. Source: CloudWatch, *Specification: Embedded metric format*, target members."""
+"""Maximum number of values of one metric in one line.
+
+Source: CloudWatch, *Specification: Embedded metric format*, target members.
+"""
 
 
 def namespace(prefix: str) -> str:
-    """Of a stage's metrics: stages in one account keep theirs apart."""
+    """Return the namespace of a stage's metrics. Each stage of an account has its own."""
     return f"Joblane/{prefix}"
 
 
@@ -30,10 +33,10 @@ def logger() -> Logger:
 
 
 class Tally:
-    """What one invocation counts, written as a line of CloudWatch's embedded metric format, or as many as it takes.
+    """The metrics of one invocation, written as lines of CloudWatch's embedded metric format.
 
-    Powertools' provider writes the format; going through its ``add_metric`` for each value costs as much as the rest
-    of a job. ``POWERTOOLS_METRICS_DISABLED=true`` silences it, as it does Powertools.
+    Powertools' provider writes the format. Its ``add_metric`` for each value would cost as much as the rest of a job.
+    ``POWERTOOLS_METRICS_DISABLED=true`` turns metrics off, as in Powertools.
     """
 
     def __init__(self) -> None:
@@ -41,14 +44,14 @@ class Tally:
         self._times: dict[str, list[int]] = {}
 
     def count(self, name: str, number: int = 1) -> None:
-        """``number`` 0 writes a metric that says so, which an alarm can tell from silence."""
+        """Add to a count. ``number`` 0 writes the metric with value 0, which an alarm can distinguish from no data."""
         self._counts[name] += number
 
     def time(self, name: str, milliseconds: int) -> None:
         self._times.setdefault(name, []).append(milliseconds)
 
     def flush(self, **dimensions: str) -> None:
-        """Write what was counted under ``dimensions``; nothing where nothing was."""
+        """Write the metrics with ``dimensions``, and start anew. Writes nothing if there are none."""
         metrics: dict[str, Any] = {name: {"Unit": "Count", "Value": value} for name, value in self._counts.items()}
         times, self._times = self._times, {}
         self._counts.clear()

@@ -1,7 +1,7 @@
 """Unique tasks: one live task per key.
 
-The key is held by a unique index over the rows of live tasks, so whatever ends a task frees it, a crash too. A key that
-outlived ``unique_for`` is taken away from its holder by whoever wants it next.
+A unique index over the rows of live tasks holds the key, so every end of a task releases it, a crash too. When
+``unique_for`` is over, the next enqueue takes the key from its holder.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from joblane.json_values import digest
 
 MAX_KEY = 200
 PAYLOAD_KEY = re.compile(r"[0-9a-f]{32}")
-"""What stands for queue and payload in a key that no caller gave."""
+"""The part of a key that is made of queue and payload, if the caller gave none."""
 LONGEST_UNIQUE = timedelta(days=3650)
 
 
 class Until(StrEnum):
-    """When a task gives its key back, at the latest: at its end, or when its first run starts."""
+    """When a task releases its unique key, at the latest."""
 
     FINISH = "finish"
+    """At its end."""
     START = "start"
+    """When its first run starts."""
 
 
 class OnConflict(StrEnum):
-    """What an enqueue does where the key is held.
-
-    ``raise``: :class:`DuplicateTaskError` with the holder's id. ``return``: the holder. ``replace``: give the waiting
-    holder the new payload, time and options.
-    """
+    """The result of an enqueue if a live task holds the unique key."""
 
     RAISE = "raise"
+    """Raise :class:`DuplicateTaskError` with the id of that task."""
     RETURN = "return"
+    """Return that task, unchanged."""
     REPLACE = "replace"
+    """Give that task the new payload, time and options, if it waits. If it runs: raise :class:`DuplicateTaskError`."""
 
 
 @dataclass(slots=True)
 class Unique:
-    """A key to hold. ``seconds``: for how long at most."""
+    """A key to hold, for at most ``seconds``."""
 
     key: str
     seconds: float
@@ -51,7 +52,7 @@ class Unique:
 
 
 def key_of(type_: str, queue: str, payload: Mapping[str, Any], given: str | None) -> str:
-    """The caller's key, which stands for one of its type; else type, queue and payload, as in asynq."""
+    """Return the key: type and the caller's key, or type, queue and payload, as in asynq."""
     if given is not None:
         return f"{type_} {given}"
     return f"{type_} {hashlib.sha256(f'{queue} {digest(payload)}'.encode()).hexdigest()[:32]}"

@@ -149,7 +149,7 @@ def _powertools(events: list[dict[str, Any]]) -> float:
         logger.info("task completed", extra={"outcome": "completed", "ms": ms, "queue": "default"})
         logger.remove_keys(list(words))
         metrics.add_metric("Started", "Count", 1)
-        metrics.add_metric("Succeeded", "Count", 1)
+        metrics.add_metric("Completed", "Count", 1)
         metrics.add_metric("WaitMs", "Milliseconds", time.time() * 1000 - int(record.attributes.sent_timestamp))
         metrics.add_metric("DurationMs", "Milliseconds", ms)
 

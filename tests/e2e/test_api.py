@@ -34,7 +34,7 @@ def invoke(deployed: Deployed) -> Any:
     client.close()
 
 
-def test_an_export_is_asked_for_made_and_fetched_by_its_link(deployed: Deployed, invoke: Any) -> None:
+def test_an_export_is_requested_created_and_downloaded_by_its_link(deployed: Deployed, invoke: Any) -> None:
     who = claims(str(deployed.people.user), str(deployed.people.acme), "owner")
     status, accepted = invoke("POST", "/exports", {"export_type": "full"}, who=who)
     assert status == 202
@@ -94,11 +94,11 @@ def test_a_service_creates_a_tenant_and_follows_its_task(deployed: Deployed, htt
     assert (status, task["result"]["outcome"]) == (200, "initialized")
 
 
-def test_a_service_gets_nothing_of_a_tenant(http: Http) -> None:
+def test_a_service_cannot_read_data_of_a_tenant(http: Http) -> None:
     assert http("POST", "/exports", {"export_type": "full"})[0] == 403
 
 
-def test_the_http_api_stops_what_is_not_signed_and_what_is_no_route(http: Http) -> None:
+def test_the_http_api_rejects_unsigned_requests_and_unknown_routes(http: Http) -> None:
     """In API Gateway's words: the function, which has others, was not asked."""
     assert http("GET", "/openapi.json", signed=False) == (403, {"message": "Forbidden"})
     for method, path in (("GET", "/nothing"), ("DELETE", "/tenants"), ("GET", "/")):
@@ -116,7 +116,7 @@ def test_the_http_api_stops_what_is_not_signed_and_what_is_no_route(http: Http) 
         ("report:generate", "jobs-default-report-generate"),
     ],
 )
-def test_the_periodic_jobs_run_where_they_are_deployed(type_: str, lane: str, deployed: Deployed) -> None:
+def test_the_periodic_jobs_run_on_the_stack(type_: str, lane: str, deployed: Deployed) -> None:
     id_ = deployed.send(lane, {"type": type_})
     row = deployed.await_state(id_, "completed")
     assert row["result"].get("healthy", True) is True, row["result"]

@@ -54,7 +54,7 @@ def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: J
     assert jobs("show", "no-such-task")[0] == 3
 
 
-def test_what_was_given_up_is_found_by_its_cause_and_redriven(deployed: Deployed, jobs: Jobs) -> None:
+def test_archived_tasks_are_grouped_by_cause_and_redriven(deployed: Deployed, jobs: Jobs) -> None:
     # given a task that is given up
     nobody = payload(deployed, tenant_id=str(deployed.people.nobody))
     _, out = jobs("enqueue", "data:export", "--json", nobody, "--wait", "--as-json")

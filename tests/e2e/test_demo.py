@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 from joblane.local.ports import free_port
 from joblane.local.tools import clean_environment
-from tests.pages import ROOT
+from tests.pages import ROOT, blocks
 
 
-def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
+def test_every_job_of_the_demo_has_the_announced_outcome(tmp_path: Path) -> None:
     environment = clean_environment() | {
         "JOBLANE_LOCAL": str(tmp_path),
         "JOBLANE_AWS_PORT": str(free_port()),
@@ -25,3 +26,9 @@ def test_every_job_of_the_demo_ends_as_announced(tmp_path: Path) -> None:
     assert "members.jsonl" in done.stdout
     assert "SkipRetry: the tenant does not exist" in done.stdout
     assert not (tmp_path / "env").exists()  # it stops what it started
+    [shown] = blocks("text", ROOT / "README.md")
+    assert _without_times(shown.text) - _without_times(done.stdout) == set()
+
+
+def _without_times(output: str) -> set[str]:
+    return {re.sub(r"\d+ s$", "N s", line.strip()) for line in output.splitlines()}

@@ -25,7 +25,7 @@ def inspector(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[I
     made._scope.database.drop()
 
 
-def test_nothing_is_wrong_with_what_was_just_deployed(inspector: Inspector) -> None:
+def test_doctor_finds_nothing_in_a_new_stack(inspector: Inspector) -> None:
     # dead letters are those of other tests, and the sweep may not have come yet
     wrong = [one for one in inspector.doctor() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
     assert [one for one in wrong if one.what != "jobs:sweep"] == []
@@ -33,7 +33,7 @@ def test_nothing_is_wrong_with_what_was_just_deployed(inspector: Inspector) -> N
     assert {"migrations", "clock", "types", "mappings", "functions", "schedules"} <= good
 
 
-def test_the_log_of_a_task_is_there_with_what_lambda_says(deployed: Deployed, inspector: Inspector) -> None:
+def test_the_log_of_a_task_contains_lambdas_lines(deployed: Deployed, inspector: Inspector) -> None:
     id_ = deployed.send("jobs-default", deployed.export(tenant_id=str(deployed.people.nobody)))
     deployed.await_state(id_, "archived")
     await_true(lambda: len(inspector.logs(id_)) >= 2, lambda: f"{inspector.logs(id_)}")

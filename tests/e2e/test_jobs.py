@@ -32,18 +32,18 @@ def test_a_plain_send_runs_once_under_the_id_of_its_message(deployed: Deployed, 
     assert row["result"]["counts"]["members"] == 4
 
 
-def test_a_door_passes_a_type_without_a_lane_in_its_tier_to_the_home_lane(deployed: Deployed) -> None:
+def test_a_front_door_passes_a_type_without_a_lane_in_its_queue_to_its_home_lane(deployed: Deployed) -> None:
     id_ = deployed.send("jobs-low", deployed.export())
     assert deployed.await_state(id_, "completed")["queue"] == "default"
 
 
-def test_what_cannot_be_read_is_in_the_doors_dead_letters_with_the_reason(deployed: Deployed) -> None:
+def test_an_unreadable_message_is_in_the_front_doors_dlq_with_the_reason(deployed: Deployed) -> None:
     deployed.send("jobs-critical", "not json at all")
     letter = deployed.await_dead_letter("jobs-critical-dlq", "not json at all")
     assert "not JSON" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
 
 
-def test_a_given_up_task_has_one_dead_letter_and_runs_anew_when_that_is_sent_again(deployed: Deployed) -> None:
+def test_an_archived_task_has_one_dead_letter_which_runs_it_again_when_resent(deployed: Deployed) -> None:
     # given a task that is given up
     id_ = deployed.send(LANE, deployed.export(tenant_id=str(deployed.people.nobody)))
     deployed.await_state(id_, "archived")
@@ -96,7 +96,7 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
     assert deployed.await_state(id_, "completed")["runs"] == 1
 
 
-def test_while_the_database_is_away_jobs_wait_and_spend_nothing(deployed: Deployed) -> None:
+def test_while_the_database_is_unavailable_jobs_wait_without_using_attempts(deployed: Deployed) -> None:
     # given PostgreSQL stopped, and jobs that come in
     deployed.database.drop()
     deployed.stack.postgres.stop()

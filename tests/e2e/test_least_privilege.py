@@ -233,7 +233,7 @@ def test_a_function_may_do_what_it_was_granted_and_nothing_else(
 # --- Services that send jobs ---------------------------------------------------------------------------------------
 
 
-def test_a_service_sends_the_types_that_it_was_given_and_no_others(producer: Callable[[str], Caller]) -> None:
+def test_a_service_sends_only_the_types_of_its_policies(producer: Callable[[str], Caller]) -> None:
     for task in discover().values():
         service, own = producer(task.slug), {f"jobs-{queue}-{task.slug}" for queue in task.lanes}
         assert {queue for queue in (*LANES, *DOORS) if service.may("find", queue)} == own
@@ -241,7 +241,7 @@ def test_a_service_sends_the_types_that_it_was_given_and_no_others(producer: Cal
         assert not any(service.may("receive", queue) for queue in own)
 
 
-def test_a_service_that_was_given_a_front_door_sends_through_it(producer: Callable[[str], Caller]) -> None:
+def test_a_service_with_the_policy_of_a_front_door_sends_through_it(producer: Callable[[str], Caller]) -> None:
     service = producer("default")
     assert {queue for queue in (*LANES, *DOORS) if service.may("find", queue)} == {"jobs-default"}
     body = json.dumps(service.deployed.export())
@@ -249,7 +249,7 @@ def test_a_service_that_was_given_a_front_door_sends_through_it(producer: Callab
     service.deployed.await_state(sent["MessageId"], "completed")
 
 
-def test_a_client_needs_no_more_than_the_types_policy(
+def test_a_client_needs_only_the_policy_of_its_type(
     producer: Callable[[str], Caller], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service = producer("data-export")

@@ -1,4 +1,4 @@
-"""The pre-deploy check against a stage that runs."""
+"""The preflight against a running stage."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterator
 import pytest
 
 from joblane.cdk.preflight.compare import Finding, Kind
-from joblane.cdk.preflight.read import look
+from joblane.cdk.preflight.read import check_deploy
 from tests.e2e.conftest import Deployed
 
 
 def refused(deployed: Deployed) -> list[Finding]:
-    found = look("local", deployed.stack.folder / "cdk.out")
-    assert not [one for one in found if one.kind is Kind.UNCHECKED]
-    return [one for one in found if one.kind is Kind.REFUSED]
+    found = check_deploy("local", deployed.stack.folder / "cdk.out")
+    assert not [finding for finding in found if finding.kind is Kind.UNCHECKED]
+    return [finding for finding in found if finding.kind is Kind.REFUSED]
 
 
 @pytest.fixture
 def old_lane(deployed: Deployed) -> Iterator[str]:
-    """The queue of a type that the checkout does not declare, with a message in it, and a task that waits."""
+    """The queue of a type that the checkout does not declare, with a message and a waiting task."""
     name = "jobs-low-long-gone"
     url = deployed.sqs.create_queue(QueueName=name)["QueueUrl"]
     deployed.send(name, "{}", DelaySeconds=900)
@@ -32,7 +32,7 @@ def old_lane(deployed: Deployed) -> Iterator[str]:
     deployed.database.get().run("delete from joblane.tasks where id = 'left'")
 
 
-def test_a_deploy_of_what_runs_is_in_nobodys_way(deployed: Deployed) -> None:
+def test_a_deploy_without_changes_has_no_findings(deployed: Deployed) -> None:
     assert refused(deployed) == []
 
 

@@ -26,7 +26,7 @@ def inspector(deployed: Deployed) -> Iterator[Inspector]:
     database.drop()
 
 
-def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed, inspector: Inspector) -> None:
+def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspector: Inspector) -> None:
     # given three exports of a tenant that is not there yet
     tenant = str(uuid4())
     ids = [deployed.send(LANE, deployed.export(tenant_id=tenant)) for _ in range(3)]
@@ -48,7 +48,7 @@ def test_three_that_failed_complete_when_they_are_redriven(deployed: Deployed, i
     assert not any(group.example in ids for group in inspector.dead().groups)
 
 
-def test_what_a_front_door_refused_goes_back_to_it(deployed: Deployed, inspector: Inspector) -> None:
+def test_a_message_that_a_front_door_refused_is_redriven_to_it(deployed: Deployed, inspector: Inspector) -> None:
     def refused() -> list[DeadGroup]:
         return [group for group in inspector.dead().groups if group.queue == "jobs-critical-dlq"]
 

@@ -43,7 +43,7 @@ def outcomes(stack: LocalStack) -> list[str]:
     return re.findall(r"^ *✅ +(.+?) *$", log, re.MULTILINE)
 
 
-def test_up_and_down_are_harmless_twice_and_an_emulator_that_died_comes_back(stack: LocalStack) -> None:
+def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(stack: LocalStack) -> None:
     # given a stack that is up
     stack.up()
     assert stack.emulator is not None

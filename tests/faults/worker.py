@@ -25,7 +25,7 @@ import joblane.functions.jobs_sweep.handler as sweep_handler
 from joblane import Job, JobClient
 from joblane.client import Enqueued
 from joblane.discovery import discover
-from joblane.errors import JobError, RecordAwayError
+from joblane.errors import DatabaseUnavailableError, JobError
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.worker.router import Router
@@ -111,7 +111,7 @@ class Process:
             one = _job(job)
             try:
                 results.append(client.enqueue(one.task, one.payload, **job_options(job)))
-            except RecordAwayError as error:
+            except DatabaseUnavailableError as error:
                 return results, {"away": str(error)}
             except JobError as error:
                 results.append(error)

@@ -1,4 +1,4 @@
-"""The stacks of test tasks, synthesised once per stage and session: without network, credentials or a real layer."""
+"""The stacks of test tasks, synthesised once per stage and session, without network, credentials or a real layer."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STAGES: dict[str, Any] = {
 
 @pytest.fixture(scope="session")
 def uv() -> str:
-    """Builds layers; a machine without it skips what needs one."""
+    """The uv executable. Tests that need a layer are skipped on a machine without it."""
     try:
         return find_uv(Project.here())
     except SynthError as error:
@@ -54,7 +54,7 @@ def uv() -> str:
 
 @pytest.fixture(scope="session")
 def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
-    """Zips in place of real code and dependencies: a template knows only their hashes."""
+    """Empty zips in place of code and dependencies: a template contains only their hashes."""
     path = tmp_path_factory.mktemp("packages") / "empty.zip"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("nothing.py", "")
@@ -62,21 +62,21 @@ def no_packages(tmp_path_factory: pytest.TempPathFactory) -> Packages:
 
 
 class RealStages:
-    """The real tasks on the stages of ``cdk.json``, each synthesised once, with all that is refused."""
+    """The real tasks on the stages of ``cdk.json``, each synthesised once, with all checks."""
 
     def __init__(self, packages: Packages, folder: Path) -> None:
         self._packages, self._folder = packages, folder
-        self._made: dict[str, Synthesised] = {}
+        self._synthesised: dict[str, Synthesised] = {}
 
     def __call__(self, stage: str) -> Synthesised:
-        if stage not in self._made:
-            self._made[stage] = APP.synthesise(
+        if stage not in self._synthesised:
+            self._synthesised[stage] = APP.synthesise(
                 context_of_file(Project.here()) | {"stage": stage},
                 output=self._folder / stage,
                 environ={},
                 build=lambda stage, project: self._packages,
             )
-        return self._made[stage]
+        return self._synthesised[stage]
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Reading a synthesised template by the names that people know."""
+"""Reading a synthesised template by the names of its resources."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NAMES = {
 
 
 def of_type(template: Template, kind: str) -> dict[str, Properties]:
-    """Properties by name, or by logical id where the kind has no name."""
+    """Return the properties of all resources of a type, by name, or by logical id if the type has no name."""
     found = {}
     for logical_id, resource in template["Resources"].items():
         if resource["Type"] == kind:
@@ -41,7 +41,7 @@ def variables(template: Template, function: str) -> Mapping[str, Any]:
 
 
 def mappings(template: Template) -> dict[str, tuple[str, Properties]]:
-    """Queue → its function and its mapping."""
+    """Return queue → its function and its mapping."""
     return {
         target(template, properties["EventSourceArn"]): (target(template, properties["FunctionName"]), properties)
         for properties in of_type(template, "AWS::Lambda::EventSourceMapping").values()
@@ -49,7 +49,7 @@ def mappings(template: Template) -> dict[str, tuple[str, Properties]]:
 
 
 def allowed(template: Template, function: str) -> dict[str, set[str]]:
-    """Action → the names or texts of what a function's role may do it to."""
+    """Return action → names or texts of the resources for which a function's role allows it."""
     role = functions(template)[function]["Role"]["Fn::GetAtt"][0]
     return _allowed(template, role)
 
@@ -65,7 +65,7 @@ def statements(template: Template, role: str) -> Iterator[Mapping[str, Any]]:
 
 
 def target(template: Template, value: Any) -> str:
-    """Name of what a reference points at, or its text with ``${…}`` for the parts that only AWS knows."""
+    """Return the name of the resource that a reference names, or its text with ``${…}`` for values from AWS."""
     if isinstance(value, str):
         return value
     if "Fn::Join" in value:

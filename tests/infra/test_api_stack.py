@@ -1,4 +1,4 @@
-"""What the HTTP API lets through, read from the template of the real tasks."""
+"""The HTTP API's routes, authorizers, limits and log, read from the template of the real tasks."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_every_route_goes_to_the_apis_function_as_payload_format_2(either: Synth
         assert templates.target(template, route["Target"]) == f"integrations/{logical_id}"
 
 
-def test_the_function_gives_up_before_api_gateway_does(by_jwt: Synthesised) -> None:
+def test_the_functions_timeout_is_below_that_of_api_gateway(by_jwt: Synthesised) -> None:
     function = templates.functions(by_jwt.templates["acme-jobs"])["acme-api"]
     _, integration = only(by_jwt.templates["acme-api"], "AWS::ApiGatewayV2::Integration")
     assert function["Timeout"] * 1000 < integration.get("TimeoutInMillis", 30_000)
@@ -94,16 +94,16 @@ def test_this_api_and_no_other_may_call_the_function(either: Synthesised) -> Non
 
 
 def exported(done: Synthesised, value: Any) -> str:
-    """Name of the function of the jobs' stack that an import stands for."""
+    """Return the name of the function in the jobs stack that an import refers to."""
     jobs = done.templates["acme-jobs"]
     found = {output["Export"]["Name"]: output["Value"] for output in jobs["Outputs"].values() if "Export" in output}
     return templates.target(jobs, found[value["Fn::ImportValue"]])
 
 
-# --- Who gets in ---------------------------------------------------------------------------------------------------
+# --- Authorizers ---------------------------------------------------------------------------------------------------
 
 
-def test_every_route_takes_a_token_of_the_issuer_for_one_of_the_audiences(template: Template) -> None:
+def test_every_route_requires_a_token_of_the_issuer_for_one_of_the_audiences(template: Template) -> None:
     authorizer_id, authorizer = only(template, "AWS::ApiGatewayV2::Authorizer")
     assert authorizer["AuthorizerType"] == "JWT"
     assert authorizer["IdentitySource"] == ["$request.header.Authorization"]
@@ -113,14 +113,14 @@ def test_every_route_takes_a_token_of_the_issuer_for_one_of_the_audiences(templa
         assert route["AuthorizerId"] == {"Ref": authorizer_id}
 
 
-def test_every_route_takes_a_signature_where_the_authorizer_is_iam(by_iam: Synthesised) -> None:
+def test_every_route_requires_a_signature_with_the_iam_authorizer(by_iam: Synthesised) -> None:
     template = by_iam.templates["acme-api"]
     assert not templates.of_type(template, "AWS::ApiGatewayV2::Authorizer")
     routes = templates.of_type(template, "AWS::ApiGatewayV2::Route").values()
     assert {route["AuthorizationType"] for route in routes} == {"AWS_IAM"}
 
 
-def test_pages_of_the_named_origins_may_send_what_the_api_reads_and_nothing_else(template: Template) -> None:
+def test_cors_allows_only_the_origins_methods_and_headers_of_the_api(template: Template) -> None:
     _, api = only(template, "AWS::ApiGatewayV2::Api")
     cors = api["CorsConfiguration"]
     assert cors["AllowOrigins"] == JWT["cors_origins"]
@@ -137,7 +137,7 @@ def headers_of_the_document() -> set[str]:
     return {parameter["name"] for parameter in parameters if parameter["in"] == "header"}
 
 
-def test_preflights_are_left_to_api_gateway_which_asks_for_no_token(template: Template) -> None:
+def test_cors_preflights_are_answered_by_api_gateway_without_a_token(template: Template) -> None:
     routes = templates.of_type(template, "AWS::ApiGatewayV2::Route").values()
     assert not [route["RouteKey"] for route in routes if route["RouteKey"].startswith(("OPTIONS ", "ANY ", "$"))]
 
@@ -150,7 +150,7 @@ def test_without_origins_there_is_no_cors(by_iam: Synthesised) -> None:
 # --- Limits and log ------------------------------------------------------------------------------------------------
 
 
-def test_the_one_stage_is_throttled_as_set_and_deploys_itself(template: Template) -> None:
+def test_the_stage_of_the_api_is_throttled_as_set_and_deploys_automatically(template: Template) -> None:
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
     assert (stage["StageName"], stage["AutoDeploy"]) == ("$default", True)
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 7, "ThrottlingBurstLimit": 9}
@@ -161,7 +161,7 @@ def test_throttling_has_a_default(by_iam: Synthesised) -> None:
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 50, "ThrottlingBurstLimit": 100}
 
 
-def test_the_access_log_forgets_as_the_stage_says(by_jwt: Synthesised, by_iam: Synthesised) -> None:
+def test_the_access_log_has_the_stages_retention_and_removal(by_jwt: Synthesised, by_iam: Synthesised) -> None:
     for done, days, removal in ((by_jwt, 14, "RetainExceptOnCreate"), (by_iam, 30, "Delete")):
         template = done.templates["acme-api"]
         (group,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::LogGroup")
@@ -173,7 +173,7 @@ def test_the_access_log_forgets_as_the_stage_says(by_jwt: Synthesised, by_iam: S
         assert templates.target(template, destination) == "/aws/vendedlogs/apis/acme-api"
 
 
-def test_a_line_of_the_access_log_is_json_of_nothing_that_the_sender_wrote(template: Template) -> None:
+def test_a_line_of_the_access_log_is_json_without_values_of_the_sender(template: Template) -> None:
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
     line = json.loads(stage["AccessLogSettings"]["Format"])
     assert line["route"] == "$context.routeKey"
@@ -185,7 +185,7 @@ def test_a_line_of_the_access_log_is_json_of_nothing_that_the_sender_wrote(templ
 
 
 @pytest.mark.parametrize("name", ["by_jwt", "by_iam"])
-def test_max_concurrency_is_reserved_for_the_apis_function_alone(name: str, request: pytest.FixtureRequest) -> None:
+def test_max_concurrency_is_reserved_only_for_the_apis_function(name: str, request: pytest.FixtureRequest) -> None:
     done: Synthesised = request.getfixturevalue(name)
     reserved = {
         function: properties["ReservedConcurrentExecutions"]
@@ -195,7 +195,7 @@ def test_max_concurrency_is_reserved_for_the_apis_function_alone(name: str, requ
     assert reserved == ({"acme-api": 12} if name == "by_jwt" else {})
 
 
-def test_the_address_is_an_output(template: Template) -> None:
+def test_the_apis_address_is_an_output(template: Template) -> None:
     api, _ = only(template, "AWS::ApiGatewayV2::Api")
     assert template["Outputs"]["ApiUrl"]["Value"] == {"Fn::GetAtt": [api, "ApiEndpoint"]}
 
@@ -236,7 +236,7 @@ def test_a_wrong_setting_is_refused_by_its_name(api: dict[str, Any], problem: st
         synth(api=api)
 
 
-def test_what_lambda_keeps_unreserved_is_the_limit(synth: Synth) -> None:
+def test_a_reservation_leaves_lambdas_unreserved_concurrency(synth: Synth) -> None:
     done = synth(package="functions", api={**JWT, "max_concurrency": 20}, account_concurrency=120)
     function = templates.functions(done.templates["acme-jobs"])["acme-api"]
     assert function["ReservedConcurrentExecutions"] == 20

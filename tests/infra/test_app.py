@@ -1,4 +1,4 @@
-"""The app as the CDK CLI runs it, on the real tasks."""
+"""The CDK app with the real tasks, run as the CDK CLI runs it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ WITHIN = {
     ("AWS::RDS::DBCluster", "DatabaseName"): "its cluster",
     ("AWS::Scheduler::Schedule", "Name"): "its group",
 }
-"""Names that are to be unique there, and not in the account."""
+"""Names that must be unique within this resource, and not in the account."""
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +72,12 @@ def test_the_api_is_a_function_that_sends_what_its_routes_enqueue_and_reads_expo
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
 
 
-def test_the_cleanup_removes_exports_and_reads_none(real: Synthesised) -> None:
+def test_the_cleanup_may_remove_exports_and_not_read_them(real: Synthesised) -> None:
     allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-tenant-cleanup")
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:DeleteObject", "s3:ListBucket"}
 
 
-def test_the_health_check_may_look_at_the_front_doors_and_touch_its_own_alone(real: Synthesised) -> None:
+def test_the_health_check_reads_front_door_attributes_and_only_its_own_messages(real: Synthesised) -> None:
     allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-system-health-check")
     lane = "jobs-dev-default-system-health-check"
     assert allowed["sqs:GetQueueAttributes"] == {"jobs-dev-critical", "jobs-dev-default", "jobs-dev-low", lane}
@@ -91,7 +91,7 @@ def test_the_health_check_may_look_at_the_front_doors_and_touch_its_own_alone(re
 def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages) -> None:
     files = sorted(map(str, stages(stage).directory.glob("*.template.json")))
     assert len(files) == len(stages(stage).templates)
-    # W3005: CDK lets a function depend on its role by name, too
+    # W3005: the CDK adds a DependsOn to a function for its role, in addition to the reference
     command = [
         str(Path(sys.executable).with_name("cfn-lint")),
         "--ignore-checks",
@@ -105,7 +105,7 @@ def test_cfn_lint_finds_nothing_in_the_templates(stage: str, stages: RealStages)
     assert done.returncode == 0, done.stdout
 
 
-def test_what_cloudformation_would_refuse_is_refused_with_its_place(
+def test_invalid_properties_are_refused_with_their_construct(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def add_planted(app: App, jobs: Jobs, stage: PlatformStage) -> None:
@@ -123,7 +123,7 @@ def test_what_cloudformation_would_refuse_is_refused_with_its_place(
     ]
 
 
-def test_run_by_hand_it_writes_the_templates_where_cdk_json_says(
+def test_run_by_hand_the_app_writes_to_the_output_folder_of_cdk_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     written = []
@@ -145,9 +145,9 @@ def test_run_by_hand_it_writes_the_templates_where_cdk_json_says(
     assert "cdk.json cannot be read: Is a directory" in capsys.readouterr().err
 
 
-def test_two_stages_share_no_name_and_so_can_be_in_one_account(stages: RealStages) -> None:
+def test_two_stages_share_no_name_in_an_account(stages: RealStages) -> None:
     def names(done: Synthesised) -> set[str]:
-        """What the templates name themselves; the other names CloudFormation makes unique."""
+        """The names in the templates. CloudFormation makes all other names unique."""
         found = set(done.templates)
         for template in done.templates.values():
             for resource in template["Resources"].values():
@@ -163,7 +163,7 @@ def test_two_stages_share_no_name_and_so_can_be_in_one_account(stages: RealStage
     assert dev & prod == set()
 
 
-def test_no_permission_of_one_stage_reaches_what_another_has_named(stages: RealStages) -> None:
+def test_no_permission_of_a_stage_covers_a_name_of_another_stage(stages: RealStages) -> None:
     for stage, other in (("dev", "prod"), ("prod", "dev")):
         for template in stages(stage).templates.values():
             text = json.dumps(template)
@@ -184,10 +184,9 @@ def test_the_shares_of_concurrency_are_printed(
     assert (tmp_path / "jobs-dev-jobs.template.json").exists()
 
 
-def test_a_stage_costs_by_its_own_settings(stages: RealStages) -> None:
+def test_a_stages_costs_follow_from_its_settings(stages: RealStages) -> None:
     dev, prod = (
-        {line.price: line.amount for line in costs.standing(stages(name).templates.values())}
-        for name in ("dev", "prod")
+        {line.price: line.amount for line in costs.fixed(stages(name).templates.values())} for name in ("dev", "prod")
     )
     assert prod["NAT gateway hour"] == 2 * dev["NAT gateway hour"]
     assert prod["Aurora ACU-hour"] == 4 * dev["Aurora ACU-hour"]  # twice the least, and a standby
@@ -195,17 +194,17 @@ def test_a_stage_costs_by_its_own_settings(stages: RealStages) -> None:
 
 
 def test_the_command_reads_what_an_idle_stage_costs_from_its_templates(stages: RealStages) -> None:
-    def told(*options: str) -> str:
+    def output(*options: str) -> str:
         line = ["costs", "--stage", "dev", "--assembly", str(stages("dev").directory), *options]
         done = CliRunner().invoke(command_line, line)
         assert done.exit_code == 0, done.output
         return done.stdout
 
-    text, found, table = told(), json.loads(told("--json")), told("--markdown").splitlines()
+    text, found, table = output(), json.loads(output("--json")), output("--markdown").splitlines()
     assert text.startswith(f"Stage dev: idle, about ${found['usd']:,.2f} a month: an estimate by prices of ")
-    assert re.search(r"Aurora, at its least while awake +\$ +43\.20", text)
+    assert re.search(r"Aurora at its minimum capacity +\$ +43\.20", text)
     assert re.search(r"NAT gateways +\$ +32\.40", text)
-    assert "runs of system:health_check: requests of its own" in text
+    assert "runs of system:health_check: its own SQS requests" in text
     assert found["usd"] == pytest.approx(sum(line["usd"] for line in found["lines"]))
     assert table[0] == "| what | amount | a month |"
     assert table[-1] == f"| **Sum** | | **${found['usd']:,.2f}** |"
@@ -233,7 +232,7 @@ def test_a_refusal_is_one_message_and_status_1(
     assert message in capsys.readouterr().err
 
 
-def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
+def test_a_handler_with_a_syntax_error_is_one_message_without_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "unparsed" / "data_export"
@@ -249,7 +248,7 @@ def test_a_handler_that_does_not_parse_is_one_message_without_a_traceback(
 
 
 def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
-    """As the CDK CLI does, here without credentials."""
+    """Run the app as the CDK CLI does, but without credentials."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "CDK_"))}
     command = [sys.executable, "-m", "infra.app", *arguments]
     return subprocess.run(command, cwd=ROOT, env=environ | more, capture_output=True, text=True, check=False)
@@ -261,6 +260,6 @@ def test_the_app_runs_as_a_module(tmp_path: Path) -> None:
     assert done.stderr.startswith("joblane: no stage 'nowhere' in cdk.json; there are dev, local, prod")
 
 
-def test_what_the_cdk_cli_passes_wins(tmp_path: Path) -> None:
+def test_context_of_the_cdk_cli_takes_precedence(tmp_path: Path) -> None:
     done = run(CDK_CONTEXT_JSON=json.dumps({"stage": "elsewhere"}), CDK_OUTDIR=str(tmp_path))
     assert done.stderr.startswith("joblane: no stage 'elsewhere'")

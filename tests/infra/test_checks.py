@@ -1,4 +1,4 @@
-"""Each refusal, made to happen: where CDK can write it by a stack that does, else in a copy of the real template."""
+"""Each check of the templates, by a stack that breaks it, or by a changed copy of the real template."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def problems_of(*templates: dict[str, Any], stage: Stage = STAGE) -> str:
     return "\n".join(caught.value.problems)
 
 
-# --- Stacks that somebody could write ------------------------------------------------------------------------------
+# --- Stacks of an application --------------------------------------------------------------------------------------
 
 
 class Written:
-    """A queue with a DLQ, and functions, in a stack as a later one may be written."""
+    """A stack with a queue, its DLQ, and functions."""
 
     def __init__(self, *, visibility: int = 60, dead_letter_days: int = 14, receives: int = 10) -> None:
         self.stack = Stack(App(), "written")
@@ -71,25 +71,25 @@ class Written:
         return dict(Template.from_stack(self.stack).to_json())
 
 
-def test_a_stack_that_keeps_the_rules_passes() -> None:
+def test_a_stack_without_a_problem_passes() -> None:
     check([Written().consume().template], STAGE)
 
 
 def test_a_filter_is_refused() -> None:
     filters = [lambda_.FilterCriteria.filter({"body": {"type": lambda_.FilterRule.is_equal("data:export")}})]
     found = problems_of(Written().consume(filters=filters).template)
-    assert found.startswith("queue mine: its mapping filters events, and SQS deletes what a filter does not match")
+    assert found.startswith("queue mine: its mapping filters events, and messages that the filter does not match are")
 
 
 def test_a_queue_with_two_consumers_is_refused() -> None:
     assert problems_of(Written().consume("first").consume("second").template) == (
-        "queue mine: has 2 consumers (first, second): each takes what is the other's"
+        "queue mine: has 2 consumers (first, second): each takes messages of the others"
     )
 
 
 def test_two_consumers_are_found_across_stacks() -> None:
-    one, other = Written().consume("first").template, Written().consume("second").template
-    assert "queue mine: has 2 consumers (first, second)" in problems_of(one, other)
+    first, second = Written().consume("first").template, Written().consume("second").template
+    assert "queue mine: has 2 consumers (first, second)" in problems_of(first, second)
 
 
 def test_a_mapping_without_partial_responses_is_refused() -> None:
@@ -104,12 +104,12 @@ def test_a_mapping_without_a_limit_is_refused() -> None:
 
 def test_reserved_concurrency_below_the_mappings_limit_is_refused() -> None:
     found = problems_of(Written().consume(max_concurrency=5, reserved=3).template)
-    assert found.startswith("function worker: reserves a concurrency of 3 where the mapping of mine goes up to 5")
+    assert found.startswith("function worker: its reserved concurrency of 3 is below the 5 of the mapping of mine")
 
 
 def test_a_visibility_below_six_timeouts_is_refused() -> None:
     found = problems_of(Written(visibility=59).consume().template)
-    assert found.startswith("queue mine: a visibility timeout of 59 s is less than 6 times the 10 s of function worker")
+    assert found.startswith("queue mine: a visibility timeout of 59 s is less than 6 times the 10 s timeout of functio")
 
 
 @pytest.mark.parametrize("days", [4, 10])
@@ -123,10 +123,10 @@ def test_receives_that_take_longer_than_a_message_is_kept_are_refused() -> None:
     assert found.startswith("queue mine: 20 receives can take 864000 s and messages are kept 864000 s")
 
 
-# --- The real template, spoilt -------------------------------------------------------------------------------------
+# --- The real template, changed ------------------------------------------------------------------------------------
 
 
-def spoilt(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
+def problems_after(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
     template = copy.deepcopy(dict(dev.templates["acme-jobs"]))
     for resource in template["Resources"].values():
         change(resource)
@@ -134,7 +134,7 @@ def spoilt(dev: Synthesised, change: Callable[[dict[str, Any]], object]) -> str:
 
 
 def test_a_consumed_queue_without_a_dlq_is_refused(dev: Synthesised) -> None:
-    found = spoilt(dev, lambda resource: resource["Properties"].pop("RedrivePolicy", None))
+    found = problems_after(dev, lambda resource: resource["Properties"].pop("RedrivePolicy", None))
     assert "queue acme-critical-order-ship: has a consumer and no dead-letter queue" in found
 
 
@@ -143,38 +143,38 @@ def test_two_queues_of_one_name_are_refused(dev: Synthesised) -> None:
         if resource["Properties"].get("QueueName") == "acme-low-jobs-sweep":
             resource["Properties"]["QueueName"] = "acme-critical-order-ship-dlq"
 
-    assert "queue acme-critical-order-ship-dlq: two queues have this name" in spoilt(dev, rename)
+    assert "queue acme-critical-order-ship-dlq: two queues have this name" in problems_after(dev, rename)
 
 
-def test_an_environment_that_lambda_would_not_take_is_refused_and_the_variable_named(dev: Synthesised) -> None:
+def test_an_environment_above_lambdas_limit_is_refused_with_the_largest_variable(dev: Synthesised) -> None:
     def fill(resource: dict[str, Any]) -> None:
         if resource["Properties"].get("FunctionName") == "acme-router":
             resource["Properties"]["Environment"]["Variables"]["JOBLANE_ROUTES"] = "x" * 4096
 
-    found = spoilt(dev, fill)
+    found = problems_after(dev, fill)
     assert found.startswith("function acme-router: its environment has 42")
-    assert found.endswith("Lambda takes 4096; the largest variable is JOBLANE_ROUTES with 4110")
+    assert found.endswith("Lambda's limit is 4096; the largest variable is JOBLANE_ROUTES with 4110")
 
 
-def test_every_problem_is_told_at_once(dev: Synthesised) -> None:
-    def spoil(resource: dict[str, Any]) -> None:
+def test_all_problems_are_reported_at_once(dev: Synthesised) -> None:
+    def remove_responses(resource: dict[str, Any]) -> None:
         if resource["Type"] == "AWS::Lambda::EventSourceMapping":
             del resource["Properties"]["FunctionResponseTypes"]
 
-    assert spoilt(dev, spoil).count("lacks ReportBatchItemFailures") == 8
+    assert problems_after(dev, remove_responses).count("lacks ReportBatchItemFailures") == 8
 
 
 # --- Budgets -------------------------------------------------------------------------------------------------------
 
 
-def test_concurrency_above_the_accounts_is_refused_at_synth(synth: Synth) -> None:
-    # 17 on the lanes and 2 on each of three doors
+def test_concurrency_above_the_accounts_quota_is_refused_at_synth(synth: Synth) -> None:
+    # 17 on the lanes and 2 on each of three front doors
     synth("dev", account_concurrency=23)
     with pytest.raises(RefusedTemplateError, match=r"stage dev: .* adds up to 23, above account_concurrency 22"):
         synth("dev", account_concurrency=22)
 
 
-def test_connections_above_the_databases_are_refused_at_synth(synth: Synth) -> None:
+def test_connections_above_the_databases_limit_are_refused_at_synth(synth: Synth) -> None:
     # 17 on the lanes, two each, and 10 reserved; the router has no connection
     synth("dev", database_connections=44)
     with pytest.raises(RefusedTemplateError, match=r"17 concurrent tasks × 2 .* 10 reserved make 44, above .* 43"):
@@ -182,12 +182,12 @@ def test_connections_above_the_databases_are_refused_at_synth(synth: Synth) -> N
 
 
 def with_api(dev: Synthesised, api: dict[str, Any], **settings: Any) -> None:
-    """Check the templates as those of a stage with an API, which the test tasks have no function for."""
-    made = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
-    check(dev.templates.values(), dev.stage.model_copy(update={"api": made, **settings}))
+    """Check the templates for a stage with an API. The test tasks have no function for it."""
+    validated = Api.model_validate({"authorizer": {"kind": "iam"}, **api})
+    check(dev.templates.values(), dev.stage.model_copy(update={"api": validated, **settings}))
 
 
-def test_requests_to_the_api_take_connections_too(dev: Synthesised) -> None:
+def test_requests_to_the_api_use_connections_too(dev: Synthesised) -> None:
     # 17 on the lanes and 5 requests, two each, and 10 reserved
     with_api(dev, {"max_concurrency": 5}, database_connections=54)
     with pytest.raises(RefusedTemplateError) as caught:
@@ -196,20 +196,20 @@ def test_requests_to_the_api_take_connections_too(dev: Synthesised) -> None:
     assert problem == (
         "stage dev: 17 concurrent tasks and 5 requests to api × 2 connections + 10 reserved make 54, above "
         "database_connections 53: lower concurrency_budget (20) or api.max_concurrency (5), or raise "
-        "database_connections together with the limit of the database"
+        "max_connections of the database and database_connections with it"
     )
 
 
-def test_without_a_bound_the_apis_rate_says_how_many_requests_are_under_way(dev: Synthesised) -> None:
+def test_without_max_concurrency_the_apis_rate_gives_its_concurrent_requests(dev: Synthesised) -> None:
     # 31 a second for 0.2 s each are 6.2 at once
     with_api(dev, {"rate_per_second": 31}, database_connections=58)
     with pytest.raises(RefusedTemplateError, match=r"and 7 requests .* make 58, .* set api.max_concurrency \(now 7,"):
         with_api(dev, {"rate_per_second": 31}, database_connections=57)
 
 
-def test_what_is_reserved_for_the_api_is_not_there_for_the_lanes(dev: Synthesised) -> None:
+def test_concurrency_reserved_for_the_api_is_not_available_to_lanes(dev: Synthesised) -> None:
     with_api(dev, {"max_concurrency": 5}, account_concurrency=28)
-    with pytest.raises(RefusedTemplateError, match=r"up to 28 with the api.max_concurrency of 5, above .* 27"):
+    with pytest.raises(RefusedTemplateError, match=r"up to 28 with api.max_concurrency 5, above .* 27"):
         with_api(dev, {"max_concurrency": 5}, account_concurrency=27)
 
 
@@ -218,7 +218,7 @@ def with_control(dev: Synthesised, control: dict[str, Any], **settings: Any) -> 
     check(dev.templates.values(), dev.stage.model_copy(update={"control": Control.model_validate(control), **settings}))
 
 
-def test_operators_take_connections_too(dev: Synthesised) -> None:
+def test_requests_of_operators_use_connections_too(dev: Synthesised) -> None:
     # 17 concurrent tasks and 5 requests, twice, and 10 reserved
     with_control(dev, {"max_concurrency": 5}, database_connections=54)
     with pytest.raises(
@@ -227,16 +227,16 @@ def test_operators_take_connections_too(dev: Synthesised) -> None:
         with_control(dev, {"max_concurrency": 5}, database_connections=53)
 
 
-def test_without_a_bound_the_rate_says_how_many_operators_ask_at_once(dev: Synthesised) -> None:
+def test_without_max_concurrency_the_rate_gives_the_operators_concurrent_requests(dev: Synthesised) -> None:
     # 9 a second for half a second each are 4.5 at once
     with_control(dev, {"rate_per_second": 9}, database_connections=54)
     with pytest.raises(RefusedTemplateError, match=r"and 5 requests to control .*set control.max_concurrency \(now 5,"):
         with_control(dev, {"rate_per_second": 9}, database_connections=53)
 
 
-def test_what_is_reserved_for_operators_is_not_there_for_the_lanes(dev: Synthesised) -> None:
+def test_concurrency_reserved_for_operators_is_not_available_to_lanes(dev: Synthesised) -> None:
     with_control(dev, {"max_concurrency": 5}, account_concurrency=28)
-    with pytest.raises(RefusedTemplateError, match=r"up to 28 with the control.max_concurrency of 5, above .* 27"):
+    with pytest.raises(RefusedTemplateError, match=r"up to 28 with control.max_concurrency 5, above .* 27"):
         with_control(dev, {"max_concurrency": 5}, account_concurrency=27)
 
 
@@ -245,10 +245,10 @@ def test_what_is_reserved_for_operators_is_not_there_for_the_lanes(dev: Synthesi
     [
         (156, 1, r"make 190, above database_connections 189: .*, or raise database.max_capacity \(1\) to 1.5$"),
         (1996, 16, r"make 2030, .* 2000: .*, or raise database.min_capacity \(0\) to 1$"),
-        (4996, 16, r"make 5030, .* lower concurrency_budget \(20\), for no cluster takes so many$"),
+        (4996, 16, r"make 5030, .* lower concurrency_budget \(20\); no cluster accepts that many$"),
     ],
 )
-def test_a_budget_above_what_auroras_capacity_takes_is_refused_with_the_capacity_that_does(
+def test_a_budget_above_auroras_connections_is_refused_with_the_needed_capacity(
     reserved: int, capacity: int, advice: str, synth: Synth
 ) -> None:
     settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": capacity}}
@@ -256,7 +256,7 @@ def test_a_budget_above_what_auroras_capacity_takes_is_refused_with_the_capacity
         synth("dev", reserved_connections=reserved, **settings)
 
 
-def test_a_budget_that_auroras_capacity_takes_needs_no_number_of_connections(synth: Synth) -> None:
+def test_a_budget_within_auroras_connections_needs_no_database_connections(synth: Synth) -> None:
     settings: dict[str, Any] = {"network": {"kind": "new"}, "database": {**AURORA, "max_capacity": 1}}
     synth("dev", reserved_connections=155, **settings)
     with pytest.raises(RefusedTemplateError, match=r"make 189, above database_connections 188: .*, or leave data"):
@@ -273,7 +273,7 @@ def test_a_budget_that_auroras_capacity_takes_needs_no_number_of_connections(syn
         ("Grants(enqueue=('no:body',))", r"task 'bad:task': grants.enqueue: no task 'no:body'; there are bad:task"),
     ],
 )
-def test_a_grant_of_what_is_not_there_is_refused(
+def test_a_grant_of_an_unknown_bucket_or_type_is_refused(
     grants: str, message: str, synth: Synth, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = f"bad_{abs(hash(grants))}"

@@ -1,4 +1,4 @@
-"""The construct in a CDK app of somebody else, with a network and a database of its own."""
+"""The construct in another application's CDK app, which has its own network and database."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {"prefix": "shop", "mail_from": "shop@example.com"}
 
 
 class Shop:
-    """Somebody's app: a VPC, a cluster, a bucket, and the jobs of the test tasks in ``stack``."""
+    """A CDK app with a VPC, a cluster, a bucket, and the jobs of the test tasks in ``stack``."""
 
     def __init__(self, packages: Packages, folder: Path, *, apart: bool = False) -> None:
         self._packages = packages
@@ -68,11 +68,11 @@ class Shop:
         )
 
     def template(self) -> Template:
-        made: Template = self.app.synth().get_stack_by_name("shop").template
-        return made
+        template: Template = self.app.synth().get_stack_by_name("shop").template
+        return template
 
     def problems(self) -> list[str]:
-        """Synthesise, which is refused."""
+        """Synthesise, expect a refusal, and return its problems."""
         with pytest.raises(RuntimeError, match="ValidationFailed"):
             self.app.synth()
         report = json.loads((self._folder / "validation-report.json").read_text())
@@ -93,10 +93,10 @@ def names(template: Template, stack: Stack, things: dict[str, Any], attribute: s
     return {key: templates.target(template, stack.resolve(getattr(thing, attribute))) for key, thing in things.items()}
 
 
-# --- What it returns -----------------------------------------------------------------------------------------------
+# --- Attributes ----------------------------------------------------------------------------------------------------
 
 
-def test_queues_functions_and_policies_are_there_by_name(shop: Shop) -> None:
+def test_queues_functions_and_policies_are_attributes_by_name(shop: Shop) -> None:
     jobs = shop.add_jobs()
     template = shop.template()
     queues = names(template, shop.stack, dict(jobs.queues), "queue_arn")
@@ -117,9 +117,9 @@ def test_a_producer_may_send_what_was_granted_and_nothing_else(shop: Shop) -> No
     # given a service of the application
     jobs = shop.add_jobs()
     role = iam.Role(shop.stack, "Web", assumed_by=iam.ServicePrincipal("ecs-tasks.amazonaws.com"))
-    # when it may enqueue a type
+    # when it gets the permission to enqueue a type
     jobs.grant_enqueue(role, "report:build")
-    # then that is all it may do
+    # then it has only the permissions for the lanes of the type
     template = shop.template()
     allowed = templates.allowed_to_role(template, shop.stack.resolve(role.role_arn))
     lanes = {"shop-default-report-build", "shop-critical-report-build"}
@@ -174,12 +174,12 @@ def test_functions_run_in_the_vpc_and_reach_the_cluster_by_its_secret(shop: Shop
 def test_the_migration_waits_for_the_instances_of_the_cluster(shop: Shop) -> None:
     shop.add_jobs()
     template = shop.template()
-    (run,) = (one for one in template["Resources"].values() if one["Type"] == "Custom::Migration")
+    (run,) = (item for item in template["Resources"].values() if item["Type"] == "Custom::Migration")
     kinds = {template["Resources"][logical_id]["Type"] for logical_id in run["DependsOn"]}
     assert "AWS::RDS::DBInstance" in kinds
 
 
-def test_network_and_cluster_may_be_of_another_stack(no_packages: Packages, tmp_path: Path) -> None:
+def test_network_and_cluster_may_be_in_another_stack(no_packages: Packages, tmp_path: Path) -> None:
     shop = Shop(no_packages, tmp_path, apart=True)
     shop.add_jobs()
     template = shop.template()
@@ -188,7 +188,7 @@ def test_network_and_cluster_may_be_of_another_stack(no_packages: Packages, tmp_
     assert "Fn::ImportValue" in ingress["GroupId"]
 
 
-def test_an_instance_is_reached_as_a_cluster_is(shop: Shop) -> None:
+def test_an_instance_is_reached_like_a_cluster(shop: Shop) -> None:
     engine = rds.DatabaseInstanceEngine.postgres(version=rds.PostgresEngineVersion.VER_16)
     instance = rds.DatabaseInstance(shop.stack, "Single", engine=engine, vpc=shop.vpc, port=5433)
     shop.add_jobs(JobDatabase.of(instance, name="orders"))
@@ -205,7 +205,7 @@ def test_an_address_that_is_a_secret_is_in_no_template(shop: Shop) -> None:
         url = json.dumps(templates.variables(template, name)["DATABASE_URL"])
         assert "{{resolve:secretsmanager:" in url
         assert "shop/database-url" in url
-    (run,) = (one for one in template["Resources"].values() if one["Type"] == "Custom::Migration")
+    (run,) = (item for item in template["Resources"].values() if item["Type"] == "Custom::Migration")
     assert "resolve" not in json.dumps(run["Properties"])  # CloudFormation would write it into its events
     assert not templates.of_type(template, "AWS::EC2::SecurityGroupIngress")
 
@@ -235,7 +235,7 @@ def test_a_wrong_argument_is_refused_by_its_name(arguments: dict[str, Any], mess
         shop.add_jobs(**arguments)
 
 
-def test_a_bucket_that_a_task_names_and_nobody_gives_is_refused(shop: Shop, no_packages: Packages) -> None:
+def test_an_unknown_bucket_in_grants_is_refused(shop: Shop, no_packages: Packages) -> None:
     with pytest.raises(SynthError, match=r"task 'report:build': grants.buckets: no bucket 'exports'; there are none"):
         Joblane(
             shop.stack,
@@ -264,7 +264,7 @@ def test_a_project_without_functions_is_refused(shop: Shop, no_packages: Package
 def test_a_budget_that_does_not_fit_fails_the_synthesis(shop: Shop) -> None:
     shop.add_jobs(concurrency_budget=100)
     concurrency, connections = shop.problems()
-    assert "above account_concurrency 50: lower concurrency_budget (100)" in concurrency
+    assert "above account_concurrency 50: lower concurrency_budget (100; each lane gets at least 2)" in concurrency
     assert "above database_connections 100: lower concurrency_budget (100)" in connections
 
 
@@ -280,8 +280,8 @@ def consume(shop: Shop, queue: sqs.IQueue, **mapping: Any) -> None:
     function.add_event_source(SqsEventSource(queue, **mapping))
 
 
-def test_queues_of_the_application_are_its_own(shop: Shop) -> None:
-    # given a mapping that would be refused if it were of a lane
+def test_queues_of_the_application_are_not_checked(shop: Shop) -> None:
+    # given a mapping that would be refused for a lane
     shop.add_jobs()
     consume(shop, sqs.Queue(shop.stack, "Mine"))
     assert shop.template()
@@ -293,7 +293,7 @@ def test_a_second_consumer_of_a_lane_fails_the_synthesis(shop: Shop) -> None:
     assert any("queue shop-critical-order-ship: has 2 consumers" in problem for problem in shop.problems())
 
 
-def test_cdk_nag_finds_nothing_in_it_that_is_not_answered(shop: Shop) -> None:
+def test_cdk_nag_has_no_unacknowledged_finding_in_the_construct(shop: Shop) -> None:
     refuse_findings(shop.add_jobs())
 
 
@@ -321,7 +321,7 @@ def test_jobs_of_two_prefixes_can_be_in_one_app(shop: Shop, no_packages: Package
 def test_the_example_of_the_page_synthesises(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given zips in place of the real ones
+    # given empty zips in place of the real zips
     (block,) = (block for block in blocks("python") if block.mark == "construct")
     monkeypatch.setattr(packaging, "build_layer", lambda *_: no_packages.layer)
     monkeypatch.setattr(packaging, "build_code", lambda *_: no_packages.code)
@@ -336,14 +336,14 @@ def test_the_example_of_the_page_synthesises(
     assert "shop-low-tenant-cleanup" in templates.queues(template)
 
 
-def test_the_imports_of_the_example_find_the_node_of_the_project(tmp_path: Path) -> None:
-    # given a project that has the tools, and no Node.js on PATH
+def test_the_imports_of_the_example_find_the_projects_node(tmp_path: Path) -> None:
+    # given a project with the tools, and no Node.js on PATH
     (block,) = (block for block in blocks("python") if block.mark == "construct")
     (tmp_path / "functions").mkdir()
     (tmp_path / ".joblane").mkdir()
     (tmp_path / ".joblane" / "tools").symlink_to(ROOT / ".joblane" / "tools")
     source = block.text.partition("\n\n\n")[0]
-    # then they work as they stand, and as they are sorted
+    # then the imports work, and ruff keeps their order
     imported = _import(source, tmp_path)
     assert imported.returncode == 0, imported.stderr
     command = ["ruff", "check", "--isolated", "--select", "I", "-"]
@@ -351,7 +351,7 @@ def test_the_imports_of_the_example_find_the_node_of_the_project(tmp_path: Path)
     assert sorted_.returncode == 0, sorted_.stdout
 
 
-def test_without_any_node_a_sentence_says_how_to_get_it(tmp_path: Path) -> None:
+def test_without_node_the_error_says_how_to_get_it(tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     imported = _import("import joblane.cdk.app", tmp_path)
     assert imported.stderr.splitlines()[-1].endswith("in JSII_NODE or on PATH. `joblane up` fetches it")

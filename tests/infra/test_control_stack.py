@@ -1,4 +1,4 @@
-"""What the control API lets through, read from the template of the real tasks."""
+"""The control API's routes, policies, limits and log, read from the template of the real tasks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_there_is_a_route_for_each_permission_and_no_other(template: Template) -
     assert set(ROUTES.values()) == set(Permission)
 
 
-def test_every_route_takes_a_signature_and_there_is_no_other_way_in(template: Template) -> None:
+def test_every_route_requires_a_signature(template: Template) -> None:
     routes = templates.of_type(template, "AWS::ApiGatewayV2::Route").values()
     assert {route["AuthorizationType"] for route in routes} == {"AWS_IAM"}
     assert not templates.of_type(template, "AWS::ApiGatewayV2::Authorizer")
@@ -54,7 +54,7 @@ def test_every_route_takes_a_signature_and_there_is_no_other_way_in(template: Te
     assert "CorsConfiguration" not in api
 
 
-def test_every_route_goes_to_the_one_function_which_gives_up_first(done: Synthesised, template: Template) -> None:
+def test_every_route_goes_to_one_function_whose_timeout_is_the_shortest(done: Synthesised, template: Template) -> None:
     logical_id, integration = only(template, "AWS::ApiGatewayV2::Integration")
     assert integration["PayloadFormatVersion"] == "2.0"
     for route in templates.of_type(template, "AWS::ApiGatewayV2::Route").values():
@@ -74,7 +74,7 @@ def test_this_api_and_no_other_may_call_the_function(template: Template) -> None
 # --- Policies ------------------------------------------------------------------------------------------------------
 
 
-def test_each_policy_allows_one_route_and_to_find_it_and_nothing_else(template: Template) -> None:
+def test_each_policy_allows_only_one_route_and_finding_the_api(template: Template) -> None:
     api, _ = only(template, "AWS::ApiGatewayV2::Api")
     found = {
         templates.target(template, policy["ManagedPolicyName"]): [
@@ -97,7 +97,7 @@ def test_each_policy_allows_one_route_and_to_find_it_and_nothing_else(template: 
     }
 
 
-def test_nobody_has_a_policy_until_an_administrator_gives_it(template: Template) -> None:
+def test_no_identity_has_a_policy_by_default(template: Template) -> None:
     for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
         assert not {"Users", "Groups", "Roles"} & policy.keys()
 
@@ -105,15 +105,15 @@ def test_nobody_has_a_policy_until_an_administrator_gives_it(template: Template)
 # --- Limits and log ------------------------------------------------------------------------------------------------
 
 
-def test_it_is_throttled_and_bounded_as_set(done: Synthesised, template: Template) -> None:
+def test_the_api_is_throttled_and_limited_as_set(done: Synthesised, template: Template) -> None:
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
     assert stage["DefaultRouteSettings"] == {"ThrottlingRateLimit": 7, "ThrottlingBurstLimit": 9}
     function = templates.functions(done.templates["acme-jobs"])["acme-control"]
     assert function["ReservedConcurrentExecutions"] == 3
 
 
-def test_its_access_log_forgets_and_holds_nothing_that_the_sender_wrote(template: Template) -> None:
-    (group,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::LogGroup")
+def test_the_access_log_expires_and_holds_no_value_of_the_sender(template: Template) -> None:
+    (group,) = (item for item in template["Resources"].values() if item["Type"] == "AWS::Logs::LogGroup")
     assert group["Properties"]["LogGroupName"] == "/aws/vendedlogs/apis/acme-control"
     assert group["Properties"]["RetentionInDays"] == 14
     _, stage = only(template, "AWS::ApiGatewayV2::Stage")
@@ -122,15 +122,15 @@ def test_its_access_log_forgets_and_holds_nothing_that_the_sender_wrote(template
     assert not [value for value in line.values() if "path" in value.lower() or "authorizer" in value.lower()]
 
 
-def test_the_address_is_the_output_that_the_command_line_asks_for(template: Template) -> None:
+def test_the_apis_address_is_the_output_that_the_command_line_reads(template: Template) -> None:
     api, _ = only(template, "AWS::ApiGatewayV2::Api")
     assert template["Outputs"][CONTROL_URL]["Value"] == {"Fn::GetAtt": [api, "ApiEndpoint"]}
 
 
-# --- What the function may do --------------------------------------------------------------------------------------
+# --- Permissions of the function -----------------------------------------------------------------------------------
 
 
-def test_the_function_may_do_what_an_inspector_does_and_nothing_else(done: Synthesised) -> None:
+def test_the_function_has_only_the_permissions_of_the_inspector(done: Synthesised) -> None:
     allowed = templates.allowed(done.templates["acme-jobs"], "acme-control")
     assert allowed.keys() == {
         *("sqs:GetQueueUrl", "sqs:GetQueueAttributes", "sqs:SendMessage"),
@@ -139,7 +139,7 @@ def test_the_function_may_do_what_an_inspector_does_and_nothing_else(done: Synth
         *("scheduler:GetSchedule", "scheduler:ListSchedules", "logs:FilterLogEvents"),
         *("logs:CreateLogStream", "logs:PutLogEvents", "secretsmanager:GetSecretValue"),
     }
-    # it reads messages of dead-letter queues alone, and sends to lanes and no front door
+    # it reads messages only from dead-letter queues, and sends to lanes and to no front door
     read = {arn.rpartition(":")[2] for arn in allowed["sqs:ReceiveMessage"]}
     assert read == {"acme-critical*-dlq", "acme-default*-dlq", "acme-low*-dlq", "acme-cron-dlq"}
     assert {arn.rpartition(":")[2] for arn in allowed["sqs:SendMessage"]} == {
@@ -163,12 +163,12 @@ def test_both_stages_for_aws_have_it(real_stages: RealStages) -> None:
         assert f"jobs-{name}-control" in real_stages(name).templates
 
 
-def test_a_local_stage_has_none_for_nothing_verifies_a_signature_there(synth: Synth) -> None:
-    with pytest.raises(StageError, match="control: an emulator verifies no signature; leave it out"):
+def test_a_local_stage_has_no_control_api(synth: Synth) -> None:
+    with pytest.raises(StageError, match="control: an emulator does not verify signatures; leave it out"):
         synth("local", control={})
 
 
-def test_what_both_apis_reserve_is_bounded_together(synth: Synth) -> None:
+def test_the_reservations_of_both_apis_are_limited_together(synth: Synth) -> None:
     api = {"authorizer": {"kind": "iam"}, "max_concurrency": 15}
     with pytest.raises(StageError, match=r"control\.max_concurrency: 5 at most is required"):
         synth(api=api, control={"max_concurrency": 6}, account_concurrency=120)

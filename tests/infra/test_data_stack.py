@@ -1,4 +1,4 @@
-"""What is kept, read from the template of the data stack: the bucket, and the database of each kind."""
+"""The bucket and each kind of database, read from the template of the data stack."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ IAM_DATABASE = {
 
 @pytest.fixture(scope="module")
 def asleep(synth: Synth) -> Synthesised:
-    """As small as it gets, and gone when the stack is."""
+    """The smallest cluster, deleted with its stack."""
     database = {**AURORA, "min_capacity": 0, "pause_after_minutes": 10, "deletion_protection": False, "backup_days": 1}
     return synth("dev", removal="destroy", network=NEW_NETWORK, database=database)
 
 
 @pytest.fixture(scope="module")
 def robust(synth: Synth) -> Synthesised:
-    """As production is."""
+    """A cluster with the settings of production."""
     database = {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14}
     return synth("dev", removal="retain", network=NEW_NETWORK, database=database, tags={"team": "billing"})
 
@@ -44,7 +44,7 @@ def data(done: Synthesised) -> Template:
     return done.templates["acme-data"]
 
 
-def one(template: Template, kind: str) -> Properties:
+def only(template: Template, kind: str) -> Properties:
     (found,) = templates.of_type(template, kind).values()
     return found
 
@@ -65,7 +65,7 @@ def rules_into_groups(template: Template) -> list[Properties]:
 
 
 def url(done: Synthesised, function: str) -> str:
-    """Its DATABASE_URL, with what CloudFormation fills in as its name."""
+    """Return the function's DATABASE_URL, with ``${…}`` for values of CloudFormation."""
     found = templates.variables(done.templates["acme-jobs"], function)["DATABASE_URL"]
     return templates.target({"Resources": {}}, found)
 
@@ -73,14 +73,14 @@ def url(done: Synthesised, function: str) -> str:
 # --- The bucket ----------------------------------------------------------------------------------------------------
 
 
-def test_the_bucket_is_private_encrypted_and_forgets(dev: Synthesised) -> None:
-    bucket = one(data(dev), "AWS::S3::Bucket")
+def test_the_bucket_is_private_and_encrypted_and_objects_expire(dev: Synthesised) -> None:
+    bucket = only(data(dev), "AWS::S3::Bucket")
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     (rule,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
     assert rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
     kept = {rule.get("Prefix"): rule.get("ExpirationInDays") for rule in bucket["LifecycleConfiguration"]["Rules"]}
     assert kept == {"exports/": 7, "reports/": 365, None: None}
-    policy = one(data(dev), "AWS::S3::BucketPolicy")
+    policy = only(data(dev), "AWS::S3::BucketPolicy")
     (statement,) = policy["PolicyDocument"]["Statement"]
     assert (statement["Effect"], statement["Action"]) == ("Deny", "s3:*")
     assert statement["Condition"] == {"Bool": {"aws:SecureTransport": "false"}}
@@ -90,40 +90,41 @@ def test_the_bucket_is_private_encrypted_and_forgets(dev: Synthesised) -> None:
 
 
 def test_the_cluster_is_encrypted_backed_up_protected_and_logs_in_by_iam_over_tls(robust: Synthesised) -> None:
-    cluster = one(data(robust), "AWS::RDS::DBCluster")
+    cluster = only(data(robust), "AWS::RDS::DBCluster")
     assert cluster["Engine"] == "aurora-postgresql"
     major, minor = map(int, cluster["EngineVersion"].split("."))
     assert major == 16
-    assert minor >= 3  # the first of 16 that sleeps
+    assert minor >= 3  # the first minor version of 16 that pauses
     assert cluster["StorageEncrypted"] is True
     assert cluster["EnableIAMDatabaseAuthentication"] is True
     assert cluster["BackupRetentionPeriod"] == 14
     assert cluster["CopyTagsToSnapshot"] is True
     assert cluster["DeletionProtection"] is True
-    parameters = one(data(robust), "AWS::RDS::DBClusterParameterGroup")
+    parameters = only(data(robust), "AWS::RDS::DBClusterParameterGroup")
     assert parameters["Family"] == "aurora-postgresql16"
     assert parameters["Parameters"] == {"rds.force_ssl": "1"}
     (parameter_group,) = templates.of_type(data(robust), "AWS::RDS::DBClusterParameterGroup")
     assert cluster["DBClusterParameterGroupName"] == {"Ref": parameter_group}
 
 
-def test_its_capacity_is_as_set_and_it_sleeps_only_at_zero(asleep: Synthesised, robust: Synthesised) -> None:
-    assert one(data(asleep), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
+def test_the_clusters_capacity_is_as_set_and_it_pauses_only_at_zero(asleep: Synthesised, robust: Synthesised) -> None:
+    assert only(data(asleep), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
         "MinCapacity": 0,
         "MaxCapacity": 2,
         "SecondsUntilAutoPause": 600,
     }
-    assert one(data(robust), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
+    assert only(data(robust), "AWS::RDS::DBCluster")["ServerlessV2ScalingConfiguration"] == {
         "MinCapacity": 1,
         "MaxCapacity": 8,
     }
-    parameters = one(data(asleep), "AWS::RDS::DBClusterParameterGroup")["Parameters"]
-    assert parameters == {"rds.force_ssl": "1", "idle_session_timeout": "60000"}  # or a waiting function keeps it up
+    parameters = only(data(asleep), "AWS::RDS::DBClusterParameterGroup")["Parameters"]
+    assert parameters == {
+        "rds.force_ssl": "1",
+        "idle_session_timeout": "60000",
+    }  # a waiting function would keep the cluster running
 
 
-def test_there_is_one_instance_and_a_standby_that_is_as_large_where_it_is_set(
-    asleep: Synthesised, robust: Synthesised
-) -> None:
+def test_there_is_one_instance_and_if_set_a_standby_of_the_same_size(asleep: Synthesised, robust: Synthesised) -> None:
     def tiers(done: Synthesised) -> list[int]:
         instances = templates.of_type(data(done), "AWS::RDS::DBInstance").values()
         for instance in instances:
@@ -135,31 +136,31 @@ def test_there_is_one_instance_and_a_standby_that_is_as_large_where_it_is_set(
 
 
 def test_no_password_is_in_a_template(robust: Synthesised) -> None:
-    cluster = one(data(robust), "AWS::RDS::DBCluster")
+    cluster = only(data(robust), "AWS::RDS::DBCluster")
     assert cluster["ManageMasterUserPassword"] is True
     assert "MasterUserPassword" not in cluster
     assert "resolve:secretsmanager" not in json.dumps(data(robust))
 
 
-def test_only_functions_reach_it_and_only_at_its_port(robust: Synthesised) -> None:
+def test_only_functions_reach_the_cluster_and_only_at_its_port(robust: Synthesised) -> None:
     template = data(robust)
-    cluster = one(template, "AWS::RDS::DBCluster")
+    cluster = only(template, "AWS::RDS::DBCluster")
     (group,) = (templates.target(template, group) for group in cluster["VpcSecurityGroupIds"])
     (rule,) = rules_into_groups(template)
     assert templates.target(template, rule["GroupId"]) == group
     assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 5432, 5432)
     assert "Functions" in templates.target(template, rule["SourceSecurityGroupId"])
     outward = templates.of_type(template, "AWS::EC2::SecurityGroup")[group]["SecurityGroupEgress"]
-    assert [rule["CidrIp"] for rule in outward] == ["255.255.255.255/32"]  # CDK's way to say none
+    assert [rule["CidrIp"] for rule in outward] == ["255.255.255.255/32"]  # how the CDK writes "none"
 
 
-def test_its_subnets_are_those_without_a_way_out(robust: Synthesised) -> None:
-    subnets = one(data(robust), "AWS::RDS::DBSubnetGroup")["SubnetIds"]
+def test_the_clusters_subnets_have_no_route_to_the_internet(robust: Synthesised) -> None:
+    subnets = only(data(robust), "AWS::RDS::DBSubnetGroup")["SubnetIds"]
     assert len(subnets) == 2
     assert all(subnet["Ref"].startswith("NetworkVpcdatabaseSubnet") for subnet in subnets)
 
 
-def test_its_log_is_there_before_it_is_and_forgets(robust: Synthesised) -> None:
+def test_the_clusters_log_group_is_created_before_it_and_has_a_retention(robust: Synthesised) -> None:
     template = data(robust)
     name = "/aws/rds/cluster/acme-database/postgresql"
     assert templates.of_type(template, "AWS::Logs::LogGroup")[name]["RetentionInDays"] == 30
@@ -189,10 +190,10 @@ def test_the_migration_logs_in_by_the_masters_secret(robust: Synthesised) -> Non
     assert outputs["DatabaseHost"]["Value"]["Fn::GetAtt"][1] == "Endpoint.Address"
 
 
-# --- A database that is there --------------------------------------------------------------------------------------
+# --- An existing database ------------------------------------------------------------------------------------------
 
 
-def test_an_existing_database_lets_the_functions_in_where_its_group_is_set(synth: Synth) -> None:
+def test_the_security_group_of_an_existing_database_admits_the_functions(synth: Synth) -> None:
     done = synth(
         "dev", network=EXISTING_NETWORK, database={**IAM_DATABASE, "security_group_id": "sg-0123456789abcdef0"}
     )
@@ -211,7 +212,7 @@ def test_an_existing_database_lets_the_functions_in_where_its_group_is_set(synth
 
 
 @pytest.mark.parametrize("network", [EXISTING_NETWORK, NEW_NETWORK])
-def test_an_existing_database_whose_group_is_not_known_is_reached_by_its_port(
+def test_an_existing_database_without_a_known_group_is_reached_by_its_port(
     network: dict[str, Any], synth: Synth
 ) -> None:
     template = data(synth("dev", network=network, database=IAM_DATABASE))
@@ -223,14 +224,14 @@ def test_an_existing_database_whose_group_is_not_known_is_reached_by_its_port(
     assert not rules_into_groups(template)
 
 
-def test_an_existing_database_without_a_network_is_read_by_secret_and_makes_nothing(dev: Synthesised) -> None:
+def test_an_existing_database_without_a_network_adds_no_resource(dev: Synthesised) -> None:
     assert {item["Type"] for item in data(dev)["Resources"].values()} == {"AWS::S3::Bucket", "AWS::S3::BucketPolicy"}
     assert url(dev, "acme-order-ship") == f"postgresql://db.internal:5432/acme?secret={DATABASE_SECRET}"
     allowed = templates.allowed(dev.templates["acme-jobs"], "acme-order-ship")
     assert allowed["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
 
 
-# --- What becomes of it --------------------------------------------------------------------------------------------
+# --- Removal -------------------------------------------------------------------------------------------------------
 
 
 def policies(template: Template, kind: str) -> set[tuple[str | None, str | None]]:
@@ -241,16 +242,16 @@ def policies(template: Template, kind: str) -> set[tuple[str | None, str | None]
     }
 
 
-def test_where_things_are_kept_the_stack_is_protected_and_leaves_a_snapshot_and_the_bucket(robust: Synthesised) -> None:
+def test_with_removal_retain_the_stack_is_protected_and_data_is_kept(robust: Synthesised) -> None:
     assert artifact(robust, "acme-data")["terminationProtection"] is True
     assert policies(data(robust), "AWS::RDS::DBCluster") == {("Snapshot", "Snapshot")}
     assert policies(data(robust), "AWS::S3::Bucket") == {("RetainExceptOnCreate", "Retain")}
     assert policies(data(robust), "AWS::Logs::LogGroup") == {("RetainExceptOnCreate", "Retain")}
 
 
-def test_where_things_are_not_kept_the_stack_can_go_and_all_of_it_does(asleep: Synthesised) -> None:
+def test_with_removal_destroy_the_stack_is_deleted_with_its_data(asleep: Synthesised) -> None:
     assert not artifact(asleep, "acme-data").get("terminationProtection")
-    assert one(data(asleep), "AWS::RDS::DBCluster")["DeletionProtection"] is False
+    assert only(data(asleep), "AWS::RDS::DBCluster")["DeletionProtection"] is False
     for kind in ("AWS::RDS::DBCluster", "AWS::S3::Bucket", "AWS::Logs::LogGroup"):
         assert policies(data(asleep), kind) == {("Delete", "Delete")}
 
@@ -259,7 +260,7 @@ def test_a_local_stack_is_not_protected(local: Synthesised) -> None:
     assert not artifact(local, "jobs-data").get("terminationProtection")
 
 
-def test_what_concerns_the_functions_alone_leaves_the_data_stack_as_it_is(synth: Synth, robust: Synthesised) -> None:
+def test_settings_of_functions_do_not_change_the_data_stack(synth: Synth, robust: Synthesised) -> None:
     database = {**AURORA, "min_capacity": 1, "max_capacity": 8, "standby": True, "backup_days": 14}
     changed = synth(
         "dev",
@@ -275,7 +276,7 @@ def test_what_concerns_the_functions_alone_leaves_the_data_stack_as_it_is(synth:
     assert changed.templates["acme-jobs"] != robust.templates["acme-jobs"]
 
 
-def test_the_functions_stack_holds_nothing_that_must_outlive_it(robust: Synthesised) -> None:
+def test_the_jobs_stack_has_no_resource_that_must_outlive_it(robust: Synthesised) -> None:
     kinds = {item["Type"] for item in robust.templates["acme-jobs"]["Resources"].values()}
     assert not [kind for kind in kinds if kind.startswith(("AWS::RDS::", "AWS::EC2::", "AWS::S3::"))]
 
@@ -318,9 +319,7 @@ def test_every_resource_that_takes_tags_has_those_of_its_stage(robust: Synthesis
         (0, 1.5, 294),
     ],
 )
-def test_aurora_takes_as_many_connections_as_its_capacity_at_most_allows(
-    least: float, most: float, expected: int
-) -> None:
+def test_auroras_connections_follow_from_its_largest_capacity(least: float, most: float, expected: int) -> None:
     settings = Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})
     assert settings.max_connections == expected
 
@@ -335,7 +334,7 @@ def test_aurora_takes_as_many_connections_as_its_capacity_at_most_allows(
         (0, 8, 5001, None),
     ],
 )
-def test_what_to_set_for_more_connections_is_the_least_that_has_them(
+def test_the_advised_capacity_is_the_least_with_enough_connections(
     least: float, most: float, wanted: int, advice: str | None
 ) -> None:
     settings = Aurora.model_validate({"kind": "aurora", "min_capacity": least, "max_capacity": most})

@@ -1,4 +1,4 @@
-"""What the pre-deploy check reads from templates and declarations."""
+"""The preflight's reading of templates and declarations."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def test_queues_lanes_slots_and_settings_are_those_of_the_stage(dev: Synthesised
     assert (declared.account_concurrency, declared.database_connections, declared.reserved_connections) == (50, 100, 10)
 
 
-def test_a_name_that_a_type_had_before_has_its_lanes_too(dev: Synthesised) -> None:
+def test_an_alias_has_its_own_lanes(dev: Synthesised) -> None:
     declared = read_declared(dev.templates, discover("tests.infra.renamed").values())
     assert declared.lanes["data:copy"] == declared.lanes["data:move"] == ["default", "low"]
 
 
-def test_a_function_with_a_reservation_is_counted_by_that(dev: Synthesised) -> None:
+def test_a_function_with_a_reservation_is_counted_by_its_reservation(dev: Synthesised) -> None:
     changed: Any = copy.deepcopy(dict(dev.templates))
     before = read_declared(changed, ())
     templates.functions(changed["acme-jobs"])["acme-report-build"]["ReservedConcurrentExecutions"] = 9  # type: ignore[index]
@@ -45,6 +45,6 @@ def test_a_function_with_a_reservation_is_counted_by_that(dev: Synthesised) -> N
     assert (after.slots, after.reserved) == (before.slots - sum(shares), before.reserved + 9)
 
 
-def test_templates_of_something_else_are_refused(dev: Synthesised) -> None:
-    with pytest.raises(LocalError, match="no template of acme-data is one of Joblane's jobs"):
+def test_templates_without_jobs_are_refused(dev: Synthesised) -> None:
+    with pytest.raises(LocalError, match="none of the templates contains jobs of Joblane: acme-data"):
         read_declared({"acme-data": dev.templates["acme-data"]}, ())

@@ -1,4 +1,4 @@
-"""What the documentation says of stages and of the CDK's command line is so."""
+"""The pages are right about settings of stages, limits, and the command line of the CDK."""
 
 from __future__ import annotations
 
@@ -9,34 +9,21 @@ import subprocess
 from datetime import timedelta
 
 import pytest
-from pydantic import BaseModel
-from pydantic.fields import FieldInfo
 
-from infra.settings import Api, PlatformStage
+from infra.settings import Api, Jwt, PlatformStage
 from joblane.cdk.app import context_of_file
 from joblane.cdk.constructs.jobs import shares
-from joblane.cdk.settings import apis, database, network
 from joblane.cdk.settings.load import load_stage
+from joblane.cdk.settings.stage import Stage
 from joblane.discovery import discover
 from joblane.limits import MIN_CONCURRENCY, Numbers
 from joblane.local.tools import Tools, clean_environment
-from joblane.project import KEYS, Project
+from joblane.project import Project
 from joblane.queues import Queue
 from tests.pages import ROOT, Block, blocks, table
 from tests.unit.test_docs import CDK
 
-DEPLOYING = ROOT / "docs" / "how-to" / "deploy.md"
-STAGE = "A stage"
-SECTIONS: dict[str, type[BaseModel]] = {
-    STAGE: PlatformStage,
-    "A new network": network.NewNetwork,
-    "An existing network": network.ExistingNetwork,
-    "Aurora": database.Aurora,
-    "An existing database": database.ExistingDatabase,
-    "The API": Api,
-    "The control API": apis.Control,
-    "Monitoring": apis.Monitoring,
-}
+HOW_TO = ROOT / "docs" / "how-to"
 DECLARED = [name for task in discover().values() for name in task.environment]
 
 
@@ -44,37 +31,12 @@ def load(name: str, stages: object) -> PlatformStage:
     return load_stage(name, stages, kind=PlatformStage, declared=DECLARED, environ={})
 
 
-def settings(heading: str) -> dict[str, FieldInfo]:
-    """What the file may say; a stage's name is its key there."""
-    return {name: field for name, field in SECTIONS[heading].model_fields.items() if name != "name" or heading != STAGE}
-
-
-@pytest.mark.parametrize("heading", SECTIONS)
-def test_the_page_names_every_setting_and_no_other(heading: str) -> None:
-    named = {name for row in table(DEPLOYING, heading) for name in re.findall(r"`([a-z_]+)`", row[0])}
-    there = set(settings(heading))
-    assert named == there
-
-
-@pytest.mark.parametrize("heading", SECTIONS)
-def test_the_defaults_that_the_page_names_are_those_of_the_settings(heading: str) -> None:
-    shown = {row[0].strip("`"): row[1].strip("`") for row in table(DEPLOYING, heading)}
-    for name, field in settings(heading).items():
-        assert shown[name] == ("required" if field.is_required() else json.dumps(field.default)), name
-
-
-def test_the_page_names_every_key_of_the_project() -> None:
-    assert tuple(row[0].strip("`") for row in table(DEPLOYING, "What the functions import")) == KEYS
-
-
 @pytest.mark.parametrize("block", blocks("json"), ids=str)
-def test_json_is_json_and_settings_of_a_stage_are_taken(block: Block) -> None:
+def test_json_is_json_and_settings_of_a_stage_are_accepted(block: Block) -> None:
     assert block.mark in ("", "stage", "schedules")
     settings = json.loads(block.text)
     if block.mark == "stage":
-        assert (
-            load_stage("shown", {"shown": settings}, kind=PlatformStage, declared=DECLARED, environ={}).name == "shown"
-        )
+        assert load("shown", {"shown": settings}).name == "shown"
 
 
 @pytest.mark.parametrize("command", CDK)
@@ -91,11 +53,22 @@ def test_the_cdk_has_the_commands_and_options_that_the_pages_name(command: str) 
     assert CDK[command] <= set(re.findall(r"--([a-z-]+)", done.stdout))
 
 
+def test_the_pages_name_every_setting_of_the_platform() -> None:
+    of_the_api = {
+        name
+        for row in table(ROOT / "docs" / "platform" / "api.md", "Deploy it")
+        for name in re.findall("`([a-z_]+)`", row[0])
+    }
+    assert of_the_api == {*Api.model_fields, *(set(Jwt.model_fields) - {"kind"})}
+    page = (HOW_TO / "deploy.md").read_text()
+    assert [name for name in PlatformStage.model_fields.keys() - Stage.model_fields if f"`{name}`" not in page] == []
+
+
 FIGURES = [row for row in table(ROOT / "docs" / "reference" / "limits.md", "Figures") if row[2]]
 
 
 @pytest.mark.parametrize("row", FIGURES, ids=lambda row: row[0])
-def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
+def test_a_limit_of_the_page_is_that_of_the_code(row: list[str]) -> None:
     _, figure, where = row
     module, _, name = where.strip("`").rpartition(".")
     value = getattr(importlib.import_module(module), name)
@@ -105,20 +78,27 @@ def test_a_limit_is_what_the_code_says(row: list[str]) -> None:
     assert int(number.replace(",", "")) == value
 
 
+def shares_of(name: str) -> dict[str, int]:
+    """The share of each lane of a stage of this repository, and the sums under their names on the page."""
+    stage = load(name, context_of_file(Project.here())["stages"])
+    got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, discover()).items()}
+    return {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
+
+
 def test_shares_of_the_stages_are_those_of_the_page() -> None:
-    shown = {row[0].strip("`*"): row[1:] for row in table(ROOT / "docs" / "how-to" / "size.md", "Concurrency")}
-    tasks = discover()
+    shown = {row[0].strip("`*"): row[1:] for row in table(HOW_TO / "size.md", "Concurrency")}
     for column, name in enumerate(("dev", "prod")):
-        stage = load_stage(
-            name, context_of_file(Project.here())["stages"], kind=PlatformStage, declared=DECLARED, environ={}
-        )
-        got = {lane.removeprefix(f"{stage.prefix}-"): share for lane, share in shares(stage, tasks).items()}
-        wanted = {**got, "all lanes": sum(got.values()), "front doors": len(Queue) * MIN_CONCURRENCY}
-        assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == wanted
+        assert {lane: int(cells[column].strip("*")) for lane, cells in shown.items()} == shares_of(name)
 
 
-def test_numbers_of_a_queue_at_the_defaults_are_those_of_the_page() -> None:
+def test_the_page_of_deploying_names_the_concurrency_that_dev_needs() -> None:
+    [number] = re.findall(r"allows (\d+) concurrent Lambda executions", (HOW_TO / "deploy.md").read_text())
+    needed = shares_of("dev")
+    assert int(number) == needed["all lanes"] + needed["front doors"]
+
+
+def test_a_queues_default_numbers_are_those_of_the_page() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=1), batch_size=1, max_retry=5, what="the defaults")
-    shown = [row[2] for row in table(ROOT / "docs" / "how-to" / "size.md", "Memory and time of a function")]
+    shown = [row[2] for row in table(HOW_TO / "size.md", "Memory and time of a function")]
     times = [f"{value.total_seconds():.0f} s" for value in (numbers.function_timeout, numbers.visibility)]
     assert shown == [*times, str(numbers.max_receive_count)]

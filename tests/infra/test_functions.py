@@ -1,4 +1,4 @@
-"""Finding Lambdas of their own among the tasks."""
+"""The discovery of functions with their own handler among the tasks."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from joblane.errors import DeclarationError
 from tests.infra.conftest import TASKS
 
 
-def test_the_apis_are_found_and_are_no_tasks() -> None:
+def test_the_apis_are_functions_and_not_tasks() -> None:
     assert list(discover_functions()) == ["api", "control"]
     assert not {"api", "control"} & {task.folder for task in discover().values()}
 
 
-def test_a_function_knows_its_entry_in_the_project_or_in_the_library() -> None:
+def test_a_function_knows_its_handler_in_the_project_or_in_the_library() -> None:
     entries = {name: declared.handler for name, declared in discover_functions().items()}
     assert entries == {
         "api": "functions.api.handler.handler",
@@ -24,11 +24,11 @@ def test_a_function_knows_its_entry_in_the_project_or_in_the_library() -> None:
     }
 
 
-def test_what_the_api_may_enqueue_is_there() -> None:
+def test_the_types_that_the_api_may_enqueue_exist() -> None:
     assert set(discover_functions()["api"].enqueue) <= discover().keys()
 
 
-def test_handlers_without_a_declaration_are_passed_over() -> None:
+def test_handlers_without_a_declaration_are_skipped() -> None:
     assert list(discover_functions(TASKS)) == ["control", "gateway"]
 
 
@@ -39,7 +39,7 @@ def test_handlers_without_a_declaration_are_passed_over() -> None:
         "import datetime, joblane.function as f\nFUNCTION = f.Function('Answers', datetime.timedelta(seconds=1), 128)",
     ],
 )
-def test_half_a_declaration_is_refused_with_the_place(
+def test_an_incomplete_declaration_is_refused_with_its_place(
     text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = f"half_{abs(hash(text))}"

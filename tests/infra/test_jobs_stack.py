@@ -1,4 +1,4 @@
-"""What the stack of the jobs is made of, read from the templates of the test tasks."""
+"""The resources of the jobs stack, read from the templates of the test tasks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LANES = {
     "acme-low-jobs-bulk": "jobs:bulk",
     "acme-low-jobs-sweep": "jobs:sweep",
 }
-DOORS = ("acme-critical", "acme-default", "acme-low")
+FRONT_DOORS = ("acme-critical", "acme-default", "acme-low")
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def template(dev: Synthesised) -> Template:
 
 @pytest.fixture(scope="module", params=["dev", "local"])
 def either(request: pytest.FixtureRequest) -> Template:
-    """The invariants that hold on AWS and in an emulator alike."""
+    """The template for AWS, and the template for an emulator."""
     done: Synthesised = request.getfixturevalue(request.param)
     return done.templates[f"{done.stage.prefix}-jobs"]
 
@@ -47,12 +47,12 @@ def either(request: pytest.FixtureRequest) -> Template:
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 
-def test_there_is_a_queue_for_each_lane_and_door_and_a_dlq_for_each_of_them(template: Template) -> None:
-    expected = {*LANES, *DOORS}
+def test_each_lane_and_each_front_door_has_a_queue_and_a_dlq(template: Template) -> None:
+    expected = {*LANES, *FRONT_DOORS}
     assert set(templates.queues(template)) == {*expected, *(f"{name}-dlq" for name in expected), "acme-cron-dlq"}
 
 
-def test_each_queue_moves_its_messages_to_its_own_dlq_that_keeps_them_longer(either: Template) -> None:
+def test_each_queue_has_its_own_dlq_with_a_longer_retention(either: Template) -> None:
     for name, queue in templates.queues(either).items():
         if name.endswith("-dlq"):
             assert queue["MessageRetentionPeriod"] == DEAD_LETTER_RETENTION.total_seconds()
@@ -62,9 +62,7 @@ def test_each_queue_moves_its_messages_to_its_own_dlq_that_keeps_them_longer(eit
             assert templates.target(either, queue["RedrivePolicy"]["deadLetterTargetArn"]) == f"{name}-dlq"
 
 
-def test_a_lane_has_the_numbers_that_follow_from_its_declaration(
-    template: Template, tasks: dict[str, Task[Any, Any]]
-) -> None:
+def test_a_lane_has_the_numbers_of_its_declaration(template: Template, tasks: dict[str, Task[Any, Any]]) -> None:
     for name, type_ in LANES.items():
         queue, numbers = templates.queues(template)[name], tasks[type_].numbers
         assert timedelta(seconds=queue["VisibilityTimeout"]) == numbers.visibility
@@ -82,23 +80,23 @@ def test_queues_are_encrypted_and_refuse_plain_http(template: Template) -> None:
     assert guarded == set(templates.queues(template))
 
 
-def test_an_emulator_can_be_spoken_to_by_plain_http(local: Synthesised) -> None:
+def test_an_emulator_accepts_plain_http(local: Synthesised) -> None:
     assert not templates.of_type(local.templates["jobs-jobs"], "AWS::SQS::QueuePolicy")
 
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
 
-def test_each_queue_has_one_consumer_and_it_is_the_right_one(template: Template) -> None:
+def test_each_queue_has_its_one_consumer(template: Template) -> None:
     consumers = {queue: function for queue, (function, _) in templates.mappings(template).items()}
     assert consumers == {
         **{lane: f"acme-{type_.replace(':', '-')}" for lane, type_ in LANES.items()},
-        **dict.fromkeys(DOORS, "acme-router"),
+        **dict.fromkeys(FRONT_DOORS, "acme-router"),
     }
     assert len(consumers) == len(templates.of_type(template, "AWS::Lambda::EventSourceMapping"))
 
 
-def test_each_mapping_reports_single_failures_is_limited_and_filters_nothing(either: Template) -> None:
+def test_each_mapping_reports_item_failures_has_a_limit_and_has_no_filter(either: Template) -> None:
     for _, mapping in templates.mappings(either).values():
         assert mapping["FunctionResponseTypes"] == ["ReportBatchItemFailures"]
         assert mapping["ScalingConfig"]["MaximumConcurrency"] >= 2
@@ -118,7 +116,7 @@ def test_batch_size_and_concurrency_are_as_declared_and_shared(template: Templat
         "acme-default-report-build": (10, 3),
         "acme-low-jobs-bulk": (1, 2),
         "acme-low-jobs-sweep": (1, 2),
-        **dict.fromkeys(DOORS, (10, 2)),
+        **dict.fromkeys(FRONT_DOORS, (10, 2)),
     }
 
 
@@ -143,7 +141,7 @@ def test_all_functions_share_the_code_and_the_layer(either: Template) -> None:
     assert len({json.dumps(function["Layers"]) for function in functions}) == 1
 
 
-def test_the_environment_holds_what_the_task_needs_and_secrets_only_by_reference(template: Template) -> None:
+def test_the_environment_holds_the_tasks_settings_and_references_to_secrets(template: Template) -> None:
     found = dict(templates.variables(template, "acme-report-build"))
     assert "Fn::ImportValue" in found.pop("EXPORT_BUCKET")
     assert found == {
@@ -168,13 +166,13 @@ def test_a_local_stage_takes_values_from_the_environment_of_this_machine(local: 
     assert found["JOBLANE_STAGE"] == "local"
 
 
-def test_the_router_knows_the_open_types_and_their_queues_home_first(template: Template) -> None:
+def test_the_router_knows_each_open_type_with_its_home_queue_first(template: Template) -> None:
     found = templates.variables(template, "acme-router")
     assert found["JOBLANE_ROUTES"] == '{"order:ship":["critical"],"report:build":["default","critical"]}'
     assert "DATABASE_URL" not in found
 
 
-def test_a_lambda_of_its_own_has_its_folders_name_and_entry_and_what_it_declares(template: Template) -> None:
+def test_a_declared_function_has_its_folders_name_and_its_declared_settings(template: Template) -> None:
     function = templates.functions(template)["acme-gateway"]
     assert function["Handler"] == "tests.infra.tasks.gateway.handler.handler"
     assert (function["Timeout"], function["MemorySize"], function["Description"]) == (29, 512, "Answers")
@@ -191,14 +189,14 @@ def test_a_lambda_of_its_own_has_its_folders_name_and_entry_and_what_it_declares
     }
 
 
-def test_a_lambda_of_its_own_reads_the_buckets_and_sends_the_tasks_that_it_declares(template: Template) -> None:
+def test_a_declared_function_reads_its_buckets_and_sends_its_tasks(template: Template) -> None:
     allowed = templates.allowed(template, "acme-gateway")
     assert allowed["sqs:SendMessage"] == {"acme-critical-order-ship", "acme-low-jobs-sweep"}
     assert {action for action in allowed if action.startswith("s3:")} == {"s3:GetObject"}
     assert "sqs:ReceiveMessage" not in allowed
 
 
-def test_logs_of_every_function_expire(either: Template) -> None:
+def test_the_logs_of_every_function_expire(either: Template) -> None:
     logs = templates.of_type(either, "AWS::Logs::LogGroup")
     assert set(logs) == {f"/aws/lambda/{name}" for name in templates.functions(either)}
     assert all(group["RetentionInDays"] > 0 for group in logs.values())
@@ -209,7 +207,7 @@ def test_logs_of_every_function_expire(either: Template) -> None:
 # --- Permissions ---------------------------------------------------------------------------------------------------
 
 
-def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> None:
+def test_a_function_receives_only_from_its_own_lanes(template: Template) -> None:
     for function in {*templates.functions(template)} - {"acme-gateway", "acme-migrate"}:
         own = {queue for queue, (consumer, _) in templates.mappings(template).items() if consumer == function}
         for action in ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility"):
@@ -217,7 +215,7 @@ def test_a_function_receives_from_its_own_lanes_alone(template: Template) -> Non
             assert {queue for queue in queues if not queue.endswith("-dlq")} == own
 
 
-def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_what_it_may_enqueue(template: Template) -> None:
+def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_granted_types(template: Template) -> None:
     report = {"acme-default-report-build", "acme-critical-report-build"}
     own = {"acme-critical-order-ship", "acme-critical-order-ship-dlq"}
     assert templates.allowed(template, "acme-report-build")["sqs:SendMessage"] == {
@@ -227,30 +225,30 @@ def test_a_function_sends_to_its_own_lanes_and_dlqs_and_to_what_it_may_enqueue(t
     assert templates.allowed(template, "acme-order-ship")["sqs:SendMessage"] == {*own, *report, "acme-low-jobs-sweep"}
 
 
-def test_the_sweep_looks_at_every_dead_letter_and_deletes_none(template: Template) -> None:
+def test_the_sweep_reads_every_dead_letter_queue_and_deletes_nothing(template: Template) -> None:
     allowed = templates.allowed(template, "acme-jobs-sweep")
     lane = "acme-low-jobs-sweep"
-    letters = {f"{name}-dlq" for name in (*LANES, *DOORS)}
-    assert allowed["sqs:ReceiveMessage"] == {*letters, lane}
+    dead_letters = {f"{name}-dlq" for name in (*LANES, *FRONT_DOORS)}
+    assert allowed["sqs:ReceiveMessage"] == {*dead_letters, lane}
     assert allowed["sqs:DeleteMessage"] == {lane}
     assert templates.allowed(template, "acme-order-ship")["sqs:ReceiveMessage"] == {"acme-critical-order-ship"}
 
 
-def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_door(template: Template) -> None:
+def test_the_sweep_sends_to_every_lane_and_dlq_and_to_no_front_door(template: Template) -> None:
     sent = templates.allowed(template, "acme-jobs-sweep")["sqs:SendMessage"]
     patterns = {name.rpartition(":")[2] for name in sent if name.endswith("*")}
     assert patterns == {"acme-critical-*", "acme-default-*", "acme-low-*"}
-    assert not set(DOORS) & sent
+    assert not set(FRONT_DOORS) & sent
 
 
-def test_the_router_sends_to_open_lanes_and_the_doors_dlqs(template: Template) -> None:
+def test_the_router_sends_to_open_lanes_and_to_dlqs_of_front_doors(template: Template) -> None:
     sent = templates.allowed(template, "acme-router")["sqs:SendMessage"]
     assert sent == {lane for lane, type_ in LANES.items() if not type_.startswith("jobs:")} | {
-        f"{name}-dlq" for name in DOORS
+        f"{name}-dlq" for name in FRONT_DOORS
     }
 
 
-def test_mail_and_bucket_are_granted_where_declared(template: Template) -> None:
+def test_mail_and_bucket_are_granted_only_if_declared(template: Template) -> None:
     role = templates.functions(template)["acme-report-build"]["Role"]["Fn::GetAtt"][0]
     (mail,) = (item for item in templates.statements(template, role) if "ses:SendEmail" in item["Action"])
     assert mail["Condition"] == {"StringEquals": {"ses:FromAddress": "no-reply@example.com"}}
@@ -291,8 +289,8 @@ def test_each_expression_of_a_schedule_sends_its_tick_to_the_home_lane(template:
         assert decode(item["Target"]["Input"]).tick is not None
 
 
-def test_a_stage_has_its_own_times_and_tells_its_functions(synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
-    # given a shell in which another stage's times are set
+def test_a_stages_own_times_are_in_its_schedules_and_functions(synth: Synth, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a shell with the times of another stage
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"report:build:weekly": "@yearly"}')
     times = {"jobs:sweep": "@hourly", "report:build:odd": "off"}
     # when
@@ -307,18 +305,18 @@ def test_a_stage_has_its_own_times_and_tells_its_functions(synth: Synth, monkeyp
         assert json.loads(templates.variables(template, name)["JOBLANE_SCHEDULES"]) == times
 
 
-def test_without_times_of_its_own_it_tells_none(template: Template) -> None:
+def test_without_own_times_a_stage_sets_no_variable_for_them(template: Template) -> None:
     for name in templates.functions(template):
         assert "JOBLANE_SCHEDULES" not in templates.variables(template, name)
 
 
-def test_a_tick_that_cannot_be_sent_is_tried_for_an_hour_and_then_kept(template: Template) -> None:
+def test_a_tick_is_retried_for_an_hour_and_then_sent_to_the_dlq(template: Template) -> None:
     for item in templates.of_type(template, "AWS::Scheduler::Schedule").values():
         assert item["Target"]["RetryPolicy"] == {"MaximumEventAgeInSeconds": 3600, "MaximumRetryAttempts": 10}
         assert templates.target(template, item["Target"]["DeadLetterConfig"]["Arn"]) == "acme-cron-dlq"
 
 
-def test_a_schedules_role_serves_this_group_alone_and_sends_to_one_lane(template: Template) -> None:
+def test_a_schedules_role_serves_only_its_group_and_sends_to_one_lane(template: Template) -> None:
     for item in templates.of_type(template, "AWS::Scheduler::Schedule").values():
         role = item["Target"]["RoleArn"]
         (trust,) = template["Resources"][role["Fn::GetAtt"][0]]["Properties"]["AssumeRolePolicyDocument"]["Statement"]
@@ -329,16 +327,16 @@ def test_a_schedules_role_serves_this_group_alone_and_sends_to_one_lane(template
         assert templates.allowed_to_role(template, role) == {"sqs:SendMessage": {lane, "acme-cron-dlq"}}
 
 
-def test_locally_schedules_are_there_and_disabled_so_that_the_ticker_is_alone(local: Synthesised) -> None:
+def test_schedules_of_a_local_stage_are_disabled(local: Synthesised) -> None:
     schedules = templates.of_type(local.templates["jobs-jobs"], "AWS::Scheduler::Schedule")
     assert len(schedules) == 4
     assert {item["State"] for item in schedules.values()} == {"DISABLED"}
 
 
-# --- What is kept --------------------------------------------------------------------------------------------------
+# --- Retention -----------------------------------------------------------------------------------------------------
 
 
-def test_the_bucket_is_private_encrypted_and_forgets_exports_after_a_week(dev: Synthesised) -> None:
+def test_the_bucket_is_private_and_encrypted_and_exports_expire_after_a_week(dev: Synthesised) -> None:
     (bucket,) = templates.of_type(dev.templates["acme-data"], "AWS::S3::Bucket").values()
     assert set(bucket["PublicAccessBlockConfiguration"].values()) == {True}
     (encryption,) = bucket["BucketEncryption"]["ServerSideEncryptionConfiguration"]
@@ -361,7 +359,7 @@ def test_the_stage_decides_what_outlives_its_stack(dev: Synthesised, local: Synt
     assert [item["DeletionPolicy"] for item in gone] == ["Delete"]
 
 
-def test_queues_and_what_is_in_them_are_kept_where_the_stage_says_so(dev: Synthesised, local: Synthesised) -> None:
+def test_queues_are_retained_if_the_stage_sets_removal_to_retain(dev: Synthesised, local: Synthesised) -> None:
     for done, on_delete, on_replace in ((dev, "RetainExceptOnCreate", "Retain"), (local, "Delete", "Delete")):
         template = done.templates[f"{done.stage.prefix}-jobs"]
         found = [item for item in template["Resources"].values() if item["Type"] == "AWS::SQS::Queue"]
@@ -373,11 +371,11 @@ def test_no_password_is_in_a_template_for_aws(dev: Synthesised) -> None:
     assert "jobs:jobs@" not in json.dumps(dict(dev.templates))
 
 
-def test_two_synths_of_the_same_make_the_same_template(dev: Synthesised, synth: Any) -> None:
+def test_two_synths_give_the_same_template(dev: Synthesised, synth: Any) -> None:
     assert synth("dev").templates == dev.templates
 
 
-def test_the_database_is_migrated_before_any_function_that_uses_it_changes(template: Template) -> None:
+def test_the_database_is_migrated_before_its_functions_change(template: Template) -> None:
     runs = [name for name, item in template["Resources"].items() if item["Type"] == "Custom::Migration"]
     functions = {
         item["Properties"]["FunctionName"]: item.get("DependsOn", [])
@@ -390,7 +388,7 @@ def test_the_database_is_migrated_before_any_function_that_uses_it_changes(templ
         assert runs[0] in functions[name], name
 
 
-def test_the_migration_runs_again_with_other_code_and_is_waited_for_a_little_longer_than_it_can_last(
+def test_the_migration_runs_again_with_new_code_and_has_a_service_timeout(
     template: Template,
 ) -> None:
     [run] = templates.of_type(template, "Custom::Migration").values()
@@ -401,13 +399,13 @@ def test_the_migration_runs_again_with_other_code_and_is_waited_for_a_little_lon
     assert templates.target(template, run["ServiceToken"]) == "acme-migrate"
 
 
-def test_the_migration_may_log_in_and_write_its_log_and_no_more(template: Template) -> None:
+def test_the_migration_may_only_log_in_and_write_its_log(template: Template) -> None:
     allowed = templates.allowed(template, "acme-migrate")
     assert allowed.pop("secretsmanager:GetSecretValue") == {DATABASE_SECRET}
     assert set(allowed) == {"logs:CreateLogStream", "logs:PutLogEvents"}
 
 
-def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_functions_in(synth: Synth) -> None:
+def test_the_migration_logs_in_as_its_own_user_and_grants_the_functions_rights(synth: Synth) -> None:
     owner = DATABASE_SECRET.replace("dev", "owner")
     database = {**STAGES["dev"]["database"], "user": "jobs", "migration_secret": owner}
     template = synth("dev", database=database).templates["acme-jobs"]
@@ -421,7 +419,7 @@ def test_the_migration_comes_as_another_user_where_there_is_one_and_lets_the_fun
     assert templates.allowed(template, "acme-order-ship")["secretsmanager:GetSecretValue"] == {DATABASE_SECRET}
 
 
-def test_a_function_logs_in_by_iam_as_its_user_alone(synth: Synth) -> None:
+def test_a_function_logs_in_by_iam_as_its_own_user_only(synth: Synth) -> None:
     database = {"kind": "existing", "host": RDS_HOST, "name": "acme", "user": "jobs", "resource_id": "cluster-AB1"}
     template = synth("dev", database=database).templates["acme-jobs"]
     assert templates.variables(template, "acme-order-ship")["DATABASE_URL"] == (
@@ -431,6 +429,6 @@ def test_a_function_logs_in_by_iam_as_its_user_alone(synth: Synth) -> None:
     assert arn.endswith(":dbuser:cluster-AB1/jobs")
 
 
-def test_a_migration_that_fails_is_not_tried_again_behind_the_deploys_back(template: Template) -> None:
+def test_a_failed_migration_is_not_retried_asynchronously(template: Template) -> None:
     (config,) = templates.of_type(template, "AWS::Lambda::EventInvokeConfig").values()
     assert (templates.target(template, config["FunctionName"]), config["MaximumRetryAttempts"]) == ("acme-migrate", 0)

@@ -1,4 +1,4 @@
-"""What the stages for AWS allow to whom, read from all their templates; and what cdk-nag says of them."""
+"""The permissions of the stages for AWS, read from all their templates, and the findings of cdk-nag."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from tests.infra.conftest import RealStages, Synth
 REAL = [name for name, settings in context_of_file(Project.here())["stages"].items() if not settings.get("local")]
 CONSUMING = {
     *("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"),  # Lambda's poller
-    *("sqs:ChangeMessageVisibility", "sqs:GetQueueUrl", "sqs:SendMessage"),  # back-off; a message without an id
+    *("sqs:ChangeMessageVisibility", "sqs:GetQueueUrl", "sqs:SendMessage"),  # back-off; messages without an id
 }
 SENDING = {"sqs:GetQueueUrl", "sqs:SendMessage"}
 KEY = "AWS::KMS::Key"
 
 WILDCARDS: Mapping[tuple[str, ...], str] = {
-    # the keys of objects are made at run time: their folder, and what is done there
+    # object keys are created at run time; only their folder is known
     ("s3:AbortMultipartUpload", "s3:PutObject"): r".*/(exports|reports)/\*",
     ("s3:GetObject",): r".*/exports/\*",
     ("s3:DeleteObject",): r".*/(exports|reports)/\*",
-    # the record may hold tasks of types that are deployed no more: the sweep, by the pattern of lanes and their DLQs
+    # the sweep sends tasks of types that are no longer deployed, too: the pattern of lanes and their DLQs
     ("sqs:GetQueueUrl", "sqs:SendMessage"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
-    # the dead-letter queues of lanes, also of types that are deployed no more: what is redriven is taken from there
+    # a redrive takes dead letters, also of types that are no longer deployed: the pattern of the lanes' DLQs
     (
         "sqs:ChangeMessageVisibility",
         "sqs:DeleteMessage",
@@ -50,9 +50,9 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:GetQueueUrl",
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*-dlq",
-    # SES asks for the identities of recipients, too; ses:FromAddress leaves one sender
+    # SES checks the identities of recipients, too; ses:FromAddress allows one sender
     ("ses:SendEmail",): r"arn:\S+:ses:\S+:identity/\*",
-    # Lambda makes interfaces with the functions' roles, and what is there already is asked for without a name
+    # Lambda creates interfaces with the functions' roles, and describes existing ones without a name
     (
         "ec2:AssignPrivateIpAddresses",
         "ec2:CreateNetworkInterface",
@@ -60,7 +60,7 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "ec2:UnassignPrivateIpAddresses",
     ): r"arn:\S+:ec2:\S+:\*/\*",
     ("ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"): r"\*",
-    # the inspector, of what earlier deploys have left as well: by the patterns of lanes, dead letters, functions, ticks
+    # the Inspector, also for resources of earlier deploys: the patterns of lanes, dead letters, functions and ticks
     ("sqs:GetQueueAttributes", "sqs:GetQueueUrl"): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
     ("sqs:SendMessage",): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)-\*",
     (
@@ -68,15 +68,15 @@ WILDCARDS: Mapping[tuple[str, ...], str] = {
         "sqs:ReceiveMessage",
     ): r"arn:\S+:sqs:\S+:PREFIX-(critical|default|low)\*-dlq",
     ("lambda:GetFunctionConfiguration",): r"arn:\S+:lambda:\S+:function:PREFIX-\*",
-    ("lambda:ListEventSourceMappings",): r"\*",  # AWS knows no resource for it
-    ("scheduler:ListSchedules",): r"arn:\S+:scheduler:\S+:schedule/\*/\*",  # nor for a list of one group
+    ("lambda:ListEventSourceMappings",): r"\*",  # the action has no resource type
+    ("scheduler:ListSchedules",): r"arn:\S+:scheduler:\S+:schedule/\*/\*",  # nor one for a single group
     ("scheduler:GetSchedule",): r"arn:\S+:scheduler:\S+:schedule/PREFIX-cron/\*",
     ("logs:FilterLogEvents",): r"arn:\S+:logs:\S+:log-group:/aws/lambda/PREFIX-\*",
-    # a route of the control API: its operations; and where it is, of a stack whose id is not known when it is asked for
+    # the operations of a route of the control API; and its stack, whose id the caller does not know
     ("execute-api:Invoke",): r"arn:\S+:execute-api:\S+/\*/POST/(view|operate|edit)/\*",
     ("cloudformation:DescribeStacks",): r"arn:\S+:cloudformation:\S+:stack/PREFIX-control/\*",
 }
-"""Where AWS has no other way than a ``*`` in a resource: a statement's actions → what its resources may look like."""
+"""Statements that need a ``*`` in a resource on AWS: their actions → pattern of their resources."""
 
 
 @pytest.fixture(params=REAL)
@@ -88,14 +88,14 @@ def real(request: pytest.FixtureRequest, real_stages: RealStages) -> Synthesised
 
 
 @pytest.mark.parametrize("stage", REAL)
-def test_cdk_nag_finds_nothing_that_is_not_answered(stage: str, real_stages: RealStages) -> None:
-    assert real_stages(stage).templates  # refused otherwise, as the next test shows
+def test_cdk_nag_has_no_unacknowledged_finding(stage: str, real_stages: RealStages) -> None:
+    assert real_stages(stage).templates  # the next test shows that findings are refused
 
 
-def test_what_cdk_nag_finds_is_refused_with_its_place(
+def test_findings_of_cdk_nag_are_refused_with_their_construct(
     no_packages: Packages, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given the real stacks and, in one of them, a queue open to plain http and a role that may read every object
+    # given the real stacks, with a queue open to plain http and a role that may read every object in one of them
     def add_planted(app: App, jobs: Jobs, stage: PlatformStage) -> None:
         stack = Stack.of(jobs)
         sqs.Queue(stack, "Planted", dead_letter_queue=None)
@@ -105,7 +105,7 @@ def test_what_cdk_nag_finds_is_refused_with_its_place(
     app = replace(APP, stacks=[*APP.stacks, add_planted])
     # when
     assert app.main(["-c", "stage=prod", "-o", str(tmp_path / "out")], lambda *_: no_packages) == 1
-    # then each is told, and nothing else, and no template is there to be deployed
+    # then only these are reported, and there is no template to deploy
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("  - ")]
     assert sorted(re.sub(r": The .*", "", line) for line in lines) == [
         "  - jobs-prod-jobs/Planted/Resource: AwsSolutions-SQS3",
@@ -116,10 +116,10 @@ def test_what_cdk_nag_finds_is_refused_with_its_place(
     assert not list(tmp_path.glob("out/*.template.json"))
 
 
-def test_every_acknowledgement_answers_a_finding_at_its_place(
+def test_every_acknowledgement_matches_a_finding_at_its_construct(
     no_packages: Packages, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a synthesis that notes what would be acknowledged, and acknowledges nothing
+    # given a synthesis that notes the acknowledgements without applying them
     noted: list[tuple[str, str, str]] = []
 
     class Noting:
@@ -139,11 +139,11 @@ def test_every_acknowledgement_answers_a_finding_at_its_place(
             environ={},
             build=lambda *_: no_packages,
         )
-    # then there is an answer to each finding, and a finding to each answer, which is a sentence
+    # then each finding has an acknowledgement, and each acknowledgement a finding and a sentence as its reason
     findings = {tuple(problem.split(": The ")[0].split(": ", 1)) for problem in caught.value.problems}
     answered = {finding for finding in findings for path, rule, _ in noted if _at(finding, path, rule)}
     assert answered == findings
-    assert [one for one in noted if not any(_at(finding, *one[:2]) for finding in findings)] == []
+    assert [(path, rule) for path, rule, _ in noted if not any(_at(found, path, rule) for found in findings)] == []
     assert all(reason.endswith(".") and len(reason) > 40 for _, _, reason in noted)
 
 
@@ -159,7 +159,7 @@ def _at(finding: tuple[str, ...], path: str, rule: str) -> bool:
         Fn.join("/", [Fn.import_value("theirs"), "*"]),
         Fn.join("", [Fn.select(1, Fn.split("/", Fn.ref("AWS::StackId"))), "/*"]),
     ],
-    ids=["text", "sub", "join", "select"],  # a token's text counts tokens
+    ids=["text", "sub", "join", "select"],  # the text of a token has a number that changes
 )
 def test_a_wildcard_is_acknowledged_however_its_resource_is_written(resource: str) -> None:
     app = App()
@@ -171,7 +171,7 @@ def test_a_wildcard_is_acknowledged_however_its_resource_is_written(resource: st
     refuse_findings(app)
 
 
-def test_an_acknowledgement_is_of_one_rule_and_one_place() -> None:
+def test_an_acknowledgement_applies_to_one_rule_at_one_construct() -> None:
     app = App()
     stack = Stack(app, "planted")
     first, second = (sqs.Queue(stack, name, enforce_ssl=True) for name in ("First", "Second"))
@@ -180,7 +180,9 @@ def test_an_acknowledgement_is_of_one_rule_and_one_place() -> None:
         refuse_findings(app)
     (problem,) = caught.value.problems
     assert problem.startswith("planted/Second/Resource: AwsSolutions-SQS3: The SQS queue ")
-    assert problem.endswith(" Mend it, or say beside the construct why it is right, by joblane.cdk.nag.acknowledge")
+    assert problem.endswith(
+        " Fix it, or give a reason to accept it, next to the construct, with joblane.cdk.nag.acknowledge"
+    )
     acknowledge(second, "SQS3", "Nothing reads it.")
     refuse_findings(app)
 
@@ -188,7 +190,7 @@ def test_an_acknowledgement_is_of_one_rule_and_one_place() -> None:
 # --- Every statement -----------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_allowed_by_a_wildcard_but_where_aws_has_no_other_way(real: Synthesised) -> None:
+def test_wildcards_are_only_where_aws_requires_them(real: Synthesised) -> None:
     wrong, seen = [], set()
     for name, template in real.templates.items():
         for logical_id, statement in _statements(template):
@@ -198,7 +200,7 @@ def test_nothing_is_allowed_by_a_wildcard_but_where_aws_has_no_other_way(real: S
             seen |= {actions for actions in WILDCARDS if set(actions) == set(_many(statement["Action"]))}
             wrong += [f"{name}/{logical_id}: {problem}" for problem in found]
     assert wrong == []
-    assert seen == set(WILDCARDS)  # none is left on the list that nothing needs
+    assert seen == set(WILDCARDS)  # the list has no unused entry
 
 
 @pytest.mark.parametrize(
@@ -215,14 +217,14 @@ def test_nothing_is_allowed_by_a_wildcard_but_where_aws_has_no_other_way(real: S
         ({"Action": "ses:SendEmail", "Resource": "arn:aws:ses:eu:1:identity/*"}, "ses:FromAddress"),
     ],
 )
-def test_a_wildcard_is_seen_wherever_it_stands(statement: dict[str, Any], problem: str) -> None:
+def test_a_wildcard_is_found_anywhere_in_a_statement(statement: dict[str, Any], problem: str) -> None:
     template = {"Resources": {"P": {"Type": "T", "Properties": {"Statement": [{"Effect": "Allow", **statement}]}}}}
-    ((_, found),) = _statements(template)
-    assert any(one.startswith(problem) for one in problems(template, found, "jobs"))
+    ((_, read),) = _statements(template)
+    assert any(found.startswith(problem) for found in problems(template, read, "jobs"))
 
 
 def problems(template: Mapping[str, Any], statement: Mapping[str, Any], prefix: str) -> Iterator[str]:
-    """What of a statement allows more than it names."""
+    """Find the parts of a statement that allow more than they name."""
     yield from (key for key in ("NotAction", "NotResource", "NotPrincipal") if key in statement)
     actions = _many(statement.get("Action", []))
     yield from (f"Action {action}" for action in actions if "*" in action)
@@ -232,13 +234,13 @@ def problems(template: Mapping[str, Any], statement: Mapping[str, Any], prefix: 
             yield f"Resource {resource}"
     principal = statement.get("Principal", {})
     named = principal.values() if isinstance(principal, Mapping) else [principal]
-    yield from (f"Principal {one}" for many in named for one in _many(many) if one == "*")
+    yield from ("Principal *" for many in named for value in _many(many) if value == "*")
     if "ses:SendEmail" in actions and "ses:FromAddress" not in statement.get("Condition", {}).get("StringEquals", {}):
         yield "ses:FromAddress is no condition"
 
 
 def _statements(template: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """All statements of all policies, wherever in a resource they are; but those of keys, whose ``*`` is the key."""
+    """Return all statements of all policies, anywhere in a resource, except those of keys, whose ``*`` is the key."""
     for logical_id, resource in template["Resources"].items():
         waiting = [] if resource["Type"] == KEY else [resource.get("Properties", {})]
         while waiting:
@@ -255,15 +257,15 @@ def _many(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def test_no_role_has_a_policy_of_aws(real: Synthesised) -> None:
+def test_no_role_has_an_aws_managed_policy(real: Synthesised) -> None:
     for template in real.templates.values():
         for role in templates.of_type(template, "AWS::IAM::Role").values():
-            # the stage's own alone, from its stack of what is kept
+            # only the stage's own policy, from its data stack
             assert {tuple(policy) for policy in role.get("ManagedPolicyArns", [])} <= {("Fn::ImportValue",)}
 
 
-def test_a_key_is_the_accounts_and_cloudwatchs_for_the_stages_alarms(real: Synthesised) -> None:
-    (key,) = (key for one in real.templates.values() for key in templates.of_type(one, KEY).values())
+def test_the_key_is_for_the_account_and_for_the_stages_alarms(real: Synthesised) -> None:
+    (key,) = (key for template in real.templates.values() for key in templates.of_type(template, KEY).values())
     account, cloudwatch = key["KeyPolicy"]["Statement"]
     assert str(account["Principal"]["AWS"]).endswith("':root']]}")
     assert cloudwatch["Principal"] == {"Service": "cloudwatch.amazonaws.com"}
@@ -292,7 +294,7 @@ def test_every_queue_is_encrypted_and_refuses_plain_http(real: Synthesised) -> N
 # --- Roles ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_function_has_a_role_of_its_own_and_writes_to_its_own_log_alone(real: Synthesised) -> None:
+def test_every_function_has_its_own_role_and_writes_only_to_its_own_log(real: Synthesised) -> None:
     for template in real.templates.values():
         roles = [function["Role"]["Fn::GetAtt"][0] for function in templates.functions(template).values()]
         assert len(set(roles)) == len(roles)
@@ -302,25 +304,25 @@ def test_every_function_has_a_role_of_its_own_and_writes_to_its_own_log_alone(re
             assert trust["Principal"] == {"Service": "lambda.amazonaws.com"}
             allowed = templates.allowed(template, name)
             logs = {action: where for action, where in allowed.items() if action.startswith("logs:")}
-            if name.endswith("-control"):  # whose inspector reads the others'
+            if name.endswith("-control"):  # the Inspector reads the logs of other functions
                 logs.pop("logs:FilterLogEvents")
             own = {f"/aws/lambda/{name}"}
             assert logs == {"logs:CreateLogStream": own, "logs:PutLogEvents": own}
 
 
-def test_of_its_own_lanes_a_function_may_do_what_the_poller_and_the_runtime_do(real: Synthesised) -> None:
+def test_on_its_own_lanes_a_function_has_the_rights_of_poller_and_runtime(real: Synthesised) -> None:
     template = real.templates[f"{real.stage.prefix}-jobs"]
     for queue, (function, _) in templates.mappings(template).items():
         allowed = templates.allowed(template, function)
-        door = function.endswith("-router")
+        is_router = function.endswith("-router")
         assert {action for action in allowed if queue in allowed[action]} == (
-            CONSUMING - {"sqs:SendMessage"} if door else CONSUMING
+            CONSUMING - {"sqs:SendMessage"} if is_router else CONSUMING
         )
-        looking = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage"} if function.endswith("-jobs-sweep") else set()
-        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING | looking
+        reading = {"sqs:GetQueueAttributes", "sqs:ReceiveMessage"} if function.endswith("-jobs-sweep") else set()
+        assert {action for action in allowed if f"{queue}-dlq" in allowed[action]} == SENDING | reading
 
 
-def test_dead_letters_are_taken_by_the_one_who_redrives_them_and_by_nobody_else(real: Synthesised) -> None:
+def test_only_the_task_that_redrives_dead_letters_may_take_them(real: Synthesised) -> None:
     template, prefix = real.templates[f"{real.stage.prefix}-jobs"], real.stage.prefix
     taking = {f"{prefix}-{queue}-*-dlq" for queue in Queue} | {f"{prefix}-{queue}-dlq" for queue in Queue}
     for name in templates.functions(template):
@@ -329,14 +331,14 @@ def test_dead_letters_are_taken_by_the_one_who_redrives_them_and_by_nobody_else(
             queue.rpartition(":")[2] for queue in allowed.get("sqs:DeleteMessage", set()) if queue.endswith("-dlq")
         }
         assert taken == (taking | {f"{prefix}-cron-dlq"} if name == f"{prefix}-jobs-bulk" else set())
-    # what came from a front door goes back through it
+    # dead letters of a front door go back through it
     sends = {
         queue.rpartition(":")[2] for queue in templates.allowed(template, f"{prefix}-jobs-bulk")["sqs:SendMessage"]
     }
     assert {f"{prefix}-{queue}" for queue in Queue} <= sends
 
 
-def test_a_schedules_role_serves_the_schedules_of_its_group_alone(real: Synthesised) -> None:
+def test_a_schedules_role_serves_only_the_schedules_of_its_group(real: Synthesised) -> None:
     found = 0
     for template in real.templates.values():
         for role in templates.of_type(template, "AWS::IAM::Role").values():
@@ -354,12 +356,12 @@ def test_a_schedules_role_serves_the_schedules_of_its_group_alone(real: Synthesi
 
 
 @pytest.mark.parametrize("sender", ["", {"secret": "mail/sender"}])
-def test_a_sender_that_is_not_written_out_is_refused(sender: object, synth: Synth) -> None:
+def test_an_empty_or_secret_sender_address_is_refused(sender: object, synth: Synth) -> None:
     with pytest.raises(StageError, match=r"stage 'dev': settings\.EMAIL_FROM_ADDRESS: the address itself is required"):
         synth(settings={"EMAIL_FROM_ADDRESS": sender})
 
 
-def test_where_mails_go_another_way_nothing_of_ses_is_allowed(synth: Synth) -> None:
+def test_without_ses_as_mail_provider_no_action_of_ses_is_allowed(synth: Synth) -> None:
     template = synth(settings={"EMAIL_PROVIDER": "smtp"}).templates["acme-jobs"]
     assert "ses:SendEmail" not in templates.allowed(template, "acme-report-build")
 
@@ -367,7 +369,7 @@ def test_where_mails_go_another_way_nothing_of_ses_is_allowed(synth: Synth) -> N
 # --- Services that send --------------------------------------------------------------------------------------------
 
 
-def test_a_service_can_be_given_each_type_and_each_front_door_by_itself(dev: Synthesised) -> None:
+def test_there_is_a_policy_for_each_type_and_each_front_door(dev: Synthesised) -> None:
     assert _producer_policies(dev) == {
         "acme-send-order-ship-${AWS::Region}": {"acme-critical-order-ship"},
         "acme-send-report-build-${AWS::Region}": {"acme-default-report-build", "acme-critical-report-build"},
@@ -377,14 +379,14 @@ def test_a_service_can_be_given_each_type_and_each_front_door_by_itself(dev: Syn
     }
 
 
-def test_a_type_that_was_renamed_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
+def test_a_renamed_type_keeps_the_policy_of_its_old_name(synth: Synth) -> None:
     found = _producer_policies(synth(package="tests.infra.renamed", settings={}))
     for name in ("data-copy", "data-move"):
         assert found[f"acme-send-{name}-${{AWS::Region}}"] == {f"acme-default-{name}", f"acme-low-{name}"}
 
 
-def test_a_policys_logical_id_follows_from_its_type_and_not_from_where_that_is_declared(synth: Synth) -> None:
-    # else the old name's would be made a second time before the first is removed, and a name can be had once
+def test_a_policys_logical_id_depends_only_on_its_type(synth: Synth) -> None:
+    # a second policy of the same name would be created before the first is removed, and names are unique
     template = synth(package="tests.infra.renamed", settings={}).templates["acme-jobs"]
     for logical_id, policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").items():
         name = templates.target(template, policy["ManagedPolicyName"]).removeprefix("acme-send-").partition("-$")[0]
@@ -392,7 +394,7 @@ def test_a_policys_logical_id_follows_from_its_type_and_not_from_where_that_is_d
 
 
 def _producer_policies(done: Synthesised) -> dict[str, set[str]]:
-    """Queues by the policy's name."""
+    """Return queues by the policy's name."""
     template, found = done.templates["acme-jobs"], {}
     for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values():
         (statement,) = policy["PolicyDocument"]["Statement"]

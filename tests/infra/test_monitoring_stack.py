@@ -1,4 +1,4 @@
-"""What the alarms watch and tell, read from the templates of the real tasks, and of tasks of every shape."""
+"""The alarms, the dashboard and the saved queries, read from the templates of the real tasks and of test tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.infra.templates import Properties, Template
 from tests.pages import ROOT, anchors
 
 PAGE = ROOT / "docs" / "how-to" / "operate.md"
-HEADING = re.compile(r"What to do: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
+HEADING = re.compile(r" Run: joblane .+\. Runbook: (docs/how-to/operate\.md)#([a-z-]+)\. No data: ")
 MAX_DESCRIPTION = 1024
 """Source: PutMetricAlarm, CloudWatch API reference."""
 MAX_RANGE_SECONDS = 86_400
@@ -36,37 +36,37 @@ def watched(request: pytest.FixtureRequest, real_stages: RealStages) -> Template
 
 @pytest.fixture(scope="module")
 def acme(synth: Synth) -> Template:
-    """Of the test tasks, with thresholds of its own."""
+    """The template of the test tasks, with its own thresholds."""
     done = synth(monitoring={"email": "on-call@example.com", "archived": 7, "throttles": "off"})
     return done.templates["acme-monitoring"]
 
 
 def alarms_of(template: Template) -> dict[str, Properties]:
-    return {one["AlarmName"]: one for one in templates.of_type(template, "AWS::CloudWatch::Alarm").values()}
+    return {entry["AlarmName"]: entry for entry in templates.of_type(template, "AWS::CloudWatch::Alarm").values()}
 
 
 def metrics_of(alarm: Properties) -> list[dict[str, Any]]:
-    """Each metric that an alarm reads, flat."""
+    """All metrics that an alarm reads, in one list."""
     if "Metrics" not in alarm:
         return [dict(alarm)]
-    return [one["MetricStat"]["Metric"] | one["MetricStat"] for one in alarm["Metrics"] if "MetricStat" in one]
+    return [entry["MetricStat"]["Metric"] | entry["MetricStat"] for entry in alarm["Metrics"] if "MetricStat" in entry]
 
 
 def dimensions(metric: Properties) -> dict[str, str]:
-    return {one["Name"]: one["Value"] for one in metric.get("Dimensions", [])}
+    return {entry["Name"]: entry["Value"] for entry in metric.get("Dimensions", [])}
 
 
 # --- Every alarm ---------------------------------------------------------------------------------------------------
 
 
-def test_every_alarm_tells_the_one_topic_when_it_rings_and_when_it_is_over(watched: Template) -> None:
+def test_every_alarm_notifies_the_topic_when_it_fires_and_when_it_is_over(watched: Template) -> None:
     ((topic, _),) = templates.of_type(watched, "AWS::SNS::Topic").items()
     for alarm in alarms_of(watched).values():
         assert alarm["AlarmActions"] == alarm["OKActions"] == [{"Ref": topic}]
         assert alarm.get("ActionsEnabled", True)
 
 
-def test_every_alarm_names_a_heading_that_says_what_to_do(watched: Template) -> None:
+def test_every_alarm_names_a_command_and_a_section_of_the_runbook(watched: Template) -> None:
     known = anchors(PAGE)
     for name, alarm in alarms_of(watched).items():
         found = HEADING.search(alarm["AlarmDescription"])
@@ -75,21 +75,21 @@ def test_every_alarm_names_a_heading_that_says_what_to_do(watched: Template) -> 
         assert len(alarm["AlarmDescription"]) <= MAX_DESCRIPTION
 
 
-def test_every_heading_below_alarm_by_alarm_has_an_alarm(watched: Template) -> None:
-    named = {HEADING.search(one["AlarmDescription"])[2] for one in alarms_of(watched).values()}  # type: ignore[index]
-    section = PAGE.read_text().split("\n## Alarm by alarm\n")[1].split("\n## ")[0]
+def test_every_heading_below_alarms_has_an_alarm(watched: Template) -> None:
+    named = {HEADING.search(entry["AlarmDescription"])[2] for entry in alarms_of(watched).values()}  # type: ignore[index]
+    section = PAGE.read_text().split("\n## Alarms\n")[1].split("\n## ")[0]
     assert {
-        re.sub(r"[^a-z-]", "", one.lower().replace(" ", "-")) for one in re.findall(r"^### (.+)$", section, re.M)
+        re.sub(r"[^a-z-]", "", entry.lower().replace(" ", "-")) for entry in re.findall(r"^### (.+)$", section, re.M)
     } == named
 
 
-def test_silence_is_a_fault_where_something_has_to_come_and_fine_elsewhere(watched: Template) -> None:
-    missing = {name.split("-", 2)[2]: one["TreatMissingData"] for name, one in alarms_of(watched).items()}
+def test_missing_data_is_a_fault_for_the_sweep_and_the_health_check_alone(watched: Template) -> None:
+    missing = {name.split("-", 2)[2]: entry["TreatMissingData"] for name, entry in alarms_of(watched).items()}
     assert {name for name, treated in missing.items() if treated == "breaching"} == {"sweep", "health-check"}
     assert set(missing.values()) == {"breaching", "notBreaching"}
 
 
-def test_no_alarm_reads_more_metrics_or_a_longer_time_than_cloudwatch_takes(watched: Template) -> None:
+def test_no_alarm_exceeds_the_limits_of_cloudwatch(watched: Template) -> None:
     for name, alarm in alarms_of(watched).items():
         found = metrics_of(alarm)
         assert 1 <= len(found) <= MAX_METRICS, name
@@ -97,7 +97,7 @@ def test_no_alarm_reads_more_metrics_or_a_longer_time_than_cloudwatch_takes(watc
         assert alarm["DatapointsToAlarm"] <= alarm["EvaluationPeriods"]
 
 
-def test_there_are_three_for_a_lane_and_few_for_the_stage_and_they_read_as_many_metrics_as_the_page_of_costs_says(
+def test_the_number_of_alarms_and_metrics_is_the_one_that_the_costs_assume(
     real_stages: RealStages,
 ) -> None:
     made = real_stages("prod").templates
@@ -110,11 +110,11 @@ def test_there_are_three_for_a_lane_and_few_for_the_stage_and_they_read_as_many_
     assert metrics == 7 * len(lanes) - sum(task.resumable for task in lanes) + functions + 10
 
 
-# --- One by one ----------------------------------------------------------------------------------------------------
+# --- Each alarm ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("task", discover().values(), ids=lambda task: task.type)
-def test_each_type_rings_when_it_gives_up_fails_or_waits(task: Any, real_stages: RealStages) -> None:
+def test_each_type_has_alarms_for_archived_failing_and_waiting_tasks(task: Any, real_stages: RealStages) -> None:
     found = alarms_of(real_stages("prod").templates["jobs-prod-monitoring"])
     for queue in task.lanes:
         of_lane = {"task_type": task.type, "queue": queue}
@@ -124,28 +124,28 @@ def test_each_type_rings_when_it_gives_up_fails_or_waits(task: Any, real_stages:
         assert (waiting["MetricName"], waiting["ExtendedStatistic"]) == ("WaitMs", "p95")
         assert waiting["Threshold"] == task.target_wait.total_seconds() * 1000
         assert [dimensions(archived), dimensions(waiting)] == [of_lane, of_lane]
-        assert {one["MetricName"]: dimensions(one) for one in metrics_of(failing)} == {
+        assert {entry["MetricName"]: dimensions(entry) for entry in metrics_of(failing)} == {
             "Started": of_lane,
             "Retried": of_lane,
             "Archived": of_lane,
             "Errors": {"FunctionName": f"jobs-prod-{task.slug}"},
         }
-        assert {one["Namespace"] for one in [archived, waiting]} == {"Joblane/jobs-prod"}
+        assert {entry["Namespace"] for entry in [archived, waiting]} == {"Joblane/jobs-prod"}
 
 
-def test_a_failure_rate_needs_runs_to_be_one(acme: Template) -> None:
+def test_a_failure_rate_counts_only_above_a_number_of_runs(acme: Template) -> None:
     (expression,) = (
-        one["Expression"]
-        for one in alarms_of(acme)["acme-failing-critical-order-ship"]["Metrics"]
-        if "Expression" in one
+        entry["Expression"]
+        for entry in alarms_of(acme)["acme-failing-critical-order-ship"]["Metrics"]
+        if "Expression" in entry
     )
     assert expression == "IF(started + errors >= 10, 100 * (retried + archived + errors) / (started + errors), 0)"
 
 
-def test_runs_are_near_their_timeout_by_the_one_that_was_declared(acme: Template) -> None:
+def test_runs_are_compared_with_the_declared_timeout(acme: Template) -> None:
     alarm = alarms_of(acme)["acme-near-timeout-1"]
-    ids = {one["Id"]: one["MetricStat"]["Metric"] for one in alarm["Metrics"] if "MetricStat" in one}
-    (expression,) = (one["Expression"] for one in alarm["Metrics"] if "Expression" in one)
+    ids = {entry["Id"]: entry["MetricStat"]["Metric"] for entry in alarm["Metrics"] if "MetricStat" in entry}
+    (expression,) = (entry["Expression"] for entry in alarm["Metrics"] if "Expression" in entry)
     tasks = discover(TASKS, times={})
     for id_, timeout_ms in re.findall(r"100 \* (d\d+) / (\d+)", expression):
         type_ = dimensions(ids[id_])["task_type"]
@@ -165,7 +165,7 @@ def test_every_function_is_watched_for_throttles(real_stages: RealStages) -> Non
     assert sorted(watched) == sorted(templates.functions(made["jobs-prod-jobs"]))
 
 
-def test_the_dead_letters_of_doors_and_schedules_are_watched(acme: Template) -> None:
+def test_the_dead_letters_of_front_doors_and_schedules_have_an_alarm(acme: Template) -> None:
     metrics = metrics_of(alarms_of(acme)["acme-refused"])
     assert {dimensions(metric)["QueueName"] for metric in metrics} == {
         *(f"acme-{queue}-dlq" for queue in Queue),
@@ -174,14 +174,14 @@ def test_the_dead_letters_of_doors_and_schedules_are_watched(acme: Template) -> 
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_the_sweep_is_missed_after_four_times_by_the_clock_of_its_schedule(stage: str, real_stages: RealStages) -> None:
+def test_the_sweep_is_missed_after_four_intervals_of_its_schedule(stage: str, real_stages: RealStages) -> None:
     alarm = alarms_of(real_stages(stage).templates[f"jobs-{stage}-monitoring"])[f"jobs-{stage}-sweep"]
-    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Succeeded", 300, 4)
+    assert (alarm["MetricName"], alarm["Period"], alarm["EvaluationPeriods"]) == ("Completed", 300, 4)
     assert (alarm["ComparisonOperator"], alarm["Threshold"]) == ("LessThanThreshold", 1)
     assert dimensions(alarm) == {"task_type": "jobs:sweep", "queue": "low"}
 
 
-def test_a_sweep_once_an_hour_is_missed_after_four_and_one_that_is_off_is_not_missed(synth: Synth) -> None:
+def test_an_hourly_sweep_is_missed_after_four_hours_and_a_disabled_sweep_never(synth: Synth) -> None:
     hourly = synth(monitoring={}, schedules={"jobs:sweep": "@hourly"}).templates["acme-monitoring"]
     assert alarms_of(hourly)["acme-sweep"]["Period"] == 3600
     off = synth(monitoring={}, schedules={"jobs:sweep": "off"}).templates["acme-monitoring"]
@@ -194,7 +194,7 @@ def test_a_stage_sets_thresholds_and_leaves_alarms_out(acme: Template) -> None:
     assert [name for name in found if "throttles" in name] == []
 
 
-def test_each_threshold_that_is_off_takes_its_alarms_away() -> None:
+def test_each_threshold_that_is_off_removes_its_alarms() -> None:
     tasks, all_of = discover(), Monitoring()
     whole = alarms.alarms(all_of, tasks, prefix="jobs", functions=["jobs-router"])
     nothing: dict[str, Any] = {
@@ -211,7 +211,7 @@ def test_a_stage_without_monitoring_has_no_such_stack(dev: Any, local: Any) -> N
 # --- Topic ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_topic_is_encrypted_and_open_to_its_own_alarms_and_tls_alone(acme: Template) -> None:
+def test_the_topic_is_encrypted_and_accepts_only_its_own_alarms_over_tls(acme: Template) -> None:
     ((topic, properties),) = templates.of_type(acme, "AWS::SNS::Topic").items()
     ((key, key_properties),) = templates.of_type(acme, "AWS::KMS::Key").items()
     assert properties["TopicName"] == "acme-alarms"
@@ -228,7 +228,7 @@ def test_the_topic_is_encrypted_and_open_to_its_own_alarms_and_tls_alone(acme: T
     assert key_properties["EnableKeyRotation"] is True
 
 
-def test_a_mail_is_sent_where_the_stage_names_an_address(acme: Template, watched: Template) -> None:
+def test_a_mail_is_sent_if_the_stage_names_an_address(acme: Template, watched: Template) -> None:
     ((_, subscription),) = templates.of_type(acme, "AWS::SNS::Subscription").items()
     assert (subscription["Protocol"], subscription["Endpoint"]) == ("email", "on-call@example.com")
     assert templates.of_type(watched, "AWS::SNS::Subscription") == {}
@@ -245,24 +245,24 @@ def test_the_dashboard_shows_every_lane_function_and_alarm(real_stages: RealStag
         assert queue in text
     for function in templates.functions(made["jobs-prod-jobs"]):
         assert f'"{function}"' in text
-    for metric in ("Started", "Succeeded", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
+    for metric in ("Started", "Completed", "Retried", "Archived", "WaitMs", "DurationMs", "Throttles", "Errors"):
         assert f'"{metric}"' in text
     assert dashboard["DashboardName"] == "jobs-prod"
     assert len(re.findall("Fn::GetAtt", json.dumps(dashboard))) >= len(alarms_of(made["jobs-prod-monitoring"]))
 
 
-def test_the_saved_queries_ask_the_log_of_every_function(real_stages: RealStages) -> None:
+def test_the_saved_queries_search_the_logs_of_every_function(real_stages: RealStages) -> None:
     made = real_stages("prod").templates
     found = templates.of_type(made["jobs-prod-monitoring"], "AWS::Logs::QueryDefinition").values()
-    assert {one["Name"] for one in found} == {f"jobs-prod/{name}" for name in QUERIES}
-    for one in found:
-        assert sorted(one["LogGroupNames"]) == sorted(
+    assert {entry["Name"] for entry in found} == {f"jobs-prod/{name}" for name in QUERIES}
+    for entry in found:
+        assert sorted(entry["LogGroupNames"]) == sorted(
             f"/aws/lambda/{function}" for function in templates.functions(made["jobs-prod-jobs"])
         )
 
 
 @pytest.mark.parametrize("stage", ["dev", "prod"])
-def test_every_log_group_forgets(stage: str, real_stages: RealStages) -> None:
+def test_every_log_group_has_a_retention(stage: str, real_stages: RealStages) -> None:
     groups = [
         (name, group)
         for template in real_stages(stage).templates.values()

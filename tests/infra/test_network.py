@@ -1,4 +1,4 @@
-"""The network of each kind, read from the template of the data stack."""
+"""Each kind of network, read from the template of the data stack."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.infra import templates
 from tests.infra.conftest import AURORA, EXISTING_NETWORK, TASKS, Synth
 from tests.infra.templates import Template
 
-Made = Callable[..., Synthesised]
+NetworkStage = Callable[..., Synthesised]
 
 
 @pytest.fixture(scope="module")
-def made(synth: Synth) -> Made:
+def made(synth: Synth) -> NetworkStage:
     """A stage with Aurora and a network of these settings, synthesised once."""
     known: dict[str, Synthesised] = {}
 
@@ -39,7 +39,7 @@ def data(done: Synthesised) -> Template:
 
 
 def subnets(template: Template) -> dict[str, dict[str, Any]]:
-    """Logical ids and properties, by the ids' start: functions, database or public."""
+    """Return logical ids and properties, by kind of subnet: functions, database or public."""
     found: dict[str, dict[str, Any]] = {"functions": {}, "database": {}, "public": {}}
     for logical_id, subnet in templates.of_type(template, "AWS::EC2::Subnet").items():
         (kind,) = [name for name in found if logical_id.startswith(f"NetworkVpc{name}")]
@@ -47,8 +47,8 @@ def subnets(template: Template) -> dict[str, dict[str, Any]]:
     return found
 
 
-def ways_out(template: Template, kind: str) -> set[str]:
-    """Types of what the default routes of these subnets lead to; ``kind``: functions, database or public."""
+def default_routes(template: Template, kind: str) -> set[str]:
+    """Return the targets of the default routes of these subnets. ``kind``: functions, database or public."""
     tables = {
         association["RouteTableId"]["Ref"]
         for association in templates.of_type(template, "AWS::EC2::SubnetRouteTableAssociation").values()
@@ -64,7 +64,7 @@ def ways_out(template: Template, kind: str) -> set[str]:
 
 
 def endpoints(template: Template) -> dict[str, dict[str, Any]]:
-    """By the last word of the service's name."""
+    """Return the endpoints by the last word of the service's name."""
     found = {}
     for endpoint in templates.of_type(template, "AWS::EC2::VPCEndpoint").values():
         name = templates.target(template, endpoint["ServiceName"])
@@ -73,7 +73,7 @@ def endpoints(template: Template) -> dict[str, dict[str, Any]]:
 
 
 def rules(template: Template, group: str, direction: str) -> list[dict[str, Any]]:
-    """Of a security group, by its logical id; ``direction``: ``Ingress`` or ``Egress``."""
+    """Return the rules of a security group. ``group``: its logical id; ``direction``: ``Ingress`` or ``Egress``."""
     inline = templates.of_type(template, "AWS::EC2::SecurityGroup")[group].get(f"SecurityGroup{direction}", [])
     apart = [
         rule
@@ -88,11 +88,11 @@ def group_of_the_functions(template: Template) -> str:
     return group
 
 
-# --- A VPC of the stage's own --------------------------------------------------------------------------------------
+# --- The stage's own VPC -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("gateways", [0, 1, 2])
-def test_functions_and_database_have_private_subnets_of_their_own_in_two_zones(made: Made, gateways: int) -> None:
+def test_functions_and_database_have_separate_private_subnets_in_two_zones(made: NetworkStage, gateways: int) -> None:
     found = subnets(data(made(nat_gateways=gateways)))
     for kind in ("functions", "database"):
         assert {json.dumps(subnet["AvailabilityZone"]) for subnet in found[kind].values()} == {
@@ -103,16 +103,16 @@ def test_functions_and_database_have_private_subnets_of_their_own_in_two_zones(m
 
 
 @pytest.mark.parametrize("gateways", [0, 1, 2])
-def test_functions_go_out_by_as_many_gateways_as_are_set_and_the_database_does_not(made: Made, gateways: int) -> None:
+def test_functions_use_the_set_number_of_gateways_and_the_database_none(made: NetworkStage, gateways: int) -> None:
     template = data(made(nat_gateways=gateways))
     existing = set(templates.of_type(template, "AWS::EC2::NatGateway"))
     assert len(existing) == gateways
-    assert ways_out(template, "functions") == existing
-    assert ways_out(template, "database") == set()
+    assert default_routes(template, "functions") == existing
+    assert default_routes(template, "database") == set()
     assert len(templates.of_type(template, "AWS::EC2::InternetGateway")) == (1 if gateways else 0)
 
 
-def test_the_number_of_gateways_can_change_and_no_subnet_of_functions_or_database_moves(made: Made) -> None:
+def test_the_number_of_gateways_does_not_move_other_subnets(made: NetworkStage) -> None:
     def placed(gateways: int) -> dict[str, dict[str, str]]:
         found = subnets(data(made(nat_gateways=gateways)))
         return {
@@ -123,7 +123,7 @@ def test_the_number_of_gateways_can_change_and_no_subnet_of_functions_or_databas
     assert placed(0) == placed(1) == placed(2)
 
 
-def test_the_functions_import_the_same_things_whatever_the_number_of_gateways(made: Made) -> None:
+def test_the_functions_imports_do_not_depend_on_the_number_of_gateways(made: NetworkStage) -> None:
     def exported(gateways: int) -> set[str]:
         return {name for name in data(made(nat_gateways=gateways))["Outputs"] if name.startswith("Exports")}
 
@@ -131,7 +131,7 @@ def test_the_functions_import_the_same_things_whatever_the_number_of_gateways(ma
 
 
 @pytest.mark.parametrize("gateways", [0, 1, 2])
-def test_s3_is_reached_by_a_gateway_endpoint_that_costs_nothing(made: Made, gateways: int) -> None:
+def test_s3_is_reached_by_a_free_gateway_endpoint(made: NetworkStage, gateways: int) -> None:
     template = data(made(nat_gateways=gateways))
     s3 = endpoints(template)["s3"]
     assert s3["VpcEndpointType"] == "Gateway"
@@ -143,7 +143,7 @@ def test_s3_is_reached_by_a_gateway_endpoint_that_costs_nothing(made: Made, gate
     assert {table["Ref"] for table in s3["RouteTableIds"]} == tables
 
 
-def test_without_a_gateway_there_are_endpoints_for_what_functions_call_and_for_functions_alone(made: Made) -> None:
+def test_without_a_gateway_there_are_endpoints_only_for_the_services_functions_call(made: NetworkStage) -> None:
     template = data(made(nat_gateways=0))
     found = endpoints(template)
     assert set(found) == {"s3", "sqs", "secretsmanager", "email"}
@@ -157,17 +157,17 @@ def test_without_a_gateway_there_are_endpoints_for_what_functions_call_and_for_f
         assert templates.target(template, rule["SourceSecurityGroupId"]) == group_of_the_functions(template)
 
 
-def test_where_no_task_sends_mail_there_is_no_endpoint_for_it(made: Made) -> None:
+def test_without_a_task_that_sends_mail_there_is_no_endpoint_for_it(made: NetworkStage) -> None:
     done = made(package="tests.infra.renamed", nat_gateways=0)
     assert not any(task.grants.mail for task in done.jobs.tasks.values())
     assert set(endpoints(data(done))) == {"s3", "sqs", "secretsmanager"}
 
 
-def test_with_a_gateway_nothing_is_paid_for_endpoints(made: Made) -> None:
+def test_with_a_nat_gateway_there_is_only_the_free_endpoint(made: NetworkStage) -> None:
     assert set(endpoints(data(made(nat_gateways=1)))) == {"s3"}
 
 
-def test_nothing_comes_in_to_a_function_and_it_reaches_https_and_its_database(made: Made) -> None:
+def test_a_function_accepts_no_traffic_and_reaches_only_https_and_its_database(made: NetworkStage) -> None:
     template = data(made(nat_gateways=1))
     group = group_of_the_functions(template)
     assert rules(template, group, "Ingress") == []
@@ -177,23 +177,23 @@ def test_nothing_comes_in_to_a_function_and_it_reaches_https_and_its_database(ma
     assert (to_a_group["FromPort"], to_a_group["ToPort"]) == (5432, 5432)
 
 
-def test_further_ports_are_open_where_they_are_set(made: Made) -> None:
+def test_egress_ports_are_open(made: NetworkStage) -> None:
     template = data(made(egress_ports=[587, 8443]))
     found = rules(template, group_of_the_functions(template), "Egress")
     assert {rule["FromPort"] for rule in found if "CidrIp" in rule} == {443, 587, 8443}
 
 
 @pytest.mark.parametrize("cidr", ["10.60.0.0/16", "192.168.7.0/24"])
-def test_the_subnets_fit_the_network_and_what_ec2_takes(made: Made, cidr: str) -> None:
+def test_the_subnets_fit_the_network_and_ec2s_limits(made: NetworkStage, cidr: str) -> None:
     found = subnets(data(made(cidr=cidr)))
     blocks = [ipaddress.ip_network(subnet["CidrBlock"]) for kind in found.values() for subnet in kind.values()]
     network = ipaddress.ip_network(cidr)
     assert len(blocks) == 6
     assert all(block.subnet_of(network) and block.prefixlen <= 28 for block in blocks)  # type: ignore[arg-type]
-    assert not any(one.overlaps(other) for one in blocks for other in blocks if one is not other)
+    assert not any(block.overlaps(other) for block in blocks for other in blocks if block is not other)
 
 
-def test_what_the_security_groups_refuse_is_logged_for_as_long_as_the_stage_says(made: Made) -> None:
+def test_traffic_that_security_groups_reject_is_logged(made: NetworkStage) -> None:
     template = data(made(nat_gateways=1))
     (log,) = templates.of_type(template, "AWS::EC2::FlowLog").values()
     assert (log["TrafficType"], log["ResourceType"]) == ("REJECT", "VPC")
@@ -201,10 +201,10 @@ def test_what_the_security_groups_refuse_is_logged_for_as_long_as_the_stage_says
     assert templates.of_type(template, "AWS::Logs::LogGroup")["/joblane/acme/network"]["RetentionInDays"] == 30
 
 
-# --- A VPC that is there -------------------------------------------------------------------------------------------
+# --- An existing VPC -----------------------------------------------------------------------------------------------
 
 
-def test_an_existing_network_is_taken_as_it_is_and_gets_security_groups_alone(made: Made) -> None:
+def test_an_existing_network_gets_only_security_groups(made: NetworkStage) -> None:
     done = made(**EXISTING_NETWORK)
     kinds = {resource["Type"] for resource in data(done)["Resources"].values()}
     assert {kind for kind in kinds if kind.startswith("AWS::EC2::")} == {
@@ -220,21 +220,19 @@ def test_an_existing_network_is_taken_as_it_is_and_gets_security_groups_alone(ma
     assert function["VpcConfig"]["SubnetIds"] == ["subnet-01", "subnet-02"]
 
 
-def test_an_existing_network_can_be_reached_further_too(made: Made) -> None:
+def test_an_existing_network_can_have_further_egress_ports(made: NetworkStage) -> None:
     template = data(made(**EXISTING_NETWORK, egress_ports=[587]))
     found = rules(template, group_of_the_functions(template), "Egress")
     assert {rule["FromPort"] for rule in found if "CidrIp" in rule} == {443, 587}
 
 
-# --- Whatever the kind ---------------------------------------------------------------------------------------------
+# --- Every kind ----------------------------------------------------------------------------------------------------
 
 KINDS: list[dict[str, Any]] = [{"nat_gateways": 0}, {"nat_gateways": 1}, EXISTING_NETWORK]
 
 
 @pytest.mark.parametrize("network", KINDS)
-def test_what_logs_in_to_the_database_runs_in_the_functions_subnets_and_group(
-    made: Made, network: dict[str, Any]
-) -> None:
+def test_functions_with_a_database_login_are_in_the_network(made: NetworkStage, network: dict[str, Any]) -> None:
     template = made(**network).templates["acme-jobs"]
     placed = {name for name, function in templates.functions(template).items() if "VpcConfig" in function}
     assert placed == {
@@ -247,7 +245,9 @@ def test_what_logs_in_to_the_database_runs_in_the_functions_subnets_and_group(
 
 
 @pytest.mark.parametrize("network", KINDS)
-def test_lambda_may_make_their_interfaces_and_their_own_code_may_not(made: Made, network: dict[str, Any]) -> None:
+def test_lambda_may_create_network_interfaces_and_the_functions_code_may_not(
+    made: NetworkStage, network: dict[str, Any]
+) -> None:
     done = made(**network)
     (policy,) = templates.of_type(data(done), "AWS::IAM::ManagedPolicy").values()
     *allowed, denied = policy["PolicyDocument"]["Statement"]
@@ -279,18 +279,20 @@ def test_lambda_may_make_their_interfaces_and_their_own_code_may_not(made: Made,
 
 
 @pytest.mark.parametrize("network", KINDS)
-def test_the_synth_looks_nothing_up_and_no_function_does_the_deploys_work(made: Made, network: dict[str, Any]) -> None:
+def test_the_synth_needs_no_lookup_and_no_custom_resource_for_the_network(
+    made: NetworkStage, network: dict[str, Any]
+) -> None:
     done = made(**network)
     assert not json.loads((done.directory / "manifest.json").read_text()).get("missing")
     kinds = {resource["Type"] for resource in data(done)["Resources"].values()}
     assert not [kind for kind in kinds if kind.startswith(("AWS::Lambda::", "Custom::", "AWS::CloudFormation::"))]
 
 
-def test_without_a_network_functions_are_outside_of_any_vpc(dev: Synthesised) -> None:
+def test_without_a_network_functions_are_outside_a_vpc(dev: Synthesised) -> None:
     assert not [r for r in data(dev)["Resources"].values() if r["Type"].startswith("AWS::EC2::")]
     assert not any("VpcConfig" in function for function in templates.functions(dev.templates["acme-jobs"]).values())
 
 
-def test_a_local_stage_holds_nothing_that_an_emulator_refuses(local: Synthesised) -> None:
+def test_a_local_stage_has_no_resource_that_an_emulator_refuses(local: Synthesised) -> None:
     kinds = {resource["Type"] for resource in local.templates["jobs-data"]["Resources"].values()}
     assert kinds == {"AWS::S3::Bucket"}

@@ -1,6 +1,6 @@
-"""The real zips: that what is in them is enough, for Lambda's path too, and what they hold is for Lambda.
+"""The real zips: they hold all that the functions need, at Lambda's paths and for Lambda's processor.
 
-Every interpreter here has the two folders, the packages that Lambda's runtime brings, and the standard library.
+Every interpreter here has the two folders, the packages of Lambda's runtime, and the standard library.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from tests.unpacked import BUILT, PROJECT, Unpacked, installed, layer, unpack
 AARCH64 = 183
 """``e_machine`` of an ELF header, two bytes at offset 18. Source: System V ABI, *elf*."""
 GLIBC = (2, 34)
-"""Of Amazon Linux 2023, on which Lambda runs Python from 3.12. Source: AWS, *Lambda runtimes*."""
+"""The version in Amazon Linux 2023, on which Lambda runs Python from 3.12. Source: AWS, *Lambda runtimes*."""
 NOWHERE = "postgresql://jobs@127.0.0.1:1/jobs"
 
 
@@ -73,7 +73,7 @@ def test_the_code_holds_every_file_of_the_migrations(unpacked: Unpacked) -> None
     assert files == {path.relative_to(target) for path in target.rglob("*") if path.is_file() and path.suffix != ".pyc"}
 
 
-@pytest.mark.skipif(RUNNING != PYTHON, reason=f"bytecode takes Python {PYTHON}")
+@pytest.mark.skipif(RUNNING != PYTHON, reason=f"bytecode needs Python {PYTHON}")
 @pytest.mark.parametrize("part", ["code", "layer"])
 def test_every_module_has_bytecode_that_knows_no_path_of_this_machine(part: str, unpacked: Unpacked) -> None:
     folder, mounted_at = {"code": (unpacked.code, b"/var/task/"), "layer": (unpacked.layer, b"/opt/python/")}[part]
@@ -82,16 +82,16 @@ def test_every_module_has_bytecode_that_knows_no_path_of_this_machine(part: str,
     for module in modules:
         bytecode = module.parent / "__pycache__" / f"{module.stem}.{sys.implementation.cache_tag}.pyc"
         content = bytecode.read_bytes()
-        assert content[4:8] == b"\x01\0\0\0", f"{module}: not read without a look at its source"  # PEP 552
+        assert content[4:8] == b"\x01\0\0\0", f"{module}: read only after a check of its source"  # PEP 552
         assert mounted_at + str(module.relative_to(folder)).encode() in content
         assert str(BUILT).encode() not in content
 
 
-# --- What is imported ----------------------------------------------------------------------------------------------
+# --- Imports -------------------------------------------------------------------------------------------------------
 
 
 def imports(path: Path, root: Path) -> Iterator[tuple[str, str | None]]:
-    """Each import of a file, wherever it is written but for type checkers: a module, and maybe a name of it."""
+    """Return each import of a file, except those for type checkers: a module, and a name in it or None."""
     package = path.relative_to(root).parent.parts
     waiting: list[ast.AST] = [ast.parse(path.read_text())]
     while waiting:
@@ -117,16 +117,16 @@ for module, name in json.load(open(sys.argv[1])):
 """
 
 
-def test_every_import_of_the_code_also_those_on_first_use_is_in_the_zips(unpacked: Unpacked, tmp_path: Path) -> None:
+def test_every_import_of_the_code_including_lazy_ones_is_in_the_zips(unpacked: Unpacked, tmp_path: Path) -> None:
     files = [path for path in unpacked.code.rglob("*.py") if "versions" not in path.parts]
-    found = {one for path in files for one in imports(path, unpacked.code)}
+    found = {imported for path in files for imported in imports(path, unpacked.code)}
     assert {("boto3", None), ("alembic", "command"), ("sqlalchemy", "create_engine")} <= found
     (tmp_path / "imports.json").write_text(json.dumps(sorted(found, key=str)))
     unpacked.run(IMPORT_ALL, str(tmp_path / "imports.json"), DATABASE_URL=NOWHERE, JOBLANE_TASK="data:export")
 
 
-def test_nothing_that_stays_in_the_layer_imports_what_was_left_out(unpacked: Unpacked) -> None:
-    # given the modules that were left out, as the environment of development has them
+def test_no_module_of_the_layer_imports_an_excluded_module(unpacked: Unpacked) -> None:
+    # given the excluded modules, as they are in the development environment
     site = installed("sqlalchemy").parent
     packages = [path.name for path in unpacked.layer.iterdir() if (path / "__init__.py").exists()]
     roots = {
@@ -138,7 +138,7 @@ def test_nothing_that_stays_in_the_layer_imports_what_was_left_out(unpacked: Unp
     }
     assert {"sqlalchemy.dialects.mysql", "sqlalchemy.testing", "alembic.testing", "pydantic.mypy"} <= roots
 
-    # when all that stays is read, then none of it is named in an import
+    # when the modules of the layer are read, then none of them imports an excluded module
     words = re.compile(rf"\b({'|'.join({root.rpartition('.')[2] for root in roots})})\b")
     broken = [
         (path.relative_to(unpacked.layer), module, name)
@@ -163,14 +163,12 @@ OWN = [declared.handler for declared in discover_functions().values()]
 
 
 @pytest.mark.parametrize("type_", [*discover()])
-def test_every_task_is_imported_from_the_zips_alone_without_boto3(type_: str, unpacked: Unpacked) -> None:
+def test_every_task_is_imported_from_the_zips_without_boto3(type_: str, unpacked: Unpacked) -> None:
     unpacked.run(IMPORT, ENTRY, provided=False, JOBLANE_TASK=type_, DATABASE_URL=NOWHERE)
 
 
 @pytest.mark.parametrize("handler", [HANDLER, MIGRATE, *OWN])
-def test_every_lambda_of_its_own_is_imported_from_the_zips_alone_without_boto3(
-    handler: str, unpacked: Unpacked
-) -> None:
+def test_every_other_handler_is_imported_from_the_zips_without_boto3(handler: str, unpacked: Unpacked) -> None:
     unpacked.run(IMPORT, handler, provided=False)
 
 
@@ -179,7 +177,7 @@ def test_an_interpreter_without_the_zips_finds_nothing(tmp_path: Path) -> None:
         Unpacked(tmp_path, tmp_path, tmp_path).run(IMPORT, HANDLER)
 
 
-# --- What is run ---------------------------------------------------------------------------------------------------
+# --- Runs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -216,7 +214,7 @@ print(json.dumps(found))
 
 
 def test_the_schema_a_task_and_the_api_work_from_the_zips_alone(unpacked: Unpacked, empty_database: str) -> None:
-    # given an empty database, a message for a task that uses SQLAlchemy, and requests
+    # given an empty database, a message for a task that uses SQLAlchemy, and two requests
     given = {
         "message": event(record({"type": EXPIRY, "id": "one", "payload": {}}, "jobs-low-system-user-expiry")),
         "requests": [
@@ -225,11 +223,11 @@ def test_the_schema_a_task_and_the_api_work_from_the_zips_alone(unpacked: Unpack
         ],
     }
 
-    # when the migrations run, twice, and then all of them
+    # when the migrations run twice, and then the task and the API
     arguments = {"DATABASE_URL": empty_database, "JOBLANE_TASK": EXPIRY, "JOBLANE_MIGRATIONS": str(PROJECT.migrations)}
     out = unpacked.run(WORK, json.dumps(given), provided=False, **arguments)
 
-    # then the task is done and both requests have an answer
+    # then the task is completed and both requests have an answer
     found = json.loads(out.splitlines()[-1])
     assert found["message"] == {"batchItemFailures": []}
     assert found["rows"] == [["one", "completed", 1]]
@@ -281,7 +279,7 @@ def for_aws(uv: str) -> Path:
     return layer(WHEEL_PLATFORMS["arm64"]).path
 
 
-def test_every_wheel_and_shared_object_for_aws_suits_its_processor(for_aws: Path) -> None:
+def test_every_wheel_and_shared_object_for_aws_is_for_its_processor(for_aws: Path) -> None:
     check_layer(for_aws, "arm64")
     archive = zipfile.ZipFile(for_aws)
     objects = [name for name in archive.namelist() if ".so" in Path(name).suffixes]
@@ -289,8 +287,8 @@ def test_every_wheel_and_shared_object_for_aws_suits_its_processor(for_aws: Path
     assert set(machines.values()) == {AARCH64}, machines
 
 
-def test_no_shared_object_for_aws_asks_for_a_newer_glibc_than_lambda_has(for_aws: Path) -> None:
-    # The versions of symbols are names in the file: what is true, whatever a wheel's tag says.
+def test_no_shared_object_for_aws_needs_a_newer_glibc_than_lambdas(for_aws: Path) -> None:
+    # The file contains the versions of its symbols as names, independent of a wheel's tag.
     archive = zipfile.ZipFile(for_aws)
     objects = [name for name in archive.namelist() if ".so" in Path(name).suffixes]
     assert len(objects) >= 3
@@ -301,8 +299,6 @@ def test_no_shared_object_for_aws_asks_for_a_newer_glibc_than_lambda_has(for_aws
     assert {name: version for name, version in wanted.items() if version > GLIBC} == {}
 
 
-def test_the_layer_for_aws_holds_the_same_modules_as_the_one_that_was_run_here(
-    for_aws: Path, unpacked: Unpacked
-) -> None:
+def test_the_layer_for_aws_holds_the_same_modules_as_the_local_layer(for_aws: Path, unpacked: Unpacked) -> None:
     there = {name.removeprefix("python/") for name in zipfile.ZipFile(for_aws).namelist() if name.endswith(".py")}
     assert there == {path.relative_to(unpacked.layer).as_posix() for path in unpacked.layer.rglob("*.py")}

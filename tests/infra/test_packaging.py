@@ -1,4 +1,4 @@
-"""How zips are made: what goes into them, and that the same goes in again. The real ones are in test_packages."""
+"""The content of built zips, and that a second build gives the same. test_packages has tests of the real zips."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def build(sources: Path) -> tuple[str, Path]:
 # --- Code ----------------------------------------------------------------------------------------------------------
 
 
-def test_code_holds_what_functions_import_with_bytecode_and_nothing_else(sources: Path) -> None:
+def test_the_code_zip_holds_only_imported_modules_with_bytecode(sources: Path) -> None:
     _, path = build(sources)
     names = zipfile.ZipFile(path).namelist()
     assert {name for name in names if name.endswith(".py")} == {"functions/a/handler.py", "shared/b.py"}
@@ -49,7 +49,7 @@ def test_code_holds_what_functions_import_with_bytecode_and_nothing_else(sources
     assert {f"functions/a/__pycache__/handler.{tag}.pyc", f"shared/__pycache__/b.{tag}.pyc"} < set(names)
 
 
-def test_data_beside_the_code_goes_along_but_for_hidden_files(sources: Path) -> None:
+def test_data_files_are_in_the_code_zip_and_hidden_files_are_not(sources: Path) -> None:
     write(
         sources,
         "shared/certificates/ca.pem",
@@ -72,7 +72,7 @@ def test_the_same_code_has_the_same_hash_and_the_same_zip(sources: Path) -> None
     first, path = build(sources)
     content, written = path.read_bytes(), path.stat().st_mtime_ns
     assert build(sources) == (first, path)
-    assert path.stat().st_mtime_ns == written  # not even built again
+    assert path.stat().st_mtime_ns == written  # not built again
     path.unlink()
     build(sources)
     assert path.read_bytes() == content
@@ -95,7 +95,7 @@ SMALL = ("mako", "markupsafe")
 
 
 def build_elsewhere(folder: Path, *loaded: str, written_at: int, umask: str, **environ: str) -> list[Path]:
-    """The zips of this checkout's code and of a small layer, built from a copy by an interpreter of its own."""
+    """Build zips of this checkout's code and of a small layer, from a copy, in a separate interpreter."""
     for name in ("functions", "shared"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     lock = Project.here().lock.read_text()
@@ -108,16 +108,16 @@ def build_elsewhere(folder: Path, *loaded: str, written_at: int, umask: str, **e
     return [Path(line) for line in done.stdout.splitlines()]
 
 
-def test_zips_are_the_same_to_the_byte_wherever_and_by_whomever_they_are_built(uv: str, tmp_path: Path) -> None:
-    # A compiler that shares its interpreter with alembic.command writes other bytecode for mako.
-    one = build_elsewhere(tmp_path / "one", written_at=10**9, umask="022", PYTHONHASHSEED="1", TZ="UTC")
+def test_zips_are_the_same_to_the_byte_on_any_machine(uv: str, tmp_path: Path) -> None:
+    # In an interpreter that has loaded alembic.command, the compiler writes different bytecode for mako.
+    first = build_elsewhere(tmp_path / "first", written_at=10**9, umask="022", PYTHONHASHSEED="1", TZ="UTC")
     folder = tmp_path / "a longer name"
-    other = build_elsewhere(
+    second = build_elsewhere(
         folder, "alembic.command", written_at=2 * 10**9, umask="077", PYTHONHASHSEED="2", TZ="Asia/Tokyo"
     )
-    assert [path.name for path in one] == [path.name for path in other]
-    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in other]
-    names = zipfile.ZipFile(one[1]).namelist()
+    assert [path.name for path in first] == [path.name for path in second]
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    names = zipfile.ZipFile(first[1]).namelist()
     assert "python/mako/codegen.py" in names
     assert any(name.startswith("python/markupsafe/") and name.endswith(".so") for name in names)
 
@@ -133,7 +133,7 @@ def test_changed_code_has_another_hash(sources: Path, change: str) -> None:
     assert build(sources)[0] != before
 
 
-def test_a_change_that_no_function_sees_changes_nothing(sources: Path) -> None:
+def test_a_change_outside_the_functions_changes_no_hash(sources: Path) -> None:
     before, _ = build(sources)
     (sources / "joblane" / "cli" / "c.py").write_text("WHERE = 'elsewhere'\n")
     assert build(sources)[0] == before
@@ -173,7 +173,7 @@ def test_uv_trusts_the_authorities_of_this_machine(
         build_layer(lock, None, tmp_path / "built", str(program))
 
 
-def test_the_lock_is_taken_without_what_the_runtime_brings() -> None:
+def test_the_lock_is_used_without_the_packages_of_the_runtime() -> None:
     lock = (
         "# made by uv\n"
         "boto3==1.2 \\\n    --hash=sha256:aa\n    # via joblane\n"
@@ -187,23 +187,23 @@ def test_the_lock_is_taken_without_what_the_runtime_brings() -> None:
 
 
 def test_a_missing_lock_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SynthError, match=r"nowhere\.txt: no such file; it is the hashed lock"):
+    with pytest.raises(SynthError, match=r"nowhere\.txt: no such file; it must be the lock, with hashes"):
         build_layer(tmp_path / "nowhere.txt", None, tmp_path, "uv")
 
 
-def test_a_missing_uv_says_where_it_is_looked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_uv_is_an_error_that_names_the_places_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UV", "/no/such/uv")
-    with pytest.raises(SynthError, match="UV=/no/such/uv is no executable; it builds the dependency layer"):
+    with pytest.raises(SynthError, match="UV=/no/such/uv is not an executable; uv builds the dependency layer"):
         find_uv(Project.here())
 
 
-def test_what_cannot_be_installed_is_told_with_uvs_words(tmp_path: Path, uv: str) -> None:
+def test_a_failed_installation_is_an_error_with_the_output_of_uv(tmp_path: Path, uv: str) -> None:
     lock = tmp_path / "lock.txt"
     lock.write_text("pg8000==1.31.5\n")  # no hash
     with pytest.raises(SynthError, match=r"the dependency layer cannot be built for this machine:\n(.|\n)*hash"):
         build_layer(lock, None, tmp_path, uv)
 
 
-def test_the_layer_holds_nothing_of_the_page() -> None:
+def test_the_layer_holds_no_package_of_the_page() -> None:
     lock = Project.here().lock.read_text()
     assert re.findall(r"^(?:starlette|jinja2|uvicorn|anyio|h11)\b", lock, re.MULTILINE) == []

@@ -1,4 +1,4 @@
-"""A type that was renamed keeps the lanes of its old name; one with ``on_archived`` may send what follows."""
+"""A renamed type keeps the lanes of its old name; a type with ``on_archived`` may send the task named there."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def template(synth: Any) -> Template:
     return done
 
 
-def test_the_lanes_of_the_old_name_feed_the_same_function_with_the_least_concurrency(template: Template) -> None:
+def test_the_old_names_lanes_feed_the_same_function_with_the_least_concurrency(template: Template) -> None:
     mappings = templates.mappings(template)
     assert {queue for queue, (function, _) in mappings.items() if function == "acme-data-move"} == OLD | NEW
     assert {mappings[queue][1]["ScalingConfig"]["MaximumConcurrency"] for queue in OLD} == {2}
     assert "acme-data-copy" not in templates.functions(template)
 
 
-def test_the_front_doors_take_messages_of_the_old_name(template: Template) -> None:
+def test_the_front_doors_accept_messages_of_the_old_name(template: Template) -> None:
     routes = json.loads(templates.variables(template, "acme-router")["JOBLANE_ROUTES"])
     assert routes == {"data:copy": ["default", "low"], "data:move": ["default", "low"]}
     assert templates.allowed(template, "acme-router")["sqs:SendMessage"] >= OLD | NEW

@@ -1,4 +1,4 @@
-"""What holds messages and objects keeps its identity, so that no deploy replaces it by accident."""
+"""Queues and buckets keep their logical ids and names, so that no deploy replaces them by accident."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def alpha_first(payload: AlphaFirst, ctx: object) -> None:
 
 
 def kept(done: Synthesised) -> dict[tuple[str, str, str], Any]:
-    """(stack, type, logical id) → name, of all that would be lost by a replacement."""
+    """Return (stack, type, logical id) → name, of the resources whose content a replacement would lose."""
     return {
         (stack, resource["Type"], logical_id): resource.get("Properties", {}).get(KEPT[resource["Type"]])
         for stack, template in done.templates.items()
@@ -38,7 +38,7 @@ def kept(done: Synthesised) -> dict[tuple[str, str, str], Any]:
 
 @pytest.fixture
 def another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The package of the test tasks with one more, which comes first in every order."""
+    """The package of the test tasks with one more task, whose name sorts first."""
     package = "tasks_and_another"
     shutil.copytree(FOLDER, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / package / "alpha_first").mkdir()
@@ -48,18 +48,18 @@ def another_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return package
 
 
-def test_a_task_that_comes_or_goes_changes_no_queue_and_no_bucket_but_its_own(
+def test_adding_a_task_changes_no_queue_and_no_bucket_of_other_tasks(
     dev: Synthesised, synth: Synth, another_task: str
 ) -> None:
-    without, with_one_more = kept(dev), kept(synth("dev", package=another_task))
-    assert {kind for _, kind, _ in without} == set(KEPT)
-    assert without.items() <= with_one_more.items()
-    assert {name for key, name in with_one_more.items() if key not in without} == {
+    before, after = kept(dev), kept(synth("dev", package=another_task))
+    assert {kind for _, kind, _ in before} == set(KEPT)
+    assert before.items() <= after.items()
+    assert {name for key, name in after.items() if key not in before} == {
         f"acme-{queue}-alpha-first{end}" for queue in ("critical", "low") for end in ("", "-dlq")
     }
 
 
-def test_settings_of_the_stage_change_none_of_them(dev: Synthesised, synth: Synth) -> None:
+def test_settings_of_the_stage_change_no_queue_and_no_bucket(dev: Synthesised, synth: Synth) -> None:
     changed = synth("dev", package=TASKS, concurrency_budget=30, schedules={"jobs:sweep": "off"}, log_level="DEBUG")
     assert kept(changed) == kept(dev)
 
@@ -78,7 +78,7 @@ def {folder}(payload: Move, ctx: object) -> None:
 
 @pytest.fixture
 def package_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, list[str]], str]:
-    """A package with one task of this type and these aliases."""
+    """Make a package with one task of a type with aliases."""
     monkeypatch.syspath_prepend(str(tmp_path))
 
     def make(type_: str, aliases: list[str]) -> str:
@@ -93,10 +93,10 @@ def package_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str
     return make
 
 
-def test_a_type_that_is_renamed_keeps_the_queues_of_its_old_name(
+def test_a_renamed_type_keeps_the_queues_of_its_old_name(
     synth: Synth, package_of: Callable[[str, list[str]], str]
 ) -> None:
-    """CloudFormation would refuse a queue of a name that another one, which goes only afterwards, still has."""
+    """CloudFormation removes the old queue last, so it would refuse a second queue of the same name."""
     before = kept(synth("dev", package=package_of("data:copy", []), settings={}))
     after = kept(synth("dev", package=package_of("data:move", ["data:copy"]), settings={}))
     assert {"acme-default-data-copy", "acme-low-data-copy-dlq"} < set(before.values())

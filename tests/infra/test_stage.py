@@ -1,4 +1,4 @@
-"""Settings of a stage: what is read, from where, and what is refused with the setting's name."""
+"""Settings of a stage: where they are read, and refusals with the setting's name."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def load(name: str = "dev", environ: dict[str, str] | None = None, **settings: A
     return load_stage(name, {name: given, **others}, kind=PlatformStage, declared=DECLARED, environ=environ or {})
 
 
-def test_a_stage_that_names_only_its_database_has_defaults_that_fit_a_new_account() -> None:
+def test_a_stage_with_only_a_database_has_defaults_for_a_new_account() -> None:
     stage = load()
     assert (stage.prefix, stage.concurrency_budget, stage.architecture, stage.local) == ("jobs", 20, "arm64", False)
     assert stage.removal == "retain"
 
 
-def test_an_unknown_stage_lists_those_that_there_are() -> None:
+def test_an_unknown_stage_is_an_error_that_lists_the_stages() -> None:
     with pytest.raises(StageError, match=r"no stage 'prd' in cdk.json; there are dev, other"):
         load_stage("prd", {"dev": {}, "other": {}}, kind=PlatformStage, declared=(), environ={})
 
 
 @pytest.mark.parametrize("stages", [None, {}, [], "dev"])
-def test_stages_of_another_shape_are_refused(stages: object) -> None:
+def test_stages_that_are_no_object_are_refused(stages: object) -> None:
     with pytest.raises(StageError, match="one entry per stage is required"):
         load_stage("dev", stages, kind=PlatformStage, declared=(), environ={})
 
@@ -91,7 +91,7 @@ def test_a_wrong_setting_is_refused_by_its_name(settings: dict[str, Any], proble
         ({"jobs:sweep": "hourly"}, "jobs:sweep: schedule 'hourly': "),
     ],
 )
-def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str], problem: str) -> None:
+def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[str, str], problem: str) -> None:
     with pytest.raises(StageError, match=f"cdk.json: stage 'dev': schedules: {problem}"):
         with_schedules_of(load(schedules=schedules), discover(times={}))
 
@@ -110,17 +110,17 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         ({"network": {**EXISTING, "subnet_ids": ["subnet-1"]}}, "network.existing.subnet_ids: .*at least 2 items"),
         (
             {"network": {**EXISTING, "availability_zones": ["a", "b", "c"]}},
-            "network.existing: .*availability_zones: one for each of subnet_ids",
+            "network.existing: .*availability_zones: the zone of each of subnet_ids",
         ),
         (
             {"network": {**EXISTING, "availability_zones": ["a", "a"]}},
-            "network.existing: .*availability_zones: one is there twice",
+            "network.existing: .*availability_zones: a zone is named twice",
         ),
         # the database
-        ({"database": AURORA}, 'network: {"kind": "new"} or an existing one is required for database.kind aurora'),
+        ({"database": AURORA}, 'network: {"kind": "new"} or an existing network is required for database.kind aurora'),
         (
             {"network": NEW, "database": {**AURORA, "min_capacity": 4, "max_capacity": 2}},
-            "database.aurora: .*max_capacity: 4, the min_capacity, at least is required",
+            "database.aurora: .*max_capacity: at least min_capacity, 4, is required",
         ),
         (
             {"network": NEW, "database": {**AURORA, "max_capacity": 2.2}},
@@ -138,9 +138,12 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         ),
         (
             {"database": {"kind": "existing", "host": "db", "name": "jobs", "resource_id": "cluster-A"}},
-            "database.existing: .*user: whom IAM lets in is required",
+            "database.existing: .*user: with resource_id, the database role for the login by IAM is required",
         ),
-        ({"database": {**IAM, "host": "db.internal"}}, "database.existing: .*host: the endpoint of RDS is required"),
+        (
+            {"database": {**IAM, "host": "db.internal"}},
+            "database.existing: .*host: with resource_id, the endpoint of RDS is required",
+        ),
         ({"database": {**DATABASE, "host": "localhost"}}, "database.existing.host: .*localhost would be the function"),
         ({"database": {**DATABASE, "host": "127.0.0.1"}}, "database.existing.host: .*127.0.0.1 would be the function"),
         *(
@@ -148,20 +151,23 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
             for field in ("secret", "migration_secret")
             for wrong in ("", "acme/dev", SECRET[:-7], SECRET.replace("111122223333", ""), f"{SECRET}:password::")
         ),
-        ({"database": {**DATABASE, "user": "jobs"}}, "database.existing: .*user: is the secret's username; leave it"),
-        ({"database": {"kind": "local", "url": "postgresql://"}}, "database: of kind aurora or existing is required"),
+        (
+            {"database": {**DATABASE, "user": "jobs"}},
+            "database.existing: .*user: with secret, the secret's username ap",
+        ),
+        ({"database": {"kind": "local", "url": "postgresql://"}}, "database: kind aurora or existing is required"),
         # both
         (
             {"database": {**DATABASE, "security_group_id": "sg-01234567"}},
-            "database.security_group_id: lets functions in from a network, and network is not set",
+            "database.security_group_id: network is required with it",
         ),
         (
             {"network": NEW, "database": {**DATABASE, "security_group_id": "sg-01234567"}},
-            "database.security_group_id: is of another VPC than the new one.*of kind existing",
+            "database.security_group_id: the group is in another VPC .* new one; .*with kind existing",
         ),
         (
             {"network": {**NEW, "nat_gateways": 0}, "database": DATABASE},
-            "network.nat_gateways: 1 at least is required for database.kind existing",
+            "network.nat_gateways: at least 1 is required for database.kind existing",
         ),
         # mails
         (
@@ -185,7 +191,7 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         ),
         (
             {"network": NEW, "database": {**AURORA, "max_capacity": 64}, "database_connections": 6000},
-            "database_connections: 6000 are more than the 2000 that Aurora takes at .* of 64: leave it out$",
+            "database_connections: 6000 are more than the 2000 connections of Aurora at max_capacity 64: leave it out$",
         ),
         ({"reserved_connections": 3}, "reserved_connections: .*greater than or equal to 4"),
         # tags
@@ -196,9 +202,7 @@ def test_times_for_no_schedule_and_no_times_are_refused(schedules: dict[str, str
         ({"tags": {f"tag{number}": "" for number in range(41)}}, "tags: 41 are too many; 40 at most"),
     ],
 )
-def test_settings_that_contradict_each_other_are_refused_and_the_right_one_is_said(
-    settings: dict[str, Any], problem: str
-) -> None:
+def test_contradicting_settings_are_refused_with_the_right_setting(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises(StageError, match=f"cdk.json: stage 'dev': {problem}"):
         load(**settings)
 
@@ -213,17 +217,17 @@ def test_settings_that_contradict_each_other_are_refused_and_the_right_one_is_sa
         {**IAM, "host": "Acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"},
     ],
 )
-def test_a_database_that_is_there_is_reached_by_a_whole_arn_or_by_its_endpoint(database: dict[str, Any]) -> None:
+def test_an_existing_database_is_reached_by_a_secrets_arn_or_by_its_endpoint(database: dict[str, Any]) -> None:
     assert load(database=database).database.host == database["host"]
 
 
-def test_a_network_is_nothing_for_a_local_stage() -> None:
-    with pytest.raises(StageError, match="network: there is none on a local stage; leave it out"):
+def test_a_network_of_a_local_stage_is_refused() -> None:
+    with pytest.raises(StageError, match="network: a local stage has no network; leave it out"):
         load(environ={"DATABASE_URL": "postgresql://a:b@127.0.0.1/c"}, local=True, network=NEW)
 
 
-def test_a_local_stage_has_nothing_to_watch() -> None:
-    with pytest.raises(StageError, match="monitoring: there are no metrics on a local stage to watch; leave it out"):
+def test_monitoring_of_a_local_stage_is_refused() -> None:
+    with pytest.raises(StageError, match="monitoring: a local stage has no metrics; leave it out"):
         load(environ={"DATABASE_URL": "postgresql://a:b@127.0.0.1/c"}, local=True, monitoring={})
 
 
@@ -251,9 +255,9 @@ def test_a_wrong_threshold_is_refused_by_its_name(monitoring: dict[str, Any], pr
         ("jobs-dev-eu", {"prod": {"prefix": "jobs-dev"}}),
     ],
 )
-def test_a_prefix_that_begins_that_of_another_stage_is_refused(prefix: str, others: dict[str, Any]) -> None:
+def test_a_prefix_that_is_the_start_of_another_stages_prefix_is_refused(prefix: str, others: dict[str, Any]) -> None:
     stages = {"dev": {"database": DATABASE, "prefix": prefix}, **others}
-    with pytest.raises(StageError, match=r"stage 'dev': prefix: .* of stage 'prod' begin alike.*jobs-dev, for example"):
+    with pytest.raises(StageError, match=r"stage 'dev': prefix: .* of stage 'prod' overlap.*jobs-dev, for example"):
         load_stage("dev", stages, kind=PlatformStage, declared=(), environ={})
 
 
@@ -271,7 +275,7 @@ def test_a_prefix_of_its_own_is_fine_and_a_local_stage_is_in_no_account(others: 
     assert load_stage("dev", stages, kind=PlatformStage, declared=(), environ={}).prefix == "jobs-dev"
 
 
-def test_the_databases_limit_follows_from_auroras_capacity_else_it_is_postgresqls_own() -> None:
+def test_connections_follow_from_auroras_capacity_or_postgresqls_default() -> None:
     assert load().connections == 100
     assert load(network=NEW, database={**AURORA, "max_capacity": 8}).connections == 1669
     assert load(network=NEW, database={**AURORA, "max_capacity": 8}, database_connections=300).connections == 300
@@ -283,7 +287,7 @@ def test_the_database_is_required() -> None:
 
 
 def test_a_password_is_refused_and_not_repeated() -> None:
-    with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD: is a secret") as caught:
+    with pytest.raises(StageError, match=r"settings\.SMTP_PASSWORD is a secret") as caught:
         load(settings={"SMTP_PASSWORD": "hunter2"})
     assert "hunter2" not in str(caught.value)
 
@@ -291,7 +295,7 @@ def test_a_password_is_refused_and_not_repeated() -> None:
 @pytest.mark.parametrize(
     ("provider", "network"), [("ses", {**NEW, "nat_gateways": 0}), ("smtp", NEW), ("smtp", EXISTING), ("smtp", None)]
 )
-def test_mails_go_by_ses_or_smtp_where_these_are_reached(provider: str, network: dict[str, Any] | None) -> None:
+def test_mail_goes_by_ses_or_smtp_if_the_network_reaches_them(provider: str, network: dict[str, Any] | None) -> None:
     database = DATABASE if network is None else AURORA
     stage = load(network=network, database=database, settings={"EMAIL_PROVIDER": provider})
     assert stage.mails_by == provider
@@ -302,7 +306,7 @@ def test_a_secret_is_taken_by_reference() -> None:
     assert stage.settings["SMTP_PASSWORD"] == SecretReference(secret="acme/smtp", field="password")
 
 
-def test_a_local_stage_takes_address_and_settings_from_the_environment_and_this_machines_architecture() -> None:
+def test_a_local_stage_takes_address_settings_and_architecture_from_this_machine() -> None:
     environ = {"DATABASE_URL": "postgresql://a:b@127.0.0.1/c", "EMAIL_PROVIDER": "smtp", "HOME": "/root"}
     stage = load(environ=environ, local=True, settings={"EMAIL_PROVIDER": "console", "SMTP_PASSWORD": "local"})
     assert stage.database.url == "postgresql://a:b@127.0.0.1/c"
@@ -310,12 +314,12 @@ def test_a_local_stage_takes_address_and_settings_from_the_environment_and_this_
     assert stage.architecture == host_architecture()
 
 
-def test_a_local_stage_without_an_address_says_where_it_comes_from() -> None:
+def test_a_local_stage_without_an_address_names_the_variable() -> None:
     with pytest.raises(StageError, match="stage 'dev': DATABASE_URL is not set in the environment"):
         load(local=True)
 
 
-def test_production_is_robust_and_development_costs_as_little_as_works() -> None:
+def test_production_is_robust_and_development_is_as_cheap_as_possible() -> None:
     stages = context_of_file(Project.here())["stages"]
     dev, prod = (
         load_stage(name, stages, kind=PlatformStage, declared=stages[name]["settings"], environ={})
@@ -331,7 +335,7 @@ def test_production_is_robust_and_development_costs_as_little_as_works() -> None
     assert (dev.network.nat_gateways, prod.network.nat_gateways) == (1, 2)
 
 
-def test_production_keeps_what_its_stack_leaves_and_a_local_stage_does_not() -> None:
+def test_production_retains_resources_and_a_local_stage_does_not() -> None:
     stages = context_of_file(Project.here())["stages"]
     assert {name: stages[name]["removal"] for name in ("prod", "local")} == {"prod": "retain", "local": "destroy"}
 

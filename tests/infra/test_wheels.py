@@ -1,4 +1,4 @@
-"""A layer whose wheels Lambda could not load is refused before it is deployed."""
+"""A layer with wheels that Lambda cannot load is refused before the deploy."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def layer(folder: Path, *tags: str) -> Path:
         "cp313-cp313-manylinux_2_17_aarch64.manylinux2014_aarch64",
     ],
 )
-def test_what_lambda_can_load_is_taken(tag: str, tmp_path: Path) -> None:
+def test_a_wheel_that_lambda_can_load_is_accepted(tag: str, tmp_path: Path) -> None:
     check_layer(layer(tmp_path, tag), "arm64")
 
 
@@ -43,33 +43,31 @@ def test_what_lambda_can_load_is_taken(tag: str, tmp_path: Path) -> None:
         "cp313-cp313-manylinux_2_17_x86_64",
         "cp313-cp313-musllinux_1_2_aarch64",
         "cp313-cp313-macosx_11_0_arm64",
-        "cp313-cp313-linux_aarch64",  # built here, against whatever glibc is here
+        "cp313-cp313-linux_aarch64",  # built on this machine, with its glibc
     ],
 )
-def test_a_wheel_for_elsewhere_is_refused_by_its_name(tag: str, tmp_path: Path) -> None:
+def test_a_wheel_for_another_platform_is_refused_by_its_name(tag: str, tmp_path: Path) -> None:
     with pytest.raises(SynthError, match=r"architecture arm64: fast-1\.2\. Set"):
         check_layer(layer(tmp_path, tag), "arm64")
 
 
-def test_one_of_several_tags_is_enough_and_none_is_not(tmp_path: Path) -> None:
+def test_one_suitable_tag_of_several_is_enough(tmp_path: Path) -> None:
     check_layer(layer(tmp_path, "cp313-cp313-manylinux_2_17_x86_64", "py3-none-any"), "arm64")
     with pytest.raises(SynthError, match=r"fast-1\.2"):
         check_layer(layer(tmp_path), "arm64")
 
 
-def test_the_synth_refuses_a_layer_for_another_processor_and_says_what_to_set(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given a layer that was made for x86_64, and a stage on arm64
+def test_the_synth_refuses_a_layer_for_another_processor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a layer for x86_64, and a stage on arm64
     path = layer(tmp_path, "cp313-cp313-manylinux_2_17_x86_64")
     monkeypatch.setattr(packaging, "build_layer", lambda *_: Package(path, "hash"))
     monkeypatch.setattr(packaging, "find_uv", lambda _: "uv")
     stage = load_stage("dev", {"dev": STAGES["dev"] | {"settings": {}}}, kind=Stage, declared=(), environ={})
     assert stage.architecture == "arm64"
 
-    # when it is built for
-    with pytest.raises(SynthError, match="Set `architecture` of the stage") as refused:
+    # when the stage's packages are built, then it is refused
+    with pytest.raises(SynthError, match="Set the stage's `architecture` to that of the layer") as refused:
         packaging.build_packages(stage, Project.here())
 
-    # then the zip is named
+    # and the error names the zip
     assert str(path) in str(refused.value)

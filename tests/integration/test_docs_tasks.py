@@ -1,128 +1,230 @@
-"""What `docs/how-to/tasks.md` shows is run: each block of Python in one after another, the SQL through psql."""
+"""The how-to pages on writing jobs are run: all Python of a page in one namespace, on the testing kit."""
 
 from __future__ import annotations
 
-import re
-import subprocess
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Annotated, Any
+from datetime import timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import select
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from pydantic import BaseModel
+from sqlalchemy import text
 
-import joblane
-from joblane import ArchivedTask, Payload, TaskContext, task
-from joblane.declaration import Task
-from joblane.local.postgres_programs import program
-from joblane.record.task_types import register
-from tests.world import World
+from joblane.errors import DeclarationError, SkipRetry, UnreadablePayloadError
+from joblane.record.database import Database
+from joblane.record.states import State
+from joblane.testing import JobTester
+from tests.pages import ROOT, blocks
 
-TEXT = (Path(__file__).resolve().parents[2] / "docs" / "how-to" / "tasks.md").read_text()
-mailed: list[str] = []
+HOW_TO = ROOT / "docs" / "how-to"
+RUN_HERE = (
+    "write",
+    "enqueue",
+    "retry",
+    "unique",
+    "cancel",
+    "long-work",
+    "schedule",
+    "change-payload",
+    "redact",
+    "trace",
+)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 
-
-class ReportBuild(Payload):
-    pages: int
-
-
-class IndexRebuild(Payload):
-    shop: str
-
-
-class MailAll(Payload):
-    addresses: list[str]
-
-
-class MembersScore(Payload):
-    pass
+Names = dict[str, Any]
 
 
-class OrderSplit(Payload):
-    parts: int
-
-
-class ShopClose(Payload):
-    early: bool
-
-
-PAYLOADS = (ReportBuild, IndexRebuild, MailAll, MembersScore, OrderSplit, ShopClose)
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Member(Base):
-    __tablename__ = "docs_members"
-    id: Mapped[int] = mapped_column(primary_key=True)
-    points: Mapped[int]
-    score: Mapped[int] = mapped_column(default=0)
-
-
-@task("ops:alert")
-def ops_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
-    pass
-
-
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", TEXT, re.S)
-
-
-@pytest.fixture
-def documented(world: World) -> dict[str, Any]:
-    """The names the page defines, after all its Python has run."""
-    for lane in ("report:build", "index:rebuild", "login:check"):
-        world.sqs.client.create_queue(QueueName=f"jobs-default-{lane.replace(':', '-')}")
-    names: dict[str, Any] = {
-        **{name: getattr(joblane, name) for name in joblane.__all__},
-        **{model.__name__: model for model in PAYLOADS},
-        "__name__": __name__,
-        "Annotated": Annotated,
-        "Member": Member,
-        "UTC": UTC,
-        "datetime": datetime,
-        "jobs": world.client,
-        "ops_alert": ops_alert,
-        "mail": mailed.append,
-        "select": select,
-        "timedelta": timedelta,
-    }
-    source = "\n".join(blocks("python")).replace('on_archived="ops:alert"', "on_archived=ops_alert")
-    exec(compile(source, "docs/how-to/tasks.md", "exec", dont_inherit=True), names)
+def page(name: str) -> Names:
+    """The names that a page defines, after all its Python has run."""
+    path = HOW_TO / f"{name}.md"
+    names: Names = {"__name__": "a_page"}
+    found = blocks("python", path)
+    assert found
+    for block in found:
+        source = "\n" * block.line + block.text  # so that a traceback has the line of the page
+        exec(compile(source, str(path), "exec", dont_inherit=True), names)
+    for model in names.values():
+        if isinstance(model, type) and issubclass(model, BaseModel):
+            model.model_rebuild(_types_namespace=names)
     return names
 
 
-def run(world: World, found: Task[Any, Any], payload: Payload) -> dict[str, Any]:
-    world.lane(found)
-    info = world.client.enqueue(found, payload)
-    world.deliver(found, world.take(found)[-1]["Body"])
-    row = world.row(info.id)
-    assert row["error_message"] is None, row["error_message"]
-    return row
+def execute(jobs: JobTester, script: str) -> list[list[Any]]:
+    database = Database(jobs.url)
+    try:
+        return database.get().run(script)
+    finally:
+        database.drop()
 
 
-def test_every_block_of_python_runs_and_its_jobs_do_what_is_said(world: World, documented: dict[str, Any]) -> None:
-    world.run("create table docs_members (id int primary key, points int, score int default 0)")
-    world.run("insert into docs_members select n, n from generate_series(1, 1200) n")
-    assert run(world, documented["mail_all"], MailAll(addresses=["a", "b"]))["state"] == "completed"
-    assert mailed[-2:] == ["a", "b"]
-    assert run(world, documented["members_score"], MembersScore())["state"] == "completed"
-    assert world.run("select count(*) from docs_members where score = points * 2") == [[1200]]
-    assert run(world, documented["order_split"], OrderSplit(parts=3))["state"] == "completed"
-    assert world.run("select count(*) from joblane.tasks where type = 'report:build' and state = 'pending'") == [[5]]
+@pytest.mark.usefixtures("jobs")
+@pytest.mark.parametrize("name", RUN_HERE)
+def test_all_python_of_the_page_runs(name: str, jobs: JobTester) -> None:
+    execute(jobs, "create table reports (customer text)")
+    page(name)
 
 
-def test_what_is_kept_of_a_failure_has_no_redacted_value_as_is_said(world: World, documented: dict[str, Any]) -> None:
-    check = documented["login_check"]
-    world.deliver(check, world.take(check)[-1]["Body"])
-    assert world.row(documented["refused"].id)["error_message"] in " ".join(TEXT.split())
+def test_write(jobs: JobTester) -> None:
+    names = page("write")
+    execute(jobs, "create table invoices (id uuid primary key, address text, reminded_at timestamptz)")
+    [[known]] = execute(jobs, "insert into invoices values (gen_random_uuid(), 'ann@example.com') returning id")
+    remind, payload = names["invoice_remind"], names["InvoiceRemind"]
+    assert jobs.run(remind, payload(invoice_id=known)) == {"sent_to": "ann@example.com"}
+    with pytest.raises(SkipRetry):
+        jobs.run(remind, payload(invoice_id="00000000-0000-0000-0000-000000000000"))
 
 
-def test_the_sql_runs_in_psql(world: World, documented: dict[str, Any]) -> None:
-    register(world.database.get(), {"report:build": documented["report_build"]})
-    script = "create table orders (number int);\n" + "\n".join(blocks("sql"))
-    command = [str(program("psql")), world.url, "-v", "ON_ERROR_STOP=1", "-q", "-c", script]
-    subprocess.run(command, check=True, capture_output=True)
-    assert world.row("report-for-order-7")["state"] == "scheduled"
+def test_a_task_in_a_session_exists_once_that_has_committed(jobs: JobTester) -> None:
+    execute(jobs, "create table reports (customer text)")
+    names = page("enqueue")
+    with jobs.session() as session:
+        made = names["order_report"](session, "acme")
+        assert jobs.client.get(made) is None
+    assert jobs.task(made).state is State.PENDING
+    with jobs.session() as session:
+        undone = names["order_report"](session, "globex")
+        session.rollback()
+    assert jobs.client.get(undone) is None
+
+
+def test_enqueue(jobs: JobTester) -> None:
+    names = page("enqueue")
+    build, split = names["report_build"], names["order_split"]
+    jobs.assert_enqueued(build, task_id=names["sent"].id)
+    jobs.assert_enqueued(build, task_id=names["bounded"].id, tags=["monthly"], tenant="acme")
+    jobs.drain().check()
+    with jobs.capture() as captured:
+        jobs.run(split, names["OrderSplit"](parts=3))
+    captured.assert_enqueued(build, count=3)
+    assert len(jobs.drain(within=31 * DAY).check().of(build)) == 5  # and the two that were for later
+
+
+def test_retry(jobs: JobTester) -> None:
+    names = page("retry")
+    fetch, payload = names["payment_fetch"], names["PaymentFetch"]
+    booked, unknown, busy, later, withdrawn = (
+        jobs.enqueue(fetch, payload(number=number), task_id=f"payment-{number}").id for number in range(1, 6)
+    )
+    jobs.drain()
+    states = {id_: jobs.task(id_).state for id_ in (booked, unknown, busy, later, withdrawn)}
+    assert states == {
+        booked: State.COMPLETED,
+        unknown: State.ARCHIVED,
+        busy: State.RETRY,
+        later: State.PENDING,
+        withdrawn: State.CANCELLED,
+    }
+    assert [letter.reason for letter in jobs.dead_letters(fetch)] == ["SkipRetry: the bank has no such payment"]
+    jobs.assert_enqueued(names["ops_alert"], task_id=None, task_type="payment:fetch", count=1)
+    assert jobs.task(later).attempts == 0
+    jobs.drain(within=HOUR)
+    assert (jobs.task(busy).state, jobs.task(busy).attempts) == (State.ARCHIVED, 4)
+    assert jobs.task(later).state is State.PENDING
+    jobs.drain(within=2 * DAY)
+    assert jobs.task(later).state is State.ARCHIVED  # after 20 snoozes each is a failed attempt
+
+
+def test_unique(jobs: JobTester) -> None:
+    names = page("unique")
+    rebuild = names["index_rebuild"]
+    assert len(jobs.drain(within=HOUR).check().of(rebuild)) == 2
+    again = jobs.enqueue(rebuild, names["IndexRebuild"](shop="acme"))
+    assert again.created
+
+
+def test_cancel(jobs: JobTester) -> None:
+    names = page("cancel")
+    jobs.drain().check()
+    assert names["percent"](names["done"].id) == 100
+    assert jobs.client.get(names["info"].id).state == "cancelled"  # type: ignore[union-attr]
+
+
+def test_long_work(jobs: JobTester, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given
+    names = page("long-work")
+    mailed: list[str] = []
+    broken = {"b"}
+
+    def mail(address: str) -> None:
+        if address in broken:
+            broken.remove(address)
+            raise ConnectionError("the mail server is unavailable")
+        mailed.append(address)
+
+    monkeypatch.setitem(names, "mail", mail)
+    # when an item fails, then the others are done, and the retry runs that one
+    jobs.enqueue(names["mail_all"], names["MailAll"](addresses=["a", "b", "c"]))
+    assert jobs.drain().only.error_type == "PartialFailure"
+    assert mailed == ["a", "c"]
+    jobs.drain(within=HOUR).check()
+    assert mailed == ["a", "c", "b"]
+    # when groups are items
+    jobs.run(names["mail_groups"], names["MailGroups"](addresses=["d", "e", "f"]))
+    assert mailed[3:] == ["d, e", "f"]
+    # when a resumable task is killed, then its chunks are kept, and a later run continues
+    execute(jobs, "create table members (id int primary key, points int, score int default 0)")
+    execute(jobs, "insert into members select n, n from generate_series(1, 1200) n")
+    jobs.enqueue(names["members_score"], names["MembersScore"]())
+    with jobs.crash_before_commit(commit=2):
+        jobs.drain()
+    assert execute(jobs, "select count(*) from members where score = points * 2") == [[500]]
+    jobs.drain(within=HOUR).check()
+    assert execute(jobs, "select count(*) from members where score = points * 2") == [[1200]]
+
+
+def test_schedule(jobs: JobTester) -> None:
+    names = page("schedule")
+    close = names["shop_close"]
+    saturdays = jobs.tick(close, "saturdays")
+    jobs.tick(names["stock_count"])
+    jobs.drain().check()
+    jobs.assert_enqueued(close, task_id=saturdays, early=True)
+
+
+def test_change_payload(jobs: JobTester) -> None:
+    names = page("change-payload")
+    send, payload = names["mail_send"], names["MailSend"]
+    assert jobs.run(send, payload(address="ann@example.com")) == "ann@example.com"
+    assert jobs.run(send, payload(address="ann@example.com", recipient="ann@example.org")) == "ann@example.org"
+    assert send.read({"address": "x", "later": 1}, "another schema").address == "x"
+    with pytest.raises(UnreadablePayloadError):
+        send.read({"address": "x", "typo": 1}, None)
+
+
+def test_what_is_kept_of_a_failure_has_no_redacted_value(jobs: JobTester) -> None:
+    names = page("redact")
+    failed = jobs.drain().only
+    assert failed.id == names["refused"].id
+    assert failed.error_message is not None
+    assert f"`{failed.error_message}`" in (HOW_TO / "redact.md").read_text()
+
+
+def test_trace(jobs: JobTester) -> None:
+    page("trace")
+    traceparent = jobs.drain().check().only.result
+    assert traceparent.split("-")[1] == "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
+def test_an_asynchronous_handler_is_refused_as_is_said() -> None:
+    from joblane import Payload, TaskContext, task
+
+    class Nothing(Payload):
+        pass
+
+    with pytest.raises(DeclarationError, match="a plain function is required"):
+
+        @task("say:nothing")
+        async def say_nothing(payload: Nothing, ctx: TaskContext) -> None: ...
+
+
+def test_the_back_off_is_as_long_as_is_said() -> None:
+    from joblane.retry import default_delay
+
+    said = {1: (timedelta(seconds=15), MINUTE), 4: (timedelta(seconds=96), timedelta(seconds=212))}
+    for attempt, (least, most) in said.items():
+        assert least <= default_delay(attempt, Exception()) <= most
+
+
+def test_the_client_of_a_page_writes_into_the_tests_database(jobs: JobTester) -> None:
+    with jobs.session() as session:
+        page("trace")
+        assert session.scalar(text("select count(*) from joblane.tasks")) == 1

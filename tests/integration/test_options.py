@@ -160,19 +160,19 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
         ({"retry_delay": []}, "retry_delay", "a timedelta from 0 to 365 days, a list of them"),
         ({"retry_delay": [timedelta(days=366)]}, "retry_delay", "a timedelta from 0 to 365 days"),
         ({"retry_delay": 5}, "retry_delay", "a timedelta from 0 to 365 days"),
-        ({"retry_delay": [SECOND] * 101}, "retry_delay", "100 delays at most, the last is repeated; not 101"),
-        ({"retry_delay": lambda *_: SECOND}, "retry_delay", "a function cannot be kept in the record"),
+        ({"retry_delay": [SECOND] * 101}, "retry_delay", "at most 100 delays, of which the last repeats; not 101"),
+        ({"retry_delay": lambda *_: SECOND}, "retry_delay", "a function cannot be stored in the row"),
         ({"deadline": now.replace(tzinfo=None)}, "deadline", "an aware datetime is required"),
         ({"deadline": "tomorrow"}, "deadline", "an aware datetime is required"),
         ({"deadline": now - SECOND}, "deadline", "it has passed"),
-        ({"deadline": now + HOUR, "process_in": 2 * HOUR}, "deadline", "it comes before the task is due"),
-        ({"deadline": now + HOUR, "process_at": now + 2 * HOUR}, "deadline", "it comes before the task is due"),
+        ({"deadline": now + HOUR, "process_in": 2 * HOUR}, "deadline", "it is before the task is due"),
+        ({"deadline": now + HOUR, "process_at": now + 2 * HOUR}, "deadline", "it is before the task is due"),
         ({"tags": "word"}, "tags", "a list of at most 20 strings"),
         ({"tags": ["a"] * 21}, "tags", "a list of at most 20 strings"),
         ({"tags": [""]}, "tags", "strings of 1 to 100 characters"),
         ({"tags": ["x" * 101]}, "tags", "strings of 1 to 100 characters"),
         ({"tags": [1]}, "tags", "strings of 1 to 100 characters"),
-        ({"tags": ["a\0"]}, "tags", "holds a NUL character"),
+        ({"tags": ["a\0"]}, "tags", "contains a NUL character"),
         ({"owner": "a b"}, "owner", "printable ASCII characters without spaces"),
         ({"owner": ""}, "owner", "printable ASCII characters without spaces"),
     ]
@@ -304,8 +304,8 @@ def test_a_task_that_is_past_its_deadline_is_given_up_without_running(world: Wor
 
     row = world.row("it")
     assert (row["state"], row["runs"], row["error_type"]) == ("archived", runs, "DeadlinePassed")
-    assert row["error_message"] == "the deadline passed before it ran"
-    assert row["reason"].startswith("DeadlinePassed: it was to run by ")
+    assert row["error_message"] == "the deadline passed before the task ran"
+    assert row["reason"].startswith("DeadlinePassed: the task had to run by ")
     assert row["dead_sent_at"] is not None
     (letter,) = world.dead_letters(sample_one)
     assert reason_of(letter) == row["reason"]
@@ -325,7 +325,7 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
 
     row = world.row("it")
     assert (row["state"], row["runs"], row["attempts"], row["error_type"]) == ("archived", 0, 0, "DeadlinePassed")
-    assert row["reason"].startswith("DeadlinePassed: it was to run by 2020-01-31 12:00:00")
+    assert row["reason"].startswith("DeadlinePassed: the task had to run by 2020-01-31 12:00:00")
     assert None not in (row["dead_sent_at"], row["finished_at"], row["expire_at"])
     assert (world.attempts("it"), ran) == ([], [])
     (told,) = emf.documents(capsys.readouterr().out)
@@ -368,7 +368,7 @@ def test_a_run_is_interrupted_at_its_deadline_and_given_up_and_runs_when_it_is_r
 
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 1, "TaskTimeout")
-    assert row["reason"] == "DeadlinePassed: it passed while the task ran"
+    assert row["reason"] == "DeadlinePassed: the deadline passed while the task ran"
     (letter,) = world.dead_letters(sample_one)
     assert reason_of(letter) == row["reason"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from joblane.discovery import discover, follower_of, load
+from joblane.discovery import discover, load, successor_of
 from joblane.errors import DeclarationError
 
 _numbers = itertools.count(1)
@@ -101,14 +101,14 @@ def test_a_task_in_the_wrong_folder_is_refused(package: Package) -> None:
 def test_two_tasks_in_one_folder_are_refused(package: Package) -> None:
     text = HANDLER.format(type="data:export", function="data_export")
     package.add("data_export", text + HANDLER.format(type="data:other", function="data_other"))
-    with pytest.raises(DeclarationError, match="declares data:export, data:other; one folder, one task"):
+    with pytest.raises(DeclarationError, match="declares data:export, data:other; a folder may declare only one task"):
         discover(package.name)
 
 
 def test_two_tasks_of_one_type_are_refused(package: Package) -> None:
     text = HANDLER.format(type="data:export", function="data_export")
     package.add("data_export", text + "first = data_export\n" + text)
-    with pytest.raises(DeclarationError, match="declares data:export, data:export; one folder, one task"):
+    with pytest.raises(DeclarationError, match="declares data:export, data:export; a folder may declare only one task"):
         discover(package.name)
 
 
@@ -144,7 +144,7 @@ def test_a_handler_that_cannot_be_imported_stops_the_walk_with_file_line_reason_
     message = str(caught.value)
     assert message.startswith(f"{package.name}/data_export/handler.py, {told}")
     assert message.endswith(
-        f"\nMend it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
+        f"\nFix it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
     )
 
 
@@ -187,7 +187,7 @@ def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package
 def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
-    follows = follower_of(discover(package.name)["data:export"])
+    follows = successor_of(discover(package.name)["data:export"])
     assert follows == {"type": "system:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
 
 
@@ -195,7 +195,7 @@ def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> No
     text = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
     package.add_task("data:export")
     package.add("data_copy", text.format(type="data:copy", function="data_copy"))
-    with pytest.raises(DeclarationError, match="task 'data:copy': aliases: 'data:export' is another task's"):
+    with pytest.raises(DeclarationError, match="task 'data:copy': aliases: 'data:export' belongs to another task"):
         discover(package.name)
 
 
@@ -209,7 +209,7 @@ def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
     package.add("router", PLAIN)
     package.add("empty", None)
     for type_ in ("data:export", "no_such:task"):
-        with pytest.raises(DeclarationError, match=f"no task '{type_}': .*handler.py declares none"):
+        with pytest.raises(DeclarationError, match=f"there is no task '{type_}': .*handler.py does not declare it"):
             load(type_, package.name)
     with pytest.raises(DeclarationError, match="'category:action' is required"):
         load("../router", package.name)
@@ -254,15 +254,15 @@ def test_a_package_that_hides_the_project_is_refused_with_both_places(
     (mine / "data_export").mkdir(parents=True)
     (mine / "data_export" / "handler.py").write_text(HANDLER.format(type="data:export", function="data_export"))
     monkeypatch.syspath_prepend(str(tmp_path / "project"))
-    with pytest.raises(DeclarationError, match=rf"is found in {hiding.root}, and not in {mine}\. Add the file"):
+    with pytest.raises(DeclarationError, match=rf"from {hiding.root}, not from {mine}\. Add the file"):
         discover(hiding.name)
-    with pytest.raises(DeclarationError, match="is found in"):
+    with pytest.raises(DeclarationError, match="Python imports the package"):
         load("data:export", hiding.name)
 
 
 def test_a_package_that_is_not_installed_is_asked_for_in_the_lock(package: Package) -> None:
     package.add("data_export", "import no_such_module.part\n")
-    with pytest.raises(DeclarationError, match=r"'no_such_module' is not installed here: .*\[tool\.joblane\] lock"):
+    with pytest.raises(DeclarationError, match=r"'no_such_module' is not installed here\. .*\[tool\.joblane\] lock"):
         discover(package.name)
     package.add("data_copy", "import json.no_such_part\n")
     with pytest.raises(DeclarationError) as caught:

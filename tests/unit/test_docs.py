@@ -1,4 +1,4 @@
-"""Every command of the documentation is run by a test, or marked by what it needs; and each of them exists."""
+"""A test runs each command of the documentation, or the block says what it needs. Each command exists."""
 
 from __future__ import annotations
 
@@ -28,24 +28,26 @@ RUN = {
     "make down": ("tests/e2e/test_stack.py", "stack.down()"),
     "make docs": ("tests/unit/test_site.py", '"sphinx"'),
     "make synth": ("tests/infra/test_app.py", "main(["),
+    "make wheel": ("tests/wheel.py", '"wheel")'),
     "joblane schema --out schemas/": ("tests/unit/cli/test_deploy.py", 'jobs("schema", "--out"'),
     "pip install joblane-0.1.0-py3-none-any.whl[local,test]": (
         "tests/e2e/adopter/test_adopter.py",
         "wheel.environment(",
     ),
-    "joblane init": ("tests/e2e/adopter/test_adopter.py", '"joblane", "init"'),
-    "joblane up": ("tests/e2e/adopter/test_adopter.py", '"joblane", "up"'),
+    "joblane init": ("tests/e2e/adopter/test_adopter.py", '"2. Make the folder a project"'),
+    "joblane up": ("tests/e2e/adopter/test_adopter.py", '"6. Start the local stack"'),
+    "joblane new invoice:remind": ("tests/integration/cli/test_scaffold.py", '"order:pay": {}'),
     "joblane down": ("tests/e2e/adopter/test_adopter.py", '"joblane", "down"'),
     "joblane migrate": ("tests/e2e/conftest.py", "stack.up()"),
 }
-"""Commands of blocks without a mark → the file, and the words in it, that run them."""
+"""Commands of blocks without a mark → the file that runs them, and a text in it that shows this."""
 
-BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "pip"}
-"""Programs whose words are not looked at."""
+BUILT_IN = {"alias", "set", ".", "export", "cd", "git", "cp", "uv", "python", "python3", "pip"}
+"""Programs whose arguments are not checked."""
 OF_THE_CLI = {"query", "output", "region", "profile", "cli-binary-format", "max-items", "no-cli-pager"}
-"""Options that every command of the AWS CLI takes. Source: AWS CLI, *Command line options*."""
-S3 = {"ls": set(), "rm": {"recursive"}}
-"""Commands of ``aws s3`` that are no operation of the service. Source: AWS CLI command reference, *s3*."""
+"""Options that every command of the AWS CLI accepts. Source: AWS CLI, *Command line options*."""
+S3 = {"ls": {"recursive", "summarize"}, "rm": {"recursive"}}
+"""Commands of ``aws s3`` that are not operations of the service. Source: AWS CLI command reference, *s3*."""
 CDK = {
     "bootstrap": {"qualifier", "toolkit-stack-name", "cloudformation-execution-policies"},
     "deploy": {"all", "context", "require-approval"},
@@ -61,13 +63,20 @@ def test_every_block_says_what_it_needs() -> None:
         assert blocks(language) == []
 
 
+FOLLOWED = {"docs/tutorial.md": "tests/e2e/adopter/tutorial.py"}
+"""A page whose commands are read and run by a test, one by one → that test."""
+
+
 @pytest.mark.parametrize("block", [block for block in SHELL if not block.mark], ids=str)
-def test_what_has_no_mark_is_run_by_a_test(block: Block) -> None:
+def test_a_test_runs_each_block_without_a_mark(block: Block) -> None:
+    if test := FOLLOWED.get(str(block.page.relative_to(ROOT))):
+        assert f'"{block.page.name}"' in (ROOT / test).read_text()
+        return
     for words in commands(block.text):
         command = " ".join(words)
         assert command in RUN, f"{block}: no test runs `{command}`; name one in RUN, or mark the block"
         file, evidence = RUN[command]
-        assert evidence in (ROOT / file).read_text(), f"{file} runs it no more"
+        assert evidence in (ROOT / file).read_text(), f"{file} does not run it any more"
 
 
 @pytest.mark.parametrize("block", SHELL, ids=str)
@@ -107,7 +116,7 @@ def _problems_of_jobs(words: list[str]) -> Iterator[str]:
         if word.startswith("-") and word != "-":
             if word not in options and word not in ("--help", "--install-completion"):
                 yield f"{name} has no {word}"
-                return  # whether the next word is its value, nobody knows
+                return  # it is unknown if the next word is its value
             if word in options and not options[word].is_flag:
                 left = left[1:]
         elif hasattr(command, "commands"):
@@ -192,11 +201,22 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(other), f"{page.name}: {target}: there is no such heading"
 
 
+@pytest.mark.parametrize("index", sorted((ROOT / "docs").rglob("index.md")), ids=lambda page: page.parent.name)
+def test_the_index_of_a_folder_links_each_of_its_pages(index: Path) -> None:
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in links(index)}
+    assert set(index.parent.glob("*.md")) - linked - {index} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_a_link_shows_a_title_and_no_file_name(page: Path) -> None:
+    assert re.findall(r"\[[\w./-]+\.md\]\(", page.read_text()) == []
+
+
 NAMED = {name for page in PAGES for name in re.findall(r"`make ([a-z]+)", page.read_text())}
 
 
 @pytest.mark.parametrize("name", sorted(NAMED))
-def test_every_target_of_make_that_is_named_in_passing_exists(name: str) -> None:
+def test_every_target_of_make_in_the_text_exists(name: str) -> None:
     assert name in targets()
 
 

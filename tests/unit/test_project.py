@@ -23,7 +23,7 @@ from joblane.project import Project, ProjectError
 def test_a_migration_knows_the_project_by_its_settings(text: str, migrating: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     project = Project.here(tmp_path)
-    assert project.migrating == migrating
+    assert project.migration_environment == migrating
     assert project.environment == {"JOBLANE_FUNCTIONS": "functions", **migrating}
 
 
@@ -35,15 +35,15 @@ def test_a_project_without_a_file_has_no_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "why"),
     [
-        ("[tool.joblane]\nmigration = 'x'", "'migration' is not known; there are functions, code, lock, migrations"),
-        ("[tool.joblane]\nmigrations = 1", "tool.joblane.migrations: a text is required"),
-        ("[tool.joblane]\ncode = ['gone']", "tool.joblane.code: a list of folders that exist is required"),
-        ("[tool.joblane]\nlock = 'gone.txt'", "tool.joblane.lock: there is no file 'gone.txt'"),
+        ("[tool.joblane]\nmigration = 'x'", "unknown key 'migration'; the keys are functions, code, lock, migrations"),
+        ("[tool.joblane]\nmigrations = 1", "tool.joblane.migrations: a string is required"),
+        ("[tool.joblane]\ncode = ['gone']", "tool.joblane.code: a list of existing folders is required"),
+        ("[tool.joblane]\nlock = 'gone.txt'", "tool.joblane.lock: the file 'gone.txt' does not exist"),
         ("[tool", "pyproject.toml: "),
         ("tool = 3", "pyproject.toml: tool: a table is required"),
         ("[tool]\njoblane = 'x'", "pyproject.toml: tool.joblane: a table is required"),
         ("project = 'x'", "pyproject.toml: project: a table is required"),
-        ("[project]\nname = 3", "pyproject.toml: project.name: a text is required"),
+        ("[project]\nname = 3", "pyproject.toml: project.name: a string is required"),
     ],
 )
 def test_a_setting_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -> None:
@@ -56,6 +56,6 @@ def test_a_setting_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -
 def test_functions_are_one_package_in_the_root(functions: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.joblane]\nfunctions = '{functions}'")
     with pytest.raises(
-        ProjectError, match=f"tool.joblane.functions: '{functions}' is no name .* a src layout into `code`"
+        ProjectError, match=f"tool.joblane.functions: '{functions}' is not a package name; .* a src layout in `code`"
     ):
         Project.here(tmp_path)

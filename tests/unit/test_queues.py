@@ -139,7 +139,7 @@ def test_what_is_refused_for_its_retries_says_how_many_there_can_be(timeout: tim
         return
     except DeclarationError as error:
         problem = str(error)
-    found = re.search(r"max_retry can be (\d+) here", problem)
+    found = re.search(r"lower max_retry to (\d+),", problem)
     if found is None:
         assert "even without a retry; shorten the timeout" in problem
         with pytest.raises(DeclarationError):
@@ -157,7 +157,8 @@ def test_the_limits_leave_room_between_each_other() -> None:
 
 def test_a_timeout_above_lambdas_is_refused_with_the_longest_that_fits() -> None:
     with pytest.raises(
-        DeclarationError, match=r"x: timeout 0:15:00 with batch_size 1 needs a function of 0:15:10.*resumable=True"
+        DeclarationError,
+        match=r"x: timeout 0:15:00 with batch_size 1 needs a function timeout of 0:15:10.*resumable=True",
     ):
         Numbers.of(timeout=timedelta(minutes=15), batch_size=1, max_retry=0, what="x")
     Numbers.of(timeout=timedelta(seconds=890), batch_size=1, max_retry=0, what="x")

@@ -1,4 +1,4 @@
-"""The README's program is a program."""
+"""The programs of the README, and the tests that the page of promises names."""
 
 from __future__ import annotations
 
@@ -6,53 +6,55 @@ import os
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 from joblane import Queue
 from joblane.discovery import discover
+from tests.pages import ROOT, table
 
-ROOT = Path(__file__).resolve().parents[2]
+SHOWN = re.compile(r"```python\n# (\S+\.py)\n(.*?)```", re.S)
+PROMISES = ROOT / "docs" / "explanation" / "promises.md"
 
 
-def test_the_job_in_the_readme_is_found_by_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_job_of_the_readme_is_found_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # given the README's handler in a folder of that name, and nothing else
-    source = re.search(
-        r"```python\n# functions/invoice_remind/handler.py\n(.*?)```", (ROOT / "README.md").read_text(), re.S
-    )
-    assert source is not None
+    [source] = [text for path, text in SHOWN.findall((ROOT / "README.md").read_text()) if path.endswith("handler.py")]
     folder = tmp_path / "readme_functions" / "invoice_remind"
     folder.mkdir(parents=True)
     for package in (folder.parent, folder):
         (package / "__init__.py").touch()
-    (folder / "handler.py").write_text(source[1])
+    (folder / "handler.py").write_text(source)
     monkeypatch.syspath_prepend(str(tmp_path))
-    # when the tasks are looked for
+    # when the tasks are discovered
     found = discover("readme_functions")
-    # then it is one of them
+    # then its task is found, in addition to the library's own
     assert list(found) == ["invoice:remind", "jobs:bulk", "jobs:sweep"]
     assert (found["invoice:remind"].queue, found["invoice:remind"].max_retry) == (Queue.DEFAULT, 3)
     sys.modules.pop("readme_functions")
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/how-to/test.md"])
-def test_the_jobs_that_are_shown_pass_the_projects_own_gate(page: str, tmp_path: Path) -> None:
-    # given the handlers of a page
-    shown = re.findall(r"```python\n# (functions/\S+/handler\.py)\n(.*?)```", (ROOT / page).read_text(), re.S)
+@pytest.mark.parametrize(("page", "files"), [("README.md", "*.py"), ("docs/how-to/test.md", "*/handler.py")])
+def test_the_programs_of_a_page_pass_format_lint_and_types(page: str, files: str, tmp_path: Path) -> None:
+    # given the files of a page
     paths = []
-    for name, source in shown:
+    for name, source in SHOWN.findall((ROOT / page).read_text()):
+        if not fnmatch(name, files):
+            continue
         path = tmp_path / name
-        path.parent.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(source)
         paths.append(str(path))
     assert paths
-    # then format, lint and types find nothing to say
+    # then format, lint and types find no problem
     settings = str(ROOT / "pyproject.toml")
     mypy = ["mypy", "--config-file", settings, "--cache-dir", str(ROOT / ".mypy_cache"), "--follow-imports=silent"]
+    ruff = ["--config", settings, "--config", 'lint.isort.known-first-party = ["app", "functions", "joblane"]']
     for tool, folder in (
-        (["ruff", "format", "--check", "--config", settings], ROOT),
-        (["ruff", "check", "--no-cache", "--config", settings], ROOT),
+        (["ruff", "format", "--check", *ruff], ROOT),
+        (["ruff", "check", "--no-cache", *ruff], ROOT),
         (mypy, tmp_path),
     ):
         done = subprocess.run(
@@ -66,8 +68,14 @@ def test_the_jobs_that_are_shown_pass_the_projects_own_gate(page: str, tmp_path:
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_every_test_that_the_promise_table_names_exists() -> None:
-    named = re.findall(r"`(test_\w+\.py)`", (ROOT / "README.md").read_text())
-    there = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
+def test_every_test_that_the_page_of_promises_names_exists() -> None:
+    named = re.findall(r"`(test_\w+\.py)`", PROMISES.read_text())
+    existing = {path.name for path in (ROOT / "tests").rglob("test_*.py")}
     assert named
-    assert set(named) <= there
+    assert set(named) <= existing
+
+
+def test_every_promise_names_how_it_is_kept_and_a_test() -> None:
+    rows = table(PROMISES, "What is promised")
+    assert rows
+    assert [promise for promise, how, tested in rows if not (promise and how and "`" in tested)] == []

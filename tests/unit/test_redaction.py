@@ -204,7 +204,7 @@ def test_items_that_were_moved_or_taken_out_keep_their_own_values() -> None:
     ],
 )
 def test_a_mask_with_nothing_behind_it_is_refused_by_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
-    with pytest.raises(PayloadError, match=rf"payload: {where}: it was left masked"):
+    with pytest.raises(PayloadError, match=rf"payload: {where}: it is masked, and the task has no value"):
         restored(Person, edited, KEPT | {"pin": None})
 
 

@@ -56,10 +56,10 @@ def test_what_was_counted_is_one_line_under_the_stages_own_namespace(capsys: pyt
 
 def test_a_zero_is_written_and_what_was_not_counted_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
-    tally.count("Owed", 0)
+    tally.count("Overdue", 0)
     tally.flush(task_type="jobs:sweep")
     (line,) = written(capsys)
-    assert line["Owed"] == 0
+    assert line["Overdue"] == 0
 
 
 @pytest.mark.parametrize(("values", "lines"), [(100, [100]), (101, [100, 1]), (250, [100, 100, 50])])

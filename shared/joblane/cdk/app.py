@@ -1,6 +1,7 @@
-"""A whole CDK app: the stacks of one stage, made of a project's functions and of the settings in ``cdk.json``.
+"""A whole CDK app: the stacks of one stage, from a project's functions and the settings in ``cdk.json``.
 
-Context: ``stage`` (default ``dev``), ``stages`` (their settings), ``quiet`` (no table at the end).
+Context: ``stage`` (name of the stage, default ``dev``), ``stages`` (the settings of each stage), ``quiet`` (true: no
+table of concurrency at the end).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ Build = Callable[[Stage, Project], Packages]
 
 @dataclass(frozen=True)
 class Synthesised:
-    """The stage, its jobs, and what is in ``directory``: templates and assets, by the stacks' names."""
+    """The stage, its jobs, and the content of ``directory``: assets, and templates by the names of the stacks."""
 
     stage: Stage
     jobs: Jobs
@@ -55,31 +56,30 @@ class Synthesised:
 
 @dataclass(frozen=True)
 class JoblaneApp(Generic[S]):
-    """The stacks of data, jobs, control API and monitoring, and those that an application adds.
-
-    ``functions``: the package of the handlers; None: what ``[tool.joblane]`` of ``pyproject.toml`` says.
-    ``stage``: the class of the stages in ``cdk.json``; a subclass has settings of the application.
-    ``buckets``: makes the application's buckets in the stack of the data, and returns them by the names that tasks
-    declare in ``Grants.buckets``. ``stacks``: each makes a stack of the application, with the jobs at hand.
-    ``alarms``: more of them, where the stage has ``monitoring``. ``costs``: what runs of a periodic task cost on top,
-    by type.
-    """
+    """A whole CDK app: the stacks of a stage for data, jobs, control API and monitoring, and those of an app."""
 
     functions: str | None = None
+    """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
     stage: type[S] = Stage  # type: ignore[assignment] # S is Stage where none is given
+    """Class of the stages in ``cdk.json``. A subclass of :class:`Stage` adds settings of the application."""
     buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
+    """Function that creates the application's buckets in the data stack and returns them by the names that tasks
+    declare in ``Grants.buckets``."""
     stacks: Sequence[Callable[[App, Jobs, S], object]] = ()
+    """Functions that each create a stack of the application. They get the CDK app, the jobs and the stage."""
     alarms: Callable[[S, Tasks], Sequence[Alarm]] = lambda stage, tasks: ()
+    """Function that returns further alarms, for a stage with ``monitoring``."""
     costs: Mapping[str, Extra] | None = None
+    """Type → additional costs of each run of a periodic task, for ``joblane costs``. None: no additional costs."""
 
     @property
     def project(self) -> Project:
-        """The one around the working folder."""
+        """The project of the working folder."""
         project = Project.here()
         return project if self.functions is None else replace(project, functions=self.functions)
 
     def main(self, arguments: Sequence[str] | None = None, build: Build = build_packages) -> int:
-        """What ``cdk`` runs. The exit status is 1 where something is refused."""
+        """Synthesise the stage that ``-c stage=NAME`` names. Return the exit status: 0, or 1 after a refusal."""
         options = _parse(arguments)
         given = dict(option.partition("=")[::2] for option in options.context)
         try:
@@ -104,13 +104,21 @@ class JoblaneApp(Generic[S]):
         build: Build = build_packages,
         findings: bool = True,
     ) -> Synthesised:
-        """Make the stacks of one stage and check them. ``context`` gives way to what the CDK CLI passes.
+        """Create the stacks of one stage and check them.
 
-        ``findings``: refuse what cdk-nag finds, on a stage for AWS. Raises :class:`~joblane.errors.JobError`.
+        Args:
+            context: The context, as of ``cdk.json``. The context that the CDK CLI passes comes first.
+            output: Folder for templates and assets.
+            environ: The environment variables.
+            build: Function that builds the functions' packages.
+            findings: True: findings of cdk-nag are refused, on a stage for AWS.
+
+        Raises:
+            JobError: a declaration, a setting or a template is refused.
         """
         project = self.project
         tasks, functions = discover(project.functions, times={}), discover_functions(project.functions)
-        # what the CDK CLI passes wins, as in every CDK app
+        # values from the CDK CLI take precedence, as in every CDK app
         known = {**context, **json.loads(environ.get("CDK_CONTEXT_JSON") or "{}")}
         stage = load_stage(
             known.get("stage") or DEFAULT_STAGE,
@@ -124,7 +132,7 @@ class JoblaneApp(Generic[S]):
             outdir=str(output),
             analytics_reporting=False,
             auto_synth=False,
-            # an emulator has no use for the roles of a bootstrap, and where it checks permissions, no way to take them
+            # an emulator does not need the roles of a bootstrap, and if it checks permissions they cannot be assumed
             default_stack_synthesizer=CliCredentialsStackSynthesizer() if stage.local else DefaultStackSynthesizer(),
         )
         workload = Workload(stage, project, with_schedules_of(stage, tasks), functions, build(stage, project))
@@ -139,7 +147,7 @@ class JoblaneApp(Generic[S]):
         return Synthesised(stage, jobs, Path(assembly.directory), templates)
 
     def _add_stacks(self, app: App, stage: S, workload: Workload) -> Jobs:
-        """The stacks of a stage: what is kept, what runs, and, where the stage has them, control API and monitoring."""
+        """Create the stacks of a stage: data, jobs, and, if the stage has them, control API and monitoring."""
         mail = any(task.grants.mail for task in workload.tasks.values())
         data = DataStack(app, f"{stage.prefix}-data", stage=stage, mail=mail)
         buckets, describes = self.buckets(data, stage), f"Joblane, {stage.name}: queues, functions and schedules"
@@ -159,19 +167,19 @@ class JoblaneApp(Generic[S]):
 
 
 def declared_settings(tasks: Tasks, functions: Mapping[str, Function]) -> list[str]:
-    """The names of all settings that anything declares."""
+    """Return the names of all settings that tasks and functions declare."""
     declared = [task.environment for task in tasks.values()] + [each.environment for each in functions.values()]
     return [name for names in declared for name in names]
 
 
 def context_of_file(project: Project) -> dict[str, Any]:
-    """The context of the project's ``cdk.json``, which the CDK CLI would pass. Raises :class:`SynthError`."""
+    """Return the context of the project's ``cdk.json``, which the CDK CLI would pass. Raises :class:`SynthError`."""
     context: dict[str, Any] = cdk_json(project)["context"]
     return context
 
 
 def cdk_json(project: Project) -> dict[str, Any]:
-    """The project's ``cdk.json``, which has a ``context``. Raises :class:`SynthError`."""
+    """Return the project's ``cdk.json``, which has a ``context``. Raises :class:`SynthError`."""
     file = project.root / "cdk.json"
     try:
         found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -186,10 +194,10 @@ def cdk_json(project: Project) -> dict[str, Any]:
 
 
 def _assemble(app: App, output: Path) -> CloudAssembly:
-    """Write templates and assets; what CDK's own validation finds is refused, where ``cdk.json`` has it on."""
+    """Write templates and assets. Findings of the CDK's own validation are refused, if ``cdk.json`` turns it on."""
     try:
         return app.synth()
-    except RuntimeError as error:  # of jsii, for whatever goes wrong on its side
+    except RuntimeError as error:  # of jsii, for every error on its side
         report_file = output / "validation-report.json"
         if "ValidationFailed" not in str(error) or not report_file.exists():
             raise

@@ -1,6 +1,6 @@
-"""What is refused in a template, because messages would be lost, repeated or starved, or because it would not deploy.
+"""Checks of a stage's templates: no message may be lost, repeated or starved, and CloudFormation must accept them.
 
-On the finished templates and not on the constructs: so it holds for every stack and for every way to write one.
+The checks read finished templates, not constructs, so they apply to every stack, however it was written.
 """
 
 from __future__ import annotations
@@ -18,18 +18,22 @@ from joblane.cdk.settings.stage import Stage
 from joblane.cdk.templates import Properties, Template, of_type
 
 CONNECTIONS_PER_SLOT = 2
-"""One for the task, and one more briefly: after a commit a session can run no SQL."""
+"""The connection of the task, and for a short time a second one: after its commit a session can run no SQL."""
 VISIBILITY_FACTOR = 6
-"""Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
+"""Least visibility timeout, in function timeouts.
+
+Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
 MAX_ENVIRONMENT_BYTES = 4096
-"""All variables of a function together. Source: Lambda quotas."""
+"""Limit for all variables of a function together. Source: Lambda quotas."""
 DEFAULT_VISIBILITY, DEFAULT_RETENTION, DEFAULT_TIMEOUT = 30, 345_600, 3
-"""Where a template says nothing. Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
+"""Seconds that apply if a template has no value.
+
+Source: CloudFormation, AWS::SQS::Queue and AWS::Lambda::Function."""
 
 
 @dataclass(frozen=True)
 class Mapped:
-    """An event source mapping with its two ends, where they are in the templates."""
+    """An event source mapping. ``queue`` and ``function`` are empty if the templates do not contain them."""
 
     properties: Properties
     source: str
@@ -39,18 +43,18 @@ class Mapped:
 
     @property
     def max_concurrency(self) -> int | None:
-        most: int | None = self.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
-        return most
+        maximum: int | None = self.properties.get("ScalingConfig", {}).get("MaximumConcurrency")
+        return maximum
 
 
 def check(templates: Iterable[Template], stage: Stage) -> None:
-    """Raise :class:`RefusedTemplateError` with all that is wrong in the templates of one stage."""
+    """Raise :class:`RefusedTemplateError` with all problems in the templates of one stage."""
     if problems := problems_of(templates, stage):
         raise RefusedTemplateError(problems)
 
 
 def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
-    """All that is wrong in the templates of one stage, a sentence each."""
+    """Return all problems in the templates of one stage, one sentence each."""
     templates = list(templates)
     mappings = [mapped for template in templates for mapped in _mappings(template)]
     return [
@@ -66,34 +70,34 @@ def problems_of(templates: Iterable[Template], stage: Stage) -> list[str]:
 
 
 def _mapping(mapped: Mapped) -> Iterator[str]:
-    queue, most = f"queue {mapped.source}", mapped.max_concurrency
+    queue, maximum = f"queue {mapped.source}", mapped.max_concurrency
     if "FilterCriteria" in mapped.properties:
         yield (
-            f"{queue}: its mapping filters events, and SQS deletes what a filter does not match; "
-            "make a queue per consumer instead"
+            f"{queue}: its mapping filters events, and messages that the filter does not match are deleted; "
+            "create a queue for each consumer instead"
         )
     if "ReportBatchItemFailures" not in mapped.properties.get("FunctionResponseTypes", []):
         yield f"{queue}: its mapping lacks ReportBatchItemFailures: one failure repeats the whole batch"
-    if most is None:
+    if maximum is None:
         yield (
-            f"{queue}: its mapping lacks MaximumConcurrency: throttled receives use up maxReceiveCount, "
-            "and the database's connections have no bound"
+            f"{queue}: its mapping lacks MaximumConcurrency: throttled receives count towards maxReceiveCount, "
+            "and the number of database connections has no limit"
         )
     reserved = mapped.function.get("ReservedConcurrentExecutions")
-    if most is not None and reserved is not None and reserved < most:
+    if maximum is not None and reserved is not None and reserved < maximum:
         yield (
-            f"function {mapped.function_name}: reserves a concurrency of {reserved} where the mapping of "
-            f"{mapped.source} goes up to {most}: the rest is throttled, and uses up maxReceiveCount"
+            f"function {mapped.function_name}: its reserved concurrency of {reserved} is below the "
+            f"{maximum} of the mapping of {mapped.source}: throttled receives count towards maxReceiveCount"
         )
     timeout = mapped.function.get("Timeout", DEFAULT_TIMEOUT)
     visibility = mapped.queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
     if mapped.queue and visibility < VISIBILITY_FACTOR * timeout:
         yield (
             f"{queue}: a visibility timeout of {visibility} s is less than {VISIBILITY_FACTOR} times the "
-            f"{timeout} s of function {mapped.function_name}: messages come back while they are worked on"
+            f"{timeout} s timeout of function {mapped.function_name}: messages become visible again during their run"
         )
     if mapped.queue and "RedrivePolicy" not in mapped.queue:
-        yield f"{queue}: has a consumer and no dead-letter queue: what always fails expires unseen"
+        yield f"{queue}: has a consumer and no dead-letter queue: a message that always fails expires unnoticed"
 
 
 # --- All mappings --------------------------------------------------------------------------------------------------
@@ -105,7 +109,7 @@ def _shared_queues(mappings: Iterable[Mapped]) -> Iterator[str]:
         consumers[mapped.source].append(mapped.function_name)
     for source, names in consumers.items():
         if len(names) > 1:
-            yield f"queue {source}: has {len(names)} consumers ({', '.join(names)}): each takes what is the other's"
+            yield f"queue {source}: has {len(names)} consumers ({', '.join(names)}): each takes messages of the others"
 
 
 def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
@@ -114,38 +118,39 @@ def _budgets(mappings: Iterable[Mapped], stage: Stage) -> Iterator[str]:
         all_slots["DATABASE_URL" in _environment(mapped.function)] += mapped.max_concurrency or 0
     concurrency = sum(all_slots.values()) + sum(stage.reserved.values())
     if concurrency > stage.account_concurrency:
-        also = "".join(f" with the {name}.max_concurrency of {most}" for name, most in stage.reserved.items())
+        also = "".join(f" with {name}.max_concurrency {maximum}" for name, maximum in stage.reserved.items())
         yield (
             f"stage {stage.name}: the mappings' concurrency adds up to {concurrency}{also}, above account_concurrency "
-            f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}), though each lane has "
-            "2 at least; or ask for more (Service Quotas, Lambda, concurrent executions) and raise account_concurrency"
+            f"{stage.account_concurrency}: lower concurrency_budget ({stage.concurrency_budget}; each lane gets at "
+            "least 2), or request a higher quota (Service Quotas, Lambda, concurrent executions) and raise "
+            "account_concurrency"
         )
     requests = {name: api.at_once for name, api in stage.apis.items()}
     connections = (all_slots[True] + sum(requests.values())) * CONNECTIONS_PER_SLOT + stage.reserved_connections
     if connections > stage.connections:
         also = "".join(f" and {at_once} requests to {name}" for name, at_once in requests.items())
-        lower = "".join(_lower(name, api) for name, api in stage.apis.items())
+        api_settings = "".join(_lower(name, api) for name, api in stage.apis.items())
         yield (
             f"stage {stage.name}: {all_slots[True]} concurrent tasks{also} × {CONNECTIONS_PER_SLOT} connections + "
             f"{stage.reserved_connections} reserved make {connections}, above database_connections "
             f"{stage.connections}: lower concurrency_budget ({stage.concurrency_budget})"
-            f"{lower}{_raise_connections(stage, connections)}"
+            f"{api_settings}{_raise_connections(stage, connections)}"
         )
 
 
 def _lower(name: str, api: HttpLimits) -> str:
     if api.max_concurrency is None:
-        return f" or set {name}.max_concurrency (now {api.at_once}, by {name}.rate_per_second)"
+        return f" or set {name}.max_concurrency (now {api.at_once}, from {name}.rate_per_second)"
     return f" or {name}.max_concurrency ({api.max_concurrency})"
 
 
 def _raise_connections(stage: Stage, connections: int) -> str:
     if not isinstance(stage.database, Aurora):
-        return ", or raise database_connections together with the limit of the database"
+        return ", or raise max_connections of the database and database_connections with it"
     if connections <= stage.database.max_connections:
         return ", or leave database_connections out"
     enough = stage.database.enough_for(connections)
-    return f", or {enough}" if enough else ", for no cluster takes so many"
+    return f", or {enough}" if enough else "; no cluster accepts that many"
 
 
 # --- Queues and functions ------------------------------------------------------------------------------------------
@@ -166,14 +171,14 @@ def _queues(template: Template) -> Iterator[str]:
         kept, dead_kept = (item.get("MessageRetentionPeriod", DEFAULT_RETENTION) for item in (queue, dead))
         if dead and dead_kept <= kept:
             yield (
-                f"queue {name}: its dead letters are kept {dead_kept} s and its messages {kept} s, on the same clock: "
-                "keep dead letters longer, or they expire on arrival"
+                f"queue {name}: its dead letters are kept {dead_kept} s and its messages {kept} s, and both times "
+                "start when the message is sent: keep dead letters longer, or they expire on arrival"
             )
         used_up = policy["maxReceiveCount"] * queue.get("VisibilityTimeout", DEFAULT_VISIBILITY)
         if used_up >= kept:
             yield (
                 f"queue {name}: {policy['maxReceiveCount']} receives can take {used_up} s and messages are kept "
-                f"{kept} s: they expire before they reach the dead letters"
+                f"{kept} s: they expire before they reach the dead-letter queue"
             )
 
 
@@ -184,9 +189,9 @@ def _environments(template: Template) -> Iterator[str]:
             for name, value in _environment(function).items()
         }
         if sum(sizes.values()) > MAX_ENVIRONMENT_BYTES:
-            what, largest = _name(function, "FunctionName", logical_id), max(sizes, key=lambda name: sizes[name])
+            called, largest = _name(function, "FunctionName", logical_id), max(sizes, key=lambda name: sizes[name])
             yield (
-                f"function {what}: its environment has {sum(sizes.values())} bytes, Lambda takes "
+                f"function {called}: its environment has {sum(sizes.values())} bytes, and Lambda's limit is "
                 f"{MAX_ENVIRONMENT_BYTES}; the largest variable is {largest} with {sizes[largest]}"
             )
 
@@ -208,7 +213,10 @@ def _mappings(template: Template) -> Iterator[Mapped]:
 
 
 def _logical_id(value: Any) -> str:
-    """Of what a reference points at; of anything else, an import say, its text: still the same for the same thing."""
+    """Return the logical id that a reference names.
+
+    For any other value, such as an import, return its text: it is the same for the same resource.
+    """
     if isinstance(value, Mapping) and "Ref" in value:
         return str(value["Ref"])
     if isinstance(value, Mapping) and "Fn::GetAtt" in value:

@@ -1,4 +1,4 @@
-"""Background jobs in a CDK app that exists: one construct in a stack of yours."""
+"""Background jobs in an existing CDK app: one construct in one of its stacks."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from joblane.discovery import discover, discover_functions
 from joblane.project import Project
 
 PORT = 5432
-"""What functions may reach of a database whose address is in a secret."""
+"""Port that functions reach if the address of the database is in a secret."""
 
 
 @dataclass(frozen=True)
 class JobDatabase:
-    """The PostgreSQL that keeps the tasks: make it by :meth:`of` or :meth:`of_url`."""
+    """The PostgreSQL with the task table. Create it by :meth:`of` or :meth:`of_url`."""
 
     login: Login
     resource: rds.IDatabaseCluster | rds.IDatabaseInstance | None = None
@@ -48,10 +48,15 @@ class JobDatabase:
         name: str,
         secret: secretsmanager.ISecret | None = None,
     ) -> Self:
-        """A cluster or an instance of RDS, whose security group lets the functions in.
+        """Return the database of a cluster or an instance of RDS. Its security group gets a rule for the functions.
 
-        ``name``: of the database in it. ``secret``: user and password, as RDS keeps them; None: the resource's own.
-        Raises :class:`SynthError` where it has none.
+        Args:
+            resource: The cluster or the instance.
+            name: Name of the database in it.
+            secret: JSON secret with ``username`` and ``password``. None: the resource's own.
+
+        Raises:
+            SynthError: there is no secret.
         """
         secret = secret or getattr(resource, "secret", None)
         if secret is None:
@@ -65,16 +70,19 @@ class JobDatabase:
 
     @classmethod
     def of_url(cls, secret: secretsmanager.ISecret) -> Self:
-        """Any PostgreSQL. The text of ``secret`` is its address: ``postgresql://user:password@host:5432/name``.
+        """Return any PostgreSQL, whose address is the text of a secret.
 
-        CloudFormation reads it while it deploys and puts it into the functions' configuration. After a change of the
-        secret, deploy again.
+        CloudFormation reads the secret during a deploy and writes it into the functions' configuration. After a change
+        of the secret, deploy again.
+
+        Args:
+            secret: The secret, with the text ``postgresql://user:password@host:5432/name``.
         """
         return cls(Login(secret.secret_value.unsafe_unwrap(), known_as=secret.secret_arn))
 
 
 class StageSettings(TypedDict, total=False):
-    """What :class:`Joblane` takes of the settings of a stage; see :class:`~joblane.cdk.settings.stage.Stage`."""
+    """The settings of a stage that :class:`Joblane` accepts, see :class:`~joblane.cdk.settings.stage.Stage`."""
 
     prefix: str
     concurrency_budget: int
@@ -92,17 +100,12 @@ class StageSettings(TypedDict, total=False):
 
 
 class Joblane(Construct):
-    """Front doors, router, lanes, functions, schedules and the migration, for the tasks of a project.
+    """Front doors, router, lanes, functions, schedules and the migration for a project's tasks, in an existing stack.
 
-    ``database``: where tasks are recorded. ``vpc``: where the functions run, in ``subnets`` (default: the private ones
-    with a way out); None: outside of any VPC. ``functions``: the package of the handlers; None: what
-    ``[tool.joblane]`` of ``pyproject.toml`` says. ``buckets``: by the names that tasks declare in ``Grants.buckets``.
-    The rest are the settings of a stage, each with its default.
-
-    It has, by name, the ``queues``, ``functions`` and ``producer_policies`` of its ``jobs``, whose class says how they
-    are called. ``security_group``: of the functions; None without a VPC.
-
-    Raises :class:`SynthError`, which names the argument. Rules of the templates are checked in the synthesis.
+    Attributes of the construct, each by name: ``queues`` (``default`` is a front door, ``default-data-export`` a lane),
+    ``functions`` (``data:export`` runs a task) and ``producer_policies`` (``data:export`` allows to send that type to
+    its lanes, ``default`` to send to that front door). ``security_group`` is that of the functions, None without a VPC.
+    ``grant_enqueue`` allows a grantee to enqueue. The synthesis checks the rules of the templates.
     """
 
     def __init__(
@@ -118,6 +121,24 @@ class Joblane(Construct):
         build: Build = build_packages,
         **settings: Unpack[StageSettings],
     ) -> None:
+        """Create the construct.
+
+        Args:
+            scope: The stack, or a construct in it.
+            id_: Id of the construct.
+            database: The PostgreSQL with the task table.
+            vpc: VPC of the functions. None: outside of any VPC.
+            subnets: Subnets of the functions. None: private subnets with a route to the internet.
+            functions: Package of the handlers. None: ``functions`` of ``[tool.joblane]``.
+            buckets: Buckets by the names that tasks declare in ``Grants.buckets``. None: no buckets.
+            build: Function that builds the functions' packages.
+            settings: Settings of a stage: ``prefix``, ``concurrency_budget``, ``account_concurrency``,
+                ``database_connections``, ``reserved_connections``, ``log_retention_days``, ``log_level``, ``removal``,
+                ``control``, ``schedules``, ``settings``, ``mail_from`` and ``architecture``, with their defaults.
+
+        Raises:
+            SynthError: an argument or a setting is wrong. The message has its name.
+        """
         super().__init__(scope, id_)
         project = Project.here()
         project = project if functions is None else replace(project, functions=functions)
@@ -146,7 +167,7 @@ class Joblane(Construct):
         subnets = subnets or ec2.SubnetSelection(subnet_type=ec2.SubnetType.PRIVATE_WITH_EGRESS)
         network = FunctionNetwork(self, "Network", stage=stage, vpc=vpc, subnets=subnets)
         if database.resource is None:
-            network.let_out(PORT, "the database")
+            network.allow_egress(PORT, "the database")
         else:
             network.security_group.connections.allow_to_default_port(database.resource, "functions to database")
         return network.place

@@ -1,7 +1,6 @@
-"""What a stage costs a month in which nobody does anything: an estimate, from prices, from what the tasks declare,
-and what stands in the stage's templates.
+"""An estimate of a stage's monthly costs without jobs, from prices, task declarations and the stage's templates.
 
-The amounts that nobody can derive are in :data:`ASSUMED`. ``docs/explanation/costs.md`` is computed by the same code.
+Amounts that cannot be derived are in :data:`ASSUMED`. ``docs/explanation/costs.md`` is computed by the same code.
 """
 
 from __future__ import annotations
@@ -23,32 +22,32 @@ from joblane.schedule_overrides import apply_all
 MONTH = timedelta(days=30)
 HOURS = MONTH / timedelta(hours=1)
 START = datetime(2026, 11, 1, tzinfo=UTC)
-"""A Sunday, so that five weekly ticks come in the month that is counted: the dearest."""
+"""A Sunday: the month then has five weekly ticks, the largest number."""
 RECEIVES_PER_MAPPING = 5 * 3 * 60 * HOURS
 """Five pollers that each wait 20 s. Source: Lambda, *Configuring scaling behavior for SQS event source mappings*, and
 ``ReceiveMessage``, SQS API reference."""
 TASK_METRICS = 4
-"""Of each task type that runs: Started, Succeeded, WaitMs, DurationMs."""
+"""Metrics of each task type that runs: Started, Completed, WaitMs, DurationMs."""
 SWEEP_REQUESTS = 2
-"""Of SQS, in each sweep, for each dead-letter queue: where it is, and how much is in it."""
+"""SQS requests of a sweep for each dead-letter queue: its URL and its size."""
 LEAST_AWAKE = 0.5
-"""ACUs of a cluster that may sleep, while it does not. Source: Aurora, *Aurora Serverless v2 capacity*."""
+"""Least ACUs of a cluster that may pause, while it runs. Source: Aurora, *Aurora Serverless v2 capacity*."""
 
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """What the runs of a periodic task cost on top of what every task's do.
+    """Additional costs of the runs of a periodic task.
 
-    ``metrics``: those of its own that it writes in every run. ``sqs_requests``: in each run.
+    ``metrics``: metrics of its own that each run writes. ``sqs_requests``: additional requests of each run.
     """
 
     metrics: int = 0
     sqs_requests: int = 0
 
 
-SWEEP_EXTRA = Extra(metrics=1)  # Owed; its requests follow from the queues
+SWEEP_EXTRA = Extra(metrics=1)  # Overdue; its requests follow from the queues
 METADATA = "JoblaneCosts"
-"""Where a template has what this takes: architecture, schedules and extras of the stage."""
+"""Key of a template's metadata that holds architecture, schedules and extras of the stage."""
 Tasks = Mapping[str, Task[Any, Any]]
 Extras = Mapping[str, Extra]
 Templates = Iterable[Template]
@@ -56,7 +55,7 @@ Templates = Iterable[Template]
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """A number that is assumed, its unit, and why."""
+    """An assumed number, its unit, and the reason."""
 
     number: float
     unit: str
@@ -64,17 +63,15 @@ class Amount:
 
 
 ASSUMED: Mapping[str, Amount] = {
-    "Seconds of a periodic run": Amount(1, "second", "start-up included; most of it is waiting for the database"),
+    "Seconds of a periodic run": Amount(1, "second", "start-up included; it mostly waits for the database"),
     "KB of log of a run": Amount(1.5, "KB", "Lambda's three lines, one of the library, and the metrics"),
-    "Seconds of a job": Amount(0.1, "seconds", "put in your own: what your handlers take"),
+    "Seconds of a job": Amount(0.1, "seconds", "replace it by the duration of your own handlers"),
     "MB of a job's function": Amount(512, "MB", "the default of `memory_mb`"),
     "I/O requests of a job": Amount(
-        20, "requests", "four small writes and their indexes, in steps of 4 KB; not measured"
+        20, "requests", "four small writes and their indexes, counted in units of 4 KB; not measured"
     ),
-    "KB of a job's rows": Amount(2, "KB", "a task with a payload of some hundred bytes, and one run"),
-    "KB of a job through the NAT": Amount(
-        8, "KB", "three requests to SQS with their TLS, on connections that are open"
-    ),
+    "KB of a job's rows": Amount(2, "KB", "a task with a payload of a few hundred bytes, and one run"),
+    "KB of a job through the NAT": Amount(8, "KB", "three requests to SQS with TLS, on open connections"),
     "Hours a day that a sleeping cluster is awake": Amount(8, "hours", "a working day; not measured"),
 }
 
@@ -85,7 +82,7 @@ def assumed(name: str) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``amount`` of what costs ``price`` a piece, by the names of the table."""
+    """A line of the estimate: ``amount`` times ``price``, which is a name in :data:`~joblane.prices.PRICES`."""
 
     what: str
     amount: float
@@ -100,23 +97,23 @@ class Line:
 
 
 def mapped_queues(tasks: Tasks) -> int:
-    """Lanes and front doors: each has a Lambda that reads it."""
+    """Return the number of lanes and front doors. A Lambda function polls each of them."""
     return sum(len(task.types) * len(task.lanes) for task in tasks.values()) + len(Queue)
 
 
 def ticks(task: Task[Any, Any]) -> int:
-    """In a month, of all its schedules."""
+    """Return the ticks of all schedules of ``task`` in a month."""
     return sum(len(times(schedule)) for schedule in task.schedules)
 
 
 def busy_hours(task: Task[Any, Any]) -> int:
-    """Hours of a month in which it ticks: a metric costs for the hours that it is written in."""
-    found = [moment for schedule in task.schedules for moment in times(schedule)]
-    return len({moment.replace(minute=0, second=0) for moment in found})
+    """Return the hours of a month with a tick: a metric costs for each hour in which it is written."""
+    moments = [moment for schedule in task.schedules for moment in times(schedule)]
+    return len({moment.replace(minute=0, second=0) for moment in moments})
 
 
 def times(schedule: Any) -> list[datetime]:
-    """Of the month that is counted."""
+    """Return the ticks of ``schedule`` in the month from :data:`START`."""
     found, moment = [], schedule.next_after(START - timedelta(seconds=1))
     while moment < START + MONTH:
         found.append(moment)
@@ -128,11 +125,11 @@ def times(schedule: Any) -> list[datetime]:
 
 
 def polling(queues: int) -> Line:
-    return Line(f"Polling of {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request")
+    return Line(f"Polling {queues} queues", queues * RECEIVES_PER_MAPPING, "SQS request")
 
 
 def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") -> list[Line]:
-    """What runs although nobody does anything. ``extras``: by type. ``compute``: the price of the architecture."""
+    """Return the lines of the periodic tasks. ``extras``: by type. ``compute``: price name of the architecture."""
     extras = {SWEEP: SWEEP_EXTRA, **extras}
     ran = sum(ticks(task) for task in tasks.values())
     sweeps = ticks(tasks[SWEEP]) if SWEEP in tasks else 0
@@ -146,28 +143,28 @@ def periodic(tasks: Tasks, extras: Extras, compute: str = "Lambda GB-second") ->
         Line(f"{ran:,} ticks: Scheduler", ran, "Schedule invocation"),
         Line(f"{ran:,} ticks: send, receive, delete", 3 * ran, "SQS request"),
         *(
-            Line(f"{ticks(tasks[type_]):,} runs of {type_}: requests of its own", requests, "SQS request")
+            Line(f"{ticks(tasks[type_]):,} runs of {type_}: its own SQS requests", requests, "SQS request")
             for type_, extra in extras.items()
             if type_ in tasks and (requests := extra.sqs_requests * ticks(tasks[type_]))
         ),
         Line(
-            f"{sweeps:,} sweeps: how full the dead-letter queues are",
+            f"{sweeps:,} sweeps: depths of the dead-letter queues",
             SWEEP_REQUESTS * mapped_queues(tasks) * sweeps,
             "SQS request",
         ),
         Line(f"{ran:,} ticks: invocations", ran, "Lambda request"),
         Line(f"{ran:,} ticks: GB-seconds", seconds, compute),
-        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log, taken in"),
+        Line(f"{ran:,} ticks: log", ran * assumed("KB of log of a run") / 1e6, "Log ingestion"),
     ]
 
 
 def smallest(tasks: Tasks, extras: Extras) -> list[Line]:
-    """The smallest stage: no network, no API, and a database that exists already, with its secret."""
+    """Return the lines of the smallest stage: no network, no API, and an existing database with its secret."""
     return [polling(mapped_queues(tasks)), Line("The secret of the database", 1, "Secret"), *periodic(tasks, extras)]
 
 
-def standing(templates: Templates) -> list[Line]:
-    """What costs by being there, as it stands in the templates of a stage."""
+def fixed(templates: Templates) -> list[Line]:
+    """Return the lines of resources in the templates that cost by the hour or the month."""
     templates = list(templates)
 
     def all_of(kind: str) -> list[Properties]:
@@ -176,51 +173,53 @@ def standing(templates: Templates) -> list[Line]:
     def count(kind: str) -> int:
         return len(all_of(kind))
 
-    endpoints = [one for one in all_of("AWS::EC2::VPCEndpoint") if one.get("VpcEndpointType") == "Interface"]
+    endpoints = [found for found in all_of("AWS::EC2::VPCEndpoint") if found.get("VpcEndpointType") == "Interface"]
+    interfaces = sum(len(endpoint["SubnetIds"]) for endpoint in endpoints)  # one in each subnet of an endpoint
     clusters = all_of("AWS::RDS::DBCluster")
     scaling = [cluster.get("ServerlessV2ScalingConfiguration") for cluster in clusters]
-    # the sweep and the health check keep a cluster that may sleep awake
+    # the sweep and the health check connect so often that a cluster never pauses
     acus = math.fsum(max(each["MinCapacity"], LEAST_AWAKE) for each in scaling if each is not None)
     managed = sum(bool(cluster.get("ManageMasterUserPassword")) for cluster in clusters)  # RDS makes these secrets
     lines = [
         polling(count("AWS::Lambda::EventSourceMapping")),
         Line("NAT gateways", count("AWS::EC2::NatGateway") * HOURS, "NAT gateway hour"),
         Line("Public addresses", count("AWS::EC2::EIP") * HOURS, "Public IPv4 hour"),
-        # an endpoint has an interface in every subnet that it names
-        Line("Interface endpoints", sum(len(one["SubnetIds"]) for one in endpoints) * HOURS, "Interface endpoint hour"),
-        Line("Aurora, at its least while awake", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
+        Line("Interface endpoints", interfaces * HOURS, "Interface endpoint hour"),
+        Line("Aurora at its minimum capacity", acus * count("AWS::RDS::DBInstance") * HOURS, "Aurora ACU-hour"),
         Line("Secrets", count("AWS::SecretsManager::Secret") + managed, "Secret"),
         Line(
-            f"{count('AWS::CloudWatch::Alarm')} alarms, by the metrics they read",
+            f"{count('AWS::CloudWatch::Alarm')} alarms, for each metric they read",
             sum(_metrics_read(alarm) for alarm in all_of("AWS::CloudWatch::Alarm")),
             "Alarm",
         ),
         Line("Dashboards", count("AWS::CloudWatch::Dashboard"), "Dashboard"),
-        Line("Keys of KMS", count("AWS::KMS::Key"), "Key"),
+        Line("KMS keys", count("AWS::KMS::Key"), "Key"),
     ]
     return [line for line in lines if line.amount]
 
 
 def _metrics_read(alarm: Properties) -> int:
-    """Each is paid for, also where one alarm computes with several."""
+    """Return the number of metrics that ``alarm`` reads; each has its price."""
     return sum("MetricStat" in query for query in alarm["Metrics"]) if "Metrics" in alarm else 1
 
 
 def idle(tasks: Tasks, templates: Templates, architecture: str, extras: Extras) -> list[Line]:
-    """A stage, dearest first. Without storage, traffic, and secrets that exist already."""
+    """Return the lines of a stage, most expensive first, without storage, traffic and existing secrets."""
     compute = "Lambda GB-second" if architecture == "arm64" else "Lambda GB-second, x86_64"
-    return sorted([*standing(templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
+    return sorted([*fixed(templates), *periodic(tasks, extras, compute)], key=lambda line: -line.dollars)
 
 
 def of_stage(templates: Templates, tasks: Tasks) -> list[Line]:
-    """By the templates that a synth wrote. ``tasks``: as declared; the stage's own schedules stand in the templates.
+    """Return the lines of a stage from the templates of its synth.
 
-    Raises :class:`SynthError` where none of the templates holds jobs.
+    ``tasks``: as declared; the templates contain the stage's own schedules.
+    Raises :class:`SynthError` if none of the templates contains jobs.
     """
     templates = list(templates)
-    found = next((one["Metadata"][METADATA] for one in templates if METADATA in one.get("Metadata", {})), None)
+    all_metadata = [template.get("Metadata", {}) for template in templates]
+    found = next((metadata[METADATA] for metadata in all_metadata if METADATA in metadata), None)
     if found is None:
-        raise SynthError("none of the templates is of Joblane's jobs")
+        raise SynthError("none of the templates contains jobs of Joblane; run the synth of the stage again")
     tasks = apply_all(tasks, found["schedules"])
     extras = {type_: Extra(**extra) for type_, extra in found["extras"].items()}
     return idle(tasks, templates, found["architecture"], extras)
@@ -231,7 +230,7 @@ def total(lines: Iterable[Line]) -> float:
 
 
 def markdown(lines: Iterable[Line], *, with_sum: bool) -> str:
-    """A table, as ``docs/explanation/costs.md`` has it."""
+    """Return the lines as the Markdown table of ``docs/explanation/costs.md``."""
     lines = list(lines)
     rows = [f"| {line.what} | {_number(line.amount)} × {line.price} | {_shown(line.dollars)} |" for line in lines]
     if with_sum:

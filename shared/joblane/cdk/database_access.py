@@ -1,4 +1,4 @@
-"""How the functions come to the database: its address, the permission to log in, and the network it is in."""
+"""Access of the functions to the database: its address, the permission to log in, and its network."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from joblane.cdk.settings.database import ExistingDatabase
 
 @dataclass(frozen=True)
 class Login:
-    """How a user logs in. ``url``: ``DATABASE_URL``. ``statements``: the permissions that it takes, ``secret``: read.
+    """The login of a database user.
 
-    ``known_as``: stands for the address where that is a secret itself.
+    ``url``: value of ``DATABASE_URL``. ``statements``: the permissions that the login needs. ``secret``: a secret to
+    read. ``known_as``: identifies the database if the URL itself is a secret.
     """
 
     url: str
@@ -29,27 +30,27 @@ class Login:
 
     @property
     def identity(self) -> str:
-        """Changes when the database is another."""
+        """A text that changes when the stage gets another database."""
         return self.known_as or self.url
 
 
 @dataclass(frozen=True)
 class Address:
-    """Of a database. Parts may be tokens."""
+    """Host, port and name of a database. They may be CDK tokens."""
 
     host: str
     port: int | str
     name: str
 
     def url(self, *, user: str = "", **query: str) -> str:
-        """As :class:`joblane.record.database.Database` takes it. Tokens are not escaped."""
+        """Return a URL for :class:`joblane.record.database.Database`. Tokens are not escaped."""
         login = f"{user}@" if user else ""
         return f"postgresql://{login}{self.host}:{self.port}/{self.name}?{urlencode(query, safe=':/${}.[]')}"
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where functions run that have to reach the database. ``interfaces``: what their roles need to be there."""
+    """The network of functions that connect to the database. ``interfaces``: the policy that their roles need there."""
 
     vpc: ec2.IVpc
     subnets: ec2.SubnetSelection
@@ -59,9 +60,10 @@ class Place:
 
 @dataclass(frozen=True)
 class DatabaseAccess:
-    """``functions``: of the tasks and the API. ``migration``: of the deploy. ``place`` None: no network is needed.
+    """The logins of a stage: ``functions`` for tasks and API, ``migration`` for the deploy.
 
-    ``user``: of the functions, whom the migration makes and lets in; None where they come as the owner.
+    ``place``: None: the functions run outside a VPC. ``user``: the database role of the functions, which the migration
+    creates and grants its rights; None: they log in as the owner.
     """
 
     functions: Login
@@ -71,7 +73,7 @@ class DatabaseAccess:
 
 
 def existing_access(stack: Stack, database: ExistingDatabase, place: Place | None) -> DatabaseAccess:
-    """To a database that is there already, with the rights to do just that."""
+    """Return the access to an existing database, with only the permissions for it."""
     address = Address(database.host, database.port, database.name)
     if database.secret is not None:
         functions = by_secret(address, database.secret)

@@ -1,4 +1,4 @@
-"""What the synth refuses."""
+"""Errors of the synthesis."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from joblane.errors import JobError
 
 
 class SynthError(JobError, ValueError):
-    """The stacks cannot be made as declared and set. Nothing has been deployed."""
+    """The stacks cannot be created from the declarations and settings. Nothing was deployed.
+
+    Correct the declaration or the setting that the message names.
+    """
 
 
 class StageError(SynthError):
-    """A stage is unknown, or a setting of it is wrong."""
+    """A stage is unknown, or one of its settings is wrong.
+
+    Correct ``cdk.json``: the message names the stage and the setting.
+    """
 
 
 class RefusedTemplateError(SynthError):
-    """The template breaks rules without which messages would be lost. ``problems``: one line each, naming the thing."""
+    """A template breaks rules that protect messages, secrets or limits. Nothing was deployed."""
+
+    problems: tuple[str, ...]
+    """One line for each problem, with the name of the resource."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

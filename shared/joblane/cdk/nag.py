@@ -1,6 +1,6 @@
-"""What cdk-nag's AwsSolutions rules say of the stacks, and what is answered: one by one, beside what causes it.
+"""cdk-nag's AwsSolutions rules. Every accepted finding is acknowledged with its reason next to the construct.
 
-Source: cdk-nag 3, *Acknowledging a Rule*; its RULES.md says what each rule wants.
+Source: cdk-nag 3, *Acknowledging a Rule*; its RULES.md describes each rule.
 """
 
 from __future__ import annotations
@@ -18,37 +18,36 @@ PACK = "AwsSolutions"
 
 
 def acknowledge(construct: IConstruct, rule: str, reason: str) -> None:
-    """Say why what ``rule`` finds at ``construct``, or inside of it, is right. ``rule``: as ``S1`` or ``L1``."""
+    """Accept the findings of ``rule``, such as ``S1``, at ``construct`` and inside it, and give the ``reason``."""
     Validations.of(construct).acknowledge(Acknowledgment(id=f"{PACK}-{rule}", reason=reason))
 
 
 def acknowledge_wildcards(role: IConstruct, resources: Iterable[str], reason: str) -> None:
-    """Say why the policies of ``role`` name ``resources``, ARNs with a ``*`` in them, and nothing narrower."""
+    """Accept ``resources``, ARNs that contain a ``*``, in the policies of ``role``, and give the ``reason``."""
     for resource in resources:
         acknowledge(role, f"IAM5[Resource::{_flat(Stack.of(role).resolve(resource))}]", reason)
 
 
 def refuse_findings(scope: IConstruct) -> None:
-    """Raise :class:`RefusedTemplateError` with every finding in ``scope`` that is neither mended nor acknowledged.
+    """Raise :class:`RefusedTemplateError` with every finding in ``scope`` that is not acknowledged.
 
-    To be called before the synthesis: it settles references between stacks, and what was acknowledged names them as
-    they were.
+    Call it before the synthesis, which resolves references between stacks: acknowledgements name them unresolved.
     """
-    # not at the top: a local stage is synthesised without, and loading it takes a second
+    # imported here because it takes a second to load and the synthesis of a local stage does not need it
     from cdk_nag import AwsSolutionsChecks
 
     violations = AwsSolutionsChecks().validate_scope(scope).violations
     if violations:
         raise RefusedTemplateError(
-            f"{resource.construct_path}: {violation.rule_name}: {violation.description} Mend it, or say beside the "
-            "construct why it is right, by joblane.cdk.nag.acknowledge"
+            f"{resource.construct_path}: {violation.rule_name}: {violation.description} Fix it, or give a reason to "
+            "accept it, next to the construct, with joblane.cdk.nag.acknowledge"
             for violation in violations
             for resource in violation.violating_resources
         )
 
 
 def _flat(value: Any) -> str:
-    """A resolved value as cdk-nag writes it: ``arn:<AWS::Partition>:s3:::…``, ``<Exports.Arn>/exports/*``."""
+    """Return a resolved value as cdk-nag writes it: ``arn:<AWS::Partition>:s3:::…``, ``<Exports.Arn>/exports/*``."""
     match value:
         case {"Fn::Join": [separator, parts]}:
             return str(separator).join(_flat(part) for part in parts)

@@ -1,10 +1,10 @@
-"""What functions are made of: one zip of the code and one of the dependencies, each named by a hash of what it holds.
+"""The two zips of the functions, code and dependencies, each named by a hash of its content.
 
-A zip that exists is taken as it is, so an unchanged lock or unchanged code costs nothing at synth. The same input makes
-the same bytes with the same Python and zlib, wherever it is built.
+An existing zip is used again, so unchanged code or an unchanged lock takes no time at synth. The same input gives the
+same bytes with the same Python and zlib on any machine.
 
-Sources stay beside the bytecode: without them a layer would be a fifth smaller and a start up to a tenth sooner, but
-tracebacks, which the record keeps, would lose their lines, and an interpreter of another version could read nothing.
+The zips contain sources and bytecode. Without sources a layer would be a fifth smaller and a start up to a tenth
+faster, but the tracebacks in the task table would have no source lines, and another Python version could not read them.
 """
 
 from __future__ import annotations
@@ -29,22 +29,23 @@ from joblane.project import LOCKS, Project
 
 LIBRARY = Path(__file__).parents[1]
 PYTHON = "3.13"
-"""Of the functions on AWS. An emulator runs them with an interpreter of this machine, best with this one:"""
+"""Version of the functions on AWS. An emulator runs them with an interpreter of this machine, if possible with:"""
 RUNNING = f"{sys.version_info[0]}.{sys.version_info[1]}"
 LAYOUT = "2"
-"""Part of every hash: count up where the way of building changes."""
+"""Part of every hash: increase it when the build changes."""
 
 LEFT_OUT_OF_CODE = ("tests", "demo", "__pycache__")
-"""Folders of these names, and hidden files, stay out of the zip; all other files go into it, data too."""
+"""Folders of these names, and hidden files, are not in the zip; all other files are, including data files."""
 LEFT_OUT_OF_LIBRARY = ("testing", "cli", "page", "local", "cdk", "locks", "inspector/remote.py")
-"""What no function imports of the library."""
+"""Parts of the library that no function imports."""
 PROVIDED = ("boto3", "botocore", "s3transfer", "urllib3")
-"""Brought by Lambda's Python runtime, locally by the emulator's environment, and the greater part of the lock's size.
-jmespath, python-dateutil and six come with boto3 too, and stay: Powertools and pg8000 want the versions of the lock."""
+"""Packages that Lambda's Python runtime or the emulator's environment provides: most of the lock's size.
+jmespath, python-dateutil and six come with boto3 too, but stay in the layer: Powertools and pg8000 need the lock's
+versions."""
 LEFT_OUT_OF_LAYER = (
     ".lock",
     "bin",
-    "*.dist-info/RECORD",  # untrue from here on
+    "*.dist-info/RECORD",  # wrong once files are removed
     "**/*.pyi",
     "**/*.pyx",
     "**/*.c",
@@ -53,26 +54,26 @@ LEFT_OUT_OF_LAYER = (
     "alembic/testing",
     "mako/testing",
     "sqlalchemy/testing",
-    "sqlalchemy/dialects/*/provision.py",  # for its tests
+    "sqlalchemy/dialects/*/provision.py",  # for SQLAlchemy's tests
     *(f"sqlalchemy/dialects/{name}" for name in ("mysql", "mssql", "oracle", "sqlite")),
-    "alembic/templates",  # what `alembic init` copies
+    "alembic/templates",  # for `alembic init`
     "pydantic/mypy.py",
     "pydantic/v1/mypy.py",
     "pydantic/v1/_hypothesis_plugin.py",
-    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.js",  # a page that no route shows
+    "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.js",  # no route shows this page
     "aws_lambda_powertools/event_handler/openapi/swagger_ui/*.css",
 )
-"""What no handler can want at run time; tests hold that nothing that stays imports any of it. Parts of a library that a
-new task might import stay, though no task does so yet."""
+"""Files that no handler needs at run time; tests verify that no remaining module imports them. Parts of a library that
+a new task might import stay in the layer."""
 WHEEL_PLATFORMS: Mapping[Architecture, str] = {"arm64": "aarch64-manylinux_2_28", "x86_64": "x86_64-manylinux_2_28"}
-"""As uv names them. Lambda's glibc, 2.34, takes newer ones, too; ``manylinux2014`` silently takes older wheels."""
+"""Platform names of uv. Lambda's glibc 2.34 accepts newer names; ``manylinux2014`` silently selects older wheels."""
 MACHINES: Mapping[Architecture, str] = {"arm64": "aarch64", "x86_64": "x86_64"}
-"""As wheels name them."""
+"""Processor names in the tags of wheels."""
 
 
 @dataclass(frozen=True)
 class Package:
-    """A zip, and the hash CDK knows it by."""
+    """A zip, and its asset hash for the CDK."""
 
     path: Path
     hash: str
@@ -80,16 +81,16 @@ class Package:
 
 @dataclass(frozen=True)
 class Packages:
-    """All that a function needs beside its environment."""
+    """The code and the layer of the functions."""
 
     code: Package
     layer: Package
 
 
 def build_packages(stage: Stage, project: Project) -> Packages:
-    """Both, into ``.joblane/build``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
+    """Build both zips in ``.joblane/build``. Raises :class:`SynthError`, also for a layer that Lambda cannot run."""
     if not project.handlers.is_dir():
-        raise SynthError(f"{project.handlers}: no such folder; the functions are packed from there")
+        raise SynthError(f"{project.handlers}: no such folder; it must contain the handlers of the functions")
     check_lock(project.lock)
     target = project.make_folder() / "build"
     layer = build_layer(
@@ -104,7 +105,7 @@ def build_packages(stage: Stage, project: Project) -> Packages:
 
 
 def build_code(folders: Iterable[Path], target: Path) -> Package:
-    """Zip ``folders``, each under its own name, without what no function imports."""
+    """Zip ``folders``, each under its own name, without the parts that no function imports."""
     files = {path.relative_to(folder.parent): path for folder in folders for path in _sources(folder)}
     contents = [(name.as_posix(), path.read_bytes()) for name, path in sorted(files.items())]
     digest = _digest(LAYOUT, RUNNING, *(part for name, content in contents for part in (name, content)))
@@ -133,7 +134,10 @@ def _sources(folder: Path) -> Iterator[Path]:
 
 
 def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Package:
-    """Install what ``lock`` names for ``platform`` (None: this machine) and zip it as a layer. Wheels only, by hash."""
+    """Install the packages of ``lock`` for ``platform`` (None: this machine), and zip them as a layer.
+
+    Only wheels are installed, and their hashes are checked.
+    """
     wanted = without_provided(_read(lock))
     where, python = (platform, PYTHON) if platform else (f"{sys.platform}-{machine.machine()}", RUNNING)
     digest = _digest(LAYOUT, RUNNING, python, where, wanted, *LEFT_OUT_OF_LAYER)
@@ -147,27 +151,27 @@ def build_layer(lock: Path, platform: str | None, target: Path, uv: str) -> Pack
             if python == RUNNING:
                 _compile(scratch, "/opt")
             else:
-                message = f"joblane: the layer has no bytecode, which takes Python {python}: slower starts"
+                message = f"joblane: the layer has no bytecode, so functions start slower; Python {python} builds it"
                 print(message, file=sys.stderr)  # noqa: T201
             _zip(scratch, package.path)
     return package
 
 
 def check_lock(lock: Path) -> None:
-    """Raise :class:`SynthError` where ``lock`` lacks a package that the library imports in the functions."""
-    ours, theirs = (
+    """Raise :class:`SynthError` if ``lock`` lacks a package that the library imports in the functions."""
+    required, locked = (
         {_name(entry) for entry in _entries(without_provided(_read(file)))} for file in (LOCKS / "runtime.txt", lock)
     )
-    if missing := sorted(ours - theirs):
+    if missing := sorted(required - locked):
         raise SynthError(
-            f"{lock} lacks what joblane itself imports in the functions: {', '.join(missing)}. Make the lock of joblane"
-            " and your packages together: list both in requirements.in, then"
+            f"{lock} lacks packages that joblane itself imports in the functions: {', '.join(missing)}. Create one lock"
+            " for joblane and your packages: list both in requirements.in, then run"
             f" `uv pip compile --generate-hashes requirements.in -o {lock.name}`"
         )
 
 
 def without_provided(lock: str) -> str:
-    """The lock's text without comments and without the packages that the runtime brings."""
+    """Return the lock's text without comments and without :data:`PROVIDED`."""
     kept = [entry for entry in _entries(lock) if _name(entry) not in PROVIDED]
     lines = [line for entry in kept for line in entry.splitlines() if not line.lstrip().startswith("#")]
     return "\n".join(lines) + "\n"
@@ -175,17 +179,17 @@ def without_provided(lock: str) -> str:
 
 def _read(lock: Path) -> str:
     if not lock.is_file():
-        raise SynthError(f"{lock}: no such file; it is the hashed lock of what functions import")
+        raise SynthError(f"{lock}: no such file; it must be the lock, with hashes, of the packages of the functions")
     return lock.read_text()
 
 
 def _entries(lock: str) -> list[str]:
-    """A text for each package: its line, and those of its hashes."""
+    """Return a text for each package: its line with the lines of its hashes."""
     return re.findall(r"^[^\s#].*(?:\n[ \t]+.*)*", lock, re.MULTILINE)
 
 
 def _name(entry: str) -> str:
-    """The package's name as registries compare it. Source: PyPA, *Names and normalization*."""
+    """Return the normalized name of the package. Source: PyPA, *Names and normalization*."""
     return re.sub(r"[-_.]+", "-", re.split(r"[^\w.-]", entry)[0]).lower()
 
 
@@ -197,20 +201,18 @@ def _install(uv: str, requirements: str, platform: str | None, python: str, targ
         command += ["--only-binary", ":all:", "--link-mode", "copy", "--python", sys.executable]
         command += ["--python-version", python, "--target", str(target), "--requirements", file.name]
         command += ["--python-platform", platform] if platform else []
-        environment = {
-            "UV_SYSTEM_CERTS": "true",
-            **os.environ,
-        }  # a company's own certificate authority is in the system's store
+        # the system's certificate store has the certificate authority of a company
+        environment = {"UV_SYSTEM_CERTS": "true", **os.environ}
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        what = f"the dependency layer cannot be built for {platform or 'this machine'}"
-        raise SynthError(f"{what}:\n{done.stderr.strip()}")
+        problem = f"the dependency layer cannot be built for {platform or 'this machine'}"
+        raise SynthError(f"{problem}:\n{done.stderr.strip()}")
 
 
 def check_layer(layer: Path, architecture: Architecture) -> None:
-    """Raise :class:`SynthError` where a wheel in the zip ``layer`` is neither for Lambda's processor nor for all.
+    """Raise :class:`SynthError` if a wheel in the zip ``layer`` is built for another processor than Lambda's.
 
-    uv chose the wheels by platform and version; a zip that was built for another architecture is what this finds.
+    uv selects wheels for the right platform; this finds a zip that was built for another architecture.
     """
     suitable = re.compile(rf"^Tag: \S+-(any|\S*manylinux\S*_{MACHINES[architecture]})$", re.MULTILINE)
     with zipfile.ZipFile(layer) as archive:
@@ -219,12 +221,12 @@ def check_layer(layer: Path, architecture: Architecture) -> None:
     if unsuitable:
         raise SynthError(
             f"the dependency layer does not run on Lambda's architecture {architecture}: {', '.join(unsuitable)}. Set "
-            f"`architecture` of the stage to what the layer is for, or remove {layer} to have it built again"
+            f"the stage's `architecture` to that of the layer, or remove {layer} so that it is built again"
         )
 
 
 def find_uv(project: Project) -> str:
-    """The uv executable: ``UV`` of the environment, ``.joblane/tools/bin/uv``, this Python's, or that on ``PATH``.
+    """Return the path of uv: ``UV`` of the environment, ``.joblane/tools/bin/uv``, next to this Python, or on ``PATH``.
 
     Raises :class:`SynthError`.
     """
@@ -234,8 +236,8 @@ def find_uv(project: Project) -> str:
     for candidate in candidates:
         if found := shutil.which(candidate):
             return found
-    where = f"UV={given} is no executable" if given else f"uv is neither in {tools} nor on PATH"
-    raise SynthError(f"{where}; it builds the dependency layer. Install joblane[cdk], or set UV to its path")
+    problem = f"UV={given} is not an executable" if given else f"uv is neither in {tools} nor on PATH"
+    raise SynthError(f"{problem}; uv builds the dependency layer. Install joblane[cdk], or set UV to the path of uv")
 
 
 # --- Both ----------------------------------------------------------------------------------------------------------
@@ -243,7 +245,7 @@ def find_uv(project: Project) -> str:
 
 @contextmanager
 def _scratch(target: Path) -> Iterator[Path]:
-    """A folder beside the result, so that the finished zip can be moved there in one step."""
+    """A temporary folder next to the zips, so that a finished zip is moved in one step."""
     target.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target, prefix="building-") as folder:
         yield Path(folder)
@@ -259,19 +261,20 @@ def _digest(*parts: str | bytes) -> str:
 
 
 def _compile(folder: Path, mounted_at: str) -> None:
-    """Bytecode, which a function could not write: read without a look at its source, and with Lambda's paths.
+    """Compile to bytecode with Lambda's paths, because a function cannot write bytecode itself.
 
-    By an interpreter of its own: which strings are shared in a ``.pyc`` depends on what is loaded beside the compiler.
+    Python loads it without checking the source. A separate interpreter compiles, because the strings that a ``.pyc``
+    shares depend on the modules loaded in the interpreter.
     """
     command = [sys.executable, "-I", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
     command += ["-s", str(folder), "-p", mounted_at, str(folder)]
-    subprocess.run(command, check=False)  # noqa: S603 - what has no valid syntax stays a source
+    subprocess.run(command, check=False)  # noqa: S603 - a file with invalid syntax gets no bytecode
 
 
 def _zip(folder: Path, target: Path) -> None:
-    """Zip what is in ``folder``, always with the same times and rights, and move it to ``target`` when it is whole.
+    """Zip ``folder``, always with the same times and permissions, and move the complete zip to ``target``.
 
-    At zlib's default level: the highest takes four times as long for one part in a hundred.
+    zlib's highest level takes four times as long as the default for a gain of 1 %.
     """
     unfinished = folder.with_suffix(".zip")
     with zipfile.ZipFile(unfinished, "w") as archive:

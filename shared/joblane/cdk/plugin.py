@@ -1,4 +1,4 @@
-"""The checks of a stage's templates, as a validation of the CDK: what fails them fails the synthesis of any app."""
+"""The checks of a stage's templates as a CDK validation plugin: a problem fails the synthesis of any CDK app."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RULE = "jobs-arrive"
 
 @jsii.implements(IPolicyValidationPlugin)
 class TemplateChecks:
-    """Reads, of all templates of an app, what belongs to ``jobs``; the rest is the application's own."""
+    """Checks the resources of ``jobs`` in an app's templates, and no other resources."""
 
     def __init__(self, jobs: Jobs) -> None:
         self._jobs = jobs
@@ -38,7 +38,7 @@ class TemplateChecks:
 
     @property
     def version(self) -> None:
-        """That of the package says no more."""
+        """None: the report does not need a version."""
 
     @property
     def rule_ids(self) -> list[str]:
@@ -66,9 +66,9 @@ class TemplateChecks:
 
 
 def _part(template: Template, own: set[str]) -> Mapping[str, Any]:
-    """The resources ``own``, and every mapping that reads from them or invokes them."""
+    """Return the resources ``own``, and every event source mapping that refers to them."""
 
-    def reaches(resource: Mapping[str, Any]) -> bool:
+    def refers(resource: Mapping[str, Any]) -> bool:
         text = json.dumps(resource["Properties"])
         return any(f'"{logical_id}"' in text for logical_id in own)
 
@@ -76,6 +76,6 @@ def _part(template: Template, own: set[str]) -> Mapping[str, Any]:
         "Resources": {
             logical_id: resource
             for logical_id, resource in template.get("Resources", {}).items()
-            if logical_id in own or (resource["Type"] == "AWS::Lambda::EventSourceMapping" and reaches(resource))
+            if logical_id in own or (resource["Type"] == "AWS::Lambda::EventSourceMapping" and refers(resource))
         }
     }

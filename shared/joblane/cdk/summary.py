@@ -1,4 +1,4 @@
-"""How a synth split the concurrency budget over the lanes, as a table for people."""
+"""The table that a synth prints: the share of each lane in the concurrency budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from joblane.queues import WEIGHTS, lane_name
 
 
 def concurrency(jobs: Jobs) -> str:
-    """One line per lane, largest share first, with the formula above and the sum below."""
+    """Return a table with a line per lane, largest share first, the formula above it and the sum below."""
     stage, tasks = jobs.stage, jobs.tasks
     lanes = [
         (lane_name(stage.prefix, queue, task.type), WEIGHTS[queue], task)
@@ -17,7 +17,7 @@ def concurrency(jobs: Jobs) -> str:
     ]
     budget, total = stage.concurrency_budget, sum(weight for _, weight, _ in lanes)
     width = max((len(name) for name, _, _ in lanes), default=0)
-    formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most what the task declares"
+    formula = f"{budget} × weight / {total}, at least {MIN_CONCURRENCY}, at most the task's max_concurrency"
     lines = [f"stage {stage.name}: MaximumConcurrency = {formula}"]
     for name, weight, task in sorted(lanes, key=lambda lane: (-jobs.shares[lane[0]], lane[0])):
         declared = f"  (declared: {task.max_concurrency})" if task.max_concurrency else ""
@@ -25,5 +25,5 @@ def concurrency(jobs: Jobs) -> str:
     lines.append(f"  {'sum':{width}}            {sum(jobs.shares.values()):4} of a budget of {budget}")
     unset = sorted({name for task in tasks.values() for name in task.environment} - {*stage.settings, *jobs.variables})
     if unset:
-        lines.append(f"  declared by tasks and not set: {', '.join(unset)}")
+        lines.append(f"  settings that tasks declare and the stage does not set: {', '.join(unset)}")
     return "\n".join(lines)

@@ -92,7 +92,7 @@ def exit_of(error: Exception) -> Exit | None:
         errors.DuplicateTaskError: Exit.FAILED,
         errors.EnqueueError: Exit.USAGE,
         MisuseError: Exit.USAGE,
-        errors.RecordAwayError: Exit.UNAVAILABLE,
+        errors.DatabaseUnavailableError: Exit.UNAVAILABLE,
         errors.SendError: Exit.UNAVAILABLE,
         MissingSettingError: Exit.UNAVAILABLE,
         UnavailableError: Exit.UNAVAILABLE,

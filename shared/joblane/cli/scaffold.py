@@ -119,7 +119,7 @@ def _missing(root: Path) -> str | None:
         return None
     return (
         f"This folder has a CDK app of its own: {'; '.join(lacks)}. So `joblane up` cannot deploy it yet, and no "
-        'workflow was written. docs/how-to/deploy.md, "In a CDK app of your own", says how to add the jobs to it.'
+        "workflow was written. docs/how-to/own-cdk-app.md says how to add the jobs to it."
     )
 
 

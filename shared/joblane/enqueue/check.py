@@ -1,4 +1,4 @@
-"""Checking a job field by field before anything is written or sent, and making its message."""
+"""The check of a job, field by field, before anything is written or sent. It also creates the job's message."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 UNIQUE_KEY_PATTERN = re.compile(rf"[ -~]{{1,{MAX_KEY}}}")
 E = TypeVar("E", bound=StrEnum)
-UNSAID = (None,) * 5
+NOT_GIVEN = (None,) * 5
 LONGEST_WAIT = timedelta(days=3650)
 
 
 def check(job: Job, *, record: bool, prefix: str) -> NewTask:
-    """Check every field and make the message. Raises :class:`EnqueueError` with the field's name."""
+    """Check every field and create the message. Raises :class:`EnqueueError` with the field's name."""
     task = job.task
     if not isinstance(task, Task):
         raise EnqueueError("task", f"a function declared by @task is required, not {type(task).__name__}")
     queue = task.queue if job.queue is None else _lane(task, job.queue)
     delay, at = _when(job.process_in, job.process_at)
-    seconds = delay or distance(at)
+    seconds = delay or seconds_until(at)
     if not record:
         _check_without_a_row(job, "process_at" if at else "process_in", seconds)
     id_ = new_id() if job.task_id is None else _task_id(job.task_id)
@@ -49,7 +49,7 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     payload = task.write(job.payload)
     headers = _headers(job.headers) if job.headers else {}
     options = _options(job, seconds)
-    on_conflict = _one_of(OnConflict, "on_conflict", job.on_conflict)
+    on_conflict = _member(OnConflict, "on_conflict", job.on_conflict)
     unique = _unique(job, queue, payload, record=record)
     message = Message(
         task.type,
@@ -65,71 +65,76 @@ def check(job: Job, *, record: bool, prefix: str) -> NewTask:
     entry = Entry(lane_name(prefix, queue, task.type), body, delay_seconds(seconds) if seconds else 0, tenant)
     if entry.size > MAX_MESSAGE_BYTES:
         if not record:
-            raise PayloadError("payload", f"{entry.size} bytes as a message; {MAX_MESSAGE_BYTES} without a record")
+            raise PayloadError(
+                "payload",
+                f"the message has {entry.size} bytes; without a record at most {MAX_MESSAGE_BYTES} are possible",
+            )
         entry = replace(entry, body=replace(message, payload=None).encode())
     owner = None if job.owner is None else _id("owner", job.owner)
     return NewTask(id_, task, queue, payload, headers, owner, options, unique, on_conflict, delay, at, entry)
 
 
-def readdressed(new: NewTask, id_: str) -> NewTask:
-    """The same, for the row of another id; its message leaves the payload to the row."""
+def with_row_id(new: NewTask, id_: str) -> NewTask:
+    """Return the task with the id of an existing row. Its message has no payload, because the row has it."""
     message = Message(new.task.type, id_, rec=True, schema=new.task.schema_digest, headers=new.headers)
     return replace(new, id=id_, entry=replace(new.entry, body=message.encode()))
 
 
 def _check_without_a_row(job: Job, when: str, seconds: float) -> None:
-    """What only a row can hold."""
+    """Refuse options that need a row."""
     if seconds > MAX_DELAY_SECONDS:
-        raise EnqueueError(when, "15 minutes at most without a record")
+        raise EnqueueError(when, "without a record at most 15 minutes are possible")
     if job.owner is not None:
-        raise EnqueueError("owner", "it is kept in the row; a client made with record=False writes none")
+        raise EnqueueError("owner", "it needs a row, and a client with record=False writes none")
     if isinstance(job.retention, timedelta) and job.retention > job.task.retention:
-        raise EnqueueError("retention", f"{job.task.retention}, as declared, at most without a record")
+        raise EnqueueError("retention", f"without a record at most the declared {job.task.retention} is possible")
 
 
 def _lane(task: Task[Any, Any], queue: Queue) -> Queue:
-    known = _one_of(Queue, "queue", queue)
-    if known not in task.lanes:
-        raise LaneError(task.type, known, task.lanes)
-    return known
+    queue = _member(Queue, "queue", queue)
+    if queue not in task.lanes:
+        raise LaneError(task.type, queue, task.lanes)
+    return queue
 
 
 def _options(job: Job, seconds: float) -> Options:
     given = (job.max_retry, job.timeout, job.retention, job.retry_delay, job.deadline)
-    if not job.tags and given == UNSAID:
+    if not job.tags and given == NOT_GIVEN:
         return NONE
     options = check_options(job)
-    if options.deadline is not None and distance(options.deadline) <= seconds:
-        raise EnqueueError("deadline", "it comes before the task is due: the task would be given up without running")
+    if options.deadline is not None and seconds_until(options.deadline) <= seconds:
+        raise EnqueueError("deadline", "it is before the task is due, so the task would be archived without a run")
     return options
 
 
 def _unique(job: Job, queue: Queue, payload: Mapping[str, Any], *, record: bool) -> Unique | None:
     task = job.task
-    lasts = task.unique_for if job.unique_for is None else job.unique_for
-    if lasts is None:
+    unique_for = task.unique_for if job.unique_for is None else job.unique_for
+    if unique_for is None:
         if job.unique_key is None and job.unique_until is None and job.on_conflict is OnConflict.RAISE:
             return None
-        for name, unsaid in (("unique_key", None), ("unique_until", None), ("on_conflict", OnConflict.RAISE)):
-            if getattr(job, name) != unsaid:
-                raise EnqueueError(name, "give unique_for too, or declare it at the task")
+        for name, default in (("unique_key", None), ("unique_until", None), ("on_conflict", OnConflict.RAISE)):
+            if getattr(job, name) != default:
+                raise EnqueueError(name, "give unique_for too, or declare it on the task")
         return None
-    if not isinstance(lasts, timedelta) or not timedelta(seconds=1) <= lasts <= LONGEST_UNIQUE:
-        raise EnqueueError("unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days, not {lasts!r}")
+    if not isinstance(unique_for, timedelta) or not timedelta(seconds=1) <= unique_for <= LONGEST_UNIQUE:
+        raise EnqueueError(
+            "unique_for", f"a timedelta from 1 second to {LONGEST_UNIQUE.days} days is required, not {unique_for!r}"
+        )
     if not record:
-        raise EnqueueError("unique_for", "a key is held by a row; a client made with record=False writes none")
+        raise EnqueueError("unique_for", "a unique key needs a row, and a client with record=False writes none")
     key = job.unique_key
     if key is not None and (not isinstance(key, str) or not UNIQUE_KEY_PATTERN.fullmatch(key)):
         raise EnqueueError("unique_key", f"1 to {MAX_KEY} printable ASCII characters are required")
-    until = task.unique_until if job.unique_until is None else _one_of(Until, "unique_until", job.unique_until)
-    return Unique(key_of(task.type, queue, payload, key), lasts.total_seconds(), until)
+    until = task.unique_until if job.unique_until is None else _member(Until, "unique_until", job.unique_until)
+    return Unique(key_of(task.type, queue, payload, key), unique_for.total_seconds(), until)
 
 
-def _one_of(words: type[E], name: str, value: Any) -> E:
+def _member(enum: type[E], name: str, value: Any) -> E:
     try:
-        return words(value)
+        return enum(value)
     except ValueError:
-        raise EnqueueError(name, f"{value!r} is not one of {', '.join(words)}") from None
+        raise EnqueueError(name, f"{value!r} is not one of {', '.join(enum)}") from None
 
 
 def _id(name: str, value: str) -> str:
@@ -139,7 +144,7 @@ def _id(name: str, value: str) -> str:
 
 
 def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[float | None, datetime | None]:
-    """Seconds from now, or a moment; both None: at once."""
+    """Return the seconds from now, or the time in UTC; both None: due now."""
     if process_in is not None and process_at is not None:
         raise EnqueueError("process_at", "give process_in or process_at, not both")
     if process_in is not None:
@@ -159,18 +164,18 @@ def _when(process_in: timedelta | None, process_at: datetime | None) -> tuple[fl
     return None, None
 
 
-def distance(at: datetime | None) -> float:
-    """Seconds from now, by this machine's clock; zero for the past."""
+def seconds_until(at: datetime | None) -> float:
+    """Return the seconds from now to ``at`` by this machine's clock; zero for None and for the past."""
     return max(0.0, (at - datetime.now(UTC)).total_seconds()) if at else 0.0
 
 
 def is_past(at: datetime | None) -> bool:
-    """Whether a moment asked for has gone by, by more than clocks differ."""
+    """True if ``at`` is past by more than a second, which allows for clocks that differ."""
     return at is not None and datetime.now(UTC) - at > timedelta(seconds=1)
 
 
 def delay_seconds(seconds: float) -> int:
-    """``DelaySeconds``: rounded up, so that the message is not there before its time."""
+    """Return ``DelaySeconds``, rounded up so that the message does not arrive early."""
     return min(max(0, math.ceil(seconds)), MAX_DELAY_SECONDS)
 
 
@@ -200,14 +205,14 @@ def _body(message: Message, model: type[Payload]) -> str:
         body = message.encode()
         if needs_walk(body):
             check_tree(message.payload)
-    except ValueError as error:  # a MessageError, or a number that JSON does not have
-        where = _field_at_fault(message.payload or {}, model)
-        raise PayloadError("payload", where + str(error).removeprefix("payload: ")) from None
+    except ValueError as error:  # a MessageError, or a number that JSON cannot represent
+        field = _invalid_field(message.payload or {}, model)
+        raise PayloadError("payload", field + str(error).removeprefix("payload: ")) from None
     return body
 
 
-def _field_at_fault(payload: Mapping[str, Any], model: type[Payload]) -> str:
-    """The first field that JSON or Postgres cannot hold."""
+def _invalid_field(payload: Mapping[str, Any], model: type[Payload]) -> str:
+    """Return the prefix ``name: `` for the first field that JSON or PostgreSQL cannot store, or an empty string."""
     for name, value in payload.items():
         try:
             canonical(value)
@@ -218,10 +223,10 @@ def _field_at_fault(payload: Mapping[str, Any], model: type[Payload]) -> str:
 
 
 def new_id() -> str:
-    """A time-ordered UUID (version 7, RFC 9562), which keeps the index of ids compact."""
+    """Return a time-ordered UUID (version 7, RFC 9562), which keeps the index of ids compact."""
     time_ms, random = f"{int(time.time() * 1000):012x}", os.urandom(10).hex()
     return f"{time_ms[:8]}-{time_ms[8:]}-7{random[:3]}-{VARIANT[random[3]]}{random[4:7]}-{random[7:19]}"
 
 
 VARIANT = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
-"""The two high bits of the variant are 10."""
+"""Random digit → variant digit, whose two high bits are 10."""

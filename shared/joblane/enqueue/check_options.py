@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def check_options(job: Job) -> Options:
-    """Raises :class:`EnqueueError` with the argument's name.
+    """Return the options of a job. Raises :class:`EnqueueError` with the argument's name.
 
-    Retries and timeout stay within the declaration, as the lane's queue and function are made for it.
+    ``max_retry`` and ``timeout`` must be within the declaration, because the lane's queue and function depend on it.
     """
     task, max_retry, timeout, retention, deadline = job.task, job.max_retry, job.timeout, job.retention, job.deadline
     if max_retry is not None and (type(max_retry) is not int or not 0 <= max_retry <= task.max_retry):
@@ -34,7 +34,7 @@ def check_options(job: Job) -> Options:
         if not isinstance(deadline, datetime) or deadline.tzinfo is None:
             raise EnqueueError("deadline", "an aware datetime is required, for example datetime.now(UTC) + …")
         if deadline <= datetime.now(UTC):
-            raise EnqueueError("deadline", "it has passed: the task would be given up without running")
+            raise EnqueueError("deadline", "it has passed, so the task would be archived without a run")
     return Options(
         max_retry=max_retry,
         timeout=None if timeout is None else timeout.total_seconds(),
@@ -46,7 +46,7 @@ def check_options(job: Job) -> Options:
 
 
 def in_utc(name: str, moment: datetime) -> datetime:
-    """Postgres reads offsets of less than 16 hours, and Python has longer ones."""
+    """Return ``moment`` in UTC. PostgreSQL only reads offsets below 16 hours, and Python has longer ones."""
     try:
         return moment.astimezone(UTC)
     except OverflowError:
@@ -55,21 +55,23 @@ def in_utc(name: str, moment: datetime) -> datetime:
 
 def _check_duration(name: str, value: object, low: timedelta, high: timedelta, why: str = "") -> None:
     if not isinstance(value, timedelta) or not low <= value <= high:
-        found = value if isinstance(value, timedelta) else repr(value)
-        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {found}")
+        text = value if isinstance(value, timedelta) else repr(value)
+        raise EnqueueError(name, f"a timedelta from {low} to {high}{why} is required, not {text}")
 
 
 def _delays(value: RetryDelay) -> list[float]:
     if callable(value):
-        raise EnqueueError("retry_delay", "a timedelta or a list of them: a function cannot be kept in the record")
+        raise EnqueueError(
+            "retry_delay", "a timedelta or a list of them is required; a function cannot be stored in the row"
+        )
     try:
         delays = check_retry_delay(value)
     except DeclarationError as error:
         raise EnqueueError("retry_delay", str(error).removeprefix("retry_delay: ")) from None
-    some = [delays] if isinstance(delays, timedelta) else list(delays)  # type: ignore[arg-type]
-    if len(some) > MAX_DELAYS:
-        raise EnqueueError("retry_delay", f"{MAX_DELAYS} delays at most, the last is repeated; not {len(some)}")
-    return [delay.total_seconds() for delay in some]
+    delays = [delays] if isinstance(delays, timedelta) else list(delays)  # type: ignore[arg-type]
+    if len(delays) > MAX_DELAYS:
+        raise EnqueueError("retry_delay", f"at most {MAX_DELAYS} delays, of which the last repeats; not {len(delays)}")
+    return [delay.total_seconds() for delay in delays]
 
 
 def _tags(tags: Sequence[str]) -> Sequence[str]:

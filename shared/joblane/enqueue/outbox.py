@@ -1,4 +1,4 @@
-"""What a session's commit will send. SQLAlchemy tells of the commit; the rows are safe by then."""
+"""The outbox: the tasks whose messages are sent after a session's commit. SQLAlchemy reports the commit."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Send = Callable[[Sequence["NewTask"]], None]
 
 
 class Outbox:
-    """What a session's commit will send. It belongs to one root transaction and dies with it."""
+    """The tasks of a session's open transaction. They are forgotten if the transaction is rolled back."""
 
     KEY = "joblane.outbox"
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._transaction: Any = None
-        self._ready: list[NewTask] = []
+        self._tasks: list[NewTask] = []
 
     @classmethod
     def of(cls, session: Session, send: Send) -> Outbox:
-        """The session's outbox for a client's ``send``; the first call listens to the session's commits."""
+        """Return the session's outbox for a client's ``send``. The first call listens to the session's commits."""
         from sqlalchemy import event
 
         outboxes: dict[Send, Outbox] = session.info.setdefault(cls.KEY, {})
@@ -35,19 +35,19 @@ class Outbox:
         return outboxes[send]
 
     def waiting(self, session: Session) -> list[NewTask]:
-        """What the open transaction has enqueued so far."""
+        """Return the tasks that the open transaction has enqueued so far."""
         if self._transaction is not session.get_transaction():
-            self._ready = []
-        return self._ready
+            self._tasks = []
+        return self._tasks
 
-    def add(self, session: Session, ready: Sequence[NewTask]) -> None:
+    def add(self, session: Session, tasks: Sequence[NewTask]) -> None:
         waiting = self.waiting(session)
         self._transaction = session.get_transaction()
-        waiting.extend(ready)
+        waiting.extend(tasks)
 
     def committed(self, session: Session) -> None:
-        """SQLAlchemy calls this for the release of a savepoint, too, when nothing is committed yet."""
-        if session.in_nested_transaction() or not (ready := self.waiting(session)):
+        """Send the messages. SQLAlchemy also calls this at the release of a savepoint, which is not a commit."""
+        if session.in_nested_transaction() or not (tasks := self.waiting(session)):
             return
-        self._ready = []
-        self._send(ready)
+        self._tasks = []
+        self._send(tasks)

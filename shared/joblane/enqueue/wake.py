@@ -1,4 +1,4 @@
-"""Ask for a sweep at once, where rows wait for it to send their messages."""
+"""The wake-up of the sweep, for rows whose messages it must send."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.message import Message
 
 SWEEP = "jobs:sweep"
-"""The sweep's task type."""
+"""Task type of the sweep."""
 
 
 def wake(sqs: Sqs, prefix: str) -> None:
-    """Send a message to the sweep. Where SQS does not take it, the next sweep comes by its schedule."""
+    """Start a sweep by a message. If SQS does not accept it, the next scheduled sweep does the work."""
     message = Message(SWEEP, f"{SWEEP}:woken:{uuid.uuid4()}")
     sqs.send_many([Entry(lane_name(prefix, Queue.LOW, SWEEP), message.encode())])

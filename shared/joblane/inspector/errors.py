@@ -9,10 +9,19 @@ from joblane.record.states import State
 
 
 class ActionError(JobError):
-    """The state of the task does not allow the action, or the task changed in the meantime. Nothing was done.
+    """The task is in a state that does not allow the action, or changed during the action. Nothing was done.
 
-    ``last``: the latest action of an operator on this task, as a sentence.
+    Show the task again, and decide anew.
     """
+
+    task_id: str
+    """Id of the task."""
+    action: str
+    """Name of the action."""
+    state: State
+    """State of the task."""
+    last: str | None
+    """Sentence on the action of another operator shortly before. None: there was none."""
 
     def __init__(
         self,
@@ -35,7 +44,15 @@ class ActionError(JobError):
 
 
 class SelectionError(JobError, ValueError):
-    """An argument of the request is invalid: a filter, cursor, name or number. ``field`` names it."""
+    """A filter, cursor, name or number is wrong, or nothing matches. Nothing was done.
+
+    Correct the argument that ``field`` names.
+    """
+
+    field: str
+    """Name of the argument or of the filter's field."""
+    problem: str
+    """The problem, without the field."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
@@ -44,21 +61,32 @@ class SelectionError(JobError, ValueError):
 
 
 class BusyError(JobError):
-    """Another transaction is changing the same target at this moment. Nothing was done."""
+    """A run or another operator is changing the same task at this moment. Nothing was done.
+
+    Repeat the action.
+    """
 
     def __init__(self, target: str) -> None:
         super().__init__(f"{target} is being changed at this moment, by its run or by another operator; try again")
 
 
 class SchemaError(JobError):
-    """The database lacks tables, columns or functions that this code needs."""
+    """The database does not have the tables that this code works with.
+
+    Run ``joblane migrate``, or use the version of the code that was deployed.
+    """
 
 
 class AwsCallError(JobError):
-    """AWS refused a call, or did not answer it. ``call``: its name, such as ``SendMessage``.
+    """AWS refused a call of the library, or did not answer it.
 
-    ``denied``: True if a permission is missing.
+    If ``denied``: get the permission. Otherwise repeat the action.
     """
+
+    call: str
+    """Name of the call, for example ``SendMessage``."""
+    denied: bool
+    """True: a permission is missing."""
 
     def __init__(self, call: str, problem: str, *, denied: bool = False) -> None:
         super().__init__(f"AWS, {call}: {problem}")

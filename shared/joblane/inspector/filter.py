@@ -12,23 +12,30 @@ from joblane.record.states import State
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Filter:
-    """A choice of tasks. A task matches if it meets all the given fields; a field that is left out matches any task.
-
-    ``id_prefix``: the beginning of the id. ``error``: text in the error's type or message, in any case.
-    ``created_after`` is inclusive, ``created_before`` is exclusive.
-    """
+    """Selects tasks. A task matches if it fits all fields that are given; a filter without fields matches all tasks."""
 
     ids: tuple[str, ...] = ()
+    """Ids."""
     id_prefix: str | None = None
+    """Beginning of the id."""
     states: tuple[State, ...] = ()
+    """States."""
     types: tuple[str, ...] = ()
+    """Types."""
     queues: tuple[Queue, ...] = ()
+    """Queues."""
     tenant: str | None = None
+    """Tenant."""
     tag: str | None = None
+    """A tag of the task."""
     error: str | None = None
+    """Text in the class or the message of the last error, in upper or lower case."""
     fingerprint: str | None = None
+    """Fingerprint of the last error."""
     created_after: datetime | None = None
+    """Earliest time of the enqueue, inclusive."""
     created_before: datetime | None = None
+    """Latest time of the enqueue, exclusive."""
 
 
 class BulkAction(StrEnum):
@@ -42,6 +49,8 @@ class BulkAction(StrEnum):
 
 
 class PauseScope(StrEnum):
+    """The kinds of things that can be paused."""
+
     QUEUE = "queue"
     TYPE = "type"
     TENANT = "tenant"

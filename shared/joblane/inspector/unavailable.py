@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from pg8000.exceptions import Error as PostgresError
 
-from joblane.errors import JobError, RecordAwayError, sqlstate, text_of
+from joblane.errors import DatabaseUnavailableError, JobError, sqlstate, text_of
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.scope import Scope
 from joblane.record import migrations
@@ -51,7 +51,7 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
     if sqlstate(error) in MISSING:
         return _outdated(scope)
     if is_unavailable(error):
-        return RecordAwayError(
+        return DatabaseUnavailableError(
             f"the database did not answer: {text_of(error)}. An action that was under way may have been carried out: "
             "check the audit before you repeat it"
         )

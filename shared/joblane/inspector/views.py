@@ -394,6 +394,8 @@ class LogLine:
 
 
 class Grade(StrEnum):
+    """The result of one check of the doctor."""
+
     GOOD = "good"
     WARNING = "warning"
     BAD = "bad"

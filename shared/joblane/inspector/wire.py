@@ -22,7 +22,15 @@ from joblane.inspector.permission import Permission, permission_of
 
 
 class ArgumentsError(JobError, ValueError):
-    """Invalid arguments of an operation. ``fields``: their places in the JSON; values are never shown."""
+    """An operation got arguments that it does not accept. The message has no values.
+
+    Correct the call.
+    """
+
+    operation: str
+    """Name of the operation."""
+    fields: list[str]
+    """Places of the wrong arguments."""
 
     def __init__(self, operation: str, problems: Mapping[str, str]) -> None:
         listed = "; ".join(f"{place}: {problem}" for place, problem in problems.items())

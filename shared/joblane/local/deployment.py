@@ -24,7 +24,7 @@ UNFINISHED = re.compile(r"is in \w+_IN_PROGRESS state")
 """What CloudFormation answers for a stack whose last deploy was killed."""
 OWN_APP = (
     "`joblane init` in an empty folder writes a cdk.json that has them. For a CDK app that was there before, see "
-    'docs/how-to/deploy.md, "In a CDK app of your own".'
+    "docs/how-to/own-cdk-app.md."
 )
 
 

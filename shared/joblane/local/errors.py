@@ -8,11 +8,11 @@ from joblane.errors import JobError
 
 
 class LocalError(JobError):
-    """A part of the local stack did not start, stop or answer. The message says what to do."""
+    """A part of the local stack, or a command, failed. The message says what to do."""
 
 
 class UnavailableError(LocalError):
-    """The stack, its database or its API cannot be reached."""
+    """The stack, its database or its API is unavailable."""
 
 
 class MisuseError(LocalError):
@@ -24,7 +24,12 @@ class ForbiddenError(LocalError):
 
 
 class PortBusyError(LocalError):
-    """Another program listens where this one should."""
+    """Another program listens on the port of a part of the local stack."""
+
+    port: int
+    """The port."""
+    setting: str
+    """Environment variable that sets another port."""
 
     def __init__(self, what: str, port: int, setting: str) -> None:
         self.port = port

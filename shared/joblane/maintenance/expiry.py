@@ -1,4 +1,4 @@
-"""Ended tasks: their content goes when retention ends, their rows once no message of theirs can come back."""
+"""The expiry of ended tasks: the content is removed when the retention ends, the row when no message can return."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from joblane.record.connection import Connection
 from joblane.record.states import ENDED, ENDED_SQL, State, in_sql
 
 BATCH = 500
-"""Rows of one statement."""
+"""The most rows per statement."""
 
-# Cancelling is one UPDATE of the state, by anyone; what else an ended row has is put in order here.
+# An operator may cancel a task by an UPDATE of `state` alone. This statement sets the other columns of an ended row.
 TIDY = f"""
 update joblane.tasks t
    set sweep_at = null, finished_at = coalesce(t.finished_at, now()),
@@ -21,7 +21,7 @@ update joblane.tasks t
 returning t.id
 """
 
-# Content goes when retention ends; the id when none of its messages can come back.
+# The content is removed when the retention ends. The row is deleted when none of its messages can return.
 EXPIRE = f"""
 with due as (
   select id, cleared from joblane.tasks
@@ -35,11 +35,11 @@ cleared as (
     from due where t.id = due.id and not due.cleared
   returning t.id
 ),
-gone as (
+deleted as (
   delete from joblane.tasks t using due where t.id = due.id and due.cleared returning t.id
 ),
 attempts as (
-  delete from joblane.task_attempts a using gone where a.task_id = gone.id
+  delete from joblane.task_attempts a using deleted where a.task_id = deleted.id
 ),
 items as (
   delete from joblane.task_items i using due where i.task_id = due.id
@@ -51,18 +51,18 @@ progress as (
   delete from joblane.task_progress p using due where p.task_id = due.id
 ),
 ended_bulks as (
-  delete from joblane.bulks b using gone where b.id = gone.id
+  delete from joblane.bulks b using deleted where b.id = deleted.id
 )
-select (select count(*) from cleared), (select count(*) from gone)
+select (select count(*) from cleared), (select count(*) from deleted)
 """
 
 
 def tidy(connection: Connection) -> int:
-    """Complete up to :data:`BATCH` rows that were cancelled by SQL. Returns their number."""
+    """Complete up to :data:`BATCH` rows that were cancelled by SQL. Return their number."""
     return len(connection.run(TIDY))
 
 
 def expire(connection: Connection) -> tuple[int, int]:
-    """Clear or delete up to :data:`BATCH` rows whose time has come. Returns how many of each."""
+    """Clear or delete up to :data:`BATCH` expired rows. Return the number of cleared rows and of deleted rows."""
     cleared, removed = connection.run(EXPIRE)[0]
     return cleared, removed

@@ -1,4 +1,4 @@
-"""Ticks that did not come: times at which a schedule should have fired and no task of that id was ever seen."""
+"""Missed ticks: times at which a schedule should have fired and for which no task exists."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from joblane.record.connection import Connection
 from joblane.sqs.tick import id_of
 
 PATIENCE = timedelta(minutes=30)
-"""How long after its time a tick may be seen first: its message may wait in a lane that is behind."""
+"""A tick counts as missed only after this time, because its message may wait in a lane with a backlog."""
 LONGEST_LOOK_BACK = timedelta(days=1)
 
-# A schedule that is new is not asked for what was before it; one that is gone is forgotten. One that has other times
-# than before is both: its times are part of its name here.
-KNOWN = """
+# A new schedule is checked from now on, and a removed schedule is deleted. A schedule's times are part of its name
+# here, so that a schedule with changed times is a new one.
+SCHEDULES = """
 with declared as (
   select * from jsonb_to_recordset($1::jsonb) as x(type text, name text)
 ),
@@ -31,18 +31,18 @@ new as (
 )
 select s.type, s.name, s.checked_until from joblane.schedules s join declared d using (type, name)
 """
-UNSEEN = """
+WITHOUT_TASK = """
 select x.id from jsonb_array_elements_text($1::jsonb) as x(id)
  where not exists (select from joblane.tasks t where t.id = x.id)
  order by x.id
 """
-CHECKED = "update joblane.schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
+MARK_CHECKED = "update joblane.schedules set checked_until = $1::timestamptz where checked_until < $1::timestamptz"
 
 
 def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: datetime) -> list[str]:
-    """The ids of ticks that should have been seen since the last call, oldest first per schedule.
+    """Return the ids of the ticks that were missed since the last call, oldest first per schedule.
 
-    Looks back a day at most. ``now``: aware.
+    It looks back a day at most. ``now``: an aware time.
     """
     schedules = {
         (task.type, f"{schedule.name} {schedule.text} {schedule.timezone}"): schedule
@@ -52,11 +52,11 @@ def missed_ticks(connection: Connection, tasks: Iterable[Task[Any, Any]], now: d
     declared = [{"type": type_, "name": name} for type_, name in schedules]
     horizon = now - PATIENCE
     expected: list[str] = []
-    for type_, name, checked_until in connection.run(KNOWN, json.dumps(declared), now.isoformat()):
+    for type_, name, checked_until in connection.run(SCHEDULES, json.dumps(declared), now.isoformat()):
         moment = max(checked_until, horizon - LONGEST_LOOK_BACK)
         schedule = schedules[type_, name]
         while (moment := schedule.next_after(moment)) <= horizon:
             expected.append(id_of(type_, schedule.name, moment))
-    missed = [row[0] for row in connection.run(UNSEEN, json.dumps(expected))] if expected else []
-    connection.run(CHECKED, horizon.isoformat())
+    missed = [row[0] for row in connection.run(WITHOUT_TASK, json.dumps(expected))] if expected else []
+    connection.run(MARK_CHECKED, horizon.isoformat())
     return missed

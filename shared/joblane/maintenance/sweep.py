@@ -1,13 +1,13 @@
-"""What the sweep does: everything that a message should have done and has not.
+"""The sweep finds the rows for which a message is missing, and sends it.
 
-``tasks.sweep_at`` says when a row wants to be looked at, whatever its state:
+``tasks.sweep_at`` is the time at which a row needs a message or a dead letter, in each state:
 
-- waiting: its message was never sent, is due within 15 minutes, or should have been claimed a while ago: send it;
-- active: the lease ran out: send the message, whose claim finds the run lost;
-- archived: the dead letter was never marked as sent: send it and mark it.
+- waiting: the message was never sent, or is due within 15 minutes, or should have been claimed by now. Send it.
+- active: the lease has ended. Send the message; its claim finds that the run was lost.
+- archived: the dead letter is not marked as sent. Send it and mark it.
 
-Taking rows moves their ``sweep_at`` on, so two sweeps at once share the work, and one that dies leaves its rows to the
-next. A send too many does no harm: the id is the identity.
+A sweep moves the ``sweep_at`` of the rows that it takes, so that two sweeps at once share the work, and a later sweep
+takes the rows of a sweep that was killed. An extra message does no harm, because both have the same task id.
 """
 
 from __future__ import annotations
@@ -29,14 +29,16 @@ from joblane.sqs.dead_letter import archived_dead_letter
 from joblane.sqs.message import Message
 
 LONGEST_INTERVAL_SECONDS = 6 * 3600
-"""The interval between sends of a row that nobody claims doubles up to this."""
+"""The longest interval between two sends of a row that no worker claims. It doubles up to this."""
 
 STUCK_AFTER_MINUTES = 10
-"""A run that was lost is found 15 s after its lease's end at the earliest, by the next sweep but one at the latest."""
+"""The sweep finds a lost run 15 s after the lease's end at the earliest, and by the second sweep after it at the
+latest."""
 
-# The new sweep_at holds until the message is sent: a sweep that dies is made good a minute later. Paused rows move on
-# without being sent. A payload may be far larger than a message, and the row's own wins anyway: only a dead letter
-# carries it. The index cannot be searched by clock_timestamp(), which may change while it is read, hence now().
+# The new sweep_at counts until the message is sent: if the sweep is killed, another sweep takes the row a minute later.
+# Paused rows get a new sweep_at and no message. Only a dead letter has the payload, which may be larger than a message;
+# for other messages the row's payload counts. It compares with now(), because PostgreSQL cannot search an index by the
+# volatile clock_timestamp().
 TAKE = f"""
 with taken as (
   select id from joblane.tasks
@@ -54,29 +56,29 @@ returning t.id, t.type, t.queue, t.tenant, t.state,
           t.sweep_at::text
 """
 
-# Only rows whose sweep_at is still the one they were taken with: a claim or a finish in between has set its own. The
-# locks are taken in the order of ids, as by every other statement.
-SENT = f"""
+# Only rows with an unchanged sweep_at: a claim or a finish in between has set another one. Rows are locked in the order
+# of their ids, as in every other statement.
+MARK_SWEPT = f"""
 update joblane.tasks t
-   set sent_at = case when same.sent then clock_timestamp() else t.sent_at end, sends = t.sends + 1,
+   set sent_at = case when unchanged.sent then clock_timestamp() else t.sent_at end, sends = t.sends + 1,
        sweep_at = greatest(t.due_at, clock_timestamp())
                 + least(interval '1 minute' * power(2, least(t.sends, 20)), interval '{LONGEST_INTERVAL_SECONDS} s')
   from (select r.id, x.sent
-          from joblane.tasks r join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz, sent boolean) using
-           (id)
+          from joblane.tasks r
+          join jsonb_to_recordset($1::jsonb) as x(id text, taken timestamptz, sent boolean) using (id)
          where r.sweep_at = x.taken
-         order by r.id for no key update of r) as same
- where t.id = same.id
+         order by r.id for no key update of r) as unchanged
+ where t.id = unchanged.id
 """
 
 
 @dataclass
 class Swept:
-    """What one sweep did. ``unsent``: messages that SQS did not take; they are tried again in a minute.
+    """The result of one sweep. ``unsent``: messages that SQS did not accept; a sweep sends them again in a minute.
 
-    What it found, and no part of two being equal: ``owed``, tasks that were due already, not started, and not paused;
-    ``waits``, type → seconds that its longest waiting one of these has waited. One that nobody starts is found about 1,
-    3, 7, 15, … minutes after it was due, so not by each sweep.
+    ``overdue``: the number of tasks that were due, not started and not paused. ``waits``: type → the longest wait of
+    these tasks in seconds. A task that no worker starts is found about 1, 3, 7, 15, … minutes after it was due, so not
+    by every sweep. Both are ignored when two results are compared.
     """
 
     sent: int = 0
@@ -85,24 +87,24 @@ class Swept:
     unsent: int = 0
     cleared: int = 0
     removed: int = 0
-    owed: int = field(default=0, compare=False)
+    overdue: int = field(default=0, compare=False)
     waits: dict[str, int] = field(default_factory=dict, compare=False)
 
-    def found_waiting(self, type_: str, seconds: float) -> None:
-        self.owed += 1
+    def add_overdue(self, type_: str, seconds: float) -> None:
+        self.overdue += 1
         self.waits[type_] = max(self.waits.get(type_, 0), int(seconds))
 
 
-def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambda: True) -> Swept:
-    """Sweep in bounded batches until nothing is owed, or ``goes_on()`` is false. Each batch is its own transaction."""
+def sweep(connection: Connection, sqs: Sqs, prefix: str, *, may_continue: Any = lambda: True) -> Swept:
+    """Sweep in batches, each in its own transaction, until no row is due or ``may_continue()`` is false."""
     swept = Swept()
-    while tidy(connection) == BATCH and goes_on():
+    while tidy(connection) == BATCH and may_continue():
         continue
-    while goes_on():
+    while may_continue():
         rows = connection.run(TAKE)
         if not _send(connection, sqs, prefix, rows, swept) or len(rows) < BATCH:
             break
-    while goes_on():
+    while may_continue():
         cleared, removed = expire(connection)
         swept.cleared += cleared
         swept.removed += removed
@@ -112,12 +114,13 @@ def sweep(connection: Connection, sqs: Sqs, prefix: str, *, goes_on: Any = lambd
 
 
 def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any]], swept: Swept) -> bool:
-    """Send what is owed, and mark what was. False where SQS took nothing, as it does while it is away.
+    """Send messages and dead letters, and mark them. Return False if SQS accepted nothing, as in an outage.
 
-    Rows whose lane is gone, as after a type was dropped, come again ever more rarely and hold up no others.
+    Rows whose lane does not exist, for example after their type was removed, count as handled: they return at growing
+    intervals and do not stop the sweep.
     """
     entries: list[Entry] = []
-    owners: list[tuple[str, str, int, str]] = []
+    senders: list[tuple[str, str, int, str]] = []
     for id_, type_, queue, tenant, state, payload, schema, headers, generation, reason, due, paused, taken in rows:
         lane = lane_name(prefix, queue, type_)
         message = Message(type_, id_, payload, rec=True, schema=schema, headers=headers)
@@ -128,29 +131,29 @@ def _send(connection: Connection, sqs: Sqs, prefix: str, rows: Sequence[list[Any
             continue
         else:
             if state != "active" and due <= 0:
-                swept.found_waiting(type_, -due)
+                swept.add_overdue(type_, -due)
             delay = round(min(max(0.0, due), MAX_DELAY_SECONDS))
             entries.append(Entry(lane, message.encode(), delay, tenant))
-        owners.append((id_, state, generation, taken))
+        senders.append((id_, state, generation, taken))
     failed = sqs.send_many(entries) if entries else {}
-    sent = [owner for position, owner in enumerate(owners) if position not in failed]
-    letters = [(id_, generation) for id_, state, generation, _ in sent if state == "archived"]
-    gone = [owners[position] for position, why in failed.items() if any(name in why for name in NO_SUCH_QUEUE)]
-    messages = [
-        {"id": id_, "taken": taken, "sent": known}
-        for known, some in ((True, sent), (False, gone))
-        for id_, state, _, taken in some
-        if state != "archived" or not known
+    sent = [sender for position, sender in enumerate(senders) if position not in failed]
+    dead_letters = [(id_, generation) for id_, state, generation, _ in sent if state == "archived"]
+    laneless = [senders[position] for position, why in failed.items() if any(name in why for name in NO_SUCH_QUEUE)]
+    marks = [
+        {"id": id_, "taken": taken, "sent": was_sent}
+        for was_sent, group in ((True, sent), (False, laneless))
+        for id_, state, _, taken in group
+        if state != "archived" or not was_sent
     ]
-    successors = mark_dead_sent(connection, letters)
+    successors = mark_dead_sent(connection, dead_letters)
     if successors:
-        sqs.send_many([successor_entry(prefix, one) for one in successors])
-    if messages:
-        connection.run(SENT, json.dumps(messages))
-    swept.sent += len(sent) - len(letters)
-    swept.dead_letters += len(letters)
+        sqs.send_many([successor_entry(prefix, successor) for successor in successors])
+    if marks:
+        connection.run(MARK_SWEPT, json.dumps(marks))
+    swept.sent += len(sent) - len(dead_letters)
+    swept.dead_letters += len(dead_letters)
     swept.unsent += len(failed)
-    return bool(sent or gone) or not failed
+    return bool(sent or laneless) or not failed
 
 
 STUCK = f"""
@@ -158,9 +161,9 @@ select count(*) from joblane.tasks t
  where t.state = 'active' and t.lease_until < now() - interval '{STUCK_AFTER_MINUTES} minutes'
    and not {PAUSED.format(row="t")}
 """
-"""A paused task whose run was lost is left as it is until it goes on."""
+"""Paused tasks do not count: a paused task with a lost run stays unchanged until it is resumed."""
 
 
 def stuck_leases(connection: Connection) -> int:
-    """Runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago and that nobody has found lost."""
+    """Return the number of runs whose lease ended :data:`STUCK_AFTER_MINUTES` ago and that no claim has found lost."""
     return int(connection.run(STUCK)[0][0])

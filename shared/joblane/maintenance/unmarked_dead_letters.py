@@ -1,4 +1,4 @@
-"""Dead letters that SQS moved by itself: they lack the mark of those that the library gave up, and say no reason."""
+"""Dead letters that SQS moved itself. They lack the attribute of the library's own dead letters, and have no reason."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.depth import queue_depth
 from joblane.sqs.message import DEAD_ATTRIBUTE
 
-LOOKS = 5
-"""Receives at most from one queue, each of ten letters: enough to tell that there are some, not to count them all."""
+MAX_RECEIVES = 5
+"""The most receives from one queue, each of up to ten messages: enough to find such dead letters, not to count all."""
 
-EXPLAINED = f"""
+EXPECTED = f"""
 select queue, type, count(*) from joblane.tasks
  where state = 'archived' and not cleared
    and dead_sent_at > clock_timestamp() - interval '{DEAD_LETTER_RETENTION.days} days'
@@ -23,38 +23,40 @@ select queue, type, count(*) from joblane.tasks
 """
 
 
-def moved_by_sqs(connection: Connection, sqs: Sqs, prefix: str, names: Iterable[str]) -> dict[str, int]:
-    """Name of a lane or front door → letters without a mark in its DLQ, as far as seen; those with none are left out.
+def unmarked_dead_letters(connection: Connection, sqs: Sqs, prefix: str, names: Iterable[str]) -> dict[str, int]:
+    """Count the dead letters without the library's attribute: lane or front door → number, if there are any.
 
-    Nothing is taken: what is received stays visible for whoever reads beside it. A queue that holds no more than the
-    record explains gets one look all the same, as letters may have been removed by hand.
+    The messages stay visible to other readers. A queue that holds no more dead letters than the task table explains is
+    still read once, because an operator may have removed some of them.
 
     Raises botocore's errors.
     """
-    expected = explained(connection, prefix)
-    found = {name: _unmarked(sqs, dead_letter_name(name), expected) for name in names}
-    return {name: number for name, number in found.items() if number}
+    expected = expected_dead_letters(connection, prefix)
+    unmarked = {name: _unmarked(sqs, dead_letter_name(name), expected) for name in names}
+    return {name: number for name, number in unmarked.items() if number}
 
 
-def explained(connection: Connection, prefix: str) -> Counter[str]:
-    """How many letters of archived rows each dead-letter queue should hold."""
-    found: Counter[str] = Counter()
-    for queue, type_, number in connection.run(EXPLAINED):
-        found[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
-    return found
+def expected_dead_letters(connection: Connection, prefix: str) -> Counter[str]:
+    """Count the dead letters that each dead-letter queue should hold according to the archived rows."""
+    expected: Counter[str] = Counter()
+    for queue, type_, number in connection.run(EXPECTED):
+        expected[dead_letter_name(lane_name(prefix, Queue(queue), type_))] += number
+    return expected
 
 
 def _unmarked(sqs: Sqs, queue: str, expected: Counter[str]) -> int:
     depth = queue_depth(sqs, queue).waiting
-    seen: dict[str, bool] = {}
-    for _ in range(0 if not depth else LOOKS if depth > expected[queue] else 1):
-        letters = sqs.client.receive_message(
+    is_marked: dict[str, bool] = {}
+    for _ in range(0 if not depth else MAX_RECEIVES if depth > expected[queue] else 1):
+        messages = sqs.client.receive_message(
             QueueUrl=sqs.url(queue),
             MaxNumberOfMessages=MAX_BATCH,
             VisibilityTimeout=0,
             MessageAttributeNames=[DEAD_ATTRIBUTE],
         ).get("Messages", [])
-        seen |= {letter["MessageId"]: DEAD_ATTRIBUTE in letter.get("MessageAttributes", {}) for letter in letters}
-        if len(seen) >= depth:
+        is_marked |= {
+            message["MessageId"]: DEAD_ATTRIBUTE in message.get("MessageAttributes", {}) for message in messages
+        }
+        if len(is_marked) >= depth:
             break
-    return sum(not marked for marked in seen.values())
+    return sum(not marked for marked in is_marked.values())

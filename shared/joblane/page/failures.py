@@ -11,7 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.errors import EnqueueError, JobError, RecordAwayError, UnknownTaskError, UnreadablePayloadError
+from joblane.errors import DatabaseUnavailableError, EnqueueError, JobError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.errors import ActionError, AwsCallError, BusyError, SelectionError
 from joblane.inspector.inspector import Inspector
 from joblane.page.rendering import problem, query
@@ -32,7 +32,7 @@ KINDS: Mapping[type[JobError], tuple[int, str, str]] = {
     SelectionError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     EnqueueError: (400, "This request is not valid", "Go back and correct it; nothing was done."),
     UnreadablePayloadError: (422, "The payload is not valid", "Nothing was done."),
-    RecordAwayError: (503, "The database cannot be reached", UNAVAILABLE),
+    DatabaseUnavailableError: (503, "The database cannot be reached", UNAVAILABLE),
     AwsCallError: (502, "A call to AWS failed", "`joblane doctor` says what to check."),
     JobError: (502, "That did not work", ""),
 }

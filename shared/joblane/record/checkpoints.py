@@ -1,4 +1,4 @@
-"""How far a run has come: finished items, the cursor of a resumable task, and the progress that it reports."""
+"""Checkpoints of a run: finished items, the cursor of a resumable task, and its reported progress."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ if TYPE_CHECKING:
 
 
 def done_items(connection: Connection, id_: str) -> set[str]:
-    """Keys that an earlier attempt, or this one, has finished."""
+    """Return the keys of the items that this attempt or an earlier one has finished."""
     return {row[0] for row in connection.run("select key from joblane.task_items where task_id = $1", id_)}
 
 
-# The lock on the task's row lasts to the commit that follows at once; a claim waits half a second for it.
+# The row lock lasts until the commit, which follows at once. A claim waits half a second for it.
 MARK_ITEM = """
 insert into joblane.task_items (task_id, key)
 select id, $3 from joblane.tasks where id = $1 and lease_token = $2::uuid and state = 'active' for share
@@ -23,12 +23,12 @@ returning key
 
 
 def mark_item(connection: Connection, id_: str, token: str, key: str) -> bool:
-    """Mark an item in the transaction that is open. False: the lease is lost, or the key was marked before."""
+    """Mark an item in the open transaction. Return False if the lease is lost or the key was marked before."""
     return bool(connection.run(MARK_ITEM, id_, token, key))
 
 
 def read_cursor(connection: Connection, id_: str) -> tuple[Any, int]:
-    """The cursor and how many items were done up to it; None and 0 where there is none yet."""
+    """Return the cursor and the number of items before it, or None and 0 if the task has no cursor yet."""
     rows = connection.run("select cursor, done from joblane.task_cursors where task_id = $1", id_)
     return (rows[0][0], rows[0][1]) if rows else (None, 0)
 
@@ -44,32 +44,32 @@ returning task_id
 
 
 def move_cursor(connection: Connection, id_: str, token: str, cursor: str, done: int) -> bool:
-    """Move the cursor (JSON text) in the transaction that is open. False: the lease is lost."""
+    """Move the cursor (JSON text) in the open transaction. Return False if the lease is lost."""
     return bool(connection.run(MOVE_CURSOR, id_, token, cursor, str(done)))
 
 
 WRITE_PROGRESS = """
-with held as (
+with owned as (
   select id, cancel_requested_at is not null as cancelled from joblane.tasks
    where id = $1 and lease_token = $2::uuid and state = 'active'
 ),
 written as (
   insert into joblane.task_progress (task_id, done, total, note)
-  select id, $3::bigint, $4::bigint, $5::text from held where $3::bigint is not null
+  select id, $3::bigint, $4::bigint, $5::text from owned where $3::bigint is not null
   on conflict (task_id) do update
      set done = excluded.done, total = excluded.total, note = excluded.note, at = clock_timestamp()
 )
-select cancelled from held
+select cancelled from owned
 """
 
 
 def write_progress(
     connection: Connection, id_: str, token: str, *, done: int | None, total: int | None, note: str | None
 ) -> bool | None:
-    """Write progress, unless ``done`` is None. True: the run was asked to stop. None: it holds no lease.
+    """Write progress unless ``done`` is None. Return True if the task has a cancel request, None if the lease is lost.
 
-    It takes no lock on the task's row, which the run's own transaction may have locked.
+    The statement does not lock the task's row, because the run's own transaction may hold that lock.
     """
-    as_text = [None if number is None else str(number) for number in (done, total)]
-    rows = connection.run(WRITE_PROGRESS, id_, token, *as_text, note)
+    numbers = [None if number is None else str(number) for number in (done, total)]
+    rows = connection.run(WRITE_PROGRESS, id_, token, *numbers, note)
     return bool(rows[0][0]) if rows else None

@@ -1,37 +1,42 @@
 """The claim: one statement decides, for every message of a batch, whether its task runs now.
 
-It returns one row per message. A decision is taken on the row as it is after its lock was taken, in
-``on conflict do update``; the verdict is then read from the row that is returned. Times are the database's. Rows are
-locked in the order of their ids, since two overlapping batches would otherwise deadlock. A row that stays locked for
-half a second makes the whole statement fail with SQLSTATE 55P03, and nothing changes.
+The statement returns one row per message. It locks each task's row in ``on conflict do update``, decides there, and
+reads the verdict from the row that it returns. All times come from the database's clock. Rows are locked in the order
+of their ids, because two overlapping batches would otherwise deadlock. If a row stays locked for half a second, the
+whole statement fails with SQLSTATE 55P03 and changes nothing.
+
+In the table, a waiting row is ``scheduled``, ``pending`` or ``retry``. A recorded message has ``rec``: its row was
+written before the message was sent. An external message or a tick inserts its own row.
 
 ============================================  =====================================  ==================================
-row found                                     message                                verdict
+row                                           message                                verdict
 ============================================  =====================================  ==================================
 none                                          recorded                               ``gone``: rolled back, acknowledge
-none                                          external, or a tick                    inserted, ``run``
-none                                          the same, its unique key held          inserted as cancelled; ``done``
-none                                          a tick of a paused schedule            inserted as cancelled; ``done``
-none                                          the same, past its deadline            inserted as archived; ``archived``
-``scheduled``, ``pending``, ``retry``, due    same type and payload                  ``run``
-the same, not due yet                         any                                    ``wait``
-the same, past its deadline                   any                                    archived; ``archived``
-``active``, lease live                        any                                    ``leased``: no change
+none                                          external or tick                       inserted as active; ``run``
+none                                          external or tick, unique key taken     inserted as cancelled; ``done``
+none                                          tick of a paused schedule              inserted as cancelled; ``done``
+none                                          external or tick, past its deadline    inserted as archived; ``archived``
+waiting, due                                  same type and payload                  ``run``
+waiting, not due yet                          any                                    ``wait``
+waiting, past its deadline                    any                                    archived; ``archived``
+waiting, ``claim_alone`` is set               in a batch                             ``claim_alone``
+``active``, lease valid                       any                                    ``leased``: no change
 ``active``, lease over, cancel requested      any                                    cancelled; ``done``
 ``active``, lease over, past its deadline     any                                    archived; ``archived``
-``active``, lease over, attempts left         any                                    the last run was lost; ``run``
-``active``, lease over, none left             any                                    archived; ``archived``
-``active``, lease over, claimed in a batch    any                                    the loss is not counted;
+``active``, lease over, attempts left         alone                                  the last run was lost; ``run``
+``active``, lease over, attempts left         in a batch                             ``claim_alone``
+``active``, lease over, no attempts left      any                                    archived; ``archived``
+``active``, lease over, claimed in a batch    alone                                  the lost run is not counted;
+                                                                                     ``run``
+``active``, lease over, claimed in a batch    in a batch                             the lost run is not counted;
                                                                                      ``claim_alone``
-``active``, lease over, now in a batch        any                                    ``claim_alone``
-``claim_alone`` is set, now in a batch        any                                    ``claim_alone``: claim it by itself
 ``completed``, ``cancelled``                  any                                    ``done``: acknowledge
-``archived``, no dead letter yet              any                                    ``send_dead_letter``, acknowledge
-``archived``                                  dead letter of this generation         revived, ``run``
-the same, its unique key held                 the same                               ``taken``: dead letter again
-``archived``                                  anything else                          ``leftover``: acknowledge
-any                                           another type, or external with         ``conflict``: dead letter, the row
-                                              another payload                        stays
+``archived``, dead letter not sent            any                                    ``send_dead_letter``, acknowledge
+``archived``, dead letter sent                dead letter of this generation         revived; ``run``
+``archived``, unique key taken                dead letter of this generation         ``taken``: send it as dead letter
+``archived``, dead letter sent                any other                              ``leftover``: acknowledge
+any                                           another type, or external with         ``conflict``: send as dead letter,
+                                              another payload                        the row does not change
 type, queue or tenant paused                  any                                    ``paused``: the row waits
 ============================================  =====================================  ==================================
 """
@@ -51,7 +56,14 @@ from typing import TYPE_CHECKING, Any
 from joblane.json_values import digest
 from joblane.limits import MAX_BATCH
 from joblane.options import NONE
-from joblane.record.claim_steps import LATE, LEASE_SWEEP_SECONDS, OVERDUE, STEPS_TAKEN, UNRUN, WRITTEN
+from joblane.record.claim_steps import (
+    DEADLINE_ERROR,
+    DEADLINE_FINGERPRINT,
+    DEADLINE_REASON,
+    LEASE_SWEEP_SECONDS,
+    STEP_COLUMNS,
+    STEP_VALUES,
+)
 from joblane.record.states import ARCHIVED_RETENTION, LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL
 
 if TYPE_CHECKING:
@@ -62,7 +74,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(StrEnum):
-    """The claim's answer for a message; the table above says when."""
+    """The claim's decision on a message. The table above lists the conditions."""
 
     RUN = "run"
     CLAIM_ALONE = "claim_alone"
@@ -72,7 +84,7 @@ class Verdict(StrEnum):
     GONE = "gone"
     DONE = "done"
     ARCHIVED = "archived"
-    """Archived by this claim, so that no run reports it: as ``send_dead_letter``, and it is logged."""
+    """This claim archived the task. Handled like ``send_dead_letter``, and logged here because no run logs it."""
     SEND_DEAD_LETTER = "send_dead_letter"
     LEFTOVER = "leftover"
     TAKEN = "taken"
@@ -81,7 +93,7 @@ class Verdict(StrEnum):
 
 @dataclass(slots=True)
 class Claim:
-    """The answer for one message. ``token`` fences the finish; counts are those of the run that begins."""
+    """The decision on one message. ``token`` fences the finish. The counts include the run that begins."""
 
     id: str
     verdict: Verdict
@@ -92,23 +104,23 @@ class Claim:
     snoozes: int
     generation: int
     wait_seconds: int
-    """Until the row is due, or its lease ends. Rounded up; 0 or more."""
+    """Seconds until the row is due or its lease ends, rounded up; 0 or more."""
     waited_ms: int
-    """From the time it was due to now."""
+    """Milliseconds since the task was due."""
     payload: Any
     schema: str | None
     headers: dict[str, str]
     options: dict[str, Any]
     deadline: float | None
-    """By ``time.monotonic()``."""
+    """A time of ``time.monotonic()``."""
     used_ms: int
-    """Of this attempt's time, by runs before this one: a resumable task's."""
+    """Milliseconds that earlier runs of this attempt of a resumable task used."""
     reason: str | None
     mismatch_seconds: float | None
 
 
 EARLY_SECONDS = 2
-"""A message may be this early, as SQS counts whole seconds."""
+"""A message may arrive this early, because SQS delays are whole seconds."""
 
 
 PAUSED = """exists (select from joblane.pauses p
@@ -116,8 +128,8 @@ PAUSED = """exists (select from joblane.pauses p
             and ((p.scope = 'type' and p.name = {row}.type)
               or (p.scope = 'queue' and p.name = {row}.queue and {row}.type not like 'jobs:%')
               or (p.scope = 'tenant' and p.name = {row}.tenant)))"""
-"""Whether a row's type, queue or tenant is paused. Without the sweep and its kin nothing in any queue would go on, so
-the pause of a queue leaves them out."""
+"""True if the type, queue or tenant of a row is paused. The pause of a queue does not apply to Joblane's own ``jobs:``
+types, because every queue depends on the sweep."""
 PAUSED_SCHEDULE = """exists (select from joblane.pauses p
           where p.scope = 'schedule' and p.name = {row}.type || ':' || {row}.schedule
             and (p.until is null or p.until > now()))"""
@@ -125,28 +137,30 @@ HOLDER = f"""(select h.id from joblane.tasks h
           where h.unique_key = {{key}} and h.unique_key is not null and h.state in {LIVE_SQL} and h.id <> {{id}})"""
 """The id of the live task that holds a unique key."""
 LIMITS = "limits as materialized (select set_config('lock_timeout', '500ms', true))"
-"""For the statement it is part of."""
+"""Sets the lock timeout of the statement that contains it."""
 
 CLAIM = f"""
 with {LIMITS},
-m as materialized (
-  select x.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
+messages as materialized (
+  select item.*, $2::uuid as token, clock_timestamp() + make_interval(secs => $3::float8) as lease_until,
          $4::text as request_id,
          jsonb_array_length($1::jsonb) > 1 as in_batch, jsonb_array_length($1::jsonb) as batch_size,
-         {PAUSED.format(row="w")} as paused,
-         case when x.schedule is not null and {PAUSED_SCHEDULE.format(row="x")}
+         {PAUSED.format(row="stored")} as paused,
+         case when item.schedule is not null and {PAUSED_SCHEDULE.format(row="item")}
               then 'SchedulePaused: its schedule is paused'
-              when x.unique_key is not null
-              then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="x.unique_key", id="x.id")}
-              end as skipped
-    from limits, jsonb_to_recordset($1::jsonb) as x(
+              when item.unique_key is not null
+              then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="item.unique_key", id="item.id")}
+              end as skip_reason
+    from limits, jsonb_to_recordset($1::jsonb) as item(
            id text, type text, queue text, tenant text, tags text[], payload jsonb, payload_digest text, schema text,
            headers jsonb, options jsonb, tick text, schedule text, max_attempts integer, retention_seconds bigint,
-           deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean, dead integer),
-         lateral (select x.type,  -- as its row has them: a message may be older, or have lost its group on its way
-                         coalesce((select r.queue from joblane.tasks r where r.id = x.id), x.queue) as queue,
-                         coalesce((select r.tenant from joblane.tasks r where r.id = x.id), x.tenant) as tenant) as w
-   limit {MAX_BATCH}  -- which tells the planner how few they are
+           deadline timestamptz, unique_key text, unique_until text, unique_seconds float8, rec boolean,
+           dead_generation integer),
+         lateral (select item.type,  -- the row's queue and tenant: a message may be outdated or have lost its group
+                         coalesce((select r.queue from joblane.tasks r where r.id = item.id), item.queue) as queue,
+                         coalesce((select r.tenant from joblane.tasks r where r.id = item.id), item.tenant) as tenant
+                 ) as stored
+   limit {MAX_BATCH}  -- shows the planner how few there are
 ),
 claimed as (
   insert into joblane.tasks as t
@@ -156,39 +170,40 @@ claimed as (
          finished_at, expire_at, reason, error_type, error_message, fingerprint)
   select m.id, m.type, m.queue, m.tenant, m.tags, m.payload, m.payload_digest, m.schema, m.headers, m.options, m.tick,
          m.max_attempts, m.retention_seconds, m.deadline,
-         case when s.first <> 'active' or m.unique_until = 'finish' then m.unique_key end,
+         case when initial.state <> 'active' or m.unique_until = 'finish' then m.unique_key end,
          coalesce(m.unique_until, 'finish'),
          now() + make_interval(secs => m.unique_seconds),
-         s.first, s.runs, s.runs,
-         coalesce(m.dead, 0),
-         case when s.first = 'active' then m.batch_size else 0 end,
-         case when s.first = 'active' then m.token end,
-         case when s.first = 'active' then m.lease_until end,
-         case when s.first <> 'pending' then now() end,
-         case s.first when 'active' then m.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
-                      when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s'
-                      when 'pending' then now() end,
-         case when s.first in ('cancelled', 'archived') then now() end,
-         case s.first when 'cancelled' then now() + make_interval(secs => m.retention_seconds)
-                      when 'archived' then now() + interval '{ARCHIVED_RETENTION.days} days' end,
-         case s.first when 'cancelled' then m.skipped
-                      when 'archived' then {OVERDUE.format(row="m")} end,
-         case when s.first = 'archived' then 'DeadlinePassed' end,
-         case when s.first = 'archived' then '{UNRUN}' end,
-         case when s.first = 'archived' then {LATE.format(row="m")} end
-    from m, lateral (select case when m.skipped is not null then 'cancelled' when m.paused then 'pending'
-                                 when m.deadline <= clock_timestamp() then 'archived'
-                                 else 'active' end as first) as f,
-         lateral (select f.first, (f.first = 'active')::int as runs) as s
-   where not m.rec or (select r.id from joblane.tasks r where r.id = m.id) is not null  -- a lookup each, never a scan
+         initial.state, initial.runs, initial.runs,
+         coalesce(m.dead_generation, 0),
+         case when initial.state = 'active' then m.batch_size else 0 end,
+         case when initial.state = 'active' then m.token end,
+         case when initial.state = 'active' then m.lease_until end,
+         case when initial.state <> 'pending' then now() end,
+         case initial.state when 'active' then m.lease_until + interval '{LEASE_SWEEP_SECONDS} s'
+                            when 'archived' then now() + interval '{SWEEP_MARGIN_SECONDS} s'
+                            when 'pending' then now() end,
+         case when initial.state in ('cancelled', 'archived') then now() end,
+         case initial.state when 'cancelled' then now() + make_interval(secs => m.retention_seconds)
+                            when 'archived' then now() + interval '{ARCHIVED_RETENTION.days} days' end,
+         case initial.state when 'cancelled' then m.skip_reason
+                            when 'archived' then {DEADLINE_REASON.format(row="m")} end,
+         case when initial.state = 'archived' then 'DeadlinePassed' end,
+         case when initial.state = 'archived' then '{DEADLINE_ERROR}' end,
+         case when initial.state = 'archived' then {DEADLINE_FINGERPRINT.format(row="m")} end
+    from messages m,
+         lateral (select case when m.skip_reason is not null then 'cancelled' when m.paused then 'pending'
+                              when m.deadline <= clock_timestamp() then 'archived'
+                              else 'active' end as state) as chosen,
+         lateral (select chosen.state, (chosen.state = 'active')::int as runs) as initial
+   where not m.rec or (select r.id from joblane.tasks r where r.id = m.id) is not null  -- an index lookup, never a scan
    order by m.id collate "C"
   on conflict (id) do update set
-    ({", ".join(WRITTEN)}) = (
-      select {STEPS_TAKEN}
+    ({", ".join(STEP_COLUMNS)}) = (
+      select {STEP_VALUES}
         from (select m.*, (t.state = 'active' and t.batch_size > 1)::int as uncounted,
                 case
                 when t.type <> m.type or (not m.rec and t.payload_digest <> m.payload_digest) then 'keep'
-                when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead
+                when t.state = 'archived' and t.dead_sent_at is not null and t.generation = m.dead_generation
                   then case when {HOLDER.format(key="t.unique_key", id="t.id")} is not null then 'keep'
                             when m.paused then 'revive_paused' else 'revive' end
                 when t.state in {WAITING_SQL} and m.paused then 'park'
@@ -204,48 +219,47 @@ claimed as (
                             when m.paused then 'keep'
                             else 'run' end
                 else 'keep' end as step
-                from m where m.id = t.id) d)
+                from messages m where m.id = t.id) decision)
   returning id, type, queue, tenant, state, payload, payload_digest, schema, headers, attempts, runs, max_attempts,
-            snoozes,
-            generation, claim_alone, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
+            snoozes, generation, claim_alone, lease_token, lease_until, due_at, finished_at, dead_sent_at, reason,
             mismatch_since, options, deadline, used_ms, unique_key
 ),
 lost as (
   update joblane.task_attempts a
      set outcome = 'lost', finished_at = now()
-    from claimed r
-   where a.task_id = r.id and a.outcome is null and (a.run < r.runs or r.state <> 'active')
+    from claimed c
+   where a.task_id = c.id and a.outcome is null and (a.run < c.runs or c.state <> 'active')
 ),
 started as (
   insert into joblane.task_attempts (task_id, run, attempt, generation, request_id, type, queue, tenant, wait_ms)
-  select r.id, r.runs, r.attempts, r.generation, $4::text, r.type, r.queue, r.tenant,
-         greatest(0, extract(epoch from clock_timestamp() - r.due_at) * 1000)
-    from claimed r where r.state = 'active' and r.lease_token = $2::uuid
+  select c.id, c.runs, c.attempts, c.generation, $4::text, c.type, c.queue, c.tenant,
+         greatest(0, extract(epoch from clock_timestamp() - c.due_at) * 1000)
+    from claimed c where c.state = 'active' and c.lease_token = $2::uuid
 )
 select m.id,
        case
-       when r.id is null then 'gone'
-       when r.state = 'active' and r.lease_token = m.token then 'run'
-       when r.type <> m.type or (not m.rec and r.payload_digest <> m.payload_digest) then 'conflict'
-       when r.state in ('completed', 'cancelled') then 'done'
-       when r.state = 'archived' and r.dead_sent_at is null
-         then case when r.finished_at = now() then 'archived' else 'send_dead_letter' end
-       when r.state = 'archived' then case when r.generation = m.dead then 'taken' else 'leftover' end
-       when r.state = 'active' then case when m.paused and r.lease_until <= clock_timestamp() then 'paused'
+       when c.id is null then 'gone'
+       when c.state = 'active' and c.lease_token = m.token then 'run'
+       when c.type <> m.type or (not m.rec and c.payload_digest <> m.payload_digest) then 'conflict'
+       when c.state in ('completed', 'cancelled') then 'done'
+       when c.state = 'archived' and c.dead_sent_at is null
+         then case when c.finished_at = now() then 'archived' else 'send_dead_letter' end
+       when c.state = 'archived' then case when c.generation = m.dead_generation then 'taken' else 'leftover' end
+       when c.state = 'active' then case when m.paused and c.lease_until <= clock_timestamp() then 'paused'
                                          else 'leased' end
        when m.paused then 'paused'
-       when r.claim_alone and r.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'claim_alone'
+       when c.claim_alone and c.due_at <= clock_timestamp() + interval '{EARLY_SECONDS} s' then 'claim_alone'
        else 'wait' end,
-       r.runs, r.attempts, r.max_attempts, r.snoozes, r.generation,
+       c.runs, c.attempts, c.max_attempts, c.snoozes, c.generation,
        extract(epoch from
-         case when r.state = 'active' then r.lease_until else r.due_at end - clock_timestamp())::float8,
-       r.payload, r.schema, r.headers, r.options, extract(epoch from r.deadline - clock_timestamp())::float8, r.used_ms,
-       case when r.state = 'archived' and r.dead_sent_at is not null and r.generation = m.dead
-            then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="r.unique_key", id="r.id")}
-            else r.reason end,
-       extract(epoch from clock_timestamp() - r.due_at)::float8,
-       extract(epoch from clock_timestamp() - r.mismatch_since)::float8
-  from m left join claimed r on r.id = m.id
+         case when c.state = 'active' then c.lease_until else c.due_at end - clock_timestamp())::float8,
+       c.payload, c.schema, c.headers, c.options, extract(epoch from c.deadline - clock_timestamp())::float8, c.used_ms,
+       case when c.state = 'archived' and c.dead_sent_at is not null and c.generation = m.dead_generation
+            then 'DuplicateTask: its unique key is held by ' || {HOLDER.format(key="c.unique_key", id="c.id")}
+            else c.reason end,
+       extract(epoch from clock_timestamp() - c.due_at)::float8,
+       extract(epoch from clock_timestamp() - c.mismatch_since)::float8
+  from messages m left join claimed c on c.id = m.id
 """
 
 
@@ -256,41 +270,41 @@ def arrival(
     queue: Queue,
     *,
     tenant: str | None = None,
-    dead: int | None = None,
+    dead_generation: int | None = None,
     unique: bool = True,
 ) -> dict[str, Any]:
-    """One message as the claim takes it. A message without a row brings all that its row will hold.
+    """Return the claim's input for one message. For an external message or a tick it holds all columns of a new row.
 
-    ``dead``: the redrive count on a dead letter, None on any other message. ``unique``: False for a task that holds no
-    key, whatever its type declares.
+    ``dead_generation``: the generation on a dead letter; None for any other message. ``unique``: False to take no
+    unique key, even if the type declares one.
     """
     options = message.options.within(task) if message.options and not message.rec else NONE
     plain = options is NONE and task.archived_to is None
-    found: dict[str, Any] = {
+    item: dict[str, Any] = {
         "id": id_,
         "type": message.type,
         "queue": queue,
         "tenant": tenant,
         "tags": options.tags,
-        "payload": None if message.rec else message.payload,  # the row's counts
-        "payload_digest": "" if message.rec else digest(message.payload or {}),  # of the row, which has its own
+        "payload": None if message.rec else message.payload,  # a recorded task has its payload in its row
+        "payload_digest": "" if message.rec else digest(message.payload or {}),
         "schema": message.schema,
         "headers": message.headers,
         "options": {} if plain else options.row(task),
         "max_attempts": task.max_attempts if options is NONE else options.max_attempts(task),
         "retention_seconds": int(task.retention.total_seconds()) if plain else options.retention_seconds(task),
         "rec": message.rec,
-        "dead": dead,
+        "dead_generation": dead_generation,
     }
     if message.tick is not None:
-        found |= {"tick": id_, "schedule": message.tick["schedule"]}
+        item |= {"tick": id_, "schedule": message.tick["schedule"]}
     if options.deadline is not None:
-        found["deadline"] = options.deadline.isoformat()
+        item["deadline"] = options.deadline.isoformat()
     if unique and not message.rec:
         schedule = message.tick["schedule"] if message.tick else None
         if (key := task.key_of_message(queue, message.payload or {}, schedule)) is not None:
-            found |= {"unique_key": key.key, "unique_until": key.until, "unique_seconds": key.seconds}
-    return found
+            item |= {"unique_key": key.key, "unique_until": key.until, "unique_seconds": key.seconds}
+    return item
 
 
 FREE_EXPIRED = f"""
@@ -302,18 +316,19 @@ update joblane.tasks t set unique_key = null
  where t.id = expired.id
 returning t.id
 """
-"""Take keys from holders that have had them for ``unique_for``."""
+"""Free the keys whose holders have held them for ``unique_for``."""
 FREE_EXPIRED_SOON = f"with {LIMITS}{FREE_EXPIRED.replace('from joblane.tasks', 'from limits, joblane.tasks')}"
-"""The same, with the claim's short patience for locked rows."""
+"""The same statement with the claim's lock timeout."""
 
 
 def claim(
     connection: Connection, arrivals: Sequence[Mapping[str, Any]], lease: timedelta, request_id: str
 ) -> dict[str, Claim]:
-    """Decide on at most 10 messages of one type, one per id; one round trip, and one more where keys are wanted.
+    """Decide on at most 10 messages of one type, one per id, and return a claim for each id.
 
-    ``arrivals``: as :func:`arrival` makes them. Returns a claim per id. Raises pg8000's ``DatabaseError``; 55P03 says
-    that a row stayed locked, 23505 that a unique key was taken at the same moment.
+    It takes one round trip, and a second one if a message asks for a unique key. ``arrivals``: values of
+    :func:`arrival`. Raises pg8000's ``DatabaseError``: 55P03 if a row stayed locked, 23505 if another statement took
+    a unique key at the same moment.
     """
     token = str(uuid.uuid4())
     if keys := [item["unique_key"] for item in arrivals if "unique_key" in item]:
@@ -326,8 +341,7 @@ def claim(
 def _claim(row: list[Any], token: str) -> Claim:
     (
         id_, verdict, runs, attempts, max_attempts, snoozes, generation, wait, payload, schema, headers, options,
-        deadline,
-        used_ms, reason, late, off,
+        deadline_seconds, used_ms, reason, late_seconds, mismatch_seconds,
     ) = row  # fmt: skip
     return Claim(
         id=id_,
@@ -339,13 +353,13 @@ def _claim(row: list[Any], token: str) -> Claim:
         snoozes=snoozes or 0,
         generation=generation or 0,
         wait_seconds=max(0, math.ceil(wait or 0)),
-        waited_ms=max(0, int((late or 0) * 1000)),
+        waited_ms=max(0, int((late_seconds or 0) * 1000)),
         payload=payload,
         schema=schema,
         headers=headers or {},
         options=options or {},
-        deadline=None if deadline is None else time.monotonic() + deadline,
+        deadline=None if deadline_seconds is None else time.monotonic() + deadline_seconds,
         used_ms=used_ms or 0,
         reason=reason,
-        mismatch_seconds=off,
+        mismatch_seconds=mismatch_seconds,
     )

@@ -1,4 +1,4 @@
-"""The steps by which a claim changes a row: transitions that others make too, and its own."""
+"""The steps of a claim: each one changes a row, by a transition of its own or by one shared with other statements."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.transitions import ARCHIVED, CANCELLED, FINGERPRINT, NOW, REVIVED, SWEEP_SOON, Columns
 
 LEASE_SWEEP_SECONDS = 15
-"""How long after a lease's end the sweep sends the message: late enough for a slow finish to commit."""
+"""The sweep sends the message this long after its lease ends, so that a slow finish can commit first."""
 
-OVERDUE = "'DeadlinePassed: it was to run by ' || {row}.deadline::text"
-UNRUN = "the deadline passed before it ran"
-LOST, LATE = (FINGERPRINT.replace("{error}", name) for name in ("Lost", "DeadlinePassed"))
+DEADLINE_REASON = "'DeadlinePassed: the task had to run by ' || {row}.deadline::text"
+DEADLINE_ERROR = "the deadline passed before the task ran"
+LOST_FINGERPRINT, DEADLINE_FINGERPRINT = (FINGERPRINT.replace("{error}", error) for error in ("Lost", "DeadlinePassed"))
 
 RUN: Columns = {
     "state": "'active'",
-    "attempts": "t.attempts + 1 - d.uncounted",
+    "attempts": "t.attempts + 1 - decision.uncounted",
     "runs": "t.runs + 1",
-    "claim_alone": "t.claim_alone or d.uncounted = 1",
-    "batch_size": "d.batch_size",
-    "lease_token": "d.token",
-    "lease_until": "d.lease_until",
-    "sweep_at": f"d.lease_until + interval '{LEASE_SWEEP_SECONDS} s'",
+    "claim_alone": "t.claim_alone or decision.uncounted = 1",
+    "batch_size": "decision.batch_size",
+    "lease_token": "decision.token",
+    "lease_until": "decision.lease_until",
+    "sweep_at": f"decision.lease_until + interval '{LEASE_SWEEP_SECONDS} s'",
     "unique_key": "case when t.unique_until = 'start' then null else t.unique_key end",
     "used_ms": "case when t.state = 'active' then 0 else t.used_ms end",
 }
@@ -30,46 +30,53 @@ PARKED: Columns = {
 }
 STEPS: dict[str, Columns] = {
     "run": RUN,
-    "revive": RUN | REVIVED | {"attempts": "1", "batch_size": "d.batch_size"},
+    "revive": RUN | REVIVED | {"attempts": "1", "batch_size": "decision.batch_size"},
     "revive_paused": REVIVED | PARKED | {"state": "'pending'"},
     "park": PARKED,
     "release": {
         "state": "'pending'",
-        "attempts": "t.attempts - d.uncounted",
+        "attempts": "t.attempts - decision.uncounted",
         "claim_alone": "true",
         "lease_token": "null",
         "lease_until": "null",
-        "sent_at": "case when d.paused then null else t.sent_at end",
+        "sent_at": "case when decision.paused then null else t.sent_at end",
         "sweep_at": SWEEP_SOON,
     },
     "exhaust": ARCHIVED
     | {
-        "reason": "'lost: the last run ended without a word (killed, out of memory or time)'",
+        "reason": "'lost: the last run did not report its end (killed, out of memory, or out of time)'",
         "error_type": "'Lost'",
-        "error_message": "'the run ended without a word'",
-        "fingerprint": LOST.format(row="t"),
+        "error_message": "'the run did not report its end'",
+        "fingerprint": LOST_FINGERPRINT.format(row="t"),
     },
     "overdue": ARCHIVED
     | {
-        "reason": OVERDUE.format(row="t"),
+        "reason": DEADLINE_REASON.format(row="t"),
         "error_type": "'DeadlinePassed'",
-        "error_message": f"'{UNRUN}'",
-        "fingerprint": LATE.format(row="t"),
+        "error_message": f"'{DEADLINE_ERROR}'",
+        "fingerprint": DEADLINE_FINGERPRINT.format(row="t"),
     },
     "cancel": CANCELLED | {"reason": "'cancelled while it ran'"},
 }
-"""Step → the columns that it writes; any other step, ``keep``, leaves the row as it is."""
-WRITTEN = sorted({name for columns in STEPS.values() for name in columns})
+"""Step → the columns that it writes, with their values. The step ``keep`` is not listed: it changes nothing.
+
+``t`` is the row. ``decision`` is the message with the step that was chosen, and ``uncounted``: 1 if the lost run was
+claimed in a batch, so that it does not count as an attempt.
+"""
+STEP_COLUMNS = sorted({name for columns in STEPS.values() for name in columns})
 
 
-def _taken(column: str) -> str:
-    """The value of a column after the step. Times are the transaction's, by which the claim knows what it wrote."""
+def _value_after_step(column: str) -> str:
+    """Return the SQL for a column's new value.
+
+    Times are the transaction's ``now()``, so that the claim recognises the rows that it archived itself.
+    """
     cases: dict[str, list[str]] = {}
     for step, columns in STEPS.items():
         if column in columns:
             cases.setdefault(columns[column].replace(NOW, "now()"), []).append(f"'{step}'")
-    whens = " ".join(f"when d.step in ({', '.join(steps)}) then {value}" for value, steps in cases.items())
+    whens = " ".join(f"when decision.step in ({', '.join(steps)}) then {value}" for value, steps in cases.items())
     return f"case {whens} else t.{column} end"
 
 
-STEPS_TAKEN = ",\n             ".join(map(_taken, WRITTEN))
+STEP_VALUES = ",\n             ".join(map(_value_after_step, STEP_COLUMNS))

@@ -1,4 +1,4 @@
-"""One PostgreSQL connection: pg8000's, with one round trip per statement, and what its errors mean."""
+"""A PostgreSQL connection on pg8000 with one round trip per statement, and the meaning of its errors."""
 
 from __future__ import annotations
 
@@ -20,20 +20,22 @@ from joblane.errors import sqlstate
 from joblane.record.login import LoginError
 
 REFUSED_CLASSES = ("22", "54")
-"""SQLSTATEs of what the database cannot hold: data exceptions and program limits."""
+"""SQLSTATE classes of values that the database cannot store: data exceptions and program limits."""
 UNAVAILABLE_CLASSES = ("08", "28", "3D", "53", "57P")
-"""SQLSTATEs: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error Codes*."""
+"""SQLSTATE classes: connection, login refused, no such database, resources, shutdown. Source: PostgreSQL, *Error
+Codes*."""
 READ_ONLY = "25006"
 """The connection reached a standby: a failover is under way."""
 LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION = "55P03", "23505"
-"""SQLSTATEs: a lock was not had in time; a unique key was taken."""
+"""SQLSTATEs of a lock timeout and of a unique key that is taken."""
 PING_AFTER_SECONDS = 30
-"""A connection that was idle for longer is tested before it is used; a test for every use would cost a round trip."""
+"""A connection is tested before use after it was idle for this long. A test before every use would cost a round
+trip."""
 MAX_PREPARED = 100
 JSON_OIDS = (114, 3802)
-"""Of ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
+"""The types ``json`` and ``jsonb``. Source: PostgreSQL, ``pg_type.dat``."""
 PASSWORD_REQUESTS = (3, 5, 10)
-"""In clear, by MD5, by SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
+"""Requests for a password: clear text, MD5, SASL. Source: PostgreSQL, *Message Formats*, ``Authentication…``."""
 RESET = (
     "close all; reset session authorization; reset all; unlisten *; select pg_advisory_unlock_all();"
     " discard temp; discard sequences"
@@ -43,10 +45,10 @@ Row = list[Any]
 
 
 def read_json(text: str) -> Any:
-    """A value of type ``json`` or ``jsonb``. It never fails: a row that cannot be read would stop every reader.
+    """Read a value of type ``json`` or ``jsonb``. It never fails, because one unreadable row would stop every reader.
 
-    PostgreSQL's numbers have up to 131,072 digits and its documents thousands of levels. A value that Python refuses
-    comes as text, which no payload model takes for a number or an object.
+    PostgreSQL's numbers have up to 131,072 digits, and its documents thousands of levels. A value that Python refuses
+    is returned as text, which no payload model accepts as a number or an object.
     """
     try:
         return _DECODER.decode(text)
@@ -72,7 +74,7 @@ _DECODER = json.JSONDecoder(parse_float=_float_or_text)
 
 
 class Connection(DbapiConnection):  # type: ignore[misc]
-    """pg8000's connection with one round trip per statement: prepared once, then bind and execute together.
+    """pg8000's connection with one round trip per statement: it prepares once, then sends bind and execute together.
 
     Unmodified, pg8000 takes three round trips for a statement with parameters and three for a commit.
     """
@@ -87,19 +89,19 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
     @property
     def idle(self) -> bool:
-        """No transaction is open."""
+        """True if no transaction is open."""
         return not self._in_transaction
 
     @property
     def usable(self) -> bool:
-        """It is open, and the server has answered all that was sent.
+        """True if the connection is open and the server has answered every message.
 
-        An interrupt in between leaves an answer on the wire, which the next statement would take for its own.
+        An interrupt may leave an unread answer on the wire. The next statement would read it as its own.
         """
         return self._sock is not None and self._answered
 
     def answers(self) -> bool:
-        """True where it can be used. After some idle time that costs a round trip: the other end may be gone."""
+        """True if the connection can be used. After :data:`PING_AFTER_SECONDS` of idle time this costs a round trip."""
         if not self.usable:
             return False
         if self.idle and time.monotonic() - self._heard_at > PING_AFTER_SECONDS:
@@ -119,13 +121,16 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         self._heard_at = time.monotonic()
 
     def run(self, sql: str, *parameters: Any) -> list[Row]:
-        """Execute ``sql`` with ``$1``-style parameters and return its rows; in autocommit unless one is open."""
+        """Execute ``sql`` with ``$1``-style parameters and return its rows.
+
+        It commits at once if no transaction is open.
+        """
         return self.execute_unnamed(sql, parameters).rows or []
 
     def execute_unnamed(
         self, statement: str, vals: Sequence[Any] = (), oids: Sequence[int] = (), stream: Any = None
     ) -> Any:
-        """pg8000's cursor calls this; here it runs a prepared statement, kept per text and parameter types."""
+        """Run a prepared statement, kept per text and parameter types. pg8000's cursor calls this method."""
         if stream is not None:
             return super().execute_unnamed(statement, vals, oids, stream)
         key = (statement, tuple(oids))
@@ -137,12 +142,12 @@ class Connection(DbapiConnection):  # type: ignore[misc]
         try:
             return self.execute_named(name, make_params(self.py_types, vals), columns, input_functions, statement)
         except DatabaseError as error:
-            if sqlstate(error) in ("0A000", "26000"):  # the table changed under the plan, or the statement is gone
+            if sqlstate(error) in ("0A000", "26000"):  # the table changed since, or the statement no longer exists
                 del self._prepared[key]
             raise
 
     def commit(self) -> None:
-        """One round trip. Raises :class:`DatabaseError` where the server rolled back instead."""
+        """Commit, in one round trip. Raises :class:`DatabaseError` if the server rolled back instead."""
         if self._in_transaction:
             self.execute_simple("commit")
 
@@ -151,36 +156,36 @@ class Connection(DbapiConnection):  # type: ignore[misc]
             self.execute_simple("rollback")
 
     def reset(self) -> None:
-        """Put the session back to its first state, except for its prepared statements. One round trip.
+        """Reset the session, except for its prepared statements, in one round trip.
 
-        It does what ``DISCARD ALL`` does without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
+        Does the same as ``DISCARD ALL`` without ``DEALLOCATE ALL``. Source: PostgreSQL, *DISCARD*.
         """
         self.execute_simple(RESET)
 
     def cut(self) -> None:
-        """Close the socket without a message to the server, whatever the server is doing."""
+        """Close the socket without a message to the server, even if a statement is running."""
         if self._usock is not None:
             with suppress(OSError):
                 self._usock.shutdown(socket.SHUT_RDWR)
         self.close()
 
     def close(self) -> None:
-        """Close. A closed connection stays as it is."""
+        """Close the connection. Closing it twice is harmless."""
         if self._usock is not None:
             file = self._sock
             with suppress(OSError, InterfaceError, ValueError):
                 super().close()
             with suppress(OSError, ValueError):
-                file.close()  # or the socket stays open for as long as a traceback refers to it
+                file.close()  # otherwise the socket stays open while a traceback refers to it
 
     def handle_AUTHENTICATION_REQUEST(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """Raises :class:`LoginError` where the server asks for a password and there is none; pg8000 fails at it."""
+        """Raises :class:`LoginError` if the server asks for a password and none is configured."""
         if self.password is None and int.from_bytes(data[:4]) in PASSWORD_REQUESTS:
-            raise LoginError("DATABASE_URL: the server asks for a password, and the address has none")
+            raise LoginError("DATABASE_URL: the server asks for a password, and the URL has none")
         super().handle_AUTHENTICATION_REQUEST(data, context)
 
     def handle_ERROR_RESPONSE(self, data: bytes, context: Any) -> None:  # noqa: N802 - pg8000's name
-        """Drop the fields that show values of rows: DETAIL (D) and CONTEXT (W)."""
+        """Remove the fields that can contain values of rows: DETAIL (D) and CONTEXT (W)."""
         super().handle_ERROR_RESPONSE(data, context)
         for field in ("D", "W"):
             context.error.args[0].pop(field, None)
@@ -192,7 +197,7 @@ class Connection(DbapiConnection):  # type: ignore[misc]
 
 
 def is_unavailable(error: BaseException) -> bool:
-    """True where the database cannot be reached or shuts down; False where a statement is bad."""
+    """True if the database cannot be reached or is shutting down. False if the statement is at fault."""
     original = getattr(error, "orig", None) or error
     code = sqlstate(original)
     if code is not None:

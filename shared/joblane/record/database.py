@@ -1,7 +1,8 @@
-"""One PostgreSQL connection per process, shared by the job record and the handler's session.
+"""One PostgreSQL connection per process, shared by Joblane's own statements and the handler's session.
 
-``Database.get`` connects or returns the live connection; ``drop`` discards it, and the next ``get`` connects anew. The
-SQLAlchemy engine sits on the same connection and is made on first touch: importing it costs more than a whole job.
+``Database.get`` returns the open connection, or connects. ``drop`` discards the connection, and the next ``get``
+connects again. The SQLAlchemy engine uses the same connection. It is created on first use, because importing SQLAlchemy
+takes longer than a whole job.
 """
 
 from __future__ import annotations
@@ -30,26 +31,29 @@ P = ParamSpec("P")
 T = TypeVar("T")
 CONNECT_TIMEOUT_SECONDS = 5
 USER_TIMEOUT_MS = 10_000
-"""A peer that acknowledges nothing for this long is gone (``TCP_USER_TIMEOUT``); keepalive notices an idle one."""
+"""The connection fails if the peer acknowledges nothing for this long (``TCP_USER_TIMEOUT``). Keepalive covers idle
+connections."""
 CLIENT_CHECK_MS = 2_000
-"""How soon the server ends a statement whose client has hung up, and lets its locks go."""
+"""The server checks this often whether the client of a running statement is still connected. If not, it ends the
+statement and releases its locks."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 RDS_CERTIFICATES = Path(__file__).parent / "certificates" / "rds.pem"
-"""Its own authorities, which no system knows. Source: RDS, *Using SSL/TLS to encrypt a connection*."""
+"""RDS's certificate authorities, which no system trusts by default. Source: RDS, *Using SSL/TLS to encrypt a
+connection*."""
 QUERY = ("auth", "secret", "sslrootcert", "sslmode")
 VERIFYING = ("require", "verify-ca", "verify-full")
 LOGIN_REFUSED = ("28000", "28P01")
 
 
 class Database:
-    """The process's connection, made on first use.
+    """The connection of this process, opened on first use.
 
-    ``url``: ``postgresql://user:password@host:port/database``. In place of a password: ``?auth=iam``, or for one in
-    Secrets Manager ``?secret=NAME`` (:mod:`joblane.record.login`). TLS is verified for every host but loopback,
-    where the local stack runs without it: by the system's certificates, those of RDS for its hosts, or
-    ``?sslrootcert=FILE``.
+    ``url``: ``postgresql://user:password@host:port/database``. Instead of a password, give ``?auth=iam``, or
+    ``?secret=NAME`` for a secret in Secrets Manager (:mod:`joblane.record.login`). TLS is verified for every host
+    except loopback, where the local stack runs without TLS. It trusts the system's certificates, RDS's own for RDS
+    hosts, or ``?sslrootcert=FILE``.
 
-    ``prefix``: of the stage that the database has to serve, checked once for each connection; None: any stage.
+    ``prefix``: the prefix of the stage that the database must serve, checked once per connection; None: any stage.
     """
 
     def __init__(self, url: str, *, prefix: str | None = None) -> None:
@@ -64,15 +68,16 @@ class Database:
         self.drop()
 
     def another(self) -> Database:
-        """A second connection to the same database, made on first use."""
+        """Return a second connection to the same database, opened on first use."""
         other = Database.__new__(Database)
         other._options, other._prefix, other._connection = self._options, None, None  # the stage was checked here
         return other
 
     def get(self) -> Connection:
-        """The live connection; a new one where the last was closed or interrupted.
+        """Return the open connection, or a new one if the last one was closed or interrupted.
 
-        Raises what :func:`is_unavailable` recognises where the server cannot be reached, and :class:`WrongStageError`.
+        Raises :class:`WrongStageError`, and an error that :func:`is_unavailable` recognises if the server cannot be
+        reached.
         """
         if self._connection is not None and not self._connection.answers():
             self.drop()
@@ -90,7 +95,8 @@ class Database:
     def call(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Return ``statement(connection, …)``, for a statement that commits by itself.
 
-        A transaction that was left open is thrown away first; an error that leaves the connection unusable drops it.
+        If a transaction is still open, its connection is dropped first. An error that leaves the connection unusable
+        drops it.
         """
         try:
             return statement(self._idle(), *args, **kwargs)
@@ -99,9 +105,9 @@ class Database:
             raise
 
     def call_again(self, statement: Callable[Concatenate[Connection, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """As :meth:`call`; once more on a new connection where the old one has died since it was last used.
+        """Like :meth:`call`, and once more on a new connection if the old one has failed since its last use.
 
-        For a statement that may be repeated when its answer was lost.
+        Only for a statement that may be repeated after its answer was lost.
         """
         before, connection = self._connection, None
         try:
@@ -121,27 +127,27 @@ class Database:
         return connection
 
     def _forget_broken(self, error: Exception) -> None:
-        """A server's error leaves the connection usable; after anything else it is thrown away."""
+        """Drop the connection, unless the error came from the server and left the connection usable."""
         if is_unavailable(error) or not self.usable:
             self.drop()
 
     @property
     def usable(self) -> bool:
-        """Whether there is a connection that can go on."""
+        """True if a connection exists and can be used."""
         return self._connection is not None and self._connection.usable
 
     @property
     def in_transaction(self) -> bool:
-        """Whether a transaction is open, as far as is known here: the server is not asked."""
+        """True if a transaction is open, as far as this process knows. The server is not asked."""
         return self._connection is not None and not self._connection.idle
 
     @property
     def open(self) -> bool:
-        """Whether there is a connection, in any state."""
+        """True if a connection exists, in any state."""
         return self._connection is not None
 
     def reset(self) -> None:
-        """Put the session back to what it was when it began; drop the connection where that fails."""
+        """Reset the session; drop the connection if that fails."""
         if self._connection is not None and self._connection.usable:
             try:
                 self._connection.reset()
@@ -149,7 +155,7 @@ class Database:
                 self.drop()
 
     def drop(self) -> None:
-        """Discard the connection, whatever state it is in, without a word to the server."""
+        """Discard the connection in any state, without a message to the server."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.cut()
@@ -158,13 +164,13 @@ class Database:
 
     @cached_property
     def engine(self) -> Engine:
-        """An SQLAlchemy engine on this one connection."""
+        """The SQLAlchemy engine on this connection."""
         from sqlalchemy import create_engine, event
         from sqlalchemy.exc import DisconnectionError
         from sqlalchemy.pool import StaticPool
 
         def check(connection: Connection, *_: Any) -> None:
-            """Before a transaction: after a long pause in a handler the other end may be gone."""
+            """Test the connection before a transaction: it may have failed during a long pause in a handler."""
             if not connection.answers():
                 raise DisconnectionError
 
@@ -193,9 +199,9 @@ def _connect_options(url: str) -> dict[str, Any]:
 def _check_query(query: Mapping[str, str]) -> None:
     for name, value in query.items():
         if name not in QUERY:
-            raise ValueError(f"DATABASE_URL: no parameter {name!r} is known; there are {', '.join(QUERY)}")
+            raise ValueError(f"DATABASE_URL: unknown parameter {name!r}; the parameters are {', '.join(QUERY)}")
         if name == "auth" and value != "iam":
-            raise ValueError("DATABASE_URL: auth: 'iam' is the one there is; leave it out for a password")
+            raise ValueError("DATABASE_URL: auth: must be 'iam'; leave it out to log in with a password")
         if name == "sslmode" and value not in VERIFYING:
             raise ValueError("DATABASE_URL: sslmode: the server is always verified; leave it out")
 
@@ -213,7 +219,7 @@ def _login(host: str, port: int, user: str, password: str | None, query: Mapping
 
 
 def _logged_in(*, login: Login, **options: Any) -> Connection:
-    """Connect; once more where what the server refused is out of date."""
+    """Connect. If the server refuses the login and the credentials are outdated, try once more with new ones."""
     try:
         return _connect(login, **options)
     except DatabaseError as error:
@@ -233,7 +239,7 @@ def _connect(login: Login, *, host: str, port: int, ca_file: str | None, databas
         ("TCP_KEEPCNT", 3),
         ("TCP_USER_TIMEOUT", USER_TIMEOUT_MS),
     ):
-        if hasattr(socket, name):  # not every system has them all
+        if hasattr(socket, name):  # not every system has all of them
             plain.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
     connection = Connection(
         host=host,
@@ -250,7 +256,7 @@ def _connect(login: Login, *, host: str, port: int, ca_file: str | None, databas
 
 
 def _verified(host: str, ca_file: str | None) -> ssl.SSLContext:
-    """Certificate and host name are checked, which pg8000 on its own does not do."""
+    """Return a context that verifies certificate and host name, which pg8000 by itself does not."""
     import ssl
 
     context = ssl.create_default_context(cafile=ca_file)

@@ -1,4 +1,4 @@
-"""Marking dead letters as sent, and the task that a type's ``on_archived`` makes of it."""
+"""Marking dead letters as sent, and inserting the successor task that ``on_archived`` declares."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from joblane.sqs.message import MAX_ID, Message
 if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
-# A task whose type declares `on_archived` gets its successor in the same statement, under an id that makes twice once.
+# If the type declares `on_archived`, the same statement inserts the successor. Its id derives from the task's id and
+# generation, so a repeated call inserts nothing.
 MARK_DEAD_SENT = f"""
 with marked as (
   update joblane.tasks t set dead_sent_at = clock_timestamp(), sweep_at = null
@@ -44,7 +45,7 @@ returning id, type, queue, tenant
 
 @dataclass(slots=True)
 class Successor:
-    """A task that ``on_archived`` asked for: its row is written, its message is to be sent."""
+    """The task that ``on_archived`` inserted. Its row exists, and its message is not sent yet."""
 
     id: str
     type: str
@@ -52,13 +53,13 @@ class Successor:
     tenant: str | None
 
 
-def mark_dead_sent(connection: Connection, letters: Iterable[tuple[str, int]]) -> list[Successor]:
-    """Record that the dead letters of these ids and generations are in their queues. Returns their successors."""
-    records = [{"id": id_, "generation": generation} for id_, generation in sorted(letters)]
-    return [Successor(*row) for row in connection.run(MARK_DEAD_SENT, json.dumps(records))] if records else []
+def mark_dead_sent(connection: Connection, dead_letters: Iterable[tuple[str, int]]) -> list[Successor]:
+    """Record that the dead letters of these task ids and generations were sent. Return the successors to send."""
+    sent = [{"id": id_, "generation": generation} for id_, generation in sorted(dead_letters)]
+    return [Successor(*row) for row in connection.run(MARK_DEAD_SENT, json.dumps(sent))] if sent else []
 
 
 def successor_entry(prefix: str, successor: Successor) -> Entry:
-    """The message of a successor."""
+    """Return the message of a successor."""
     lane = lane_name(prefix, Queue(successor.queue), successor.type)
     return Entry(lane, Message(successor.type, successor.id, rec=True).encode(), group=successor.tenant)

@@ -1,4 +1,4 @@
-"""Rows of new tasks: inserted, found in the way, or put in the place of a task that waits; and marked as sent."""
+"""Statements for the rows of new tasks: insert, find conflicting tasks, replace waiting tasks, mark as sent."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from joblane.json_values import digest
 from joblane.limits import MAX_DELAY_SECONDS
 from joblane.record.states import LIVE_SQL, SWEEP_MARGIN_SECONDS, WAITING_SQL, State
-from joblane.record.transitions import FRESH, assignments
+from joblane.record.transitions import RESET, assignments
 
 if TYPE_CHECKING:
     from joblane.declaration import Task
@@ -29,15 +29,15 @@ NEW = """rows from (jsonb_to_recordset(cast($1 as jsonb)) as (
        lateral (select coalesce(x.at, clock_timestamp() + make_interval(secs => coalesce(x.delay, 0)))) as d(due_at)"""
 DUE_STATE = "case when d.due_at > clock_timestamp() then 'scheduled' else 'pending' end"
 
-# A row is looked at by the sweep a minute after it should have run; one that is further off than DelaySeconds reaches
-# is sent by the sweep in the quarter of an hour before.
+# The sweep checks a row a minute after the task should have run. A task that is due later than DelaySeconds can express
+# is sent by the sweep in the 15 minutes before it is due.
 DUE_SWEEP = f"""case when d.due_at > clock_timestamp() + interval '{MAX_DELAY_SECONDS} s'
             then d.due_at - interval '{MAX_DELAY_SECONDS} s'
             when x.unsent then clock_timestamp()
             else greatest(d.due_at, clock_timestamp()) + interval '{SWEEP_MARGIN_SECONDS} s' end"""
 
-# What exists, by its id or by the unique key it holds, is left out of what is returned. Keys are taken in order, so
-# that two callers wait for each other and do not block each other; of those with the same key the first has it.
+# A task whose id or unique key already exists is not inserted and not returned. Keys are taken in order, so that two
+# callers wait for each other without a deadlock. Of two new tasks with the same key, the first is inserted.
 INSERT = f"""
 insert into joblane.tasks
        (id, type, queue, tenant, owner, tags, state, payload, payload_digest, schema, headers, options,
@@ -52,17 +52,17 @@ on conflict do nothing
 returning id, extract(epoch from due_at - clock_timestamp())::float8
 """
 
-KNOWN = f"""
+EXISTING = f"""
 select t.id, t.queue, t.state, case when t.state in {LIVE_SQL} then t.unique_key end,
        extract(epoch from t.due_at - clock_timestamp())::float8,
        x.id = t.id, t.state = 'active' or (t.state = 'pending' and t.used_ms > 0)
   from jsonb_to_recordset(cast($1 as jsonb)) as x(id text, unique_key text)
   join joblane.tasks t on t.id = x.id or (t.unique_key = x.unique_key and t.state in {LIVE_SQL})
 """
-"""What stood in the way of rows that were not inserted: by their id, or by the key that they hold. The last column:
-an attempt of it is under way, in an invocation or between two."""
+"""The existing tasks that kept rows from being inserted, by id or by unique key. The last column is true if an attempt
+is under way, in an invocation or between two."""
 
-# `payload_digest` stays: by it the message of an external sender is known as the row's own.
+# `payload_digest` stays: it identifies the message of an external producer as the row's own.
 REPLACE = f"""
 with waiting as (
   select id, unique_key from joblane.tasks
@@ -74,7 +74,7 @@ replaced as (
   update joblane.tasks t set
     queue = x.queue, tenant = x.tenant, owner = x.owner, tags = coalesce(x.tags, '{{}}'), state = {DUE_STATE},
     payload = x.payload, schema = x.schema, headers = coalesce(x.headers, '{{}}'),
-    options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(FRESH)},
+    options = coalesce(x.options, '{{}}'), max_attempts = x.max_attempts, {assignments(RESET)},
     retention_seconds = x.retention_seconds, deadline = x.deadline,
     unique_until = coalesce(x.unique_until, 'finish'),
     unique_expires_at = clock_timestamp() + make_interval(secs => x.unique_seconds),
@@ -88,17 +88,18 @@ cursors as (delete from joblane.task_cursors where task_id in (select id from re
 progress as (delete from joblane.task_progress where task_id in (select id from replaced))
 select id, extract(epoch from due_at - clock_timestamp())::float8, unique_key from replaced
 """
-"""Give the waiting holders of keys, one each, what the new tasks would have had, a fresh start included. They are
-locked in the order of keys. Nothing where an attempt is under way, or the holder has ended."""
+"""Replace each waiting task that holds a unique key by the new task with that key, and reset its counts. Rows are
+locked in the order of keys. A task stays unchanged if an attempt is under way or the task has ended."""
 
 
 @dataclass(slots=True)
 class NewTask:
-    """A task on its way into the record: checked, with its message.
+    """A new task: checked, with its message.
 
-    ``delay`` in seconds from the database's now, or ``at`` as an aware moment; neither: now. ``unsent``: its message
-    is left to the sweep. The last three say how it went: ``due_seconds`` from now, ``created``: False for a holder of
-    the unique key, and ``state``: that of a holder which stays as it is; None for a row whose message is to be sent.
+    ``delay``: seconds from the database's now; ``at``: an aware time; neither: due now. ``unsent``: the sweep sends the
+    message. The last three fields hold the result of the insert. ``due_seconds``: from now. ``created``: False if an
+    existing task holds the unique key. ``state``: the state of an existing task that stays unchanged, or None if the
+    message must be sent.
     """
 
     id: str
@@ -120,7 +121,7 @@ class NewTask:
 
     def row(self) -> dict[str, Any]:
         task, options, unique = self.task, self.options, self.unique
-        found = {
+        row = {
             "id": self.id,
             "type": task.type,
             "queue": self.queue,
@@ -140,12 +141,12 @@ class NewTask:
             "unsent": self.unsent,
         }
         if unique is not None:
-            found |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
-        return found
+            row |= {"unique_key": unique.key, "unique_until": unique.until, "unique_seconds": unique.seconds}
+        return row
 
 
 def document(new: Iterable[NewTask]) -> str:
-    """The parameter of :data:`INSERT` and :data:`REPLACE`."""
+    """Return the parameter of :data:`INSERT` and :data:`REPLACE`."""
     return json.dumps([task.row() for task in new], ensure_ascii=False)
 
 

@@ -1,6 +1,6 @@
-"""How a connection logs in: by a password, a token of IAM, or a secret that Secrets Manager keeps.
+"""The login of a connection: by password, by IAM token, or by a secret in Secrets Manager.
 
-botocore is imported where a login needs it, and for a password not at all.
+botocore is imported only for a login that needs it. A password does not.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from botocore.credentials import Credentials
 
 TOKEN_SECONDS = 900
-"""A token opens connections for so long; one that is open stays. Source: RDS, *IAM database authentication*."""
+"""A token opens connections for this long. An open connection stays open. Source: RDS, *IAM database
+authentication*."""
 RDS_HOST = re.compile(
     r"\.(?P<china>rds\.)?(?P<region>[a-z0-9-]+)(?(china)\.amazonaws\.com\.cn|\.rds\.amazonaws\.com(\.cn)?)$"
 )
-"""An endpoint of RDS or Aurora, and its region: ``NAME.ID.REGION.rds.amazonaws.com``, and in China
-``NAME.ID.rds.REGION.amazonaws.com.cn``, or in the order of elsewhere where it is old.
+"""An endpoint of RDS or Aurora, and its region: ``NAME.ID.REGION.rds.amazonaws.com``. In China it is
+``NAME.ID.rds.REGION.amazonaws.com.cn``; older endpoints there have the order of other regions.
 
 Source: ``RdsUtils`` of aws/aws-advanced-jdbc-wrapper.
 """
@@ -28,22 +29,25 @@ SECRET_TIMEOUT_SECONDS = 3
 
 
 class LoginError(OSError):
-    """There is nothing to log in with now. The database counts as away: no attempt is spent, and later may do."""
+    """No credentials can be had now.
+
+    The database counts as unavailable: no attempt is used, and a later try may work.
+    """
 
 
 class Login(Protocol):
-    """Who connects, and what proves it."""
+    """The user of a connection, with the proof of identity."""
 
     def now(self) -> tuple[str, str | None]:
-        """User and password for one connection. Raises :class:`LoginError`."""
+        """Return user and password for one connection. Raises :class:`LoginError`."""
 
     def renewed(self) -> bool:
-        """Whether, after the server has refused the last ones, asking again may bring others."""
+        """Fetch the credentials again after the server refused them. Return True if they have changed."""
         return False
 
 
 class PasswordLogin(Login):
-    """What the address says."""
+    """The user and the password in ``DATABASE_URL``."""
 
     def __init__(self, user: str, password: str | None) -> None:
         self._user, self._password = user, password
@@ -53,10 +57,10 @@ class PasswordLogin(Login):
 
 
 class IamLogin(Login):
-    """A token of this process's AWS credentials, made here for each connection: no call, and nothing to rotate."""
+    """A token signed with this process's AWS credentials, made for each connection without a call to AWS."""
 
     def __init__(self, user: str, host: str, port: int) -> None:
-        # here, as a function has more processor while it starts than for its first message
+        # imported here, because a function has more processor while it starts than for its first message
         from botocore.session import Session
 
         self._user, self._host, self._port = user, host, port
@@ -73,48 +77,50 @@ class IamLogin(Login):
         return self._user, str(request.url).removeprefix("https://")
 
     def _signer(self) -> Credentials:
-        credentials: Credentials | None = self._session.get_credentials()  # kept, and renewed where they can end
+        credentials: Credentials | None = self._session.get_credentials()  # botocore caches and renews them
         if credentials is None:
-            raise LoginError("DATABASE_URL: auth=iam: there are no AWS credentials to log in with")
+            raise LoginError("DATABASE_URL: auth=iam: no AWS credentials were found")
         return credentials
 
     def _region(self) -> str:
-        found = RDS_HOST.search(self._host)
-        region = found["region"] if found else os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        endpoint = RDS_HOST.search(self._host)
+        region = (
+            endpoint["region"] if endpoint else os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+        )
         if not region:
             raise LoginError(f"DATABASE_URL: auth=iam: no region in {self._host!r}; set AWS_REGION")
         return region
 
 
 class SecretLogin(Login):
-    """User and password of a secret, asked for once, and again when the server refuses them: it was rotated.
+    """User and password of a secret. They are read once, and again when the server refuses them after a rotation.
 
-    ``secret``: name or ARN of a JSON secret with ``username`` and ``password``, as RDS makes them. ``user``: in place
-    of the secret's.
+    ``secret``: name or ARN of a JSON secret with ``username`` and ``password``, as RDS creates it. ``user``: overrides
+    the secret's user name.
     """
 
     def __init__(self, secret: str, user: str = "") -> None:
         self._secret, self._user = secret, user
         self._lock = threading.Lock()
-        self._known: tuple[str, str] | None = None
+        self._credentials: tuple[str, str] | None = None
 
     def now(self) -> tuple[str, str | None]:
         with self._lock:
-            if self._known is None:
-                self._known = self._ask()
-            return self._known
+            if self._credentials is None:
+                self._credentials = self._fetch()
+            return self._credentials
 
     def renewed(self) -> bool:
         with self._lock:
-            old, self._known = self._known, None
+            old, self._credentials = self._credentials, None
         return self.now() != old
 
-    def _ask(self) -> tuple[str, str]:
+    def _fetch(self) -> tuple[str, str]:
         import boto3
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
 
-        what = f"DATABASE_URL: secret {self._secret!r}"
+        where = f"DATABASE_URL: secret {self._secret!r}"
         config = Config(
             connect_timeout=SECRET_TIMEOUT_SECONDS,
             read_timeout=SECRET_TIMEOUT_SECONDS,
@@ -124,12 +130,12 @@ class SecretLogin(Login):
             client = boto3.client("secretsmanager", config=config)
             text = client.get_secret_value(SecretId=self._secret)["SecretString"]
         except (BotoCoreError, ClientError) as error:
-            raise LoginError(f"{what}: {error}") from None
+            raise LoginError(f"{where}: {error}") from None
         except KeyError:
-            raise LoginError(f"{what}: holds bytes; a JSON text is required") from None
+            raise LoginError(f"{where}: contains binary data; JSON text is required") from None
         try:
-            found = json.loads(text)
-            user, password = self._user or found["username"], found["password"]
-        except (ValueError, KeyError, TypeError):  # and nothing of the text is shown
-            raise LoginError(f"{what}: a JSON object with username and password is required") from None
+            secret = json.loads(text)
+            user, password = self._user or secret["username"], secret["password"]
+        except (ValueError, KeyError, TypeError):  # no part of the text is shown
+            raise LoginError(f"{where}: a JSON object with username and password is required") from None
         return str(user), str(password)

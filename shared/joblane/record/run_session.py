@@ -1,4 +1,4 @@
-"""The database work of one run: the handler's session, and commits that take the task's lease."""
+"""The database work of one run: the handler's session, and commits that require the task's lease."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ CANCELLED = "the task was cancelled while it ran"
 
 
 class RunSession:
-    """Made anew for each run; connects to nothing before it is used.
+    """The session of one run. It connects on first use.
 
-    ``side``: a second connection to the same database, for what is visible at once while a transaction is open.
-    ``held``: a stretch of code in which no timeout interrupts.
+    ``side``: a second connection to the same database. Its writes are visible at once while a transaction is open.
+    ``uninterrupted``: a context in which no timeout interrupts.
     """
 
     def __init__(
@@ -37,10 +37,10 @@ class RunSession:
         id_: str,
         token: str,
         *,
-        held: AbstractContextManager[None] | None = None,
+        uninterrupted: AbstractContextManager[None] | None = None,
     ) -> None:
         self.database = database
-        self.held = nullcontext() if held is None else held
+        self.uninterrupted = nullcontext() if uninterrupted is None else uninterrupted
         self._side = side
         self._id = id_
         self._token = token
@@ -48,13 +48,16 @@ class RunSession:
         self.used = False
         """A transaction of the session has begun."""
         self.lent = False
-        """The handler has asked for the connection."""
+        """The handler has called ``ctx.connection()``."""
         self.has_kept = False
-        """A commit before the last has kept some of the work: an item's or a chunk's."""
+        """The work of an item or a chunk is committed already."""
 
     @cached_property
     def session(self) -> Session:
-        """Made on first touch: importing SQLAlchemy costs more than most tasks. A handler's own commit is refused."""
+        """The handler's session, created on first use because importing SQLAlchemy takes longer than most tasks.
+
+        It refuses a commit by the handler.
+        """
         from sqlalchemy import event
         from sqlalchemy.orm import Session
 
@@ -65,7 +68,7 @@ class RunSession:
 
     @property
     def touched(self) -> bool:
-        """The handler has asked for its session."""
+        """True if the handler has used its session."""
         return "session" in self.__dict__
 
     def _note_use(self, *_: object) -> None:
@@ -79,10 +82,10 @@ class RunSession:
             )
 
     def connection(self) -> Connection:
-        """The connection under the session, to run the record's statements in its transaction.
+        """Return the session's connection, to run Joblane's own statements in its transaction.
 
-        Raises :class:`JobError` where the session's own has broken since it began, which a handler may have swallowed:
-        what it wrote is lost, and nothing may be recorded as if it were not.
+        Raises :class:`JobError` if the session's connection has broken since the transaction began. The handler may
+        have swallowed that error, but its writes are lost, so the run must not be recorded as completed.
         """
         connection = self.database.get()
         if "session" in self.__dict__ and self.session.in_transaction():
@@ -92,25 +95,25 @@ class RunSession:
         return connection
 
     def flush(self) -> None:
-        """Write what the session has pending."""
+        """Flush the session's pending writes."""
         if "session" in self.__dict__:
             self.session.flush()
 
     def commit(self, end: Finish) -> bool:
         """Commit the session's work together with the end of the run.
 
-        False where the session wrote nothing: ``end`` is then still to be recorded.
+        Return False if the session has no open transaction. The caller must then record ``end``.
 
-        Raises :class:`TaskCancelled`, or :class:`LeaseLostError`, where another's word ends the run, and whatever the
-        commit meets.
+        Raises :class:`TaskCancelled` if the task has a cancel request, :class:`LeaseLostError` if another run holds the
+        task, and any error of the commit.
         """
         if "session" not in self.__dict__:
             if self.lent and self.database.usable and not self.database.get().idle:
                 raise JobError(
-                    "the handler left a transaction open on ctx.connection(); what shall commit goes by ctx.session"
+                    "the handler left a transaction open on ctx.connection(); write through ctx.session to commit"
                 )
             return False
-        with self._commits():
+        with self._committing_now():
             connection = self.connection()
             if connection.idle:
                 self.session.close()
@@ -122,22 +125,22 @@ class RunSession:
         return True
 
     def finish(self, end: Finish) -> None:
-        """As :meth:`commit`; where the session wrote nothing, ``end`` is recorded by itself."""
+        """Like :meth:`commit`, and record ``end`` even if the session wrote nothing."""
         if not self.commit(end) and not finish(connection := self.database.get(), [end]):
             raise self._refusal(connection, end)
 
     def _refusal(self, connection: Connection, end: Finish) -> BaseException:
-        """Why the record does not take ``end``."""
+        """Return the reason that the task's row did not take ``end``."""
         cancelled = cancel_requested(connection, end.id, end.token)
         return TaskCancelled(CANCELLED) if cancelled else self._lease_lost()
 
     def keep(self, mark: Callable[[Connection, str, str], bool]) -> None:
-        """Commit the session's work so far together with ``mark``, which gets connection, task id and token.
+        """Commit the session's work so far together with ``mark(connection, task_id, token)``.
 
-        Raises :class:`LeaseLostError` where ``mark`` says False.
+        Raises :class:`LeaseLostError` if ``mark`` returns False.
         """
         self.flush()
-        with self._commits():
+        with self._committing_now():
             if not mark(self.connection(), self._id, self._token):
                 raise self._lease_lost()
             if self.touched:
@@ -145,51 +148,53 @@ class RunSession:
             self.has_kept = True
 
     @contextmanager
-    def _commits(self) -> Iterator[None]:
-        """The library's own commits, uninterrupted."""
+    def _committing_now(self) -> Iterator[None]:
+        """Allow the library's own commit, and let no timeout interrupt it."""
         self._committing = True
         try:
-            with self.held:
+            with self.uninterrupted:
                 yield
         finally:
             self._committing = False
 
     def roll_back(self) -> None:
-        """Drop what the session did since the last commit."""
+        """Roll back the session's work since its last commit."""
         if self.touched:
-            with self.held:
+            with self.uninterrupted:
                 self.session.rollback()
 
     def report(self, done: int | None, total: int | None, note: str | None) -> None:
-        """Record progress (none where ``done`` is None), visible at once, and ask for a cancel.
+        """Record progress unless ``done`` is None, and check for a cancel request.
 
-        It goes over the side connection where a transaction is open, which would hide it until its end. Where that
-        connection cannot be had, the run continues without: at its end it is asked again.
+        If a transaction is open, the progress goes over the side connection, so that it is visible at once. If that
+        connection cannot be opened, the run continues, and the next check is at its end.
 
         Raises :class:`TaskCancelled` and :class:`LeaseLostError`.
         """
-        with self.held:
+        with self.uninterrupted:
             own = done is None or self.database.get().idle
             try:
                 connection = self.connection() if own else self._side.get()
-                stop = checkpoints.write_progress(connection, self._id, self._token, done=done, total=total, note=note)
+                cancelled = checkpoints.write_progress(
+                    connection, self._id, self._token, done=done, total=total, note=note
+                )
             except (PostgresError, OSError) as error:
                 if own:
                     raise
                 logger().warning("progress could not be recorded", extra={"error": text_of(error)})
                 return
-        if stop:
+        if cancelled:
             raise TaskCancelled(CANCELLED)
-        if stop is None:
+        if cancelled is None:
             raise self._lease_lost()
 
     def _lease_lost(self) -> LeaseLostError:
         return LeaseLostError(f"{self._id}: another run has taken the task over")
 
     def undo(self, *, interrupted: bool = False) -> None:
-        """Roll back what the handler wrote.
+        """Roll back the handler's writes.
 
-        ``interrupted``: in the middle of anything, so that the connection is thrown away.
+        ``interrupted``: a timeout interrupted the handler at any point, so the connection is dropped.
         """
         if not self.touched:
             if self.lent and self.database.in_transaction:
@@ -197,19 +202,19 @@ class RunSession:
             return
         from sqlalchemy.exc import SQLAlchemyError
 
-        sound = self.database.usable and not interrupted
-        if sound:
+        usable = self.database.usable and not interrupted
+        if usable:
             try:
                 self.session.close()  # rolls back
             except (SQLAlchemyError, PostgresError, OSError):
-                sound = False
-        if not sound:
-            with suppress(SQLAlchemyError, AssertionError):  # interrupted in a change of its state, it is unable to
+                usable = False
+        if not usable:
+            with suppress(SQLAlchemyError, AssertionError):  # fails if the session was interrupted in a state change
                 self.session.invalidate()
             self.database.drop()
 
     def close(self) -> None:
-        """Leave nothing for the next task: no side connection, and no settings, role, locks or temporary tables."""
+        """Clean up for the next task: side connection, settings, role, locks and temporary tables of the session."""
         if self._side.open:
             self._side.drop()
         if self.used:

@@ -1,4 +1,4 @@
-"""The stage and the project that a schema ``joblane`` serves: the first ``joblane migrate`` writes them into it."""
+"""The stage and the project that a schema ``joblane`` serves. The first ``joblane migrate`` writes them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 STAGE = "select prefix from joblane.stage"
-TAKE = """insert into joblane.stage as s (prefix, project) values ({prefix}, {project})
+WRITE_STAGE = """insert into joblane.stage as s (prefix, project) values ({prefix}, {project})
 on conflict (only_row) do update set project = coalesce(s.project, excluded.project)
  where s.prefix = excluded.prefix"""
 NOT_MIGRATED = ("3F000", "42P01")
-"""No such schema, no such table."""
+"""SQLSTATEs of a missing schema and a missing table."""
 
-# Extensions and the array and row types of tables are left out: they come and go with something else.
+# Extensions and the array and row types of tables are not listed: they belong to other objects.
 OBJECTS = """
 select 'relation ' || c.relname from pg_class c
  where c.relnamespace = to_regnamespace('joblane') and c.relkind in ('r', 'p', 'v', 'm', 'S', 'f')
@@ -33,7 +33,7 @@ select 'type ' || t.typname from pg_type t
 
 
 def check_stage(connection: Connection, prefix: str) -> None:
-    """Ask the database for its stage; one round trip. A database that was never migrated has none, and passes.
+    """Check the database's stage, in one round trip. A database that was never migrated has no stage and passes.
 
     Raises :class:`WrongStageError`.
     """
@@ -47,50 +47,54 @@ def check_stage(connection: Connection, prefix: str) -> None:
 
 
 def match_stage(rows: Iterable[Iterable[str]] | None, prefix: str) -> None:
-    """Compare what :data:`STAGE` returned. Raises :class:`WrongStageError`."""
+    """Check the rows that :data:`STAGE` returned. Raises :class:`WrongStageError`."""
     for (found,) in rows or ():
         if found != prefix:
             raise WrongStageError(prefix, found)
 
 
 def take_stage(connection: Connection, prefix: str, project: str | None) -> None:
-    """Write prefix and project where none are written yet. Raises :class:`WrongStageError` for another prefix."""
-    connection.run(TAKE.format(prefix="$1", project="$2"), prefix, project)
+    """Write prefix and project if they are not written yet. Raises :class:`WrongStageError` for another prefix."""
+    connection.run(WRITE_STAGE.format(prefix="$1", project="$2"), prefix, project)
     check_stage(connection, prefix)
 
 
 def check_schema(connection: Connection) -> None:
-    """Raises :class:`ForeignSchemaError` for a schema ``joblane`` that somebody else made, or that this role would make
-    its own tables in.
+    """Check that the schema ``joblane`` belongs to this library and is not in the role's search_path.
+
+    Raises :class:`ForeignSchemaError`.
     """
-    [[role, first]] = connection.run("select current_user, 'joblane' = any(current_schemas(false))")
-    if first or role == "joblane":
+    [[role, in_search_path]] = connection.run("select current_user, 'joblane' = any(current_schemas(false))")
+    if in_search_path or role == "joblane":
         raise ForeignSchemaError(
-            f"the role {role!r} has the schema joblane in its search_path, so that tables of yours would be made there;"
-            " PostgreSQL looks in a schema of the role's name first. Log in as a role of another name, or take joblane"
-            " out of its search_path"
+            f"the role {role!r} has the schema joblane in its search_path, so your own tables would be created there;"
+            " PostgreSQL searches a schema with the role's name first. Log in as a role with another name, or remove"
+            " joblane from its search_path"
         )
     objects = [name for (name,) in connection.run(OBJECTS)]
     if objects and "relation alembic_version" not in objects:
         raise ForeignSchemaError(
-            f"the database has a schema joblane that this library did not make: it holds {_some(objects)} and no"
+            f"the database has a schema joblane that this library did not create: it contains {_some(objects)} and no"
             " joblane.alembic_version; rename that schema, or use another database"
         )
 
 
 def check_project(connection: Connection, project: str | None) -> None:
-    """Raises :class:`ForeignSchemaError` for a schema of a project of another name. None: a project without a name."""
+    """Check that the schema belongs to this project; None: a project without a name.
+
+    Raises :class:`ForeignSchemaError`.
+    """
     for (found,) in connection.run("select project from joblane.stage where project is not null"):
         if project is None:
             raise ForeignSchemaError(
                 f"the schema joblane of this database belongs to the project {found!r}, and this project has no name;"
-                f" set `[project] name` in its pyproject.toml, to {found!r} if it is that project, or use another"
+                f" set `[project] name` in its pyproject.toml to {found!r} if it is the same project, or use another"
                 " database"
             )
         if project != found:
             raise ForeignSchemaError(
                 f"the schema joblane of this database belongs to the project {found!r}, and this is {project!r}; use"
-                f" another database. Where the project was renamed: update joblane.stage set project = '{project}'"
+                f" another database. If the project was renamed, run: update joblane.stage set project = '{project}'"
             )
 
 

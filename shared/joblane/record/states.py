@@ -1,4 +1,4 @@
-"""The states of a task, their groups, and the times that go with them; each group for Python and for SQL."""
+"""The states of a task, and their groups for Python and for SQL."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from datetime import timedelta
 from enum import StrEnum
 
 ARCHIVED_RETENTION = timedelta(days=90)
-"""Archived tasks keep payload and error this long, as in asynq: well past the last dead letter."""
+"""Archived tasks keep payload and error this long, as in asynq. SQS deletes their dead letters much earlier."""
 SWEEP_MARGIN_SECONDS = 60
-"""How long after a message should have been handled the sweep sends it again."""
+"""The sweep sends a message again this long after it should have been handled."""
 
 
 class State(StrEnum):
-    """States of a task, as asynq names them, and ``cancelled``, which it lacks."""
+    """The states of a task: those of asynq, and ``cancelled``."""
 
     SCHEDULED = "scheduled"
     PENDING = "pending"
@@ -25,15 +25,15 @@ class State(StrEnum):
 
 
 WAITING = frozenset({State.SCHEDULED, State.PENDING, State.RETRY})
-"""No run of it is under way; a message or the sweep starts it."""
+"""No run is under way. A message or the sweep starts the task."""
 LIVE = WAITING | {State.ACTIVE}
-"""It has not ended: it counts as work to do, and holds its unique key."""
+"""The task has not ended. It holds its unique key."""
 ENDED = frozenset({State.COMPLETED, State.ARCHIVED, State.CANCELLED})
-"""Nothing happens to it by itself any more but the end of its retention."""
+"""The task has ended. Its row changes only when an operator acts, and is deleted when its retention ends."""
 
 
 def in_sql(states: Iterable[State]) -> str:
-    """A list for SQL's ``in``: ``('scheduled', 'pending')``."""
+    """Return a list for SQL's ``in``: ``('scheduled', 'pending')``."""
     chosen = set(states)
     return f"({', '.join(repr(str(state)) for state in State if state in chosen)})"
 

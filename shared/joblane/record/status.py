@@ -12,40 +12,60 @@ from joblane.record.states import ENDED, State
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """As last told by ``ctx.progress``. ``total``: None where the handler gave none."""
+    """The progress that a run last reported by ``ctx.progress``."""
 
     done: int
+    """Number of items that are done."""
     total: int | None
+    """Number of all items. None: the handler gave no total."""
     note: str | None
+    """Note of the handler. None: it gave none."""
     at: datetime
+    """Time of the report, in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskStatus:
-    """One task as it stands. ``result``: what the handler returned, while it is kept. Times are aware.
-
-    ``items_done``: by ``ctx.each``, or up to the cursor of ``ctx.resume``.
-    """
+    """The state of one task. Times are in UTC."""
 
     id: str
+    """Id of the task."""
     type: str
+    """Type of the task."""
     queue: Queue
+    """Queue of the task."""
     state: State
+    """State of the task."""
     tenant: str | None
+    """Tenant. None: none was given."""
     owner: str | None
+    """Owner. None: none was given."""
     tags: tuple[str, ...]
+    """Tags."""
     attempts: int
+    """Number of attempts that have begun and count."""
     max_retry: int
+    """Number of attempts after the first."""
     created_at: datetime
+    """Time of the enqueue."""
     due_at: datetime
+    """Time at which the task is due; after a failed attempt, that of the next one."""
     deadline: datetime | None
+    """Deadline. None: none was given."""
     finished_at: datetime | None
+    """Time at which the task ended. None: it has not ended."""
     cancel_requested: bool
+    """True: the task was cancelled, or was asked to stop."""
     progress: Progress | None
+    """Progress that a run last reported. None: none."""
     items_done: int
+    """Number of items that are done by ``ctx.each``, or up to the cursor of ``ctx.resume``."""
     result: Any
+    """Return value of the handler, as JSON has it, until ``retention`` is over. None: no result."""
     reason: str | None
+    """Reason why the task was archived or cancelled. None: it was not."""
     error_type: str | None
+    """Class of the last error. None: no attempt has failed."""
 
     @property
     def ended(self) -> bool:

@@ -1,4 +1,4 @@
-"""The declared task types in the database, as ``joblane migrate`` writes them: enough to enqueue by SQL alone."""
+"""The declared task types in the database. ``joblane migrate`` writes them, so that SQL alone can enqueue."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ on conflict (type) do update set (queues, max_retry, retention_seconds, unique_s
 
 
 def register(connection: Connection, tasks: Mapping[str, Task[Any, Any]]) -> None:
-    """Write the declarations, and remove those of types that are gone."""
+    """Write the declared types, and remove types that are no longer declared."""
     connection.run(REGISTER, _document(tasks))
 
 
 def register_statement(tasks: Mapping[str, Task[Any, Any]]) -> str:
-    """The same as SQL without parameters."""
+    """Return the statement of :func:`register` as SQL without parameters."""
     return REGISTER.replace("$1", literal(_document(tasks))).strip()
 
 
 def literal(text: str) -> str:
-    """Text as SQL writes it, with ``standard_conforming_strings`` as it is by default."""
+    """Return ``text`` as an SQL string literal, for the default ``standard_conforming_strings``."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def _document(tasks: Mapping[str, Task[Any, Any]]) -> str:
-    return json.dumps([_record(task) for task in tasks.values()])
+    return json.dumps([_row(task) for task in tasks.values()])
 
 
-def _record(task: Task[Any, Any]) -> dict[str, Any]:
+def _row(task: Task[Any, Any]) -> dict[str, Any]:
     return {
         "type": task.type,
         "queues": task.lanes,

@@ -1,7 +1,7 @@
-"""Transitions of a task that more than one statement makes: for each, the columns that it writes, said once.
+"""Transitions of a task that several statements share: the columns that each transition writes.
 
-A transition maps a column to its SQL expression over the row ``t``. A statement adds what only it can know, such as a
-reason. What the ways to one state may differ in is listed in ``tests/integration/record/test_transitions.py``.
+A transition maps a column to an SQL expression over the row ``t``. The statement adds its own columns, such as a
+reason. ``tests/integration/record/test_transitions.py`` lists the columns in which two ways to one state may differ.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ Columns = dict[str, str]
 
 NOW = "clock_timestamp()"
 FINGERPRINT = "left(md5({row}.type || '|{error}'), 16)"
-"""Of an error without a traceback: the same for all tasks of a type."""
+"""The fingerprint of an error without a traceback: the same for all tasks of a type."""
 SWEEP_SOON = f"{NOW} + interval '{SWEEP_MARGIN_SECONDS} s'"
-"""The sweep sends the message where nobody has by then."""
+"""The sweep sends the message then, unless a worker or a client has sent it."""
 ARCHIVED_EXPIRES = f"{NOW} + interval '{ARCHIVED_RETENTION.days} days'"
 RETENTION_EXPIRES = f"{NOW} + make_interval(secs => t.retention_seconds)"
 CLEARED_EXPIRES = f"{NOW} + interval '{CONTENT_KEPT_FOR_MESSAGES.days} days'"
 
-LET_GO: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
-"""No run holds it."""
-FRESH: Columns = {
+LEASE_RELEASED: Columns = {"lease_token": "null", "lease_until": "null", "batch_size": "0", "claim_alone": "false"}
+"""No run holds the task."""
+RESET: Columns = {
     "attempts": "0",
     "snoozes": "0",
     "used_ms": "0",
@@ -35,8 +35,8 @@ FRESH: Columns = {
     "error_message": "null",
     "fingerprint": "null",
 }
-"""As if it had never run: revived, or replaced by another enqueue."""
-REVIVED: Columns = FRESH | {
+"""The task as if it had never run: for a revived task, and for one that another enqueue replaces."""
+REVIVED: Columns = RESET | {
     "generation": "t.generation + 1",
     "due_at": NOW,
     "cancel_requested_at": "null",
@@ -45,28 +45,28 @@ REVIVED: Columns = FRESH | {
     "finished_at": "null",
     "expire_at": "null",
 }
-"""Live again after its end. A dead letter of the generation before is a leftover from then on."""
+"""The task is live again. A dead letter of its previous generation is a leftover from now on."""
 TO_SEND: Columns = {"state": "'pending'", "sent_at": "null", "sends": "0", "sweep_at": SWEEP_SOON}
-"""Its message is sent after the commit."""
+"""The task's message is sent after the commit."""
 
-_ENDED: Columns = LET_GO | {"used_ms": "0", "sends": "0", "mismatch_since": "null", "finished_at": NOW}
+_ENDED: Columns = LEASE_RELEASED | {"used_ms": "0", "sends": "0", "mismatch_since": "null", "finished_at": NOW}
 ARCHIVED: Columns = _ENDED | {
     "state": "'archived'",
     "dead_sent_at": "null",
     "expire_at": ARCHIVED_EXPIRES,
     "sweep_at": SWEEP_SOON,
 }
-"""Given up; its dead letter is to be sent."""
+"""The task is archived, and its dead letter is not sent yet."""
 CANCELLED: Columns = _ENDED | {
     "state": "'cancelled'",
     "cancel_requested_at": f"coalesce(t.cancel_requested_at, {NOW})",
     "expire_at": RETENTION_EXPIRES,
     "sweep_at": "null",
 }
-"""Stopped before it was done; no dead letter."""
+"""The task is stopped before it completed. It has no dead letter."""
 DELETED: Columns = {
     "state": f"case when t.state in {LIVE_SQL} then 'cancelled' else t.state end",
-    # a dead letter that is sent back after this would revive a task without a payload: it is made a leftover
+    # without this, a redriven dead letter would revive a task that has no payload
     "generation": "t.generation + (t.state = 'archived')::int",
     "dead_sent_at": f"case when t.state = 'archived' then coalesce(t.dead_sent_at, {NOW}) end",
     "finished_at": f"coalesce(t.finished_at, {NOW})",
@@ -79,7 +79,7 @@ DELETED: Columns = {
     "cleared": "true",
     "expire_at": CLEARED_EXPIRES,
 }
-"""Its content is gone, and it never runs."""
+"""The task's content is deleted, and the task never runs again."""
 
 
 def _unless_active(columns: Columns) -> Columns:
@@ -89,11 +89,11 @@ def _unless_active(columns: Columns) -> Columns:
 CANCEL_REQUESTED: Columns = _unless_active(
     CANCELLED | {"reason": "case when t.runs = 0 then 'cancelled before it ran' else 'cancelled while it waited' end"}
 ) | {"cancel_requested_at": CANCELLED["cancel_requested_at"]}
-"""Of a live row: a task that waits never runs; a running one finds the request at its next check, or at its end."""
+"""A cancel of a live task: a waiting task ends here, a running one sees the request at its next check or at its end."""
 
 
 def assignments(columns: Columns) -> str:
-    """For ``set`` of an ``update``."""
+    """Return the columns as SQL for ``update … set``."""
     return ", ".join(f"{name} = {value}" for name, value in columns.items())
 
 

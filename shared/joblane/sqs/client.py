@@ -1,4 +1,4 @@
-"""Sending to queues, receiving and deleting, in batches that SQS takes. boto3 is imported on first use: 280 ms."""
+"""Sending, receiving and deleting messages in batches. boto3 is imported on first use, because that takes 280 ms."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 SEND_TRIES = 3
 Attributes = Mapping[str, Mapping[str, Any]]
 CONNECTIONS = 8
-"""Batches under way at once."""
+"""The most batches in flight at once."""
 NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
-"""In the codes of SQS's two protocols for a queue that is not there."""
+"""Parts of the error codes for a missing queue, in SQS's two protocols."""
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class Entry:
 
     @property
     def size(self) -> int:
-        """Bytes that count against the limit: the body, and names, types and values of attributes."""
+        """The bytes that count against SQS's limit: the body, and names, types and values of attributes."""
         size = len(self.body) if self.body.isascii() else len(self.body.encode())
         if self.attributes:
             size += sum(attribute_size(name, value) for name, value in self.attributes.items())
@@ -59,12 +59,13 @@ def attribute_size(name: str, value: Mapping[str, Any]) -> int:
     return len(name.encode()) + len(value["DataType"].encode()) + len(content)
 
 
-making = threading.Lock()
-"""boto3's default session makes clients for one thread at a time. Source: boto3, *Multithreading with resources*."""
+client_lock = threading.Lock()
+"""boto3's default session is not thread-safe when it creates clients. Source: boto3, *Multithreading with
+resources*."""
 
 
 class Sqs:
-    """SQS by queue name. Queue URLs are asked for once."""
+    """SQS by queue name. Queue URLs are cached."""
 
     def __init__(self) -> None:
         self._urls: dict[str, str] = {}
@@ -80,13 +81,13 @@ class Sqs:
             max_pool_connections=CONNECTIONS + 2,
             retries={"mode": "standard", "max_attempts": SEND_TRIES},
             tcp_keepalive=True,
-            parameter_validation=False,  # ours are strings and numbers that were checked field by field already
+            parameter_validation=False,  # every field is checked before
         )
-        with making:
+        with client_lock:
             return boto3.client("sqs", config=config)
 
     def url(self, queue: str) -> str:
-        """Raises botocore's ``QueueDoesNotExist``."""
+        """Return the queue's URL. Raises botocore's ``QueueDoesNotExist``."""
         if queue not in self._urls:
             self._urls[queue] = self.client.get_queue_url(QueueName=queue)["QueueUrl"]
         return self._urls[queue]
@@ -101,9 +102,9 @@ class Sqs:
             raise SendError(f"{entry.queue}: {error}") from error
 
     def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
-        """Send all and return what failed: position in ``entries`` → why. HTTP 200 may hold failures: they are resent.
+        """Send all entries and return the failures: position in ``entries`` → reason.
 
-        Batches of a queue go out side by side, at most 8 at once.
+        A response with HTTP 200 may contain failures; they are sent again. At most 8 batches are in flight at once.
         """
         if len(entries) == 1:
             try:
@@ -115,8 +116,8 @@ class Sqs:
         if len(batches) < 2:
             return self._send_batch(entries, batches[0]) if batches else {}
         with ThreadPoolExecutor(min(CONNECTIONS, len(batches))) as threads:
-            failures = threads.map(lambda batch: self._send_batch(entries, batch), batches)
-            return {position: why for found in failures for position, why in found.items()}
+            failures_by_batch = threads.map(lambda batch: self._send_batch(entries, batch), batches)
+            return {position: why for failures in failures_by_batch for position, why in failures.items()}
 
     def _send_batch(self, entries: Sequence[Entry], batch: Sequence[int]) -> dict[int, str]:
         from botocore.exceptions import BotoCoreError, ClientError
@@ -142,8 +143,10 @@ class Sqs:
         return failed
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        """Receipt handle → seconds from now, cut to what SQS takes. A refusal is passed over: the queue's own
-        visibility timeout brings the message back."""
+        """Set visibility timeouts: receipt handle → seconds, limited to SQS's maximum.
+
+        A refusal is ignored, because the message returns after the queue's own visibility timeout.
+        """
         longest = int(MAX_LATER_VISIBILITY.total_seconds())
         self._in_batches(
             queue,
@@ -155,7 +158,10 @@ class Sqs:
         )
 
     def receive_many(self, queue: str, visibility_seconds: int, *, wait_seconds: int = 0) -> list[MessageTypeDef]:
-        """At most 10 messages, whole, that nobody else sees for so long. Raises botocore's errors."""
+        """Receive at most 10 messages with all attributes, hidden for ``visibility_seconds``.
+
+        Raises botocore's errors.
+        """
         return self.client.receive_message(
             QueueUrl=self.url(queue),
             MaxNumberOfMessages=MAX_BATCH,
@@ -166,12 +172,12 @@ class Sqs:
         ).get("Messages", [])
 
     def delete_many(self, queue: str, receipts: Sequence[str]) -> None:
-        """A refusal is passed over: the message is seen again, as one that was delivered twice."""
-        self.url(queue)  # a queue that is not there is no refusal of a message
+        """Delete messages. A refusal is ignored: the message is delivered again, like any duplicate."""
+        self.url(queue)  # a missing queue raises; a refusal does not
         self._in_batches(queue, "delete_message", [{"ReceiptHandle": receipt} for receipt in receipts])
 
     def _in_batches(self, queue: str, call: str, items: Sequence[dict[str, Any]]) -> None:
-        """Call ``call`` for a single item, its form for batches for up to 10. Refusals are passed over."""
+        """Call the client's method ``call`` for one item, or its batch form for up to 10. Refusals are ignored."""
         from botocore.exceptions import BotoCoreError, ClientError
 
         for start in range(0, len(items), MAX_BATCH):
@@ -188,7 +194,7 @@ class Sqs:
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[int]]:
-    """Positions grouped by queue, at most 10 and 1 MiB together. A message above that goes alone, to be refused."""
+    """Yield batches of positions: one queue, at most 10 messages and 1 MiB. SQS refuses a larger message by itself."""
     open_batches: dict[str, tuple[list[int], int]] = {}
     for position, entry in enumerate(entries):
         entry_size = entry.size

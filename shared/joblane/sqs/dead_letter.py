@@ -1,6 +1,6 @@
-"""Messages that are sent on: dead letters, and copies of external messages that get an id.
+"""Forwarded messages: dead letters, and copies of external messages that get an id.
 
-Whoever sends one acknowledges the message it came from afterwards, never before.
+The sender acknowledges the original message only after the forwarded one was sent.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from joblane.sqs.received import Received
 
 MAX_REASON = 1000
-"""Characters of a reason."""
+"""The most characters of a reason."""
 NO_ROOM = (
-    "MessageError: body: an external message gets an id and needs room for it; leave 1 KiB below SQS's limit of "
+    "MessageError: body: an external message without an id needs room for one; stay 1 KiB below SQS's limit of "
     f"{MAX_MESSAGE_BYTES} bytes, or send an id"
 )
 
 
 def with_id(delivery: Received, queue: str) -> Entry:
-    """The message once more, for ``queue``, under the id of the SQS message that brought it.
+    """Return a copy of the message for ``queue``, with its SQS message id as task id if it has no id.
 
-    The SQS id itself would not do: a redrive changes it, and the task would run twice.
+    The id must be in the body, because a redrive changes the SQS message id, and the task would then run twice.
     """
     message = delivery.message
     assert message is not None
@@ -38,7 +38,7 @@ def with_id(delivery: Received, queue: str) -> Entry:
 
 
 def unchanged_copy(delivery: Received, queue: str) -> Entry:
-    """The message once more, for ``queue``, without the added of a dead letter."""
+    """Return a copy of the message for ``queue``, without the attributes of a dead letter."""
     attributes = _within(delivery.body, {}, delivery.attributes)
     return Entry(queue, delivery.body, group=delivery.group, attributes=attributes)
 
@@ -48,7 +48,10 @@ def fits(entry: Entry) -> bool:
 
 
 def archived_dead_letter(queue: str, message: Message, reason: str, generation: int, group: str | None) -> Entry:
-    """The dead letter of a task with a row. The payload is left to the row where it leaves no room for the added."""
+    """Return the dead letter of a task.
+
+    Without room for the attributes, it omits the payload, which the row has too.
+    """
     added = _dead_attributes(reason, generation)
     body = message.encode()
     if not fits(Entry(queue, body, attributes=added)):
@@ -57,15 +60,15 @@ def archived_dead_letter(queue: str, message: Message, reason: str, generation: 
 
 
 def refused_dead_letter(delivery: Received, reason: str) -> Entry:
-    """The dead letter of a message that no row stands for: its body and attributes as they came.
+    """Return the dead letter of a message without a row: its unchanged body and attributes.
 
-    The reason is logged as well: a body near SQS's limit leaves no room for added.
+    The reason is logged as well, because a body near SQS's limit leaves no room for more attributes.
     """
     telemetry.logger().warning(
-        "message refused, sent to the dead letters",
+        "message refused; it becomes a dead letter",
         extra={"reason": reason, "message_id": delivery.message_id, "queue": delivery.queue},
     )
-    added = _dead_attributes(reason, delivery.dead or 0)
+    added = _dead_attributes(reason, delivery.dead_generation or 0)
     attributes = _within(delivery.body, added, delivery.attributes)
     return Entry(dead_letter_name(delivery.queue), delivery.body, group=delivery.group, attributes=attributes)
 
@@ -78,7 +81,10 @@ def _dead_attributes(reason: str, generation: int) -> dict[str, Mapping[str, Any
 
 
 def _within(body: str, added: Attributes, others: Attributes) -> dict[str, Mapping[str, Any]]:
-    """As many attributes as SQS takes beside ``body``, the added first. Marks of an earlier life are dropped."""
+    """Return the attributes for which ``body`` leaves room, ``added`` first.
+
+    Those of an earlier dead letter are removed.
+    """
     room = MAX_MESSAGE_BYTES - Entry("", body).size
     kept: dict[str, Mapping[str, Any]] = {}
     others = {name: value for name, value in others.items() if name not in (DEAD_ATTRIBUTE, REASON_ATTRIBUTE)}
@@ -91,7 +97,7 @@ def _within(body: str, added: Attributes, others: Attributes) -> dict[str, Mappi
 
 
 def printable(text: str) -> str:
-    """``text`` as an attribute may hold it: no control characters, never empty, bounded."""
+    """Return ``text`` as an attribute value: without control characters, not empty, at most 1,000 characters."""
     allowed = "".join(character if _is_allowed(character) else "?" for character in text[:MAX_REASON])
     return allowed or "unknown"
 

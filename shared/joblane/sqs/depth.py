@@ -1,4 +1,4 @@
-"""How many messages SQS queues hold."""
+"""The number of messages in SQS queues."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ATTRIBUTES: tuple[QueueAttributeNameType, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class QueueDepth:
-    """Messages in one queue, counted approximately. ``in_flight``: in somebody's hand."""
+    """The approximate number of messages in one queue. ``in_flight``: received and not deleted yet."""
 
     waiting: int
     in_flight: int
@@ -34,13 +34,13 @@ class QueueDepth:
 
 
 def queue_depth(sqs: Sqs, queue: str) -> QueueDepth:
-    """Raises botocore's errors."""
-    found = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=ATTRIBUTES)["Attributes"]
-    return QueueDepth(*(int(found[attribute]) for attribute in ATTRIBUTES))
+    """Return the depth of a queue. Raises botocore's errors."""
+    counts = sqs.client.get_queue_attributes(QueueUrl=sqs.url(queue), AttributeNames=ATTRIBUTES)["Attributes"]
+    return QueueDepth(*(int(counts[attribute]) for attribute in ATTRIBUTES))
 
 
 def queue_depth_if_exists(sqs: Sqs, queue: str) -> QueueDepth | None:
-    """None where there is no such queue: what is deployed may be older than what is declared here."""
+    """Return the depth of a queue, or None if it does not exist: the deployed code may be older than this code."""
     from botocore.exceptions import ClientError
 
     try:
@@ -51,8 +51,8 @@ def queue_depth_if_exists(sqs: Sqs, queue: str) -> QueueDepth | None:
         raise
 
 
-def side_by_side(sqs: Sqs, ask: Callable[[str], T], queues: Sequence[str]) -> dict[str, T]:
-    """What ``ask`` answers for each queue, several at once."""
-    assert sqs.client  # made by one thread
+def call_for_queues(sqs: Sqs, call: Callable[[str], T], queues: Sequence[str]) -> dict[str, T]:
+    """Return the result of ``call`` for each queue, with several calls at once."""
+    assert sqs.client  # created here, by one thread
     with ThreadPoolExecutor(CONNECTIONS) as threads:
-        return dict(zip(queues, threads.map(ask, queues), strict=True))
+        return dict(zip(queues, threads.map(call, queues), strict=True))

@@ -1,8 +1,8 @@
-"""The message: one JSON object, read strictly before any SQL and written compactly; and its JSON Schema.
+"""The message: a JSON object that is validated strictly before any SQL, and its JSON Schema.
 
-:class:`Message` is its one shape: pydantic reads and writes it, and derives the schema from it. Only ``type`` is
-required from an external producer. ``rec`` says that a row was written for the task; then the row's
-payload wins, and a message whose row is missing was rolled back.
+:class:`Message` defines its fields: pydantic reads and writes it, and derives the schema from it. An external producer
+has to set only ``type``. ``rec`` is true if the task's row was written first. Then the row's payload counts, and a
+missing row means that the transaction was rolled back.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 VERSION = 1
 MAX_ID = 200
 MAX_TYPE = 100
-"""Far above any declared type, so that a refusal which names one stays short."""
+"""Longer than any declared type. It keeps a refusal that quotes a type short."""
 MAX_HEADERS = 32
 MAX_DIGITS = 4300
-"""Of an integer that Python reads. Source: Python, *Integer string conversion length limitation*."""
+"""The most digits of an integer that Python reads. Source: Python, *Integer string conversion length limitation*."""
 ID_PATTERN = re.compile(rf"[!-~]{{1,{MAX_ID}}}")
 TENANT_PATTERN = re.compile(r"[A-Za-z0-9!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~]{1,128}")
 """``MessageGroupId``. Source: SendMessage, SQS API reference."""
 TICK_ID_PATTERN = re.compile(rf"{TYPE_PATTERN.pattern}:[a-z0-9-]+:\d{{4}}-\d\d-\d\dT\d\d:\d\dZ")
-"""The ids that ticks get, so no sender may choose one."""
+"""The ids of ticks. A producer may not choose such an id."""
 
 DEAD_ATTRIBUTE = "joblane-dead"
-"""On a dead letter: the generation that was given up, so that a redrive is told from a leftover copy."""
+"""The archived generation, on a dead letter. It distinguishes a redrive from a leftover copy."""
 REASON_ATTRIBUTE = "joblane-reason"
 
 MUST = {
@@ -57,14 +57,14 @@ MUST = {
     "options": f"must be an object of {', '.join(option_fields.MUST)} (in seconds)",
     **{f"options.{name}": must for name, must in option_fields.MUST.items()},
 }
-"""Field → the one text that says what it may hold, in refusals and in the JSON Schema."""
+"""Field → its permitted values, as text for refusals and for the JSON Schema."""
 
 
 if TYPE_CHECKING:
     Object = Mapping[str, Any]
     Headers = Mapping[str, str]
     Flag = bool
-else:  # as pydantic reads them; null stands for a field that is left out
+else:  # for pydantic; null stands for a missing field
     Object = dict[str, Any]
     Flag = Annotated[bool, BeforeValidator(lambda flag: False if flag is None else flag)]
     Headers = Annotated[
@@ -75,7 +75,7 @@ else:  # as pydantic reads them; null stands for a field that is left out
 
 
 class Tick(TypedDict):
-    """``schedule``: its name. ``at``: the scheduled time in UTC, or whatever the scheduler wrote in its place."""
+    """``schedule``: its name. ``at``: the scheduled time in UTC, or any other text that the scheduler wrote there."""
 
     schedule: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,40}$")]
     at: str
@@ -83,11 +83,10 @@ class Tick(TypedDict):
 
 @dataclass(slots=True)
 class Message:
-    """One decoded body, not to be changed: like all that is made per message it is not ``frozen``, which would double
-    the cost of making it.
+    """A decoded body. Do not change it: it is not ``frozen`` only because that would double the cost of creating it.
 
-    ``id`` is None only for an external producer; ``payload`` is None where only the row holds it. ``enqueued_at`` is
-    in seconds since 1970.
+    ``id`` is None only from an external producer. ``payload`` is None if only the row holds it. ``enqueued_at`` is in
+    seconds since 1970.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True)
@@ -104,9 +103,9 @@ class Message:
     v: Annotated[float, Field(ge=VERSION, le=VERSION), WithJsonSchema({"const": VERSION})] = VERSION
 
     def encode(self) -> str:
-        """The body, without what is empty. Field by field: pydantic's own way of leaving out takes twice as long.
+        """Return the body without empty fields. Pydantic's own way to exclude them takes twice as long.
 
-        Raises ValueError for numbers that JSON does not have, or has no room for.
+        Raises ValueError for numbers that JSON cannot represent.
         """
         body: dict[str, Any] = {"v": VERSION, "type": self.type}
         if self.id is not None:
@@ -128,7 +127,7 @@ class Message:
         text = _to_json(body)
         if text.isascii():
             return text
-        # The two characters of Unicode's basic plane that SQS does not take as they are.
+        # SQS does not accept these two characters of Unicode's basic plane unescaped.
         return text.replace("\ufffe", "\\ufffe").replace("\uffff", "\\uffff")
 
 
@@ -138,14 +137,17 @@ def _options() -> TypeAdapter[Options]:
 
 
 def _to_json(body: dict[str, Any]) -> str:
-    """By pydantic, in half the time; `json` writes or refuses what pydantic cannot, or would write as nobody reads it:
-    no numbers, and integers of more digits than Python takes."""
+    """Write JSON with pydantic, which takes half the time of ``json``.
+
+    ``json`` handles the rest: values that pydantic cannot write, NaN and infinities, and integers with more digits than
+    Python reads.
+    """
     try:
         text = to_json(body, inf_nan_mode="constants").decode()
     except PydanticSerializationError:
         return _ENCODER.encode(body)
-    odd = "NaN" in text or "Infinity" in text or len(text) > MAX_DIGITS
-    return _ENCODER.encode(body) if odd else text
+    needs_check = "NaN" in text or "Infinity" in text or len(text) > MAX_DIGITS
+    return _ENCODER.encode(body) if needs_check else text
 
 
 _MESSAGE = TypeAdapter(Message)
@@ -153,10 +155,10 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan
 
 
 def decode(body: str) -> Message:
-    """Read a body, or raise :class:`MessageError` with the field and what it must be."""
+    """Read a body. Raises :class:`MessageError` with the field and its permitted values."""
     try:
         message = _MESSAGE.validator.validate_json(body)
-        if "NaN" in body or "Infinity" in body:  # pydantic takes them for numbers
+        if "NaN" in body or "Infinity" in body:  # pydantic reads them as numbers
             from_json(body, allow_inf_nan=False)
     except ValidationError as error:
         raise MessageError(_refusal(error)) from None
@@ -165,19 +167,19 @@ def decode(body: str) -> Message:
     if message.payload is None and not message.rec:
         message.payload = {}
     if "\\u" in body or body.count("{") + body.count("[") > MAX_DEPTH:
-        # In JSON only an escape can make a NUL, and a tree is no deeper than it has brackets.
+        # In JSON a NUL needs an escape, and a tree cannot be deeper than its number of brackets.
         tags = list(message.options.tags) if message.options else []
         check_tree([message.payload, message.headers, message.schema, tags], "body")
     if not message.rec and b"Infinity" in to_json(message.payload, inf_nan_mode="constants"):
-        try:  # of a recorded message the row's payload counts
+        try:  # not for a recorded message: its row's payload counts
             _ENCODER.encode(message.payload)
         except ValueError:
-            raise MessageError("body: holds a number outside of what a double can hold") from None
+            raise MessageError("body: contains a number outside the range of a double") from None
     return message  # type: ignore[no-any-return]
 
 
 def _refusal(error: ValidationError) -> str:
-    """Why a body is refused, without a value of it."""
+    """Return the reason for refusing a body, without its values."""
     first = error.errors(include_url=False, include_input=False)[0]
     path = [str(step) for step in first["loc"]]
     if not path:
@@ -185,30 +187,29 @@ def _refusal(error: ValidationError) -> str:
         if "recursion" in why:
             return f"body: nested deeper than {MAX_DEPTH} levels"
         if "hex escape" in why or first["type"] == "string_unicode":
-            return "body: holds a lone surrogate, which is not text"
+            return "body: contains a lone surrogate, which is not text"
         return f"body: not JSON ({why})" if why else "body: must be a JSON object"
-    where = ".".join(path[: 2 if path[0] == "options" else 1])
-    where = where if where in MUST else path[0]
-    return f"{where}: {MUST[where]}"
+    field_ = ".".join(path[: 2 if path[0] == "options" else 1])
+    field_ = field_ if field_ in MUST else path[0]
+    return f"{field_}: {MUST[field_]}"
 
 
 def check_headers(headers: Mapping[str, Any]) -> Mapping[str, str]:
-    """Return ``headers`` where they are at most 32 short strings under short names; raise :class:`MessageError`."""
+    """Return ``headers`` unchanged. Raises :class:`MessageError` unless they are at most 32 short strings."""
     if len(headers) > MAX_HEADERS:
-        raise MessageError(f"headers: {len(headers)} of them; {MAX_HEADERS} at most")
+        raise MessageError(f"headers: at most {MAX_HEADERS} are allowed, not {len(headers)}")
     for name, value in headers.items():
         if not isinstance(name, str) or not isinstance(value, str) or len(name) > 100 or len(value) > 1000:
-            raise MessageError("headers: strings of at most 1,000 characters under names of at most 100")
+            raise MessageError("headers: strings of at most 1,000 characters are required, under names of at most 100")
         check_text(name, "headers")
         check_text(value, "headers")
     return headers
 
 
 def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
-    """JSON Schema of a type's message, for producers in other languages: what they may write.
+    """Return the JSON Schema of a type's message, for producers in other languages.
 
-    Only ``type``, and the payload where it has required fields, must be there. An option above its maximum is cut to
-    it.
+    ``type`` is required, and the payload if it has required fields. An option above its maximum is lowered to it.
     """
     whole = _MESSAGE.json_schema()
     fields = _plain(whole["properties"], MUST)
@@ -226,7 +227,7 @@ def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
         "properties": {
             "v": fields["v"],
             "type": {"const": task.type},
-            "id": fields["id"] | {"description": f"{MUST['id']}; twice the same is one task"},
+            "id": fields["id"] | {"description": f"{MUST['id']}; two messages with the same id are one task"},
             "payload": payload,
             "headers": fields["headers"],
             "options": options,
@@ -238,10 +239,10 @@ def message_schema(task: Task[Any, Any]) -> dict[str, Any]:
 
 
 def _plain(fields: dict[str, dict[str, Any]], must: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """A model's fields as an author of JSON reads them: without null, which stands for a field that is left out."""
-    found = {}
+    """Return the schemas of a model's fields for a reader of JSON Schema: without titles, defaults and null."""
+    plain = {}
     for name, schema in fields.items():
         shape = schema.get("anyOf", [schema])[0]
         kept = {key: value for key, value in shape.items() if key not in ("title", "default")}
-        found[name] = kept | {"description": must[name]}
-    return found
+        plain[name] = kept | {"description": must[name]}
+    return plain

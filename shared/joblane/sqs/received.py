@@ -1,4 +1,4 @@
-"""One record of an SQS event, read: what came, from which queue, and the message in it or why there is none."""
+"""A received SQS message: its queue and attributes, and the decoded message or the reason for refusing it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from joblane.sqs.traceparent import HEADER, caller_of, headers_within
 
 @dataclass(slots=True)
 class Received:
-    """A message on its way through this invocation. ``message`` is None where the body is refused for ``refusal``.
+    """A received message. ``message`` is None if the body is refused, and ``refusal`` is the reason.
 
-    ``receipt`` is good for this receive only. ``sent_at``: seconds since 1970. ``dead``: the generation on a dead
-    letter. ``group``: the tenant.
+    ``receipt`` is valid for this receive only. ``sent_at``: seconds since 1970. ``dead_generation``: the generation on
+    a dead letter, None for any other message. ``group``: the tenant.
     """
 
     message_id: str
@@ -29,13 +29,13 @@ class Received:
     sent_at: float
     group: str | None
     attributes: Attributes
-    dead: int | None
+    dead_generation: int | None
     message: Message | None
     refusal: str | None
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Received:
-        """Read a record of a Lambda event for SQS. Never raises for what a sender can send.
+        """Read a record of a Lambda event for SQS. It never raises for a message that a producer can send.
 
         Source of the shape: Lambda, *Using Lambda with Amazon SQS*, example event.
         """
@@ -50,7 +50,7 @@ class Received:
 
     @classmethod
     def from_receive(cls, message: Mapping[str, Any], queue: str) -> Received:
-        """Read a message as ReceiveMessage answers it."""
+        """Read a message from the response of ReceiveMessage."""
         return cls._of(
             message_id=message["MessageId"],
             receipt=message["ReceiptHandle"],
@@ -83,25 +83,25 @@ class Received:
             sent_at=int(system.get("SentTimestamp", 0)) / 1000,
             group=system.get("MessageGroupId"),
             attributes=attributes,
-            dead=_redrives(attributes[DEAD_ATTRIBUTE]) if DEAD_ATTRIBUTE in attributes else None,
+            dead_generation=_generation(attributes[DEAD_ATTRIBUTE]) if DEAD_ATTRIBUTE in attributes else None,
             message=message,
             refusal=refusal,
         )
 
 
 def _traced(message: Message, attributes: Attributes) -> Message:
-    """An external message in the trace that its attribute names, where its headers name none."""
+    """Return an external message with the trace of its attribute in its headers, unless they have a trace already."""
     span = caller_of(attributes.get(HEADER, {}).get("StringValue"))
     return message if span is None else replace(message, headers=headers_within(span, message.headers))
 
 
 def _as_sent(value: Mapping[str, Any]) -> dict[str, Any]:
-    """An attribute as SendMessage takes it, from the form in which Lambda hands it over."""
+    """Convert an attribute from the form of a Lambda event to the form of SendMessage."""
     if value.get("binaryValue") is not None:
         return {"DataType": value["dataType"], "BinaryValue": base64.b64decode(value["binaryValue"])}
     return {"DataType": value["dataType"], "StringValue": value.get("stringValue") or ""}
 
 
-def _redrives(attribute: Mapping[str, Any]) -> int | None:
+def _generation(attribute: Mapping[str, Any]) -> int | None:
     text = attribute.get("StringValue", "")
     return int(text) if text.isascii() and text.isdigit() and len(text) < 9 else None

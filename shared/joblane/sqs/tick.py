@@ -1,4 +1,4 @@
-"""The id of a tick: ``<type>:<schedule>:<its time>``, so that one delivered twice is one task."""
+"""The id of a tick: ``<type>:<schedule>:<time>``, so that a tick that is delivered twice is one task."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
     from joblane.schedule import Schedule
 
 EARLY = timedelta(seconds=5)
-"""A tick may be sent this much before its time, where clocks differ."""
+"""A tick may be sent this long before its time, because clocks differ."""
 _TIME = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d)(:\d\d)?(\.\d+)?Z?", re.ASCII)
 
 
 def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
-    """From what the scheduler wrote; where it wrote no time, the schedule's last one before the message was sent.
+    """Return the id of a tick, from the time in it, or else from the schedule's last time before it was sent.
 
-    ``tick``: ``schedule``, its name, and ``at``, the scheduled time in UTC or a context attribute that was not
-    substituted. ``sent_at``: seconds since 1970.
+    ``tick["at"]`` is no time if the scheduler did not substitute its context attribute. ``sent_at``: seconds since
+    1970.
     """
     written = _TIME.fullmatch(tick["at"])
     if written:
@@ -32,12 +32,12 @@ def tick_id(task: Task[Any, Any], tick: Tick, sent_at: float) -> str:
 
 
 def id_of(type_: str, schedule: str | None, moment: datetime) -> str:
-    """``moment``: aware."""
+    """Return the id of the tick at ``moment``, an aware time."""
     return f"{type_}:{schedule}:{moment.astimezone(UTC):%Y-%m-%dT%H:%M}Z"
 
 
 def tick_entry(prefix: str, task: Task[Any, Any], schedule: Schedule, moment: datetime) -> Entry:
-    """The message of one tick, as EventBridge Scheduler sends it."""
+    """Return the message of a tick as EventBridge Scheduler sends it."""
     tick = Tick(schedule=str(schedule.name), at=f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}")
     body = Message(task.type, payload=schedule.payload or None, tick=tick).encode()
     return Entry(lane_name(prefix, task.queue, task.type), body)
@@ -48,4 +48,4 @@ def _last_fire(task: Task[Any, Any], name: str, sent_at: float) -> datetime:
     for schedule in task.schedules:
         if schedule.name == name:
             return schedule.previous(moment).astimezone(UTC)
-    return moment  # a schedule that the code has dropped: its last ticks may still come
+    return moment  # the code no longer declares the schedule, but its last ticks may still arrive

@@ -1,7 +1,7 @@
-"""One trace from whoever enqueues a task to the log lines of each of its runs: the header ``traceparent``.
+"""The header ``traceparent``: one trace from the caller that enqueues a task to the log lines of each of its runs.
 
-Each run is a span of its own, whose parent is the span that enqueued the task: a retry has another, and what the run
-enqueues or calls has it for a parent. Nothing is reported to a tracing service; the ids stand in the log.
+Each run, also a retry, is a span whose parent is the span that enqueued the task. The run's span is the parent of the
+tasks that the run enqueues and of its calls. Nothing is sent to a tracing service; the ids are in the log.
 
 Source: W3C, *Trace Context*, Level 2: the header's form in version 00, and how a later version is read.
 """
@@ -21,12 +21,12 @@ FORM = re.compile(
     r"(?P<version>[0-9a-f]{2})-(?P<trace_id>[0-9a-f]{32})-(?P<parent_id>[0-9a-f]{16})-(?P<flags>[0-9a-f]{2})(?P<more>-.*)?"
 )
 KNOWN_FLAGS = 0b11
-"""Sampled, and a trace id that is random; other bits mean nothing yet and are not handed on."""
+"""Sampled, and random trace id. Other bits have no meaning yet and are not passed on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """``parent_id``: of the span that this one is a part of."""
+    """A span. ``parent_id``: the id of the span that it is a part of."""
 
     trace_id: str
     parent_id: str
@@ -35,7 +35,7 @@ class Span:
 
     @property
     def traceparent(self) -> str:
-        """For what this span calls."""
+        """The header value for calls of this span."""
         return f"00-{self.trace_id}-{self.id}-{self.flags:02x}"
 
     @property
@@ -45,7 +45,7 @@ class Span:
 
 
 def caller_of(traceparent: str | None) -> Span | None:
-    """The span that a header names, without its own parent; None where it is missing or malformed."""
+    """Return the span that a header names, without its parent; None if the header is missing or malformed."""
     found = FORM.fullmatch(traceparent) if isinstance(traceparent, str) else None
     if found is None or found["version"] == "ff" or (found["version"] == "00" and found["more"]):
         return None
@@ -55,7 +55,7 @@ def caller_of(traceparent: str | None) -> Span | None:
 
 
 def span_of(headers: Mapping[str, str], id_: str, run: int) -> Span | None:
-    """The span of one run: its id follows from the task's and the run's number. None for a task without a trace."""
+    """Return the span of one run, or None for a task without a trace. Its id derives from the task's id and the run."""
     if not headers or (caller := caller_of(headers.get(HEADER))) is None:
         return None
     own = hashlib.sha256(f"{id_} {run}".encode()).hexdigest()[:16]
@@ -63,15 +63,17 @@ def span_of(headers: Mapping[str, str], id_: str, run: int) -> Span | None:
 
 
 def log_fields(headers: Mapping[str, str], id_: str, run: int) -> dict[str, str]:
-    """The ids that every log line of a run carries; none for a task without a trace."""
+    """Return the trace ids for the log lines of a run; empty for a task without a trace."""
     span = span_of(headers, id_, run)
     return {} if span is None else span.log_fields
 
 
 def headers_within(span: Span | None, headers: Any) -> Any:
-    """A task's headers as a part of ``span``, where there is one. A trace that they name themselves stays, and so does
-    what is to be refused."""
-    named = not isinstance(headers, Mapping) or HEADER in headers
-    if span is None or named or len(headers) >= MAX_HEADERS:
+    """Return a task's headers with ``span`` as the caller.
+
+    Headers that name a trace themselves stay unchanged. So do invalid headers, which are refused later.
+    """
+    unchanged = not isinstance(headers, Mapping) or HEADER in headers
+    if span is None or unchanged or len(headers) >= MAX_HEADERS:
         return headers
     return {**headers, HEADER: span.traceparent}

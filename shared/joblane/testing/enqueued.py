@@ -1,4 +1,4 @@
-"""What a test has enqueued, and how it differs from what was expected."""
+"""The tasks that a test has enqueued, and their differences from the expected ones."""
 
 from __future__ import annotations
 
@@ -37,24 +37,30 @@ MISSING = object()
 
 @dataclass(frozen=True)
 class EnqueuedTask:
-    """A task that exists, whatever has become of it.
-
-    ``payload``: as JSON holds it; None once its content was removed. ``process_in``: from the enqueue to its time;
-    of one that has failed, to its next attempt.
-    """
+    """A task that was enqueued, in any state."""
 
     id: str
+    """Id of the task."""
     type: str
+    """Type of the task."""
     queue: str
+    """Queue of the task."""
     tenant: str | None
+    """Tenant. None: none was given."""
     owner: str | None
+    """Owner. None: none was given."""
     tags: tuple[str, ...]
+    """Tags."""
     state: State
+    """State of the task."""
     payload: Mapping[str, Any] | None
+    """Payload, as JSON has it. None: it was removed."""
     headers: Mapping[str, str]
+    """Headers."""
     process_in: timedelta
+    """Time from the enqueue to the time at which the task is due; after a failed attempt, to that of the next one."""
     key_until: float | None = field(default=None, repr=False, compare=False)
-    """When its unique key ends, in seconds from the row's start: each time it is enqueued the key begins anew."""
+    """End of its unique key, in seconds from the enqueue of the row. Each enqueue starts the key anew."""
 
 
 def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
@@ -78,19 +84,20 @@ def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[Enq
 
 
 class Captured(Sequence[EnqueuedTask]):
-    """Tasks that were enqueued inside of a block, or since the test began. Up to the block's end it grows.
+    """A sequence of the tasks that were enqueued inside a block, or since the test began.
 
-    One that was replaced there was enqueued there. ``look``: at all there are. ``find``: the task of a type; raises
-    :class:`KitError`.
+    It grows until the end of the block. A task that was replaced in the block counts as enqueued there.
     """
 
     def __init__(self, look: Callable[[], list[EnqueuedTask]], find: Callable[[str], Task[Any, Any]]) -> None:
+        """``look`` returns all tasks. ``find`` returns the task of a type, and raises :class:`KitError`."""
         self._look = look
         self._find = find
         self._before = {(one.id, one.key_until) for one in look()}
         self._kept: list[EnqueuedTask] | None = None
 
     def close(self) -> None:
+        """Keep the tasks of this moment: the block has ended."""
         self._kept = self.enqueued()
 
     def __getitem__(self, position: Any) -> Any:
@@ -103,7 +110,7 @@ class Captured(Sequence[EnqueuedTask]):
         return iter(self.enqueued())
 
     def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
-        """Those of one type, or all, in order."""
+        """Return the tasks of one type, or all, in order."""
         found = self._kept
         if found is None:
             found = [one for one in self._look() if (one.id, one.key_until) not in self._before]
@@ -126,14 +133,26 @@ class Captured(Sequence[EnqueuedTask]):
         process_in: timedelta | None = None,
         **fields: Any,
     ) -> list[EnqueuedTask]:
-        """The tasks of this type that are as asked: one at least, or ``count`` exactly. What is not given may be any;
-        ``tenant=None``, ``owner=None``: there is none.
+        """Return the tasks of a type that match, and fail if there is none. Arguments that are not given match all.
 
-        ``payload``: an instance is compared whole, a mapping by the keys it has; ``fields`` are further keys.
-        ``headers``: by the keys it has. ``process_in``: to 5 seconds.
+        Args:
+            task: The task or its type.
+            payload: An instance of the payload class, which is compared whole, or a mapping, whose keys are compared.
+            count: Exact number of tasks. None: at least one.
+            task_id: Id.
+            queue: Queue.
+            tenant: Tenant. None: the task has none.
+            owner: Owner. None: the task has none.
+            tags: Tags, in order.
+            headers: Headers, of which the given keys are compared.
+            state: State.
+            process_in: Time from the enqueue to the time at which the task is due, compared to within 5 seconds.
+            fields: Further fields of the payload.
 
-        Raises AssertionError that shows what was enqueued instead, the nearest first; :class:`KitError` for what no
-        task can match: a type, queue or state that does not exist, a field that the payload does not have.
+        Raises:
+            AssertionError: no task matches, or not ``count``. The message has the tasks that were enqueued, the most
+                similar ones first.
+            KitError: no task can match: the type, queue, state or a field of the payload does not exist.
         """
         __tracebackhide__ = True
         given: dict[str, Any] = {

@@ -6,7 +6,7 @@ from joblane.errors import JobError
 
 
 class KitError(JobError):
-    """The kit was asked for what it cannot do; the message says what to do instead."""
+    """A call of the testing kit is wrong or impossible. The message says what to do."""
 
 
 class Killed(KeyboardInterrupt):

@@ -53,18 +53,21 @@ CRASHES = (Kind.CRASH_BEFORE_COMMIT, Kind.CRASH_AFTER_COMMIT)
 
 @dataclass
 class Fault:
-    """One that is armed. ``left``: how many times it still happens. ``happened``: how many it has.
-
-    ``type``: of the tasks it is for; None: any. ``commit``: which one of a run's, from 1; None: the one that ends it.
-    """
+    """A fault that a test has armed."""
 
     kind: Kind
+    """Kind of the fault."""
     type: str | None
+    """Type of the tasks that it concerns. None: all."""
     left: int
+    """Number of times that it will still happen."""
     commit: int | None = None
+    """Number of the commit within a run, from 1. None: the last one."""
     happened: int = 0
+    """Number of times that it has happened."""
 
     def strikes(self) -> None:
+        """Count one time."""
         self.left -= 1
         self.happened += 1
 

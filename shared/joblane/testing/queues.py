@@ -57,12 +57,16 @@ class QueuedMessage:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """A dead letter. ``id`` is None where the message had none; ``payload``, where only the row holds it."""
+    """A dead letter."""
 
     id: str | None
+    """Id of the task. None: the message had none."""
     payload: Mapping[str, Any] | None
+    """Payload. None: only the row has it."""
     reason: str
+    """Reason why the task was archived, or the message refused."""
     generation: int
+    """Generation of the task when it was archived."""
 
 
 class MemoryQueues(Sqs):

@@ -1,4 +1,4 @@
-"""How tasks stand after a test has run them."""
+"""Reports on the tasks that a test has run."""
 
 from __future__ import annotations
 
@@ -23,23 +23,30 @@ select t.id, t.type, t.state, t.attempts, t.max_attempts, t.runs, t.result, t.re
 
 @dataclass(frozen=True)
 class TaskReport:
-    """One task as it stands.
-
-    ``attempts``: those that counted, of ``max_retry`` + 1. ``result``: as JSON holds it. ``reason``: why it ended
-    without completing. ``error_type``, ``error_message``: of the last failed attempt. ``outcomes``: a word per run.
-    """
+    """The state of one task."""
 
     id: str
+    """Id of the task."""
     type: str
+    """Type of the task."""
     state: State
+    """State of the task."""
     attempts: int
+    """Number of attempts that have begun and count."""
     max_retry: int
+    """Number of attempts after the first."""
     runs: int
+    """Number of runs, including those that count as no attempt."""
     result: Any
+    """Return value of the handler, as JSON has it. None: no result."""
     reason: str | None
+    """Reason why the task was archived or cancelled. None: it was not."""
     error_type: str | None
+    """Class of the last error. None: no attempt has failed."""
     error_message: str | None
+    """Message of the last error."""
     outcomes: tuple[str, ...]
+    """Outcome of each run, for example ``("failed", "completed")``."""
 
     def __str__(self) -> str:
         error = f", {self.error_type}: {self.error_message}" if self.error_type else ""
@@ -49,7 +56,10 @@ class TaskReport:
 
 
 class NotRunError(KitError):
-    """A task that was to be run has not completed, and its handler raised nothing. ``task``: its state."""
+    """``JobTester.run`` did not complete the task, and its handler raised nothing."""
+
+    task: TaskReport
+    """State of the task."""
 
     def __init__(self, task: TaskReport) -> None:
         super().__init__(f"{task}")
@@ -57,7 +67,10 @@ class NotRunError(KitError):
 
 
 class CrashedError(KitError):
-    """A fault of the test killed the process that ran the task. ``task``: its state."""
+    """A fault of the test killed the process that ran the task."""
+
+    task: TaskReport
+    """State of the task."""
 
     def __init__(self, task: TaskReport) -> None:
         super().__init__(f"the process was killed: {task}")
@@ -66,14 +79,14 @@ class CrashedError(KitError):
 
 @dataclass
 class DrainReport(Sequence[TaskReport]):
-    """The tasks that were delivered, each once, in the order of their first delivery.
-
-    ``invocations``: how many it took. ``killed``: how many of them a fault has killed.
-    """
+    """A sequence of the tasks that were delivered, each once, in the order of their first delivery."""
 
     tasks: Sequence[TaskReport] = ()
+    """The tasks."""
     invocations: int = 0
+    """Number of invocations."""
     killed: int = 0
+    """Number of invocations that a fault has killed."""
 
     def __getitem__(self, position: Any) -> Any:
         return self.tasks[position]
@@ -82,19 +95,19 @@ class DrainReport(Sequence[TaskReport]):
         return len(self.tasks)
 
     def of(self, task: Task[Any, Any] | str) -> list[TaskReport]:
-        """Those of one type."""
+        """Return the tasks of one type."""
         type_ = task if isinstance(task, str) else task.type
         return [one for one in self.tasks if one.type == type_]
 
     @property
     def only(self) -> TaskReport:
-        """The one task there was. Raises :class:`KitError` for none, or several."""
+        """The only task. Raises :class:`KitError` if there is none, or more than one."""
         if len(self.tasks) != 1:
             raise KitError(f"one task was expected to run, not {len(self.tasks)}:\n{self}")
         return self.tasks[0]
 
     def check(self) -> DrainReport:
-        """Itself, where every task has completed. Raises AssertionError that names those that have not."""
+        """Return the report if every task has completed. Raises AssertionError with the tasks that have not."""
         __tracebackhide__ = True
         rest = [str(one) for one in self.tasks if one.state is not State.COMPLETED]
         if rest:

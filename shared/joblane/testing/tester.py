@@ -1,4 +1,4 @@
-"""The tester: what a test of jobs holds in its hand."""
+"""The tester: the object that a test of jobs works with."""
 
 from __future__ import annotations
 
@@ -50,16 +50,26 @@ select extract(epoch from min(sweep_at) - clock_timestamp())::float8 from joblan
 
 
 class JobTester:
-    """Jobs without AWS: the real client, worker and sweep over a migrated database and queues in memory.
+    """Jobs without AWS: the real client, worker and sweep, with a migrated database and with queues in memory.
 
-    Inside of ``with``, every :class:`JobClient` of the process enqueues here. ``ageless``: names of tables whose times
-    stay as they are when time passes. ``invocation``: how long one may take; None: as the function has on AWS.
+    Inside its ``with`` block, every :class:`JobClient` of the process enqueues here.
     """
 
+    url: str
+    """Address of the test's database."""
+    ageless: set[str]
+    """Names of tables whose times do not change when time passes."""
+    client: JobClient
+    """A client."""
+
     def __init__(self, url: str) -> None:
-        """``url``: of a migrated database that the test has for itself."""
+        """Make a tester. The fixture ``jobs`` does so.
+
+        Args:
+            url: Address of a migrated database that no other test uses.
+        """
         self.url = url
-        self.ageless: set[str] = {"alembic_version"}
+        self.ageless = {"alembic_version"}
         self.client = JobClient()
         self._prefix = check_prefix(settings.prefix())
         self._clock = Clock()
@@ -83,6 +93,7 @@ class JobTester:
 
     @property
     def invocation(self) -> timedelta | None:
+        """Longest time of one invocation. None: the function's timeout on AWS."""
         return self._lanes.invocation
 
     @invocation.setter
@@ -93,7 +104,7 @@ class JobTester:
 
     @cached_property
     def engine(self) -> Engine:
-        """For the test's own sessions: a connection for each, none kept."""
+        """An SQLAlchemy engine for the test's own sessions, without a pool."""
         from sqlalchemy import create_engine
         from sqlalchemy.pool import NullPool
 
@@ -101,14 +112,18 @@ class JobTester:
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """A session whose work commits at the end of the block."""
+        """Return a context manager with an SQLAlchemy session that commits at the end of the block."""
         from sqlalchemy.orm import Session
 
         with Session(self.engine) as session, session.begin():
             yield session
 
     def register(self, *tasks: Task[Any, Any]) -> None:
-        """Make tasks known: for ticks, for messages of tasks that were not enqueued here, and for producers in SQL."""
+        """Make tasks known, for ticks, for messages that were not enqueued here, and for producers in SQL.
+
+        Args:
+            tasks: The tasks.
+        """
         for task in tasks:
             self._lanes.known.learn(task)
         registry.register(self._database.get(), self._lanes.known.tasks)
@@ -116,16 +131,24 @@ class JobTester:
     def enqueue(
         self, task: Task[P, Any], payload: P, *, session: Session | None = None, **options: Unpack[JobOptions]
     ) -> Enqueued:
-        """As :meth:`JobClient.enqueue`."""
+        """Enqueue a task. Arguments and errors are those of :meth:`JobClient.enqueue`."""
         return self.client.enqueue(task, payload, session=session, **options)
 
     # --- Running ---------------------------------------------------------------------------------------------------
 
     def run(self, task: Task[P, R], payload: P, **options: Unpack[JobOptions]) -> R:
-        """Enqueue a task and run it once, at once and alone. Returns what its handler returns.
+        """Enqueue a task, run it once, at once and alone, and return the handler's return value.
 
-        Raises what the handler raises, after that was recorded as in production: an attempt may be left.
-        Raises :class:`NotRunError` where it has not completed for another reason, :class:`CrashedError` after a fault.
+        An exception of the handler is recorded as in production, where attempts may be left, and raised here.
+
+        Args:
+            task: The task.
+            payload: Its payload.
+            options: The enqueue options.
+
+        Raises:
+            NotRunError: the task has not completed, for another reason.
+            CrashedError: a fault has killed the process.
         """
         id_, held = self._due(task, payload, options)
         self._lanes.kept[id_] = (None, None)
@@ -141,11 +164,14 @@ class JobTester:
         return result  # type: ignore[no-any-return]
 
     def drain(self, *, limit: int = LIMIT, within: timedelta | None = None) -> DrainReport:
-        """Run everything that is due, and what comes of it, until nothing is. Errors are in the report.
+        """Run all tasks that are due, and those that they enqueue, until none is due. Errors are in the report.
 
-        ``within``: also what becomes due until then; time passes for it as far as it has to. ``limit``: invocations.
+        Args:
+            limit: Maximum number of invocations.
+            within: Run also the tasks that become due within this time; time passes as far as necessary. None: zero.
 
-        Raises :class:`KitError` where more than ``limit`` are wanted.
+        Raises:
+            KitError: more than ``limit`` invocations are necessary.
         """
         seen = Deliveries(self._database)
         self._go_on(seen, limit, within or timedelta(0), ())
@@ -153,12 +179,20 @@ class JobTester:
 
     @contextmanager
     def context(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Iterator[TaskContext]:
-        """A running task's context, to call a function with: ``task(payload, ctx)``, or one of its helpers.
+        """Return a context manager with the :class:`TaskContext` of a running task, to call ``task(payload, ctx)`` or a
+        helper.
 
-        At the end of the block the task completes and its work commits; an exception rolls it back and goes on. So
-        does the end itself, with :class:`~joblane.errors.TaskCancelled` for a task that was cancelled meanwhile and
-        :class:`~joblane.errors.LeaseLostError` for one that another run has taken over. The timeout interrupts
-        nothing here: ``ctx.deadline`` and ``ctx.remaining()`` tell of it, :meth:`run` keeps it.
+        At the end of the block the task completes and its work commits. An exception rolls the work back and is raised.
+        The timeout interrupts nothing here: ``ctx.deadline`` and ``ctx.remaining()`` show it, :meth:`run` applies it.
+
+        Args:
+            task: The task.
+            payload: Its payload.
+            options: The enqueue options.
+
+        Raises:
+            TaskCancelled: at the end of the block, if the task was cancelled.
+            LeaseLostError: at the end of the block, if another run holds the task.
         """
         id_, held = self._due(task, payload, options)
         self._queues.delete(held)
@@ -178,14 +212,14 @@ class JobTester:
     # --- Looking ---------------------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> TaskReport:
-        """How a task stands. Raises :class:`~joblane.errors.UnknownTaskError`."""
+        """Return the state of a task. Raises :class:`~joblane.errors.UnknownTaskError`."""
         found = report.reports(self._database.get(), [task_id])
         if not found:
             raise UnknownTaskError(task_id)
         return found[0]
 
     def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
-        """What was enqueued since the test began, of one type or all, in order; what has run since, too."""
+        """Return the tasks that were enqueued since the test began, of one type or all, in order. They may have run."""
         return self._since.enqueued(task)
 
     def assert_enqueued(
@@ -194,13 +228,13 @@ class JobTester:
         payload: Payload | Mapping[str, Any] | None = None,
         **wanted: Any,
     ) -> list[EnqueuedTask]:
-        """As :meth:`Captured.assert_enqueued`, over all that was enqueued since the test began."""
+        """Check the tasks that were enqueued since the test began, see :meth:`Captured.assert_enqueued`."""
         __tracebackhide__ = True
         return self._since.assert_enqueued(task, payload, **wanted)
 
     @contextmanager
     def capture(self) -> Iterator[Captured]:
-        """What is enqueued inside of the block: to look at there, and afterwards as it was at the block's end."""
+        """Return a context manager with the tasks that are enqueued inside the block, a :class:`Captured`."""
         captured = Captured(self._enqueued, self._lanes.known.get)
         try:
             yield captured
@@ -208,11 +242,11 @@ class JobTester:
             captured.close()
 
     def dead_letters(self, task: Task[Any, Any], queue: Queue | None = None) -> list[DeadLetter]:
-        """The dead letters of a task's lane, its home lane by default."""
+        """Return the dead letters of a task's lane. ``queue`` None: its home queue."""
         return self._queues.dead_letters(self._lanes.lane(task, queue))
 
     def redrive(self, task: Task[Any, Any], queue: Queue | None = None) -> int:
-        """Send a lane's dead letters back to it. Returns how many there were."""
+        """Send a lane's dead letters back to it, and return their number. ``queue`` None: the home queue."""
         return self._queues.redrive(self._lanes.lane(task, queue))
 
     def _enqueued(self) -> list[EnqueuedTask]:
@@ -222,18 +256,24 @@ class JobTester:
 
     @property
     def now(self) -> datetime:
-        """Where the test is in time, for :meth:`at` and :meth:`tick`; aware.
+        """The time of the test, in UTC, for :meth:`at` and :meth:`tick`.
 
-        Your code's clock stands still, see :mod:`joblane.testing.clock`: a time that is given to your code or to
-        an enqueue is of that clock, ``datetime.now(UTC) + …``.
+        The clock of the code under test does not move: a time for the code or for an enqueue is relative to
+        ``datetime.now(UTC)``.
         """
         return self._clock.now()
 
     def travel(self, by: timedelta, *, ticks: bool = False) -> DrainReport:
-        """Let time pass. Nothing runs, unless ``ticks``: then everything that becomes due on the way runs at its time,
-        and so do the ticks of all tasks this test knows (see :meth:`register`).
+        """Let time pass: subtract it from every time in the database.
 
-        Raises :class:`KitError` where a time in the database cannot be moved.
+        Args:
+            by: The time, zero or more.
+            ticks: True: all tasks that become due run at their time, and so do the ticks of all known tasks (see
+                :meth:`register`). False: nothing runs.
+
+        Raises:
+            KitError: a time in the database cannot be changed.
+            ValueError: ``by`` is negative.
         """
         if by < timedelta(0):
             raise ValueError("travel: time only passes")
@@ -246,14 +286,20 @@ class JobTester:
         return seen.report()
 
     def at(self, moment: datetime, *, ticks: bool = False) -> DrainReport:
-        """Travel to ``moment``, an aware time that is ahead of :attr:`now`."""
+        """Let time pass until ``moment``, a time with a time zone, not before :attr:`now`. See :meth:`travel`."""
         return self.travel(moment - self.now, ticks=ticks)
 
     def tick(self, task: Task[Any, Any], schedule: str | None = None, *, at: datetime | None = None) -> str:
-        """Send a schedule's tick, as EventBridge does. Returns the id of its task, which the next drain runs.
+        """Send a tick of a schedule, as EventBridge does, and return the id of its task, which the next drain runs.
 
-        ``schedule``: its name, where the task has several. ``at``: the time it is for, by default the schedule's last
-        one up to :attr:`now`; the same time again is the same tick delivered twice.
+        Args:
+            task: The task.
+            schedule: Name of the schedule. None: the only one.
+            at: Time of the tick. The same time again is the same tick, delivered twice. None: the schedule's last time
+                up to :attr:`now`.
+
+        Raises:
+            KitError: the task has no such schedule, or has several and no name is given.
         """
         self._lanes.known.learn(task)
         found = _schedule(task, schedule)
@@ -308,31 +354,51 @@ class JobTester:
     def duplicate(
         self, task: Task[Any, Any] | None = None, *, while_running: bool = False, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """SQS delivers a message twice: again after the run, or to another process while it is under way."""
+        """Arm a fault: SQS delivers a message twice, after the run, or to another process during the run.
+
+        Args:
+            task: Task whose messages it concerns. None: all tasks.
+            while_running: True: the second delivery comes during the run.
+            times: Number of times that it happens.
+        """
         kind = Kind.DUPLICATE_WHILE_RUNNING if while_running else Kind.DUPLICATE
         return self._faults.armed(kind, task, times)
 
     def crash_before_commit(
         self, task: Task[Any, Any] | None = None, *, commit: int | None = None, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """The process is killed as it is about to commit the end of a run: its work is lost, nobody hears of it.
+        """Arm a fault: the process is killed before it commits the end of a run. The work of the run is lost.
 
-        ``commit``: which of the run's commits, from 1, where the handler loops over ``ctx.each`` or ``ctx.resume``.
+        Args:
+            task: Task whose runs it concerns. None: all tasks.
+            commit: Number of the commit within the run, from 1, for loops over ``ctx.each`` and ``ctx.resume``. None:
+                the last one.
+            times: Number of times that it happens.
         """
         return self._faults.armed(Kind.CRASH_BEFORE_COMMIT, task, times, commit)
 
     def crash_after_commit(
         self, task: Task[Any, Any] | None = None, *, commit: int | None = None, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """The process is killed after that commit: the work is done, and its message comes back all the same."""
+        """Arm a fault: the process is killed after it commits. The work is kept, and its message is delivered again.
+
+        Args:
+            task: Task whose runs it concerns. None: all tasks.
+            commit: Number of the commit within the run, from 1. None: the last one.
+            times: Number of times that it happens.
+        """
         return self._faults.armed(Kind.CRASH_AFTER_COMMIT, task, times, commit)
 
     def late_acknowledgement(
         self, task: Task[Any, Any] | None = None, *, times: int = 1
     ) -> AbstractContextManager[Fault]:
-        """A process stands still between claim and handler until lease and visibility are over.
+        """Arm a fault: a process stands still between claim and handler until lease and visibility timeout are over.
 
-        Another process gets the message and runs it; then the first one goes on, too late for anything it writes.
+        Another process gets the message and runs it. Then the first one continues, too late to commit.
+
+        Args:
+            task: Task whose runs it concerns. None: all tasks.
+            times: Number of times that it happens.
         """
         return self._faults.armed(Kind.LATE, task, times)
 

@@ -1,4 +1,4 @@
-"""The answer of an invocation: the messages that stay in the queue, and until when they are hidden."""
+"""The response of an invocation: the messages that stay in the queue, and how long they stay hidden."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ UNAVAILABLE_LONGEST_SECONDS = MAX_DELAY_SECONDS
 
 @dataclass
 class BatchResponse:
-    """A message that is not mentioned here is acknowledged: Lambda deletes it.
+    """The partial batch response. Lambda deletes every message that is not listed in ``failures``.
 
     Source: Lambda, *Implementing partial batch responses*.
     """
 
     failures: list[dict[str, str]] = field(default_factory=list)
-    """The messages that stay in the queue, as Lambda reads them."""
+    """The messages that stay in the queue, in Lambda's form."""
     visibility: dict[str, int] = field(default_factory=dict)
-    """Receipt handle → seconds until they are seen again; without an entry, the queue's own timeout."""
+    """Receipt handle → visibility timeout in seconds. A message without an entry keeps the queue's own timeout."""
 
     def keep(self, received: Received, seconds: int | None = None) -> None:
-        """Leave a message in the queue. ``seconds``: hidden for so long; None: for the queue's own timeout."""
+        """Leave a message in the queue. ``seconds``: its visibility timeout; None: the queue's own timeout."""
         failure = {"itemIdentifier": received.message_id}
         if failure not in self.failures:
             self.failures.append(failure)
@@ -37,9 +37,9 @@ class BatchResponse:
 
 
 def growing_seconds(receives: int) -> int:
-    """Visibility while something is unavailable: 15 s doubling to 15 min, with jitter to spread a backlog's return.
+    """Return the visibility timeout during an outage: 15 s doubling to 15 min, with jitter to spread out a backlog.
 
-    Source of the longest: RECEIVES_PER_OUTAGE_HOUR receives an hour is what the queue's maxReceiveCount allows for.
+    The maximum follows from the queue's maxReceiveCount, which allows for RECEIVES_PER_OUTAGE_HOUR receives an hour.
     """
     longest: int = min(UNAVAILABLE_LONGEST_SECONDS, UNAVAILABLE_FIRST_SECONDS * 2 ** min(receives - 1, 10))
     return longest - random.randint(0, longest // 10 if longest < UNAVAILABLE_LONGEST_SECONDS else 0)  # noqa: S311

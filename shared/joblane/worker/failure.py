@@ -1,4 +1,4 @@
-"""What is kept of an error: its class, its text, where it was raised, and a fingerprint to group it by."""
+"""The stored form of an error: class, text, traceback, and a fingerprint that groups equal errors."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 
 MAX_TRACEBACK = 8_000
 MAX_ERRORS = 50
-"""Of one failure, causes and members of groups together."""
-LIBRARIES = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
-"""Code that is not the project's: this library, Python's own, Lambda's layer of dependencies, and no file at all."""
-CAUSED = "The above exception was the direct cause of the following exception:"
-MEANWHILE = "During handling of the above exception, another exception occurred:"
-"""Python's own words."""
+"""The most errors of one traceback, including causes and members of exception groups."""
+NOT_PROJECT_CODE = (str(Path(__file__).parents[1]), str(Path(os.__file__).parent), "/opt/python/", "<")
+"""Prefixes of files outside of the project: this library, the standard library, Lambda's layers, and code without a
+file."""
+CAUSE_LINE = "The above exception was the direct cause of the following exception:"
+CONTEXT_LINE = "During handling of the above exception, another exception occurred:"
+"""Python's own lines between two tracebacks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,11 @@ class Failure:
 
     @classmethod
     def of(cls, type_: str, error: BaseException, scrub: Scrub) -> Failure:
-        """``scrub``: takes out of texts what is not to be kept, see :mod:`joblane.redaction`."""
+        """``scrub``: removes redacted values from texts, see :mod:`joblane.redaction`."""
         name = type(error).__name__
-        frames = tracebacks.extract_tb(error.__traceback__)
-        own = [frame for frame in frames if _is_own(frame.filename)]
-        where = f"{own[-1].filename.rpartition('/')[2]}:{own[-1].name}" if own else ""
+        stack = tracebacks.extract_tb(error.__traceback__)
+        frames = [frame for frame in stack if _is_project_code(frame.filename)]
+        where = f"{frames[-1].filename.rpartition('/')[2]}:{frames[-1].name}" if frames else ""
         message = text_of(error, scrub)
         key = "|".join((type_, name, normalised(message), where))
         return cls(
@@ -50,13 +51,13 @@ class Failure:
         )
 
 
-def _is_own(file: str) -> bool:
-    """The project's own code, by which errors are told apart, and not a library that it called."""
-    return not file.startswith(LIBRARIES) and "/site-packages/" not in file
+def _is_project_code(file: str) -> bool:
+    """True for the project's own code. The fingerprint uses the innermost such frame, not one in a library."""
+    return not file.startswith(NOT_PROJECT_CODE) and "/site-packages/" not in file
 
 
-# In this order: an address may stand in quotes, and hold numbers.
-SPECIFICS = (
+# The order matters: an address may be quoted, and may contain numbers.
+VARIABLE_PARTS = (
     (re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|\b[a-z][a-z0-9+.-]*://[^\s'\"<>]+"), "@"),
     (re.compile(r"(?<!\w)(['\"`])(?:(?!\1).)*\1(?!\w)|“[^”]*”|‘[^’]*’"), "'…'"),
     (re.compile(r"\b\d{4}-\d\d-\d\d[T ]\d\d:\d\d[\d:.,]*(Z|[+-]\d\d:?\d\d)?"), "#"),
@@ -65,35 +66,34 @@ SPECIFICS = (
 
 
 def normalised(message: str) -> str:
-    """What an error says of all of its kind: without quoted values, addresses, ids and numbers."""
-    for pattern, sign in SPECIFICS:
-        message = pattern.sub(sign, message)
+    """Replace the quoted values, addresses, ids and numbers in an error message, so that equal errors compare equal."""
+    for pattern, placeholder in VARIABLE_PARTS:
+        message = pattern.sub(placeholder, message)
     return message
 
 
 def _lines(error: BaseException, scrub: Scrub, seen: set[int]) -> Iterator[str]:
-    """As Python prints it: causes first, each with its frames; the errors' texts as :func:`text_of` tells them."""
-    chain = _chain(error, seen)
-    for position, one in enumerate(chain):
+    """Yield the traceback as Python prints it, causes first, with the errors' texts from :func:`text_of`."""
+    for position, link in enumerate(_chain(error, seen)):
         if position:
-            yield f"\n{CAUSED if one.__cause__ else MEANWHILE}\n\n"
-        if one.__traceback__ is not None:
+            yield f"\n{CAUSE_LINE if link.__cause__ else CONTEXT_LINE}\n\n"
+        if link.__traceback__ is not None:
             yield "Traceback (most recent call last):\n"
-            yield from tracebacks.format_tb(one.__traceback__)
-        yield f"{type(one).__qualname__}: {text_of(one, scrub)}\n"
-        yield from (f"{scrub(str(note))}\n" for note in getattr(one, "__notes__", ()))
-        for number, member in enumerate(one.exceptions if isinstance(one, BaseExceptionGroup) else (), 1):
+            yield from tracebacks.format_tb(link.__traceback__)
+        yield f"{type(link).__qualname__}: {text_of(link, scrub)}\n"
+        yield from (f"{scrub(str(note))}\n" for note in getattr(link, "__notes__", ()))
+        for number, member in enumerate(link.exceptions if isinstance(link, BaseExceptionGroup) else (), 1):
             if id(member) not in seen and len(seen) < MAX_ERRORS:
                 yield f"\n{number} of the group:\n\n"
                 yield from _lines(member, scrub, seen)
 
 
 def _chain(error: BaseException, seen: set[int]) -> list[BaseException]:
-    """The error and what it came of, first cause first. A loop that catches and raises makes them by the thousand."""
+    """Return the error and its causes, first cause first. A loop that catches and raises makes thousands of them."""
     chain: list[BaseException] = []
-    one: BaseException | None = error
-    while one is not None and id(one) not in seen and len(seen) < MAX_ERRORS:
-        seen.add(id(one))
-        chain.append(one)
-        one = one.__cause__ or (None if one.__suppress_context__ else one.__context__)
+    link: BaseException | None = error
+    while link is not None and id(link) not in seen and len(seen) < MAX_ERRORS:
+        seen.add(id(link))
+        chain.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return chain[::-1]

@@ -1,7 +1,7 @@
-"""The Lambda entry of every task: ``joblane.worker.lambda_entry.handler``. ``JOBLANE_TASK`` says which one it serves.
+"""The Lambda entry of every task: ``joblane.worker.lambda_entry.handler``. ``JOBLANE_TASK`` names the task type.
 
-Lambda gives the import of this module more processor than a small function has later; so the task and what its path
-needs are imported here. Nothing is connected to before the first message.
+A small function has more processor while Lambda imports this module than later. So the task and everything it needs are
+imported here. The first message opens the connections.
 """
 
 from __future__ import annotations

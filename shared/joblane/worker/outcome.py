@@ -1,4 +1,4 @@
-"""What the end of a handler means for the task: one ``match``, in one place."""
+"""The outcome: one ``match`` decides what the end of a handler means for the task."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ if TYPE_CHECKING:
 
 MISMATCH_DELAY = timedelta(minutes=1)
 MISMATCH_PATIENCE = timedelta(hours=1)
-"""How long a payload waits for code that knows its schema: a deploy takes less."""
+"""A payload waits this long for code that knows its schema. A deploy takes less time."""
 
 
 def failed(
     task: Task[Any, Any], claim: Claim, error: BaseException, duration_ms: int, payload: Payload | None = None
 ) -> Finish:
-    """The handler raised ``error``, or its payload could not be read: then there is no ``payload``."""
+    """Return the end of a run whose handler raised ``error``. ``payload``: None if it could not be read."""
     scrub = scrubber(task.payload, claim.payload, payload, headers=claim.headers)
     return replace(_decide(task, claim, error, scrub), duration_ms=duration_ms)
 
@@ -51,7 +51,7 @@ def failed(
 def _decide(  # noqa: PLR0911 - a row each
     task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub
 ) -> Finish:
-    left = claim.attempt < claim.max_attempts
+    has_attempts_left = claim.attempt < claim.max_attempts
     match error:
         case TaskCancelled():
             return _finish(claim, "cancelled", State.CANCELLED, reason="cancelled while it ran")
@@ -68,14 +68,14 @@ def _decide(  # noqa: PLR0911 - a row each
         case Continued():
             return _finish(claim, "continued", State.PENDING, counted=False, continued=True)
         case TaskTimeout() if _past_deadline(claim):
-            return _archived(task, claim, error, scrub, "DeadlinePassed: it passed while the task ran")
-        case RetryAfter() if left:
+            return _archived(task, claim, error, scrub, "DeadlinePassed: the deadline passed while the task ran")
+        case RetryAfter() if has_attempts_left:
             return _retry(task, claim, error, scrub, error.delay)
-        case _ if left:
+        case _ if has_attempts_left:
             return _retry(task, claim, error, scrub, delay_after(_retry_delay(task, claim), claim.attempt, error))
         case _:
-            which = f"attempt {claim.attempt} of {claim.max_attempts}"
-            reason = f"{which} failed: {type(error).__name__}: {text_of(error, scrub)}"
+            attempt = f"attempt {claim.attempt} of {claim.max_attempts}"
+            reason = f"{attempt} failed: {type(error).__name__}: {text_of(error, scrub)}"
             return _archived(task, claim, error, scrub, reason)
 
 
@@ -89,9 +89,9 @@ def _past_deadline(claim: Claim) -> bool:
 
 
 def _retry_delay(task: Task[Any, Any], claim: Claim) -> RetryDelay:
-    """The task's own, else as its type declares."""
-    own = claim.options.get("retry_delay")
-    return [timedelta(seconds=seconds) for seconds in own] if own else task.retry_delay
+    """Return the delay that the task was enqueued with, or else the delay that its type declares."""
+    delays = claim.options.get("retry_delay")
+    return [timedelta(seconds=seconds) for seconds in delays] if delays else task.retry_delay
 
 
 def _retry(task: Task[Any, Any], claim: Claim, error: BaseException, scrub: Scrub, delay: timedelta) -> Finish:
@@ -111,9 +111,9 @@ def _finish(
     delay: timedelta = timedelta(0),
     reason: str | None = None,
     failure: Failure | None = None,
-    **how: Any,
+    **flags: Any,
 ) -> Finish:
-    """``how``: ``counted``, ``snoozed``, ``mismatch`` and ``continued`` of :class:`Finish`."""
+    """``flags``: ``counted``, ``snoozed``, ``mismatch`` and ``continued`` of :class:`Finish`."""
     return Finish(
         claim.id,
         claim.token,
@@ -123,19 +123,19 @@ def _finish(
         delay_seconds=min(delay, LONGEST).total_seconds(),
         reason=storable(reason) if reason else None,
         **(asdict(failure) if failure else {}),
-        **how,
+        **flags,
     )
 
 
 def storable_result(result: Any) -> Any:
-    """A handler's result as JSON values; what JSON lacks (NaN, infinities) is null.
+    """Return a handler's result as JSON values. NaN and infinities, which JSON lacks, become null.
 
-    Raises pydantic's ``PydanticSerializationError`` or TypeError: the attempt then fails.
+    Raises pydantic's ``PydanticSerializationError`` or TypeError; the attempt then fails.
     """
     value = to_jsonable_python(result, inf_nan_mode="null")
     try:
         check_tree(value, "result")
-        json.dumps(value)  # an integer of thousands of digits passes everything before
-    except ValueError as error:  # a MessageError, or what json cannot write
+        json.dumps(value)  # fails for an integer of thousands of digits, which the checks above accept
+    except ValueError as error:  # MessageError is a ValueError too
         raise TypeError(f"the handler's result cannot be stored: {error}") from None
     return value

@@ -1,7 +1,7 @@
-"""The router: passes a front door's messages to the lanes of their types.
+"""The router: sends the messages of a front door to the lanes of their types.
 
-Nothing is dropped. A body that cannot be read goes to that door's dead letters with the reason; a type that is not
-known waits up to an hour, as a deploy may be under way, and then goes the same way.
+No message is dropped. A body that cannot be read goes to the front door's dead letters with the reason. A message of an
+unknown type waits up to an hour, because a deploy may be under way, and then goes to the dead letters too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WAIT_SECONDS = 60
 
 
 class Router:
-    """``routes``: type → its queues, home first, of the types that take external messages."""
+    """``routes``: each type that accepts external messages → its queues, home queue first."""
 
     def __init__(self, routes: Mapping[str, Sequence[str]], sqs: Sqs, prefix: str) -> None:
         self._routes = {type_: [Queue(queue) for queue in queues] for type_, queues in routes.items()}
@@ -39,26 +39,28 @@ class Router:
         for position, why in failed.items():
             delivery = forwarded[position]
             self._logger.error(
-                "a message could not be sent on", extra={"message_id": delivery.message_id, "error": why}
+                "a message could not be forwarded", extra={"message_id": delivery.message_id, "error": why}
             )
             kept[delivery.message_id] = delivery
         if kept:
-            self._sqs.set_visibility(deliveries[0].queue, {one.receipt: WAIT_SECONDS for one in kept.values()})
+            self._sqs.set_visibility(
+                deliveries[0].queue, {delivery.receipt: WAIT_SECONDS for delivery in kept.values()}
+            )
         return {"batchItemFailures": [{"itemIdentifier": message_id} for message_id in sorted(kept)]}
 
     def _is_early(self, delivery: Received) -> bool:
-        """Of a type that is not known yet."""
+        """True if the message's type may still be deployed."""
         import time
 
         unknown = delivery.message is not None and delivery.message.type not in self._routes
         return unknown and time.time() - delivery.sent_at < PATIENCE_SECONDS
 
     def _entry(self, delivery: Received) -> Entry:
-        routed = self._route(delivery)
-        return routed if isinstance(routed, Entry) else refused_dead_letter(delivery, routed)
+        route = self._route(delivery)
+        return route if isinstance(route, Entry) else refused_dead_letter(delivery, route)
 
     def _route(self, delivery: Received) -> Entry | str:
-        """What is sent to the message's lane, or why it goes no further."""
+        """Return the entry for the message's lane, or the reason to refuse the message."""
         message = delivery.message
         if message is None:
             return f"MessageError: {delivery.refusal}"
@@ -67,9 +69,9 @@ class Router:
         if message.tick is not None or TICK_ID_PATTERN.fullmatch(message.id or ""):
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         queues = self._routes[message.type]
-        tier = delivery.queue.rpartition("-")[2]
-        queue = next((queue for queue in queues if queue == tier), queues[0])
-        # An external message stands for itself: no row is promised to it.
+        front_door = delivery.queue.rpartition("-")[2]
+        queue = next((queue for queue in queues if queue == front_door), queues[0])
+        # An external message has no row, so it must not claim to have one.
         entry = with_id(
             replace(delivery, message=replace(message, rec=False)), lane_name(self._prefix, queue, message.type)
         )

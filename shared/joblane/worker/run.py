@@ -1,4 +1,4 @@
-"""One run of one task: its time limit, the handler's call, the outcome, and the commit with the handler's work."""
+"""One run of one task: the time limit, the handler's call, the outcome, and the commit with the handler's work."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
     from joblane.worker.run_log import RunLog
 
 KILL_MARGIN_SECONDS = 3.0
-"""The alarm fires this long before Lambda's own kill at the latest."""
-AGAIN_SECONDS = 1.0
-"""How often it fires again: a handler that swallows it once meets it once more."""
-OUTLIVED = "the handler outlived its timeout"
+"""The alarm fires at least this long before Lambda kills the function."""
+REPEAT_SECONDS = 1.0
+"""The alarm fires again at this interval, in case the handler swallows the first one."""
+TIMED_OUT = "the handler exceeded its timeout"
 
 
 @dataclass(slots=True)
 class Runner:
-    """What the runs of one function share. ``side``: a second connection to the same database."""
+    """Everything that the runs of one function share. ``side``: a second connection to the same database."""
 
     task: Task[Any, Any]
     database: Database
@@ -54,18 +54,18 @@ class Run:
     received: Received
     claim: Claim
     end: Finish | None = None
-    """How it ended. None for a task that did not run, and for a run that has lost its lease."""
+    """The end of the run. None for a task that did not run, and for a run that has lost its lease."""
     recorded: bool = False
-    """The record has ``end``, committed with the handler's work; else the batch records it."""
+    """True if ``end`` is committed, with the handler's work. Otherwise the worker records it for the whole batch."""
 
     def execute(self, runner: Runner, queue: Queue, lambda_context: Any) -> None:
-        """Call the handler and decide what its end means. Raises KeyboardInterrupt alone."""
+        """Call the handler and decide what its end means. Raises only KeyboardInterrupt."""
         task, claim, alarm = runner.task, self.claim, runner.alarm
-        left = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
-        own = _own_seconds(task, claim)
-        seconds = min(own, left)
-        continues = task.resumable and left < own
-        work = RunSession(runner.database, runner.side, claim.id, claim.token, held=alarm.held)
+        lambda_seconds = lambda_context.get_remaining_time_in_millis() / 1000 - KILL_MARGIN_SECONDS
+        attempt_seconds = _attempt_seconds(task, claim)
+        seconds = min(attempt_seconds, lambda_seconds)
+        continues = task.resumable and lambda_seconds < attempt_seconds
+        work = RunSession(runner.database, runner.side, claim.id, claim.token, uninterrupted=alarm.deferred)
         context = TaskContext(task, claim, queue, work, runner.client, seconds=seconds, continues=continues)
         alarm.fired = False
         started = time.perf_counter()
@@ -74,15 +74,15 @@ class Run:
             payload = task.read(claim.payload, claim.schema)
             with alarm.set(seconds):
                 result = task.function(payload, context)
-                work.flush()  # may wait for a lock, as any statement of the handler's
+                work.flush()  # inside the time limit, because it may wait for a lock
             self.end = completed(claim, result, ms_since(started))
             runner.log.price(claim, self.end)
             self.recorded = work.commit(self.end)
         except KeyboardInterrupt:
             raise
-        except BaseException as raised:  # the one place where every end of a handler is decided
+        except BaseException as raised:  # the only place that decides the outcome of a failed run
             alarm.silence()
-            error = _what_ended_it(raised, alarm)
+            error = _decisive_error(raised, alarm)
             work.undo(interrupted=alarm.fired)
             if isinstance(error, TaskTimeout) and continues and work.has_kept:
                 error = Continued()
@@ -98,101 +98,104 @@ class Run:
 
 
 def completed(claim: Claim, result: Any, duration_ms: int) -> Finish:
-    """The handler returned. Raises where its result cannot be stored: the attempt then fails."""
+    """Return the end of a run whose handler returned. Raises if the result cannot be stored; the attempt then fails."""
     result = None if result is None else outcome.storable_result(result)
     return Finish(
         claim.id, claim.token, claim.run, "completed", State.COMPLETED, result=result, duration_ms=duration_ms
     )
 
 
-def _own_seconds(task: Task[Any, Any], claim: Claim) -> float:
-    """What the attempt may still take: the sooner of timeout and deadline."""
+def _attempt_seconds(task: Task[Any, Any], claim: Claim) -> float:
+    """Return the time that is left until the attempt's timeout or the deadline, whichever comes first."""
     timeout = float(claim.options.get("timeout") or task.timeout.total_seconds())
-    own = timeout - claim.used_ms / 1000
-    return own if claim.deadline is None else min(own, claim.deadline - time.monotonic())
+    seconds = timeout - claim.used_ms / 1000
+    return seconds if claim.deadline is None else min(seconds, claim.deadline - time.monotonic())
 
 
-def _what_ended_it(raised: BaseException, alarm: Alarm) -> BaseException:
-    """The timeout, for an error that it has left behind: a clean-up that failed, or a library that the alarm met in
-    the middle of a change of its state. What a handler raises *from* it is the handler's word."""
-    chosen = isinstance(raised, (*OUTCOMES, LeaseLostError, Interrupt)) or isinstance(raised.__cause__, TaskTimeout)
-    if chosen or not alarm.fired:
+def _decisive_error(raised: BaseException, alarm: Alarm) -> BaseException:
+    """Return the timeout instead of an error that the timeout caused, and any other error unchanged.
+
+    Such an error comes from a failed clean-up, or from a library that the alarm interrupted in a state change. An
+    outcome, and an error that the handler raises ``from`` the timeout, are the handler's decision.
+    """
+    is_decision = isinstance(raised, (*OUTCOMES, LeaseLostError, Interrupt))
+    if is_decision or isinstance(raised.__cause__, TaskTimeout) or not alarm.fired:
         return raised
-    timeout = TaskTimeout(OUTLIVED).with_traceback(raised.__traceback__)
+    timeout = TaskTimeout(TIMED_OUT).with_traceback(raised.__traceback__)
     timeout.__cause__ = raised
     return timeout
 
 
 def ms_since(started: float) -> int:
-    """Milliseconds since a value of ``time.perf_counter()``."""
+    """Return the milliseconds since ``started``, a value of ``time.perf_counter()``."""
     return round((time.perf_counter() - started) * 1000)
 
 
 class Alarm:
-    """One alarm per process, armed inside ``with alarm.set(seconds):``, silent inside ``with alarm.held:``.
+    """The process's alarm, armed inside ``with alarm.set(seconds):`` and deferred inside ``with alarm.deferred:``.
 
-    Signals reach the main thread only, which is where Lambda runs handlers; in another thread nothing is set.
+    Signals reach only the main thread, where Lambda runs handlers. In another thread no alarm is set.
     """
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._armed = False
         self.fired = False
-        """It was raised into the body since it was set."""
-        self.held = _Held(self)
-        """The library's own talk with the database. An alarm that comes meanwhile is raised at its end."""
+        """True if the alarm has raised the timeout since it was set."""
+        self.deferred = _Deferred(self)
+        """The context for the library's own statements. An alarm that fires inside is raised at its end."""
 
     def set(self, seconds: float) -> Alarm:
-        """Raise :class:`TaskTimeout` into the body ``seconds`` from its start; before it where none are left."""
+        """Raise :class:`TaskTimeout` ``seconds`` after the start of the body, or before it if no time is left."""
         self._seconds = seconds
         self.fired = False
         return self
 
     def __enter__(self) -> None:
         if self._seconds <= 0:
-            raise TaskTimeout(OUTLIVED)
+            raise TaskTimeout(TIMED_OUT)
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGALRM, self._fire)
             self._armed = True
-            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 0.001), AGAIN_SECONDS)
+            signal.setitimer(signal.ITIMER_REAL, max(self._seconds, 0.001), REPEAT_SECONDS)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.silence()
 
     def silence(self) -> None:
-        """Stop it for good. Call it first wherever :class:`TaskTimeout` is caught: it may have fired on the way out."""
+        """Stop the alarm. Code that catches :class:`TaskTimeout` calls this first: it may have fired on the way out."""
         if self._armed:
             self._armed = False
             signal.setitimer(signal.ITIMER_REAL, 0)
-        self.held.missed = False
+        self.deferred.missed = False
 
     def _fire(self, _number: int, _frame: FrameType | None) -> None:
-        if self._armed and self.held.now:
-            self.held.missed = True
+        if self._armed and self.deferred.active:
+            self.deferred.missed = True
         elif self._armed:
             self.raise_it()
 
     def raise_it(self) -> NoReturn:
-        """Into whatever calls this."""
+        """Raise the timeout in the calling code."""
         self.fired = True
-        raise TaskTimeout(OUTLIVED)
+        raise TaskTimeout(TIMED_OUT)
 
 
-class _Held:
-    """A stretch of code that the alarm leaves alone. Stretches do not nest."""
+class _Deferred:
+    """A context in which the alarm does not interrupt. Such contexts do not nest."""
 
-    now = False
+    active = False
     missed = False
-    """The alarm has come meanwhile. Waiting for it to fire again would let a loop of such stretches go on for ever."""
+    """True if the alarm fired inside. To wait for the next one could let a loop of such contexts run for ever."""
 
     def __init__(self, alarm: Alarm) -> None:
         self._alarm = alarm
 
     def __enter__(self) -> None:
-        self.now = True
+        self.active = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.now = False
+        self.active = False
         if self.missed and error is None:
             self.missed = False
             self._alarm.raise_it()

@@ -1,10 +1,9 @@
-"""What an invocation reports of its runs: log lines and metrics without payload values, and what each run cost.
+"""The report of an invocation: log lines and metrics without payload values, and the cost of each run.
 
-The cost is an estimate from the table of prices, kept with the run. Counted are its time and memory in Lambda, its
-share of the invocation, and of the calls to SQS. Left out is what a run cannot know, or what is there without it: a
-cold start, the finish itself (which is written before it is over), the database, the network, logs and metrics, the
-surcharge of fair queues, bodies above 64 KiB, and what the handler calls. A run that was lost has no estimate: nobody
-knows how long it took.
+The cost is an estimate from the table of prices, stored with the run. It includes the run's time and memory in Lambda,
+its share of the invocation, and its share of the SQS calls. It excludes fixed costs and costs that a run cannot know: a
+cold start, the finish itself, the database, the network, logs and metrics, the surcharge of fair queues, bodies above
+64 KiB, and the services that the handler calls. A lost run has no estimate, because its duration is unknown.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from joblane.record.finish import Finish
 
 METRICS = {
-    State.COMPLETED: "Succeeded",
+    State.COMPLETED: "Completed",
     State.RETRY: "Retried",
     State.PENDING: "Snoozed",
     State.ARCHIVED: "Archived",
@@ -33,51 +32,51 @@ METRICS = {
 }
 MEMORY_VARIABLE = "AWS_LAMBDA_FUNCTION_MEMORY_SIZE"
 """Source: Lambda, *Defined runtime environment variables*; in MB."""
-CALLS_FOR_ALL = 2
-"""One request receives the messages of an invocation, and one deletes them or has them wait."""
+SHARED_SQS_CALLS = 2
+"""The SQS calls of an invocation: one receives its messages, one deletes them or changes their visibility."""
 
 
 class RunLog:
-    """Gathers the runs of one task type; :meth:`write` ends an invocation.
+    """Collects the runs of one task type. :meth:`write` ends an invocation.
 
-    What completed is one line for all: written one by one, a batch's lines cost more than its no-op jobs. What did not
-    complete has a line of its own.
+    Completed tasks share one log line, because a line per task would cost more than a batch of no-op jobs. Every other
+    task has its own line.
     """
 
     def __init__(self, task: Task[Any, Any]) -> None:
         self._type = task.type
         self._runs: list[tuple[Claim, Finish]] = []
         self._archived: list[Claim] = []
-        given = os.environ.get(MEMORY_VARIABLE, "")
-        self._memory_mb = int(given) if given.isdecimal() else task.memory_mb
-        self._millisecond = compute(os.uname().machine).each * self._memory_mb / 1024 / 1000
-        self._request = PRICES["Lambda request"].each
-        self._call = PRICES["SQS request"].each
+        memory = os.environ.get(MEMORY_VARIABLE, "")
+        self._memory_mb = int(memory) if memory.isdecimal() else task.memory_mb
+        self._usd_per_ms = compute(os.uname().machine).each * self._memory_mb / 1024 / 1000
+        self._usd_per_request = PRICES["Lambda request"].each
+        self._usd_per_call = PRICES["SQS request"].each
         self._shared_ms = self._shared_usd = 0.0
 
     def begin(self, runs: int, milliseconds: int) -> None:
-        """``runs`` share an invocation, and in it ``milliseconds`` up to the start of the first."""
+        """Start an invocation: ``runs`` share it, and the ``milliseconds`` before the first of them started."""
         parts = runs or 1
         self._shared_ms = milliseconds / parts
-        self._shared_usd = (self._request + CALLS_FOR_ALL * self._call) / parts
+        self._shared_usd = (self._usd_per_request + SHARED_SQS_CALLS * self._usd_per_call) / parts
 
     def price(self, claim: Claim, end: Finish) -> None:
-        """Write into ``end`` what the run has cost. Lambda bills each millisecond begun."""
-        own_calls = (claim.run == 1) + (end.state is State.ARCHIVED)  # the message was sent; its dead letter is
+        """Write the cost of the run into ``end``. Lambda bills each started millisecond."""
+        own_calls = (claim.run == 1) + (end.state is State.ARCHIVED)  # sending the message, sending the dead letter
         end.billed_ms = math.ceil(end.duration_ms + self._shared_ms)
         end.memory_mb = self._memory_mb
-        end.cost_usd = end.billed_ms * self._millisecond + self._shared_usd + own_calls * self._call
+        end.cost_usd = end.billed_ms * self._usd_per_ms + self._shared_usd + own_calls * self._usd_per_call
 
     def add(self, claim: Claim, end: Finish) -> None:
-        """A run whose end is recorded."""
+        """Add a run whose end is recorded."""
         self._runs.append((claim, end))
 
     def add_archived(self, claim: Claim) -> None:
-        """A task that the claim has archived, after a run that was lost or past its deadline: no run ends by that."""
+        """Add a task that the claim archived after a lost run or a passed deadline. No run reports that."""
         self._archived.append(claim)
 
     def write(self, queue: Queue) -> None:
-        """Write what was gathered, and begin anew."""
+        """Write the log lines and metrics of the invocation, and clear the collection."""
         logger = telemetry.logger()
         common = {"task_type": self._type, "queue": queue.value}
         completed: list[dict[str, Any]] = []
@@ -109,8 +108,8 @@ def fields_of(claim: Claim) -> dict[str, Any]:
 
 
 def _end_fields(end: Finish) -> dict[str, Any]:
-    why = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
-    fields = {"outcome": end.outcome, "ms": end.duration_ms} | {name: value for name, value in why.items() if value}
+    cause = {"error_type": end.error_type, "fingerprint": end.fingerprint, "reason": end.reason}
+    fields = {"outcome": end.outcome, "ms": end.duration_ms} | {name: value for name, value in cause.items() if value}
     if end.state in (State.RETRY, State.PENDING):
         fields["again_in_seconds"] = end.visibility_seconds
     return fields

@@ -1,7 +1,7 @@
-"""A delivery, straight down: read, claim, run, finish, respond.
+"""The worker handles a delivery in five steps: read, claim, run, finish, respond.
 
-A worker serves one task type in one process. It answers Lambda with the messages that stay in the queue; a message
-leaves the queue only once what it stands for is safe: run and committed, waiting in its row, or sent as a dead letter.
+A worker serves one task type in one process. Its response lists the messages that stay in the queue. A message leaves
+the queue only after its task has run and is committed, or waits in its row, or after its dead letter was sent.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
     from joblane.record.database import Database
     from joblane.sqs.client import Entry, Sqs
 
-RECORD_ERRORS = (PostgresError, OSError, WrongStageError)
+DATABASE_ERRORS = (PostgresError, OSError, WrongStageError)
 LOCKED_SECONDS = 5
-"""A row that stayed locked is another run's finish or an operator's edit: soon over. A unique key that another task
-took at the same moment is there when the claim asks again."""
+"""Visibility timeout after a claim met a lock or a unique key taken at the same moment. Another run's finish or an
+operator's edit holds a lock for a short time. The next claim sees the task that took the key."""
 
 
-class OneByOneError(JobError):
+class BatchClaimError(JobError):
     """The batch cannot be claimed in one statement."""
 
 
@@ -65,26 +65,26 @@ class Worker:
     def handle(self, event: Mapping[str, Any], lambda_context: Any) -> dict[str, list[dict[str, str]]]:
         """Lambda's entry: an SQS event in, a partial batch response out."""
         response = BatchResponse()
-        received = [Received.read(record) for record in event["Records"]]
-        alone = self._run_batch(self._claimable(received, response), response, lambda_context)
-        for id_, message in alone.items():  # each on its own: a loss then counts, and costs its neighbours nothing
-            for undecided in self._run_batch({id_: message}, response, lambda_context).values():
+        deliveries = [Received.read(record) for record in event["Records"]]
+        to_claim_alone = self._run_batch(self._claimable(deliveries, response), response, lambda_context)
+        for id_, delivery in to_claim_alone.items():  # a lost run then counts for its own task and for no other
+            for undecided in self._run_batch({id_: delivery}, response, lambda_context).values():
                 response.keep(undecided, 0)
         if response.visibility:
-            self._sqs.set_visibility(received[0].queue, response.visibility)
-        self._log.write(self._lanes[received[0].queue])
+            self._sqs.set_visibility(deliveries[0].queue, response.visibility)
+        self._log.write(self._lanes[deliveries[0].queue])
         return {"batchItemFailures": response.failures}
 
     def _run_batch(  # noqa: PLR0912 - a row for each verdict
-        self, messages: Mapping[str, Received], response: BatchResponse, lambda_context: Any
+        self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any
     ) -> Mapping[str, Received]:
-        """Claim, run and finish messages by id. Returns those that must be claimed alone, in the order of attempts."""
-        began = time.perf_counter()
+        """Claim, run and finish messages by id. Return the messages to claim alone, fewest attempts first."""
+        started = time.perf_counter()
         try:
-            claimed = self._claim(messages, response, lambda_context)
-        except OneByOneError:
-            return messages
-        alone: list[Run] = []
+            claimed = self._claim(deliveries, response, lambda_context)
+        except BatchClaimError:
+            return deliveries
+        to_claim_alone: list[Run] = []
         runs: list[Run] = []
         archived: list[Run] = []
         for run in claimed:
@@ -93,7 +93,7 @@ class Worker:
                 case Verdict.RUN:
                     runs.append(run)
                 case Verdict.CLAIM_ALONE:
-                    alone.append(run)
+                    to_claim_alone.append(run)
                 case Verdict.WAIT if wait <= MAX_DELAY_SECONDS:
                     response.keep(run.received, wait)
                 case Verdict.LEASED:
@@ -103,7 +103,7 @@ class Worker:
                     archived.append(run)
                 case Verdict.SEND_DEAD_LETTER:
                     archived.append(run)
-                case Verdict.TAKEN:  # its unique key is another's now: a dead letter still, and still this task's
+                case Verdict.TAKEN:  # another task holds the unique key: the message stays a dead letter of this task
                     reason = run.claim.reason or "DuplicateTask: its unique key is held by another task"
                     self._send([run.received], [self._dead_letter(run, reason)], response)
                 case Verdict.CONFLICT:
@@ -112,44 +112,44 @@ class Worker:
                 case Verdict.WAIT | Verdict.PAUSED | Verdict.DONE | Verdict.LEFTOVER | Verdict.GONE:
                     fields = self._log_fields(run.claim) | {"verdict": verdict}
                     self._logger.info("message acknowledged", extra=fields)
-        self._log.begin(len(runs), round((time.perf_counter() - began) * 1000))
+        self._log.begin(len(runs), round((time.perf_counter() - started) * 1000))
         for run in runs:
             run.execute(self._runner, self._lanes[run.received.queue], lambda_context)
         archived += self._finish(runs, response)
         if archived:
             self._send_dead_letters(archived, response)
-        return {run.claim.id: run.received for run in sorted(alone, key=lambda run: run.claim.attempt)}
+        return {run.claim.id: run.received for run in sorted(to_claim_alone, key=lambda run: run.claim.attempt)}
 
-    def _claimable(self, received: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
-        """The messages that can be claimed, by id. The others are sent to the dead letters, or once more with an id."""
+    def _claimable(self, deliveries: Sequence[Received], response: BatchResponse) -> dict[str, Received]:
+        """Return the messages that can be claimed, by id. Refuse the others, or send a copy with an id."""
         claimable: dict[str, Received] = {}
         forwarded: list[Received] = []
         entries: list[Entry] = []
-        for one in received:
-            message, entry = one.message, None
+        for delivery in deliveries:
+            message, entry = delivery.message, None
             id_ = message.id if message is not None else None
             if message is None:
-                entry = refused_dead_letter(one, f"MessageError: {one.refusal}")
+                entry = refused_dead_letter(delivery, f"MessageError: {delivery.refusal}")
             elif (refusal := self._refusal(message)) is not None:
-                entry = refused_dead_letter(one, refusal)
+                entry = refused_dead_letter(delivery, refusal)
             elif message.tick is not None:
-                id_ = tick_id(self._task, message.tick, one.sent_at)
+                id_ = tick_id(self._task, message.tick, delivery.sent_at)
             elif id_ is None:
-                copy = with_id(one, one.queue)
-                entry = copy if fits(copy) else refused_dead_letter(one, NO_ROOM)
+                copy = with_id(delivery, delivery.queue)
+                entry = copy if fits(copy) else refused_dead_letter(delivery, NO_ROOM)
             if entry is not None or id_ is None:
-                forwarded.append(one)
+                forwarded.append(delivery)
                 entries += [entry] if entry else []
             elif id_ in claimable:
-                response.keep(one, 0)  # the other copy of this batch decides first
+                response.keep(delivery, 0)  # the other copy in this batch is handled first
             else:
-                claimable[id_] = one
+                claimable[id_] = delivery
         if forwarded:
             self._send(forwarded, entries, response)
         return claimable
 
     def _refusal(self, message: Message) -> str | None:
-        """Why a message cannot be claimed here; None for a good one."""
+        """Return the reason why a message cannot be claimed here, or None."""
         if message.type not in self._task.types:
             return f"MessageError: type: this is a lane of {self._task.type!r}, not of {message.type!r}"
         if message.rec:
@@ -158,50 +158,59 @@ class Worker:
             return "MessageError: id: has the form of a tick's id, which only the scheduler gives"
         return None
 
-    def _claim(self, messages: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
-        """Claim all in one statement, in order.
+    def _claim(self, deliveries: Mapping[str, Received], response: BatchResponse, lambda_context: Any) -> list[Run]:
+        """Claim all messages in one statement, in order.
 
-        Raises :class:`OneByOneError` where the statement failed for one row's sake: then each is claimed, run and
-        finished before the next, or a loss would count against neighbours that were claimed in the same batch.
+        Raises :class:`BatchClaimError` if one row made the statement fail. Then each message is claimed, run and
+        finished before the next, so that a lost run counts for no other task.
         """
-        if not messages:
+        if not deliveries:
             return []
         arrivals = [
-            arrival(self._task, one.message, id_, self._lanes[one.queue], tenant=one.group, dead=one.dead)
-            for id_, one in messages.items()
-            if one.message is not None
+            arrival(
+                self._task,
+                delivery.message,
+                id_,
+                self._lanes[delivery.queue],
+                tenant=delivery.group,
+                dead_generation=delivery.dead_generation,
+            )
+            for id_, delivery in deliveries.items()
+            if delivery.message is not None
         ]
         lease = timedelta(milliseconds=lambda_context.get_remaining_time_in_millis()) + LEASE_MARGIN
         try:
             claims = self._database.call_again(claim, arrivals, lease, lambda_context.aws_request_id)
-        except RECORD_ERRORS as error:
-            if len(messages) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
-                raise OneByOneError from error
-            self._keep_unclaimed(list(messages.values()), error, response)
+        except DATABASE_ERRORS as error:
+            if len(deliveries) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
+                raise BatchClaimError from error
+            self._keep_unclaimed(list(deliveries.values()), error, response)
             return []
-        return [Run(one, claims[id_]) for id_, one in messages.items()]
+        return [Run(delivery, claims[id_]) for id_, delivery in deliveries.items()]
 
-    def _keep_unclaimed(self, received: Sequence[Received], error: Exception, response: BatchResponse) -> None:
-        """What could not be claimed has spent nothing."""
+    def _keep_unclaimed(self, deliveries: Sequence[Received], error: Exception, response: BatchResponse) -> None:
+        """Keep or refuse messages whose claim failed. They have used no attempt."""
         code = sqlstate(error) or ""
         if code in (LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION):
-            for one in received:
-                response.keep(one, LOCKED_SECONDS)
+            for delivery in deliveries:
+                response.keep(delivery, LOCKED_SECONDS)
         elif code.startswith(REFUSED_CLASSES):
-            reason = f"the database cannot hold this message: {text_of(error)}"
-            self._send(received, [refused_dead_letter(one, reason) for one in received], response)
+            reason = f"the database cannot store this message: {text_of(error)}"
+            self._send(deliveries, [refused_dead_letter(delivery, reason) for delivery in deliveries], response)
         else:
             migrated = is_unavailable(error) or isinstance(error, WrongStageError)
-            advice = "it will be tried again" if migrated else "are the migrations applied (joblane migrate)?"
-            self._logger.error(
-                "the database did not take the claim; " + advice,
-                extra={"error": text_of(error), "messages": len(received)},
+            advice = (
+                "SQS will deliver the messages again" if migrated else "are the migrations applied (joblane migrate)?"
             )
-            for one in received:
-                response.keep(one, growing_seconds(one.receives))
+            self._logger.error(
+                "the claim failed in the database; " + advice,
+                extra={"error": text_of(error), "messages": len(deliveries)},
+            )
+            for delivery in deliveries:
+                response.keep(delivery, growing_seconds(delivery.receives))
 
     def _finish(self, runs: Sequence[Run], response: BatchResponse) -> list[Run]:
-        """Record the ends that are not recorded yet, in one statement. Returns the runs whose task is archived."""
+        """Record the ends that are not recorded yet, in one statement. Return the runs whose task is archived."""
         self._record([run for run in runs if run.end is not None and not run.recorded], response)
         archived: list[Run] = []
         for run in runs:
@@ -220,24 +229,24 @@ class Worker:
             return
         ends = [run.end for run in runs if run.end is not None]
         try:
-            held = self._database.call(finish, ends)
-        except RECORD_ERRORS as error:
+            finished_ids = self._database.call(finish, ends)
+        except DATABASE_ERRORS as error:
             if len(runs) > 1 and isinstance(error, PostgresError) and not is_unavailable(error):
                 for run in runs:
                     self._record([run], response)
                 return
-            message = "the end of a run could not be recorded: it counts as lost"
+            message = "the end of a run could not be recorded; the run counts as lost"
             self._logger.error(message, extra={"error": text_of(error)})
             for run in runs:
                 response.keep(run.received, growing_seconds(run.received.receives))
             return
         for run, end in zip(runs, ends, strict=True):
-            run.recorded = end.id in held
+            run.recorded = end.id in finished_ids
             if not run.recorded:
                 self._record_cancelled(run, end, response)
 
     def _record_cancelled(self, run: Run, end: Finish, response: BatchResponse) -> None:
-        """The run was asked to stop, or it is not the one that holds the task any more."""
+        """Record the run as cancelled if its task has a cancel request. Otherwise the run has lost its lease."""
         if end.state is not State.CANCELLED and self._cancel_requested(end):
             run.end = outcome.failed(self._task, run.claim, TaskCancelled(CANCELLED), end.duration_ms)
             self._log.price(run.claim, run.end)
@@ -249,37 +258,37 @@ class Worker:
     def _cancel_requested(self, end: Finish) -> bool:
         try:
             return self._database.call(cancel_requested, end.id, end.token)
-        except RECORD_ERRORS:  # not known: the message stays, and the next delivery finds out
+        except DATABASE_ERRORS:  # unknown: the message stays in the queue, and its next delivery asks again
             return False
 
     def _send_dead_letters(self, runs: Sequence[Run], response: BatchResponse) -> None:
-        """Send the dead letters of archived tasks, mark them, and let their messages go."""
-        letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
-        failed = self._send([run.received for run in runs], letters, response)
+        """Send the dead letters of archived tasks, mark them as sent, and send the successors' messages."""
+        dead_letters = [self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs]
+        failed = self._send([run.received for run in runs], dead_letters, response)
         sent = [(run.claim.id, run.claim.generation) for n, run in enumerate(runs) if n not in failed]
         try:
             successors = self._database.call(mark_dead_sent, sent)
-        except RECORD_ERRORS as error:  # the sweep sends it once more, under the same id and redrive count
+        except DATABASE_ERRORS as error:  # the sweep sends it once more, with the same id and generation
             self._logger.warning("a dead letter was sent but not marked", extra={"error": text_of(error)})
-        else:
-            self._sqs.send_many([successor_entry(self._prefix, one) for one in successors])  # or the sweep does
+        else:  # the sweep sends the messages that SQS does not accept here
+            self._sqs.send_many([successor_entry(self._prefix, successor) for successor in successors])
 
     def _dead_letter(self, run: Run, reason: str) -> Entry:
-        claimed, came = run.claim, run.received
-        type_ = came.message.type if came.message else self._task.type  # it may have come under an older name
+        claimed, received = run.claim, run.received
+        type_ = received.message.type if received.message else self._task.type  # the message may have an older name
         message = Message(type_, claimed.id, claimed.payload, rec=True, schema=claimed.schema, headers=claimed.headers)
-        return archived_dead_letter(came.queue, message, reason, claimed.generation, came.group)
+        return archived_dead_letter(received.queue, message, reason, claimed.generation, received.group)
 
-    def _send(self, received: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
-        """Send an entry for each message, always before it is acknowledged; what SQS does not take keeps its message.
+    def _send(self, deliveries: Sequence[Received], entries: Sequence[Entry], response: BatchResponse) -> Iterable[int]:
+        """Send one entry per message before the message is acknowledged. If SQS refuses the entry, keep the message.
 
-        Returns the positions of those.
+        Returns the positions of the refused entries.
         """
         failed = self._sqs.send_many(entries)
         for position, why in failed.items():
             fields = {"queue": entries[position].queue, "error": why}
-            self._logger.error("a message could not be sent on", extra=fields)
-            response.keep(received[position], growing_seconds(received[position].receives))
+            self._logger.error("a message could not be forwarded", extra=fields)
+            response.keep(deliveries[position], growing_seconds(deliveries[position].receives))
         return failed.keys()
 
     def _log_fields(self, claimed: Claim) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from joblane.project import Project
 from joblane.record.database import Database
 from tests import unpacked, wheel
 from tests.e2e.adopter.shop import FILES
+from tests.e2e.adopter.tutorial import Tutorial
 from tests.pages import ROOT
 
 PATIENCE_SECONDS = 60
@@ -36,8 +37,8 @@ class Adopter:
     python: Path
     variables: dict[str, str]
 
-    def run(self, *command: str | Path, **variables: str) -> str:
-        """Run a command that has to succeed; return what it prints, on both outputs."""
+    def try_to_run(self, *command: str | Path, **variables: str) -> tuple[int, str]:
+        """Run a command; return its exit status and what it prints, on both outputs."""
         done = subprocess.run(
             command,
             cwd=self.folder,
@@ -48,8 +49,13 @@ class Adopter:
             text=True,
             check=False,
         )
-        assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}"
-        return done.stdout
+        return done.returncode, done.stdout
+
+    def run(self, *command: str | Path, **variables: str) -> str:
+        """Run a command that has to succeed; return what it prints, on both outputs."""
+        status, output = self.try_to_run(*command, **variables)
+        assert status == 0, f"{command}: {status}\n{output}"
+        return output
 
     @property
     def joined(self) -> dict[str, str]:
@@ -130,26 +136,28 @@ def relations(database: Database, schema: str) -> set[str]:
     return {str(name) for (name,) in found}
 
 
-def test_an_application_adopts_joblane(adopter: Adopter) -> None:
-    # when the folder becomes a project, with a setting of its own job
-    told = adopter.run("joblane", "init")
-    assert "wrote  functions/hello_world/handler.py" in told
+@pytest.fixture(scope="module")
+def tutorial(adopter: Adopter) -> Tutorial:
+    """The tutorial up to its local stack, in the adopter's folder, whose own job needs a setting."""
+    page = Tutorial(adopter.folder, adopter.try_to_run)
+    page.follow("2. Make the folder a project")
     stages = json.loads((adopter.folder / "cdk.json").read_text())
     for stage in stages["context"]["stages"].values():
         stage["settings"] = {"SHOP_NAME": "the corner shop"}
     (adopter.folder / "cdk.json").write_text(json.dumps(stages))
+    for heading in ("3. Write the job", "4. Write the application", "5. Test it", "6. Start the local stack"):
+        page.follow(heading)
+    return page
 
-    # then its first job runs on a local stack, made of tools that it fetches
-    told = adopter.run("joblane", "up")
-    for step in ("Fetched uv", "Fetched Node", "Fetched the CDK command line", "Fetched the AWS emulator", "Deployed"):
-        assert f"✓ {step}" in told
-    assert "hello:world" in told.partition("Deployed")[2]
-    assert "completed" in told.partition("hello:world")[2]
+
+@pytest.mark.usefixtures("tutorial")
+def test_an_application_adopts_joblane(adopter: Adopter) -> None:
+    # given a project whose local stack runs
     assert (adopter.folder / ".joblane").stat().st_mode & 0o077 == 0
     assert (adopter.folder / ".joblane" / ".gitignore").read_text() == "*\n"
     assert {"AWS_REGION": "us-east-1", "SHOP_NAME": "the corner shop"}.items() <= adopter.joined.items()
 
-    # and both schemas live in one database, whoever migrates first
+    # then both schemas live in one database, in whatever order they are migrated
     joined = adopter.joined
     adopter.run("alembic", "upgrade", "head", **joined)
     assert "The schema is up to date" in adopter.run("joblane", "migrate")
@@ -181,9 +189,14 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     database.drop()
 
 
-def test_its_tests_and_its_templates_pass(adopter: Adopter, database_url: str) -> None:
+def test_the_tutorial_is_followed_to_its_end(tutorial: Tutorial) -> None:
+    for heading in ("7. Run it", "8. See it fail", "9. Fix it", "10. Run it again"):
+        tutorial.follow(heading)
+
+
+def test_its_tests_and_its_templates_pass(adopter: Adopter, tutorial: Tutorial, database_url: str) -> None:
     adopter.run("python", "-m", "pytest", "-q", "tests", DATABASE_URL=database_url)
-    adopter.run("cdk", "synth", "--quiet", "--no-notices", "-c", "stage=dev")
+    tutorial.follow("11. Deploy it")
     written = {path.name for path in (adopter.folder / ".joblane" / "cdk.out").glob("*.template.json")}
     assert {"jobs-dev-data.template.json", "jobs-dev-jobs.template.json"} <= written
 

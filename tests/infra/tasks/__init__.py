@@ -1,1 +1,1 @@
-"""Tasks that use all a declaration can say about infrastructure, so that tests need no job of the platform."""
+"""Tasks with every option that concerns infrastructure, so that tests need no job of the platform."""

@@ -136,7 +136,7 @@ def test_an_unavailable_database_is_reported_with_the_source_of_its_address(tmp_
     [
         (lambda url: url.rpartition("/")[0] + "/gone", 'database "gone" does not exist'),
         (lambda url: re.sub(r":[^:@/]+@", ":wrong@", url), "password authentication failed"),
-        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the address has none"),
+        (lambda url: re.sub(r":[^:@/]+@", "@", url), "the server asks for a password, and the URL has none"),
     ],
     ids=["no database", "wrong password", "no password"],
 )

@@ -184,7 +184,7 @@ def test_init_over_another_cdk_app_reports_what_it_lacks_and_promises_no_deploy(
     ran = subprocess.run([JOBLANE, "init"], cwd=tmp_path, capture_output=True, text=True, check=True)
     output = " ".join((ran.stdout + ran.stderr).split())
     assert lacks in output
-    assert 'docs/how-to/deploy.md, "In a CDK app of your own"' in output
+    assert "docs/how-to/own-cdk-app.md" in output
     assert "deploys, and runs the job" not in output
     assert files(tmp_path)[name] == text
     assert ".github/workflows/joblane.yml" not in files(tmp_path)

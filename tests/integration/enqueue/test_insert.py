@@ -52,15 +52,15 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
     """One holds k2, is refused k1, and would take k1 in a second round; the other has k1 by then, and waits for k2."""
     put(world, sample_only, "held", unique_key="sample:only k1")
     refused, waiting, first = threading.Event(), threading.Event(), threading.get_ident()
-    real = module._explain
+    real = module._resolve
 
-    def explain(run: Any, jobs: Mapping[int, NewTask], room: int | None) -> Any:
+    def resolve(run: Any, jobs: Mapping[int, NewTask], room: int | None) -> Any:
         if threading.get_ident() == first and not refused.is_set():
             refused.set()
             assert waiting.wait(20)
         return real(run, jobs, room)
 
-    monkeypatch.setattr(module, "_explain", explain)
+    monkeypatch.setattr(module, "_resolve", resolve)
     answers: dict[str, list[Any]] = {}
 
     def other() -> None:
@@ -84,7 +84,7 @@ def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
 
     k1, k2 = answers["first"]
     assert isinstance(k1, DuplicateTaskError)
-    assert "changing hands; enqueue it again" in str(k1)
+    assert "which is changing; enqueue it again" in str(k1)
     assert isinstance(k2, Enqueued)
     assert isinstance(answers["other"][0], Enqueued)
     assert isinstance(answers["other"][1], DuplicateTaskError)

@@ -22,7 +22,7 @@ from joblane.errors import TaskIdConflictError
 from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
 from joblane.record.database import Database
-from joblane.record.insert import INSERT, KNOWN
+from joblane.record.insert import EXISTING, INSERT
 from joblane.record.states import State
 from joblane.testing.faults import Go
 from tests.builders.events import record
@@ -218,7 +218,7 @@ def test_of_one_that_ends_before_it_can_be_named_the_key_is_taken(world: World, 
 
 def test_one_that_starts_just_before_it_is_replaced_is_not(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample(number=1), unique_key="k")
-    between(world, client, KNOWN, "update joblane.tasks set state = 'active'")
+    between(world, client, EXISTING, "update joblane.tasks set state = 'active'")
     with pytest.raises(DuplicateTaskError, match="which is active; a running task cannot be replaced"):
         client.enqueue(sample_only, Sample(number=2), unique_key="k", on_conflict="replace")
     assert world.row(first.id)["payload"]["number"] == 1
@@ -270,7 +270,7 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
 def test_a_client_without_a_record_says_that_it_holds_no_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
-        with pytest.raises(EnqueueError, match=r"unique_for: a key is held by a row; .* record=False"):
+        with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* record=False"):
             JobClient(record=False).enqueue(task, Sample(), **options)  # type: ignore[arg-type]
 
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import pytest
 
 from joblane import Payload, SkipRetry, TaskContext, task
-from joblane.discovery import follower_of
+from joblane.discovery import successor_of
 from joblane.errors import DuplicateTaskError, PayloadError, UnknownTaskError, UnreadablePayloadError
 from joblane.inspector.actions.changes import ALLOWED, change
 from joblane.inspector.errors import ActionError
@@ -219,7 +219,7 @@ def test_archive_archives_a_waiting_task_and_sends_its_dead_letter(
 
 
 def sample_watched_options() -> dict[str, Any]:
-    return {"on_archived": dict(follower_of(sample_watched) or {})}
+    return {"on_archived": dict(successor_of(sample_watched) or {})}
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))
@@ -360,7 +360,7 @@ def test_a_unique_key_does_not_reveal_a_redacted_field(
 
 
 def test_a_masked_field_without_an_earlier_value_is_refused(world: World, asked: Inspector) -> None:
-    with pytest.raises(PayloadError, match="token: it was left masked"):
+    with pytest.raises(PayloadError, match="token: it is masked, and the task has no value"):
         asked.enqueue("sample:secretive", {"token": MASK})
 
 

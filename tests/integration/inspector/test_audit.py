@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from pg8000.exceptions import DatabaseError
 
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.errors import BusyError, SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
@@ -98,7 +98,7 @@ def test_a_broken_connection_leaves_neither_the_change_nor_the_entry(world: Worl
     )
     world.run("create trigger stop after insert on joblane.audit for each row execute function stop()")
 
-    with pytest.raises(RecordAwayError, match="check the audit before you repeat it"):
+    with pytest.raises(DatabaseUnavailableError, match="check the audit before you repeat it"):
         Inspector(scope).cancel("t")
 
     world.run("drop trigger stop on joblane.audit")

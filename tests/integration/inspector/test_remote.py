@@ -13,12 +13,12 @@ import pytest
 from botocore.credentials import Credentials
 
 from joblane.errors import (
+    DatabaseUnavailableError,
     DuplicateTaskError,
     JobError,
     LaneError,
     PartialFailure,
     PayloadError,
-    RecordAwayError,
     TaskIdConflictError,
     UnknownTaskError,
 )
@@ -156,7 +156,7 @@ ERRORS: list[JobError] = [
     PayloadError("payload.tenant_id", "Field required"),
     TaskIdConflictError("a"),
     DuplicateTaskError("a", "active"),
-    RecordAwayError("the database did not answer"),
+    DatabaseUnavailableError("the database did not answer"),
     SchemaError("the database is at revision 0003"),
     AwsCallError("SendMessage", "it did not answer", denied=True),
     wire.ArgumentsError("run", {"id": "is missing"}),

@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from pg8000.exceptions import DatabaseError
 
 from joblane.cli.exits import Exit, exit_of
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.errors import AwsCallError, SchemaError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.permission import Permission, needs
@@ -55,7 +55,7 @@ def test_a_broken_connection_is_reported_and_the_next_query_gets_a_new_one(
     another.get().run("select pg_terminate_backend($1)", pid)
     another.drop()
     with pytest.raises(
-        RecordAwayError, match="may have been carried out: check the audit before you repeat it"
+        DatabaseUnavailableError, match="may have been carried out: check the audit before you repeat it"
     ) as caught:
         inspector.planted(lambda scope: scope.connection.run("select pg_sleep(5)"))
     assert exit_of(caught.value) is Exit.UNAVAILABLE
@@ -110,7 +110,7 @@ def test_a_failed_call_to_aws_is_reported_by_its_name(
 
 
 @pytest.mark.parametrize(
-    "error", [None, KeyError("x"), RecordAwayError("away")], ids=["returned", "bug", "library error"]
+    "error", [None, KeyError("x"), DatabaseUnavailableError("away")], ids=["returned", "bug", "library error"]
 )
 def test_no_transaction_stays_open_after_an_operation(error: Exception | None, inspector: Planted) -> None:
     def leave_open(scope: Scope) -> None:

@@ -160,7 +160,7 @@ def test_a_websocket_is_refused(emulator: MiniStack) -> None:
     assert ask(emulator, "GET", "/", headers={**upgrade, **key})[0] == 403
 
 
-def test_it_listens_on_this_machine_alone(emulator: MiniStack) -> None:
+def test_the_server_listens_only_on_this_machine(emulator: MiniStack) -> None:
     listening = [one.laddr for one in psutil.Process(emulator.pid).net_connections() if one.status == "LISTEN"]
     assert [(one.ip, one.port) for one in listening] == [("127.0.0.1", emulator.port)]
 
@@ -185,7 +185,7 @@ def test_programs_are_answered_without_cors(emulator: MiniStack, queue: str) -> 
     assert ask(emulator, "GET", path, headers=PAGE)[0] == 403
 
 
-def test_a_node_program_with_an_sdk_s_headers_is_answered(emulator: MiniStack, queue: str) -> None:
+def test_a_node_program_with_the_headers_of_an_sdk_is_answered(emulator: MiniStack, queue: str) -> None:
     """By Node's HTTP client, as its SDK sends, and by its `fetch`, which sends a Sec-Fetch-Mode as browsers do."""
     script = """
         const http = require("node:http");

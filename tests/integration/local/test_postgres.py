@@ -43,7 +43,7 @@ def test_a_server_that_was_killed_starts_again_with_port_and_data(server: Postgr
         administer(server, "create database kept")
 
 
-def test_start_and_stop_are_harmless_twice(server: Postgres) -> None:
+def test_start_and_stop_can_be_repeated(server: Postgres) -> None:
     pid = server.pid
     server.start()
     assert server.pid == pid
@@ -53,7 +53,7 @@ def test_start_and_stop_are_harmless_twice(server: Postgres) -> None:
     assert server.pid is None
 
 
-def test_a_running_server_is_found_by_its_folder_and_moved_to_a_port_that_is_asked_for(server: Postgres) -> None:
+def test_a_running_server_is_found_by_its_folder_and_moved_to_a_requested_port(server: Postgres) -> None:
     found = Postgres(server.folder)
     found.start()
     assert (found.pid, found.url) == (server.pid, server.url)
@@ -96,7 +96,7 @@ def session_of_tests(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psut
         session.communicate()
 
 
-def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) -> None:
+def test_a_terminated_test_session_leaves_no_server(tmp_path: Path) -> None:
     with session_of_tests(tmp_path) as (session, server, data):
         session.terminate()
 
@@ -105,7 +105,7 @@ def test_a_session_of_tests_that_is_terminated_leaves_no_server(tmp_path: Path) 
     assert not data.exists()
 
 
-def test_a_server_in_memory_whose_session_was_killed_goes_with_the_next_session(tmp_path: Path) -> None:
+def test_a_server_in_memory_of_a_killed_session_is_stopped_by_the_next_session(tmp_path: Path) -> None:
     with session_of_tests(tmp_path) as (session, server, data):
         session.kill()
     assert server.is_running()

@@ -11,7 +11,7 @@ from joblane.discovery import discover
 from joblane.enqueue.wake import wake
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.maintenance.sweep import stuck_leases
-from joblane.maintenance.unmarked_dead_letters import LOOKS, moved_by_sqs
+from joblane.maintenance.unmarked_dead_letters import MAX_RECEIVES, unmarked_dead_letters
 from joblane.queues import dead_letter_name
 from joblane.sqs.message import DEAD_ATTRIBUTE, Message
 from tests import emf, logs
@@ -38,7 +38,7 @@ def sweeps(
     capsys.readouterr()
     with logs.lines() as lines:
         assert world.deliver(jobs_sweep, world.take(jobs_sweep)[0]["Body"], seconds=seconds) == []
-    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Owed" in line)
+    (found,) = (line for line in emf.documents(capsys.readouterr().out) if "Overdue" in line)
     return found, lines.fields
 
 
@@ -58,7 +58,7 @@ def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
 ) -> None:
     world.deploy(discover().values())
     found, lines = sweeps(world, capsys)
-    assert (found["Owed"], found["task_type"]) == (0, "jobs:sweep")
+    assert (found["Overdue"], found["task_type"]) == (0, "jobs:sweep")
     assert {"WaitingTooLong", "MissedTick", "StuckLeases", "DeadLettersMovedBySqs"} & set(found) == set()
     assert [line["message"] for line in lines if line["level"] not in ("INFO", "DEBUG")] == []
 
@@ -69,7 +69,7 @@ def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_
         put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
     put(world, sample_one, "over", state="archived", sweep_at=In(-1), due_at=In(-99))
     done = world.sweep()
-    assert (done.sent, done.owed) == (3, 2)
+    assert (done.sent, done.overdue) == (3, 2)
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
 
 
@@ -77,7 +77,7 @@ def test_what_is_paused_is_not_owed(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
-    assert (world.sweep().owed, world.sweep().waits) == (0, {})
+    assert (world.sweep().overdue, world.sweep().waits) == (0, {})
 
 
 @pytest.mark.parametrize(("waited_minutes", "late"), [(59, False), (61, True)])
@@ -108,7 +108,7 @@ def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(wo
 
 
 def moved(world: World) -> dict[str, int]:
-    return moved_by_sqs(world.database.get(), world.sqs, PREFIX, [LANE])
+    return unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, [LANE])
 
 
 def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None:
@@ -138,7 +138,7 @@ def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> 
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
     )
     assert moved(world)[LANE] >= 10
-    assert len(asked) <= LOOKS
+    assert len(asked) <= MAX_RECEIVES
 
 
 def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
@@ -169,7 +169,7 @@ def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, lines = sweeps(world, capsys)  # no queue is there
-    assert found["Owed"] == 0
+    assert found["Overdue"] == 0
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
         "the dead letters could not be looked at"
     ]
@@ -194,7 +194,7 @@ def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
     world.deliver(sample_one, Message("sample:one", "bad", {"do": "breaks"}).encode())
     good, bad = emf.documents(capsys.readouterr().out)
     dimensions = {"task_type": "sample:one", "queue": "default"}
-    for line, end in ((good, "Succeeded"), (bad, "Retried")):
+    for line, end in ((good, "Completed"), (bad, "Retried")):
         assert {name: line[name] for name in dimensions} == dimensions
         assert (line["Started"], line[end], len(line["WaitMs"]), len(line["DurationMs"])) == (1, 1, 1, 1)
 

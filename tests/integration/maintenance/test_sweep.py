@@ -15,7 +15,7 @@ import pytest
 from joblane.enqueue.wake import wake
 from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.maintenance.expiry import BATCH, EXPIRE
-from joblane.maintenance.sweep import SENT, TAKE, Swept, sweep
+from joblane.maintenance.sweep import MARK_SWEPT, TAKE, Swept, sweep
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import INSERT, MARK_SENT
@@ -294,7 +294,7 @@ def test_two_thousand_rows_go_in_bounded_batches(world: World, sends: Sends, mon
 def test_the_oldest_rows_go_first(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 600, values="now() - n * interval '1 s'")
     left = [True, False]
-    sweep(world.database.get(), world.sqs, PREFIX, goes_on=lambda: left.pop(0) if left else False)
+    sweep(world.database.get(), world.sqs, PREFIX, may_continue=lambda: left.pop(0) if left else False)
     assert world.run("select count(*) from joblane.tasks where sent_at is null") == [[600 - BATCH]]
     late = "select count(*) from joblane.tasks where sent_at is null and sweep_at < now() - interval '110 s'"
     assert world.run(late) == [[0]]
@@ -302,9 +302,12 @@ def test_the_oldest_rows_go_first(world: World, sends: Sends, monkeypatch: pytes
 
 def test_a_sweep_out_of_time_stops_between_batches(world: World, sends: Sends) -> None:
     fill(world, 600)
-    assert sweep(world.database.get(), world.sqs, PREFIX, goes_on=lambda: False) == Swept()
+    assert sweep(world.database.get(), world.sqs, PREFIX, may_continue=lambda: False) == Swept()
     left = [True, False]
-    assert sweep(world.database.get(), world.sqs, PREFIX, goes_on=lambda: left.pop(0) if left else False).sent == BATCH
+    assert (
+        sweep(world.database.get(), world.sqs, PREFIX, may_continue=lambda: left.pop(0) if left else False).sent
+        == BATCH
+    )
 
 
 def test_many_rows_expire_in_bounded_batches(world: World, sends: Sends) -> None:
@@ -384,7 +387,7 @@ def test_a_sweep_that_dies_between_sending_and_marking_sends_again(
     real = Connection.run
 
     def run(self: Connection, sql: str, *parameters: Any) -> Any:
-        if sql == SENT:
+        if sql == MARK_SWEPT:
             raise ConnectionResetError
         return real(self, sql, *parameters)
 
@@ -463,8 +466,8 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
     threads = [
         threading.Thread(target=repeat, args=args)
         for args in (
-            (SENT, forward),
-            (SENT, backward),
+            (MARK_SWEPT, forward),
+            (MARK_SWEPT, backward),
             (MARK_SENT, json.dumps(ids)),
             (MARK_SENT, json.dumps(ids[::-1])),
             (ordered,),
@@ -515,7 +518,7 @@ def test_statements_on_a_large_table_read_what_they_need_alone(large: World) -> 
     row = {"id": "new", "type": "a:b", "queue": "low", "payload_digest": "", "max_attempts": 1, "retention_seconds": 1}
     for name, sql, parameters in (
         ("take", TAKE, ()),
-        ("sent", SENT, (json.dumps(taken),)),
+        ("swept", MARK_SWEPT, (json.dumps(taken),)),
         ("expire", EXPIRE, ()),
         ("mark sent", MARK_SENT, (json.dumps(ids),)),
         ("insert", INSERT, (json.dumps([row]),)),

@@ -20,15 +20,15 @@ from tests.integration.testing.samples import TABLE, Order, order_ship
 from tests.pages import ROOT, Block, blocks
 
 DOCS = ROOT / "docs"
-DEPLOYING, OPERATING, MOVING = (
-    DOCS / "how-to" / "deploy.md",
+DATABASE, OPERATING, MOVING = (
+    DOCS / "how-to" / "existing-database.md",
     DOCS / "how-to" / "operate.md",
     DOCS / "moving" / "asynq.md",
 )
-ELSEWHERE = DOCS / "how-to" / "tasks.md"
-"""Its SQL goes with its Python: ``tests/integration/test_docs_tasks.py`` runs it."""
+ELSEWHERE = DOCS / "how-to" / "produce.md"
+"""Its SQL goes with its Python: ``tests/integration/test_docs_produce.py`` runs it."""
 ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
-"""What a block may take for granted: RDS has the one, and the block before makes the other."""
+"""Roles that a block needs: the block before creates the first, RDS has the second."""
 
 Row = dict[str, Any]
 
@@ -64,13 +64,13 @@ def test_it_runs(block: Block, connection: Connection) -> None:
     connection.rollback()
 
 
-# --- Deploying -----------------------------------------------------------------------------------------------------
+# --- An existing database ------------------------------------------------------------------------------------------
 
 
 def test_the_user_of_the_functions_may_read_and_write_and_change_no_table(connection: Connection) -> None:
     register(connection, discover())
     connection.execute_simple("begin; create role rds_iam")
-    for block in blocks("sql", DEPLOYING):
+    for block in blocks("sql", DATABASE):
         connection.execute_simple(block.text)
     connection.execute_simple("create table public.made_later (id bigserial primary key); set local role joblane_app")
     connection.execute_simple("insert into public.made_later default values")

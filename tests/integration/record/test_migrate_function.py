@@ -190,7 +190,9 @@ def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_n
 
 
 def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str) -> None:
-    with pytest.raises(ValueError, match="user: there is no role 'app'; make it with the password that its secret has"):
+    with pytest.raises(
+        ValueError, match="user: the role 'app' does not exist; create it with the password in its secret"
+    ):
         migrate(empty, user="app", by_iam=False)
 
 
@@ -287,7 +289,7 @@ def test_a_migration_that_fails_fails_the_deploy_with_its_reason(
         connection.execute_simple("create schema joblane; create table joblane.tasks (id integer)")
     handler({**EVENT, "RequestType": "Create", "ResponseURL": url}, LambdaContext())
     assert came[0]["Status"] == "FAILED"
-    assert "a schema joblane that this library did not make: it holds relation tasks and no" in came[0]["Reason"]
+    assert "a schema joblane that this library did not create: it contains relation tasks and no" in came[0]["Reason"]
     with connected(empty) as connection:
         assert connection.run("select to_regclass('joblane.task_attempts')") == [[None]]
 

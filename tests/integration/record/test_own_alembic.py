@@ -82,9 +82,8 @@ def project(folder: Path, url: str, env: str) -> Config:
 
 def documented() -> str:
     """The lines of the page for an `env.py` that looks at all schemas."""
-    [block] = [
-        block for block in blocks("python", ROOT / "docs" / "how-to" / "deploy.md") if "include_name" in block.text
-    ]
+    page = ROOT / "docs" / "how-to" / "existing-database.md"
+    [block] = [block for block in blocks("python", page) if "include_name" in block.text]
     return block.text.rstrip().replace("\n", "\n    ")
 
 

@@ -271,7 +271,7 @@ def lock_statements(ids: list[str]) -> dict[str, tuple[str, list[str | None]]]:
     return {
         "claim": (CLAIM.replace("500ms", "20s"), [*claimed]),
         "finish": (FINISH, [json.dumps(finished)]),
-        "sweep": (sweep.SENT, [json.dumps([{"id": id_, "taken": "2026-01-01"} for id_ in ids])]),
+        "sweep": (sweep.MARK_SWEPT, [json.dumps([{"id": id_, "taken": "2026-01-01"} for id_ in ids])]),
         "mark dead letters": (dead_letters.MARK_DEAD_SENT, [json.dumps([{"id": id_, "generation": 0} for id_ in ids])]),
     }
 

@@ -102,7 +102,7 @@ def test_a_schema_that_somebody_else_made_is_left_as_it_is(empty: str, theirs: s
         connection.execute_simple(f"create schema joblane; {theirs}")
     before = everything(empty)
     for refused in (migrate, migration_sql):
-        with pytest.raises(ForeignSchemaError, match=f"it holds {holds} and no joblane.alembic_version; rename"):
+        with pytest.raises(ForeignSchemaError, match=f"it contains {holds} and no joblane.alembic_version; rename"):
             refused(empty)
     assert everything(empty) == before
 

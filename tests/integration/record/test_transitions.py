@@ -15,7 +15,7 @@ from joblane.queues import Queue
 from joblane.record.claim import arrival, claim
 from joblane.record.finish import Finish, finish
 from joblane.record.states import State
-from joblane.record.transitions import FRESH
+from joblane.record.transitions import RESET
 from joblane.sqs.message import Message
 from joblane.unique import OnConflict
 from tests.builders.rows import TOKEN, In, active, archived, put
@@ -70,7 +70,9 @@ def differences(world: World, first: Way, other: Way) -> set[str]:
 
 
 def claimed(world: World, id_: str, *, dead: int | None = None, rec: bool = True, **message: Any) -> None:
-    arrived = arrival(sample_one, Message(sample_one.type, id_, rec=rec, **message), id_, Queue.DEFAULT, dead=dead)
+    arrived = arrival(
+        sample_one, Message(sample_one.type, id_, rec=rec, **message), id_, Queue.DEFAULT, dead_generation=dead
+    )
     claim(world.database.get(), [arrived], LEASE, "request")
 
 
@@ -132,7 +134,7 @@ def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may
 def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) -> None:
     world.lane(sample_only)
     held = world.client.enqueue(sample_only, Sample(number=1))
-    names = ", ".join(FRESH)
+    names = ", ".join(RESET)
     world.run(
         f"update joblane.tasks t set ({names}) = (select {names} from jsonb_populate_record(t, $1::jsonb))",
         '{"attempts": 1, "snoozes": 2, "batch_size": 3, "claim_alone": true, "sends": 4,'
@@ -146,7 +148,7 @@ def test_a_task_that_is_replaced_starts_as_fresh_as_a_revived_one(world: World) 
     revived_by_operator(world, "revived")
     one, other = world.row(held.id), world.row("revived")
     sent = {"sends"}  # its message is sent already, the other's after the action's commit
-    assert {name: one[name] for name in FRESH.keys() - sent} == {name: other[name] for name in FRESH.keys() - sent}
+    assert {name: one[name] for name in RESET.keys() - sent} == {name: other[name] for name in RESET.keys() - sent}
 
 
 # --- Archived ------------------------------------------------------------------------------------------------------

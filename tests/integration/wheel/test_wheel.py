@@ -40,7 +40,7 @@ def names_of(wheel: Path) -> set[str]:
     return set(zipfile.ZipFile(wheel).namelist())
 
 
-def test_the_wheel_holds_the_library_whole_and_alone(wheel: Path) -> None:
+def test_the_wheel_holds_the_whole_library_and_nothing_else(wheel: Path) -> None:
     names = names_of(wheel)
     assert {name.partition("/")[0] for name in names} == {"joblane", f"joblane-{joblane.__version__}.dist-info"}
     source = ROOT / "shared" / "joblane"
@@ -66,7 +66,7 @@ def test_the_same_sources_make_the_same_bytes(wheel: Path, tmp_path: Path) -> No
     }
 
 
-def test_it_can_be_installed_alone_and_imported(wheel: Path, tmp_path: Path) -> None:
+def test_the_wheel_can_be_installed_and_imported_without_extras(wheel: Path, tmp_path: Path) -> None:
     # when
     python = wheels.environment(tmp_path / "venv", wheel)
     # then

@@ -283,7 +283,7 @@ def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reaso
 
     (letter,) = world.dead_letters(sample_batch)
     assert '"id": "it-3"' in letter["Body"]
-    assert "cannot hold this message: refused (22003)" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    assert "cannot store this message: refused (22003)" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
     assert len(states(world)) == 9
 
 

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from joblane import JobClient, JobError, RetryAfter, SkipRetry, Snooze, State, TaskCancelled, TaskContext
-from joblane.errors import RecordAwayError, UnknownTaskError, WaitTimeoutError
+from joblane.errors import DatabaseUnavailableError, UnknownTaskError, WaitTimeoutError
 from tests import emf
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
@@ -186,7 +186,7 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
     assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
     assert effects.outcomes(id_) == ["cancelled"]
     (told,) = emf.documents(capsys.readouterr().out)
-    assert (told["Started"], told["Cancelled"], told.get("Succeeded")) == (1, 1, None)
+    assert (told["Started"], told["Cancelled"], told.get("Completed")) == (1, 1, None)
     assert effects.run("select from effects") == []
     assert watched.sent == []
     assert effects.deliver(sample_one, recorded(id_)) == []
@@ -332,5 +332,5 @@ def test_a_database_that_is_away_is_an_error_to_every_question(world: World, mon
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/jobs")
     away = JobClient()
     for ask in (away.get, away.cancel, lambda id_: away.wait(id_, timedelta(seconds=5))):
-        with pytest.raises(RecordAwayError, match="did not answer"):
+        with pytest.raises(DatabaseUnavailableError, match="did not answer"):
             ask("it")

@@ -15,7 +15,7 @@ from sqlalchemy import text
 from joblane import TaskContext
 from joblane.client import JobClient
 from joblane.declaration import Task
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.limits import PROMISED_OUTAGE, QUEUE_RETENTION, SNOOZE_CEILING
 from joblane.local.postgres import Postgres
 from joblane.record.database import Database
@@ -401,7 +401,7 @@ def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_b
         client.enqueue(sample_one, Sample(), task_id="before")  # its connection is warm now
         server.stop()
         for _ in range(2):
-            with pytest.raises(RecordAwayError):
+            with pytest.raises(DatabaseUnavailableError):
                 client.enqueue(sample_one, Sample(), task_id="it")
         server.start()
         forget(world)

@@ -400,12 +400,12 @@ class Bare:
 @pytest.mark.parametrize(
     ("items", "key", "problem"),
     [
-        ([Bare()], str, "key: Bare has no text of its own"),
+        ([Bare()], str, r"key: Bare does not define str\(\)"),
         ([1], lambda item: item, "key: text is required, not int"),
         ([1], lambda item: "", "key: text of 1 to 2,000 bytes is required, not 0"),
         (["ä" * 1001], str, "key: text of 1 to 2,000 bytes is required, not 2,002"),
-        (["a\0b"], str, "key: holds a NUL character"),
-        (["\ud800"], str, "key: holds a lone surrogate"),
+        (["a\0b"], str, "key: contains a NUL character"),
+        (["\ud800"], str, "key: contains a lone surrogate"),
     ],
 )
 def test_a_key_that_cannot_tell_items_apart_is_refused_before_the_item(
@@ -472,7 +472,7 @@ def test_loops_that_would_keep_half_an_item_are_refused(
 ) -> None:
     @behaviour
     def misuse(payload: Sample, ctx: TaskContext) -> None:
-        with pytest.raises(JobError, match=r"do not go inside one another|belongs inside a loop over ctx.each"):
+        with pytest.raises(JobError, match=r"cannot be inside another such loop|belongs inside a loop over ctx.each"):
             list(use(ctx))
 
     assert world.deliver(sample_one, message("misuse")) == []

@@ -264,12 +264,12 @@ def by_function(value: Any) -> Callable[[Any], Any]:
 
 
 BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "an object": (by_function(Bare()), "cursor: a value that JSON can hold is required, not Bare"),
-    "not a number": (by_function(float("nan")), "cursor: a value that JSON can hold is required, not float"),
-    "bytes": (by_function(b"\xff"), "cursor: a value that JSON can hold is required, not bytes"),
-    "none": (by_function(None), "cursor: None stands for the beginning"),
-    "a nul": (by_function("a\0"), "cursor: holds a NUL character"),
-    "a surrogate": (by_function(["\ud800"]), "cursor: holds a lone surrogate"),
+    "an object": (by_function(Bare()), "cursor: a value that JSON can store is required, not Bare"),
+    "not a number": (by_function(float("nan")), "cursor: a value that JSON can store is required, not float"),
+    "bytes": (by_function(b"\xff"), "cursor: a value that JSON can store is required, not bytes"),
+    "none": (by_function(None), "cursor: None means the start"),
+    "a nul": (by_function("a\0"), "cursor: contains a NUL character"),
+    "a surrogate": (by_function(["\ud800"]), "cursor: contains a lone surrogate"),
     "no chunk": (lambda ctx: ctx.resume(range(3), chunk=0), "chunk: a whole number of 1 or more is required, not 0"),
     "less than no chunk": (lambda ctx: ctx.resume(range(3), chunk=-1), "chunk: .* not -1"),
     "half a chunk": (lambda ctx: ctx.resume(range(3), chunk=1.5), r"chunk: .* not 1\.5"),
@@ -281,7 +281,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda ctx: ctx.resume(union(select(Thing.id), select(Thing.id)), cursor=Thing.id),
         "source: a select, a function or a sequence is required, not CompoundSelect",
     ),
-    "a cursor for a sequence": (lambda ctx: ctx.resume([1], cursor=str), "cursor: a sequence's is the position"),
+    "a cursor for a sequence": (lambda ctx: ctx.resume([1], cursor=str), "cursor: a sequence uses its position"),
     "no cursor for a function": (lambda ctx: ctx.resume(lambda after: [1]), "cursor: a function from an item"),
     "a column for a function": (
         lambda ctx: ctx.resume(lambda after: [1], cursor=Thing.id),
@@ -294,7 +294,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "a column that is not there": (
         lambda ctx: ctx.resume(select(Thing.id, Thing.at), cursor=Thing.code),
-        "cursor: it has to be one of the columns that are selected",
+        "cursor: a selected column is required",
     ),
     "a limit": (lambda ctx: ctx.resume(select(Thing).limit(5), cursor=Thing.id), "source: a select without limit"),
     "an offset": (lambda ctx: ctx.resume(select(Thing).offset(5), cursor=Thing.id), "source: a select without limit"),
@@ -308,7 +308,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "nulls": (
         lambda ctx: ctx.resume(select(Thing), cursor=Thing.maybe, chunk=2),
-        "cursor: there are rows where it is null",
+        "cursor: it is null in some rows",
     ),
 }
 
@@ -360,7 +360,7 @@ def test_a_column_that_is_not_unique_passes_no_row_over_in_silence(world: World)
             write(ctx, thing.id)
 
     assert len(world.deliver(sample_long, message("by_fours"))) == 1
-    assert world.row("it")["error_message"] == "cursor: two rows have the same; a column that is unique is required"
+    assert world.row("it")["error_message"] == "cursor: two rows have the same value; a unique column is required"
     assert counts(world) == once_each([1, 2, 3])
 
 
@@ -621,7 +621,7 @@ def test_a_deadline_ends_a_task_that_goes_on(world: World) -> None:
 
     assert world.deliver(sample_long, sent) == []
     row = world.row("it")
-    assert (row["state"], row["reason"]) == ("archived", "DeadlinePassed: it passed while the task ran")
+    assert (row["state"], row["reason"]) == ("archived", "DeadlinePassed: the deadline passed while the task ran")
     assert len(world.dead_letters(sample_long)) == 1
 
 

@@ -1,4 +1,4 @@
-"""The figures of ``docs/explanation/costs.md`` follow from its prices, and from what is declared and written."""
+"""The figures of ``docs/explanation/costs.md`` follow from prices, declarations and templates."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from tests import costs as page
 from tests.pages import ROOT
 
 
-def test_the_page_shows_the_prices_and_what_follows_from_them_and_the_declarations() -> None:
+def test_the_page_shows_the_computed_tables() -> None:
     text = page.PAGE.read_text()
-    assert text == page.rendered(text), "`python -m tests.costs` writes them anew"
+    assert text == page.rendered(text), "run `python -m tests.costs` to write them again"
 
 
 def test_another_price_is_another_result(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,7 +73,7 @@ def test_a_health_check_writes_as_many_metrics_as_are_counted(capsys: pytest.Cap
     assert len(found) == COSTS["system:health_check"].metrics
 
 
-def test_the_smallest_stage_is_named_in_the_readme_with_its_sum() -> None:
+def test_the_readme_has_the_costs_of_the_smallest_stage() -> None:
     total = sum(line.dollars for line in costs.smallest(discover(), COSTS))
     readme = " ".join((ROOT / "README.md").read_text().split())
     assert re.search(rf"\${total:.2f} a month", readme), f"${total:.2f}"
@@ -91,10 +91,10 @@ def template(*resources: tuple[str, dict[str, object]]) -> dict[str, object]:
 
 
 def amounts(*resources: tuple[str, dict[str, object]]) -> dict[str, float]:
-    return {line.price: line.amount for line in costs.standing([template(*resources)])}
+    return {line.price: line.amount for line in costs.fixed([template(*resources)])}
 
 
-def test_what_stands_in_templates_costs_by_the_hour_or_the_month() -> None:
+def test_resources_of_templates_cost_by_the_hour_or_the_month() -> None:
     found = amounts(
         ("AWS::EC2::NatGateway", {}),
         ("AWS::EC2::NatGateway", {}),
@@ -120,7 +120,7 @@ def test_what_stands_in_templates_costs_by_the_hour_or_the_month() -> None:
 
 
 @pytest.mark.parametrize(("least", "instances", "hours"), [(0, 1, 360), (1, 1, 720), (1, 2, 1440), (0, 2, 720)])
-def test_aurora_costs_its_least_capacity_in_each_instance_and_half_a_unit_where_it_may_sleep(
+def test_each_aurora_instance_costs_its_least_capacity_and_at_least_half_a_unit(
     least: float, instances: int, hours: float
 ) -> None:
     scaling = {"ServerlessV2ScalingConfiguration": {"MinCapacity": least}, "ManageMasterUserPassword": True}
@@ -129,11 +129,11 @@ def test_aurora_costs_its_least_capacity_in_each_instance_and_half_a_unit_where_
     assert found["Secret"] == 1
 
 
-def test_what_is_not_there_has_no_line() -> None:
-    assert costs.standing([template(("AWS::SQS::Queue", {}))]) == []
+def test_costs_of_zero_have_no_line() -> None:
+    assert costs.fixed([template(("AWS::SQS::Queue", {}))]) == []
 
 
-def test_a_stage_is_its_templates_and_what_runs_in_it_dearest_first() -> None:
+def test_the_lines_of_a_stage_come_from_templates_and_tasks_sorted_by_cost() -> None:
     resources = template(("AWS::EC2::NatGateway", {}), ("AWS::Lambda::EventSourceMapping", {}))
     lines = costs.idle(discover(), [resources], "x86_64", COSTS)
     assert lines[0].what == "NAT gateways"
@@ -142,7 +142,7 @@ def test_a_stage_is_its_templates_and_what_runs_in_it_dearest_first() -> None:
     assert "Lambda GB-second, x86_64" in {line.price for line in lines}
 
 
-def test_what_a_task_writes_and_asks_on_its_own_is_counted_with_its_runs() -> None:
+def test_a_tasks_own_metrics_and_requests_are_counted_with_its_runs() -> None:
     tasks, check = discover(), "system:health_check"
     with_own, without = (
         {price: sum(line.amount for line in lines if line.price == price) for price in ("Metric", "SQS request")}
@@ -150,4 +150,4 @@ def test_what_a_task_writes_and_asks_on_its_own_is_counted_with_its_runs() -> No
     )
     runs = costs.ticks(tasks[check])
     assert with_own["SQS request"] - without["SQS request"] == COSTS[check].sqs_requests * runs
-    assert with_own["Metric"] - without["Metric"] == pytest.approx(COSTS[check].metrics)  # it runs in every hour
+    assert with_own["Metric"] - without["Metric"] == pytest.approx(COSTS[check].metrics)  # the check runs in every hour

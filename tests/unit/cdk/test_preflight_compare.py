@@ -1,4 +1,4 @@
-"""What a deploy would lose or break: each rule on plain data."""
+"""Each rule of the preflight on plain data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Record, examine, stops
+from joblane.cdk.preflight.compare import Account, DatabaseState, Declared, Finding, Kind, blocks_deploy, examine
 
 JOBS = "jobs-jobs"
 DECLARED = Declared(
@@ -28,7 +28,7 @@ DECLARED = Declared(
     reserved_connections=10,
 )
 ACCOUNT = Account(limit=50, reserved_by_others=0, other_stages={})
-RECORD = Record(
+DATABASE = DatabaseState(
     address="db:5432/jobs",
     revision="0004",
     pending={},
@@ -41,83 +41,83 @@ RECORD = Record(
 MESSAGES = {"jobs-default-data-export": 3, "jobs-default-data-export-dlq": 1, "jobs-low-user-invite": 0}
 
 
-def look(
+def findings_of(
     declared: Declared = DECLARED,
     *,
     stacks: Mapping[tuple[str, str], str] | None = DECLARED.queues,
     messages: Mapping[str, int] | None = MESSAGES,
     account: Account | None = ACCOUNT,
-    record: Record | None = RECORD,
+    database: DatabaseState | None = DATABASE,
 ) -> list[Finding]:
-    return examine(declared, stacks=stacks, messages=messages, account=account, record=record)
+    return examine(declared, stacks=stacks, messages=messages, account=account, database=database)
 
 
 def only(findings: list[Finding], kind: Kind = Kind.REFUSED) -> Finding:
-    (one,) = findings
-    assert one.kind is kind
-    return one
+    (finding,) = findings
+    assert finding.kind is kind
+    return finding
 
 
-def with_live(*places: tuple[str, str], types: Any = RECORD.types) -> Record:
-    return replace(RECORD, live=dict.fromkeys(places, 2), types=types)
+def with_live(*places: tuple[str, str], types: Any = DATABASE.types) -> DatabaseState:
+    return replace(DATABASE, live=dict.fromkeys(places, 2), types=types)
 
 
-def test_the_same_again_is_fine() -> None:
-    assert look() == []
+def test_a_deploy_of_the_same_declarations_is_fine() -> None:
+    assert findings_of() == []
 
 
 def test_a_first_deploy_is_fine() -> None:
-    record = replace(RECORD, revision=None, pending={"0001": "the record"}, live={}, types=[])
-    findings = look(stacks={}, messages={}, record=record)
+    database = replace(DATABASE, revision=None, pending={"0001": "the tables"}, live={}, types=[])
+    findings = findings_of(stacks={}, messages={}, database=database)
     assert only(findings, Kind.NOTE).what == "migration 0001"
-    assert not stops(findings, strict=True)
+    assert not blocks_deploy(findings, strict=True)
 
 
 # --- Tasks and messages --------------------------------------------------------------------------------------------
 
 
-def test_a_type_that_is_dropped_while_it_has_live_tasks_is_refused() -> None:
-    found = only(look(record=with_live(("data:gone", "default"), ("data:gone", "low"))))
+def test_removing_a_type_with_live_tasks_is_refused() -> None:
+    found = only(findings_of(database=with_live(("data:gone", "default"), ("data:gone", "low"))))
     assert found.what == "task type data:gone"
     assert found.why == "no task declares it, and it still has 2 live tasks in queue default, 2 live tasks in queue low"
     assert 'aliases=["data:gone"]' in found.do
 
 
-def test_under_an_alias_it_is_fine() -> None:
-    assert look(record=with_live(("data:dump", "default"))) == []
+def test_live_tasks_of_an_alias_are_fine() -> None:
+    assert findings_of(database=with_live(("data:dump", "default"))) == []
 
 
-def test_a_lane_that_is_dropped_while_its_type_stays_is_refused() -> None:
-    found = only(look(record=with_live(("user:invite", "critical"))))
+def test_removing_a_lane_with_live_tasks_is_refused() -> None:
+    found = only(findings_of(database=with_live(("user:invite", "critical"))))
     assert found.what == "task type user:invite, queue critical"
-    assert found.why == "it has no lane there any more, and still 2 live tasks in queue critical"
+    assert found.why == "it no longer has a lane there, and still has 2 live tasks in queue critical"
     assert "also=[Queue.CRITICAL]" in found.do
 
 
 @pytest.mark.parametrize("queue", ["jobs-default-data-gone", "jobs-default-data-gone-dlq"])
-def test_messages_of_a_type_that_is_dropped_are_refused(queue: str) -> None:
+def test_removing_a_type_with_messages_is_refused(queue: str) -> None:
     stacks = {**DECLARED.queues, (JOBS, "Gone"): queue}
-    found = only(look(stacks=stacks, messages={queue: 1}, record=with_live(types=["data:gone"])))
+    found = only(findings_of(stacks=stacks, messages={queue: 1}, database=with_live(types=["data:gone"])))
     assert (found.what, found.why) == (
         "task type data:gone",
         f"no task declares it, and it still has 1 message in {queue}",
     )
 
 
-def test_messages_of_a_lane_that_is_dropped_are_refused() -> None:
-    found = only(look(messages={"jobs-low-data-export-dlq": 1200}))
+def test_removing_a_lane_with_messages_is_refused() -> None:
+    found = only(findings_of(messages={"jobs-low-data-export-dlq": 1200}))
     assert found.what == "task type data:export, queue low"
     assert "1,200 messages in jobs-low-data-export-dlq" in found.why
 
 
-def test_without_a_database_a_queue_with_messages_is_named_by_itself() -> None:
-    found = only(look(messages={"jobs-low-data-gone": 2}, record=None))
-    assert (found.what, found.why) == ("queue jobs-low-data-gone", "nothing declares it, and it holds 2 messages")
+def test_without_a_database_a_queue_with_messages_is_reported_by_its_name() -> None:
+    found = only(findings_of(messages={"jobs-low-data-gone": 2}, database=None))
+    assert (found.what, found.why) == ("queue jobs-low-data-gone", "no task declares it, and it holds 2 messages")
 
 
-def test_a_queue_that_is_dropped_and_empty_goes_with_the_deploy() -> None:
+def test_removing_an_empty_queue_is_fine() -> None:
     stacks = {**DECLARED.queues, (JOBS, "Gone"): "jobs-low-data-gone"}
-    assert look(stacks=stacks, messages={"jobs-low-data-gone": 0}) == []
+    assert findings_of(stacks=stacks, messages={"jobs-low-data-gone": 0}) == []
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------
@@ -125,29 +125,30 @@ def test_a_queue_that_is_dropped_and_empty_goes_with_the_deploy() -> None:
 
 def test_a_queue_that_would_be_replaced_is_refused() -> None:
     stacks = {**DECLARED.queues, (JOBS, "InviteLow"): "jobs-low-invite-user"}
-    found = only(look(stacks=stacks))
+    found = only(findings_of(stacks=stacks))
     assert found.what == "queue jobs-low-invite-user"
     assert "replaced by jobs-low-user-invite" in found.why
 
 
 def test_a_queue_whose_logical_id_changes_is_refused() -> None:
     stacks = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
-    found = only(look(stacks={**stacks, (JOBS, "OldInviteLow"): "jobs-low-user-invite"}))
+    found = only(findings_of(stacks={**stacks, (JOBS, "OldInviteLow"): "jobs-low-user-invite"}))
     assert found.what == "queue jobs-low-user-invite"
     assert "from OldInviteLow to InviteLow" in found.why
 
 
-def test_a_queue_that_is_there_and_in_no_stack_is_refused() -> None:
+def test_an_existing_queue_in_no_stack_is_refused() -> None:
     stacks = {place: name for place, name in DECLARED.queues.items() if place[1] != "InviteLow"}
-    found = only(look(stacks=stacks))
+    found = only(findings_of(stacks=stacks))
     assert found.what == "queue jobs-low-user-invite"
     assert "with 0 messages, and belongs to no stack" in found.why
 
 
-def test_an_empty_queue_that_was_left_is_told_and_in_nobodys_way() -> None:
-    findings = look(messages={**MESSAGES, "jobs-low-data-gone": 0})
-    assert only(findings, Kind.NOTE).do.startswith("aws sqs delete-queue")
-    assert not stops(findings, strict=True)
+def test_an_empty_queue_of_an_earlier_deploy_is_only_a_note() -> None:
+    findings = findings_of(messages={**MESSAGES, "jobs-low-data-gone": 0})
+    advice = only(findings, Kind.NOTE).do
+    assert 0 < advice.index("aws sqs get-queue-attributes") < advice.index("aws sqs delete-queue")
+    assert not blocks_deploy(findings, strict=True)
 
 
 # --- Limits --------------------------------------------------------------------------------------------------------
@@ -155,41 +156,41 @@ def test_an_empty_queue_that_was_left_is_told_and_in_nobodys_way() -> None:
 
 def test_more_concurrency_than_the_account_has_is_refused_with_the_sum() -> None:
     account = Account(limit=50, reserved_by_others=5, other_stages={"jobs-prod": 30})
-    found = only(look(account=account))
+    found = only(findings_of(account=account))
     assert found.why == (
-        "the account has 50 concurrent executions, and this takes 20 for queues + 30 for the queues of jobs-prod + "
-        "5 reserved by others"
+        "the account has 50 concurrent executions, and the deploy needs 20 for queues + 30 for the queues of jobs-prod "
+        "+ 5 reserved by others"
     )
     assert "concurrency_budget" in found.do
 
 
 @pytest.mark.parametrize("account", [Account(50, 10, {"jobs-prod": 20}), Account(50, 30, {}), Account(50, 0, {})])
-def test_up_to_all_of_it_is_fine(account: Account) -> None:
-    assert look(account=account) == []
+def test_using_the_whole_quota_is_fine(account: Account) -> None:
+    assert findings_of(account=account) == []
 
 
 @pytest.mark.parametrize(("limit", "refused"), [(130, False), (129, True)])
 def test_a_reservation_leaves_a_hundred_to_the_others(limit: int, refused: bool) -> None:
-    findings = look(replace(DECLARED, reserved=10), account=Account(limit, 20, {}))
-    assert stops(findings) is refused
+    findings = findings_of(replace(DECLARED, reserved=10), account=Account(limit, 20, {}))
+    assert blocks_deploy(findings) is refused
     if refused:
         assert "leave 99 of 129" in only(findings).why
 
 
-def test_a_setting_above_the_quota_is_told() -> None:
-    found = only(look(replace(DECLARED, account_concurrency=1000)), Kind.NOTE)
+def test_a_setting_above_the_quota_is_noted() -> None:
+    found = only(findings_of(replace(DECLARED, account_concurrency=1000)), Kind.NOTE)
     assert 'write "account_concurrency": 50' in found.do
 
 
 @pytest.mark.parametrize(
     ("most", "kept", "what", "why"),
     [
-        (99, 3, "database_connections", "counts on 100, and db:5432/jobs has max_connections 99"),
-        (100, 11, "reserved_connections", "keeps 10 of the connections back, and db:5432/jobs .* superusers have 11"),
+        (99, 3, "database_connections", "assumes 100, and db:5432/jobs has max_connections 99"),
+        (100, 11, "reserved_connections", "reserves 10 of the connections, and db:5432/jobs keeps 11 for superusers"),
     ],
 )
-def test_fewer_connections_than_the_stage_counts_on_are_refused(most: int, kept: int, what: str, why: str) -> None:
-    found = only(look(record=replace(RECORD, max_connections=most, kept_connections=kept)))
+def test_fewer_connections_than_the_stage_assumes_are_refused(most: int, kept: int, what: str, why: str) -> None:
+    found = only(findings_of(database=replace(DATABASE, max_connections=most, kept_connections=kept)))
     assert found.what == what
     assert re.search(why, found.why)
 
@@ -197,29 +198,36 @@ def test_fewer_connections_than_the_stage_counts_on_are_refused(most: int, kept:
 # --- The database --------------------------------------------------------------------------------------------------
 
 
-def test_a_database_without_a_record_under_a_deployed_stage_is_refused() -> None:
-    found = only(look(record=replace(RECORD, revision=None, live={}, types=[], pending={"0001": "x"})))
+def test_a_database_without_tables_under_a_deployed_stage_is_refused() -> None:
+    found = only(findings_of(database=replace(DATABASE, revision=None, live={}, types=[], pending={"0001": "x"})))
     assert found.what == "DATABASE_URL"
     assert "database of stage dev" in found.do
 
 
-def test_migrations_to_come_and_a_schema_of_newer_code_are_told() -> None:
-    assert only(look(record=replace(RECORD, pending={"0005": "a column"})), Kind.NOTE).what == "migration 0005"
-    assert only(look(record=replace(RECORD, revision="0009", newer=True)), Kind.NOTE).what == "schema"
+def test_pending_migrations_and_a_newer_schema_are_noted() -> None:
+    assert (
+        only(findings_of(database=replace(DATABASE, pending={"0005": "a column"})), Kind.NOTE).what == "migration 0005"
+    )
+    assert only(findings_of(database=replace(DATABASE, revision="0009", newer=True)), Kind.NOTE).what == "schema"
 
 
-# --- What was not looked at ----------------------------------------------------------------------------------------
+# --- Parts that could not be read ----------------------------------------------------------------------------------
 
 
-def test_what_could_not_be_asked_is_left_out_and_the_rest_is_not() -> None:
-    assert look(stacks=None, messages=None, account=None, record=None) == []
-    assert only(look(stacks=None, account=None, record=with_live(("data:gone", "low")))).what == "task type data:gone"
+def test_rules_without_data_report_nothing_and_the_others_still_do() -> None:
+    assert findings_of(stacks=None, messages=None, account=None, database=None) == []
+    assert (
+        only(findings_of(stacks=None, account=None, database=with_live(("data:gone", "low")))).what
+        == "task type data:gone"
+    )
 
 
 @pytest.mark.parametrize(
     ("kind", "stopped", "strictly"),
     [(Kind.REFUSED, True, True), (Kind.UNCHECKED, False, True), (Kind.NOTE, False, False)],
 )
-def test_only_a_refusal_stops_and_strictly_what_nobody_looked_at(kind: Kind, stopped: bool, strictly: bool) -> None:
+def test_refused_findings_block_a_deploy_and_strictly_unchecked_ones_too(
+    kind: Kind, stopped: bool, strictly: bool
+) -> None:
     findings = [Finding(kind, "x", "y")]
-    assert (stops(findings), stops(findings, strict=True)) == (stopped, strictly)
+    assert (blocks_deploy(findings), blocks_deploy(findings, strict=True)) == (stopped, strictly)

@@ -1,4 +1,4 @@
-"""What the pre-deploy check reads from AWS, and what it says where it may not or cannot."""
+"""The preflight's reading from AWS, and its findings and errors for denied and failed requests."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from botocore.stub import Stubber
 from moto import mock_aws
 from typer.testing import CliRunner
 
-from joblane.cdk.preflight import read as stages
+from joblane.cdk.preflight import read as preflight
 from joblane.cdk.preflight.compare import Account, Finding, Kind
 from joblane.cli.main import app
 from joblane.local.errors import LocalError
@@ -36,18 +36,18 @@ def credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def stubbed() -> Iterator[Callable[[Any], tuple[Any, Stubber]]]:
-    """A client whose answers a test writes; each has to be asked for, in order."""
-    made = []
+    """A client with answers of the test. The code must request each of them, in this order."""
+    clients = []
 
     def make(service: Any) -> tuple[Any, Stubber]:
         client = boto3.client(service)
         stub = Stubber(client)
         stub.activate()
-        made.append((client, stub))
+        clients.append((client, stub))
         return client, stub
 
     yield make
-    for client, stub in made:
+    for client, stub in clients:
         stub.assert_no_pending_responses()
         client.close()
 
@@ -65,7 +65,7 @@ def resource(kind: str, logical_id: str, physical_id: str, status: str = "UPDATE
 # --- Stacks --------------------------------------------------------------------------------------------------------
 
 
-def test_queues_and_functions_of_the_stacks_that_are_there_are_found(stubbed: Any) -> None:
+def test_queues_and_functions_of_existing_stacks_are_found(stubbed: Any) -> None:
     client, stub = stubbed("cloudformation")
     stub.add_client_error(
         "list_stack_resources",
@@ -85,23 +85,23 @@ def test_queues_and_functions_of_the_stacks_that_are_there_are_found(stubbed: An
     stub.add_response(
         "list_stack_resources", {"StackResourceSummaries": functions}, {"StackName": JOBS, "NextToken": "more"}
     )
-    found = stages.deployed(client, [DATA, JOBS])
+    found = preflight.deployed(client, [DATA, JOBS])
     assert found.queues == {(JOBS, "Low"): "jobs-low"}
     assert found.functions == {"jobs-router"}
 
 
-def test_another_answer_than_that_there_is_no_stack_is_no_first_deploy(stubbed: Any) -> None:
+def test_only_a_missing_stack_counts_as_a_first_deploy(stubbed: Any) -> None:
     client, stub = stubbed("cloudformation")
     stub.add_client_error("list_stack_resources", "AccessDenied", "no")
     with pytest.raises(ClientError):
-        stages.deployed(client, [JOBS])
+        preflight.deployed(client, [JOBS])
 
 
 # --- Queues --------------------------------------------------------------------------------------------------------
 
 
 @mock_aws
-def test_messages_are_counted_waiting_delayed_and_in_flight_in_the_queues_of_the_stage_alone() -> None:
+def test_waiting_delayed_and_in_flight_messages_of_the_stages_queues_are_counted() -> None:
     client = boto3.client("sqs")
     names = (
         "jobs-low",
@@ -116,26 +116,26 @@ def test_messages_are_counted_waiting_delayed_and_in_flight_in_the_queues_of_the
         client.send_message(QueueUrl=urls["jobs-low-data-export"], MessageBody="x", DelaySeconds=delay)
     client.receive_message(QueueUrl=urls["jobs-low-data-export"])
     client.send_message(QueueUrl=urls["jobs-prod-low"], MessageBody="x")
-    assert stages.messages_in_queues(client, "jobs") == {
+    assert preflight.messages_in_queues(client, "jobs") == {
         "jobs-cron-dlq": 0,
         "jobs-low": 0,
         "jobs-low-data-export": 3,
         "jobs-low-data-export-dlq": 0,
     }
-    assert stages.messages_in_queues(client, "jobs-prod") == {"jobs-prod-low": 1}
+    assert preflight.messages_in_queues(client, "jobs-prod") == {"jobs-prod-low": 1}
     client.close()
 
 
 @mock_aws
 @pytest.mark.parametrize("prefix", ["my-low-app", "app-default", "jobs-critical"])
-def test_a_prefix_may_hold_the_word_of_a_queue(prefix: str) -> None:
+def test_a_prefix_may_contain_the_name_of_a_queue(prefix: str) -> None:
     client = boto3.client("sqs")
     names = [f"{prefix}-{rest}" for rest in ("low", "low-dlq", "default-data-export", "cron-dlq")]
     for name in names:
         url = client.create_queue(QueueName=name)["QueueUrl"]
         client.send_message(QueueUrl=url, MessageBody="x")
     client.create_queue(QueueName=f"{prefix}-mine")
-    assert stages.messages_in_queues(client, prefix) == dict.fromkeys(names, 1)
+    assert preflight.messages_in_queues(client, prefix) == dict.fromkeys(names, 1)
     client.close()
 
 
@@ -152,7 +152,7 @@ def mapping(queue: str, function: str, most: int | None) -> dict[str, Any]:
     return {**where, **scaling}
 
 
-def test_other_stages_are_told_by_their_names_and_strangers_are_not_counted(stubbed: Any) -> None:
+def test_other_stages_are_recognised_by_name_and_other_functions_not_counted(stubbed: Any) -> None:
     client, stub = stubbed("lambda")
     stub.add_response("get_account_settings", settings(1000, 1000))
     first = [
@@ -164,66 +164,66 @@ def test_other_stages_are_told_by_their_names_and_strangers_are_not_counted(stub
     stub.add_response("list_event_source_mappings", {"EventSourceMappings": first, "NextMarker": "more"}, {})
     second = [mapping("jobs-prod-low", "jobs-prod-router", 2), mapping("test-low", "test-router", None)]
     stub.add_response("list_event_source_mappings", {"EventSourceMappings": second}, {"Marker": "more"})
-    assert stages.account(client, "jobs", {"jobs-data-export"}) == Account(1000, 0, {"jobs-prod": 32, "test": 0})
+    assert preflight.account(client, "jobs", {"jobs-data-export"}) == Account(1000, 0, {"jobs-prod": 32, "test": 0})
 
 
-def test_other_stages_are_told_where_a_prefix_or_a_type_holds_the_word_of_a_queue(stubbed: Any) -> None:
+def test_other_stages_are_recognised_if_a_prefix_or_type_contains_a_queues_name(stubbed: Any) -> None:
     client, stub = stubbed("lambda")
     stub.add_response("get_account_settings", settings(1000, 1000))
     mappings = [
         mapping("my-low-app-critical-data-export", "my-low-app-data-export", 4),
-        mapping("my-low-app-default-data-copy", "my-low-app-data-move", 3),  # of a type that was renamed
+        mapping("my-low-app-default-data-copy", "my-low-app-data-move", 3),  # a renamed type
         mapping("my-low-app-low", "my-low-app-router", 2),
         mapping("app-default-low-stock-default-set", "app-default-stock-default-set", 5),
         mapping("test-default-low-stock", "test-low-stock", 6),
         mapping("jobs-critical-low-data-export", "jobs-critical-data-export", 50),
-        mapping("jobs-critical-low-low-stock", "jobs-critical-low-stock", 50),  # else of a stage jobs-critical-low
+        mapping("jobs-critical-low-low-stock", "jobs-critical-low-stock", 50),  # not of a stage jobs-critical-low
     ]
     stub.add_response("list_event_source_mappings", {"EventSourceMappings": mappings}, {})
     own = {"jobs-critical-data-export", "jobs-critical-low-stock"}
-    assert stages.account(client, "jobs-critical", own) == Account(
+    assert preflight.account(client, "jobs-critical", own) == Account(
         1000, 0, {"my-low-app": 9, "app-default": 5, "test": 6}
     )
 
 
-def test_what_the_stage_has_reserved_itself_is_not_counted_as_others(stubbed: Any) -> None:
+def test_the_stages_own_reservations_are_not_counted_as_those_of_others(stubbed: Any) -> None:
     client, stub = stubbed("lambda")
     stub.add_response("get_account_settings", settings(1000, 850))
     stub.add_response("get_function_concurrency", {"ReservedConcurrentExecutions": 50}, {"FunctionName": "jobs-api"})
     stub.add_response("list_event_source_mappings", {"EventSourceMappings": []}, {})
-    assert stages.account(client, "jobs", {"jobs-api"}) == Account(1000, 100, {})
+    assert preflight.account(client, "jobs", {"jobs-api"}) == Account(1000, 100, {})
 
 
-# --- What cannot be asked ------------------------------------------------------------------------------------------
+# --- Denied and failed requests ------------------------------------------------------------------------------------
 
 
 def refused(code: str) -> Callable[[Any], Any]:
-    def question(client: Any) -> Any:
+    def reader(client: Any) -> Any:
         raise ClientError({"Error": {"Code": code, "Message": "no"}}, "ListQueues")
 
-    return question
+    return reader
 
 
-def test_what_may_not_be_asked_for_is_unchecked_with_the_permission_it_takes() -> None:
-    answer = stages._ask(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused("AccessDenied"))
+def test_a_denied_request_is_unchecked_and_names_the_missing_permission() -> None:
+    answer = preflight._read(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused("AccessDenied"))
     assert answer == Finding(Kind.UNCHECKED, "the queues", "AWS answers AccessDenied", "allow sqs:ListQueues")
 
 
 @pytest.mark.parametrize("code", ["InvalidClientTokenId", "ExpiredToken", "Throttling"])
-def test_another_refusal_ends_it(code: str) -> None:
-    with pytest.raises(LocalError, match=f"AWS does not tell of the queues: .*{code}"):
-        stages._ask(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused(code))
+def test_another_aws_error_ends_the_check(code: str) -> None:
+    with pytest.raises(LocalError, match=f"the queues cannot be read from AWS: .*{code}"):
+        preflight._read(boto3.session.Session(), "sqs", "the queues", "sqs:ListQueues", refused(code))
 
 
 def assembly(folder: Path, **changes: Any) -> Path:
-    said = {
+    settings_of_stage = {
         "stage": "dev",
         "prefix": "jobs",
         "account_concurrency": 50,
         "database_connections": 100,
         "reserved_connections": 10,
     }
-    template = {"Metadata": {"Joblane": {**said, **changes}}, "Resources": {}}
+    template = {"Metadata": {"Joblane": {**settings_of_stage, **changes}}, "Resources": {}}
     (folder / f"{JOBS}.template.json").write_text(json.dumps(template))
     (folder / "left-from-before.template.json").write_text("{}")
     stack = {"type": "aws:cloudformation:stack", "properties": {"templateFile": f"{JOBS}.template.json"}}
@@ -233,19 +233,19 @@ def assembly(folder: Path, **changes: Any) -> Path:
 
 
 @mock_aws
-def test_what_was_not_looked_at_hides_nothing_of_the_rest_and_the_worst_comes_first(
+def test_unread_parts_hide_no_other_findings_and_the_worst_comes_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given stacks that may not be listed, no database, a small account, and a message of a task that is gone
-    monkeypatch.setattr(stages, "deployed", lambda client, stacks: refused("AccessDenied")(client))
-    monkeypatch.setattr(stages, "account", lambda client, prefix, functions: Account(10, 20, {}))
+    # given stacks that may not be listed, no database, a small account, and a message of an unknown task
+    monkeypatch.setattr(preflight, "deployed", lambda client, stacks: refused("AccessDenied")(client))
+    monkeypatch.setattr(preflight, "account", lambda client, prefix, functions: Account(10, 20, {}))
     client = boto3.client("sqs")
     client.send_message(QueueUrl=client.create_queue(QueueName="jobs-low-long-gone")["QueueUrl"], MessageBody="x")
     client.close()
     # when
-    found = stages.look("dev", assembly(tmp_path, account_concurrency=11))
+    found = preflight.check_deploy("dev", assembly(tmp_path, account_concurrency=11))
     # then
-    assert [(one.kind, one.what) for one in found] == [
+    assert [(finding.kind, finding.what) for finding in found] == [
         (Kind.REFUSED, "queue jobs-low-long-gone"),
         (Kind.REFUSED, "Lambda concurrency"),
         (Kind.UNCHECKED, "the stacks"),
@@ -254,25 +254,25 @@ def test_what_was_not_looked_at_hides_nothing_of_the_rest_and_the_worst_comes_fi
     ]
 
 
-def test_without_credentials_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_credentials_the_error_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("HOME", str(tmp_path))
-    with pytest.raises(LocalError, match=r"AWS cannot be asked for the stacks: .*credentials\. Set AWS_PROFILE, or"):
-        stages.look("dev", assembly(tmp_path))
+    with pytest.raises(LocalError, match=r"the stacks cannot be read from AWS: .*credentials\. Set AWS_PROFILE, or"):
+        preflight.check_deploy("dev", assembly(tmp_path))
 
 
-def test_templates_that_are_not_there_or_of_another_stage_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match="no templates are there; leave --assembly out"):
-        stages.look("dev", tmp_path)
+def test_missing_templates_and_templates_of_another_stage_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="has no templates; leave --assembly out"):
+        preflight.check_deploy("dev", tmp_path)
     with pytest.raises(LocalError, match="its templates are of stage 'dev', not 'prod'"):
-        stages.look("prod", assembly(tmp_path))
+        preflight.check_deploy("prod", assembly(tmp_path))
 
 
-def test_a_stage_that_cannot_be_synthesised_is_told_with_the_reason(tmp_path: Path) -> None:
+def test_a_stage_that_cannot_be_synthesised_is_an_error_with_the_reason(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=r"stage 'prd' cannot be synthesised:\njoblane: no stage 'prd' in cdk.json"):
-        stages.synthesise("prd", tmp_path)
+        preflight.synthesise("prd", tmp_path)
 
 
 # --- The command ---------------------------------------------------------------------------------------------------
@@ -298,15 +298,17 @@ FINDINGS = [
 def test_the_command_shows_each_finding_and_its_status_says_whether_to_deploy(
     monkeypatch: pytest.MonkeyPatch, findings: list[Finding], options: list[str], status: int, as_json: bool
 ) -> None:
-    monkeypatch.setattr(stages, "look", lambda stage, folder: findings)
+    monkeypatch.setattr(preflight, "check_deploy", lambda stage, folder: findings)
     monkeypatch.setenv("COLUMNS", "200")
     command = ["preflight", "--assembly", ".", *options, *(["--json"] if as_json else [])]
     result = CliRunner().invoke(app, command, catch_exceptions=False)
     assert result.exit_code == status
     if as_json:
-        said = json.loads(result.output)
-        assert (said["stage"], said["ok"]) == ("dev", status == 0)
-        assert said["findings"] == [vars(one) for one in findings]
+        output = json.loads(result.output)
+        assert (output["stage"], output["ok"]) == ("dev", status == 0)
+        assert output["findings"] == [vars(finding) for finding in findings]
     else:
-        assert all(text in result.output for one in findings for text in (one.kind, one.what, one.why, one.do))
+        assert all(
+            text in result.output for found in findings for text in (found.kind, found.what, found.why, found.do)
+        )
         assert ("nothing is in the way" in result.output) is (findings == [])

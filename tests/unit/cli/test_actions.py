@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from joblane.cli.exits import Exit
-from joblane.errors import RecordAwayError, UnknownTaskError
+from joblane.errors import DatabaseUnavailableError, UnknownTaskError
 from joblane.inspector.errors import ActionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.views import ActionResult, Count, DeadLetters
@@ -141,7 +141,7 @@ def test_a_stopping_action_is_not_offered_to_be_stopped_again(jobs: Run, stub: F
 
 
 @pytest.mark.parametrize(
-    ("error", "code"), [(RecordAwayError("the database did not answer"), 5), (UnknownTaskError("bulk-1"), 3)]
+    ("error", "code"), [(DatabaseUnavailableError("the database did not answer"), 5), (UnknownTaskError("bulk-1"), 3)]
 )
 def test_an_error_while_following_prints_the_id_and_ends_with_its_own_status(
     jobs: Run, stub: FakeInspector, error: Exception, code: int

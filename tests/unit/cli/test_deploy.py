@@ -77,7 +77,7 @@ def _documents(text: str) -> list[str]:
     ("url", "problem"),
     [
         ("postgresql://x@127.0.0.1:1/x", "[Cc]onnection refused"),
-        ("postgresql://x@127.0.0.1/x?auth=nope", "DATABASE_URL: auth: 'iam' is the one there is"),
+        ("postgresql://x@127.0.0.1/x?auth=nope", "DATABASE_URL: auth: must be 'iam'"),
         ("postgresql://127.0.0.1/x?secret=nope", "DATABASE_URL: secret 'nope': .*ResourceNotFoundException"),
         ("mysql://127.0.0.1/x", "DATABASE_URL: postgresql://user:password@host:port/database is required"),
     ],

@@ -20,13 +20,13 @@ from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
 from joblane.discovery import discover
 from joblane.errors import (
+    DatabaseUnavailableError,
     DeclarationError,
     DuplicateTaskError,
     EnqueueError,
     JobError,
     LaneError,
     PayloadError,
-    RecordAwayError,
     SendError,
     TaskIdConflictError,
     UnknownTaskError,
@@ -53,7 +53,7 @@ from tests.unit.cli.conftest import Run
         (SelectionError("limit", "1 to 500"), 2),
         (SelectionError("filter", "no task matches; nothing was begun"), 3),
         (SelectionError("types", "there is no task type 'data:gone'"), 3),
-        (RecordAwayError("the database is unavailable"), 5),
+        (DatabaseUnavailableError("the database is unavailable"), 5),
         (SendError("jobs-low-jobs-sweep: Could not connect"), 5),
         (MissingSettingError("DATABASE_URL", "what", "x"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 5),
@@ -92,7 +92,7 @@ def test_an_unreachable_stack_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyP
 
 
 def test_for_an_unavailable_database_it_says_what_to_check(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["task"] = RecordAwayError("the database does not answer")
+    stub.answers["task"] = DatabaseUnavailableError("the database does not answer")
     ran = jobs("show", "x")
     assert ran.code == 5
     assert "joblane status" in ran.err

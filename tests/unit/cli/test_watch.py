@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from joblane.cli import watch as live
-from joblane.errors import RecordAwayError
+from joblane.errors import DatabaseUnavailableError
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Page
 from tests.builders import views
@@ -61,7 +61,7 @@ def test_it_updates_and_reports_an_unavailable_database(quiet: FakeInspector, ke
         return views.overview()
 
     answers = iter(
-        [views.overview, lambda: (_ for _ in ()).throw(RecordAwayError("the database is unavailable")), third]
+        [views.overview, lambda: (_ for _ in ()).throw(DatabaseUnavailableError("the database is unavailable")), third]
     )
     quiet.answers["overview"] = lambda **_: next(answers)()
     # when

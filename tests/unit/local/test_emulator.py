@@ -26,7 +26,7 @@ def zipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_functions_share_what_a_zip_holds(zipped: Path, tmp_path: Path) -> None:
+def test_functions_share_the_files_of_a_zip(zipped: Path, tmp_path: Path) -> None:
     # when
     (tmp_path / "one").mkdir()
     for name in ("one", "two"):
@@ -39,7 +39,7 @@ def test_functions_share_what_a_zip_holds(zipped: Path, tmp_path: Path) -> None:
     assert zipped.exists()
 
 
-def test_a_zip_is_unpacked_over_itself_and_over_an_older_one(zipped: Path, tmp_path: Path) -> None:
+def test_a_zip_is_unpacked_over_itself_and_over_an_older_zip(zipped: Path, tmp_path: Path) -> None:
     for number in (1, 1, 2):
         with zipfile.ZipFile(zipped, "w") as archive:
             archive.writestr("python/package/module.py", f"x = {number}\n")
@@ -49,7 +49,7 @@ def test_a_zip_is_unpacked_over_itself_and_over_an_older_one(zipped: Path, tmp_p
         assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("module.py", f"x = {number}\n")]
 
 
-def test_the_copy_that_the_emulator_wrote_to_unpack_it_goes(zipped: Path, tmp_path: Path) -> None:
+def test_the_emulators_copy_of_a_zip_is_removed(zipped: Path, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     copy = zipped.rename(tmp_path / "temporary" / "code.zip")
     with emulator.SharedZip(copy) as archive:
@@ -58,7 +58,7 @@ def test_the_copy_that_the_emulator_wrote_to_unpack_it_goes(zipped: Path, tmp_pa
     assert (tmp_path / "one" / "python").is_dir()
 
 
-def test_a_part_of_a_zip_is_unpacked_as_ever(zipped: Path, tmp_path: Path) -> None:
+def test_a_single_member_of_a_zip_is_unpacked_as_usual(zipped: Path, tmp_path: Path) -> None:
     with emulator.SharedZip(zipped) as archive:
         archive.extractall(tmp_path / "one", members=[])
     assert not (tmp_path / "unpacked").exists()

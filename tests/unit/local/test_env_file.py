@@ -10,7 +10,7 @@ from joblane.local import env_file
 from joblane.local.errors import LocalError
 
 
-def test_any_value_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_value_is_read_back_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(env_file, "task_settings", lambda: {"KEY", "EMPTY"})
     pem = '-----BEGIN KEY-----\nit\'s = "a" # key\r\n-----END KEY-----\n'
     variables = {"DATABASE_URL": "postgresql://x@127.0.0.1/x", "KEY": pem, "EMPTY": "", "JOBLANE_FUNCTIONS": "jobs"}
@@ -18,7 +18,7 @@ def test_any_value_is_read_back_as_it_was_written(tmp_path: Path, monkeypatch: p
     assert env_file.read(tmp_path / "env") == variables
 
 
-def test_a_file_that_was_changed_by_hand_is_read_as_a_shell_reads_it(tmp_path: Path) -> None:
+def test_a_file_changed_by_hand_is_read_as_a_shell_reads_it(tmp_path: Path) -> None:
     env_file.write(tmp_path / "env", {})
     (tmp_path / "env").write_text("# it's mine\n\nexport JOBLANE_PREFIX=acme # and this\nAWS_REGION='us-east-1'\n")
     assert env_file.read(tmp_path / "env") == {"JOBLANE_PREFIX": "acme", "AWS_REGION": "us-east-1"}

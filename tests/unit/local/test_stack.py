@@ -65,7 +65,7 @@ def test_a_daemon_is_found_again_by_its_folder_and_stopped_with_its_children(dae
     found.stop()  # twice is harmless
 
 
-def test_what_a_killed_daemon_left_behind_ends_with_the_next_stop(daemon: Daemon) -> None:
+def test_children_of_a_killed_daemon_are_stopped_by_the_next_stop(daemon: Daemon) -> None:
     process = start(daemon, PARENT)
     child = child_of(process)
     process.kill()
@@ -77,7 +77,7 @@ def test_what_a_killed_daemon_left_behind_ends_with_the_next_stop(daemon: Daemon
     assert await_end([child], 5)
 
 
-def test_another_program_under_a_daemon_s_old_number_is_left_alone(daemon: Daemon, tmp_path: Path) -> None:
+def test_another_program_with_the_pid_of_a_daemon_is_not_stopped(daemon: Daemon, tmp_path: Path) -> None:
     process = start(daemon, "import time; time.sleep(60)")
     file = tmp_path / "program.json"
     record = json.loads(file.read_text())
@@ -89,7 +89,7 @@ def test_another_program_under_a_daemon_s_old_number_is_left_alone(daemon: Daemo
     file.write_text(json.dumps(record))
 
 
-def test_the_log_of_the_start_before_is_kept(daemon: Daemon) -> None:
+def test_the_log_of_the_previous_start_is_kept(daemon: Daemon) -> None:
     await_end([start(daemon, "print('first')")], 10)
     await_end([start(daemon, "print('second')")], 10)
 
@@ -106,11 +106,11 @@ def test_a_busy_port_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
             MiniStack(tmp_path, port, "us-east-1").start()
 
 
-def test_nothing_and_nonsense_are_not_an_emulator() -> None:
+def test_no_answer_and_a_wrong_answer_are_not_an_emulator() -> None:
     assert not is_healthy(f"http://127.0.0.1:{free_port()}")
 
 
-def test_what_the_shell_says_of_aws_does_not_reach_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_aws_settings_of_the_shell_do_not_reach_the_local_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_PROFILE", "production")
     monkeypatch.setenv("AWS_SESSION_TOKEN", "secret")
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.example.com")
@@ -147,7 +147,7 @@ def test_a_deploy_that_fails_shows_the_emulators_errors_of_this_deploy(
         assert str(caught.value).endswith(f"Errors in {log}:\n{cause}")
 
 
-def test_a_stack_whose_last_deploy_was_killed_says_how_to_start_afresh(tmp_path: Path) -> None:
+def test_after_a_killed_deploy_the_error_says_how_to_start_afresh(tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(
         "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')"
     )
@@ -162,8 +162,8 @@ LOCAL = {"prefix": "jobs", "local": True}
     ("cdk_json", "said"),
     [
         (None, "There is no .*cdk.json: `joblane init`"),
-        ({"app": "python app.py"}, "no `stages` in its `context`.*docs/how-to/deploy.md"),
-        ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/how-to/deploy.md"),
+        ({"app": "python app.py"}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
+        ({"app": "python app.py", "context": []}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
         ({"app": "python app.py", "context": {"stages": {"dev": {}}}}, "no stage `local` in its `context.stages`"),
         ({"context": {"stages": {"local": LOCAL}}}, "has no `app`"),
     ],
@@ -178,13 +178,13 @@ def test_a_project_that_cannot_be_deployed_says_so_before_anything_is_made(
     assert not (tmp_path / ".joblane").exists()
 
 
-def test_a_cdk_json_that_is_a_folder_is_an_error_in_words(tmp_path: Path) -> None:
+def test_a_cdk_json_that_is_a_folder_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "cdk.json").mkdir()
     with pytest.raises(LocalError, match=r"cdk.json cannot be read: Is a directory"):
         LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
 
 
-def test_a_folder_that_cannot_be_made_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_cannot_be_created_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "cdk.json").write_text(json.dumps({"app": "python app.py", "context": {"stages": {"local": LOCAL}}}))
     stack = LocalStack(tmp_path / ".joblane", project=Project(tmp_path))
     (tmp_path / ".joblane").touch()
@@ -207,7 +207,7 @@ def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> No
     assert one.postgres.port != two.postgres.port
 
 
-def test_the_ticker_and_whoever_joins_in_have_the_times_that_the_functions_have(tmp_path: Path) -> None:
+def test_ticker_and_other_programs_use_the_times_of_the_functions(tmp_path: Path) -> None:
     (tmp_path / "postgres").mkdir()
     (tmp_path / "postgres" / "password").write_text("secret")
     stack = LocalStack(tmp_path, stage={"schedules": {"jobs:sweep": "0 * * * *"}})
@@ -216,14 +216,14 @@ def test_the_ticker_and_whoever_joins_in_have_the_times_that_the_functions_have(
     assert json.loads(LocalStack(tmp_path).environment["JOBLANE_SCHEDULES"]) == {}
 
 
-def test_an_emulator_that_is_there_already_is_used_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_emulator_is_used_unchanged(tmp_path: Path) -> None:
     stack = LocalStack(tmp_path, external_endpoint="http://127.0.0.1:4999")
 
     assert stack.emulator is None
     assert stack.endpoint == "http://127.0.0.1:4999"
 
 
-def test_an_emulator_that_should_be_there_and_is_not_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
+def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path: Path) -> None:
     endpoint = f"http://127.0.0.1:{free_port()}"
     stack = LocalStack(tmp_path, external_endpoint=endpoint)
     deployment = Deployment(tmp_path, {}, {})

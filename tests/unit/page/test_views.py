@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.errors import PayloadError, RecordAwayError
+from joblane.errors import DatabaseUnavailableError, PayloadError
 from joblane.inspector.actions.changes import ALLOWED
 from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
@@ -91,7 +91,7 @@ def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
 
 @pytest.mark.parametrize("path", PAGES)
 def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
-    stub.fails = RecordAwayError("the database did not answer: connection refused")
+    stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
     answer = browser.get(path)
     if path == "/bulk":  # its queries do not fail here
         return

@@ -68,7 +68,7 @@ def test_without_a_region_or_credentials_the_database_is_away_and_the_error_says
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    with pytest.raises(LoginError, match="auth=iam: there are no AWS credentials") as caught:
+    with pytest.raises(LoginError, match="auth=iam: no AWS credentials were found") as caught:
         IamLogin("jobs", HOST, 5432).now()
     assert is_unavailable(caught.value)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
@@ -107,7 +107,7 @@ def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secr
         SecretLogin("nothing").now()
     assert is_unavailable(caught.value)
     secrets.create_secret(Name="bytes", SecretBinary=b"x")
-    with pytest.raises(LoginError, match="secret 'bytes': holds bytes"):
+    with pytest.raises(LoginError, match="secret 'bytes': contains binary data"):
         SecretLogin("bytes").now()
 
 
@@ -131,11 +131,14 @@ def test_two_connections_of_a_process_share_what_is_known_of_a_secret() -> None:
 @pytest.mark.parametrize(
     ("query", "problem"),
     [
-        ("auth=password", "auth: 'iam' is the one there is"),
+        ("auth=password", "auth: must be 'iam'"),
         ("auth=iam", "auth=iam: the user is required"),
         ("auth=iam&secret=acme", "give one of a password, auth=iam and secret=NAME"),
         ("sslmode=disable", "sslmode: the server is always verified"),
-        ("conect_timeout=3", "no parameter 'conect_timeout' is known; there are auth, secret, sslrootcert, sslmode"),
+        (
+            "conect_timeout=3",
+            "unknown parameter 'conect_timeout'; the parameters are auth, secret, sslrootcert, sslmode",
+        ),
     ],
 )
 def test_a_parameter_that_cannot_be_is_refused_by_name(query: str, problem: str) -> None:

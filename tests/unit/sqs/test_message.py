@@ -70,7 +70,7 @@ def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
     for odd in ("\0", "\ud800"):
         bad = json.dumps(json.loads(body) | {"payload": {"odd": odd}})
         assert needs_walk(bad)
-        assert "Postgres" in refusal(bad) or "surrogate" in refusal(bad)
+        assert "PostgreSQL" in refusal(bad) or "surrogate" in refusal(bad)
 
 
 def test_noncharacters_go_as_escapes_and_come_back() -> None:
@@ -177,13 +177,13 @@ def test_a_refusal_names_the_field_and_not_the_value(change: dict[str, Any], fie
         ("7", "body: must be a JSON object"),
         ('{"type":"a:b","payload":{"a":NaN}}', "body: not JSON (expected value"),
         ('{"type":"a:b","payload":{"a":-Infinity}}', "body: not JSON (invalid number"),
-        ('{"type":"a:b","payload":{"a":1e999}}', "body: holds a number outside of what a double can hold"),
+        ('{"type":"a:b","payload":{"a":1e999}}', "body: contains a number outside the range of a double"),
         ('{"type":"a:b","payload":{"a":' + "9" * 5000 + "}}", "body: not JSON (number out of range"),
-        ('{"type":"a:b","payload":{"a":"\\u0000"}}', "body: holds a NUL character"),
-        ('{"type":"a:b","payload":{"\\u0000":1}}', "body: holds a NUL character"),
-        ('{"type":"a:b","payload":{"a":["\\ud800"]}}', "body: holds a lone surrogate"),
-        ('{"type":"a:b","headers":{"\\udfff":""}}', "body: holds a lone surrogate"),
-        ('{"type":"a:b","payload":{"a":"\ud800"}}', "body: holds a lone surrogate"),
+        ('{"type":"a:b","payload":{"a":"\\u0000"}}', "body: contains a NUL character"),
+        ('{"type":"a:b","payload":{"\\u0000":1}}', "body: contains a NUL character"),
+        ('{"type":"a:b","payload":{"a":["\\ud800"]}}', "body: contains a lone surrogate"),
+        ('{"type":"a:b","headers":{"\\udfff":""}}', "body: contains a lone surrogate"),
+        ('{"type":"a:b","payload":{"a":"\ud800"}}', "body: contains a lone surrogate"),
         ('{"type":"a:b","payload":' + '{"a":' * 64 + "1" + "}" * 65, "body: nested deeper than 64 levels"),
         ('{"type":"a:b","payload":{"a":' + "[" * 900 + "]" * 900 + "}}", "body: nested deeper than 64 levels"),
         ("[" * 500_000, "body: nested deeper than 64 levels"),
@@ -224,13 +224,13 @@ def test_any_values_of_the_known_fields_are_read_or_refused(body: str) -> None:
 @pytest.mark.parametrize("odd", ["a\0", "\ud800"])
 def test_headers_are_checked_in_names_and_values(odd: str) -> None:
     for headers in ({"name": odd}, {odd: "value"}):
-        with pytest.raises(MessageError, match=r"^headers: holds a"):
+        with pytest.raises(MessageError, match=r"^headers: contains a"):
             check_headers(headers)
 
 
 def test_a_tree_is_checked_in_keys_and_values() -> None:
     for tree in ({"a": [{"b": "\0"}]}, {"a": {"\0": 1}}):
-        with pytest.raises(MessageError, match=r"^payload: holds a NUL"):
+        with pytest.raises(MessageError, match=r"^payload: contains a NUL"):
             check_tree(tree)
 
 

@@ -19,7 +19,12 @@ def test_a_record_is_read_whole() -> None:
     raw = record({"type": "data:export", "id": "1"}, LANE, message_id="m", receives=3, sent_at=1000.5, group="acme")
     delivery = Received.read(raw)
     assert (delivery.message_id, delivery.queue, delivery.receives) == ("m", LANE, 3)
-    assert (delivery.sent_at, delivery.group, delivery.dead, delivery.refusal) == (1000.5, "acme", None, None)
+    assert (delivery.sent_at, delivery.group, delivery.dead_generation, delivery.refusal) == (
+        1000.5,
+        "acme",
+        None,
+        None,
+    )
     assert delivery.message is not None
     assert delivery.message.id == "1"
     assert delivery.receipt == raw["receiptHandle"]
@@ -49,7 +54,7 @@ def test_a_body_that_cannot_be_read_keeps_its_reason() -> None:
 )
 def test_only_a_plain_number_marks_a_dead_letter(text: str, generation: int | None) -> None:
     attributes = {"joblane-dead": ("Number", text)}
-    assert Received.read(record({"type": "a:b"}, LANE, attributes=attributes)).dead == generation
+    assert Received.read(record({"type": "a:b"}, LANE, attributes=attributes)).dead_generation == generation
 
 
 def test_attributes_are_read_as_they_are_sent() -> None:
@@ -60,7 +65,7 @@ def test_attributes_are_read_as_they_are_sent() -> None:
     delivery = Received.read(raw)
     assert delivery.attributes["text"] == {"DataType": "String.uri", "StringValue": "é"}
     assert delivery.attributes["raw"] == {"DataType": "Binary.gif", "BinaryValue": b"\0\1"}
-    assert delivery.dead is None
+    assert delivery.dead_generation is None
 
 
 def test_a_record_without_attributes_is_read() -> None:
@@ -92,7 +97,7 @@ def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> 
         LANE,
     )
     assert (delivery.message_id, delivery.receipt, delivery.queue, delivery.receives) == ("m", "r", LANE, 3)
-    assert (delivery.sent_at, delivery.group, delivery.dead, delivery.refusal) == (1000.5, "acme", 4, None)
+    assert (delivery.sent_at, delivery.group, delivery.dead_generation, delivery.refusal) == (1000.5, "acme", 4, None)
     assert delivery.message is not None
     assert delivery.message.id == "1"
     # and goes on as it came, without the marks of a dead letter

@@ -137,7 +137,7 @@ def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_in_the_lo
     assert "MessageAttributes" not in message
     (line,) = logged.fields
     assert line["message_id"] == "m-1"
-    assert "needs room for it; leave 1 KiB below SQS's limit" in line["reason"]
+    assert "needs room for one; stay 1 KiB below SQS's limit" in line["reason"]
 
 
 def test_no_log_line_of_a_refusal_shows_the_body(door: Door) -> None:

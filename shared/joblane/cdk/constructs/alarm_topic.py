@@ -1,4 +1,4 @@
-"""The topic that alarms tell of themselves."""
+"""The SNS topic to which alarms publish."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ CLOUDWATCH = iam.ServicePrincipal("cloudwatch.amazonaws.com")
 
 
 class AlarmTopic(Construct):
-    """``PREFIX-alarms``: encrypted, open to TLS alone, and to the alarms of the stage.
+    """``PREFIX-alarms``: encrypted, reached by TLS only, and open to the alarms of the stage.
 
-    The key is its own, as CloudWatch may not use the one that AWS keeps for SNS.
+    It has a key of its own, because CloudWatch may not use the AWS managed key for SNS.
     Source: AWS re:Post, *Why didn't I receive an SNS notification for my CloudWatch alarm trigger?*
     """
 
@@ -24,9 +24,9 @@ class AlarmTopic(Construct):
         key = kms.Key(
             self,
             "Key",
-            description=f"What the alarms of {prefix} say",
+            description=f"Encrypts the notifications of the alarms of {prefix}",
             enable_key_rotation=True,
-            removal_policy=RemovalPolicy.DESTROY,  # nothing is kept under it
+            removal_policy=RemovalPolicy.DESTROY,  # no stored data is encrypted with it
         )
         alarms = Stack.of(self).format_arn(service="cloudwatch", resource=f"alarm:{prefix}-*")
         own = {"StringEquals": {"aws:SourceAccount": Aws.ACCOUNT_ID}, "ArnLike": {"aws:SourceArn": alarms}}
@@ -34,7 +34,7 @@ class AlarmTopic(Construct):
             iam.PolicyStatement(
                 principals=[CLOUDWATCH],
                 actions=["kms:Decrypt", "kms:GenerateDataKey"],
-                resources=["*"],  # of a key's own policy: this key
+                resources=["*"],  # in a key policy: this key
                 conditions=own,
             )
         )

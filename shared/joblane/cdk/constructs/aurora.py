@@ -1,4 +1,4 @@
-"""A database of the stage's own: Aurora PostgreSQL, serverless."""
+"""The stage's own database: Aurora PostgreSQL Serverless v2."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from joblane.cdk.settings.database import MASTER_USER, Aurora
 from joblane.cdk.settings.stage import Stage
 
 VERSION = rds.AuroraPostgresEngineVersion.VER_16_13
-"""Pauses at 0 ACU, as 16.3 and later do. Source: Aurora, *Aurora Serverless v2 capacity*. Minor versions follow by
-themselves; the SQL stays within PostgreSQL 16."""
+"""Versions from 16.3 pause at 0 ACU. Source: Aurora, *Aurora Serverless v2 capacity*. RDS upgrades minor versions
+automatically; Joblane's SQL stays within PostgreSQL 16."""
 PORT = 5432
 LOG = "postgresql"
 REMOVAL = {"retain": RemovalPolicy.SNAPSHOT, "destroy": RemovalPolicy.DESTROY}
-"""A last snapshot keeps what the cluster held, and leaves no network behind that cannot be removed."""
+"""A final snapshot keeps the data. A retained cluster would keep its network from being removed."""
 IDLE_SESSION_MS = 60_000
-"""A cluster sleeps when nobody is connected, and a function that waits for its next message still is. It notices that
-its connection has gone, and makes another. Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
+"""A cluster pauses only without connections, and a function between two messages keeps its connection. This setting
+closes it; the function notices and connects again. Source: Aurora, *Scaling to zero ACUs with automatic pause and
+resume*."""
 
 
 class AuroraDatabase(Construct):
-    """A cluster that the functions' security group alone reaches, by TLS alone.
+    """A cluster that only the functions' security group reaches, by TLS only.
 
-    The functions log in by IAM as a role that the migration makes. The migration logs in as the master user, whose
-    password RDS makes, keeps in Secrets Manager and changes every seven days: it is in no template.
+    The functions log in by IAM as a role that the migration creates. The migration logs in as the master user. RDS
+    creates the master password, keeps it in Secrets Manager and rotates it every seven days; it is in no template.
     Source: Aurora, *Password management with Amazon Aurora and AWS Secrets Manager*.
     """
 
@@ -45,7 +46,7 @@ class AuroraDatabase(Construct):
         )
         network.security_group.connections.allow_to(security_group, ec2.Port.tcp(PORT), "functions to database")
         name = f"{stage.prefix}-database"
-        # before RDS makes it, and keeps it for ever
+        # created before the cluster: a log group that RDS creates never expires
         logs = log_group(self, "Logs", stage=stage, name=f"/aws/rds/cluster/{name}/{LOG}")
         self.cluster = rds.DatabaseCluster(
             self,
@@ -79,7 +80,7 @@ class AuroraDatabase(Construct):
         )
         self.cluster.node.add_dependency(logs)
         if not settings.deletion_protection:
-            acknowledge(self.cluster, "RDS10", "The stage says so, by database.deletion_protection: it may be removed.")
+            acknowledge(self.cluster, "RDS10", "The stage sets database.deletion_protection to false.")
         secret = self.cluster.secret
         assert secret is not None
         self.secret_arn = secret.secret_arn
@@ -93,7 +94,7 @@ class AuroraDatabase(Construct):
 
 
 def _parameters(settings: Aurora) -> dict[str, str]:
-    parameters = {"rds.force_ssl": "1"}  # up to 16 a server takes connections without TLS by default
+    parameters = {"rds.force_ssl": "1"}  # up to version 16 the default accepts connections without TLS
     if settings.min_capacity == 0:
         parameters["idle_session_timeout"] = str(IDLE_SESSION_MS)
     return parameters

@@ -1,4 +1,4 @@
-"""What all functions of a stage share: code, layer of dependencies, settings, and the way to the database."""
+"""The code, dependency layer, settings and database access that all functions of a stage share."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ Tasks = Mapping[str, Task[Any, Any]]
 
 @dataclass(frozen=True)
 class Workload:
-    """All that a stage runs: the ``tasks`` of a project with the stage's times, by type, and ``functions``, the Lambdas
-    with a handler of their own, by name."""
+    """The code that a stage runs.
+
+    ``tasks``: by type, with the schedules of the stage. ``functions``: functions with their own handler, by name.
+    """
 
     stage: Stage
     project: Project
@@ -39,9 +41,9 @@ class Workload:
 
 
 class Shared(Construct):
-    """One code asset and one layer. Both are zips with a known hash, so CDK neither copies nor hashes a folder.
+    """A code asset and a layer, with ``stage``, ``project`` and database ``access``.
 
-    With them go ``stage``, ``project`` and ``access``, to the database.
+    Code and layer are zips with a known hash, so the CDK neither copies nor hashes a folder.
     """
 
     def __init__(self, scope: Construct, id_: str, workload: Workload, access: DatabaseAccess) -> None:

@@ -21,17 +21,17 @@ from joblane.schedule import Schedule
 from joblane.sqs.message import Message, Tick
 
 SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
-"""Replaced by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
+"""Scheduler replaces this text by the tick's time. Source: EventBridge Scheduler, *Adding context attributes*."""
 MAX_NAME = 64
 """Source: CreateSchedule, Scheduler API reference."""
 MAX_AGE = timedelta(hours=1)
 MAX_RETRIES = 10
-"""A tick that cannot be sent within the hour goes to the DLQ. Left alone it would be tried 185 times in 24 hours, and a
+"""A tick that cannot be sent within an hour goes to the DLQ. By default, Scheduler retries 185 times within 24 hours: a
 daily job could start a day late. Source: RetryPolicy, Scheduler API reference."""
 
 
 class CronGroup(Construct):
-    """The stage's schedules, and the DLQ of ticks that could not be sent."""
+    """The schedule group of a stage, with the DLQ for ticks that could not be sent."""
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage) -> None:
         super().__init__(scope, id_)
@@ -39,13 +39,14 @@ class CronGroup(Construct):
         self.group = scheduler.CfnScheduleGroup(self, "Group", name=self.name)
         self.dead_letters = dead_letter_queue(self, "DeadLetters", stage=stage, name=f"{self.name}-dlq")
         acknowledge(
-            self.dead_letters, "SQS3", "It is a dead-letter queue itself, of schedules, where the rule does not look."
+            self.dead_letters, "SQS3", "It is itself the dead-letter queue of schedules, which the rule does not read."
         )
 
     def new_role(self, scope: Construct, lane: sqs.Queue) -> iam.Role:
-        """A role that only this group's schedules can take, and that can only send to ``lane`` and to the DLQ.
+        """Create a role that only this group's schedules can assume, and that can only send to ``lane`` and the DLQ.
 
-        Source: EventBridge Scheduler, *Confused deputy prevention*: the ARN of the group, not of the schedule.
+        Its condition has the ARN of the group, not of a schedule.
+        Source: EventBridge Scheduler, *Confused deputy prevention*.
         """
         group_arn = Stack.of(self).format_arn(service="scheduler", resource="schedule-group", resource_name=self.name)
         role = iam.Role(
@@ -62,10 +63,10 @@ class CronGroup(Construct):
 
 
 class CronSchedule(Construct):
-    """One declared schedule: one EventBridge schedule, or two where its cron text needs two expressions.
+    """A declared schedule: one EventBridge schedule, or two if its cron text needs two expressions.
 
-    Both carry the same name in their ticks, so a moment that matches both is one task. On a local stage they are there
-    and disabled: a ticker sends the ticks.
+    The ticks of both carry the same schedule name, so a time that matches both expressions becomes one task. On a local
+    stage the schedules are disabled, and the local stack's ticker sends the ticks.
     """
 
     def __init__(
@@ -106,12 +107,12 @@ class CronSchedule(Construct):
 def _checked_name(task: Task[Any, Any], schedule: Schedule, number: int) -> str:
     name = schedule_name(task.type, str(schedule.name), number)
     if len(name) > MAX_NAME:
-        what = f"task {task.type!r}: schedule {schedule.name!r}"
-        raise SynthError(f"{what}: its name on AWS, {name!r}, has {len(name)} characters; {MAX_NAME} at most")
+        where = f"task {task.type!r}: schedule {schedule.name!r}"
+        raise SynthError(f"{where}: its name on AWS, {name!r}, has {len(name)} characters; {MAX_NAME} at most")
     return name
 
 
 def tick_message(task: Task[Any, Any], schedule: Schedule) -> str:
-    """The body of each tick. Its id is made where it is received, of type, schedule and time."""
+    """Return the body of each tick. The receiver derives the task id from type, schedule and time."""
     tick = Tick(schedule=str(schedule.name), at=SCHEDULED_TIME)
     return Message(task.type, payload=schedule.payload or None, tick=tick).encode()

@@ -1,4 +1,4 @@
-"""Buckets that tasks and functions use by a name, and what they may do there."""
+"""Buckets that tasks and functions use by a name, and their permissions there."""
 
 from __future__ import annotations
 
@@ -13,36 +13,39 @@ from joblane.cdk.nag import acknowledge_wildcards
 
 @dataclass(frozen=True)
 class GrantedBucket:
-    """A bucket, or folders of it, under the name that tasks and functions declare.
+    """A bucket, or folders of it, that tasks and functions use by a name of the application.
 
-    ``variable``: the environment variable that has the bucket's name. ``folders``: what keys start with, as
-    ``exports/``; without any, every key. A task that names it in ``Grants.buckets`` may write there, or, with
-    ``removes``, list and remove what is there; a function that names it in ``reads`` may read.
+    A task that declares the name in ``Grants.buckets`` can write objects. A function that declares it in ``reads`` can
+    read them.
     """
 
     bucket: s3.IBucket
+    """The bucket."""
     variable: str
+    """Environment variable of the functions with the bucket's name."""
     folders: tuple[str, ...] = ("",)
+    """Beginnings of the keys, for example ``exports/``. ``("",)``: every key."""
     removes: bool = False
+    """True: tasks can list and delete objects instead of writing them."""
 
     @property
     def objects(self) -> list[str]:
-        """The ARNs of all that is in the folders."""
+        """The ARN patterns of all objects in the folders."""
         return [self.bucket.arn_for_objects(f"{folder}*") for folder in self.folders]
 
 
-def writing(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Writing objects, in parts too, and giving up such a write. Not deleting: the bucket's lifecycle does that."""
+def write_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Allow writing objects, multipart uploads and their abortion. The bucket's lifecycle deletes objects."""
     return [iam.PolicyStatement(actions=["s3:PutObject", "s3:AbortMultipartUpload"], resources=granted.objects)]
 
 
-def reading(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Reading objects, also by a link that the function has signed."""
+def read_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Allow reading objects, also by links that the function signs."""
     return [iam.PolicyStatement(actions=["s3:GetObject"], resources=granted.objects)]
 
 
-def removal(granted: GrantedBucket) -> list[iam.PolicyStatement]:
-    """Finding objects and removing them."""
+def remove_statements(granted: GrantedBucket) -> list[iam.PolicyStatement]:
+    """Allow listing and removing objects."""
     within = {"StringLike": {"s3:prefix": [f"{folder}*" for folder in granted.folders]}}
     return [
         iam.PolicyStatement(actions=["s3:DeleteObject"], resources=granted.objects),
@@ -54,5 +57,5 @@ def grant_objects(to: JobFunction, granted: GrantedBucket, statements: list[iam.
     for statement in statements:
         to.function.add_to_role_policy(statement)
     to.function.add_environment(granted.variable, granted.bucket.bucket_name)
-    why = "The keys are made at run time; of a key, its folder is what is known."
-    acknowledge_wildcards(to.role, granted.objects, why)
+    reason = "Object keys are created at run time; only their folder is known at the deploy."
+    acknowledge_wildcards(to.role, granted.objects, reason)

@@ -1,6 +1,6 @@
-"""An HTTP API that one function answers, and its stage ``$default``, which adds nothing to the paths of its routes.
+"""An HTTP API with one function behind it, and its stage ``$default`` with an access log and a rate limit.
 
-The stage has a log and a limit.
+A stage of that name adds nothing to the paths of the routes.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ ACCESS_LOG = {
     "error": "$context.error.responseType",
     "ip": "$context.identity.sourceIp",
 }
-"""A line per request, also of those that the function never saw. No path, query, header or claim: only API Gateway's
-own words and the sender's address. Source: API Gateway, *Customize HTTP API access logs*."""
+"""A line per request, including requests that did not reach the function. It has values of API Gateway and the sender's
+address, and no path, query, header or claim. Source: API Gateway, *Customize HTTP API access logs*."""
 
 
 def add_http_api(
@@ -41,16 +41,16 @@ def add_http_api(
     authorizer: apigateway.IHttpRouteAuthorizer,
     cors: apigateway.CorsPreflightOptions | None = None,
 ) -> apigateway.HttpApi:
-    """``routes``: as ``GET /jobs``. ``function`` answers all of them, and ``authorizer`` guards all of them."""
+    """Add an HTTP API. ``function`` answers all ``routes`` (such as ``GET /jobs``), and ``authorizer`` guards them."""
     http = apigateway.HttpApi(
         stack,
         "Http",
         api_name=f"{stage.prefix}-{name}",
         cors_preflight=cors,
         default_authorizer=authorizer,
-        create_default_stage=False,  # it would have neither log nor limit
+        create_default_stage=False,  # CDK's default stage has neither log nor limit
     )
-    # one permission for the API's routes and no other's; one for each would all say the same
+    # one permission for all routes of this API; one permission for each route would allow the same
     integration = HttpLambdaIntegration(
         "Function",
         function,
@@ -64,11 +64,11 @@ def add_http_api(
 
 
 def add_http_stage(stack: Stack, http: apigateway.HttpApi, stage: AppStage, limits: HttpLimits, *, name: str) -> None:
-    """``name``: of the API, in that of its log."""
-    # Groups of this name share one resource policy, of which an account has few. Source: CloudWatch Logs, *Enabling
-    # logging from AWS services*.
+    """Add the stage ``$default``. ``name``: of the API; part of the log group's name."""
+    # Log groups with this prefix share one resource policy; an account can have only a few policies.
+    # Source: CloudWatch Logs, *Enabling logging from AWS services*.
     logs = log_group(stack, "AccessLogs", stage=stage, name=f"/aws/vendedlogs/apis/{stage.prefix}-{name}")
-    made = apigateway.HttpStage(
+    http_stage = apigateway.HttpStage(
         stack,
         "Stage",
         http_api=http,
@@ -76,7 +76,7 @@ def add_http_stage(stack: Stack, http: apigateway.HttpApi, stage: AppStage, limi
         auto_deploy=True,
         throttle=apigateway.ThrottleSettings(rate_limit=limits.rate_per_second, burst_limit=limits.burst),
     )
-    resource = cast(apigateway.CfnStage, made.node.default_child)
+    resource = cast(apigateway.CfnStage, http_stage.node.default_child)
     resource.access_log_settings = apigateway.CfnStage.AccessLogSettingsProperty(
         destination_arn=logs.log_group_arn, format=json.dumps(ACCESS_LOG)
     )

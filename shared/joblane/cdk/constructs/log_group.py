@@ -1,4 +1,4 @@
-"""A log group that forgets."""
+"""Log groups with a retention time."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from joblane.cdk.settings.stage import REMOVAL, Stage
 
 
 def log_group(scope: Construct, id_: str, *, stage: Stage, name: str) -> logs.LogGroup:
-    """Made by the stack and not by the service that writes to it, whose groups never expire."""
+    """Create a log group with the stage's retention. A group that an AWS service creates never expires."""
     group = logs.LogGroup(scope, id_, log_group_name=name, removal_policy=REMOVAL[stage.removal])
     resource = cast(CfnResource, group.node.default_child)
-    resource.add_property_override("RetentionInDays", stage.log_retention_days)  # RetentionDays has names only
+    resource.add_property_override(
+        "RetentionInDays", stage.log_retention_days
+    )  # the enum RetentionDays takes no number
     return group

@@ -1,4 +1,4 @@
-"""The step of a deploy that migrates the database, before any function that uses it has the new code."""
+"""The step of a deploy that migrates the database before any function gets the new code."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from joblane.cdk.database_access import DatabaseAccess
 HANDLER = "joblane.functions.migrate.handler.handler"
 TIMEOUT = timedelta(minutes=14)
 MARGIN = timedelta(minutes=1)
-"""Without a bound of its own, CloudFormation waits an hour for a function that was killed."""
+"""CloudFormation's own time limit is an hour, also for a function that was killed."""
 MEMORY_MB = 512
 
 
 class Migration(Construct):
-    """Runs whenever the code or the database changes. What must come after depends on it; where it fails, nothing of
-    that changes."""
+    """A custom resource that migrates the database whenever the code or the database changes.
+
+    Resources that need the new schema depend on it. If the migration fails, they stay as they are.
+    """
 
     def __init__(self, scope: Construct, id_: str, shared: Shared) -> None:
         super().__init__(scope, id_)
@@ -34,10 +36,10 @@ class Migration(Construct):
             handler=HANDLER,
             timeout=TIMEOUT,
             memory_mb=MEMORY_MB,
-            environment={**_user(access), **shared.project.migrating},
+            environment={**_user(access), **shared.project.migration_environment},
             login=access.migration,
         ).function
-        if not stage.local:  # CloudFormation hears of the first failure, and another try would meet the rollback
+        if not stage.local:  # CloudFormation rolls back after the first failure; a retry would run during the rollback
             function.configure_async_invoke(retry_attempts=0)
         CustomResource(
             self,

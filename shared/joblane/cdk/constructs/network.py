@@ -1,4 +1,4 @@
-"""The network in which functions and database meet: a VPC of the stage's own, or one that is there."""
+"""The network of functions and database: the stage's own VPC, or an existing VPC."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
 from joblane.cdk.settings.stage import Stage
 
 ZONES = 2
-"""Aurora wants subnets in two at least. Source: Aurora, *Requirements for a DB cluster in a VPC*."""
+"""Aurora requires subnets in at least two zones. Source: Aurora, *Requirements for a DB cluster in a VPC*."""
 HTTPS = 443
 INTERFACES = ["ec2:CreateNetworkInterface", "ec2:DeleteNetworkInterface"]
 INTERFACES += ["ec2:AssignPrivateIpAddresses", "ec2:UnassignPrivateIpAddresses"]
-LOOKING = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
-"""These know no resource but all."""
+DESCRIBE = ["ec2:DescribeNetworkInterfaces", "ec2:DescribeSubnets"]
+"""IAM accepts only ``*`` as the resource of these actions."""
 
 
 class FunctionNetwork(Construct):
-    """What functions need to run in ``vpc``: a security group, and what Lambda needs to put them there.
+    """The security group of functions in ``vpc``, and the permissions that Lambda needs to place them there.
 
-    Nothing comes in to a function. It reaches HTTPS, the ``egress_ports``, and what :meth:`let_out` adds; names are
-    resolved without a rule. Source: EC2, *Security group rules*.
+    The group allows no inbound traffic. Outbound it allows HTTPS, the ``egress_ports``, and the ports that
+    :meth:`allow_egress` adds. DNS needs no rule. Source: EC2, *Security group rules*.
     """
 
     def __init__(
@@ -50,17 +50,17 @@ class FunctionNetwork(Construct):
             allow_all_outbound=False,
         )
         for port in (HTTPS, *egress_ports):
-            self.let_out(port, "what tasks call")
+            self.allow_egress(port, "services that tasks call")
         self.place = Place(vpc, subnets, self.security_group, self._interface_policy(stage))
 
-    def let_out(self, port: int, description: str) -> None:
-        """To any address."""
+    def allow_egress(self, port: int, description: str) -> None:
+        """Allow outbound TCP on ``port`` to any address."""
         self.security_group.add_egress_rule(ec2.Peer.any_ipv4(), ec2.Port.tcp(port), description)
 
     def _interface_policy(self, stage: Stage) -> iam.ManagedPolicy:
-        """What Lambda needs of a function's role to put it into a VPC; the functions' own code may do none of it.
+        """Return the policy that lets Lambda place a function in a VPC, and denies the same to the function's code.
 
-        Lambda asks for all interfaces, which do not exist yet: the bounds are account and region.
+        The interfaces do not exist yet, so the resources are all interfaces of the account and region.
         Source: Lambda, *Giving Lambda functions access to resources in an Amazon VPC*, and *Using source function ARN
         to control function access behavior*.
         """
@@ -75,13 +75,13 @@ class FunctionNetwork(Construct):
         policy = iam.ManagedPolicy(
             self,
             "Interfaces",
-            description=f"Joblane, {stage.name}: lets Lambda put the functions into their network",
+            description=f"Joblane, {stage.name}: allows Lambda to place the functions in their network",
             statements=[
                 iam.PolicyStatement(actions=INTERFACES, resources=[every]),
-                iam.PolicyStatement(actions=LOOKING, resources=["*"]),
+                iam.PolicyStatement(actions=DESCRIBE, resources=["*"]),
                 iam.PolicyStatement(
                     effect=iam.Effect.DENY,
-                    actions=[*INTERFACES, *LOOKING],
+                    actions=[*INTERFACES, *DESCRIBE],
                     resources=["*"],
                     conditions={"ArnLike": {"lambda:SourceFunctionArn": functions}},
                 ),
@@ -90,16 +90,16 @@ class FunctionNetwork(Construct):
         acknowledge_wildcards(
             policy,
             [every, "*"],
-            "Lambda makes the network interfaces with the functions' roles, and asks for interfaces that do not exist "
-            "yet; all of it is denied to what runs in the functions.",
+            "Lambda creates network interfaces with the functions' roles, and the interfaces do not exist yet; "
+            "the same policy denies these actions to the code of the functions.",
         )
         return policy
 
 
 class StageNetwork(Construct):
-    """``vpc``, with the subnets of the functions and of the database, and the functions' security group.
+    """``vpc``, the subnets of functions and database, and the functions' security group.
 
-    ``mail``: whether any task sends mail, by Amazon SES where there is no NAT gateway.
+    ``mail``: a task sends mail, which needs an endpoint of Amazon SES if there is no NAT gateway.
     """
 
     vpc: ec2.IVpc
@@ -112,27 +112,27 @@ class StageNetwork(Construct):
         super().__init__(scope, id_)
         match settings:
             case NewNetwork():
-                self.vpc, self.functions, self.database = self._make(settings)
+                self.vpc, self.functions, self.database = self._create(settings)
             case ExistingNetwork():
-                self.vpc, self.functions = self._refer(settings)
+                self.vpc, self.functions = self._import(settings)
                 self.database = self.functions
         inside = FunctionNetwork(
             self, "Inside", stage=stage, vpc=self.vpc, subnets=self.functions, egress_ports=settings.egress_ports
         )
-        self.security_group, self.place, self.let_out = inside.security_group, inside.place, inside.let_out
+        self.security_group, self.place, self.allow_egress = inside.security_group, inside.place, inside.allow_egress
         if isinstance(settings, NewNetwork):
-            self._log_refusals(stage)
+            self._log_rejected_traffic(stage)
             self.vpc.add_gateway_endpoint("S3", service=ec2.GatewayVpcEndpointAwsService.S3, subnets=[self.functions])
             if settings.nat_gateways == 0:
                 self._add_endpoints(stage, mail=mail)
 
-    def _make(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
-        """Three quarters of the addresses; half of all are the functions'.
+    def _create(self, settings: NewNetwork) -> tuple[ec2.Vpc, ec2.SubnetSelection, ec2.SubnetSelection]:
+        """Create the VPC. Its subnets use three quarters of the addresses: half are for the functions.
 
-        The public subnets come last: with or without NAT gateways, the others are the same, and nothing in them moves.
+        The public subnets come last, so the other subnets are the same with and without NAT gateways.
 
-        The default security group stays as EC2 makes it, open within itself: nothing is in it, CloudFormation cannot
-        take its rules away, and CDK's way is a function with the right to change any security group.
+        The default security group keeps EC2's rule, which allows traffic between its members. It has no member,
+        CloudFormation cannot remove the rule, and the CDK's solution is a function that may change any security group.
         """
         size = int(settings.cidr.partition("/")[2])
         behind = ec2.SubnetType.PRIVATE_WITH_EGRESS if settings.nat_gateways else ec2.SubnetType.PRIVATE_ISOLATED
@@ -161,8 +161,8 @@ class StageNetwork(Construct):
         functions, database = (ec2.SubnetSelection(subnet_group_name=name) for name in ("functions", "database"))
         return vpc, functions, database
 
-    def _refer(self, settings: ExistingNetwork) -> tuple[ec2.IVpc, ec2.SubnetSelection]:
-        """By what the settings say alone: nothing is looked up."""
+    def _import(self, settings: ExistingNetwork) -> tuple[ec2.IVpc, ec2.SubnetSelection]:
+        """Import the VPC from the settings, without a call to AWS."""
         vpc = ec2.Vpc.from_vpc_attributes(
             self,
             "Vpc",
@@ -172,8 +172,8 @@ class StageNetwork(Construct):
         )
         return vpc, ec2.SubnetSelection(subnets=vpc.private_subnets)
 
-    def _log_refusals(self, stage: Stage) -> None:
-        """What the security groups refuse, and no more: next to nothing in these subnets, and worth a look."""
+    def _log_rejected_traffic(self, stage: Stage) -> None:
+        """Log only traffic that the security groups reject: rare in these subnets, and a sign of a fault."""
         group = log_group(self, "FlowLogs", stage=stage, name=f"/joblane/{stage.prefix}/network")
         self.vpc.add_flow_log(
             "Refused",
@@ -182,10 +182,11 @@ class StageNetwork(Construct):
         )
 
     def _add_endpoints(self, stage: Stage, *, mail: bool) -> None:
-        """In place of a NAT gateway: SQS; Secrets Manager for the migration's password; the API of SES for mails.
+        """Add endpoints in place of a NAT gateway: SQS, Secrets Manager for the migration's password, SES for mail.
 
-        S3 has its gateway, logs and metrics leave by Lambda itself, and an IAM token is made without a call. Beside
-        these and the database nothing can be reached: no service of a tenant's, no SMTP server, no other AWS service.
+        S3 has its gateway endpoint, Lambda itself ships logs and metrics, and the function computes an IAM token
+        without a call. Functions reach only these and the database: no service of a tenant, no SMTP server, and no
+        other AWS service.
         """
         group = ec2.SecurityGroup(
             self,

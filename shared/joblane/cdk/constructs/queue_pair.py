@@ -1,4 +1,4 @@
-"""A queue and its dead-letter queue, as lanes and front doors both are."""
+"""A queue with its dead-letter queue: every lane and every front door is one."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from joblane.limits import DEAD_LETTER_RETENTION, QUEUE_RETENTION
 from joblane.queues import dead_letter_name
 
 SENDING = ["sqs:GetQueueUrl", "sqs:SendMessage"]
-"""The address of a queue by its name, and sending, singly or in batches.
+"""Actions of a sender: resolve a queue's name to its URL, and send messages, singly or in batches.
 
-Source: Service Authorization Reference, Amazon SQS: SendMessageBatch is allowed by ``sqs:SendMessage``.
+``sqs:SendMessage`` allows SendMessageBatch. Source: Service Authorization Reference, Amazon SQS.
 """
 
 
 class QueuePair(Construct):
-    """``name`` and ``name-dlq``: encrypted, and open to TLS alone where the stage is not local.
+    """The queues ``name`` and ``name-dlq``: encrypted, and reached by TLS only if the stage is not local.
 
-    ``max_receive_count``: receives before SQS itself moves a message, the net under what the code does. ``consumer``:
-    the one function that reads the queue, allowed to hide, delete and, through its own DLQ, give up messages. There is
-    no filter: what a filter does not match is deleted from the queue.
+    ``max_receive_count``: receives after which SQS itself moves a message, for failures that the code cannot handle.
+    ``consumer``: the only function that reads the queue. It may hide and delete messages, and send to the queue's DLQ.
+    The mapping has no filter, because messages that a filter does not match are deleted.
     Source: Lambda, *Using event filtering with an Amazon SQS event source*.
     """
 
@@ -64,11 +64,11 @@ class QueuePair(Construct):
                 self.queue, batch_size=batch_size, max_concurrency=max_concurrency, report_batch_item_failures=True
             )
         )
-        consumer.add_to_role_policy(sending([self.dead_letters]))
+        consumer.add_to_role_policy(send_statement([self.dead_letters]))
 
 
 def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) -> sqs.Queue:
-    """Kept for as long as SQS can: the clock of a dead letter started in the queue it came from."""
+    """Create a dead-letter queue with SQS's longest retention, which counts from the first send of a message."""
     return sqs.Queue(
         scope,
         id_,
@@ -76,12 +76,12 @@ def dead_letter_queue(scope: Construct, id_: str, *, stage: Stage, name: str) ->
         encryption=sqs.QueueEncryption.SQS_MANAGED,
         enforce_ssl=not stage.local,
         retention_period=seconds(DEAD_LETTER_RETENTION),
-        removal_policy=REMOVAL[stage.removal],  # a job that is dropped or renamed takes no messages along
+        removal_policy=REMOVAL[stage.removal],  # removing or renaming a job deletes no messages
     )
 
 
-def sending(queues: Iterable[sqs.IQueue]) -> iam.PolicyStatement:
-    """What a sender calls."""
+def send_statement(queues: Iterable[sqs.IQueue]) -> iam.PolicyStatement:
+    """Allow sending to ``queues``."""
     return iam.PolicyStatement(actions=SENDING, resources=[queue.queue_arn for queue in queues])
 
 

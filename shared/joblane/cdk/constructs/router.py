@@ -1,4 +1,4 @@
-"""The router: it passes on what is sent to the queues with the plain names, by whatever can send to SQS."""
+"""The router, which forwards messages from the front doors to the lanes. Any SQS client can send to a front door."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from joblane.cdk.constructs.task_function import JobFunction
 
 HANDLER = "joblane.functions.router.handler.handler"
 TIMEOUT = timedelta(seconds=30)
-"""For ten messages: one SendMessageBatch for each lane they go to."""
+"""Enough for ten messages: one SendMessageBatch for each of their lanes."""
 MEMORY_MB = 256
 VISIBILITY = 6 * TIMEOUT
 """Source: Lambda, *Configuring an Amazon SQS queue for use with Lambda*."""
 WAITS = 100
-"""Receives of a message whose type is not known yet, for about an hour; and of one that SQS did not take."""
+"""Receives of a message whose type is unknown, about an hour, or whose lane did not accept it."""
 
 
 class Router(JobFunction):
-    """The one consumer of the three doors, which may also put what it cannot read into a door's DLQ.
+    """The only consumer of the three front doors. It may send unreadable messages to the DLQ of a front door.
 
-    ``JOBLANE_ROUTES`` tells it the lanes of each type they are open for.
+    ``JOBLANE_ROUTES`` lists the lanes of each type that the front doors accept.
     """
 
     def __init__(self, scope: Construct, id_: str, shared: Shared, tasks: Tasks) -> None:
@@ -41,7 +41,10 @@ class Router(JobFunction):
 
 
 def routes(tasks: Tasks) -> str:
-    """``{"data:export":["default","critical"]}``: the queues in which each open type has a lane, home first."""
+    """Return the queues in which each type has a lane, its own queue first: ``{"data:export":["default","critical"]}``.
+
+    Types with ``front_door=False`` are not in it.
+    """
     open_types = {
         type_: [str(queue) for queue in task.lanes]
         for task in tasks.values()

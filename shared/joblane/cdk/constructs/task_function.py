@@ -1,4 +1,4 @@
-"""The functions: one per task type, and what all functions share."""
+"""The Lambda functions: one for each task type, and the base of all functions."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from joblane.project import FUNCTIONS
 from joblane.queues import function_name, log_group_name
 from joblane.schedule_overrides import VARIABLE as SCHEDULES
 
-GIVEN = ("DATABASE_URL", "JOBLANE_FUNCTIONS", "JOBLANE_PREFIX", SCHEDULES, "JOBLANE_STAGE", "JOBLANE_TASK")
-"""Variables that every function, or every task's, gets."""
+OWN_VARIABLES = ("DATABASE_URL", "JOBLANE_FUNCTIONS", "JOBLANE_PREFIX", SCHEDULES, "JOBLANE_STAGE", "JOBLANE_TASK")
+"""Environment variables that Joblane sets in functions."""
 ENTRY = "joblane.worker.lambda_entry.handler"
 
 
 class JobFunction(Construct):
-    """A function with a log group that forgets, and a role that may write to it and nothing else.
+    """A function with its log group, and a role that may write only to that group.
 
-    ``login``: to the database, for those that need it. ``reserved_concurrency``: its own share, and bound.
+    ``login``: to the database; None: the function needs none. ``reserved_concurrency``: both reserved and the limit.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class JobFunction(Construct):
             vpc_subnets=place.subnets if place else None,
             security_groups=[place.security_group] if place else None,
             environment={
-                **{key: in_template(value) for key, value in environment.items()},
+                **{key: template_value(value) for key, value in environment.items()},
                 **({"DATABASE_URL": login.url} if login else {}),
                 **({} if package == FUNCTIONS else {"JOBLANE_FUNCTIONS": package}),
                 "JOBLANE_PREFIX": stage.prefix,
@@ -95,15 +95,15 @@ class JobFunction(Construct):
                 "POWERTOOLS_LOG_LEVEL": stage.log_level,
             },
         )
-        acknowledge(self.function, "L1", "The lock, the layer and the tests are of one version of Python, this one.")
+        acknowledge(self.function, "L1", "Lock, layer and tests all use this version of Python.")
 
     def allow(self, actions: Sequence[str], resources: Sequence[str]) -> None:
-        """Let the function take ``actions`` on ``resources``, which are ARNs."""
+        """Allow the function ``actions`` on ``resources``, which are ARNs."""
         self.function.add_to_role_policy(iam.PolicyStatement(actions=list(actions), resources=list(resources)))
 
 
 class TaskFunction(JobFunction):
-    """The one consumer of a task type's lanes: the generic entry, whose environment names the task it serves."""
+    """The only consumer of a task type's lanes. Its handler is generic; its environment names the task."""
 
     def __init__(self, scope: Construct, id_: str, shared: Shared, task: Task[Any, Any]) -> None:
         stage = shared.stage
@@ -126,10 +126,10 @@ class TaskFunction(JobFunction):
             self._grant_mail(sender)
 
     def _grant_mail(self, sender: str) -> None:
-        """Send by Amazon SES from ``sender`` alone.
+        """Allow sending by Amazon SES from ``sender`` only.
 
-        Source: Amazon SES, *Identity and access management*, on ses:FromAddress. That recipients are asked for, too, is
-        what its refusals show, for example in aws/aws-sdk-js, issue 3641.
+        Source: Amazon SES, *Identity and access management*, on ses:FromAddress. SES also checks the identities of
+        recipients: see its access errors, for example in aws/aws-sdk-js, issue 3641.
         """
         identities = Stack.of(self).format_arn(service="ses", resource="identity", resource_name="*")
         self.function.add_to_role_policy(
@@ -142,14 +142,14 @@ class TaskFunction(JobFunction):
         acknowledge_wildcards(
             self.role,
             [identities],
-            "SES asks for the identity of the sender, which may be a domain above its address, and for those of "
-            "recipients, who are anybody; the condition on ses:FromAddress leaves one sender.",
+            "SES checks the identity of the sender, which may be a parent domain of the address, and the identities of "
+            "the recipients, who can be anybody; the condition on ses:FromAddress allows one sender.",
         )
 
 
-def in_template(value: Value) -> str:
-    """The text, or for a secret the reference that CloudFormation resolves while it deploys."""
+def template_value(value: Value) -> str:
+    """Return the text itself, or for a secret the reference that CloudFormation resolves during the deploy."""
     if isinstance(value, SecretReference):
-        # "unsafe" where it lands readable: in the function's configuration, as every variable of a function does
+        # "unsafe", because the value is readable in the function's configuration, as every variable of a function is
         return SecretValue.secrets_manager(value.secret, json_field=value.field).unsafe_unwrap()
     return value

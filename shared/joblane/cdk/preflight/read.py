@@ -1,5 +1,4 @@
-"""What :mod:`joblane.cdk.preflight.compare` compares: read from the checkout, from AWS, and from the stage's
-database."""
+"""Readers of the data for :mod:`joblane.cdk.preflight.compare`: the checkout, AWS and the stage's database."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from joblane.cdk.preflight.compare import Account, Declared, Finding, Kind, Place, Record, examine
+from joblane.cdk.preflight.compare import Account, DatabaseState, Declared, Finding, Kind, Place, examine
 from joblane.cdk.templates import Properties, Template, of_type
 from joblane.local.deployment import app_command, cdk_json
 from joblane.local.errors import LocalError, MisuseError
@@ -36,18 +35,18 @@ if TYPE_CHECKING:
     from joblane.record.connection import Connection
 
 PAGE = 1000
-"""Without a size, SQS tells of no second page. Source: ListQueues, SQS API reference."""
+"""Without a page size, SQS returns no second page. Source: ListQueues, SQS API reference."""
 AT_ONCE = 16
-"""Queues and functions asked at the same time."""
+"""Queues and functions read at the same time."""
 MESSAGES: tuple[QueueAttributeNameType, ...] = (
     "ApproximateNumberOfMessages",
     "ApproximateNumberOfMessagesNotVisible",
     "ApproximateNumberOfMessagesDelayed",
 )
 AFTER_THE_PREFIX = re.compile(rf"-(({'|'.join(Queue)})(-.+)?|cron-dlq)")
-"""In names of queues: a front door, a lane, a DLQ of these, or the DLQ of the schedules."""
+"""Rest of a queue's name: a front door, a lane, a DLQ of these, or the DLQ of the schedules."""
 QUEUE_WORD = re.compile(rf"-({'|'.join(Queue)})(?=-|$)")
-"""In names of queues, after the prefix; a prefix or a type may have one, too."""
+"""The part of a queue's name after the prefix. A prefix or a type may contain one, too."""
 GONE = ("DELETE_COMPLETE", "DELETE_SKIPPED")
 DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
@@ -55,7 +54,7 @@ LIVE = f"""
 select type, queue, count(*) from joblane.tasks where state in {LIVE_SQL}
  group by type, queue
 """
-# reserved_connections came with PostgreSQL 16, and is nothing without it.
+# reserved_connections exists from PostgreSQL 16
 CONNECTIONS = """
 select current_setting('max_connections')::int,
        current_setting('superuser_reserved_connections')::int
@@ -65,10 +64,10 @@ select current_setting('max_connections')::int,
 T = TypeVar("T")
 
 
-def look(stage: str, assembly: Path) -> list[Finding]:
-    """All findings on a deploy of ``assembly``, with the region and credentials of the environment, worst first.
+def check_deploy(stage: str, assembly: Path) -> list[Finding]:
+    """Return all findings on a deploy of ``assembly``, worst first. Region and credentials are of the environment.
 
-    Raises :class:`LocalError` where AWS cannot be asked at all.
+    Raises :class:`LocalError` if AWS cannot be reached.
     """
     import boto3
 
@@ -77,28 +76,28 @@ def look(stage: str, assembly: Path) -> list[Finding]:
     declared = read_declared(templates := read_templates(assembly), discover(times={}).values())
     if declared.stage != stage:
         raise MisuseError(f"{assembly}: its templates are of stage {declared.stage!r}, not {stage!r}")
-    ask = partial(_ask, boto3.session.Session())
-    stacks = ask("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
+    read = partial(_read, boto3.session.Session())
+    stacks = read("cloudformation", "the stacks", "cloudformation:ListStackResources", lambda c: deployed(c, templates))
     functions = stacks.functions if isinstance(stacks, Stacks) else ()
-    answers = {
+    parts = {
         "stacks": stacks.queues if isinstance(stacks, Stacks) else stacks,
-        "messages": ask(
+        "messages": read(
             "sqs",
             "the queues",
             "sqs:ListQueues and sqs:GetQueueAttributes",
             lambda client: messages_in_queues(client, declared.prefix),
         ),
-        "account": ask(
+        "account": read(
             "lambda",
             "Lambda concurrency",
             "lambda:GetAccountSettings, lambda:ListEventSourceMappings and lambda:GetFunctionConcurrency",
             lambda client: account(client, declared.prefix, functions),
         ),
-        "record": read_record(os.environ.get("DATABASE_URL", "").strip(), declared.prefix),
+        "database": read_database(os.environ.get("DATABASE_URL", "").strip(), declared.prefix),
     }
-    unasked = [answer for answer in answers.values() if isinstance(answer, Finding)]
-    known: dict[str, Any] = {name: None if isinstance(answer, Finding) else answer for name, answer in answers.items()}
-    return sorted([*unasked, *examine(declared, **known)], key=lambda finding: [*Kind].index(finding.kind))
+    unread = [part for part in parts.values() if isinstance(part, Finding)]
+    known: dict[str, Any] = {name: None if isinstance(part, Finding) else part for name, part in parts.items()}
+    return sorted([*unread, *examine(declared, **known)], key=lambda finding: [*Kind].index(finding.kind))
 
 
 # --- The checkout --------------------------------------------------------------------------------------------------
@@ -125,11 +124,14 @@ def synthesise(stage: str, folder: Path) -> None:
 
 
 def read_templates(folder: Path) -> dict[str, Template]:
-    """Stack → template, of an assembly. What its manifest does not name is left from an earlier one."""
+    """Return stack → template of the assembly in ``folder``.
+
+    Templates that its manifest does not name are left from an earlier synthesis.
+    """
     try:
         artifacts = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
     except FileNotFoundError:
-        raise MisuseError(f"{folder}: no templates are there; leave --assembly out to have them written") from None
+        raise MisuseError(f"{folder} has no templates; leave --assembly out so that they are written") from None
     return {
         artifact["properties"].get("stackName", name): json.loads(
             (folder / artifact["properties"]["templateFile"]).read_text(encoding="utf-8")
@@ -140,10 +142,11 @@ def read_templates(folder: Path) -> dict[str, Template]:
 
 
 def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, Any]]) -> Declared:
-    """What templates and declarations say. Settings of the stage are in the metadata of its stack of jobs."""
-    settings = next((found for one in templates.values() if (found := one.get("Metadata", {}).get("Joblane"))), None)
+    """Return the declared state. The metadata of the jobs stack's template contain settings of the stage."""
+    all_metadata = [template.get("Metadata", {}) for template in templates.values()]
+    settings = next((found for metadata in all_metadata if (found := metadata.get("Joblane"))), None)
     if settings is None:
-        raise LocalError(f"no template of {', '.join(templates)} is one of Joblane's jobs")
+        raise LocalError(f"none of the templates contains jobs of Joblane: {', '.join(templates)}")
     functions = {
         place: properties.get("ReservedConcurrentExecutions")
         for place, properties in _of_type(templates, "AWS::Lambda::Function")
@@ -151,7 +154,7 @@ def read_declared(templates: Mapping[str, Template], tasks: Iterable[Task[Any, A
     slots = 0
     for (stack, _), properties in _of_type(templates, "AWS::Lambda::EventSourceMapping"):
         function = (stack, properties["FunctionName"].get("Ref", ""))
-        if functions.get(function) is None:  # one with a reservation is counted by that
+        if functions.get(function) is None:  # a reservation is counted in place of the mappings
             slots += properties.get("ScalingConfig", {}).get("MaximumConcurrency", 0)
     return Declared(
         lanes={type_: [str(queue) for queue in task.lanes] for task in tasks for type_ in task.types},
@@ -171,35 +174,38 @@ def _of_type(templates: Mapping[str, Template], kind: str) -> Iterator[tuple[Pla
 # --- AWS -----------------------------------------------------------------------------------------------------------
 
 
-def _ask(session: Session, service: Any, what: str, permission: str, question: Callable[[Any], T]) -> T | Finding:
-    """The answer, or that it may not be asked for. Raises :class:`LocalError` where AWS cannot be reached at all."""
+def _read(session: Session, service: Any, what: str, permission: str, reader: Callable[[Any], T]) -> T | Finding:
+    """Return the result of ``reader``, or a finding if AWS denies the access.
+
+    Raises :class:`LocalError` if AWS cannot be reached.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         with closing(session.client(service)) as client:
-            return question(client)
+            return reader(client)
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         if code not in DENIED:
-            raise LocalError(f"AWS does not tell of {what}: {error}") from error
+            raise LocalError(f"{what} cannot be read from AWS: {error}") from error
         return Finding(Kind.UNCHECKED, what, f"AWS answers {code}", f"allow {permission}")
     except BotoCoreError as error:
         raise LocalError(
-            f"AWS cannot be asked for {what}: {str(error).rstrip('.')}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
+            f"{what} cannot be read from AWS: {str(error).rstrip('.')}. Set AWS_PROFILE, or AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY, and AWS_REGION, to those of the stage."
         ) from error
 
 
 @dataclass(frozen=True)
 class Stacks:
-    """What is deployed of a stage: names of its ``queues``, by place, and of its ``functions``."""
+    """The names of a stage's deployed ``queues``, by place, and ``functions``."""
 
     queues: Mapping[Place, str]
     functions: frozenset[str]
 
 
 def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
-    """Of those of ``stacks`` that are there."""
+    """Return queues and functions of the ``stacks`` that exist."""
     from botocore.exceptions import ClientError
 
     queues: dict[Place, str] = {}
@@ -208,7 +214,7 @@ def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
         try:
             pages = list(client.get_paginator("list_stack_resources").paginate(StackName=stack))
         except ClientError as error:
-            if "does not exist" in str(error):  # there is no code of its own for this
+            if "does not exist" in str(error):  # CloudFormation has no error code for this
                 continue
             raise
         for item in (item for page in pages for item in page["StackResourceSummaries"]):
@@ -216,16 +222,16 @@ def deployed(client: CloudFormationClient, stacks: Iterable[str]) -> Stacks:
             if item["ResourceStatus"] in GONE:
                 continue
             if item["ResourceType"] == "AWS::SQS::Queue":
-                queues[stack, item["LogicalResourceId"]] = name.rpartition("/")[2]  # it is the queue's address
+                queues[stack, item["LogicalResourceId"]] = name.rpartition("/")[2]  # the id is the queue's URL
             elif item["ResourceType"] == "AWS::Lambda::Function":
                 functions.add(name)
     return Stacks(queues, frozenset(functions))
 
 
 def messages_in_queues(client: SQSClient, prefix: str) -> dict[str, int]:
-    """Messages waiting, delayed or in flight, of all queues with a name of the stage.
+    """Return the number of messages waiting, delayed or in flight, in each queue with a name of the stage.
 
-    SQS counts approximately. Source: GetQueueAttributes, SQS API reference.
+    The numbers are approximate. Source: GetQueueAttributes, SQS API reference.
     """
     pages = client.get_paginator("list_queues").paginate(
         QueueNamePrefix=f"{prefix}-", PaginationConfig={"PageSize": PAGE}
@@ -246,14 +252,14 @@ def _is_of(prefix: str, queue: str) -> bool:
 
 
 def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Account:
-    """The quota, and who else lays claim to it. ``functions``: of the stage, deployed.
+    """Return the account's quota and its other users. ``functions``: deployed functions of the stage.
 
-    Other stages are told by the names of their queues and functions. What else the account runs without a reservation
-    has no bound that could be counted.
+    The names of queues and functions identify other stages. Other functions without a reservation have no limit that
+    could be counted.
     """
     limits = client.get_account_settings()["AccountLimit"]
     reserved = limits["ConcurrentExecutions"] - limits["UnreservedConcurrentExecutions"]
-    if reserved:  # else nobody has any
+    if reserved:  # without it no function has a reservation
         with ThreadPoolExecutor(AT_ONCE) as pool:
             reserved -= sum(pool.map(lambda name: _reserved(client, name), sorted(functions)))
     others: dict[str, int] = defaultdict(int)
@@ -268,7 +274,10 @@ def account(client: LambdaClient, prefix: str, functions: Collection[str]) -> Ac
 
 
 def _prefix_of(queue: str, function: str) -> str | None:
-    """Of the stage whose ``function`` consumes ``queue``: the longest that both names begin with; None: of no stage."""
+    """Return the prefix of the stage whose ``function`` consumes ``queue``, or None if they are of no stage.
+
+    It is the longest prefix with which both names begin.
+    """
     prefixes = [queue[: word.start()] for word in QUEUE_WORD.finditer(queue)]
     return next((prefix for prefix in reversed(prefixes) if function.startswith(f"{prefix}-")), None)
 
@@ -280,8 +289,8 @@ def _reserved(client: LambdaClient, function: str) -> int:
 # --- The database --------------------------------------------------------------------------------------------------
 
 
-def read_record(url: str, prefix: str) -> Record | Finding:
-    """What the database at ``url`` says; where it cannot be asked or serves another stage, what to do about that."""
+def read_database(url: str, prefix: str) -> DatabaseState | Finding:
+    """Return the state of the database at ``url``, or a finding if it is unavailable or of another stage."""
     from pg8000.exceptions import Error as PostgresError
 
     from joblane.errors import WrongStageError, text_of
@@ -291,14 +300,15 @@ def read_record(url: str, prefix: str) -> Record | Finding:
         return Finding(
             Kind.UNCHECKED,
             "DATABASE_URL",
-            "it is not set: live tasks, migrations and the server's connections were not looked at",
-            "set it where the database of the stage can be reached, through a tunnel or from a host in its network",
+            "it is not set: live tasks, migrations and the server's connections were not checked",
+            "set it to the stage's database and run this where it can be reached: through a tunnel or from a host in "
+            "its network",
         )
     where = urlsplit(url)
     address = f"{where.hostname}:{where.port or 5432}{where.path}"
     try:
         with Database(url, prefix=prefix) as database:
-            return _read_record(database.get(), address)
+            return _read_database(database.get(), address)
     except WrongStageError as error:
         do = "point DATABASE_URL at the database of this stage, or give the stage a database of its own"
         return Finding(Kind.REFUSED, "DATABASE_URL", f"{address}: {error}", do)
@@ -306,29 +316,29 @@ def read_record(url: str, prefix: str) -> Record | Finding:
         return Finding(
             Kind.REFUSED,
             "DATABASE_URL",
-            f"{address} cannot be asked: {text_of(error)}",
-            "write postgresql://user:password@host:port/database of the stage, as it is reached from here; or unset it "
-            "to leave the record out",
+            f"{address} cannot be read: {text_of(error)}",
+            "write postgresql://user:password@host:port/database of the stage, with the host as it is reached from "
+            "here; or unset it to leave the database out",
         )
 
 
-def _read_record(connection: Connection, address: str) -> Record:
+def _read_database(connection: Connection, address: str) -> DatabaseState:
     from joblane.record import migrations
 
     revision = migrations.applied(connection)
 
     def rows(table: str, query: str) -> list[Any]:
-        is_there = connection.run("select to_regclass($1) is not null", table) == [[True]]
-        return connection.run(query) if is_there else []
+        exists = connection.run("select to_regclass($1) is not null", table) == [[True]]
+        return connection.run(query) if exists else []
 
-    ((most, kept),) = connection.run(CONNECTIONS)
-    return Record(
+    ((max_connections, kept),) = connection.run(CONNECTIONS)
+    return DatabaseState(
         address=address,
         revision=revision,
         pending=migrations.pending(revision),
         newer=migrations.is_newer(revision),
         live={(type_, queue): count for type_, queue, count in rows("joblane.tasks", LIVE)},
         types=[type_ for (type_,) in rows("joblane.task_types", "select type from joblane.task_types")],
-        max_connections=most,
+        max_connections=max_connections,
         kept_connections=kept,
     )

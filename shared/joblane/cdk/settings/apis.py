@@ -1,4 +1,4 @@
-"""The HTTP APIs of a stage, and what watches over it: limits of the control API, thresholds of the alarms."""
+"""Limits of the HTTP APIs of a stage, and thresholds of its alarms."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from joblane.cdk.settings.section import Settings
 
 
 class HttpLimits(Settings):
-    """How much a function behind an HTTP API has to answer at most."""
+    """Limits of an HTTP API."""
 
     SECONDS: ClassVar[float] = 0.5
-    """A request's average, so that its rate says how many run at once (Little's law)."""
+    """Assumed mean time of a request, which makes a concurrency of a rate (Little's law)."""
 
     rate_per_second: int = Field(20, ge=1)
+    """Requests per second; more are refused with status 429."""
     burst: int = Field(40, ge=1)
+    """Requests that can come at once before the rate applies."""
     max_concurrency: int | None = Field(None, ge=1)
-    """Reserved for its function, and its bound. None: it shares what the account has left."""
+    """Concurrency reserved for the API's function, and its upper bound. None: nothing is reserved, and the function
+    uses the unreserved concurrency of the account."""
 
     @property
     def at_once(self) -> int:
-        """Requests at the same time: the bound that is set, else what the rate makes likely."""
+        """Requests at the same time: ``max_concurrency``, or the rate times :attr:`SECONDS`."""
         return self.max_concurrency or math.ceil(self.rate_per_second * self.SECONDS)
 
 
 class Control(HttpLimits):
-    """The control API: operators ask and act by it, each as the identity that IAM knows."""
+    """The control API: an HTTP API for operators, authorised by IAM. Its settings are its limits."""
 
 
 Count = Annotated[int, Field(ge=1)] | Literal["off"]
 Percent = Annotated[int, Field(ge=1, le=100)] | Literal["off"]
-"""``off``, as JSON's null does not come through the CDK."""
+"""``off``, because the CDK removes JSON's null."""
 EMAIL = r"^[^@\s]+@[^@\s]+\.[^@\s]+$"
 
 
 class Monitoring(Settings):
-    """Alarms with a topic that tells of them, a dashboard, and saved queries.
-
-    Each number is the threshold of one kind of alarm; ``off``: there is none of that kind.
-    """
+    """Alarms with an SNS topic, a dashboard, and saved queries. A threshold is a number, or ``"off"`` for no alarm."""
 
     email: str | None = Field(None, pattern=EMAIL)
-    """Told of each alarm and of its end, once the link in the first mail was followed. None: nobody is; subscribe to
-    the topic ``PREFIX-alarms`` by other means."""
+    """Address that gets a mail for each alarm and for its end, after the link in the first mail was followed. None: no
+    address; subscribe to the topic ``PREFIX-alarms`` in another way."""
     archived: Count = 1
-    """So many tasks of a type given up within 15 minutes."""
+    """Archived tasks of one type within 15 minutes."""
     failing_percent: Percent = 50
-    """Of a type's runs within 15 minutes, so many failed …"""
+    """Failed runs of one type within 15 minutes, in percent of its runs."""
     failing_runs: int = Field(10, ge=1)
-    """… where there were so many at least: two failures of three say little."""
+    """Least number of runs within 15 minutes for the alarm of ``failing_percent``."""
     waiting: bool = True
-    """Tasks wait longer than the ``target_wait`` of their type."""
+    """True: an alarm if tasks wait longer than the ``target_wait`` of their type."""
     moved_by_sqs: Count = 1
-    """So many dead letters that SQS moved by itself."""
+    """Dead letters that SQS moved itself."""
     refused: Count = 1
-    """So many dead letters of front doors, and ticks that could not be sent."""
+    """Dead letters of front doors, and ticks that could not be sent."""
     missed_ticks: Count = 1
-    """So many ticks that did not come."""
+    """Ticks that did not come."""
     stuck_leases: Count = 1
-    """So many runs that ended ten minutes ago without a record, and that no sweep has found."""
+    """Runs whose lease ended more than ten minutes ago, without an end in the database."""
     throttles: Count = 1
-    """So many invocations of the stage's functions within 5 minutes for which Lambda had no room."""
+    """Throttled invocations of the stage's functions within 5 minutes."""
     near_timeout_percent: Percent = 80
-    """A run took so much of its type's ``timeout``."""
+    """Duration of a run, in percent of its type's ``timeout``."""
     silence: Annotated[int, Field(ge=2)] | Literal["off"] = 4
-    """So many times in a row the sweep, or a health check, did not end well."""
+    """Successive runs of the sweep, or of a health check, that did not complete."""

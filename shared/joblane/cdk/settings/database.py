@@ -1,4 +1,4 @@
-"""The database of a stage: an Aurora cluster of its own, a PostgreSQL that exists, or the one of this machine."""
+"""The database of a stage: an Aurora cluster of its own, an existing PostgreSQL, or the one of this machine."""
 
 from __future__ import annotations
 
@@ -14,42 +14,48 @@ from joblane.record.login import RDS_HOST
 DatabaseName = Annotated[str, Field(pattern=r"^[a-z_][a-z0-9_]{0,62}$")]
 
 MASTER_USER = "postgres"
-"""Of a cluster of the stage's own: whom the migration logs in as."""
+"""User of the migration, in a cluster of the stage's own."""
 RESERVED_NAME = re.compile(r"rds.*|pg_.*|_.*|template[01]")
-"""Of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
+"""Reserved names of databases and roles. Source: CreateDBCluster, RDS API reference, and PostgreSQL, *CREATE ROLE*."""
 CAPACITY_STEP = 0.5
 MAX_CAPACITY = 256
 CONNECTIONS = ((1, 189), (4, 823), (8, 1669), (16, 3360), (32, 5000), (MAX_CAPACITY, 5000))
-"""``max_connections`` by the capacity at most; it follows the memory, and so is linear between them.
+"""Maximum capacity → ``max_connections``. It follows the memory, and so is linear between these points.
 
 Source: Aurora, *Maximum connections for Aurora Serverless v2*.
 """
 CONNECTIONS_BELOW_ONE_UNIT = 2000
-"""The most where the capacity goes below 1. Source: the same."""
+"""Maximum if ``min_capacity`` is below 1. Source: the same."""
 
 
 class Aurora(Settings):
-    """A cluster of the stage's own: Aurora Serverless v2, in its network. Functions come in by IAM as ``user``."""
+    """An Aurora Serverless v2 cluster of the stage's own, in its network. Functions log in by IAM as ``user``."""
 
     kind: Literal["aurora"]
+    """``"aurora"``."""
     name: DatabaseName = "joblane"
+    """Name of the database: lower-case letters, digits and underscores, 63 characters at most."""
     user: DatabaseName = "jobs"
-    """The role of the functions; the deploy makes it, with no right but to read and write."""
+    """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Aurora capacity units. 0: it sleeps when nobody connects."""
+    """Least Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses while there is no connection."""
     max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """``max_connections`` follows from it."""
+    """Largest ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)
-    """Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
+    """Minutes without a connection until the cluster pauses, if ``min_capacity`` is 0.
+
+    Source: Aurora, *Scaling to zero ACUs with automatic pause and resume*."""
     backup_days: int = Field(7, ge=1, le=35)
+    """Days for which automatic backups are kept."""
     deletion_protection: bool = True
+    """True: AWS refuses to delete the cluster."""
     standby: bool = False
-    """A second instance in the other zone, to fail over to."""
+    """True: a second instance in the other zone, for a failover."""
 
     @model_validator(mode="after")
     def _a_range(self) -> Self:
         if self.max_capacity < self.min_capacity:
-            raise ValueError(f"max_capacity: {self.min_capacity:g}, the min_capacity, at least is required")
+            raise ValueError(f"max_capacity: at least min_capacity, {self.min_capacity:g}, is required")
         return self
 
     @model_validator(mode="after")
@@ -58,8 +64,8 @@ class Aurora(Settings):
             if RESERVED_NAME.fullmatch(name):
                 raise ValueError(f"{field}: {name!r} is reserved; jobs, for example, is right")
         if self.user == MASTER_USER:
-            raise ValueError(f"user: {MASTER_USER!r} is the master, who may do everything; jobs, for example, is right")
-        if self.user == "joblane":  # PostgreSQL looks first in the schema that is called as its user
+            raise ValueError(f"user: {MASTER_USER!r} is the master user with all rights; jobs, for example, is right")
+        if self.user == "joblane":  # PostgreSQL searches the schema with the user's name first
             raise ValueError("user: 'joblane' would find Joblane's tables before yours; jobs, for example, is right")
         return self
 
@@ -68,7 +74,7 @@ class Aurora(Settings):
         return _connections(self.min_capacity, self.max_capacity)
 
     def enough_for(self, connections: int) -> str | None:
-        """What to raise so that more than ``max_connections`` fit; None: no cluster takes so many."""
+        """Return the settings to raise so that ``connections`` fit. None: no cluster has so many."""
         for least in (self.min_capacity, max(self.min_capacity, 1)):
             for step in range(round(self.max_capacity / CAPACITY_STEP), round(MAX_CAPACITY / CAPACITY_STEP) + 1):
                 most = step * CAPACITY_STEP
@@ -80,7 +86,7 @@ class Aurora(Settings):
 
 
 def _connections(min_capacity: float, max_capacity: float) -> int:
-    """``max_connections`` of Aurora, the few for superusers included."""
+    """Return ``max_connections`` of Aurora, including those reserved for superusers."""
     most = next(
         low + int((max_capacity - below) * (high - low) / (above - below))
         for (below, low), (above, high) in pairwise(CONNECTIONS)
@@ -97,7 +103,7 @@ reference; the names of RDS's own secrets have a ``!`` as well."""
 def _secret_arn(text: str) -> str:
     if not SECRET_ARN.fullmatch(text):
         raise ValueError(
-            "the whole ARN of a secret is required, with the six characters at its end, as "
+            "the whole ARN of a secret is required, with the six characters at its end, for example "
             "arn:aws:secretsmanager:eu-central-1:111122223333:secret:NAME-AbCdEf"
         )
     return text
@@ -105,56 +111,65 @@ def _secret_arn(text: str) -> str:
 
 def _host_on_aws(host: str) -> str:
     if host.lower() == "localhost" or host.startswith("127."):
-        raise ValueError(f"{host} would be the function itself, and without TLS; the name of the database is required")
+        raise ValueError(
+            f"{host} would be the function itself, without TLS; the host name of the database server is required"
+        )
     return host
 
 
 class ExistingDatabase(Settings):
-    """A PostgreSQL that is there. ``secret`` for a password kept in Secrets Manager, or ``resource_id`` for IAM."""
+    """An existing PostgreSQL. Give ``secret`` for a password in Secrets Manager, or ``resource_id`` for IAM."""
 
     kind: Literal["existing"]
+    """``"existing"``."""
     host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
-    """With ``resource_id``: the endpoint itself, which the token is for, and no other name of it."""
+    """Host name. With ``resource_id``: the endpoint of RDS itself, because IAM's token is for that name."""
     port: int = Field(5432, ge=1, le=65535)
+    """TCP port."""
     name: DatabaseName
+    """Name of the database."""
     user: DatabaseName | None = None
-    """Of the functions. With ``secret``: None, the secret's ``username``."""
+    """Database role of the functions. Required with ``resource_id``. With ``secret``: None, the secret's ``username``
+    applies."""
     secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of a JSON secret with ``username`` and ``password``, as RDS makes them."""
+    """ARN of a JSON secret with ``username`` and ``password``, in the form that RDS makes."""
     resource_id: str | None = Field(None, pattern=r"^(cluster|db|prx)-[A-Za-z0-9]+$")
-    """Of the cluster, instance or proxy, for ``rds-db:connect``: a token in place of a password."""
+    """Resource id of the cluster, instance or proxy, for a login by IAM (``rds-db:connect``) instead of a password."""
     migration_secret: Annotated[str, AfterValidator(_secret_arn)] | None = None
-    """ARN of the secret of a user who may change the schema; None: the functions' own user does."""
+    """ARN of the secret of a user that can change the schema. None: migrations log in as the functions do."""
     security_group_id: str | None = Field(None, pattern=r"^sg-([0-9a-f]{8}|[0-9a-f]{17})$")
-    """Of the database: the functions are let in. Only where there is a network."""
+    """Security group of the database: the stack adds a rule that admits the functions. Requires ``network``."""
 
     @model_validator(mode="after")
     def _one_way_in(self) -> Self:
         if (self.secret is None) == (self.resource_id is None):
             raise ValueError("secret: give either secret, for a password, or resource_id, for IAM")
         if self.secret is not None and self.user is not None and self.migration_secret is None:
-            raise ValueError("user: is the secret's username; leave it out beside secret")
+            raise ValueError("user: with secret, the secret's username applies; leave user out")
         if self.resource_id is not None and self.user is None:
-            raise ValueError("user: whom IAM lets in is required beside resource_id")
+            raise ValueError("user: with resource_id, the database role for the login by IAM is required")
         if self.resource_id is not None and not RDS_HOST.search(self.host.lower()):
             raise ValueError(
-                "host: the endpoint of RDS is required beside resource_id, as NAME.ID.REGION.rds.amazonaws.com: "
+                "host: with resource_id, the endpoint of RDS is required, NAME.ID.REGION.rds.amazonaws.com, because "
                 "IAM's token and the certificate are for that name"
             )
         return self
 
 
 class LocalDatabase(Settings):
-    """The PostgreSQL of a local stage, or of a test."""
+    """The PostgreSQL of a local stage or a test. No setting of ``cdk.json``: a local stage reads ``DATABASE_URL``."""
 
     kind: Literal["local"]
+    """``"local"``."""
     url: str = Field(repr=False)
+    """Address, ``postgresql://…``."""
 
 
 class GivenDatabase(Settings):
-    """A database that a CDK app hands to :class:`~joblane.cdk.construct.Joblane`; no setting of ``cdk.json``."""
+    """A database that a CDK app passes to :class:`~joblane.cdk.construct.Joblane`. No setting of ``cdk.json``."""
 
     kind: Literal["given"]
+    """``"given"``."""
 
 
 DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")]

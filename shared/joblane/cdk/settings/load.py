@@ -1,4 +1,4 @@
-"""Reads a stage from the context of ``cdk.json``, and says what is wrong in it."""
+"""Reads a stage from the context of ``cdk.json``, and refuses wrong settings by name."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from joblane.declaration import Task
 from joblane.errors import DeclarationError
 
 MACHINES: Mapping[str, Architecture] = {"amd64": "x86_64", "x86_64": "x86_64", "aarch64": "arm64", "arm64": "arm64"}
-"""Names that systems have for the processors."""
+"""Names of processor architectures in operating systems → in Lambda."""
 S = TypeVar("S", bound=Stage)
 
 
 def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[str], environ: Mapping[str, str]) -> S:
-    """The settings of stage ``name``, as ``kind`` has them.
+    """Return the settings of stage ``name``, as ``kind`` has them.
 
-    ``stages``: what ``cdk.json`` holds. ``declared``: the names that tasks declare in ``environment``; a local stage
+    ``stages``: the object of ``cdk.json``. ``declared``: the names that tasks declare in ``environment``. A local stage
     takes their values from ``environ`` first. Raises :class:`StageError`.
     """
     if not isinstance(stages, Mapping) or not stages:
@@ -38,13 +38,13 @@ def load_stage(name: str, stages: object, *, kind: type[S], declared: Iterable[s
         given = _of_this_machine(name, given, declared, environ)
     stage = make_stage(kind, where, {**given, "name": name}, declared)
     if isinstance(stage.database, GivenDatabase):
-        raise StageError(f"{where}: database: of kind aurora or existing is required")
+        raise StageError(f"{where}: database: kind aurora or existing is required")
     _check_prefix(stage, stages)
     return stage
 
 
 def make_stage(kind: type[S], where: str, given: Mapping[str, Any], declared: Iterable[str]) -> S:
-    """The stage of these settings. ``where``: they come from. Raises :class:`StageError`, which names the setting."""
+    """Return the stage of these settings. ``where``: their origin, for the text of :class:`StageError`."""
     try:
         stage = kind.model_validate(given)
     except ValidationError as error:
@@ -59,9 +59,9 @@ def make_stage(kind: type[S], where: str, given: Mapping[str, Any], declared: It
 
 
 def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
-    """Two stages can be in one account: no name of the one is a name of the other, and no permission reaches over.
+    """Refuse prefixes by which two stages of one account would share a name or a permission.
 
-    Permissions name queues by ``PREFIX-*``, so no prefix may begin another. A local stage is in no account.
+    Permissions name queues by ``PREFIX-*``, so no prefix may be the start of another. A local stage is in no account.
     """
     own = f"{stage.prefix}-"
     for name, given in stages.items():
@@ -70,8 +70,8 @@ def _check_prefix(stage: Stage, stages: Mapping[str, Any]) -> None:
         other = f"{given.get('prefix', Stage.model_fields['prefix'].default)}-"
         if own.startswith(other) or other.startswith(own):
             raise StageError(
-                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} begin "
-                f"alike: {max(own, other, key=len)}… would be a name of both; jobs-{stage.name}, for example, is right"
+                f"cdk.json: stage {stage.name!r}: prefix: {stage.prefix!r} and {other[:-1]!r} of stage {name!r} "
+                f"overlap: both would have names {max(own, other, key=len)}…; jobs-{stage.name}, for example, is right"
             )
 
 
@@ -81,11 +81,11 @@ def _of_this_machine(
     url = environ.get("DATABASE_URL")
     if not url:
         raise StageError(
-            f"stage {name!r}: DATABASE_URL is not set in the environment, where a local stage takes the address of its "
-            "database from, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
+            f"stage {name!r}: DATABASE_URL is not set in the environment; a local stage reads the address of its "
+            "database there, for example DATABASE_URL=postgresql://jobs:jobs@127.0.0.1:5432/jobs"
         )
     settings = given.get("settings", {})
-    if isinstance(settings, Mapping):  # else refused with the others
+    if isinstance(settings, Mapping):  # other types are refused with the other settings
         settings = {**settings, **{key: environ[key] for key in declared if key in environ}}
     return {
         **given,
@@ -96,7 +96,7 @@ def _of_this_machine(
 
 
 def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
-    """The tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
+    """Return the tasks with the times that they have in ``stage``. Raises :class:`StageError`."""
     try:
         return schedules.apply_all(tasks, stage.schedules)
     except DeclarationError as error:
@@ -104,7 +104,7 @@ def with_schedules_of(stage: Stage, tasks: Mapping[str, Task[Any, Any]]) -> dict
 
 
 def host_architecture() -> Architecture:
-    """Of the machine that synthesises, and runs the emulator."""
+    """Return the architecture of this machine, which also runs the emulator."""
     machine = platform.machine().lower()
     if machine not in MACHINES:
         raise StageError(f"Lambda has no architecture {machine!r}")
@@ -112,9 +112,9 @@ def host_architecture() -> Architecture:
 
 
 def _describe(error: ValidationError) -> str:
-    """``setting: what is wrong`` for each, without the values."""
-    found = []
+    """Return ``setting: problem`` for each setting, without values."""
+    problems = []
     for item in error.errors(include_input=False, include_url=False, include_context=False):
         where = ".".join(str(part) for part in item["loc"])
-        found.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
-    return "; ".join(found)
+        problems.append(f"{where}: {item['msg']}" if where else item["msg"].removeprefix("Value error, "))
+    return "; ".join(problems)

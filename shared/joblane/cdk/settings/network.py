@@ -1,4 +1,4 @@
-"""Where functions and database meet: a VPC of the stage's own, or one that exists."""
+"""The network of functions and database: a VPC of the stage's own, or an existing one."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from pydantic import Field, field_validator, model_validator
 from joblane.cdk.settings.section import Settings
 
 
-class Reaching(Settings):
-    """What functions reach from a network of whatever kind."""
+class Egress(Settings):
+    """The destinations that functions reach, for both kinds of network."""
 
     egress_ports: Annotated[tuple[Annotated[int, Field(ge=1, le=65535)], ...], Field(strict=False)] = ()
-    """TCP ports of what tasks call, beside HTTPS's 443 and the database's: 587, say, for mail by SMTP."""
+    """TCP ports that functions reach in addition to 443 (HTTPS) and the port of the database, for example 587 for
+    SMTP. Each is 1 to 65535."""
 
 
-class NewNetwork(Reaching):
+class NewNetwork(Egress):
     """A VPC of the stage's own, in two zones."""
 
     kind: Literal["new"]
+    """``"new"``."""
     nat_gateways: int = Field(1, ge=0, le=2)
-    """0: nothing of the internet can be reached, and of AWS what functions call: SQS, S3, Secrets Manager and SES. The
-    endpoints cost more than a gateway does: it is for those whose functions must not reach the internet."""
+    """NAT gateways. 0: functions do not reach the internet, and reach SQS, S3, Secrets Manager and SES by endpoints,
+    which cost more than a gateway."""
     cidr: str = Field("10.60.0.0/16", pattern=r"^\d{1,3}(\.\d{1,3}){3}/(1[6-9]|2[0-4])$")
+    """Addresses of the VPC, with a prefix of 16 to 24 bits."""
 
     @field_validator("cidr")
     @classmethod
@@ -36,22 +39,24 @@ class NewNetwork(Reaching):
         return cidr
 
 
-class ExistingNetwork(Reaching):
-    """A VPC that is there. Its private subnets reach SQS, S3 and whatever the tasks call, by NAT or by endpoints."""
+class ExistingNetwork(Egress):
+    """An existing VPC. Its private subnets reach SQS, S3 and the services that tasks call, by NAT or by endpoints."""
 
     kind: Literal["existing"]
+    """``"existing"``."""
     vpc_id: str = Field(pattern=r"^vpc-[0-9a-f]+$")
+    """Id of the VPC."""
     subnet_ids: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
-    """Private ones, each in another zone."""
+    """Ids of private subnets, at least 2, each in another availability zone."""
     availability_zones: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]
-    """Theirs, in the same order."""
+    """Availability zones of the subnets, in the same order."""
 
     @model_validator(mode="after")
     def _one_zone_each(self) -> Self:
         if len(self.subnet_ids) != len(self.availability_zones):
-            raise ValueError("availability_zones: one for each of subnet_ids, in the same order, is required")
+            raise ValueError("availability_zones: the zone of each of subnet_ids, in the same order, is required")
         if len(set(self.availability_zones)) < len(self.availability_zones):
-            raise ValueError("availability_zones: one is there twice; give one subnet for each zone")
+            raise ValueError("availability_zones: a zone is named twice; give one subnet for each zone")
         return self
 
 

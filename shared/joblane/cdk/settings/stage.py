@@ -1,4 +1,4 @@
-"""What differs between stages, checked when it is read."""
+"""The settings of a stage, checked when they are read."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ LogRetentionDays = Literal[1, 3, 5, 7, 14, 30, 60, 90, 120, 150, 180, 365, 400, 
 """Source: PutRetentionPolicy, CloudWatch Logs API reference."""
 
 UNRESERVED_CONCURRENCY = 100
-"""Of an account's concurrency, what no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
+"""Concurrency of an account that no function can reserve. Source: Lambda, *Configuring reserved concurrency*."""
 SECRET_NAME = re.compile(r"_(PASSWORD|SECRET|TOKEN|KEY)$")
-"""Settings of such a name never stand in a template."""
+"""Names of settings whose values are secrets, which a template must not have."""
 DEFAULT_CONNECTIONS = 100
 """Source: PostgreSQL, *max_connections*."""
 OWN_TAGS = "joblane:"
 TAG_KEY, TAG_VALUE, MAX_TAGS = re.compile(r"[\w .:/=+\-@]{1,128}"), re.compile(r"[\w .:/=+\-@]{0,256}"), 40
-"""AWS takes 50 on a resource, those of CDK included. Source: *Tagging AWS Resources*."""
+"""AWS accepts 50 on a resource, including those of the CDK. Source: *Tagging AWS Resources*."""
 
 REMOVAL = {
     "destroy": RemovalPolicy.DESTROY,
-    # and not RETAIN: what a first deploy made and rolled back would be in the way of the second by its name
+    # and not RETAIN: resources of a first deploy that was rolled back would block the second by their names
     "retain": RemovalPolicy.RETAIN_ON_UPDATE_OR_DELETE,
 }
 
@@ -43,47 +43,62 @@ Value = str | SecretReference
 
 
 class Stage(Settings):
-    """One stage. Numbers left out have the defaults that suit a new account.
+    """The settings of one stage. The defaults suit a new AWS account.
 
-    An application adds settings of its own in a subclass, which it hands to :class:`~joblane.cdk.app.JoblaneApp`.
+    An application adds settings of its own in a subclass, which it passes to :class:`~joblane.cdk.app.JoblaneApp`.
     """
 
     name: str
+    """Name of the stage: its key in ``stages``. It is not given again in the settings."""
     local: bool = False
-    """An emulator: no TLS on queues and buckets, schedules disabled, architecture and settings of this machine."""
+    """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
+    architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` and
+    ``monitoring``."""
     prefix: Annotated[str, AfterValidator(check_prefix)] = "jobs"
+    """Start of the names of all resources: lower-case letters, digits and single hyphens, 20 characters at most. No
+    prefix of a stage may begin with that of another stage and a hyphen."""
     concurrency_budget: int = Field(20, ge=MIN_CONCURRENCY, le=MAX_CONCURRENCY)
-    """Split over the lanes by the weights of their queues."""
+    """Concurrent invocations of all lanes together, split over the lanes by the weights of their queues. Each lane has
+    2 at least."""
     account_concurrency: int = Field(50, ge=1)
-    """The account's Lambda quota. 1,000 by default and less in a new account, by how much AWS does not say:
-    ``aws lambda get-account-settings`` does. Source: Lambda quotas."""
+    """Lambda's quota for concurrent executions in the account: 1,000 by default, and less in a new account.
+    ``aws lambda get-account-settings`` shows it. Source: Lambda quotas."""
     database_connections: int | None = Field(None, ge=1)
-    """``max_connections`` of the database. None: what follows from Aurora's capacity, else PostgreSQL's own default."""
+    """``max_connections`` of the database. None: what follows from Aurora's capacity, or 100 for another PostgreSQL."""
     reserved_connections: int = Field(10, ge=4)
-    """Of these, kept for what else uses the database: two each for the migration of a deploy and an operator's command,
-    and the few that the server keeps for superusers."""
+    """Connections of these that are kept free for other users of the database: two each for the migration of a deploy
+    and for an operator's command, and those that the server reserves for superusers."""
     log_retention_days: LogRetentionDays = 30
+    """Days for which CloudWatch Logs keeps the logs of functions."""
     log_level: LogLevel = "INFO"
+    """Least level of the log lines that functions write."""
     removal: Literal["retain", "destroy"] = "retain"
-    """Whether queues, logs and buckets stay when the stack is deleted. A bucket that holds objects always stays."""
+    """``"retain"``: queues, logs and buckets stay when the stack is deleted. ``"destroy"``: they are deleted, except
+    buckets with objects."""
     network: Network | None = None
-    """Where functions and database live. None: functions outside of any VPC, for a database that is public."""
+    """Network of functions and database. None: functions are outside of any VPC, for a public database.
+    Required for ``database`` of kind ``aurora``."""
     database: DatabaseSettings
-    """On a local stage: DATABASE_URL of the environment."""
+    """The database. A local stage has that of ``DATABASE_URL``."""
     control: Control | None = None
-    """None: there is no control API, and operators need the database's address. An emulator verifies no signature."""
+    """Control API for operators. None: no control API; operators need the address of the database."""
     monitoring: Monitoring | None = None
-    """None: there are no alarms, no dashboard and no saved queries."""
+    """Alarms, dashboard and saved queries. None: none of them."""
     tags: Mapping[str, str] = {}
-    """For every resource, beside ``joblane:stage``."""
+    """Tags of every resource, in addition to ``joblane:stage``: 40 at most. A key has 1 to 128 letters, digits, spaces
+    and any of ``_.:/=+-@``, and starts neither with ``aws:`` nor with ``joblane:``. A value has 256 characters at
+    most."""
     schedules: Mapping[str, str] = {}
-    """Times in place of declared ones: ``{"jobs:sweep": "@hourly", "report:nightly": "off"}``. A database that
-    may sleep does so between them. See :mod:`joblane.schedule_overrides`."""
+    """Times that replace declared ones: type, or ``type:name`` of one schedule, → Unix cron text or ``"off"``, for
+    example ``{"jobs:sweep": "@hourly"}``. Name, time zone and payload stay as declared. A database that can pause does
+    so between them."""
     settings: Mapping[str, Value] = {}
-    """Values for the names that tasks declare in ``environment``."""
+    """Values of the names that tasks declare in ``environment``: texts, or references to secrets. A
+    name that ends in ``_PASSWORD``, ``_SECRET``, ``_TOKEN`` or ``_KEY`` takes a reference only."""
     mail_from: str | None = Field(None, pattern=EMAIL)
-    """The one address that tasks with ``Grants(mail=True)`` may send from by Amazon SES."""
+    """Address that tasks with ``Grants(mail=True)`` send from by Amazon SES. Required if there is such a task."""
     architecture: Architecture = "arm64"
+    """Processor architecture of the functions. A local stage has that of this machine."""
 
     @model_validator(mode="after")
     def _no_secret_in_the_template(self) -> Self:
@@ -91,7 +106,7 @@ class Stage(Settings):
             for name, value in self.settings.items():
                 if isinstance(value, str) and value and SECRET_NAME.search(name):
                     raise ValueError(
-                        f'settings.{name}: is a secret; refer to it by {{"secret": "name", "field": "key"}}'
+                        f'settings.{name} is a secret; refer to it by {{"secret": "name", "field": "key"}}'
                     )
         return self
 
@@ -110,59 +125,59 @@ class Stage(Settings):
     @model_validator(mode="after")
     def _reachable(self) -> Self:
         if self.local != isinstance(self.database, LocalDatabase):
-            raise ValueError("database: of kind aurora or existing is required; a local stage has DATABASE_URL's")
+            raise ValueError("database: kind aurora or existing is required; only a local stage uses DATABASE_URL")
         if self.local and self.control is not None:
             raise ValueError(
-                "control: an emulator verifies no signature; leave it out, `joblane` reaches the stack itself"
+                "control: an emulator does not verify signatures; leave it out, `joblane` reaches the stack directly"
             )
         if self.local and self.network is not None:
-            raise ValueError("network: there is none on a local stage; leave it out")
+            raise ValueError("network: a local stage has no network; leave it out")
         if self.local and self.monitoring is not None:
-            raise ValueError("monitoring: there are no metrics on a local stage to watch; leave it out")
+            raise ValueError("monitoring: a local stage has no metrics; leave it out")
         if isinstance(self.database, Aurora) and self.network is None:
-            raise ValueError('network: {"kind": "new"} or an existing one is required for database.kind aurora')
+            raise ValueError('network: {"kind": "new"} or an existing network is required for database.kind aurora')
         if isinstance(self.database, ExistingDatabase) and self.database.security_group_id and self.network is None:
-            raise ValueError("database.security_group_id: lets functions in from a network, and network is not set")
+            raise ValueError("database.security_group_id: network is required with it, for the functions' side")
         if isinstance(self.database, ExistingDatabase) and isinstance(self.network, NewNetwork):
             if self.database.security_group_id:
                 raise ValueError(
-                    "database.security_group_id: is of another VPC than the new one, whose groups it cannot let in; "
-                    "make network the database's, of kind existing"
+                    "database.security_group_id: the group is in another VPC and cannot refer to groups of a new one; "
+                    "set network to the VPC of the database, with kind existing"
                 )
             if self.network.nat_gateways == 0:
                 raise ValueError(
-                    "network.nat_gateways: 1 at least is required for database.kind existing, which is outside of the "
-                    "new VPC"
+                    "network.nat_gateways: at least 1 is required for database.kind existing, because the database is "
+                    "outside the new VPC"
                 )
         return self
 
     @model_validator(mode="after")
     def _reservable(self) -> Self:
-        most = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
+        free = max(self.account_concurrency - UNRESERVED_CONCURRENCY, 0)
         for name, reserved in self.reserved.items():
-            if reserved > most:
+            if reserved > free:
                 raise ValueError(
-                    f"{name}.max_concurrency: {most} at most is required, as Lambda keeps {UNRESERVED_CONCURRENCY} of "
-                    f"the {self.account_concurrency} of account_concurrency unreserved; leave it out, or have the "
-                    "quota raised"
+                    f"{name}.max_concurrency: {free} at most is required, because Lambda keeps "
+                    f"{UNRESERVED_CONCURRENCY} of the {self.account_concurrency} of account_concurrency unreserved; "
+                    "leave it out, or request a higher quota"
                 )
-            most -= reserved
+            free -= reserved
         return self
 
     @model_validator(mode="after")
-    def _as_many_as_the_database_takes(self) -> Self:
+    def _connections_of_the_database(self) -> Self:
         if isinstance(self.database, Aurora) and self.connections > self.database.max_connections:
             enough = self.database.enough_for(self.connections)
             raise ValueError(
-                f"database_connections: {self.connections} are more than the {self.database.max_connections} that "
-                f"Aurora takes at a max_capacity of {self.database.max_capacity:g}: leave it out"
+                f"database_connections: {self.connections} are more than the {self.database.max_connections} "
+                f"connections of Aurora at max_capacity {self.database.max_capacity:g}: leave it out"
                 f"{f', or {enough}' if enough else ''}"
             )
         return self
 
     @property
     def apis(self) -> Mapping[str, HttpLimits]:
-        """The HTTP APIs, by the name of the setting, which is the name of the function that answers."""
+        """The HTTP APIs, by the name of the setting, which is also the name of the function."""
         return {} if self.control is None else {"control": self.control}
 
     @property
@@ -172,14 +187,14 @@ class Stage(Settings):
 
     @property
     def ses_sender(self) -> str | None:
-        """The address that functions may send from by Amazon SES; None: they may not use it.
+        """The address that functions send from by Amazon SES. None on a local stage without one.
 
-        Raises :class:`StageError` where it is missing.
+        Raises :class:`StageError` if it is missing.
         """
         if self.mail_from is None and not self.local:
             raise StageError(
-                f"stage {self.name!r}: mail_from: the address that mail is sent from is required, as "
-                "no-reply@example.com: a task declares Grants(mail=True)"
+                f"stage {self.name!r}: mail_from: a sender address such as no-reply@example.com is required, because "
+                "a task declares Grants(mail=True)"
             )
         return self.mail_from
 

@@ -1,7 +1,7 @@
-"""The control API: how operators reach the inspector, each as whom IAM knows them.
+"""The control API, by which operators use the Inspector with their own IAM identity.
 
-One route for each permission, and one managed policy for each route. There is no other authorizer and no ``$default``
-route: a request that no policy allows ends in API Gateway.
+It has a route for each permission, and a managed policy for each route. It has no other authorizer and no ``$default``
+route: API Gateway rejects a request that no policy allows.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from joblane.functions.control.answering import ROUTES
 from joblane.inspector.permission import Permission
 
 FUNCTION = "control"
-"""Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""
+"""Name of the function behind the API, from :func:`~joblane.discovery.discover_functions`."""
 URL = "ControlUrl"
-"""The output that ``joblane … --stage`` looks for."""
+"""Name of the stack's output from which ``joblane … --stage`` reads the API's URL."""
 
 
 class ControlStack(Stack):
-    """``function``: answers all routes."""
+    """The stack of the control API. ``function``: answers all routes."""
 
     def __init__(
         self, scope: Construct, id_: str, *, stage: Stage, control: Control, function: lambda_.IFunction
@@ -42,15 +42,15 @@ class ControlStack(Stack):
         CfnOutput(self, URL, value=http.api_endpoint)
 
     def _add_policy(self, http: apigateway.HttpApi, stage: Stage, permission: Permission) -> None:
-        """``PREFIX-PERMISSION-REGION``: the operations of one route, and where the API is. None holds another.
+        """Add ``PREFIX-PERMISSION-REGION``: the operations of one route, and finding the API's URL.
 
-        The stage of the API is a ``*``, as the CDK's own grants have it: there is one. Source: API Gateway, *Control
-        access for invoking an API*: ``API/STAGE/METHOD/PATH``.
+        No policy includes another. The API's stage is a ``*``, as in the CDK's own grants, because there is only one.
+        Source: API Gateway, *Control access for invoking an API*: ``API/STAGE/METHOD/PATH``.
         """
         operations = self.format_arn(
             service="execute-api", resource=http.api_id, resource_name=f"*/POST/{permission}/*"
         )
-        # of a stack that is asked for by its name, the id is not known yet
+        # the caller names the stack; its id, which ends the ARN, is not known at synth
         itself = self.format_arn(service="cloudformation", resource="stack", resource_name=f"{self.stack_name}/*")
         policy = iam.ManagedPolicy(
             self,
@@ -63,6 +63,6 @@ class ControlStack(Stack):
             ],
         )
         acknowledge_wildcards(
-            policy, [operations], "A route is for the operations of one permission, and the API has one stage."
+            policy, [operations], "A route has only the operations of one permission, and the API has one stage."
         )
-        acknowledge_wildcards(policy, [itself], "Of a stack that is asked for by its name, the id is not known yet.")
+        acknowledge_wildcards(policy, [itself], "The stack's id, which ends its ARN, is not known at synth.")

@@ -1,4 +1,4 @@
-"""What must outlive the functions: the database, and the network they meet in; an application adds its buckets."""
+"""The stack of the resources that outlive the functions: database, network, and the application's buckets."""
 
 from __future__ import annotations
 
@@ -15,17 +15,16 @@ from joblane.cdk.settings.stage import Stage
 
 
 class DataStack(Stack):
-    """A stack without functions, so that a deploy of code cannot touch it.
+    """A stack without functions, so that a deploy of code cannot change it.
 
-    With ``removal`` retain CloudFormation does not delete the stack before its termination protection is off.
-    ``mail``: whether any task sends mail.
+    With ``removal`` retain, the stack has termination protection. ``mail``: a task sends mail.
     """
 
     def __init__(self, scope: Construct, id_: str, *, stage: Stage, mail: bool) -> None:
         super().__init__(
             scope,
             id_,
-            description=f"Joblane, {stage.name}: what the jobs keep",
+            description=f"Joblane, {stage.name}: database, network and buckets",
             termination_protection=stage.removal == "retain" and not stage.local,
         )
         self.network = (
@@ -42,13 +41,13 @@ class DataStack(Stack):
             case Aurora():
                 return self._aurora(stage, stage.database)
             case GivenDatabase():
-                raise StageError(f"stage {stage.name!r}: database: of kind aurora or existing is required")
+                raise StageError(f"stage {stage.name!r}: database: kind aurora or existing is required")
 
     def _existing(self, database: ExistingDatabase) -> DatabaseAccess:
         if self.network is None:
             return existing_access(self, database, None)
         if database.security_group_id is None:
-            self.network.let_out(database.port, "the database")
+            self.network.allow_egress(database.port, "the database")
         else:
             group = ec2.SecurityGroup.from_security_group_id(self, "Database", database.security_group_id)
             self.network.security_group.connections.allow_to(
@@ -58,7 +57,7 @@ class DataStack(Stack):
 
     def _aurora(self, stage: Stage, settings: Aurora) -> DatabaseAccess:
         if self.network is None:
-            raise StageError(f"stage {stage.name!r}: network: is required for database.kind aurora")
+            raise StageError(f"stage {stage.name!r}: network is required for database.kind aurora")
         database = AuroraDatabase(self, "Database", stage=stage, settings=settings, network=self.network)
         CfnOutput(self, "DatabaseHost", value=database.address.host)
         CfnOutput(self, "DatabaseSecret", value=database.secret_arn)

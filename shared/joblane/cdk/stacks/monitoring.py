@@ -1,4 +1,4 @@
-"""The stack that watches the others: a loop over what was declared. It names them, and depends on none of them."""
+"""The stack that monitors the others. It refers to them by name only, so it depends on none of them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ SHOWN = Duration.hours(6)
 
 
 class MonitoringStack(Stack):
-    """``alarms``: all of them. ``metrics``: how many they read, which is what is paid for.
+    """Alarms, dashboard and saved queries of a stage.
 
-    ``more``: alarms of the application.
+    ``alarms``: all alarms. ``metrics``: number of metrics that they read; each has its price. ``more``: alarms of the
+    application.
     """
 
     def __init__(
@@ -39,14 +40,14 @@ class MonitoringStack(Stack):
         self._prefix = stage.prefix
         self.alarms = [*alarms(monitoring, jobs.tasks, prefix=stage.prefix, functions=functions), *more]
         self.metrics = sum(len(alarm.metrics) for alarm in self.alarms)
-        self._tell = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, email=monitoring.email).topic)
-        made = [self._add_alarm(alarm) for alarm in self.alarms]
+        self._notify = actions.SnsAction(AlarmTopic(self, "Alarms", prefix=stage.prefix, email=monitoring.email).topic)
+        alarm_constructs = [self._add_alarm(alarm) for alarm in self.alarms]
         cloudwatch.Dashboard(
             self,
             "Dashboard",
             dashboard_name=stage.prefix,
             default_interval=SHOWN,
-            widgets=dashboard.rows(jobs.tasks, prefix=stage.prefix, functions=functions, alarms=made),
+            widgets=dashboard.rows(jobs.tasks, prefix=stage.prefix, functions=functions, alarms=alarm_constructs),
         )
         for name, query in QUERIES.items():
             logs.CfnQueryDefinition(
@@ -58,12 +59,12 @@ class MonitoringStack(Stack):
             )
 
     def _add_alarm(self, alarm: Alarm) -> cloudwatch.Alarm:
-        made = cloudwatch.Alarm(
+        construct = cloudwatch.Alarm(
             self,
             alarm.name.title().replace("-", ""),
             alarm_name=f"{self._prefix}-{alarm.name}",
             alarm_description=alarm.description,
-            metric=_watched(alarm),
+            metric=_metric(alarm),
             threshold=alarm.threshold,
             comparison_operator=cloudwatch.ComparisonOperator.LESS_THAN_THRESHOLD
             if alarm.below
@@ -72,12 +73,12 @@ class MonitoringStack(Stack):
             datapoints_to_alarm=alarm.rings_after,
             treat_missing_data=MISSING[alarm.silence],
         )
-        made.add_alarm_action(self._tell)
-        made.add_ok_action(self._tell)
-        return made
+        construct.add_alarm_action(self._notify)
+        construct.add_ok_action(self._notify)
+        return construct
 
 
-def _watched(alarm: Alarm) -> cloudwatch.IMetric:
+def _metric(alarm: Alarm) -> cloudwatch.IMetric:
     if not alarm.expression:
         (metric,) = alarm.metrics.values()
         return metric

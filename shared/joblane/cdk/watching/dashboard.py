@@ -1,4 +1,4 @@
-"""What the stage's dashboard shows, from the alarms down to the functions."""
+"""The widgets of the stage's dashboard, from the alarms down to the functions."""
 
 from __future__ import annotations
 
@@ -15,13 +15,21 @@ WIDTH = 24
 """Source: CloudWatch, *Dashboard body structure and syntax*."""
 HEIGHT = 6
 MAX_ALARMS = 100
-"""In one widget. Those of the stage come last, and so are there. Source: the same."""
-ENDS = ("Started", "Succeeded", "Retried", "Archived")
+"""In one widget. The last alarms are shown, which are those of the whole stage. Source: the same."""
+ENDS = ("Started", "Completed", "Retried", "Archived")
+FOUND = {
+    "Overdue": "overdue tasks",
+    "WaitingTooLong": "types that wait too long",
+    "StuckLeases": "stuck leases",
+    "DeadLettersMovedBySqs": "dead letters moved by SQS",
+    "MissedTick": "missed ticks",
+}
+"""Metric of the sweep → its label."""
 NOTE = """
 # {prefix}
-An alarm's description names its heading in `docs/how-to/operate.md`. Tasks and dead letters: `joblane watch`,
-`joblane dead`, `joblane show ID`, or the page, `joblane page`. The log: the saved queries of Logs Insights below
-`{prefix}/`. Waits and durations are the slowest of a hundred, each task type a line.
+The description of an alarm names its section in `docs/how-to/operate.md`. For tasks and dead letters run
+`joblane watch`, `joblane dead` or `joblane show ID`, or open the page with `joblane page`. For the logs use the saved
+queries of Logs Insights below `{prefix}/`. Waits and durations are 99th percentiles, a line for each task type.
 """
 
 Row = list[cloudwatch.IWidget]
@@ -44,7 +52,7 @@ def rows(tasks: Tasks, *, prefix: str, functions: Sequence[str], alarms: Sequenc
 
 
 def _of_queue(queue: Queue, lanes: Sequence[Watched], prefix: str) -> list[Row]:
-    """How many ran and how they ended; how long they waited and took; what is in the lanes."""
+    """Runs and their outcomes, waits and durations, and the messages in the lanes."""
     names = {lane.task.type: lane_name(prefix, queue, lane.task.type) for lane in lanes}
     return [
         [
@@ -57,10 +65,10 @@ def _of_queue(queue: Queue, lanes: Sequence[Watched], prefix: str) -> list[Row]:
             for end in ENDS
         ],
         [
-            _graph(f"{queue}: wait, ms", {lane.task.type: lane.metric("WaitMs", "p99") for lane in lanes}),
-            _graph(f"{queue}: duration, ms", {lane.task.type: lane.metric("DurationMs", "p99") for lane in lanes}),
-            _graph(f"{queue}: waiting in lanes", _queues(names, "ApproximateNumberOfMessagesVisible")),
-            _graph(f"{queue}: oldest in lanes, s", _queues(names, "ApproximateAgeOfOldestMessage")),
+            _graph(f"{queue}: wait p99, ms", {lane.task.type: lane.metric("WaitMs", "p99") for lane in lanes}),
+            _graph(f"{queue}: duration p99, ms", {lane.task.type: lane.metric("DurationMs", "p99") for lane in lanes}),
+            _graph(f"{queue}: messages in lanes", _queues(names, "ApproximateNumberOfMessagesVisible")),
+            _graph(f"{queue}: oldest message in lanes, s", _queues(names, "ApproximateAgeOfOldestMessage")),
         ],
     ]
 
@@ -68,11 +76,10 @@ def _of_queue(queue: Queue, lanes: Sequence[Watched], prefix: str) -> list[Row]:
 def _of_dead_letters(lanes: Mapping[Queue, Sequence[Watched]], prefix: str) -> Row:
     names = [lane_name(prefix, queue, lane.task.type) for queue, some in lanes.items() for lane in some]
     names += [*(front_door_name(prefix, queue) for queue in Queue), cron_group_name(prefix)]
-    letters = {name.removeprefix(f"{prefix}-"): dead_letter_name(name) for name in names}
-    found = ("Owed", "WaitingTooLong", "StuckLeases", "DeadLettersMovedBySqs", "MissedTick")
-    swept = {name: own_metric(prefix, name, statistic="Maximum", task_type=SWEEP) for name in found}
+    dead_letters = {name.removeprefix(f"{prefix}-"): dead_letter_name(name) for name in names}
+    swept = {label: own_metric(prefix, metric, statistic="Maximum", task_type=SWEEP) for metric, label in FOUND.items()}
     return [
-        _graph("Dead letters", _queues(letters, "ApproximateNumberOfMessagesVisible"), width=WIDTH // 2),
+        _graph("Dead letters", _queues(dead_letters, "ApproximateNumberOfMessagesVisible"), width=WIDTH // 2),
         _graph("Found by the sweep", swept, width=WIDTH // 2),
     ]
 
@@ -84,8 +91,8 @@ def _of_functions(functions: Sequence[str]) -> Row:
     return [
         _graph("Functions: errors", all_of("Errors")),
         _graph("Functions: throttles", all_of("Throttles")),
-        _graph("Functions: at once", all_of("ConcurrentExecutions", "Maximum")),
-        _graph("Functions: duration, ms", all_of("Duration", "p99")),
+        _graph("Functions: concurrent executions", all_of("ConcurrentExecutions", "Maximum")),
+        _graph("Functions: duration p99, ms", all_of("Duration", "p99")),
     ]
 
 

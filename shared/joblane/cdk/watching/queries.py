@@ -1,11 +1,11 @@
-"""Saved queries of Logs Insights: what an operator asks the log, over all functions of a stage."""
+"""Saved queries of Logs Insights over the logs of all functions of a stage."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 MAX_LOG_GROUPS = 50
-"""Of one query. Source: StartQuery, CloudWatch Logs API reference."""
+"""Log groups of one query. Source: StartQuery, CloudWatch Logs API reference."""
 QUERIES: Mapping[str, str] = {
     "One task": """
 fields @timestamp, level, message, task_type, attempt, outcome, ms, error_type, reason, @log
@@ -46,13 +46,13 @@ fields @timestamp, reason, queue, message_id, @log
 | limit 100
 """,
     "What the sweep found": """
-fields @timestamp, message, swept.owed, swept.sent, swept.unsent, swept.dead_letters, of_type, waits_seconds, tick
+fields @timestamp, message, swept.overdue, swept.sent, swept.unsent, swept.dead_letters, of_type, waits_seconds, tick
 | filter task_type = "jobs:sweep" and (message = "swept" or level = "ERROR")
 | sort @timestamp desc
 | limit 100
 """,
 }
-"""Name → query. In the first two, what is searched for is put in place of the word in capitals.
+"""Name → query. In the first two, replace the word in capitals by the id to search for.
 
-``@message like`` finds an id in a batch's list of completed tasks as well, where a field of its own would not be.
+``@message like`` also finds an id in a batch's list of completed tasks, which has no field of its own.
 """

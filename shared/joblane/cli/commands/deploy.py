@@ -134,16 +134,17 @@ def preflight(
     variable unset if it cannot be reached from here.
     """
     extras.need("cdk")
-    from joblane.cdk.preflight.compare import stops
-    from joblane.cdk.preflight.read import look
+    from joblane.cdk.preflight.compare import blocks_deploy
+    from joblane.cdk.preflight.read import check_deploy
 
-    findings = look(stage, assembly or _synthesised(stage))
+    findings = check_deploy(stage, assembly or _synthesised(stage))
+    is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
         lines = [vars(one) for one in findings]
-        typer.echo(json.dumps({"stage": stage, "ok": not stops(findings, strict=strict), "findings": lines}, indent=2))
+        typer.echo(json.dumps({"stage": stage, "ok": not is_blocked, "findings": lines}, indent=2))
     else:
         _show_findings(stage, findings)
-    if stops(findings, strict=strict):
+    if is_blocked:
         raise typer.Exit(1)
 
 

@@ -32,7 +32,7 @@ ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permiss
 MAX_ANSWER_BYTES = 4_500_000
 """Lambda answers with 6 MB at most, in which our text is quoted once more. Source: Lambda quotas."""
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
-    (errors.RecordAwayError, 503),
+    (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
     (ActionError, 409),
     (BusyError, 409),

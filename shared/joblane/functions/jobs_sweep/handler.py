@@ -13,7 +13,7 @@ from joblane.discovery import discover
 from joblane.errors import text_of
 from joblane.maintenance.missed_ticks import missed_ticks
 from joblane.maintenance.sweep import Swept, stuck_leases, sweep
-from joblane.maintenance.unmarked_dead_letters import moved_by_sqs
+from joblane.maintenance.unmarked_dead_letters import unmarked_dead_letters
 from joblane.payload import Payload
 from joblane.queues import Queue, front_door_name, lane_name
 from joblane.schedule import every
@@ -41,7 +41,9 @@ class JobsSweep(Payload):
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
     sqs, tasks = Sqs(), discover()
-    swept = sweep(ctx.connection(), sqs, settings.prefix(), goes_on=lambda: ctx.remaining() > timedelta(seconds=30))
+    swept = sweep(
+        ctx.connection(), sqs, settings.prefix(), may_continue=lambda: ctx.remaining() > timedelta(seconds=30)
+    )
     ctx.logger.info("swept", extra={"swept": vars(swept)})
     missed = _missed_ticks(ctx, tasks)
     found = {
@@ -55,10 +57,10 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
-    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Owed`` says that the
+    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Overdue`` says that the
     sweep looked."""
     tally = Tally()
-    tally.count("Owed", swept.owed)
+    tally.count("Overdue", swept.overdue)
     for name, number in found.items():
         if number:
             tally.count(name, number)
@@ -96,7 +98,7 @@ def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
     doors = [front_door_name(prefix, queue) for queue in Queue]
     lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]
     try:
-        moved = moved_by_sqs(ctx.connection(), sqs, prefix, doors + lanes)
+        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, doors + lanes)
     except (BotoCoreError, ClientError) as error:  # what was swept stays so; the next one looks again
         ctx.logger.warning("the dead letters could not be looked at", extra={"error": text_of(error)})
         return 0

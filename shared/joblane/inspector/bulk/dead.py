@@ -30,11 +30,11 @@ from joblane.inspector.scope import Scope
 from joblane.inspector.tasks.filter_sql import BULK_TYPE
 from joblane.inspector.views import BulkView, DeadGroup, DeadLetters
 from joblane.limits import MAX_BATCH
-from joblane.maintenance.unmarked_dead_letters import explained
+from joblane.maintenance.unmarked_dead_letters import expected_dead_letters
 from joblane.queues import Queue, dead_letter_name, lane_name
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import QueueDepth, side_by_side
+from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
@@ -58,7 +58,7 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 
 def groups(scope: Scope) -> DeadLetters:
     """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released."""
-    depths, dead_letters, unread = _unexplained(scope)
+    depths, dead_letters, unread = _unexpected_dead_letters(scope)
     found = [*_recorded(scope), *_unrecorded(scope, dead_letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
     obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
@@ -118,7 +118,7 @@ def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
     """The matching dead letters without a row, and the number of obsolete dead letters of the filter's types."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
         return [], 0
-    _, dead_letters, _ = _unexplained(scope)
+    _, dead_letters, _ = _unexpected_dead_letters(scope)
     obsolete = (dead_letter for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
     return (
         [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)],
@@ -161,13 +161,13 @@ def _log_link(scope: Scope, type_: str) -> str | None:
 # --- Messages that the task table does not account for -------------------------------------------------------------
 
 
-def _unexplained(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
+def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
     """The depths of the dead-letter queues, the messages read from queues with an unexpected depth, and the number of
     messages there that were not read."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
-    expected = explained(scope.connection, scope.prefix)
+    expected = expected_dead_letters(scope.connection, scope.prefix)
     queues = [queue for queue, depth in depths.items() if depth.all != expected[queue]]
-    samples = side_by_side(scope.sqs, lambda queue: _sample(scope.sqs, queue), queues)
+    samples = call_for_queues(scope.sqs, lambda queue: _sample(scope.sqs, queue), queues)
     deliveries = [delivery for sample in samples.values() for delivery in sample]
     unread = sum(max(0, depths[queue].all - len(sample)) for queue, sample in samples.items())
     return depths, identified(scope.connection, scope.tasks, deliveries), unread

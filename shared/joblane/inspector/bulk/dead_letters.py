@@ -30,7 +30,7 @@ from joblane.record.connection import Connection
 from joblane.record.states import ENDED, State
 from joblane.sqs.client import Entry, Sqs
 from joblane.sqs.dead_letter import unchanged_copy, with_id
-from joblane.sqs.depth import QueueDepth, queue_depth_if_exists, side_by_side
+from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 from joblane.sqs.message import REASON_ATTRIBUTE
 from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
@@ -79,9 +79,9 @@ class DeadLetter:
         if delivery.message is None:
             return Kind.UNREADABLE
         if row is not None and self._belongs_to(row):
-            if row.state is State.ARCHIVED and delivery.dead == row.generation:
+            if row.state is State.ARCHIVED and delivery.dead_generation == row.generation:
                 return Kind.RECORDED
-            return Kind.OBSOLETE if row.state in ENDED or delivery.dead is not None else Kind.MOVED
+            return Kind.OBSOLETE if row.state in ENDED or delivery.dead_generation is not None else Kind.MOVED
         if delivery.message.tick is not None and REASON_ATTRIBUTE not in delivery.attributes:
             return Kind.MOVED if "ERROR_CODE" not in delivery.attributes else Kind.UNSENT
         return Kind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else Kind.MOVED
@@ -181,7 +181,7 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
 
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
     """The depths of the queues that are not empty."""
-    found = side_by_side(sqs, lambda queue: queue_depth_if_exists(sqs, queue), queues)
+    found = call_for_queues(sqs, lambda queue: queue_depth_if_exists(sqs, queue), queues)
     return {queue: depth for queue, depth in found.items() if depth and depth.all}
 
 

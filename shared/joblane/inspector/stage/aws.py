@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from joblane.sqs.client import making
+from joblane.sqs.client import client_lock
 
 CONNECT_SECONDS, READ_SECONDS, TRIES = 2, 10, 2
 
@@ -28,7 +28,7 @@ def client(service: Any, region: str) -> Iterator[Any]:
         read_timeout=READ_SECONDS,
         retries={"mode": "standard", "total_max_attempts": TRIES},
     )
-    with making:
+    with client_lock:
         made = boto3.client(service, region_name=region or None, config=config)
     try:
         yield made

@@ -9,7 +9,7 @@ from threading import Event
 from joblane.inspector.views import Depth
 from joblane.queues import dead_letter_name
 from joblane.sqs.client import Sqs
-from joblane.sqs.depth import QueueDepth, queue_depth_if_exists, side_by_side
+from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 
 
 class Missing:
@@ -36,7 +36,7 @@ def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | 
             unavailable.set()
             return None
 
-    return side_by_side(sqs, ask, list(dict.fromkeys(names)))
+    return call_for_queues(sqs, ask, list(dict.fromkeys(names)))
 
 
 def depth_of(found: Mapping[str, QueueDepth | Missing | None], queue: str) -> Depth:

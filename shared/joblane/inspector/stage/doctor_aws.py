@@ -25,7 +25,7 @@ from joblane.queues import (
     lane_name,
     schedule_name,
 )
-from joblane.sqs.depth import queue_depth_if_exists, side_by_side
+from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 
 DEPLOY = "deploy the stage"
 NOBODY = "an unknown operator"
@@ -94,7 +94,7 @@ def _missing(scope: Scope, names: Collection[str]) -> set[str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        found = side_by_side(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), list(names))
+        found = call_for_queues(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), list(names))
     except (BotoCoreError, ClientError):
         return set()
     return {name for name, depth in found.items() if depth is None}
@@ -129,7 +129,7 @@ def queues(scope: Scope) -> Iterator[Check]:
     ticks = cron_dead_letters(scope.prefix)
     live = [*front_doors, *_lanes(scope)]
     dead = [*map(dead_letter_name, live), ticks]
-    found = side_by_side(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), [*live, *dead])
+    found = call_for_queues(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), [*live, *dead])
     missing = [name for name, depth in found.items() if depth is None]
     waiting = {name: depth.waiting for name in dead if (depth := found[name])}
     without = {dead_letter_name(name) for name in missing}

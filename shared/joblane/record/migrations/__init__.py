@@ -1,6 +1,6 @@
-"""The schema ``joblane``, by Alembic: additive first, so that old code also works with a newer schema.
+"""The migrations of the schema ``joblane``, by Alembic. They add first, so that old code works with a newer schema.
 
-Revisions are numbers of four digits, in order.
+Revisions are four-digit numbers in order.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ FOLDER = Path(__file__).parent
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Doing it twice is harmless.
+    """Bring the database at ``url`` (``postgresql://…``) to ``revision``. Repeating it is harmless.
 
-    A schema that newer code has made is left as it is: a deploy that goes back must not fail at it. Raises
-    :class:`ForeignSchemaError` for a revision that is none of ours.
+    A schema of newer code is not changed, so that a rollback to older code does not fail. Raises
+    :class:`ForeignSchemaError` for a revision that this library never made.
     """
     from alembic import command
 
@@ -38,9 +38,9 @@ def upgrade(url: str, revision: str = "head") -> None:
 
 
 def script(current: str | None, after: Sequence[str]) -> str:
-    """The SQL that brings a database at revision ``current`` to the newest one, as one transaction.
+    """Return the SQL that brings a database from revision ``current`` to the newest one, in one transaction.
 
-    ``current``: None for an empty database. ``after``: further statements for the end of the transaction.
+    ``current``: None for an empty database. ``after``: further statements at the end of the transaction.
     """
     from alembic import command
 
@@ -53,7 +53,7 @@ def script(current: str | None, after: Sequence[str]) -> str:
 
 
 def applied(connection: Connection) -> str | None:
-    """The revision that the database is at; None where no migration was ever run."""
+    """Return the database's revision, or None if no migration has run."""
     if connection.run("select to_regclass('joblane.alembic_version')") == [[None]]:
         return None
     rows = connection.run("select version_num from joblane.alembic_version")
@@ -61,7 +61,7 @@ def applied(connection: Connection) -> str | None:
 
 
 def checked_revision(connection: Connection) -> str | None:
-    """The same. Raises :class:`ForeignSchemaError` for a revision that neither this code nor newer code has made."""
+    """Like :func:`applied`. Raises :class:`ForeignSchemaError` for a revision that this library never made."""
     revision = applied(connection)
     if revision is not None and revision not in pending(None) and not is_newer(revision):
         raise ForeignSchemaError(
@@ -72,17 +72,17 @@ def checked_revision(connection: Connection) -> str | None:
 
 
 def pending(revision: str | None) -> dict[str, str]:
-    """Revision → its purpose, of those that a database at ``revision`` has not seen. None: an empty one."""
+    """Return the revisions after ``revision``, each with its purpose. None: all revisions."""
     return {name: purpose for name, purpose in _revisions() if revision is None or name > revision}
 
 
 def newest() -> str:
-    """The revision that this code works with; Alembic is not asked, which takes a while to load."""
+    """Return the newest revision of this code, without Alembic, which is slow to import."""
     return max(path.name[:4] for path in (FOLDER / "versions").glob("[0-9]*_*.py"))
 
 
 def is_newer(revision: str | None) -> bool:
-    """True for a revision that was made by code that came after this."""
+    """True for a revision of newer code."""
     last = newest()
     return revision is not None and revision.isdigit() and len(revision) == len(last) and revision > last
 
@@ -96,7 +96,7 @@ def _revisions() -> tuple[tuple[str, str], ...]:
 
 
 def _config(**attributes: Any) -> Config:
-    """Alembic's settings; ``attributes`` are for ``env.py``."""
+    """Return Alembic's configuration; ``env.py`` reads ``attributes``."""
     from alembic.config import Config
 
     config = Config()

@@ -1,4 +1,4 @@
-"""A type that had another name, and whose end is told to another task."""
+"""A renamed type, with a task that runs when one of its tasks is archived."""
 
 from joblane import Payload, Queue, task
 

@@ -1,4 +1,4 @@
-"""What hears of tasks that were given up."""
+"""The task that runs when another task is archived."""
 
 from joblane import ArchivedTask, task
 

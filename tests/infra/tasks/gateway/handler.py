@@ -1,4 +1,4 @@
-"""A Lambda of its own that sends tasks and reads a bucket, as the API is."""
+"""A function with its own handler that sends tasks and reads a bucket, like the API."""
 
 from datetime import timedelta
 

@@ -1,4 +1,4 @@
-"""Enqueues another task."""
+"""A task that enqueues another task."""
 
 from datetime import timedelta
 

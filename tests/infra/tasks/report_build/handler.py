@@ -1,4 +1,4 @@
-"""Two lanes, batches, a bucket, mail, settings, a ceiling of its own, and schedules of every shape."""
+"""A task with two lanes, batches, a bucket, mail, settings, max_concurrency, and schedules of every form."""
 
 from datetime import timedelta
 
@@ -23,7 +23,7 @@ class ReportBuild(Payload):
     grants=Grants(buckets=("exports",), mail=True),
     schedule=[
         cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly"),
-        cron("30 1 1,15 * 1", name="odd"),  # either day: two expressions
+        cron("30 1 1,15 * 1", name="odd"),  # day of month or day of week: two expressions
     ],
 )
 def report_build(payload: ReportBuild, ctx: object) -> None:

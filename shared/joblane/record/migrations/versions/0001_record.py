@@ -1,220 +1,343 @@
-"""The record of tasks: a row per task, per run, per finished item; cursors, progress, pauses, and what operators do."""
+"""The tables of Joblane: tasks, runs, finished items, cursors, progress, pauses, and the audit of operators."""
 
 from __future__ import annotations
 
 from alembic import op
 
+from joblane.record.migrations.comments import statements
+
 revision = "0001"
 down_revision = None
 
-# `sweep_at` is when the sweep must look at a row if nothing happens before: send its message, send it again, or finish
-# its dead letter. Null means never. It carries the only index that is written on every change of state.
-#
-# A time that never comes cannot be waited for, in a message or by the sweep. `fingerprint` is that of the last error;
-# `replay_of` the task that this one was made from by an operator.
-#
-# Rows are updated twice or more in their life, hence the room on each page and the early vacuum.
-#
-# `unique_key` is held while the task is live, by the index alone: whatever ends a task frees its key.
+# The lines with `--` are written to the database as comments, see `joblane.record.migrations.comments`.
+
+# `sweep_at` carries the only index that is written on every change of state. A time that is not finite cannot be waited
+# for, in a message or by the sweep. Rows are updated twice or more in their life, hence the free space on each page and
+# the early vacuum. The index alone holds `unique_key`, so every end of a task releases it.
 TASKS = """
+-- One row for each task. A task that was sent without a row gets it when it first runs.
 create table joblane.tasks (
-    id             text collate "C" primary key,
-    type           text not null,
-    queue          text not null,
-    tenant         text,
-    owner          text,
-    tags           text[] not null default '{}',
-    state          text not null check (state in
-                       ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')),
-    payload        jsonb,
+    -- Id of the task: the caller's, or a UUID of version 7. It is kept for 24 days after the task has ended.
+    id text collate "C" primary key,
+    -- Type, as the task was declared when it was enqueued.
+    type text not null,
+    -- Queue in which it waits: critical, default or low.
+    queue text not null,
+    -- Tenant, for fair queues and for filters. Null: none.
+    tenant text,
+    -- Owner, for checks of the application. Null: none.
+    owner text,
+    -- Words to find the task by.
+    tags text[] not null default '{}',
+    -- State of the task.
+    state text not null
+        check (state in ('scheduled', 'pending', 'active', 'retry', 'completed', 'archived', 'cancelled')),
+    -- Payload. Null: it was removed at the end of the retention, or by an operator.
+    payload jsonb,
+    -- Digest of the payload at the enqueue, by which a message that brings a payload is known as this task's.
     payload_digest text not null,
-    schema         text,
-    headers        jsonb not null default '{}',
-    options        jsonb not null default '{}',
-    tick           text,
+    -- Digest of the payload's schema in the code that enqueued the task. Null: enqueued without Python.
+    schema text,
+    -- Headers for the handler. Empty once the payload is removed.
+    headers jsonb not null default '{}',
+    -- Options that no column has: timeout and retry_delay in seconds, and the declared on_archived.
+    options jsonb not null default '{}',
+    -- Id of the tick that made this task. Null: no tick.
+    tick text,
+    -- Attempts that have begun and count.
+    attempts integer not null default 0,
+    -- Runs that have begun, including those that count as no attempt.
+    runs integer not null default 0,
+    -- Attempts after which the task is archived: max_retry plus 1.
+    max_attempts integer not null check (max_attempts > 0),
+    -- Runs that ended by Snooze.
+    snoozes integer not null default 0,
+    -- Runs of a resumable task that ended to continue in a further invocation.
+    continuations integer not null default 0,
+    -- Milliseconds of the present attempt in earlier invocations. 0: the attempt is not a continued one.
+    used_ms bigint not null default 0,
+    -- Number of redrives and retries by operators. A dead letter of an earlier generation runs nothing.
+    generation integer not null default 0,
 
-    attempts       integer not null default 0,
-    runs           integer not null default 0,
-    max_attempts   integer not null check (max_attempts > 0),
-    snoozes        integer not null default 0,
-    continuations  integer not null default 0,
-    used_ms        bigint not null default 0,
-    generation     integer not null default 0,
+    -- Tasks that were claimed together with this one, itself included. 0: no run holds it.
+    batch_size smallint not null default 0,
+    -- True: a batch with this task was lost, so the next claim takes it alone.
+    claim_alone boolean not null default false,
+    -- Token of the run that holds the task. Only the run with this token can finish it. Null: no run.
+    lease_token uuid,
+    -- End of the lease. After it another run can claim the task. Null: no run holds it.
+    lease_until timestamptz,
 
-    batch_size     smallint not null default 0,
-    claim_alone    boolean not null default false,
-    lease_token    uuid,
-    lease_until    timestamptz,
-
-    created_at     timestamptz not null default clock_timestamp(),
-    due_at         timestamptz not null default clock_timestamp(),
-    deadline       timestamptz,
-    sent_at        timestamptz,
-    sends          integer not null default 0,
-    sweep_at       timestamptz,
+    -- Time of the enqueue.
+    created_at timestamptz not null default clock_timestamp(),
+    -- Time from which the task may run: first the caller's, later that of the next attempt.
+    due_at timestamptz not null default clock_timestamp(),
+    -- Time after which the task is archived instead of run. Null: none.
+    deadline timestamptz,
+    -- Time at which its message was last sent by the client or by the sweep. Null: not sent yet.
+    sent_at timestamptz,
+    -- Messages that the sweep has sent since the last run.
+    sends integer not null default 0,
+    -- Time at which the sweep handles the row unless something else happens before. Null: never.
+    sweep_at timestamptz,
+    -- Time since which the task waits for code that can read its payload. Null: it does not.
     mismatch_since timestamptz,
+    -- Time at which the task was cancelled, or was asked to stop. Null: it was not.
     cancel_requested_at timestamptz,
-    finished_at    timestamptz,
-    dead_sent_at   timestamptz,
+    -- Time at which the task ended. Null: it has not ended.
+    finished_at timestamptz,
+    -- Time at which its dead letter was sent. Null: not archived, or the dead letter is not sent yet.
+    dead_sent_at timestamptz,
 
-    unique_key     text collate "C",
-    unique_until   text not null default 'finish' check (unique_until in ('finish', 'start')),
+    -- Unique key: the type and the caller's key, or a digest. A live task holds it. Null: none.
+    unique_key text collate "C",
+    -- When the key is released: finish or start.
+    unique_until text not null default 'finish' check (unique_until in ('finish', 'start')),
+    -- Time after which another enqueue takes the key. Null: no key.
     unique_expires_at timestamptz,
 
+    -- Seconds for which payload and result are kept after the task is completed or cancelled.
     retention_seconds bigint not null,
-    expire_at      timestamptz,
-    cleared        boolean not null default false,
+    -- Time at which the sweep removes the content, or, if that is removed, the row. Null: not ended.
+    expire_at timestamptz,
+    -- True: payload, result and headers are removed.
+    cleared boolean not null default false,
 
-    result         jsonb,
-    reason         text,
-    error_type     text,
-    error_message  text,
-    fingerprint    text,
-    replay_of      text collate "C",
+    -- Return value of the handler. Null: not completed, no result, or removed.
+    result jsonb,
+    -- Reason of the state: why the task was archived or cancelled. Null: no reason.
+    reason text,
+    -- Class of the last error. Null: no attempt has failed.
+    error_type text,
+    -- Message of the last error, with the values of redacted fields removed.
+    error_message text,
+    -- Digest of type, error class and place of the last error: equal for tasks that failed alike.
+    fingerprint text,
+    -- Id of the task that an operator replayed to make this one. Null: no replay.
+    replay_of text collate "C",
 
     constraint tasks_times_finite check (isfinite(due_at) and isfinite(deadline))
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05, autovacuum_analyze_scale_factor = 0.05)
 """
 
-# Type, queue and tenant stand here as well, so that what ran in the last hour is read without a look at each task.
+# Type, queue and tenant are repeated, so that the runs of the last hour are read without a look-up of each task.
 ATTEMPTS = """
+-- One row for each run of a task. Type, queue and tenant are repeated for statistics.
 create table joblane.task_attempts (
-    task_id     text collate "C" not null,
-    run         integer not null,
-    attempt     integer not null,
-    generation  integer not null,
-    started_at  timestamptz not null default clock_timestamp(),
+    -- Id of the task.
+    task_id text collate "C" not null,
+    -- Number of the run, from 1.
+    run integer not null,
+    -- Number of the attempt, from 1. Runs that count as no attempt share a number.
+    attempt integer not null,
+    -- Generation of the task in this run.
+    generation integer not null,
+    -- Time of the claim.
+    started_at timestamptz not null default clock_timestamp(),
+    -- Time of the end. Null: the run is in progress.
     finished_at timestamptz,
-    outcome     text,
+    -- Outcome: completed, failed, timeout, archived, snoozed, revoked, cancelled, continued, mismatch or lost. Null:
+    -- in progress.
+    outcome text,
+    -- Milliseconds of the handler and its commit. Null: not known.
     duration_ms integer,
-    request_id  text,
-    error_type  text,
+    -- Id of the Lambda invocation.
+    request_id text,
+    -- Class of the error. Null: none.
+    error_type text,
+    -- Message of the error, with the values of redacted fields removed.
     error_message text,
+    -- Digest of type, error class and place of the error.
     fingerprint text,
-    traceback   text,
-    type        text,
-    queue       text,
-    tenant      text,
-    wait_ms     bigint,
-    billed_ms   integer,
-    memory_mb   integer,
-    cost_usd    double precision,
+    -- The last 8,000 characters of the traceback, with the values of redacted fields removed. Null: none.
+    traceback text,
+    -- Type of the task.
+    type text,
+    -- Queue of the task.
+    queue text,
+    -- Tenant of the task.
+    tenant text,
+    -- Milliseconds from the time the task was due to the claim.
+    wait_ms bigint,
+    -- Milliseconds that the run is billed for: its own and its part of the invocation. Null: not known.
+    billed_ms integer,
+    -- Memory of the function, in MB. Null: not known.
+    memory_mb integer,
+    -- Estimated cost in US dollars. Null: not known, as of a lost run.
+    cost_usd double precision,
     primary key (task_id, run)
 ) with (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.05)
 """
 
 ITEMS = """
+-- One row for each finished item of a loop over ctx.each. Removed with the task's content.
 create table joblane.task_items (
+    -- Id of the task.
     task_id text collate "C" not null,
-    key     text collate "C" not null,
+    -- Key of the item, 1 to 2,000 bytes.
+    key text collate "C" not null,
+    -- Time at which its work was committed.
     done_at timestamptz not null default clock_timestamp(),
     primary key (task_id, key)
 )
 """
 
-# Where a resumable task goes on: committed with the work up to there.
 CURSORS = """
+-- Position of a loop over ctx.resume, committed with the work up to it.
 create table joblane.task_cursors (
+    -- Id of the task.
     task_id text collate "C" primary key,
-    cursor  jsonb not null,
-    done    bigint not null,
-    at      timestamptz not null default clock_timestamp()
+    -- Cursor of the last item whose work is committed.
+    cursor jsonb not null,
+    -- Number of items up to the cursor.
+    done bigint not null,
+    -- Time at which the cursor last moved.
+    at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50)
 """
 
-# What a run tells of itself while its own transaction is open, hence apart from its row.
 PROGRESS = """
+-- Progress that a run reports. A table of its own, because the run's transaction locks the task's row.
 create table joblane.task_progress (
+    -- Id of the task.
     task_id text collate "C" primary key,
-    done    bigint not null,
-    total   bigint,
-    note    text,
-    at      timestamptz not null default clock_timestamp()
+    -- Items that are done.
+    done bigint not null,
+    -- All items. Null: the handler gave no total.
+    total bigint,
+    -- Note for operators, 200 characters at most. Null: none.
+    note text,
+    -- Time of the report.
+    at timestamptz not null default clock_timestamp()
 ) with (fillfactor = 50)
 """
 
 PAUSES = """
+-- One row for each pause.
 create table joblane.pauses (
-    scope  text not null check (scope in ('type', 'queue', 'tenant', 'schedule')),
-    name   text not null,
+    -- Kind of thing that is paused: type, queue, tenant or schedule.
+    scope text not null check (scope in ('type', 'queue', 'tenant', 'schedule')),
+    -- Name of the type, queue or tenant. Of a schedule: its type, a colon, its name.
+    name text not null,
+    -- Reason that the operator gave. Null: none.
     reason text,
-    since  timestamptz not null default clock_timestamp(),
-    until  timestamptz,
+    -- Time at which the pause began.
+    since timestamptz not null default clock_timestamp(),
+    -- Time at which it ends by itself. Null: until it is resumed.
+    until timestamptz,
+    -- Operator who paused it. Null: not known.
     paused_by text,
     primary key (scope, name)
 )
 """
 
 AUDIT = """
+-- One row for each action of an operator, written in the transaction of the action.
 create table joblane.audit (
-    number  bigint generated always as identity primary key,
-    at      timestamptz not null default clock_timestamp(),
-    who     text not null,
-    action  text not null,
-    target  text not null,
-    reason  text,
+    -- Number of the entry, ascending.
+    number bigint generated always as identity primary key,
+    -- Time of the action.
+    at timestamptz not null default clock_timestamp(),
+    -- Operator: the ARN that IAM verified, or the user of the machine that ran the command.
+    who text not null,
+    -- Name of the operation, as of the Inspector.
+    action text not null,
+    -- Id of the task, or the name of the type, queue, tenant or schedule.
+    target text not null,
+    -- Reason that the operator gave, 500 characters at most. Null: none.
+    reason text,
+    -- Further facts: states, names and numbers, never a payload value.
     details jsonb not null default '{}'
 )
 """
 
-# A bulk action beside its task `jobs:bulk`, which has the same id: what it was to do, and what it has done. Those of
-# `canary_ids` came first, and have to end well by `canary_until` for the rest to follow.
 BULKS = """
+-- One row for each bulk action. A task of type jobs:bulk with the same id does its work.
 create table joblane.bulks (
-    id         text collate "C" primary key,
-    action     text not null,
-    filter     jsonb not null,
-    who        text not null,
-    reason     text,
-    rate       integer not null,
-    canary     integer not null,
+    -- Id of the bulk action and of its task.
+    id text collate "C" primary key,
+    -- run, retry, archive, delete, cancel or redrive.
+    action text not null,
+    -- Filter that selects the tasks, as of the Inspector.
+    filter jsonb not null,
+    -- Operator who started it.
+    who text not null,
+    -- Reason that the operator gave. Null: none.
+    reason text,
+    -- Tasks per second, 500 at most.
+    rate integer not null,
+    -- Number of tasks that run before the rest. 0: no canary.
+    canary integer not null,
+    -- Ids of these tasks. The rest follows only if all of them complete.
     canary_ids text[] not null default '{}',
+    -- Time by which they have to complete. Null: no canary runs.
     canary_until timestamptz,
-    total      integer not null,
-    done       integer not null default 0,
-    skipped    integer not null default 0,
-    failed     integer not null default 0,
-    stopped    text,
+    -- Tasks that matched when it was started.
+    total integer not null,
+    -- Tasks for which the action is done.
+    done integer not null default 0,
+    -- Tasks that had changed and were left unchanged.
+    skipped integer not null default 0,
+    -- Tasks for which the action failed.
+    failed integer not null default 0,
+    -- Reason why it ended before all was done. Null: it did not.
+    stopped text,
+    -- Time at which it was started.
     started_at timestamptz not null default clock_timestamp()
 )
 """
 
-# Written by `joblane migrate` from the declarations.
 TYPES = """
+-- One row for each declared type, for enqueues by SQL. joblane migrate writes it.
 create table joblane.task_types (
-    type              text collate "C" primary key,
-    queues            text[] not null,
-    max_retry         integer not null,
+    -- Type.
+    type text collate "C" primary key,
+    -- Queues in which it has a lane, the home queue first.
+    queues text[] not null,
+    -- Attempts after the first.
+    max_retry integer not null,
+    -- Seconds for which payload and result are kept after the end.
     retention_seconds bigint not null,
-    unique_seconds    float8,
-    unique_until      text not null,
-    options           jsonb not null,
-    schema            jsonb not null
+    -- Seconds for which a task holds its unique key at most. Null: no key.
+    unique_seconds float8,
+    -- When the key is released: finish or start.
+    unique_until text not null,
+    -- Options that the row of a task gets.
+    options jsonb not null,
+    -- JSON Schema of the payload.
+    schema jsonb not null
 )
 """
 
-# The stage that this schema serves, and the project: the one row is written by its first `joblane migrate`.
 STAGE = """
+-- The stage and the project of this schema. One row, written by the first joblane migrate.
 create table joblane.stage (
-    prefix   text not null,
-    project  text,
+    -- Prefix of the stage.
+    prefix text not null,
+    -- Name of the project in pyproject.toml. Null: none.
+    project text,
+    -- True, so that there is one row.
     only_row boolean primary key default true check (only_row)
 )
 """
 
-# Until when the sweep has looked for ticks that did not come.
 SCHEDULES = """
+-- One row for each schedule whose ticks the sweep has checked.
 create table joblane.schedules (
-    type          text collate "C" not null,
-    name          text collate "C" not null,
+    -- Type of the task.
+    type text collate "C" not null,
+    -- Name of the schedule.
+    name text collate "C" not null,
+    -- Time up to which missed ticks were looked for.
     checked_until timestamptz not null,
     primary key (type, name)
 )
 """
 
-# A listing is read newest first, by an index whose first column has one value; one of all tasks puts three queues
-# together. An index costs a write for each state that a row in it goes through: those after the second hold few rows,
-# or leave out the completed ones, which are most. What an overview counts stands in the index by state itself.
+# A listing is read newest first, by an index whose first column has one value; a listing of all tasks merges three
+# queues. An index costs a write for each state that one of its rows passes through: the indexes after the second have
+# few rows, or leave out completed tasks, which are the most. The index by state has the columns that an overview
+# counts.
 INDEXES = (
     "create index tasks_sweep on joblane.tasks (sweep_at) where sweep_at is not null",
     (
@@ -237,8 +360,8 @@ INDEXES = (
     "create index audit_target on joblane.audit (target, number)",
 )
 
-# JSON as the library writes it for a digest: keys in order, no spaces. JSON's own numbers have no bound, and a float of
-# 64 bits ends here: stricter than a client, which takes long integers.
+# JSON as the library writes it for a digest: keys in order, no spaces. A number that a float of 64 bits cannot hold is
+# refused; a client is less strict and accepts long integers.
 CANONICAL = r"""
 create function joblane.canonical(value jsonb) returns text language plpgsql immutable parallel safe as $$
 begin
@@ -257,7 +380,7 @@ end
 $$
 """
 
-# The rules are those of JobClient.enqueue. A message is left to the sweep, unless the caller sends it after the commit.
+# The rules are those of JobClient.enqueue. The sweep sends the message, unless the caller sends it after the commit.
 ENQUEUE = r"""
 create function joblane.enqueue(
     type text, payload jsonb default '{}', queue text default null, tenant text default null,
@@ -362,16 +485,15 @@ begin
             return;
         end if;
     end loop;
-    raise exception 'unique_key: it is changing hands; enqueue it again' using errcode = '40001';
+    raise exception 'unique_key: its holder is changing; enqueue it again' using errcode = '40001';
 end
 $$
 """
 
 
 def upgrade() -> None:
-    for statement in (
-        *(TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES),
-        *INDEXES,
-        *(CANONICAL, ENQUEUE),
-    ):
+    for table in (TASKS, ATTEMPTS, ITEMS, CURSORS, PROGRESS, PAUSES, AUDIT, BULKS, TYPES, STAGE, SCHEDULES):
+        for statement in statements(table):
+            op.execute(statement)
+    for statement in (*INDEXES, CANONICAL, ENQUEUE):
         op.execute(statement)

@@ -1,0 +1,224 @@
+"""The producers of `docs/how-to/produce.md` are run, over moto and PostgreSQL, and a worker runs what they send."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.orm import Session
+
+from joblane.local.postgres_programs import program
+from joblane.local.tools import Tools
+from joblane.project import Project
+from joblane.record.task_types import register
+from joblane.worker.router import Router
+from tests.builders.events import record
+from tests.pages import ROOT, blocks
+from tests.world import PREFIX, World
+
+PAGE = ROOT / "docs" / "how-to" / "produce.md"
+HANDLER = "functions.invoice_remind.handler"
+
+
+def file(name: str, language: str = "python") -> str:
+    """The block of the page that is this file."""
+    [found] = [block for block in blocks(language, PAGE) if block.text.split("\n", 1)[0].endswith(f" {name}")]
+    return "\n" * found.line + found.text
+
+
+Load = Callable[[str], ModuleType]
+
+
+@pytest.fixture
+def load(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
+    """Import a file of the page, which may import the ones before it; the tables and queues that it needs exist."""
+
+    def load(name: str) -> ModuleType:
+        module = ModuleType(name.removesuffix(".py").replace("/", "."))
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        exec(compile(file(name), f"{PAGE}: {name}", "exec", dont_inherit=True), module.__dict__)
+        loaded.append(module)
+        return module
+
+    loaded: list[ModuleType] = []
+    task = load("functions/invoice_remind/handler.py").invoice_remind
+    world.deploy([task])
+    register(world.database.get(), {task.type: task})
+    world.run("create table invoices (id serial primary key, customer text not null)")
+    yield load
+    for module in loaded:
+        match getattr(module, "engine", None):
+            case Engine() as engine:
+                engine.dispose()
+            case AsyncEngine() as engine:
+                asyncio.run(engine.dispose())
+        if hasattr(module, "jobs"):
+            module.jobs.close()
+
+
+def ran(world: World, task_id: str) -> Any:
+    """Deliver what is in the task's lane; return the result of the task."""
+    task = sys.modules[HANDLER].invoice_remind
+    for message in world.take(task):
+        world.deliver(task, message["Body"], message_id=message["MessageId"])
+    row = world.row(task_id)
+    assert row["state"] == "completed", row
+    return row["result"]
+
+
+def test_sqlalchemy(world: World, load: Load) -> None:
+    assert ran(world, load("billing.py").bill_acme()) == 1
+
+
+def test_flask(world: World, load: Load) -> None:
+    load("billing.py")
+    answer = load("flask_app.py").app.test_client().post("/invoices", data={"customer": "acme"})
+    assert ran(world, answer.json["task"]) == 1
+
+
+@pytest.mark.parametrize("name", ["fastapi_app.py", "async_app.py"])
+def test_fastapi(name: str, world: World, load: Load) -> None:
+    from starlette.testclient import TestClient
+
+    load("billing.py")
+    with TestClient(load(name).app) as client:
+        answer = client.post("/invoices", params={"customer": "acme"})
+    assert ran(world, answer.json()["task"]) == 1
+
+
+def test_a_rollback_of_an_async_session_leaves_no_task(world: World, load: Load) -> None:
+    bill, app = load("billing.py").bill, load("async_app.py")
+
+    async def undo() -> None:
+        async with AsyncSession(app.engine) as session:
+            await session.run_sync(bill, "acme")
+            await session.rollback()
+        await app.engine.dispose()
+
+    asyncio.run(undo())
+    assert world.run("select count(*) from joblane.tasks") == [[0]]
+    assert world.take(sys.modules[HANDLER].invoice_remind) == []
+
+
+def test_django(world: World, load: Load) -> None:
+    import django
+    from django.conf import settings
+    from django.db import connections
+
+    address = urlsplit(world.url)
+    database = {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": address.path[1:],
+        "USER": address.username,
+        "PASSWORD": address.password,
+        "HOST": address.hostname,
+        "PORT": address.port,
+    }
+    settings.configure(DATABASES={"default": database})
+    django.setup()
+    try:
+        module = load("django_jobs.py")
+        task_id = module.bill("acme")
+        assert ran(world, task_id) == 1
+        with module.transaction.atomic():
+            undone = module.enqueue(module.invoice_remind, module.InvoiceRemind(invoice_id=2))
+            module.transaction.set_rollback(True)
+        assert world.run("select id from joblane.tasks where id = $1", undone) == []
+        assert world.take(module.invoice_remind) == []
+    finally:
+        connections.close_all()
+
+
+@pytest.mark.usefixtures("load")
+def test_the_sql_runs_in_psql(world: World) -> None:
+    [block] = blocks("sql", PAGE)
+    command = [str(program("psql")), world.url, "-v", "ON_ERROR_STOP=1", "-q", "-c", block.text]
+    subprocess.run(command, check=True, capture_output=True)
+    row = world.row("remind-7")
+    assert (row["state"], row["tenant"], row["payload"]) == ("scheduled", "acme", {"invoice_id": 7})
+    world.later("remind-7")
+    assert world.sweep().sent == 1
+    assert ran(world, "remind-7") == 7
+
+
+def test_the_sql_function_takes_a_payload_that_does_not_fit_and_it_is_archived(world: World, load: Load) -> None:
+    [[task_id, created]] = world.run("""select * from joblane.enqueue('invoice:remind', '{"invoice_id": "x"}')""")
+    assert created
+    world.later(task_id)
+    world.sweep()
+    task = sys.modules[HANDLER].invoice_remind
+    for message in world.take(task):
+        world.deliver(task, message["Body"])
+    assert world.row(task_id)["state"] == "archived"
+
+
+def through_the_front_door(world: World, body: str, message_id: str) -> Any:
+    """Hand a message to the router, and what it forwards to a worker."""
+    task = sys.modules[HANDLER].invoice_remind
+    router = Router({task.type: ["default"]}, world.sqs, PREFIX)
+    assert (
+        router.handle({"Records": [record(body, "jobs-default", message_id=message_id)]}, None)["batchItemFailures"]
+        == []
+    )
+    return ran(world, message_id)
+
+
+def test_boto3(world: World, load: Load) -> None:
+    task_id = load("plain_boto3.py").remind(7, "acme")
+    [message] = world.received("jobs-default")
+    assert (message["MessageId"], message["Attributes"]["MessageGroupId"]) == (task_id, "acme")
+    assert through_the_front_door(world, message["Body"], task_id) == 7
+    assert world.row(task_id)["max_attempts"] == 2
+
+
+def test_another_repository(world: World, load: Load) -> None:
+    engine = create_engine(world.url.replace("postgresql://", "postgresql+psycopg://"))
+    remind = load("other_repository.py").remind
+    with Session(engine) as session, session.begin():
+        assert remind(session, 7) == remind(session, 7) == "remind-7"
+    engine.dispose()
+    assert world.row("remind-7")["payload"] == {"invoice_id": 7}
+
+
+SDK = """
+export class SQSClient {
+  async send(command) { return command.answer; }
+}
+export class GetQueueUrlCommand {
+  constructor({ QueueName }) { this.answer = { QueueUrl: `https://sqs/${QueueName}` }; }
+}
+export class SendMessageCommand {
+  constructor(input) { console.log(JSON.stringify(input)); this.answer = { MessageId: "m-1" }; }
+}
+"""
+
+
+@pytest.mark.usefixtures("load")
+def test_node(tmp_path: Path, world: World) -> None:
+    # given the page's file, and a stand-in for the SDK
+    sdk = tmp_path / "node_modules" / "@aws-sdk" / "client-sqs"
+    sdk.mkdir(parents=True)
+    (sdk / "package.json").write_text('{"name": "@aws-sdk/client-sqs", "type": "module", "main": "index.js"}')
+    (sdk / "index.js").write_text(SDK)
+    (tmp_path / "remind.mjs").write_text(file("remind.mjs", "js"))
+    (tmp_path / "main.mjs").write_text('import { remind } from "./remind.mjs"; console.log(await remind(7, "acme"));')
+    # when
+    node = Tools(Project(ROOT)).node
+    done = subprocess.run([node, "main.mjs"], cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # then its message runs
+    sent, id_ = done.stdout.splitlines()
+    message = json.loads(sent)
+    assert (id_, message["QueueUrl"], message["MessageGroupId"]) == ("m-1", "https://sqs/jobs-default", "acme")
+    assert through_the_front_door(world, message["MessageBody"], "m-1") == 7

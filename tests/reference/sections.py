@@ -1,0 +1,666 @@
+"""The generated parts of the reference: each function returns the Markdown between two marks of a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import Enum
+from functools import cache, partial
+from importlib import import_module
+from typing import Any
+
+import typer
+from pydantic import BaseModel, TypeAdapter
+from pydantic.fields import FieldInfo
+
+import joblane
+import joblane.cdk
+from joblane import errors, testing
+from joblane.cdk.app import JoblaneApp
+from joblane.cdk.construct import JobDatabase, Joblane
+from joblane.cdk.constructs.granted_bucket import GrantedBucket
+from joblane.cdk.errors import RefusedTemplateError, StageError, SynthError
+from joblane.cdk.settings.apis import Control, Monitoring
+from joblane.cdk.settings.database import Aurora, ExistingDatabase
+from joblane.cdk.settings.network import ExistingNetwork, NewNetwork
+from joblane.cdk.settings.section import SecretReference
+from joblane.cdk.settings.stage import Stage
+from joblane.cli.exits import MEANINGS
+from joblane.cli.main import COMMANDS, app
+from joblane.client import Enqueued, JobClient
+from joblane.context import TaskContext
+from joblane.declaration import Grants
+from joblane.decorator import task
+from joblane.inspector import errors as inspector_errors
+from joblane.inspector import views
+from joblane.inspector.filter import BulkAction, Filter, PauseScope
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import Permission, permission_of
+from joblane.inspector.wire import ArgumentsError
+from joblane.job import Job, JobOptions
+from joblane.local import errors as local_errors
+from joblane.payload import ArchivedTask
+from joblane.project import KEYS, Project, ProjectError
+from joblane.queues import Queue
+from joblane.record.migrations.comments import Described, described
+from joblane.record.status import Progress, TaskStatus
+from joblane.schedule import MACROS, cron, every
+from joblane.settings import MissingSettingError
+from joblane.sqs import message
+from joblane.testing import (
+    Captured,
+    CrashedError,
+    DeadLetter,
+    DrainReport,
+    EnqueuedTask,
+    JobTester,
+    KitError,
+    NotRunError,
+    TaskReport,
+)
+from joblane.unique import OnConflict, Until
+from tests.reference.docstrings import (
+    doc,
+    fields_of,
+    markdown,
+    shown_default,
+    shown_type,
+    split_range,
+    table,
+)
+
+ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
+    "Declaring and configuring": (
+        errors.DeclarationError,
+        errors.UnknownTypeError,
+        errors.WrongStageError,
+        errors.ForeignSchemaError,
+        MissingSettingError,
+        ProjectError,
+    ),
+    "Enqueueing and asking": (
+        errors.EnqueueError,
+        errors.LaneError,
+        errors.PayloadError,
+        errors.TaskIdConflictError,
+        errors.DuplicateTaskError,
+        errors.SendError,
+        errors.UnknownTaskError,
+        errors.WaitTimeoutError,
+        errors.DatabaseUnavailableError,
+    ),
+    "Outcomes that a handler raises": (errors.SkipRetry, errors.RevokeTask, errors.RetryAfter, errors.Snooze),
+    "Raised in a handler": (
+        errors.Interrupt,
+        errors.TaskTimeout,
+        errors.TaskCancelled,
+        errors.PartialFailure,
+        errors.CursorError,
+        errors.ItemKeyError,
+        errors.LeaseLostError,
+    ),
+    "Reasons of dead letters": (errors.UnreadablePayloadError, errors.MessageError),
+    "The Inspector": (
+        inspector_errors.ActionError,
+        inspector_errors.SelectionError,
+        inspector_errors.BusyError,
+        inspector_errors.SchemaError,
+        inspector_errors.AwsCallError,
+        ArgumentsError,
+    ),
+    "The CDK": (SynthError, StageError, RefusedTemplateError),
+    "The local stack and the command line": (
+        local_errors.LocalError,
+        local_errors.UnavailableError,
+        local_errors.MisuseError,
+        local_errors.ForbiddenError,
+        local_errors.PortBusyError,
+    ),
+    "The testing kit": (KitError, NotRunError, CrashedError),
+}
+"""Heading → the errors below it. A test compares them with all that the library defines."""
+INSIDE = {"Continued", "BatchClaimError", "LoginError", "Killed", "_After", "Refusal"}
+"""Errors that no caller meets."""
+INTERNAL = {"within", "send_committed", "close"}
+"""Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
+SETTINGS: Mapping[str, type[BaseModel]] = {
+    "stage": Stage,
+    "aurora": Aurora,
+    "existing-database": ExistingDatabase,
+    "new-network": NewNetwork,
+    "existing-network": ExistingNetwork,
+    "control": Control,
+    "monitoring": Monitoring,
+    "secret": SecretReference,
+}
+PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
+SHORT_TYPES = {
+    "RetryDelay": "`timedelta`, list or function",
+    "Task[Any, Any]": "task",
+    "Task[P, Any]": "task",
+    "Task[P, R]": "task",
+    "P": "`Payload`",
+    "Unpack[JobOptions]": "enqueue options",
+    "Unpack[StageSettings]": "settings",
+}
+
+
+@cache
+def links() -> Mapping[str, str]:
+    """Name → where the reference has it."""
+    found = {error.__name__: f"errors.md#{error.__name__.lower()}" for group in ERRORS.values() for error in group}
+    found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
+    found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
+    found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
+    return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
+
+
+def said(text: str) -> str:
+    return markdown(text, links())
+
+
+def kind_of(annotation: object) -> str:
+    if isinstance(annotation, str) and (literal := re.fullmatch(r"Literal\[(.+)\]", annotation)):
+        return " or ".join(f"`{value}`" for value in literal[1].replace("'", '"').split(", "))
+    shown = shown_type(annotation)
+    for name, words in SHORT_TYPES.items():
+        shown = shown.replace(f"`{name}`", words)
+    return shown
+
+
+# --- Options, fields, methods --------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An option, with a heading of its own."""
+
+    name: str
+    kind: str
+    default: str
+    range: str
+    text: str
+
+    @property
+    def facts(self) -> str:
+        parts = (f"Type: {self.kind}.", f"Default: {self.default}.", f"Range: {self.range}." if self.range else "")
+        return " ".join(part for part in parts if part)
+
+
+def options(entries: Iterable[Entry]) -> str:
+    """A table to find an option in, and a section for each."""
+    entries = list(entries)
+    head = table(
+        ("option", "type", "default", "range"),
+        [(f"[`{one.name}`](#{one.name})", one.kind, one.default, one.range) for one in entries],
+    )
+    return "\n\n".join([head, *(f"### `{one.name}`\n\n{one.facts}\n\n{said(one.text)}" for one in entries)])
+
+
+def task_options() -> str:
+    parameters, texts = inspect.signature(task).parameters, doc(task, "task").args
+    return options(_entry(parameter, texts.get(name, "")) for name, parameter in parameters.items())
+
+
+def _entry(parameter: inspect.Parameter, text: str) -> Entry:
+    if not text:
+        raise LookupError(f"{parameter.name} has no text under Args")
+    text, range_ = split_range(text)
+    required = parameter.default is inspect.Parameter.empty
+    default = "required" if required else shown_default(parameter.default)
+    return Entry(parameter.name, kind_of(parameter.annotation), default, range_, text)
+
+
+def enqueue_options() -> str:
+    texts = fields_of(Job)
+    entries = []
+    for one in dataclasses.fields(Job):
+        if one.name in JobOptions.__annotations__:
+            text, range_ = split_range(texts[one.name])
+            default = one.default if one.default is not dataclasses.MISSING else {}
+            entries.append(Entry(one.name, kind_of(one.type), shown_default(default), range_, text))
+    return options(entries)
+
+
+def fields(model: type, *, only: Iterable[str] | None = None) -> str:
+    """A table of a class's fields, or of an enum's values."""
+    texts = fields_of(model)
+    if issubclass(model, Enum):
+        return table(("value", "meaning"), [(f"`{model[name].value}`", said(text)) for name, text in texts.items()])
+    kinds = {name: base.__annotations__[name] for base in model.__mro__ for name in _annotations(base)}
+    names = [name for name in texts if name in (only or texts)]
+    return table(("field", "type", "meaning"), [(f"`{n}`", kind_of(kinds[n]), said(texts[n])) for n in names])
+
+
+def _annotations(model: type) -> Mapping[str, object]:
+    found: Mapping[str, object] = vars(model).get("__annotations__", {})
+    return found
+
+
+def signature(function: Callable[..., Any], name: str) -> str:
+    """``name(payload, *, session=None) → Enqueued``, as code."""
+    shown, star = [], False
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not star:
+            star = True
+            shown.append("*")
+        stars = "**" if parameter.kind is parameter.VAR_KEYWORD else "*" * (parameter.kind is parameter.VAR_POSITIONAL)
+        text = stars + parameter.name
+        star = star or parameter.kind is parameter.VAR_POSITIONAL
+        given = parameter.default
+        if given is not parameter.empty:
+            text += f"={given.__name__ if callable(given) else getattr(given, 'value', given)!s}"
+        shown.append(text)
+    returned = inspect.signature(function).return_annotation
+    arrow = "" if returned in (None, "None", inspect.Signature.empty) else f" → {kind_of(returned).replace('`', '')}"
+    return f"`{name}({', '.join(shown)}){arrow}`"
+
+
+def members(model: type, *names: str, title: str = "", without: Iterable[str] = ()) -> str:
+    """A section for each public method and property of a class, or for those of ``names``."""
+    own = [name for name, member in vars(model).items() if _is_member(name, member)]
+    found = names or [name for name in own if name not in _annotations(model)]
+    return "\n\n".join(
+        _member(model, name, title) for name in found if name not in {*INTERNAL} - {*names} and name not in {*without}
+    )
+
+
+def _is_member(name: str, member: object) -> bool:
+    kinds = (classmethod, staticmethod, property)
+    return not name.startswith("_") and (
+        inspect.isfunction(member) or isinstance(member, kinds) or hasattr(member, "attrname")
+    )
+
+
+def _member(model: type, name: str, title: str) -> str:
+    member = inspect.getattr_static(model, name)
+    heading = f"### `{title}{name}`"
+    function = getattr(member, "fget", None) or getattr(member, "func", None)
+    if function is not None:  # a property, plain or cached
+        kind = kind_of(inspect.signature(function).return_annotation)
+        return "\n\n".join(
+            [heading, f"Property of type {kind}.", *map(said, doc(function, f"{model.__name__}.{name}").text)]
+        )
+    function = getattr(model, name)
+    return "\n\n".join([heading, *callable_(function, f"{title}{name}")])
+
+
+def callable_(function: Callable[..., Any], name: str) -> list[str]:
+    """Signature, texts, arguments and errors of a function."""
+    read = doc(function, name)
+    parts = [signature(function, name), *map(said, read.text)]
+    if read.args:
+        parameters = inspect.signature(function).parameters
+        missing = [one for one in parameters if one != "self" and one not in read.args]
+        if missing:
+            raise LookupError(f"{name}: {missing[0]} has no text under Args")
+        rows = [(f"`{one}`", kind_of(parameters[one].annotation), said(text)) for one, text in read.args.items()]
+        parts.append(table(("argument", "type", "meaning"), rows))
+    if read.raises:
+        raised = [(said(f":class:`{one}`"), said(text)) for one, text in read.raises.items()]
+        parts.append(table(("raises", "when"), raised))
+    return parts
+
+
+def functions(*several: Callable[..., Any]) -> str:
+    return "\n\n".join("\n\n".join([f"## `{one.__name__}`", *callable_(one, one.__name__)]) for one in several)
+
+
+def class_and_fields(*models: type, level: str = "###") -> str:
+    parts = []
+    for model in models:
+        parts += [f"{level} `{model.__name__}`", *map(said, doc(model, model.__name__).text), fields(model)]
+    return "\n\n".join(parts)
+
+
+# --- Errors --------------------------------------------------------------------------------------------------------
+
+
+def error_tree() -> str:
+    """The tree as a list, each below its base."""
+    known: list[type[BaseException]] = [errors.JobError, *(error for group in ERRORS.values() for error in group)]
+
+    def below(base: type[BaseException], depth: int) -> list[str]:
+        lines = []
+        for one in known:
+            if one is not errors.JobError and next((b for b in one.__mro__[1:] if b in known), None) is base:
+                lines += ["  " * depth + f"- {said(f':class:`{one.__name__}`')}", *below(one, depth + 1)]
+        return lines
+
+    alone = [one for one in known if not any(base in known for base in one.__mro__[1:]) and one is not errors.JobError]
+    lines = ["- `JobError`", *below(errors.JobError, 1)]
+    for one in alone:
+        lines += [f"- {said(f':class:`{one.__name__}`')}, no `JobError`", *below(one, 1)]
+    return "\n".join(lines)
+
+
+def error_sections() -> str:
+    parts = ["## `JobError`", *map(said, doc(errors.JobError, "JobError").text)]
+    for heading, group in ERRORS.items():
+        parts.append(f"## {heading}")
+        for error in group:
+            bases = ", ".join(f"`{base.__name__}`" for base in error.__bases__ if not base.__name__.startswith("_"))
+            public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{error.__module__}`"
+            text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
+            parts += [*text, f"Import: {public}." + (f" Base: {bases}." if bases else "")]
+            if own := {name: text for name, text in fields_of(error).items() if name in _annotations(error)}:
+                parts.append(table(("field", "meaning"), [(f"`{name}`", said(text)) for name, text in own.items()]))
+    return "\n\n".join(parts)
+
+
+# --- Settings ------------------------------------------------------------------------------------------------------
+
+
+def settings(model: type[BaseModel]) -> str:
+    """A table of the settings of one part of a stage."""
+    texts = fields_of(model)
+    rows = []
+    for name, info in model.model_fields.items():
+        default = "required" if info.is_required() else _setting_default(info)
+        rows.append((f"`{name}`", setting_kind(model, name), default, said(texts[name])))
+    return table(("setting", "type", "default", "meaning"), rows)
+
+
+def _setting_default(info: FieldInfo) -> str:
+    value = info.get_default(call_default_factory=True)
+    return "`null`" if value is None else f"`{json.dumps(value)}`" if not isinstance(value, tuple) else "`[]`"
+
+
+def setting_kind(model: type[BaseModel], name: str) -> str:
+    """A setting's JSON type with its bounds, in words."""
+    if name in ("network", "database", "control", "monitoring"):
+        return "object"
+    schema = model.model_json_schema()
+    return _json_kind(schema["properties"][name], schema.get("$defs", {}))
+
+
+def _json_kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    if "$ref" in schema:
+        return "object"
+    if "anyOf" in schema:
+        kinds = [_json_kind(one, definitions) for one in schema["anyOf"] if one.get("type") != "null"]
+        return " or ".join(dict.fromkeys(kinds))
+    if "enum" in schema:
+        return "one of " + ", ".join(f"`{json.dumps(one)}`" for one in schema["enum"])
+    if "const" in schema:
+        return f"`{json.dumps(schema['const'])}`"
+    if schema["type"] == "object":
+        inner = _json_kind(schema["additionalProperties"], definitions)
+        return f"object: text → {inner}"
+    if schema["type"] == "array":
+        return f"list of {_json_kind(schema['items'], definitions)}"
+    word = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[schema["type"]]
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is not None and high is not None:
+        return f"{word}, {low:,g} to {high:,g}"
+    return f"{word}, {low:g} or more" if low is not None else word
+
+
+def project_keys() -> str:
+    texts = fields_of(Project)
+    kinds = {"functions": "text", "code": "list of texts", "lock": "text", "migrations": "text"}
+    defaults = {"functions": '`"functions"`', "code": "`[]`", "lock": "the library's own", "migrations": "none"}
+    return table(
+        ("key", "type", "default", "meaning"), [(f"`{k}`", kinds[k], defaults[k], said(texts[k])) for k in KEYS]
+    )
+
+
+# --- Command line --------------------------------------------------------------------------------------------------
+
+
+def commands() -> str:
+    """Every command under the heading that the help has for it."""
+    group: Any = typer.main.get_command(app)
+    parts = []
+    for heading, names in COMMANDS.items():
+        parts.append(f"## {heading}")
+        found = [name for name, command in group.commands.items() if command.rich_help_panel == heading]
+        assert set(names) <= set(found), heading
+        for name in found:
+            command = group.commands[name]
+            parts += _command(f"joblane {name}", command)
+            for inner, below in getattr(command, "commands", {}).items():
+                parts += _command(f"joblane {name} {inner}", below)
+    return "\n\n".join(parts)
+
+
+def _command(name: str, command: Any) -> list[str]:
+    usage = " ".join([name, *command.collect_usage_pieces(typer.Context(command, info_name=name))])
+    text = inspect.cleandoc(command.help or "").split("\b")[0].split("\f")[0]
+    parts = [f"### `{name}`", *(" ".join(part.split()) for part in text.strip().split("\n\n") if part.strip())]
+    return [*parts, f"```text\n{usage}\n```", *([parameters(command)] if _shown(command) else [])]
+
+
+def _shown(command: Any) -> list[tuple[str, str]]:
+    """Arguments and options as the help shows them: names, and the text."""
+    context = typer.Context(command, info_name="joblane")
+    hidden = ("help", "install_completion", "show_completion")
+    records = [one.get_help_record(context) for one in command.params if one.name not in hidden]
+    return [record for record in records if record is not None]
+
+
+def parameters(command: Any) -> str:
+    rows = [(f"`{names}`", " ".join(text.split())) for names, text in _shown(command)]
+    return table(("argument or option", "meaning"), rows)
+
+
+def global_options() -> str:
+    return parameters(typer.main.get_command(app))
+
+
+def exit_statuses() -> str:
+    return table(("status", "meaning"), [(f"{code.value}", text) for code, text in MEANINGS.items()])
+
+
+# --- Tables, messages, metrics -------------------------------------------------------------------------------------
+
+
+def tables() -> str:
+    parts = []
+    for name, rows in columns().items():
+        [own, *below] = rows
+        parts += [f"### `{name}`", own.comment]
+        parts.append(
+            table(
+                ("column", "type", "meaning"),
+                [
+                    (f"`{one.name.rpartition('.')[2]}`", f"`{column_type(one.definition)}`", one.comment)
+                    for one in below
+                ],
+            )
+        )
+    return "\n\n".join(parts)
+
+
+def columns() -> Mapping[str, Sequence[Described]]:
+    """Table → itself and its columns, as the migration creates them."""
+    migration = import_module("joblane.record.migrations.versions.0001_record")
+    created = [text for text in vars(migration).values() if isinstance(text, str) and "\ncreate table " in text]
+    return {found[0].name: found for found in map(described, created)}
+
+
+def column_type(definition: str) -> str:
+    """The type of a column's definition, and ``null`` if it can be null."""
+    kind = re.split(r" (?:not null|primary key|default|check|generated|collate)\b", definition)[0]
+    required = "not null" in definition or "primary key" in definition
+    return kind.replace("float8", "double precision") + ("" if required else " null")
+
+
+def message_fields() -> str:
+    schema = TypeAdapter(message.Message).json_schema()
+    return _message_table(schema["properties"], "", schema.get("required", []))
+
+
+def message_options() -> str:
+    schema = TypeAdapter(message.Message).json_schema()
+    return _message_table(schema["$defs"]["Options"]["properties"], "options.", [])
+
+
+def _message_table(properties: Mapping[str, Any], prefix: str, required: Sequence[str]) -> str:
+    rows = [
+        (f"`{name}`", _wire_kind(one), "required" if name in required else "", message.MUST[f"{prefix}{name}"])
+        for name, one in properties.items()
+    ]
+    return table(("field", "JSON type", "", "must be"), [(*row[:3], row[3].removeprefix("must be ")) for row in rows])
+
+
+def _wire_kind(schema: Mapping[str, Any]) -> str:
+    if "anyOf" in schema:
+        return " or ".join(dict.fromkeys(_wire_kind(one) for one in schema["anyOf"] if one.get("type") != "null"))
+    return "number" if "const" in schema else str(schema.get("type", "object"))
+
+
+def message_attributes() -> str:
+    rows = [
+        (
+            f"`{message.DEAD_ATTRIBUTE}`",
+            "Number",
+            "dead letters",
+            "The task's `generation` when it was archived; 0 for a message that was refused.",
+        ),
+        (
+            f"`{message.REASON_ATTRIBUTE}`",
+            "String",
+            "dead letters",
+            "Why the task was archived or the message refused, without payload values.",
+        ),
+    ]
+    return table(("attribute", "SQS type", "on", "meaning"), rows)
+
+
+# --- The Inspector, the kit, public names --------------------------------------------------------------------------
+
+
+def operations(permission: Permission) -> str:
+    found = [name for name in vars(Inspector) if permission_of(Inspector, name) is permission]
+    return members(Inspector, *found)
+
+
+def answers() -> str:
+    """The classes of the Inspector's answers, with their fields."""
+    parts = []
+    for name, model in vars(views).items():
+        if isinstance(model, type) and model.__module__ == views.__name__:
+            parts += [f"### `{name}`", *map(said, doc(model, name).text)]
+            if issubclass(model, Enum):
+                parts.append(f"Values: {values(model)}.")
+            else:
+                parts.append("Fields: " + ", ".join(f"`{one}`" for one in _annotations(model)) + ".")
+    return "\n\n".join(parts)
+
+
+def values(model: type[Enum]) -> str:
+    return ", ".join(f"`{member.value}`" for member in model)
+
+
+def public_names() -> str:
+    return table(
+        ("name", "", "see"),
+        [(f"`{name}`", _first(getattr(joblane, name), name), _see(name)) for name in joblane.__all__],
+    )
+
+
+def public_testing() -> str:
+    return table(
+        ("name", "", "see"),
+        [
+            (f"`{name}`", _first(getattr(testing, name), name), f"[testing](testing.md#{name.lower()})")
+            if not issubclass(getattr(testing, name), BaseException)
+            else (f"`{name}`", _first(getattr(testing, name), name), f"[errors](errors.md#{name.lower()})")
+            for name in testing.__all__
+        ],
+    )
+
+
+def _first(what: Any, name: str) -> str:
+    """The first sentence."""
+    return said(doc(what, name).text[0]).partition(". ")[0].rstrip(".") + "."
+
+
+SEE = {
+    "ArchivedTask": "task.md#archivedtask",
+    "Enqueued": "enqueue.md#enqueued",
+    "Grants": "task.md#fields-of-grants",
+    "Job": "enqueue.md#job",
+    "JobClient": "enqueue.md",
+    "JobError": "errors.md#joberror",
+    "OnConflict": "enqueue.md#onconflict",
+    "Payload": "task.md#payload",
+    "Progress": "enqueue.md#progress",
+    "Queue": "task.md#values-of-queue",
+    "Redacted": "task.md#redacted",
+    "State": "tables.md#states",
+    "Task": "task.md",
+    "TaskContext": "context.md",
+    "TaskStatus": "enqueue.md#taskstatus",
+    "Until": "enqueue.md#until",
+    "cron": "schedules.md#cron",
+    "every": "schedules.md#every",
+    "task": "task.md",
+}
+
+
+def _see(name: str) -> str:
+    target = SEE.get(name) or f"errors.md#{name.lower()}"
+    return f"[{target.partition('.')[0]}]({target})"
+
+
+def macros() -> str:
+    return table(("macro", "stands for"), [(f"`{name}`", f"`{text}`") for name, text in MACROS.items()])
+
+
+def cdk_classes() -> str:
+    parts = []
+    for model in PUBLIC_CDK[:-1]:
+        parts += [f"### `{model.__name__}`", f"Import: `{model.__module__}`."]
+        parts += list(map(said, doc(model, model.__name__).text))
+        if dataclasses.is_dataclass(model) and model is not JobDatabase:
+            parts.append(fields(model))
+        elif model is Joblane:
+            parts += callable_(Joblane.__init__, "Joblane")[1:]
+        parts.append(members(model, title=f"{model.__name__}.").replace("### ", "#### "))
+    return "\n\n".join(part for part in parts if part)
+
+
+PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "task": {
+        "options": task_options,
+        "grants": partial(fields, Grants),
+        "archived": partial(fields, ArchivedTask),
+        "queue": partial(fields, Queue),
+    },
+    "schedules": {"functions": partial(functions, cron, every), "macros": macros},
+    "enqueue": {
+        "client": lambda: "\n\n".join(callable_(JobClient.__init__, "JobClient")).replace("`__init__", "`JobClient"),
+        "methods": partial(members, JobClient, "enqueue", "enqueue_many", "get", "wait", "cancel", "close"),
+        "options": enqueue_options,
+        "classes": partial(class_and_fields, Enqueued, TaskStatus, Progress, OnConflict, Until),
+    },
+    "context": {"attributes": partial(fields, TaskContext), "methods": partial(members, TaskContext)},
+    "errors": {"tree": error_tree, "errors": error_sections},
+    "settings": {name: partial(settings, model) for name, model in SETTINGS.items()},
+    "project": {"keys": project_keys},
+    "command-line": {"options": global_options, "commands": commands, "statuses": exit_statuses},
+    "tables": {"tables": tables},
+    "message": {"fields": message_fields, "options": message_options, "attributes": message_attributes},
+    "testing": {
+        "tester": partial(members, JobTester),
+        "classes": partial(class_and_fields, TaskReport, EnqueuedTask, DeadLetter),
+        "report": partial(members, DrainReport, title="DrainReport."),
+        "captured": partial(members, Captured, title="Captured."),
+    },
+    "inspector": {
+        **{permission.value: partial(operations, permission) for permission in Permission},
+        "filter": partial(fields, Filter),
+        "actions": partial(values, BulkAction),
+        "scopes": partial(values, PauseScope),
+        "answers": answers,
+    },
+    "public-names": {"joblane": public_names, "testing": public_testing, "cdk": cdk_classes},
+}
+"""Page → mark → its text. ``environment``, ``metrics-and-logs`` and ``limits`` are written by hand, and tested."""

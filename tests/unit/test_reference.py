@@ -1,0 +1,233 @@
+"""The reference is complete and says what the code does: its pages against the code, in both directions."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+import joblane
+from joblane import Payload, TaskContext, task, testing
+from joblane.client import JobClient
+from joblane.context import TaskContext as Context
+from joblane.errors import DeclarationError, EnqueueError
+from joblane.inspector.inspector import Inspector
+from joblane.inspector.permission import permission_of
+from joblane.job import Job, JobOptions
+from joblane.project import KEYS
+from joblane.record.states import State
+from joblane.schedule import every
+from tests.pages import FENCE, table
+from tests.reference import FOLDER, page, rendered
+from tests.reference.docstrings import MissingTextError, doc, fields_of, split_range
+from tests.reference.found import log_fields, metrics, trees, variables
+from tests.reference.sections import ERRORS, INSIDE, INTERNAL, PAGES, SETTINGS
+
+CODE = re.compile(r"`([^`]+)`")
+
+
+def words(name: str) -> set[str]:
+    """All that a page has as code."""
+    text = FENCE.sub("", page(name).read_text())
+    return {word for found in CODE.findall(text) for word in (found, found.partition(" ")[0])}
+
+
+def headings(name: str) -> set[str]:
+    return set(re.findall(r"^#+ `([^`]+)`$", page(name).read_text(), re.M))
+
+
+# --- The pages are those that the code makes -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_page_is_as_the_code_makes_it(name: str) -> None:
+    text = page(name).read_text()
+    assert rendered(name, text) == text, "run `python -m tests.reference` and commit the page"
+
+
+def test_each_page_of_the_reference_is_in_its_index() -> None:
+    listed = re.findall(r"^([a-z-]+)$", (FOLDER / "index.md").read_text(), re.M)
+    assert sorted(listed) == sorted(path.stem for path in FOLDER.glob("*.md") if path.stem != "index")
+
+
+def test_an_option_without_a_text_is_an_error() -> None:
+    @dataclasses.dataclass
+    class Planted:
+        """Has a field without a text."""
+
+        told: int
+        """Has one."""
+        untold: int
+
+    def planted() -> None: ...
+
+    with pytest.raises(MissingTextError, match=r"Planted\.untold"):
+        fields_of(Planted)
+    with pytest.raises(MissingTextError, match="planted"):
+        doc(planted, "planted")
+
+
+# --- Nothing is missing --------------------------------------------------------------------------------------------
+
+
+def test_every_option_of_the_decorator_is_in_the_reference() -> None:
+    assert set(inspect.signature(task).parameters) <= headings("task")
+
+
+def test_every_enqueue_option_is_in_the_reference() -> None:
+    assert set(JobOptions.__annotations__) <= headings("enqueue")
+    assert {one.name for one in dataclasses.fields(Job)} - {"task", "payload"} == set(JobOptions.__annotations__)
+
+
+@pytest.mark.parametrize(("model", "name"), [(JobClient, "enqueue"), (Context, "context")])
+def test_every_public_member_of_a_class_is_in_the_reference(model: type, name: str) -> None:
+    members = {member for member in (*vars(model), *model.__annotations__) if not member.startswith("_")}
+    assert members - INTERNAL <= words(name)
+
+
+def test_every_setting_of_a_stage_is_in_the_reference() -> None:
+    for model in SETTINGS.values():
+        assert set(model.model_fields) <= words("settings"), model.__name__
+
+
+def test_every_key_of_the_project_is_in_the_reference() -> None:
+    assert set(KEYS) <= words("project")
+
+
+def test_every_operation_of_the_inspector_is_in_the_reference() -> None:
+    assert {name for name in vars(Inspector) if permission_of(Inspector, name)} <= headings("inspector")
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    assert {*joblane.__all__, *testing.__all__} <= words("public-names")
+
+
+def test_every_state_is_in_the_reference() -> None:
+    assert [row[0].strip("`") for row in table(page("tables"), "States")] == [state.value for state in State]
+
+
+def test_every_error_of_the_library_is_in_the_reference() -> None:
+    import ast
+
+    names = {"JobError"}
+    for _ in range(3):  # bases before their subclasses
+        for _, tree in trees():
+            for node in tree.body:
+                if isinstance(node, ast.ClassDef):
+                    bases = {ast.unparse(base).rpartition(".")[2] for base in node.bases}
+                    if bases & {*names, "LookupError", "OSError", "BaseException", "Exception"}:
+                        names.add(node.name)
+    shown = {error.__name__ for group in ERRORS.values() for error in group} | {"JobError"}
+    assert names - INSIDE == shown
+    assert shown <= headings("errors")
+
+
+def test_every_environment_variable_is_in_the_reference() -> None:
+    named = {word for word in words("environment") if re.fullmatch(r"[A-Z][A-Z0-9_]+", word)}
+    known = {"PIP_INDEX_URL"}  # read as a name of the environment that is handed on
+    assert named - known == set(variables())
+
+
+def test_every_metric_is_in_the_reference() -> None:
+    rows = table(page("metrics-and-logs"), "Metrics")
+    assert {row[0].strip("`") for row in rows} == metrics()
+    assert {row[1] for row in rows if row[0].endswith("Ms`")} == {"Milliseconds"}
+
+
+def test_every_log_field_is_in_the_reference() -> None:
+    rows = table(page("metrics-and-logs"), "Log fields")
+    listed = {name for row in rows for name in CODE.findall(row[0])}
+    assert listed == log_fields().keys() | {"types", "revision", "newer"}  # of Migrated, as a whole
+
+
+# --- Ranges are those that the code checks -------------------------------------------------------------------------
+
+
+def ranges(texts: dict[str, str]) -> Iterator[tuple[str, Any, Any]]:
+    """Option, least and largest value, of those that have a range."""
+    for name, text in texts.items():
+        if found := split_range(text)[1]:
+            low, _, high = found.partition(" to ")
+            yield name, value(low), value(high)
+
+
+def value(text: str) -> Any:
+    number, _, unit = text.partition(" ")
+    return timedelta(**{f"{unit.rstrip('s')}s": int(number)}) if unit else int(number)
+
+
+def next_to(limit: Any, step: int) -> Any:
+    return limit + (timedelta(seconds=step) if isinstance(limit, timedelta) else step)
+
+
+class Ranged(Payload):
+    pass
+
+
+def declare(**options: Any) -> None:
+    def report_ranged(payload: Ranged, ctx: TaskContext) -> None: ...
+
+    task("report:ranged", **{"timeout": timedelta(seconds=1), **options})(report_ranged)
+
+
+def enqueue(**options: Any) -> None:
+    from joblane.enqueue.check import check
+
+    def report_ranged(payload: Ranged, ctx: TaskContext) -> None: ...
+
+    check(Job(task("report:ranged")(report_ranged), Ranged(), **options), record=True, prefix="jobs")
+
+
+DECLARED = list(ranges(doc(task, "task").args))
+ENQUEUED = list(ranges(fields_of(Job)))
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "name", "low", "high"),
+    [
+        *((declare, DeclarationError, *one) for one in DECLARED),
+        *((enqueue, EnqueueError, *one) for one in ENQUEUED),
+    ],
+    ids=lambda part: part if isinstance(part, str) else getattr(part, "__name__", ""),
+)
+def test_a_range_is_what_is_accepted(
+    call: Callable[..., None], error: type[Exception], name: str, low: Any, high: Any
+) -> None:
+    call(**{name: low})
+    call(**{name: high})
+    for outside in (next_to(low, -1), next_to(high, 1)):
+        with pytest.raises(error, match=name):
+            call(**{name: outside})
+
+
+def test_a_resumable_task_has_up_to_22_hours() -> None:
+    declare(resumable=True, max_retry=0, timeout=timedelta(hours=22))
+    with pytest.raises(DeclarationError, match="longer than the 10 days that a queue keeps a message"):
+        declare(resumable=True, max_retry=0, timeout=timedelta(hours=23))
+
+
+def test_the_ranges_of_most_numbers_and_durations_are_known() -> None:
+    assert {name for name, *_ in DECLARED} == {
+        *("max_retry", "timeout", "retention", "unique_for", "batch_size", "max_concurrency", "memory_mb"),
+        "target_wait",
+    }
+    assert {name for name, *_ in ENQUEUED} == {"process_in", "retention", "unique_for"}
+
+
+def test_the_intervals_of_every_are_those_of_its_docstring() -> None:
+    args = doc(every, "every").args
+    for name, most in (("minutes", 60), ("hours", 25)):
+        said = [int(number) for number in re.findall(r"\d+", args[name])]
+        accepted = []
+        for number in range(1, most):
+            try:
+                every(**{name: number})  # type: ignore[arg-type]
+            except DeclarationError:
+                continue
+            accepted.append(number)
+        assert said == accepted, name
