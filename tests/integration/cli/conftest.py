@@ -51,16 +51,16 @@ def jobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Jobs:
     """Run a command. A bulk action that it follows runs at each poll."""
-    looks = inspector.bulk_view
+    bulk_view = inspector.bulk_view
 
     def run_and_view(id: str) -> Any:  # noqa: A002 - as the inspector calls it
         with redirect_stdout(io.StringIO()):  # the function's metrics
             bulks.run(id)
-        return looks(id)
+        return bulk_view(id)
 
     monkeypatch.setattr(connecting, "connect", lambda **_: inspector)
     monkeypatch.setattr(inspector, "bulk_view", run_and_view)
-    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0)
 
     def run(*arguments: str) -> Ran:
         capsys.readouterr()

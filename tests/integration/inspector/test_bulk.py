@@ -197,7 +197,7 @@ def test_a_bulk_task_without_a_bulk_action_is_archived(bulks: Bulks) -> None:
     row = bulks.world.row("stray")
     assert (row["state"], row["reason"]) == (
         "archived",
-        "SkipRetry: no bulk action has this id: they are begun by an operator's bulk or redrive",
+        "SkipRetry: no bulk action has this id; an operator starts one by a bulk action or a redrive",
     )
 
 

@@ -235,7 +235,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
     if path is taken:
         return
     # when
-    answer = connected(someone)._ask(operation, path, b"{}")
+    answer = connected(someone)._request(operation, path, b"{}")
     # then
     assert answer.status_code == 403
     assert json.loads(answer.content) == {
@@ -246,7 +246,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
 
 @pytest.mark.parametrize("operation", ["nonsense", "_scope", "__init__", "tasks%2F..%2Fcancel"])
 def test_an_unknown_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
-    answer = connected(EDITOR)._ask(operation, Permission.VIEW, b"{}")
+    answer = connected(EDITOR)._request(operation, Permission.VIEW, b"{}")
     assert answer.status_code == 404
     assert recorded.calls == []
 
@@ -320,7 +320,7 @@ def test_users_of_an_identity_pool_are_refused_as_they_share_a_name(recorded: Re
         "pathParameters": {"operation": "pauses"},
         "requestContext": {"authorizer": {"iam": signer}},
     }
-    assert "not told apart" in answering.answer(event)["body"]
+    assert "users of an identity pool" in answering.answer(event)["body"]
     assert recorded.calls == []
 
 

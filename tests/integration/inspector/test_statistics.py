@@ -44,7 +44,7 @@ def add(world: World, number: int, minutes_ago: float, **columns: Any) -> None:
 # --- The cost of a run ---------------------------------------------------------------------------------------------
 
 
-def beside_time(attempt: dict[str, Any]) -> float:
+def without_time(attempt: dict[str, Any]) -> float:
     """The cost of a run without that of its time, which depends on the machine."""
     gb_seconds = attempt["billed_ms"] / 1000 * attempt["memory_mb"] / 1024
     return float(attempt["cost_usd"] - gb_seconds * compute(os.uname().machine).each)
@@ -53,7 +53,7 @@ def beside_time(attempt: dict[str, Any]) -> float:
 def test_each_run_keeps_its_time_memory_and_cost_when_it_ends(world: World) -> None:
     @behaviour
     def skip_for_money(payload: Sample, ctx: TaskContext) -> None:
-        raise SkipRetry("too dear")
+        raise SkipRetry("too expensive")
 
     @behaviour
     def look_up(payload: Sample, ctx: TaskContext) -> None:
@@ -65,7 +65,7 @@ def test_each_run_keeps_its_time_memory_and_cost_when_it_ends(world: World) -> N
         (attempt,) = world.attempts(do)
         assert attempt["memory_mb"] == sample_one.memory_mb
         assert attempt["billed_ms"] >= attempt["duration_ms"]
-        assert beside_time(attempt) == pytest.approx(REQUEST + count * SQS)
+        assert without_time(attempt) == pytest.approx(REQUEST + count * SQS)
 
 
 def test_cancelled_and_continued_runs_also_have_a_cost(world: World) -> None:
@@ -83,7 +83,7 @@ def test_runs_of_a_batch_share_their_invocation(world: World) -> None:
     world.deliver(sample_batch, *(message("nothing", f"batch-{n}", type_="sample:batch") for n in range(10)))
     for number in range(10):
         (attempt,) = world.attempts(f"batch-{number}")
-        assert beside_time(attempt) == pytest.approx((REQUEST + 2 * SQS) / 10 + SQS)
+        assert without_time(attempt) == pytest.approx((REQUEST + 2 * SQS) / 10 + SQS)
 
 
 def test_a_lost_run_has_no_cost(world: World) -> None:

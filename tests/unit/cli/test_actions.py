@@ -155,7 +155,7 @@ def test_an_error_while_following_prints_the_id_and_ends_with_its_own_status(
     # then
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.splitlines()[:3] == [
-        "Bulk action bulk-1 has begun.",
+        "Started bulk action bulk-1.",
         "Bulk action bulk-1 continues.  Show it:  jobs --stage dev bulk show bulk-1",
         f"joblane: {error}",
     ]

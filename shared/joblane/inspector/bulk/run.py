@@ -1,8 +1,8 @@
 """The run of a bulk action, step by step: the changes of a step commit with its counts and with the task's cursor.
 
-A redrive has three parts: it retries archived rows, sends back dead letters without a row, and deletes obsolete dead
-letters. Its canary is the first of the tasks; the run waits for it without an open transaction, and an invocation may
-end during the wait.
+A redrive has three parts: it retries archived rows, sends back dead letters without a row, and deletes dead letters
+that are obsolete. Its canary is the first of the tasks; the run waits for it without an open transaction, and an
+invocation may end during the wait.
 """
 
 from __future__ import annotations
