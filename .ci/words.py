@@ -42,7 +42,7 @@ WORDS = {
 """Regular expression of whole words, in any case → the words to use."""
 PATTERNS = [(re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.I), say) for words, say in WORDS.items()]
 ALPHABET = re.compile(
-    r"(ascii|lower-case|upper-case|small|capital|with a|\d+) letters?|letters(,| and| or) (digits|figures)", re.I
+    r"(ascii|lower-case|upper-case|small|capital|with a|\d+)[ _]letters?|letters(,| and| or) (digits|figures)", re.I
 )
 """Letters of the alphabet."""
 OPENINGS = ("What ", "One ", "Of ", "Whether ")

@@ -9,7 +9,7 @@ from typing import Any
 from joblane.declaration import Task
 from joblane.functions.jobs_bulk import handler
 from joblane.sqs.client import Sqs
-from joblane.testing.faults import Go
+from joblane.testing.faults import Send
 from tests import samples
 from tests.builders.events import record
 from tests.world import World, handle
@@ -52,16 +52,16 @@ class Bulks:
         """
         commits = 0
 
-        def tap(sql: str, go: Go) -> Any:
+        def hook(sql: str, send: Send) -> Any:
             nonlocal commits
-            answer = go()
+            answer = send()
             if sql == "commit":
                 commits += 1
                 (after_commits or {}).get(commits, lambda: None)()
             return answer
 
         self.world.run("update joblane.tasks set due_at = clock_timestamp() where id = $1 and state = 'pending'", id_)
-        with self.world.rival(self.task, tap) as worker:
+        with self.world.rival(self.task, hook) as worker:
             message = record({"type": self.task.type, "id": id_, "rec": True}, self.lane, message_id=self.message_id)
             return handle(worker, message, seconds=seconds)
 

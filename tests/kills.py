@@ -30,7 +30,7 @@ from joblane.inspector.bulk import run as bulk_run
 from joblane.record.claim import CLAIM
 from joblane.record.finish import FINISH
 from joblane.sqs.client import Entry, Sqs
-from joblane.testing.faults import Go, TappedDatabase
+from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.samples import Sample, behaviour, sample_batch, sample_forgotten, sample_one
@@ -111,23 +111,23 @@ class DeadlySqs(Sqs):
         super().set_visibility(queue, receipts)
 
 
-def tap_until(when: str) -> Any:
-    """A tap that dies after a statement: its effect is in the database, its answer is lost with the process.
+def hook_until(when: str) -> Any:
+    """A hook that dies after a statement: its effect is in the database, its answer is lost with the process.
 
     "after statement 7" is the seventh, whatever it is.
     """
     last = DEATHS.get(when)
     left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         nonlocal left
-        answer = go()
+        answer = send()
         left -= 1
         if sql == last or left == 0:
             die()
         return answer
 
-    return tap
+    return hook
 
 
 def work(order: dict[str, Any]) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
         client = JobClient()
         client._sqs = DeadlySqs(when)
         return {"id": client.enqueue(sample_one, Sample(), task_id=order["enqueue"]).id}
-    database = TappedDatabase(order["environment"]["DATABASE_URL"], tap_until(when))
+    database = HookedDatabase(order["environment"]["DATABASE_URL"], hook_until(when))
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
     vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # letters of one that died are seen again soon

@@ -17,7 +17,7 @@ from joblane.maintenance.sweep import Swept, sweep
 from joblane.queues import Queue, dead_letter_name, front_door_name, lane_name
 from joblane.record.database import Database
 from joblane.sqs.client import Entry, Sqs
-from joblane.testing.faults import Tap, TappedDatabase
+from joblane.testing.faults import Hook, HookedDatabase
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext, event, record
 
@@ -171,10 +171,10 @@ class World:
         return watched
 
     @contextmanager
-    def rival(self, task: Task[Any, Any], tap: Tap | None = None) -> Iterator[Worker]:
+    def rival(self, task: Task[Any, Any], hook: Hook | None = None) -> Iterator[Worker]:
         """Another worker of the same task type, as another process would be: with a connection of its own."""
         self.lane(task)
-        database = TappedDatabase(self.url, tap) if tap else Database(self.url)
+        database = HookedDatabase(self.url, hook) if hook else Database(self.url)
         try:
             yield Worker(task, database, self.sqs, PREFIX)
         finally:

@@ -1,10 +1,10 @@
-"""Background jobs on SQS and Lambda, recorded in Postgres.
+"""Background jobs on SQS and Lambda, recorded in PostgreSQL.
 
 Declare
     task, Payload, Redacted, Queue, Grants, cron, every, ArchivedTask
 Enqueue
     JobClient, Job, Enqueued, OnConflict, Until, DuplicateTaskError, TaskIdConflictError, EnqueueError
-Look
+Show
     TaskStatus, Progress, State
 Inside a handler
     TaskContext, SkipRetry, RetryAfter, Snooze, RevokeTask, TaskTimeout, TaskCancelled, PartialFailure

@@ -212,7 +212,7 @@ class JobClient:
     def _ask(self, sql: str, task_id: str) -> list[list[Any]]:
         if not isinstance(task_id, str):
             raise TypeError(f"task_id: a text is required, not {type(task_id).__name__}")
-        if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database may not take it
+        if not ID_PATTERN.fullmatch(task_id):  # no row has it, and the database could refuse it
             return []
         with self._lock:
             database = self._database()
@@ -245,9 +245,9 @@ class JobClient:
 
     def __del__(self) -> None:
         try:
-            if self._process == os.getpid():  # a fork has the socket too, and would end the session of its parent
+            if self._process == os.getpid():  # a fork shares the socket, and would end the session of its parent
                 self.close()
-        except Exception:  # noqa: S110 - at the interpreter's end what it takes is gone, `suppress` too
+        except Exception:  # noqa: S110 - at the interpreter's end modules are gone, `suppress` too
             pass
 
     def _checked(self, jobs: Iterable[Job]) -> list[NewTask]:
@@ -285,7 +285,7 @@ class JobClient:
                 ) from error
 
     def _send_recorded(self, inserted: Sequence[NewTask | JobError]) -> list[Enqueued | JobError]:
-        """Send what is due within SQS's reach. The rows are safe: what cannot be sent is left to the sweep."""
+        """Send the messages that SQS can delay until they are due. The sweep sends the others, and those that fail."""
         near = _near(inserted)
         entries = [replace(one.entry, delay_seconds=delay_seconds(one.due_seconds)) for one in near]
         sent = self._send_rows(entries, near)
@@ -305,20 +305,20 @@ class JobClient:
         return set(sent)
 
     def _mark_sent(self, ids: Sequence[str]) -> None:
-        """Note that messages are under way. Passed over where it cannot be done at once: a second send is harmless."""
+        """Record that messages were sent. Skipped if the connection is in use: a second send is harmless."""
         if not ids or not self._lock.acquire(blocking=False):
             return
         try:
             self._database().get().run(MARK_SENT, json.dumps(list(ids)))
         except (LookupError, ValueError, WrongStageError):
-            pass  # no address, or a bad one: the caller's session knows one of its own
+            pass  # no address, or a wrong one: the caller's session has its own
         except (PostgresError, OSError):
             self._database().drop()
         finally:
             self._lock.release()
 
     def _insert_in(self, session: Session, ready: Sequence[NewTask]) -> list[Enqueued | JobError]:
-        """Write the rows in the caller's transaction and leave their messages to its commit."""
+        """Write the rows in the caller's transaction. Its commit sends their messages."""
         from sqlalchemy import text
         from sqlalchemy.orm import Session, scoped_session
 
@@ -331,7 +331,7 @@ class JobClient:
         if not isinstance(session, (Session, scoped_session)):
             raise EnqueueError("session", f"an SQLAlchemy Session is required, not {type(session).__name__}")
         if isinstance(session, scoped_session):
-            session = session()  # to listen to the registry would be to listen to every session of it
+            session = session()  # a listener on the registry would listen to all of its sessions
         self._check_stage(session)
         outbox = Outbox.of(session, self.send_committed)
 
@@ -339,7 +339,7 @@ class JobClient:
             return [list(row) for row in session.execute(text(sql.replace("$1", ":document")), {"document": document})]
 
         inserted = insert_tasks(run, ready, room=max(0, INLINE_SENDS - len(outbox.waiting(session))))
-        now = datetime.now(UTC)  # the commit may be a while: what counts is the moment
+        now = datetime.now(UTC)  # the commit may come later: the time counts, not the delay
         outbox.add(
             session,
             [
@@ -350,17 +350,17 @@ class JobClient:
         return [one if isinstance(one, JobError) else _result(one, sent=False) for one in inserted]
 
     def _check_stage(self, session: Session) -> None:
-        """Ask the session's database for its stage, once per engine. Raises :class:`WrongStageError`."""
+        """Check the stage of the session's database, once per engine. Raises :class:`WrongStageError`."""
         from sqlalchemy import text
 
         engine = session.get_bind().engine
         if engine not in self._checked_engines:
-            if self._made is None or engine is not self._made.engine:  # a task's own was checked when it connected
+            if self._made is None or engine is not self._made.engine:  # the own engine was checked when it connected
                 match_stage(session.execute(text(STAGE)).all(), self._prefix)
             self._checked_engines.add(engine)
 
     def send_committed(self, ready: Sequence[NewTask]) -> None:
-        """Send the messages of rows that have just been committed; called by the session's outbox."""
+        """Send the messages of rows that were committed just now. The session's outbox calls it."""
         inline = ready[:INLINE_SENDS]
         entries = [replace(one.entry, delay_seconds=delay_seconds(seconds_until(one.at))) for one in inline]
         self._send_rows(entries, inline)
@@ -386,7 +386,7 @@ def _refuse_repeats(ready: Sequence[NewTask]) -> None:
 
 
 def _near(inserted: Sequence[NewTask | JobError]) -> list[NewTask]:
-    """Those whose messages SQS can hold until they are due."""
+    """Return the tasks whose messages SQS can delay until they are due."""
     return [
         one
         for one in inserted

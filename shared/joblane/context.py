@@ -39,7 +39,7 @@ MAX_NOTE = 200
 
 
 class TaskContext:
-    """One run of one task: its identity, its time, its transaction, and its loops."""
+    """The run of a task: its identity, its time, its transaction, and its loops."""
 
     task_id: str
     """Id of the task."""

@@ -1,4 +1,4 @@
-"""``@task``: it makes a function a declared task, and refuses what cannot work, with the reason."""
+"""``@task`` declares a function as a task, and refuses a declaration that cannot work, with the reason."""
 
 from __future__ import annotations
 
@@ -218,7 +218,7 @@ def _check_environment(what: str, names: Sequence[str]) -> None:
 
 
 def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
-    """Schedules with a name each: their position where they have none."""
+    """Return the schedules, each with a name: without one, its position."""
     schedules: list[Schedule] = []
     for position, item in enumerate(declared):
         try:
@@ -233,7 +233,7 @@ def _schedules(what: str, declared: Sequence[Any]) -> tuple[Schedule, ...]:
 
 
 def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -> None:
-    """A tick whose payload is refused would be a dead letter each time."""
+    """Check the payloads of ticks: each tick with a wrong payload would become a dead letter."""
     for schedule in schedules:
         try:
             payload.model_validate(json.loads(canonical(schedule.payload)))
@@ -244,7 +244,7 @@ def _check_ticks(what: str, schedules: Sequence[Schedule], payload: type[Any]) -
 
 
 def _payload_class(what: str, function: Callable[..., Any]) -> type[Any]:
-    """The class on the first parameter; only that annotation is evaluated."""
+    """Return the class of the first parameter. Only that annotation is evaluated."""
     if inspect.iscoroutinefunction(function) or inspect.isgeneratorfunction(function):
         raise DeclarationError(
             f"{what}: a plain function is required, as handlers are not awaited or iterated; to call asynchronous "

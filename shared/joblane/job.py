@@ -121,5 +121,5 @@ class Job:
     unique_until: Until | str | None = None
     """When the key is released: ``"finish"``, when the task ends, or ``"start"``, when its first run starts."""
     on_conflict: OnConflict | str = OnConflict.RAISE
-    """What an enqueue does if a live task holds the key: ``"raise"`` :class:`DuplicateTaskError`, ``"return"`` the
-    holder, or ``"replace"`` payload, time and options of a holder that still waits."""
+    """Result if a live task holds the key: ``"raise"`` :class:`DuplicateTaskError`, ``"return"`` that task, or
+    ``"replace"`` its payload, time and options if it still waits."""

@@ -33,9 +33,9 @@ def check_tree(value: Any, where: str = "payload", depth: int = 1) -> None:
 
 
 def needs_walk(text: str) -> bool:
-    """Whether JSON text may hold what :func:`check_tree` refuses; most does not.
+    """True if JSON text may contain a value that :func:`check_tree` refuses. Most texts do not.
 
-    In ASCII only an escape can make a NUL or a surrogate, and a tree is no deeper than it has brackets.
+    In ASCII text a NUL or a surrogate needs an escape, and a tree cannot be deeper than its number of brackets.
     """
     return not text.isascii() or "\\u" in text or text.count("{") + text.count("[") > MAX_DEPTH
 

@@ -1,4 +1,4 @@
-"""The options of one task: bounds of its own in place of the declared ones, and tags to find it by."""
+"""The options of one task: its own limits instead of the declared ones, and its tags."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MUST = {
     "deadline": "must be a time with its zone, for example '2030-01-31T12:00:00Z'",
     "tags": f"must be a list of at most {MAX_TAGS} strings of 1 to {MAX_TAG} characters",
 }
-"""Field → the one text that says what it may hold, in refusals and in the JSON Schema."""
+"""Field → the text that describes its values, in refusals and in the JSON Schema."""
 
 
 def _deadline(value: Any) -> datetime:
@@ -32,7 +32,7 @@ def _deadline(value: Any) -> datetime:
         deadline = datetime.fromisoformat(value) if isinstance(value, str) and len(value) <= 40 else None
         if deadline is not None and deadline.tzinfo is not None:
             return deadline.astimezone(UTC)
-    except (ValueError, OverflowError):  # no time, or one that is out of the calendar in UTC
+    except (ValueError, OverflowError):  # no time, or a time outside of the calendar in UTC
         pass
     raise ValueError(MUST["deadline"])
 
@@ -42,10 +42,10 @@ Seconds = Annotated[float, Field(ge=0, le=LONGEST.total_seconds())]
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Of one task. None: as declared. In seconds, as the message and the row hold them.
+    """The options of one task, in seconds, as the message and the row have them. None: as the task declares.
 
-    ``timeout``: of an attempt. ``retry_delay``: one wait per failed attempt, the last repeated. ``deadline``: after
-    it the task is given up, and a run is interrupted.
+    ``timeout``: time of an attempt. ``retry_delay``: a wait for each failed attempt, the last repeated. ``deadline``:
+    after it the task is archived, and a run is interrupted.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(strict=True, extra="forbid")
@@ -81,14 +81,14 @@ class Options:
     ] = ()
 
     def max_attempts(self, task: Task[Any, Any]) -> int:
-        """Runs that count."""
+        """Return the number of attempts."""
         return task.max_attempts if self.max_retry is None else self.max_retry + 1
 
     def retention_seconds(self, task: Task[Any, Any]) -> int:
         return int(task.retention.total_seconds() if self.retention is None else self.retention)
 
     def row(self, task: Task[Any, Any]) -> dict[str, Any]:
-        """What the row's ``options`` hold: what no column does."""
+        """Return the column ``options`` of the row: the options that have no column of their own."""
         row: dict[str, Any] = {}
         if self.timeout is not None:
             row["timeout"] = self.timeout
@@ -99,7 +99,7 @@ class Options:
         return row
 
     def within(self, task: Task[Any, Any]) -> Options:
-        """Cut to the declaration's bounds: what an external sender may say."""
+        """Return the options cut to what the task declares, for an external producer."""
         return replace(
             self,
             max_retry=None if self.max_retry is None else min(self.max_retry, task.max_retry),
@@ -109,4 +109,4 @@ class Options:
 
 
 NONE = Options()
-"""What most tasks are told."""
+"""The options of most tasks: as the task declares."""

@@ -9,7 +9,7 @@ from datetime import timedelta
 from joblane.errors import DeclarationError
 
 RetryDelay = timedelta | Sequence[timedelta] | Callable[[int, BaseException], timedelta]
-"""One wait; a wait for each failed attempt, the last repeated; or a function of the failed attempt (from 1) and its
+"""A wait; a wait for each failed attempt, the last repeated; or a function of the failed attempt (from 1) and its
 error."""
 
 MAX_RETRY = 100

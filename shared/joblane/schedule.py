@@ -53,7 +53,7 @@ _LONGEST_MONTH = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 @dataclass(frozen=True)
 class _Field:
-    """A field of Unix cron. ``names`` stand for the numbers from ``low`` on."""
+    """A field of Unix cron. ``names``: names of the values, from ``low``."""
 
     title: str
     low: int
@@ -61,7 +61,7 @@ class _Field:
     names: tuple[str, ...] = ()
 
     def values(self, text: str) -> frozenset[int]:
-        """``"1-5/2,8"`` → ``{1, 3, 5, 8}``. Raises ValueError, its message naming the field and the part at fault."""
+        """Return the values of a text: ``"1-5/2,8"`` → ``{1, 3, 5, 8}``. Raises ValueError."""
         return frozenset(value for term in text.split(",") for value in self._term(term))
 
     def _term(self, term: str) -> range:
@@ -108,16 +108,16 @@ _WEEKDAY = _Field("day-of-week", 0, 7, ("SUN", "MON", "TUE", "WED", "THU", "FRI"
 
 
 def _translate(text: str) -> tuple[str, ...]:
-    """Five fields → one EventBridge expression, or two that together fire when either day field matches.
+    """Translate five fields to one EventBridge expression, or to two that together fire when either day field matches.
 
-    A day that both of the two match has them fire at the same moment; the tick's id, made of schedule and time, is then
-    the same, so the task runs once. Raises ValueError, its message naming the field at fault.
+    On a day that both match, both fire at the same time. The tick's id, made of schedule and time, is then the same, so
+    the task runs once. Raises ValueError with the name of the wrong field.
     """
     minute_text, hour_text, day_text, month_text, weekday_text = text.split()
     clock = f"{_written(_MINUTE.values(minute_text), 0, 59)} {_written(_HOUR.values(hour_text), 0, 23)}"
     days, months = _DAY.values(day_text), _MONTH.values(month_text)
     weekdays = {number % 7 for number in _WEEKDAY.values(weekday_text)}
-    # Refused beside a weekday too: "0 0 31 2 MON" is good cron for Mondays, and surely a slip.
+    # Refused with a weekday, too: "0 0 31 2 MON" is valid cron for Mondays, and surely a mistake.
     if min(days) > max(_LONGEST_MONTH[month] for month in months):
         raise ValueError(f"day-of-month {day_text!r} never comes in month {month_text!r}: name a day that month has")
 
@@ -140,7 +140,7 @@ def _translate(text: str) -> tuple[str, ...]:
 
 
 def _written(values: Collection[int], low: int, high: int, names: tuple[str, ...] = ()) -> str:
-    """A field's values as EventBridge reads them: ``*``, ``0/15``, ``MON-FRI``, ``1-3,7``."""
+    """Return a field's values as EventBridge reads them: ``*``, ``0/15``, ``MON-FRI``, ``1-3,7``."""
     ordered = sorted(values)
     if len(ordered) == high - low + 1:
         return "*"
@@ -162,7 +162,7 @@ def _written(values: Collection[int], low: int, high: int, names: tuple[str, ...
 
 @dataclass(frozen=True)
 class Schedule:
-    """One schedule of a task, checked when it is made. Raises :class:`DeclarationError`."""
+    """A schedule of a task, checked when it is made. Raises :class:`DeclarationError`."""
 
     text: str
     """Five fields of Unix cron, in capitals. A macro is replaced by its fields."""
@@ -207,17 +207,17 @@ class Schedule:
         moment = _in_utc(moment)
         local = moment.astimezone(_zone(self.timezone))
         wall = local.replace(second=0, microsecond=0, tzinfo=None) + timedelta(minutes=1)
-        if local.fold:  # the clock went back: local times ahead of this one have been already
+        if local.fold:  # the clock went back: later local times have already passed
             wall += timedelta(days=1)
         return next(fire for fire in self._fires(wall, backwards=True) if fire <= moment)
 
     def _fires(self, wall: datetime, *, backwards: bool = False) -> Iterator[datetime]:
-        """Fire times in UTC after (or before) a local time.
+        """Yield the times in UTC at which the schedule fires after (or before) a local time.
 
-        ``cronsim`` is given local times without a zone: with one, it moves skipped times to after the gap, as Debian
+        ``cronsim`` gets local times without a zone: with a zone, it moves skipped times to after the gap, as Debian
         cron does and EventBridge does not.
         """
-        from cronsim import CronSim  # 20 ms, not to be paid by declaring a schedule
+        from cronsim import CronSim  # 20 ms that a declaration need not take
 
         zone = _zone(self.timezone)
         for local in CronSim(self.text, wall, reverse=backwards):
@@ -299,7 +299,7 @@ def _each(step: int, size: int) -> str:
 
 
 def _five_fields(text: str) -> str:
-    """The text in capitals with single spaces, macros replaced; raises :class:`DeclarationError`."""
+    """Return the text in capitals with single spaces and without macros. Raises :class:`DeclarationError`."""
     if not isinstance(text, str):
         raise DeclarationError(f"schedule: {text!r} is not cron text, as '0 2 * * *'")
     fields = MACROS.get(text.strip().lower(), text).upper().split()
@@ -318,7 +318,7 @@ def _five_fields(text: str) -> str:
 
 
 def _zone(name: str) -> tzinfo:
-    """The time zone of that name; raises :class:`DeclarationError`. UTC needs no time zone database."""
+    """Return the time zone of that name. Raises :class:`DeclarationError`. UTC needs no time zone database."""
     if name == "UTC":
         return UTC
     try:

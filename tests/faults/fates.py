@@ -11,7 +11,7 @@ from pg8000.exceptions import InterfaceError
 from joblane.record import claim, finish
 from joblane.record.connection import Connection
 from joblane.sqs.client import Entry, Sqs
-from joblane.testing.faults import Go, TappedDatabase
+from joblane.testing.faults import HookedDatabase, Send
 from tests.faults.dice import Dice
 from tests.faults.samples import die
 
@@ -67,19 +67,19 @@ class Exposed:
         return True
 
 
-class ExposedDatabase(TappedDatabase):
+class ExposedDatabase(HookedDatabase):
     """A connection that may be cut, or its process killed, before or after any statement."""
 
     def __init__(self, url: str, exposed: Exposed) -> None:
         super().__init__(url, self._befall)
         self._exposed = exposed
 
-    def _befall(self, sql: str, go: Go) -> Any:
+    def _befall(self, sql: str, send: Send) -> Any:
         step = {claim.CLAIM: "claim", finish.FINISH: "finish"}.get(sql, sql)
         connection = self._connection
         if self._exposed.at("before", step, "statement"):
             _cut(connection)
-        answer = go()
+        answer = send()
         if self._exposed.at("after", step, "statement"):
             _cut(connection)
             raise InterfaceError("the answer was lost")

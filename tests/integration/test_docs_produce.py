@@ -1,4 +1,4 @@
-"""The producers of `docs/how-to/produce.md` are run, over moto and PostgreSQL, and a worker runs what they send."""
+"""The producers of `docs/how-to/produce*.md` are run, over moto and PostgreSQL, and a worker runs what they send."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from tests.builders.events import record
 from tests.pages import ROOT, blocks
 from tests.world import PREFIX, World
 
-PAGE = ROOT / "docs" / "how-to" / "produce.md"
+PAGES = sorted((ROOT / "docs" / "how-to").glob("produce*.md"))
 HANDLER = "functions.invoice_remind.handler"
 
 
 def file(name: str, language: str = "python") -> str:
-    """The block of the page that is this file."""
-    [found] = [block for block in blocks(language, PAGE) if block.text.split("\n", 1)[0].endswith(f" {name}")]
+    """The block of the pages that is this file."""
+    [found] = [block for block in blocks(language, *PAGES) if block.text.split("\n", 1)[0].endswith(f" {name}")]
     return "\n" * found.line + found.text
 
 
@@ -42,12 +42,12 @@ Load = Callable[[str], ModuleType]
 
 @pytest.fixture
 def load(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Import a file of the page, which may import the ones before it; the tables and queues that it needs exist."""
+    """Return a function that imports a file of the pages. The tables and queues that the files need exist."""
 
     def load(name: str) -> ModuleType:
         module = ModuleType(name.removesuffix(".py").replace("/", "."))
         monkeypatch.setitem(sys.modules, module.__name__, module)
-        exec(compile(file(name), f"{PAGE}: {name}", "exec", dont_inherit=True), module.__dict__)
+        exec(compile(file(name), name, "exec", dont_inherit=True), module.__dict__)
         loaded.append(module)
         return module
 
@@ -142,7 +142,7 @@ def test_django(world: World, load: Load) -> None:
 
 @pytest.mark.usefixtures("load")
 def test_the_sql_runs_in_psql(world: World) -> None:
-    [block] = blocks("sql", PAGE)
+    [block] = blocks("sql", *PAGES)
     command = [str(program("psql")), world.url, "-v", "ON_ERROR_STOP=1", "-q", "-c", block.text]
     subprocess.run(command, check=True, capture_output=True)
     row = world.row("remind-7")

@@ -113,7 +113,7 @@ def test_retry(jobs: JobTester) -> None:
         later: State.PENDING,
         withdrawn: State.CANCELLED,
     }
-    assert [letter.reason for letter in jobs.dead_letters(fetch)] == ["SkipRetry: the bank has no such payment"]
+    assert [dead.reason for dead in jobs.dead_letters(fetch)] == ["SkipRetry: the bank has no such payment"]
     jobs.assert_enqueued(names["ops_alert"], task_id=None, task_type="payment:fetch", count=1)
     assert jobs.task(later).attempts == 0
     jobs.drain(within=HOUR)

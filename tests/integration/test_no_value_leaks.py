@@ -304,7 +304,7 @@ def fail_an_assertion(world: World, gathered: Gathered) -> None:
         return enqueued.read(world._looker.get(), [], PREFIX)
 
     captured = enqueued.Captured(list, lambda type_: leak_one)
-    captured._look = look
+    captured._read_all = look
     other = Login(**login("another", value("another")))
     gathered.refused("kit", lambda: captured.assert_enqueued(leak_one, other))
     gathered.refused("kit", lambda: captured.assert_enqueued("leak:one", {"token": value("wanted")}, count=77))

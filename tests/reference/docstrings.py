@@ -90,7 +90,7 @@ def markdown(text: str, links: Mapping[str, str] | None = None) -> str:
 
     def name(match: re.Match[str]) -> str:
         shown = match[1] if match[0].count("~") == 0 else match[1].rpartition(".")[2]
-        target = (links or {}).get(shown.rpartition(".")[2])
+        target = (links or {}).get(shown) or (links or {}).get(shown.rpartition(".")[2])
         return f"[`{shown}`]({target})" if target else f"`{shown}`"
 
     return ROLE.sub(name, re.sub(r"``([^`]+)``", r"`\1`", text))
@@ -105,7 +105,7 @@ def split_range(text: str) -> tuple[str, str]:
 def shown_type(annotation: object) -> str:
     """A type as code, in words where it is a union."""
     text = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
-    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Za-z])", "", text)
+    text = re.sub(r"\b(?:[a-z_0-9]+\.)+(?=[A-Za-z])", "", text)
     parts = [part for part in _split(text) if part != "None"]
     return " or ".join([f"`{part}`" for part in parts] + (["None"] if "None" in _split(text) else []))
 

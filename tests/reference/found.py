@@ -12,7 +12,7 @@ from tests.pages import ROOT
 
 PRODUCT = ROOT / "shared" / "joblane"
 VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(_[A-Z0-9]+)*")
-OWN = re.compile(r"(JOBLANE|POWERTOOLS|AWS|DATABASE|JSII|UV|CDK|NODE|NPM|GATEWAY|MINISTACK)_[A-Z0-9_]+")
+OWN = re.compile(r"(JOBLANE|POWERTOOLS|PIP|AWS|DATABASE|JSII|UV|CDK|NODE|NPM|GATEWAY|MINISTACK)_[A-Z0-9_]+")
 """Names that are variables wherever they stand in the code."""
 READERS = ("get", "setdefault", "getenv", "required", "setenv", "pop", "delenv")
 

@@ -124,7 +124,7 @@ ERRORS: Mapping[str, Sequence[type[BaseException]]] = {
 """Heading → the errors below it. A test compares them with all that the library defines."""
 INSIDE = {"Continued", "BatchClaimError", "LoginError", "Killed", "_After", "Refusal"}
 """Errors that no caller meets."""
-INTERNAL = {"within", "send_committed", "close"}
+INTERNAL = {"within", "send_committed", "close", "objects"}
 """Public methods for the library alone; ``close`` of a context, while that of a client is for its user."""
 SETTINGS: Mapping[str, type[BaseModel]] = {
     "stage": Stage,
@@ -137,6 +137,8 @@ SETTINGS: Mapping[str, type[BaseModel]] = {
     "secret": SecretReference,
 }
 PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
+IN_JSON = {"None": "null", "True": "true", "False": "false"}
+NAMED_BY_KEY: Mapping[tuple[type, str], str] = {(Stage, "name"): "its key in `stages`"}
 SHORT_TYPES = {
     "RetryDelay": "`timedelta`, list or function",
     "Task[Any, Any]": "task",
@@ -155,6 +157,9 @@ def links() -> Mapping[str, str]:
     found |= {"task": "task.md", "cron": "schedules.md#cron", "every": "schedules.md#every"}
     found |= {"JobClient": "enqueue.md", "TaskContext": "context.md", "Job": "enqueue.md#options"}
     found |= {"Grants": "task.md#fields-of-grants", "ArchivedTask": "task.md#archivedtask", "JobTester": "testing.md"}
+    found |= {
+        f"JobClient.{name}": f"enqueue.md#{name}" for name in ("enqueue", "enqueue_many", "get", "wait", "cancel")
+    }
     return found | {"Joblane": "public-names.md#joblane", "JoblaneApp": "public-names.md#joblaneapp"}
 
 
@@ -254,11 +259,23 @@ def signature(function: Callable[..., Any], name: str) -> str:
         star = star or parameter.kind is parameter.VAR_POSITIONAL
         given = parameter.default
         if given is not parameter.empty:
-            text += f"={given.__name__ if callable(given) else getattr(given, 'value', given)!s}"
+            text += f"={_given(given)}"
         shown.append(text)
     returned = inspect.signature(function).return_annotation
-    arrow = "" if returned in (None, "None", inspect.Signature.empty) else f" → {kind_of(returned).replace('`', '')}"
+    managed = re.fullmatch(r"Iterator\[(.+)\]", str(returned)) if hasattr(function, "__wrapped__") else None
+    if returned in (None, "None", inspect.Signature.empty):
+        arrow = ""
+    elif managed is not None:  # by @contextmanager
+        arrow = f" → context manager of {managed[1]}"
+    else:
+        arrow = f" → {kind_of(returned).replace('`', '')}"
     return f"`{name}({', '.join(shown)}){arrow}`"
+
+
+def _given(value: Any) -> str:
+    if callable(value):
+        return str(value.__name__)
+    return f"{type(value).__name__}()" if dataclasses.is_dataclass(value) else str(getattr(value, "value", value))
 
 
 def members(model: type, *names: str, title: str = "", without: Iterable[str] = ()) -> str:
@@ -362,7 +379,8 @@ def settings(model: type[BaseModel]) -> str:
     rows = []
     for name, info in model.model_fields.items():
         default = "required" if info.is_required() else _setting_default(info)
-        rows.append((f"`{name}`", setting_kind(model, name), default, said(texts[name])))
+        text = re.sub(r"\b(None|True|False)\b", lambda word: f"`{IN_JSON[word[0]]}`", said(texts[name]))
+        rows.append((f"`{name}`", setting_kind(model, name), NAMED_BY_KEY.get((model, name), default), text))
     return table(("setting", "type", "default", "meaning"), rows)
 
 
@@ -393,7 +411,8 @@ def _json_kind(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> str
         inner = _json_kind(schema["additionalProperties"], definitions)
         return f"object: text → {inner}"
     if schema["type"] == "array":
-        return f"list of {_json_kind(schema['items'], definitions)}"
+        word, comma, bounds = _json_kind(schema["items"], definitions).partition(",")
+        return f"list of {word}s{comma}{bounds}"
     word = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}[schema["type"]]
     low, high = schema.get("minimum"), schema.get("maximum")
     if low is not None and high is not None:
@@ -649,6 +668,7 @@ PAGES: Mapping[str, Mapping[str, Callable[[], str]]] = {
     "tables": {"tables": tables},
     "message": {"fields": message_fields, "options": message_options, "attributes": message_attributes},
     "testing": {
+        "attributes": partial(fields, JobTester),
         "tester": partial(members, JobTester),
         "classes": partial(class_and_fields, TaskReport, EnqueuedTask, DeadLetter),
         "report": partial(members, DrainReport, title="DrainReport."),

@@ -34,6 +34,10 @@ COUNTED_BY = {
     ),
 }
 """Commands that delete → the command that counts what they would delete."""
+SQL_DELETES = re.compile(
+    r"\b(delete from|truncate|drop (table|schema|database)|update) (?!joblane\.pauses\b)[\w.]+", re.I
+)
+SQL_COUNTS = re.compile(r"\bselect\b.*\bcount\(", re.I | re.S)
 
 
 def moves_without_a_destination(text: str) -> list[str]:
@@ -53,8 +57,14 @@ def deletes_uncounted(page: str) -> Iterator[str]:
     """
     for section in _sections(page):
         earlier: list[str] = []
-        for block in (match[4] for match in FENCE.finditer(section) if match[2] == "sh"):
-            lines = [" ".join(words) for words in commands(block)]
+        counted = False
+        for match in FENCE.finditer(section):
+            if match[2] == "sql":
+                found = SQL_DELETES.search(match[4])
+                if found and not counted:
+                    yield found[0]
+                counted |= bool(SQL_COUNTS.search(match[4]))
+            lines = [" ".join(words) for words in commands(match[4])] if match[2] == "sh" else []
             for line in lines:
                 for deletes, counts in COUNTED_BY.items():
                     if re.match(deletes, line) and not any(re.match(counts, one) for one in earlier):
@@ -115,4 +125,6 @@ def test_a_deletion_is_found_that_nothing_counts_or_that_its_own_block_counts() 
     assert list(deletes_uncounted(LOSES.replace("aws sqs start", f"{COUNT}\naws sqs start"))) == [found]
     assert list(deletes_uncounted(LOSES.replace("```sh", f"```sh account\n{COUNT}\n```\n```sh", 1))) == []
     assert list(deletes_uncounted(f"## A\n```sh\n{COUNT}\n```\n{LOSES}")) == [found]
+    assert list(deletes_uncounted("```sql\ndelete from joblane.tasks;\n```")) == ["delete from joblane.tasks"]
+    assert list(deletes_uncounted("```sql\nselect count(*) from x;\n```\n```sql\ndrop table x;\n```")) == []
     assert list(deletes_uncounted("```sh\njoblane delete --state archived --older 30d --yes\n```")) != []

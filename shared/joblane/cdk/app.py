@@ -56,7 +56,7 @@ class Synthesised:
 
 @dataclass(frozen=True)
 class JoblaneApp(Generic[S]):
-    """A whole CDK app: the stacks of a stage for data, jobs, control API and monitoring, and those of an app."""
+    """A whole CDK app: the stacks of one stage, and those that an application adds."""
 
     functions: str | None = None
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""

@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from joblane.local.stack import LocalStack
 
 PATIENCE = timedelta(minutes=2)
-"""A first start unpacks the layer and imports everything, on a machine that may be busy."""
+"""Time for the first start of a function, which unpacks the layer, on a busy machine."""
 
 
 def run_first_job(stack: LocalStack) -> None:
-    """Enqueue ``hello:world`` and wait for its end; nothing where the project has no such job, or it ran before."""
+    """Enqueue ``hello:world`` and wait for its end. Do nothing if there is no such job, or if it has run."""
     from joblane.cli import task_tables
     from joblane.cli.commands.tasks import await_end
     from joblane.cli.connect import connect

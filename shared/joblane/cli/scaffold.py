@@ -1,4 +1,4 @@
-"""`joblane init` and `joblane new`: files of a project, and of a job, made from ``templates/``."""
+"""`joblane init` and `joblane new` write the files of a project, and of a job, from ``templates/``."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ FIRST_TYPE = "hello:world"
 
 @dataclass(frozen=True)
 class Initialised:
-    """Paths relative to the project. ``test`` is that of the first job, written or there before.
+    """The result of `joblane init`. Paths are relative to the project.
 
-    ``deploys``: cdk.json and infra/app.py are such that `joblane up` can deploy them.
+    ``left``: files that existed and were not changed. ``test``: the test of the first job, written now or before.
+    ``deploys``: True if `joblane up` can deploy cdk.json and infra/app.py.
     """
 
     written: list[Path]
@@ -53,7 +54,7 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
     target, test = project.handlers / folder, _test(project, folder)
     for path in (target, test):
         if path.exists():
-            raise LocalError(f"{path.relative_to(project.root)} is there already; nothing was written.")
+            raise LocalError(f"{path.relative_to(project.root)} already exists; nothing was written.")
     words = {
         "type": type_,
         "functions": project.functions,
@@ -69,15 +70,15 @@ def new(project: Project, type_: str, *, queue: str, schedule: str | None, resum
 
 
 def init(project: Project) -> Initialised:
-    """Write what a project needs to run a first job here and on AWS; files that exist stay as they are.
+    """Write the files that a project needs to run a first job, and change no existing file.
 
-    Raises :class:`LocalError` where the folder cannot be written, with nothing half done.
+    Raises :class:`LocalError` if the folder cannot be written; no file is left then.
     """
     root, folder = project.root, folder_of(FIRST_TYPE)
     handler, test = project.handlers / folder / "handler.py", _test(project, folder)
     workflow = root / ".github" / "workflows" / "joblane.yml"
     templates = {
-        project.handlers / "__init__.py": "project/package.py",  # without it, a package elsewhere of that name wins
+        project.handlers / "__init__.py": "project/package.py",  # else another package of this name is imported
         handler: "project/handler.py",
         test: "project/test.py",
         root / "infra" / "app.py": "project/app.py",
@@ -85,10 +86,10 @@ def init(project: Project) -> Initialised:
         workflow: "project/workflow.yml",
     }
     missing = _missing(root)
-    if missing:  # it runs the app, which would fail
+    if missing:  # the workflow runs the app, which would fail
         del templates[workflow]
     left = [path for path in templates if path.exists()]
-    if handler in left and test not in left:  # it may be another job by now, which that test would not fit
+    if handler in left and test not in left:  # the job may be another one by now, and fail the test
         left.append(test)
     words = {"functions": project.functions, "version": version("joblane")}
     files = {path: _text(name, words) for path, name in templates.items() if path not in left}
@@ -103,7 +104,7 @@ def init(project: Project) -> Initialised:
 
 
 def _missing(root: Path) -> str | None:
-    """A note on the CDK app that is there already, where it lacks settings or code for `joblane up`; else None."""
+    """Return a note if an existing CDK app lacks settings or code for `joblane up`; else None."""
     try:
         cdk_json = json.loads((root / "cdk.json").read_text(encoding="utf-8"))
         settings = isinstance(cdk_json.get("context", {}).get("stages", {}).get("local"), dict)
@@ -118,22 +119,22 @@ def _missing(root: Path) -> str | None:
     if not lacks:
         return None
     return (
-        f"This folder has a CDK app of its own: {'; '.join(lacks)}. So `joblane up` cannot deploy it yet, and no "
-        "workflow was written. docs/how-to/own-cdk-app.md says how to add the jobs to it."
+        f"This folder has a CDK app already: {'; '.join(lacks)}. So `joblane up` cannot deploy it yet, and no workflow "
+        "was written. docs/how-to/own-cdk-app.md shows how to add the jobs to it."
     )
 
 
 def _notes(root: Path) -> list[str]:
     repository = next((each for each in (root, *root.parents) if (each / ".git").exists()), None)
     if repository is None:
-        return ["This folder is in no git repository: `git init` makes one. The workflow needs it, the rest does not."]
+        return ["This folder is not in a git repository. The workflow needs one: `git init` makes it."]
     if repository != root:
-        return [f"GitHub reads workflows in {repository / '.github/workflows'} alone: move joblane.yml there."]
+        return [f"GitHub reads workflows only in {repository / '.github/workflows'}: move joblane.yml there."]
     return []
 
 
 def _test(project: Project, folder: str) -> Path:
-    """Where tests with a database are, or else all of them."""
+    """Return the path of a job's test: in tests/integration if that folder exists, else in tests."""
     tests = project.root / "tests"
     return (tests / "integration" if (tests / "integration").is_dir() else tests) / f"test_{folder}.py"
 

@@ -1,4 +1,4 @@
-"""One PostgreSQL connection per process, shared by Joblane's own statements and the handler's session.
+"""The process's single PostgreSQL connection, for Joblane's own statements and for the handler's session.
 
 ``Database.get`` returns the open connection, or connects. ``drop`` discards the connection, and the next ``get``
 connects again. The SQLAlchemy engine uses the same connection. It is created on first use, because importing SQLAlchemy

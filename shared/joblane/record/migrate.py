@@ -97,7 +97,7 @@ def migrate(
 
     ``prefix``: the stage's prefix; None: the prefix in the settings. ``user``: a role that gets the right to read and
     write; None if the functions log in as the tables' owner. ``by_iam``: the user logs in by IAM and is created if it
-    does not exist. ``patience``: how long to wait for an unavailable database, for example one that is paused. It waits
+    does not exist. ``patience``: how long to wait for an unavailable database, for example a paused database. It waits
     for tables in use for at least a minute.
 
     Raises :class:`WrongStageError` and :class:`ForeignSchemaError` before any change.

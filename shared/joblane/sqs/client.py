@@ -27,7 +27,7 @@ NO_SUCH_QUEUE = ("NonExistentQueue", "QueueDoesNotExist")
 
 @dataclass(slots=True)
 class Entry:
-    """One message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues."""
+    """A message to send. ``delay_seconds`` 0 to 900; ``group``: the tenant, for SQS's fair queues."""
 
     queue: str
     body: str

@@ -1,14 +1,14 @@
-"""A kit for tests of jobs: the real worker, client and sweep, over a real database and queues in memory.
+"""A kit for tests of jobs: the real worker, client and sweep, with a real database and with queues in memory.
 
-The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/how-to/test.md`` shows all of it by example.
+The fixture ``jobs`` of the pytest plugin is a :class:`JobTester`. ``docs/how-to/test.md`` has examples.
 
-Run
+Run tasks
     JobTester, DrainReport, TaskReport
-Look
+Inspect tasks
     EnqueuedTask, Captured, DeadLetter
-Break
+Cause faults
     Fault
-Raised
+Errors
     KitError, NotRunError, CrashedError
 """
 

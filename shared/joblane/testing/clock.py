@@ -1,8 +1,8 @@
-"""Time in a test: the clock stands, and the world grows older.
+"""Time in a test: the clock does not move; instead, the times in the database become older.
 
-Travelling three days takes three days off every time in the database, the library's and the application's. Whatever
-compares such a time with now, in SQL or in Python, then finds what it would have found three days later. A time that
-was copied out of a column, into JSON or a key, stays as it was written.
+To travel three days, the kit subtracts three days from every time in the database, the library's and the application's.
+Code that compares such a time with the current time, in SQL or in Python, then behaves as it would three days later. A
+copy of a time, for example in JSON or in a key, does not change.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from joblane.errors import sqlstate, text_of
 from joblane.record.connection import LOCK_NOT_AVAILABLE, UNIQUE_VIOLATION, Connection
 from joblane.testing.errors import KitError
 
-BOUND = ("23503", "23514", "23P01")
-"""A foreign key, a check, an exclusion. Source: PostgreSQL, appendix A, class 23."""
+CONSTRAINTS = ("23503", "23514", "23P01")
+"""SQLSTATEs of a foreign key, a check and an exclusion. Source: PostgreSQL, appendix A, class 23."""
 FINEST = timedelta(milliseconds=1)
 WHOLE_SECOND = timedelta(seconds=1, milliseconds=10)
-"""How much later than its row a message is due: SQS's delays are whole seconds, rounded up. And what clocks differ."""
+"""A message may be due this much later than its row: SQS's delays are rounded up to seconds, and clocks differ."""
 
 TIMES = """
 select quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relname::text, quote_ident(a.attname),
@@ -33,11 +33,15 @@ select quote_ident(n.nspname) || '.' || quote_ident(c.relname), c.relname::text,
    and a.atttypid in ('timestamptz'::regtype, 'timestamp'::regtype)
  order by 1, 3
 """
-"""Every column that holds a moment: table as SQL names it, its bare name, column, whether triggers watch the table."""
+"""Every column with times: qualified name of the table, its plain name, the column, and true if the table has
+triggers."""
 
 
 class Clock:
-    """How far a test has travelled. ``now()``: where it is, aware; for the queues in seconds since 1970."""
+    """The time of a test, and how far it has travelled.
+
+    ``seconds()``: the time in seconds since 1970, for the queues.
+    """
 
     def __init__(self) -> None:
         self.travelled = timedelta(0)
@@ -50,41 +54,40 @@ class Clock:
 
 
 def age(connection: Connection, by: timedelta, ageless: Collection[str]) -> None:
-    """Take ``by`` off every time in the database, but for the tables named in ``ageless``. All of it or nothing.
+    """Subtract ``by`` from every time in the database, except in the tables of ``ageless``, in one transaction.
 
     Raises :class:`KitError`.
     """
     tables: defaultdict[tuple[str, bool], list[str]] = defaultdict(list)
-    for table, name, column, watched in connection.run(TIMES):
+    for table, name, column, has_trigger in connection.run(TIMES):
         if name not in ageless:
-            tables[table, watched].append(column)
+            tables[table, has_trigger].append(column)
     table = ""
     connection.run("begin")
     try:
         connection.run("set local lock_timeout = '3s'")
-        for (table, watched), columns in tables.items():
-            if watched:  # a trigger that keeps `updated_at` would undo it
+        for (table, has_trigger), columns in tables.items():
+            if has_trigger:  # a trigger that sets `updated_at` would undo the change
                 connection.run(f"alter table {table} disable trigger user")
-            moves = ", ".join(f"{column} = {column} - $1::float8 * interval '1 second'" for column in columns)
-            connection.run(f"update {table} set {moves}", str(by.total_seconds()))
-            if watched:
+            changes = ", ".join(f"{column} = {column} - $1::float8 * interval '1 second'" for column in columns)
+            connection.run(f"update {table} set {changes}", str(by.total_seconds()))
+            if has_trigger:
                 connection.run(f"alter table {table} enable trigger user")
         connection.run("commit")
     except PostgresError as error:
         connection.run("rollback")
-        raise KitError(f"time could not pass for the table {table}: {_advice(error, table)}") from error
+        raise KitError(f"the times of the table {table} cannot be changed: {_advice(error, table)}") from error
 
 
 def _advice(error: PostgresError, table: str) -> str:
     name = table.rpartition(".")[2].strip('"')
-    leave_out = f"leave it out: jobs.ageless.add({name!r})"
+    exclude = f"exclude the table: jobs.ageless.add({name!r})"
     match sqlstate(error):
         case code if code == LOCK_NOT_AVAILABLE:
-            return "a transaction of the test holds its rows; commit or close that session before you travel"
+            return "a transaction of the test has locked its rows; commit or close that session before you travel"
         case code if code == UNIQUE_VIOLATION:
-            return f"its times are unique, and two met on the way; {leave_out}"
-        case code if code in BOUND:
-            told = text_of(error)
-            return f"its times are bound by a constraint; {leave_out}, and the tables it shares them with ({told})"
+            return f"its times are unique, and two of them became equal during the change; {exclude}"
+        case code if code in CONSTRAINTS:
+            return f"a constraint covers its times; {exclude}, and the tables that share the times ({text_of(error)})"
         case _:
             return text_of(error)

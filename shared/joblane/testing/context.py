@@ -1,4 +1,4 @@
-"""A context for a function that a test calls by itself: a claimed row, and its end at the end of the block."""
+"""The task context for a function that a test calls directly: it claims the row, and finishes it after the block."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ REQUEST_ID = "a test's own call"
 
 @contextmanager
 def run_context(database: Database, task: Task[Any, Any], id_: str, sqs: Sqs, prefix: str) -> Iterator[TaskContext]:
-    """Claim the task, and end it as the runtime would: completed, or failed where the block raises.
+    """Claim the task, and finish it as a worker does: completed, or failed if the block raises.
 
-    Raises at the end of the block, as the runtime does: :class:`TaskCancelled`, :class:`LeaseLostError`.
+    Raises :class:`TaskCancelled` and :class:`LeaseLostError` at the end of the block, as a worker does.
     """
     started = time.perf_counter()
     queue = Queue(database.get().run("select queue from joblane.tasks where id = $1", id_)[0][0])
     arrived = arrival(task, Message(task.type, id_, rec=True), id_, queue)
     claimed = claim(database.get(), [arrived], task.timeout + LEASE_MARGIN, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
-        raise KitError(f"{task.type} {id_} cannot run: its claim says {claimed.verdict}")
+        raise KitError(f"{task.type} {id_} cannot run: the verdict of its claim is {claimed.verdict}")
     work = RunSession(database, database.another(), id_, claimed.token)
     client = JobClient.within(database, sqs, prefix)
     context = TaskContext(task, claimed, queue, work, client, seconds=task.timeout.total_seconds())

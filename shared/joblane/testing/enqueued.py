@@ -64,12 +64,12 @@ class EnqueuedTask:
 
 
 def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[EnqueuedTask]:
-    """All rows in the order they were written; after them, messages of senders without a record that have not run."""
-    found = [
+    """Return all rows, oldest first, then the messages of producers without a record that have not run."""
+    enqueued = [
         EnqueuedTask(id_, type_, queue, tenant, owner, tuple(tags), State(state), payload, headers, _seconds(due), key)
         for id_, type_, queue, tenant, owner, tags, state, payload, headers, due, key in connection.run(TASKS)
     ]
-    known = {one.id for one in found}
+    known = {task.id for task in enqueued}
     for entry in sent:
         message = decode(entry.body)
         if message.id is None or message.rec or message.id in known:
@@ -79,8 +79,8 @@ def read(connection: Connection, sent: Sequence[Entry], prefix: str) -> list[Enq
         state = State.SCHEDULED if entry.delay_seconds else State.PENDING
         tags = tuple(message.options.tags) if message.options else ()
         fields = (tags, state, message.payload, message.headers, timedelta(seconds=entry.delay_seconds))
-        found.append(EnqueuedTask(message.id, message.type, queue, entry.group, None, *fields))
-    return found
+        enqueued.append(EnqueuedTask(message.id, message.type, queue, entry.group, None, *fields))
+    return enqueued
 
 
 class Captured(Sequence[EnqueuedTask]):
@@ -89,16 +89,16 @@ class Captured(Sequence[EnqueuedTask]):
     It grows until the end of the block. A task that was replaced in the block counts as enqueued there.
     """
 
-    def __init__(self, look: Callable[[], list[EnqueuedTask]], find: Callable[[str], Task[Any, Any]]) -> None:
-        """``look`` returns all tasks. ``find`` returns the task of a type, and raises :class:`KitError`."""
-        self._look = look
+    def __init__(self, read_all: Callable[[], list[EnqueuedTask]], find: Callable[[str], Task[Any, Any]]) -> None:
+        """``read_all`` returns all tasks. ``find`` returns the task of a type, and raises :class:`KitError`."""
+        self._read_all = read_all
         self._find = find
-        self._before = {(one.id, one.key_until) for one in look()}
-        self._kept: list[EnqueuedTask] | None = None
+        self._before = {(task.id, task.key_until) for task in read_all()}
+        self._tasks: list[EnqueuedTask] | None = None
 
     def close(self) -> None:
         """Keep the tasks of this moment: the block has ended."""
-        self._kept = self.enqueued()
+        self._tasks = self.enqueued()
 
     def __getitem__(self, position: Any) -> Any:
         return self.enqueued()[position]
@@ -111,11 +111,11 @@ class Captured(Sequence[EnqueuedTask]):
 
     def enqueued(self, task: Task[Any, Any] | str | None = None) -> list[EnqueuedTask]:
         """Return the tasks of one type, or all, in order."""
-        found = self._kept
-        if found is None:
-            found = [one for one in self._look() if (one.id, one.key_until) not in self._before]
+        tasks = self._tasks
+        if tasks is None:
+            tasks = [new for new in self._read_all() if (new.id, new.key_until) not in self._before]
         types = None if task is None else (task,) if isinstance(task, str) else task.types
-        return [one for one in found if types is None or one.type in types]
+        return [new for new in tasks if types is None or new.type in types]
 
     def assert_enqueued(
         self,
@@ -157,9 +157,9 @@ class Captured(Sequence[EnqueuedTask]):
         __tracebackhide__ = True
         given: dict[str, Any] = {
             "id": task_id,
-            "queue": _one_of("queue", Queue, queue),
+            "queue": _member("queue", Queue, queue),
             "tags": None if tags is None else tuple(tags),
-            "state": _one_of("state", State, state),
+            "state": _member("state", State, state),
             "process_in": process_in,
         }
         wanted = {name: value for name, value in given.items() if value is not None}
@@ -168,31 +168,33 @@ class Captured(Sequence[EnqueuedTask]):
         declared = self._find(task) if isinstance(task, str) else task
         wanted |= _payload(declared, payload, fields)
         of_type = self.enqueued(task)
-        matching = [one for one in of_type if not differences(one, wanted)]
+        matching = [enqueued for enqueued in of_type if not differences(enqueued, wanted)]
         if (len(matching) != count) if count is not None else not matching:
             type_ = task if isinstance(task, str) else task.type
-            number = "at least one" if count is None else "none" if count == 0 else f"exactly {count}"
-            what = f"{type_}: {number} was to be enqueued, {len(matching)} was"
-            others = [one.type for one in self.enqueued() if one not in of_type]
-            scrub = scrubber(declared.payload, *(one.payload for one in of_type), _of_payload(wanted))
-            raise AssertionError(scrub(_failure(what, declared.payload, wanted, of_type, others)))
+            number = "at least one" if count is None else "no" if count == 0 else f"exactly {count}"
+            problem = (
+                f"{type_}: expected {number} enqueued task{'' if count in (None, 1) else 's'}, not {len(matching)}"
+            )
+            others = [enqueued.type for enqueued in self.enqueued() if enqueued not in of_type]
+            scrub = scrubber(declared.payload, *(enqueued.payload for enqueued in of_type), _of_payload(wanted))
+            raise AssertionError(scrub(_failure(problem, declared.payload, wanted, of_type, others)))
         return matching
 
 
-def _one_of(name: str, words: type[StrEnum], value: str | None) -> str | None:
+def _member(name: str, enum: type[StrEnum], value: str | None) -> str | None:
     try:
-        return None if value is None else words(value).value
+        return None if value is None else enum(value).value
     except ValueError:
-        raise KitError(f"{name}: {value!r} is not one of {', '.join(words)}") from None
+        raise KitError(f"{name}: {value!r} is not one of {', '.join(enum)}") from None
 
 
 def _payload(
     task: Task[Any, Any], payload: Payload | Mapping[str, Any] | None, fields: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What the payload is to hold, by ``payload.<field>``."""
+    """Return the expected fields of the payload, with names ``payload.<field>``."""
     if isinstance(payload, Payload):
         if fields:
-            raise KitError("a payload is compared whole; give some of its fields as a mapping, or as arguments")
+            raise KitError("a payload instance is compared whole; to compare some fields, give a mapping or arguments")
         if type(payload) is not task.payload:
             raise KitError(f"{task.type} takes {task.payload.__name__}, not {type(payload).__name__}")
         return {f"payload.{name}": value for name, value in payload.model_dump(mode="json").items()}
@@ -210,8 +212,8 @@ def _of_payload(wanted: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def differences(task: EnqueuedTask, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """What of ``wanted`` this task has not, with what it has instead."""
-    return {name: found for name, value in wanted.items() if not _same(found := _value(task, name), value)}
+    """Return the values of this task that differ from ``wanted``."""
+    return {name: actual for name, value in wanted.items() if not _same(actual := _value(task, name), value)}
 
 
 def _value(task: EnqueuedTask, name: str) -> Any:
@@ -220,14 +222,14 @@ def _value(task: EnqueuedTask, name: str) -> Any:
     return (value or {}).get(key, MISSING) if key else value
 
 
-def _same(found: Any, wanted: Any) -> bool:
+def _same(actual: Any, wanted: Any) -> bool:
     if isinstance(wanted, timedelta):
-        return bool(abs(found - wanted) <= CLOSE)
-    return bool(found == wanted) and _flags(found) == _flags(wanted)
+        return bool(abs(actual - wanted) <= CLOSE)
+    return bool(actual == wanted) and _flags(actual) == _flags(wanted)
 
 
 def _flags(value: Any) -> Any:
-    """Where booleans are in a value: to Python they are numbers, to JSON they are not."""
+    """Return the positions of booleans in a value. In Python they equal numbers, in JSON they do not."""
     if isinstance(value, Mapping):
         return {name: _flags(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
@@ -236,36 +238,36 @@ def _flags(value: Any) -> Any:
 
 
 def _failure(
-    what: str,
+    problem: str,
     model: type[Payload],
     wanted: Mapping[str, Any],
     of_type: Sequence[EnqueuedTask],
     others: Sequence[str],
 ) -> str:
-    """``others``: the types of what else was enqueued. Values of redacted fields are masked."""
+    """Return the text of a failed assertion, with redacted values masked. ``others``: types of the other tasks."""
 
     def shown(name: str, value: Any) -> str:
         key = name.removeprefix("payload.")
         return _shown(value if value is MISSING or key == name else masked(model, {key: value})[key])
 
-    lines = [what + (", with" if wanted else "")]
+    lines = [problem + (", with" if wanted else "")]
     lines += [f"    {name} = {shown(name, value)}" for name, value in wanted.items()]
     if of_type:
-        lines.append(f"  enqueued of {of_type[0].type}:")
-    for one in sorted(of_type, key=lambda one: len(differences(one, wanted)))[:SHOWN]:
-        wrong = differences(one, wanted)
-        lines.append(f"    {one.id}, {one.state} in {one.queue}{'' if wrong else ', as asked'}")
+        lines.append(f"  enqueued tasks of {of_type[0].type}:")
+    for task in sorted(of_type, key=lambda task: len(differences(task, wanted)))[:SHOWN]:
+        wrong = differences(task, wanted)
+        lines.append(f"    {task.id}, {task.state} in {task.queue}{'' if wrong else ', as expected'}")
         lines += [
-            f"      {name} = {shown(name, found)}, not {shown(name, wanted[name])}" for name, found in wrong.items()
+            f"      {name} = {shown(name, actual)}, not {shown(name, wanted[name])}" for name, actual in wrong.items()
         ]
-        rest = {f"payload.{name}": value for name, value in (one.payload or {}).items()}
+        rest = {f"payload.{name}": value for name, value in (task.payload or {}).items()}
         lines += [f"      {name} = {shown(name, value)}" for name, value in rest.items() if name not in wrong]
     if len(of_type) > SHOWN:
         lines.append(f"    and {len(of_type) - SHOWN} more")
     if others:
-        lines.append("  of other types: " + ", ".join(f"{type_} ({n})" for type_, n in Counter(others).items()))
+        lines.append("  tasks of other types: " + ", ".join(f"{type_} ({n})" for type_, n in Counter(others).items()))
     if not of_type and not others:
-        lines.append("  nothing was enqueued at all; what is enqueued in a session exists once that has committed")
+        lines.append("  no task was enqueued; a task that is enqueued in a session exists only after its commit")
     return "\n".join(lines)
 
 

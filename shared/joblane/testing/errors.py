@@ -1,4 +1,4 @@
-"""What the kit itself raises. What a handler raises comes out of :meth:`JobTester.run` as it is."""
+"""The kit's own exceptions. :meth:`JobTester.run` raises the exceptions of a handler unchanged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class KitError(JobError):
 
 
 class Killed(KeyboardInterrupt):
-    """Ends an invocation as SIGKILL ends a process: nothing after it decides, writes or sends anything.
+    """Ends an invocation as SIGKILL ends a process: no code after it decides, writes or sends anything.
 
-    The runtime lets interrupts of the keyboard through and takes every other exception for the end of a handler.
+    A worker does not catch KeyboardInterrupt. Every other exception would count as the end of the handler.
     """

@@ -1,4 +1,4 @@
-"""What a test may let happen to a run: duplicates, kills around a commit, a process that was away for too long."""
+"""Faults that a test can cause: duplicates, kills around a commit, a process that stands still for too long."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from joblane.record.database import Database
 from joblane.record.finish import FINISH
 from joblane.testing.errors import Killed
 
-Go = Callable[[], Any]
-Tap = Callable[[str, Go], Any]
-"""Stands before every statement: gets its SQL and what sends it, and returns what that gives."""
+Send = Callable[[], Any]
+Hook = Callable[[str, Send], Any]
+"""Called for every statement with its SQL and a function that sends it. Returns the result of that function."""
 
 
-class TappedDatabase(Database):
-    """A process's connection with a tap before every statement, SQLAlchemy's among them."""
+class HookedDatabase(Database):
+    """A process's connection with a hook around every statement, also SQLAlchemy's."""
 
-    def __init__(self, url: str, tap: Tap) -> None:
+    def __init__(self, url: str, hook: Hook) -> None:
         super().__init__(url)
-        self._tap = tap
-        self._tapped: Connection | None = None
+        self._hook = hook
+        self._hooked: Connection | None = None
 
     def get(self) -> Connection:
         connection = super().get()
-        if connection is not self._tapped:
-            self._tapped = connection
+        if connection is not self._hooked:
+            self._hooked = connection
             prepared, simple = connection.execute_unnamed, connection.execute_simple
             connection.__dict__.update(
-                execute_unnamed=lambda sql, *rest, **named: self._tap(sql, lambda: prepared(sql, *rest, **named)),
-                execute_simple=lambda sql: self._tap(sql, lambda: simple(sql)),
+                execute_unnamed=lambda sql, *rest, **named: self._hook(sql, lambda: prepared(sql, *rest, **named)),
+                execute_simple=lambda sql: self._hook(sql, lambda: simple(sql)),
             )
         return connection
 
@@ -45,7 +45,7 @@ class Kind(Enum):
     DUPLICATE_WHILE_RUNNING = auto()
     CRASH_BEFORE_COMMIT = auto()
     CRASH_AFTER_COMMIT = auto()
-    LATE = auto()
+    LATE_ACKNOWLEDGEMENT = auto()
 
 
 CRASHES = (Kind.CRASH_BEFORE_COMMIT, Kind.CRASH_AFTER_COMMIT)
@@ -73,15 +73,17 @@ class Fault:
 
 
 class Faults:
-    """Those that are armed now."""
+    """The faults that are armed now."""
 
     def __init__(self) -> None:
         self._armed: list[Fault] = []
 
     @contextmanager
     def armed(self, kind: Kind, task: Task[Any, Any] | None, times: int, commit: int | None = None) -> Iterator[Fault]:
-        """Arm one for the block. Raises AssertionError where it had fewer occasions than ``times``, as a test that
-        proves nothing would pass."""
+        """Arm a fault for the block.
+
+        Raises AssertionError if it happened less often than ``times``, because the test would then prove nothing.
+        """
         if times < 1 or (commit is not None and commit < 1):
             raise ValueError("times, commit: numbers from 1 are required")
         fault = Fault(kind, task.type if task else None, times, commit)
@@ -91,55 +93,57 @@ class Faults:
         finally:
             self._armed.remove(fault)
         if fault.left:
-            what, of = kind.name.lower().replace("_", " "), fault.type or "any task"
-            came = f"{fault.happened} of {times} times a run of {of}" if fault.happened else f"no run of {of}"
-            raise AssertionError(f"{what}: {came} came to it inside of the block")
+            name, type_ = kind.name.lower().replace("_", " "), fault.type or "any task"
+            raise AssertionError(
+                f"{name}: it happened {fault.happened} of {times} times inside the block, to a run of {type_}"
+            )
 
     def find(self, type_: str, *kinds: Kind) -> Fault | None:
-        """The first of these kinds that has an occasion in a run of this type."""
-        return next(
-            (one for one in self._armed if one.kind in kinds and one.left > 0 and one.type in (None, type_)), None
-        )
+        """Return the first armed fault of these kinds for a run of this type."""
+        for fault in self._armed:
+            if fault.kind in kinds and fault.left > 0 and fault.type in (None, type_):
+                return fault
+        return None
 
 
-class Guillotine:
-    """Kills the process that serves a task at the commit a fault names: its connection is cut without a word.
+class Killer:
+    """Kills the process that serves a task at the commit that a fault names, by closing its connection.
 
-    ``watch(type)`` begins an invocation. From the kill to :meth:`release` every statement is met by the same end.
+    :meth:`start` begins an invocation, :meth:`end` ends it. In between, every statement after the kill raises, too.
     """
 
     def __init__(self, url: str, faults: Faults) -> None:
-        self.database = TappedDatabase(url, self._tap)
+        self.database = HookedDatabase(url, self._hook)
         self._faults = faults
         self._type: str | None = None
-        self._fallen = False
+        self._killed = False
         self._commits = 0
-        self._ends = False
+        self._finishing = False
 
-    def watch(self, type_: str) -> None:
-        self._type, self._commits, self._ends = type_, 0, False
+    def start(self, type_: str) -> None:
+        self._type, self._commits, self._finishing = type_, 0, False
 
-    def release(self) -> None:
-        self._type, self._fallen = None, False
+    def end(self) -> None:
+        self._type, self._killed = None, False
 
-    def _tap(self, sql: str, go: Go) -> Any:
-        if self._fallen:
+    def _hook(self, sql: str, send: Send) -> Any:
+        if self._killed:
             raise Killed
         fault = self._faults.find(self._type, *CRASHES) if self._type else None
         if fault is None or not self._is_commit(sql, fault):
-            return go()
+            return send()
         if fault.kind is Kind.CRASH_AFTER_COMMIT:
-            go()
+            send()
         fault.strikes()
-        self._fallen = True
+        self._killed = True
         self.database.drop()
         raise Killed
 
     def _is_commit(self, sql: str, fault: Fault) -> bool:
-        """Whether this statement commits, and is the commit that is meant."""
-        self._ends = self._ends or sql == FINISH
-        alone = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and self.database.get().idle
-        if not alone and sql != "commit":
+        """True if this statement is the commit that the fault names."""
+        self._finishing = self._finishing or sql == FINISH
+        commits_itself = sql in (FINISH, MARK_ITEM, MOVE_CURSOR) and self.database.get().idle
+        if not commits_itself and sql != "commit":
             return False
         self._commits += 1
-        return self._ends if fault.commit is None else self._commits == fault.commit
+        return self._finishing if fault.commit is None else self._commits == fault.commit

@@ -1,4 +1,4 @@
-"""Lambda's part: handing the messages of a lane to the function that serves it, and deleting those it is done with."""
+"""Lambda's role: it invokes the function of a lane with the messages, and deletes the acknowledged ones."""
 
 from __future__ import annotations
 
@@ -19,52 +19,55 @@ from joblane.record.database import Database
 from joblane.sqs.message import decode
 from joblane.sqs.tick import tick_id
 from joblane.testing.errors import Killed, KitError
-from joblane.testing.faults import Faults, Guillotine, Kind
-from joblane.testing.process import LambdaContext, alarm_kept
+from joblane.testing.faults import Faults, Killer, Kind
+from joblane.testing.process import LambdaContext, alarm_restored
 from joblane.testing.queues import MemoryQueues, QueuedMessage
 from joblane.testing.report import Deliveries
 from joblane.worker.worker import Worker
 
 
-class Known:
-    """The tasks whose messages can be delivered, by every type they go by."""
+class KnownTasks:
+    """The tasks whose messages can be delivered."""
 
     def __init__(self) -> None:
         self.tasks: dict[str, Task[Any, Any]] = {}
 
-    def learn(self, task: Task[Any, Any]) -> None:
+    def add(self, task: Task[Any, Any]) -> None:
         self.tasks[task.type] = task
         if task.archived_to is not None and not isinstance(task.archived_to, str):
             self.tasks.setdefault(task.archived_to.type, task.archived_to)
 
     def get(self, type_: str) -> Task[Any, Any]:
-        """One that was met in this test, else the one in the folder of its name. Raises :class:`KitError`."""
+        """Return the task of a type or alias: a known task, or else the task in its folder.
+
+        Raises :class:`KitError`.
+        """
         for task in self.tasks.values():
             if type_ in task.types:
                 return task
         packages = {task.function.__module__.split(".")[0] for task in self.tasks.values()}
         for package in sorted({*packages, "functions"}):
             with suppress(DeclarationError, ModuleNotFoundError):
-                self.learn(task := load(type_, package))
+                self.add(task := load(type_, package))
                 return task
-        raise KitError(f"no task of the type {type_!r} is known; if there is one, jobs.register(…) it")
+        raise KitError(f"no task of the type {type_!r} is known; if it exists, call jobs.register(…)")
 
 
 class Lanes:
     """All lanes of one test.
 
-    ``url``, ``prefix``: of the record, and of names. ``invocation``: how long one may take; None: as long as the
-    task's function has on AWS. ``stand_still``: lets that much time pass.
+    ``url``: the database. ``prefix``: the prefix of queue names. ``invocation``: the longest time of an invocation;
+    None: the function's timeout on AWS. ``stand_still``: lets time pass.
     """
 
     def __init__(
         self, url: str, prefix: str, queues: MemoryQueues, faults: Faults, stand_still: Callable[[timedelta], object]
     ) -> None:
-        self.known = Known()
+        self.known = KnownTasks()
         self.invocation: timedelta | None = None
-        self.guillotine = Guillotine(url, faults)
-        self.kept: dict[str, tuple[Any, BaseException | None]] = {}
-        """By task id, what a handler returned or raised: of the ids that are there already."""
+        self.killer = Killer(url, faults)
+        self.results: dict[str, tuple[Any, BaseException | None]] = {}
+        """Task id → the handler's return value and exception. Only ids that are in it already are recorded."""
         self._url = url
         self._prefix = prefix
         self._queues = queues
@@ -74,65 +77,66 @@ class Lanes:
         self._context: TaskContext | None = None
 
     def close(self) -> None:
-        self.guillotine.database.drop()
+        self.killer.database.drop()
 
     def lane(self, task: Task[Any, Any], queue: Queue | None = None) -> str:
         return lane_name(self._prefix, queue or task.queue, task.type)
 
-    def deliver_due(self, seen: Deliveries, now: float) -> bool:
-        """Receive and handle what can be seen first. False where nothing can."""
-        found = self._queues.next_lane()
-        if found is None or found[1] > now:
+    def deliver_due(self, deliveries: Deliveries, now: float) -> bool:
+        """Receive and handle the messages that are visible first. Return False if none is visible."""
+        next_lane = self._queues.next_lane()
+        if next_lane is None or next_lane[1] > now:
             return False
-        task = self._task_of(found[0])
+        lane = next_lane[0]
+        task = self._task_of(lane)
         numbers = task.numbers
         batch = self._queues.receive(
-            found[0], task.batch_size, numbers.visibility.total_seconds(), numbers.max_receive_count
+            lane, task.batch_size, numbers.visibility.total_seconds(), numbers.max_receive_count
         )
         if batch:
-            self.deliver(task, batch, seen)
+            self.deliver(task, batch, deliveries)
         return True
 
-    def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], seen: Deliveries) -> None:
-        """Invoke the task's function with messages that were received."""
-        seen.invocations += 1
+    def deliver(self, task: Task[Any, Any], batch: Sequence[QueuedMessage], deliveries: Deliveries) -> None:
+        """Invoke the task's function with received messages."""
+        deliveries.invocations += 1
         self._context = None
-        self.guillotine.watch(task.type)
+        self.killer.start(task.type)
         try:
-            self._handle(task, self.guillotine.database, batch)
+            self._handle(task, self.killer.database, batch)
         except Killed:
-            seen.killed += 1
-            self._bury_process()
+            deliveries.killed += 1
+            self._clean_up_process()
         finally:
-            self.guillotine.release()
+            self.killer.end()
         if (fault := self._faults.find(task.type, Kind.DUPLICATE)) is not None:
             fault.strikes()
             self._handle_copy(task, batch)
-        seen.saw(self._ids(task, batch))
+        deliveries.add(self._ids(task, batch))
 
     def _handle(self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage]) -> None:
-        """One invocation of a function's process, and its acknowledgements."""
-        answer = self._invoke(task, database, batch, [held.record() for held in batch])
-        kept = {item["itemIdentifier"] for item in answer["batchItemFailures"]}
-        for held in batch:
-            if held.message_id not in kept:
-                self._queues.delete(held)
+        """Invoke the function in a process, and delete the messages that it acknowledges."""
+        response = self._invoke(task, database, batch, [message.record() for message in batch])
+        kept = {item["itemIdentifier"] for item in response["batchItemFailures"]}
+        for message in batch:
+            if message.message_id not in kept:
+                self._queues.delete(message)
 
     def _handle_copy(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
-        """The same messages once more, in another process. What it says of them finds nothing to act on."""
-        with Database(self._url) as database:  # another process's
-            self._invoke(task, database, batch, [held.record(receipt="a copy's") for held in batch])
+        """Deliver the same messages to another process, with receipts for which its response has no effect."""
+        with Database(self._url) as database:  # the other process's
+            self._invoke(task, database, batch, [message.record(receipt="a copy's") for message in batch])
 
     def _invoke(
         self, task: Task[Any, Any], database: Database, batch: Sequence[QueuedMessage], records: list[dict[str, Any]]
     ) -> dict[str, list[dict[str, str]]]:
-        worker = Worker(self._watched(task, batch), database, self._queues, self._prefix)
+        worker = Worker(self._instrumented(task, batch), database, self._queues, self._prefix)
         seconds = (self.invocation or task.numbers.function_timeout).total_seconds()
-        with alarm_kept():
+        with alarm_restored():
             return worker.handle({"Records": records}, LambdaContext(seconds, next(self._numbers)))
 
-    def _watched(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
-        """The task, with the test's eyes and faults around its function."""
+    def _instrumented(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> Task[Any, Any]:
+        """Return the task with a function that causes the test's faults and records the result."""
 
         @wraps(task.function)
         def function(payload: Any, ctx: TaskContext) -> Any:
@@ -141,37 +145,37 @@ class Lanes:
             try:
                 result = task.function(payload, ctx)
             except BaseException as error:
-                if ctx.task_id in self.kept:
-                    self.kept[ctx.task_id] = (None, error)
+                if ctx.task_id in self.results:
+                    self.results[ctx.task_id] = (None, error)
                 raise
-            if ctx.task_id in self.kept:
-                self.kept[ctx.task_id] = (result, None)
+            if ctx.task_id in self.results:
+                self.results[ctx.task_id] = (result, None)
             return result
 
         return replace(task, function=function)
 
     def _before(self, task: Task[Any, Any], batch: Sequence[QueuedMessage]) -> None:
-        """What happens between the claim and the handler's first line."""
+        """Cause the faults between the claim and the handler's first line."""
         if (fault := self._faults.find(task.type, Kind.DUPLICATE_WHILE_RUNNING)) is not None:
             fault.strikes()
             self._handle_copy(task, batch)
-        if (fault := self._faults.find(task.type, Kind.LATE)) is not None:
+        if (fault := self._faults.find(task.type, Kind.LATE_ACKNOWLEDGEMENT)) is not None:
             fault.strikes()
             self._stand_still(task.numbers.visibility)
             with Database(self._url) as database:  # another process's
-                for held in batch:
-                    self._queues.take(held, task.numbers.visibility.total_seconds())
+                for message in batch:
+                    self._queues.take(message, task.numbers.visibility.total_seconds())
                 self._handle(task, database, batch)
 
-    def _bury_process(self) -> None:
-        """Forget the killed one's session and connections, so that no later test meets what is left of them."""
+    def _clean_up_process(self) -> None:
+        """Discard the session and the connections of the killed process, so that they do not affect a later test."""
         context, self._context = self._context, None
         if context is not None:
             if context._work.touched:
                 with suppress(Exception, Killed):
                     context.session.invalidate()
             context.close()
-        self.guillotine.database.drop()
+        self.killer.database.drop()
 
     def _task_of(self, lane: str) -> Task[Any, Any]:
         for task in self.known.tasks.values():
@@ -179,7 +183,7 @@ class Lanes:
                 return task
         task = self.known.get(decode(self._queues.peek(lane).entry.body).type)
         if lane not in self._lanes(task):
-            raise KitError(f"a message of {task.type!r} is in {lane!r}, which is no lane of it")
+            raise KitError(f"a message of {task.type!r} is in {lane!r}, which is not a lane of this type")
         return task
 
     def _lanes(self, task: Task[Any, Any]) -> list[str]:
@@ -187,9 +191,9 @@ class Lanes:
 
     def _ids(self, task: Task[Any, Any], batch: Iterable[QueuedMessage]) -> list[str]:
         ids = []
-        for held in batch:
+        for queued in batch:
             with suppress(JobError):
-                message = decode(held.entry.body)
+                message = decode(queued.entry.body)
                 tick = message.tick
-                ids.append(tick_id(task, tick, held.sent_at) if tick else message.id or held.message_id)
+                ids.append(tick_id(task, tick, queued.sent_at) if tick else message.id or queued.message_id)
         return ids

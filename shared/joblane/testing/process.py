@@ -1,4 +1,4 @@
-"""The process under test: whatever in it would go to SQS goes to the tester's queues, and to the tester's database."""
+"""The process under test: its messages go to the tester's queues, its rows to the tester's database."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> Iterator[None]:
-    """Divert every client for a while, those that were made before as well, so that no test reaches AWS by oversight.
+def diverted(url: str, queues: Sqs, add: Callable[[Task[Any, Any]], None]) -> Iterator[None]:
+    """Divert every client of the process, also existing ones, so that no test reaches AWS by mistake.
 
-    ``learn`` is told of each task that is enqueued.
+    ``add`` is called with each task that is enqueued.
     """
     databases: WeakKeyDictionary[JobClient, Database] = WeakKeyDictionary()
     enqueue = JobClient._enqueue
 
     def to_database(client: JobClient) -> Database:
-        if client._made is not None and client._sqs is queues:  # a running task's: it keeps its process's connection
+        if client._made is not None and client._sqs is queues:  # the client of a running task keeps its connection
             return client._made
         return databases.setdefault(client, Database(url))
 
-    def and_learn(client: JobClient, ready: Sequence[NewTask], session: Session | None) -> Any:
-        for one in ready:
-            learn(one.task)
-        return enqueue(client, ready, session)
+    def add_and_enqueue(client: JobClient, tasks: Sequence[NewTask], session: Session | None) -> Any:
+        for new in tasks:
+            add(new.task)
+        return enqueue(client, tasks, session)
 
     def to_memory(name: str) -> Callable[..., Any]:
         return lambda _, *arguments: getattr(queues, name)(*arguments)
@@ -47,7 +47,7 @@ def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> 
         mock.patch.object(Sqs, "send", to_memory("send")),
         mock.patch.object(Sqs, "send_many", to_memory("send_many")),
         mock.patch.object(Sqs, "set_visibility", to_memory("set_visibility")),
-        mock.patch.multiple(JobClient, _enqueue=and_learn, _database=to_database),
+        mock.patch.multiple(JobClient, _enqueue=add_and_enqueue, _database=to_database),
     ):
         try:
             yield
@@ -57,24 +57,27 @@ def diverted(url: str, queues: Sqs, learn: Callable[[Task[Any, Any]], None]) -> 
 
 
 @contextmanager
-def alarm_kept() -> Iterator[None]:
-    """Give the alarm clock back to whom it belongs, such as pytest-timeout: the runtime takes it for each handler."""
+def alarm_restored() -> Iterator[None]:
+    """Restore the process's alarm after the block, for example for pytest-timeout.
+
+    A worker sets it for each handler.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler, started = signal.getsignal(signal.SIGALRM), time.monotonic()
-    left, again = signal.getitimer(signal.ITIMER_REAL)
+    left, interval = signal.getitimer(signal.ITIMER_REAL)
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, signal.SIG_DFL if handler is None else handler)
         if left:
-            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), again)
+            signal.setitimer(signal.ITIMER_REAL, max(left - (time.monotonic() - started), 0.001), interval)
 
 
 class LambdaContext:
-    """Lambda's context object as far as the library reads it."""
+    """The attributes of Lambda's context object that the library reads."""
 
     def __init__(self, seconds: float, number: int) -> None:
         self._ends = time.monotonic() + seconds

@@ -1,8 +1,8 @@
-"""The pytest plugin `joblane`: the fixture `jobs`, a :class:`~joblane.testing.JobTester` on a database of its own.
+"""The pytest plugin `joblane`: the fixture `jobs`, a :class:`~joblane.testing.JobTester` with its own database.
 
-The server is the one at `--joblane-database` or `DATABASE_URL`, on which databases are made and dropped and nothing
-else is touched; without either, a PostgreSQL of the session's own. Loading the plugin imports pytest and
-the project's settings, and no more. It puts the project's code on `sys.path`, as `joblane` does.
+The plugin creates and drops databases on the server at `--joblane-database` or `DATABASE_URL`, and changes nothing else
+there. Without either, it starts a PostgreSQL for the session. Loading the plugin imports only pytest and the project's
+settings. It puts the project's code on `sys.path`, as `joblane` does.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.getgroup("joblane").addoption(
         OPTION,
         metavar="URL",
-        help="postgresql://… of a server that tests of jobs make their databases on "
-        "(default: DATABASE_URL, else a server is started for the session)",
+        help="postgresql://… of a server on which tests of jobs create their databases "
+        "(default: DATABASE_URL, or else a server is started for the session)",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Let tests import the functions and the further code of the project, however pytest was started."""
+    """Let tests import the project's functions and other code, independent of how pytest was started."""
     from joblane.project import Project, ProjectError
 
     try:
@@ -43,7 +43,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session")
 def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Address of a database on the server for tests. A project that has a server of its own overrides this."""
+    """The URL of a database on the server for tests. A project with its own server overrides this fixture."""
     given = request.config.getoption(OPTION) or os.environ.get("DATABASE_URL", "").strip()
     if given:
         yield given
@@ -52,8 +52,8 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
         from joblane.testing.server_for_tests import server_for_tests
     except ModuleNotFoundError as error:
         raise pytest.UsageError(
-            f"To start a PostgreSQL, the package {error.name!r} is missing: pip install 'joblane[test]', or name a "
-            f"server by {OPTION} or DATABASE_URL."
+            f"PostgreSQL cannot be started, because the package {error.name!r} is missing. Run `pip install "
+            f"'joblane[test]'`, or name a server by {OPTION} or DATABASE_URL."
         ) from error
     with server_for_tests() as server:
         yield server.url
@@ -61,7 +61,7 @@ def joblane_server(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def joblane_databases(joblane_server: str, pytestconfig: pytest.Config) -> Iterator[Databases]:
-    """Migrated databases on that server, as many as are wanted."""
+    """The source of migrated databases on that server."""
     from joblane.project import Project
     from joblane.testing.databases import Databases
 
@@ -74,16 +74,16 @@ def joblane_databases(joblane_server: str, pytestconfig: pytest.Config) -> Itera
 
 @pytest.fixture
 def joblane_database(joblane_databases: Databases) -> Iterator[str]:
-    """Address of a migrated, empty database for one test (`postgresql://…`, without a driver's name)."""
+    """The URL of a migrated, empty database for one test (`postgresql://…`, without a driver's name)."""
     with joblane_databases.clone() as url:
         yield url
 
 
 @pytest.fixture
 def jobs(joblane_database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobTester]:
-    """Jobs in a test: the record in a fresh database, the queues in memory, and the time in your hand.
+    """A :class:`~joblane.testing.JobTester`: a new database, queues in memory, and time that the test controls.
 
-    `DATABASE_URL` names that database meanwhile, for code that reads it. No metrics are written.
+    During the test `DATABASE_URL` names that database, for code that reads it. No metrics are written.
     """
     from joblane.testing import JobTester
 

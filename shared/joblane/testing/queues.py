@@ -1,4 +1,4 @@
-"""SQS in memory, as far as the library uses it: lanes with delays, visibility, receive counts and dead letters."""
+"""SQS in memory: lanes with delays, visibility timeouts, receive counts and dead letters."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ DEAD_LETTERS = dead_letter_name("")
 
 @dataclass
 class QueuedMessage:
-    """A message in a queue. ``seen_at``: when it can be received, in the clock's seconds. ``receipt``: of the last
-    receive."""
+    """A message in a queue. ``visible_at``: the clock's seconds from which it can be received. ``receipt``: the receipt
+    handle of the last receive."""
 
     entry: Entry
     sent_at: float
-    seen_at: float
+    visible_at: float
     message_id: str = field(default_factory=lambda: str(uuid.uuid4()))
     receives: int = 0
     receipt: str = ""
 
     def record(self, *, receipt: str | None = None) -> dict[str, Any]:
-        """As Lambda hands it to a function. Source: Lambda, *Using Lambda with Amazon SQS*, example event."""
+        """Return the record of a Lambda event. Source: Lambda, *Using Lambda with Amazon SQS*, example event."""
         system = {"ApproximateReceiveCount": str(self.receives), "SentTimestamp": str(int(self.sent_at * 1000))}
         if self.entry.group:
             system["MessageGroupId"] = self.entry.group
@@ -70,7 +70,7 @@ class DeadLetter:
 
 
 class MemoryQueues(Sqs):
-    """Every queue there is, made by the first send to it. It answers as SQS does, and never reaches AWS."""
+    """All queues, each created by the first send to it. They behave like SQS and never reach AWS."""
 
     def __init__(self, clock: Clock) -> None:
         super().__init__()
@@ -78,11 +78,11 @@ class MemoryQueues(Sqs):
         self._queues: defaultdict[str, list[QueuedMessage]] = defaultdict(list)
         self._receipts = itertools.count(1)
         self.sent: list[Entry] = []
-        """Every message that was taken, in order."""
+        """All accepted messages, in order."""
 
     @property
     def client(self) -> SQSClient:
-        raise KitError("a test of jobs has no SQS; the library's sends go to queues in memory")
+        raise KitError("a test of jobs has no SQS; the library sends to queues in memory")
 
     def url(self, queue: str) -> str:
         return f"memory:{queue}"
@@ -91,12 +91,12 @@ class MemoryQueues(Sqs):
         if entry.size > MAX_MESSAGE_BYTES or len(entry.attributes) > MAX_ATTRIBUTES:
             raise SendError(f"{entry.queue}: {entry.size} bytes and {len(entry.attributes)} attributes are too much")
         if not entry.body or not 0 <= entry.delay_seconds <= MAX_DELAY_SECONDS:
-            raise SendError(f"{entry.queue}: an empty body, or a delay of {entry.delay_seconds} s")
+            raise SendError(f"{entry.queue}: the body is empty, or the delay of {entry.delay_seconds} s is not allowed")
         now = self._clock.seconds()
-        held = QueuedMessage(entry, now, now + entry.delay_seconds)
-        self._queues[entry.queue].append(held)
+        message = QueuedMessage(entry, now, now + entry.delay_seconds)
+        self._queues[entry.queue].append(message)
         self.sent.append(entry)
-        return held.message_id
+        return message.message_id
 
     def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
         failed: dict[int, str] = {}
@@ -108,42 +108,45 @@ class MemoryQueues(Sqs):
         return failed
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        for held in self._queues[queue]:
-            if held.receipt in receipts:
-                held.seen_at = self._clock.seconds() + max(0, receipts[held.receipt])
+        for message in self._queues[queue]:
+            if message.receipt in receipts:
+                message.visible_at = self._clock.seconds() + max(0, receipts[message.receipt])
 
     def receive(self, queue: str, most: int, visibility_seconds: float, max_receives: int) -> list[QueuedMessage]:
-        """Messages that can be seen, oldest first, and hide them. Those received too often become dead letters."""
+        """Receive and hide the visible messages, oldest first.
+
+        A message that was received too often is a dead letter.
+        """
         self._forget_old()
         now = self._clock.seconds()
-        seen = [held for held in self._queues[queue] if held.seen_at <= now]
-        for held in [held for held in seen if held.receives >= max_receives]:
-            self._queues[queue].remove(held)
-            self._queues[dead_letter_name(queue)].append(held)
-            seen.remove(held)
-        for held in seen[:most]:
-            self.take(held, visibility_seconds)
-        return seen[:most]
+        visible = [message for message in self._queues[queue] if message.visible_at <= now]
+        for message in [message for message in visible if message.receives >= max_receives]:
+            self._queues[queue].remove(message)
+            self._queues[dead_letter_name(queue)].append(message)
+            visible.remove(message)
+        for message in visible[:most]:
+            self.take(message, visibility_seconds)
+        return visible[:most]
 
-    def take(self, held: QueuedMessage, visibility_seconds: float) -> QueuedMessage:
-        """Receive this one, seen or not."""
-        held.receives += 1
-        held.receipt = f"receipt-{next(self._receipts)}"
-        held.seen_at = self._clock.seconds() + visibility_seconds
-        return held
+    def take(self, message: QueuedMessage, visibility_seconds: float) -> QueuedMessage:
+        """Receive a message, even if it is hidden."""
+        message.receives += 1
+        message.receipt = f"receipt-{next(self._receipts)}"
+        message.visible_at = self._clock.seconds() + visibility_seconds
+        return message
 
-    def delete(self, held: QueuedMessage) -> None:
-        if held in self._queues[held.entry.queue]:
-            self._queues[held.entry.queue].remove(held)
+    def delete(self, message: QueuedMessage) -> None:
+        if message in self._queues[message.entry.queue]:
+            self._queues[message.entry.queue].remove(message)
 
     def next_lane(self) -> tuple[str, float] | None:
-        """The lane whose message can be seen first, and when. None where all are empty."""
+        """Return the lane with the message that is visible first, and that time; None if all lanes are empty."""
         self._forget_old()
         waiting = [
-            (held.seen_at, name)
+            (message.visible_at, name)
             for name, queue in self._queues.items()
             if not name.endswith(DEAD_LETTERS)
-            for held in queue
+            for message in queue
         ]
         return min(waiting)[::-1] if waiting else None
 
@@ -151,29 +154,29 @@ class MemoryQueues(Sqs):
         return self._queues[queue][0]
 
     def find(self, task_id: str) -> QueuedMessage | None:
-        """The message of a task, which is in some lane."""
+        """Return the message of a task, in any lane."""
         for name, queue in self._queues.items():
-            for held in [] if name.endswith(DEAD_LETTERS) else queue:
-                if decode(held.entry.body).id == task_id:
-                    return held
+            for message in [] if name.endswith(DEAD_LETTERS) else queue:
+                if decode(message.entry.body).id == task_id:
+                    return message
         return None
 
     def dead_letters(self, lane: str) -> list[DeadLetter]:
-        return [_dead_letter(held.entry) for held in self._queues[dead_letter_name(lane)]]
+        return [_dead_letter(message.entry) for message in self._queues[dead_letter_name(lane)]]
 
     def redrive(self, lane: str) -> int:
-        """Send a lane's dead letters back to it, as SQS does: with their attributes. Returns how many there were."""
-        letters = self._queues.pop(dead_letter_name(lane), [])
-        for held in letters:
-            self.send(Entry(lane, held.entry.body, group=held.entry.group, attributes=held.entry.attributes))
-        return len(letters)
+        """Send a lane's dead letters back to it with their attributes, as SQS does. Return their number."""
+        dead_letters = self._queues.pop(dead_letter_name(lane), [])
+        for message in dead_letters:
+            self.send(Entry(lane, message.entry.body, group=message.entry.group, attributes=message.entry.attributes))
+        return len(dead_letters)
 
     def _forget_old(self) -> None:
-        """Retention ends a message, in whatever state."""
+        """Delete the messages whose retention has ended, also hidden ones."""
         for name, queue in self._queues.items():
             retention = DEAD_LETTER_RETENTION if name.endswith(DEAD_LETTERS) else QUEUE_RETENTION
             oldest = self._clock.seconds() - retention.total_seconds()
-            queue[:] = [held for held in queue if held.sent_at >= oldest]
+            queue[:] = [message for message in queue if message.sent_at >= oldest]
 
 
 def _dead_letter(entry: Entry) -> DeadLetter:

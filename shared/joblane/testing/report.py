@@ -97,7 +97,7 @@ class DrainReport(Sequence[TaskReport]):
     def of(self, task: Task[Any, Any] | str) -> list[TaskReport]:
         """Return the tasks of one type."""
         type_ = task if isinstance(task, str) else task.type
-        return [one for one in self.tasks if one.type == type_]
+        return [report for report in self.tasks if report.type == type_]
 
     @property
     def only(self) -> TaskReport:
@@ -109,20 +109,21 @@ class DrainReport(Sequence[TaskReport]):
     def check(self) -> DrainReport:
         """Return the report if every task has completed. Raises AssertionError with the tasks that have not."""
         __tracebackhide__ = True
-        rest = [str(one) for one in self.tasks if one.state is not State.COMPLETED]
-        if rest:
-            raise AssertionError("\n  ".join([f"{len(rest)} of {len(self.tasks)} tasks have not completed:", *rest]))
+        failed = [str(report) for report in self.tasks if report.state is not State.COMPLETED]
+        if failed:
+            raise AssertionError(
+                "\n  ".join([f"{len(failed)} of {len(self.tasks)} tasks have not completed:", *failed])
+            )
         return self
 
     def __str__(self) -> str:
-        return "\n".join(str(one) for one in self.tasks) or "nothing was due"
+        return "\n".join(str(report) for report in self.tasks) or "no task was due"
 
 
 class Deliveries:
-    """What a drain has delivered so far.
+    """The deliveries of a drain so far.
 
-    Each task is looked at after each of its deliveries: its result, and in the end its row, may not outlive the time
-    that passes until the report.
+    Each task is read after each of its deliveries, because its result or its row may expire before the report.
     """
 
     def __init__(self, database: Database) -> None:
@@ -131,8 +132,8 @@ class Deliveries:
         self._database = database
         self._tasks: dict[str, TaskReport] = {}
 
-    def saw(self, ids: Iterable[str]) -> None:
-        """These were delivered."""
+    def add(self, ids: Iterable[str]) -> None:
+        """Add tasks that were delivered."""
         for task in reports(self._database.get(), ids):
             self._tasks[task.id] = task
 
@@ -144,7 +145,7 @@ class Deliveries:
 
 
 def reports(connection: Connection, ids: Iterable[str]) -> list[TaskReport]:
-    """One per id that has a row, in order."""
+    """Return a report for each id that has a row, in order."""
     found = []
     for row in connection.run(TASKS, json.dumps(list(ids))):
         id_, type_, state, attempts, max_attempts, runs, result, reason, error, message, outcomes = row

@@ -1,4 +1,4 @@
-"""A PostgreSQL for a session of tests, with its data in memory where the system has a folder for that."""
+"""A PostgreSQL server for a test session. It keeps its data in memory if the system has a folder for that."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from joblane.local.postgres import Postgres
 
 MEMORY = Path("/dev/shm")  # noqa: S108 - a folder of an unguessable name is made in it
 MEMORY_NEEDED = 2 * 1024**3
-"""Bytes free: data and write-ahead log of a long session of tests take under 1 GiB."""
+"""The free bytes that are required. Data and write-ahead log of a long test session take less than 1 GiB."""
 PREFIX, LOCK = "joblane-postgres-", "lock"
-LEFT_AFTER_SECONDS = 60.0
-"""A younger folder may be one whose owner has not yet come to lock it."""
+LEFTOVER_AFTER_SECONDS = 60.0
+"""The owner of a younger folder may not have locked it yet."""
 
 
 @contextmanager
 def server_for_tests() -> Iterator[Postgres]:
-    """Yield a server that runs, and remove it with its data at the end.
+    """Yield a running server, and remove it with its data at the end.
 
-    A clone of a database is some 300 files, and to create them on a disk takes nine times as long as in memory.
+    A clone of a database has about 300 files. Creating them on a disk takes nine times as long as in memory.
     """
-    _remove_left()
+    _remove_leftovers()
     with tempfile.TemporaryDirectory(prefix=PREFIX, dir=_memory()) as name:
         folder = Path(name)
         with (folder / LOCK).open("w") as lock, Postgres(folder / "postgres") as server:
@@ -41,11 +41,11 @@ def _memory() -> Path | None:
         return None
 
 
-def _remove_left() -> None:
-    """Stop and remove the servers of sessions that were killed: nobody holds their locks any more."""
+def _remove_leftovers() -> None:
+    """Stop and remove the servers of killed sessions, whose locks are free."""
     for folder in MEMORY.glob(f"{PREFIX}*"):
-        with suppress(OSError):  # removed meanwhile, in use, or another user's
-            if time.time() - folder.stat().st_mtime < LEFT_AFTER_SECONDS:
+        with suppress(OSError):  # already removed, in use, or owned by another user
+            if time.time() - folder.stat().st_mtime < LEFTOVER_AFTER_SECONDS:
                 continue
             with (folder / LOCK).open("r+") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -31,7 +31,7 @@ from joblane.testing.enqueued import Captured, EnqueuedTask, read
 from joblane.testing.errors import KitError
 from joblane.testing.faults import Fault, Faults, Kind
 from joblane.testing.lanes import Lanes
-from joblane.testing.process import alarm_kept, diverted
+from joblane.testing.process import alarm_restored, diverted
 from joblane.testing.queues import DeadLetter, MemoryQueues, QueuedMessage
 from joblane.testing.report import CrashedError, Deliveries, DrainReport, NotRunError, TaskReport
 
@@ -80,7 +80,7 @@ class JobTester:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        self._stack.enter_context(diverted(self.url, self._queues, self._lanes.known.learn))
+        self._stack.enter_context(diverted(self.url, self._queues, self._lanes.known.add))
         self._since = Captured(self._enqueued, self._lanes.known.get)
         return self
 
@@ -125,7 +125,7 @@ class JobTester:
             tasks: The tasks.
         """
         for task in tasks:
-            self._lanes.known.learn(task)
+            self._lanes.known.add(task)
         registry.register(self._database.get(), self._lanes.known.tasks)
 
     def enqueue(
@@ -150,12 +150,12 @@ class JobTester:
             NotRunError: the task has not completed, for another reason.
             CrashedError: a fault has killed the process.
         """
-        id_, held = self._due(task, payload, options)
-        self._lanes.kept[id_] = (None, None)
-        seen = Deliveries(self._database)
-        self._lanes.deliver(task, [held], seen)
-        result, error = self._lanes.kept.pop(id_)
-        if seen.killed:
+        id_, message = self._due(task, payload, options)
+        self._lanes.results[id_] = (None, None)
+        deliveries = Deliveries(self._database)
+        self._lanes.deliver(task, [message], deliveries)
+        result, error = self._lanes.results.pop(id_)
+        if deliveries.killed:
             raise CrashedError(self.task(id_))
         if error is not None:
             raise error
@@ -173,9 +173,9 @@ class JobTester:
         Raises:
             KitError: more than ``limit`` invocations are necessary.
         """
-        seen = Deliveries(self._database)
-        self._go_on(seen, limit, within or timedelta(0), ())
-        return seen.report()
+        deliveries = Deliveries(self._database)
+        self._advance(deliveries, limit, within or timedelta(0), ())
+        return deliveries.report()
 
     @contextmanager
     def context(self, task: Task[P, Any], payload: P, **options: Unpack[JobOptions]) -> Iterator[TaskContext]:
@@ -194,22 +194,27 @@ class JobTester:
             TaskCancelled: at the end of the block, if the task was cancelled.
             LeaseLostError: at the end of the block, if another run holds the task.
         """
-        id_, held = self._due(task, payload, options)
-        self._queues.delete(held)
-        with alarm_kept(), Database(self.url) as own, run_context(own, task, id_, self._queues, self._prefix) as ctx:
+        id_, message = self._due(task, payload, options)
+        self._queues.delete(message)
+        with (
+            alarm_restored(),
+            Database(self.url) as own,
+            run_context(own, task, id_, self._queues, self._prefix) as ctx,
+        ):
             yield ctx
 
     def _due(self, task: Task[P, Any], payload: P, options: JobOptions) -> tuple[str, QueuedMessage]:
-        """Enqueue a task as due now. Its id, and its message, received; one that is sent later is sent now."""
-        made = self.enqueue(task, payload, **options)
-        self._database.get().run("update joblane.tasks set due_at = clock_timestamp() where id = $1", made.id)
-        if (held := self._queues.find(made.id)) is None:
-            self._queues.send(Entry(self._lanes.lane(task, made.queue), Message(task.type, made.id, rec=True).encode()))
-            held = self._queues.find(made.id)
-        assert held is not None
-        return made.id, self._queues.take(held, task.numbers.visibility.total_seconds())
+        """Enqueue a task and make it due now. Return its id and its message, received."""
+        enqueued = self.enqueue(task, payload, **options)
+        self._database.get().run("update joblane.tasks set due_at = clock_timestamp() where id = $1", enqueued.id)
+        if (message := self._queues.find(enqueued.id)) is None:
+            body = Message(task.type, enqueued.id, rec=True).encode()
+            self._queues.send(Entry(self._lanes.lane(task, enqueued.queue), body))
+            message = self._queues.find(enqueued.id)
+        assert message is not None
+        return enqueued.id, self._queues.take(message, task.numbers.visibility.total_seconds())
 
-    # --- Looking ---------------------------------------------------------------------------------------------------
+    # --- Inspecting ------------------------------------------------------------------------------------------------
 
     def task(self, task_id: str) -> TaskReport:
         """Return the state of a task. Raises :class:`~joblane.errors.UnknownTaskError`."""
@@ -277,13 +282,13 @@ class JobTester:
         """
         if by < timedelta(0):
             raise ValueError("travel: time only passes")
-        seen, ends = Deliveries(self._database), self._clock.now() + by
+        deliveries, ends = Deliveries(self._database), self._clock.now() + by
         if ticks:
             known = list(self._lanes.known.tasks.values())
-            self._go_on(seen, LIMIT, by, [(task, schedule) for task in known for schedule in task.schedules])
+            self._advance(deliveries, LIMIT, by, [(task, schedule) for task in known for schedule in task.schedules])
         if (left := ends - self._clock.now()) > timedelta(0):
             self._pass(by if not ticks else left)
-        return seen.report()
+        return deliveries.report()
 
     def at(self, moment: datetime, *, ticks: bool = False) -> DrainReport:
         """Let time pass until ``moment``, a time with a time zone, not before :attr:`now`. See :meth:`travel`."""
@@ -301,7 +306,7 @@ class JobTester:
         Raises:
             KitError: the task has no such schedule, or has several and no name is given.
         """
-        self._lanes.known.learn(task)
+        self._lanes.known.add(task)
         found = _schedule(task, schedule)
         moment = found.previous(self.now) if at is None else at
         self._queues.send(tick_entry(self._prefix, task, found, moment))
@@ -311,14 +316,18 @@ class JobTester:
         clock.age(self._database.get(), by, self.ageless)
         self._clock.travelled += by
 
-    def _go_on(
-        self, seen: Deliveries, limit: int, within: timedelta, schedules: Sequence[tuple[Task[Any, Any], Schedule]]
+    def _advance(
+        self,
+        deliveries: Deliveries,
+        limit: int,
+        within: timedelta,
+        schedules: Sequence[tuple[Task[Any, Any], Schedule]],
     ) -> None:
-        """From one moment at which something is due to the next, until ``within`` has passed."""
+        """Run what is due, and travel to the next time at which a message or tick is due, until ``within`` is over."""
         ends = self._clock.now() + within
         next_ticks = [schedule.next_after(self._clock.now()) for _, schedule in schedules]
         while True:
-            self._run_due(seen, limit)
+            self._run_due(deliveries, limit)
             moments = [moment for moment in self._next_moments() if moment <= ends + clock.WHOLE_SECOND]
             moments += [tick for tick in next_ticks if tick <= ends]
             if not moments:
@@ -330,19 +339,19 @@ class JobTester:
                     self.tick(task, schedule.name, at=next_ticks[position])
                     next_ticks[position] = schedule.next_after(next_ticks[position])
 
-    def _run_due(self, seen: Deliveries, limit: int) -> None:
-        """What the queues hold, and then what a sweep finds, until neither has anything."""
+    def _run_due(self, deliveries: Deliveries, limit: int) -> None:
+        """Deliver the visible messages, then sweep, until neither finds any."""
         while True:
-            while self._lanes.deliver_due(seen, self._clock.seconds()):
-                if seen.invocations > limit:
-                    stands = seen.report()
-                    raise KitError(f"more than {limit} invocations, and still not done; the last tasks:\n{stands}")
+            while self._lanes.deliver_due(deliveries, self._clock.seconds()):
+                if deliveries.invocations > limit:
+                    tasks = deliveries.report()
+                    raise KitError(f"tasks are still due after {limit} invocations. The delivered tasks:\n{tasks}")
             swept = sweep(self._database.get(), self._queues, self._prefix)
             if not swept.sent:
                 return
 
     def _next_moments(self) -> list[datetime]:
-        """When the queues, and the sweep, next have something to do."""
+        """Return the times at which the queues and the sweep have their next message."""
         seconds = self._database.get().run(NEXT_SWEEP)[0][0]
         moments = [] if seconds is None else [self._clock.now() + timedelta(seconds=seconds)]
         if (waiting := self._queues.next_lane()) is not None:
@@ -400,11 +409,11 @@ class JobTester:
             task: Task whose runs it concerns. None: all tasks.
             times: Number of times that it happens.
         """
-        return self._faults.armed(Kind.LATE, task, times)
+        return self._faults.armed(Kind.LATE_ACKNOWLEDGEMENT, task, times)
 
 
 def _schedule(task: Task[Any, Any], name: str | None) -> Schedule:
-    """The one of that name, or the only one. Raises :class:`KitError`."""
+    """Return the schedule of that name, or the only one. Raises :class:`KitError`."""
     names = [str(schedule.name) for schedule in task.schedules]
     if name is None and len(names) == 1:
         name = names[0]

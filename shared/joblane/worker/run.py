@@ -1,4 +1,4 @@
-"""One run of one task: the time limit, the handler's call, the outcome, and the commit with the handler's work."""
+"""The run of a task: the time limit, the handler's call, the outcome, and the commit with the handler's work."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Runner:
 
 @dataclass(slots=True)
 class Run:
-    """One claimed message, from its claim to its end."""
+    """A claimed message, from its claim to its end."""
 
     received: Received
     claim: Claim

@@ -184,8 +184,8 @@ def test_an_application_adopts_joblane(adopter: Adopter) -> None:
     adopter.run("joblane", "wait", job, "--timeout", "1m")
     [[text]] = database.get().run("select text from public.tasks")
     assert text == "Welcome to the corner shop, Ada"
-    told = adopter.run("joblane", "invoke", "tenant:welcome", "--json", '{"tenant_id": 1}')
-    assert "Welcome to the corner shop, Ada" in told
+    printed = adopter.run("joblane", "invoke", "tenant:welcome", "--json", '{"tenant_id": 1}')
+    assert "Welcome to the corner shop, Ada" in printed
     database.drop()
 
 
@@ -202,8 +202,8 @@ def test_its_tests_and_its_templates_pass(adopter: Adopter, tutorial: Tutorial, 
 
 
 def test_its_own_cdk_app_takes_the_jobs_as_a_construct(adopter: Adopter) -> None:
-    told = adopter.run("python", "cloud/app.py", JSII_NODE=str(Tools(Project(ROOT)).node))
-    assert "tenant:welcome" in told.split()
+    printed = adopter.run("python", "cloud/app.py", JSII_NODE=str(Tools(Project(ROOT)).node))
+    assert "tenant:welcome" in printed.split()
     template = json.loads((adopter.folder / ".joblane" / "cloud.out" / "shop.template.json").read_text())
     kinds = [resource["Type"] for resource in template["Resources"].values()]
     assert kinds.count("AWS::RDS::DBCluster") == kinds.count("AWS::EC2::VPC") == 1

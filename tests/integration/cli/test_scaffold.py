@@ -1,4 +1,4 @@
-"""`joblane new`: what it writes works at once, and is in this project's own form."""
+"""`joblane new` and `joblane init`: the files that they write work at once, and follow this project's rules."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_written_files_pass_the_formatter_and_the_linter(project: Path) -> N
 @pytest.mark.parametrize(
     ("type_", "options", "problem"),
     [
-        ("order:pay", {}, "functions/order_pay is there already; nothing was written"),
+        ("order:pay", {}, "functions/order_pay already exists; nothing was written"),
         ("order_pay", {}, "'category:action' is required"),
         ("Order:Pay", {}, "lower-case letters"),
         ("../x:y", {}, "'category:action' is required"),
@@ -191,13 +191,13 @@ def test_init_over_another_cdk_app_reports_what_it_lacks_and_promises_no_deploy(
 
 
 def test_init_reports_missing_parts_of_git(tmp_path: Path) -> None:
-    assert "in no git repository" in init(Project.at(tmp_path)).notes[0]
+    assert "not in a git repository" in init(Project.at(tmp_path)).notes[0]
     (tmp_path / ".git").mkdir()
     assert init(Project.at(tmp_path)).notes == []
     inner = tmp_path / "service"
     inner.mkdir()
     [note] = init(Project.at(inner)).notes
-    assert f"GitHub reads workflows in {tmp_path}/.github/workflows alone" in note
+    assert f"GitHub reads workflows only in {tmp_path}/.github/workflows:" in note
 
 
 def test_init_without_pytest_names_the_extra_that_installs_it(

@@ -24,7 +24,7 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.insert import EXISTING, INSERT
 from joblane.record.states import State
-from joblane.testing.faults import Go
+from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import (
@@ -694,18 +694,18 @@ def test_a_tick_of_a_unique_task_is_held_to_its_key(world: World, client: JobCli
 
 
 class Held:
-    """A tap that holds the first claim in an open transaction."""
+    """A hook that holds the first claim in an open transaction."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
         self.claimed, self.open = threading.Event(), threading.Event()
 
-    def __call__(self, sql: str, go: Go) -> Any:
+    def __call__(self, sql: str, send: Send) -> Any:
         if sql != CLAIM or self.claimed.is_set():
-            return go()
+            return send()
         assert self.connection is not None
         self.connection.execute_simple("begin")
-        answer = go()
+        answer = send()
         self.claimed.set()
         assert self.open.wait(20)
         self.connection.execute_simple("commit")

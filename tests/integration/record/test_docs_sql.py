@@ -25,7 +25,7 @@ DATABASE, OPERATING, MOVING = (
     DOCS / "how-to" / "operate.md",
     DOCS / "moving" / "asynq.md",
 )
-ELSEWHERE = DOCS / "how-to" / "produce.md"
+ELSEWHERE = DOCS / "how-to" / "produce-without-the-client.md"
 """Its SQL goes with its Python: ``tests/integration/test_docs_produce.py`` runs it."""
 ROLES = {"joblane_app": "create role joblane_app", "rds_iam": "create role rds_iam"}
 """Roles that a block needs: the block before creates the first, RDS has the second."""

@@ -31,7 +31,7 @@ from joblane.record.finish import FINISH, Finish
 from joblane.record.states import State
 from joblane.sqs.client import Sqs
 from joblane.sqs.message import Message
-from joblane.testing.faults import Go
+from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, put
 from tests.samples import Sample, behaviour, sample_batch, sample_one
@@ -65,7 +65,7 @@ class WinnerDiedError(InterfaceError):  # type: ignore[misc]
 
 
 class Barrier:
-    """A tap that takes the claim into an open transaction and holds it there, until it commits or dies."""
+    """A hook that takes the claim into an open transaction and holds it there, until it commits or dies."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
@@ -73,12 +73,12 @@ class Barrier:
         self.open = threading.Event()
         self.dies = False
 
-    def __call__(self, sql: str, go: Go) -> Any:
+    def __call__(self, sql: str, send: Send) -> Any:
         if sql != CLAIM or self.claimed.is_set():
-            return go()
+            return send()
         assert self.connection is not None
         self.connection.execute_simple("begin")
-        answer = go()
+        answer = send()
         self.claimed.set()
         assert self.open.wait(20)
         self.connection.execute_simple("rollback" if self.dies else "commit")
@@ -485,14 +485,14 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
     body = {"type": "sample:one", "id": "it", "payload": {"do": "commit_slowly"}}
     finishing = threading.Event()
 
-    def tap(sql: str, go: Go) -> Any:
-        answer = go()
+    def hook(sql: str, send: Send) -> Any:
+        answer = send()
         if sql == FINISH:
             finishing.set()
         return answer
 
     lane = effects.lane(sample_one)
-    with effects.rival(sample_one, tap) as slow, effects.rival(sample_one) as other, ThreadPoolExecutor(2) as threads:
+    with effects.rival(sample_one, hook) as slow, effects.rival(sample_one) as other, ThreadPoolExecutor(2) as threads:
         first = threads.submit(handle, slow, record(body, lane))
         assert finishing.wait(20)
         # when another delivery claims in the middle of that commit
@@ -512,14 +512,14 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
     lane = world.lane(sample_one)
     second: list[list[str]] = []
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         if sql == dead_letters.MARK_DEAD_SENT and not second:  # sent, not marked yet
             second.append([])
             with world.rival(sample_one) as other:
                 second[0] = handle(other, record(body, lane))
-        return go()
+        return send()
 
-    with world.rival(sample_one, tap) as first:
+    with world.rival(sample_one, hook) as first:
         assert handle(first, record(body, lane)) == []
 
     assert second == [[]]

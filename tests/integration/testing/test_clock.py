@@ -138,7 +138,9 @@ def test_times_that_would_meet_are_named(jobs: JobTester) -> None:
         session.execute(text("create table prices (day timestamptz primary key)"))
         session.execute(text("insert into prices select now() - n * interval '1 day' from generate_series(0, 3) n"))
     before = jobs.now
-    with pytest.raises(KitError, match=r"public\.prices: its times are unique.*jobs\.ageless\.add\('prices'\)"):
+    with pytest.raises(
+        KitError, match=r"public\.prices cannot be changed: its times are unique.*jobs\.ageless\.add\('prices'\)"
+    ):
         jobs.travel(timedelta(days=1))
     assert jobs.now - before < timedelta(minutes=1)
 
@@ -155,7 +157,9 @@ def test_times_that_a_constraint_holds_are_named(tables: str, jobs: JobTester) -
     with jobs.session() as session:
         for statement in (*tables.split(";"), "insert into prices values (now())"):
             session.execute(text(statement))
-    with pytest.raises(KitError, match=r"bound by a constraint; leave it out: jobs\.ageless\.add\('(prices|days)'\)"):
+    with pytest.raises(
+        KitError, match=r"a constraint covers its times; exclude the table: jobs\.ageless\.add\('(prices|days)'\)"
+    ):
         jobs.travel(timedelta(days=1))
     jobs.ageless |= {"prices", "days"}
     jobs.travel(timedelta(days=1))
@@ -166,7 +170,8 @@ def test_a_transaction_that_is_open_is_named(jobs: JobTester) -> None:
         jobs.enqueue(order_quiet, Order(number=1))
         session.execute(text("update joblane.tasks set tags = '{}'"))
         with pytest.raises(
-            KitError, match=r"joblane\.tasks: a transaction of the test holds its rows; commit or close"
+            KitError,
+            match=r"joblane\.tasks cannot be changed: a transaction of the test has locked its rows; commit or close",
         ):
             jobs.travel(timedelta(days=1))
 

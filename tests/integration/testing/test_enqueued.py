@@ -86,11 +86,11 @@ def test_a_failure_prints_what_was_enqueued_instead_the_nearest_first(jobs: JobT
         jobs.enqueue(order_quiet, Order(number=number))
     jobs.enqueue(order_nightly, Nothing())
     assert failure(jobs, order_mail, number=2, queue="critical", process_in=timedelta(0)) == (
-        "order:mail: at least one was to be enqueued, 0 was, with\n"
+        "order:mail: expected at least one enqueued task, not 0, with\n"
         "    queue = 'critical'\n"
         "    process_in = 0:00:00\n"
         "    payload.number = 2\n"
-        "  enqueued of order:mail:\n"
+        "  enqueued tasks of order:mail:\n"
         "    near, pending in low\n"
         "      queue = 'low', not 'critical'\n"
         "      payload.note = 'near'\n"
@@ -100,7 +100,7 @@ def test_a_failure_prints_what_was_enqueued_instead_the_nearest_first(jobs: JobT
         "      process_in = 2:00:00, not 0:00:00\n"
         "      payload.number = 1, not 2\n"
         "      payload.note = 'far'\n"
-        "  of other types: order:quiet (2), order:nightly (1)"
+        "  tasks of other types: order:quiet (2), order:nightly (1)"
     )
 
 
@@ -108,20 +108,22 @@ def test_a_failure_says_what_a_wrong_count_counted(jobs: JobTester) -> None:
     for number in (1, 1, 2):
         jobs.enqueue(order_mail, Order(number=number), task_id=f"{number}-{len(jobs.enqueued())}")
     assert failure(jobs, order_mail, number=1, count=3) == (
-        "order:mail: exactly 3 was to be enqueued, 2 was, with\n"
+        "order:mail: expected exactly 3 enqueued tasks, not 2, with\n"
         "    payload.number = 1\n"
-        "  enqueued of order:mail:\n"
-        "    1-0, pending in default, as asked\n"
+        "  enqueued tasks of order:mail:\n"
+        "    1-0, pending in default, as expected\n"
         "      payload.note = ''\n"
         "      payload.number = 1\n"
-        "    1-1, pending in default, as asked\n"
+        "    1-1, pending in default, as expected\n"
         "      payload.note = ''\n"
         "      payload.number = 1\n"
         "    2-2, pending in default\n"
         "      payload.number = 2, not 1\n"
         "      payload.note = ''"
     )
-    assert failure(jobs, order_mail, count=0).startswith("order:mail: none was to be enqueued, 3 was\n  enqueued of")
+    assert failure(jobs, order_mail, count=0).startswith(
+        "order:mail: expected no enqueued tasks, not 3\n  enqueued tasks of"
+    )
 
 
 def test_a_failure_shows_ten_at_most(jobs: JobTester) -> None:
@@ -132,8 +134,8 @@ def test_a_failure_shows_ten_at_most(jobs: JobTester) -> None:
 
 def test_a_failure_says_so_where_nothing_was_enqueued(jobs: JobTester) -> None:
     assert failure(jobs, order_mail) == (
-        "order:mail: at least one was to be enqueued, 0 was\n"
-        "  nothing was enqueued at all; what is enqueued in a session exists once that has committed"
+        "order:mail: expected at least one enqueued task, not 0\n"
+        "  no task was enqueued; a task that is enqueued in a session exists only after its commit"
     )
 
 
@@ -153,7 +155,7 @@ def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
     cases: list[tuple[tuple[Any, ...], dict[str, Any], str]] = [
         ((order_mail,), {"queue": "defualt"}, "queue: 'defualt' is not one of critical, default, low"),
         ((order_mail,), {"state": "pendign"}, "state: 'pendign' is not one of "),
-        (("order:mial",), {}, "no task of the type 'order:mial' is known; if there is one, jobs.register"),
+        (("order:mial",), {}, "no task of the type 'order:mial' is known; if it exists, call jobs.register"),
         (("no type",), {}, "no task of the type 'no type' is known"),
         (("order:mail",), {"numer": 1}, "Order has no field 'numer'"),
         (("order:mail", Nothing()), {}, "order:mail takes Order, not Nothing"),

@@ -1,4 +1,4 @@
-"""The pytest plugin as an adopter uses it: the code of `docs/how-to/test.md`, run by pytest."""
+"""The pytest plugin as an adopter uses it: the code of the pages `docs/how-to/test*.md`, run by pytest."""
 
 from __future__ import annotations
 
@@ -62,8 +62,9 @@ def run(installed: pytest.Pytester, *arguments: str) -> pytest.RunResult:
 
 
 def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postgres: Postgres) -> None:
-    blocks = BLOCK.findall((ROOT / "docs" / "how-to" / "test.md").read_text())
-    assert len(blocks) == (ROOT / "docs" / "how-to" / "test.md").read_text().count("```python")
+    pages = "".join(path.read_text() for path in sorted((ROOT / "docs" / "how-to").glob("test*.md")))
+    blocks = BLOCK.findall(pages)
+    assert len(blocks) == pages.count("```python")
     for name, source in blocks:
         path = installed.path / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def test_the_examples_of_the_documentation_run(installed: pytest.Pytester, postg
             (path.parent / "__init__.py").touch()
         path.write_text(source)
     result = run(installed, "tests", f"--joblane-database={postgres.url}")
-    result.assert_outcomes(passed=16)
+    result.assert_outcomes(passed=19)
 
 
 def test_the_server_is_found_by_the_environment(
@@ -94,9 +95,9 @@ def test_a_failing_assertion_prints_what_was_enqueued(installed: pytest.Pytester
     result.assert_outcomes(passed=1, failed=1)
     result.stdout.fnmatch_lines(
         [
-            "E * AssertionError: hall:greet: at least one was to be enqueued, 0 was, with",
+            "E * AssertionError: hall:greet: expected at least one enqueued task, not 0, with",
             "E *     payload.name = 'Bob'",
-            "E *   enqueued of hall:greet:",
+            "E *   enqueued tasks of hall:greet:",
             "E *     one, pending in default",
             "E *       payload.name = 'Ann', not 'Bob'",
         ]
@@ -144,7 +145,7 @@ def test_a_wrong_setting_of_the_project_is_a_usage_error(installed: pytest.Pytes
     installed.makepyprojecttoml("[tool.joblane]\ncode = ['gone']")
     result = run(installed)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of folders that exist is required"])
+    result.stderr.fnmatch_lines(["ERROR: *tool.joblane.code: a list of existing folders is required"])
 
 
 def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgres) -> None:
@@ -166,7 +167,7 @@ def test_databases_are_dropped_and_the_named_one_is_left_alone(postgres: Postgre
     assert names() == before
 
 
-def test_a_user_who_may_not_create_databases_is_told_so(postgres: Postgres) -> None:
+def test_a_user_who_may_not_create_databases_gets_an_error_that_says_so(postgres: Postgres) -> None:
     administer(postgres.url, "create role poor login password 'poor'")
     where = postgres.url.partition("@")[2]
     poor = Databases(f"postgresql://poor:poor@{where}")

@@ -133,7 +133,7 @@ def test_drain_runs_everything_that_is_due_and_the_children_of_it(jobs: JobTeste
     assert ran[0].result == {"number": 1}
     assert (ran.invocations, ran.killed) == (4, 0)
     assert len(jobs.drain()) == 0
-    assert str(jobs.drain()) == "nothing was due"
+    assert str(jobs.drain()) == "no task was due"
 
 
 def test_drain_reports_what_failed_and_raises_only_where_asked(jobs: JobTester, effects: Effects) -> None:
@@ -165,7 +165,7 @@ def test_drain_within_leaves_what_is_due_later(jobs: JobTester, effects: Effects
 
 def test_drain_ends_at_its_limit(jobs: JobTester) -> None:
     jobs.enqueue(order_snooze, Order(number=1))
-    with pytest.raises(KitError, match=r"more than 5 invocations, and still not done(?s:.*)order:snooze .* is pending"):
+    with pytest.raises(KitError, match=r"tasks are still due after 5 invocations(?s:.*)order:snooze .* is pending"):
         jobs.drain(limit=5)
 
 

@@ -16,7 +16,7 @@ from joblane.record.claim import CLAIM
 from joblane.record.connection import Connection
 from joblane.record.database import Database
 from joblane.record.finish import FINISH
-from joblane.testing.faults import Go, TappedDatabase
+from joblane.testing.faults import HookedDatabase, Send
 from joblane.worker.run import Run
 from joblane.worker.worker import Worker
 from tests.builders.events import record
@@ -25,7 +25,7 @@ from tests.samples import Sample, behaviour, sample_batch, sample_one
 from tests.world import PREFIX, World, handle
 
 
-class Wire(TappedDatabase):
+class Wire(HookedDatabase):
     """Notes the statements of a process, and counts its round trips: the server ends each answer with one message."""
 
     def __init__(self, url: str) -> None:
@@ -51,9 +51,9 @@ class Wire(TappedDatabase):
         self.statements.clear()
         self.round_trips = 0
 
-    def _note(self, sql: str, go: Go) -> Any:
+    def _note(self, sql: str, send: Send) -> Any:
         self.statements.append({CLAIM: "claim", FINISH: "finish"}.get(sql, sql))
-        return go()
+        return send()
 
 
 @pytest.fixture

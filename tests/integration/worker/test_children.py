@@ -17,7 +17,7 @@ from joblane.errors import TaskIdConflictError
 from joblane.limits import MAX_BATCH
 from joblane.queues import Queue, lane_name
 from joblane.sqs.client import Entry
-from joblane.testing.faults import TappedDatabase
+from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders
 from tests.builders.events import record
 from tests.builders.rows import put
@@ -217,9 +217,9 @@ class BottomlessSqs(WatchedSqs):
 def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest_is_the_sweeps(world: World) -> None:
     statements: list[str] = []
 
-    def tap(sql: str, go: Callable[[], Any]) -> Any:
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
         statements.append(sql)
-        return go()
+        return send()
 
     @behaviour
     def fan_out(payload: Sample, ctx: TaskContext) -> int:
@@ -228,7 +228,7 @@ def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest
         results = ctx.enqueue_many(Job(sample_one, Sample(number=number)) for number in range(MANY))
         return len({result.id for result in results if not isinstance(result, JobError)})
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     world.sqs = watched = BottomlessSqs()
     lane, low = world.lane(sample_one), lane_name(PREFIX, Queue.LOW, SWEEP)
     assert world.deliver(sample_long, message("fan_out")) == []

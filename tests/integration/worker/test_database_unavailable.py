@@ -342,14 +342,14 @@ def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects
     def write_once(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "once")
 
-    def tap(sql: str, go: Callable[[], Any]) -> Any:
-        answer = go()
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
+        answer = send()
         if sql == "commit":
             raise ConnectionResetError("the answer is lost")
         return answer
 
     body = message(do="write_once")
-    with effects.rival(sample_one, tap) as worker:
+    with effects.rival(sample_one, hook) as worker:
         assert len(handle(worker, record(body, effects.lane(sample_one)))) == 1
     assert effects.deliver(sample_one, body) == []
     assert effects.run("select what from effects") == [["once"]]
@@ -373,12 +373,12 @@ def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_b
     watched = world.watch()
     put(world, sample_one, "it", state="archived", attempts=4, runs=4, reason="enough")
 
-    def tap(sql: str, go: Callable[[], Any]) -> Any:
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
         if "dead_sent_at = clock_timestamp()" in sql:
             raise ConnectionResetError
-        return go()
+        return send()
 
-    with world.rival(sample_one, tap) as worker:
+    with world.rival(sample_one, hook) as worker:
         assert handle(worker, record(message(), world.lane(sample_one))) == []
     assert world.row("it")["dead_sent_at"] is None
     world.run("update joblane.tasks set sweep_at = clock_timestamp()")

@@ -15,7 +15,7 @@ from sqlalchemy import select, text
 
 from joblane import PartialFailure, RetryAfter, RevokeTask, SkipRetry, Snooze, State, TaskContext
 from joblane.errors import ItemKeyError, JobError, LeaseLostError
-from joblane.testing.faults import Go, TappedDatabase
+from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
 from tests.builders.rows import put
 from tests.kills import KILLED, mortals
@@ -319,21 +319,21 @@ def test_a_lost_lease_is_no_failure_of_one_item(world: World) -> None:
 def test_a_commit_that_the_database_does_not_take_leaves_the_item_undone(world: World) -> None:
     broken: list[str] = []
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         if sql == "commit" and counts(world) == {0: 1, 1: 1} and not broken:
             broken.append(sql)
             world.run(
                 "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
                 " where datname = current_database() and state = 'idle in transaction'"
             )
-        return go()
+        return send()
 
     @behaviour
     def plain(payload: Sample, ctx: TaskContext) -> None:
         for item in ctx.each(range(4)):
             write(ctx, item)
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     assert len(world.deliver(sample_one, message("plain"))) == 1
     assert broken == ["commit"]
     assert counts(world) == once_each([0, 1])
@@ -494,9 +494,9 @@ def test_isolated_works_in_a_loop_that_follows_a_resumed_one(world: World) -> No
 def test_an_item_costs_a_mark_and_a_commit_beside_its_own_work(world: World) -> None:
     statements: list[str] = []
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         statements.append(sql)
-        return go()
+        return send()
 
     @behaviour
     def ten_items(payload: Sample, ctx: TaskContext) -> None:
@@ -505,7 +505,7 @@ def test_an_item_costs_a_mark_and_a_commit_beside_its_own_work(world: World) -> 
                 statements.clear()
             write(ctx, item)
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     assert world.deliver(sample_one, message("ten_items")) == []
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "begin": 9,

@@ -11,7 +11,7 @@ import pytest
 from joblane import ArchivedTask, JobClient, SkipRetry, TaskContext
 from joblane.errors import JobError
 from joblane.record.dead_letters import MARK_DEAD_SENT
-from joblane.testing.faults import Go
+from joblane.testing.faults import Send
 from tests.builders.events import record
 from tests.builders.rows import In, active, archived, put
 from tests.samples import Sample, behaviour, behaviours, sample_alert, sample_one, sample_watched
@@ -149,14 +149,14 @@ def test_a_process_that_dies_around_the_mark_is_made_good_by_the_sweep(
     # given a worker that dies between the dead letter and its mark, or between the mark and the successor's message
     client.enqueue(sample_watched, Sample(do="hopeless"), task_id="it")
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         if sql == MARK_DEAD_SENT:
             if when == "after":
-                go()
+                send()
             raise ProcessDiedError
-        return go()
+        return send()
 
-    with world.rival(sample_watched, tap) as worker, pytest.raises(ProcessDiedError):
+    with world.rival(sample_watched, hook) as worker, pytest.raises(ProcessDiedError):
         handle(worker, record(body(), world.lane(sample_watched)))
     assert len(world.dead_letters(sample_watched)) == 1
     assert successors(world) == ([SUCCESSOR] if when == "after" else [])

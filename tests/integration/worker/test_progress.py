@@ -10,7 +10,7 @@ import pytest
 from joblane import State, TaskContext
 from joblane.record.database import Database
 from joblane.record.status import TaskStatus
-from joblane.testing.faults import Go, TappedDatabase
+from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import counts, make_things, write
@@ -257,9 +257,9 @@ def test_a_loop_over_items_stops_when_its_task_is_cancelled_and_keeps_what_was_d
 def test_the_question_is_asked_once_a_second(world: World, clock: Clock) -> None:
     asked: list[str] = []
 
-    def tap(sql: str, go: Go) -> Any:
+    def hook(sql: str, send: Send) -> Any:
         asked.append(sql) if "cancelled from" in sql else None
-        return go()
+        return send()
 
     @behaviour
     def ask_often(payload: Sample, ctx: TaskContext) -> None:
@@ -268,7 +268,7 @@ def test_the_question_is_asked_once_a_second(world: World, clock: Clock) -> None
         clock.ahead += 1
         ctx.check()
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     assert world.deliver(sample_one, message("ask_often")) == []
     assert len(asked) == 2
 

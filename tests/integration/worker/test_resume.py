@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import INET
 
 from joblane import State, TaskContext, TaskTimeout
 from joblane.errors import CursorError, LeaseLostError
-from joblane.testing.faults import TappedDatabase
+from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders
 from tests.builders.events import record
 from tests.builders.rows import active, put
@@ -230,9 +230,9 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: 
     make_things(world, 50)
     statements: list[str] = []
 
-    def tap(sql: str, go: Callable[[], Any]) -> Any:
+    def hook(sql: str, send: Callable[[], Any]) -> Any:
         statements.append(sql)
-        return go()
+        return send()
 
     @behaviour
     def five_chunks(payload: Sample, ctx: TaskContext) -> None:
@@ -240,7 +240,7 @@ def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: 
             if item == 11:
                 statements.clear()
 
-    world.database = TappedDatabase(world.url, tap)
+    world.database = HookedDatabase(world.url, hook)
     assert world.deliver(sample_long, message("five_chunks")) == []
     assert Counter(statement.split()[0].lower() for statement in statements) == {
         "insert": 4,

@@ -1,4 +1,4 @@
-"""How a connection logs in: tokens, secrets, and addresses that say neither or both."""
+"""How a connection logs in: with an IAM token, a secret or a password, as the address says."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ def login_of(url: str) -> Any:
 # --- IAM -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_token_is_what_the_sdk_makes(aws: None) -> None:
+def test_a_token_equals_the_token_of_the_sdk(aws: None) -> None:
     sdk = boto3.client("rds")
-    for _ in range(20):  # until both are of one second
+    for _ in range(20):  # until both are made within the same second
         user, token = IamLogin("jobs", HOST, 5432).now()
         wanted = sdk.generate_db_auth_token(HOST, 5432, "jobs")
         if re.findall(r"X-Amz-Date=\w+", wanted) == re.findall(r"X-Amz-Date=\w+", str(token)):
@@ -53,14 +53,14 @@ def test_a_token_is_what_the_sdk_makes(aws: None) -> None:
     assert (user, token) == ("jobs", wanted)
 
 
-def test_the_region_is_the_hosts_and_else_the_environments(aws: None) -> None:
+def test_the_region_comes_from_the_host_or_from_the_environment(aws: None) -> None:
     assert "%2Feu-west-1%2Frds-db" in str(IamLogin("jobs", HOST.replace("central", "west"), 5432).now()[1])
     china = "acme.cluster-c1.rds.cn-north-1.amazonaws.com.cn"
     assert "%2Fcn-north-1%2Frds-db" in str(IamLogin("jobs", china, 5432).now()[1])
     assert "%2Feu-central-1%2Frds-db" in str(IamLogin("jobs", "db.internal", 5432).now()[1])
 
 
-def test_without_a_region_or_credentials_the_database_is_away_and_the_error_says_what_to_set(
+def test_a_login_without_a_region_or_credentials_fails_and_says_what_to_set(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
@@ -80,7 +80,7 @@ def test_without_a_region_or_credentials_the_database_is_away_and_the_error_says
 # --- A secret ------------------------------------------------------------------------------------------------------
 
 
-def test_a_secret_is_asked_for_once_and_again_when_the_server_refuses_it(secrets: Any) -> None:
+def test_a_secret_is_read_once_and_again_after_the_server_refuses_it(secrets: Any) -> None:
     secrets.create_secret(Name="acme", SecretString=json.dumps({"username": "jobs", "password": "one", "port": 5432}))
     login = SecretLogin("acme")
     assert login.now() == ("jobs", "one")
@@ -94,7 +94,7 @@ def test_a_secret_is_asked_for_once_and_again_when_the_server_refuses_it(secrets
 @pytest.mark.parametrize(
     "text", ["hunter2", '["hunter2"]', '{"username": "hunter2"}', "null", '{"password": "hunter2"}']
 )
-def test_a_secret_of_another_shape_is_refused_and_not_shown(secrets: Any, text: str) -> None:
+def test_a_malformed_secret_is_refused_and_not_shown(secrets: Any, text: str) -> None:
     secrets.create_secret(Name="acme", SecretString=text)
     with pytest.raises(LoginError, match="'acme': a JSON object with username and password is required") as caught:
         SecretLogin("acme").now()
@@ -102,7 +102,7 @@ def test_a_secret_of_another_shape_is_refused_and_not_shown(secrets: Any, text: 
     assert caught.value.__cause__ is None
 
 
-def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secrets: Any) -> None:
+def test_an_unreadable_secret_is_named_and_the_database_is_unavailable(secrets: Any) -> None:
     with pytest.raises(LoginError, match=r"DATABASE_URL: secret 'nothing': .*ResourceNotFoundException") as caught:
         SecretLogin("nothing").now()
     assert is_unavailable(caught.value)
@@ -114,7 +114,7 @@ def test_a_secret_that_cannot_be_read_leaves_the_database_away_and_is_named(secr
 # --- Addresses -----------------------------------------------------------------------------------------------------
 
 
-def test_an_address_says_how_to_log_in() -> None:
+def test_an_address_decides_how_to_log_in() -> None:
     assert isinstance(login_of("postgresql://jobs:secret@db.internal/acme"), PasswordLogin)
     assert isinstance(login_of("postgresql://jobs@db.internal/acme?auth=iam&sslmode=verify-full"), IamLogin)
     by_secret = login_of(f"postgresql://{HOST}:5432/acme?secret={ARN}")
@@ -123,7 +123,7 @@ def test_an_address_says_how_to_log_in() -> None:
     assert Database(f"postgresql://{HOST}/acme?secret={ARN}").another()._options["login"] is not by_secret
 
 
-def test_two_connections_of_a_process_share_what_is_known_of_a_secret() -> None:
+def test_two_connections_of_a_process_share_a_secret_that_was_read() -> None:
     database = Database(f"postgresql://{HOST}/acme?secret={ARN}")
     assert database.another()._options["login"] is database._options["login"]
 
@@ -141,12 +141,12 @@ def test_two_connections_of_a_process_share_what_is_known_of_a_secret() -> None:
         ),
     ],
 )
-def test_a_parameter_that_cannot_be_is_refused_by_name(query: str, problem: str) -> None:
+def test_an_invalid_parameter_is_refused_by_name(query: str, problem: str) -> None:
     with pytest.raises(ValueError, match=f"DATABASE_URL: {problem}"):
         Database(f"postgresql://db.internal/acme?{query}")
 
 
-def test_a_password_beside_another_way_is_refused_and_not_shown() -> None:
+def test_a_password_together_with_another_login_is_refused_and_not_shown() -> None:
     with pytest.raises(ValueError, match="give one of a password") as caught:
         Database("postgresql://jobs:hunter2@db.internal/acme?auth=iam")
     assert "hunter2" not in str(caught.value)
@@ -170,12 +170,12 @@ def test_a_password_beside_another_way_is_refused_and_not_shown() -> None:
         ("rds.amazonaws.com", None),
     ],
 )
-def test_hosts_of_rds_are_known_by_their_names(host: str, region: str | None) -> None:
+def test_hosts_of_rds_are_recognised_by_their_names(host: str, region: str | None) -> None:
     found = RDS_HOST.search(host)
     assert (found["region"] if found else None) == region
 
 
-def test_each_certificate_is_an_authority_of_rds_that_signs_itself_and_lasts() -> None:
+def test_each_certificate_is_a_valid_self_signed_authority_of_rds() -> None:
     certificates = x509.load_pem_x509_certificates(RDS_CERTIFICATES.read_bytes())
     assert len(certificates) > 60
     for certificate in certificates:

@@ -1,4 +1,4 @@
-"""Sending: in batches that SQS takes, with what failed sent again or named."""
+"""Sending: batches keep within SQS's limits, and failed messages are sent again or named."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def refused(operation: str, code: str = "AccessDenied") -> ClientError:
 
 @pytest.fixture
 def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
-    """Put answers of SendMessageBatch in a row: functions of the entries, or errors. Returns the bodies asked for."""
+    """Queue answers of SendMessageBatch: functions of the entries, or errors. Return the bodies of each request."""
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
     aws.make(QUEUE)
 
     def put(*rows: Callable[[list[Mapping[str, Any]]], list[dict[str, Any]]] | Exception) -> list[list[str]]:
-        asked: list[list[str]] = []
+        requests: list[list[str]] = []
         left = list(rows)
 
         def send(*, QueueUrl: str, Entries: list[Mapping[str, Any]]) -> dict[str, Any]:  # noqa: N803 - boto3's names
-            asked.append([entry["MessageBody"] for entry in Entries])
+            requests.append([entry["MessageBody"] for entry in Entries])
             answer = left.pop(0)
             if isinstance(answer, Exception):
                 raise answer
@@ -47,7 +47,7 @@ def answers(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[lis
             }
 
         monkeypatch.setattr(aws.sqs.client, "send_message_batch", send)
-        return asked
+        return requests
 
     return put
 
@@ -68,14 +68,14 @@ def entries(count: int) -> list[Entry]:
 # --- Batches -------------------------------------------------------------------------------------------------------
 
 
-def test_twenty_five_messages_go_in_three_requests(aws: Aws) -> None:
+def test_25_messages_are_sent_in_three_requests(aws: Aws) -> None:
     aws.make(QUEUE)
     assert aws.sqs.send_many(entries(25)) == {}
     assert aws.sends.requests == 3
     assert sorted(message["Body"] for message in aws.received(QUEUE)) == sorted(str(number) for number in range(25))
 
 
-def test_nothing_to_send_is_no_request(aws: Aws) -> None:
+def test_no_message_makes_no_request(aws: Aws) -> None:
     assert aws.sqs.send_many([]) == {}
     assert aws.sends.requests == 0
 
@@ -88,7 +88,7 @@ def test_each_queue_has_its_own_batches(aws: Aws) -> None:
     assert {message["Body"] for message in aws.received("one")} == {str(number) for number in range(1, 20, 2)}
 
 
-def test_a_batch_stays_below_a_mebibyte_attributes_included(aws: Aws) -> None:
+def test_a_batch_with_its_attributes_stays_below_a_mebibyte(aws: Aws) -> None:
     aws.make(QUEUE)
     attribute = {"note": {"DataType": "String", "StringValue": "é" * 1000}}
     big = [Entry(QUEUE, "x" * 200_000, attributes=attribute) for _ in range(12)]
@@ -96,7 +96,7 @@ def test_a_batch_stays_below_a_mebibyte_attributes_included(aws: Aws) -> None:
     assert len(aws.received(QUEUE)) == 12
 
 
-def test_batches_hold_every_message_once_and_no_limit_is_passed() -> None:
+def test_batches_hold_every_message_once_and_keep_within_the_limits() -> None:
     numbers = random.Random(7)
     many = [
         Entry(numbers.choice("abc"), "é" * numbers.choice([1, 10, 1000, 100_000, MAX_MESSAGE_BYTES // 2]))
@@ -110,7 +110,7 @@ def test_batches_hold_every_message_once_and_no_limit_is_passed() -> None:
         assert sum(many[position].size for position in batch) <= MAX_MESSAGE_BYTES
 
 
-def test_the_size_of_an_entry_is_what_sqs_counts() -> None:
+def test_the_size_of_an_entry_is_the_size_that_sqs_counts() -> None:
     attributes: dict[str, dict[str, Any]] = {
         "näme": {"DataType": "String", "StringValue": "é"},
         "raw": {"DataType": "Binary.gif", "BinaryValue": b"\0\1\2"},
@@ -122,7 +122,7 @@ def test_the_size_of_an_entry_is_what_sqs_counts() -> None:
     assert attribute_size("a", attributes["raw"]) == 14
 
 
-def test_a_message_carries_its_delay_its_group_and_its_attributes(aws: Aws) -> None:
+def test_a_message_carries_its_delay_group_and_attributes(aws: Aws) -> None:
     aws.make(QUEUE)
     aws.sqs.send(Entry(QUEUE, "body", 5, "acme", {"n": {"DataType": "Number", "StringValue": "1"}}))
     (sent,) = aws.sends.to(QUEUE)
@@ -130,38 +130,38 @@ def test_a_message_carries_its_delay_its_group_and_its_attributes(aws: Aws) -> N
     assert sent["MessageAttributes"]["n"]["StringValue"] == "1"
 
 
-def test_what_is_not_given_is_not_sent(aws: Aws) -> None:
+def test_unset_fields_are_not_sent(aws: Aws) -> None:
     assert Entry(QUEUE, "body").arguments() == {"MessageBody": "body"}
 
 
 # --- Failures ------------------------------------------------------------------------------------------------------
 
 
-def test_failed_entries_of_an_answer_are_sent_again_alone(answers: Any, aws: Aws) -> None:
-    asked = answers(failing("1", "3"), failing("3"), failing())
+def test_only_the_failed_entries_of_a_request_are_sent_again(answers: Any, aws: Aws) -> None:
+    requests = answers(failing("1", "3"), failing("3"), failing())
     assert aws.sqs.send_many(entries(5)) == {}
-    assert asked == [["0", "1", "2", "3", "4"], ["1", "3"], ["3"]]
+    assert requests == [["0", "1", "2", "3", "4"], ["1", "3"], ["3"]]
 
 
 def test_an_entry_that_keeps_failing_is_named_with_its_reason(answers: Any, aws: Aws) -> None:
-    asked = answers(failing("1"), failing("1"), failing("1"))
+    requests = answers(failing("1"), failing("1"), failing("1"))
     assert aws.sqs.send_many(entries(3)) == {1: "InternalError: "}
-    assert len(asked) == 3
+    assert len(requests) == 3
 
 
-def test_an_entry_at_fault_is_not_sent_again(answers: Any, aws: Aws) -> None:
-    asked = answers(failing("1", fault=True))
+def test_an_entry_with_a_sender_fault_is_not_sent_again(answers: Any, aws: Aws) -> None:
+    requests = answers(failing("1", fault=True))
     assert list(aws.sqs.send_many(entries(3))) == [1]
-    assert len(asked) == 1
+    assert len(requests) == 1
 
 
-def test_an_entry_at_fault_is_named_although_others_are_sent_again(answers: Any, aws: Aws) -> None:
+def test_a_sender_fault_is_named_although_other_entries_are_sent_again(answers: Any, aws: Aws) -> None:
     def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return failing("0", fault=True)(given) + failing("1")(given)
 
-    asked = answers(mixed, failing())
+    requests = answers(mixed, failing())
     assert list(aws.sqs.send_many(entries(3))) == [0]
-    assert asked[1] == ["1"]
+    assert requests[1] == ["1"]
 
 
 def test_a_refused_request_fails_each_of_its_messages(answers: Any, aws: Aws) -> None:
@@ -171,12 +171,12 @@ def test_a_refused_request_fails_each_of_its_messages(answers: Any, aws: Aws) ->
     assert "AccessDenied" in failed[0]
 
 
-def test_a_request_that_fails_after_some_were_taken_names_only_the_others(answers: Any, aws: Aws) -> None:
+def test_a_failed_resend_names_only_the_entries_that_were_not_accepted(answers: Any, aws: Aws) -> None:
     answers(failing("2"), refused("SendMessageBatch", "ServiceUnavailable"))
     assert list(aws.sqs.send_many(entries(4))) == [2]
 
 
-def test_an_entry_at_fault_stays_named_when_the_next_request_fails(answers: Any, aws: Aws) -> None:
+def test_a_sender_fault_stays_named_if_the_next_request_fails(answers: Any, aws: Aws) -> None:
     def mixed(given: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
         return failing("0", fault=True)(given) + failing("1")(given)
 
@@ -184,7 +184,7 @@ def test_an_entry_at_fault_stays_named_when_the_next_request_fails(answers: Any,
     assert sorted(aws.sqs.send_many(entries(3))) == [0, 1]
 
 
-def test_one_batch_of_many_that_fails_leaves_the_others_sent(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_batch_does_not_stop_the_other_batches(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     aws.make("one")
     mixed = [Entry(("one", "missing")[number % 2], str(number)) for number in range(30)]
     for first in (mixed, mixed[1:]):
@@ -194,7 +194,7 @@ def test_one_batch_of_many_that_fails_leaves_the_others_sent(aws: Aws, monkeypat
 
 
 @pytest.mark.parametrize("count", [1, 2, 25])
-def test_a_missing_queue_and_missing_credentials_are_failures_and_no_crash(
+def test_a_missing_queue_or_a_missing_region_fails_the_messages_and_raises_nothing(
     count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert len(aws.sqs.send_many(entries(count))) == count
@@ -205,42 +205,40 @@ def test_a_missing_queue_and_missing_credentials_are_failures_and_no_crash(
 
 
 @pytest.mark.parametrize("count", [1, 2])
-def test_an_sqs_that_is_away_is_a_failure_that_names_the_queue(
-    count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def away(**_: Any) -> None:
+def test_a_failure_of_an_unavailable_sqs_names_the_queue(count: int, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unavailable(**_: Any) -> None:
         raise EndpointConnectionError(endpoint_url="https://sqs")
 
     aws.make(QUEUE)
     for name in ("send_message", "send_message_batch"):
-        monkeypatch.setattr(aws.sqs.client, name, away)
+        monkeypatch.setattr(aws.sqs.client, name, unavailable)
     failed = aws.sqs.send_many(entries(count))
     assert "Could not connect" in failed[count - 1]
     with pytest.raises(SendError, match=f"{QUEUE}: Could not connect"):
         aws.sqs.send(Entry(QUEUE, "x"))
 
 
-def test_a_queues_address_is_asked_for_once(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_address_of_a_queue_is_requested_once(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     aws.make(QUEUE)
-    asked: list[str] = []
+    requests: list[str] = []
     real = aws.sqs.client.get_queue_url
 
     def counted(*, QueueName: str) -> Any:  # noqa: N803
-        asked.append(QueueName)
+        requests.append(QueueName)
         return real(QueueName=QueueName)
 
     monkeypatch.setattr(aws.sqs.client, "get_queue_url", counted)
     for _ in range(3):
         aws.sqs.send(Entry(QUEUE, "x"))
-    assert asked == [QUEUE]
+    assert requests == [QUEUE]
 
 
-def test_making_an_sqs_connects_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_creating_an_sqs_object_opens_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION", raising=False)
     assert "client" not in vars(Sqs())
 
 
-def test_threads_that_send_first_at_once_make_clients_one_after_the_other(
+def test_threads_that_send_at_the_same_time_make_their_clients_in_turn(
     aws: Aws, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import boto3
@@ -249,7 +247,7 @@ def test_threads_that_send_first_at_once_make_clients_one_after_the_other(
     inside, most = 0, 0
     real = boto3.client
 
-    def slow(*args: Any, **options: Any) -> Any:
+    def slow_client(*args: Any, **options: Any) -> Any:
         nonlocal inside, most
         inside += 1
         most = max(most, inside)
@@ -258,7 +256,7 @@ def test_threads_that_send_first_at_once_make_clients_one_after_the_other(
         inside -= 1
         return made
 
-    monkeypatch.setattr(boto3, "client", slow)
+    monkeypatch.setattr(boto3, "client", slow_client)
     fresh, barrier = Sqs(), threading.Barrier(6)
     failed: list[dict[int, str]] = []
 
@@ -272,38 +270,38 @@ def test_threads_that_send_first_at_once_make_clients_one_after_the_other(
     for thread in threads:
         thread.join()
     assert failed == [{}] * 6
-    assert most == 1, "boto3's default session is not for several threads"
+    assert most == 1, "boto3's default session is not thread-safe"
 
 
 # --- Visibility ----------------------------------------------------------------------------------------------------
 
 
-def test_visibility_is_set_in_batches_and_cut_to_what_sqs_takes(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_visibility_is_set_in_batches_and_cut_to_the_range_of_sqs(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     aws.make(QUEUE)
-    asked: list[list[Mapping[str, Any]]] = []
+    requests: list[list[Mapping[str, Any]]] = []
     monkeypatch.setattr(
         aws.sqs.client,
         "change_message_visibility_batch",
-        lambda *, QueueUrl, Entries: asked.append(Entries),  # noqa: N803
+        lambda *, QueueUrl, Entries: requests.append(Entries),  # noqa: N803
     )
     monkeypatch.setattr(
         aws.sqs.client,
         "change_message_visibility",
-        lambda *, QueueUrl, **entry: asked.append([entry]),  # noqa: N803
+        lambda *, QueueUrl, **entry: requests.append([entry]),  # noqa: N803
     )
     aws.sqs.set_visibility(QUEUE, {str(number): 60 for number in range(19)} | {"long": 10**6, "past": -5})
-    assert [len(batch) for batch in asked] == [10, 10, 1]
-    times = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for batch in asked for entry in batch}
+    assert [len(batch) for batch in requests] == [10, 10, 1]
+    times = {entry["ReceiptHandle"]: entry["VisibilityTimeout"] for batch in requests for entry in batch}
     assert (times["0"], times["long"], times["past"]) == (60, 42_300, 0)
 
 
-def test_a_visibility_that_is_refused_is_passed_over(aws: Aws) -> None:
+def test_a_refused_visibility_is_ignored(aws: Aws) -> None:
     aws.sqs.set_visibility("missing", {"receipt": 5})
     aws.make(QUEUE)
     aws.sqs.set_visibility(QUEUE, {"no such receipt": 5})
 
 
-def test_resends_wait_a_little_longer_each_time(answers: Any, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_resend_waits_longer_than_the_one_before(answers: Any, aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[float] = []
     monkeypatch.setattr(time, "sleep", waited.append)
     answers(*[failing("0", "1")] * 3)

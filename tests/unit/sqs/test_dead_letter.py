@@ -1,4 +1,4 @@
-"""Messages that are sent on: dead letters with their marks, and copies with an id, all within SQS's limits."""
+"""Forwarded messages: dead texts with their attributes, and copies with an id, all within SQS's limits."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def delivery(body: str | dict[str, Any], **how: Any) -> Received:
 
 
 def valid(entry: Entry) -> dict[str, Any]:
-    """The message as it is sent, after a check of every limit."""
+    """Return the arguments of the send, after a check of every limit."""
     arguments = entry.arguments()
     check(arguments)
     assert size_of(arguments) == entry.size <= MAX_MESSAGE_BYTES
@@ -35,18 +35,18 @@ def valid(entry: Entry) -> dict[str, Any]:
 # --- With an id ----------------------------------------------------------------------------------------------------
 
 
-def test_a_foreign_message_gets_the_id_of_what_brought_it() -> None:
+def test_an_external_message_gets_the_id_of_its_sqs_message() -> None:
     sent = delivery({"type": "data:export", "payload": {"n": 1}}, message_id="m-1", group="acme")
     entry = with_id(sent, "other")
     assert (entry.queue, entry.group) == ("other", "acme")
     assert decode(entry.body) == Message("data:export", "m-1", {"n": 1})
 
 
-def test_an_id_that_a_sender_chose_is_kept() -> None:
+def test_an_id_of_the_producer_is_kept() -> None:
     assert decode(with_id(delivery({"type": "data:export", "id": "mine"}), LANE).body).id == "mine"
 
 
-def test_attributes_go_on_but_for_the_marks_of_an_earlier_life() -> None:
+def test_attributes_are_forwarded_without_those_of_an_earlier_dead_letter() -> None:
     attributes = {"trace": ("String", "x"), DEAD: ("Number", "2"), REASON: ("String", "why")}
     entry = with_id(delivery({"type": "data:export"}, attributes=attributes), LANE)
     assert entry.attributes == {"trace": {"DataType": "String", "StringValue": "x"}}
@@ -60,10 +60,10 @@ def test_a_full_message_does_not_fit_with_an_id() -> None:
     assert fits(with_id(room, LANE))
 
 
-# --- Dead letters --------------------------------------------------------------------------------------------------
+# --- Dead texts --------------------------------------------------------------------------------------------------
 
 
-def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
+def test_the_dead_letter_of_a_task_holds_its_message_and_the_reason() -> None:
     message = Message("data:export", "1", {"n": 1}, rec=True, schema="s", headers={"traceparent": "t"})
     entry = archived_dead_letter(LANE, message, "SkipRetry: no such tenant", 3, "acme")
     assert (entry.queue, entry.group) == (LANE + "-dlq", "acme")
@@ -72,54 +72,54 @@ def test_the_dead_letter_of_a_task_says_what_it_was_and_why() -> None:
     assert entry.attributes[REASON] == {"DataType": "String", "StringValue": "SkipRetry: no such tenant"}
 
 
-def test_the_dead_letter_of_a_large_task_leaves_the_payload_to_the_row() -> None:
+def test_the_dead_letter_of_a_large_task_leaves_out_the_payload() -> None:
     message = Message("data:export", "1", {"text": "x" * MAX_MESSAGE_BYTES}, rec=True)
     entry = archived_dead_letter(LANE, message, "why", 0, None)
     assert decode(entry.body) == Message("data:export", "1", None, rec=True)
     assert entry.attributes[REASON]["StringValue"] == "why"
 
 
-def test_a_refused_message_goes_as_it_came() -> None:
+def test_the_dead_letter_of_a_refused_message_is_an_unchanged_copy() -> None:
     came = delivery("nonsense \u00e9", group="acme", attributes={"trace": ("String", "x")})
     entry = refused_dead_letter(came, "MessageError: body: not JSON")
     assert (entry.queue, entry.body, entry.group) == (LANE + "-dlq", "nonsense \u00e9", "acme")
     assert set(entry.attributes) == {DEAD, REASON, "trace"}
 
 
-def test_marks_come_before_ten_attributes_of_the_senders() -> None:
+def test_dead_letter_attributes_come_before_those_of_the_producer() -> None:
     came = delivery("nonsense", attributes={f"a{number}": ("String", "x") for number in range(10)})
     entry = refused_dead_letter(came, "why")
     assert len(entry.attributes) == 10
     assert {DEAD, REASON} <= set(entry.attributes)
 
 
-def test_marks_of_an_earlier_life_give_way_to_the_new_ones() -> None:
+def test_a_new_reason_replaces_the_reason_of_an_earlier_dead_letter() -> None:
     came = delivery("nonsense", attributes={DEAD: ("Number", "2"), REASON: ("String", "before")})
     entry = refused_dead_letter(came, "now")
     assert entry.attributes[REASON]["StringValue"] == "now"
     assert entry.attributes[DEAD]["StringValue"] == "2"
 
 
-def test_a_full_message_has_no_room_for_marks() -> None:
+def test_a_full_message_has_no_room_for_dead_letter_attributes() -> None:
     entry = refused_dead_letter(delivery("x" * MAX_MESSAGE_BYTES), "why")
     assert entry.attributes == {}
     assert valid(entry)
 
 
-letters = st.text(st.characters(codec="utf-8"))
+texts = st.text(st.characters(codec="utf-8"))
 names = st.from_regex(r"[A-Za-z0-9_-]{1,20}", fullmatch=True)
 kinds = st.sampled_from(["String", "Number", "String.uri", "Number.custom"])
-attributes_of = st.dictionaries(
-    names | st.sampled_from([DEAD, REASON]), st.tuples(kinds, letters.map(printable)), max_size=10
+attribute_sets = st.dictionaries(
+    names | st.sampled_from([DEAD, REASON]), st.tuples(kinds, texts.map(printable)), max_size=10
 )
-# Around the limit, where one byte decides.
-sizes = st.integers(0, 3000).map(lambda less: MAX_MESSAGE_BYTES - less) | st.integers(1, 1000)
+# Sizes near the limit, where one byte decides.
+sizes = st.integers(0, 3000).map(lambda below: MAX_MESSAGE_BYTES - below) | st.integers(1, 1000)
 
 
-@given(sizes, attributes_of, letters)
+@given(sizes, attribute_sets, texts)
 @example(MAX_MESSAGE_BYTES, {}, "x")
 @example(MAX_MESSAGE_BYTES - 19, {}, "x")
-def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
+def test_no_dead_letter_exceeds_a_mebibyte_or_ten_attributes(
     size: int, attributes: dict[str, tuple[str, str]], reason: str
 ) -> None:
     came = delivery("x" * size, attributes=attributes)
@@ -129,15 +129,15 @@ def test_no_dead_letter_passes_a_mebibyte_or_ten_attributes(
         assert sent["MessageAttributes"][REASON]["StringValue"]
 
 
-@given(sizes, letters, st.integers(0, 10**6))
-def test_no_dead_letter_of_a_task_passes_a_mebibyte(size: int, reason: str, generation: int) -> None:
+@given(sizes, texts, st.integers(0, 10**6))
+def test_no_dead_letter_of_a_task_exceeds_a_mebibyte(size: int, reason: str, generation: int) -> None:
     message = Message("data:export", "1", {"x": "é" * (size // 2)}, rec=True)
     sent = valid(archived_dead_letter(LANE, message, reason, generation, "acme"))
     assert sent["MessageAttributes"][DEAD]["StringValue"] == str(generation)
     assert sent["MessageAttributes"][REASON]["StringValue"]
 
 
-@given(sizes, attributes_of)
+@given(sizes, attribute_sets)
 def test_a_copy_with_an_id_keeps_within_the_limits_or_does_not_fit(
     size: int, attributes: dict[str, tuple[str, str]]
 ) -> None:
@@ -149,12 +149,12 @@ def test_a_copy_with_an_id_keeps_within_the_limits_or_does_not_fit(
 
 
 @given(st.text())
-def test_reasons_hold_only_what_an_attribute_may(text: str) -> None:
+def test_reasons_hold_only_characters_that_an_attribute_allows(text: str) -> None:
     reason = printable(text)
     check({"MessageBody": "x", "MessageAttributes": {"r": {"DataType": "String", "StringValue": reason}}})
     assert 0 < len(reason) <= MAX_REASON
 
 
-def test_an_empty_reason_is_still_one() -> None:
+def test_an_empty_reason_becomes_unknown() -> None:
     assert printable("") == "unknown"
     assert printable("a\0b\ud800c\ufffe\n") == "a?b?c?\n"

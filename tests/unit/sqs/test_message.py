@@ -1,4 +1,4 @@
-"""Messages: written compactly, read strictly, and no payload value in any refusal."""
+"""Messages: written compactly, read strictly, and refused without any payload value in the error."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ messages = st.builds(
 
 
 def refusal(body: str | dict[str, Any]) -> str:
-    """Why a body is refused."""
+    """Return the reason for which a body is refused."""
     with pytest.raises(MessageError) as caught:
         decode(body if isinstance(body, str) else json.dumps(body))
     assert SECRET not in str(caught.value)
@@ -55,17 +55,17 @@ def refusal(body: str | dict[str, Any]) -> str:
 
 
 @given(messages)
-def test_what_is_written_reads_as_the_same(message: Message) -> None:
+def test_a_written_message_reads_as_the_same(message: Message) -> None:
     assert decode(message.encode()) == message
 
 
 @given(messages)
-def test_a_body_holds_only_characters_that_sqs_takes(message: Message) -> None:
+def test_a_body_holds_only_characters_that_sqs_accepts(message: Message) -> None:
     assert not re.search("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", message.encode())
 
 
 @given(payloads)
-def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
+def test_a_body_with_forbidden_characters_is_checked_value_by_value(payload: dict[str, Any]) -> None:
     body = Message("a:b", payload=payload).encode()
     for odd in ("\0", "\ud800"):
         bad = json.dumps(json.loads(body) | {"payload": {"odd": odd}})
@@ -73,32 +73,32 @@ def test_whatever_needs_a_walk_is_walked(payload: dict[str, Any]) -> None:
         assert "PostgreSQL" in refusal(bad) or "surrogate" in refusal(bad)
 
 
-def test_noncharacters_go_as_escapes_and_come_back() -> None:
+def test_noncharacters_are_written_as_escapes_and_read_back() -> None:
     message = Message("a:b", payload={"text\uffff": "\ufffe\uffff é \U0001fffe"})
     assert "\\ufffe\\uffff é \U0001fffe" in message.encode()
     assert decode(message.encode()) == message
 
 
-def test_null_for_rec_is_a_message_without_a_row() -> None:
+def test_a_rec_of_null_means_a_message_without_a_row() -> None:
     assert decode('{"type": "a:b", "rec": null}') == decode('{"type": "a:b"}')
 
 
-def test_a_recorded_message_without_a_payload_leaves_it_to_the_row() -> None:
+def test_a_recorded_message_without_a_payload_takes_it_from_the_row() -> None:
     message = Message("a:b", "1", rec=True)
     assert "payload" not in message.encode()
     assert decode(message.encode()).payload is None
 
 
-def test_a_foreign_message_without_a_payload_has_an_empty_one() -> None:
+def test_an_external_message_without_a_payload_has_an_empty_payload() -> None:
     assert decode('{"type":"a:b"}') == Message("a:b", payload={})
     assert decode('{"type":"a:b","payload":null}') == Message("a:b", payload={})
 
 
-def test_of_a_key_that_comes_twice_the_last_one_counts() -> None:
+def test_the_last_value_of_a_repeated_key_counts() -> None:
     assert decode('{"type":"x:y","type":"a:b","payload":{"n":1,"n":2}}') == Message("a:b", payload={"n": 2})
 
 
-def test_unknown_fields_of_the_envelope_are_passed_over() -> None:
+def test_unknown_fields_of_the_envelope_are_ignored() -> None:
     assert decode('{"type":"a:b","later":[1]}') == Message("a:b", payload={})
 
 
@@ -190,21 +190,21 @@ def test_a_refusal_names_the_field_and_not_the_value(change: dict[str, Any], fie
         ('{"a":' * 200_000, "body: nested deeper than 64 levels"),
     ],
 )
-def test_a_body_that_cannot_be_read_is_refused_with_the_reason(body: str, why: str) -> None:
+def test_an_unreadable_body_is_refused_with_the_reason(body: str, why: str) -> None:
     assert refusal(body).startswith(why)
 
 
-def test_a_surrogate_pair_in_escapes_is_text() -> None:
+def test_an_escaped_surrogate_pair_is_valid_text() -> None:
     assert decode('{"type":"a:b","payload":{"a":"\\ud83d\\ude00"}}').payload == {"a": "\U0001f600"}
 
 
-def test_the_deepest_body_that_is_taken_has_64_levels() -> None:
-    inside = MAX_DEPTH - 1  # the body is one of them
+def test_the_deepest_accepted_body_has_64_levels() -> None:
+    inside = MAX_DEPTH - 1  # the body itself is a level
     assert decode('{"type":"a:b","payload":' + '{"a":' * inside + "1" + "}" * (inside + 1)).type == "a:b"
 
 
 @given(st.text() | st.binary().map(lambda raw: raw.decode("latin-1")) | trees.map(json.dumps))
-def test_any_text_is_read_or_refused_and_nothing_else(body: str) -> None:
+def test_any_text_is_read_or_refused(body: str) -> None:
     with suppress(MessageError):
         decode(body)
 
@@ -258,12 +258,12 @@ def test_digests_do_not_depend_on_the_order_of_keys(payload: dict[str, Any], ran
         ({"a": {"b": 1}}, {"a": {"b": 1, "c": None}}),
     ],
 )
-def test_digests_tell_other_values_apart(one: dict[str, Any], other: dict[str, Any]) -> None:
+def test_different_values_have_different_digests(one: dict[str, Any], other: dict[str, Any]) -> None:
     assert digest(one) != digest(other)
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_what_json_lacks_has_no_canonical_form(odd: float) -> None:
+def test_nan_and_infinity_have_no_canonical_form(odd: float) -> None:
     with pytest.raises(ValueError, match="JSON compliant"):
         canonical({"a": odd})
 
@@ -272,16 +272,16 @@ def test_what_json_lacks_has_no_canonical_form(odd: float) -> None:
 
 
 @pytest.mark.parametrize("tenant", ["a", "A-z_0", "x" * 128, "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"])
-def test_tenants_may_hold_what_a_message_group_may(tenant: str) -> None:
+def test_a_tenant_may_hold_any_character_of_a_message_group_id(tenant: str) -> None:
     assert TENANT_PATTERN.fullmatch(tenant)
 
 
 @pytest.mark.parametrize("tenant", ["", " ", "a b", "é", "a\n", "x" * 129, "a\0"])
-def test_tenants_hold_nothing_else(tenant: str) -> None:
+def test_a_tenant_holds_no_other_character(tenant: str) -> None:
     assert not TENANT_PATTERN.fullmatch(tenant)
 
 
-def test_tick_ids_are_told_from_others() -> None:
+def test_tick_ids_are_recognised() -> None:
     assert TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31T02:00Z")
     assert TICK_ID_PATTERN.fullmatch("system_user:expiry:0:2026-01-31T02:00Z")
     assert not TICK_ID_PATTERN.fullmatch("data:export:nightly:2026-01-31")

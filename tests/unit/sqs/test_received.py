@@ -1,4 +1,4 @@
-"""Reading a record of a Lambda event: whatever a sender can send is read or refused, never raised."""
+"""Reading a record of a Lambda event: any message is read or refused, and none raises an error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.builders.events import record
 LANE = "jobs-low-data-export"
 
 
-def test_a_record_is_read_whole() -> None:
+def test_every_field_of_a_record_is_read() -> None:
     raw = record({"type": "data:export", "id": "1"}, LANE, message_id="m", receives=3, sent_at=1000.5, group="acme")
     delivery = Received.read(raw)
     assert (delivery.message_id, delivery.queue, delivery.receives) == ("m", LANE, 3)
@@ -30,7 +30,7 @@ def test_a_record_is_read_whole() -> None:
     assert delivery.receipt == raw["receiptHandle"]
 
 
-def test_a_body_that_cannot_be_read_keeps_its_reason() -> None:
+def test_an_unreadable_body_is_kept_with_the_reason() -> None:
     delivery = Received.read(record("nonsense", LANE))
     assert delivery.message is None
     assert delivery.refusal is not None
@@ -52,12 +52,12 @@ def test_a_body_that_cannot_be_read_keeps_its_reason() -> None:
         ("9" * 9, None),
     ],
 )
-def test_only_a_plain_number_marks_a_dead_letter(text: str, generation: int | None) -> None:
+def test_only_a_plain_number_is_the_generation_of_a_dead_letter(text: str, generation: int | None) -> None:
     attributes = {"joblane-dead": ("Number", text)}
     assert Received.read(record({"type": "a:b"}, LANE, attributes=attributes)).dead_generation == generation
 
 
-def test_attributes_are_read_as_they_are_sent() -> None:
+def test_attributes_are_read_in_the_form_in_which_they_are_sent() -> None:
     raw = record({"type": "a:b"}, LANE, attributes={"text": ("String.uri", "é"), "joblane-dead": ("Binary", "")})
     binary = {"binaryValue": base64.b64encode(b"\0\1").decode(), "dataType": "Binary.gif", "stringListValues": []}
     raw["messageAttributes"]["raw"] = binary
@@ -82,7 +82,7 @@ def test_any_body_is_read_or_refused(body: str) -> None:
     assert (delivery.message is None) == (delivery.refusal is not None)
 
 
-def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> None:
+def test_a_message_of_receive_message_is_read_like_a_record_of_an_event() -> None:
     delivery = Received.from_receive(
         {
             "MessageId": "m",
@@ -100,5 +100,5 @@ def test_a_message_that_was_received_is_read_as_one_that_lambda_hands_over() -> 
     assert (delivery.sent_at, delivery.group, delivery.dead_generation, delivery.refusal) == (1000.5, "acme", 4, None)
     assert delivery.message is not None
     assert delivery.message.id == "1"
-    # and goes on as it came, without the marks of a dead letter
+    # the copy is unchanged, except for the attributes of a dead letter
     assert unchanged_copy(delivery, "other").attributes == {"raw": {"DataType": "Binary", "BinaryValue": b"\x00\x01"}}

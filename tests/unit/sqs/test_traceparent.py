@@ -1,4 +1,4 @@
-"""A ``traceparent`` is read as the W3C writes it, and handed on with a parent of its own for each run."""
+"""A ``traceparent`` is read as the W3C specifies, and each run passes it on with a span of its own."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from joblane.sqs.message import MAX_HEADERS
 from joblane.sqs.traceparent import HEADER, caller_of, headers_within, log_fields, span_of
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-GOOD = f"00-{TRACE}-{PARENT}-01"
+VALID = f"00-{TRACE}-{PARENT}-01"
 
 
 def claimed(headers: Mapping[str, str] | None = None, **how: Any) -> dict[str, Any]:
-    return {"headers": {HEADER: GOOD} if headers is None else headers, "id_": "it", "run": 1, **how}
+    return {"headers": {HEADER: VALID} if headers is None else headers, "id_": "it", "run": 1, **how}
 
 
 @pytest.mark.parametrize(
     ("text", "flags"),
     [
-        (GOOD, 1),
+        (VALID, 1),
         (f"00-{TRACE}-{PARENT}-00", 0),
-        (f"00-{TRACE}-{PARENT}-ff", 3),  # bits without a meaning are not handed on
+        (f"00-{TRACE}-{PARENT}-ff", 3),  # undefined bits are not passed on
         (f"01-{TRACE}-{PARENT}-01", 1),
         (f"cc-{TRACE}-{PARENT}-01-what-the-future-will-be-like", 1),
     ],
 )
-def test_a_good_one_is_read_of_a_later_version_too(text: str, flags: int) -> None:
+def test_a_valid_traceparent_is_read_of_a_later_version_too(text: str, flags: int) -> None:
     span = caller_of(text)
     assert span is not None
     assert (span.trace_id, span.id, span.flags) == (TRACE, PARENT, flags)
@@ -50,19 +50,19 @@ def test_a_good_one_is_read_of_a_later_version_too(text: str, flags: int) -> Non
         f"00-{TRACE}-{PARENT}-01-more",
         f"01-{TRACE}-{PARENT}-01more",
         f"00-{TRACE[1:]}-{PARENT}-01",
-        f" {GOOD}",
-        f"{GOOD}\n",
-        f"{GOOD},{GOOD}",
+        f" {VALID}",
+        f"{VALID}\n",
+        f"{VALID},{VALID}",
         f"00-{TRACE}-{PARENT}-0\u0661",
         7,
     ],
 )
-def test_a_malformed_one_is_none(text: Any) -> None:
+def test_a_malformed_traceparent_is_ignored(text: Any) -> None:
     assert caller_of(text) is None
     assert log_fields(**claimed(headers={HEADER: text})) == {}
 
 
-def test_each_run_is_a_span_of_its_own_below_the_callers() -> None:
+def test_each_run_is_a_span_of_its_own_below_the_span_of_the_caller() -> None:
     first, again, second, other = (
         span_of(**claimed(id_=id_, run=run)) for id_, run in (("it", 1), ("it", 1), ("it", 2), ("other", 1))
     )
@@ -74,15 +74,15 @@ def test_each_run_is_a_span_of_its_own_below_the_callers() -> None:
     assert first.traceparent == f"00-{TRACE}-{first.id}-01"
 
 
-def test_a_task_without_a_trace_has_no_words() -> None:
+def test_a_task_without_a_trace_has_no_log_fields() -> None:
     assert log_fields(**claimed(headers={})) == log_fields(**claimed(headers={"other": "x"})) == {}
 
 
-def test_headers_get_the_span_unless_they_name_one_or_have_no_room() -> None:
-    span = caller_of(GOOD)
+def test_headers_get_the_span_unless_they_have_a_traceparent_or_no_room() -> None:
+    span = caller_of(VALID)
     assert span is not None
-    assert headers_within(span, {}) == {HEADER: GOOD}
-    assert headers_within(span, {"a": "b"}) == {"a": "b", HEADER: GOOD}
+    assert headers_within(span, {}) == {HEADER: VALID}
+    assert headers_within(span, {"a": "b"}) == {"a": "b", HEADER: VALID}
     full = {str(number): "x" for number in range(MAX_HEADERS)}
     for kept in ({HEADER: "mine"}, {HEADER: ""}, full, None, "nonsense"):
         assert headers_within(span, kept) == kept

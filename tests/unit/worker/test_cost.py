@@ -1,4 +1,4 @@
-"""What a run costs follows from its time, its memory and what it shares."""
+"""The cost of a run follows from its time, its memory and its share of the invocation."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def gb_second(monkeypatch: pytest.MonkeyPatch) -> float:
     return PRICES["Lambda GB-second"].each
 
 
-def test_a_first_run_alone_pays_for_its_time_its_invocation_and_three_calls(gb_second: float) -> None:
+def test_a_single_first_run_pays_for_its_time_its_invocation_and_three_calls(gb_second: float) -> None:
     costs, end = RunLog(some_work), ended(duration_ms=400)
     costs.begin(1, 100)
     costs.price(claimed(), end)
@@ -46,12 +46,12 @@ def test_a_first_run_alone_pays_for_its_time_its_invocation_and_three_calls(gb_s
     assert end.cost_usd == pytest.approx(0.5 * gb_second + REQUEST + 3 * SQS)
 
 
-def test_runs_of_a_batch_share_what_is_before_them_the_invocation_and_its_calls(gb_second: float) -> None:
+def test_runs_of_a_batch_share_the_start_the_invocation_and_its_calls(gb_second: float) -> None:
     costs, ends = RunLog(some_work), [ended() for _ in range(10)]
     costs.begin(10, 45)
     for end in ends:
         costs.price(claimed(), end)
-    assert {end.billed_ms for end in ends} == {105}  # 104.5, and each millisecond begun is billed
+    assert {end.billed_ms for end in ends} == {105}  # 104.5, and a started millisecond is billed
     total = sum(end.cost_usd or 0 for end in ends)
     assert total == pytest.approx(1.05 * gb_second + REQUEST + (10 + 2) * SQS)
 
@@ -60,7 +60,7 @@ def test_runs_of_a_batch_share_what_is_before_them_the_invocation_and_its_calls(
     ("run", "state", "calls"),
     [(1, State.COMPLETED, 3), (2, State.COMPLETED, 2), (1, State.RETRY, 3), (2, State.ARCHIVED, 3)],
 )
-def test_a_message_is_sent_once_and_a_dead_letter_is_one_more(
+def test_a_message_is_sent_once_and_a_dead_letter_is_one_more_call(
     gb_second: float, run: int, state: State, calls: int
 ) -> None:
     costs, end = RunLog(some_work), ended(state, 0)
@@ -70,7 +70,7 @@ def test_a_message_is_sent_once_and_a_dead_letter_is_one_more(
 
 
 @pytest.mark.parametrize(("given", "memory_mb"), [("256", 256), ("", 1024)])
-def test_memory_is_the_functions_own_where_lambda_says_it(
+def test_memory_is_the_value_that_lambda_reports_if_it_does(
     monkeypatch: pytest.MonkeyPatch, given: str, memory_mb: int
 ) -> None:
     monkeypatch.setenv(MEMORY_VARIABLE, given)
@@ -80,7 +80,7 @@ def test_memory_is_the_functions_own_where_lambda_says_it(
     assert end.memory_mb == memory_mb
 
 
-def test_a_machine_has_its_own_price() -> None:
+def test_each_processor_type_has_its_own_price() -> None:
     assert compute("arm64") is compute("aarch64") is PRICES["Lambda GB-second"]
     assert compute("x86_64") is PRICES["Lambda GB-second, x86_64"]
     assert compute("x86_64").each > compute("arm64").each
@@ -96,7 +96,7 @@ def test_a_machine_has_its_own_price() -> None:
         (Price(3, "dashboard-month", ""), 3, "$3.00 per dashboard-month"),
     ],
 )
-def test_a_price_is_dollars_a_piece_and_shown_as_it_is_asked(price: Price, each: float, text: str) -> None:
+def test_a_price_is_dollars_per_unit_and_shown_per_billing_unit(price: Price, each: float, text: str) -> None:
     assert price.each == pytest.approx(each)
     assert str(price) == text
 

@@ -1,4 +1,4 @@
-"""What is kept of an error, and what groups errors: alike are those that differ in values alone."""
+"""The stored form of an error, and its fingerprint: errors that differ only in values have the same fingerprint."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from joblane.worker.failure import MAX_TRACEBACK, Failure, normalised
         ("", ""),
     ],
 )
-def test_what_is_one_errors_alone_is_taken_out_of_its_message(message: str, kept: str) -> None:
+def test_values_are_removed_from_the_message_of_an_error(message: str, kept: str) -> None:
     assert normalised(message) == kept
 
 
@@ -33,7 +33,7 @@ def failure(message: str, type_: str = "data:export", kind: type[Exception] = Va
     return Failure.of(type_, kind(message), str).fingerprint
 
 
-def test_errors_that_differ_in_values_alone_have_one_fingerprint() -> None:
+def test_errors_that_differ_only_in_values_have_the_same_fingerprint() -> None:
     assert failure("order 17: 'a' is no 'colour'") == failure("order 4: 'b' is no 'size'")
     others = {
         failure("order 17 is paid"),
@@ -44,14 +44,14 @@ def test_errors_that_differ_in_values_alone_have_one_fingerprint() -> None:
     assert len(others) == 4
 
 
-# --- Whatever it is like --------------------------------------------------------------------------------------------
+# --- Unusual errors -------------------------------------------------------------------------------------------------
 
 
 def kept(error: BaseException) -> Failure:
     return Failure.of("data:export", error, str)
 
 
-def test_an_error_that_thousands_led_to_is_kept_with_the_last_of_them() -> None:
+def test_an_error_with_thousands_of_contexts_is_kept_with_the_last_of_them() -> None:
     error = ValueError("number 0")
     for number in range(1, 5_000):
         following = ValueError(f"number {number}")
@@ -64,13 +64,13 @@ def test_an_error_that_thousands_led_to_is_kept_with_the_last_of_them() -> None:
     assert "number 4990\n\nDuring handling" in found.traceback
 
 
-def test_errors_that_cause_one_another_are_kept_once_each() -> None:
+def test_errors_that_cause_each_other_are_kept_once_each() -> None:
     one, other = ValueError("one"), KeyError("other")
     one.__cause__, other.__cause__ = other, one
     assert kept(one).traceback.count("ValueError: one") == 1
 
 
-def test_a_group_of_thousands_is_kept_in_part() -> None:
+def test_a_group_of_thousands_of_errors_is_shortened() -> None:
     group = ExceptionGroup("many", [ExceptionGroup("some", [ValueError(f"item {n}") for n in range(1_000)])])
     assert "1 of the group" in kept(group).traceback
     assert "item 999" not in kept(group).traceback

@@ -1,4 +1,4 @@
-"""The router: each decision, by what arrives in which queue and what stays in the front door."""
+"""The router: where each message goes, and which messages stay in the front door."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.builders.events import LambdaContext, event, record
 from tests.logs import lines
 from tests.unit.conftest import Aws
 
-DOOR = "jobs-default"
+FRONT_DOOR = "jobs-default"
 ROUTES = {"data:export": ["default", "critical"], "user:invitation": ["low"]}
 EXPORT, EXPORT_CRITICAL, INVITATION = (
     "jobs-default-data-export",
@@ -25,12 +25,12 @@ EXPORT, EXPORT_CRITICAL, INVITATION = (
 )
 
 
-class Door:
-    """The router and its queues. ``give`` hands records over and returns what stays in the front door."""
+class FrontDoor:
+    """The router and its queues. ``give`` delivers records and returns the message ids that stay in the front door."""
 
     def __init__(self, aws: Aws) -> None:
         self.aws = aws
-        aws.make("jobs-critical", DOOR, "jobs-low", EXPORT, EXPORT_CRITICAL, INVITATION)
+        aws.make("jobs-critical", FRONT_DOOR, "jobs-low", EXPORT, EXPORT_CRITICAL, INVITATION)
         self.router = Router(ROUTES, aws.sqs, "jobs")
 
     def give(self, *records: dict[str, Any]) -> list[str]:
@@ -43,7 +43,7 @@ class Door:
     def bodies(self, queue: str) -> list[Any]:
         return [decode(message["Body"]) for message in self.aws.received(queue)]
 
-    def letters(self, queue: str = DOOR) -> list[tuple[str, str]]:
+    def dead_letters(self, queue: str = FRONT_DOOR) -> list[tuple[str, str]]:
         """Body and reason of each dead letter."""
         return [
             (message["Body"], message["MessageAttributes"]["joblane-reason"]["StringValue"])
@@ -52,87 +52,89 @@ class Door:
 
 
 @pytest.fixture
-def door(aws: Aws) -> Door:
-    return Door(aws)
+def front_door(aws: Aws) -> FrontDoor:
+    return FrontDoor(aws)
 
 
 def body(**fields: Any) -> dict[str, Any]:
     return {"type": "data:export", "payload": {"n": 1}} | fields
 
 
-# --- On to a lane --------------------------------------------------------------------------------------------------
+# --- Forwarded to a lane -------------------------------------------------------------------------------------------
 
 
-def test_a_message_goes_to_the_lane_of_the_doors_tier_where_the_type_has_one(door: Door) -> None:
-    assert door.give(record(body(), "jobs-critical", message_id="m-1")) == []
-    (message,) = door.bodies(EXPORT_CRITICAL)
+def test_a_message_goes_to_the_lane_of_the_front_doors_tier(front_door: FrontDoor) -> None:
+    assert front_door.give(record(body(), "jobs-critical", message_id="m-1")) == []
+    (message,) = front_door.bodies(EXPORT_CRITICAL)
     assert (message.id, message.payload, message.rec) == ("m-1", {"n": 1}, False)
 
 
-def test_else_it_goes_to_the_home_lane(door: Door) -> None:
-    assert door.give(record(body(), "jobs-low"), record(body(type="user:invitation"), "jobs-critical")) == []
-    assert len(door.bodies(EXPORT)) == len(door.bodies(INVITATION)) == 1
+def test_a_type_without_a_lane_in_the_tier_goes_to_its_home_lane(front_door: FrontDoor) -> None:
+    assert front_door.give(record(body(), "jobs-low"), record(body(type="user:invitation"), "jobs-critical")) == []
+    assert len(front_door.bodies(EXPORT)) == len(front_door.bodies(INVITATION)) == 1
 
 
-def test_a_prefix_of_several_words_does_not_confuse_the_tier(aws: Aws) -> None:
+def test_a_prefix_that_ends_with_a_tier_does_not_change_the_tier(aws: Aws) -> None:
     aws.make("jobs-low-critical", "jobs-low-critical-data-export", "jobs-low-default-data-export")
     router = Router(ROUTES, aws.sqs, "jobs-low")
     router.handle(event(record(body(), "jobs-low-critical")), LambdaContext())
     assert len(aws.received("jobs-low-critical-data-export")) == 1
 
 
-def test_the_senders_id_tenant_headers_schema_and_attributes_go_along(door: Door) -> None:
+def test_id_tenant_headers_schema_and_attributes_of_the_producer_are_kept(front_door: FrontDoor) -> None:
     sent = body(id="mine", headers={"traceparent": "t"}, schema="abc", enqueued_at=5)
-    assert door.give(record(sent, DOOR, group="acme", attributes={"trace": ("String", "x")})) == []
-    (message,) = door.aws.received(EXPORT)
+    assert front_door.give(record(sent, FRONT_DOOR, group="acme", attributes={"trace": ("String", "x")})) == []
+    (message,) = front_door.aws.received(EXPORT)
     read = decode(message["Body"])
     assert (read.id, read.headers, read.schema, read.enqueued_at) == ("mine", {"traceparent": "t"}, "abc", 5.0)
     assert message["MessageAttributes"]["trace"]["StringValue"] == "x"
     assert message["Attributes"]["MessageGroupId"] == "acme"
 
 
-def test_a_foreign_message_cannot_say_that_a_row_was_written_for_it(door: Door) -> None:
-    door.give(record(body(id="1", rec=True, payload=None), DOOR), record(body(id="2", rec=True), DOOR))
-    assert [(message.rec, message.payload) for message in door.bodies(EXPORT)] == [(False, {}), (False, {"n": 1})]
+def test_an_external_message_cannot_claim_that_it_has_a_row(front_door: FrontDoor) -> None:
+    front_door.give(
+        record(body(id="1", rec=True, payload=None), FRONT_DOOR), record(body(id="2", rec=True), FRONT_DOOR)
+    )
+    assert [(message.rec, message.payload) for message in front_door.bodies(EXPORT)] == [(False, {}), (False, {"n": 1})]
 
 
-def test_marks_of_a_dead_letter_do_not_pass_a_front_door(door: Door) -> None:
-    door.give(record(body(id="1"), DOOR, attributes={"joblane-dead": ("Number", "0")}))
-    (message,) = door.aws.received(EXPORT)
+def test_attributes_of_a_dead_letter_do_not_pass_a_front_door(front_door: FrontDoor) -> None:
+    front_door.give(record(body(id="1"), FRONT_DOOR, attributes={"joblane-dead": ("Number", "0")}))
+    (message,) = front_door.aws.received(EXPORT)
     assert "MessageAttributes" not in message
 
 
-def test_ten_messages_of_two_types_are_two_requests(door: Door) -> None:
-    records = [record(body(type=("data:export", "user:invitation")[n % 2], id=str(n)), DOOR) for n in range(10)]
-    assert door.give(*records) == []
-    assert door.aws.sends.requests == 2
+def test_ten_messages_of_two_types_make_two_requests(front_door: FrontDoor) -> None:
+    records = [record(body(type=("data:export", "user:invitation")[n % 2], id=str(n)), FRONT_DOOR) for n in range(10)]
+    assert front_door.give(*records) == []
+    assert front_door.aws.sends.requests == 2
 
 
 # --- Refused -------------------------------------------------------------------------------------------------------
 
 
-def test_a_body_that_cannot_be_read_goes_to_the_doors_dead_letters_with_the_reason(door: Door) -> None:
-    assert door.give(record("nonsense", "jobs-low"), record(body(), "jobs-low")) == []
+def test_an_unreadable_body_goes_to_the_front_doors_dead_letters_with_the_reason(front_door: FrontDoor) -> None:
+    assert front_door.give(record("nonsense", "jobs-low"), record(body(), "jobs-low")) == []
     reason = "MessageError: body: not JSON (expected ident at line 1 column 2)"
-    assert door.letters("jobs-low") == [("nonsense", reason)]
-    assert len(door.bodies(EXPORT)) == 1
+    assert front_door.dead_letters("jobs-low") == [("nonsense", reason)]
+    assert len(front_door.bodies(EXPORT)) == 1
 
 
 @pytest.mark.parametrize(
     "change", [{"id": "data:export:nightly:2026-01-01T02:00Z"}, {"tick": {"schedule": "nightly", "at": "now"}}]
 )
-def test_nobody_makes_a_tick_through_a_front_door(door: Door, change: dict[str, Any]) -> None:
-    assert door.give(record(body(**change), DOOR)) == []
-    assert "has the form of a tick's id, which only the scheduler gives" in door.letters()[0][1]
-    assert door.bodies(EXPORT) == []
+def test_no_producer_can_make_a_tick_through_a_front_door(front_door: FrontDoor, change: dict[str, Any]) -> None:
+    assert front_door.give(record(body(**change), FRONT_DOOR)) == []
+    assert "has the form of a tick's id, which only the scheduler gives" in front_door.dead_letters()[0][1]
+    assert front_door.bodies(EXPORT) == []
 
 
-def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_in_the_log(door: Door) -> None:
+def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_logged(front_door: FrontDoor) -> None:
     full = json.dumps({"type": "data:export", "payload": {"x": ""}})
     full = full.replace('""', '"' + "x" * (MAX_MESSAGE_BYTES - len(full)) + '"')
     with lines() as logged:
-        assert door.give(record(full, DOOR, message_id="m-1")) == []
-    (message,) = door.aws.received(DOOR + "-dlq")
+        assert front_door.give(record(full, FRONT_DOOR, message_id="m-1")) == []
+    (message,) = front_door.aws.received(FRONT_DOOR + "-dlq")
     assert message["Body"] == full
     assert "MessageAttributes" not in message
     (line,) = logged.fields
@@ -140,65 +142,69 @@ def test_a_message_without_room_for_an_id_is_refused_and_the_reason_is_in_the_lo
     assert "needs room for one; stay 1 KiB below SQS's limit" in line["reason"]
 
 
-def test_no_log_line_of_a_refusal_shows_the_body(door: Door) -> None:
+def test_no_log_line_of_a_refusal_shows_the_body(front_door: FrontDoor) -> None:
     with lines() as logged:
-        door.give(
-            record('{"type":"data:export","payload":"hunter2"}', DOOR),
-            record("hunter2", DOOR),
-            record('{"type":"data:export","id":"hunter2 x"}', DOOR),
-            record({"type": "data:" + "x" * 500}, DOOR),
+        front_door.give(
+            record('{"type":"data:export","payload":"hunter2"}', FRONT_DOOR),
+            record("hunter2", FRONT_DOOR),
+            record('{"type":"data:export","id":"hunter2 x"}', FRONT_DOOR),
+            record({"type": "data:" + "x" * 500}, FRONT_DOOR),
         )
     assert len(logged.texts) == 4
     assert "hunter2" not in "".join(logged.texts)
     assert max(map(len, logged.texts)) < 1000
 
 
-# --- Not known yet -------------------------------------------------------------------------------------------------
+# --- Unknown types -------------------------------------------------------------------------------------------------
 
 
-def test_an_unknown_type_waits_as_a_deploy_may_be_under_way(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_type_waits_because_a_deploy_may_be_running(
+    front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     times: dict[str, int] = {}
-    monkeypatch.setattr(door.aws.sqs, "set_visibility", lambda queue, receipts: times.update(receipts))
-    early = record(body(type="data:new"), DOOR, sent_at=time.time() - PATIENCE_SECONDS + 60)
-    assert door.give(early, record(body(), DOOR)) == [early["messageId"]]
+    monkeypatch.setattr(front_door.aws.sqs, "set_visibility", lambda queue, receipts: times.update(receipts))
+    early = record(body(type="data:new"), FRONT_DOOR, sent_at=time.time() - PATIENCE_SECONDS + 60)
+    assert front_door.give(early, record(body(), FRONT_DOOR)) == [early["messageId"]]
     assert times == {early["receiptHandle"]: WAIT_SECONDS}
-    assert len(door.bodies(EXPORT)) == 1
-    assert door.letters() == []
+    assert len(front_door.bodies(EXPORT)) == 1
+    assert front_door.dead_letters() == []
 
 
-def test_after_an_hour_an_unknown_type_goes_to_the_dead_letters(door: Door) -> None:
-    late = record(body(type="data:new"), DOOR, sent_at=time.time() - PATIENCE_SECONDS - 1)
-    assert door.give(late) == []
-    assert door.letters()[0][1] == "UnknownType: no task 'data:new' takes messages from a front door"
+def test_an_unknown_type_becomes_a_dead_letter_after_an_hour(front_door: FrontDoor) -> None:
+    late = record(body(type="data:new"), FRONT_DOOR, sent_at=time.time() - PATIENCE_SECONDS - 1)
+    assert front_door.give(late) == []
+    assert front_door.dead_letters()[0][1] == "UnknownType: no task 'data:new' takes messages from a front door"
 
 
-def test_a_closed_type_is_like_an_unknown_one(door: Door) -> None:
-    fresh, late = (record(body(type="jobs:sweep"), DOOR, sent_at=time.time() - age) for age in (0, 4000))
-    assert door.give(fresh, late) == [fresh["messageId"]]
-    assert len(door.letters()) == 1
+def test_a_type_closed_to_producers_is_like_an_unknown_type(front_door: FrontDoor) -> None:
+    fresh, late = (record(body(type="jobs:sweep"), FRONT_DOOR, sent_at=time.time() - age) for age in (0, 4000))
+    assert front_door.give(fresh, late) == [fresh["messageId"]]
+    assert len(front_door.dead_letters()) == 1
 
 
-# --- SQS away ------------------------------------------------------------------------------------------------------
+# --- SQS unavailable -----------------------------------------------------------------------------------------------
 
 
-def test_what_could_not_be_sent_stays_in_the_front_door(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
-    door.aws.sqs.client.delete_queue(QueueUrl=door.aws.sqs.url(INVITATION))
-    lost = record(body(type="user:invitation"), DOOR)
-    assert door.give(record(body(), DOOR), lost) == [lost["messageId"]]
-    assert len(door.bodies(EXPORT)) == 1
+def test_a_message_that_cannot_be_sent_stays_in_the_front_door(
+    front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(INVITATION))
+    lost = record(body(type="user:invitation"), FRONT_DOOR)
+    assert front_door.give(record(body(), FRONT_DOOR), lost) == [lost["messageId"]]
+    assert len(front_door.bodies(EXPORT)) == 1
 
 
-def test_a_door_without_its_dead_letters_keeps_what_it_cannot_read(door: Door) -> None:
-    door.aws.sqs.client.delete_queue(QueueUrl=door.aws.sqs.url(DOOR + "-dlq"))
-    bad = record("nonsense", DOOR)
-    assert door.give(bad) == [bad["messageId"]]
+def test_an_unreadable_message_stays_if_the_dead_letter_queue_is_missing(front_door: FrontDoor) -> None:
+    front_door.aws.sqs.client.delete_queue(QueueUrl=front_door.aws.sqs.url(FRONT_DOOR + "-dlq"))
+    bad = record("nonsense", FRONT_DOOR)
+    assert front_door.give(bad) == [bad["messageId"]]
 
 
-def test_a_message_that_sqs_finds_at_fault_stays_beside_one_that_is_sent_again(
-    door: Door, monkeypatch: pytest.MonkeyPatch
+def test_a_message_with_a_sender_fault_stays_while_another_is_sent_again(
+    front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "sleep", lambda _seconds: None)
-    records = [record(body(id=str(number)), DOOR) for number in range(3)]
+    records = [record(body(id=str(number)), FRONT_DOOR) for number in range(3)]
     answers = [
         {
             "Failed": [
@@ -208,27 +214,29 @@ def test_a_message_that_sqs_finds_at_fault_stays_beside_one_that_is_sent_again(
         },
         {"Failed": []},
     ]
-    monkeypatch.setattr(door.aws.sqs.client, "send_message_batch", lambda **_: answers.pop(0))
-    assert door.give(*records) == [records[0]["messageId"]]
+    monkeypatch.setattr(front_door.aws.sqs.client, "send_message_batch", lambda **_: answers.pop(0))
+    assert front_door.give(*records) == [records[0]["messageId"]]
 
 
-def test_a_refused_batch_stays_whole(door: Door, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_messages_of_a_refused_batch_stay(front_door: FrontDoor, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "SendMessageBatch")
 
-    monkeypatch.setattr(door.aws.sqs.client, "send_message_batch", refuse)
-    records = [record(body(id=str(number)), DOOR) for number in range(3)]
-    assert sorted(door.give(*records)) == sorted(raw["messageId"] for raw in records)
+    monkeypatch.setattr(front_door.aws.sqs.client, "send_message_batch", refuse)
+    records = [record(body(id=str(number)), FRONT_DOOR) for number in range(3)]
+    assert sorted(front_door.give(*records)) == sorted(raw["messageId"] for raw in records)
 
 
-def test_the_routers_lambda_reads_its_routes_from_the_environment(aws: Aws, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lambda_of_the_router_reads_its_routes_from_the_environment(
+    aws: Aws, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from joblane.functions.router import handler as module
 
     module._router.cache_clear()
     aws.make(EXPORT)
     monkeypatch.setenv("JOBLANE_ROUTES", json.dumps(ROUTES))
     monkeypatch.delenv("JOBLANE_PREFIX", raising=False)
-    answer = module.handler(event(record(body(), DOOR)), LambdaContext())
+    answer = module.handler(event(record(body(), FRONT_DOOR)), LambdaContext())
     module._router.cache_clear()
     assert answer == {"batchItemFailures": []}
     assert len(aws.received(EXPORT)) == 1

@@ -51,7 +51,7 @@ class Monitoring(Settings):
     failing_percent: Percent = 50
     """Failed runs of one type within 15 minutes, in percent of its runs."""
     failing_runs: int = Field(10, ge=1)
-    """Least number of runs within 15 minutes for the alarm of ``failing_percent``."""
+    """Minimum number of runs within 15 minutes for the alarm of ``failing_percent``."""
     waiting: bool = True
     """True: an alarm if tasks wait longer than the ``target_wait`` of their type."""
     moved_by_sqs: Count = 1

@@ -32,15 +32,15 @@ class Aurora(Settings):
     """An Aurora Serverless v2 cluster of the stage's own, in its network. Functions log in by IAM as ``user``."""
 
     kind: Literal["aurora"]
-    """``"aurora"``."""
+    """Selects an Aurora cluster."""
     name: DatabaseName = "joblane"
     """Name of the database: lower-case letters, digits and underscores, 63 characters at most."""
     user: DatabaseName = "jobs"
     """Database role of the functions. The deploy creates it, with the rights to read and write rows only."""
     min_capacity: float = Field(0, ge=0, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Least Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses while there is no connection."""
+    """Minimum capacity, in Aurora capacity units (ACU), in steps of 0.5. 0: the cluster pauses without connections."""
     max_capacity: float = Field(2, ge=1, le=MAX_CAPACITY, multiple_of=CAPACITY_STEP, strict=False)
-    """Largest ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
+    """Maximum capacity, in ACU, in steps of 0.5, not below ``min_capacity``. ``max_connections`` follows from it."""
     pause_after_minutes: int = Field(5, ge=5, le=1440)
     """Minutes without a connection until the cluster pauses, if ``min_capacity`` is 0.
 
@@ -121,7 +121,7 @@ class ExistingDatabase(Settings):
     """An existing PostgreSQL. Give ``secret`` for a password in Secrets Manager, or ``resource_id`` for IAM."""
 
     kind: Literal["existing"]
-    """``"existing"``."""
+    """Selects an existing PostgreSQL."""
     host: Annotated[str, AfterValidator(_host_on_aws)] = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?$")
     """Host name. With ``resource_id``: the endpoint of RDS itself, because IAM's token is for that name."""
     port: int = Field(5432, ge=1, le=65535)
@@ -160,7 +160,7 @@ class LocalDatabase(Settings):
     """The PostgreSQL of a local stage or a test. No setting of ``cdk.json``: a local stage reads ``DATABASE_URL``."""
 
     kind: Literal["local"]
-    """``"local"``."""
+    """Selects the PostgreSQL of this machine."""
     url: str = Field(repr=False)
     """Address, ``postgresql://…``."""
 
@@ -169,7 +169,7 @@ class GivenDatabase(Settings):
     """A database that a CDK app passes to :class:`~joblane.cdk.construct.Joblane`. No setting of ``cdk.json``."""
 
     kind: Literal["given"]
-    """``"given"``."""
+    """Selects a database of the CDK app."""
 
 
 DatabaseSettings = Annotated[Aurora | ExistingDatabase | LocalDatabase | GivenDatabase, Field(discriminator="kind")]

@@ -22,7 +22,7 @@ class NewNetwork(Egress):
     """A VPC of the stage's own, in two zones."""
 
     kind: Literal["new"]
-    """``"new"``."""
+    """Selects a new VPC."""
     nat_gateways: int = Field(1, ge=0, le=2)
     """NAT gateways. 0: functions do not reach the internet, and reach SQS, S3, Secrets Manager and SES by endpoints,
     which cost more than a gateway."""
@@ -43,7 +43,7 @@ class ExistingNetwork(Egress):
     """An existing VPC. Its private subnets reach SQS, S3 and the services that tasks call, by NAT or by endpoints."""
 
     kind: Literal["existing"]
-    """``"existing"``."""
+    """Selects an existing VPC."""
     vpc_id: str = Field(pattern=r"^vpc-[0-9a-f]+$")
     """Id of the VPC."""
     subnet_ids: Annotated[tuple[str, ...], Field(min_length=2, strict=False)]

@@ -49,7 +49,7 @@ class Stage(Settings):
     """
 
     name: str
-    """Name of the stage: its key in ``stages``. It is not given again in the settings."""
+    """Name of the stage."""
     local: bool = False
     """True: a stage for an emulator, with no TLS on queues and buckets, with disabled schedules, and with the
     architecture and the environment of this machine. It takes no ``database``, ``network``, ``control`` and
@@ -71,7 +71,7 @@ class Stage(Settings):
     log_retention_days: LogRetentionDays = 30
     """Days for which CloudWatch Logs keeps the logs of functions."""
     log_level: LogLevel = "INFO"
-    """Least level of the log lines that functions write."""
+    """Lowest level of the log lines that functions write."""
     removal: Literal["retain", "destroy"] = "retain"
     """``"retain"``: queues, logs and buckets stay when the stack is deleted. ``"destroy"``: they are deleted, except
     buckets with objects."""

@@ -1,4 +1,4 @@
-"""`init`: a project to begin with; `new`: a job in it."""
+"""`init` makes a project, and `new` writes a job in it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def init() -> None:
     for path in done.written:
         typer.echo(f"wrote  {path}")
     for path in done.left:
-        typer.echo(f"left   {path}, which exists")
+        typer.echo(f"kept   {path}, which exists")
     for note in done.notes:
         terminal.say(note)
     terminal.say("\nNext:")
@@ -35,7 +35,7 @@ def init() -> None:
     if done.deploys:
         steps += [
             ("joblane up", "starts AWS and PostgreSQL on this machine, deploys, and runs the job"),
-            (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "sends another"),
+            (f"joblane enqueue {FIRST_TYPE} --json {payload} --wait", "runs it again"),
         ]
     for command, what in steps:
         terminal.say(f"  {command}  # {what}")
@@ -60,11 +60,11 @@ def new(
     for path in written:
         typer.echo(terminal.clean(str(path.relative_to(project.root))))
     test = written[-1].relative_to(project.root)
-    terminal.say(f"Try it:  {_pytest(test)}\nThen write in handler.py what it does; `joblane up` deploys it.")
+    terminal.say(f"Test it:  {_pytest(test)}\nThen write your code into handler.py. `joblane up` deploys it.")
 
 
 def _pytest(test: Path) -> str:
-    """The command that runs ``test``, by this program's interpreter: another need not have pytest, or the plugin."""
+    """Return the command that runs ``test`` with this program's interpreter, which has pytest and the plugin."""
     python = Path(sys.executable)
     shown = shlex.quote(str(python.relative_to(Path.cwd()) if python.is_relative_to(Path.cwd()) else python))
     command = f"{shown} -m pytest {test}"
