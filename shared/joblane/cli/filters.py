@@ -35,11 +35,13 @@ class FilterOptions:
         list[str] | None,
         typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
     ] = None
-    tenant: Annotated[str | None, typer.Option(help="Tasks of this tenant.")] = None
-    tag: Annotated[str | None, typer.Option(help="Tasks with this tag.")] = None
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")] = None
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Tasks with this tag.")] = None
     id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="Beginning of the id.")] = None
-    error: Annotated[str | None, typer.Option(help="Text in the error's type or message.")] = None
-    fingerprint: Annotated[str | None, typer.Option(help="Fingerprint of the error, from `joblane dead`.")] = None
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Text in the error's type or message.")] = None
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
+    ] = None
     older: Annotated[
         str | None, typer.Option(metavar="AGE", help="Created more than 10m, 2h, 3d ago; or before a time.")
     ] = None

@@ -145,8 +145,8 @@ class Inspector:
     def delete(self, id: str, *, reason: str | None = None) -> views.ActionResult:  # noqa: A002
         """Clear the content of a task that is not running. A waiting task is cancelled. The id is kept.
 
-        A dead letter of the task keeps its body in SQS until it expires there. Sent back, it runs nothing. If it was not
-        sent yet, it is no longer sent, and the ``on_archived`` task is not enqueued.
+        A dead letter of the task keeps its body in SQS until it expires there. Sent back, it runs nothing. If it
+        was not sent yet, it is no longer sent, and the ``on_archived`` task is not enqueued.
         """
         return single.change_state(self._scope, BulkAction.DELETE, id, reason)
 

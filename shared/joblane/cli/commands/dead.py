@@ -90,7 +90,7 @@ def redrive(
     context: typer.Context,
     which: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[FINGERPRINT|ID]...", help="A fingerprint from `joblane dead`, or ids."),
+        typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane dead`, or ids."),
     ] = None,
     *,
     type_: o.Types = None,

@@ -22,8 +22,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 Assembly = Annotated[
     Path | None,
     typer.Option(
+        metavar="FOLDER",
         help="Folder with the stage's templates; without it, they are written to STAGE in `output` of cdk.json, or "
-        "in cdk.out."
+        "in cdk.out.",
     ),
 ]
 
@@ -96,9 +97,10 @@ def _translated_errors(url: str | None, source: str, action: str) -> Iterator[No
 
 
 def schema(
-    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all types.")] = None,
+    type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="One type; without it, all types.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for a file for each type; without it, print the schemas.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for a file for each type; without it, print the schemas."),
     ] = None,
 ) -> None:
     """Print the JSON Schema of messages.
@@ -123,7 +125,7 @@ def schema(
 
 
 def preflight(
-    stage: Annotated[str, typer.Option(help="Stage of cdk.json to deploy.")] = "dev",
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json to deploy.")] = "dev",
     strict: Annotated[bool, typer.Option("--strict", help="Also fail if a part cannot be compared.")] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,
@@ -149,7 +151,7 @@ def preflight(
 
 
 def costs(
-    stage: Annotated[str, typer.Option(help="Stage of cdk.json.")] = "dev",
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json.")] = "dev",
     as_json: AsJson = False,
     as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     assembly: Assembly = None,

@@ -38,7 +38,13 @@ def enqueue(
     payload: Payload = None,
     queue: Annotated[
         str | None,
-        typer.Option("--queue", "-q", help="Queue in which the type has a lane.", autocompletion=completion.queues),
+        typer.Option(
+            "--queue",
+            "-q",
+            metavar="QUEUE",
+            help="Queue in which the type has a lane.",
+            autocompletion=completion.queues,
+        ),
     ] = None,
     process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Not before 10m, 2h, 3d.")] = None,
     process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Not before (ISO 8601).")] = None,
@@ -46,16 +52,18 @@ def enqueue(
     task_id: Annotated[
         str | None, typer.Option("--id", metavar="ID", help="Id of your own: enqueued twice, it is one task.")
     ] = None,
-    tenant: Annotated[str | None, typer.Option(help="Tenant, for fair queueing and filters.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="Tag, for filters. Repeatable.")] = None,
-    max_retry: Annotated[int | None, typer.Option(min=0, help="At most the declared number.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queueing and filters.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
+    max_retry: Annotated[int | None, typer.Option(metavar="N", min=0, help="At most the declared number.")] = None,
     timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="At most the declared timeout.")] = None,
     retention: Annotated[str | None, typer.Option(metavar="DURATION", help="Keep the ended task for 7d.")] = None,
     unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Hold the unique key for 1h.")] = None,
     unique_key: Annotated[
         str | None, typer.Option(metavar="KEY", help="Unique key; without it, from queue and payload.")
     ] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="If the key is held: raise, return or replace.")] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(metavar="ACTION", help="If the key is held: raise, return or replace.")
+    ] = None,
     reason: o.Reason = None,
     wait: Annotated[
         bool, typer.Option("--wait", help="Wait until it has ended; the exit status is that of `wait`.")
@@ -102,7 +110,7 @@ def invoke(
     context: typer.Context,
     type_: o.Type,
     payload: Payload = None,
-    tenant: Annotated[str | None, typer.Option(help="Tenant of the task.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant of the task.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one handler here, on the local database.

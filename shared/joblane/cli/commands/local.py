@@ -30,14 +30,23 @@ class StackOptions:
     folder: Annotated[
         Path | None,
         typer.Option(
-            envvar="JOBLANE_LOCAL", help="Folder of the local stack; without it, .joblane.", show_default=False
+            envvar="JOBLANE_LOCAL",
+            metavar="FOLDER",
+            help="Folder of the local stack; without it, .joblane.",
+            show_default=False,
         ),
     ] = None
     aws_port: Annotated[
-        int, typer.Option(envvar="JOBLANE_AWS_PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_AWS_PORT", metavar="PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1."
+        ),
     ] = 4566
     postgres_port: Annotated[
-        int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_POSTGRES_PORT", metavar="PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1."
+        ),
     ] = 15432
 
     def stack(self, variables: Mapping[str, str] | None = None) -> LocalStack:

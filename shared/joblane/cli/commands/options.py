@@ -12,14 +12,14 @@ import typer
 from joblane.cli import completion
 
 AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="Print one JSON document.")]
-Reason = Annotated[str | None, typer.Option(help="Reason, for the audit.")]
+Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")]
 Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a second.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of tasks.", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks.", show_default=False)]
 Type = Annotated[
     str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=completion.task_types)
 ]

@@ -54,7 +54,7 @@ def stats(
     within: Annotated[
         str, typer.Option(metavar="DURATION", help="Runs that started within the last 1h, 1d, 1w.")
     ] = "1d",
-    by: Annotated[str, typer.Option(help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
+    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
     cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
@@ -109,9 +109,9 @@ def audit(
     context: typer.Context,
     *,
     target_: Annotated[
-        str | None, typer.Option("--target", help="A task's id, or type:data:export, queue:low …")
+        str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
     ] = None,
-    who: Annotated[str | None, typer.Option(help="Only actions of this operator.")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
     before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries below this number.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,

@@ -15,7 +15,10 @@ def page(
     context: typer.Context,
     *,
     port: Annotated[
-        int, typer.Option(envvar="JOBLANE_PAGE_PORT", min=0, max=65535, help="Port on 127.0.0.1; 0: any free port.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_PAGE_PORT", metavar="PORT", min=0, max=65535, help="Port on 127.0.0.1; 0: any free port."
+        ),
     ] = 8700,
     read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every action.")] = False,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,

@@ -31,9 +31,9 @@ def pause(
     context: typer.Context,
     scope: Annotated[
         str | None,
-        typer.Argument(metavar="[SCOPE]", help="queue, type, tenant or schedule.", autocompletion=completion.scopes),
+        typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes),
     ] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name; TYPE:NAME for a schedule.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")] = None,
     *,
     reason: o.Reason = None,
     for_: Annotated[
@@ -139,7 +139,9 @@ def _ticks(ticks: tuple[Tick, ...]) -> Text:
 def tick(
     context: typer.Context,
     type_: o.Type,
-    schedule: Annotated[str | None, typer.Option(help="Name of the schedule, if the task has several.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the schedule, if the task has several.")
+    ] = None,
     reason: o.Reason = None,
     as_json: o.AsJson = False,
 ) -> None:
