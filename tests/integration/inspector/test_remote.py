@@ -193,7 +193,7 @@ def test_a_bug_reveals_no_values(connected: Connected, recorded: Recorded) -> No
     recorded.answers["edit"] = ValueError("could not read s3cret")
     with (
         lines() as log,
-        pytest.raises(LocalError, match=r"answered with 500 \(something went wrong here\).*may have been carried out"),
+        pytest.raises(LocalError, match=r"answered with 500 \(internal error\).*may have been carried out"),
     ):
         connected(EDITOR).edit("a", {"password": "s3cret"})
     assert [line.get("error_type") for line in log.fields] == ["ValueError", None]
@@ -239,7 +239,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
     # then
     assert answer.status_code == 403
     assert json.loads(answer.content) == {
-        "message": f"{operation} takes the permission to {taken}: POST /{taken}/{operation}"
+        "message": f"{operation} needs the permission to {taken}: POST /{taken}/{operation}"
     }
     assert recorded.calls == []
 
@@ -320,7 +320,7 @@ def test_users_of_an_identity_pool_are_refused_as_they_share_a_name(recorded: Re
         "pathParameters": {"operation": "pauses"},
         "requestContext": {"authorizer": {"iam": signer}},
     }
-    assert "users of an identity pool" in answering.answer(event)["body"]
+    assert "share one identity" in answering.answer(event)["body"]
     assert recorded.calls == []
 
 
@@ -373,7 +373,9 @@ def test_an_answer_too_large_for_lambda_is_refused(
 ) -> None:
     monkeypatch.setattr(answering, "MAX_ANSWER_BYTES", 10)
     recorded.answers["types"] = (example(get_type_hints(Inspector.types)["return"])[0],)
-    with pytest.raises(SelectionError, match=r"limit: the answer has \d+ bytes, too many for one; ask for less"):
+    with pytest.raises(
+        SelectionError, match=r"limit: the answer has [\d,]+ bytes, and the limit is [\d,]+; select less"
+    ):
         connected(VIEWER).types()
 
 
