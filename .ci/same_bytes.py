@@ -1,6 +1,7 @@
-"""Rewrite source distributions so that the same sources make the same bytes: one time, one owner, sorted.
+"""Rewrite source distributions so that the same sources give the same bytes: sorted, with one time and one owner.
 
-``python .ci/same_bytes.py dist/*.tar.gz``. Wheels have it from ``SOURCE_DATE_EPOCH``, which setuptools ignores here.
+``python .ci/same_bytes.py dist/*.tar.gz``. For wheels ``SOURCE_DATE_EPOCH`` does the same; setuptools ignores it for
+source distributions.
 """
 
 import gzip
@@ -12,7 +13,7 @@ from pathlib import Path
 
 
 def rewrite(path: Path, epoch: int) -> None:
-    """Do so in place. ``epoch``: the time of every file, in seconds."""
+    """Rewrite the file in place. ``epoch``: the time of every member, in seconds since 1970."""
     content = io.BytesIO()
     with tarfile.open(path) as before, tarfile.open(fileobj=content, mode="w", format=tarfile.USTAR_FORMAT) as after:
         for member in sorted(before.getmembers(), key=lambda each: each.name):

@@ -1,4 +1,4 @@
-"""The real zips as Lambda unpacks them, and interpreters that have nothing else."""
+"""The real zips as Lambda unpacks them, and interpreters with only these."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BUILT = PROJECT.folder / "build"
 
 @dataclass(frozen=True)
 class Unpacked:
-    """Code, layer and what Lambda brings: ``/var/task``, ``/opt/python``, and packages of the runtime."""
+    """Code (``/var/task``), layer (``/opt/python``), and the packages of Lambda's runtime."""
 
     code: Path
     layer: Path
     provided: Path
 
     def run(self, script: str, *arguments: str, provided: bool = True, **environ: str) -> str:
-        """Run a script in an interpreter that has nothing else. Returns what it prints; fails with its traceback."""
+        """Run a script in an interpreter with only these folders. Return its output; fail with its traceback."""
         folders = [self.code, self.layer, *([self.provided] if provided else [])]
         start = f"import sys; sys.path[:0] = {[str(folder) for folder in folders]!r}\n"
         command = [sys.executable, "-I", "-S", "-B", "-c", start + script, *arguments]
@@ -35,17 +35,17 @@ class Unpacked:
 
 
 def code() -> Package:
-    """This checkout's."""
+    """Build the code zip of this checkout."""
     return build_code([*PROJECT.code_folders, LIBRARY], BUILT)
 
 
 def layer(platform: str | None = None) -> Package:
-    """Of this checkout's lock; for this machine, or a platform of ``WHEEL_PLATFORMS``."""
+    """Build the layer of this checkout's lock, for this machine or a platform of ``WHEEL_PLATFORMS``."""
     return build_layer(PROJECT.lock, platform, BUILT, find_uv(PROJECT))
 
 
 def unpack(folder: Path) -> Unpacked:
-    """Both zips into ``folder``. The runtime's packages are those of the environment of development."""
+    """Unpack both zips into ``folder``. The packages of the runtime are those of the development environment."""
     unpacked = Unpacked(folder / "task", folder / "opt" / "python", folder / "runtime")
     zipfile.ZipFile(code().path).extractall(unpacked.code)
     zipfile.ZipFile(layer().path).extractall(unpacked.layer.parent)
@@ -56,7 +56,7 @@ def unpack(folder: Path) -> Unpacked:
 
 
 def installed(package: str) -> Path:
-    """The folder of a package in the environment of development."""
+    """Return the folder of a package in the development environment."""
     spec = find_spec(package)
     assert spec is not None
     assert spec.origin is not None

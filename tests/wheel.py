@@ -1,4 +1,4 @@
-"""The wheel of this checkout, and environments that have it installed."""
+"""The wheel of this checkout, and environments with it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BUILT_FROM = ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "Makefile
 
 
 def build(folder: Path) -> Path:
-    """Build wheel and source distribution into ``folder/dist`` as `make wheel` does, from a copy; return the wheel."""
+    """Run `make wheel` in a copy of the checkout in ``folder``, and return the wheel."""
     copy = folder / "checkout"
     for name in BUILT_FROM:
         source = ROOT / name
@@ -37,8 +37,8 @@ def environment(folder: Path, wheel: Path, *extras: str) -> Path:
     tools = Tools(Project(ROOT))
     python = folder / "bin" / "python"
     run(folder.parent, tools.uv, "venv", "--quiet", "--no-project", "--python", sys.executable, folder)
-    what = f"joblane[{','.join(extras)}] @ {wheel.as_uri()}" if extras else f"joblane @ {wheel.as_uri()}"
-    install(python, what)
+    requirement = f"joblane[{','.join(extras)}] @ {wheel.as_uri()}" if extras else f"joblane @ {wheel.as_uri()}"
+    install(python, requirement)
     return python
 
 
@@ -57,7 +57,7 @@ def install(python: Path, *packages: str) -> None:
 
 
 def run(folder: Path, *command: str | Path, **variables: str) -> str:
-    """Run a program that has to succeed, with nothing of this checkout on its path; return its output."""
+    """Run a program that must succeed, without this checkout on its path; return its output."""
     variables = installing_environment(Project(ROOT)) | variables
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"

@@ -1,4 +1,4 @@
-"""A local stack for end-to-end tests: the deployed app on the emulator, and a database with a tenant in it."""
+"""A local stack for end-to-end tests: the app, deployed to the emulator, and a database with a tenant."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from mypy_boto3_sqs import SQSClient
 
 PATIENCE_SECONDS = 120
-"""Until a test fails: a busy machine takes a minute to start eight functions at once."""
+"""Seconds until a test fails. A busy machine needs a minute to start eight functions at once."""
 
 
 STAGE = {"api": {"authorizer": {"kind": "iam"}}}
-"""The emulator takes a signature for whom it names, and tokens from nobody."""
+"""The emulator accepts any signature as that of the identity it names, and accepts no tokens."""
 
 IN_BATCHES = ("sqs:SendMessage", "sqs:DeleteMessage", "sqs:ChangeMessageVisibility")
 
 
 @dataclass
 class Deployed:
-    """A running stack, and ways to look at it."""
+    """A running stack, with methods to send messages and to read results."""
 
     stack: LocalStack
     sqs: SQSClient
@@ -39,7 +39,7 @@ class Deployed:
     database: Database
 
     def send(self, queue: str, body: str | dict[str, Any], **options: Any) -> str:
-        """Send by plain boto3. Returns the SQS message id."""
+        """Send by plain boto3. Return the SQS message id."""
         text = body if isinstance(body, str) else json.dumps(body)
         return self.sqs.send_message(QueueUrl=self.url(queue), MessageBody=text, **options)["MessageId"]
 
@@ -47,7 +47,7 @@ class Deployed:
         return self.sqs.get_queue_url(QueueName=queue)["QueueUrl"]
 
     def export(self, **payload: str) -> dict[str, Any]:
-        """A good `data:export` message, without an id."""
+        """Return a valid `data:export` message without an id."""
         known = {"tenant_id": str(self.people.acme), "user_id": str(self.people.user), "export_type": "partial"}
         return {"type": "data:export", "payload": known | payload}
 
@@ -56,17 +56,17 @@ class Deployed:
         return rows[0][0] if rows else None
 
     def await_state(self, id_: str, state: str) -> dict[str, Any]:
-        """The row once it is in ``state``."""
+        """Wait until the task is in ``state``, and return its row."""
         await_true(lambda: (self.row(id_) or {}).get("state") == state, lambda: f"{id_} is {self.row(id_)}")
         row = self.row(id_)
         assert row is not None
         return row
 
     def await_dead_letter(self, queue: str, text: str) -> dict[str, Any]:
-        """Take the dead letter that holds ``text`` out of a dead-letter queue."""
+        """Take the dead letter that contains ``text`` from a dead-letter queue."""
         found: list[dict[str, Any]] = []
 
-        def look() -> bool:
+        def received() -> bool:
             answer = self.sqs.receive_message(
                 QueueUrl=self.url(queue), MaxNumberOfMessages=10, VisibilityTimeout=2, MessageAttributeNames=["All"]
             )
@@ -76,7 +76,7 @@ class Deployed:
                     found.append(dict(message))
             return bool(found)
 
-        await_true(look, lambda: f"no dead letter with {text} in {queue}")
+        await_true(received, lambda: f"no dead letter with {text} in {queue}")
         return found[0]
 
 
@@ -89,7 +89,7 @@ def await_true(condition: Callable[[], bool], otherwise: Callable[[], str]) -> N
 
 @pytest.fixture(scope="package")
 def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
-    """The app as it is now, on an emulator and a database of these tests' own, with the functions' roles enforced."""
+    """The current app on an emulator and a database for these tests, with the functions' roles enforced."""
     import boto3
     from sqlalchemy import create_engine
     from sqlalchemy.orm import Session
@@ -117,13 +117,13 @@ def one_stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployed]:
 
 @pytest.fixture
 def deployed(one_stack: Deployed) -> Iterator[Deployed]:
-    """That stack, to which the environment leads for as long as the test goes on."""
+    """The stack, with its variables in the environment during the test."""
     with environment_of(one_stack.stack.environment):
         yield one_stack
 
 
 def allow_batches() -> None:
-    """Who may do something may do it in batches: on AWS that is one permission, and the emulator wants a second."""
+    """Add the batch actions to all roles: on AWS one permission covers both, and the emulator requires two."""
     import boto3
 
     iam = boto3.client("iam")

@@ -1,4 +1,4 @@
-"""The API on the deployed stack: its function, called as API Gateway would call it, and its HTTP API."""
+"""The API on the deployed stack: its function, invoked as API Gateway would invoke it, and its HTTP API."""
 
 from __future__ import annotations
 
@@ -57,12 +57,12 @@ def test_a_tenant_that_is_created_is_initialized(deployed: Deployed, invoke: Any
 
 @dataclass
 class Http:
-    """The HTTP API of the stack, where emulators have it."""
+    """The HTTP API of the stack, at the emulator's path for it."""
 
     address: str
 
     def __call__(self, method: str, path: str, body: object = None, *, signed: bool = True) -> tuple[int, Any]:
-        """One request of the account that the environment has the credentials of."""
+        """Send a request with the credentials of the environment."""
         url, data = self.address + path, None if body is None else json.dumps(body).encode()
         request = AWSRequest(method, url, {"Content-Type": "application/json"}, data)
         if signed:
@@ -99,7 +99,7 @@ def test_a_service_cannot_read_data_of_a_tenant(http: Http) -> None:
 
 
 def test_the_http_api_rejects_unsigned_requests_and_unknown_routes(http: Http) -> None:
-    """In API Gateway's words: the function, which has others, was not asked."""
+    """The messages are API Gateway's: the function, which has other messages, was not invoked."""
     assert http("GET", "/openapi.json", signed=False) == (403, {"message": "Forbidden"})
     for method, path in (("GET", "/nothing"), ("DELETE", "/tenants"), ("GET", "/")):
         assert http(method, path) == (404, {"message": "Not Found"})

@@ -1,4 +1,4 @@
-"""The command line on the deployed stack: a task from its enqueue to its end, and a dead one tried again."""
+"""The command line on the deployed stack: a task from its enqueue to its end, and the redrive of an archived task."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Jobs = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def jobs(deployed: Deployed) -> Jobs:
-    """Run a command as a shell does: its exit status, and its output."""
+    """Run a command as a shell does, and return its exit status and its output."""
 
     def run(*arguments: str) -> tuple[int, str]:
         command = [sys.executable, "-m", "joblane.cli.main", *arguments]
@@ -29,7 +29,7 @@ def jobs(deployed: Deployed) -> Jobs:
     return run
 
 
-def asked(answer: tuple[int, str]) -> Any:
+def decoded(answer: tuple[int, str]) -> Any:
     code, out = answer
     assert code == 0, out
     return json.loads(out)
@@ -46,27 +46,27 @@ def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: J
     # then
     assert code == 0
     assert jobs("wait", id_, "--timeout", "2m")[0] == 0
-    view = asked(jobs("show", id_, "--json"))
+    view = decoded(jobs("show", id_, "--json"))
     assert (view["row"]["state"], view["why"]["reason"], len(view["attempts"])) == ("completed", "ended", 1)
     assert view["audit"][0]["action"] == "enqueue"
-    assert [one["id"] for one in asked(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
+    assert [one["id"] for one in decoded(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
     assert jobs("retry", id_)[0] == 4
     assert jobs("show", "no-such-task")[0] == 3
 
 
 def test_archived_tasks_are_grouped_by_cause_and_redriven(deployed: Deployed, jobs: Jobs) -> None:
-    # given a task that is given up
+    # given a task that is archived
     nobody = payload(deployed, tenant_id=str(deployed.people.nobody))
     _, out = jobs("enqueue", "data:export", "--json", nobody, "--wait", "--as-json")
     row = json.loads(out)["row"]
     assert row["state"] == "archived"
     # when
-    groups = asked(jobs("dead", "--json"))["groups"]
+    groups = decoded(jobs("dead", "--json"))["groups"]
     [group] = [one for one in groups if one["fingerprint"] == row["fingerprint"]]
     code, out = jobs("redrive", group["fingerprint"], "--canary", "1", "--yes", "--json", "--reason", "a test")
-    # then it has failed again, as its cause is still there
+    # then it has failed again, because its cause still exists
     action = json.loads(out)
     assert (code, action["state"], action["failed"] >= 1) == (1, "completed", True)
     assert action["stopped"] is not None
-    assert asked(jobs("show", row["id"], "--json"))["generation"] == 1
-    assert {"enqueue", "redrive"} <= {one["action"] for one in asked(jobs("audit", "--json"))}
+    assert decoded(jobs("show", row["id"], "--json"))["generation"] == 1
+    assert {"enqueue", "redrive"} <= {one["action"] for one in decoded(jobs("audit", "--json"))}

@@ -1,4 +1,4 @@
-"""What an operator is told of the deployed stack, by the way that the command line takes."""
+"""The Inspector on the deployed stack, connected as by the command line."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from tests.e2e.conftest import Deployed, await_true
 
 @pytest.fixture
 def inspector(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inspector]:
-    """With nothing set but the folder of the stack."""
+    """An Inspector that finds the stack by its folder only."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.setenv(name, os.environ[name])  # and so be put back
+        monkeypatch.setenv(name, os.environ[name])  # so that monkeypatch restores it
     monkeypatch.setenv("JOBLANE_LOCAL", str(deployed.stack.folder))
     monkeypatch.delenv("DATABASE_URL")
-    made = connect(stage=None, profile=None, region=None)
-    yield made
-    made._scope.database.drop()
+    inspector = connect(stage=None, profile=None, region=None)
+    yield inspector
+    inspector._scope.database.drop()
 
 
 def test_doctor_finds_nothing_in_a_new_stack(inspector: Inspector) -> None:
-    # dead letters are those of other tests, and the sweep may not have come yet
+    # other tests leave dead letters, and the first sweep may not have run yet
     wrong = [one for one in inspector.doctor() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
     assert [one for one in wrong if one.what != "jobs:sweep"] == []
     good = {one.what for one in inspector.doctor() if one.grade is Grade.GOOD}
@@ -38,7 +38,7 @@ def test_the_log_of_a_task_contains_lambdas_lines(deployed: Deployed, inspector:
     deployed.await_state(id_, "archived")
     await_true(lambda: len(inspector.logs(id_)) >= 2, lambda: f"{inspector.logs(id_)}")
     lines = inspector.logs(id_)
-    (told,) = (line for line in lines if line.message == "task archived")
-    assert (told.level, told.attempt, told.fields["outcome"]) == ("WARNING", 1, "archived")
+    (archived,) = (line for line in lines if line.message == "task archived")
+    assert (archived.level, archived.attempt, archived.fields["outcome"]) == ("WARNING", 1, "archived")
     (report,) = (line for line in lines if line.level == "PLATFORM")
     assert report.message.startswith("REPORT RequestId: ")

@@ -1,4 +1,4 @@
-"""Jobs on the deployed stack: real queues, mappings and function processes, a real database."""
+"""Jobs on the deployed stack: queues, mappings and function processes of the emulator, and a real database."""
 
 from __future__ import annotations
 
@@ -39,24 +39,26 @@ def test_a_front_door_passes_a_type_without_a_lane_in_its_queue_to_its_home_lane
 
 def test_an_unreadable_message_is_in_the_front_doors_dlq_with_the_reason(deployed: Deployed) -> None:
     deployed.send("jobs-critical", "not json at all")
-    letter = deployed.await_dead_letter("jobs-critical-dlq", "not json at all")
-    assert "not JSON" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    dead_letter = deployed.await_dead_letter("jobs-critical-dlq", "not json at all")
+    assert "not JSON" in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
 
 
 def test_an_archived_task_has_one_dead_letter_which_runs_it_again_when_resent(deployed: Deployed) -> None:
-    # given a task that is given up
+    # given a task that is archived
     id_ = deployed.send(LANE, deployed.export(tenant_id=str(deployed.people.nobody)))
     deployed.await_state(id_, "archived")
-    letter = deployed.await_dead_letter(f"{LANE}-dlq", id_)
-    marks = {name: value["StringValue"] for name, value in letter["MessageAttributes"].items()}
-    assert marks == {"joblane-dead": "0", "joblane-reason": "SkipRetry: the tenant does not exist"}
+    dead_letter = deployed.await_dead_letter(f"{LANE}-dlq", id_)
+    attributes = {name: value["StringValue"] for name, value in dead_letter["MessageAttributes"].items()}
+    assert attributes == {"joblane-dead": "0", "joblane-reason": "SkipRetry: the tenant does not exist"}
 
     # when a leftover copy of its message comes back, nothing runs
-    body = letter["Body"]
+    body = dead_letter["Body"]
     deployed.send(LANE, body)
-    # and when the dead letter is sent to the lane with its attributes, it runs with a fresh allowance
+    # and when the dead letter is sent to the lane with its attributes, the task runs with new attempts
     deployed.send(
-        LANE, body, MessageAttributes={"joblane-dead": {"DataType": "Number", "StringValue": marks["joblane-dead"]}}
+        LANE,
+        body,
+        MessageAttributes={"joblane-dead": {"DataType": "Number", "StringValue": attributes["joblane-dead"]}},
     )
     await_true(lambda: (deployed.row(id_) or {})["generation"] == 1, lambda: f"{deployed.row(id_)}")
     row = deployed.await_state(id_, "archived")
@@ -73,7 +75,7 @@ def test_a_delayed_task_runs_at_its_second(deployed: Deployed, jobs: JobClient) 
         " where id = $1",
         job.id,
     )[0][0]
-    assert -2 <= late < 30  # never early; how late says only how busy the machine is
+    assert -2 <= late < 30  # never early; the delay depends on how busy the machine is
 
 
 def test_a_tick_delivered_twice_runs_once(deployed: Deployed) -> None:
@@ -97,15 +99,15 @@ def test_a_row_whose_message_was_never_sent_runs_after_the_sweep(deployed: Deplo
 
 
 def test_while_the_database_is_unavailable_jobs_wait_without_using_attempts(deployed: Deployed) -> None:
-    # given PostgreSQL stopped, and jobs that come in
+    # given a stopped PostgreSQL, and new messages
     deployed.database.drop()
     deployed.stack.postgres.stop()
-    ids = [deployed.send(LANE, deployed.export() | {"id": f"away-{number}"}) for number in range(5)]
+    ids = [deployed.send(LANE, deployed.export() | {"id": f"waiting-{number}"}) for number in range(5)]
     assert len(ids) == 5
-    time.sleep(3)  # they are tried meanwhile
-    # when it is back
+    time.sleep(3)  # deliveries are attempted in this time
+    # when PostgreSQL starts again
     deployed.stack.postgres.start()
     # then all complete, in their first attempt
     for number in range(5):
-        row = deployed.await_state(f"away-{number}", "completed")
+        row = deployed.await_state(f"waiting-{number}", "completed")
         assert (row["attempts"], row["runs"]) == (1, 1)

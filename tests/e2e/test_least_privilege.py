@@ -1,7 +1,7 @@
-"""The functions' roles, deployed: what each job does is allowed, and what it was not granted is denied.
+"""The deployed roles of the functions: each job may do its work, and actions without a grant are denied.
 
-The emulator takes its root for the one who may assume any role, so the tests can speak with a function's own
-permissions. It does not know ``ses:FromAddress`` and the streams of a log group: these are tested on the template.
+The emulator lets its root assume any role, so the tests can call AWS with a function's permissions. It does not support
+``ses:FromAddress`` and the streams of a log group: the template's tests cover these.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from tests.e2e.conftest import Deployed, await_true
 
 REFUSED = ("AccessDenied", "AccessDeniedException")
 OTHER = "jobs-low-tenant-cleanup"
-DOORS = [f"jobs-{queue}" for queue in Queue]
+FRONT_DOORS = [f"jobs-{queue}" for queue in Queue]
 LANES = [f"jobs-{queue}-{task.slug}" for task in discover().values() for queue in task.lanes]
 
 
 @dataclass
 class Caller:
-    """Whoever holds some credentials, and what it tries on the deployed stack."""
+    """A caller with its credentials, and its attempts on the deployed stack."""
 
     deployed: Deployed
     session: boto3.Session
@@ -49,20 +49,20 @@ class Caller:
         return self.deployed.stack.output("ExportBucket")
 
     def send(self, queue: str) -> None:
-        """One message that no consumer knows what to do with."""
+        """Send a message that every consumer refuses."""
         self.sqs.send_message(QueueUrl=self.deployed.url(queue), MessageBody="a probe")
 
     def find(self, queue: str) -> None:
         self.sqs.get_queue_url(QueueName=queue)
 
-    def look(self, queue: str) -> None:
+    def inspect(self, queue: str) -> None:
         self.sqs.get_queue_attributes(QueueUrl=self.deployed.url(queue), AttributeNames=["All"])
 
     def receive(self, queue: str) -> None:
         self.sqs.receive_message(QueueUrl=self.deployed.url(queue), WaitTimeSeconds=0)
 
     def delete(self, queue: str) -> None:
-        """The permission is looked at first, so that a receipt which is none is no matter."""
+        """Delete with an invalid receipt: the permission is checked first."""
         try:
             self.sqs.delete_message(QueueUrl=self.deployed.url(queue), ReceiptHandle="none")
         except self.sqs.exceptions.ReceiptHandleIsInvalid:
@@ -75,7 +75,7 @@ class Caller:
         self.s3.put_object(Bucket=self.bucket, Key=key, Body=b"{}")
 
     def read(self, key: str) -> None:
-        """The permission is looked at first, so that a key which is not there is no matter."""
+        """Read an object that may not exist: the permission is checked first."""
         try:
             self.s3.get_object(Bucket=self.bucket, Key=key)
         except self.s3.exceptions.NoSuchKey:
@@ -105,7 +105,7 @@ class Caller:
 
 @pytest.fixture
 def function(deployed: Deployed) -> Callable[[str], Caller]:
-    """Whoever has the role of a function."""
+    """A caller with the role of a function."""
 
     def assume(name: str) -> Caller:
         role = boto3.client("lambda").get_function_configuration(FunctionName=name)["Role"]
@@ -120,7 +120,7 @@ def function(deployed: Deployed) -> Callable[[str], Caller]:
 
 @pytest.fixture
 def producer(deployed: Deployed) -> Iterator[Callable[[str], Caller]]:
-    """A service that has one of the policies for senders, and nothing else."""
+    """A service with one of the producer policies, and no other permission."""
     iam = boto3.client("iam")
 
     def create(name: str) -> Caller:
@@ -134,7 +134,7 @@ def producer(deployed: Deployed) -> Iterator[Callable[[str], Caller]]:
     iam.close()
 
 
-# --- What is granted -----------------------------------------------------------------------------------------------
+# --- Granted actions -----------------------------------------------------------------------------------------------
 
 
 def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: Deployed) -> None:
@@ -149,7 +149,7 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
         "user:invitation": {"invitation_id": str(deployed.people.invitation)},
     }
     tasks = discover()
-    assert {*payloads, "jobs:bulk"} == set(tasks)  # which is begun by an operator, see below
+    assert {*payloads, "jobs:bulk"} == set(tasks)  # an operator starts it, see below
     sent = {
         type_: deployed.send(f"jobs-{tasks[type_].queue}-{tasks[type_].slug}", {"type": type_, "payload": payload})
         for type_, payload in payloads.items()
@@ -162,7 +162,7 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
     assert results["user:invitation"] == {"skipped": None}
 
 
-# --- What is not ---------------------------------------------------------------------------------------------------
+# --- Denied actions ------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
         ),
         (
             "jobs-system-health-check",
-            ["look jobs-critical"],
-            ["send jobs-critical", "receive jobs-critical", f"look {OTHER}", "read exports/a"],
+            ["inspect jobs-critical"],
+            ["send jobs-critical", "receive jobs-critical", f"inspect {OTHER}", "read exports/a"],
         ),
         (
             "jobs-router",
@@ -205,12 +205,12 @@ def test_every_job_of_the_platform_runs_with_the_role_of_its_function(deployed: 
         (
             "jobs-jobs-sweep",
             [f"find {OTHER}", f"find {OTHER}-dlq"],
-            ["send jobs-default", f"receive {OTHER}", f"delete {OTHER}-dlq", f"look {OTHER}", "read exports/a"],
+            ["send jobs-default", f"receive {OTHER}", f"delete {OTHER}-dlq", f"inspect {OTHER}", "read exports/a"],
         ),
         (
             "jobs-jobs-bulk",
             [
-                *(f"find {OTHER}", f"receive {OTHER}-dlq", f"delete {OTHER}-dlq", f"look {OTHER}-dlq"),
+                *(f"find {OTHER}", f"receive {OTHER}-dlq", f"delete {OTHER}-dlq", f"inspect {OTHER}-dlq"),
                 *("receive jobs-default-dlq", "delete jobs-cron-dlq", "find jobs-default"),
             ],
             ["receive jobs-default", f"receive {OTHER}", f"delete {OTHER}", f"purge {OTHER}-dlq", "read exports/a"],
@@ -236,14 +236,14 @@ def test_a_function_may_do_what_it_was_granted_and_nothing_else(
 def test_a_service_sends_only_the_types_of_its_policies(producer: Callable[[str], Caller]) -> None:
     for task in discover().values():
         service, own = producer(task.slug), {f"jobs-{queue}-{task.slug}" for queue in task.lanes}
-        assert {queue for queue in (*LANES, *DOORS) if service.may("find", queue)} == own
-        assert not any(service.may("send", queue) for queue in (*LANES, *DOORS) if queue not in own)
+        assert {queue for queue in (*LANES, *FRONT_DOORS) if service.may("find", queue)} == own
+        assert not any(service.may("send", queue) for queue in (*LANES, *FRONT_DOORS) if queue not in own)
         assert not any(service.may("receive", queue) for queue in own)
 
 
 def test_a_service_with_the_policy_of_a_front_door_sends_through_it(producer: Callable[[str], Caller]) -> None:
     service = producer("default")
-    assert {queue for queue in (*LANES, *DOORS) if service.may("find", queue)} == {"jobs-default"}
+    assert {queue for queue in (*LANES, *FRONT_DOORS) if service.may("find", queue)} == {"jobs-default"}
     body = json.dumps(service.deployed.export())
     sent = service.sqs.send_message(QueueUrl=service.deployed.url("jobs-default"), MessageBody=body)
     service.deployed.await_state(sent["MessageId"], "completed")
@@ -258,35 +258,35 @@ def test_a_client_needs_only_the_policy_of_its_type(
     given = client.enqueue(data_export, DataExport.model_validate(service.deployed.export()["payload"]))
     assert given.sent
     service.deployed.await_state(given.id, "completed")
-    # recorded, as the database took it, and left to the sweep
+    # recorded in the database, and sent by the sweep
     assert not client.enqueue(system_user_expiry, SystemUserExpiry()).sent
     client.close()
 
 
-# --- The guard of all of the above ---------------------------------------------------------------------------------
+# --- A check of these tests ----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def powerless(deployed: Deployed) -> Iterator[None]:
-    """The role of the reports may do nothing at all for as long as this lasts."""
+    """Remove all permissions of the role of `report:generate` during the test."""
     iam = boto3.client("iam")
     role = boto3.client("lambda").get_function_configuration(FunctionName="jobs-report-generate")["Role"]
     name = role.rpartition("/")[2]
     policies = iam.list_role_policies(RoleName=name)["PolicyNames"]
-    taken = {one: iam.get_role_policy(RoleName=name, PolicyName=one)["PolicyDocument"] for one in policies}
-    for policy in taken:
+    documents = {policy: iam.get_role_policy(RoleName=name, PolicyName=policy)["PolicyDocument"] for policy in policies}
+    for policy in documents:
         iam.delete_role_policy(RoleName=name, PolicyName=policy)
     yield
-    for policy, document in taken.items():
+    for policy, document in documents.items():
         iam.put_role_policy(RoleName=name, PolicyName=policy, PolicyDocument=json.dumps(document))
     iam.close()
 
 
 @pytest.mark.usefixtures("powerless")
 def test_a_function_whose_permissions_are_taken_away_cannot_do_its_job(deployed: Deployed) -> None:
-    # when a job is sent, with an id, so that its function has nothing to send
+    # when a job is sent with an id, so that its function sends no message
     deployed.send("jobs-default-report-generate", {"type": "report:generate", "id": "denied"})
-    # then the run fails, and says why
+    # then the run fails with the reason
     await_true(lambda: (deployed.row("denied") or {}).get("state") == "retry", lambda: f"{deployed.row('denied')}")
     ((error,),) = deployed.database.get().run(
         "select error_message from joblane.task_attempts where task_id = 'denied'"

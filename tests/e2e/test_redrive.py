@@ -1,4 +1,4 @@
-"""Dead letters of the deployed stack: seen by what went wrong, and sent back once that is mended."""
+"""Dead letters of the deployed stack: grouped by cause, and redriven after the cause is fixed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def inspector(deployed: Deployed) -> Iterator[Inspector]:
 
 
 def test_three_failed_tasks_complete_after_a_redrive(deployed: Deployed, inspector: Inspector) -> None:
-    # given three exports of a tenant that is not there yet
+    # given three exports of a tenant that does not exist yet
     tenant = str(uuid4())
     ids = [deployed.send(LANE, deployed.export(tenant_id=tenant)) for _ in range(3)]
     for id_ in ids:
@@ -55,11 +55,11 @@ def test_a_message_that_a_front_door_refused_is_redriven_to_it(deployed: Deploye
     # given
     deployed.send("jobs-critical", "no json either")
     await_true(lambda: bool(refused()), lambda: f"{inspector.dead()}")
-    # when it is sent back
+    # when the message is redriven
     [group] = refused()
     begun = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
-    # then the door has refused it once more
+    # then the front door has refused it again
     deployed.await_state(begun.id, "completed")
     view = inspector.bulk_view(begun.id)
     assert (view.done, view.failed) == (1, 0)
-    await_true(lambda: any(one.last_at > group.last_at for one in refused()), lambda: f"{inspector.dead()}")
+    await_true(lambda: any(found.last_at > group.last_at for found in refused()), lambda: f"{inspector.dead()}")

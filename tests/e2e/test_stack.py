@@ -1,4 +1,4 @@
-"""The local stack as a whole: up, down, and what may happen to it in between."""
+"""The whole local stack: up, down, and killed programs in between."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def queue_names(stack: LocalStack) -> set[str]:
 
 
 def outcomes(stack: LocalStack) -> list[str]:
-    """What the CDK command line said of each stack in the last deploy."""
+    """Return the CDK command line's result for each stack in the last deploy."""
     log = (stack.folder / "cdk-deploy.log").read_text(encoding="utf-8")
     return re.findall(r"^ *✅ +(.+?) *$", log, re.MULTILINE)
 
@@ -54,13 +54,13 @@ def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(stack: Lo
     assert stack.env_file.stat().st_mode & 0o077 == 0
     processes = stack.emulator.pid, stack.postgres.pid
 
-    # when it is brought up again, nothing is started anew, and no stack differs from what is deployed
+    # when it is brought up again, then no program is restarted, and no stack has changes
     stack.up()
     assert (stack.emulator.pid, stack.postgres.pid) == processes
     assert {"other-data (no changes)", "other-jobs (no changes)"} <= {*outcomes(stack)}
     assert [outcome for outcome in outcomes(stack) if "(no changes)" not in outcome] == []
 
-    # when the emulator and the database die, up brings all of it back
+    # when the emulator and the database are killed, then up restores everything
     stack.emulator.kill()
     stack.postgres.kill()
     assert [runs for runs, _ in stack.status().values()] == [False, False, True]
@@ -68,7 +68,7 @@ def test_up_and_down_can_be_repeated_and_up_restarts_a_killed_emulator(stack: Lo
     assert all(runs for runs, _ in stack.status().values())
     assert "other-default" in queue_names(stack)
 
-    # and down stops it, once and for all
+    # and down stops it; a second down does nothing
     stack.down()
     stack.down()
     assert not any(runs for runs, _ in stack.status().values())

@@ -25,7 +25,7 @@ class RefusedTemplateError(SynthError):
     """A template breaks rules that protect messages, secrets or limits. Nothing was deployed."""
 
     problems: tuple[str, ...]
-    """One line for each problem, with the name of the resource."""
+    """A line for each problem, with the name of the resource."""
 
     def __init__(self, problems: Iterable[str]) -> None:
         self.problems = tuple(problems)

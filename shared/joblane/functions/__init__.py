@@ -1,1 +1,1 @@
-"""The library's own Lambdas: the sweep, bulk actions, the router, the control API, the migration."""
+"""The library's own Lambda functions: the sweep, bulk actions, the router, the control API, the migration."""

@@ -1,4 +1,4 @@
-"""A program in the background, found again by a file that says which process it is."""
+"""Background programs. A file records the process of each, so that a later process finds it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ STOP_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class _Record:
+class _State:
     pid: int
     started: float
     program: str
@@ -25,7 +25,7 @@ class _Record:
 
 
 class Daemon:
-    """One program with its log and its process number in one folder; it outlives the process that starts it."""
+    """A program with its log and its pid file in one folder. It outlives the process that starts it."""
 
     def __init__(self, name: str, folder: Path) -> None:
         self.log = folder / f"{name}.log"
@@ -34,20 +34,20 @@ class Daemon:
 
     @property
     def pid(self) -> int | None:
-        """The running process, None where it does not run."""
+        """Id of the running process, or None."""
         process = self._process()
         return process.pid if process else None
 
     @property
     def started_with(self) -> Mapping[str, str]:
-        """What `launch` was told to remember; empty where the program does not run."""
-        record = self._record()
-        return record.remember if record and self._process() else {}
+        """The `remember` of `launch`; empty if the program does not run."""
+        state = self._state()
+        return state.remember if state and self._process() else {}
 
     def launch(
         self, command: Sequence[str], environment: Mapping[str, str], folder: Path, remember: Mapping[str, str]
     ) -> None:
-        """Start it in `folder`, a former log kept as `.log.1`. `remember` is for `started_with`."""
+        """Start the program in `folder`. The previous log becomes `.log.1`. `remember` is for `started_with`."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         if self.log.exists():
             self.log.replace(self.log.with_suffix(".log.1"))
@@ -59,15 +59,15 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                start_new_session=True,  # a group of its own: Ctrl-C passes it by, and its children end with it
+                start_new_session=True,  # its own process group: no Ctrl-C, and `kill` finds its children
             )
-        record = _Record(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
-        self._file.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        child.returncode = 0  # it may outlive us: spares the warning that it still runs
+        state = _State(child.pid, psutil.Process(child.pid).create_time(), command[0], dict(remember))
+        self._file.write_text(json.dumps(asdict(state)), encoding="utf-8")
+        child.returncode = 0  # avoids Python's warning about a running child: it may outlive this process
         self._child = child
 
     def stop(self) -> None:
-        """End it and whatever it has started, politely first; nothing where it does not run."""
+        """Terminate the program, then kill the rest of its process group. Does nothing if it does not run."""
         process = self._process()
         if process is not None:
             with suppress(psutil.NoSuchProcess):
@@ -76,7 +76,7 @@ class Daemon:
         self.kill()
 
     def kill(self) -> None:
-        """End it and whatever it has started, at once. Children of one that was killed before end as well."""
+        """Kill the program and its process group, including children of a program that was killed before."""
         group = self._group()
         for member in group:
             with suppress(psutil.NoSuchProcess):
@@ -84,39 +84,39 @@ class Daemon:
         await_end(group, STOP_SECONDS)
         self._file.unlink(missing_ok=True)
 
-    def _record(self) -> _Record | None:
+    def _state(self) -> _State | None:
         try:
-            return _Record(**json.loads(self._file.read_text(encoding="utf-8")))
+            return _State(**json.loads(self._file.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def _process(self) -> psutil.Process | None:
-        """Numbers are given again to others: only the one with our start time is meant."""
-        record = self._record()
-        if record is None:
+        """Return the running process. The start time tells it from another process with a reused pid."""
+        state = self._state()
+        if state is None:
             return None
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(record.pid)
-            if is_alive(process) and process.create_time() == record.started:
+            process = psutil.Process(state.pid)
+            if is_alive(process) and process.create_time() == state.started:
                 return process
         return None
 
     def _group(self) -> list[psutil.Process]:
-        """All that runs in the program's group: itself, and those of the same interpreter that it has left behind."""
-        record = self._record()
-        if record is None:
+        """Return the processes of the program's group that run the same executable."""
+        state = self._state()
+        if state is None:
             return []
-        found = []
+        members = []
         for process in psutil.process_iter():
             with suppress(psutil.Error, ProcessLookupError):
-                same_group = os.getpgid(process.pid) == record.pid
-                if same_group and is_alive(process) and process.cmdline()[:1] == [record.program]:
-                    found.append(process)
-        return found
+                same_group = os.getpgid(process.pid) == state.pid
+                if same_group and is_alive(process) and process.cmdline()[:1] == [state.program]:
+                    members.append(process)
+        return members
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether it runs; one that has ended and that nobody collects does not."""
+    """Return true if the process runs. A zombie does not."""
     try:
         return bool(process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
@@ -124,7 +124,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def await_end(processes: Sequence[psutil.Process], seconds: float) -> bool:
-    """Wait until all have ended, and return whether they have. `psutil.wait_procs` would wait for zombies too."""
+    """Wait until all processes have ended; return false after `seconds`. `psutil.wait_procs` also waits for zombies."""
     until = time.monotonic() + seconds
     while any(is_alive(process) for process in processes):
         if time.monotonic() > until:

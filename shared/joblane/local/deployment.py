@@ -1,4 +1,4 @@
-"""The CDK app's way into an emulator: `cdk synth`, `cdk bootstrap` and `cdk deploy`, as for AWS."""
+"""The deploy of the CDK app to an emulator: `cdk synth`, `cdk bootstrap` and `cdk deploy`, as for AWS."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from joblane.project import Project
 ACCOUNT = "000000000000"
 TOOLKIT_STACK = "CDKToolkit"
 STEP_SECONDS = 600
-"""A program of the CDK that takes longer hangs, and is ended."""
+"""Time limit of a program of the CDK."""
 UNFINISHED = re.compile(r"is in \w+_IN_PROGRESS state")
-"""What CloudFormation answers for a stack whose last deploy was killed."""
+"""Part of CloudFormation's error for a stack whose last deploy was killed."""
 OWN_APP = (
-    "`joblane init` in an empty folder writes a cdk.json that has them. For a CDK app that was there before, see "
+    "`joblane init` in an empty folder writes a cdk.json with the stages. For an existing CDK app, see "
     "docs/how-to/own-cdk-app.md."
 )
 
 
 def cdk_json(project: Project) -> dict[str, Any]:
-    """The project's ``cdk.json``: ``app``, the command of the CDK app, and ``context``, with the ``stages``.
+    """Return the project's ``cdk.json``: ``app``, the command of the CDK app, and ``context`` with ``stages``.
 
-    Raises :class:`LocalError` where there is none, or it has no stages.
+    Raises :class:`LocalError` if there is no file or it has no stages.
     """
     file = project.root / "cdk.json"
     try:
@@ -44,31 +44,31 @@ def cdk_json(project: Project) -> dict[str, Any]:
         raise LocalError(f"{file} is not JSON: {error}") from None
     context = found.get("context") if isinstance(found, dict) else None
     if not isinstance(context, dict) or not isinstance(context.get("stages"), dict):
-        raise LocalError(f"{file} has no `stages` in its `context`: the settings of each stage, by its name. {OWN_APP}")
+        raise LocalError(f"{file} has no `stages` in its `context`, the settings of each stage by its name. {OWN_APP}")
     return found
 
 
 def context(project: Project | None = None) -> dict[str, Any]:
-    """The context of ``cdk.json``: ``stages`` above all."""
+    """Return the context of ``cdk.json``, which has ``stages``."""
     found: dict[str, Any] = cdk_json(project or Project.here())["context"]
     return found
 
 
 def local_stage(project: Project, changes: Mapping[str, object]) -> dict[str, Any]:
-    """The stage ``local`` of ``cdk.json``, with ``changes``. Raises :class:`LocalError` where it has none."""
+    """Return the stage ``local`` of ``cdk.json``, with ``changes``. Raises :class:`LocalError` if there is none."""
     stages = context(project)["stages"]
     if not isinstance(stages.get("local"), dict):
         raise LocalError(
-            f"{project.root / 'cdk.json'} has no stage `local` in its `context.stages`, which the local stack deploys. "
-            f"{OWN_APP}"
+            f"{project.root / 'cdk.json'} has no stage `local` in its `context.stages`. The local stack deploys this "
+            f"stage. {OWN_APP}"
         )
     return {**stages["local"], **changes}
 
 
 def app_command(app: object) -> list[str]:
-    """The command of a CDK app, run by this Python where it says ``python``. ``app``: as ``cdk.json`` has it.
+    """Return the command of the CDK app, with this Python in place of ``python``. ``app``: the value in ``cdk.json``.
 
-    Raises :class:`LocalError` where it has none.
+    Raises :class:`LocalError` if there is no command.
     """
     if not isinstance(app, str) or not app.strip():
         raise LocalError("cdk.json has no `app`: the command of the CDK app, such as `python infra/app.py`.")
@@ -79,7 +79,7 @@ def app_command(app: object) -> list[str]:
 
 
 def errors_since(log: Path, offset: int, lines: int = 5) -> str:
-    """The last lines of level ERROR in the emulator's log, from byte ``offset`` on; empty without any."""
+    """Return the last ``lines`` of level ERROR in the emulator's log, from byte ``offset``; empty if there are none."""
     if not log.exists():
         return ""
     with log.open("rb") as file:
@@ -89,10 +89,10 @@ def errors_since(log: Path, offset: int, lines: int = 5) -> str:
 
 
 class Deployment:
-    """One CDK app on one emulator; templates, outputs and logs are in one folder.
+    """A CDK app on an emulator. Templates, outputs and logs are in one folder.
 
-    `environment` is added to ours. `stage` goes over what cdk.json has for the stage `local`. `app` is a command to
-    run in place of that of cdk.json.
+    `environment` is added to the environment of this process. `stage` overrides settings of the stage `local` in
+    cdk.json. `app` is a command that replaces the one in cdk.json.
     """
 
     def __init__(
@@ -113,9 +113,9 @@ class Deployment:
         self._app = app
 
     def synth(self) -> None:
-        """Write the templates; needs no emulator. Their validation is left to `make synth` and the tests.
+        """Write the templates, without an emulator. `make synth` and the tests validate them.
 
-        The app is run as the CDK command line runs it, which saves that one's start.
+        The app is run directly, as the CDK command line would, which saves the start of the command line.
         """
         given = cdk_json(self._project)
         stages = {"local": local_stage(self._project, self._stage)}
@@ -124,17 +124,17 @@ class Deployment:
             "CDK_OUTDIR": str(self._assembly),
             "CDK_VALIDATION": "false",
         }
-        self._assembly.mkdir(mode=0o700, exist_ok=True)  # the templates hold the database's password
+        self._assembly.mkdir(mode=0o700, exist_ok=True)  # the templates contain the database's password
         command = app_command(self._app or given.get("app"))
         self._run("The synthesis", "cdk-synth", command, variables, self._project.root)
 
     def bootstrap(self) -> None:
-        """Make the bucket and the roles that a deploy needs, where they are not there."""
+        """Create the bucket and the roles that a deploy needs, if they do not exist."""
         if not self._exists(TOOLKIT_STACK):
             self._cdk("bootstrap", f"aws://{ACCOUNT}/{self._environment['AWS_DEFAULT_REGION']}")
 
     def deploy(self) -> None:
-        """Bring all stacks of the last synth to the emulator."""
+        """Deploy all stacks of the last synth to the emulator."""
         self._cdk(
             *("deploy", "--all", "--app", str(self._assembly), "--require-approval", "never", "--method", "direct"),
             *("--outputs-file", str(self._outputs)),
@@ -142,7 +142,7 @@ class Deployment:
 
     @property
     def outputs(self) -> dict[str, dict[str, str]]:
-        """Outputs of the last deploy: stack, name, value."""
+        """Outputs of the last deploy: stack → name → value."""
         outputs: dict[str, dict[str, str]] = json.loads(self._outputs.read_text(encoding="utf-8"))
         return outputs
 
@@ -150,11 +150,11 @@ class Deployment:
         quiet = ["--ci", "--no-notices", "--no-version-reporting", "--no-color"]
         variables = {"CDK_DISABLE_CLI_TELEMETRY": "true"}
         line = [str(Tools(self._project).cdk), command, *arguments, *quiet]
-        # Away from cdk.json: with an app in sight, even the bootstrap runs it first.
+        # Outside the folder of cdk.json: there even the bootstrap would run the app first.
         self._run(f"`cdk {command}`", f"cdk-{command}", line, variables, self._folder)
 
     def _run(
-        self, what: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
+        self, step: str, log_name: str, command: Sequence[str], variables: Mapping[str, str], folder: Path
     ) -> None:
         path, emulator = self._folder / f"{log_name}.log", self._folder / "ministack.log"
         before = emulator.stat().st_size if emulator.exists() else 0
@@ -171,28 +171,28 @@ class Deployment:
                     timeout=STEP_SECONDS,
                 )
         except subprocess.TimeoutExpired:
-            how = f"{what} was ended after {STEP_SECONDS} s."
+            problem = f"{step} was stopped after {STEP_SECONDS} s."
         except FileNotFoundError as error:
-            raise LocalError(f"{what} could not start: {error.filename} is not there.") from None
+            raise LocalError(f"{step} could not start: {error.filename} does not exist.") from None
         else:
             if done.returncode == 0:
                 return
-            how = f"{what} failed (exit status {done.returncode})."
+            problem = f"{step} failed (exit status {done.returncode})."
         end = tail(path, 30)
-        parts = [f"{how} The end of {path}:\n{end}"]
+        parts = [f"{problem} The end of {path}:\n{end}"]
         if causes := errors_since(emulator, before):
             parts.append(f"Errors in {emulator}:\n{causes}")
         if UNFINISHED.search(end):
-            parts.append("A deploy before this one did not end: `joblane down`, then `joblane up` starts afresh.")
+            parts.append("The previous deploy did not end. Run `joblane down`, then `joblane up`, to start afresh.")
         raise LocalError("\n".join(parts))
 
     def function_environments(self, prefix: str) -> list[dict[str, str]]:
-        """Variables of the deployed functions whose names begin with ``prefix``."""
+        """Return the variables of the deployed functions whose names begin with ``prefix``."""
         with closing(self._client("lambda")) as client:
             pages = client.get_paginator("list_functions").paginate()
             found = [function for page in pages for function in page["Functions"]]
-        ours = [function for function in found if function["FunctionName"].startswith(prefix)]
-        return [function.get("Environment", {}).get("Variables", {}) for function in ours]
+        own = [function for function in found if function["FunctionName"].startswith(prefix)]
+        return [function.get("Environment", {}).get("Variables", {}) for function in own]
 
     def _exists(self, stack: str) -> bool:
         from botocore.exceptions import ClientError

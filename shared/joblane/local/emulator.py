@@ -1,10 +1,10 @@
-"""The emulator's own process: MiniStack behind a guard, and each zip that its functions share unpacked once.
+"""The emulator's process: MiniStack behind a guard, which also unpacks each shared zip only once.
 
-It runs by the emulator's interpreter, which has no package of this project: ``python -P emulator.py``, with MiniStack's
-own environment variables for port and address.
+The emulator's interpreter runs it, without any package of this project: ``python -P emulator.py``, with MiniStack's
+environment variables for port and address.
 
-MiniStack asks for no credentials and runs code as the user who started it, so a web page that this user has open must
-not be able to call it. Browsers mark the requests of pages; programs with an SDK never send these marks.
+MiniStack checks no credentials and runs code as the user who started it, so a web page in this user's browser must not
+be able to call it. Browsers add certain headers to the requests of pages; programs with an SDK do not send them.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 """An ASGI application: scope, receive, send."""
 
 REFUSAL = (
-    b"This emulator answers programs on this machine alone. It refuses browsers, because any web page could send the "
+    b"This emulator answers only programs on this machine. It refuses browsers, because any web page could send the "
     b"same request. For a link into S3 use curl.\n"
 )
 
 
 def is_refused(headers: Iterable[tuple[bytes, bytes]], port: int) -> bool:
-    """Return true for a request of a browser, and for a Host that is not this machine's (DNS rebinding).
+    """Return true for a request of a browser, and for a Host of another machine (DNS rebinding).
 
-    Every current browser sends ``Sec-Fetch-Site``. Old ones may send no mark with a plain GET, but all of them call
-    themselves Mozilla. ``Sec-Fetch-Mode`` is no mark: Node's ``fetch`` sends it, too.
+    Every current browser sends ``Sec-Fetch-Site``. Old browsers may send none of these headers with a plain GET, but
+    their user agents begin with Mozilla. ``Sec-Fetch-Mode`` is not checked: Node's ``fetch`` sends it, too.
     """
     hosts = []
     for given, value in headers:
@@ -47,7 +47,7 @@ def is_refused(headers: Iterable[tuple[bytes, bytes]], port: int) -> bool:
 
 
 def guarded(app: App, port: int) -> App:
-    """``app`` without what :func:`is_refused` refuses, and without CORS headers in its answers."""
+    """Return ``app`` with a guard that refuses requests by :func:`is_refused` and removes CORS headers from answers."""
 
     async def guard(scope: dict[str, Any], receive: Any, send: Any) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -79,21 +79,21 @@ async def _refuse(kind: str, send: Any) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """A hard link, in place of what is there."""
+    """Make a hard link, which replaces an existing file."""
     Path(target).unlink(missing_ok=True)
     Path(target).hardlink_to(source)
 
 
 class SharedZip(zipfile.ZipFile):
-    """A zip that is unpacked once by its content; every further copy is made of hard links to the first.
+    """A zip file whose content is unpacked once; further copies are hard links to the first.
 
-    MiniStack unpacks code and layer anew for each function, 65 MB each.
+    MiniStack unpacks code and layer again for each function, 65 MB each time.
     """
 
     _cache = Path(tempfile.gettempdir()) / "unpacked"
 
     def extractall(self, path: Any = None, members: Any = None, pwd: Any = None) -> None:
-        """Unpack into ``path``, over what is there."""
+        """Unpack into ``path``, over existing files."""
         if path is None or members is not None or pwd is not None or not self.filename:
             super().extractall(path, members, pwd)
             return
@@ -101,19 +101,19 @@ class SharedZip(zipfile.ZipFile):
         unpacked = self._cache / hashlib.sha256(content.read_bytes()).hexdigest()
         if not unpacked.exists():
             self._cache.mkdir(exist_ok=True)
-            new = tempfile.mkdtemp(dir=self._cache)  # MiniStack starts several functions at once, in several processes
+            new = tempfile.mkdtemp(dir=self._cache)  # several processes may unpack the same zip at once
             super().extractall(new)
             try:
                 Path(new).rename(unpacked)
-            except OSError:  # another one was sooner
+            except OSError:  # another process was faster
                 shutil.rmtree(new)
         shutil.copytree(unpacked, path, copy_function=_link, dirs_exist_ok=True)
-        if content.is_relative_to(tempfile.gettempdir()):  # a copy that MiniStack wrote to unpack it
+        if content.is_relative_to(tempfile.gettempdir()):  # MiniStack's temporary copy
             content.unlink(missing_ok=True)
 
 
 def main() -> None:
-    """Serve until the process is stopped."""
+    """Run the emulator until the process is stopped."""
     emulator = importlib.import_module("ministack.app")
     emulator.app = guarded(emulator.app, int(os.environ["GATEWAY_PORT"]))  # type: ignore[attr-defined]
     zipfile.ZipFile = SharedZip  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""`.joblane/env`: the variables by which programs join the local stack, read by a shell and by `joblane`."""
+"""`.joblane/env`: the variables with which programs use the local stack, read by shells and by `joblane`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ VARIABLES = (
     "JOBLANE_PREFIX",
     "JOBLANE_SCHEDULES",
 )
-"""Where the stack is; the file has the settings of its tasks, too."""
+"""Addresses and names of the stack. The file has the settings of its tasks, too."""
 
 
 def write(path: Path, variables: Mapping[str, str]) -> None:
-    """Write it for this user alone: it holds the password."""
+    """Write the file, readable only by this user, because it contains the database's password."""
     path.unlink(missing_ok=True)
     path.touch(mode=0o600)
     text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in variables.items())
@@ -34,10 +34,11 @@ def write(path: Path, variables: Mapping[str, str]) -> None:
 
 
 def read(path: Path) -> dict[str, str]:
-    """Its variables: :data:`VARIABLES`, and those that a task of the project declares as settings.
+    """Return :data:`VARIABLES` of the file, and the settings that tasks of the project declare.
 
-    Other names are ignored, as a variable such as ``AWS_CONFIG_FILE`` can start a program. Raises :class:`LocalError`
-    for a file of another user, one that others may read or write, and one that a shell could not read.
+    Other names are ignored, because a variable such as ``AWS_CONFIG_FILE`` can start a program. Raises
+    :class:`LocalError` for a file of another user, a file that others may read or write, and a file that a shell could
+    not read.
     """
     with path.open(encoding="utf-8", newline="") as file:
         found = os.fstat(file.fileno())
@@ -48,10 +49,10 @@ def read(path: Path) -> dict[str, str]:
             )
         try:
             words = shlex.split(file.read(), comments=True)
-        except ValueError as error:  # a quote without its end, or no UTF-8
+        except ValueError as error:  # an open quote, or no UTF-8
             raise LocalError(
-                f"{path} is not read: it is not as `joblane up` wrote it ({error}). Remove it; `joblane up` writes it "
-                "again."
+                f"{path} is not read: it has been changed and is not valid ({error}). Remove it; `joblane up` writes "
+                "it again."
             ) from None
     variables = dict(word.split("=", 1) for word in words if "=" in word)
     known = set(VARIABLES)
@@ -61,7 +62,7 @@ def read(path: Path) -> dict[str, str]:
 
 
 def task_settings() -> set[str]:
-    """Names of the settings that the project's tasks declare."""
+    """Return the names of the settings that the project's tasks declare."""
     from joblane.discovery import discover
 
     return {name for task in discover(times={}).values() for name in task.environment}

@@ -1,4 +1,4 @@
-"""Errors that the operator can mend: of the local stack, of the tools, and of a stage that does not answer."""
+"""Errors that the operator can fix: of the local stack, of the tools, and of a stage that does not answer."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ class PortBusyError(LocalError):
     setting: str
     """Environment variable that sets another port."""
 
-    def __init__(self, what: str, port: int, setting: str) -> None:
+    def __init__(self, program: str, port: int, setting: str) -> None:
         self.port = port
         self.setting = setting
         super().__init__(
-            f"{what} cannot listen on 127.0.0.1:{port}: another program does already. "
+            f"{program} cannot listen on 127.0.0.1:{port}: another program already listens there. "
             f"Stop that program, or choose another port with {setting}."
         )
 
 
 def tail(log: Path, lines: int = 15) -> str:
-    """Return the last lines of a log, or a remark that there are none."""
+    """Return the last lines of a log, or a note that it has none."""
     if not log.exists():
         return f"({log} was not written)"
     text = log.read_text(encoding="utf-8", errors="replace").rstrip()

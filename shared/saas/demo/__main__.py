@@ -1,4 +1,4 @@
-"""`python -m saas.demo`: start the local stack, run each of the platform's jobs, show the results."""
+"""`python -m saas.demo`: start the local stack, run each of the platform's jobs, and show the results."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ DemoPort = Annotated[
 
 @expanded
 def demo(options: StackOptions, port: DemoPort = 4567) -> None:
-    """Run the platform's jobs on the local stack. Exit status 1 where a job did not end as announced."""
+    """Run the platform's jobs on the local stack. Exit status 1 if a job does not have the expected outcome."""
     services = Services(port)
     folder = (options.folder or Project.here().folder).resolve()
     mail = folder / "mail"
     stack = replace(options, folder=folder).stack(services.settings | {"EMAIL_CONSOLE_DIR": str(mail)})
-    ran_before = all(runs for runs, _ in stack.status().values())
+    was_running = all(runs for runs, _ in stack.status().values())
     with services:
         stack.up()
         try:
-            fine = run(stack, mail, Console(highlight=False))
+            as_expected = run(stack, mail, Console(highlight=False))
         finally:
-            if not ran_before:
+            if not was_running:
                 stack.down()
-    if not fine:
+    if not as_expected:
         raise typer.Exit(1)
 
 

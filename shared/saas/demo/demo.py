@@ -1,10 +1,11 @@
-"""`make demo`: the platform's jobs on the local stack, from the sends to what became of each."""
+"""`make demo`: the platform's jobs on the local stack, from their sends to their results."""
 
 from __future__ import annotations
 
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
@@ -32,19 +33,19 @@ STYLES = {"completed": "green", "archived": "red", "active": "yellow", "retry": 
 
 
 @dataclass(frozen=True)
-class Announced:
-    """A task of the demo and how it has to end."""
+class Expected:
+    """A task of the demo with its expected outcome. ``does``: its work, in a few words."""
 
     id: str
-    story: str
+    does: str
     state: str = "completed"
     runs: int = 1
 
 
 def run(stack: LocalStack, mail: Path, console: Console) -> bool:
-    """Send one job of each kind, watch them, show what they made. Returns whether each ended as announced.
+    """Send jobs of each type, watch them and show their results. Return true if all have the expected outcome.
 
-    ``mail``: the folder that the functions write mails to.
+    ``mail``: the folder to which the functions write mails.
     """
     from sqlalchemy import create_engine
 
@@ -54,24 +55,28 @@ def run(stack: LocalStack, mail: Path, console: Console) -> bool:
 
         _clear(mail)
         sqs, s3 = boto3.client("sqs"), boto3.client("s3")
-        people = People()
-        announced = _send(engine, sqs, people, stack.prefix)
-        rows = _watch(engine, announced, console)
-        wrong = _mistakes(announced, rows)
-        _show_export(s3, stack, rows[announced[3].id], console)
+        people, sent_at = People(), datetime.now(UTC)
+        tasks = _send(engine, sqs, people, stack.prefix)
+        rows = _watch(engine, tasks, sent_at, console)
+        differences = _differences(tasks, rows)
+        _show_export(s3, stack, rows[tasks[3].id], console)
         _show_mail(mail, console)
-        _show_dead_letter(sqs, stack.prefix, announced[-1].id, console)
+        _show_dead_letter(sqs, stack.prefix, tasks[-1].id, console)
     engine.dispose()
-    for mistake in wrong:
-        console.print(f"[red]✗[/red] {mistake}")
-    if not wrong:
-        console.print(f"\n[green]✓[/green] All {len(announced)} jobs ended as announced.")
-    _show_next(stack, console)
-    return not wrong
+    for difference in differences:
+        console.print(f"[red]✗[/red] {difference}")
+    if not differences:
+        archived = sum(task.state == "archived" for task in tasks)
+        console.print(
+            f"\n[green]✓[/green] All {len(tasks)} jobs have the expected outcome: {len(tasks) - archived} completed, "
+            f"{archived} archived."
+        )
+    _show_next(console)
+    return not differences
 
 
-def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[Announced]:
-    """Enqueue by the client in a transaction, by the client alone, and by a plain SQS send."""
+def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[Expected]:
+    """Enqueue jobs by the client in a transaction, by the client without one, and by a plain SQS send."""
     from sqlalchemy.orm import Session
 
     from functions.data_export.handler import DataExport, data_export
@@ -84,12 +89,12 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
     from joblane import JobClient
 
     jobs = JobClient()
-    with Session(engine) as session:  # the tenants and their jobs commit together, or not at all
+    with Session(engine) as session:  # the tenants and their jobs are committed together
         people.sign_up(session)
         initialize = jobs.enqueue(
             tenant_initialize, TenantInitialize(tenant_id=people.acme), session=session, tenant="acme"
         )
-        unlucky = jobs.enqueue(
+        failing = jobs.enqueue(
             tenant_initialize, TenantInitialize(tenant_id=people.globex), session=session, tenant="globex"
         )
         session.commit()
@@ -98,84 +103,94 @@ def _send(engine: Engine, sqs: SQSClient, people: People, prefix: str) -> list[A
         "type": "data:export",
         "payload": {"tenant_id": str(people.acme), "user_id": str(people.user), "export_type": "full"},
     }
-    door = sqs.get_queue_url(QueueName=front_door_name(prefix, Queue.DEFAULT))["QueueUrl"]
-    export = sqs.send_message(QueueUrl=door, MessageBody=json.dumps(body))["MessageId"]
+    front_door = sqs.get_queue_url(QueueName=front_door_name(prefix, Queue.DEFAULT))["QueueUrl"]
+    export = sqs.send_message(QueueUrl=front_door, MessageBody=json.dumps(body))["MessageId"]
     expiry = jobs.enqueue(system_user_expiry, SystemUserExpiry())
     cleanup = jobs.enqueue(tenant_cleanup, TenantCleanup())
     reports = jobs.enqueue(report_generate, ReportGenerate())
     health = jobs.enqueue(system_health_check, SystemHealthCheck())
     nobody = DataExport(tenant_id=people.nobody, user_id=people.user, export_type="partial")
-    given_up = jobs.enqueue(data_export, nobody)
+    missing = jobs.enqueue(data_export, nobody)
     jobs.close()
     return [
-        Announced(initialize.id, "sets Acme up in two services"),
-        Announced(unlucky.id, "sets Globex up; fails twice", runs=3),
-        Announced(invitation.id, "invites a user by mail"),
-        Announced(export, "exports Acme; sent by boto3"),
-        Announced(expiry.id, "retires a system user"),
-        Announced(cleanup.id, "removes what has expired"),
-        Announced(reports.id, "writes each tenant's week"),
-        Announced(health.id, "asks whether all is well"),
-        Announced(given_up.id, "exports a missing tenant", state="archived"),
+        Expected(initialize.id, "sets up tenant Acme"),
+        Expected(failing.id, "fails twice for Globex", runs=3),
+        Expected(invitation.id, "invites a user by mail"),
+        Expected(export, "exports Acme, by boto3"),
+        Expected(expiry.id, "expires a system user"),
+        Expected(cleanup.id, "removes expired data"),
+        Expected(reports.id, "writes weekly reports"),
+        Expected(health.id, "checks the platform"),
+        Expected(missing.id, "has no tenant: fails", state="archived"),
     ]
 
 
 # --- Watching --------------------------------------------------------------------------------------------------------
 
-LOOK = """
+SELECT = """
 select t.id, t.type, t.queue, t.state, t.runs, t.result,
        extract(epoch from t.due_at - clock_timestamp())::float8 as due,
-       extract(epoch from coalesce(t.finished_at, clock_timestamp()) - t.created_at)::float8 as age
+       extract(epoch from coalesce(t.finished_at, clock_timestamp()) - :sent_at)::float8 as seconds,
+       (select sum(a.duration_ms)::int from joblane.task_attempts a where a.task_id = t.id) as run_ms
   from joblane.tasks t where t.id = any(:ids)
 """
+HEADINGS = ("task", "queue", "what it does", "state", "runs", "ran for", "after")
+LEGEND = (
+    "[dim]ran for: the time of the handler in all runs. after: from the send to the end,\n"
+    "including the cold starts of the functions and the waits before retries.[/dim]"
+)
 
 
-def _watch(engine: Engine, announced: Sequence[Announced], console: Console) -> dict[str, dict[str, Any]]:
-    """Show the tasks until all have ended. Returns their rows by id."""
+def _watch(engine: Engine, tasks: Sequence[Expected], sent_at: datetime, console: Console) -> dict[str, dict[str, Any]]:
+    """Show the tasks until all have ended. Return their rows by id."""
     from sqlalchemy import text
 
     ends = time.monotonic() + PATIENCE_SECONDS
-    ids = [one.id for one in announced]
+    parameters = {"ids": [task.id for task in tasks], "sent_at": sent_at}
     console.print()
-    with Live(console=console, auto_refresh=False, transient=False) as live, engine.connect() as connection:
+    with Live(console=console, auto_refresh=False, transient=True) as live, engine.connect() as connection:
         while True:
-            found = connection.execute(text(LOOK), {"ids": ids}).mappings()
+            found = connection.execute(text(SELECT), parameters).mappings()
             rows = {row["id"]: dict(row) for row in found}
             connection.rollback()
-            live.update(_table(announced, rows), refresh=True)
+            live.update(_table(tasks, rows), refresh=True)
             ended = [row for row in rows.values() if row["state"] in ENDED]
-            if len(ended) == len(announced) or time.monotonic() > ends:
-                return rows
+            if len(ended) == len(tasks) or time.monotonic() > ends:
+                break
             time.sleep(POLL_SECONDS)
+    console.print(_table(tasks, rows))
+    console.print(LEGEND)
+    return rows
 
 
-def _table(announced: Sequence[Announced], rows: dict[str, dict[str, Any]]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("task", "queue", "what it does", "state", "runs", "after"):
-        table.add_column(heading)
-    for one in announced:
-        row = rows.get(one.id)
-        if row is None:  # an external message on its way through the router
-            table.add_row("data:export", "default", one.story, "[dim]in SQS[/dim]", "", "")
+def _table(tasks: Sequence[Expected], rows: dict[str, dict[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0), header_style="dim")
+    for heading in HEADINGS:
+        table.add_column(heading, justify="right" if heading in ("runs", "ran for", "after") else "left")
+    for task in tasks:
+        row = rows.get(task.id)
+        if row is None:  # the message of boto3 until a worker claims it
+            table.add_row("data:export", "default", task.does, "[dim]in SQS[/dim]")
             continue
         wait = f" in {max(0, row['due']):.0f} s" if row["state"] == "retry" else ""
         state = f"[{STYLES.get(row['state'], 'white')}]{row['state']}{wait}[/]"
-        table.add_row(row["type"], row["queue"], one.story, state, str(row["runs"]), f"{row['age']:.0f} s")
+        ran = "" if row["run_ms"] is None else f"{row['run_ms']} ms"
+        table.add_row(row["type"], row["queue"], task.does, state, str(row["runs"]), ran, f"{row['seconds']:.0f} s")
     return table
 
 
-def _mistakes(announced: Sequence[Announced], rows: dict[str, dict[str, Any]]) -> list[str]:
-    """What did not end as announced."""
+def _differences(tasks: Sequence[Expected], rows: dict[str, dict[str, Any]]) -> list[str]:
+    """Describe the tasks that do not have the expected outcome."""
     found = []
-    for one in announced:
-        row = rows.get(one.id)
+    for task in tasks:
+        row = rows.get(task.id)
         state, runs = (row["state"], row["runs"]) if row else ("not recorded", 0)
-        if (state, runs) != (one.state, one.runs):
-            found.append(f"{one.id} {one.story}: {state} after {runs} runs, not {one.state} after {one.runs}")
+        if (state, runs) != (task.state, task.runs):
+            found.append(f"{task.id} {task.does}: {state} after {runs} runs; expected: {task.state} after {task.runs}")
     return found
 
 
-# --- What they made --------------------------------------------------------------------------------------------------
+# --- Results ---------------------------------------------------------------------------------------------------------
 
 
 def _show_export(s3: S3Client, stack: LocalStack, row: dict[str, Any], console: Console) -> None:
@@ -186,7 +201,7 @@ def _show_export(s3: S3Client, stack: LocalStack, row: dict[str, Any], console: 
         return
     bucket = stack.output("ExportBucket")
     content = s3.get_object(Bucket=bucket, Key=row["result"]["key"])["Body"].read()
-    console.print(f"\n[bold]The export[/bold]  s3://{bucket}/{row['result']['key']}")
+    console.print(f"\n[bold]The export[/bold]\n  s3://{bucket}/{row['result']['key']}", soft_wrap=True)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         for item in archive.infolist():
             lines = archive.read(item).decode().count("\n")
@@ -213,24 +228,25 @@ def _show_dead_letter(sqs: SQSClient, prefix: str, id_: str, console: Console) -
     for message in answer.get("Messages", []):
         if id_ in message["Body"]:
             attributes = {name: value["StringValue"] for name, value in message["MessageAttributes"].items()}
-            console.print(f"\n[bold]The dead letter[/bold]  in {queue}")
+            console.print(f"\n[bold]The dead letter of the archived job[/bold]  in {queue}")
             console.print(f"  {attributes['joblane-reason']}", style="red", highlight=False)
-            console.print(f"  id {id_}, generation {attributes['joblane-dead']}", style="dim", highlight=False)
+            console.print(f"  id {id_}, redriven {attributes['joblane-dead']} times", style="dim", highlight=False)
 
 
-def _show_next(stack: LocalStack, console: Console) -> None:
+def _show_next(console: Console) -> None:
     console.print(
-        "\n[bold]Where to look next[/bold]\n"
-        "  make up                           the same stack, left running\n"
-        "  .venv/bin/joblane watch           its queues and tasks, live; `joblane page` is the same in a browser\n"
-        "  functions/data_export/handler.py  a whole job in one file\n"
-        "  README.md                         how to add and send one, what is promised\n"
-        f"  /aws/lambda/{stack.prefix}-data-export      the log group of a function",
+        "\n[bold]What to do next[/bold]\n"
+        "  functions/data_export/handler.py   read a whole job, which is one file\n"
+        "  .venv/bin/joblane new report:csv   write your own, in functions/report_csv/\n"
+        "  make up                            deploy it, and keep the stack running\n"
+        "  .venv/bin/joblane page --open      open the stack's page in a browser\n"
+        "  .venv/bin/joblane logs TASK-ID     read the log of a task\n"
+        "  README.md                          read how to send jobs, and what is promised",
         highlight=False,
     )
 
 
 def _clear(folder: Path) -> None:
-    """Take away the mails of an earlier demo."""
+    """Remove the mails of an earlier demo."""
     for path in folder.glob("*.eml"):
         path.unlink()

@@ -1,4 +1,4 @@
-"""The world of the demo: two tenants with their people, and the services that initialise tenants."""
+"""The data of the demo: two tenants with their users, and the services that initialise tenants."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 FAILURES = 2
-"""How often the second service refuses the unlucky tenant."""
+"""Requests for Globex that the second service refuses."""
 
 
 @dataclass(frozen=True)
 class People:
-    """Ids of what the demo's jobs are about. ``nobody`` is a tenant that does not exist."""
+    """Ids of the demo's tenants, user and invitation. ``nobody`` is a tenant that does not exist."""
 
     acme: UUID = field(default_factory=uuid4)
     globex: UUID = field(default_factory=uuid4)
@@ -34,7 +34,7 @@ class People:
     invitation: UUID = field(default_factory=uuid4)
 
     def sign_up(self, session: Session) -> None:
-        """Write both tenants, Acme's people and invitation, and a system user that has expired. Does not commit."""
+        """Insert both tenants, Acme's users and invitation, and an expired system user, without a commit."""
         from sqlalchemy import insert
 
         from saas.tables import roles, system_users, tenant_members, tenants, user_addresses, user_invitations
@@ -81,14 +81,14 @@ class People:
 
 
 class Services:
-    """Two HTTP services on this machine. The second answers 503 the first two times it hears of Globex."""
+    """Two HTTP services on this machine. The second answers the first two requests for Globex with 503."""
 
     def __init__(self, port: int) -> None:
         self._port = port
 
     @property
     def settings(self) -> dict[str, str]:
-        """How the functions find them."""
+        """Settings with which the functions find the services."""
         return {"TENANT_INIT_SERVICES": f"http://{HOST}:{self._port}/billing,http://{HOST}:{self._port}/files"}
 
     def __enter__(self) -> Self:
@@ -104,17 +104,17 @@ class Services:
 
 
 class _Service(BaseHTTPRequestHandler):
-    heard: ClassVar[Counter[str]] = Counter()
+    requests: ClassVar[Counter[str]] = Counter()
 
     def do_POST(self) -> None:
         tenant = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         status = 200
         if self.path.startswith("/files") and tenant["tenant_name"] == "Globex":
-            self.heard[tenant["tenant_id"]] += 1
-            status = 503 if self.heard[tenant["tenant_id"]] <= FAILURES else 200
+            self.requests[tenant["tenant_id"]] += 1
+            status = 503 if self.requests[tenant["tenant_id"]] <= FAILURES else 200
         self.send_response(status)
         self.send_header("Content-Length", "0")
         self.end_headers()
 
     def log_message(self, *_line: Any) -> None:
-        """Say nothing: the table tells."""
+        """Log nothing: the demo's table shows the results."""

@@ -191,7 +191,7 @@ def test_a_fault_of_the_code_tells_nothing_of_what_it_worked_on(connected: Conne
     recorded.answers["edit"] = ValueError("could not read s3cret")
     with (
         lines() as log,
-        pytest.raises(LocalError, match=r"answered with 500 \(something went wrong here\).*may have been done"),
+        pytest.raises(LocalError, match=r"answered with 500 \(internal error\).*may have been done"),
     ):
         connected(EDITOR).edit("a", {"password": "s3cret"})
     assert [line.get("error_type") for line in log.fields] == ["ValueError", None]
@@ -237,7 +237,7 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
     # then
     assert answer.status_code == 403
     assert json.loads(answer.content) == {
-        "message": f"{operation} takes the permission to {taken}: POST /{taken}/{operation}"
+        "message": f"{operation} needs the permission to {taken}: POST /{taken}/{operation}"
     }
     assert recorded.calls == []
 
@@ -318,7 +318,7 @@ def test_users_of_an_identity_pool_are_refused_for_they_share_a_name(recorded: R
         "pathParameters": {"operation": "pauses"},
         "requestContext": {"authorizer": {"iam": signer}},
     }
-    assert "not told apart" in answering.answer(event)["body"]
+    assert "share one identity" in answering.answer(event)["body"]
     assert recorded.calls == []
 
 
@@ -373,7 +373,9 @@ def test_an_answer_that_lambda_would_not_carry_is_refused(
 ) -> None:
     monkeypatch.setattr(answering, "MAX_ANSWER_BYTES", 10)
     recorded.answers["types"] = (example(get_type_hints(Inspector.types)["return"])[0],)
-    with pytest.raises(SelectionError, match=r"limit: the answer has \d+ bytes, too many for one; ask for less"):
+    with pytest.raises(
+        SelectionError, match=r"limit: the answer has [\d,]+ bytes, and the limit is [\d,]+; select less"
+    ):
         connected(VIEWER).types()
 
 

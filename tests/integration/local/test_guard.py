@@ -1,4 +1,4 @@
-"""The emulator's guard: programs on this machine are answered, and no page of a browser is."""
+"""The emulator's guard: it answers programs on this machine, and refuses pages in a browser."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ PAGE = {
     "User-Agent": "Mozilla/5.0 (X11; Linux x86_64) Chrome/140.0",
     "Content-Type": "text/plain",
 }
-"""As a browser marks the request of a page: `fetch(url, {method: "POST", mode: "no-cors"})`."""
+"""Headers of a browser for a page's request `fetch(url, {method: "POST", mode: "no-cors"})`."""
 BROWSERS = {
     "Chrome": PAGE,
     "an opaque origin": {"Origin": "null"},
     "the page's own origin": {"Origin": "http://127.0.0.1:4566", "Sec-Fetch-Site": "same-origin"},
-    "a link that was clicked": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
-    "an address that was typed": {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
+    "a clicked link": {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+    "a typed address": {"Sec-Fetch-Site": "none", "Sec-Fetch-Mode": "navigate"},
     "an old browser": {"User-Agent": PAGE["User-Agent"]},
-    "a referrer alone": {"Referer": PAGE["Referer"]},
+    "only a referrer": {"Referer": PAGE["Referer"]},
 }
 
 
 @pytest.fixture(scope="module")
 def emulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniStack]:
-    made = MiniStack(tmp_path_factory.mktemp("emulator"), None, REGION)
-    made.start()
-    yield made
-    made.stop()
+    emulator = MiniStack(tmp_path_factory.mktemp("emulator"), None, REGION)
+    emulator.start()
+    yield emulator
+    emulator.stop()
 
 
 @pytest.fixture
@@ -70,10 +70,10 @@ def variables(emulator: MiniStack) -> dict[str, str]:
     }
 
 
-def ask(
+def request(
     emulator: MiniStack, method: str, path: str, body: str = "", headers: dict[str, str] | None = None, host: str = ""
 ) -> tuple[int, bytes, dict[str, str]]:
-    """Send by hand, with no header but those given and Host. Returns status, body and headers."""
+    """Send a request with only the given headers and Host. Return status, body and headers."""
     connection = http.client.HTTPConnection("127.0.0.1", emulator.port, timeout=30)
     try:
         connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -88,7 +88,7 @@ def ask(
 
 
 def new_function(name: str) -> str:
-    """The body of CreateFunction."""
+    """Return the body of CreateFunction."""
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
         archive.writestr("index.py", "def handler(event, context):\n    return 'it ran'\n")
@@ -105,7 +105,7 @@ def functions() -> list[str]:
         client.close()
 
 
-def held(url: str) -> str:
+def messages_in(url: str) -> str:
     client = boto3.client("sqs")
     try:
         names = client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
@@ -119,8 +119,8 @@ def held(url: str) -> str:
 def test_a_page_can_neither_create_nor_run_a_function(emulator: MiniStack, browser: str, query: str) -> None:
     # when
     headers = {"Content-Type": "text/plain", **BROWSERS[browser]}
-    status, body, _ = ask(emulator, "POST", f"/2015-03-31/functions{query}", new_function("evil"), headers)
-    ran, _, _ = ask(emulator, "POST", f"/2015-03-31/functions/evil/invocations{query}", "{}", headers)
+    status, body, _ = request(emulator, "POST", f"/2015-03-31/functions{query}", new_function("evil"), headers)
+    ran, _, _ = request(emulator, "POST", f"/2015-03-31/functions/evil/invocations{query}", "{}", headers)
     # then
     assert (status, b"refuses browsers" in body, ran) == (403, True, 403)
     with environment_of(variables(emulator)):
@@ -132,24 +132,26 @@ def test_a_page_can_neither_list_nor_send(emulator: MiniStack, queue: str, brows
     # when
     send = f"Action=SendMessage&QueueUrl={queue}&MessageBody=evil"
     answers = [
-        ask(emulator, "GET", "/2015-03-31/functions", headers=BROWSERS[browser]),
-        ask(emulator, "GET", f"/?{send}", headers=BROWSERS[browser]),
-        ask(emulator, "POST", "/", send, {**BROWSERS[browser], "Content-Type": "application/x-www-form-urlencoded"}),
-        ask(emulator, "OPTIONS", "/", headers={**BROWSERS[browser], "Access-Control-Request-Method": "POST"}),
+        request(emulator, "GET", "/2015-03-31/functions", headers=BROWSERS[browser]),
+        request(emulator, "GET", f"/?{send}", headers=BROWSERS[browser]),
+        request(
+            emulator, "POST", "/", send, {**BROWSERS[browser], "Content-Type": "application/x-www-form-urlencoded"}
+        ),
+        request(emulator, "OPTIONS", "/", headers={**BROWSERS[browser], "Access-Control-Request-Method": "POST"}),
     ]
     # then
     assert {status for status, _, _ in answers} == {403}
     assert [name for _, _, headers in answers for name in headers if name.startswith("access-control-")] == []
     with environment_of(variables(emulator)):
-        assert held(queue) == "0"
+        assert messages_in(queue) == "0"
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:{port}", "127.0.0.1", "localhost.evil.example:{port}"])
 def test_another_host_is_refused(emulator: MiniStack, host: str) -> None:
-    """DNS rebinding: a page's own name leads to 127.0.0.1, so that the browser sees no foreign origin."""
+    """DNS rebinding: the page's host name resolves to 127.0.0.1, so the browser sees the page's own origin."""
     path, named = "/2015-03-31/functions", host.format(port=emulator.port)
-    assert ask(emulator, "GET", path, host=named)[0] == 403
-    assert ask(emulator, "POST", path, new_function("evil"), host=named)[0] == 403
+    assert request(emulator, "GET", path, host=named)[0] == 403
+    assert request(emulator, "POST", path, new_function("evil"), host=named)[0] == 403
     with environment_of(variables(emulator)):
         assert functions() == []
 
@@ -157,17 +159,18 @@ def test_another_host_is_refused(emulator: MiniStack, host: str) -> None:
 def test_a_websocket_is_refused(emulator: MiniStack) -> None:
     upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
     key = {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
-    assert ask(emulator, "GET", "/", headers={**upgrade, **key})[0] == 403
+    assert request(emulator, "GET", "/", headers={**upgrade, **key})[0] == 403
 
 
 def test_the_server_listens_only_on_this_machine(emulator: MiniStack) -> None:
-    listening = [one.laddr for one in psutil.Process(emulator.pid).net_connections() if one.status == "LISTEN"]
-    assert [(one.ip, one.port) for one in listening] == [("127.0.0.1", emulator.port)]
+    connections = psutil.Process(emulator.pid).net_connections()
+    listening = [connection.laddr for connection in connections if connection.status == "LISTEN"]
+    assert [(address.ip, address.port) for address in listening] == [("127.0.0.1", emulator.port)]
 
 
 def test_programs_are_answered_without_cors(emulator: MiniStack, queue: str) -> None:
     for host in (f"127.0.0.1:{emulator.port}", f"localhost:{emulator.port}"):
-        status, body, headers = ask(emulator, "GET", "/2015-03-31/functions", host=host)
+        status, body, headers = request(emulator, "GET", "/2015-03-31/functions", host=host)
         assert (status, json.loads(body)["Functions"]) == (200, [])
         assert [name for name in headers if name.startswith("access-control-")] == []
     with environment_of(variables(emulator)):
@@ -178,15 +181,18 @@ def test_programs_are_answered_without_cors(emulator: MiniStack, queue: str) -> 
         link = s3.generate_presigned_url("get_object", {"Bucket": "exports", "Key": "a"})
         sqs.close()
         s3.close()
-        assert held(queue) == "1"
+        assert messages_in(queue) == "1"
     # a pre-signed link is for curl, and not for a browser
     path = link.removeprefix(emulator.endpoint)
-    assert ask(emulator, "GET", path, headers={"User-Agent": "curl/8.14.1", "Accept": "*/*"})[:2] == (200, b"content")
-    assert ask(emulator, "GET", path, headers=PAGE)[0] == 403
+    assert request(emulator, "GET", path, headers={"User-Agent": "curl/8.14.1", "Accept": "*/*"})[:2] == (
+        200,
+        b"content",
+    )
+    assert request(emulator, "GET", path, headers=PAGE)[0] == 403
 
 
 def test_a_node_program_with_the_headers_of_an_sdk_is_answered(emulator: MiniStack, queue: str) -> None:
-    """By Node's HTTP client, as its SDK sends, and by its `fetch`, which sends a Sec-Fetch-Mode as browsers do."""
+    """Node's HTTP client, which its SDK uses, and its `fetch`, which sends Sec-Fetch-Mode as browsers do."""
     script = """
         const http = require("node:http");
         const [port, url] = process.argv.slice(1);
@@ -203,4 +209,4 @@ def test_a_node_program_with_the_headers_of_an_sdk_is_answered(emulator: MiniSta
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["200", "200"]
     with environment_of(variables(emulator)):
-        assert held(queue) == "2"
+        assert messages_in(queue) == "2"

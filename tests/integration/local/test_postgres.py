@@ -1,4 +1,4 @@
-"""The PostgreSQL that the tests and the local stack stand on."""
+"""The PostgreSQL server of the tests and the local stack."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_waiting(postgres):
 
 @contextmanager
 def session_of_tests(folder: Path) -> Iterator[tuple[subprocess.Popen[str], psutil.Process, Path]]:
-    """A pytest in the middle of a test; its server, and where that has its data."""
+    """A pytest session in the middle of a test, its server's process, and the server's data folder."""
     (folder / "test_waiting.py").write_text(WAITING)
     command = [sys.executable, "-m", "pytest", "-s", "-q", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     with subprocess.Popen([*command, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True) as session:
@@ -114,7 +114,7 @@ def test_a_server_in_memory_of_a_killed_session_is_stopped_by_the_next_session(t
         pytest.skip(f"{MEMORY} has no room on this machine")
 
     with server_for_tests():
-        assert data.exists()  # too young to be told from one that has just begun
+        assert data.exists()  # too young to be distinguished from the server of a new session
     os.utime(data, (0, 0))
     with server_for_tests() as other, server_for_tests():
         assert await_end([server], 5)

@@ -171,7 +171,7 @@ def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
     found, lines = sweeps(world, capsys)  # no queue is there
     assert found["Overdue"] == 0
     assert [line["message"] for line in lines if line["level"] == "WARNING"] == [
-        "the dead letters could not be looked at"
+        "the dead-letter queues could not be read"
     ]
 
 

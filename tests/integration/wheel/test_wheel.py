@@ -1,4 +1,4 @@
-"""The wheel: which names it has, that it can be installed alone, and that a command without its extra says so."""
+"""The wheel: its content, an installation without extras, and the error of a command without its extra."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ NEEDED = (
     "record/migrations/script.py.mako",
     "record/migrations/versions/0001_record.py",
 )
-"""Files that are no imported modules, and would be missed late."""
+"""Files that no import would miss."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_the_wheel_can_be_installed_and_imported_without_extras(wheel: Path, tmp
     record = next(site.glob("joblane-*.dist-info/RECORD")).read_text().splitlines()
     outside = {line.partition(",")[0] for line in record if not line.startswith(("joblane/", "joblane-"))}
     assert outside == {"../../../bin/joblane"}
-    # and without an extra, the command says which
+    # and the command names the missing extra
     done = subprocess.run([python.with_name("joblane"), "ls"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "joblane: the package 'typer' is missing: pip install 'joblane[cli]'\n"

@@ -1,4 +1,4 @@
-"""The emulator's own program: a zip is unpacked once, however many functions have it."""
+"""The emulator's process: a zip that functions share is unpacked once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`.joblane/env`: what was written is read back, and what a shell could not read is an error that says what to do."""
+"""`.joblane/env`: values are read back unchanged, and a broken file is an error that says what to do."""
 
 from __future__ import annotations
 

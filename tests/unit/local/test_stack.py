@@ -1,4 +1,4 @@
-"""What the local stack is made of, as far as it needs neither emulator nor database."""
+"""The parts of the local stack that need neither emulator nor database."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_daemon_is_found_again_by_its_folder_and_stopped_with_its_children(dae
     found.stop()
     assert await_end([process, child], 5)
     assert daemon.pid is None
-    found.stop()  # twice is harmless
+    found.stop()  # a second stop does nothing
 
 
 def test_children_of_a_killed_daemon_are_stopped_by_the_next_stop(daemon: Daemon) -> None:
@@ -80,13 +80,13 @@ def test_children_of_a_killed_daemon_are_stopped_by_the_next_stop(daemon: Daemon
 def test_another_program_with_the_pid_of_a_daemon_is_not_stopped(daemon: Daemon, tmp_path: Path) -> None:
     process = start(daemon, "import time; time.sleep(60)")
     file = tmp_path / "program.json"
-    record = json.loads(file.read_text())
+    state = json.loads(file.read_text())
 
-    file.write_text(json.dumps({**record, "started": record["started"] - 5, "program": "/bin/other"}))
+    file.write_text(json.dumps({**state, "started": state["started"] - 5, "program": "/bin/other"}))
     daemon.stop()
 
     assert process.is_running()
-    file.write_text(json.dumps(record))
+    file.write_text(json.dumps(state))
 
 
 def test_the_log_of_the_previous_start_is_kept(daemon: Daemon) -> None:
@@ -134,15 +134,18 @@ def test_a_deploy_that_fails_shows_the_emulators_errors_of_this_deploy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "ministack.log"
-    log.write_text("2026-11-26 02:39:29 ERROR [lambda] of a deploy before\n")
+    log.write_text("2026-11-26 02:39:29 ERROR [lambda] of an earlier deploy\n")
     cause = "2026-11-26 02:39:30 ERROR [lambda] Worker init failed: No module named 'pg8000'"
     program = tmp_path / "program.py"
-    for hang, said in {0: r"The synthesis failed \(exit status 1\)", 1: r"The synthesis was ended after 1 s"}.items():
+    for hang, message in {
+        0: r"The synthesis failed \(exit status 1\)",
+        1: r"The synthesis was stopped after 1 s",
+    }.items():
         program.write_text(
             f"import time\nprint({cause!r}, file=open({str(log)!r}, 'a'), flush=True)\ntime.sleep({60 * hang})\nexit(1)"
         )
         monkeypatch.setattr("joblane.local.deployment.STEP_SECONDS", 1 if hang else 60)
-        with pytest.raises(LocalError, match=said) as caught:
+        with pytest.raises(LocalError, match=message) as caught:
             Deployment(tmp_path, {}, {}, app=f"python {program}").synth()
         assert str(caught.value).endswith(f"Errors in {log}:\n{cause}")
 
@@ -151,7 +154,7 @@ def test_after_a_killed_deploy_the_error_says_how_to_start_afresh(tmp_path: Path
     (tmp_path / "program.py").write_text(
         "exit('Stack [jobs-jobs] is in UPDATE_IN_PROGRESS state and can not be updated')"
     )
-    with pytest.raises(LocalError, match=r"IN_PROGRESS(?s:.)*`joblane down`, then `joblane up` starts afresh"):
+    with pytest.raises(LocalError, match=r"IN_PROGRESS(?s:.)*Run `joblane down`, then `joblane up`, to start afresh"):
         Deployment(tmp_path, {}, {}, app=f"python {tmp_path / 'program.py'}").synth()
 
 
@@ -159,7 +162,7 @@ LOCAL = {"prefix": "jobs", "local": True}
 
 
 @pytest.mark.parametrize(
-    ("cdk_json", "said"),
+    ("cdk_json", "message"),
     [
         (None, "There is no .*cdk.json: `joblane init`"),
         ({"app": "python app.py"}, "no `stages` in its `context`.*docs/how-to/own-cdk-app.md"),
@@ -169,11 +172,11 @@ LOCAL = {"prefix": "jobs", "local": True}
     ],
 )
 def test_a_project_that_cannot_be_deployed_says_so_before_anything_is_made(
-    tmp_path: Path, cdk_json: object, said: str
+    tmp_path: Path, cdk_json: object, message: str
 ) -> None:
     if cdk_json is not None:
         (tmp_path / "cdk.json").write_text(json.dumps(cdk_json))
-    with pytest.raises(LocalError, match=said):
+    with pytest.raises(LocalError, match=message):
         LocalStack(tmp_path / ".joblane", project=Project(tmp_path)).up()
     assert not (tmp_path / ".joblane").exists()
 
@@ -188,7 +191,7 @@ def test_a_folder_that_cannot_be_created_is_a_clear_error(tmp_path: Path, monkey
     (tmp_path / "cdk.json").write_text(json.dumps({"app": "python app.py", "context": {"stages": {"local": LOCAL}}}))
     stack = LocalStack(tmp_path / ".joblane", project=Project(tmp_path))
     (tmp_path / ".joblane").touch()
-    with pytest.raises(LocalError, match=r"\.joblane cannot be made: File exists"):
+    with pytest.raises(LocalError, match=r"\.joblane cannot be created: File exists"):
         stack.up()
     (tmp_path / ".joblane").unlink()
 
@@ -196,15 +199,15 @@ def test_a_folder_that_cannot_be_created_is_a_clear_error(tmp_path: Path, monkey
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
-    with pytest.raises(LocalError, match=r"\.joblane cannot be made: Permission denied"):
+    with pytest.raises(LocalError, match=r"\.joblane cannot be created: Permission denied"):
         stack.up()
 
 
 def test_two_stacks_take_different_ports_and_share_nothing(tmp_path: Path) -> None:
-    one, two = LocalStack(tmp_path / "one"), LocalStack(tmp_path / "two")
+    first, second = LocalStack(tmp_path / "first"), LocalStack(tmp_path / "second")
 
-    assert one.endpoint != two.endpoint
-    assert one.postgres.port != two.postgres.port
+    assert first.endpoint != second.endpoint
+    assert first.postgres.port != second.postgres.port
 
 
 def test_ticker_and_other_programs_use_the_times_of_the_functions(tmp_path: Path) -> None:
@@ -228,7 +231,9 @@ def test_a_missing_external_emulator_is_an_error_that_names_the_setting(tmp_path
     stack = LocalStack(tmp_path, external_endpoint=endpoint)
     deployment = Deployment(tmp_path, {}, {})
 
-    with pytest.raises(LocalError, match=rf"No AWS emulator answers at {endpoint}, which JOBLANE_EXTERNAL_ENDPOINT"):
+    with pytest.raises(
+        LocalError, match=rf"No AWS emulator answers at {endpoint}, the value of JOBLANE_EXTERNAL_ENDPOINT"
+    ):
         stack._start_emulator(Steps(Console(quiet=True)), deployment)
     assert stack.status()["AWS emulator"] == (False, endpoint)
 

@@ -1,4 +1,4 @@
-"""The local ticker: ticks at their times, none twice, none lost while the queue is away."""
+"""The local ticker: it sends each tick once at its time, and loses none while the queue is unavailable."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ NOON = datetime(2026, 3, 2, 12, 0, tzinfo=UTC)
 
 
 class RecordingSqs(Sqs):
-    """Keeps what is sent; `away` refuses it."""
+    """Keeps sent entries; fails while `unavailable` is true."""
 
     def __init__(self) -> None:
         super().__init__()
         self.sent: list[Entry] = []
-        self.away = False
+        self.unavailable = False
 
     def send(self, entry: Entry) -> str:
-        if self.away:
+        if self.unavailable:
             raise SendError(f"{entry.queue}: connection refused")
         self.sent.append(entry)
         return "id"
@@ -69,9 +69,9 @@ def test_a_tick_that_cannot_be_sent_is_retried_until_it_is_too_old() -> None:
     ticker = ticker_of(sqs)
     due = NOON + timedelta(minutes=30)
 
-    sqs.away = True
+    sqs.unavailable = True
     assert ticker.tick(due) == RETRY_SECONDS
-    sqs.away = False
+    sqs.unavailable = False
     ticker.tick(due + MAX_AGE)
     assert len(sqs.sent) == 1
 

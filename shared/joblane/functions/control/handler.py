@@ -1,4 +1,4 @@
-"""The control API's Lambda: one HTTP API event in, one operation of the inspector, one answer out."""
+"""The control API's function: it runs the Inspector operation of an HTTP API event and returns the answer."""
 
 from datetime import timedelta
 from typing import Any
@@ -6,16 +6,15 @@ from typing import Any
 from joblane.function import Function
 
 FUNCTION = Function(
-    description="Lets operators look and act, as whom IAM knows them",
-    timeout=timedelta(seconds=29),  # API Gateway hangs up after 30
+    description="Runs operators' requests, with their IAM identities",
+    timeout=timedelta(seconds=29),  # API Gateway's limit is 30
     memory_mb=512,
     inspects=True,
 )
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    from joblane.functions.control.answering import (
-        answer,  # with the first request: whoever looks for tasks imports this too
-    )
+    # not at the top: the discovery of tasks imports this module, too
+    from joblane.functions.control.answering import answer
 
     return answer(event)

@@ -1,4 +1,4 @@
-"""What an operator does to many tasks at once: retries, redrives, cancels, archives or deletes them, chunk by chunk."""
+"""An operator's action on many tasks: it retries, redrives, cancels, archives or deletes them, chunk by chunk."""
 
 from collections.abc import Mapping
 from datetime import timedelta
@@ -15,7 +15,7 @@ from joblane.sqs.client import Sqs
 
 
 class JobsBulk(Payload):
-    """Nothing to say: the table ``bulks`` has what is to be done, under the task's id."""
+    """Empty: the table ``bulks`` has the action, under the task's id."""
 
 
 @task(

@@ -1,5 +1,7 @@
-"""The sweep: sends what was never sent, finds what was lost, finishes dead letters, removes what has expired; and tells
-what it found that an alarm should ring for."""
+"""The sweep: it sends unsent messages, finds lost runs, sends pending dead letters and removes expired rows.
+
+It also writes the metrics of faults that only it can see, for the alarms.
+"""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -21,12 +23,12 @@ from joblane.sqs.client import Sqs
 from joblane.telemetry import Tally
 
 Tasks = Mapping[str, Task[Any, Any]]
-LOOKING = timedelta(seconds=45)
-"""Longer than a queue that does not answer is waited for, tries included."""
+READING = timedelta(seconds=45)
+"""Time for reading the dead-letter queues: more than the timeouts of a queue that does not answer, with retries."""
 
 
 class JobsSweep(Payload):
-    """Nothing to say."""
+    """Empty."""
 
 
 @task(
@@ -36,7 +38,7 @@ class JobsSweep(Payload):
     timeout=timedelta(minutes=4),
     retention=timedelta(hours=1),
     schedule=every(minutes=5),
-    overlap="allow",  # one that was killed is found by the next
+    overlap="allow",  # the next sweep finds a killed one
     grants=Grants(enqueue=("*",)),
 )
 def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
@@ -57,8 +59,8 @@ def jobs_sweep(payload: JobsSweep, ctx: TaskContext) -> dict[str, Any]:
 
 
 def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
-    """Alarms hang on what was found. What was not is left out, as a metric costs by the hour; ``Overdue`` says that the
-    sweep looked."""
+    """Write the metrics for the alarms. A metric costs by the hour, so those of 0 are left out, except ``Overdue``,
+    which shows that the sweep ran."""
     tally = Tally()
     tally.count("Overdue", swept.overdue)
     for name, number in found.items():
@@ -68,7 +70,7 @@ def _measure(ctx: TaskContext, swept: Swept, found: Mapping[str, int]) -> None:
 
 
 def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> int:
-    """How many types have a task that has not started within ``target_wait``; a line for each."""
+    """Return the number of types with a task that has not started within ``target_wait``, and log a line for each."""
     late = 0
     for name, waited in swept.waits.items():
         if name in tasks and waited > (target := tasks[name].target_wait.total_seconds()):
@@ -83,25 +85,30 @@ def _waiting_too_long(ctx: TaskContext, tasks: Tasks, swept: Swept) -> int:
 def _missed_ticks(ctx: TaskContext, tasks: Tasks) -> list[str]:
     missed = missed_ticks(ctx.connection(), tasks.values(), datetime.now(UTC))
     for tick in missed:
-        ctx.logger.error("a tick did not come: is its schedule there and on, or its lane behind?", extra={"tick": tick})
+        ctx.logger.error(
+            "a tick did not come: check that its schedule exists and is on, and that its lane is not behind",
+            extra={"tick": tick},
+        )
     return missed
 
 
 def _moved_by_sqs(ctx: TaskContext, tasks: Tasks, sqs: Sqs) -> int:
-    """Letters of lanes and front doors; a line for each queue that has some. What was swept needs no more time: where
-    little is left, the next sweep looks."""
+    """Return the number of dead letters that SQS moved, and log a line for each queue that has some.
+
+    With little time left it returns 0, and the next sweep reads the queues.
+    """
     from botocore.exceptions import BotoCoreError, ClientError
 
-    if ctx.remaining() < LOOKING:
+    if ctx.remaining() < READING:
         return 0
     prefix = settings.prefix()
-    doors = [front_door_name(prefix, queue) for queue in Queue]
+    front_doors = [front_door_name(prefix, queue) for queue in Queue]
     lanes = [lane_name(prefix, queue, name) for task in tasks.values() for queue in task.lanes for name in task.types]
     try:
-        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, doors + lanes)
-    except (BotoCoreError, ClientError) as error:  # what was swept stays so; the next one looks again
-        ctx.logger.warning("the dead letters could not be looked at", extra={"error": text_of(error)})
+        moved = unmarked_dead_letters(ctx.connection(), sqs, prefix, front_doors + lanes)
+    except (BotoCoreError, ClientError) as error:  # the sweep stays completed; the next one reads the queues again
+        ctx.logger.warning("the dead-letter queues could not be read", extra={"error": text_of(error)})
         return 0
     for name, number in moved.items():
-        ctx.logger.error("SQS moved messages to the dead letters", extra={"queue": name, "messages": number})
+        ctx.logger.error("SQS moved messages to a dead-letter queue", extra={"queue": name, "messages": number})
     return sum(moved.values())

@@ -1,6 +1,6 @@
-"""The deploy's step before new code: CloudFormation waits for it, and a failure fails the deploy.
+"""The migration in a deploy, before new code. CloudFormation waits for it, and a failure fails the deploy.
 
-Invoked by hand with any other event it does the same and answers with what it did: :class:`Migrated` as an object.
+Invoked by hand, with any other event, it migrates and returns the fields of :class:`Migrated`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from joblane import settings, telemetry
 from joblane.errors import text_of
 
 PATIENCE = timedelta(minutes=3)
-"""A cluster that sleeps takes half a minute, one that was just made somewhat longer to answer."""
+"""Wait for the database: a paused cluster answers after half a minute, a new cluster somewhat later."""
 MAX_REASON = 1000
-"""The whole answer may have 4,096 bytes. Source: CloudFormation, *Custom resource response objects*."""
+"""Characters of the reason. Limit of the response: 4,096 bytes. Source: CloudFormation, *Custom resource response
+objects*."""
 ANSWER_SECONDS = 10
 
 
@@ -30,14 +31,14 @@ def handler(event: Mapping[str, Any], context: Any) -> dict[str, Any]:
         if event["RequestType"] != "Delete":
             telemetry.logger().info("migrated", extra=_migrate())
     except Exception as error:
-        telemetry.logger().exception("the migration failed; the deploy goes back")
+        telemetry.logger().exception("the migration failed; CloudFormation rolls the deploy back")
         status, reason = "FAILED", text_of(error)[:MAX_REASON]
     _answer(event, status, f"{reason} (log stream {context.log_stream_name})")
     return {"status": status}
 
 
 def _migrate() -> dict[str, Any]:
-    from joblane.record.migrate import migrate  # whoever looks for tasks imports this module too
+    from joblane.record.migrate import migrate  # not at the top: the discovery of tasks imports this module, too
 
     user, by_iam = os.environ.get("DATABASE_USER") or None, os.environ.get("DATABASE_USER_LOGIN") == "iam"
     return vars(migrate(settings.database_url(), user=user, by_iam=by_iam, patience=PATIENCE))
@@ -51,8 +52,8 @@ def _answer(event: Mapping[str, Any], status: str, reason: str) -> None:
         "PhysicalResourceId": event.get("PhysicalResourceId", event["LogicalResourceId"]),
         **{name: event[name] for name in ("StackId", "RequestId", "LogicalResourceId")},
     }
-    # A signed link to S3, whose signature covers an empty content type.
-    request = urllib.request.Request(  # noqa: S310 - CloudFormation's
+    # The URL is a presigned link to S3. Its signature requires an empty content type.
+    request = urllib.request.Request(  # noqa: S310 - the URL is CloudFormation's
         event["ResponseURL"], json.dumps(answer).encode(), {"Content-Type": ""}, method="PUT"
     )
     with urllib.request.urlopen(request, timeout=ANSWER_SECONDS):  # noqa: S310

@@ -1,4 +1,4 @@
-"""The router's Lambda: front doors in, lanes out."""
+"""The router's function: it forwards messages from the front doors to the lanes."""
 
 import json
 import os
