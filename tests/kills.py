@@ -106,7 +106,7 @@ class DeadlySqs(Sqs):
             die()
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        if self._when == "before letters are given back":
+        if self._when == "before dead letters are returned":
             die()
         super().set_visibility(queue, receipts)
 
@@ -140,7 +140,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     database = HookedDatabase(order["environment"]["DATABASE_URL"], hook_until(when))
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
-    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # letters of one that died are seen again soon
+    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of one that died are seen again soon
     worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
     return worker.handle({"Records": order["records"]}, LambdaContext())
 
@@ -241,7 +241,9 @@ def _queue_server(world: World) -> ThreadingHTTPServer:
         def do_POST(self) -> None:
             call = self.headers["X-Amz-Target"].rpartition(".")[2]
             arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")
+            name = "".join(f"_{character.lower()}" if character.isupper() else character for character in call).lstrip(
+                "_"
+            )
             status = 200
             try:
                 answer = getattr(client, name)(**arguments)

@@ -72,7 +72,7 @@ def active(seconds: float, **columns: Any) -> dict[str, Any]:
 
 
 def archived(**columns: Any) -> dict[str, Any]:
-    """Columns of a row that was given up and whose dead letter was sent."""
+    """Columns of a row that was archived and whose dead letter was sent."""
     ended = {"finished_at": In(-60), "expire_at": In(QUEUE_RETENTION.total_seconds()), "sweep_at": None}
     told = {"reason": "attempt 4 of 4 failed", "error_type": "ValueError", "dead_sent_at": In(-50)}
     return {"state": "archived", "attempts": 4, "runs": 4} | ended | told | columns

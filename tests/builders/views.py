@@ -113,7 +113,7 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         progress=Progress(300, 1200, "third file", before(minutes=41)),
         items_done=0,
         attempts=tuple(attempt(run, row) for run in range(1, 5)),
-        why=Why(Reason.DEAD, "It was given up after 4 attempts."),
+        why=Why(Reason.DEAD, "It was archived after 4 attempts."),
         actions=("retry", "edit", "replay", "delete"),
         audit=(AuditEntry(7, before(minutes=10), "ann@laptop", "retry", ID, "the disk was full"),),
         log_link="https://console.aws.amazon.com/cloudwatch/home#logs",

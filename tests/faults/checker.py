@@ -32,7 +32,7 @@ class Evidence:
 
     sql: Callable[..., list[list[Any]]]
     mix: Mix
-    letters: Sequence[tuple[str, Message]]
+    dead_letters: Sequence[tuple[str, Message]]
     left: Sequence[str]
     created: set[str]
     replaced: set[str]
@@ -64,9 +64,9 @@ class Evidence:
     def sent_dead(self) -> set[tuple[str, int]]:
         """Ids and generations of the dead letters with a reason."""
         return {
-            (letter.about, int(letter.attributes[DEAD_ATTRIBUTE]["StringValue"]))
-            for _, letter in self.letters
-            if letter.attributes.get(REASON_ATTRIBUTE, {}).get("StringValue")
+            (dead_letter.about, int(dead_letter.attributes[DEAD_ATTRIBUTE]["StringValue"]))
+            for _, dead_letter in self.dead_letters
+            if dead_letter.attributes.get(REASON_ATTRIBUTE, {}).get("StringValue")
         }
 
     def history(self, id_: str) -> str:
@@ -132,7 +132,7 @@ def what_was_rolled_back_never_was(e: Evidence) -> Iterator[str]:
 @rule
 def every_foreign_message_ended_in_a_row_or_as_a_dead_letter(e: Evidence) -> Iterator[str]:
     states = {(row["payload"] or {}).get("nonce"): row["state"] for row in e.rows.values()}
-    told = [letter.body for _, letter in e.letters if letter.attributes.get(REASON_ATTRIBUTE)]
+    told = [dead_letter.body for _, dead_letter in e.dead_letters if dead_letter.attributes.get(REASON_ATTRIBUTE)]
     for nonce, runs in e.mix.external.items():
         if nonce not in states and not any(nonce in body for body in told):
             yield f"lost: the external message {nonce}"

@@ -151,8 +151,8 @@ class _Maker:
         payload = {"nonce": nonce, "script": self._script(type_), "items": self._items(type_)}
         message = Message(type_, payload=payload)
         lane = lane_name(PREFIX, Queue.DEFAULT, type_)
-        door = front_door_name(PREFIX, Queue.DEFAULT)
-        queue = self._random.choice([lane, door])
+        front_door = front_door_name(PREFIX, Queue.DEFAULT)
+        queue = self._random.choice([lane, front_door])
         runs = True
         match self._one_of({"anonymous": 12, "named": 5, "conflict": 1, "unreadable": 1, "garbage": 1, "stranger": 1}):
             case "named":
@@ -172,7 +172,7 @@ class _Maker:
                 self._mix.external[nonce] = False
                 return
             case "stranger":
-                message.type, queue, runs = "mix:nobody", door, False
+                message.type, queue, runs = "mix:nobody", front_door, False
         self._mix.external[nonce] = runs
         yield {"send": queue, "body": message.encode()}
 

@@ -123,19 +123,22 @@ class Queues:
     def redrive(self, queue: str, share: float) -> int:
         """Move some dead letters back, each once, as StartMessageMoveTask does: under new message ids."""
         with self._changed:
-            letters = list(self._lanes[f"{queue}-dlq"].messages.values())
+            dead_letters = list(self._lanes[f"{queue}-dlq"].messages.values())
         moved = 0
-        for letter in letters:
-            if self._dice.roll("redrive", letter.about) < share and letter.about not in self._redriven_already():
-                del self._lanes[f"{queue}-dlq"].messages[letter.id]
-                self.redriven.append((f"{queue}-dlq", letter))
-                self.send(queue, letter.body, group=letter.group, attributes=letter.attributes)
+        for dead_letter in dead_letters:
+            if (
+                self._dice.roll("redrive", dead_letter.about) < share
+                and dead_letter.about not in self._redriven_already()
+            ):
+                del self._lanes[f"{queue}-dlq"].messages[dead_letter.id]
+                self.redriven.append((f"{queue}-dlq", dead_letter))
+                self.send(queue, dead_letter.body, group=dead_letter.group, attributes=dead_letter.attributes)
                 moved += 1
         self.counts["dead letters redriven"] += moved
         return moved
 
     def _redriven_already(self) -> set[str]:
-        return {letter.about for _, letter in self.redriven}
+        return {dead_letter.about for _, dead_letter in self.redriven}
 
     # --- The poller's side -----------------------------------------------------------------------------------------
 

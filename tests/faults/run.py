@@ -35,7 +35,7 @@ RESUMED_SECONDS = 8.8
 """A resumable task's invocation here: 0.8 s until the reserve that it leaves."""
 REDRIVEN = 0.3
 CALM_JUMPS = 40
-"""Jumps with the faults on once all is enqueued; what goes on longer ends without them."""
+"""Jumps with the faults on once all is enqueued; what continues longer ends without them."""
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)

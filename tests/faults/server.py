@@ -18,7 +18,7 @@ from tests.faults.queues import Queues, what
 
 CALL_REFUSED = 0.03
 ENTRY_REFUSED = 0.04
-LETTER_REFUSED = 0.15
+DEAD_LETTER_REFUSED = 0.15
 """A dead letter is a message that can be lost for good."""
 UNAVAILABLE = 0.005
 """Answered by 503, upon which boto3 tries again."""
@@ -101,7 +101,7 @@ class Api:
         )
 
     def _may_refuse(self, call: str, queue: str, about: str) -> None:
-        share = LETTER_REFUSED if queue.endswith("-dlq") else CALL_REFUSED
+        share = DEAD_LETTER_REFUSED if queue.endswith("-dlq") else CALL_REFUSED
         if self._dice.chance(share, call, queue, about):
             self._queues.counts["calls of SQS refused"] += 1
             raise RefusedError("Refused")

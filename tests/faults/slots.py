@@ -76,7 +76,7 @@ class Slot(Kept):
         try:
             failed = self._invoke(queue, messages)
             acknowledged = [message for message in messages if message.id not in failed]
-        except Exception as error:  # the suite's own fault: the run goes on, and fails
+        except Exception as error:  # the suite's own fault: the run continues, and fails
             self.raised.append(f"a poller: {error!r}")
         finally:
             self._queues.settle(queue, acknowledged)

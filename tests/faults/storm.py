@@ -1,4 +1,4 @@
-"""What befalls a run from outside while it goes on: kills at any moment, leaps of time, a server that is restarted,
+"""What befalls a run from outside while it continues: kills at any moment, leaps of time, a server that is restarted,
 and tasks that are cancelled while they run."""
 
 from __future__ import annotations

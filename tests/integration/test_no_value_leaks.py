@@ -327,8 +327,10 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     assert successors
     gathered.add("payload of what follows", *(row[0] for row in successors))
     for one in TASKS:
-        while letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
-            gathered.add("dead letters' attributes", *(letter.get("MessageAttributes") for letter in letters))
+        while dead_letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
+            gathered.add(
+                "dead letters' attributes", *(dead_letter.get("MessageAttributes") for dead_letter in dead_letters)
+            )
     for id_ in ("known", "leak:one-plain", "leak:one-noted"):
         world.run("update joblane.tasks set owner = 'ann' where id = $1", id_)
         answer = handler(http_event("GET", f"/tasks/{id_}", who=claims("ann")), LambdaContext())

@@ -48,8 +48,8 @@ def seconds_to(world: World, id_: str, column: str, since: str) -> int:
     return int(world.run(sql, id_)[0][0])
 
 
-def reason_of(letter: dict[str, Any]) -> str:
-    return str(letter["MessageAttributes"]["joblane-reason"]["StringValue"])
+def reason_of(dead_letter: dict[str, Any]) -> str:
+    return str(dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"])
 
 
 # --- From a caller -------------------------------------------------------------------------------------------------
@@ -270,9 +270,9 @@ def test_bad_options_of_a_foreign_sender_are_a_dead_letter_that_names_the_field(
     for number, (options, why) in enumerate(BAD):
         watched.sent.clear()
         assert world.deliver(sample_one, external("nothing", options, f"it-{number}")) == []
-        (letter,) = watched.sent
-        assert letter.queue == dead_letter_name(world.lane(sample_one))
-        reason = letter.attributes["joblane-reason"]["StringValue"]
+        (dead_letter,) = watched.sent
+        assert dead_letter.queue == dead_letter_name(world.lane(sample_one))
+        reason = dead_letter.attributes["joblane-reason"]["StringValue"]
         assert reason.startswith(f"MessageError: {why}"), options
     assert world.run("select from joblane.tasks") == []
 
@@ -307,8 +307,8 @@ def test_a_task_that_is_past_its_deadline_is_given_up_without_running(world: Wor
     assert row["error_message"] == "the deadline passed before the task ran"
     assert row["reason"].startswith("DeadlinePassed: the task had to run by ")
     assert row["dead_sent_at"] is not None
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
 
 
 def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
@@ -330,12 +330,12 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
     assert (world.attempts("it"), ran) == ([], [])
     (told,) = emf.documents(capsys.readouterr().out)
     assert told["Archived"] == 1
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
     # and a copy of it is a leftover, its dead letter runs
     assert world.deliver(sample_one, body) == []
     assert ran == []
-    assert world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
     assert ran == ["it"]
 
 
@@ -369,10 +369,10 @@ def test_a_run_is_interrupted_at_its_deadline_and_given_up_and_runs_when_it_is_r
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 1, "TaskTimeout")
     assert row["reason"] == "DeadlinePassed: the deadline passed while the task ran"
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
 
-    assert world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
     row = world.row(id_)
     assert (row["state"], row["generation"], row["deadline"], runs) == ("completed", 1, None, [1, 1])
 

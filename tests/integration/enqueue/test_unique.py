@@ -755,8 +755,8 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         assert row["reason"] == "DuplicateTask: its unique key is held by first"
     else:
         assert states(world) == {"first": "completed", "second": "archived"}
-        (letter,) = world.dead_letters(sample_only)
-        assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
+        (dead_letter,) = world.dead_letters(sample_only)
+        assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
     assert row["runs"] == (0 if loser == "new" else 4)
 
 
@@ -782,16 +782,16 @@ def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monke
 def test_a_dead_letter_whose_key_is_taken_goes_back_and_says_by_whom_and_runs_once_it_is_free(
     world: World, client: JobClient
 ) -> None:
-    # given a task that was given up, and a new one of its key
+    # given a task that was archived, and a new one of its key
     first = client.enqueue(sample_only, Sample(do="give_up_at_once"))
     assert world.deliver(sample_only, recorded(sample_only, first.id)) == []
-    (letter,) = world.dead_letters(sample_only)
+    (dead_letter,) = world.dead_letters(sample_only)
     world.sqs.client.purge_queue(QueueUrl=world.sqs.url(f"{world.lane(sample_only)}-dlq"))
     second = client.enqueue(sample_only, Sample(do="give_up_at_once"))
     before = world.row(first.id)
 
     # when its dead letter is redriven
-    assert world.deliver(sample_only, letter["Body"], attributes=dead(0)) == []
+    assert world.deliver(sample_only, dead_letter["Body"], attributes=dead(0)) == []
 
     # then it is a dead letter of the same generation again, and the row as it was
     (again,) = world.dead_letters(sample_only)

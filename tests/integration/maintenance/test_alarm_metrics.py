@@ -42,8 +42,8 @@ def sweeps(
     return found, lines.fields
 
 
-def letter(world: World, queue: str, number: int, *, marked: bool) -> None:
-    body = Message("sample:one", f"letter-{number}", {}).encode()
+def dead_letter(world: World, queue: str, number: int, *, marked: bool) -> None:
+    body = Message("sample:one", f"dead-{number}", {}).encode()
     attributes: Any = MARK if marked else {}
     world.sqs.client.send_message(
         QueueUrl=world.sqs.url(dead_letter_name(queue)), MessageBody=body, MessageAttributes=attributes
@@ -114,9 +114,9 @@ def moved(world: World) -> dict[str, int]:
 def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None:
     world.lane(sample_one)
     assert moved(world) == {}
-    letter(world, LANE, 1, marked=True)
+    dead_letter(world, LANE, 1, marked=True)
     assert moved(world) == {}
-    letter(world, LANE, 2, marked=False)
+    dead_letter(world, LANE, 2, marked=False)
     assert moved(world) == {LANE: 1}
     assert moved(world) == {LANE: 1}, "nobody has taken it"
 
@@ -124,7 +124,7 @@ def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None
 def test_looking_hides_no_letter_from_whoever_reads_beside(world: World) -> None:
     world.lane(sample_one)
     for number in range(3):
-        letter(world, LANE, number, marked=False)
+        dead_letter(world, LANE, number, marked=False)
     assert moved(world) == {LANE: 3}
     assert len(world.received(dead_letter_name(LANE))) == 3
 
@@ -132,7 +132,7 @@ def test_looking_hides_no_letter_from_whoever_reads_beside(world: World) -> None
 def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> None:
     world.lane(sample_one)
     for number in range(40):
-        letter(world, LANE, number, marked=False)
+        dead_letter(world, LANE, number, marked=False)
     asked: list[str] = []
     world.sqs.client.meta.events.register(
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
@@ -142,11 +142,11 @@ def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> 
 
 
 def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
-    # given as many letters as there are archived rows, of which one was replaced by one that SQS moved
+    # given as many dead letters as there are archived rows, of which one was replaced by one that SQS moved
     world.lane(sample_one)
     for number in range(12):
-        put(world, sample_one, f"letter-{number}", state="archived", dead_sent_at=In(-1))
-        letter(world, LANE, number, marked=number > 0)
+        put(world, sample_one, f"dead-{number}", state="archived", dead_sent_at=In(-1))
+        dead_letter(world, LANE, number, marked=number > 0)
     asked: list[str] = []
     world.sqs.client.meta.events.register(
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
@@ -157,8 +157,8 @@ def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
 
 def test_the_sweep_counts_them_and_names_their_queue(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.deploy(discover().values())
-    letter(world, "jobs-low", 1, marked=False)
-    letter(world, "jobs-default-data-export", 2, marked=False)
+    dead_letter(world, "jobs-low", 1, marked=False)
+    dead_letter(world, "jobs-default-data-export", 2, marked=False)
     found, lines = sweeps(world, capsys)
     assert found["DeadLettersMovedBySqs"] == 2
     named = {line["queue"] for line in lines if line["message"].startswith("SQS moved")}
@@ -179,7 +179,7 @@ def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
-    letter(world, "jobs-low", 1, marked=False)
+    dead_letter(world, "jobs-low", 1, marked=False)
     assert "DeadLettersMovedBySqs" not in sweeps(world, capsys, seconds=40)[0]
     assert sweeps(world, capsys)[0]["DeadLettersMovedBySqs"] == 1
 

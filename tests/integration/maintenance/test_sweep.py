@@ -189,10 +189,10 @@ def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends
 def test_an_archived_row_without_its_dead_letter_gets_one_and_is_marked(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
     assert swept(world) == Swept(dead_letters=1)
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
-    assert decode(letter["Body"]).payload == {"number": 7}
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert decode(dead_letter["Body"]).payload == {"number": 7}
     row = world.row("dead")
     assert row["dead_sent_at"] is not None
     assert row["sweep_at"] is None
@@ -203,9 +203,9 @@ def test_an_archived_row_too_large_for_a_letter_gets_one_without_its_payload(wor
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
-    (letter,) = world.dead_letters(sample_one)
-    assert decode(letter["Body"]).payload is None
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert decode(dead_letter["Body"]).payload is None
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
 
 
 def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(

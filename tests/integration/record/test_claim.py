@@ -31,7 +31,7 @@ def dead(generation: int) -> dict[str, tuple[str, str]]:
 class Case:
     """A row of the table. ``row`` None: there is none. ``waits``: seconds until the message that stays is seen again.
 
-    ``state`` … ``generation``: the row afterwards. ``letters``: in the dead-letter queue.
+    ``state`` … ``generation``: the row afterwards. ``dead letters``: in the dead-letter queue.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Case:
     attempts: int = 0
     runs: int = 0
     generation: int = 0
-    letters: int = 0
+    dead_letters: int = 0
     outcomes: tuple[str | None, ...] = ()
 
 
@@ -75,7 +75,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=5,
-        letters=1,
+        dead_letters=1,
         outcomes=("lost",),
     ),
     Case("completed", {"state": "completed", "attempts": 1, "runs": 1}, attempts=1, runs=1),
@@ -87,7 +87,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
     Case(
         "archived, its dead letter comes back unmarked",
@@ -96,7 +96,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
     Case(
         "archived, its dead letter comes back",
@@ -127,8 +127,8 @@ CASES = [
     ),
     Case("archived, a leftover copy", archived(), state="archived", attempts=4, runs=4),
     Case("archived, a leftover external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
-    Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", letters=1),
-    Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, letters=1),
+    Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", dead_letters=1),
+    Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, dead_letters=1),
     Case(
         "another payload, lease over",
         active(-1),
@@ -136,11 +136,11 @@ CASES = [
         state="active",
         attempts=1,
         runs=1,
-        letters=1,
+        dead_letters=1,
         outcomes=(None,),
     ),
-    Case("another type, recorded", {"type": "sample:batch"}, state="pending", letters=1),
-    Case("another type, external", {"type": "sample:batch"}, EXTERNAL, state="pending", letters=1),
+    Case("another type, recorded", {"type": "sample:batch"}, state="pending", dead_letters=1),
+    Case("another type, external", {"type": "sample:batch"}, EXTERNAL, state="pending", dead_letters=1),
     Case(
         "another type, archived, as its dead letter",
         archived(type="sample:batch"),
@@ -148,7 +148,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
 ]
 
@@ -165,7 +165,7 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
     if case.waits:
         low, high = case.waits
         assert [low <= seconds <= high for seconds in watched.visibilities] == [True]
-    assert len(world.dead_letters(sample_one)) == case.letters
+    assert len(world.dead_letters(sample_one)) == case.dead_letters
     if case.state is None:
         assert world.run("select id from joblane.tasks") == []
         return
@@ -185,9 +185,9 @@ def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_r
 
     assert world.deliver(sample_one, OTHER_PAYLOAD) == []
 
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict: 'it'")
-    assert '"number": 1' in letter["Body"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict: 'it'")
+    assert '"number": 1' in dead_letter["Body"]
     assert world.row("it") == before
 
 
@@ -199,9 +199,9 @@ def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world:
     row = world.row("it")
     assert (row["error_type"], row["lease_token"], row["sweep_at"]) == ("Lost", None, None)
     assert row["dead_sent_at"] is not None
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
 
 
 def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> None:
@@ -230,9 +230,9 @@ def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generatio
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"], row["generation"]) == ("archived", 4, 8, 1)
     assert [attempt["generation"] for attempt in world.attempts("it")] == [1, 1, 1, 1]
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
-    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's letter, once more
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
+    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's dead letter, once more
     assert world.row("it") == row
 
 
@@ -244,18 +244,18 @@ def test_a_redriven_dead_letter_runs_as_it_left_the_dead_letter_queue(world: Wor
     payload = {"do": "better_now", "number": 0}
     put(world, sample_one, "it", payload, **archived(dead_sent_at=None))
     assert world.deliver(sample_one, RECORDED | {"payload": payload}) == []
-    (letter,) = world.dead_letters(sample_one)
+    (dead_letter,) = world.dead_letters(sample_one)
     attributes = {
-        name: (value["DataType"], value["StringValue"]) for name, value in letter["MessageAttributes"].items()
+        name: (value["DataType"], value["StringValue"]) for name, value in dead_letter["MessageAttributes"].items()
     }
 
-    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []
 
     row = world.row("it")
     assert (row["state"], row["result"], row["generation"]) == ("completed", "done", 1)
     assert (row["reason"], row["error_type"], row["dead_sent_at"]) == (None, None, None)
     assert row["finished_at"] > row["created_at"]
-    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []  # sent by the redrive twice
+    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []  # sent by the redrive twice
     assert world.row("it")["runs"] == row["runs"]
 
 

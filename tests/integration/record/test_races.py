@@ -523,8 +523,8 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
         assert handle(first, record(body, lane)) == []
 
     assert second == [[]]
-    letters = [(entry.queue, dict(entry.attributes)["joblane-dead"]["StringValue"]) for entry in watched.sent]
-    assert letters == [(f"{lane}-dlq", "0")] * 2
+    dead_letters = [(entry.queue, dict(entry.attributes)["joblane-dead"]["StringValue"]) for entry in watched.sent]
+    assert dead_letters == [(f"{lane}-dlq", "0")] * 2
     assert world.row("it")["dead_sent_at"] is not None
 
 

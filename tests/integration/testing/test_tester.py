@@ -172,13 +172,13 @@ def test_drain_ends_at_its_limit(jobs: JobTester) -> None:
 def test_what_is_given_up_leaves_a_dead_letter_that_can_be_sent_again(jobs: JobTester) -> None:
     jobs.enqueue(order_fail, Order(number=3), task_id="dead", max_retry=0)
     assert jobs.drain().only.state is State.ARCHIVED
-    [letter] = jobs.dead_letters(order_fail)
-    assert (letter.id, letter.payload, letter.generation) == ("dead", {"number": 3, "note": ""}, 0)
-    assert letter.reason.startswith("attempt 1 of 1 failed: ")
+    [dead_letter] = jobs.dead_letters(order_fail)
+    assert (dead_letter.id, dead_letter.payload, dead_letter.generation) == ("dead", {"number": 3, "note": ""}, 0)
+    assert dead_letter.reason.startswith("attempt 1 of 1 failed: ")
     assert jobs.redrive(order_fail) == 1
     assert jobs.dead_letters(order_fail) == []
     assert jobs.drain().only.runs == 2
-    assert [letter.generation for letter in jobs.dead_letters(order_fail)] == [1]
+    assert [dead_letter.generation for dead_letter in jobs.dead_letters(order_fail)] == [1]
 
 
 def test_a_batch_is_handed_over_together(jobs: JobTester) -> None:

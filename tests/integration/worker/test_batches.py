@@ -201,7 +201,8 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
         "due": "completed"
     }
     reasons = [
-        letter["MessageAttributes"]["joblane-reason"]["StringValue"] for letter in world.dead_letters(sample_batch)
+        dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+        for dead_letter in world.dead_letters(sample_batch)
     ]
     assert sorted(reason.split(":")[0] for reason in reasons) == ["IdConflict", "MessageError", "attempt 4 of 4 failed"]
 
@@ -231,8 +232,8 @@ def test_a_copy_under_another_payload_in_the_same_batch_becomes_a_dead_letter_in
 
     assert len(kept) == 1
     assert world.deliver(sample_batch, second) == []
-    (letter,) = world.dead_letters(sample_batch)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict")
+    (dead_letter,) = world.dead_letters(sample_batch)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict")
     assert states(world) == {"it-0": "completed"}
 
 
@@ -281,9 +282,12 @@ def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reaso
 
     assert world.deliver(sample_batch, *bodies()) == []
 
-    (letter,) = world.dead_letters(sample_batch)
-    assert '"id": "it-3"' in letter["Body"]
-    assert "cannot store this message: refused (22003)" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    (dead_letter,) = world.dead_letters(sample_batch)
+    assert '"id": "it-3"' in dead_letter["Body"]
+    assert (
+        "cannot store this message: refused (22003)"
+        in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    )
     assert len(states(world)) == 9
 
 

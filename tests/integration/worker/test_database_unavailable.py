@@ -316,7 +316,7 @@ def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None
 
 
 def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
-    """A loop that logs what one item raises and goes on is common; the mark must not outlive the item's work."""
+    """A loop that logs what one item raises and continues is common; the mark must not outlive the item's work."""
 
     @behaviour
     def lose_it_at_an_item(payload: Sample, ctx: TaskContext) -> None:

@@ -28,7 +28,7 @@ from tests.world import PREFIX, World
 SECRET = "hunter2"
 T = TypeVar("T")
 COUNT = 1000
-DOOR, LANE = "jobs-default", "jobs-default-order-ship"
+FRONT_DOOR, LANE = "jobs-default", "jobs-default-order-ship"
 REASON, DEAD = "joblane-reason", "joblane-dead"
 
 
@@ -211,7 +211,7 @@ def batches(seed: int) -> Iterator[list[tuple[dict[str, Any], int | None]]]:
 
 @pytest.fixture
 def sends(world: World) -> Sends:
-    world.make(DOOR, LANE)
+    world.make(FRONT_DOOR, LANE)
     return Sends.of(world.sqs)
 
 
@@ -235,9 +235,9 @@ def reasons(sends: Sends, queue: str) -> list[tuple[str, str | None]]:
     ]
 
 
-def check_letters(letters: list[tuple[str, str | None]], logged: list[str]) -> None:
+def check_letters(dead_letters: list[tuple[str, str | None]], logged: list[str]) -> None:
     """Each has its reason, here or in the log; and no reason shows a value."""
-    for body, reason in letters:
+    for body, reason in dead_letters:
         assert reason or len(body.encode()) > MAX_MESSAGE_BYTES - 2000
         assert SECRET not in (reason or "")
     assert all(SECRET not in line for line in logged)
@@ -254,21 +254,21 @@ def test_the_front_door_passes_what_is_good_and_buries_the_rest(world: World, se
         for batch in batches(1):
             records = [one for one, _ in batch]
             for one in records:
-                one["eventSourceARN"] += DOOR
+                one["eventSourceARN"] += FRONT_DOOR
                 came[one["body"]] = came.get(one["body"], 0) + 1
             assert kept(router.handle(event(*records), LambdaContext()), records) == set()
     on = [decode(entry["MessageBody"]) for entry in sends.to(LANE)]
-    letters = reasons(sends, DOOR)
-    assert len(on) + len(letters) == sum(came.values()), "each goes to one place, and once"
+    dead_letters = reasons(sends, FRONT_DOOR)
+    assert len(on) + len(dead_letters) == sum(came.values()), "each goes to one place, and once"
     assert all(message.id for message in on)
     good = {message.id for message in on}
     for number in range(COUNT // 5):
         assert (f"good-{number}" if number % 2 else f"sqs-{number}") in good
-    assert len(letters) > 700
-    assert all(body in came for body, _ in letters), "as it came"
-    check_letters(letters, logged.texts)
+    assert len(dead_letters) > 700
+    assert all(body in came for body, _ in dead_letters), "as it came"
+    check_letters(dead_letters, logged.texts)
     refused = [line for line in logged.fields if line["message"].startswith("message refused")]
-    assert len(refused) == len(letters)
+    assert len(refused) == len(dead_letters)
     assert all(line["reason"] and line["message_id"] for line in refused)
 
 
@@ -299,11 +299,11 @@ def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: 
     assert left == [[0]]
     assert world.run("select count(*) from joblane.tasks where state = 'archived' and dead_sent_at is null") == [[0]]
     archived = world.run("select count(*) from joblane.tasks where state = 'archived'")[0][0]
-    letters = reasons(sends, LANE)
+    dead_letters = reasons(sends, LANE)
     refused = sum(line["message"].startswith("message refused") for line in logged.fields)
-    assert len(letters) == archived + refused
-    assert len(letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
-    check_letters(letters, logged.texts)
+    assert len(dead_letters) == archived + refused
+    assert len(dead_letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
+    check_letters(dead_letters, logged.texts)
     assert world.run(f"select count(*) from joblane.tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [
         [0]
     ]
@@ -317,16 +317,18 @@ def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(
     for start in range(0, 90, 10):
         worker.handle(event(*records[start : start + 10]), LambdaContext())
     for life in range(3):
-        letters = sends.to(LANE + "-dlq") + sends.to(LANE)
+        dead_letters = sends.to(LANE + "-dlq") + sends.to(LANE)
         sends.clear()
-        for number, entry in enumerate(letters):
+        for number, entry in enumerate(dead_letters):
             again = record(entry["MessageBody"], LANE, message_id=f"{life}-{number}")
             again["messageAttributes"] = {
                 name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
                 for name, value in entry.get("MessageAttributes", {}).items()
             }
             assert kept(worker.handle(event(again), LambdaContext()), [again]) == set()
-        assert len(sends.to(LANE + "-dlq")) == len([entry for entry in letters if not is_good(entry["MessageBody"])])
+        assert len(sends.to(LANE + "-dlq")) == len(
+            [entry for entry in dead_letters if not is_good(entry["MessageBody"])]
+        )
 
 
 def is_good(body: str) -> bool:

@@ -39,10 +39,10 @@ def effects(world: World) -> list[Any]:
     return [row[0] for row in world.run("select task_id from effects order by 1")]
 
 
-def letters(world: World, task: Task[Any, Any] = sample_one) -> list[tuple[str, str]]:
+def dead_letters(world: World, task: Task[Any, Any] = sample_one) -> list[tuple[str, str]]:
     return [
-        (letter["Body"], letter["MessageAttributes"]["joblane-dead"]["StringValue"])
-        for letter in world.dead_letters(task)
+        (dead_letter["Body"], dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"])
+        for dead_letter in world.dead_letters(task)
     ]
 
 
@@ -97,7 +97,7 @@ def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_on
     assert (row["state"], row["attempts"], row["runs"], row["error_type"]) == ("archived", 4, 4, "Lost")
     assert world.outcomes("it") == ["lost"] * 4
     assert effects(world) == []
-    ((body, generation),) = letters(world)
+    ((body, generation),) = dead_letters(world)
     assert '"id":"it"' in body
     assert generation == "0"
 
@@ -135,7 +135,7 @@ def test_a_foreign_message_killed_between_commit_and_answer_is_done_once_with_re
 
     assert (world.row("it")["state"], world.row("it")["payload"]) == ("completed", None)
     assert effects(world) == ["it"]
-    assert letters(world, sample_forgotten) == []
+    assert dead_letters(world, sample_forgotten) == []
 
 
 @pytest.mark.parametrize("by", ["the next delivery", "the sweep"])
@@ -147,13 +147,13 @@ def test_a_process_killed_between_giving_up_and_the_dead_letter_leaves_it_to_who
     assert workers.handle("sample:one", message, dies="before the send") is None
     assert workers.status == KILLED
     assert (world.row("it")["state"], world.row("it")["dead_sent_at"]) == ("archived", None)
-    assert letters(world) == []
+    assert dead_letters(world) == []
     if by == "the sweep":
         world.run("update joblane.tasks set sweep_at = clock_timestamp()")
         assert world.sweep().dead_letters == 1
     assert workers.handle("sample:one", message) == []
 
-    ((body, generation),) = letters(world)
+    ((body, generation),) = dead_letters(world)
     assert '"id":"it"' in body
     assert generation == "0"
     assert world.row("it")["dead_sent_at"] is not None
@@ -165,11 +165,11 @@ def test_a_dead_letter_sent_by_a_process_killed_before_the_mark_is_sent_again_as
     message = sent(world, "give_up")
 
     assert workers.handle("sample:one", message, dies="after the send") is None
-    assert len(letters(world)) == 1
+    assert len(dead_letters(world)) == 1
     assert world.row("it")["dead_sent_at"] is None
     assert workers.handle("sample:one", message) == []
 
-    first, second = letters(world)
+    first, second = dead_letters(world)
     assert first == second
     assert world.row("it")["dead_sent_at"] is not None
     assert world.row("it")["runs"] == 1
@@ -258,7 +258,7 @@ def test_a_neighbour_that_kills_the_process_costs_the_others_no_attempt_and_is_g
     for id_ in ids[:killers]:
         row = world.row(id_)
         assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 4, "Lost"), id_
-    assert sorted(body.split('"id":"')[1][:4] for body, _ in letters(world, sample_batch)) == ids[:killers]
+    assert sorted(body.split('"id":"')[1][:4] for body, _ in dead_letters(world, sample_batch)) == ids[:killers]
 
 
 def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: World, workers: Mortals) -> None:

@@ -1,4 +1,4 @@
-"""What follows a task that was given up: one task that is told of it, exactly once, whoever dies when."""
+"""What follows a task that was archived: one task that is told of it, exactly once, whoever dies when."""
 
 from __future__ import annotations
 

@@ -105,13 +105,13 @@ def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["runs"]) == ("archived", 4, 4)
     assert row["dead_sent_at"] is not None
-    letters = world.dead_letters(sample_one)
-    assert len(letters) == 1
-    attributes = letters[0]["MessageAttributes"]
+    dead_letters = world.dead_letters(sample_one)
+    assert len(dead_letters) == 1
+    attributes = dead_letters[0]["MessageAttributes"]
     assert attributes["joblane-dead"]["StringValue"] == "0"
     assert attributes["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed: ValueError: attempt 4"
-    assert f'"id":"{id_}"' in letters[0]["Body"]
-    assert '"type":"sample:one"' in letters[0]["Body"]
+    assert f'"id":"{id_}"' in dead_letters[0]["Body"]
+    assert '"type":"sample:one"' in dead_letters[0]["Body"]
 
 
 def test_skip_retry_gives_up_at_once(world: World) -> None:
@@ -430,8 +430,8 @@ def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> 
 )
 def test_a_lane_refuses_what_only_the_library_may_say(world: World, body: dict[str, Any]) -> None:
     assert world.deliver(sample_one, body) == []
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
 
 
 def test_retention_zero_clears_the_headers_too(world: World) -> None:

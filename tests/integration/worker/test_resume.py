@@ -1,4 +1,4 @@
-"""Work that is kept chunk by chunk: where a run goes on that was killed, failed, or ran out of time."""
+"""Work that is kept chunk by chunk: where a run continues that was killed, failed, or ran out of time."""
 
 from __future__ import annotations
 
@@ -489,7 +489,7 @@ def test_a_task_that_runs_out_of_its_invocations_time_goes_on_in_the_next_withou
         assert again_and_again < 10
 
     assert watched.visibilities == [0] * again_and_again
-    assert watched.sent == []  # the same message goes on
+    assert watched.sent == []  # the same message continues
     assert again_and_again >= 2
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, again_and_again + 1)
@@ -524,7 +524,7 @@ def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: Wor
     row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
     assert world.outcomes("it") == ["continued", "continued", "timeout"]
-    assert row["used_ms"] == 0  # the next attempt has its half an hour again, and goes on at the cursor
+    assert row["used_ms"] == 0  # the next attempt has its half an hour again, and continues at the cursor
     assert cursor(world) != (0, 0)
     assert len(again(world, "never_end", BRIEF)) == 1
     assert left[-1] > 4

@@ -144,7 +144,7 @@ def test_twenty_five_retries_over_three_weeks_follow_the_formula_attempt_by_atte
     at_attempt: list[float] = []
     alone: list[bool] = []
 
-    # when time passes until the task is given up
+    # when time passes until the task is archived
     for _ in range(400):
         runs = world.row(id_)["runs"]
         clock.skip_to_the_sweep_that_matters(id_)

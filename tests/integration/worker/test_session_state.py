@@ -75,8 +75,8 @@ def test_a_row_that_python_cannot_read_ends_as_a_dead_letter_and_stops_no_other(
     # then
     assert world.row("good")["state"] == "completed"
     assert (world.run("select state from joblane.tasks where id = 'runs'")) == [["archived"]]
-    letters = {json.loads(letter["Body"])["id"] for letter in world.dead_letters(sample_one)}
-    assert letters == {"runs", "dead"}
+    dead_letters = {json.loads(dead_letter["Body"])["id"] for dead_letter in world.dead_letters(sample_one)}
+    assert dead_letters == {"runs", "dead"}
 
 
 def test_a_run_that_is_not_recorded_is_not_told_as_completed(

@@ -180,11 +180,11 @@ def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(w
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": "many"}).encode()
     assert deliver(world, sample_renamed, body, lane) == []
-    [letter] = world.received(dead_letter_name(lane))
+    [dead_letter] = world.received(dead_letter_name(lane))
     world.run("""update joblane.tasks set payload = '{"number": 5}' where id = 'it'""")
     # when
-    attributes = {"joblane-dead": ("Number", letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
-    assert deliver(world, sample_renamed, letter["Body"], lane, attributes=attributes) == []
+    attributes = {"joblane-dead": ("Number", dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
+    assert deliver(world, sample_renamed, dead_letter["Body"], lane, attributes=attributes) == []
     # then
     assert ran_renamed[-1] == ("it", 5)
     assert world.row("it")["state"] == "completed"
@@ -194,5 +194,5 @@ def test_a_name_it_never_had_is_refused(world: World) -> None:
     old_lane(world)
     assert deliver(world, sample_renamed, Message("sample:other", "it", {"number": 3}).encode()) == []
     assert world.run("select count(*) from joblane.tasks") == [[0]]
-    [letter] = world.dead_letters(sample_renamed)
-    assert "sample:other" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    [dead_letter] = world.dead_letters(sample_renamed)
+    assert "sample:other" in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
