@@ -1,7 +1,7 @@
-"""Time that can be put forward: for the database and for the queues, and not for the processes, which were frozen.
+"""A clock of the database and the queues that can be moved forward. The clock of the processes stays: they were frozen.
 
-Statements call ``now()`` and ``clock_timestamp()`` without a schema, so functions of these names in a schema that comes
-before ``pg_catalog`` stand for them.
+Statements call ``now()`` and ``clock_timestamp()`` without a schema. Functions of these names in a schema that comes
+before ``pg_catalog`` replace them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ select c.oid::regclass::text, a.attname from pg_attrdef d
 
 
 class Clock:
-    """``run``: executes SQL, and may raise."""
+    """``run``: executes SQL. It may raise."""
 
     def __init__(self, run: Callable[..., list[list[Any]]]) -> None:
         self._run = run
         self.ahead = 0.0
 
     def install(self, database: str) -> None:
-        """Before any connection that shall have it."""
+        """Replace the clock of a database, for all connections that are opened afterwards."""
         self._run(f"create schema {SCHEMA}")
         self._define(0)
         for table, column in self._run(DEFAULTS):
@@ -34,10 +34,10 @@ class Clock:
         self._run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the time of the clock, in seconds since 1970."""
         return time.time() + self.ahead
 
-    def put_forward(self, seconds: float) -> None:
+    def move_forward(self, seconds: float) -> None:
         self._define(self.ahead + seconds)
         self.ahead += seconds
 

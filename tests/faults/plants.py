@@ -1,4 +1,4 @@
-"""Bugs to be found: each breaks one promise of the library, in the worker processes alone."""
+"""Bugs that a run must find: each breaks one guarantee of the library, only in the worker processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.declaration import Task
-from joblane.enqueue import insert as admission
+from joblane.enqueue import insert
 from joblane.record import claim, finish
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
@@ -18,21 +18,21 @@ from joblane.record.insert import DUE_SWEEP
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
-"""Read by the suite's own worker process, and by nothing else."""
+"""Name of the environment variable with the planted bug. Only the worker process of this suite reads it."""
 
 
 def fence() -> None:
-    """A run finishes whether it holds the lease or not."""
+    """A run can finish without the lease."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
 
 
 def token() -> None:
-    """A run finishes whenever the task is active, be it another run's."""
+    """A run can finish while another run has the lease."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
 
 
 def due() -> None:
-    """A task is claimed by whatever message comes, due or not."""
+    """A message can claim a task that is not due yet."""
     _replace(claim, "CLAIM", f"and t.due_at <= clock_timestamp() + interval '{claim.EARLY_SECONDS} s'", "")
 
 
@@ -44,34 +44,34 @@ def dead_letter_order() -> None:
             mark_dead_sent(self._database.get(), [(run.claim.id, run.claim.generation) for run in runs])
         self._sqs.send_many([self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs])
 
-    setattr(Worker, "_send_dead_letters", send_dead_letters)  # noqa: B010 - in the place of a method
+    setattr(Worker, "_send_dead_letters", send_dead_letters)  # noqa: B010 - replaces a method
 
 
 def outbox() -> None:
-    """A row that was written is taken for sent: the sweep has nothing to do for it."""
-    _replace(admission, "INSERT", DUE_SWEEP, "null")
+    """An inserted row counts as sent: the sweep does not send it again."""
+    _replace(insert, "INSERT", DUE_SWEEP, "null")
 
 
 def unique_index() -> None:
-    """Nothing holds two live tasks from having one key."""
+    """Two live tasks can have the same unique key."""
     database = Database(os.environ["DATABASE_URL"])
     database.get().run("drop index joblane.tasks_unique")
     database.drop()
 
 
 def overlap() -> None:
-    """A tick is held to no schedule."""
+    """A tick has no key of its schedule, so that ticks overlap."""
 
     key_of_message = Task.key_of_message
 
     def without_schedule(task: Any, queue: str, payload: Any, _: str | None) -> Any:
         return key_of_message(task, queue, payload, None)
 
-    setattr(Task, "key_of_message", without_schedule)  # noqa: B010 - in the place of a method
+    setattr(Task, "key_of_message", without_schedule)  # noqa: B010 - replaces a method
 
 
 def cancelled() -> None:
-    """A run that was asked to stop finishes like any other."""
+    """A run finishes as usual after its task was cancelled."""
     _replace(finish, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 
@@ -83,5 +83,5 @@ PLANTS: dict[str, Callable[[], None]] = {
 
 def _replace(module: Any, name: str, old: str, new: str) -> None:
     text = getattr(module, name)
-    assert old in text, f"{name} has changed: the bug can no longer be planted by this text"
+    assert old in text, f"{name} has changed: the bug cannot be planted, as this text is missing: {old}"
     setattr(module, name, text.replace(old, new))

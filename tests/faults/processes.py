@@ -1,4 +1,4 @@
-"""The processes seen from outside: started by the nursery, asked, and killed."""
+"""The parent's side of the worker processes: they are started by the nursery, get orders, and are killed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.faults import plants
 from tests.faults.worker import PREFIX
 
 ROOT = Path(__file__).parents[2]
-STARTS_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 30.0
 
 
 @contextmanager
 def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
-    """The socket at which processes are born. What they say of errors is in ``workers.log``."""
+    """Start the nursery. Yield the path of its socket. A connection starts a process. Errors are in ``workers.log``."""
     address = folder / "nursery"
-    address.unlink(missing_ok=True)  # of an earlier storm in this folder
+    address.unlink(missing_ok=True)  # of an earlier run in this folder
     environment = os.environ | {
         "DATABASE_URL": database_url,
         "AWS_ENDPOINT_URL": endpoint,
@@ -45,14 +45,14 @@ def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise RuntimeError(f"the workers do not start:\n{(folder / 'workers.log').read_text()[-3000:]}")
+                raise RuntimeError(f"the workers did not start:\n{(folder / 'workers.log').read_text()[-3000:]}")
             yield address
         finally:
             process.terminate()
 
 
 class Process:
-    """One process at a time; where it has died, the next one is born as it is asked."""
+    """A worker process. If it has died, the next order starts a new process."""
 
     def __init__(self, address: Path) -> None:
         self._address = address
@@ -62,10 +62,10 @@ class Process:
         self._lock = threading.Lock()
         self.busy = False
 
-    def ask(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
-        """What it answers. None where it died, or was killed after ``seconds`` as Lambda would."""
+    def send(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+        """Send an order and return its answer. None: the process died, or was killed after ``seconds`` as by Lambda."""
         if self._socket is None:
-            self._born()
+            self._start()
         assert self._socket is not None
         self._socket.settimeout(seconds)
         self.busy = True
@@ -84,7 +84,7 @@ class Process:
         return answer
 
     def kill(self) -> None:
-        """By SIGKILL, wherever it is. From any thread."""
+        """Kill the process by SIGKILL, at any point of its work. Can be called from any thread."""
         with self._lock:
             if self._pid:
                 with suppress(ProcessLookupError):
@@ -92,7 +92,7 @@ class Process:
                 self._pid = 0
 
     def close(self) -> None:
-        """It ends when it has nobody to answer to."""
+        """Close the connection, which ends the process."""
         with self._lock:
             self._pid = 0
         if self._socket is not None:
@@ -101,9 +101,9 @@ class Process:
             self._socket.close()
             self._socket = None
 
-    def _born(self) -> None:
+    def _start(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(STARTS_SECONDS)
+        self._socket.settimeout(START_TIMEOUT_SECONDS)
         self._socket.connect(str(self._address))
         self._lines = self._socket.makefile("rb")
         self._pid = int(self._lines.readline())

@@ -1,8 +1,8 @@
-"""SQS in memory, as unkind as it may be: at least once, in no order, late, twice, and with refusals.
+"""SQS in memory with all the faults that SQS allows: messages arrive at least once, in any order, late, or twice.
 
-A message is delivered again when its visibility timeout is over, or at once where the dice say so; a delete may not
-take; a receive above ``maxReceiveCount`` moves it to the dead letters without a word. An old receipt deletes a message
-even while another reader holds it, as SQS's does.
+A message is delivered again after its visibility timeout, or at once if the dice decide so. A delete may get lost. A
+receive above ``maxReceiveCount`` moves the message to the dead-letter queue without a reason. An old receipt deletes a
+message even while another reader has it, as in SQS.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LATE_SECONDS = 40
 
 @dataclass(slots=True)
 class Message:
-    """``about``: what the dice know it by. ``attributes``: as SendMessage takes them."""
+    """``about``: name of the message for the dice, see :func:`about`. ``attributes``: in the form of SendMessage."""
 
     id: str
     about: str
@@ -43,7 +43,7 @@ class Message:
         return f"{self.id}#{self.receives}"
 
     def record(self, queue: str, ahead: float) -> dict[str, Any]:
-        """As Lambda hands it over. Its age is told by the clock of the processes, which is behind by ``ahead``."""
+        """Return a record of a Lambda event. Its time is that of the processes, whose clock is ``ahead`` s behind."""
         system = {
             "ApproximateReceiveCount": str(self.receives),
             "SentTimestamp": str(int((self.sent_at - ahead) * 1000)),
@@ -63,7 +63,7 @@ class Message:
 
 @dataclass(slots=True)
 class Lane:
-    """``batch`` 0: nobody reads it."""
+    """A queue. ``batch``: largest batch of a reader. 0: the queue has no reader."""
 
     name: str
     visibility: float
@@ -74,7 +74,7 @@ class Lane:
 
 
 class Queues:
-    """All queues of a run. Any number of threads."""
+    """All queues of a run. Thread-safe."""
 
     def __init__(self, clock: Clock, dice: Dice) -> None:
         self._clock = clock
@@ -83,8 +83,8 @@ class Queues:
         self._changed = threading.Condition()
         self._random = random.Random(dice.seed)
         self._numbers = 0
-        self.in_hand = 0
-        """Batches that were taken and not yet settled."""
+        self.open_batches = 0
+        """Batches that were taken and not finished yet."""
         self.counts: Counter[str] = Counter()
         self.redriven: list[tuple[str, Message]] = []
 
@@ -95,7 +95,7 @@ class Queues:
     def knows(self, name: str) -> bool:
         return name in self._lanes
 
-    # --- A sender's side -------------------------------------------------------------------------------------------
+    # --- Producers -------------------------------------------------------------------------------------------------
 
     def send(
         self,
@@ -106,29 +106,29 @@ class Queues:
         group: str | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
-        """Take a message. Returns its id."""
-        about = what(body)
-        if self._dice.chance(DELIVERED_LATE, "late", queue, about):
+        """Add a message to a queue. Return its id."""
+        name = about(body)
+        if self._dice.chance(DELIVERED_LATE, "late", queue, name):
             self.counts["messages delayed"] += 1
-            delay += LATE_SECONDS * self._dice.roll("how late", about)
+            delay += LATE_SECONDS * self._dice.roll("how late", name)
         now = self._clock.now()
         with self._changed:
             self._numbers += 1
             id_ = f"{self._numbers:08}-0000-4000-8000-{self._random.randrange(16**12):012x}"
-            self._lanes[queue].messages[id_] = Message(id_, about, body, group, attributes or {}, now, now + delay)
+            self._lanes[queue].messages[id_] = Message(id_, name, body, group, attributes or {}, now, now + delay)
             self.counts["messages sent"] += 1
             self._changed.notify()
         return id_
 
     def redrive(self, queue: str, share: float) -> int:
-        """Move some dead letters back, each once, as StartMessageMoveTask does: under new message ids."""
+        """Move a share of the dead letters back, each once, with new message ids as by StartMessageMoveTask."""
         with self._changed:
             dead_letters = list(self._lanes[f"{queue}-dlq"].messages.values())
         moved = 0
         for dead_letter in dead_letters:
             if (
                 self._dice.roll("redrive", dead_letter.about) < share
-                and dead_letter.about not in self._redriven_already()
+                and dead_letter.about not in self._already_redriven()
             ):
                 del self._lanes[f"{queue}-dlq"].messages[dead_letter.id]
                 self.redriven.append((f"{queue}-dlq", dead_letter))
@@ -137,24 +137,29 @@ class Queues:
         self.counts["dead letters redriven"] += moved
         return moved
 
-    def _redriven_already(self) -> set[str]:
+    def _already_redriven(self) -> set[str]:
         return {dead_letter.about for _, dead_letter in self.redriven}
 
-    # --- The poller's side -----------------------------------------------------------------------------------------
+    # --- Pollers ---------------------------------------------------------------------------------------------------
 
     def take(self, timeout: float) -> tuple[str, list[Message]] | None:
-        """A batch of any lane that has one; :meth:`settle` ends it."""
+        """Return a batch from any lane with visible messages. None: there was no message within ``timeout`` seconds.
+
+        :meth:`finish` ends the batch.
+        """
         ends = time.monotonic() + timeout
         with self._changed:
             while True:
                 now = self._clock.now()
-                ready = [(lane, some) for lane in self._lanes.values() if lane.batch and (some := _visible(lane, now))]
+                ready = [
+                    (lane, found) for lane in self._lanes.values() if lane.batch and (found := _visible(lane, now))
+                ]
                 if ready:
-                    lane, some = self._random.choice(ready)
-                    batch = self._random.sample(some, min(lane.batch, len(some)))
+                    lane, found = self._random.choice(ready)
+                    batch = self._random.sample(found, min(lane.batch, len(found)))
                     taken = [message for message in batch if self._receive(lane, message, now)]
                     if taken:
-                        self.in_hand += 1
+                        self.open_batches += 1
                         return lane.name, taken
                     continue
                 if (left := ends - time.monotonic()) <= 0:
@@ -175,9 +180,10 @@ class Queues:
             message.visible_at = now + 0.05 * self._dice.roll("how soon", message.about)
         return True
 
-    def settle(self, queue: str, delete: Sequence[Message]) -> None:
+    def finish(self, queue: str, delete: Sequence[Message]) -> None:
+        """End a batch: delete these of its messages."""
         with self._changed:
-            self.in_hand -= 1
+            self.open_batches -= 1
             for message in delete:
                 if self._dice.chance(DELETE_LOST, "delete", message.about):
                     self.counts["deletes lost"] += 1
@@ -186,7 +192,7 @@ class Queues:
             self._changed.notify()
 
     def set_visibility(self, queue: str, receipt: str, seconds: float) -> bool:
-        """False where the message is gone."""
+        """Set the visibility timeout of a message. Return False if the message was deleted."""
         with self._changed:
             message = self._lanes[queue].messages.get(receipt.partition("#")[0])
             if message is None:
@@ -195,7 +201,7 @@ class Queues:
             self._changed.notify()
             return True
 
-    # --- From outside ----------------------------------------------------------------------------------------------
+    # --- The state of the queues -----------------------------------------------------------------------------------
 
     def visible(self) -> int:
         now = self._clock.now()
@@ -203,19 +209,21 @@ class Queues:
             return sum(len(_visible(lane, now)) for lane in self._lanes.values() if lane.batch)
 
     def next_at(self) -> float | None:
-        """When the next message will be seen; None where there is none in any lane."""
+        """Return the time at which the next message becomes visible. None: the lanes have no message."""
         with self._changed:
             times = [m.visible_at for lane in self._lanes.values() if lane.batch for m in lane.messages.values()]
         return min(times, default=None)
 
     def dead_letters(self) -> list[tuple[str, Message]]:
-        """All that lie in the queues of dead letters, and those that were redriven."""
+        """Return all dead letters with the names of their queues, including redriven dead letters."""
         with self._changed:
-            lying = [(name, m) for name, lane in self._lanes.items() if not lane.batch for m in lane.messages.values()]
-        return lying + self.redriven
+            present = [
+                (name, m) for name, lane in self._lanes.items() if not lane.batch for m in lane.messages.values()
+            ]
+        return present + self.redriven
 
     def left(self) -> list[str]:
-        """What is in the lanes."""
+        """Describe the messages in the lanes."""
         with self._changed:
             return [
                 f"{name}: {m.about}" for name, lane in self._lanes.items() if lane.batch for m in lane.messages.values()
@@ -226,8 +234,8 @@ def _visible(lane: Lane, now: float) -> list[Message]:
     return [message for message in lane.messages.values() if message.visible_at <= now]
 
 
-def what(body: str) -> str:
-    """What a message is about, whoever sends it and how often."""
+def about(body: str) -> str:
+    """Return the name of a message for the dice: the same for every copy and every producer of the message."""
     try:
         fields = json.loads(body)
         return str(fields.get("id") or fields.get("tick", {}).get("at") or fields["payload"]["nonce"])

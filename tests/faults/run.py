@@ -1,6 +1,6 @@
-"""One run: thousands of jobs by several processes over a real PostgreSQL, while everything breaks; then the reckoning.
+"""A run: thousands of jobs in several processes with a real PostgreSQL, while everything fails; then the checks.
 
-Nothing is waited for: where no process has anything to do, time is put forward to the next moment at which one has.
+A run does not wait: if all processes are idle, the clock moves forward to the next time at which there is work.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from tests.faults.processes import nursery
 from tests.faults.queues import Queues
 from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
-from tests.faults.slots import Kept, Producer, Slot
+from tests.faults.slots import ProcessThread, Producer, Slot
 from tests.faults.storm import Storm
-from tests.faults.worker import PREFIX, SERVED
+from tests.faults.worker import ALL_TASKS, PREFIX
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
-"""A resumable task's invocation here: 0.8 s until the reserve that it leaves."""
-REDRIVEN = 0.3
-CALM_JUMPS = 40
-"""Jumps with the faults on once all is enqueued; what continues longer ends without them."""
+"""Length of an invocation of a resumable task: 0.8 s and the reserve before its end."""
+REDRIVEN_SHARE = 0.3
+MAX_JUMPS_WITH_FAULTS = 40
+"""Clock jumps with faults after all jobs are enqueued. Tasks that are still live then end without faults."""
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
-LOOK_AGAIN_SECONDS = 0.6
+SWEEP_INTERVAL_SECONDS = 0.6
 
 
 @dataclass
 class Findings:
-    """``wrong``: what was promised and does not hold, one line each."""
+    """The result of a run. ``wrong``: a line for each broken guarantee."""
 
     seed: int
     seconds: float = 0
@@ -56,21 +56,21 @@ class Findings:
 
 
 class StuckError(Exception):
-    """The run did not come to its end."""
+    """The run did not end in time."""
 
 
 def run(
     folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
 ) -> Findings:
-    """``server``: for this run alone, as it is killed. ``name``: of a migrated database of it."""
+    """Do a run. ``server``: used by this run only, as the run kills it. ``name``: a migrated database of the server."""
     findings = Findings(seed)
     started = time.monotonic()
     try:
-        made = Run(folder, server, name, findings, jobs, minutes, plant)
-        made.go()
+        this_run = Run(folder, server, name, findings, jobs, minutes, plant)
+        this_run.go()
     except StuckError as error:
         findings.wrong.insert(0, str(error))
-    findings.counts.update(made.queues.counts)
+    findings.counts.update(this_run.queues.counts)
     findings.seconds = time.monotonic() - started
     return findings
 
@@ -88,7 +88,7 @@ class Run:
     ) -> None:
         self._folder, self._server, self._name, self._plant = folder, server, name, plant
         self._url = server.database_url(name)
-        self._looker = Database(self._url)
+        self._database = Database(self._url)
         self._findings = findings
         self._ends = time.monotonic() + minutes * 60
         self._sweeps = 0
@@ -102,18 +102,18 @@ class Run:
         self.cancelled: dict[str, str] = {}
 
     def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
-        """From outside; again on a new connection where the server was restarted."""
+        """Execute SQL. Repeat it on a new connection if the server was restarted."""
         try:
-            return self._looker.get().run(sql, *parameters)
+            return self._database.get().run(sql, *parameters)
         except (PostgresError, OSError):
-            self._looker.drop()
-            return self._looker.get().run(sql, *parameters)
+            self._database.drop()
+            return self._database.get().run(sql, *parameters)
 
     def go(self) -> None:
         for statement in TABLES:
             self.sql(statement)
         self.clock.install(self._name)
-        self._looker.drop()
+        self._database.drop()
         seconds = self._make_queues()
         with ExitStack() as stack:
             endpoint = stack.enter_context(serve(Api(self.queues, self.dice)))
@@ -131,15 +131,15 @@ class Run:
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
-        self._looker.drop()
+        self._database.drop()
 
-    def _threads(self) -> list[Kept]:
+    def _threads(self) -> list[ProcessThread]:
         return [*self.slots, *self.producers]
 
     def _make_queues(self) -> dict[str, float]:
-        """As the stack makes them. Queue → seconds of its function."""
+        """Create the queues with the numbers of the stack. Return the timeout of each queue's function, in seconds."""
         seconds = {}
-        for task in SERVED.values():
+        for task in ALL_TASKS.values():
             for queue in task.lanes:
                 name = lane_name(PREFIX, queue, task.type)
                 numbers = task.numbers
@@ -155,10 +155,10 @@ class Run:
             seconds[front_door_name(PREFIX, queue)] = 30
         return seconds
 
-    # --- The parts of a run ----------------------------------------------------------------------------------------
+    # --- The phases of a run ----------------------------------------------------------------------------------------
 
     def _storm(self) -> None:
-        """Everything is enqueued while everything breaks."""
+        """Enqueue all jobs while everything fails."""
         acts = self.mix.acts
         for number, act in enumerate(acts):
             self.producers[number % PRODUCERS].do(act)
@@ -169,35 +169,35 @@ class Run:
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
-            self._sweep_now_and_then()
-            self._look_after_time()
+            self._sweep_if_due()
+            self._check_time()
             time.sleep(0.03)
-        for number in range(CALM_JUMPS):
-            if number == CALM_JUMPS // 2:
+        for number in range(MAX_JUMPS_WITH_FAULTS):
+            if number == MAX_JUMPS_WITH_FAULTS // 2:
                 self._redrive()
             while not self._idle():
                 storm.blow(1)
-                self._look_after_time()
+                self._check_time()
                 time.sleep(0.01)
             if not self._jump():
                 break
 
     def _calm(self) -> None:
-        """No more faults: all that is left comes to its end."""
+        """Stop the faults and wait until all tasks have ended."""
         self.dice.on = False
         self._redrive()
         self._drain()
 
     def _probe(self) -> None:
-        """Every key can be had again."""
+        """Enqueue a task with each unique key, which must be free again."""
         for key in sorted(self.mix.keys):
             self.producers[0].do(key_probe(key))
         self._until(lambda: self.producers[0].pending == 0)
         self._drain()
 
     def _redrive(self) -> None:
-        for task in SERVED.values():
-            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN)
+        for task in ALL_TASKS.values():
+            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN_SHARE)
 
     def _drain(self) -> None:
         while True:
@@ -218,24 +218,24 @@ class Run:
     # --- Time ------------------------------------------------------------------------------------------------------
 
     def _idle(self) -> bool:
-        return self.queues.in_hand == 0 and self.queues.visible() == 0
+        return self.queues.open_batches == 0 and self.queues.visible() == 0
 
     def _jump(self) -> bool:
-        """Go to the next moment at which there is something to do. False where there is none."""
+        """Move the clock to the next time at which there is work. Return False if there is no more work."""
         swept = self.sql(NEXT_SWEEP)[0][0]
         moments = [moment for moment in (swept, self.queues.next_at()) if moment is not None]
         if not moments:
             return False
         now = self.clock.now()
         ahead = max(2.0, min(moments) - now + 1)
-        self.clock.put_forward(ahead)
+        self.clock.move_forward(ahead)
         self._findings.counts["jumps over idle time"] += 1
         if swept is not None and swept <= now + ahead:
             self._sweep()
         return True
 
-    def _sweep_now_and_then(self) -> None:
-        if time.monotonic() > self._swept_at + LOOK_AGAIN_SECONDS:
+    def _sweep_if_due(self) -> None:
+        if time.monotonic() > self._swept_at + SWEEP_INTERVAL_SECONDS:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -246,13 +246,15 @@ class Run:
 
     def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._look_after_time()
+            self._check_time()
             time.sleep(0.005)
 
-    def _look_after_time(self) -> None:
+    def _check_time(self) -> None:
         if time.monotonic() > self._ends:
             left = self.sql(
                 "select id, state, attempts, due_at, sweep_at from joblane.tasks"
                 " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
             )
-            raise StuckError(f"not at its end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")
+            raise StuckError(
+                f"the run did not end in time; live tasks: {left}; in the lanes: {self.queues.left()[:10]}"
+            )

@@ -1,9 +1,9 @@
-"""The tasks of the mix. Each run follows its payload's script, and is noted outside of its transaction as it starts.
+"""The tasks of the mix. Each run follows the script in its payload. Its start is recorded outside of its transaction.
 
-A word of the script per run, ``ok`` after its end: ``fail``, ``skip``, ``revoke``, ``after:SECONDS``,
-``snooze:SECONDS``, ``hang`` (outlives its timeout), ``freeze:MS`` (is slow, then works),
-``outrun`` (is so slow that another run takes the task over meanwhile, then works), ``die`` (SIGKILL). Whatever it
-is, the run has done its work when it comes to it.
+The script has one word for each run; later runs have ``ok``. The words: ``fail``, ``skip``, ``revoke``,
+``after:SECONDS``, ``snooze:SECONDS``, ``hang`` (longer than the timeout), ``freeze:MS`` (slow, then completes),
+``outrun`` (so slow that another run takes over the task, then completes), ``die`` (SIGKILL). A run does its work first,
+and then follows the word.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ from joblane.record.database import Database
 from joblane.record.states import LIVE_SQL
 
 TABLES = (
-    # What runs did in the session of their task. No constraint: a second effect is to be seen.
+    # Effects of runs, written in the session of the task. No constraint, so that a second effect is recorded, too.
     "create table public.effects (task text not null, item text not null, run integer)",
-    # What was enqueued in a session, written in the same transaction.
+    # Jobs that were enqueued in a session, written in the same transaction.
     "create table public.promises (id text not null)",
-    # Every start of a handler.
+    # Starts of handlers.
     """create table public.starts (
       task text, run integer, attempt integer, max_attempts integer, generation integer, at timestamptz, early float8,
       overdue float8)""",
     "create index on public.starts (task)",
-    # Runs that wait to be outrun.
+    # Runs that wait for another run to take over their task.
     "create table public.frozen (task text)",
-    # What some long tasks read.
+    # Rows that some long tasks read.
     "create table public.numbers (n integer primary key)",
     "insert into public.numbers select generate_series(0, 99)",
-    # A key, or a schedule whose ticks do not overlap, that two live tasks had at one time.
-    "create table public.held_twice (what text, task text, other text)",
-    f"""create function public.look() returns trigger language plpgsql as $$ begin
-      insert into public.held_twice
+    # Keys, and schedules whose ticks must not overlap, of two tasks that were live at the same time.
+    "create table public.conflicts (what text, task text, other text)",
+    f"""create function public.record_conflict() returns trigger language plpgsql as $$ begin
+      insert into public.conflicts
       select coalesce(new.unique_key, new.type), new.id, t.id from joblane.tasks t
        where t.id <> new.id and t.state in {LIVE_SQL}
          and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
       return null;
     end $$""",
-    f"""create trigger look after insert or update on joblane.tasks for each row
+    f"""create trigger record_conflict after insert or update on joblane.tasks for each row
       when (new.state in {LIVE_SQL} and (new.unique_key is not null or new.type = 'mix:tick'))
-      execute function public.look()""",
+      execute function public.record_conflict()""",
 )
 START = """
-with held as (
+with leased as (
   select t.*, a.started_at from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs
    where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
 ),
-noted as (
+recorded as (
   insert into public.starts
   select id, runs, attempts, max_attempts, generation, started_at,
-         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from held
+         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from leased
 )
 select count(*) from public.starts where task = $1
 """
-"""Times are those of the claim. A run that has lost its lease on the way here is not noted."""
+"""The times are those of the claim. A run that has lost its lease before its start is not recorded."""
 CHUNK = 5
 DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
-KEPT = timedelta(days=30)
+RETENTION = timedelta(days=30)
 TIMEOUT = timedelta(seconds=2)
 OUTRUN_SECONDS = 1.7
 
 
 class Work(Payload):
-    """``nonce``: what the job is known by. ``items``: effects to write, or children to enqueue."""
+    """``nonce``: name of the job. ``items``: number of effects to write, or of children to enqueue."""
 
     nonce: str
     script: tuple[str, ...] = ()
@@ -78,15 +78,15 @@ class Work(Payload):
 
 
 class Tick(Payload):
-    """Nothing to say."""
+    """A payload without fields."""
 
 
 class Broken(Exception):  # noqa: N818
-    """What a job raises that fails."""
+    """The error of a job that fails."""
 
 
-class Ledger:
-    """The process's second connection, for :data:`START`; :attr:`database` is set by the worker."""
+class SideConnection:
+    """The second connection of the process, for :data:`START`. The worker sets :attr:`database`."""
 
     database: Database
 
@@ -96,27 +96,27 @@ def die() -> None:
 
 
 def earlier_starts(ctx: TaskContext) -> int:
-    """Note this start; how many there were before it."""
+    """Record this start. Return the number of earlier starts of the task."""
     try:
-        return int(Ledger.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
+        return int(SideConnection.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
     except Exception:
-        Ledger.database.drop()
+        SideConnection.database.drop()
         raise
 
 
 def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda number: None) -> None:
-    """Do the work and what the script says of this run. ``work`` is told how many runs were started before."""
+    """Do the work, then follow the script. ``work`` gets the number of earlier starts of the task."""
     number = earlier_starts(ctx)
     word, _, amount = (payload.script[number] if number < len(payload.script) else "ok").partition(":")
     work(number)
     match word:
         case "fail":
             ctx.session.flush()
-            raise Broken("as the script says")
+            raise Broken("by the script")
         case "skip":
-            raise SkipRetry("as the script says")
+            raise SkipRetry("by the script")
         case "revoke":
-            raise RevokeTask("as the script says")
+            raise RevokeTask("by the script")
         case "after":
             raise RetryAfter(timedelta(seconds=int(amount)))
         case "snooze":
@@ -132,11 +132,13 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
 
 
 def await_another_run(ctx: TaskContext) -> None:
-    """Ask for a leap of time (see the storm), and go on once the lease is another's, or where none comes."""
-    Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
+    """Request a clock jump (see the storm). Return when another run has the lease, or after :data:`OUTRUN_SECONDS`."""
+    SideConnection.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
     ends = time.monotonic() + OUTRUN_SECONDS
     while time.monotonic() < ends:
-        rows = Ledger.database.get().run("select lease_token::text from joblane.tasks where id = $1", ctx.task_id)
+        rows = SideConnection.database.get().run(
+            "select lease_token::text from joblane.tasks where id = $1", ctx.task_id
+        )
         if rows and rows[0][0] != ctx._claim.token:
             return
         time.sleep(0.02)
@@ -152,34 +154,34 @@ def effect(ctx: TaskContext, item: object = "") -> None:
     )
 
 
-@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_batch(payload: Work, ctx: TaskContext) -> None:
-    """Claimed and finished together. Writes a row where it has an item."""
+    """Claimed and finished in a batch. Writes a row if the payload has an item."""
     play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
 
 
-@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_row(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_each(payload: Work, ctx: TaskContext) -> None:
-    """Every third item fails in the first run that meets it, and costs itself alone."""
+    """Every third item fails in the first run, without effect on the other items."""
 
     def work(number: int) -> None:
         for item in ctx.each(range(payload.items)):
             with ctx.isolated():
                 effect(ctx, item)
                 if item % 3 == 2 and number == 0:
-                    raise Broken("as every third")
+                    raise Broken("every third item fails")
 
     play(payload, ctx, work)
 
 
-@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_long(payload: Work, ctx: TaskContext) -> None:
-    """Longer than its invocations."""
+    """A task that takes several invocations."""
 
     def work(_: int) -> None:
         for item in ctx.resume(range(payload.items), chunk=CHUNK):
@@ -190,9 +192,9 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_select(payload: Work, ctx: TaskContext) -> None:
-    """As ``mix:long``, over the rows of a query."""
+    """Like ``mix:long``, over the rows of a query."""
 
     def work(_: int) -> None:
         rows = select(numbers.c.n).where(numbers.c.n < payload.items)
@@ -204,9 +206,9 @@ def mix_select(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
+@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
 def mix_pages(payload: Work, ctx: TaskContext) -> None:
-    """As ``mix:long``, over what a function gives."""
+    """Like ``mix:long``, over the items of a function."""
 
     def after(cursor: int | None) -> range:
         return range(0 if cursor is None else cursor + 1, payload.items)
@@ -220,12 +222,12 @@ def mix_pages(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_child(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_parent(payload: Work, ctx: TaskContext) -> None:
     def work(_: int) -> None:
         effect(ctx)
@@ -240,25 +242,25 @@ def child_id(parent: str, number: int) -> str:
     return f"{parent}/{number}"
 
 
-@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, unique_for=timedelta(hours=5))
+@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, unique_for=timedelta(hours=5))
 def mix_only(payload: Work, ctx: TaskContext) -> None:
-    """One live task per key."""
+    """At most one live task for each unique key."""
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
+@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
 def mix_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
     effect(ctx)
 
 
-@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, on_archived=mix_alert)
+@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, on_archived=mix_alert)
 def mix_watched(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
+@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, schedule="*/5 * * * *")
 def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick that comes while the last one is live is skipped; each is live until its second run."""
+    """A tick is skipped while the last tick is live. Each tick is live until its second run."""
     earlier = earlier_starts(ctx)
     effect(ctx)
     if not earlier:
@@ -270,7 +272,7 @@ def mix_tick(payload: Tick, ctx: TaskContext) -> None:
     max_retry=6,
     retry_delay=DELAYS,
     timeout=TIMEOUT,
-    retention=KEPT,
+    retention=RETENTION,
     schedule="*/5 * * * *",
     overlap="allow",
 )

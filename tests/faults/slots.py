@@ -1,4 +1,4 @@
-"""Threads that keep processes at work: pollers that invoke functions as Lambda does, and programs that enqueue."""
+"""Threads with a worker process each: pollers that invoke functions as Lambda does, and programs that enqueue."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ from tests.faults.mix import Act
 from tests.faults.processes import Process
 from tests.faults.queues import Queues
 
-BEFALLEN, PRODUCERS_BEFALLEN = 0.1, 0.25
-"""Shares of invocations and of programs that something befalls."""
+INVOCATION_FAULTS, PRODUCER_FAULTS = 0.1, 0.25
+"""Shares of invocations and of enqueues with a fault."""
 TRIES = 20
-"""Of a program, while it is told that the database is away. The same ids each time."""
-ENOUGH_WAITING = 60
-"""Messages to be handled at which no more is enqueued for now."""
+"""Attempts of a program at an enqueue while the database is unavailable. Each attempt has the same ids."""
+MAX_VISIBLE = 60
+"""Number of visible messages above which the programs wait before they enqueue more."""
 
 
-class Kept(threading.Thread):
-    """A thread with its process, until it is told to stop. ``raised``: what went wrong in the suite, or in what may not
-    raise."""
+class ProcessThread(threading.Thread):
+    """A thread with a worker process. ``raised``: errors of this suite, and of calls that must not raise."""
 
     def __init__(self, address: Path) -> None:
         super().__init__(daemon=True)
@@ -38,18 +37,18 @@ class Kept(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping:
-            self.turn()
+            self.work()
         self.process.close()
 
-    def turn(self) -> None:
+    def work(self) -> None:
         raise NotImplementedError
 
     def stop(self) -> None:
         self._stopping = True
 
 
-class Slot(Kept):
-    """One environment of the functions: at most one process, one batch at a time."""
+class Slot(ProcessThread):
+    """An execution environment of the functions, with one process that handles one batch at a time."""
 
     def __init__(
         self,
@@ -60,7 +59,7 @@ class Slot(Kept):
         seconds: Mapping[str, float],
         counts: Counter[str],
     ) -> None:
-        """``seconds``: queue → what its function may take."""
+        """``seconds``: queue → timeout of its function."""
         super().__init__(address)
         self._queues = queues
         self._clock = clock
@@ -68,7 +67,7 @@ class Slot(Kept):
         self._seconds = seconds
         self._counts = counts
 
-    def turn(self) -> None:
+    def work(self) -> None:
         if (taken := self._queues.take(0.2)) is None:
             return
         queue, messages = taken
@@ -76,21 +75,21 @@ class Slot(Kept):
         try:
             failed = self._invoke(queue, messages)
             acknowledged = [message for message in messages if message.id not in failed]
-        except Exception as error:  # the suite's own fault: the run continues, and fails
+        except Exception as error:  # a bug of this suite: the run continues, and fails at its end
             self.raised.append(f"a poller: {error!r}")
         finally:
-            self._queues.settle(queue, acknowledged)
+            self._queues.finish(queue, acknowledged)
 
     def _invoke(self, queue: str, messages: Any) -> set[str]:
-        """The ids of messages that stay."""
-        fate = Fate.thrown(self._dice, BEFALLEN, queue, messages[0].about)
+        """Invoke the function. Return the ids of the messages that stay in the queue."""
+        fate = Fate.thrown(self._dice, INVOCATION_FAULTS, queue, messages[0].about)
         order = {
             "invoke": queue,
             "records": [message.record(queue, self._clock.ahead) for message in messages],
             "seconds": self._seconds[queue],
             "fate": asdict(fate),
         }
-        answer = self.process.ask(order, self._seconds[queue])
+        answer = self.process.send(order, self._seconds[queue])
         self._counts["invocations"] += 1
         self._counts["deliveries"] += len(messages)
         if answer is None:
@@ -101,8 +100,8 @@ class Slot(Kept):
         return {message.id for message in messages} if answer is None else set(answer["failed"])
 
 
-class Producer(Kept):
-    """Does the acts of the mix, one after the other."""
+class Producer(ProcessThread):
+    """A program that does acts of the mix, one after the other."""
 
     def __init__(self, address: Path, queues: Queues, dice: Dice, counts: Counter[str]) -> None:
         super().__init__(address)
@@ -110,31 +109,31 @@ class Producer(Kept):
         self.created: set[str] = set()
         self.replaced: set[str] = set()
         self.cancelled: dict[str, str] = {}
-        """Id → what the cancelling answered."""
-        self._given = self._done = 0
+        """Id → answer of the cancellation: the state of the task."""
+        self._received = self._done = 0
         self._queues = queues
         self._dice = dice
         self._counts = counts
 
     @property
     def pending(self) -> int:
-        """Acts that are not done yet."""
-        return self._given - self._done
+        """Number of acts that are not done yet."""
+        return self._received - self._done
 
     def do(self, act: Act) -> None:
-        self._given += 1
+        self._received += 1
         self.acts.put(act)
 
-    def turn(self) -> None:
+    def work(self) -> None:
         try:
             act = self.acts.get(timeout=0.1)
         except Empty:
             return
-        while self._dice.on and self._queues.visible() > ENOUGH_WAITING:
+        while self._dice.on and self._queues.visible() > MAX_VISIBLE:
             time.sleep(0.02)
         try:
             self._do(act)
-        except Exception as error:  # as with the pollers
+        except Exception as error:  # a bug of this suite, see Slot.work
             self.raised.append(f"a producer: {error!r}")
         finally:
             self._done += 1
@@ -144,12 +143,10 @@ class Producer(Kept):
             self._queues.send(act["send"], act["body"])
             return
         fate = (
-            Fate.thrown(self._dice, PRODUCERS_BEFALLEN, "producer", act["jobs"][0]["id"])
-            if "produce" in act
-            else Fate()
+            Fate.thrown(self._dice, PRODUCER_FAULTS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
         )
         for _ in range(TRIES):
-            answer = self.process.ask(act | {"fate": asdict(fate)}, 30)
+            answer = self.process.send(act | {"fate": asdict(fate)}, 30)
             if answer is None:
                 self._counts["producers that died"] += 1
                 self._counts[f"producers {fate}"] += 1
@@ -157,7 +154,7 @@ class Producer(Kept):
             self.cancelled |= {id_: state for id_, state in answer.get("states", {}).items() if state}
             self.created |= set(answer.get("created", ()))
             self.replaced |= set(answer.get("replaced", ()))
-            if "away" not in answer:
+            if "error" not in answer:
                 return
-            self._counts["enqueues that met an error"] += 1
+            self._counts["enqueues that failed"] += 1
             time.sleep(0.2)

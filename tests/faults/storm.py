@@ -1,5 +1,5 @@
-"""What befalls a run from outside while it continues: kills at any moment, leaps of time, a server that is restarted,
-and tasks that are cancelled while they run."""
+"""Faults from outside during a run: processes are killed at any time, the clock jumps, the database server restarts,
+and running tasks are cancelled."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from joblane.record.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 
-LEAPS = (5, 40, 120)
-"""Seconds; the longer ones outlive every lease, so that runs go on which have lost theirs."""
-LONGEST_LEAP = 400
+JUMPS = (5, 40, 120)
+"""In seconds. The longer jumps exceed every lease, so that runs continue after they have lost their lease."""
+LONGEST_JUMP = 400
 FROZEN = "delete from public.frozen returning task"
 RUNNING = (
     "select id from joblane.tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is "
@@ -29,7 +29,7 @@ RUNNING = (
 
 
 class Storm:
-    """:meth:`blow` is called every now and then; what it does, and when, is the seed's."""
+    """:meth:`blow` is called repeatedly. The seed decides which fault happens at which call."""
 
     def __init__(
         self,
@@ -49,25 +49,25 @@ class Storm:
         self._counts = counts
         self.cancelled: dict[str, str] = {}
         """Id → the state in which it was cancelled."""
-        self._next = {"kill": 10, "leap": 10, "cancel": 10}
-        """Invocations at which it happens again: a slow machine has no more of it than a fast one."""
+        self._next = {"kill": 10, "jump": 10, "cancel": 10}
+        """Invocations at which a fault happens again, so that a slow machine has as many faults as a fast machine."""
         self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
-        """Shares of the work done at which the server is restarted."""
+        """Shares of finished acts at which the server is restarted."""
 
     def blow(self, progress: float) -> None:
-        """``progress``: the share of the acts that are done, from 0 to 1."""
-        done = self._counts["invocations"]
-        if done > self._next["kill"]:
-            self._next["kill"] = done + self._random.randint(5, 40)
+        """Cause the faults that are due. ``progress``: share of finished acts, from 0 to 1."""
+        invocations = self._counts["invocations"]
+        if invocations > self._next["kill"]:
+            self._next["kill"] = invocations + self._random.randint(5, 40)
             self._kill()
-        if done > self._next["leap"]:
-            self._next["leap"] = done + self._random.randint(5, 30)
-            self._leap(self._random.choice(LEAPS))
-        if done > self._next["cancel"]:
-            self._next["cancel"] = done + self._random.randint(3, 15)
+        if invocations > self._next["jump"]:
+            self._next["jump"] = invocations + self._random.randint(5, 30)
+            self._jump(self._random.choice(JUMPS))
+        if invocations > self._next["cancel"]:
+            self._next["cancel"] = invocations + self._random.randint(3, 15)
             self._cancel()
         if self._is_any_frozen():
-            self._leap(LONGEST_LEAP)
+            self._jump(LONGEST_JUMP)
         if self._restarts and progress >= self._restarts[0]:
             self._restarts.pop(0)
             self._restart()
@@ -79,26 +79,26 @@ class Storm:
             self._counts["processes killed from outside"] += 1
 
     def _cancel(self) -> None:
-        """One that runs now, as far as can be told."""
+        """Cancel a task that is running now, according to its row."""
         with suppress(PostgresError, OSError):
             if running := self._sql(RUNNING):
                 (id_,) = self._random.choice(running)
                 for (state,) in self._sql(CANCEL, id_):
                     self.cancelled[id_] = state
-                    self._counts["tasks cancelled as they ran"] += state == "active"
+                    self._counts["running tasks cancelled"] += state == "active"
 
     def _is_any_frozen(self) -> bool:
         with suppress(PostgresError, OSError):
             return bool(self._sql(FROZEN))
         return False
 
-    def _leap(self, seconds: float) -> None:
+    def _jump(self, seconds: float) -> None:
         with suppress(PostgresError, OSError):
-            self._clock.put_forward(seconds)
-            self._counts["leaps of time"] += 1
+            self._clock.move_forward(seconds)
+            self._counts["clock jumps"] += 1
 
     def _restart(self) -> None:
-        """At once, as by ``pg_ctl stop -m immediate``, or as a crash; what was committed is in the log."""
+        """Stop the server as by ``pg_ctl stop -m immediate`` or by a crash, and start it again. No commit is lost."""
         child = self._postgres._child
         if child is not None and self._random.random() < 0.5:
             child.send_signal(signal.SIGQUIT)

@@ -1,9 +1,9 @@
-"""The processes that do the work, and die of it.
+"""The worker processes, which are killed during their work.
 
-Run as ``python -m tests.faults.worker SOCKET``: a nursery that has everything imported and forks a process for each
-connection. A process answers lines of JSON, one at a time: ``{"invoke": QUEUE, "records": […], …}`` is an invocation of
-the queue's function, ``{"produce": MODE, "jobs": […], …}`` enqueues as a program of the platform would, and
-``{"cancel": […]}`` cancels.
+``python -m tests.faults.worker SOCKET`` is the nursery: it has imported all modules and forks a process for each
+connection. A process reads orders, one line of JSON each, and answers each with a line:
+``{"invoke": QUEUE, "records": […], …}`` invokes the function of the queue, ``{"produce": MODE, "jobs": […], …}``
+enqueues jobs as a program of the platform does, and ``{"cancel": […]}`` cancels tasks.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
 from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate
-from tests.faults.samples import TASKS, Ledger, Work
+from tests.faults.samples import TASKS, SideConnection, Work
 
 PREFIX = "faults"
-SERVED = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 
 exposed = Exposed()
 sqs = ExposedSqs(exposed)
 
 
 class Process:
-    """What one process holds: a function of every type, and a client that enqueues."""
+    """A worker process: a function of each type, and clients that enqueue."""
 
     def __init__(self, url: str) -> None:
         database = ExposedDatabase(url, exposed)
-        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in SERVED.items()}
+        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
         self._functions: dict[str, Worker | Router] = {
-            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in SERVED.items() for queue in task.lanes
+            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in ALL_TASKS.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
         self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
@@ -57,7 +57,7 @@ class Process:
         self._direct = JobClient(record=False)
         self._direct._sqs, self._direct._prefix = sqs, PREFIX
         self._callers = ExposedDatabase(url, exposed)
-        Ledger.database = Database(url)
+        SideConnection.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         exposed.fate = Fate(**order.get("fate", {}))
@@ -74,51 +74,55 @@ class Process:
                 answer = self._functions[order["invoke"]].handle(
                     {"Records": order["records"]}, LambdaContext(seconds=order["seconds"])
                 )
-            except BaseException:  # which none may do: the whole batch would come again
-                return {"failed": [one["messageId"] for one in order["records"]], "raised": traceback.format_exc()}
+            except BaseException:  # a function must never raise: the whole batch would be delivered again
+                return {
+                    "failed": [record["messageId"] for record in order["records"]],
+                    "raised": traceback.format_exc(),
+                }
             return {"failed": [item["itemIdentifier"] for item in answer["batchItemFailures"]]}
         try:
             if "cancel" in order:
                 return {"states": {id_: self._client.cancel(id_) for id_ in order["cancel"]}}
             return self._produce(order["produce"], order["jobs"])
-        except Exception as error:  # the caller's transaction is gone, and with it all that was enqueued in it
+        except Exception as error:  # the caller's transaction is lost, with all jobs that were enqueued in it
             self._callers.drop()
-            return {"created": [], "replaced": [], "away": f"{type(error).__name__}: {error}"}
+            return {"created": [], "replaced": [], "error": f"{type(error).__name__}: {error}"}
 
     # --- Producers -------------------------------------------------------------------------------------------------
 
     def _produce(self, mode: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-        away: dict[str, str] = {}
+        error: dict[str, str] = {}
         match mode:
             case "alone" | "direct":
-                results, away = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
+                results, error = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
             case "many":
-                results = self._client.enqueue_many([_job(one) for one in jobs])
+                results = self._client.enqueue_many([_job(job) for job in jobs])
             case _:
                 results = self._in_session(mode, jobs)
-        made = [one for one in results if isinstance(one, Enqueued)]
+        enqueued = [result for result in results if isinstance(result, Enqueued)]
         return {
-            "created": [one.id for one in made if one.created],
-            "replaced": [one.id for one in made if not one.created],
-        } | away
+            "created": [result.id for result in enqueued if result.created],
+            "replaced": [result.id for result in enqueued if not result.created],
+        } | error
 
     def _one_by_one(
         self, client: JobClient, jobs: list[dict[str, Any]]
     ) -> tuple[list[Enqueued | JobError], dict[str, str]]:
-        """What came of them, as far as the database was there."""
+        """Enqueue each job by itself. Return the results until the database is unavailable, and its error."""
         results: list[Enqueued | JobError] = []
         for job in jobs:
-            one = _job(job)
+            declared = _job(job)
             try:
-                results.append(client.enqueue(one.task, one.payload, **job_options(job)))
+                results.append(client.enqueue(declared.task, declared.payload, **job_options(job)))
             except DatabaseUnavailableError as error:
-                return results, {"away": str(error)}
+                return results, {"error": str(error)}
             except JobError as error:
                 results.append(error)
         return results, {}
 
     def _in_session(self, mode: str, jobs: list[dict[str, Any]]) -> list[Enqueued | JobError]:
-        """``session``: commits. ``rollback``: does not. ``savepoint``: of each second job, the savepoint does not."""
+        """Enqueue jobs in a session, which commits, except in mode ``rollback``. In mode ``savepoint`` every second job
+        is enqueued in a savepoint that is rolled back."""
         with Session(self._callers.engine) as session:
             results: list[Enqueued | JobError] = []
             for number, job in enumerate(jobs):
@@ -144,7 +148,7 @@ def job_options(job: Mapping[str, Any]) -> Any:
         if name in options:
             options[name] = timedelta(seconds=options[name])
     if "deadline_in" in options:
-        rows = Ledger.database.get().run(
+        rows = SideConnection.database.get().run(
             "select clock_timestamp() + make_interval(secs => $1::float8)", str(options.pop("deadline_in"))
         )
         options["deadline"] = rows[0][0]
@@ -169,8 +173,8 @@ class Nursery(ForkingMixIn, UnixStreamServer):
             os._exit(0)
 
 
-class Connected(StreamRequestHandler):
-    """In a process of its own."""
+class Connection(StreamRequestHandler):
+    """A connection, in a process of its own."""
 
     def handle(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -185,8 +189,8 @@ parent = os.getppid()
 
 
 def _warm_up() -> None:
-    """What each process would do at first, once before the forks."""
-    for task in SERVED.values():
+    """Do the initial work of all processes once, before the forks."""
+    for task in ALL_TASKS.values():
         for queue in task.lanes:
             sqs.url(lane_name(PREFIX, queue, task.type))
     database = Database(os.environ["DATABASE_URL"])
@@ -200,9 +204,9 @@ def main() -> None:
     if plant := os.environ.get(plants.VARIABLE):
         plants.PLANTS[plant]()
     discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are exposed, too
+    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends can be interrupted, too
     _warm_up()
-    with Nursery(sys.argv[1], Connected) as server:
+    with Nursery(sys.argv[1], Connection) as server:
         print("ready", flush=True)
         server.serve_forever(poll_interval=0.2)
 
