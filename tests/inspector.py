@@ -50,7 +50,7 @@ class FakeInspector:
     fails: Exception | None = None
     rows: list[TaskRow] = field(default_factory=lambda: [views.task_row(id="one")])
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of the views of tasks, by their ids."""
+    """Return the ids of the views of tasks."""
     groups: list[DeadGroup] = field(default_factory=list)
     leftovers: dict[str, int] = field(default_factory=dict)
     entries: list[AuditEntry] = field(default_factory=list)

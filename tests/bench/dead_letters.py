@@ -1,4 +1,4 @@
-"""What is dead, grouped: a thousand tasks of three causes, with their thousand dead letters, against a second."""
+"""The grouped dead letters of a thousand tasks with three causes, measured against a limit of one second."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.bench.report import Ratio, median, within
 DEAD = 1_000
 CAUSES = 3
 REFUSED = 300
-"""Dead letters that no row explains, so that they have to be looked at."""
+"""Dead letters without a row, so that they have to be read from the queue."""
 ROUNDS = 5
 LONGEST_MS = 1_000.0
 

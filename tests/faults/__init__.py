@@ -1,1 +1,1 @@
-"""Thousands of jobs while everything around them fails: see :mod:`tests.faults.run`."""
+"""Thousands of jobs while everything around them breaks: see :mod:`tests.faults.run`."""

@@ -1,7 +1,7 @@
-"""A clock of the database and the queues that can be moved forward. The clock of the processes stays: they were frozen.
+"""A clock that can be moved forward for the database and the queues, but not for the processes, as if they were frozen.
 
-Statements call ``now()`` and ``clock_timestamp()`` without a schema. Functions of these names in a schema that comes
-before ``pg_catalog`` replace them.
+Statements call ``now()`` and ``clock_timestamp()`` without a schema. So functions with these names in a schema before
+``pg_catalog`` replace them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ select c.oid::regclass::text, a.attname from pg_attrdef d
 
 
 class Clock:
-    """``run``: executes SQL. It may raise."""
+    """The clock. ``run``: executes SQL, and may raise."""
 
     def __init__(self, run: Callable[..., list[list[Any]]]) -> None:
         self._run = run
         self.ahead = 0.0
 
     def install(self, database: str) -> None:
-        """Replace the clock of a database, for all connections that are opened afterwards."""
+        """Install the clock. Only later connections use it."""
         self._run(f"create schema {SCHEMA}")
         self._define(0)
         for table, column in self._run(DEFAULTS):
@@ -34,10 +34,10 @@ class Clock:
         self._run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
 
     def now(self) -> float:
-        """Return the time of the clock, in seconds since 1970."""
+        """Return the seconds since 1970."""
         return time.time() + self.ahead
 
-    def move_forward(self, seconds: float) -> None:
+    def put_forward(self, seconds: float) -> None:
         self._define(self.ahead + seconds)
         self.ahead += seconds
 

@@ -1,4 +1,4 @@
-"""Bugs that a run must find: each breaks one guarantee of the library, only in the worker processes."""
+"""Planted bugs that a run must find. Each breaks one promise of the library, only in the worker processes."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from joblane.record.insert import DUE_SWEEP
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
-"""Name of the environment variable with the planted bug. Only the worker process of this suite reads it."""
+"""The variable that names the bug. Only the suite's worker process reads it."""
 
 
 def fence() -> None:
-    """A run can finish without the lease."""
+    """A run finishes without a check of the lease."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
 
 
 def token() -> None:
-    """A run can finish while another run has the lease."""
+    """A run finishes if the task is active, even if another run holds it."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
 
 
 def due() -> None:
-    """A message can claim a task that is not due yet."""
+    """A message claims its task before it is due."""
     _replace(claim, "CLAIM", f"and t.due_at <= clock_timestamp() + interval '{claim.EARLY_SECONDS} s'", "")
 
 
@@ -44,11 +44,11 @@ def dead_letter_order() -> None:
             mark_dead_sent(self._database.get(), [(run.claim.id, run.claim.generation) for run in runs])
         self._sqs.send_many([self._dead_letter(run, (run.end or run.claim).reason or "archived") for run in runs])
 
-    setattr(Worker, "_send_dead_letters", send_dead_letters)  # noqa: B010 - replaces a method
+    setattr(Worker, "_send_dead_letters", send_dead_letters)  # noqa: B010 - in the place of a method
 
 
 def outbox() -> None:
-    """An inserted row counts as sent: the sweep does not send it again."""
+    """A new row is never due for the sweep."""
     _replace(insert, "INSERT", DUE_SWEEP, "null")
 
 
@@ -60,18 +60,18 @@ def unique_index() -> None:
 
 
 def overlap() -> None:
-    """A tick has no key of its schedule, so that ticks overlap."""
+    """Ticks of a schedule may overlap."""
 
     key_of_message = Task.key_of_message
 
     def without_schedule(task: Any, queue: str, payload: Any, _: str | None) -> Any:
         return key_of_message(task, queue, payload, None)
 
-    setattr(Task, "key_of_message", without_schedule)  # noqa: B010 - replaces a method
+    setattr(Task, "key_of_message", without_schedule)  # noqa: B010 - in the place of a method
 
 
 def cancelled() -> None:
-    """A run finishes as usual after its task was cancelled."""
+    """A run finishes although its task has a cancel request."""
     _replace(finish, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 
@@ -83,5 +83,5 @@ PLANTS: dict[str, Callable[[], None]] = {
 
 def _replace(module: Any, name: str, old: str, new: str) -> None:
     text = getattr(module, name)
-    assert old in text, f"{name} has changed: the bug cannot be planted, as this text is missing: {old}"
+    assert old in text, f"{name} has changed: the bug can no longer be planted by this text"
     setattr(module, name, text.replace(old, new))

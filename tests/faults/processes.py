@@ -1,4 +1,4 @@
-"""The parent's side of the worker processes: they are started by the nursery, get orders, and are killed."""
+"""The processes from the test's side: the fork server starts them, and the test sends orders and kills them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.faults import plants
 from tests.faults.worker import PREFIX
 
 ROOT = Path(__file__).parents[2]
-START_TIMEOUT_SECONDS = 30.0
+STARTS_SECONDS = 30.0
 
 
 @contextmanager
-def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
-    """Start the nursery. Yield the path of its socket. A connection starts a process. Errors are in ``workers.log``."""
-    address = folder / "nursery"
-    address.unlink(missing_ok=True)  # of an earlier run in this folder
+def fork_server(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
+    """Yield the socket of the fork server. The processes write errors to ``workers.log``."""
+    address = folder / "fork_server"
+    address.unlink(missing_ok=True)  # of an earlier storm in this folder
     environment = os.environ | {
         "DATABASE_URL": database_url,
         "AWS_ENDPOINT_URL": endpoint,
@@ -45,14 +45,14 @@ def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -
         try:
             assert process.stdout is not None
             if process.stdout.readline() != "ready\n":
-                raise RuntimeError(f"the workers did not start:\n{(folder / 'workers.log').read_text()[-3000:]}")
+                raise RuntimeError(f"the workers do not start:\n{(folder / 'workers.log').read_text()[-3000:]}")
             yield address
         finally:
             process.terminate()
 
 
 class Process:
-    """A worker process. If it has died, the next order starts a new process."""
+    """A process. If it was killed, the next order starts a new one."""
 
     def __init__(self, address: Path) -> None:
         self._address = address
@@ -62,8 +62,11 @@ class Process:
         self._lock = threading.Lock()
         self.busy = False
 
-    def send(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
-        """Send an order and return its answer. None: the process died, or was killed after ``seconds`` as by Lambda."""
+    def ask(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
+        """Send an order and return the answer.
+
+        Return None if the process was killed; Lambda kills it after ``seconds``.
+        """
         if self._socket is None:
             self._start()
         assert self._socket is not None
@@ -84,7 +87,7 @@ class Process:
         return answer
 
     def kill(self) -> None:
-        """Kill the process by SIGKILL, at any point of its work. Can be called from any thread."""
+        """Kill the process by SIGKILL, from any thread."""
         with self._lock:
             if self._pid:
                 with suppress(ProcessLookupError):
@@ -103,7 +106,7 @@ class Process:
 
     def _start(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(START_TIMEOUT_SECONDS)
+        self._socket.settimeout(STARTS_SECONDS)
         self._socket.connect(str(self._address))
         self._lines = self._socket.makefile("rb")
         self._pid = int(self._lines.readline())

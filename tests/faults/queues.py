@@ -1,8 +1,8 @@
-"""SQS in memory with all the faults that SQS allows: messages arrive at least once, in any order, late, or twice.
+"""SQS in memory with every fault that SQS permits: delivery at least once, out of order, late, twice, and refusals.
 
-A message is delivered again after its visibility timeout, or at once if the dice decide so. A delete may get lost. A
-receive above ``maxReceiveCount`` moves the message to the dead-letter queue without a reason. An old receipt deletes a
-message even while another reader has it, as in SQS.
+A message is delivered again after its visibility timeout, or at once if the dice decide so. A delete may have no
+effect. A receive above ``maxReceiveCount`` moves the message to the dead letters, without a reason. As in SQS, an old
+receipt handle deletes a message even after another receive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LATE_SECONDS = 40
 
 @dataclass(slots=True)
 class Message:
-    """``about``: name of the message for the dice, see :func:`about`. ``attributes``: in the form of SendMessage."""
+    """A message. ``about``: its name for the dice. ``attributes``: in the form of SendMessage."""
 
     id: str
     about: str
@@ -43,7 +43,10 @@ class Message:
         return f"{self.id}#{self.receives}"
 
     def record(self, queue: str, ahead: float) -> dict[str, Any]:
-        """Return a record of a Lambda event. Its time is that of the processes, whose clock is ``ahead`` s behind."""
+        """Return a record of a Lambda event.
+
+        Its times are of the processes' clock, which is ``ahead`` seconds behind.
+        """
         system = {
             "ApproximateReceiveCount": str(self.receives),
             "SentTimestamp": str(int((self.sent_at - ahead) * 1000)),
@@ -63,18 +66,18 @@ class Message:
 
 @dataclass(slots=True)
 class Lane:
-    """A queue. ``batch``: largest batch of a reader. 0: the queue has no reader."""
+    """A queue. ``batch`` 0: it has no reader."""
 
     name: str
     visibility: float
     max_receives: int
     batch: int
     messages: dict[str, Message] = field(default_factory=dict)
-    """By id."""
+    """Message id → message."""
 
 
 class Queues:
-    """All queues of a run. Thread-safe."""
+    """All queues of a run, for any number of threads."""
 
     def __init__(self, clock: Clock, dice: Dice) -> None:
         self._clock = clock
@@ -83,8 +86,8 @@ class Queues:
         self._changed = threading.Condition()
         self._random = random.Random(dice.seed)
         self._numbers = 0
-        self.open_batches = 0
-        """Batches that were taken and not finished yet."""
+        self.in_flight = 0
+        """The number of batches that were received and are not acknowledged yet."""
         self.counts: Counter[str] = Counter()
         self.redriven: list[tuple[str, Message]] = []
 
@@ -95,7 +98,7 @@ class Queues:
     def knows(self, name: str) -> bool:
         return name in self._lanes
 
-    # --- Producers -------------------------------------------------------------------------------------------------
+    # --- A sender's side -------------------------------------------------------------------------------------------
 
     def send(
         self,
@@ -106,29 +109,29 @@ class Queues:
         group: str | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
-        """Add a message to a queue. Return its id."""
-        name = about(body)
-        if self._dice.chance(DELIVERED_LATE, "late", queue, name):
+        """Accept a message and return its id."""
+        about = subject(body)
+        if self._dice.chance(DELIVERED_LATE, "late", queue, about):
             self.counts["messages delayed"] += 1
-            delay += LATE_SECONDS * self._dice.roll("how late", name)
+            delay += LATE_SECONDS * self._dice.roll("how late", about)
         now = self._clock.now()
         with self._changed:
             self._numbers += 1
             id_ = f"{self._numbers:08}-0000-4000-8000-{self._random.randrange(16**12):012x}"
-            self._lanes[queue].messages[id_] = Message(id_, name, body, group, attributes or {}, now, now + delay)
+            self._lanes[queue].messages[id_] = Message(id_, about, body, group, attributes or {}, now, now + delay)
             self.counts["messages sent"] += 1
             self._changed.notify()
         return id_
 
     def redrive(self, queue: str, share: float) -> int:
-        """Move a share of the dead letters back, each once, with new message ids as by StartMessageMoveTask."""
+        """Move a share of the dead letters back, each once, with new message ids, as StartMessageMoveTask does."""
         with self._changed:
             dead_letters = list(self._lanes[f"{queue}-dlq"].messages.values())
         moved = 0
         for dead_letter in dead_letters:
             if (
                 self._dice.roll("redrive", dead_letter.about) < share
-                and dead_letter.about not in self._already_redriven()
+                and dead_letter.about not in self._redriven_already()
             ):
                 del self._lanes[f"{queue}-dlq"].messages[dead_letter.id]
                 self.redriven.append((f"{queue}-dlq", dead_letter))
@@ -137,30 +140,26 @@ class Queues:
         self.counts["dead letters redriven"] += moved
         return moved
 
-    def _already_redriven(self) -> set[str]:
+    def _redriven_already(self) -> set[str]:
         return {dead_letter.about for _, dead_letter in self.redriven}
 
-    # --- Pollers ---------------------------------------------------------------------------------------------------
+    # --- The poller's side -----------------------------------------------------------------------------------------
 
-    def take(self, timeout: float) -> tuple[str, list[Message]] | None:
-        """Return a batch from any lane with visible messages. None: there was no message within ``timeout`` seconds.
-
-        :meth:`finish` ends the batch.
-        """
+    def receive(self, timeout: float) -> tuple[str, list[Message]] | None:
+        """Receive a batch from any lane. :meth:`acknowledge` ends the receive."""
         ends = time.monotonic() + timeout
         with self._changed:
             while True:
                 now = self._clock.now()
-                ready = [
-                    (lane, found) for lane in self._lanes.values() if lane.batch and (found := _visible(lane, now))
-                ]
-                if ready:
-                    lane, found = self._random.choice(ready)
-                    batch = self._random.sample(found, min(lane.batch, len(found)))
-                    taken = [message for message in batch if self._receive(lane, message, now)]
-                    if taken:
-                        self.open_batches += 1
-                        return lane.name, taken
+                lanes = [lane for lane in self._lanes.values() if lane.batch and _visible(lane, now)]
+                if lanes:
+                    lane = self._random.choice(lanes)
+                    visible = _visible(lane, now)
+                    batch = self._random.sample(visible, min(lane.batch, len(visible)))
+                    received = [message for message in batch if self._receive(lane, message, now)]
+                    if received:
+                        self.in_flight += 1
+                        return lane.name, received
                     continue
                 if (left := ends - time.monotonic()) <= 0:
                     return None
@@ -180,10 +179,9 @@ class Queues:
             message.visible_at = now + 0.05 * self._dice.roll("how soon", message.about)
         return True
 
-    def finish(self, queue: str, delete: Sequence[Message]) -> None:
-        """End a batch: delete these of its messages."""
+    def acknowledge(self, queue: str, delete: Sequence[Message]) -> None:
         with self._changed:
-            self.open_batches -= 1
+            self.in_flight -= 1
             for message in delete:
                 if self._dice.chance(DELETE_LOST, "delete", message.about):
                     self.counts["deletes lost"] += 1
@@ -192,7 +190,7 @@ class Queues:
             self._changed.notify()
 
     def set_visibility(self, queue: str, receipt: str, seconds: float) -> bool:
-        """Set the visibility timeout of a message. Return False if the message was deleted."""
+        """Return False if the message does not exist."""
         with self._changed:
             message = self._lanes[queue].messages.get(receipt.partition("#")[0])
             if message is None:
@@ -201,7 +199,7 @@ class Queues:
             self._changed.notify()
             return True
 
-    # --- The state of the queues -----------------------------------------------------------------------------------
+    # --- Inspection ------------------------------------------------------------------------------------------------
 
     def visible(self) -> int:
         now = self._clock.now()
@@ -209,13 +207,13 @@ class Queues:
             return sum(len(_visible(lane, now)) for lane in self._lanes.values() if lane.batch)
 
     def next_at(self) -> float | None:
-        """Return the time at which the next message becomes visible. None: the lanes have no message."""
+        """Return the time at which the next message is visible; None if all lanes are empty."""
         with self._changed:
             times = [m.visible_at for lane in self._lanes.values() if lane.batch for m in lane.messages.values()]
         return min(times, default=None)
 
     def dead_letters(self) -> list[tuple[str, Message]]:
-        """Return all dead letters with the names of their queues, including redriven dead letters."""
+        """Return the messages in the dead-letter queues, and the redriven ones."""
         with self._changed:
             present = [
                 (name, m) for name, lane in self._lanes.items() if not lane.batch for m in lane.messages.values()
@@ -223,7 +221,7 @@ class Queues:
         return present + self.redriven
 
     def left(self) -> list[str]:
-        """Describe the messages in the lanes."""
+        """Return the messages in the lanes, as text."""
         with self._changed:
             return [
                 f"{name}: {m.about}" for name, lane in self._lanes.items() if lane.batch for m in lane.messages.values()
@@ -234,8 +232,8 @@ def _visible(lane: Lane, now: float) -> list[Message]:
     return [message for message in lane.messages.values() if message.visible_at <= now]
 
 
-def about(body: str) -> str:
-    """Return the name of a message for the dice: the same for every copy and every producer of the message."""
+def subject(body: str) -> str:
+    """Return the subject of a message: the same for every copy of it."""
     try:
         fields = json.loads(body)
         return str(fields.get("id") or fields.get("tick", {}).get("at") or fields["payload"]["nonce"])

@@ -1,4 +1,4 @@
-"""The result of a run, as a table."""
+"""The report of a run, as a table."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ def table(findings: Findings) -> str:
     if findings.wrong:
         lines += ["", f"WRONG, with seed {findings.seed}:", *findings.wrong]
     else:
-        lines += ["", "No task lost, no effect twice, no message left."]
+        lines += ["", "No task was lost, no work was done twice, no message was left."]
     return "\n".join(lines)

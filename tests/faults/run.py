@@ -1,6 +1,6 @@
-"""A run: thousands of jobs in several processes with a real PostgreSQL, while everything fails; then the checks.
+"""A run: several processes handle thousands of jobs with a real PostgreSQL during faults; then the rules are checked.
 
-A run does not wait: if all processes are idle, the clock moves forward to the next time at which there is work.
+The run never waits: when no process has work, the clock is moved forward to the next time at which one has.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice
 from tests.faults.mix import Mix, key_probe, make_mix, sweep_call
-from tests.faults.processes import nursery
+from tests.faults.processes import fork_server
 from tests.faults.queues import Queues
 from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
-from tests.faults.slots import ProcessThread, Producer, Slot
+from tests.faults.slots import Driver, Producer, Slot
 from tests.faults.storm import Storm
-from tests.faults.worker import ALL_TASKS, PREFIX
+from tests.faults.worker import PREFIX, SERVED
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
-"""Length of an invocation of a resumable task: 0.8 s and the reserve before its end."""
-REDRIVEN_SHARE = 0.3
-MAX_JUMPS_WITH_FAULTS = 40
-"""Clock jumps with faults after all jobs are enqueued. Tasks that are still live then end without faults."""
+"""The length of a resumable task's invocation here: 0.8 s more than its reserve."""
+REDRIVEN = 0.3
+CALM_JUMPS = 40
+"""The number of jumps with faults after everything is enqueued. The rest of the run has no faults."""
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
-SWEEP_INTERVAL_SECONDS = 0.6
+SWEEP_SECONDS = 0.6
 
 
 @dataclass
 class Findings:
-    """The result of a run. ``wrong``: a line for each broken guarantee."""
+    """The result of a run. ``wrong``: the violated rules, one line each."""
 
     seed: int
     seconds: float = 0
@@ -62,15 +62,15 @@ class StuckError(Exception):
 def run(
     folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
 ) -> Findings:
-    """Do a run. ``server``: used by this run only, as the run kills it. ``name``: a migrated database of the server."""
+    """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it."""
     findings = Findings(seed)
     started = time.monotonic()
     try:
-        this_run = Run(folder, server, name, findings, jobs, minutes, plant)
-        this_run.go()
+        made = Run(folder, server, name, findings, jobs, minutes, plant)
+        made.go()
     except StuckError as error:
         findings.wrong.insert(0, str(error))
-    findings.counts.update(this_run.queues.counts)
+    findings.counts.update(made.queues.counts)
     findings.seconds = time.monotonic() - started
     return findings
 
@@ -88,7 +88,7 @@ class Run:
     ) -> None:
         self._folder, self._server, self._name, self._plant = folder, server, name, plant
         self._url = server.database_url(name)
-        self._database = Database(self._url)
+        self._observer = Database(self._url)
         self._findings = findings
         self._ends = time.monotonic() + minutes * 60
         self._sweeps = 0
@@ -102,22 +102,22 @@ class Run:
         self.cancelled: dict[str, str] = {}
 
     def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
-        """Execute SQL. Repeat it on a new connection if the server was restarted."""
+        """Run a statement of the suite, once more on a new connection if the server was restarted."""
         try:
-            return self._database.get().run(sql, *parameters)
+            return self._observer.get().run(sql, *parameters)
         except (PostgresError, OSError):
-            self._database.drop()
-            return self._database.get().run(sql, *parameters)
+            self._observer.drop()
+            return self._observer.get().run(sql, *parameters)
 
     def go(self) -> None:
         for statement in TABLES:
             self.sql(statement)
         self.clock.install(self._name)
-        self._database.drop()
+        self._observer.drop()
         seconds = self._make_queues()
         with ExitStack() as stack:
             endpoint = stack.enter_context(serve(Api(self.queues, self.dice)))
-            address = stack.enter_context(nursery(self._folder, self._url, endpoint, self._plant))
+            address = stack.enter_context(fork_server(self._folder, self._url, endpoint, self._plant))
             counts = self._findings.counts
             self.slots = [Slot(address, self.queues, self.clock, self.dice, seconds, counts) for _ in range(SLOTS)]
             self.producers = [Producer(address, self.queues, self.dice, counts) for _ in range(PRODUCERS)]
@@ -131,15 +131,15 @@ class Run:
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
-        self._database.drop()
+        self._observer.drop()
 
-    def _threads(self) -> list[ProcessThread]:
+    def _threads(self) -> list[Driver]:
         return [*self.slots, *self.producers]
 
     def _make_queues(self) -> dict[str, float]:
-        """Create the queues with the numbers of the stack. Return the timeout of each queue's function, in seconds."""
+        """Create the queues as a deploy does. Return queue → timeout of its function in seconds."""
         seconds = {}
-        for task in ALL_TASKS.values():
+        for task in SERVED.values():
             for queue in task.lanes:
                 name = lane_name(PREFIX, queue, task.type)
                 numbers = task.numbers
@@ -155,10 +155,10 @@ class Run:
             seconds[front_door_name(PREFIX, queue)] = 30
         return seconds
 
-    # --- The phases of a run ----------------------------------------------------------------------------------------
+    # --- The parts of a run ----------------------------------------------------------------------------------------
 
     def _storm(self) -> None:
-        """Enqueue all jobs while everything fails."""
+        """Enqueue everything while faults happen."""
         acts = self.mix.acts
         for number, act in enumerate(acts):
             self.producers[number % PRODUCERS].do(act)
@@ -169,11 +169,11 @@ class Run:
         self.cancelled = storm.cancelled
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
-            self._sweep_if_due()
+            self._sweep_now_and_then()
             self._check_time()
             time.sleep(0.03)
-        for number in range(MAX_JUMPS_WITH_FAULTS):
-            if number == MAX_JUMPS_WITH_FAULTS // 2:
+        for number in range(CALM_JUMPS):
+            if number == CALM_JUMPS // 2:
                 self._redrive()
             while not self._idle():
                 storm.blow(1)
@@ -183,21 +183,21 @@ class Run:
                 break
 
     def _calm(self) -> None:
-        """Stop the faults and wait until all tasks have ended."""
+        """Let all remaining tasks end, without faults."""
         self.dice.on = False
         self._redrive()
         self._drain()
 
     def _probe(self) -> None:
-        """Enqueue a task with each unique key, which must be free again."""
+        """Enqueue a task with every unique key."""
         for key in sorted(self.mix.keys):
             self.producers[0].do(key_probe(key))
         self._until(lambda: self.producers[0].pending == 0)
         self._drain()
 
     def _redrive(self) -> None:
-        for task in ALL_TASKS.values():
-            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN_SHARE)
+        for task in SERVED.values():
+            self.queues.redrive(lane_name(PREFIX, task.queue, task.type), REDRIVEN)
 
     def _drain(self) -> None:
         while True:
@@ -218,24 +218,24 @@ class Run:
     # --- Time ------------------------------------------------------------------------------------------------------
 
     def _idle(self) -> bool:
-        return self.queues.open_batches == 0 and self.queues.visible() == 0
+        return self.queues.in_flight == 0 and self.queues.visible() == 0
 
     def _jump(self) -> bool:
-        """Move the clock to the next time at which there is work. Return False if there is no more work."""
+        """Move the clock to the next time at which there is work. Return False if there is none."""
         swept = self.sql(NEXT_SWEEP)[0][0]
         moments = [moment for moment in (swept, self.queues.next_at()) if moment is not None]
         if not moments:
             return False
         now = self.clock.now()
         ahead = max(2.0, min(moments) - now + 1)
-        self.clock.move_forward(ahead)
+        self.clock.put_forward(ahead)
         self._findings.counts["jumps over idle time"] += 1
         if swept is not None and swept <= now + ahead:
             self._sweep()
         return True
 
-    def _sweep_if_due(self) -> None:
-        if time.monotonic() > self._swept_at + SWEEP_INTERVAL_SECONDS:
+    def _sweep_now_and_then(self) -> None:
+        if time.monotonic() > self._swept_at + SWEEP_SECONDS:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -255,6 +255,4 @@ class Run:
                 "select id, state, attempts, due_at, sweep_at from joblane.tasks"
                 " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
             )
-            raise StuckError(
-                f"the run did not end in time; live tasks: {left}; in the lanes: {self.queues.left()[:10]}"
-            )
+            raise StuckError(f"the run did not end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")

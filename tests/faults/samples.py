@@ -1,9 +1,9 @@
-"""The tasks of the mix. Each run follows the script in its payload. Its start is recorded outside of its transaction.
+"""The tasks of the mix. Each run follows its payload's script, and its start is recorded outside of its transaction.
 
-The script has one word for each run; later runs have ``ok``. The words: ``fail``, ``skip``, ``revoke``,
-``after:SECONDS``, ``snooze:SECONDS``, ``hang`` (longer than the timeout), ``freeze:MS`` (slow, then completes),
-``outrun`` (so slow that another run takes over the task, then completes), ``die`` (SIGKILL). A run does its work first,
-and then follows the word.
+A word of the script per run, ``ok`` after its end: ``fail``, ``skip``, ``revoke``, ``after:SECONDS``,
+``snooze:SECONDS``, ``hang`` (outlives its timeout), ``freeze:MS`` (is slow, then works),
+``outrun`` (is so slow that another run takes the task over meanwhile, then works), ``die`` (SIGKILL). Whatever it
+is, the run has done its work when it comes to it.
 """
 
 from __future__ import annotations
@@ -22,55 +22,55 @@ from joblane.record.database import Database
 from joblane.record.states import LIVE_SQL
 
 TABLES = (
-    # Effects of runs, written in the session of the task. No constraint, so that a second effect is recorded, too.
+    # The effects of runs, in the session of their task. Without a constraint, so that a second effect is visible.
     "create table public.effects (task text not null, item text not null, run integer)",
-    # Jobs that were enqueued in a session, written in the same transaction.
+    # The tasks that were enqueued in a session, written in the same transaction.
     "create table public.promises (id text not null)",
-    # Starts of handlers.
+    # Every start of a handler.
     """create table public.starts (
       task text, run integer, attempt integer, max_attempts integer, generation integer, at timestamptz, early float8,
       overdue float8)""",
     "create index on public.starts (task)",
-    # Runs that wait for another run to take over their task.
+    # Runs that wait to be outrun.
     "create table public.frozen (task text)",
-    # Rows that some long tasks read.
+    # The rows that some long tasks read.
     "create table public.numbers (n integer primary key)",
     "insert into public.numbers select generate_series(0, 99)",
-    # Keys, and schedules whose ticks must not overlap, of two tasks that were live at the same time.
-    "create table public.conflicts (what text, task text, other text)",
-    f"""create function public.record_conflict() returns trigger language plpgsql as $$ begin
-      insert into public.conflicts
+    # A key, or a schedule without overlap, that two live tasks had at the same time.
+    "create table public.held_twice (what text, task text, other text)",
+    f"""create function public.look() returns trigger language plpgsql as $$ begin
+      insert into public.held_twice
       select coalesce(new.unique_key, new.type), new.id, t.id from joblane.tasks t
        where t.id <> new.id and t.state in {LIVE_SQL}
          and (t.unique_key = new.unique_key or t.type = 'mix:tick' and new.type = 'mix:tick');
       return null;
     end $$""",
-    f"""create trigger record_conflict after insert or update on joblane.tasks for each row
+    f"""create trigger look after insert or update on joblane.tasks for each row
       when (new.state in {LIVE_SQL} and (new.unique_key is not null or new.type = 'mix:tick'))
-      execute function public.record_conflict()""",
+      execute function public.look()""",
 )
 START = """
-with leased as (
+with held as (
   select t.*, a.started_at from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs
    where t.id = $1 and t.lease_token = $2::uuid and t.state = 'active'
 ),
-recorded as (
+noted as (
   insert into public.starts
   select id, runs, attempts, max_attempts, generation, started_at,
-         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from leased
+         extract(epoch from due_at - started_at), extract(epoch from started_at - deadline) from held
 )
 select count(*) from public.starts where task = $1
 """
-"""The times are those of the claim. A run that has lost its lease before its start is not recorded."""
+"""The times are the claim's. A run that has already lost its lease is not recorded."""
 CHUNK = 5
 DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
-RETENTION = timedelta(days=30)
+KEPT = timedelta(days=30)
 TIMEOUT = timedelta(seconds=2)
 OUTRUN_SECONDS = 1.7
 
 
 class Work(Payload):
-    """``nonce``: name of the job. ``items``: number of effects to write, or of children to enqueue."""
+    """The payload. ``nonce``: identifies the job. ``items``: the number of effects to write, or children to enqueue."""
 
     nonce: str
     script: tuple[str, ...] = ()
@@ -78,15 +78,15 @@ class Work(Payload):
 
 
 class Tick(Payload):
-    """A payload without fields."""
+    """An empty payload."""
 
 
 class Broken(Exception):  # noqa: N818
     """The error of a job that fails."""
 
 
-class SideConnection:
-    """The second connection of the process, for :data:`START`. The worker sets :attr:`database`."""
+class Ledger:
+    """The process's second connection, for :data:`START`; :attr:`database` is set by the worker."""
 
     database: Database
 
@@ -96,27 +96,27 @@ def die() -> None:
 
 
 def earlier_starts(ctx: TaskContext) -> int:
-    """Record this start. Return the number of earlier starts of the task."""
+    """Record this start. Return the number of earlier starts."""
     try:
-        return int(SideConnection.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
+        return int(Ledger.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
     except Exception:
-        SideConnection.database.drop()
+        Ledger.database.drop()
         raise
 
 
 def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda number: None) -> None:
-    """Do the work, then follow the script. ``work`` gets the number of earlier starts of the task."""
+    """Do the work and the script's step for this run. ``work`` gets the number of earlier starts."""
     number = earlier_starts(ctx)
     word, _, amount = (payload.script[number] if number < len(payload.script) else "ok").partition(":")
     work(number)
     match word:
         case "fail":
             ctx.session.flush()
-            raise Broken("by the script")
+            raise Broken("as the script says")
         case "skip":
-            raise SkipRetry("by the script")
+            raise SkipRetry("as the script says")
         case "revoke":
-            raise RevokeTask("by the script")
+            raise RevokeTask("as the script says")
         case "after":
             raise RetryAfter(timedelta(seconds=int(amount)))
         case "snooze":
@@ -132,13 +132,11 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
 
 
 def await_another_run(ctx: TaskContext) -> None:
-    """Request a clock jump (see the storm). Return when another run has the lease, or after :data:`OUTRUN_SECONDS`."""
-    SideConnection.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
+    """Ask the storm for a leap of time, and continue when another run holds the lease, or if no leap comes."""
+    Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
     ends = time.monotonic() + OUTRUN_SECONDS
     while time.monotonic() < ends:
-        rows = SideConnection.database.get().run(
-            "select lease_token::text from joblane.tasks where id = $1", ctx.task_id
-        )
+        rows = Ledger.database.get().run("select lease_token::text from joblane.tasks where id = $1", ctx.task_id)
         if rows and rows[0][0] != ctx._claim.token:
             return
         time.sleep(0.02)
@@ -154,34 +152,34 @@ def effect(ctx: TaskContext, item: object = "") -> None:
     )
 
 
-@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_batch(payload: Work, ctx: TaskContext) -> None:
-    """Claimed and finished in a batch. Writes a row if the payload has an item."""
+    """Claimed and finished in batches. It writes a row if it has an item."""
     play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
 
 
-@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:row", also=[Queue.CRITICAL], max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_row(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_each(payload: Work, ctx: TaskContext) -> None:
-    """Every third item fails in the first run, without effect on the other items."""
+    """Every third item fails in its first run, without an effect on the other items."""
 
     def work(number: int) -> None:
         for item in ctx.each(range(payload.items)):
             with ctx.isolated():
                 effect(ctx, item)
                 if item % 3 == 2 and number == 0:
-                    raise Broken("every third item fails")
+                    raise Broken("as every third")
 
     play(payload, ctx, work)
 
 
-@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
+@task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_long(payload: Work, ctx: TaskContext) -> None:
-    """A task that takes several invocations."""
+    """A task that is longer than its invocations."""
 
     def work(_: int) -> None:
         for item in ctx.resume(range(payload.items), chunk=CHUNK):
@@ -192,7 +190,7 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
+@task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_select(payload: Work, ctx: TaskContext) -> None:
     """Like ``mix:long``, over the rows of a query."""
 
@@ -206,7 +204,7 @@ def mix_select(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=RETENTION)
+@task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_pages(payload: Work, ctx: TaskContext) -> None:
     """Like ``mix:long``, over the items of a function."""
 
@@ -222,12 +220,12 @@ def mix_pages(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, work)
 
 
-@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:child", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_child(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:parent", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_parent(payload: Work, ctx: TaskContext) -> None:
     def work(_: int) -> None:
         effect(ctx)
@@ -242,25 +240,25 @@ def child_id(parent: str, number: int) -> str:
     return f"{parent}/{number}"
 
 
-@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, unique_for=timedelta(hours=5))
+@task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, unique_for=timedelta(hours=5))
 def mix_only(payload: Work, ctx: TaskContext) -> None:
-    """At most one live task for each unique key."""
+    """A task with at most one live task per key."""
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION)
+@task("mix:alert", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
     effect(ctx)
 
 
-@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, on_archived=mix_alert)
+@task("mix:watched", max_retry=1, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, on_archived=mix_alert)
 def mix_watched(payload: Work, ctx: TaskContext) -> None:
     play(payload, ctx, lambda _: effect(ctx))
 
 
-@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=RETENTION, schedule="*/5 * * * *")
+@task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
 def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick is skipped while the last tick is live. Each tick is live until its second run."""
+    """A tick that arrives while the last one is live is skipped. Each one is live until its second run."""
     earlier = earlier_starts(ctx)
     effect(ctx)
     if not earlier:
@@ -272,7 +270,7 @@ def mix_tick(payload: Tick, ctx: TaskContext) -> None:
     max_retry=6,
     retry_delay=DELAYS,
     timeout=TIMEOUT,
-    retention=RETENTION,
+    retention=KEPT,
     schedule="*/5 * * * *",
     overlap="allow",
 )

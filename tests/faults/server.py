@@ -1,7 +1,7 @@
-"""An HTTP server with SQS's JSON protocol for the simulated queues. boto3 in the worker processes connects to it.
+"""SQS's JSON protocol over the simulated queues, on a port, for boto3 in the worker processes.
 
-The dice decide which calls, entries and changes of visibility it refuses, and which calls get no answer although their
-message was accepted.
+It refuses calls, entries and changes of visibility where the dice say so, and at times takes a message and says
+nothing.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.faults.dice import Dice
-from tests.faults.queues import Queues, about
+from tests.faults.queues import Queues, subject
 
 CALL_REFUSED = 0.03
 ENTRY_REFUSED = 0.04
 DEAD_LETTER_REFUSED = 0.15
-"""Higher than the other shares, as a dead letter has no second copy: it can be lost for good."""
+"""Sends of dead letters are refused more often, because a dead letter could be lost for good."""
 UNAVAILABLE = 0.005
-"""The answer is 503. boto3 tries again."""
+"""The share of calls that are answered by 503, after which boto3 tries again."""
 ANSWER_LOST = 0.01
 
 
@@ -32,11 +32,11 @@ class RefusedError(Exception):
 
 
 class LostError(Exception):
-    """The call has taken effect, and its answer is lost."""
+    """The call has its effect, and its answer is lost."""
 
 
 class Api:
-    """The calls of SQS that the library uses."""
+    """The calls that the library makes."""
 
     def __init__(self, queues: Queues, dice: Dice) -> None:
         self._queues = queues
@@ -57,22 +57,22 @@ class Api:
         raise RefusedError("InvalidAction")
 
     def _send(self, queue: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        name = about(arguments["MessageBody"])
-        self._may_refuse("send", queue, name)
+        about = subject(arguments["MessageBody"])
+        self._may_refuse("send", queue, about)
         answer = {"MessageId": self._take(queue, arguments)}
-        if self._dice.chance(ANSWER_LOST, "answer lost", queue, name):
+        if self._dice.chance(ANSWER_LOST, "answer lost", queue, about):
             self._queues.counts["answers of SQS lost"] += 1
             raise LostError
         return answer
 
     def _send_batch(self, queue: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        self._may_refuse("batch", queue, about(entries[0]["MessageBody"]))
+        self._may_refuse("batch", queue, subject(entries[0]["MessageBody"]))
         successful, failed = [], []
         for entry in entries:
-            name = about(entry["MessageBody"])
-            if self._dice.chance(ENTRY_REFUSED, "entry", queue, name):
+            about = subject(entry["MessageBody"])
+            if self._dice.chance(ENTRY_REFUSED, "entry", queue, about):
                 self._queues.counts["sends refused"] += 1
-                fault = self._dice.roll("fault", name) < 0.5
+                fault = self._dice.roll("fault", about) < 0.5
                 failed.append({"Id": entry["Id"], "SenderFault": fault, "Code": "Refused", "Message": "by the dice"})
             else:
                 successful.append({"Id": entry["Id"], "MessageId": self._take(queue, entry)})
@@ -100,12 +100,12 @@ class Api:
             attributes=arguments.get("MessageAttributes"),
         )
 
-    def _may_refuse(self, call: str, queue: str, name: str) -> None:
+    def _may_refuse(self, call: str, queue: str, about: str) -> None:
         share = DEAD_LETTER_REFUSED if queue.endswith("-dlq") else CALL_REFUSED
-        if self._dice.chance(share, call, queue, name):
+        if self._dice.chance(share, call, queue, about):
             self._queues.counts["calls of SQS refused"] += 1
             raise RefusedError("Refused")
-        if self._dice.chance(UNAVAILABLE, "unavailable", call, queue, name):
+        if self._dice.chance(UNAVAILABLE, "unavailable", call, queue, about):
             self._queues.counts["calls of SQS refused"] += 1
             raise RefusedError("ServiceUnavailable", 503)
 
@@ -116,7 +116,7 @@ def _queue(arguments: dict[str, Any]) -> str:
 
 @contextmanager
 def serve(api: Api) -> Iterator[str]:
-    """Serve ``api`` on a free port. Yield its address."""
+    """Yield the address of ``api``."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -126,7 +126,7 @@ def serve(api: Api) -> Iterator[str]:
             name = self.headers["X-Amz-Target"].rpartition(".")[2]
             try:
                 arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            except ValueError:  # the client was killed during its request
+            except ValueError:  # its client was killed in the middle of it
                 self.close_connection = True
                 return
             try:
@@ -141,7 +141,7 @@ def serve(api: Api) -> Iterator[str]:
             head = (
                 f"HTTP/1.1 {status} Answer\r\nContent-Type: application/x-amz-json-1.0\r\nContent-Length: {len(body)}"
             )
-            with suppress(OSError):  # the client was killed
+            with suppress(OSError):  # its client was killed
                 self.wfile.write(head.encode() + b"\r\n\r\n" + body)
 
         def handle(self) -> None:

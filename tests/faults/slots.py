@@ -1,4 +1,4 @@
-"""Threads with a worker process each: pollers that invoke functions as Lambda does, and programs that enqueue."""
+"""Threads that drive the processes: pollers that invoke functions as Lambda does, and programs that enqueue."""
 
 from __future__ import annotations
 
@@ -18,16 +18,19 @@ from tests.faults.mix import Act
 from tests.faults.processes import Process
 from tests.faults.queues import Queues
 
-INVOCATION_FAULTS, PRODUCER_FAULTS = 0.1, 0.25
-"""Shares of invocations and of enqueues with a fault."""
+FAULTY_INVOCATIONS, FAULTY_PRODUCERS = 0.1, 0.25
+"""The shares of invocations and of programs with a fault."""
 TRIES = 20
-"""Attempts of a program at an enqueue while the database is unavailable. Each attempt has the same ids."""
-MAX_VISIBLE = 60
-"""Number of visible messages above which the programs wait before they enqueue more."""
+"""The tries of a program while the database is unavailable. It uses the same ids each time."""
+MAX_BACKLOG = 60
+"""The producers wait while more messages than this are visible."""
 
 
-class ProcessThread(threading.Thread):
-    """A thread with a worker process. ``raised``: errors of this suite, and of calls that must not raise."""
+class Driver(threading.Thread):
+    """A thread with its process, until it is stopped.
+
+    ``raised``: errors of the suite, and of code that must not raise.
+    """
 
     def __init__(self, address: Path) -> None:
         super().__init__(daemon=True)
@@ -37,18 +40,18 @@ class ProcessThread(threading.Thread):
 
     def run(self) -> None:
         while not self._stopping:
-            self.work()
+            self.turn()
         self.process.close()
 
-    def work(self) -> None:
+    def turn(self) -> None:
         raise NotImplementedError
 
     def stop(self) -> None:
         self._stopping = True
 
 
-class Slot(ProcessThread):
-    """An execution environment of the functions, with one process that handles one batch at a time."""
+class Slot(Driver):
+    """An execution environment of the functions: at most one process, with one batch at a time."""
 
     def __init__(
         self,
@@ -59,7 +62,7 @@ class Slot(ProcessThread):
         seconds: Mapping[str, float],
         counts: Counter[str],
     ) -> None:
-        """``seconds``: queue → timeout of its function."""
+        """``seconds``: queue → the timeout of its function."""
         super().__init__(address)
         self._queues = queues
         self._clock = clock
@@ -67,41 +70,41 @@ class Slot(ProcessThread):
         self._seconds = seconds
         self._counts = counts
 
-    def work(self) -> None:
-        if (taken := self._queues.take(0.2)) is None:
+    def turn(self) -> None:
+        if (received := self._queues.receive(0.2)) is None:
             return
-        queue, messages = taken
+        queue, messages = received
         acknowledged = []
         try:
             failed = self._invoke(queue, messages)
             acknowledged = [message for message in messages if message.id not in failed]
-        except Exception as error:  # a bug of this suite: the run continues, and fails at its end
+        except Exception as error:  # an error of the suite: the run continues, and fails
             self.raised.append(f"a poller: {error!r}")
         finally:
-            self._queues.finish(queue, acknowledged)
+            self._queues.acknowledge(queue, acknowledged)
 
     def _invoke(self, queue: str, messages: Any) -> set[str]:
-        """Invoke the function. Return the ids of the messages that stay in the queue."""
-        fate = Fate.thrown(self._dice, INVOCATION_FAULTS, queue, messages[0].about)
+        """Return the ids of the messages that stay in the queue."""
+        fate = Fate.thrown(self._dice, FAULTY_INVOCATIONS, queue, messages[0].about)
         order = {
             "invoke": queue,
             "records": [message.record(queue, self._clock.ahead) for message in messages],
             "seconds": self._seconds[queue],
             "fate": asdict(fate),
         }
-        answer = self.process.send(order, self._seconds[queue])
+        answer = self.process.ask(order, self._seconds[queue])
         self._counts["invocations"] += 1
         self._counts["deliveries"] += len(messages)
         if answer is None:
             self._counts["processes that died"] += 1
-            self._counts[str(fate)] += fate.deed == "kill"
+            self._counts[str(fate)] += fate.action == "kill"
         elif "raised" in answer:
             self.raised.append(f"an invocation of {queue} raised: {answer['raised']}")
         return {message.id for message in messages} if answer is None else set(answer["failed"])
 
 
-class Producer(ProcessThread):
-    """A program that does acts of the mix, one after the other."""
+class Producer(Driver):
+    """Performs the acts of the mix, one after the other."""
 
     def __init__(self, address: Path, queues: Queues, dice: Dice, counts: Counter[str]) -> None:
         super().__init__(address)
@@ -109,31 +112,31 @@ class Producer(ProcessThread):
         self.created: set[str] = set()
         self.replaced: set[str] = set()
         self.cancelled: dict[str, str] = {}
-        """Id → answer of the cancellation: the state of the task."""
-        self._received = self._done = 0
+        """Task id → the state that the cancel returned."""
+        self._given = self._done = 0
         self._queues = queues
         self._dice = dice
         self._counts = counts
 
     @property
     def pending(self) -> int:
-        """Number of acts that are not done yet."""
-        return self._received - self._done
+        """The number of acts that are not done yet."""
+        return self._given - self._done
 
     def do(self, act: Act) -> None:
-        self._received += 1
+        self._given += 1
         self.acts.put(act)
 
-    def work(self) -> None:
+    def turn(self) -> None:
         try:
             act = self.acts.get(timeout=0.1)
         except Empty:
             return
-        while self._dice.on and self._queues.visible() > MAX_VISIBLE:
+        while self._dice.on and self._queues.visible() > MAX_BACKLOG:
             time.sleep(0.02)
         try:
             self._do(act)
-        except Exception as error:  # a bug of this suite, see Slot.work
+        except Exception as error:  # as with the pollers
             self.raised.append(f"a producer: {error!r}")
         finally:
             self._done += 1
@@ -143,10 +146,10 @@ class Producer(ProcessThread):
             self._queues.send(act["send"], act["body"])
             return
         fate = (
-            Fate.thrown(self._dice, PRODUCER_FAULTS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
+            Fate.thrown(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
         )
         for _ in range(TRIES):
-            answer = self.process.send(act | {"fate": asdict(fate)}, 30)
+            answer = self.process.ask(act | {"fate": asdict(fate)}, 30)
             if answer is None:
                 self._counts["producers that died"] += 1
                 self._counts[f"producers {fate}"] += 1
@@ -154,7 +157,7 @@ class Producer(ProcessThread):
             self.cancelled |= {id_: state for id_, state in answer.get("states", {}).items() if state}
             self.created |= set(answer.get("created", ()))
             self.replaced |= set(answer.get("replaced", ()))
-            if "error" not in answer:
+            if "unavailable" not in answer:
                 return
-            self._counts["enqueues that failed"] += 1
+            self._counts["enqueues that met an error"] += 1
             time.sleep(0.2)

@@ -1,5 +1,5 @@
-"""Faults from outside during a run: processes are killed at any time, the clock jumps, the database server restarts,
-and running tasks are cancelled."""
+"""Faults from outside during a run: kills at any time, leaps of time, restarts of the server, and cancels of running
+tasks."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from joblane.record.transitions import CANCEL
 from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 
-JUMPS = (5, 40, 120)
-"""In seconds. The longer jumps exceed every lease, so that runs continue after they have lost their lease."""
-LONGEST_JUMP = 400
+LEAPS = (5, 40, 120)
+"""Leaps in seconds. The longer ones end every lease, so that runs continue without a lease."""
+LONGEST_LEAP = 400
 FROZEN = "delete from public.frozen returning task"
 RUNNING = (
     "select id from joblane.tasks where state = 'active' and type like 'mix:%' and cancel_requested_at is "
@@ -29,7 +29,7 @@ RUNNING = (
 
 
 class Storm:
-    """:meth:`blow` is called repeatedly. The seed decides which fault happens at which call."""
+    """The storm. :meth:`blow` is called repeatedly; the seed decides what it does and when."""
 
     def __init__(
         self,
@@ -48,26 +48,26 @@ class Storm:
         self._sql = sql
         self._counts = counts
         self.cancelled: dict[str, str] = {}
-        """Id → the state in which it was cancelled."""
-        self._next = {"kill": 10, "jump": 10, "cancel": 10}
-        """Invocations at which a fault happens again, so that a slow machine has as many faults as a fast machine."""
+        """Task id → the state in which it was cancelled."""
+        self._next = {"kill": 10, "leap": 10, "cancel": 10}
+        """The number of invocations at which each fault happens next. So it happens equally often on a slow machine."""
         self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
-        """Shares of finished acts at which the server is restarted."""
+        """The shares of finished work at which the server is restarted."""
 
     def blow(self, progress: float) -> None:
-        """Cause the faults that are due. ``progress``: share of finished acts, from 0 to 1."""
-        invocations = self._counts["invocations"]
-        if invocations > self._next["kill"]:
-            self._next["kill"] = invocations + self._random.randint(5, 40)
+        """Cause the faults that are due. ``progress``: the share of the acts that are done, from 0 to 1."""
+        done = self._counts["invocations"]
+        if done > self._next["kill"]:
+            self._next["kill"] = done + self._random.randint(5, 40)
             self._kill()
-        if invocations > self._next["jump"]:
-            self._next["jump"] = invocations + self._random.randint(5, 30)
-            self._jump(self._random.choice(JUMPS))
-        if invocations > self._next["cancel"]:
-            self._next["cancel"] = invocations + self._random.randint(3, 15)
+        if done > self._next["leap"]:
+            self._next["leap"] = done + self._random.randint(5, 30)
+            self._leap(self._random.choice(LEAPS))
+        if done > self._next["cancel"]:
+            self._next["cancel"] = done + self._random.randint(3, 15)
             self._cancel()
         if self._is_any_frozen():
-            self._jump(LONGEST_JUMP)
+            self._leap(LONGEST_LEAP)
         if self._restarts and progress >= self._restarts[0]:
             self._restarts.pop(0)
             self._restart()
@@ -79,26 +79,29 @@ class Storm:
             self._counts["processes killed from outside"] += 1
 
     def _cancel(self) -> None:
-        """Cancel a task that is running now, according to its row."""
+        """Cancel a task that is running, as far as the rows show."""
         with suppress(PostgresError, OSError):
             if running := self._sql(RUNNING):
                 (id_,) = self._random.choice(running)
                 for (state,) in self._sql(CANCEL, id_):
                     self.cancelled[id_] = state
-                    self._counts["running tasks cancelled"] += state == "active"
+                    self._counts["tasks cancelled as they ran"] += state == "active"
 
     def _is_any_frozen(self) -> bool:
         with suppress(PostgresError, OSError):
             return bool(self._sql(FROZEN))
         return False
 
-    def _jump(self, seconds: float) -> None:
+    def _leap(self, seconds: float) -> None:
         with suppress(PostgresError, OSError):
-            self._clock.move_forward(seconds)
-            self._counts["clock jumps"] += 1
+            self._clock.put_forward(seconds)
+            self._counts["leaps of time"] += 1
 
     def _restart(self) -> None:
-        """Stop the server as by ``pg_ctl stop -m immediate`` or by a crash, and start it again. No commit is lost."""
+        """Restart the server after an immediate stop, as by ``pg_ctl stop -m immediate``, or after a crash.
+
+        Committed work is in the write-ahead log.
+        """
         child = self._postgres._child
         if child is not None and self._random.random() < 0.5:
             child.send_signal(signal.SIGQUIT)

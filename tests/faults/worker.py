@@ -1,9 +1,8 @@
-"""The worker processes, which are killed during their work.
+"""The processes that do the work, and that the faults kill.
 
-``python -m tests.faults.worker SOCKET`` is the nursery: it has imported all modules and forks a process for each
-connection. A process reads orders, one line of JSON each, and answers each with a line:
-``{"invoke": QUEUE, "records": […], …}`` invokes the function of the queue, ``{"produce": MODE, "jobs": […], …}``
-enqueues jobs as a program of the platform does, and ``{"cancel": […]}`` cancels tasks.
+``python -m tests.faults.worker SOCKET`` starts a fork server: it imports everything, and forks a process for each
+connection. A process answers lines of JSON, one at a time. ``{"invoke": QUEUE, "records": […], …}`` is an invocation of
+the queue's function, ``{"produce": MODE, "jobs": […], …}`` enqueues tasks, and ``{"cancel": […]}`` cancels tasks.
 """
 
 from __future__ import annotations
@@ -32,41 +31,41 @@ from joblane.worker.router import Router
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
-from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate
-from tests.faults.samples import TASKS, SideConnection, Work
+from tests.faults.fates import NONE, CurrentFate, Fate, FaultyDatabase, FaultySqs
+from tests.faults.samples import TASKS, Ledger, Work
 
 PREFIX = "faults"
-ALL_TASKS = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
+SERVED = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 
-exposed = Exposed()
-sqs = ExposedSqs(exposed)
+current = CurrentFate()
+sqs = FaultySqs(current)
 
 
 class Process:
-    """A worker process: a function of each type, and clients that enqueue."""
+    """The contents of a process: a function for every type, and a client that enqueues."""
 
     def __init__(self, url: str) -> None:
-        database = ExposedDatabase(url, exposed)
-        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in ALL_TASKS.items()}
+        database = FaultyDatabase(url, current)
+        workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in SERVED.items()}
         self._functions: dict[str, Worker | Router] = {
-            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in ALL_TASKS.items() for queue in task.lanes
+            lane_name(PREFIX, queue, type_): workers[type_] for type_, task in SERVED.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
         self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
-        self._client = JobClient.within(ExposedDatabase(url, exposed), sqs, PREFIX)
+        self._client = JobClient.within(FaultyDatabase(url, current), sqs, PREFIX)
         self._direct = JobClient(record=False)
         self._direct._sqs, self._direct._prefix = sqs, PREFIX
-        self._callers = ExposedDatabase(url, exposed)
-        SideConnection.database = Database(url)
+        self._callers = FaultyDatabase(url, current)
+        Ledger.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        exposed.fate = Fate(**order.get("fate", {}))
+        current.fate = Fate(**order.get("fate", {}))
         try:
             answer = self._do(order)
-            exposed.at("before", "answer")
+            current.at("before", "answer")
             return answer
         finally:
-            exposed.fate = NONE
+            current.fate = NONE
 
     def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         if "invoke" in order:
@@ -74,55 +73,55 @@ class Process:
                 answer = self._functions[order["invoke"]].handle(
                     {"Records": order["records"]}, LambdaContext(seconds=order["seconds"])
                 )
-            except BaseException:  # a function must never raise: the whole batch would be delivered again
-                return {
-                    "failed": [record["messageId"] for record in order["records"]],
-                    "raised": traceback.format_exc(),
-                }
+            except BaseException:  # a function must not raise, because SQS would deliver the whole batch again
+                failed = [record["messageId"] for record in order["records"]]
+                return {"failed": failed, "raised": traceback.format_exc()}
             return {"failed": [item["itemIdentifier"] for item in answer["batchItemFailures"]]}
         try:
             if "cancel" in order:
                 return {"states": {id_: self._client.cancel(id_) for id_ in order["cancel"]}}
             return self._produce(order["produce"], order["jobs"])
-        except Exception as error:  # the caller's transaction is lost, with all jobs that were enqueued in it
+        except Exception as error:  # the caller's transaction is rolled back, with the tasks enqueued in it
             self._callers.drop()
-            return {"created": [], "replaced": [], "error": f"{type(error).__name__}: {error}"}
+            return {"created": [], "replaced": [], "unavailable": f"{type(error).__name__}: {error}"}
 
     # --- Producers -------------------------------------------------------------------------------------------------
 
     def _produce(self, mode: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-        error: dict[str, str] = {}
+        unavailable: dict[str, str] = {}
         match mode:
             case "alone" | "direct":
-                results, error = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
+                results, unavailable = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
             case "many":
                 results = self._client.enqueue_many([_job(job) for job in jobs])
             case _:
                 results = self._in_session(mode, jobs)
         enqueued = [result for result in results if isinstance(result, Enqueued)]
         return {
-            "created": [result.id for result in enqueued if result.created],
-            "replaced": [result.id for result in enqueued if not result.created],
-        } | error
+            "created": [task.id for task in enqueued if task.created],
+            "replaced": [task.id for task in enqueued if not task.created],
+        } | unavailable
 
     def _one_by_one(
         self, client: JobClient, jobs: list[dict[str, Any]]
     ) -> tuple[list[Enqueued | JobError], dict[str, str]]:
-        """Enqueue each job by itself. Return the results until the database is unavailable, and its error."""
+        """Return the results up to an error of the unavailable database, and that error."""
         results: list[Enqueued | JobError] = []
         for job in jobs:
-            declared = _job(job)
+            new = _job(job)
             try:
-                results.append(client.enqueue(declared.task, declared.payload, **job_options(job)))
+                results.append(client.enqueue(new.task, new.payload, **job_options(job)))
             except DatabaseUnavailableError as error:
-                return results, {"error": str(error)}
+                return results, {"unavailable": str(error)}
             except JobError as error:
                 results.append(error)
         return results, {}
 
     def _in_session(self, mode: str, jobs: list[dict[str, Any]]) -> list[Enqueued | JobError]:
-        """Enqueue jobs in a session, which commits, except in mode ``rollback``. In mode ``savepoint`` every second job
-        is enqueued in a savepoint that is rolled back."""
+        """Enqueue in a session that commits or, in mode ``rollback``, rolls back.
+
+        In mode ``savepoint``, every second job is in a savepoint that is rolled back.
+        """
         with Session(self._callers.engine) as session:
             results: list[Enqueued | JobError] = []
             for number, job in enumerate(jobs):
@@ -148,7 +147,7 @@ def job_options(job: Mapping[str, Any]) -> Any:
         if name in options:
             options[name] = timedelta(seconds=options[name])
     if "deadline_in" in options:
-        rows = SideConnection.database.get().run(
+        rows = Ledger.database.get().run(
             "select clock_timestamp() + make_interval(secs => $1::float8)", str(options.pop("deadline_in"))
         )
         options["deadline"] = rows[0][0]
@@ -159,10 +158,10 @@ def _job(job: Mapping[str, Any]) -> Job:
     return Job(TASKS[job["type"]], Work(**job["payload"]), **job_options(job))
 
 
-# --- The nursery ---------------------------------------------------------------------------------------------------
+# --- The fork server -----------------------------------------------------------------------------------------------
 
 
-class Nursery(ForkingMixIn, UnixStreamServer):
+class ForkServer(ForkingMixIn, UnixStreamServer):
     max_children = 100
     request_queue_size = 100
     block_on_close = False
@@ -173,8 +172,8 @@ class Nursery(ForkingMixIn, UnixStreamServer):
             os._exit(0)
 
 
-class Connection(StreamRequestHandler):
-    """A connection, in a process of its own."""
+class Connected(StreamRequestHandler):
+    """The connection to a forked process."""
 
     def handle(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -189,8 +188,8 @@ parent = os.getppid()
 
 
 def _warm_up() -> None:
-    """Do the initial work of all processes once, before the forks."""
-    for task in ALL_TASKS.values():
+    """Do the first work of a process once, before the forks."""
+    for task in SERVED.values():
         for queue in task.lanes:
             sqs.url(lane_name(PREFIX, queue, task.type))
     database = Database(os.environ["DATABASE_URL"])
@@ -204,9 +203,9 @@ def main() -> None:
     if plant := os.environ.get(plants.VARIABLE):
         plants.PLANTS[plant]()
     discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends can be interrupted, too
+    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are current, too
     _warm_up()
-    with Nursery(sys.argv[1], Connection) as server:
+    with ForkServer(sys.argv[1], Connected) as server:
         print("ready", flush=True)
         server.serve_forever(poll_interval=0.2)
 

@@ -53,7 +53,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 def work(session: Session, what: str = "done") -> None:
-    """What the caller does beside."""
+    """The caller's own write in the same transaction."""
     session.execute(text("insert into work values (:what)"), {"what": what})
 
 
@@ -342,7 +342,7 @@ def test_a_task_out_of_reach_of_sqs_waits_in_its_row(world: World, sends: Sends,
 # --- Many ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_250_tasks_in_one_session_100_are_sent_at_once_and_the_sweep_is_woken_for_the_rest(
+def test_of_250_tasks_in_a_session_100_are_sent_and_the_sweep_is_woken_for_the_rest(
     world: World, sends: Sends, session: Session
 ) -> None:
     world.sqs.client.create_queue(QueueName=SWEEP_LANE)
@@ -431,7 +431,7 @@ def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_swee
 
 
 @pytest.mark.parametrize("count", [1, 5, 30])
-def test_an_sqs_that_is_away_after_the_commit_is_no_error_of_the_callers(
+def test_an_unavailable_sqs_after_the_commit_is_no_error_for_the_caller(
     world: World, sends: Sends, session: Session, count: int
 ) -> None:
     for queue in (LANE,):

@@ -355,7 +355,7 @@ def test_a_unique_key_tells_nothing_of_a_redacted_field(
     assert asked.task("t").unique_key == f"sample:secretive {shown}"
 
 
-def test_a_masked_field_with_nothing_behind_it_is_refused(world: World, asked: Inspector) -> None:
+def test_a_masked_field_without_a_value_is_refused(world: World, asked: Inspector) -> None:
     with pytest.raises(PayloadError, match="token: it is masked, and the task has no value"):
         asked.enqueue("sample:secretive", {"token": MASK})
 

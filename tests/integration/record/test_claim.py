@@ -179,7 +179,7 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
     assert tuple(world.outcomes("it")) == case.outcomes
 
 
-def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_row_as_it_was(world: World) -> None:
+def test_an_id_of_another_task_is_a_dead_letter_and_does_not_change_the_row(world: World) -> None:
     put(world, sample_one, "it", state="retry", attempts=2, runs=2)
     before = world.row("it")
 
@@ -191,7 +191,7 @@ def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_r
     assert world.row("it") == before
 
 
-def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world: World) -> None:
+def test_a_lost_last_run_is_the_reason_in_the_row_and_in_the_dead_letter(world: World) -> None:
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4, generation=2))
 
     assert world.deliver(sample_one, RECORDED) == []
@@ -373,7 +373,7 @@ def test_a_dead_letter_redriven_while_paused_runs_after_the_pause(world: World) 
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 5)
 
 
-def test_a_paused_task_that_is_given_up_still_gets_its_dead_letter(world: World) -> None:
+def test_a_paused_task_that_is_archived_still_gets_its_dead_letter(world: World) -> None:
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
     pause(world, "type", "sample:one")
 
@@ -386,7 +386,7 @@ def test_a_paused_task_that_is_given_up_still_gets_its_dead_letter(world: World)
 # --- The dead letter's queue ---------------------------------------------------------------------------------------
 
 
-def test_what_the_dead_letter_queue_does_not_take_stays_in_the_lane_unmarked(world: World) -> None:
+def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked(world: World) -> None:
     put(world, sample_one, "it", **archived(dead_sent_at=None, sweep_at=In(60)))
     lane = world.lane(sample_one)
     world.worker(sample_one)

@@ -110,7 +110,7 @@ def at(postgres: Postgres, tls: tuple[int, Path]) -> Iterator[Callable[[str, str
         yield make
 
 
-def test_a_server_of_a_known_authority_under_its_own_name_is_let_in(at: Make, tls: tuple[int, Path]) -> None:
+def test_a_server_with_a_known_certificate_and_name_is_accepted(at: Make, tls: tuple[int, Path]) -> None:
     assert at(NAMED, f"?sslrootcert={tls[1]}").get().run("select 1") == [[1]]
 
 
@@ -157,8 +157,8 @@ def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
     administer(postgres, "drop role rotating")
 
 
-def test_a_server_that_takes_the_connection_and_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that is being woken."""
+def test_a_server_that_accepts_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example a paused server that starts again."""
     monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()

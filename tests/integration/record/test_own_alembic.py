@@ -1,4 +1,4 @@
-"""A project's own Alembic in one database with the record: neither sees anything of the other."""
+"""A project's own Alembic in the same database as Joblane's tables: neither affects the other."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_a_project_s_own_alembic_and_the_record_s_touch_nothing_of_each_other(
     assert "op." not in text
     command.upgrade(config, "head")
     command.check(config)
-    # when all is taken back, the record stays
+    # when all is reverted, Joblane's tables stay
     command.downgrade(config, "base")
     assert ours(url) == before
     migrate(url)

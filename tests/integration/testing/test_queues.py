@@ -1,4 +1,4 @@
-"""The queues in memory refuse, hide and give up messages as SQS does."""
+"""The queues in memory refuse, hide and dead-letter messages as SQS does."""
 
 from __future__ import annotations
 

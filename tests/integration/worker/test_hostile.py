@@ -216,7 +216,7 @@ def sends(world: World) -> Sends:
 
 
 def kept(answer: Any, records: list[dict[str, Any]]) -> set[str]:
-    """What stays in the queue, after a look at the answer's form."""
+    """Check the form of the response, and return the ids of the messages that stay in the queue."""
     assert list(answer) == ["batchItemFailures"]
     assert isinstance(answer["batchItemFailures"], list)
     ids = [item["itemIdentifier"] for item in answer["batchItemFailures"]]
@@ -235,7 +235,7 @@ def reasons(sends: Sends, queue: str) -> list[tuple[str, str | None]]:
     ]
 
 
-def check_letters(dead_letters: list[tuple[str, str | None]], logged: list[str]) -> None:
+def check_dead_letters(dead_letters: list[tuple[str, str | None]], logged: list[str]) -> None:
     """Each has its reason, here or in the log; and no reason shows a value."""
     for body, reason in dead_letters:
         assert reason or len(body.encode()) > MAX_MESSAGE_BYTES - 2000
@@ -247,7 +247,7 @@ def check_letters(dead_letters: list[tuple[str, str | None]], logged: list[str])
 # --- The front door ------------------------------------------------------------------------------------------------
 
 
-def test_the_front_door_passes_what_is_good_and_buries_the_rest(world: World, sends: Sends) -> None:
+def test_the_front_door_forwards_valid_messages_and_refuses_the_others(world: World, sends: Sends) -> None:
     router = Router({"order:ship": ["default"]}, world.sqs, PREFIX)
     came: dict[str, int] = {}
     with lines() as logged:
@@ -266,7 +266,7 @@ def test_the_front_door_passes_what_is_good_and_buries_the_rest(world: World, se
         assert (f"good-{number}" if number % 2 else f"sqs-{number}") in good
     assert len(dead_letters) > 700
     assert all(body in came for body, _ in dead_letters), "as it came"
-    check_letters(dead_letters, logged.texts)
+    check_dead_letters(dead_letters, logged.texts)
     refused = [line for line in logged.fields if line["message"].startswith("message refused")]
     assert len(refused) == len(dead_letters)
     assert all(line["reason"] and line["message_id"] for line in refused)
@@ -275,7 +275,7 @@ def test_the_front_door_passes_what_is_good_and_buries_the_rest(world: World, se
 # --- The lane ------------------------------------------------------------------------------------------------------
 
 
-def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: Sends) -> None:
+def test_a_lane_completes_valid_messages_and_refuses_the_others(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     given = 0
     with lines() as logged:
@@ -303,7 +303,7 @@ def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: 
     refused = sum(line["message"].startswith("message refused") for line in logged.fields)
     assert len(dead_letters) == archived + refused
     assert len(dead_letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
-    check_letters(dead_letters, logged.texts)
+    check_dead_letters(dead_letters, logged.texts)
     assert world.run(f"select count(*) from joblane.tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [
         [0]
     ]
@@ -343,7 +343,7 @@ def is_good(body: str) -> bool:
 # --- On the edge ---------------------------------------------------------------------------------------------------
 
 
-def test_a_tick_from_a_stranger_gets_an_id_and_no_more(world: World, sends: Sends) -> None:
+def test_a_tick_from_an_external_producer_gets_only_an_id(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     for number, at in enumerate(
         ("2026-13-99T99:99Z", "", "x" * 5000, "٢٠٢٦-٠٣-٠١T٠٢:٠٠", "<aws.scheduler.scheduled-time>")
@@ -367,7 +367,7 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
     assert world.run("select count(*) from joblane.tasks where state not in ('completed', 'archived')") == [[0]]
 
 
-def test_one_id_with_two_payloads_in_one_batch_runs_one_and_buries_the_other(world: World, sends: Sends) -> None:
+def test_of_two_payloads_with_one_id_in_a_batch_one_runs_and_one_is_a_dead_letter(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     records = [record(envelope({"number": number}, id="same"), LANE) for number in (1, 2)]
     left = kept(worker.handle(event(*records), LambdaContext()), records)

@@ -114,7 +114,7 @@ def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_
     assert '"type":"sample:one"' in dead_letters[0]["Body"]
 
 
-def test_skip_retry_gives_up_at_once(world: World) -> None:
+def test_skip_retry_archives_at_once(world: World) -> None:
     @behaviour
     def skip(payload: Sample, ctx: TaskContext) -> None:
         raise SkipRetry("no such tenant")
@@ -125,7 +125,7 @@ def test_skip_retry_gives_up_at_once(world: World) -> None:
     assert len(world.dead_letters(sample_one)) == 1
 
 
-def test_a_payload_that_does_not_validate_under_its_own_schema_is_given_up(world: World) -> None:
+def test_a_payload_that_is_invalid_under_its_own_schema_is_archived(world: World) -> None:
     assert world.deliver(sample_one, {"type": "sample:one", "id": "bad", "payload": {"number": "secret"}}) == []
     row = world.row("bad")
     assert row["state"] == "archived"
@@ -133,7 +133,7 @@ def test_a_payload_that_does_not_validate_under_its_own_schema_is_given_up(world
     assert "secret" not in row["reason"]
 
 
-def test_a_payload_of_another_schema_waits_without_spending_and_gives_up_after_an_hour(world: World) -> None:
+def test_a_payload_of_another_schema_waits_uncounted_and_is_archived_after_an_hour(world: World) -> None:
     body = {"type": "sample:one", "id": "new", "payload": {"number": "secret"}, "schema": "another"}
     assert len(world.deliver(sample_one, body)) == 1
     row = world.row("new")

@@ -200,7 +200,7 @@ def test_after_an_interrupt_in_a_query_the_next_task_sees_its_own_rows(world: Wo
     assert seen == ["second-0", "second-1", "second-2"]
 
 
-def test_after_an_interrupt_that_a_handler_turned_into_its_own_error_the_next_task_sees_its_own_rows(
+def test_after_an_interrupt_raised_as_another_error_the_next_task_sees_its_own_rows(
     world: World,
 ) -> None:
     seen: list[Any] = []
@@ -275,7 +275,7 @@ def test_an_error_of_a_later_run_has_nothing_to_do_with_an_interrupt_before_it(w
     assert world.row("second")["error_type"] == "UnreadablePayloadError"
 
 
-def test_in_a_batch_the_interrupted_task_leaves_its_neighbours_alone(effects: World) -> None:
+def test_an_interrupted_task_in_a_batch_does_not_affect_the_others(effects: World) -> None:
     seen: list[Any] = []
 
     @behaviour
@@ -401,7 +401,7 @@ def test_an_alarm_at_any_moment_around_the_handlers_end_never_gets_out(world: Wo
         assert_silent()
 
 
-def test_an_interrupt_in_the_middle_of_the_sessions_own_change_of_state_is_a_timeout_like_any_other(
+def test_an_interrupt_during_a_state_change_of_the_session_is_a_timeout(
     effects: World,
 ) -> None:
     from sqlalchemy.orm.state_changes import _StateChangeStates

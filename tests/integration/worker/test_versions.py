@@ -1,4 +1,4 @@
-"""Old and new code side by side on one database, while a deploy is under way or after one that is taken back."""
+"""Old and new code on the same database, during a deploy or after a rollback."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_new_code_runs_what_old_code_has_enqueued_with_the_default(world: World)
     assert ran == [Wider(number=7)]
 
 
-def test_what_new_code_cannot_read_waits_without_spending_an_attempt_and_old_code_runs_it(world: World) -> None:
+def test_a_payload_that_new_code_cannot_read_waits_uncounted_and_runs_with_old_code(world: World) -> None:
     (old, ran), (new, unread) = version(Old), version(Stricter)
     world.lane(old)
     info = world.client.enqueue(old, Old(number=7))
@@ -89,7 +89,7 @@ def test_what_new_code_cannot_read_waits_without_spending_an_attempt_and_old_cod
     assert world.row(info.id)["attempts"] == 1
 
 
-def test_what_no_code_can_read_is_given_up_after_an_hour_with_the_reason(world: World) -> None:
+def test_a_payload_that_no_code_can_read_is_archived_after_an_hour_with_the_reason(world: World) -> None:
     (old, _), (new, _) = version(Old), version(Stricter)
     world.lane(old)
     info = world.client.enqueue(old, Old(number=7))
@@ -167,7 +167,7 @@ def test_messages_and_rows_of_the_old_name_run_under_the_new_one(world: World) -
     assert (row["type"], row["state"]) == ("sample:changing", "completed")
 
 
-def test_a_foreign_message_of_the_old_name_runs_too(world: World) -> None:
+def test_an_external_message_with_the_old_name_runs_too(world: World) -> None:
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": 3}).encode()
     assert deliver(world, sample_renamed, body, lane) == []
@@ -175,7 +175,7 @@ def test_a_foreign_message_of_the_old_name_runs_too(world: World) -> None:
     assert lane == lane_name(PREFIX, Queue.DEFAULT, "sample:changing")
 
 
-def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(world: World) -> None:
+def test_an_archived_task_with_the_old_name_is_revived_by_its_dead_letter(world: World) -> None:
     # given one whose payload nobody can read
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": "many"}).encode()
