@@ -141,7 +141,7 @@ PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
 IN_JSON = {"None": "null", "True": "true", "False": "false"}
 NAMED_BY_KEY: Mapping[tuple[type, str], str] = {(Stage, "name"): "its key in `stages`"}
 SHORT_TYPES = {
-    "RetryDelay": "`timedelta`, list or function",
+    "RetryDelay": "`timedelta` or list or function",
     "Task[Any, Any]": "task",
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
