@@ -1,4 +1,4 @@
-"""Values of redacted fields, and of headers, are nowhere but in the task's row and messages, and with the handler.
+"""Values of redacted fields and headers are only in the task's row, in its messages, and in the handler.
 
 Each way by which a value might get out is gone with a value of its own. Then all is searched that the library has
 written, recorded, sent or answered.
@@ -218,7 +218,7 @@ LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "retu
 
 @dataclass
 class Gathered:
-    """Where → what was written there."""
+    """Place → texts that were written there."""
 
     world: World
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -340,7 +340,7 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
 
 
 def ask(world: World, gathered: Gathered) -> None:
-    """All that an inspector shows, with each answer as it goes through JSON."""
+    """Read everything that the Inspector shows, in its JSON form."""
     scope = Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
     inspector = Inspector(scope)
     ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in LOGGED)]
@@ -388,7 +388,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
 
 
 def browse(world: World, gathered: Gathered) -> None:
-    """The page, as a browser sees it."""
+    """Read the page as a browser does."""
     inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
     keys = Keys(token="the-token", session="the-session", form="the-form-token")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)

@@ -1,4 +1,4 @@
-"""Enqueueing: bad input refused before anything is written or sent, every distance exact, results in order."""
+"""Enqueueing: bad input is refused before any write or send, delays are exact, results are in order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ select pg_terminate_backend(pid) from pg_stat_activity
 
 
 class Loose(Payload):
-    """Takes whatever it is given, so that the checks below it are what refuses."""
+    """Accepts any value, so that the checks after it must refuse it."""
 
     value: Any = None
     number: float = 0
@@ -74,7 +74,7 @@ def bare(world: World) -> JobClient:
 
 @contextmanager
 def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
-    """Nothing is written or sent meanwhile."""
+    """Assert that nothing is written or sent inside the block."""
     before = world.run("select count(*) from joblane.tasks")
     sends.clear()
     yield
@@ -83,7 +83,7 @@ def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
 
 
 def seconds_until(world: World, id_: str, column: str) -> float:
-    """From the row's making to a time in it."""
+    """Return the seconds from the row's creation to a time in it."""
     sql = f"select extract(epoch from {column} - created_at)::float8 from joblane.tasks where id = $1"
     return float(world.run(sql, id_)[0][0])
 
@@ -753,7 +753,7 @@ def test_an_id_that_waits_for_another_transaction_delays_no_mark(world: World, s
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement that goes to the server from now on."""
+    """Record every statement that is sent to the server from now on."""
     statements: list[str] = []
     real = Connection.execute_unnamed
 
@@ -766,7 +766,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run_at_once(works: list[Any]) -> None:
-    """Each in a thread of its own; raises what the first of them raised."""
+    """Run each function in its own thread, and raise the first error."""
     failures: list[BaseException] = []
 
     def run(work: Any) -> None:

@@ -1,4 +1,4 @@
-"""Many at once: what an `enqueue_many` costs, in which order it locks, and who sends what."""
+"""Bulk inserts: the cost of an `enqueue_many`, its lock order, and the sender of each message."""
 
 from __future__ import annotations
 
@@ -127,7 +127,10 @@ def test_one_between_two_invocations_of_its_attempt_is_not_replaced(world: World
 def test_a_duplicate_at_a_stricter_isolation_is_an_error_of_the_database_there(
     world: World, client: JobClient, session: Session
 ) -> None:
-    """`on conflict` cannot pass over a row that the transaction must not see: the documentation names the level."""
+    """`on conflict` cannot skip a row that the transaction must not see.
+
+    The documentation names the isolation level.
+    """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     session.execute(text("select count(*) from joblane.tasks"))
     client.enqueue(sample_only, Sample(), unique_key="k")

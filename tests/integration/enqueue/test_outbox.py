@@ -1,4 +1,4 @@
-"""Enqueueing in a session of the caller's: the row commits with its work, and is sent after that or never."""
+"""Enqueueing in the caller's session: the row commits with the caller's work, and its message is sent afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sends(world: World) -> Sends:
 
 @pytest.fixture
 def engine(world: World) -> Iterator[Engine]:
-    """The caller's own: a pool of one connection, which nothing of the library's may need."""
+    """The caller's engine: a pool of one connection, which the library must not need."""
     url = world.url.replace("postgresql://", "postgresql+pg8000://")
     made = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=2)
     yield made
@@ -62,7 +62,7 @@ def enqueue(world: World, session: Session | None, task_id: str | None = None, *
 
 
 def sent(sends: Sends) -> list[str | None]:
-    """Ids of what was sent to the lane."""
+    """Return the ids of the messages that were sent to the lane."""
     return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
 
 
@@ -71,7 +71,7 @@ def rows(world: World) -> list[str]:
 
 
 def sweep_all(world: World) -> None:
-    """A sweep when everything is overdue."""
+    """Run a sweep with every row due."""
     world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
     sweep(world.database.get(), world.sqs, PREFIX)
 
@@ -508,7 +508,7 @@ def child(world: World, ctx: TaskContext, task_id: str = "child") -> None:
 
 
 def run_parent(world: World, do: str) -> str:
-    """Deliver a task and return its id; what it sends is in the lane afterwards."""
+    """Deliver a task and return its id. Its children's messages are in the lane afterwards."""
     body = {"type": "sample:one", "id": "parent", "payload": {"do": do}}
     world.deliver(sample_one, body)
     return "parent"

@@ -1,4 +1,4 @@
-"""Enqueueing by SQL alone: ``joblane.enqueue`` is held to the rules of the client."""
+"""Enqueueing by SQL alone: ``joblane.enqueue`` follows the rules of the client."""
 
 from __future__ import annotations
 
@@ -199,7 +199,7 @@ def test_a_payload_without_its_defaults_has_the_key_of_the_same_with_them(known:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_canonical_form_in_sql_is_the_librarys(known: World, seed: int) -> None:
-    """Not by hypothesis, whose hook into the collector meets the recursion limit of other tests of this session."""
+    """Without hypothesis, whose hook into the garbage collector fails at the recursion limit of other tests."""
     dice = random.Random(seed)
     for _ in range(100):
         value = any_json(dice)

@@ -191,7 +191,7 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
 
 
 def between(world: World, client: JobClient, statement: str, what: str) -> None:
-    """Let ``what`` happen to all rows once the client has executed ``statement`` for the first time."""
+    """Apply ``what`` to all rows after the client has executed ``statement`` for the first time."""
     connection = client._database().get()
     real = connection.run
     left = [what]

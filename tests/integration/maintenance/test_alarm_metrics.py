@@ -32,7 +32,7 @@ def breaks(payload: Sample, ctx: TaskContext) -> None:
 def sweeps(
     world: World, capsys: pytest.CaptureFixture[str], seconds: float = 60.0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the task itself. The metrics it wrote of what it found, and its log lines."""
+    """Run the sweep's task. Return its metrics of findings, and its log lines."""
     world.lane(jobs_sweep)
     wake(world.sqs, PREFIX)
     capsys.readouterr()

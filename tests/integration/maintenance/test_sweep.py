@@ -1,4 +1,4 @@
-"""The sweep: what a message should have done and has not; bounded, shared between two, and safe to die in."""
+"""The sweep replaces missing messages. It works in batches, can run twice at once, and can be killed."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def swept(world: World) -> Swept:
 
 
 def overdue(id_: str, world: World, **columns: Any) -> str:
-    """A row that wants to be looked at now."""
+    """Write a row that is due for the sweep."""
     put(world, sample_one, id_, **({"sweep_at": In(-1)} | columns))
     return id_
 
 
 def fill(world: World, count: int, columns: str = "sweep_at", values: str = "now() - interval '1 s'") -> None:
-    """Many rows at once, their ids in no order."""
+    """Write many rows, with unordered ids."""
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, "
         f"{columns}) select md5(n::text), 'sample:one', 'default', 'pending', '{{}}', '', 4, 60, {values} "
@@ -170,7 +170,7 @@ def test_paused_rows_are_passed_over_until_the_pause_ends(world: World, sends: S
 
 
 def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends) -> None:
-    """Rows may hold far more than a message; five hundred of them would not fit a small function."""
+    """A row may be far larger than a message, and five hundred of them do not fit into a small function."""
     for number in range(30):
         overdue(f"big-{number}", world)
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
@@ -227,7 +227,7 @@ def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
 
 
 def expiring(world: World, id_: str, **columns: Any) -> None:
-    """A row that has ended, with a result, an attempt and an item."""
+    """Write a row that has ended, with a result, an attempt and an item."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
     put(world, sample_one, id_, **all_columns)
@@ -485,7 +485,7 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
 
 @pytest.fixture
 def large(world: World) -> World:
-    """100,000 waiting rows and as many that have ended, of which few are due."""
+    """A world with 100,000 waiting rows and 100,000 ended rows, of which few are due."""
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, due_at,"
@@ -503,7 +503,7 @@ def large(world: World) -> World:
 
 
 def plan(world: World, sql: str, *parameters: str) -> str:
-    """The plan as it ran, with the rows it read; nothing of what it did remains."""
+    """Return the plan of an executed statement with its row counts, and roll the statement back."""
     connection = world._observer.get()
     connection.execute_simple("begin")
     try:

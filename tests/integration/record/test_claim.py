@@ -1,4 +1,4 @@
-"""Every row of the claim's decision table, by a delivery that meets a row in that state."""
+"""Every row of the claim's decision table, by a delivery for a task in that state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_PAYLOAD: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"
 
 
 def dead(generation: int) -> dict[str, tuple[str, str]]:
-    """The attributes of a dead letter that comes back."""
+    """Return the attributes of a redriven dead letter."""
     return {
         "joblane-dead": ("Number", str(generation)),
         "joblane-reason": ("String", "attempt 4 of 4 failed"),
@@ -29,9 +29,9 @@ def dead(generation: int) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table. ``row`` None: there is none. ``waits``: seconds until the message that stays is seen again.
+    """A row of the table. ``row`` None: no row exists. ``waits``: the visibility timeout of a message that stays.
 
-    ``state`` … ``generation``: the row afterwards. ``dead letters``: in the dead-letter queue.
+    ``state`` … ``generation``: the row afterwards. ``dead_letters``: the number in the dead-letter queue.
     """
 
     name: str
@@ -296,7 +296,7 @@ def pause(world: World, scope: str, name: str, until: str = "null") -> None:
 
 
 def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
-    """Lift every pause, let the sweep look at the row, and take what it sent."""
+    """Remove every pause, sweep the row, and take the message that the sweep sent."""
     world.run("delete from joblane.pauses")
     world.run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     world.sweep()

@@ -1,4 +1,4 @@
-"""The step of a deploy that brings the database up to date, and the user it lets in."""
+"""The step of a deploy that brings the database up to date, and the privileges of the functions' user."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EVENT = {
 
 @pytest.fixture
 def empty(postgres: Postgres) -> Iterator[str]:
-    """A database with nothing in it; the role `app` is gone after the test."""
+    """Yield an empty database, and drop the role `app` after the test."""
     administer(postgres, "create database migrating")
     yield postgres.database_url("migrating")
     postgres.start()
@@ -236,7 +236,7 @@ def test_a_database_that_stays_unavailable_ends_the_patience(monkeypatch: pytest
 
 @pytest.fixture
 def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Where CloudFormation wants its answer, and what came."""
+    """Yield the URL for responses to CloudFormation, and the responses that arrived."""
     came: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):

@@ -56,7 +56,7 @@ def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def ours(url: str) -> str:
-    """All of the schema joblane: columns, indexes, functions, versions."""
+    """Return the columns, indexes, functions and versions of the schema joblane."""
     database = Database(url)
     try:
         rows = database.get().run(
@@ -81,7 +81,7 @@ def project(folder: Path, url: str, env: str) -> Config:
 
 
 def documented() -> str:
-    """The lines of the page for an `env.py` that looks at all schemas."""
+    """Return the lines of the page for an `env.py` that reads all schemas."""
     page = ROOT / "docs" / "how-to" / "existing-database.md"
     [block] = [block for block in blocks("python", page) if "include_name" in block.text]
     return block.text.rstrip().replace("\n", "\n    ")

@@ -1,4 +1,4 @@
-"""Two of everything at once: deliveries, claims, finishes and sweeps, held at the worst moment."""
+"""Concurrent deliveries, claims, finishes and sweeps, each held at the worst time."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def waiting_for_a_lock(world: World) -> bool:
 
 
 class WinnerDiedError(InterfaceError):  # type: ignore[misc]
-    """The winner's connection went away with its claim."""
+    """The winner's connection broke with its claim."""
 
 
 class Barrier:
-    """A hook that takes the claim into an open transaction and holds it there, until it commits or dies."""
+    """A hook that runs the claim in an open transaction and holds it, until it commits or breaks."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
@@ -350,14 +350,14 @@ def test_a_second_copy_during_the_back_off_does_not_run_early(world: World) -> N
 
 
 def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(world: World) -> None:
-    """The sweep notes what it sent after sending it. By then the task may have run and wait for something else."""
+    """The sweep marks a message after the send. By then the task may have run, and may wait for a retry."""
 
     @behaviour
     def wait_long(payload: Sample, ctx: TaskContext) -> None:
         raise RetryAfter(timedelta(hours=3))
 
     class Quick(Sqs):
-        """A queue whose consumer is done before the sender hears that the message was taken."""
+        """A queue whose consumer finishes before the sender gets SQS's response."""
 
         def send_many(self, entries: Any) -> dict[int, str]:
             for entry in entries:

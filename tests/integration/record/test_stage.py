@@ -1,4 +1,4 @@
-"""A schema `joblane` serves one stage, of one project, and is nobody else's."""
+"""A schema `joblane` serves one stage of one project only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def connected(url: str) -> Iterator[Any]:
 
 
 def everything(url: str) -> list[list[Any]]:
-    """Names of all that users have made in a database, and how many rows the version tables and the types have."""
+    """Return the names of all user objects in a database, and the number of versions and types."""
     with connected(url) as connection:
         made = connection.run(
             "select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
@@ -247,7 +247,7 @@ def test_the_printed_sql_in_a_database_that_has_it_changes_nothing(empty: str) -
 
 @pytest.fixture
 def shop(world: World) -> World:
-    """A world whose record serves the stage `shop`, while its processes are of `jobs`."""
+    """A world whose database serves the stage `shop`, while its processes belong to `jobs`."""
     world.run("insert into joblane.stage (prefix) values ('shop')")
     world.database.drop()
     world.database = Database(world.url, prefix="jobs")

@@ -1,4 +1,4 @@
-"""A trace goes from who enqueues, by whatever way, to the log lines of every run, and on to what the run enqueues."""
+"""A trace passes from the producer to the log lines of every run, and to the tasks that the run enqueues."""
 
 from __future__ import annotations
 

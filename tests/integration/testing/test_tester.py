@@ -1,4 +1,4 @@
-"""Running jobs in a test: one, all that are due, or a function by itself."""
+"""Running jobs in a test: a single one, all due ones, or only the function."""
 
 from __future__ import annotations
 

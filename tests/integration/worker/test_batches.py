@@ -1,4 +1,4 @@
-"""Ten messages in one invocation: two statements for all, and each message on its own where something is wrong."""
+"""Ten messages in one invocation: two statements for all of them, or one by one after an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.world import PREFIX, World, handle
 
 
 class Wire(HookedDatabase):
-    """Notes the statements of a process, and counts its round trips: the server ends each answer with one message."""
+    """Records the statements of a process, and counts its round trips: the server ends each answer with one message."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, self._note)
@@ -58,7 +58,7 @@ class Wire(HookedDatabase):
 
 @pytest.fixture
 def wire(world: World) -> Iterator[Wire]:
-    """The world's own connection, watched."""
+    """The world's connection, recorded."""
     world.run("create table effects (task_id text, what text)")
     world.database = watched = Wire(world.url)
     yield watched
@@ -75,7 +75,7 @@ def states(world: World) -> dict[str, str]:
 
 
 def warm(world: World, wire: Wire, do: str = "nothing") -> None:
-    """Let the process have prepared its statements."""
+    """Prepare the statements of the process."""
     world.deliver(sample_batch, *bodies(2, do, prefix="warm"))
     world.run("delete from joblane.tasks")
     world.run("delete from effects")
@@ -253,7 +253,7 @@ def test_a_batch_from_another_lane_of_the_type_sends_its_dead_letters_to_that_la
 
 
 def refuse(world: World, operation: str, condition: str, code: str = "P0001") -> None:
-    """Let the database refuse one row, as it does for what nobody thought of."""
+    """Make the database refuse a row, for an unexpected reason."""
     world.run(
         "create or replace function refuse() returns trigger language plpgsql as"
         f" $$begin if {condition} then raise exception 'refused' using errcode = '{code}'; end if; return new; end$$"
@@ -339,7 +339,7 @@ def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire
 
 
 def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: World, wire: Wire) -> None:
-    """Its end would else be written into that transaction, and its message go before anything is committed."""
+    """Otherwise its end would be written into that transaction, and its message deleted before the commit."""
 
     @behaviour
     def leave_open_and_return(payload: Sample, ctx: TaskContext) -> None:
@@ -356,7 +356,7 @@ def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: 
 
 
 def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
-    """Claim a batch as a process that dies right after it, and let the leases end."""
+    """Claim a batch in a process that is killed right after it, and let the leases end."""
 
     class Died(BaseException):
         pass
@@ -430,7 +430,7 @@ def test_a_paused_task_to_claim_alone_waits_and_stays_so(world: World) -> None:
 
 
 def test_other_tasks_of_a_locked_rows_batch_are_claimed_one_by_one(world: World) -> None:
-    """A process that dies in one of them then costs the others no attempt."""
+    """If the process is killed in one of them, the others lose no attempt."""
     together: list[int] = []
 
     @behaviour

@@ -41,7 +41,7 @@ def children(world: World, where: str = "true") -> int:
 
 
 def receive_all(world: World, queue: str) -> list[str]:
-    """The bodies of all messages of a queue."""
+    """Return the bodies of all messages of a queue."""
     bodies: list[str] = []
     while found := world.received(queue, visibility=300):
         bodies += [one["Body"] for one in found]
@@ -207,7 +207,7 @@ MANY = 10_000
 
 
 class BottomlessSqs(RecordingSqs):
-    """Takes every message and keeps none: moto gets slower with each that it holds."""
+    """Accepts every message and keeps none, because moto gets slower with each stored message."""
 
     def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
         self.sent += entries

@@ -1,4 +1,4 @@
-"""PostgreSQL away in every way it can be: what could not be claimed spends nothing, what ran counts as lost."""
+"""Outages of PostgreSQL: an unclaimed message uses no attempt, and a run that cannot commit is lost."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def server(world: World, postgres: Postgres) -> Iterator[Postgres]:
 
 
 def forget(world: World) -> None:
-    """The connection that looks from outside broke with the server; it is not what is tested."""
+    """Drop the test's own connection, which broke with the server."""
     world._observer.drop()
 
 
@@ -247,7 +247,7 @@ def terminate(world: World, ctx: TaskContext) -> None:
 
 @pytest.mark.parametrize("then", ["returns", "uses it and fails", "uses it and swallows that", "checks as well"])
 def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrote(effects: World, then: str) -> None:
-    """The server is back at once: the completion alone could be written by a new connection, and must not be."""
+    """The server is available at once. A new connection could write the completion alone, and must not."""
 
     @behaviour
     def lose_the_connection(payload: Sample, ctx: TaskContext) -> None:
@@ -316,7 +316,7 @@ def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None
 
 
 def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
-    """A loop that logs what one item raises and continues is common; the mark must not outlive the item's work."""
+    """Loops often log the error of an item and continue. The item's mark must not be kept without its work."""
 
     @behaviour
     def lose_it_at_an_item(payload: Sample, ctx: TaskContext) -> None:
@@ -336,7 +336,7 @@ def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) ->
 
 
 def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects: World) -> None:
-    """The commit is done, its answer never arrives: the run cannot know, and the row decides."""
+    """The commit has its effect and its answer is lost: the run cannot know, so the row decides."""
 
     @behaviour
     def write_once(payload: Sample, ctx: TaskContext) -> None:

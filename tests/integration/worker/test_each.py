@@ -1,4 +1,4 @@
-"""Work that is kept item by item: what a failing one costs, and what another run does again."""
+"""Work that commits item by item: the cost of a failing item, and the items that another run repeats."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ class Hostile:
         return self._random.choice(values)
 
     def text(self, longest: int = 40) -> str:
-        """Characters that SQS takes, of every plane."""
+        """Return characters of every plane that SQS accepts."""
         ranges = ((0x20, 0x7E), (0xA0, 0x2FF), (0x600, 0x6FF), (0x2000, 0x206F), (0xE000, 0xFFFD), (0x1F300, 0x1FFFF))
         return "".join(
             chr(self._random.randint(*self._random.choice(ranges))) for _ in range(self._random.randint(1, longest))
@@ -108,7 +108,7 @@ class Hostile:
         return json.dumps(envelope(**{name: wrong[name]}), ensure_ascii=self.pick(True, False))
 
     def wrong_payload(self) -> str:
-        """The envelope is good, its payload is not: this one gets a row."""
+        """The message is valid and its payload is not, so the task gets a row."""
         payload = self.pick(
             {},
             {"number": SECRET},
@@ -154,7 +154,7 @@ class Hostile:
 
 
 def full(kind: int) -> str:
-    """A body as large as SQS takes, to the byte."""
+    """Return the largest body that SQS accepts, to the byte."""
     frames = (
         ("", "y", ""),
         ('{"type":"order:ship","payload":{"number":1,"note":"', "x", '"}}'),
@@ -168,7 +168,7 @@ def full(kind: int) -> str:
 
 
 def attributes(numbers: random.Random) -> dict[str, Any]:
-    """Up to ten, of odd types, as Lambda hands them over."""
+    """Return up to ten attributes with odd types, in Lambda's form."""
     kinds = ("String", "Number", "String.x-y.z", "Number.custom", "Binary", "Binary.gif")
     found: dict[str, Any] = {}
     for number in range(numbers.choice((0, 0, 1, 9, 10, 10))):
@@ -191,7 +191,7 @@ def attributes(numbers: random.Random) -> dict[str, Any]:
 
 
 def batches(seed: int) -> Iterator[list[tuple[dict[str, Any], int | None]]]:
-    """Batches of up to ten records, bad and good mixed. With each: the number of a good job, or None."""
+    """Yield batches of up to ten records, valid and invalid; each with the number of a valid job, or None."""
     numbers = random.Random(seed)
     bodies = Hostile(seed)
     bad = [record(body, "") for body in bodies.bodies(COUNT)] + [record(full(kind), "") for kind in range(12)]
@@ -236,7 +236,7 @@ def reasons(sends: Sends, queue: str) -> list[tuple[str, str | None]]:
 
 
 def check_dead_letters(dead_letters: list[tuple[str, str | None]], logged: list[str]) -> None:
-    """Each has its reason, here or in the log; and no reason shows a value."""
+    """Check that each dead letter has a reason, in it or in the log, and that no reason shows a value."""
     for body, reason in dead_letters:
         assert reason or len(body.encode()) > MAX_MESSAGE_BYTES - 2000
         assert SECRET not in (reason or "")
@@ -332,7 +332,7 @@ def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(
 
 
 def is_good(body: str) -> bool:
-    """A whole order, whatever is wrong with others."""
+    """True if the body is a valid order."""
     try:
         message = decode(body)
         return message.type == "order:ship" and bool(Order.model_validate(message.payload))

@@ -1,4 +1,4 @@
-"""Processes that are killed between two steps, and what the next one makes of it."""
+"""Processes that are killed between two steps, and the recovery by the next process."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def pool() -> Iterator[Workers]:
 
 @pytest.fixture
 def workers(world: World, pool: Workers) -> Iterator[Workers]:
-    """Processes that may die, over this test's world."""
+    """Processes that may be killed, over this test's world."""
     world.run("create table effects (task_id text, what text)")
     with pool.over(world):
         yield pool
@@ -205,7 +205,7 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
 
 
 def work_off(world: World, workers: Workers, rounds: int) -> int:
-    """Deliver what is in the lane of the batch task until nothing is. Returns how many processes died."""
+    """Deliver the messages of the batch task's lane until it is empty. Return the number of killed processes."""
     lane = world.lane(sample_batch)
     died = 0
     for _ in range(rounds):

@@ -26,7 +26,7 @@ SUCCESSOR = "it:archived:0"
 
 
 class ProcessDiedError(BaseException):
-    """Nothing of this process happens any more."""
+    """Ends the process: none of its later code runs."""
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def body(id_: str = "it") -> dict[str, Any]:
 
 
 def run_alerts(world: World) -> int:
-    """Deliver what is in the alert's lane. Returns how many messages there were."""
+    """Deliver the messages in the alert's lane. Return their number."""
     messages = world.take(sample_alert)
     for message in messages:
         assert world.deliver(sample_alert, message["Body"]) == []

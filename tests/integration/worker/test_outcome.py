@@ -1,4 +1,4 @@
-"""Every row of the outcome table, made to happen."""
+"""Every row of the outcome table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.world import World
 
 
 class Base(DeclarativeBase):
-    """Tables of these tests."""
+    """The tables of these tests."""
 
 
 class Once(Base):
@@ -34,7 +34,7 @@ def enqueue(world: World, do: str, task: Any = sample_one, **options: Any) -> st
 
 
 def deliver_sent(world: World, task: Any = sample_one, **how: Any) -> list[str]:
-    """Take what is in the lane and hand it to the function."""
+    """Take the messages in the lane and deliver them."""
     bodies = [message["Body"] for message in world.take(task)]
     assert bodies, "nothing was sent"
     return world.deliver(task, *bodies, **how)

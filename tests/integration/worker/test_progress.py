@@ -35,7 +35,7 @@ def reported(world: World) -> tuple[int, int | None, str | None] | None:
 
 
 class Clock:
-    """A monotonic clock that the test moves on."""
+    """A monotonic clock that the test moves."""
 
     def __init__(self) -> None:
         self.ahead = 0.0

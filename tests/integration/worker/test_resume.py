@@ -1,4 +1,4 @@
-"""Work that is kept chunk by chunk: where a run continues that was killed, failed, or ran out of time."""
+"""Work that commits chunk by chunk: the position of the next run after a kill, an error or a timeout."""
 
 from __future__ import annotations
 

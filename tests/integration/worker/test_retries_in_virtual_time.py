@@ -1,4 +1,4 @@
-"""Waits of days and weeks: time passes by moving the rows' moments back, and everything else is real."""
+"""Waits of days and weeks: time passes by a change of the rows' times, and everything else is real."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Clock:
             self.now += seconds
 
     def collect(self) -> list[Entry]:
-        """Take note of what was sent to the lane since the last time."""
+        """Record the messages that were sent to the lane since the last call."""
         new = [entry for entry in self._queues.sent[self._seen :] if entry.queue == self.lane]
         self._seen = len(self._queues.sent)
         self.messages += [(self.now + entry.delay_seconds, entry) for entry in new]
@@ -70,7 +70,7 @@ class Clock:
         return self.collect()
 
     def deliver(self, entry: Entry, at: float) -> bool:
-        """Hand a message to the function at its moment. Returns whether it stays, invisible for what was set."""
+        """Deliver a message at its time. Return True if it stays in the queue, hidden for its visibility timeout."""
         self.pass_by(at - self.now)
         kept = handle(self._world.worker(self._task), record(entry.body, self.lane))
         if kept:
@@ -78,7 +78,7 @@ class Clock:
         return bool(kept)
 
     def step(self) -> None:
-        """Go on to whatever is next: a message that can be received, or the sweep of every five minutes."""
+        """Continue with the next event: a visible message, or the sweep of every five minutes."""
         next_sweep = (self.now // SWEEP_EVERY + 1) * SWEEP_EVERY
         if self.messages and min(self.messages, key=lambda one: one[0])[0] <= next_sweep:
             first = min(self.messages, key=lambda one: one[0])
@@ -89,7 +89,7 @@ class Clock:
             self.sweep()
 
     def skip_to_the_sweep_that_matters(self, id_: str) -> None:
-        """Leave out the sweeps that find nothing: time passes up to the last one before the row wants to be seen."""
+        """Skip the sweeps that find nothing: time passes up to the last one before the row is due."""
         if self.messages:
             return
         (wanted,) = self._world.run(
@@ -123,7 +123,7 @@ def waits_after_its_run(world: World, id_: str) -> int:
 
 
 def enqueue(world: World, of: Task[Any, Any], payload: Payload, **options: Any) -> tuple[str, Entry | None]:
-    """Enqueue a task; its message, where one was sent at once, is taken out of the queue."""
+    """Enqueue a task, and take its message out of the queue if it was sent at once."""
     lane = world.lane(of)
     id_ = world.client.enqueue(of, payload, **options).id
     sent = world.take(of)

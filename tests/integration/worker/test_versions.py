@@ -35,7 +35,7 @@ class Stricter(Payload):
 
 
 def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, Any], list[Payload]]:
-    """The task with that payload, and what its handler was given."""
+    """Return the task with that payload class, and the payloads that its handler gets."""
     ran: list[Payload] = []
 
     def sample_changing(payload: payload_class, ctx: TaskContext) -> None:  # type: ignore[valid-type]
@@ -46,7 +46,7 @@ def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, An
 
 
 def deliver(world: World, code: Task[Any, Any], body: Any, lane: str | None = None, **how: Any) -> list[str]:
-    """To a process that runs this version of the code. Returns what stays in the queue."""
+    """Deliver to a process with this version of the code. Return the ids of the messages that stay in the queue."""
     database = Database(world.url)
     try:
         worker = Worker(code, database, world.sqs, PREFIX)
