@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from functools import cache, partial
 from importlib import import_module
+from inspect import get_annotations
 from typing import Any
 
 import typer
@@ -140,7 +141,7 @@ PUBLIC_CDK = (JoblaneApp, Joblane, JobDatabase, GrantedBucket, Stage)
 IN_JSON = {"None": "null", "True": "true", "False": "false"}
 NAMED_BY_KEY: Mapping[tuple[type, str], str] = {(Stage, "name"): "its key in `stages`"}
 SHORT_TYPES = {
-    "RetryDelay": "`timedelta`, list or function",
+    "RetryDelay": "`timedelta` or list or function",
     "Task[Any, Any]": "task",
     "Task[P, Any]": "task",
     "Task[P, R]": "task",
@@ -235,14 +236,9 @@ def fields(model: type, *, only: Iterable[str] | None = None) -> str:
     texts = fields_of(model)
     if issubclass(model, Enum):
         return table(("value", "meaning"), [(f"`{model[name].value}`", said(text)) for name, text in texts.items()])
-    kinds = {name: base.__annotations__[name] for base in model.__mro__ for name in _annotations(base)}
+    kinds = {name: kind for base in model.__mro__ for name, kind in get_annotations(base).items()}
     names = [name for name in texts if name in (only or texts)]
     return table(("field", "type", "meaning"), [(f"`{n}`", kind_of(kinds[n]), said(texts[n])) for n in names])
-
-
-def _annotations(model: type) -> Mapping[str, object]:
-    found: Mapping[str, object] = vars(model).get("__annotations__", {})
-    return found
 
 
 def signature(function: Callable[..., Any], name: str) -> str:
@@ -281,7 +277,7 @@ def _given(value: Any) -> str:
 def members(model: type, *names: str, title: str = "", without: Iterable[str] = ()) -> str:
     """A section for each public method and property of a class, or for those of ``names``."""
     own = [name for name, member in vars(model).items() if _is_member(name, member)]
-    found = names or [name for name in own if name not in _annotations(model)]
+    found = names or [name for name in own if name not in get_annotations(model)]
     return "\n\n".join(
         _member(model, name, title) for name in found if name not in {*INTERNAL} - {*names} and name not in {*without}
     )
@@ -365,7 +361,7 @@ def error_sections() -> str:
             public = "`joblane`" if error.__name__ in joblane.__all__ else f"`{error.__module__}`"
             text = [f"### `{error.__name__}`", *map(said, doc(error, error.__name__).text)]
             parts += [*text, f"Import: {public}." + (f" Base: {bases}." if bases else "")]
-            if own := {name: text for name, text in fields_of(error).items() if name in _annotations(error)}:
+            if own := {name: text for name, text in fields_of(error).items() if name in get_annotations(error)}:
                 parts.append(table(("field", "meaning"), [(f"`{name}`", said(text)) for name, text in own.items()]))
     return "\n\n".join(parts)
 
@@ -569,7 +565,7 @@ def answers() -> str:
             if issubclass(model, Enum):
                 parts.append(f"Values: {values(model)}.")
             else:
-                parts.append("Fields: " + ", ".join(f"`{one}`" for one in _annotations(model)) + ".")
+                parts.append("Fields: " + ", ".join(f"`{one}`" for one in get_annotations(model)) + ".")
     return "\n\n".join(parts)
 
 

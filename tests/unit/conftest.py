@@ -1,4 +1,4 @@
-"""Tests of every unit run alike on every machine: the same examples, no time limit. And SQS by moto, with its sends."""
+"""Settings of the unit tests: the same examples on every machine, no time limit. The fixture ``aws`` is SQS by moto."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ settings.load_profile("unit")
 
 @dataclass
 class Aws:
-    """Queues by name, and what was sent to them."""
+    """SQS by moto. ``sends``: the requests that sent messages."""
 
     sqs: Sqs
     sends: Sends
 
     def make(self, *names: str) -> None:
-        """Make queues, each with its dead letters."""
+        """Create queues, each with its dead-letter queue."""
         for name in names:
             for queue in (name, dead_letter_name(name)):
                 self.sqs.client.create_queue(QueueName=queue)
 
     def received(self, queue: str) -> list[Any]:
-        """What is in a queue; it is taken out."""
-        found: list[Any] = []
+        """Receive all messages of a queue."""
+        received: list[Any] = []
         while messages := self.sqs.client.receive_message(
             QueueUrl=self.sqs.url(queue), MaxNumberOfMessages=10, MessageAttributeNames=["All"], AttributeNames=["All"]
         ).get("Messages"):
-            found += messages
-        return found
+            received += messages
+        return received
 
 
 @pytest.fixture

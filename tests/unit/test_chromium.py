@@ -1,4 +1,4 @@
-"""The browser that tests of the page run in."""
+"""The browser in which the tests of the page run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.browser.chromium import chromium
 
 
-def test_without_a_browser_a_laptop_goes_without_its_tests_and_a_ci_machine_fails(
+def test_a_missing_browser_skips_the_tests_on_a_laptop_and_fails_them_in_ci(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))

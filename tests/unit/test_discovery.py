@@ -1,4 +1,4 @@
-"""Finding tasks: by walking a package, one at a time, and with a clear error where something disagrees."""
+"""Discovery of tasks: all tasks of a package, or a single task, with a clear error if a declaration is wrong."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def handler(event, context):
 
 
 class Package:
-    """A package of handlers that a test writes."""
+    """A package of handlers, written by a test."""
 
     def __init__(self, root: Path) -> None:
-        self.name = f"found_{next(_numbers)}"
+        self.name = f"discovered_{next(_numbers)}"
         self.root = root / self.name
         self.root.mkdir()
         (self.root / "__init__.py").touch()
@@ -60,30 +60,30 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Package
         del sys.modules[name]
 
 
-def found(package: Package) -> list[str]:
-    """Types that are found there, without the library's own."""
+def types_of(package: Package) -> list[str]:
+    """Return the discovered types, without those of the library."""
     return [type_ for type_ in discover(package.name) if not type_.startswith("jobs:")]
 
 
-def test_tasks_are_found_in_order_of_their_types(package: Package) -> None:
+def test_tasks_are_discovered_in_the_order_of_their_types(package: Package) -> None:
     for type_ in ("zoo:feed", "data:export", "system_user:expiry"):
         package.add_task(type_)
-    assert found(package) == ["data:export", "system_user:expiry", "zoo:feed"]
+    assert types_of(package) == ["data:export", "system_user:expiry", "zoo:feed"]
     assert discover(package.name)["zoo:feed"].type == "zoo:feed"
 
 
-def test_folders_without_a_task_are_passed_over(package: Package) -> None:
+def test_folders_without_a_task_are_ignored(package: Package) -> None:
     package.add_task("data:export")
     package.add("notes", None)
     package.add("router", PLAIN)
-    assert found(package) == ["data:export"]
+    assert types_of(package) == ["data:export"]
 
 
 def test_an_empty_package_has_no_tasks(package: Package) -> None:
-    assert found(package) == []
+    assert types_of(package) == []
 
 
-def test_a_handler_that_declares_nothing_is_refused(package: Package) -> None:
+def test_a_handler_without_a_declaration_is_refused(package: Package) -> None:
     package.add("data_export", "x = 1\n")
     with pytest.raises(DeclarationError, match=r"data_export/handler\.py: declares no task; put @task on its function"):
         discover(package.name)
@@ -112,20 +112,20 @@ def test_two_tasks_of_one_type_are_refused(package: Package) -> None:
         discover(package.name)
 
 
-def test_a_second_name_for_a_task_is_no_second_task(package: Package) -> None:
+def test_a_second_name_for_a_task_declares_no_second_task(package: Package) -> None:
     package.add("data_export", HANDLER.format(type="data:export", function="data_export") + "export = data_export\n")
-    assert found(package) == ["data:export"]
+    assert types_of(package) == ["data:export"]
 
 
 def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Package) -> None:
     package.add_task("data:export")
     text = f"from {package.name}.data_export.handler import data_export\n"
     package.add("data_copy", text + HANDLER.format(type="data:copy", function="data_copy"))
-    assert found(package) == ["data:copy", "data:export"]
+    assert types_of(package) == ["data:copy", "data:export"]
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "error"),
     [
         ("x = 1\nimport no_such_module\n", "line 2: ModuleNotFoundError: No module named 'no_such_module'"),
         ("x = 1\n\ndef f()\n    pass\n", "line 3: SyntaxError: expected ':'"),
@@ -135,20 +135,20 @@ def test_a_task_imported_from_another_handler_is_not_declared_twice(package: Pac
         ("import sys\nsys.exit('not here')\n", "line 2: SystemExit: not here"),
     ],
 )
-def test_a_handler_that_cannot_be_imported_stops_the_walk_with_file_line_reason_and_advice(
-    text: str, told: str, package: Package
+def test_a_failed_import_of_a_handler_is_reported_with_file_line_reason_and_advice(
+    text: str, error: str, package: Package
 ) -> None:
     package.add("data_export", text)
     with pytest.raises(DeclarationError) as caught:
         discover(package.name)
     message = str(caught.value)
-    assert message.startswith(f"{package.name}/data_export/handler.py, {told}")
+    assert message.startswith(f"{package.name}/data_export/handler.py, {error}")
     assert message.endswith(
         f"\nFix it and run this again; `python -m {package.name}.data_export.handler` shows the whole traceback."
     )
 
 
-def test_what_a_handler_imports_is_named_where_the_error_is_there(package: Package) -> None:
+def test_an_error_in_an_imported_module_is_reported_with_its_file_and_line(package: Package) -> None:
     package.add("data_export", f"from {package.name}.notes import sums\n")
     package.add("notes", None)
     (package.root / "notes" / "sums.py").write_text("x = 1\ny = zero\n")
@@ -159,7 +159,7 @@ def test_what_a_handler_imports_is_named_where_the_error_is_there(package: Packa
         discover(package.name)
 
 
-def test_a_bad_declaration_stops_the_walk_with_the_reason(package: Package) -> None:
+def test_an_invalid_declaration_is_reported_with_the_reason(package: Package) -> None:
     package.add("data_export", HANDLER.format(type="data:export", function="other_name"))
     with pytest.raises(DeclarationError, match="the function is called 'other_name', not 'data_export'"):
         discover(package.name)
@@ -171,27 +171,27 @@ ALERT = HANDLER.replace("import Payload", "import ArchivedTask, Payload").replac
 )
 
 
-def test_a_task_that_is_followed_by_another_must_name_one_that_is_there(package: Package) -> None:
+def test_on_archived_must_name_an_existing_task(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     with pytest.raises(DeclarationError, match=r"^task 'data:export': on_archived: there is no task 'system:alert'$"):
         discover(package.name)
 
 
-def test_a_task_that_follows_another_must_take_what_it_is_given(package: Package) -> None:
+def test_the_task_of_on_archived_must_take_an_archived_task(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add_task("system:alert")
     with pytest.raises(DeclarationError, match=r"on_archived: 'system:alert' takes Body, not ArchivedTask$"):
         discover(package.name)
 
 
-def test_a_task_knows_the_one_that_follows_it_by_its_type(package: Package) -> None:
+def test_a_task_finds_its_successor_by_type(package: Package) -> None:
     package.add("data_export", FOLLOWED.format(type="data:export", function="data_export"))
     package.add("system_alert", ALERT.format(type="system:alert", function="system_alert"))
-    follows = successor_of(discover(package.name)["data:export"])
-    assert follows == {"type": "system:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
+    successor = successor_of(discover(package.name)["data:export"])
+    assert successor == {"type": "system:alert", "queue": "default", "max_attempts": 6, "retention_seconds": 86400}
 
 
-def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> None:
+def test_an_alias_must_not_be_the_type_of_another_task(package: Package) -> None:
     text = HANDLER.replace('"{type}"', '"{type}", aliases=["data:export"]')
     package.add_task("data:export")
     package.add("data_copy", text.format(type="data:copy", function="data_copy"))
@@ -199,13 +199,13 @@ def test_a_name_that_a_task_had_before_is_no_other_tasks(package: Package) -> No
         discover(package.name)
 
 
-def test_one_task_is_loaded_without_its_neighbours(package: Package) -> None:
+def test_a_single_task_is_loaded_without_the_other_folders(package: Package) -> None:
     package.add_task("data:export")
     package.add("broken", "import no_such_module\n")
     assert load("data:export", package.name).type == "data:export"
 
 
-def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
+def test_a_missing_task_is_a_clear_error(package: Package) -> None:
     package.add("router", PLAIN)
     package.add("empty", None)
     for type_ in ("data:export", "no_such:task"):
@@ -215,24 +215,24 @@ def test_a_task_that_is_not_there_is_a_clear_error(package: Package) -> None:
         load("../router", package.name)
 
 
-def test_a_type_that_shares_the_folder_of_another_is_not_taken_for_it(package: Package) -> None:
+def test_a_type_with_the_folder_of_another_type_is_not_confused_with_it(package: Package) -> None:
     package.add_task("data_export:full")
     assert load("data_export:full", package.name).type == "data_export:full"
     with pytest.raises(DeclarationError, match="no task 'data:export_full'"):
         load("data:export_full", package.name)
 
 
-def test_a_broken_import_of_a_loaded_task_is_not_taken_for_a_missing_task(package: Package) -> None:
+def test_a_broken_import_is_not_reported_as_a_missing_task(package: Package) -> None:
     package.add("data_export", "import no_such_module\n")
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
         load("data:export", package.name)
 
 
-def test_the_projects_own_tasks_are_found() -> None:
+def test_the_tasks_of_this_project_are_discovered() -> None:
     assert {"jobs:sweep", "data:export", "user:invitation"} <= set(discover())
 
 
-def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment() -> None:
+def test_discovery_opens_no_connection_and_reads_no_environment() -> None:
     script = (
         "import os, socket, sys\n"
         "def refuse(*_, **__): raise AssertionError('a connection')\n"
@@ -244,7 +244,7 @@ def test_finding_the_projects_tasks_connects_to_nothing_and_reads_no_environment
     subprocess.run([sys.executable, "-c", script], check=True, env={"PATH": ""}, cwd=Path(__file__).parents[2])
 
 
-def test_a_package_that_hides_the_project_is_refused_with_both_places(
+def test_a_package_that_hides_the_project_is_refused_with_both_paths(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(tmp_path / "elsewhere"))
@@ -260,7 +260,7 @@ def test_a_package_that_hides_the_project_is_refused_with_both_places(
         load("data:export", hiding.name)
 
 
-def test_a_package_that_is_not_installed_is_asked_for_in_the_lock(package: Package) -> None:
+def test_the_error_of_a_missing_package_points_to_the_lock_file(package: Package) -> None:
     package.add("data_export", "import no_such_module.part\n")
     with pytest.raises(DeclarationError, match=r"'no_such_module' is not installed here\. .*\[tool\.joblane\] lock"):
         discover(package.name)

@@ -1,4 +1,4 @@
-"""One root, the data as fields, and interrupts that a handler's ``except Exception`` does not swallow."""
+"""The errors: a single root, data as fields, and interrupts that ``except Exception`` in a handler does not catch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from joblane.errors import (
 )
 
 
-def test_all_errors_have_one_root_but_for_the_interrupts() -> None:
+def test_all_errors_except_the_interrupts_have_one_root() -> None:
     classes = [
         value
         for value in vars(errors).values()

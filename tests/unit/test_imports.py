@@ -1,14 +1,14 @@
-"""The import contract in pyproject.toml holds the rooms in their order; this holds the modules inside them."""
+"""Circular imports inside a package. The import contract in pyproject.toml covers those between packages."""
 
 from __future__ import annotations
 
 import grimp
 
 
-def test_no_modules_of_the_library_import_each_other_in_a_circle() -> None:
+def test_the_library_has_no_circular_imports() -> None:
     graph = grimp.build_graph("joblane", cache_dir=None)
     imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
-    # Modules that import nothing that is left are no part of a circle.
+    # A module that imports no remaining module is not part of a circle.
     while free := {module for module, imported in imports.items() if not imported & imports.keys()}:
         imports = {module: imported for module, imported in imports.items() if module not in free}
     used = set().union(*imports.values())

@@ -1,4 +1,4 @@
-"""What a long task may loop over, as far as that is known without a database; the rest is in the integration tests."""
+"""Sources of the loops of long tasks, as far as they need no database. The integration tests cover the rest."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def all_of(pages: Pages[Any], after: Any = None) -> Iterator[tuple[list[Any], An
 
 
 @given(st.integers(0, 60), st.integers(1, 20), st.data())
-def test_pages_of_a_sequence_hold_each_item_once_from_wherever_a_run_goes_on(
+def test_pages_of_a_sequence_hold_each_item_once_wherever_a_run_continues(
     number: int, size: int, data: st.DataObject
 ) -> None:
     pages = list(all_of(Pages(range(number), None, NO_SESSION, size, 0)))
@@ -45,7 +45,7 @@ def test_pages_of_a_sequence_hold_each_item_once_from_wherever_a_run_goes_on(
 
 
 @given(st.sets(st.integers()), st.integers(1, 10), st.data())
-def test_pages_of_a_function_hold_each_item_once_from_wherever_a_run_goes_on(
+def test_pages_of_a_function_hold_each_item_once_wherever_a_run_continues(
     numbers: set[int], size: int, data: st.DataObject
 ) -> None:
     def source(after: int | None) -> Iterator[int]:
@@ -60,7 +60,7 @@ def test_pages_of_a_function_hold_each_item_once_from_wherever_a_run_goes_on(
         assert rest == [number for number in sorted(numbers) if number > after]
 
 
-def test_a_function_is_asked_for_no_more_than_a_page() -> None:
+def test_no_more_than_a_page_is_read_from_a_function() -> None:
     taken: list[int] = []
 
     def source(after: int | None) -> Iterator[int]:
@@ -85,21 +85,21 @@ def test_a_function_is_asked_for_no_more_than_a_page() -> None:
         ("", ""),
     ],
 )
-def test_a_function_gets_its_cursor_as_json_holds_it_in_the_same_run_as_in_the_next(cursor: Any, plain: Any) -> None:
-    given_: list[Any] = []
+def test_a_function_gets_the_json_form_of_its_cursor_in_every_run(cursor: Any, plain: Any) -> None:
+    cursors: list[Any] = []
 
     def source(after: Any) -> list[str]:
-        given_.append(after)
+        cursors.append(after)
         return ["item"] if after is None else []
 
     pages = list(all_of(Pages(source, lambda item: cursor, NO_SESSION, 1, 0)))
     assert pages == [(["item"], plain)]
-    assert given_ == [None, plain]
+    assert cursors == [None, plain]
     assert json.loads(json.dumps(plain)) == plain
 
 
 @pytest.mark.parametrize("size", [0, -1, 1.0, "1", None, True])
-def test_a_chunk_that_is_no_number_of_items_is_refused(size: Any) -> None:
+def test_an_invalid_chunk_is_refused(size: Any) -> None:
     with pytest.raises(CursorError, match="chunk: a whole number of 1 or more is required, not"):
         Pages([1], None, NO_SESSION, size, 0)
 
@@ -108,16 +108,16 @@ def test_a_chunk_that_is_no_number_of_items_is_refused(size: Any) -> None:
 
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=500))
-def test_text_that_postgres_holds_is_a_key(text: str) -> None:
+def test_any_text_that_postgresql_can_store_is_a_key(text: str) -> None:
     assert key_of(text, str) == text
 
 
-def test_what_has_a_text_of_its_own_is_its_key() -> None:
+def test_the_text_of_a_value_is_its_key() -> None:
     assert key_of(7, str) == "7"
     assert key_of(uuid.UUID(int=7), str) == "00000000-0000-0000-0000-000000000007"
 
 
-def test_an_address_in_memory_is_no_key() -> None:
+def test_a_memory_address_is_not_a_key() -> None:
     with pytest.raises(ItemKeyError, match=r"key: object does not define str\(\); give a function"):
         key_of(object(), str)
     assert key_of(object(), lambda _: "one") == "one"
@@ -126,31 +126,31 @@ def test_an_address_in_memory_is_no_key() -> None:
 # --- Declarations --------------------------------------------------------------------------------------------------
 
 
-class Nothing(Payload):
+class Empty(Payload):
     pass
 
 
-def data_import(payload: Nothing, ctx: TaskContext) -> None:
+def data_import(payload: Empty, ctx: TaskContext) -> None:
     pass
 
 
-def test_a_timeout_of_half_an_hour_is_declared_as_resumable() -> None:
+def test_a_resumable_task_may_have_a_timeout_of_half_an_hour() -> None:
     declared = task("data:import", timeout=timedelta(minutes=30), resumable=True)(data_import)
     assert (declared.timeout, declared.resumable) == (timedelta(minutes=30), True)
     assert declared.numbers.function_timeout == timedelta(minutes=5)
 
 
-def test_without_that_it_is_refused_with_the_advice() -> None:
+def test_without_resumable_a_long_timeout_is_refused_with_advice() -> None:
     with pytest.raises(DeclarationError, match=r"'data:import': timeout 0:30:00 .* declare resumable=True"):
         task("data:import", timeout=timedelta(minutes=30))(data_import)
 
 
-def test_five_hours_are_taken_with_as_many_retries_as_a_queue_keeps_the_message_for() -> None:
+def test_a_timeout_of_five_hours_limits_the_retries() -> None:
     with pytest.raises(DeclarationError, match=r"with 75 continuations per attempt.* lower max_retry to 3,"):
         task("data:import", timeout=timedelta(hours=5), resumable=True)(data_import)
     task("data:import", timeout=timedelta(hours=5), resumable=True, max_retry=3)(data_import)
 
 
-def test_a_resumable_task_has_its_function_for_itself() -> None:
+def test_a_resumable_task_has_a_batch_size_of_one() -> None:
     with pytest.raises(DeclarationError, match="batch_size: a resumable task takes its function for itself"):
         task("data:import", resumable=True, batch_size=2)(data_import)

@@ -1,4 +1,4 @@
-"""Options of one task: as they travel in a message, and cut to what its declaration allows."""
+"""Options of a single task: written to a message, read back, and limited to what the declaration allows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joblane.options import NONE, Options
 from joblane.sqs.message import Message, decode
 
 
-class Nothing(Payload):
+class Empty(Payload):
     pass
 
 
@@ -26,12 +26,12 @@ def system_alert(payload: ArchivedTask, ctx: TaskContext) -> None:
 
 
 @task("data:export", max_retry=3, timeout=timedelta(seconds=20), on_archived=system_alert)
-def data_export(payload: Nothing, ctx: TaskContext) -> None:
+def data_export(payload: Empty, ctx: TaskContext) -> None:
     pass
 
 
 @task("data:load", max_retry=3)
-def data_load(payload: Nothing, ctx: TaskContext) -> None:
+def data_load(payload: Empty, ctx: TaskContext) -> None:
     pass
 
 
@@ -52,18 +52,18 @@ def decoded(fields: Any) -> Options | None:
 
 
 @given(OPTIONS)
-def test_what_a_message_carries_is_read_back_as_it_was(options: Options) -> None:
+def test_options_are_read_from_a_message_as_they_were_written(options: Options) -> None:
     found = decode(Message("data:export", options=options).encode()).options or NONE
     assert replace(found, tags=list(found.tags)) == replace(options, tags=list(options.tags))
 
 
-def test_what_is_not_said_is_not_in_the_message() -> None:
+def test_unset_options_are_not_in_the_message() -> None:
     for options, fields in ((NONE, {}), (Options(max_retry=0, retention=0), {"max_retry": 0, "retention": 0})):
         assert json.loads(Message("data:export", options=options).encode())["options"] == fields
 
 
 @given(OPTIONS)
-def test_a_foreign_senders_options_never_exceed_the_declaration(options: Options) -> None:
+def test_options_of_an_external_producer_never_exceed_the_declaration(options: Options) -> None:
     cut = options.within(data_export)
     assert 1 <= cut.max_attempts(data_export) <= 4
     assert cut.timeout is None or cut.timeout == min(options.timeout or 0, 20)
@@ -71,18 +71,18 @@ def test_a_foreign_senders_options_never_exceed_the_declaration(options: Options
     assert (cut.retry_delay, cut.deadline, cut.tags) == (options.retry_delay, options.deadline, options.tags)
 
 
-def test_what_is_not_said_is_as_declared() -> None:
+def test_unset_options_are_those_of_the_declaration() -> None:
     assert (NONE.max_attempts(data_export), NONE.retention_seconds(data_export)) == (4, 86400)
     assert NONE.row(data_load) == {}
     assert Options(max_retry=0).max_attempts(data_export) == 1
     assert Options(retention=0).retention_seconds(data_export) == 0
 
 
-def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
-    follows = {"type": "system:alert", "queue": "default", "max_attempts": 3, "retention_seconds": 3600}
-    assert NONE.row(data_export) == {"on_archived": follows}
+def test_a_row_holds_the_successor_for_the_case_that_its_task_is_archived() -> None:
+    successor = {"type": "system:alert", "queue": "default", "max_attempts": 3, "retention_seconds": 3600}
+    assert NONE.row(data_export) == {"on_archived": successor}
     options = Options(timeout=5, retry_delay=[1.0])
-    assert options.row(data_export) == {"timeout": 5, "retry_delay": [1.0], "on_archived": follows}
+    assert options.row(data_export) == {"timeout": 5, "retry_delay": [1.0], "on_archived": successor}
 
 
 @given(
@@ -94,11 +94,11 @@ def test_a_row_knows_what_follows_when_its_task_is_given_up() -> None:
         ),
     )
 )
-def test_whatever_a_stranger_says_is_read_or_refused_with_the_field(fields: dict[str, Any]) -> None:
+def test_any_options_of_an_external_producer_are_read_or_refused_with_the_field(fields: dict[str, Any]) -> None:
     try:
         options = decoded(fields)
     except MessageError as error:
-        assert str(error).startswith("options")  # noqa: PT017 - either is right
+        assert str(error).startswith("options")  # noqa: PT017 - both outcomes are right
     else:
         assert options is not None
         assert options.within(data_export).max_attempts(data_export) >= 1

@@ -1,4 +1,4 @@
-"""The user's project, as its `pyproject.toml` describes it."""
+"""The settings of the user's project in its `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from joblane.project import Project, ProjectError
 
 
 @pytest.mark.parametrize(
-    ("text", "migrating"),
+    ("text", "environment"),
     [
         ("", {}),
         ('[project]\nname = "shop"', {"JOBLANE_PROJECT": "shop"}),
@@ -20,14 +20,14 @@ from joblane.project import Project, ProjectError
         ),
     ],
 )
-def test_a_migration_knows_the_project_by_its_settings(text: str, migrating: dict[str, str], tmp_path: Path) -> None:
+def test_a_migration_gets_the_settings_of_the_project(text: str, environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     project = Project.here(tmp_path)
-    assert project.migration_environment == migrating
-    assert project.environment == {"JOBLANE_FUNCTIONS": "functions", **migrating}
+    assert project.migration_environment == environment
+    assert project.environment == {"JOBLANE_FUNCTIONS": "functions", **environment}
 
 
-def test_a_project_without_a_file_has_no_name(tmp_path: Path) -> None:
+def test_a_project_without_a_pyproject_file_has_no_name(tmp_path: Path) -> None:
     (tmp_path / "functions").mkdir()
     assert Project.here(tmp_path / "functions").name is None
 
@@ -46,14 +46,14 @@ def test_a_project_without_a_file_has_no_name(tmp_path: Path) -> None:
         ("[project]\nname = 3", "pyproject.toml: project.name: a string is required"),
     ],
 )
-def test_a_setting_that_is_wrong_is_named(text: str, why: str, tmp_path: Path) -> None:
+def test_an_invalid_setting_is_named(text: str, why: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(text)
     with pytest.raises(ProjectError, match=why):
         Project.here(tmp_path)
 
 
 @pytest.mark.parametrize("functions", ["src/shop/jobs", "shop.jobs", "my-jobs", "../up", "/abs", "class"])
-def test_functions_are_one_package_in_the_root(functions: str, tmp_path: Path) -> None:
+def test_functions_must_be_a_package_in_the_root(functions: str, tmp_path: Path) -> None:
     (tmp_path / "pyproject.toml").write_text(f"[tool.joblane]\nfunctions = '{functions}'")
     with pytest.raises(
         ProjectError, match=f"tool.joblane.functions: '{functions}' is not a package name; .* a src layout in `code`"

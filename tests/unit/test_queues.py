@@ -1,4 +1,4 @@
-"""Names, and the numbers that must hold between SQS and Lambda."""
+"""Names of queues and functions, and the numbers that SQS and Lambda must agree on."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from joblane.queues import (
 # --- Names ---------------------------------------------------------------------------------------------------------
 
 
-def test_names_follow_from_prefix_queue_and_type() -> None:
+def test_names_are_made_from_prefix_queue_and_type() -> None:
     assert folder_of("system_user:expiry") == "system_user_expiry"
     assert slug_of("system_user:expiry") == "system-user-expiry"
     assert front_door_name("jobs", Queue.CRITICAL) == "jobs-critical"
@@ -61,12 +61,12 @@ def test_the_longest_prefix_and_type_fit_every_name() -> None:
 
 
 @pytest.mark.parametrize("prefix", ["jobs", "jobs-dev", "a", "a1-2b", "p" * 20])
-def test_a_prefix_that_aws_takes_is_taken(prefix: str) -> None:
+def test_a_valid_prefix_is_accepted(prefix: str) -> None:
     assert check_prefix(prefix) == prefix
 
 
 @pytest.mark.parametrize("prefix", ["", "Jobs", "1jobs", "jobs-", "-jobs", "jobs--dev", "jobs_dev", "jobs\n", "p" * 21])
-def test_a_prefix_that_some_name_could_not_hold_is_refused(prefix: str) -> None:
+def test_a_prefix_that_would_make_an_invalid_name_is_refused(prefix: str) -> None:
     with pytest.raises(DeclarationError, match=r"prefix: .* for example 'jobs' or 'jobs-dev'"):
         check_prefix(prefix)
 
@@ -84,7 +84,7 @@ def test_the_numbers_of_an_ordinary_task() -> None:
     st.integers(1, 10),
     st.integers(0, 100),
 )
-def test_whatever_is_accepted_holds_together(timeout: timedelta, batch_size: int, max_retry: int) -> None:
+def test_the_numbers_of_every_accepted_task_are_consistent(timeout: timedelta, batch_size: int, max_retry: int) -> None:
     try:
         numbers = Numbers.of(timeout=timeout, batch_size=batch_size, max_retry=max_retry, what="x")
     except DeclarationError:
@@ -99,13 +99,13 @@ def test_whatever_is_accepted_holds_together(timeout: timedelta, batch_size: int
     assert numbers.max_receive_count >= max_retry + 1
 
 
-def test_a_resumable_task_longer_than_lambda_has_receives_for_going_on() -> None:
+def test_a_resumable_task_longer_than_lambda_has_receives_for_its_continuations() -> None:
     numbers = Numbers.of(timeout=timedelta(minutes=30), batch_size=1, max_retry=5, what="x", resumable=True)
-    # six attempts, and eight continuations of each, as one uses 4 minutes at the least; 136 others: see Numbers
+    # six attempts, each with eight continuations of at least 4 minutes; for the 136 others see Numbers
     assert numbers == Numbers(timedelta(minutes=5), timedelta(minutes=30), 6 + 6 * 8 + 136)
 
 
-def test_a_resumable_task_that_one_invocation_holds_is_as_any_other() -> None:
+def test_a_resumable_task_that_fits_one_invocation_has_ordinary_numbers() -> None:
     for seconds in (1, 60, 890):
         ordinary = Numbers.of(timeout=timedelta(seconds=seconds), batch_size=1, max_retry=5, what="x")
         assert ordinary == Numbers.of(
@@ -114,28 +114,28 @@ def test_a_resumable_task_that_one_invocation_holds_is_as_any_other() -> None:
 
 
 @given(st.integers(891, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 100))
-def test_whatever_resumable_task_is_accepted_holds_together(timeout: timedelta, max_retry: int) -> None:
+def test_the_numbers_of_every_accepted_resumable_task_are_consistent(timeout: timedelta, max_retry: int) -> None:
     try:
         numbers = Numbers.of(timeout=timeout, batch_size=1, max_retry=max_retry, what="x", resumable=True)
     except DeclarationError:
         return
     others = max_retry + 1 + SNOOZE_CEILING + 4 * 24 + RECEIVE_HEADROOM
     continuations = numbers.max_receive_count - others
-    used_at_least = numbers.function_timeout - RESUME_RESERVE
+    shortest_use = numbers.function_timeout - RESUME_RESERVE
     assert numbers.function_timeout == RESUMED_FUNCTION_TIMEOUT
-    assert continuations * used_at_least >= (max_retry + 1) * timeout
+    assert continuations * shortest_use >= (max_retry + 1) * timeout
     assert numbers.max_receive_count <= MAX_RECEIVE_COUNT
     assert numbers.max_receive_count * numbers.visibility < QUEUE_RETENTION
     assert 6 * numbers.function_timeout <= numbers.visibility <= MAX_VISIBILITY
 
 
 @given(st.integers(1, 86_400).map(lambda seconds: timedelta(seconds=seconds)), st.integers(0, 2000))
-def test_what_is_refused_for_its_retries_says_how_many_there_can_be(timeout: timedelta, max_retry: int) -> None:
-    def of(retries: int) -> Numbers:
+def test_a_refused_max_retry_comes_with_the_largest_accepted_value(timeout: timedelta, max_retry: int) -> None:
+    def numbers_for(retries: int) -> Numbers:
         return Numbers.of(timeout=timeout, batch_size=1, max_retry=retries, what="x", resumable=True)
 
     try:
-        of(max_retry)
+        numbers_for(max_retry)
         return
     except DeclarationError as error:
         problem = str(error)
@@ -143,19 +143,19 @@ def test_what_is_refused_for_its_retries_says_how_many_there_can_be(timeout: tim
     if found is None:
         assert "even without a retry; shorten the timeout" in problem
         with pytest.raises(DeclarationError):
-            of(0)
+            numbers_for(0)
         return
-    of(int(found[1]))
+    numbers_for(int(found[1]))
     with pytest.raises(DeclarationError):
-        of(int(found[1]) + 1)
+        numbers_for(int(found[1]) + 1)
 
 
-def test_the_limits_leave_room_between_each_other() -> None:
+def test_the_limits_are_in_their_order() -> None:
     assert MAX_LATER_VISIBILITY < MAX_VISIBILITY
     assert timedelta(days=14) >= DEAD_LETTER_RETENTION > QUEUE_RETENTION
 
 
-def test_a_timeout_above_lambdas_is_refused_with_the_longest_that_fits() -> None:
+def test_a_timeout_above_the_maximum_of_lambda_is_refused_with_the_largest_value() -> None:
     with pytest.raises(
         DeclarationError,
         match=r"x: timeout 0:15:00 with batch_size 1 needs a function timeout of 0:15:10.*resumable=True",
@@ -167,17 +167,17 @@ def test_a_timeout_above_lambdas_is_refused_with_the_longest_that_fits() -> None
 # --- Concurrency ---------------------------------------------------------------------------------------------------
 
 
-def test_lanes_share_the_budget_by_weight() -> None:
+def test_lanes_share_the_budget_by_the_weights_of_their_queues() -> None:
     lanes = [("a", Queue.CRITICAL, None), ("b", Queue.DEFAULT, None), ("c", Queue.LOW, None)]
     assert share_concurrency(lanes, 100) == {"a": 60, "b": 30, "c": 10}
 
 
-def test_lanes_of_one_queue_share_its_part() -> None:
+def test_lanes_of_one_queue_share_its_part_equally() -> None:
     lanes = [(str(number), Queue.DEFAULT, None) for number in range(4)]
     assert set(share_concurrency(lanes, 40).values()) == {10}
 
 
-def test_each_lane_has_at_least_two_and_at_most_what_its_task_declares() -> None:
+def test_a_lane_gets_at_least_two_and_at_most_the_maximum_of_its_task() -> None:
     lanes = [("a", Queue.CRITICAL, 5), ("b", Queue.LOW, None), ("c", Queue.LOW, 1000)]
     assert share_concurrency(lanes, 8) == {"a": 5, "b": 2, "c": 2}
     assert share_concurrency(lanes, 0) == {"a": 2, "b": 2, "c": 2}
@@ -185,11 +185,15 @@ def test_each_lane_has_at_least_two_and_at_most_what_its_task_declares() -> None
     assert share_concurrency([], 10) == {}
 
 
-lanes_of = st.lists(st.tuples(st.sampled_from(list(Queue)), st.none() | st.integers(2, 1000)), min_size=1, max_size=30)
+lane_lists = st.lists(
+    st.tuples(st.sampled_from(list(Queue)), st.none() | st.integers(2, 1000)), min_size=1, max_size=30
+)
 
 
-@given(lanes_of, st.integers(0, 5000))
-def test_shares_stay_within_lambdas_bounds_and_the_budget(lanes: list[tuple[Queue, int | None]], budget: int) -> None:
+@given(lane_lists, st.integers(0, 5000))
+def test_shares_stay_within_the_bounds_of_lambda_and_the_budget(
+    lanes: list[tuple[Queue, int | None]], budget: int
+) -> None:
     shares = share_concurrency([(str(n), queue, declared) for n, (queue, declared) in enumerate(lanes)], budget)
     for number, (queue, declared) in enumerate(lanes):
         assert 2 <= shares[str(number)] <= min(declared or 1000, 1000)

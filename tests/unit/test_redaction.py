@@ -1,4 +1,4 @@
-"""Redacted fields are masked wherever their names stand, and an edit gets back what it left masked."""
+"""Redacted fields are masked wherever their names occur, and an edit restores the values that it left masked."""
 
 from __future__ import annotations
 
@@ -67,14 +67,14 @@ class Node(BaseModel):
     children: list[Node] = Field(default_factory=list)
 
 
-def test_a_field_is_masked_as_a_whole_and_null_stays_null() -> None:
+def test_a_whole_field_is_masked_and_null_stays_null() -> None:
     payload = {"name": "Ann", "pin": 1234, "card": None}
     assert masked(Person, payload) == {"name": "Ann", "pin": MASK, "card": None}
     assert masked(Person, payload | {"pin": None}) == payload | {"pin": None}
     assert payload["pin"] == 1234
 
 
-def test_fields_of_nested_models_are_masked_alone_in_lists_and_in_mappings() -> None:
+def test_fields_of_nested_models_are_masked_in_lists_and_in_mappings() -> None:
     card = {"number": "4111", "holder": "Ann"}
     shown = {"number": MASK, "holder": "Ann"}
     payload = {"name": "Ann", "card": card, "cards": [card, card], "by_bank": {"acme": card}}
@@ -114,11 +114,11 @@ def _model(**fields: Any) -> type[BaseModel]:
         (str, set()),
     ],
 )
-def test_a_mark_is_found_wherever_a_type_may_hold_it(annotation: Any, names: set[str]) -> None:
+def test_redacted_is_found_wherever_an_annotation_may_hold_it(annotation: Any, names: set[str]) -> None:
     assert redacted_names(_model(field=annotation)) == names
 
 
-def test_a_field_is_masked_under_all_its_names() -> None:
+def test_a_field_is_masked_under_all_its_aliases() -> None:
     class Aliased(BaseModel):
         model_config = ConfigDict(validate_by_name=True)
         a: Annotated[str, Redacted, Field(alias="A")]
@@ -130,7 +130,7 @@ def test_a_field_is_masked_under_all_its_names() -> None:
     assert shown == dict.fromkeys("aAbBcC", MASK) | {"deep": {"b2": MASK, "x": 2}, "d": 3}
 
 
-def test_names_that_a_generator_gives_are_known() -> None:
+def test_a_field_is_masked_under_the_name_of_an_alias_generator() -> None:
     class Camel(BaseModel):
         model_config = ConfigDict(alias_generator=lambda name: name.title())
         token: Secret
@@ -139,12 +139,12 @@ def test_names_that_a_generator_gives_are_known() -> None:
 
 
 @pytest.mark.parametrize("payload", ["text", 7, None, True])
-def test_what_is_no_object_is_shown_as_it_is(payload: Any) -> None:
+def test_a_payload_that_is_not_an_object_is_shown_unchanged(payload: Any) -> None:
     assert masked(Person, payload) == payload
 
 
-def test_a_payload_that_fits_no_schema_is_masked_by_name() -> None:
-    # given a newer schema, in which the card's number and the pin have moved
+def test_a_payload_of_another_schema_is_masked_by_field_names() -> None:
+    # given: a payload of a newer schema, in which the card's number and the pin have moved
     payload = {"wallet": {"main": [{"number": "4111", "pin": 1}]}, "pin": {"old": 1, "new": 2}, "card": ["number"]}
     assert masked(Person, payload) == {
         "wallet": {"main": [{"number": MASK, "pin": MASK}]},
@@ -153,15 +153,15 @@ def test_a_payload_that_fits_no_schema_is_masked_by_name() -> None:
     }
 
 
-def test_a_model_without_a_mark_costs_no_walk() -> None:
+def test_a_payload_without_redacted_fields_is_not_copied() -> None:
     payload = {"tag": "x"}
     assert masked(Dog, payload) is payload
     assert restored(Dog, payload, {}) is payload
 
 
-# --- An edit -------------------------------------------------------------------------------------------------------
+# --- Edits ---------------------------------------------------------------------------------------------------------
 
-KEPT: dict[str, Any] = {
+STORED: dict[str, Any] = {
     "name": "Ann",
     "pin": 1234,
     "cards": [{"number": "one", "holder": "Ann"}, {"number": "two", "holder": "Bob"}],
@@ -169,29 +169,29 @@ KEPT: dict[str, Any] = {
 }
 
 
-def test_what_is_left_masked_is_put_back_and_the_rest_is_as_edited() -> None:
-    edited = masked(Person, KEPT) | {"name": "Eve"}
-    assert restored(Person, edited, KEPT) == KEPT | {"name": "Eve"}
+def test_masked_values_are_restored_and_edited_values_are_kept() -> None:
+    edited = masked(Person, STORED) | {"name": "Eve"}
+    assert restored(Person, edited, STORED) == STORED | {"name": "Eve"}
 
 
-def test_what_is_given_in_place_of_a_mask_counts() -> None:
-    edited = masked(Person, KEPT) | {"pin": 9, "by_bank": {"acme": {"number": "new", "holder": MASK}}}
-    assert restored(Person, edited, KEPT) == KEPT | {
+def test_a_new_value_in_place_of_a_mask_is_kept() -> None:
+    edited = masked(Person, STORED) | {"pin": 9, "by_bank": {"acme": {"number": "new", "holder": MASK}}}
+    assert restored(Person, edited, STORED) == STORED | {
         "pin": 9,
-        "by_bank": {"acme": {"number": "new", "holder": MASK}},  # no redacted field: the words themselves
+        "by_bank": {"acme": {"number": "new", "holder": MASK}},  # holder is not redacted: the text is its new value
     }
 
 
-def test_an_item_that_was_edited_keeps_its_value_by_position() -> None:
-    edited = masked(Person, KEPT)
+def test_an_edited_item_gets_its_masked_value_by_position() -> None:
+    edited = masked(Person, STORED)
     edited["cards"][1]["holder"] = "Eve"
-    assert restored(Person, edited, KEPT)["cards"][1] == {"number": "two", "holder": "Eve"}
+    assert restored(Person, edited, STORED)["cards"][1] == {"number": "two", "holder": "Eve"}
 
 
-def test_items_that_were_moved_or_taken_out_keep_their_own_values() -> None:
-    first, second = masked(Person, KEPT)["cards"]
-    assert restored(Person, {"cards": [second]}, KEPT)["cards"] == [KEPT["cards"][1]]
-    assert restored(Person, {"cards": [second, first]}, KEPT)["cards"] == [*reversed(KEPT["cards"])]
+def test_items_that_were_moved_or_removed_keep_their_own_values() -> None:
+    first, second = masked(Person, STORED)["cards"]
+    assert restored(Person, {"cards": [second]}, STORED)["cards"] == [STORED["cards"][1]]
+    assert restored(Person, {"cards": [second, first]}, STORED)["cards"] == [*reversed(STORED["cards"])]
 
 
 @pytest.mark.parametrize(
@@ -203,23 +203,23 @@ def test_items_that_were_moved_or_taken_out_keep_their_own_values() -> None:
         ({"card": {"number": MASK}}, "number"),
     ],
 )
-def test_a_mask_with_nothing_behind_it_is_refused_by_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
+def test_a_mask_without_a_stored_value_is_refused_by_the_name_of_the_field(edited: dict[str, Any], where: str) -> None:
     with pytest.raises(PayloadError, match=rf"payload: {where}: it is masked, and the task has no value"):
-        restored(Person, edited, KEPT | {"pin": None})
+        restored(Person, edited, STORED | {"pin": None})
 
 
 # --- The schema ----------------------------------------------------------------------------------------------------
 
 
-def test_the_schema_says_which_fields_are_redacted() -> None:
+def test_the_schema_marks_redacted_fields() -> None:
     schema = Person.model_json_schema()
     assert schema["properties"]["pin"][MARK] is True
     assert schema["$defs"]["Card"]["properties"]["number"][MARK] is True
     assert MARK not in schema["properties"]["name"]
 
 
-def test_a_mark_changes_no_digest_so_that_it_can_be_set_while_messages_are_under_way() -> None:
-    def of(annotation: Any) -> str:
+def test_redacting_a_field_does_not_change_the_schema_digest() -> None:
+    def digest(annotation: Any) -> str:
         made = type("Work", (Payload,), {"__annotations__": {"x": annotation, "card": Dog}, "__module__": __name__})
 
         def some_work(payload: Any, ctx: TaskContext) -> None: ...
@@ -238,11 +238,11 @@ def test_a_mark_changes_no_digest_so_that_it_can_be_set_while_messages_are_under
             Annotated[str, Field(min_length=2, description="d"), Redacted],
         ),
     ):
-        assert of(plain) == of(marked)
-    assert of(str) != of(int)
+        assert digest(plain) == digest(marked), "messages in a queue would have another schema"
+    assert digest(str) != digest(int)
 
 
-def test_a_field_that_is_called_like_the_mark_stays_in_the_schema() -> None:
+def test_a_field_with_the_name_of_the_mark_stays_in_the_schema() -> None:
     assert unmarked({"properties": {MARK: {"type": "string", MARK: True}}}) == {
         "properties": {MARK: {"type": "string"}}
     }

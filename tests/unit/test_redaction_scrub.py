@@ -1,4 +1,4 @@
-"""Values of redacted fields are taken out of texts, however the text writes them."""
+"""Values of redacted fields are removed from texts, in any notation."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Typed(Payload):
     many: Annotated[dict[str, list[str]], Redacted]
 
 
-def of(token: str) -> Callable[[str], str]:
+def scrub_of(token: str) -> Callable[[str], str]:
     return scrubber(Login, {"token": token})
 
 
@@ -64,16 +64,16 @@ def of(token: str) -> Callable[[str], str]:
         lambda value: f"before{value}after",
     ],
 )
-def test_a_value_is_found_however_it_is_written(written: Callable[[str], str]) -> None:
+def test_a_value_is_found_in_every_notation(written: Callable[[str], str]) -> None:
     text = f"it failed: {written(TOKEN)}, alas"
-    found = of(TOKEN)(text)
+    found = scrub_of(TOKEN)(text)
     assert "pl4nted" not in found.lower()
     assert "tail" not in found.lower()
     assert found.startswith("it failed: ")
     assert found.endswith(", alas")
 
 
-def test_values_of_other_types_are_found_as_python_and_as_json_write_them() -> None:
+def test_values_of_other_types_are_found_in_their_python_and_json_notation() -> None:
     read = Typed(
         at=datetime(2026, 2, 3, 4, 5, tzinfo=UTC),
         amount=Decimal("1234.50"),
@@ -92,7 +92,7 @@ def test_values_of_other_types_are_found_as_python_and_as_json_write_them() -> N
     assert scrub(f"{987654:,} pieces") == f"{MASK} pieces"
 
 
-def test_the_longer_of_two_values_goes_first() -> None:
+def test_the_longer_of_two_values_is_removed_first() -> None:
     class Two(Payload):
         a: Annotated[str, Redacted]
         b: Annotated[str, Redacted]
@@ -100,7 +100,7 @@ def test_the_longer_of_two_values_goes_first() -> None:
     assert scrubber(Two, {"a": "abcd", "b": "abcdefgh"})("abcdefgh abcd") == f"{MASK} {MASK}"
 
 
-def test_what_is_short_or_no_text_is_left() -> None:
+def test_short_values_and_values_without_text_are_not_removed() -> None:
     class Odd(Payload):
         a: Annotated[str | bool | int | None, Redacted]
 
@@ -108,7 +108,7 @@ def test_what_is_short_or_no_text_is_left() -> None:
         assert scrubber(Odd, {"a": value})("abc True 123 None") == "abc True 123 None"
 
 
-def test_a_value_that_cannot_be_printed_is_passed_over() -> None:
+def test_a_value_that_cannot_be_printed_is_ignored() -> None:
     class Mute:
         def __str__(self) -> str:
             raise RuntimeError("no")
@@ -119,41 +119,41 @@ def test_a_value_that_cannot_be_printed_is_passed_over() -> None:
     assert scrubber(Odd, Odd(a=Mute()), {"a": "word"}, Odd(a=10**5000))("a word") == f"a {MASK}"
 
 
-def test_a_header_is_taken_out_but_for_the_trace_and_for_words() -> None:
+def test_headers_except_traceparent_and_plain_words_are_removed() -> None:
     scrub = scrubber(BaseModel, {}, headers={"key": "hdr-12345678", "traceparent": "00-abcdefgh", "lang": "german"})
     assert scrub("hdr-12345678 00-abcdefgh german") == f"{MASK} 00-abcdefgh german"
 
 
-def test_texts_inside_a_json_value_are_scrubbed() -> None:
-    assert scrubbed(of("pl4nted"), {"pl4nted": ["a pl4nted b", 7]}) == {MASK: [f"a {MASK} b", 7]}
+def test_strings_inside_a_json_value_are_scrubbed() -> None:
+    assert scrubbed(scrub_of("pl4nted"), {"pl4nted": ["a pl4nted b", 7]}) == {MASK: [f"a {MASK} b", 7]}
 
 
-def test_without_redacted_fields_nothing_is_done() -> None:
+def test_without_redacted_fields_a_text_is_unchanged() -> None:
     class Bare(Payload):
         token: str
 
     assert scrubber(Bare, {"token": "pl4nted"}) is str
 
 
-def test_a_value_that_a_library_shortened_leaves_no_piece() -> None:
-    # given pydantic, which prints the beginning and the end of a long value
+def test_no_part_remains_of_a_value_that_a_library_shortened() -> None:
+    # given: pydantic, which prints the beginning and the end of a long value
     secret = "".join(f"{n:03}x" for n in range(60))
     with pytest.raises(ValidationError) as raised:
         TypeAdapter(int).validate_python(secret)
     assert secret[:20] in str(raised.value)
-    found = of(secret)(str(raised.value))
+    found = scrub_of(secret)(str(raised.value))
     assert secret[:6] not in found
     assert secret[-6:] not in found
     assert "input_type=str" in found
 
 
-def test_each_line_of_a_long_value_is_found_by_itself() -> None:
+def test_each_line_of_a_long_value_is_removed() -> None:
     key = "-----BEGIN KEY-----\nMIIBOgIBAAJBAK\n-----END KEY-----"
-    found = of(key)("\n  | ".join(f"bad key {key}".splitlines()))
+    found = scrub_of(key)("\n  | ".join(f"bad key {key}".splitlines()))
     assert found == f"bad key {MASK}\n  | {MASK}\n  | {MASK}"
 
 
-def test_a_thousand_long_values_are_soon_gone_through() -> None:
+def test_a_thousand_long_values_are_removed_quickly() -> None:
     class Many(Payload):
         tokens: Annotated[list[str], Redacted]
 
@@ -161,7 +161,7 @@ def test_a_thousand_long_values_are_soon_gone_through() -> None:
     assert scrubber(Many, {"tokens": tokens})(f"a {tokens[7]} b") == f"a {MASK} b"
 
 
-# --- What is kept of an error --------------------------------------------------------------------------------------
+# --- Stored errors -------------------------------------------------------------------------------------------------
 
 
 SECRET = "pl4nted-value"
@@ -171,26 +171,26 @@ def fail(error: BaseException) -> Failure:
     try:
         raise error
     except BaseException as raised:
-        return Failure.of("some:work", raised, of(SECRET))
+        return Failure.of("some:work", raised, scrub_of(SECRET))
 
 
 def whole(failure: Failure) -> str:
     return repr(failure)
 
 
-def test_a_value_is_cut_whole_where_the_text_is_too_long() -> None:
-    text = text_of(ValueError("x" * (MAX_TEXT - 3) + SECRET), of(SECRET))
+def test_no_part_remains_of_a_value_at_the_end_of_a_shortened_text() -> None:
+    text = text_of(ValueError("x" * (MAX_TEXT - 3) + SECRET), scrub_of(SECRET))
     assert "pl4" not in text
 
 
-def test_a_failure_holds_no_value_in_message_and_traceback() -> None:
+def test_the_message_and_traceback_of_a_failure_hold_no_value() -> None:
     failure = fail(ValueError(f"bad {SECRET}"))
     assert failure.error_message == f"bad {MASK}"
     assert failure.traceback.endswith(f"ValueError: bad {MASK}\n")
     assert "pl4nted" not in whole(failure)
 
 
-def test_neither_do_causes_contexts_notes_and_groups() -> None:
+def test_causes_contexts_notes_and_groups_of_a_failure_hold_no_value() -> None:
     try:
         try:
             try:
@@ -207,14 +207,14 @@ def test_neither_do_causes_contexts_notes_and_groups() -> None:
         assert part in failure.traceback
 
 
-def test_errors_that_cause_each_other_end() -> None:
+def test_errors_that_cause_each_other_are_kept_once_each() -> None:
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     assert fail(one).traceback.count("ValueError: one") == 1
 
 
-def test_failures_that_differ_in_the_value_alone_are_one_group() -> None:
+def test_failures_that_differ_only_in_a_redacted_value_have_one_fingerprint() -> None:
     def fingerprint(token: str) -> str:
-        return Failure.of("some:work", ValueError(f"bad {token}"), of(token)).fingerprint
+        return Failure.of("some:work", ValueError(f"bad {token}"), scrub_of(token)).fingerprint
 
     assert fingerprint("some-word") == fingerprint("another-word")

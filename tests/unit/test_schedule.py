@@ -1,7 +1,7 @@
-"""Cron text against its EventBridge form: by examples, and by evaluating both sides with evaluators of their own.
+"""Cron text and its EventBridge form: examples, and a comparison of their fire times by independent evaluators.
 
-The Unix side is evaluated by ``cronsim`` and ``croniter``, from the text as written; the EventBridge side by the class
-``EventBridge`` below, written from the field table and the section on clock changes of AWS's documentation:
+``cronsim`` and ``croniter`` evaluate the cron text. The class ``EventBridge`` below evaluates the EventBridge form; it
+follows the field table and the section on clock changes of AWS's documentation:
 https://docs.aws.amazon.com/scheduler/latest/UserGuide/schedule-types.html
 """
 
@@ -26,13 +26,13 @@ from joblane.schedule import MACROS, Schedule, cron, every, parse
 WEEKDAYS = ("SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT")
 MONTHS = ("JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC")
 
-# --- The EventBridge side, from its documentation ------------------------------------------------------------------
+# --- The EventBridge form, from its documentation ------------------------------------------------------------------
 
 
 class EventBridge:
-    """One ``cron(…)`` expression. Strict: what the field table does not show is an error here."""
+    """A ``cron(…)`` expression. Strict: a form that the field table does not show is an error."""
 
-    TABLE = (  # field, values, names (the first stands for the lowest value), wildcards that this project makes use of
+    TABLE = (  # field, lowest and highest value, names (from the lowest value), wildcards that this project uses
         ("minutes", 0, 59, (), ",-*/"),
         ("hours", 0, 23, (), ",-*/"),
         ("day-of-month", 1, 31, (), ",-*?/"),
@@ -85,7 +85,7 @@ class EventBridge:
 
 @cache
 def real_minutes(zone: str, start: datetime, days: int) -> list[tuple[datetime, datetime]]:
-    """Each minute of a span as (UTC, local). Times that the clock skips are not there, repeated ones only once."""
+    """Return each minute of a span as (UTC, local), without skipped times, and with repeated times only once."""
     span = (start + timedelta(minutes=n) for n in range(days * 24 * 60))
     pairs = ((moment, moment.astimezone(ZoneInfo(zone))) for moment in span)
     return [(moment, local) for moment, local in pairs if not local.fold]
@@ -96,11 +96,11 @@ def eventbridge_fires(schedule: Schedule, start: datetime, days: int) -> list[da
     return [utc for utc, local in real_minutes(schedule.timezone, start, days) if any(rule.at(local) for rule in rules)]
 
 
-# --- The Unix side -------------------------------------------------------------------------------------------------
+# --- Cron text -----------------------------------------------------------------------------------------------------
 
 
 def unix_days(text: str, start: date, end: date) -> set[date]:
-    """Days on which cron text fires; by cronsim and, where its star rule is the same as Debian's, by croniter too."""
+    """Return the days on which cron text fires, by cronsim; checked by croniter if its star rule is that of Debian."""
     before = datetime(start.year, start.month, start.day) - timedelta(minutes=1)  # noqa: DTZ001 - cron's own time
     days = {fire.date() for fire in takewhile(lambda fire: fire.date() < end, CronSim(text, before))}
     _, _, day, _, weekday = text.split()
@@ -111,7 +111,7 @@ def unix_days(text: str, start: date, end: date) -> set[date]:
 
 
 def unix_fires(text: str, zone: str, start: datetime, days: int) -> list[datetime]:
-    """Fire times in a span, by cronsim in naive local time; then each local time the zone has, once."""
+    """Return the fire times in a span: by cronsim in naive local time, then each existing local time once."""
     end = start + timedelta(days=days)
     wall = (start - timedelta(days=1)).replace(tzinfo=None)
     by_local = {local.replace(tzinfo=None): utc for utc, local in real_minutes(zone, start, days)}
@@ -142,7 +142,7 @@ def terms(draw: st.DrawFn, low: int, high: int, names: tuple[str, ...] = ()) -> 
     if shape == "n":
         return word(draw(st.integers(low, high)))
     first = draw(st.integers(low, high - 1))
-    last = draw(st.integers(first + 1, high))  # croniter takes "1-1" for the whole field
+    last = draw(st.integers(first + 1, high))  # croniter reads "1-1" as the whole field
     step = f"/{draw(st.integers(1, last - first))}" if shape == "a-b/n" else ""
     return f"{word(first)}-{word(last)}{step}"
 
@@ -161,7 +161,7 @@ MINUTE, HOUR, DAY, MONTH, WEEKDAY = (
 
 
 def accepted(text: str, timezone: str = "UTC") -> Schedule | None:
-    """The schedule, or None where the text is good cron that EventBridge cannot say, or that never fires."""
+    """Return the schedule. None: the text is valid cron that EventBridge cannot express or that never fires."""
     try:
         return cron(text, timezone=timezone)
     except DeclarationError as error:
@@ -206,22 +206,22 @@ def accepted(text: str, timezone: str = "UTC") -> Schedule | None:
         ("0 0 31 * *", ["cron(0 0 31 * ? *)"]),
     ],
 )
-def test_unix_text_becomes_one_expression(text: str, expressions: list[str]) -> None:
+def test_cron_text_becomes_one_expression(text: str, expressions: list[str]) -> None:
     assert list(cron(text).expressions) == expressions
 
 
 @pytest.mark.parametrize("macro", MACROS)
-def test_a_macro_is_the_fields_it_stands_for(macro: str) -> None:
+def test_a_macro_equals_its_fields(macro: str) -> None:
     assert cron(macro) == cron(MACROS[macro]) == cron(macro.upper())
 
 
-def test_both_day_fields_set_become_two_schedules_where_either_may_match() -> None:
+def test_two_day_fields_become_two_expressions_of_which_either_may_match() -> None:
     schedule = cron("0 0 13 * FRI")
     assert schedule.expressions == ("cron(0 0 13 * ? *)", "cron(0 0 ? * FRI *)")
 
 
 @pytest.mark.parametrize("text", ["0 0 1-31 * FRI", "0 0 13 * 0-6", "0 0 1,* * 0"])
-def test_a_day_field_that_says_every_day_in_full_makes_the_other_one_idle(text: str) -> None:
+def test_a_day_field_that_lists_every_day_makes_the_other_field_ineffective(text: str) -> None:
     assert cron(text).expressions == ("cron(0 0 * * ? *)",)
 
 
@@ -233,15 +233,13 @@ def test_a_day_field_that_says_every_day_in_full_makes_the_other_one_idle(text: 
         ("0 0 *,5 * 1", "cron(0 0 ? * MON *)"),
     ],
 )
-def test_a_day_field_that_starts_with_a_star_and_is_every_day_leaves_the_other_alone(
-    text: str, expression: str
-) -> None:
+def test_a_day_field_with_a_star_for_every_day_leaves_the_other_field_effective(text: str, expression: str) -> None:
     assert cron(text).expressions == (expression,)
 
 
 @pytest.mark.parametrize("text", ["0 0 */2 * MON", "0 0 13 * */2", "0 0 */2 * */2"])
-def test_a_step_in_a_day_field_asks_for_both_to_match_which_is_refused(text: str) -> None:
-    # given: a reference that takes "*/2" for a star, and so fires on fewer days than either field alone
+def test_a_step_in_a_day_field_is_refused_if_both_fields_must_match(text: str) -> None:
+    # given: a reference that reads "*/2" as a star, and so fires on fewer days than either field alone
     fires = CronSim(text, datetime(2027, 1, 1))  # noqa: DTZ001
     days = [next(fires).date() for _ in range(20)]
     assert (days[-1] - days[0]).days > 50
@@ -250,7 +248,7 @@ def test_a_step_in_a_day_field_asks_for_both_to_match_which_is_refused(text: str
         cron(text)
 
 
-def test_text_and_schedules_are_what_a_task_may_be_given() -> None:
+def test_a_task_takes_cron_text_or_a_schedule() -> None:
     schedule = cron("0 8 * * 0", timezone="Europe/Berlin", payload={"scope": "week"}, name="weekly")
     assert parse(schedule) is schedule
     assert parse("@daily") == Schedule("0 0 * * *")
@@ -260,7 +258,7 @@ def test_text_and_schedules_are_what_a_task_may_be_given() -> None:
         parse(15)  # type: ignore[arg-type]
 
 
-def test_a_schedule_is_a_value_of_its_own() -> None:
+def test_a_schedule_copies_its_payload_and_compares_by_value() -> None:
     given_payload: dict[str, object] = {"scope": "week"}
     schedule = cron("@weekly", payload=given_payload)
     given_payload["scope"] = "changed later"
@@ -291,7 +289,7 @@ def test_declaring_a_schedule_does_not_load_cronsim() -> None:
         ((0, 24), "cron(0 0 * * ? *)"),
     ],
 )
-def test_an_interval_that_divides_is_a_cron(interval: tuple[int, int], expression: str) -> None:
+def test_an_interval_that_divides_an_hour_or_a_day_becomes_cron(interval: tuple[int, int], expression: str) -> None:
     assert every(minutes=interval[0], hours=interval[1]).expressions == (expression,)
 
 
@@ -307,13 +305,13 @@ def test_an_interval_that_divides_is_a_cron(interval: tuple[int, int], expressio
         (0, 48),
     ],
 )
-def test_an_interval_that_does_not_divide_is_refused_with_those_that_do(interval: tuple[int, int]) -> None:
+def test_any_other_interval_is_refused_with_the_accepted_intervals(interval: tuple[int, int]) -> None:
     with pytest.raises(DeclarationError, match=r"every\(.*15, 20 or 30 minutes.* 6, 8, 12 or 24"):
         every(minutes=interval[0], hours=interval[1])
 
 
 @given(minutes=st.integers(1, 24 * 60))
-def test_an_interval_is_kept_the_whole_day_through(minutes: int) -> None:
+def test_an_interval_is_the_same_throughout_the_day(minutes: int) -> None:
     if 60 % minutes and (minutes % 60 or 1440 % minutes):
         with pytest.raises(DeclarationError):
             every(minutes=minutes)
@@ -327,7 +325,7 @@ def test_an_interval_is_kept_the_whole_day_through(minutes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "problem"),
     [
         ("60 * * * *", "minute '60': write '*', 0-59,"),
         ("-1 * * * *", "minute '-1'"),
@@ -372,10 +370,10 @@ def test_an_interval_is_kept_the_whole_day_through(minutes: int) -> None:
         ("@every 5m", "every(minutes=15)"),
     ],
 )
-def test_text_that_is_not_good_cron_is_refused_with_advice(text: str, said: str) -> None:
+def test_invalid_cron_text_is_refused_with_advice(text: str, problem: str) -> None:
     with pytest.raises(DeclarationError) as refusal:
         cron(text)
-    assert said in str(refusal.value)
+    assert problem in str(refusal.value)
     assert repr(text) in str(refusal.value)
 
 
@@ -384,7 +382,7 @@ def test_text_that_is_not_good_cron_is_refused_with_advice(text: str, said: str)
 )
 def test_an_unknown_time_zone_is_refused(timezone: str) -> None:
     if timezone == "europe/berlin" and sys.platform in ("darwin", "win32"):
-        pytest.skip("the file system does not tell capitals apart")
+        pytest.skip("the file system is case-insensitive")
     with pytest.raises(
         DeclarationError, match=r"timezone .* is not in the IANA database: write 'UTC' or .*Europe/Berlin"
     ):
@@ -392,12 +390,12 @@ def test_an_unknown_time_zone_is_refused(timezone: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Nightly", "nightly:2", "two words", "-x", "x" * 21])
-def test_a_name_that_does_not_fit_ids_and_aws_is_refused(name: str) -> None:
+def test_a_name_that_task_ids_or_aws_do_not_allow_is_refused(name: str) -> None:
     with pytest.raises(DeclarationError, match=r"name .* is not lower-case letters"):
         cron("0 2 * * *", name=name)
 
 
-def test_a_payload_that_is_no_mapping_is_refused_without_showing_it() -> None:
+def test_a_payload_that_is_not_a_mapping_is_refused_and_not_shown() -> None:
     with pytest.raises(DeclarationError, match="payload is a mapping or None, not str") as refusal:
         cron("0 2 * * *", payload="secret")  # type: ignore[arg-type]
     assert "secret" not in str(refusal.value)
@@ -422,7 +420,7 @@ def utc(text: str) -> datetime:
         (cron("30 2 * * *", timezone="Europe/Berlin"), "2027-03-28 01:30", "2027-03-27 01:30", "2027-03-29 00:30"),
         (cron("30 2 * * *", timezone="Europe/Berlin"), "2027-10-31 00:00", "2027-10-30 00:30", "2027-10-31 00:30"),
         (cron("30 2 * * *", timezone="Europe/Berlin"), "2027-10-31 01:30", "2027-10-31 00:30", "2027-11-01 01:30"),
-        # in the hour that comes again every quarter has fired already
+        # all quarters of the repeated hour have fired already
         (cron("*/15 * * * *", timezone="Europe/Berlin"), "2027-10-31 01:20", "2027-10-31 00:45", "2027-10-31 02:00"),
         # Lord Howe moves by half an hour: 02:00-02:29 does not exist on 3 October 2027
         (
@@ -440,14 +438,14 @@ def test_fire_times_around_a_moment(schedule: Schedule, moment: str, previous: s
     assert schedule.next_after(utc(moment)).tzinfo is UTC
 
 
-def test_a_moment_may_be_in_any_zone_but_must_have_one() -> None:
+def test_a_moment_needs_a_time_zone_and_may_have_any() -> None:
     schedule = cron("0 2 * * *")
     assert schedule.next_after(datetime(2027, 1, 1, 8, tzinfo=ZoneInfo("Asia/Tokyo"))) == utc("2027-01-01 02:00")
     with pytest.raises(ValueError, match="no time zone"):
         schedule.previous(datetime(2027, 1, 1))  # noqa: DTZ001
 
 
-# --- Both sides agree ----------------------------------------------------------------------------------------------
+# --- Both forms agree ----------------------------------------------------------------------------------------------
 
 YEARS = (date(2027, 1, 1), date(2029, 1, 1))  # 2028 is a leap year
 
@@ -457,7 +455,7 @@ YEARS = (date(2027, 1, 1), date(2029, 1, 1))  # 2028 is a leap year
 @example(day="13", month="*", weekday="5")
 @example(day="29", month="2", weekday="*")
 @example(day="*", month="*", weekday="5-7")
-def test_both_sides_fire_on_the_same_days(day: str, month: str, weekday: str) -> None:
+def test_cron_text_and_its_eventbridge_form_fire_on_the_same_days(day: str, month: str, weekday: str) -> None:
     schedule = accepted(f"0 0 {day} {month} {weekday}")
     assume(schedule is not None)
     assert schedule is not None
@@ -479,13 +477,13 @@ CLOCK_CHANGES = [
 ]
 
 
-def days_mostly_open(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+def mostly_star(strategy: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     return st.one_of(st.just("*"), st.just("*"), strategy)
 
 
 @settings(max_examples=150, deadline=None)
-@given(MINUTE, HOUR, days_mostly_open(DAY), days_mostly_open(WEEKDAY), st.sampled_from(CLOCK_CHANGES))
-def test_both_sides_fire_at_the_same_minutes_across_clock_changes(
+@given(MINUTE, HOUR, mostly_star(DAY), mostly_star(WEEKDAY), st.sampled_from(CLOCK_CHANGES))
+def test_both_forms_fire_at_the_same_minutes_across_clock_changes(
     minute: str, hour: str, day: str, weekday: str, change: tuple[str, str]
 ) -> None:
     zone, start = change[0], utc(change[1])
@@ -497,7 +495,7 @@ def test_both_sides_fire_at_the_same_minutes_across_clock_changes(
 
 @settings(max_examples=60, deadline=None)
 @given(MINUTE, HOUR, st.sampled_from(CLOCK_CHANGES), st.integers(0, 40 * 60 * 1000 - 1))
-def test_moments_are_those_of_eventbridge_forwards_and_back(
+def test_previous_and_next_moments_are_those_of_eventbridge(
     minute: str, hour: str, change: tuple[str, str], offset_ms: int
 ) -> None:
     # given

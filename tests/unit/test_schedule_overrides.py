@@ -1,4 +1,4 @@
-"""Times of a stage in place of the declared ones."""
+"""Schedules of a stage, which replace the declared schedules."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def data_copy(payload: Clean, ctx: TaskContext) -> None:
     pass
 
 
-TASKS: dict[str, Task[Any, Any]] = {found.type: found for found in (data_clean, data_count, data_copy)}
+TASKS: dict[str, Task[Any, Any]] = {task_.type: task_ for task_ in (data_clean, data_count, data_copy)}
 
 
-def texts(found: Task[Any, Any]) -> dict[str | None, str]:
-    return {schedule.name: schedule.text for schedule in found.schedules}
+def texts(task_: Task[Any, Any]) -> dict[str | None, str]:
+    return {schedule.name: schedule.text for schedule in task_.schedules}
 
 
-def test_a_type_takes_the_times_of_the_stage_and_keeps_all_else() -> None:
+def test_an_override_changes_only_the_times_of_a_schedule() -> None:
     changed = apply(data_count, {"data:count:weekly": "@monthly"})
     assert texts(changed) == {"0": "0 3 * * *", "weekly": "0 0 1 * *"}
     weekly = changed.schedules[1]
@@ -55,13 +55,13 @@ def test_a_type_takes_the_times_of_the_stage_and_keeps_all_else() -> None:
     assert texts(data_count) == {"0": "0 3 * * *", "weekly": "0 8 * * 0"}
 
 
-def test_off_takes_a_schedule_away_and_the_more_precise_key_decides() -> None:
+def test_off_removes_a_schedule_and_the_more_specific_key_wins() -> None:
     assert texts(apply(data_count, {"data:count": "off"})) == {}
     assert texts(apply(data_count, {"data:count:0": "off"})) == {"weekly": "0 8 * * 0"}
     assert texts(apply(data_count, {"data:count": "off", "data:count:weekly": "@daily"})) == {"weekly": "0 0 * * *"}
 
 
-def test_a_task_that_is_not_named_stays_what_it_was() -> None:
+def test_a_task_without_an_override_is_unchanged() -> None:
     assert apply(data_clean, {"data:count": "off", "gone:away": "off"}) is data_clean
     assert apply_all(TASKS, {}) == TASKS
     assert texts(apply_all(TASKS, {"data:clean": "@hourly"})["data:clean"]) == {"0": "0 * * * *"}
@@ -80,28 +80,26 @@ def test_a_task_that_is_not_named_stays_what_it_was() -> None:
         ("data:clean", "", "data:clean: schedule ''"),
     ],
 )
-def test_what_names_no_schedule_or_is_no_cron_is_refused_by_its_key(key: str, text: str, problem: str) -> None:
+def test_an_override_without_a_schedule_or_valid_cron_is_refused_by_its_key(key: str, text: str, problem: str) -> None:
     with pytest.raises(DeclarationError, match=problem):
         apply_all(TASKS, {key: text})
 
 
-def test_discovery_takes_the_times_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discovery_applies_the_overrides_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert load("jobs:sweep").schedules == load("jobs:sweep", times={}).schedules != ()
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "@hourly", "system:health_check": "off"}')
     assert texts(load("jobs:sweep")) == texts(discover()["jobs:sweep"]) == {"0": "0 * * * *"}
     assert load("system:health_check").schedules == discover()["system:health_check"].schedules == ()
 
 
-def test_and_the_declared_ones_where_it_is_told_to(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_discovery_without_overrides_returns_the_declared_schedules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", '{"jobs:sweep": "off"}')
     assert load("jobs:sweep", times={}).schedules
     assert discover(times={})["jobs:sweep"].schedules
 
 
 @pytest.mark.parametrize("text", ["@hourly", "[]", '{"jobs:sweep": 5}', "{"])
-def test_an_environment_that_cannot_be_read_is_refused_by_the_settings_name(
-    monkeypatch: pytest.MonkeyPatch, text: str
-) -> None:
+def test_an_unreadable_environment_variable_is_refused_by_its_name(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", text)
     with pytest.raises(DeclarationError, match="JOBLANE_SCHEDULES: a JSON object of texts is required"):
         of_environment()

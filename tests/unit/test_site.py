@@ -1,4 +1,4 @@
-"""The documentation's site builds without a warning, and its pages load nothing from another host."""
+"""The documentation site builds without a warning, and its pages load nothing from another host."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOADED_BY_CSS = re.compile(r"""(?:url\(\s*|@import\s+)["']?((?:https?:)?//[^"')\
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site as `make docs` builds it."""
+    """The site, built as by `make docs`."""
     folder = tmp_path_factory.mktemp("site")
     built = subprocess.run(
         [sys.executable, "-m", "sphinx", *STRICT, "--doctree-dir", str(folder / "doctrees"), "docs", str(folder)],
@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Loaded(HTMLParser):
-    """The addresses that a browser fetches while it shows a page: all but links to click."""
+    """The addresses that a browser loads to show a page: all except links to click."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def test_no_stylesheet_loads_anything_from_another_host(site: Path) -> None:
         "<style>@import url('https://fonts.example.com/css');</style>",
     ],
 )
-def test_what_is_loaded_from_another_host_is_found(text: str) -> None:
+def test_an_address_on_another_host_is_found(text: str) -> None:
     assert any(EXTERNAL.match(address) for address in loaded(text))
 
 
@@ -85,5 +85,5 @@ def test_the_page_for_coding_agents_is_at_the_root(site: Path) -> None:
     assert (site / "llms.txt").read_text() == (ROOT / "docs" / "llms.txt").read_text()
 
 
-def test_make_builds_it_with_the_same_options() -> None:
+def test_make_builds_the_site_with_the_same_options() -> None:
     assert f"sphinx {' '.join(STRICT)} " in (ROOT / "Makefile").read_text()

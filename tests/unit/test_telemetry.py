@@ -1,4 +1,4 @@
-"""Metrics are lines that CloudWatch can read, whatever was counted."""
+"""Metrics are written as log lines that CloudWatch can read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saas.health import Check
 from tests import emf
 from tests.pages import ROOT
 
-GOOD: dict[str, Any] = {
+VALID: dict[str, Any] = {
     "_aws": {
         "Timestamp": 0,
         "CloudWatchMetrics": [
@@ -41,7 +41,7 @@ def written(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return emf.documents(capsys.readouterr().out)
 
 
-def test_what_was_counted_is_one_line_under_the_stages_own_namespace(capsys: pytest.CaptureFixture[str]) -> None:
+def test_counts_are_written_as_one_line_in_the_namespace_of_the_stage(capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
     tally.count("Started")
     tally.count("Started")
@@ -54,7 +54,7 @@ def test_what_was_counted_is_one_line_under_the_stages_own_namespace(capsys: pyt
     assert written(capsys) == []
 
 
-def test_a_zero_is_written_and_what_was_not_counted_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_count_of_zero_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     tally = Tally()
     tally.count("Overdue", 0)
     tally.flush(task_type="jobs:sweep")
@@ -63,7 +63,7 @@ def test_a_zero_is_written_and_what_was_not_counted_is_not(capsys: pytest.Captur
 
 
 @pytest.mark.parametrize(("values", "lines"), [(100, [100]), (101, [100, 1]), (250, [100, 100, 50])])
-def test_more_than_a_hundred_values_go_over_several_lines_and_none_is_lost_or_counted_twice(
+def test_more_than_100_values_are_split_over_lines_without_loss_or_repetition(
     values: int, lines: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     tally = Tally()
@@ -79,7 +79,7 @@ def test_more_than_a_hundred_values_go_over_several_lines_and_none_is_lost_or_co
     assert [line.get("DurationMs") for line in found] == [[7]] + [None] * (len(lines) - 1)
 
 
-def test_metrics_can_be_silenced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_metrics_can_be_switched_off(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")
     tally = Tally()
     tally.count("Started")
@@ -87,7 +87,7 @@ def test_metrics_can_be_silenced(monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert capsys.readouterr().out == ""
 
 
-def test_a_health_check_writes_lines_that_cloudwatch_reads(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_health_check_writes_lines_that_cloudwatch_can_read(capsys: pytest.CaptureFixture[str]) -> None:
     health_check._measure([Check("queue jobs-low", 3, None), Check("service https://a.example.com", 9, "Timeout")])
     found = {line["check"]: line for line in written(capsys)}
     assert (
@@ -96,11 +96,11 @@ def test_a_health_check_writes_lines_that_cloudwatch_reads(capsys: pytest.Captur
     assert found[health_check.WHOLE]["HealthCheckFailed"] == 1
 
 
-def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
-    """The runs and the sweep: ``tests/integration/maintenance/test_alarm_metrics.py``."""
+def test_all_modules_that_write_metrics_have_tests_of_their_lines() -> None:
+    """For the lines of runs and of the sweep see ``tests/integration/maintenance/test_alarm_metrics.py``."""
     modules = [path for folder in ("shared", "functions") for path in (ROOT / folder).rglob("*.py")]
-    users = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
-    assert users == {
+    writers = {str(path.relative_to(ROOT)) for path in modules if "Tally(" in path.read_text()}
+    assert writers == {
         "shared/joblane/functions/jobs_sweep/handler.py",
         "functions/system_health_check/handler.py",
         "shared/joblane/worker/run_log.py",
@@ -111,27 +111,27 @@ def test_metrics_are_written_by_those_whose_lines_are_tested() -> None:
 
 
 def altered(path: str, value: Any) -> dict[str, Any]:
-    """:data:`GOOD`, of now, with one value in another's place."""
+    """Return :data:`VALID` with the current time and one value replaced. None: the value is removed."""
     import copy
     import time
 
-    document = copy.deepcopy(GOOD)
+    document = copy.deepcopy(VALID)
     document["_aws"]["Timestamp"] = int(time.time() * 1000)
-    *way, last = [int(part) if part.isdigit() else part for part in path.split("/")]
-    place: Any = document
-    for part in way:
-        place = place[part]
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split("/")]
+    node: Any = document
+    for part in parents:
+        node = node[part]
     if value is None:
-        del place[last]
+        del node[last]
     else:
-        place[last] = value
+        node[last] = value
     return document
 
 
 DIRECTIVE = "_aws/CloudWatchMetrics/0"
 
 
-def test_a_good_line_is_taken() -> None:
+def test_a_valid_line_has_no_problem() -> None:
     assert list(emf.problems(altered("Started", 2))) == []
 
 
@@ -158,6 +158,6 @@ def test_a_good_line_is_taken() -> None:
         ("queue", 3, "'queue' has no good value"),
     ],
 )
-def test_what_cloudwatch_would_pass_over_is_found(path: str, value: Any, problem: str) -> None:
+def test_a_line_that_cloudwatch_would_ignore_is_found(path: str, value: Any, problem: str) -> None:
     found = list(emf.problems(altered(path, value)))
     assert any(re.search(problem, text) for text in found), found

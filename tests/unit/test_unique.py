@@ -1,4 +1,4 @@
-"""Unique keys: which tasks are the same, for callers, strangers and ticks."""
+"""Unique keys of tasks: those of callers, external messages and ticks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def data_drop(payload: Export, ctx: TaskContext) -> None:
 PAYLOAD = {"tenant_id": None, "limit": 10}
 
 
-def test_by_default_type_queue_and_payload_make_the_key() -> None:
+def test_the_default_key_is_made_from_type_queue_and_payload() -> None:
     key = key_of(data_export.type, "default", PAYLOAD, None)
     assert key == key_of(data_export.type, "default", {"limit": 10, "tenant_id": None}, None)
     others = [
@@ -44,34 +44,34 @@ def test_by_default_type_queue_and_payload_make_the_key() -> None:
     assert len({key, *others}) == 5
 
 
-def test_a_callers_key_stands_for_its_type_whatever_queue_and_payload() -> None:
+def test_a_key_of_the_caller_applies_to_all_queues_and_payloads_of_the_type() -> None:
     assert (
         key_of(data_export.type, "default", PAYLOAD, "k") == key_of(data_export.type, "low", {}, "k") == "data:export k"
     )
     assert key_of(data_load.type, "default", PAYLOAD, "k") == "data:load k"
 
 
-def test_a_foreign_message_is_held_to_the_declaration() -> None:
+def test_an_external_message_gets_the_key_of_the_declaration() -> None:
     key = key_of(data_export.type, "default", PAYLOAD, None)
     assert data_export.key_of_message("default", PAYLOAD, None) == Unique(key, 300, Until.START)
     assert data_export.key_of_message("default", PAYLOAD, "0") == Unique(key, 300, Until.START)
     assert data_load.key_of_message("default", PAYLOAD, None) is None
 
 
-def test_defaults_that_a_stranger_leaves_out_make_no_other_task() -> None:
+def test_omitted_defaults_in_an_external_message_do_not_change_the_key() -> None:
     whole = data_export.key_of_message("default", PAYLOAD, None)
     assert data_export.key_of_message("default", {}, None) == whole
     assert data_export.key_of_message("default", {"limit": "10"}, None) == whole
     assert data_export.key_of_message("default", {"limit": 11}, None) != whole
 
 
-def test_a_payload_that_cannot_be_read_is_a_task_of_its_own() -> None:
+def test_an_unreadable_payload_has_a_key_of_its_own() -> None:
     unreadable = data_export.key_of_message("default", {"limit": "many"}, None)
     assert unreadable == Unique(key_of(data_export.type, "default", {"limit": "many"}, None), 300, Until.START)
 
 
-def test_a_tick_is_held_to_its_schedule_where_ticks_are_not_to_overlap() -> None:
-    held = Unique("data:load tick 0", LONGEST_UNIQUE.total_seconds(), Until.FINISH)
-    assert data_load.key_of_message("default", {}, "0") == held
-    assert data_load.key_of_message("default", {}, "1") != held
+def test_a_tick_has_the_key_of_its_schedule_unless_ticks_may_overlap() -> None:
+    expected = Unique("data:load tick 0", LONGEST_UNIQUE.total_seconds(), Until.FINISH)
+    assert data_load.key_of_message("default", {}, "0") == expected
+    assert data_load.key_of_message("default", {}, "1") != expected
     assert data_drop.key_of_message("default", {}, "0") is None

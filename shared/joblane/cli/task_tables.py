@@ -1,4 +1,4 @@
-"""Tasks as people read them: a page of them, and one of them whole."""
+"""Tables of tasks: a listing, and the details of one task."""
 
 from __future__ import annotations
 
@@ -19,69 +19,69 @@ from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
 from joblane.record.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
-"""Of a payload or result; the rest is in ``--json``."""
+"""Lines of a payload or result; ``--json`` shows all."""
 MAX_TRACEBACK_LINES = 30
 COMMANDS = {"replay_with": "replay --json @payload.json"}
-"""Of actions whose name is not their command."""
-PASTE = {
+"""Action → its command, if that differs from the action's name."""
+MEANINGS = {
     "run": "run it now",
     "retry": "run it again, with new attempts",
     "edit": "change its payload",
-    "replay": "a new task like it",
+    "replay": "enqueue a new task like it",
     "replay_with": "the same with another payload",
     "delete": "clear its content",
 }
-"""What the words of actions mean, where they do not say it themselves."""
+"""Action → its meaning, if the name of the action does not explain it."""
 BAR_WIDTH = 30
 
 
 def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
-    """A page of tasks, with more columns where there is room for them."""
+    """A page of tasks, with more columns on a wide terminal."""
     wide = width >= WIDE
-    tenants = wide and any(one.tenant for one in rows)
+    tenants = wide and any(task_row.tenant for task_row in rows)
     titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
     titles += ["WHEN"] if wide else []
     lines = []
-    for one in rows:
-        age = short((now - one.created_at).total_seconds())
-        cells = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
-        lines.append([*cells, *([one.tenant] if tenants else []), *([when(one, now)] if wide else [])])
+    for task_row in rows:
+        age = short((now - task_row.created_at).total_seconds())
+        cells = [task_row.id, task_row.type, task_row.state, *([task_row.queue] if wide else []), age, tries(task_row)]
+        lines.append([*cells, *([task_row.tenant] if tenants else []), *([when(task_row, now)] if wide else [])])
     last = ("ERROR",) if wide else ()
     made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
-    for one, line in zip(rows, lines, strict=True):
-        row(made, *line, *((terminal.line(trouble(one)),) if wide else ()))
+    for task_row, line in zip(rows, lines, strict=True):
+        row(made, *line, *((terminal.line(last_error(task_row)),) if wide else ()))
     return made
 
 
 def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: int) -> tuple[str, ...]:
-    """The ids' column, where not all of these fit beside each other: an id that is cut is of no use."""
+    """The column of ids, if the columns do not fit into the width: an id is folded, as a cut id is of no use."""
     widths = [max(len(cell or "") for cell in column) + BETWEEN for column in zip(titles, *lines, strict=True)]
     return ("ID",) if sum(widths) > width else ()
 
 
-def tries(one: TaskRow) -> str:
-    return f"{one.attempts}/{one.max_retry + 1}"
+def tries(task_row: TaskRow) -> str:
+    return f"{task_row.attempts}/{task_row.max_retry + 1}"
 
 
-def when(one: TaskRow, now: datetime) -> str:
-    """When it is due, or ended."""
-    if one.finished_at is not None:
-        return relative(one.finished_at, now)
-    return f"due {relative(one.due_at, now)}" if one.state in WAITING and one.due_at > now else ""
+def when(task_row: TaskRow, now: datetime) -> str:
+    """The time at which it is due, or ended."""
+    if task_row.finished_at is not None:
+        return relative(task_row.finished_at, now)
+    return f"due {relative(task_row.due_at, now)}" if task_row.state in WAITING and task_row.due_at > now else ""
 
 
-def trouble(one: TaskRow) -> str:
-    """What went wrong last, on one line."""
-    if one.error_type is None:
-        return (one.reason or "").split("\n")[0]
-    message = (one.error_message or "").split("\n")[0]
-    return f"{one.error_type}: {message}" if message else one.error_type
+def last_error(task_row: TaskRow) -> str:
+    """The last error, on a single line."""
+    if task_row.error_type is None:
+        return (task_row.reason or "").split("\n")[0]
+    message = (task_row.error_message or "").split("\n")[0]
+    return f"{task_row.error_type}: {message}" if message else task_row.error_type
 
 
 def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
-    """One task whole. ``command``: `joblane`, with the options that lead to this stage."""
-    one = view.row
-    to.print(word(one.id, "bold"), word(one.type), word(one.state), sep="  ")
+    """All details of one task. ``command``: `joblane`, with the options for this stage."""
+    task_row = view.row
+    to.print(word(task_row.id, "bold"), word(task_row.type), word(task_row.state), sep="  ")
     to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))
     to.print()
     to.print(_facts(view, now))
@@ -94,7 +94,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
             _section(to, title)
-            _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
+            _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "show all: --json")
     if view.audit:
         _section(to, "Audit")
         to.print(audit(view.audit, now, to.width, targets=False))
@@ -116,24 +116,27 @@ def _facts(view: TaskView, now: datetime) -> Table:
 
 
 def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
-    one = view.row
+    task_row = view.row
 
     def at(moment: datetime | None) -> str | None:
         return None if moment is None else f"{stamp(moment)}  {relative(moment, now)}"
 
-    yield "queue", one.queue
-    yield "tenant", one.tenant
+    yield "queue", task_row.queue
+    yield "tenant", task_row.tenant
     yield "owner", view.owner
-    yield "tags", ", ".join(one.tags)
-    yield "attempts", f"{one.attempts} of {one.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else "")
-    yield "generation", str(view.generation) if view.generation else None
-    yield "created", at(one.created_at)
-    yield "due", at(one.due_at) if one.state in WAITING else None
-    yield "sent", at(view.sent_at) if one.state in WAITING else None
+    yield "tags", ", ".join(task_row.tags)
+    yield (
+        "attempts",
+        f"{task_row.attempts} of {task_row.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else ""),
+    )
+    yield "redrives", str(view.generation) if view.generation else None
+    yield "created", at(task_row.created_at)
+    yield "due", at(task_row.due_at) if task_row.state in WAITING else None
+    yield "sent", at(view.sent_at) if task_row.state in WAITING else None
     yield "leased until", at(view.lease_until)
-    yield "cancel asked", at(view.cancel_requested_at)
+    yield "cancel requested", at(view.cancel_requested_at)
     yield "deadline", at(view.deadline)
-    yield "ended", at(one.finished_at)
+    yield "ended", at(task_row.finished_at)
     yield "dead letter", at(view.dead_sent_at)
     yield "kept until", at(view.expire_at)
     yield "unique key", view.unique_key
@@ -163,19 +166,23 @@ def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
     wide = width >= WIDE
     titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
     made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
-    for one in attempts:
-        took = milliseconds(one.duration_ms) if one.finished_at else f"{short((now - one.started_at).total_seconds())}…"
-        more = (one.memory_mb and f"{one.memory_mb} MB", dollars(one.cost_usd)) if wide else ()
-        error = f"{one.error_type}: {one.error_message or ''}" if one.error_type else ""
-        outcome = one.outcome or "running"
-        row(made, one.run, one.attempt, stamp(one.started_at), took, outcome, *more, error)
-    if wide and any(one.cost_usd is not None for one in attempts):
+    for attempt in attempts:
+        took = (
+            milliseconds(attempt.duration_ms)
+            if attempt.finished_at
+            else f"{short((now - attempt.started_at).total_seconds())}…"
+        )
+        more = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
+        error = f"{attempt.error_type}: {attempt.error_message or ''}" if attempt.error_type else ""
+        outcome = attempt.outcome or "running"
+        row(made, attempt.run, attempt.attempt, stamp(attempt.started_at), took, outcome, *more, error)
+    if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made
 
 
 def dollars(value: float | None) -> str | None:
-    """An estimate in dollars: two digits that say something, however little it is."""
+    """An estimate in dollars, with at least two significant digits."""
     if value is None:
         return None
     digits = 2 if value >= 1 or value <= 0 else 1 - math.floor(math.log10(value))
@@ -183,17 +190,17 @@ def dollars(value: float | None) -> str | None:
 
 
 def _failure(to: Console, view: TaskView) -> None:
-    failed = next((one for one in reversed(view.attempts) if one.traceback), None)
+    failed = next((attempt for attempt in reversed(view.attempts) if attempt.traceback), None)
     if view.row.reason and view.row.state in ("archived", "cancelled"):
         _section(to, "Why it ended")
         to.print(word(view.row.reason))
     if failed is not None and failed.traceback and view.row.state != "completed":
         _section(to, f"Traceback of run {failed.run}")
-        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "all of it: --json", last=True)
+        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "show all: --json", last=True)
 
 
 def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) -> None:
-    """Text with its lines, a long one shortened at its end, or, for ``last``, at its beginning."""
+    """Print a text, with at most ``most`` lines: its first lines, or, for ``last``, its last."""
     lines = text.split("\n")
     left_out = len(lines) - most
     if left_out > 0:
@@ -204,27 +211,27 @@ def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) 
 
 
 def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: bool = True) -> Table:
-    """What operators did. ``targets``: to what."""
+    """Actions of operators. ``targets``: with their numbers and targets."""
     wide = width >= WIDE
     titles = (*(("NO",) if targets else ()), "WHEN", "WHO", "ACTION", *(("TARGET",) if targets else ()), "REASON")
     made = table(*titles, right=("NO",), fold=("WHO", "TARGET", "REASON"))
-    for one in entries:
-        at = stamp(one.at) if wide else relative(one.at, now)
-        before, after = ((one.number,), (one.target,)) if targets else ((), ())
-        row(made, *before, at, one.who, one.action, *after, one.reason or "")
+    for entry in entries:
+        at = stamp(entry.at) if wide else relative(entry.at, now)
+        before, after = ((entry.number,), (entry.target,)) if targets else ((), ())
+        row(made, *before, at, entry.who, entry.action, *after, entry.reason or "")
     return made
 
 
 def _next(to: Console, view: TaskView, command: str) -> None:
-    """What can be done now, to paste."""
+    """Commands for the next steps, to paste."""
     id_ = argument(view.row.id)
-    steps = [(f"{command} logs {id_}", "what it wrote")] if view.attempts else []
-    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", PASTE.get(action, "")) for action in view.actions]
+    steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
+    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", MEANINGS.get(action, "")) for action in view.actions]
     if view.row.fingerprint and view.row.state == "archived":
-        steps.append((f"{command} dead", "what else failed like this"))
+        steps.append((f"{command} dead", "other tasks with the same error"))
     if view.log_link is not None:
-        _section(to, "Its log on AWS")
+        _section(to, "Log on AWS")
         to.print(word(view.log_link), soft_wrap=True)
     if steps:
-        _section(to, "What can be done now")
+        _section(to, "Next steps")
         terminal.steps(to, steps)

@@ -1,0 +1,176 @@
+"""Inspect the stage: `queues`, `stats`, `audit`, `types`, `doctor`."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from joblane.cli import filters, target, terminal
+from joblane.cli.commands import options as o
+from joblane.cli.durations import milliseconds, short
+from joblane.cli.exits import Exit
+from joblane.cli.terminal import WIDE
+from joblane.inspector.durations import duration
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from joblane.inspector.views import Statistic
+
+BY = ("type", "tenant")
+LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "COMPLETED")
+"""Columns of `stats` in the order in which they are left out of a narrow table."""
+
+
+def queues(
+    context: typer.Context,
+    lanes: Annotated[bool, typer.Option("--lanes", help="Also list each lane: one task type in one queue.")] = False,
+    minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 60,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show the three queues.
+
+    Their waiting and running tasks, dead letters, throughput and pauses.
+    """
+    found = target.inspector(context).overview(minutes=minutes)
+    terminal.answer(found, as_json=as_json)
+    from joblane.cli.queue_tables import lane_table, pause_lines, queue_table, unknown_lines
+
+    console = terminal.console()
+    console.print(queue_table(found, console.width, sparks=20 if console.width >= WIDE else 0))
+    if lanes:
+        console.print()
+        console.print(lane_table(found, console.width))
+    for line in (*pause_lines(found), *unknown_lines(found)):
+        terminal.say(line)
+    if found.archived:
+        terminal.say(f"{terminal.plural(found.archived, 'archived task')}. See why: {target.command(context)} dead")
+
+
+def stats(
+    context: typer.Context,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that started within the last 1h, 1d, 1w.")
+    ] = "1d",
+    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
+    cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
+    as_json: o.AsJson = False,
+) -> None:
+    """Show runs by type or tenant, and their costs.
+
+    Their outcomes, and their mean times of waiting and running.
+    """
+    if by not in BY:
+        terminal.usage(f"{by!r} is neither type nor tenant", "--by")
+    length = filters.parsed(duration, within, "--within")
+    found = target.inspector(context).statistics(within=length, by=by)
+    terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
+    console = terminal.console()
+    console.print(_statistics(found, by, console.width, cost=cost))
+    if cost:
+        terminal.say(
+            "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
+            "tiers. See docs/explanation/costs.md."
+        )
+
+
+def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool) -> Table:
+    from joblane.cli.task_tables import dollars
+
+    def money(value: float | None) -> str | None:
+        return None if value is None else f"~{dollars(value)}"
+
+    name = by.upper()
+    rows: list[dict[str, object]] = [
+        {
+            name: statistic.key or None,
+            "RUNS": f"{statistic.started:,}",
+            "COMPLETED": f"{statistic.completed:,}",
+            "RETRIED": f"{statistic.retried:,}",
+            "ARCHIVED": f"{statistic.archived:,}",
+            "LOST": f"{statistic.lost:,}",
+            "WAITED": milliseconds(statistic.wait_ms),
+            "TOOK": milliseconds(statistic.duration_ms),
+            "LONGEST": milliseconds(statistic.longest_ms),
+        }
+        for statistic in found
+    ]
+    if cost:
+        for statistic, cells in zip(found, rows, strict=True):
+            per_thousand = statistic.cost_usd / statistic.started * 1000 if statistic.started else None
+            cells |= {"COST": money(statistic.cost_usd), "PER 1000": money(per_thousand)}
+    drop = ("PER 1000", *LEFT_OUT_FIRST) if cost else LEFT_OUT_FIRST
+    return terminal.fitted(rows, width, name=name, right=list(rows[0])[1:], drop=drop)
+
+
+def audit(
+    context: typer.Context,
+    *,
+    target_: Annotated[
+        str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
+    ] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
+    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries below this number.")] = None,
+    limit: o.Limit = 50,
+    as_json: o.AsJson = False,
+) -> None:
+    """List actions of operators, newest first."""
+    from joblane.cli import task_tables as tables
+
+    found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
+    terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
+    console = terminal.console()
+    console.print(tables.audit(found, datetime.now(UTC), console.width))
+    if len(found) == limit:
+        terminal.say(f"There may be more entries. For the next page, add --before {found[-1].number}")
+
+
+def types(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """List the declared task types."""
+    found = target.inspector(context).types()
+    terminal.answer(found, as_json=as_json)
+    console = terminal.console()
+    wide = console.width >= WIDE
+    more = ("KEPT", "BATCH", "MEMORY") if wide else ()
+    numbers = ("RETRIES", "TIMEOUT", *more)
+    made = terminal.table("TYPE", "QUEUES", *numbers, "SCHEDULES", right=numbers, fold=("SCHEDULES",))
+    for declared in found:
+        extra = (short(declared.retention_seconds), declared.batch_size, f"{declared.memory_mb} MB") if wide else ()
+        names = ", ".join(declared.queues)
+        terminal.row(
+            made,
+            declared.type,
+            names,
+            declared.max_retry,
+            short(declared.timeout_seconds),
+            *extra,
+            ", ".join(declared.schedules) or None,
+        )
+    console.print(made)
+
+
+def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
+    """Check a deployment, and say what to do.
+
+    Exit status 1 if a check is bad, 5 if a check is unknown and none is bad.
+    """
+    found = target.inspector(context).doctor()
+    bad = any(check.grade == "bad" for check in found)
+    if as_json:
+        terminal.document(found)
+    else:
+        made = terminal.table("GRADE", "CHECK", "FINDING", "WHAT TO DO", fold=("CHECK", "FINDING", "WHAT TO DO"))
+        for check in found:
+            terminal.row(made, check.grade, check.what, check.found, check.do)
+        terminal.console().print(made)
+        counts = {grade: sum(check.grade == grade for check in found) for grade in ("bad", "warning", "unknown")}
+        if counts["warning"] > 1:
+            counts["warnings"] = counts.pop("warning")
+        result = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
+        terminal.say(f"{terminal.plural(len(found), 'check')}: {result or 'all good'}.")
+    if bad:
+        raise typer.Exit(Exit.FAILED)
+    if any(check.grade == "unknown" for check in found):
+        raise typer.Exit(Exit.UNAVAILABLE)
