@@ -37,7 +37,7 @@ WORDS = {
     r"settled": "the response",
     r"mend(?:s|ed|ing)?": "fix",
     r"the record": "the task table, the database",
-    r"(?<!dead[ _-])_?letters?": "dead letter",
+    r"(?<!dead[ _-])_?letters?(?!-spacing)": "dead letter",
 }
 """Regular expression of whole words, in any case → the words to use."""
 PATTERNS = [(re.compile(rf"(?<![A-Za-z])(?:{words})(?![A-Za-z])", re.I), say) for words, say in WORDS.items()]

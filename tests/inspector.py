@@ -37,11 +37,11 @@ from tests.builders import views
 
 @dataclass
 class FakeInspector:
-    """Has the operations of an inspector, and notes each call with its arguments.
+    """The operations of an inspector; each call is recorded with its arguments.
 
-    An operation answers what ``answers`` holds under its name: a value, the first of a list, an exception that it
-    raises, or what a function returns. Without that it answers from the fields, and an action changes them.
-    ``fails``: what every operation but ``types`` raises. ``where``: the stage that a command connected to.
+    ``answers`` holds the answer of an operation by its name: a value, a list of values, an exception, or a function.
+    Without an entry the operation answers from the fields, and an action changes them. ``fails``: the exception of
+    every operation except ``types``. ``where``: the stage that a command connected to.
     """
 
     answers: dict[str, Any] = field(default_factory=dict)
@@ -50,9 +50,9 @@ class FakeInspector:
     fails: Exception | None = None
     rows: list[TaskRow] = field(default_factory=lambda: [views.task_row(id="one")])
     changes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Of the views of tasks, by their ids."""
+    """Task id → changes of its view."""
     groups: list[DeadGroup] = field(default_factory=list)
-    leftovers: dict[str, int] = field(default_factory=dict)
+    obsolete: dict[str, int] = field(default_factory=dict)
     entries: list[AuditEntry] = field(default_factory=list)
     paused: dict[tuple[PauseScope, str], Pause] = field(default_factory=dict)
     started: dict[str, BulkView] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class FakeInspector:
     @property
     def did(self) -> list[tuple[Any, ...]]:
         """Each action, with all its arguments in the order of the inspector's."""
-        acted = [one for one in self.calls if permission_of(Inspector, one[0]) is not Permission.VIEW]
+        acted = [call for call in self.calls if permission_of(Inspector, call[0]) is not Permission.VIEW]
         return [(name, *self._bound(name, arguments, named).values()) for name, arguments, named in acted]
 
     @property
@@ -104,7 +104,7 @@ class FakeInspector:
         new_id = "new" if operation.startswith("replay") else None
         return ActionResult(named.get("id") or named["type"], operation, State.ARCHIVED, State.PENDING, new_id)
 
-    # --- Look ------------------------------------------------------------------------------------------------------
+    # --- Queries ---------------------------------------------------------------------------------------------------
 
     def _overview(self, minutes: int) -> Overview:
         queues = []
@@ -144,7 +144,7 @@ class FakeInspector:
         return tuple(self.lines)
 
     def _dead(self) -> DeadLetters:
-        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.leftovers)
+        return DeadLetters(tuple(self.groups), {"jobs-default-data-export-dlq": 4}, 0, self.obsolete)
 
     def _schedules(self) -> tuple[ScheduleView, ...]:
         pause = self.paused.get((PauseScope.SCHEDULE, "tenant:cleanup:nightly"))
@@ -167,7 +167,7 @@ class FakeInspector:
             raise UnknownTaskError(id)
         return self.started[id]
 
-    # --- Act -------------------------------------------------------------------------------------------------------
+    # --- Actions ---------------------------------------------------------------------------------------------------
 
     def _bulk(
         self,

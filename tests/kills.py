@@ -43,7 +43,7 @@ DEATHS = {
     "after the claim": CLAIM,
     "after the finish": FINISH,
     "after the commit": "commit",
-    "while the canary runs": bulk_run.BE_PATIENT,
+    "while the canary runs": bulk_run.SET_CANARY_END,
 }
 """The statement after which a process dies."""
 

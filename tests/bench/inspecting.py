@@ -214,7 +214,7 @@ def _others(scope: Scope) -> list[Question]:
         Question(
             "overview: the record's part",
             {"60 minutes": read_overview},
-            (Selection(overview.LIVE_ROWS, ()), Selection(overview.STANDING, ()), Selection(overview.BEGUN, hour)),
+            (Selection(overview.LIVE_ROWS, ()), Selection(overview.ARCHIVED, ()), Selection(overview.STARTED, hour)),
         ),
         Question(
             "a task that waits, and why",

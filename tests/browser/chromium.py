@@ -11,11 +11,11 @@ NAMES = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome"
 
 
 def chromium() -> str:
-    """Its executable. Without one a laptop goes without these tests, and a CI machine fails."""
+    """The executable. Without it, these tests are skipped, or fail on a CI machine."""
     found = next(filter(None, map(shutil.which, NAMES)), None)
     if found is not None:
         return found
-    told = f"these tests need a browser: none of {', '.join(NAMES)} is on PATH (Debian: apt install chromium)"
+    advice = f"these tests need a browser: none of {', '.join(NAMES)} is on PATH (Debian: apt install chromium)"
     if os.environ.get("CI"):
-        pytest.fail(told)
-    pytest.skip(told)
+        pytest.fail(advice)
+    pytest.skip(advice)

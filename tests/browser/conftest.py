@@ -1,4 +1,4 @@
-"""A real browser before the real page: over a record of some thousand tasks, and queues in memory."""
+"""A real browser on the real page, over a database with some thousand tasks, and queues in memory."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ QUIET = (
     "--no-first-run",
     "--no-pings",
 )
-"""It calls nobody: neither its maker nor any name at all."""
+"""The browser sends no requests of its own, and resolves no name."""
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def browser() -> Iterator[Browser]:
 
 @dataclass
 class Site:
-    """The page, and the world behind it. ``address``: with the token. ``read_only``: the same, where nothing can be
-    done."""
+    """The page, and the world behind it. ``address``: includes the token. ``read_only``: the address of a read-only
+    page."""
 
     world: World
     inspector: Inspector
@@ -64,7 +64,7 @@ class Site:
     read_only: str
 
     def work(self, type_: str) -> None:
-        """Let the function of a type run all that waits in its lane."""
+        """Run all messages in the lane of a type."""
         task = discover(times={})[type_]
         while bodies := [message["Body"] for message in self.world.take(task)]:
             self.world.deliver(task, *bodies, seconds=600.0)
@@ -96,7 +96,7 @@ def site(joblane_databases: Databases) -> Iterator[Site]:
 
 
 class _served:  # noqa: N801 - used as a statement
-    """A page in a thread of its own, until the block ends."""
+    """Serve a page in a thread until the block ends."""
 
     def __init__(self, desk: Desk, *, read_only: bool) -> None:
         self._listening = listen(0)
@@ -117,7 +117,7 @@ class _served:  # noqa: N801 - used as a statement
 
 @dataclass
 class Visitor:
-    """One person at the page. ``troubles``: errors of the console; ``strayed``: requests to anywhere else."""
+    """A browser on the page. ``troubles``: errors of the console; ``strayed``: requests to other hosts."""
 
     context: BrowserContext
     page: Page
@@ -130,14 +130,14 @@ class Visitor:
         return self.page
 
     def keep(self, name: str) -> None:
-        """A screenshot, as build output."""
+        """Take a screenshot, as build output."""
         SCREENSHOTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
 
 
 @pytest.fixture
 def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
-    """Open the page as its address was printed; afterwards nothing must have gone wrong or astray."""
+    """Open the page at its printed address; at the end there must be no troubles and no strayed requests."""
     visitors: list[Visitor] = []
 
     def open_it(address: str | None = None, **options: Any) -> Visitor:
@@ -171,7 +171,7 @@ def visit(browser: Browser, site: Site) -> Iterator[Callable[..., Visitor]]:
 
 @pytest.fixture(scope="session")
 def axe() -> str:
-    """The rules of accessibility, from package-lock.json."""
+    """The accessibility checker axe, in the version of package-lock.json."""
     return Path(ROOT / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
 
 

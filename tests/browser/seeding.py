@@ -1,4 +1,4 @@
-"""A record that looks lived in: tasks of the platform's types in every state, their runs, and three ways to fail."""
+"""A realistic database: tasks of the platform's types in every state, their runs, and three kinds of errors."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ select id, 420, 1000, 'members' from joblane.tasks where state = 'active'
 
 
 def seed(connection: Connection, tasks: int) -> None:
-    """One task a second up to now; of fifty one is archived, by three causes."""
+    """Insert a task for each second up to now; one of fifty is archived, with three kinds of errors."""
     connection.run(TASKS, str(tasks))
     connection.run(ATTEMPTS)
     connection.run(PROGRESS)

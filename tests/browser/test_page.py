@@ -1,4 +1,4 @@
-"""The operator's page as a person meets it: by mouse, by keys alone, in the dark, on a phone, and read-only."""
+"""The operator's page in a browser: with the mouse, with keys only, in dark mode, on a phone, and read-only."""
 
 from __future__ import annotations
 
@@ -28,36 +28,36 @@ PAGES = {
     "problem": "/task?id=unknown",
 }
 COLOURFUL = ("queues", "tasks", "task-archived", "redrive")
-"""Pages that together have every colour."""
+"""Pages that together show all colours."""
 PHONE = {"viewport": {"width": 360, "height": 740}, "is_mobile": True, "has_touch": True}
 RULES = {"light": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"], "dark": ["color-contrast"]}
-"""Of axe, by what they are looked at with; the rest is the same in every light."""
+"""Colour scheme → rules of axe; the other rules give the same result in every scheme."""
 
 
-def one_that_is(site: Site, state: State, **more: Any) -> str:
+def any_task(site: Site, state: State, **more: Any) -> str:
     return site.inspector.tasks(Filter(states=(state,), **more), limit=1).tasks[0].id
 
 
 def addresses(site: Site) -> dict[str, str]:
-    """Every kind of page there is."""
-    tasks = {state: f"/task?id={one_that_is(site, state)}" for state in (State.ARCHIVED, State.ACTIVE, State.COMPLETED)}
+    """An address of every kind of page."""
+    tasks = {state: f"/task?id={any_task(site, state)}" for state in (State.ARCHIVED, State.ACTIVE, State.COMPLETED)}
     return {**PAGES, **{f"task-{state}": address for state, address in tasks.items()}}
 
 
-# --- Looking -------------------------------------------------------------------------------------------------------
+# --- Queries ----------------------------------------------------------------------------------------------------
 
 
-def test_queues_unfold_into_their_lanes(visit: Visit) -> None:
+def test_queues_expand_into_their_lanes(visit: Visit) -> None:
     page = visit().page
     expect(page.get_by_role("heading", name="critical")).to_be_visible()
-    expect(page.get_by_role("img", name="default: the mean wait of each of the last 60 minutes")).to_be_visible()
+    expect(page.get_by_role("img", name="default: the mean wait in each of the last 60 minutes")).to_be_visible()
     lane = page.get_by_role("link", name="data:export")
     expect(lane).to_be_hidden()
     page.get_by_text("4 lanes").first.click()
     expect(lane).to_be_visible()
 
 
-def test_the_token_has_left_the_address(visit: Visit) -> None:
+def test_the_token_is_removed_from_the_address(visit: Visit) -> None:
     visitor = visit()
     assert visitor.page.url == visitor.base + "/"
     assert visitor.page.evaluate("document.cookie") == ""  # no script can read it
@@ -69,7 +69,7 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     # when
     page.get_by_role("navigation", name="States").get_by_role("link", name="archived").click()
     page.get_by_label("Type").select_option("user:invitation")
-    page.get_by_label("Error holds").fill("mailbox")
+    page.get_by_label("Error contains").fill("mailbox")
     page.get_by_role("button", name="Filter").click()
     # then
     count = site.inspector.count(Filter(states=(State.ARCHIVED,), types=("user:invitation",), error="mailbox")).number
@@ -79,7 +79,7 @@ def test_tasks_are_filtered_and_paged_and_a_task_is_opened(visit: Visit, site: S
     assert all("user:invitation" in text and "archived" in text for text in rows.all_inner_texts())
     # and
     rows.first.get_by_role("link").first.click()
-    expect(page.get_by_text("It was given up")).to_be_visible()
+    expect(page.get_by_text("It was archived")).to_be_visible()
     traceback = page.locator("#traceback-4 pre")
     expect(traceback).to_be_hidden()
     page.locator("#traceback-4 summary").click()
@@ -95,9 +95,9 @@ def test_older_pages_follow_newer_ones(visit: Visit) -> None:
     assert not set(first) & set(second)
 
 
-def test_a_run_is_watched_without_a_click_and_what_is_unfolded_stays(visit: Visit, site: Site) -> None:
+def test_a_running_task_refreshes_itself(visit: Visit, site: Site) -> None:
     # given
-    id_ = one_that_is(site, State.ACTIVE)
+    id_ = any_task(site, State.ACTIVE)
     page = visit().go(f"/task?id={id_}")
     page.get_by_text("Payload as JSON").wait_for(state="attached")
     expect(page.locator("#progress")).to_have_js_property("value", 420)
@@ -107,49 +107,51 @@ def test_a_run_is_watched_without_a_click_and_what_is_unfolded_stays(visit: Visi
     expect(page.locator("#progress")).to_have_js_property("value", 640)
 
 
-def test_a_part_that_somebody_fills_in_is_not_renewed_under_their_hands(visit: Visit) -> None:
+def test_a_part_with_selected_rows_is_not_refreshed(visit: Visit) -> None:
     page = visit().go("/tasks?state=retry")
-    asked = _asked(page)
+    requests = _requests(page)
     page.locator("tbody input").first.check()
-    expect(page.locator("#ticked")).to_have_text("(1)")
+    expect(page.locator("#selected-count")).to_have_text("(1)")
     _refresh(page)
     page.locator("tbody input").first.uncheck()
     _refresh(page)
     expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
-    assert asked == [page.url]
+    assert requests == [page.url]
 
 
-def test_a_part_that_nobody_sees_is_not_renewed_until_somebody_does(visit: Visit) -> None:
+def test_a_hidden_page_is_refreshed_only_when_it_is_shown(visit: Visit) -> None:
     page = visit().go("/tasks?state=retry")
-    asked = _asked(page)
+    requests = _requests(page)
     page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     _refresh(page)
     page.evaluate("delete document.hidden; document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#live")).not_to_have_attribute("data-before", "yes")
-    assert asked == [page.url]
+    assert requests == [page.url]
 
 
-def _asked(page: Page) -> list[str]:
-    """Which parts the page asks for from here on."""
-    asked: list[str] = []
+def _requests(page: Page) -> list[str]:
+    """The addresses of all further refreshes."""
+    requests: list[str] = []
 
-    def ask(request: Request) -> None:
+    def record(request: Request) -> None:
         if request.resource_type == "xhr":
-            asked.append(request.url)
+            requests.append(request.url)
 
-    page.on("request", ask)
-    return asked
+    page.on("request", record)
+    return requests
 
 
 def _refresh(page: Page) -> None:
-    """As its time comes; what is renewed loses its mark."""
+    """Trigger a refresh; a refreshed part loses its mark."""
     page.evaluate("document.getElementById('live').dataset.before = 'yes'; htmx.trigger('#live', 'refresh')")
 
 
-def test_a_page_that_is_no_longer_up_to_date_says_so_until_it_is(visit: Visit) -> None:
+def test_a_stale_page_says_so_until_it_is_refreshed(visit: Visit) -> None:
     visitor = visit()
     page = visitor.go("/tasks?state=retry")
-    stale = page.get_by_text("This is no longer up to date")
+    stale = page.get_by_text(
+        re.compile(r"Not up to date since \d\d:\d\d:\d\dZ: the page does not answer.*Retrying every 10 s\.")
+    )
     expect(stale).to_be_hidden()
     page.route("**/tasks?*", lambda route: route.abort())
     _refresh(page)
@@ -157,15 +159,15 @@ def test_a_page_that_is_no_longer_up_to_date_says_so_until_it_is(visit: Visit) -
     page.unroute("**/tasks?*")
     _refresh(page)
     expect(stale).to_be_hidden()
-    visitor.troubles.clear()  # the console tells of it, too
+    visitor.troubles.clear()  # the console reports it as well
 
 
-# --- Acting --------------------------------------------------------------------------------------------------------
+# --- Actions ----------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_found_opened_and_retried_by_keys_alone(visit: Visit, site: Site) -> None:
+def test_a_task_is_found_opened_and_retried_with_keys_only(visit: Visit, site: Site) -> None:
     # given
-    id_ = one_that_is(site, State.ARCHIVED, types=("tenant:initialize",))
+    id_ = any_task(site, State.ARCHIVED, types=("tenant:initialize",))
     page = visit().page
     keys = page.keyboard
     # when
@@ -194,7 +196,7 @@ def test_a_task_is_found_opened_and_retried_by_keys_alone(visit: Visit, site: Si
 
 
 def _tab_to(page: Page, name: str) -> None:
-    """By the Tab key, as often as it takes; what has the focus is always seen."""
+    """Press Tab until the element has the focus, which must always be visible."""
     for _ in range(60):
         page.keyboard.press("Tab")
         label, outlined = page.evaluate(
@@ -204,33 +206,33 @@ def _tab_to(page: Page, name: str) -> None:
         assert outlined != "none"
         if label.startswith(name):
             return
-    pytest.fail(f"Tab does not come to {name!r}")
+    pytest.fail(f"Tab does not reach {name!r}")
 
 
 def test_the_list_of_keys_opens_and_single_keys_can_be_switched_off(visit: Visit) -> None:
     page = visit().page
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_visible()
-    page.get_by_label("Single keys do something").uncheck()
+    page.get_by_label("Use single keys").uncheck()
     page.keyboard.press("Escape")
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keys")).to_be_hidden()
 
 
-def test_the_second_of_two_operators_is_told_what_the_first_did(visit: Visit, site: Site) -> None:
-    id_ = one_that_is(site, State.RETRY)
+def test_the_second_of_two_operators_sees_what_the_first_did(visit: Visit, site: Site) -> None:
+    id_ = any_task(site, State.RETRY)
     visitor = visit()
     page = visitor.go(f"/task?id={id_}")
     site.inspector.cancel(id_, reason="not wanted")
     page.get_by_role("button", name="Run now").click()
-    expect(page.get_by_role("heading", name="Not in this state")).to_be_visible()
+    expect(page.get_by_role("heading", name="Not possible in this state")).to_be_visible()
     expect(page.get_by_text(re.compile("cancelled.*ann@desk"))).to_be_visible()
     _expected(visitor, "409")
 
 
-def test_a_payload_that_does_not_fit_is_told_at_the_field_and_then_replayed(visit: Visit, site: Site) -> None:
+def test_an_invalid_payload_is_reported_at_its_field_and_can_be_corrected(visit: Visit, site: Site) -> None:
     # given
-    id_ = one_that_is(site, State.ARCHIVED, types=("data:export",))
+    id_ = any_task(site, State.ARCHIVED, types=("data:export",))
     visitor = visit()
     page = visitor.go(f"/task?id={id_}")
     page.get_by_text("Edit", exact=True).click()
@@ -248,14 +250,14 @@ def test_a_payload_that_does_not_fit_is_told_at_the_field_and_then_replayed(visi
     field.fill(kept.replace('"full"', '"partial"'))
     page.get_by_role("button", name="Replay as a new task").click()
     # then
-    expect(page.get_by_text("A new task was made")).to_be_visible()
+    expect(page.get_by_text("This is the new task")).to_be_visible()
     new = page.locator("h1").inner_text()
     assert new != id_
     assert site.inspector.task(new).payload["export_type"] == "partial"
     assert site.inspector.task(new).replay_of == id_
 
 
-def test_many_are_counted_cancelled_and_watched_until_all_are(visit: Visit, site: Site) -> None:
+def test_a_bulk_cancel_is_counted_confirmed_and_followed_to_its_end(visit: Visit, site: Site) -> None:
     # given
     wanted = Filter(states=(State.SCHEDULED,), tenant="acme")
     count = site.inspector.count(wanted).number
@@ -263,9 +265,9 @@ def test_many_are_counted_cancelled_and_watched_until_all_are(visit: Visit, site
     visitor = visit()
     page = visitor.go("/tasks?state=scheduled&tenant=acme")
     # when
-    page.get_by_label("With these").select_option("cancel")
-    page.get_by_role("button", name="All that match").click()
-    # then nothing is done yet
+    page.get_by_label("Action", exact=True).select_option("cancel")
+    page.get_by_role("button", name=f"All {count} matching").click()
+    # then nothing is changed yet
     expect(page.get_by_role("heading", name=f"Cancel {count} tasks?")).to_be_visible()
     visitor.keep("dry-run")
     assert site.inspector.count(wanted).number == count
@@ -277,7 +279,7 @@ def test_many_are_counted_cancelled_and_watched_until_all_are(visit: Visit, site
     site.work("jobs:bulk")
     # then, without a click
     expect(page.get_by_text(f"{count} of {count}", exact=True)).to_be_visible()
-    expect(page.get_by_text("All was seen to.")).to_be_visible()
+    expect(page.get_by_text("All tasks were processed.")).to_be_visible()
     expect(page.locator("#announce")).to_contain_text(f"{count} of {count}")
     visitor.keep("bulk-done")
     assert site.inspector.count(wanted).number == 0
@@ -292,7 +294,7 @@ def test_a_bulk_action_is_stopped(visit: Visit, site: Site) -> None:
     expect(page.get_by_role("button", name="Abort")).to_have_count(0)
 
 
-def test_one_group_of_dead_letters_is_redriven_and_the_others_stay(visit: Visit, site: Site) -> None:
+def test_a_redrive_of_one_group_leaves_the_other_groups(visit: Visit, site: Site) -> None:
     # given
     groups = {group.type: group.count for group in site.inspector.dead().groups}
     assert set(groups) == {"data:export", "user:invitation", "tenant:initialize"}
@@ -306,7 +308,7 @@ def test_one_group_of_dead_letters_is_redriven_and_the_others_stay(visit: Visit,
     page.get_by_role("button", name=re.compile("^Redrive")).click()
     site.work("jobs:bulk")
     # then
-    expect(page.get_by_text("All was seen to.")).to_be_visible()
+    expect(page.get_by_text("All tasks were processed.")).to_be_visible()
     now = {group.type: group.count for group in site.inspector.dead().groups}
     assert now == {type_: count for type_, count in groups.items() if type_ != "user:invitation"}
 
@@ -332,10 +334,10 @@ def test_a_schedule_runs_now(visit: Visit, site: Site) -> None:
     assert site.inspector.audit(limit=1)[0].action == "tick"
 
 
-# --- Everywhere ----------------------------------------------------------------------------------------------------
+# --- Every page -------------------------------------------------------------------------------------------------
 
 
-def test_read_only_offers_nothing_to_do(visit: Visit, site: Site) -> None:
+def test_the_read_only_page_offers_no_action(visit: Visit, site: Site) -> None:
     visitor = visit(site.read_only)
     for name, address in addresses(site).items():
         page = visitor.go(address)
@@ -344,8 +346,8 @@ def test_read_only_offers_nothing_to_do(visit: Visit, site: Site) -> None:
     _expected(visitor, "404")
 
 
-def test_all_can_be_done_without_scripts(visit: Visit, site: Site) -> None:
-    id_ = one_that_is(site, State.PENDING)
+def test_actions_work_without_scripts(visit: Visit, site: Site) -> None:
+    id_ = any_task(site, State.PENDING)
     page = visit(java_script_enabled=False).go(f"/task?id={id_}")
     expect(page.get_by_text("Keys", exact=True)).to_be_hidden()
     page.get_by_role("button", name="Cancel").click()
@@ -356,7 +358,7 @@ def test_all_can_be_done_without_scripts(visit: Visit, site: Site) -> None:
 @pytest.mark.parametrize(
     ("name", "how"), [("light", {"color_scheme": "light"}), ("dark", {"color_scheme": "dark"}), ("phone", PHONE)]
 )
-def test_every_page_is_readable_in_the_light_in_the_dark_and_on_a_phone(
+def test_every_page_is_readable_in_light_and_dark_mode_and_on_a_phone(
     visit: Visit, site: Site, axe: str, name: str, how: dict[str, Any]
 ) -> None:
     visitor = visit(**how)
@@ -369,12 +371,12 @@ def test_every_page_is_readable_in_the_light_in_the_dark_and_on_a_phone(
         if name == "light" or (name == "dark" and kind in COLOURFUL):
             page.evaluate(axe)
             found = page.evaluate("rules => axe.run(document, {runOnly: rules, resultTypes: []})", RULES[name])
-            assert [_told(violation) for violation in found["violations"]] == [], kind
+            assert [_text(violation) for violation in found["violations"]] == [], kind
     _expected(visitor, "404")
 
 
 @pytest.mark.parametrize("width", [320, 360])
-def test_on_a_phone_every_area_is_seen(visit: Visit, width: int) -> None:
+def test_on_a_phone_the_links_to_all_areas_are_visible(visit: Visit, width: int) -> None:
     visitor = visit(**PHONE | {"viewport": {"width": width, "height": 740}})
     page = visitor.page
     for path in ("/", "/bulk"):
@@ -383,11 +385,11 @@ def test_on_a_phone_every_area_is_seen(visit: Visit, width: int) -> None:
             expect(link).to_be_in_viewport(ratio=1)
 
 
-def _told(violation: dict[str, Any]) -> str:
+def _text(violation: dict[str, Any]) -> str:
     places = [node["target"][0] for node in violation["nodes"]][:3]
     return f"{violation['id']}: {violation['help']} at {places}"
 
 
 def _expected(visitor: Visitor, status: str) -> None:
-    """The console tells of a page that came with an error's status, as it should."""
+    """Remove the expected console message about a page with this status."""
     visitor.troubles[:] = [text for text in visitor.troubles if f"status of {status}" not in text]

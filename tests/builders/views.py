@@ -1,4 +1,4 @@
-"""Answers of an inspector: each a whole one, with changes."""
+"""Complete answers of an inspector, with changes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def task_view(row: TaskRow | None = None, **changes: Any) -> TaskView:
         progress=Progress(300, 1200, "third file", before(minutes=41)),
         items_done=0,
         attempts=tuple(attempt(run, row) for run in range(1, 5)),
-        why=Why(Reason.DEAD, "It was given up after 4 attempts."),
+        why=Why(Reason.ARCHIVED, "It was archived after 4 attempts."),
         actions=("retry", "edit", "replay", "delete"),
         audit=(AuditEntry(7, before(minutes=10), "ann@laptop", "retry", ID, "the disk was full"),),
         log_link="https://console.aws.amazon.com/cloudwatch/home#logs",
@@ -227,4 +227,4 @@ def log_line(message: str = "wrote the file") -> LogLine:
 
 
 def examined(grade: Grade = Grade.BAD) -> Check:
-    return Check(grade, "mapping of data:export", "it is off", "resume it: joblane resume type data:export")
+    return Check(grade, "mapping of data:export", "it is disabled", "resume it: joblane resume type data:export")

@@ -1,4 +1,4 @@
-"""Starts `joblane`, or says which extra of the package brings a module that is missing."""
+"""The entry point of `joblane`; it names the extra of the package that a missing module needs."""
 
 from __future__ import annotations
 

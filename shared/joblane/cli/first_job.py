@@ -19,7 +19,7 @@ PATIENCE = timedelta(minutes=2)
 def run_first_job(stack: LocalStack) -> None:
     """Enqueue ``hello:world`` and wait for its end. Do nothing if there is no such job, or if it has run."""
     from joblane.cli import task_tables
-    from joblane.cli.commands.look import await_end
+    from joblane.cli.commands.tasks import await_end
     from joblane.cli.connect import connect
     from joblane.discovery import discover
     from joblane.inspector.filter import Filter

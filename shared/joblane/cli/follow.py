@@ -1,4 +1,4 @@
-"""Following what goes on by itself: a bar on the error output while a bulk action is under way, and its report."""
+"""Following a bulk action: a progress bar on the error output, and the report at its end."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import BulkView
 
-LOOK_AGAIN_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 def bar() -> Progress:
-    """A bar that vanishes at its end; nothing where the error output is no terminal."""
+    """A progress bar that is removed at its end; nothing if the error output is not a terminal."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     console = terminal.messages()
@@ -38,28 +38,28 @@ def bar() -> Progress:
 
 
 def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False, begun: bool = True) -> Exit:
-    """Follow a bulk action to its end and report. Ctrl-C stops following, not the action; nor does an error.
+    """Follow a bulk action to its end, and print its report. Neither Ctrl-C nor an error here stops the action.
 
-    ``command``: `joblane`, with the options that lead to this stage. ``begun``: it was started for this, just now.
+    ``command``: `joblane`, with the options for this stage. ``begun``: this command has just started the action.
     """
     view, id_ = started, argument(started.id)
     if begun:
-        terminal.say(f"Bulk action {view.id} has begun.")
+        terminal.say(f"Started bulk action {view.id}.")
     try:
         with bar() as progress:
             line = progress.add_task(view.action, total=view.total)
             while view.state not in ENDED:
                 done = view.done + view.skipped + view.failed
                 progress.update(line, total=max(view.total, done), completed=done, description=_description(view))
-                time.sleep(LOOK_AGAIN_SECONDS)
+                time.sleep(POLL_SECONDS)
                 view = inspector.bulk_view(view.id)
     except KeyboardInterrupt:
-        terminal.say(f"\nNo longer following; the action goes on by itself.\nSee it:   {command} bulk show {id_}")
+        terminal.say(f"\nNo longer following; the action continues.\nShow it:  {command} bulk show {id_}")
         if view.stopped is None:
             terminal.say(f"Stop it:  {command} bulk abort {id_}")
         raise typer.Exit(Exit.INTERRUPTED) from None
-    except Exception:  # whatever it is, the action does not depend on who looks on
-        terminal.say(f"Bulk action {view.id} goes on by itself.  See it:  {command} bulk show {id_}")
+    except Exception:  # the action does not depend on this process
+        terminal.say(f"Bulk action {view.id} continues.  Show it:  {command} bulk show {id_}")
         raise
     if as_json:
         terminal.document(view)
@@ -70,18 +70,19 @@ def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bo
 
 def _description(view: BulkView) -> str:
     if view.stopped:
-        return f"{view.action}: {view.standing}"
+        return f"{view.action}: {view.shown_state}"
     if view.canary and view.done + view.skipped + view.failed < view.canary:
-        return f"{view.action}: the first {view.canary}"
+        return f"{view.action}: canary of {view.canary}"
     return view.action
 
 
 def report(view: BulkView) -> str:
-    """How a bulk action stands, as a sentence."""
-    parts = [f"{view.done:,} done", f"{view.skipped:,} skipped" if view.skipped else ""]
-    parts += [f"{view.failed:,} failed {'again' if view.action == 'redrive' else ''}".strip() if view.failed else ""]
-    text = f"{view.action}: {', '.join(part for part in parts if part)} of {plural(view.total)}."
-    if view.skipped:
-        text += " Skipped are those that were changed meanwhile."
-    how = "Stopping" if view.standing == "stopping" else "Stopped"
+    """The state of a bulk action, as sentences."""
+    all_of_it = view.done == view.total > 1
+    number = f"all {plural(view.total)}" if all_of_it else f"{view.done:,} of {plural(view.total)}"
+    parts = [f"{number} {view.result}"]
+    parts += [f"{view.skipped:,} skipped (changed in the meantime)"] if view.skipped else []
+    parts += [f"{view.failed:,} failed{' again' if view.action == 'redrive' else ''}"] if view.failed else []
+    text = f"{view.action.capitalize()}: {', '.join(parts)}."
+    how = "Stopping" if view.shown_state == "stopping" else "Stopped"
     return f"{text} {how}: {view.stopped}" if view.stopped else text

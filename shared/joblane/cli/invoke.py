@@ -1,8 +1,8 @@
-"""Running one handler in this process, for its author's eyes: a breakpoint in it stops, and its errors are told whole.
+"""Running one handler in this process, for debugging: breakpoints work, and errors are shown in full.
 
-The row is inserted as running and never waits, so that no worker can take it; whatever fails ends as ``cancelled``:
-neither tried again nor a dead letter. What :meth:`~joblane.context.TaskContext.each` and ``resume`` have committed
-on the way stays, as it would in a worker.
+The row is inserted as active and never waits, so no worker can take it. A failed run ends as ``cancelled``: it is not
+retried, and there is no dead letter. Work that :meth:`~joblane.context.TaskContext.each` and ``resume`` have committed
+stays, as in a worker.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ from joblane.worker.failure import Failure
 from joblane.worker.run import completed, ms_since
 
 LEASE = timedelta(hours=12)
-"""Time for a person with a debugger. Where this process is killed, the sweep gives the task up after it."""
+"""Time for a person with a debugger. If this process is killed, the sweep archives the task after this time."""
 REQUEST_ID = "jobs invoke"
 METRICS_DISABLED = "POWERTOOLS_METRICS_DISABLED"
 
 
 @dataclass(frozen=True, slots=True)
 class Invoked:
-    """How it ended. ``outcome``: the attempt's word. ``sentence``: for people."""
+    """The result of a run. ``outcome``: the outcome of the attempt. ``sentence``: the result for people."""
 
     id: str
     outcome: str
@@ -60,22 +60,22 @@ class Invoked:
 
 
 def invoke(type_: str, payload: Mapping[str, Any], *, tenant: str | None = None) -> Invoked:
-    """Run the handler once. Raises :class:`LocalError` where it cannot be started."""
+    """Run the handler once. Raises :class:`LocalError` if it cannot be started."""
     task = load(type_)
     try:
         checked = task.write(task.read(payload, None))
     except UnreadablePayloadError as error:
-        raise LocalError(f"{error}. See what it takes:  joblane schema {type_}") from None
-    with Database(settings.database_url(), prefix=settings.prefix()) as database, _result_alone():
+        raise LocalError(f"{error}. Its fields:  joblane schema {type_}") from None
+    with Database(settings.database_url(), prefix=settings.prefix()) as database, _result_only():
         return _run(task, _claimed(task, checked, tenant, database), database)
 
 
 @contextmanager
-def _result_alone() -> Iterator[None]:
-    """The output is the result's meanwhile: log lines go to the error output, and metrics nowhere."""
-    silenced = os.environ.get(METRICS_DISABLED)
-    os.environ[METRICS_DISABLED] = silenced or "true"
-    handlers = [one for one in telemetry.logger().handlers if isinstance(one, logging.StreamHandler)]
+def _result_only() -> Iterator[None]:
+    """Reserve the output for the result: log lines go to the error output, and metrics are disabled."""
+    disabled = os.environ.get(METRICS_DISABLED)
+    os.environ[METRICS_DISABLED] = disabled or "true"
+    handlers = [handler for handler in telemetry.logger().handlers if isinstance(handler, logging.StreamHandler)]
     before = [handler.stream for handler in handlers]
     for handler in handlers:
         handler.stream = sys.stderr
@@ -84,19 +84,21 @@ def _result_alone() -> Iterator[None]:
     finally:
         for handler, stream in zip(handlers, before, strict=True):
             handler.stream = stream
-        if silenced is None:
+        if disabled is None:
             del os.environ[METRICS_DISABLED]
 
 
 def _claimed(task: Task[Any, Any], payload: dict[str, Any], tenant: str | None, database: Database) -> Claim:
-    """A row that runs, with one attempt."""
+    """Insert and claim a row with a single attempt."""
     id_ = new_id()
     message = Message(task.type, id_, payload, schema=task.schema_digest, options=Options(max_retry=0))
     arrived = arrival(task, message, id_, task.queue, tenant=tenant, unique=False)
     claimed = claim(database.get(), [arrived], LEASE, REQUEST_ID)[id_]
     if claimed.verdict is not Verdict.RUN:
         database.get().run("update joblane.tasks set state = 'cancelled', finished_at = now() where id = $1", id_)
-        raise LocalError(f"{task.type} cannot run now: its claim says {claimed.verdict}. Is it paused (joblane pause)?")
+        raise LocalError(
+            f"{task.type} cannot run now: the claim returned {claimed.verdict}. `joblane pause` lists pauses."
+        )
     return claimed
 
 
@@ -110,7 +112,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
         work.flush()
         end = completed(claimed, result, ms_since(started))
         work.finish(end)
-    except BaseException as error:  # whatever ends a handler, Ctrl-C too, is told and leaves nothing that waits
+    except BaseException as error:  # any end of a handler, Ctrl-C too, is recorded, and leaves no waiting row
         end = _failed(task, claimed, payload, error, ms_since(started))
         work.undo(interrupted=not isinstance(error, Exception))
         if not isinstance(error, LeaseLostError):
@@ -124,7 +126,7 @@ def _run(task: Task[Any, Any], claimed: Claim, database: Database) -> Invoked:
 
 
 def _failed(task: Task[Any, Any], claimed: Claim, payload: Payload, error: BaseException, duration_ms: int) -> Finish:
-    """As a worker records it, but cancelled. The texts are without the values of redacted fields."""
+    """The failure as a worker records it, but cancelled, and without the values of redacted fields."""
     end = outcome.failed(task, claimed, error, duration_ms, payload)
     if isinstance(error, TaskCancelled):
         return end

@@ -1,4 +1,4 @@
-"""`joblane`: the command line. Here is which commands there are; each is a function of a module in ``commands``."""
+"""`joblane`: the command line. Its commands are listed here; each is a function of a module in ``commands``."""
 
 from __future__ import annotations
 
@@ -9,43 +9,56 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from joblane.cli.commands import act, author, bulk, dead, deploy, local, look, page, pause, scaffold, survey, watch
-from joblane.cli.exits import Exit, epilog, exit_of
+from joblane.cli.commands import (
+    actions,
+    bulk,
+    dead,
+    deploy,
+    enqueue,
+    local,
+    overview,
+    page,
+    pause,
+    scaffold,
+    tasks,
+    watch,
+)
+from joblane.cli.exits import Exit, epilog, exit_of, message_of
 from joblane.cli.target import Target
 from joblane.project import Project
 
 COMMANDS: Mapping[str, Mapping[str, Callable[..., Any]]] = {
-    "Begin": {"init": scaffold.init, "new": scaffold.new},
-    "Look": {
-        "ls": look.ls,
-        "show": look.show,
-        "logs": look.logs,
-        "wait": look.wait,
-        "queues": survey.queues,
-        "stats": survey.stats,
+    "Projects and jobs": {"init": scaffold.init, "new": scaffold.new},
+    "Inspect": {
+        "ls": tasks.ls,
+        "show": tasks.show,
+        "logs": tasks.logs,
+        "wait": tasks.wait,
+        "queues": overview.queues,
+        "stats": overview.stats,
         "watch": watch.watch,
         "page": page.page,
-        "types": survey.types,
-        "audit": survey.audit,
-        "doctor": survey.doctor,
+        "types": overview.types,
+        "audit": overview.audit,
+        "doctor": overview.doctor,
     },
-    "Act on tasks": {action: act.command(action) for action in act.HELP},
+    "Act on tasks": {action: actions.command(action) for action in actions.HELP},
     "Dead letters": {"dead": dead.dead, "redrive": dead.redrive},
-    "Pause, and schedules": {
+    "Pauses and schedules": {
         "pause": pause.pause,
         "resume": pause.resume,
         "schedules": pause.schedules,
         "tick": pause.tick,
     },
     "Tasks by hand": {
-        "enqueue": author.enqueue,
-        "replay": author.replay,
-        "edit": author.edit,
-        "invoke": author.invoke,
+        "enqueue": enqueue.enqueue,
+        "replay": enqueue.replay,
+        "edit": enqueue.edit,
+        "invoke": enqueue.invoke,
         "schema": deploy.schema,
     },
-    "The local stack": {"up": local.up, "down": local.down, "status": local.status},
-    "Deploying": {"migrate": deploy.migrate, "preflight": deploy.preflight, "costs": deploy.costs},
+    "Local stack": {"up": local.up, "down": local.down, "status": local.status},
+    "Deploy": {"migrate": deploy.migrate, "preflight": deploy.preflight, "costs": deploy.costs},
 }
 
 
@@ -53,7 +66,7 @@ class Sections(TyperGroup):
     """Help that lists the commands under the headings above."""
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """Write them; in a section that is none of those above, what has no heading."""
+        """Write the commands by heading; commands without a heading get a section of their own."""
         headings: dict[str, list[tuple[str, str]]] = {}
         width = formatter.width - 6 - max(map(len, self.commands))
         for name, command in self.commands.items():
@@ -84,7 +97,7 @@ def where(
         typer.Option(
             metavar="STAGE",
             envvar="JOBLANE_STAGE",
-            help="Stage that is meant; without it, the local stack.",
+            help="Stage of cdk.json; without it, the local stack.",
             show_default=False,
         ),
     ] = None,
@@ -100,13 +113,11 @@ def where(
 for _heading, _commands in COMMANDS.items():
     for _name, _command in _commands.items():
         app.command(_name, rich_help_panel=_heading)(_command)
-app.add_typer(
-    bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: see how they stand, stop one."
-)
+app.add_typer(bulk.group, name="bulk", rich_help_panel="Act on tasks", help="Bulk actions: list, show and stop them.")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; what the reader can mend is told without a traceback."""
+    """Run the command line; errors that the user can fix are shown without a traceback."""
     from joblane.cli.terminal import say
     from joblane.local.errors import UnavailableError
 
@@ -118,14 +129,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = exit_of(error)
         if code is None:
             raise
-        say(f"joblane: {error}")
-        if code is Exit.AWAY and not isinstance(error, UnavailableError):  # which says it itself
-            say("Is the local stack up (`joblane status`)? Another stage is named by --stage.")
+        say(f"joblane: {message_of(error)}")
+        if code is Exit.UNAVAILABLE and not isinstance(error, UnavailableError):  # whose message has its own advice
+            say("Is the local stack up (`joblane status`)? For a stage on AWS, give --stage.")
         sys.exit(code)
 
 
 def _check_text(arguments: Sequence[str]) -> None:
-    """What is no text can be sent to nobody, be it the database or the control API."""
+    """Refuse arguments that are not text: neither the database nor the control API accepts them."""
     from joblane.local.errors import MisuseError
 
     for given in arguments:

@@ -1,4 +1,4 @@
-"""Queues as people read them: a row for each, its lanes, and lines of how many ran."""
+"""Tables of queues and lanes, with sparklines of their runs."""
 
 from __future__ import annotations
 
@@ -14,45 +14,48 @@ from joblane.inspector.views import Depth, Lane, Overview, Pause
 from joblane.record.states import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-DOOR_COLUMNS = 6
-"""How wide that column is."""
+FRONT_DOOR_WIDTH, PAUSED_WIDTH = 12, 8
+"""Widths of the columns FRONT DOOR and PAUSED."""
 LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "LATER", "RETRY")
-"""Of the columns of lanes, where there is no room for all."""
+"""Columns of lanes in the order in which they are left out of a narrow table."""
 NUMBERS = ("WAITING", "RUNNING", "RETRY", "LATER", "DEAD")
 
 
 def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
-    """Counts are rows; DEAD is messages in dead-letter queues, DOOR those at front doors, where there are any.
+    """A row for each queue: its tasks, and messages in dead-letter queues (DEAD) and at the front door, if any.
 
     ``sparks``: columns of a sparkline, 0 for none.
     """
-    doors = ("DOOR",) if any(_held(one.front_door) for one in overview.queues) else ()
-    if doors:
-        sparks = max(0, sparks - DOOR_COLUMNS)
-    oldest = ("OLDEST",) if width >= NARROW + (DOOR_COLUMNS if doors else 0) else ()
-    more = (*oldest, "DONE", "FAILED") if width >= NARROW else ()
-    titles = ("QUEUE", *doors, *NUMBERS, *more, *(("RUNS",) if sparks else ()), "")
-    made = table(*titles, right=(*doors, *NUMBERS, *more), fold=("",))
+    front_doors = ("FRONT DOOR",) if any(_messages(one.front_door) for one in overview.queues) else ()
+    pauses = ("PAUSED",) if any(paused(one.pause, one.lanes) for one in overview.queues) else ()
+    extra = (FRONT_DOOR_WIDTH if front_doors else 0) + (PAUSED_WIDTH if pauses else 0)
+    sparks = max(0, sparks - extra)
+    oldest = ("OLDEST",) if width >= NARROW + (FRONT_DOOR_WIDTH if front_doors else 0) else ()
+    counts = [name for name in NUMBERS if name != "LATER" or width >= NARROW or not front_doors]
+    completed = ("COMPLETED",) if width >= NARROW + extra else ()
+    failed = ("FAILED",) if width >= NARROW else ()
+    numbers = (*front_doors, *counts, *oldest, *completed, *failed)
+    made = table("QUEUE", *numbers, *(("RUNS",) if sparks else ()), *pauses, right=numbers, fold=pauses)
     for one in overview.queues:
-        dead = _plus(one.depth.dead, one.front_door.dead)
-        done, failed = sum(m.succeeded for m in one.minutes), sum(m.failed for m in one.minutes)
-        spark = (sparkline([m.started for m in one.minutes], sparks),) if sparks else ()
+        dead = _alarming(_plus(one.depth.dead, one.front_door.dead))
+        cells = dict(zip(NUMBERS, (*_counts(one.tasks), dead), strict=True))
+        spark = (sparkline([minute.started for minute in one.minutes], sparks),) if sparks else ()
         row(
             made,
             word(one.queue, "bold"),
-            *((_number(_held(one.front_door)),) if doors else ()),
-            *_counts(one.tasks),
-            _alarming(dead),
+            *((_number(_messages(one.front_door)),) if front_doors else ()),
+            *(cells[name] for name in counts),
             *((_oldest(one.oldest_wait_seconds),) if oldest else ()),
-            *((f"{done:,}", _alarming(failed)) if more else ()),
+            *((f"{sum(minute.completed for minute in one.minutes):,}",) if completed else ()),
+            *((_alarming(sum(minute.failed for minute in one.minutes)),) if failed else ()),
             *spark,
-            paused(one.pause, one.lanes),
+            *((paused(one.pause, one.lanes),) if pauses else ()),
         )
     return made
 
 
 def lane_table(overview: Overview, width: int) -> Table:
-    """Each lane, under its queue."""
+    """A row for each lane, in the order of the queues."""
     rows: list[dict[str, object]] = [
         {
             "QUEUE": queue.queue,
@@ -61,16 +64,19 @@ def lane_table(overview: Overview, width: int) -> Table:
             "OLDEST": _oldest(one.oldest_wait_seconds),
             "IN SQS": _number(_plus(one.depth.waiting, one.depth.delayed)),
             "IN FLIGHT": _number(one.depth.in_flight),
-            "": paused(one.pause),
+            "PAUSED": paused(one.pause),
         }
         for queue in overview.queues
         for one in queue.lanes
     ]
+    if not any(one["PAUSED"] for one in rows):
+        for one in rows:
+            del one["PAUSED"]
     return fitted(rows, width, name="TYPE", right=(*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT"), drop=LEFT_OUT_FIRST)
 
 
 def sparkline(values: Sequence[int], width: int) -> str:
-    """The last values as blocks, put together so that they fit. The tallest is the most there was; none: a blank."""
+    """The values as blocks, summed up to fit the width. The tallest block is the largest sum; zero is a blank."""
     each = max(1, -(-len(values) // width))
     sums = [sum(values[at : at + each]) for at in range(0, len(values), each)]
     most = max(sums, default=0)
@@ -78,32 +84,32 @@ def sparkline(values: Sequence[int], width: int) -> str:
 
 
 def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
-    """A word for a column; of a queue that is not paused, how many of its lanes are."""
-    count = sum(one.pause is not None for one in lanes)
-    return "paused" if pause else f"{count} of {len(lanes)} lanes" if count else ""
+    """The cell of a column PAUSED: ``yes``, or the number of paused lanes of a queue."""
+    count = sum(lane.pause is not None for lane in lanes)
+    return "yes" if pause else f"{count} of {len(lanes)} lanes" if count else ""
 
 
 def pause_lines(overview: Overview) -> list[str]:
-    """Who paused what, and why: a sentence each."""
+    """A sentence for each pause: its target, operator and reason."""
     found = [one.pause for one in overview.queues] + [lane.pause for one in overview.queues for lane in one.lanes]
     return [pause_line(one) for one in dict.fromkeys(pause for pause in found if pause)]
 
 
 def unknown_lines(overview: Overview) -> list[str]:
-    """Sentences on the queues that do not exist, and on those for which SQS did not answer."""
+    """Sentences about queues that do not exist, and about queues for which SQS did not answer."""
     missing = [name for one in overview.queues for name in (*one.front_door.missing, *one.depth.missing)]
     silent = [
         one.queue
         for one in overview.queues
-        if None in (one.depth.dead, one.front_door.dead, _held(one.front_door))
+        if None in (one.depth.dead, one.front_door.dead, _messages(one.front_door))
         and not (one.depth.missing or one.front_door.missing)
     ]
     lines = []
     if missing:
         names = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        lines.append(f"SQS has no queue {names}: `joblane up` deploys here, `cdk deploy` on AWS.")
+        lines.append(f"SQS has no queue {names}: deploy with `joblane up` on this machine, `cdk deploy` on AWS.")
     if silent:
-        lines.append(f"SQS did not answer for {', '.join(silent)}: not all of DEAD and DOOR is known.")
+        lines.append(f"SQS did not answer for {', '.join(silent)}: the counts of its messages are incomplete.")
     return lines
 
 
@@ -123,8 +129,8 @@ def _plus(one: int | None, other: int | None) -> int | None:
     return None if one is None and other is None else (one or 0) + (other or 0)
 
 
-def _held(depth: Depth) -> int | None:
-    """All that is in an SQS queue, its dead letters aside."""
+def _messages(depth: Depth) -> int | None:
+    """All messages in an SQS queue, without its dead letters."""
     return _plus(_plus(depth.waiting, depth.in_flight), depth.delayed)
 
 

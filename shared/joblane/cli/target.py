@@ -1,4 +1,4 @@
-"""The stage that a command is for: its inspector, and how a command to paste leads to it."""
+"""The stage of a command: its inspector, and the options that a suggested command needs for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Target:
-    """The options before the command. None: as the environment has it."""
+    """The options before the command. None: the environment decides."""
 
     stage: str | None = None
     profile: str | None = None
@@ -35,13 +35,13 @@ def inspector(context: typer.Context) -> Inspector:
 
 
 def command(context: typer.Context) -> str:
-    """The program, with the options that lead to this target."""
+    """The program with the options for this target."""
     given = vars(of(context)).items()
     return " ".join([program(), *(f"--{name} {shlex.quote(value)}" for name, value in given if value)])
 
 
 def program() -> str:
-    """The name under which a shell finds this program: ``joblane``, as ``jobs`` alone is a builtin of the shell."""
+    """The command by which a shell finds this program: ``joblane``, or its path."""
     ours = Path(sys.executable).with_name("joblane")
     if (found := shutil.which("joblane")) and Path(found).resolve() == ours.resolve():
         return "joblane"

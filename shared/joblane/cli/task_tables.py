@@ -1,4 +1,4 @@
-"""Tasks as people read them: a page of them, and one of them whole."""
+"""Tables of tasks: a listing, and the details of one task."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from joblane.inspector.views import Attempt, AuditEntry, TaskRow, TaskView
 from joblane.record.states import WAITING
 
 MAX_PAYLOAD_LINES = 60
-"""Of a payload or result; the rest is in ``--json``."""
+"""Lines of a payload or result; ``--json`` shows all."""
 MAX_TRACEBACK_LINES = 30
 COMMANDS = {"replay_with": "replay --json @payload.json"}
-"""Of actions whose name is not their command."""
-PASTE = {
+"""Action → its command, if that differs from the action's name."""
+MEANINGS = {
     "run": "run it now",
     "retry": "run it again, with new attempts",
     "edit": "change its payload",
-    "replay": "a new task like it",
+    "replay": "enqueue a new task like it",
     "replay_with": "the same with another payload",
     "delete": "clear its content",
 }
-"""What the words of actions mean, where they do not say it themselves."""
+"""Action → its meaning, if the name of the action does not explain it."""
 BAR_WIDTH = 30
 
 
 def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
-    """A page of tasks, with more columns where there is room for them."""
+    """A page of tasks, with more columns on a wide terminal."""
     wide = width >= WIDE
     tenants = wide and any(one.tenant for one in rows)
     titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
@@ -54,7 +54,7 @@ def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
 
 
 def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: int) -> tuple[str, ...]:
-    """The ids' column, where not all of these fit beside each other: an id that is cut is of no use."""
+    """The column of ids, if the columns do not fit into the width: an id is folded, as a cut id is of no use."""
     widths = [max(len(cell or "") for cell in column) + BETWEEN for column in zip(titles, *lines, strict=True)]
     return ("ID",) if sum(widths) > width else ()
 
@@ -64,14 +64,14 @@ def tries(one: TaskRow) -> str:
 
 
 def when(one: TaskRow, now: datetime) -> str:
-    """When it is due, or ended."""
+    """The time at which it is due, or ended."""
     if one.finished_at is not None:
         return relative(one.finished_at, now)
     return f"due {relative(one.due_at, now)}" if one.state in WAITING and one.due_at > now else ""
 
 
 def trouble(one: TaskRow) -> str:
-    """What went wrong last, on one line."""
+    """The last error, on a single line."""
     if one.error_type is None:
         return (one.reason or "").split("\n")[0]
     message = (one.error_message or "").split("\n")[0]
@@ -79,7 +79,7 @@ def trouble(one: TaskRow) -> str:
 
 
 def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
-    """One task whole. ``command``: `joblane`, with the options that lead to this stage."""
+    """All details of one task. ``command``: `joblane`, with the options for this stage."""
     one = view.row
     to.print(word(one.id, "bold"), word(one.type), word(one.state), sep="  ")
     to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))
@@ -94,7 +94,7 @@ def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     for title, value in (("Payload", view.payload), ("Result", view.result)):
         if value is not None:
             _section(to, title)
-            _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "all of it: --json")
+            _lines(to, terminal.pretty(value), MAX_PAYLOAD_LINES, "show all: --json")
     if view.audit:
         _section(to, "Audit")
         to.print(audit(view.audit, now, to.width, targets=False))
@@ -126,12 +126,12 @@ def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
     yield "owner", view.owner
     yield "tags", ", ".join(one.tags)
     yield "attempts", f"{one.attempts} of {one.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else "")
-    yield "generation", str(view.generation) if view.generation else None
+    yield "redrives", str(view.generation) if view.generation else None
     yield "created", at(one.created_at)
     yield "due", at(one.due_at) if one.state in WAITING else None
     yield "sent", at(view.sent_at) if one.state in WAITING else None
     yield "leased until", at(view.lease_until)
-    yield "cancel asked", at(view.cancel_requested_at)
+    yield "cancel requested", at(view.cancel_requested_at)
     yield "deadline", at(view.deadline)
     yield "ended", at(one.finished_at)
     yield "dead letter", at(view.dead_sent_at)
@@ -175,7 +175,7 @@ def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
 
 
 def dollars(value: float | None) -> str | None:
-    """An estimate in dollars: two digits that say something, however little it is."""
+    """An estimate in dollars, with at least two significant digits."""
     if value is None:
         return None
     digits = 2 if value >= 1 or value <= 0 else 1 - math.floor(math.log10(value))
@@ -189,11 +189,11 @@ def _failure(to: Console, view: TaskView) -> None:
         to.print(word(view.row.reason))
     if failed is not None and failed.traceback and view.row.state != "completed":
         _section(to, f"Traceback of run {failed.run}")
-        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "all of it: --json", last=True)
+        _lines(to, failed.traceback.rstrip(), MAX_TRACEBACK_LINES, "show all: --json", last=True)
 
 
 def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) -> None:
-    """Text with its lines, a long one shortened at its end, or, for ``last``, at its beginning."""
+    """Print a text, with at most ``most`` lines: its first lines, or, for ``last``, its last."""
     lines = text.split("\n")
     left_out = len(lines) - most
     if left_out > 0:
@@ -204,7 +204,7 @@ def _lines(to: Console, text: str, most: int, more: str, *, last: bool = False) 
 
 
 def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: bool = True) -> Table:
-    """What operators did. ``targets``: to what."""
+    """Actions of operators. ``targets``: with their numbers and targets."""
     wide = width >= WIDE
     titles = (*(("NO",) if targets else ()), "WHEN", "WHO", "ACTION", *(("TARGET",) if targets else ()), "REASON")
     made = table(*titles, right=("NO",), fold=("WHO", "TARGET", "REASON"))
@@ -216,15 +216,15 @@ def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: 
 
 
 def _next(to: Console, view: TaskView, command: str) -> None:
-    """What can be done now, to paste."""
+    """Commands for the next steps, to paste."""
     id_ = argument(view.row.id)
-    steps = [(f"{command} logs {id_}", "what it wrote")] if view.attempts else []
-    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", PASTE.get(action, "")) for action in view.actions]
+    steps = [(f"{command} logs {id_}", "its log lines")] if view.attempts else []
+    steps += [(f"{command} {COMMANDS.get(action, action)} {id_}", MEANINGS.get(action, "")) for action in view.actions]
     if view.row.fingerprint and view.row.state == "archived":
-        steps.append((f"{command} dead", "what else failed like this"))
+        steps.append((f"{command} dead", "other tasks with the same error"))
     if view.log_link is not None:
-        _section(to, "Its log on AWS")
+        _section(to, "Log on AWS")
         to.print(word(view.log_link), soft_wrap=True)
     if steps:
-        _section(to, "What can be done now")
+        _section(to, "Next steps")
         terminal.steps(to, steps)

@@ -1,6 +1,6 @@
-"""What `joblane` writes: answers to the output, as tables or as one JSON document, and messages to the error output.
+"""The output of `joblane`: answers to the output, as tables or one JSON document, and messages to the error output.
 
-Text that came with tasks is written without its control characters: an error's message must not steer a terminal.
+Text from tasks is written without control characters: the message of an error must not control the terminal.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from rich.text import Text
 
 PIPE_WIDTH = 1000
-"""Into a pipe nothing is cut or wrapped."""
+"""Width for a pipe: nothing is cut or wrapped."""
 WIDE = 100
-"""Columns from which tables show more of each row."""
+"""Width from which tables show more columns."""
 NARROW = 80
-"""Columns below which they show less: a number that is cut would be another number."""
+"""Width below which tables show fewer columns: a number that is cut would be a wrong number."""
 BETWEEN = 2
 """Blanks after each column."""
 LEAST_NAME = 20
-"""Columns that a name gets before it is folded."""
+"""Width of a name before it is folded."""
 CONTROLS: dict[int, str] = dict.fromkeys(
     (*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)), "\ufffd"
 )
-"""C0, C1 and the marks that turn the direction of text."""
+"""C0, C1 and the marks that change the direction of text."""
 CONTROLS |= dict.fromkeys((0x09, 0x0A, 0x0D), " ")
 STYLES = {
     "scheduled": "cyan",
@@ -50,11 +50,11 @@ STYLES = {
     "bad": "bold red",
     "unknown": "magenta",
 }
-"""Of the words that say how something is."""
+"""State or grade → its style."""
 
 
 def console() -> Console:
-    """The output. It heeds NO_COLOR, and is as wide as the terminal, or as COLUMNS says."""
+    """The output. It respects NO_COLOR, and has the width of the terminal, or that of COLUMNS."""
     return _console(sys.stdout)
 
 
@@ -71,17 +71,17 @@ def _console(stream: TextIO, *, stderr: bool = False) -> Console:
 
 
 def say(text: str) -> None:
-    """A message to the person: to the error output."""
+    """Print a message to the error output."""
     typer.echo(clean(text, lines=True), err=True)
 
 
 def document(value: Any) -> None:
-    """An answer as one JSON document: keys as the answers' fields, times ISO 8601 in UTC."""
+    """Print an answer as one JSON document: its keys are the fields of the answer, its times ISO 8601 in UTC."""
     typer.echo(json_of(value, indent=2))
 
 
 def answer(value: Any, *, as_json: bool, nothing: str | None = None) -> None:
-    """End the command with its answer as a document, for ``as_json``; with ``nothing``, for an empty answer."""
+    """End the command with its answer as a document if ``as_json``, or with the message ``nothing`` if it is empty."""
     if as_json:
         document(value)
         raise typer.Exit
@@ -97,13 +97,13 @@ def json_of(value: Any, *, indent: int | None = None) -> str:
 
 
 def clean(value: object, *, lines: bool = False) -> str:
-    """Text without control characters. ``lines``: line ends and tabs stay."""
+    """Text without control characters. ``lines``: keep line ends and tabs."""
     text = str(value)
     return "\n".join(clean(line) for line in text.expandtabs().split("\n")) if lines else text.translate(CONTROLS)
 
 
 def word(value: object, style: str = "") -> Text:
-    """A piece of text for a cell; one that says how something is has its own style."""
+    """A text for a cell; a state or grade has its own style."""
     from rich.text import Text
 
     text = clean(value)
@@ -111,14 +111,14 @@ def word(value: object, style: str = "") -> Text:
 
 
 def line(value: object) -> Text:
-    """A cell of one line that gives way to all others, and is cut where there is no room."""
+    """A cell of a single line, which is cut if the other cells leave no room."""
     from rich.text import Text
 
     return Text(clean(value), no_wrap=True, overflow="ellipsis")
 
 
 def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
-    """Commands to paste, each with what it is for."""
+    """Print commands to paste, each with its meaning."""
     width = max((len(command) for command, _ in rows), default=0)
     for command, meaning in rows:
         remark = f"{' ' * (width - len(command))}  # {clean(meaning)}" if meaning else ""
@@ -126,7 +126,7 @@ def steps(to: Console, rows: Sequence[tuple[str, str]]) -> None:
 
 
 def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> Table:
-    """A table without lines. What ``fold`` names may be broken over lines, all else stays whole; ``right``: numbers."""
+    """A table without rules. ``fold``: columns that may be broken into lines; ``right``: columns of numbers."""
     from rich.table import Table
 
     made = Table(box=None, pad_edge=False, padding=(0, BETWEEN, 0, 0), header_style="bold")
@@ -143,9 +143,9 @@ def table(*titles: str, fold: Sequence[str] = (), right: Sequence[str] = ()) -> 
 def fitted(
     rows: Sequence[Mapping[str, object]], width: int, *, name: str, right: Sequence[str], drop: Sequence[str] = ()
 ) -> Table:
-    """A table of rows (title → cell, one row at least) with the columns that have room beside each other.
+    """A table of rows (title → cell, at least one row) with as many columns as fit into the width.
 
-    Of ``drop`` one after the other is left out until the rest fits; ``name`` stays, folded where it is long.
+    The columns of ``drop`` are left out one by one until the rest fits; ``name`` stays, and is folded if it is long.
     """
     from rich.cells import cell_len
 
@@ -166,7 +166,7 @@ def fitted(
 
 
 def row(into: Table, *cells: object) -> None:
-    """Add a row: None is a dash, text is cleaned, what Rich can show stays."""
+    """Add a row: None becomes a dash, text is cleaned, Rich's own objects stay."""
     into.add_row(*(_cell(cell) for cell in cells))
 
 
@@ -177,12 +177,12 @@ def _cell(cell: object) -> RenderableType:
 
 
 def pretty(value: Any) -> str:
-    """JSON for people."""
+    """Indented JSON."""
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
 def is_terminal() -> bool:
-    """Whether a person can be asked."""
+    """True if there is a terminal for questions."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
@@ -197,16 +197,16 @@ def stop(message: str, code: Exit) -> NoReturn:
 
 
 def usage(message: str, option: str | None = None) -> NoReturn:
-    """End the command: it was used wrongly."""
+    """End the command with a usage error."""
     raise typer.BadParameter(message, param_hint=option)
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask the person; end the command where they would rather not, or nobody can be asked."""
+    """Ask the user; end the command if the answer is no, or if there is no terminal."""
     if yes:
         return
     if not is_terminal():
-        stop(f"{question} There is no terminal to ask on: say --yes, or --dry-run to count only.", Exit.USAGE)
+        stop(f"{question} There is no terminal to ask on: give --yes, or --dry-run to count only.", Exit.USAGE)
     if not typer.confirm(question, err=True):
         say("Nothing was done.")
         raise typer.Exit(Exit.FAILED)

@@ -1,4 +1,4 @@
-"""The live view: a frame of queues, running tasks and newest failures, drawn again every few seconds."""
+"""The live view: queues, running tasks and latest failures, drawn again every few seconds."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from joblane.cli.durations import milliseconds, relative
 from joblane.cli.exits import Exit, exit_of
 from joblane.cli.queue_tables import pause_lines, queue_table, sparkline, unknown_lines
 from joblane.cli.task_tables import folded, tries, trouble
-from joblane.cli.terminal import WIDE, line, row, table, word
+from joblane.cli.terminal import WIDE, line, plural, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
@@ -28,15 +28,15 @@ from joblane.inspector.views import Overview, TaskRow
 from joblane.record.states import State
 
 ACTIVE_SHOWN, FAILED_SHOWN = 8, 8
-MOST_SPARKS, BESIDE_SPARKS = 30, 38
-"""Columns of a sparkline, and of what stands beside the two of a line."""
-ENDS_IT = ("q", "Q", "\x03", "\x1b")
+MOST_SPARKS, OTHER_COLUMNS = 30, 38
+"""Width of a sparkline, and of the columns next to the two sparklines of a line."""
+END_KEYS = ("q", "Q", "\x03", "\x1b")
 KeyWaiter = Callable[[float], bool]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one look found."""
+class Snapshot:
+    """The contents of one frame."""
 
     at: datetime
     overview: Overview
@@ -44,41 +44,41 @@ class Look:
     failed: tuple[TaskRow, ...]
 
 
-def look(inspector: Inspector, minutes: int) -> Look:
-    """Three questions."""
+def take_snapshot(inspector: Inspector, minutes: int) -> Snapshot:
+    """Query the inspector for one frame."""
     overview = inspector.overview(minutes=minutes)
     active = inspector.tasks(Filter(states=(State.ACTIVE,)), limit=ACTIVE_SHOWN)
     failed = inspector.tasks(Filter(states=(State.RETRY, State.ARCHIVED)), limit=FAILED_SHOWN)
-    return Look(datetime.now(UTC), overview, active.tasks, failed.tasks)
+    return Snapshot(datetime.now(UTC), overview, active.tasks, failed.tasks)
 
 
-def frame(seen: Look, width: int, trouble_with: str | None) -> RenderableType:
-    """``trouble_with``: why the last look failed; what is shown is then of the one before."""
-    parts: list[RenderableType] = [_head(seen, trouble_with), word("")]
-    parts += [queue_table(seen.overview, width, sparks=0), *map(word, pause_lines(seen.overview)), word("")]
-    parts += [_throughput(seen.overview, min(MOST_SPARKS, (width - BESIDE_SPARKS) // 2))]
-    if seen.active:
-        parts += [word(""), word("Running", "bold"), _tasks(seen.active, seen.at, width, errors=False)]
-    if seen.failed:
-        parts += [word(""), word("Newest that failed", "bold"), _tasks(seen.failed, seen.at, width, errors=True)]
+def frame(snapshot: Snapshot, width: int, problem: str | None) -> RenderableType:
+    """A frame. ``problem``: why the latest query failed; ``snapshot`` is then the one before."""
+    overview, at = snapshot.overview, snapshot.at
+    parts: list[RenderableType] = [_head(snapshot, problem), word("")]
+    parts += [queue_table(overview, width, sparks=0), *map(word, pause_lines(overview)), word("")]
+    parts += [_throughput(overview, min(MOST_SPARKS, (width - OTHER_COLUMNS) // 2))]
+    if snapshot.active:
+        parts += [word(""), word("Running", "bold"), _tasks(snapshot.active, at, width, errors=False)]
+    if snapshot.failed:
+        parts += [word(""), word("Latest failures", "bold"), _tasks(snapshot.failed, at, width, errors=True)]
     return Group(*parts)
 
 
-def _head(seen: Look, trouble_with: str | None) -> RenderableType:
-    if trouble_with:
-        return word(f"As of {seen.at:%H:%M:%S}Z: {trouble_with}", "red")
-    return word(f"{stamp(seen.at)}   {seen.overview.archived:,} given up are kept", "dim")
+def _head(snapshot: Snapshot, problem: str | None) -> RenderableType:
+    if problem:
+        return word(f"As of {snapshot.at:%H:%M:%S}Z: {problem}", "red")
+    return word(f"{stamp(snapshot.at)}   {plural(snapshot.overview.archived, 'archived task')}", "dim")
 
 
 def _throughput(overview: Overview, sparks: int) -> RenderableType:
-    """How many began and failed, a line for each queue that did anything."""
-    made = table("PER MINUTE", "BEGAN", "", "FAILED", "", "WAIT", right=("WAIT",))
+    """Runs that started and failed per minute, a line for each queue."""
+    made = table("PER MINUTE", "STARTED", "", "FAILED", "", "WAIT", right=("WAIT",))
     for one in overview.queues:
-        minutes = one.minutes
-        waits = [minute.wait_ms for minute in minutes if minute.wait_ms is not None]
-        began, failed = sum(m.started for m in minutes), sum(m.failed for m in minutes)
-        cells = (sparkline([m.started for m in minutes], sparks), f"{began:,}")
-        bad = (word(sparkline([m.failed for m in minutes], sparks), "red"), f"{failed:,}")
+        started, failed = ([getattr(m, name) for m in one.minutes] for name in ("started", "failed"))
+        waits = [minute.wait_ms for minute in one.minutes if minute.wait_ms is not None]
+        cells = (sparkline(started, sparks), f"{sum(started):,}")
+        bad = (word(sparkline(failed, sparks), "red"), f"{sum(failed):,}")
         row(made, one.queue, *cells, *bad, milliseconds(waits[-1]) if waits else None)
     return made
 
@@ -104,32 +104,32 @@ def _tasks(rows: tuple[TaskRow, ...], now: datetime, width: int, *, errors: bool
 
 
 def run(inspector: Inspector, console: Console, every: float, minutes: int) -> None:
-    """Draw until a key ends it. What stops answering is told in the frame, and asked again."""
-    seen = look(inspector, minutes)
+    """Draw frames until a key ends it. If a query fails, the frame shows the problem, and the query is repeated."""
+    snapshot = take_snapshot(inspector, minutes)
     problem: str | None = None
     with _keys() as key, Live(console=console, screen=True, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            below = [*map(word, unknown_lines(seen.overview)), word("q ends", "dim")]
-            live.update(Group(frame(seen, console.width, problem), word(""), *below), refresh=True)
+            below = [*map(word, unknown_lines(snapshot.overview)), word("q: quit", "dim")]
+            live.update(Group(frame(snapshot, console.width, problem), word(""), *below), refresh=True)
             if key(every):
                 return
             try:
-                seen, problem = look(inspector, minutes), None
-            except Exception as error:  # a view that looks on is of use when something is broken
-                if exit_of(error) is not Exit.AWAY:
+                snapshot, problem = take_snapshot(inspector, minutes), None
+            except Exception as error:  # the view must keep working during an outage
+                if exit_of(error) is not Exit.UNAVAILABLE:
                     raise
                 problem = str(error)
 
 
 @contextmanager
 def _keys() -> Iterator[KeyWaiter]:
-    """Keys as they are pressed, not shown; the terminal is as before at the end."""
+    """Read single keys without showing them; restore the terminal at the end."""
     if not sys.stdin.isatty():
         yield _sleep
         return
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
-    tty.setcbreak(descriptor, termios.TCSANOW)  # what was typed before is kept
+    tty.setcbreak(descriptor, termios.TCSANOW)  # keep earlier input
     try:
         yield lambda seconds: _pressed(descriptor, seconds)
     finally:
@@ -137,12 +137,12 @@ def _keys() -> Iterator[KeyWaiter]:
 
 
 def _pressed(descriptor: int, seconds: float) -> bool:
-    """Whether a key that ends it is pressed within so many seconds."""
+    """True if a key that ends the view is pressed within ``seconds``."""
     ends = time.monotonic() + seconds
     while (left := ends - time.monotonic()) > 0:
         if select.select([descriptor], [], [], left)[0]:
             pressed = os.read(descriptor, 1).decode(errors="replace")
-            if pressed in ENDS_IT or not pressed:
+            if pressed in END_KEYS or not pressed:
                 return True
     return False
 

@@ -1,4 +1,4 @@
-"""Times and lengths of time, as people write and read them: ``10m``, ``1h30m``, ``2026-11-25 14:30:05Z``."""
+"""Times and durations, as people write and read them: ``10m``, ``1h30m``, ``2026-11-25 14:30:05Z``."""
 
 from __future__ import annotations
 
@@ -14,32 +14,44 @@ FORMS = "90s, 10m, 1h30m, 3d or 1w"
 
 
 def duration(text: str) -> timedelta:
-    """``1h30m`` → a timedelta. Raises ValueError with the form that is right."""
+    """``1h30m`` → a timedelta. Raises ValueError with examples of the right form."""
     if not SHAPE.fullmatch(text):
-        raise ValueError(f"{text!r} is no duration; a number and a unit are required, such as {FORMS}")
+        raise ValueError(f"{text!r} is not a duration; give a number and a unit, such as {FORMS}")
     seconds = sum(float(number) * SECONDS[unit] for number, unit in PART.findall(text))
     if seconds > LONGEST.total_seconds():
         raise ValueError(f"{text!r} is longer than {LONGEST.days} days")
     return timedelta(seconds=seconds)
 
 
+def written(time: timedelta) -> str:
+    """The text that :func:`duration` reads as ``time``: ``90d``, ``1h30m``; fractions of a second are dropped."""
+    left = int(time.total_seconds())
+    if left <= 0:
+        return f"{left}s"
+    parts = []
+    for unit in ("d", "h", "m", "s"):
+        number, left = divmod(left, SECONDS[unit])
+        parts += [f"{number}{unit}"] if number else []
+    return "".join(parts)
+
+
 def moment(text: str) -> datetime:
-    """ISO 8601 → an aware time; without an offset it is UTC. Raises ValueError."""
+    """ISO 8601 → an aware time; UTC if the text has no offset. Raises ValueError."""
     try:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise ValueError(
-            f"{text!r} is no time; give one such as 2026-11-25T14:30Z, which is UTC without the Z"
+            f"{text!r} is not a time; give ISO 8601, such as 2026-11-25T14:30Z (UTC if it has no offset)"
         ) from None
     found = found if found.tzinfo else found.replace(tzinfo=UTC)
     try:
         return found.astimezone(UTC)
     except OverflowError:
-        raise ValueError(f"{text!r} is beyond the calendar") from None
+        raise ValueError(f"{text!r} is outside the calendar") from None
 
 
 def ago(text: str, now: datetime) -> datetime:
-    """A duration before ``now``, or a time as it is. Raises ValueError."""
+    """``now`` minus a duration, or the given time. Raises ValueError."""
     return now - duration(text) if SHAPE.fullmatch(text) else _moment_or_duration(text)
 
 
@@ -58,6 +70,6 @@ def stamp(at: datetime) -> str:
 
 
 def lasting(time: timedelta) -> str:
-    """``3 d``, ``4 h``, ``5 min``, ``6 s``: the largest unit that fits; ``0 s`` for less than nothing."""
+    """``3 d``, ``4 h``, ``5 min``, ``6 s``: in the largest unit that fits; ``0 s`` for a negative time."""
     seconds = max(0, int(time.total_seconds()))
     return next((f"{seconds // size} {unit}" for unit, size in UNITS if seconds >= size), f"{seconds} s")

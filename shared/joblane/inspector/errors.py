@@ -1,4 +1,4 @@
-"""What stands in an operator's way."""
+"""Errors of the inspector: an operator's request that cannot be carried out."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class ActionError(JobError):
         *,
         problem: str | None = None,
     ) -> None:
-        """``problem``: what is in the way where it is not the state."""
+        """``problem``: the obstacle, if it is not the state."""
         names = ", ".join(state for state in State if state in set(allowed))
-        said = f": {problem}" if problem else f"; {action} is for tasks that are {names}"
-        super().__init__(f"task {task_id!r} is {state}{said}" + (f". {last}" if last else ""))
+        why = f": {problem}" if problem else f"; {action} is for tasks that are {names}"
+        super().__init__(f"task {task_id!r} is {state}{why}" + (f". {last}" if last else ""))
         self.task_id = task_id
         self.action = action
         self.state = state
@@ -51,10 +51,13 @@ class SelectionError(JobError, ValueError):
 
     field: str
     """Name of the argument or of the filter's field."""
+    problem: str
+    """The problem, without the field."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}")
         self.field = field
+        self.problem = problem
 
 
 class BusyError(JobError):
@@ -63,8 +66,8 @@ class BusyError(JobError):
     Repeat the action.
     """
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"{what} is being changed at this moment, by its run or by another operator; try again")
+    def __init__(self, target: str) -> None:
+        super().__init__(f"{target} is being changed at this moment, by its run or by another operator; try again")
 
 
 class SchemaError(JobError):

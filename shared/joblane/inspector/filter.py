@@ -1,4 +1,4 @@
-"""Which tasks a question or an action is for, and the things that can be done or paused."""
+"""The filter that chooses tasks, the actions on many tasks, and the scopes of a pause."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Filter:
 
 
 class BulkAction(StrEnum):
-    """What can be done to many tasks at once; each as for one."""
+    """An action on many tasks at once; the action on each is the same as on a single task."""
 
     RUN = "run"
     RETRY = "retry"

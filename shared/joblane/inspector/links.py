@@ -1,4 +1,4 @@
-"""Addresses in the AWS console. There is none without a region, and none where AWS is an emulator."""
+"""Links into the AWS console. None without a region, and none if AWS is an emulator."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from urllib.parse import quote
 from joblane.inspector.stage.aws import is_emulator
 
 AROUND = timedelta(minutes=5)
-"""Clocks differ, and a log line comes after what it tells."""
+"""Clocks differ, and a log line arrives after the event that it reports."""
 
 
 def log_group_link(region: str, group: str) -> str | None:
-    """CloudWatch Logs, one log group. Its name is encoded twice, with ``$`` for ``%``."""
+    """A link to one log group in CloudWatch Logs. The name is encoded twice, with ``$`` for ``%``."""
     if (console := _console(region)) is None:
         return None
     name = quote(quote(group, safe=""), safe="").replace("%", "$")
@@ -20,10 +20,10 @@ def log_group_link(region: str, group: str) -> str | None:
 
 
 def logs_link(region: str, group: str, text: str, since: datetime, until: datetime | None) -> str | None:
-    """CloudWatch Logs Insights over one log group, for the lines with ``text``.
+    """A link to a CloudWatch Logs Insights query over one log group, for the lines with ``text``.
 
-    ``until`` None: up to when the link is made. The console reads its query in a notation of its own: objects are
-    ``~(name~value~…)``, strings begin with ``'`` and have ``*`` for the ``%`` of a percent encoding; the whole is
+    ``until`` None: the time at which the link is made. The console reads the query in a notation of its own: objects
+    are ``~(name~value~…)``; strings begin with ``'`` and have ``*`` for the ``%`` of a percent encoding; the whole is
     percent-encoded once, and once more with ``$`` for ``%``.
     """
     if (console := _console(region)) is None:
@@ -50,7 +50,7 @@ def _text(value: str) -> str:
 
 
 def _percent(value: str) -> str:
-    """Percent-encoded, the tilde included, the asterisk not."""
+    """Percent-encode, including the tilde and excluding the asterisk."""
     return quote(value, safe="*").replace("~", "%7E")
 
 

@@ -1,4 +1,4 @@
-"""Permissions: each operation of the inspector is marked with the permission that it takes."""
+"""Permissions of the inspector's operations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Operation = Callable[Concatenate[Any, P], R]
 
 
 class Permission(StrEnum):
-    """``view`` changes nothing; ``operate`` decides when and whether tasks run; ``edit`` says what they run with."""
+    """``view`` changes nothing; ``operate`` decides if and when tasks run; ``edit`` changes their payloads."""
 
     VIEW = "view"
     OPERATE = "operate"
@@ -24,7 +24,7 @@ class Permission(StrEnum):
 
 
 def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]]:
-    """Mark an operation, and translate the errors of a database or of AWS that it raises."""
+    """Mark an operation with its permission, and translate errors of the database and of AWS that it raises."""
 
     def mark(function: Operation[P, R]) -> Operation[P, R]:
         @wraps(function)
@@ -39,6 +39,6 @@ def needs(permission: Permission) -> Callable[[Operation[P, R]], Operation[P, R]
 
 
 def permission_of(inspector: type, operation: str) -> Permission | None:
-    """The permission that ``operation`` takes; None for a name that is no operation."""
+    """The permission that ``operation`` takes; None if no operation has this name."""
     found = vars(inspector).get(operation)
     return getattr(found, "__permission__", None)

@@ -1,4 +1,5 @@
-"""The inspector of a stage on AWS: each operation is a request to the stage's control API, signed as the operator."""
+"""The inspector of a stage on AWS: each operation is a request to the control API, signed with the operator's
+credentials."""
 
 from __future__ import annotations
 
@@ -20,22 +21,22 @@ if TYPE_CHECKING:
 
 SERVICE = "execute-api"
 CONNECT_SECONDS, READ_SECONDS = 5, 35
-"""API Gateway gives up after 30. Source: HTTP API quotas."""
+"""API Gateway times out after 30 seconds. Source: HTTP API quotas."""
 PAUSES_SECONDS = (0.5, 1.0, 2.0, 4.0)
-"""Before each further try; a cluster that sleeps takes half a minute to answer, most of it in the tries themselves."""
+"""Pauses before the repeated requests. A cluster that sleeps takes half a minute to answer, most of which passes in the
+requests themselves."""
 THROTTLED = 429
-PASSING = (500, 502, 503, 504)
-"""May be over a moment later. Of an action, all that is known is that there was no answer."""
+TRANSIENT = (500, 502, 503, 504)
+"""Statuses that may be over a moment later. They leave open if an action was carried out."""
 
 
 class RemoteInspector:
-    """Has the operations of :class:`~joblane.inspector.Inspector`, with the same arguments, answers and errors.
+    """The operations of :class:`~joblane.inspector.Inspector`, with the same arguments, answers and errors.
 
-    ``url``: of the control API. ``stage``, ``prefix``: its names, for what is said when something fails. Questions are
-    repeated where the answer does not come; an action never is, once it may have arrived. Any number of threads may
-    share one.
+    ``url``: the address of the control API. ``stage``, ``prefix``: names for error messages. A query is repeated if it
+    gets no answer; an action is never repeated once it may have arrived. Threads may share an object of this class.
 
-    Raises what the operation raises, and :class:`UnavailableError` where the API cannot be asked.
+    Raises the errors of the operation, and :class:`UnavailableError` if the API cannot be reached.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class RemoteInspector:
     ) -> None:
         where = urlsplit(url)
         if where.scheme != "https" and where.hostname not in LOOPBACK:
-            raise LocalError(f"{url}: the control API is asked by https alone.")
+            raise LocalError(f"{url}: the control API requires https.")
         self._url, self._stage, self._prefix, self._region = url.rstrip("/"), stage, prefix, region
         self._credentials = credentials
         self._http = _session(verify)
@@ -55,14 +56,14 @@ class RemoteInspector:
 
         def call(*positional: Any, **named: Any) -> Any:
             arguments = wire.encode_arguments(operation, positional, named)
-            return self._decoded(operation, permission, self._ask(operation, permission, arguments))
+            return self._decoded(operation, permission, self._request(operation, permission, arguments))
 
         return call
 
-    # --- Asking ----------------------------------------------------------------------------------------------------
+    # --- Request ---------------------------------------------------------------------------------------------------
 
-    def _ask(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
-        """The answer, whatever it says. Raises :class:`UnavailableError` where there is none."""
+    def _request(self, operation: str, permission: Permission, arguments: bytes) -> AWSResponse:
+        """Return the response, of any status. Raises :class:`UnavailableError` if there is none."""
         from botocore import exceptions as http
 
         for pause in (*PAUSES_SECONDS, None):
@@ -76,10 +77,10 @@ class RemoteInspector:
                 if pause is None or (permission is not Permission.VIEW and not never_arrived):
                     raise UnavailableError(self._unanswered(operation, permission, error, never_arrived)) from error
             else:
-                if pause is None or not _again(permission, answer.status_code):
+                if pause is None or not _is_repeatable(permission, answer.status_code):
                     return answer
             time.sleep(pause)
-        raise AssertionError("the last try returns or raises")
+        raise AssertionError("the last request returns or raises")
 
     def _signed(self, url: str, body: bytes) -> AWSPreparedRequest:
         from botocore.auth import SigV4Auth
@@ -96,12 +97,12 @@ class RemoteInspector:
 
     def _unanswered(self, operation: str, permission: Permission, error: Exception, never_arrived: bool) -> str:
         host = urlsplit(self._url).hostname
-        said = f"POST /{permission}/{operation}: {host} of stage {self._stage!r} did not answer: {error}."
+        text = f"POST /{permission}/{operation}: {host} of stage {self._stage!r} did not answer: {error}."
         if permission is Permission.VIEW or never_arrived:
-            return f"{said} Check the network, a proxy (HTTPS_PROXY), and that the stage is deployed."
-        return f"{said} {MAY_BE_DONE}"
+            return f"{text} Check the network, the proxy (HTTPS_PROXY), and that the stage is deployed."
+        return f"{text} {MAY_BE_DONE}"
 
-    # --- Reading ---------------------------------------------------------------------------------------------------
+    # --- Response --------------------------------------------------------------------------------------------------
 
     def _decoded(self, operation: str, permission: Permission, answer: AWSResponse) -> Any:
         if answer.status_code == 200:
@@ -109,7 +110,7 @@ class RemoteInspector:
                 return wire.decode_answer(operation, answer.content)
             except ValueError as error:
                 raise LocalError(
-                    f"/{permission}/{operation}: stage {self._stage!r} answers what this version does not understand; "
+                    f"/{permission}/{operation}: this version cannot read the answer of stage {self._stage!r}; "
                     "use the version that is deployed there."
                 ) from error
         body = _object(answer.content)
@@ -119,42 +120,42 @@ class RemoteInspector:
         raise kind(self._refused(operation, permission, answer.status_code, str(body.get("message") or "")))
 
     def _refused(self, operation: str, permission: Permission, status: int, message: str) -> str:
-        """What is said of an answer that is the gateway's own, or of a function that did not get to one."""
-        said = f"POST /{permission}/{operation} of stage {self._stage!r} is answered with {status}"
-        said += f" ({message})." if message else "."
+        """The message for a response of the gateway itself, or of a function that failed before it could answer."""
+        text = f"POST /{permission}/{operation} of stage {self._stage!r} is answered with {status}"
+        text += f" ({message})." if message else "."
         if status == 403:
             return (
-                f"{said} Who asks needs execute-api:Invoke on it, which the managed policy {self._prefix}-"
-                f"{permission}-{self._region} gives; and the clock of this machine has to be right."
+                f"{text} The caller needs execute-api:Invoke on it, which the managed policy {self._prefix}-"
+                f"{permission}-{self._region} grants. The clock of this machine must be right."
             )
         if status == 404:
-            return f"{said} Its version may be another than this one; deploy the stage, or use its version."
+            return f"{text} The stage may run another version: deploy the stage, or use its version."
         if status == THROTTLED:
-            return f"{said} Too much was asked at once; nothing was done."
-        return f"{said} Its log is /aws/lambda/{self._prefix}-control." + (
+            return f"{text} There were too many requests at once; nothing was done."
+        return f"{text} The log of the control API is /aws/lambda/{self._prefix}-control." + (
             "" if permission is Permission.VIEW else f" {MAY_BE_DONE}"
         )
 
 
-MAY_BE_DONE = "It may have been done all the same: look into the audit (`joblane audit`) before you repeat it."
+MAY_BE_DONE = "The action may have been carried out: check the audit (`joblane audit`) before you repeat it."
 
 
 def no_credentials(error: Exception | None) -> str:
-    """What is said where there is nobody to sign as."""
+    """The message for missing credentials."""
     why = f": {str(error).rstrip('.')}" if error else ""
     return (
-        f"There are no AWS credentials to sign with{why}. Give --profile, or set AWS_PROFILE; after `aws sso login`, "
-        "where it is one of IAM Identity Center."
+        f"There are no AWS credentials to sign with{why}. Give --profile, or set AWS_PROFILE. A profile of IAM "
+        "Identity Center also needs `aws sso login`."
     )
 
 
-def _again(permission: Permission, status: int) -> bool:
-    """Whether to ask once more: a question, or what was turned away before it came to the function."""
-    return status == THROTTLED or (permission is Permission.VIEW and status in PASSING)
+def _is_repeatable(permission: Permission, status: int) -> bool:
+    """True for a query, and for a request that was rejected before it reached the function."""
+    return status == THROTTLED or (permission is Permission.VIEW and status in TRANSIENT)
 
 
 def _session(verify: bool | str) -> URLLib3Session:
-    """botocore's own: it knows proxies, and the certificates of AWS_CA_BUNDLE."""
+    """botocore's HTTP session: it supports proxies, and the certificates of AWS_CA_BUNDLE."""
     from botocore.httpsession import URLLib3Session
     from botocore.utils import get_environ_proxies
 

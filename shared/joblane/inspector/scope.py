@@ -1,4 +1,4 @@
-"""The stage that an inspector works on: its record, queues and declarations, and the operator."""
+"""The stage that an inspector works on: its database, queues and declarations, and the operator."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from joblane.sqs.client import Sqs
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """``tasks``: by type, with the times of the stage. ``who``: the operator, for the audit; verified where remote.
+    """``tasks``: by type, with the schedules of the stage. ``who``: the operator, for the audit; verified if remote.
 
-    ``region``: of AWS's other services, and for links into its console; empty where none is set. ``lock``: of the
-    operation under way.
+    ``region``: the region of AWS's other services, also for links into the console; empty if none is set. ``lock``:
+    held by the current operation.
     """
 
     database: Database
@@ -32,14 +32,14 @@ class Scope:
 
     @property
     def connection(self) -> Connection:
-        """Idle; each statement is a transaction of its own unless one is opened."""
+        """An idle connection: each statement is a transaction of its own, unless one is opened."""
         return self.database.get()
 
     def task(self, type_: str) -> Task[Any, Any] | None:
-        """What serves a type, by its name or one that it had before; None where nothing does."""
+        """The declared task of a type, by its present or a former name; None if there is none."""
         return next((task for task in self.tasks.values() if type_ in task.types), None)
 
     def log_group(self, type_: str) -> str:
-        """Of the function that runs a type, or ran it."""
+        """The log group of the function that runs, or ran, a type."""
         task = self.task(type_)
         return log_group_name(function_name(self.prefix, task.type if task else type_))

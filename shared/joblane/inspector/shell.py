@@ -1,4 +1,4 @@
-"""Words of commands that are suggested, to paste."""
+"""Quoting for suggested commands that operators paste."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import shlex
 
 
 def argument(text: str) -> str:
-    """``text`` as the last argument of a command: quoted for a shell, and not taken for an option."""
+    """``text`` as the last argument of a command: quoted for a shell, and never read as an option."""
     return f"{'-- ' if text.startswith('-') else ''}{shlex.quote(text)}"

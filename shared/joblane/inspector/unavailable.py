@@ -24,24 +24,24 @@ DENIED = ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation")
 
 @contextmanager
 def translated_errors(scope: Scope) -> Iterator[None]:
-    """Raise an unavailable database or AWS as an error of ours; leave no transaction open after the operation."""
+    """Translate errors of the database and of AWS; leave no transaction open after the operation."""
     with scope.lock:
         try:
             yield
         except JobError:
             raise
         except Exception as error:
-            ours = translated(error, scope)
-            if ours is None:
+            translation = translated(error, scope)
+            if translation is None:
                 raise
-            raise ours from error
+            raise translation from error
         finally:
             if not scope.database.usable or not scope.connection.idle:
                 scope.database.drop()
 
 
 def translated(error: Exception, scope: Scope) -> JobError | None:
-    """Our error for an error of the database or of AWS; None for a fault of the code."""
+    """The library's error for an error of the database or of AWS; None for a bug."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     if isinstance(error, ClientError):
@@ -52,8 +52,8 @@ def translated(error: Exception, scope: Scope) -> JobError | None:
         return _outdated(scope)
     if is_unavailable(error):
         return DatabaseUnavailableError(
-            f"the database did not answer: {text_of(error)}. What was under way may have been done: look before you "
-            "repeat an action"
+            f"the database did not answer: {text_of(error)}. An action that was under way may have been carried out: "
+            "check the audit before you repeat it"
         )
     return None
 
@@ -66,21 +66,21 @@ def aws_error(error: ClientError) -> AwsCallError:
 def _outdated(scope: Scope) -> SchemaError:
     scope.database.drop()
     try:
-        there = migrations.applied(scope.connection)
+        revision = migrations.applied(scope.connection)
     except (PostgresError, OSError) as error:
-        return SchemaError(f"the database lacks a table, and cannot be asked for its revision: {text_of(error)}")
-    if there == migrations.newest():
+        return SchemaError(f"the database lacks a table, and its revision cannot be read: {text_of(error)}")
+    if revision == migrations.newest():
         return SchemaError(
-            f"the database is at revision {there}, as this code, but tables, columns or functions of the schema joblane"
-            " are missing: somebody dropped them. Restore them from a backup, or drop the schema joblane with all its"
-            " tasks and run `joblane migrate`"
+            f"the database is at revision {revision}, like this code, but tables, columns or functions of the schema"
+            " joblane are missing: they were dropped by hand. Restore them from a backup, or drop the schema joblane"
+            " with all its tasks and run `joblane migrate`"
         )
-    if migrations.is_newer(there):
+    if migrations.is_newer(revision):
         return SchemaError(
-            f"the database is at revision {there}, newer than this code ({migrations.newest()}), and lacks a table,"
+            f"the database is at revision {revision}, newer than this code ({migrations.newest()}), and lacks a table,"
             " column or function that this code needs: use the version that is deployed"
         )
     return SchemaError(
-        f"the database is at revision {there or 'none'} and this code works with {migrations.newest()}: run "
+        f"the database is at revision {revision or 'none'} and this code needs {migrations.newest()}: run "
         "`joblane migrate`, or deploy the stage"
     )

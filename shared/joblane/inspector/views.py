@@ -1,6 +1,6 @@
-"""Answers of the inspector: plain typed objects that go through JSON as they are.
+"""Answers of the inspector: plain typed objects, which JSON can hold unchanged.
 
-Times are aware UTC. Payloads, results and headers are shown with the values of redacted fields masked.
+Times are aware UTC. In payloads, results and headers the values of redacted fields are masked.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from joblane.record.status import Progress
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """``name``: of the queue, type or tenant; ``type:name`` of a schedule. ``until`` None: until it is resumed.
+    """``name``: the queue, type or tenant; ``type:name`` for a schedule. ``until`` None: until it is resumed.
 
-    ``replaced``: in the answer to a pause, that it was paused already, and has this reason and end from now on;
-    ``replaced_by``: by whom it was, as far as is known.
+    ``replaced``: only in the answer to a pause. True if there was a pause already, whose reason and end this one
+    replaces. ``by`` and ``replaced_by``: the operators of this pause and of the one before, None if not known.
     """
 
     scope: PauseScope
@@ -37,7 +37,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """Messages in one SQS queue, counted approximately. None throughout: the queue could not be asked."""
+    """Messages in one SQS queue, counted approximately. All None: SQS did not answer for this queue."""
 
     waiting: int | None = None
     in_flight: int | None = None
@@ -45,13 +45,13 @@ class Depth:
     dead: int | None = None
     """In its dead-letter queue."""
     missing: tuple[str, ...] = ()
-    """Names of the SQS queues among these that do not exist."""
+    """Names of SQS queues that should be counted here and do not exist."""
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One task type in one queue. ``tasks``: live rows by state. ``oldest_wait_seconds``: how long the one that is due
-    longest has waited; None where none is due."""
+    """A task type in one queue. ``tasks``: live rows by state. ``oldest_wait_seconds``: the wait of the task that has
+    been due longest; None if no task is due."""
 
     queue: Queue
     type: str
@@ -64,21 +64,21 @@ class Lane:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """Runs that began in one minute. ``failed``: those that ended otherwise than well, a cancel aside.
+    """Runs that started in one minute. ``failed``: runs that neither completed nor were cancelled.
 
-    ``wait_ms``: the mean time from due to start, None where nothing began.
+    ``wait_ms``: the mean time from due to start, None if no run started.
     """
 
     at: datetime
     started: int
-    succeeded: int
+    completed: int
     failed: int
     wait_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
 class QueueView:
-    """One of the three queues: its lanes summed, and its front door. ``minutes``: oldest first, none left out."""
+    """A queue: the sum of its lanes, and its front door. ``minutes``: oldest first, without gaps."""
 
     queue: Queue
     weight: int
@@ -93,7 +93,7 @@ class QueueView:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """``archived``: kept rows that were given up, counted up to ``COUNT_CAP``."""
+    """The three queues. ``archived``: archived tasks that are kept, counted up to ``COUNT_CAP``."""
 
     at: datetime
     queues: tuple[QueueView, ...]
@@ -102,7 +102,7 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """One line of a listing."""
+    """A line of a listing."""
 
     id: str
     type: str
@@ -123,7 +123,7 @@ class TaskRow:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """``after``: hand it in to get the next page; None on the last one."""
+    """A page of a listing. ``after``: the position from which the next page begins; None on the last page."""
 
     tasks: tuple[TaskRow, ...]
     after: str | None
@@ -131,7 +131,7 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """``exact`` False: there are more than ``number``."""
+    """A number of tasks. ``exact`` False: there are more than ``number``."""
 
     number: int
     exact: bool
@@ -139,7 +139,7 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One run. ``outcome`` None: it is under way. ``cost_usd``: an estimate, None where it is not known yet."""
+    """A run. ``outcome`` None: it has not ended. ``cost_usd``: an estimate, None if it is not known yet."""
 
     run: int
     attempt: int
@@ -159,7 +159,7 @@ class Attempt:
 
 
 class Reason(StrEnum):
-    """Why a task is not running now."""
+    """The reason why a task is not running now."""
 
     ENDED = "ended"
     RUNNING = "running"
@@ -170,13 +170,13 @@ class Reason(StrEnum):
     UNSENT = "unsent"
     NO_LANE = "no-lane"
     IN_LANE = "in-lane"
-    ALONE = "alone"
-    DEAD = "dead"
+    CLAIM_ALONE = "claim-alone"
+    ARCHIVED = "archived"
 
 
 @dataclass(frozen=True, slots=True)
 class Why:
-    """``text``: the reason as a sentence with its numbers, and what comes next. ``until``: when that is, if known."""
+    """``text``: the reason as a sentence with its numbers, and the next step. ``until``: when that comes, if known."""
 
     reason: Reason
     text: str
@@ -185,9 +185,9 @@ class Why:
 
 @dataclass(frozen=True, slots=True)
 class TaskView:
-    """One task whole. ``payload`` None: it was cleared. ``actions``: those that its state allows now.
+    """All details of one task. ``payload`` None: it was cleared. ``actions``: the actions that its state allows now.
 
-    ``headers``: names with their values masked, but for ``traceparent``.
+    ``headers``: names with masked values, except for ``traceparent``.
     """
 
     row: TaskRow
@@ -218,8 +218,10 @@ class TaskView:
 
 @dataclass(frozen=True, slots=True)
 class ActionResult:
-    """``new_id``: of the task that a replay or an enqueue made; ``after`` is then the state of that one. ``note``: why
-    it does not run yet, as a sentence."""
+    """The result of an action on one task. ``note``: why the task does not run yet, as a sentence.
+
+    ``new_id``: the id of the task that a replay or an enqueue created; ``after`` is then the state of that task.
+    """
 
     id: str
     action: str
@@ -229,12 +231,23 @@ class ActionResult:
     note: str | None = None
 
 
+BULK_RESULTS = {
+    "run": "sent",
+    "retry": "sent again",
+    "redrive": "sent again",
+    "archive": "archived",
+    "delete": "deleted",
+    "cancel": "cancelled or stopping",
+}
+"""Bulk action → the result for each task that it has changed."""
+
+
 @dataclass(frozen=True, slots=True)
 class BulkView:
-    """A bulk action: a task of type ``jobs:bulk`` of its own. ``state``: that task's.
+    """A bulk action, which is a task of type ``jobs:bulk``. ``state``: the state of that task.
 
-    ``total``: matched when it was started. ``done``, ``skipped`` (changed meanwhile), ``failed``: so far.
-    ``stopped``: why it ended before all was done, None where it did not.
+    ``total``: tasks that matched at the start. ``done``, ``skipped`` (changed in the meantime), ``failed``: tasks so
+    far. ``stopped``: why the action ended early, None if it did not.
     """
 
     id: str
@@ -252,9 +265,14 @@ class BulkView:
     finished_at: datetime | None
 
     @property
-    def standing(self) -> str:
-        """``state``, or what a canary or an operator made of it: a task that is to stop is live until it has looked,
-        and one that has stopped has completed or is cancelled."""
+    def result(self) -> str:
+        """The result for each of the ``done`` tasks, in words."""
+        return BULK_RESULTS.get(self.action, "changed")
+
+    @property
+    def shown_state(self) -> str:
+        """``state``, or ``stopping`` or ``stopped`` if the canary or an operator has ended the action early: the state
+        of its task does not show that."""
         if self.stopped is None or self.state == "archived":
             return self.state
         return "stopped" if self.state in ("completed", "cancelled") else "stopping"
@@ -262,7 +280,7 @@ class BulkView:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One action of an operator. ``target``: an id, ``type:data:export``, a queue, a schedule."""
+    """An action of an operator. ``target``: a task's id, or for example ``type:data:export`` or ``queue:low``."""
 
     number: int
     at: datetime
@@ -275,9 +293,9 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class DeadGroup:
-    """Tasks and messages that failed alike. ``fingerprint``: hand it to redrive.
+    """Tasks, or dead letters, with the same error. ``fingerprint``: the argument of a redrive.
 
-    ``recorded``: whether rows stand behind it; else they are messages that never had one, or that SQS moved itself.
+    ``recorded``: True for archived tasks; False for dead letters that never had a row, or that SQS itself moved.
     """
 
     fingerprint: str
@@ -295,19 +313,21 @@ class DeadGroup:
 
 @dataclass(frozen=True, slots=True)
 class DeadLetters:
-    """``groups``: largest first. ``depths``: of each dead-letter queue with messages. ``unread``: messages in them
-    that were not looked at, because they are many. ``leftovers``: type → how many of those looked at have tasks that
-    have moved on."""
+    """``groups``: largest first. ``depths``: the number of messages in each dead-letter queue that holds any.
+
+    ``unread``: messages that were not read, as only the first of each queue are. ``obsolete``: type → the number of
+    dead letters among them whose tasks were retried or deleted.
+    """
 
     groups: tuple[DeadGroup, ...]
     depths: Mapping[str, int]
     unread: int
-    leftovers: Mapping[str, int] = field(default_factory=dict)
+    obsolete: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """``state`` None: it did not come."""
+    """A tick of a schedule. ``state`` None: it did not arrive."""
 
     at: datetime
     task_id: str
@@ -316,7 +336,8 @@ class Tick:
 
 @dataclass(frozen=True, slots=True)
 class ScheduleView:
-    """``next``: the coming times. ``ticks``: the last ones, newest first. ``on_aws``: its state there, None unknown."""
+    """``next``: the next times. ``ticks``: the last ticks, newest first. ``on_aws``: the state of the schedule in
+    EventBridge Scheduler, None if not known."""
 
     type: str
     name: str
@@ -331,11 +352,11 @@ class ScheduleView:
 
 @dataclass(frozen=True, slots=True)
 class Statistic:
-    """Runs that began within a time, of one ``key``: a type, or a tenant. ``cost_usd``: an estimate."""
+    """Runs of one ``key``, a type or a tenant, that started within a period. ``cost_usd``: an estimate."""
 
     key: str
     started: int
-    succeeded: int
+    completed: int
     retried: int
     archived: int
     lost: int
@@ -347,7 +368,7 @@ class Statistic:
 
 @dataclass(frozen=True, slots=True)
 class TypeView:
-    """One declared type."""
+    """A declared task type."""
 
     type: str
     queues: tuple[Queue, ...]
@@ -362,7 +383,7 @@ class TypeView:
 
 @dataclass(frozen=True, slots=True)
 class LogLine:
-    """``attempt`` None: a line that names none. ``fields``: the rest of the JSON."""
+    """A line of a log. ``attempt`` None: the line names no attempt. ``fields``: the rest of the JSON."""
 
     at: datetime
     level: str
@@ -383,7 +404,7 @@ class Grade(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at. ``do``: what to do about it; empty where all is well."""
+    """The result of one check. ``do``: the remedy; empty if all is well."""
 
     grade: Grade
     what: str

@@ -1,8 +1,8 @@
-"""The inspector's operations as JSON, for both ends of the control API; all of it follows from their signatures.
+"""The inspector's operations as JSON, for both ends of the control API, derived from their signatures.
 
-Arguments are one JSON object of those that were given, an answer is the JSON of its type, an error is its class by name
-with its text and fields. What is unknown in arguments is refused: a filter whose newest field was passed over would let
-through what it was to keep out.
+The given arguments are one JSON object, an answer is the JSON of its type, and an error is the name of its class with
+its text and fields. Unknown arguments are refused: a filter whose newest field was ignored would match tasks that it
+was meant to exclude.
 """
 
 from __future__ import annotations
@@ -50,17 +50,20 @@ def operations() -> Mapping[str, Permission]:
 
 
 def encode_arguments(operation: str, positional: Sequence[Any], named: Mapping[str, Any]) -> bytes:
-    """What is sent for a call. Raises :class:`TypeError` as the call itself would, for arguments that do not fit."""
+    """The body of a request. Raises :class:`TypeError`, as the call itself would, for arguments that do not fit."""
     bound = _signature(operation).bind(None, *positional, **named)
     given = {name: value for name, value in bound.arguments.items() if name != "self"}
     try:
         return _arguments(operation).dump_json(given, warnings=False)
     except PydanticSerializationError as error:
-        raise ArgumentsError(operation, {", ".join(given): f"cannot be said in JSON: {_kind(error)}"}) from None
+        raise ArgumentsError(operation, {", ".join(given): f"cannot be written as JSON: {_kind(error)}"}) from None
 
 
 def call(inspector: Inspector, operation: str, arguments: bytes) -> bytes:
-    """Do what was sent and return what is answered. Raises :class:`ArgumentsError`, and what the operation raises."""
+    """Carry out a request and return the body of the response.
+
+    Raises :class:`ArgumentsError`, and the errors of the operation.
+    """
     try:
         given = _arguments(operation).validate_json(arguments, strict=True, extra="forbid")
     except ValidationError as error:
@@ -69,7 +72,7 @@ def call(inspector: Inspector, operation: str, arguments: bytes) -> bytes:
 
 
 def decode_answer(operation: str, answer: bytes) -> Any:
-    """What the operation returned. Raises :class:`ValueError` for what is no answer of it."""
+    """The operation's return value. Raises :class:`ValueError` if ``answer`` is not one."""
     return _answer(operation).validate_json(answer)
 
 
@@ -82,7 +85,7 @@ def encode_error(error: JobError) -> dict[str, Any]:
 
 
 def decode_error(encoded: Mapping[str, Any]) -> JobError:
-    """The same class with the same text and fields; of a class that this end does not know, a :class:`JobError`."""
+    """The same class with the same text and fields; a :class:`JobError` if this version does not have the class."""
     known = {found.__name__: found for found in _errors(JobError)}
     kind = known.get(str(encoded.get("class")), JobError)
     error = kind.__new__(kind)
@@ -94,7 +97,7 @@ def decode_error(encoded: Mapping[str, Any]) -> JobError:
 
 
 def _revived(hint: Any, value: Any) -> Any:
-    """The member of an enumeration; anything else stays as JSON has it."""
+    """The member of an enumeration; any other value stays as in the JSON."""
     if isinstance(hint, type) and issubclass(hint, Enum) and value in {member.value for member in hint}:
         return hint(value)
     return value
@@ -116,7 +119,7 @@ def _signature(operation: str) -> inspect.Signature:
 
 @cache
 def _arguments(operation: str) -> TypeAdapter[dict[str, Any]]:
-    """Of an object with the parameters as its keys; those with a default may be left out."""
+    """The type of an object with the parameters as its keys; parameters with a default may be left out."""
     hints = get_type_hints(vars(Inspector)[operation])
     fields: dict[str, Any] = {
         name: Required[hints[name]] if parameter.default is parameter.empty else NotRequired[hints[name]]
@@ -132,11 +135,11 @@ def _answer(operation: str) -> TypeAdapter[Any]:
 
 
 def _problems(error: ValidationError) -> dict[str, str]:
-    """Field → what is wrong with it, without a value."""
+    """Field → its problem, without the value."""
     found = error.errors(include_input=False, include_url=False, include_context=False)
     return {".".join(map(str, item["loc"])) or "body": item["msg"] for item in found}
 
 
 def _kind(error: PydanticSerializationError) -> str:
-    """Of what could not be said: pydantic names its class, and no value."""
+    """The class of the value that JSON cannot hold. pydantic names the class, and no value."""
     return str(error).removeprefix("Unable to serialize unknown type: ")

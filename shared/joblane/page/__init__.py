@@ -1,1 +1,1 @@
-"""The operator's page: what an inspector shows and does, as plain pages for a browser on this machine."""
+"""The operator's page: the inspector's answers and actions as plain pages for a browser on this machine."""

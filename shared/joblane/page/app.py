@@ -9,18 +9,18 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from joblane.page.desk import Desk
-from joblane.page.failures import View, answered, of_http
+from joblane.page.failures import View, endpoint, http_error_page
 from joblane.page.notices import Notices
 from joblane.page.rendering import FOLDER
 from joblane.page.security import Guard, Keys
 from joblane.page.views import bulk, dead, stage, task, tasks
 
-LOOK: dict[str, View] = {
+PAGES: dict[str, View] = {
     "/": stage.overview,
     "/tasks": tasks.show,
     "/task": task.show,
     "/task/logs": task.logs,
-    "/bulk": bulk.listed,
+    "/bulk": bulk.list_all,
     "/bulk/new": bulk.dry_run,
     "/bulk/show": bulk.show,
     "/dead": dead.show,
@@ -29,7 +29,7 @@ LOOK: dict[str, View] = {
     "/statistics": stage.statistics,
     "/audit": stage.audit,
 }
-ACT: dict[str, View] = {
+ACTIONS: dict[str, View] = {
     "/pause": stage.pause,
     "/resume": stage.resume,
     "/task/act": task.act,
@@ -51,17 +51,19 @@ def build(
     command: str = "joblane",
     readable: tuple[type[Exception], ...] = (),
 ) -> Starlette:
-    """``stage``: what the page calls that which it shows. ``command``: the command line that shows the same.
-    ``readable``: errors, beside the library's own, whose text is for the reader."""
-    routes = [Route(path, answered(view), methods=["GET"]) for path, view in LOOK.items()]
-    routes += [Route(path, answered(view), methods=["POST"]) for path, view in ACT.items()]
+    """Build the page. ``stage``: the stage's name on the page. ``command``: the command line for the same stage.
+
+    ``readable``: classes of errors whose text is shown, in addition to the library's own errors.
+    """
+    routes = [Route(path, endpoint(view), methods=["GET"]) for path, view in PAGES.items()]
+    routes += [Route(path, endpoint(view), methods=["POST"]) for path, view in ACTIONS.items()]
     app = Starlette(
         routes=[*routes, Mount("/static", StaticFiles(directory=FOLDER / "static"))],
         middleware=[Middleware(Guard, port=port, keys=keys, read_only=read_only)],
-        exception_handlers={HTTPException: of_http},
+        exception_handlers={HTTPException: http_error_page},
     )
     app.state.desk = desk
     app.state.notices = Notices()
     app.state.readable = readable
-    app.state.look = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
+    app.state.common = {"csrf": keys.form, "read_only": read_only, "stage": stage, "command": command}
     return app

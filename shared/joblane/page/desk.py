@@ -1,4 +1,4 @@
-"""The inspectors behind the page: each has one connection, so each is lent to one request at a time."""
+"""The inspectors behind the page: each has one connection, so only one request at a time uses it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import TypeView
 
 INSPECTORS = 3
-"""As many connections at most; a browser rarely asks for more at once."""
+"""The largest number of connections; a browser rarely sends more requests at once."""
 
 
 class Desk:
-    """``connect`` makes an inspector; it is called when one more is needed than is free."""
+    """A pool of inspectors. ``connect`` makes an inspector; it is called when no existing inspector is free."""
 
     def __init__(self, connect: Callable[[], Inspector], size: int = INSPECTORS) -> None:
         self._connect = connect
@@ -25,7 +25,7 @@ class Desk:
 
     @contextmanager
     def inspector(self) -> Iterator[Inspector]:
-        """Waits while all are lent."""
+        """Lend an inspector; wait while all are in use."""
         inspector = self._free.get()
         try:
             if inspector is None:
@@ -35,7 +35,7 @@ class Desk:
             self._free.put(inspector)
 
     def types(self, inspector: Inspector) -> tuple[TypeView, ...]:
-        """The declared types, asked for once."""
+        """The declared types, queried only once."""
         if self._types is None:
             self._types = inspector.types()
         return self._types

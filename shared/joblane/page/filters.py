@@ -1,4 +1,4 @@
-"""Filters as addresses and forms carry them."""
+"""Filters in addresses and forms."""
 
 from __future__ import annotations
 
@@ -17,42 +17,42 @@ from joblane.record.states import State
 Name = TypeVar("Name", bound=StrEnum)
 TEXTS = ("tenant", "tag", "error", "fingerprint")
 SHOWN = ("state", "type", "queue", "id", *TEXTS, "newer", "older")
-"""Fields of the form above a listing, as its address carries them."""
+"""Names of the fields above a listing, and of the parameters of its address."""
 
 
 class Fields(Protocol):
-    """Several values under one name: the query of an address, or a form."""
+    """The query of an address, or a form: each name can have several values."""
 
     def getlist(self, key: str) -> Sequence[str]: ...
 
 
 def read(fields: Fields, now: datetime) -> Filter:
-    """What is left empty lets all through. ``newer``, ``older``: ages up to ``now``; ``after``, ``before``: times.
+    """Read a filter; an empty field matches any task. ``newer``, ``older``: ages; ``after``, ``before``: times.
 
     Raises :class:`SelectionError`, which names the field.
     """
 
-    def one(name: str) -> str | None:
+    def first(name: str) -> str | None:
         return next((text for given in fields.getlist(name) if (text := given.strip())), None)
 
-    texts = {name: one(name) for name in TEXTS}
-    newer, older = one("newer"), one("older")
+    texts = {name: first(name) for name in TEXTS}
+    newer, older = first("newer"), first("older")
     if newer and older and age("newer", newer) <= age("older", older):
         raise SelectionError("older", f"nothing is older than {older} and newer than {newer}")
     return Filter(
         ids=tuple(fields.getlist("ids")),
-        id_prefix=one("id"),
+        id_prefix=first("id"),
         states=_names(fields, "state", State),
         types=tuple(filter(None, fields.getlist("type"))),
         queues=_names(fields, "queue", Queue),
-        created_after=now - age("newer", newer) if newer else _time("after", one("after")),
-        created_before=now - age("older", older) if older else _time("before", one("before")),
+        created_after=now - age("newer", newer) if newer else _time("after", first("after")),
+        created_before=now - age("older", older) if older else _time("before", first("before")),
         **texts,
     )
 
 
 def write(chosen: Filter) -> list[tuple[str, str]]:
-    """The fields that :func:`read` makes the same filter of; ages have become times."""
+    """The fields from which :func:`read` makes the same filter, with times in place of ages."""
     pairs: list[tuple[str, str | None]] = [
         *(("ids", id_) for id_ in chosen.ids),
         ("id", chosen.id_prefix),
@@ -67,17 +67,17 @@ def write(chosen: Filter) -> list[tuple[str, str]]:
 
 
 def described(chosen: Filter) -> list[tuple[str, str]]:
-    """The filter for a reader: what, and which."""
+    """The filter for a reader: pairs of a name and a value."""
     if chosen.ids:
-        return [("chosen by hand", f"{len(chosen.ids):,}")]
-    names = {"id": "id begins with", "error": "error holds"}
+        return [("selected tasks", f"{len(chosen.ids):,}")]
+    names = {"id": "id begins with", "error": "error contains"}
     pairs = [(names.get(name, name), value) for name, value in write(chosen) if name not in ("after", "before")]
     times = (("created from", chosen.created_after), ("created before", chosen.created_before))
     return pairs + [(name, stamp(at)) for name, at in times if at is not None]
 
 
 def age(field: str, text: str) -> timedelta:
-    """As the command line takes it, and with spaces and capitals. Raises :class:`SelectionError`."""
+    """A duration as on the command line; spaces and capitals are allowed. Raises :class:`SelectionError`."""
     try:
         return duration("".join(text.split()).lower())
     except ValueError as error:
@@ -89,7 +89,7 @@ def name_of(kind: type[Name], field: str, text: str) -> Name:
     try:
         return kind(text)
     except ValueError:
-        raise SelectionError(field, f"one of {', '.join(kind)} is required") from None
+        raise SelectionError(field, f"{', '.join(kind)} are valid") from None
 
 
 def whole(field: str, text: str, least: int, most: int) -> int:
@@ -100,7 +100,7 @@ def whole(field: str, text: str, least: int, most: int) -> int:
 
 
 class Form:
-    """What an action's form holds."""
+    """The fields of an action's form."""
 
     def __init__(self, values: Mapping[str, list[str]]) -> None:
         self._values = values
@@ -109,7 +109,7 @@ class Form:
         return self._values.get(key, [])
 
     def text(self, key: str) -> str:
-        """Empty where it was left out."""
+        """The first value without spaces around it; empty if the field is missing."""
         return next(iter(self.getlist(key)), "").strip()
 
     @property

@@ -1,4 +1,4 @@
-"""From answers to HTML: the templates, what they may call, and one look for everything that goes wrong."""
+"""HTML from answers: the templates, the functions that they call, and the page for errors."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ NOTHING = Markup('<span class="none">–</span>')
 
 
 def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """A page. ``request.app.state.look``: what all pages show alike."""
-    asked = [(name, value) for name, value in request.query_params.multi_items() if name != "note"]
+    """A page from a template. ``request.app.state.common``: values that all pages show."""
+    parameters = [(name, value) for name, value in request.query_params.multi_items() if name != "note"]
     common = {
         "now": datetime.now(UTC),
         "path": request.url.path,
-        "here": f"{request.url.path}?{query(asked)}",
+        "here": f"{request.url.path}?{query(parameters)}",
         "notice": None,
     }
-    text = TEMPLATES.get_template(template).render({**common, **request.app.state.look, **values})
+    text = TEMPLATES.get_template(template).render({**common, **request.app.state.common, **values})
     return HTMLResponse(text, status_code=status)
 
 
@@ -47,18 +47,18 @@ def problem(
     back: tuple[str, str] | None = None,
     stranger: bool = False,
 ) -> Response:
-    """A page that says what is wrong and what to do. ``back``: an address, and what it is called.
+    """A page that says what is wrong and what to do. ``back``: an address and the text of its link.
 
-    ``stranger``: whoever asks is not to use the page.
+    ``stranger``: the browser is not signed in, so the page has no navigation.
     """
     return render(request, "problem.html", status, title=title, text=text, back=back, stranger=stranger)
 
 
-# --- What templates call -------------------------------------------------------------------------------------------
+# --- Functions for templates ---------------------------------------------------------------------------------------
 
 
 def span(seconds: float) -> str:
-    """A duration in its two largest units; below ten seconds as exactly as it matters."""
+    """A duration in its two largest units; below ten seconds with a decimal or in milliseconds."""
     if seconds < 1:
         return f"{round(seconds * 1000)} ms" if seconds > 0 else "0 s"
     if seconds < 10:
@@ -73,7 +73,7 @@ def span(seconds: float) -> str:
 
 
 def ago(at: datetime, now: datetime) -> str:
-    """How far from now, in one unit."""
+    """The distance from now, in a single unit."""
     seconds = (now - at).total_seconds()
     if abs(seconds) < 1:
         return "now"
@@ -83,7 +83,7 @@ def ago(at: datetime, now: datetime) -> str:
 
 @pass_context
 def time_tag(context: Context, at: datetime | None) -> Markup:
-    """Relative to the page's ``now``, with the absolute one behind it."""
+    """A time relative to the page's ``now``, with the absolute time in a tooltip."""
     if at is None:
         return NOTHING
     text = ago(at, context["now"])
@@ -95,7 +95,7 @@ def number(value: float | None) -> str:
 
 
 def usd(value: float | None) -> str:
-    """An estimate of small sums."""
+    """An estimated sum, with up to six decimals if it is small."""
     if value is None:
         return "–"
     return f"${value:,.2f}" if value >= 1 else f"${value:.6f}".rstrip("0").ljust(5, "0") if value else "$0"
@@ -106,7 +106,7 @@ def as_json(value: Any) -> str:
 
 
 def query(values: Mapping[str, Any] | Sequence[tuple[str, Any]] = (), **more: Any) -> str:
-    """The part of an address behind the question mark, without what is empty."""
+    """The query string of an address, without empty values."""
     pairs = [*(values.items() if isinstance(values, Mapping) else values), *more.items()]
     return urlencode([(name, str(value)) for name, value in pairs if value not in (None, "", ())])
 

@@ -1,8 +1,8 @@
-"""Who may talk to the page: this machine's browser that opened the address with the token, and nobody through it.
+"""Access to the page: only a browser on this machine that opened the address with the token, and no other site in it.
 
-Another site that the browser shows can send requests to 127.0.0.1, and can give its own name that address (DNS
-rebinding). So the Host header has to be the page's own, a cookie stands for the token and is not sent from other sites,
-and an action needs a token out of the page's own forms, beside what the browser says of where it comes from.
+Another site in the same browser can send requests to 127.0.0.1, and can let its own name resolve to that address (DNS
+rebinding). So the Host header must be the page's own. A cookie replaces the token, and is not sent from other sites. An
+action needs a token from the page's own forms, and headers of the browser that name this page as the origin.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from joblane.page.rendering import problem
 
 ADDRESS = "127.0.0.1"
 MAX_FORM_BYTES = 4 * 1024 * 1024
-"""Of an action's form: a payload of SQS's 1 MiB may be three times as long when its characters are escaped."""
-CHANGES_NOTHING = ("GET", "HEAD")
+"""Size of an action's form: a payload of SQS's 1 MiB can be three times as long when its characters are escaped."""
+SAFE_METHODS = ("GET", "HEAD")
 
 HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -38,12 +38,12 @@ HEADERS = {
 }
 STATIC_PATH = "/static/"
 STATIC = {"cache-control": "private, max-age=600"}
-"""Looks alone, and no data; else each part that refreshes itself would fetch them again."""
+"""Static files hold no data. Without this each part that refreshes itself would load them again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Of one process. ``token``: in the address; ``session``: in the cookie; ``form``: in each form."""
+    """The secrets of one process. ``token``: in the address; ``session``: in the cookie; ``form``: in each form."""
 
     token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
     session: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
@@ -51,7 +51,7 @@ class Keys:
 
 
 class Guard:
-    """Stands before all routes. A form that it lets through is in the request's state as ``form``."""
+    """Middleware in front of all routes. An accepted form is in the request's state as ``form``."""
 
     def __init__(self, app: ASGIApp, *, port: int, keys: Keys, read_only: bool) -> None:
         self._app = app
@@ -76,81 +76,82 @@ class Guard:
         await (answer or self._app)(scope, receive, send_with_headers)
 
     def _refusal(self, request: Request) -> Response | None:
-        """None for what may go on."""
+        """The refusal of a request; None for an accepted request."""
         if request.headers.getlist("host") != [self._host]:
-            text = f"This page answers to http://{self._host}/ alone."
-            return problem(request, 421, "Not this address", text, stranger=True)
+            text = f"This page answers only at http://{self._host}/."
+            return problem(request, 421, "Wrong address", text, stranger=True)
         if request.url.path.startswith(STATIC_PATH):
             return None
         token = request.query_params.get("token")
-        if token is not None and request.method == "GET" and same(token, self._keys.token):
-            return self._welcome(request)
-        if not same(_cookies(request.headers).get(self._cookie, ""), self._keys.session):
+        if token is not None and request.method == "GET" and equal(token, self._keys.token):
+            return self._sign_in(request)
+        if not equal(_cookies(request.headers).get(self._cookie, ""), self._keys.session):
             return problem(
                 request,
                 401,
-                "The page does not know this browser",
-                "Open the whole address that `joblane page` printed when it started; it carries a token, which changes "
-                "with each start. After a link from another site, load the page again.",
+                "This browser is not signed in",
+                "Open the whole address that `joblane page` printed when it started. Its token changes with each "
+                "start. After a link from another site, load the page again.",
                 stranger=True,
             )
         return None
 
-    def _welcome(self, request: Request) -> Response:
-        """The token leaves the address, and so the browser's history; the cookie stays."""
+    def _sign_in(self, request: Request) -> Response:
+        """Set the cookie, and redirect to an address without the token, which keeps it out of the browser's history."""
         rest = [(name, value) for name, value in request.query_params.multi_items() if name != "token"]
         answer = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", status_code=303)
         answer.set_cookie(self._cookie, self._keys.session, httponly=True, samesite="strict", path="/")
         return answer
 
     async def _form_refusal(self, request: Request) -> Response | None:
-        """Read what is to be done, and refuse what did not come from one of the page's own forms."""
-        if request.method in CHANGES_NOTHING:
+        """Read the form of an action, and refuse forms that are not the page's own."""
+        if request.method in SAFE_METHODS:
             return None
         if self._read_only:
             return problem(
                 request,
                 403,
                 "The page is read-only",
-                "Start `joblane page` without --read-only to act. Nothing was done.",
+                "Nothing was done. To act, start `joblane page` without --read-only.",
             )
         if not self._same_origin(request.headers):
-            return problem(request, 403, "This came from another site", "Use the forms of this page. Nothing was done.")
+            text = "Nothing was done. Use the forms of this page."
+            return problem(request, 403, "The request came from another site", text)
         form = await _form(request)
         if form is None:
-            return problem(request, 413, "The form is too large", "A payload may have 1 MiB. Nothing was done.")
-        if not same(form.get("csrf", [""])[0], self._keys.form):
+            return problem(request, 413, "The form is too large", "Nothing was done. A payload can have 1 MiB.")
+        if not equal(form.get("csrf", [""])[0], self._keys.form):
             return problem(
                 request,
                 403,
                 "The form is out of date",
-                "It was made before the page was started last: go back, load it again, and repeat. Nothing was done.",
+                "Nothing was done. `joblane page` was restarted since: go back, load the form again, and repeat.",
             )
         request.state.form = form
         return None
 
     def _same_origin(self, headers: Headers) -> bool:
-        """By what the browser says and no script can change. ``Origin`` is ``null`` where no referrer is to be told."""
+        """True by headers that scripts cannot change. ``Origin`` is ``null`` under a policy without referrers."""
         origin, site = headers.get("origin"), headers.get("sec-fetch-site")
         if origin not in (None, "null", f"http://{self._host}"):
             return False
         return site == "same-origin" if site else origin == f"http://{self._host}"
 
 
-def same(given: str, wanted: str) -> bool:
-    """Compared in a time that tells nothing."""
+def equal(given: str, wanted: str) -> bool:
+    """Compare secrets in constant time."""
     return secrets.compare_digest(given.encode(), wanted.encode())
 
 
 def _cookies(headers: Headers) -> Mapping[str, str]:
     try:
-        return {name: one.value for name, one in SimpleCookie(headers.get("cookie", "")).items()}
-    except CookieError:  # of another program on this machine: cookies know no ports
+        return {name: morsel.value for name, morsel in SimpleCookie(headers.get("cookie", "")).items()}
+    except CookieError:  # a cookie of another program on this machine: cookies ignore ports
         return {}
 
 
 async def _form(request: Request) -> dict[str, list[str]] | None:
-    """None for one too large."""
+    """The fields of the form; None if it is too large."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk

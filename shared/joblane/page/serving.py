@@ -1,4 +1,4 @@
-"""The page as a program: a server on this machine's own address, until it is stopped."""
+"""The page's HTTP server, on this machine's loopback address."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from starlette.types import ASGIApp
 from joblane.page.security import ADDRESS
 
 GRACE_SECONDS = 3
-"""For what is under way when it is stopped."""
+"""Time for requests to end when the server stops."""
 
 
 def listen(port: int) -> socket.socket:
-    """Taken before anything is printed. ``port`` 0: any that is free. Raises OSError where it is taken."""
+    """Listen on a port before the address is printed. ``port`` 0: any free port. Raises OSError if it is in use."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((ADDRESS, port))
-        listening.listen()  # a browser that comes at once waits, and is not turned away
+        listening.listen()  # a browser that connects before the server runs has to wait, but is not refused
     except OSError:
         listening.close()
         raise
@@ -29,7 +29,7 @@ def listen(port: int) -> socket.socket:
 
 
 def server(app: ASGIApp) -> uvicorn.Server:
-    """Without an access log, as addresses name tasks and tenants."""
+    """The server, without an access log: addresses contain ids of tasks and tenants."""
     config = uvicorn.Config(
         app,
         access_log=False,
@@ -44,7 +44,7 @@ def server(app: ASGIApp) -> uvicorn.Server:
 
 
 def serve(app: ASGIApp, listening: socket.socket, *, opened: str | None = None, say: Callable[[str], None]) -> None:
-    """Until Ctrl-C. ``opened``: the address to open in the browser."""
+    """Serve until Ctrl-C. ``opened``: the address to open in the browser."""
     if opened and not webbrowser.open(opened):
-        say("No browser could be opened; open the address yourself.")
+        say("No browser could be started; open the address yourself.")
     server(app).run(sockets=[listening])

@@ -16,7 +16,7 @@ LINE = Markup('<polyline points="{}"/>')
 
 
 def bars(values: Sequence[int], label: str, kind: str) -> Markup:
-    """One bar for each value, oldest first; nothing for zero."""
+    """A bar for each value, oldest first; none for zero."""
     step, top = WIDTH / max(len(values), 1), max([1, *values])
     drawn = Markup("").join(
         BAR.format(round(at * step, 2), round(HEIGHT - height, 2), round(step * 0.8, 2), round(height, 2))
@@ -26,7 +26,7 @@ def bars(values: Sequence[int], label: str, kind: str) -> Markup:
 
 
 def line(values: Sequence[int | None], label: str, kind: str) -> Markup:
-    """A line through the values; it breaks where there is none."""
+    """A line through the values, with a gap for each None."""
     step, top = WIDTH / max(len(values), 1), max([1, *(value for value in values if value is not None)])
     runs: list[list[str]] = [[]]
     for at, value in enumerate(values):
@@ -42,6 +42,6 @@ def line(values: Sequence[int | None], label: str, kind: str) -> Markup:
 
 
 def _moved(point: str, by: float) -> str:
-    """Beside a point that stands alone, so that it is seen."""
+    """A point next to a single point, so that the line is visible."""
     x, _, y = point.partition(",")
     return f"{float(x) + by:.1f},{y}"

@@ -1,4 +1,4 @@
-"""What every view does: read the form, show a page, go on to the next."""
+"""Steps of every view: read the form, render a page, redirect to the next page."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ def desk(request: Request) -> Desk:
 
 
 def form(request: Request) -> Form:
-    """Of an action; :class:`~joblane.page.security.Guard` has read and checked it."""
+    """The form of an action, which :class:`~joblane.page.security.Guard` has read and checked."""
     return Form(request.state.form)
 
 
 def page(request: Request, template: str, status: int = 200, **values: Any) -> Response:
-    """With what the action before has left to be told."""
-    notice = request.app.state.notices.take(request.query_params.get("note"))
+    """A page, with the notice of the previous action."""
+    notice = request.app.state.notices.pop(request.query_params.get("note"))
     return render(request, template, status, notice=notice, **values)
 
 
-def go(request: Request, path: str, notice: str, **parameters: Any) -> Response:
-    """After an action: on to a page, which loading again does not repeat."""
-    note = request.app.state.notices.leave(notice)
+def redirect(request: Request, path: str, notice: str, **parameters: Any) -> Response:
+    """Redirect to a page after an action, so that loading the page again does not repeat the action."""
+    note = request.app.state.notices.put(notice)
     return RedirectResponse(f"{path}?{query(parameters, note=note)}", status_code=303)

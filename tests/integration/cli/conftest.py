@@ -1,4 +1,4 @@
-"""`joblane`, run in this process over a real record and queues in moto."""
+"""`joblane`, run in this process over a real database and queues in moto."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.bulks import Bulks
 
 @dataclass
 class Ran:
-    """What a command left."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -39,7 +39,7 @@ Jobs = Callable[..., Ran]
 
 @pytest.fixture(scope="session", autouse=True)
 def made_logger() -> None:
-    """The process's logger, made here: made within a test, it would write to what that test captures, for ever."""
+    """Make the process's logger here: made within a test, it would always write to the output captured in that test."""
     telemetry.logger()
 
 
@@ -50,17 +50,17 @@ def jobs(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Jobs:
-    """Run a command. A bulk action that it follows is run whenever it looks."""
-    looks = inspector.bulk_view
+    """Run a command. A bulk action that it follows runs at each poll."""
+    bulk_view = inspector.bulk_view
 
-    def look(id: str) -> Any:  # noqa: A002 - as the inspector calls it
+    def run_and_view(id: str) -> Any:  # noqa: A002 - as the inspector calls it
         with redirect_stdout(io.StringIO()):  # the function's metrics
             bulks.run(id)
-        return looks(id)
+        return bulk_view(id)
 
     monkeypatch.setattr(connecting, "connect", lambda **_: inspector)
-    monkeypatch.setattr(inspector, "bulk_view", look)
-    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(inspector, "bulk_view", run_and_view)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0)
 
     def run(*arguments: str) -> Ran:
         capsys.readouterr()
@@ -73,7 +73,7 @@ def jobs(
 
 
 class Wired:
-    """An inspector as a stage's control API has it: arguments, answers and errors are what goes over the wire."""
+    """An inspector behind a control API: arguments, answers and errors are encoded and decoded."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
@@ -96,7 +96,7 @@ def either_way(
     inspector: Inspector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Jobs:
-    """Run a command on an inspector in this process, and on one behind the control API."""
+    """Run a command on an inspector in this process, and on an inspector behind the control API."""
     if request.param == "elsewhere":
         monkeypatch.setattr(connecting, "connect", lambda **_: Wired(inspector))
     return jobs

@@ -1,4 +1,4 @@
-"""From a command to its inspector, and what is said where there is no way."""
+"""Connecting a command to its inspector, and the errors if that fails."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ NOWHERE = "postgresql://jobs:s3cret@127.0.0.1:1/jobs"
 
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Nothing of AWS or the database is set, here is an empty folder, and all is as before afterwards."""
+    """An empty folder without settings of AWS or the database; the environment is restored afterwards."""
     before = dict(os.environ)
     for name in [name for name in os.environ if name.startswith(("AWS_", "JOBLANE_", "DATABASE_"))]:
         del os.environ[name]
@@ -50,7 +50,7 @@ def here(**options: str) -> Inspector:
 
 
 def up(folder: Path, url: str, **variables: str) -> Path:
-    """What `make up` writes there."""
+    """The file that `joblane up` writes."""
     stack = LocalStack(folder / ".joblane", project=Project(ROOT), aws_port=4604, postgres_port=5604)
     (stack.folder / "postgres").mkdir(parents=True)
     (stack.folder / "postgres" / "password").write_text("s3cret")
@@ -61,7 +61,7 @@ def up(folder: Path, url: str, **variables: str) -> Path:
 # --- Here ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_environment_says_where_to_look(database_url: str) -> None:
+def test_the_environment_names_the_database(database_url: str) -> None:
     os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="acme", AWS_DEFAULT_REGION="eu-central-1")
     scope = here()._scope
     assert scope.connection.run("select count(*) from joblane.tasks") == [[0]]
@@ -72,18 +72,18 @@ def test_the_environment_says_where_to_look(database_url: str) -> None:
 
 
 @pytest.mark.parametrize("folder", [".", "src/deep"])
-def test_after_up_nothing_has_to_be_set(
+def test_after_up_no_variable_has_to_be_set(
     folder: str, tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "cdk.json").touch()  # by which a project is found
+    (tmp_path / "cdk.json").touch()  # marks the folder as a project
     up(tmp_path, database_url)
     (tmp_path / folder).mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(tmp_path / folder)
-    os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another place", AWS_REGION="eu-west-1")
+    os.environ.update(AWS_PROFILE="production", AWS_SESSION_TOKEN="of another account", AWS_REGION="eu-west-1")
     scope = here()._scope
     assert scope.connection.run("select 1") == [[1]]
     assert (scope.prefix, scope.region) == ("jobs", "us-east-1")
-    # of AWS, what the shell says is of another place
+    # the AWS settings of the shell are those of another account
     assert {name: os.environ[name] for name in os.environ if name.startswith("AWS_")} == {
         "AWS_ENDPOINT_URL": "http://127.0.0.1:4604",
         "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:4604",
@@ -95,7 +95,7 @@ def test_after_up_nothing_has_to_be_set(
     scope.database.drop()
 
 
-def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -> None:
+def test_the_environment_takes_precedence_over_the_file(tmp_path: Path, database_url: str) -> None:
     up(tmp_path, NOWHERE)
     os.environ["DATABASE_URL"] = database_url
     scope = here()._scope
@@ -104,27 +104,29 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, database_url: str) -
     scope.database.drop()
 
 
-def test_the_times_of_the_stage_are_those_of_the_inspector(tmp_path: Path, database_url: str) -> None:
+def test_the_inspector_uses_the_schedules_of_the_stage(tmp_path: Path, database_url: str) -> None:
     up(tmp_path, database_url, JOBLANE_SCHEDULES='{"jobs:sweep": "@hourly"}')
     scope = here()._scope
     assert [schedule.text for schedule in scope.tasks["jobs:sweep"].schedules] == ["0 * * * *"]
     scope.database.drop()
 
 
-def test_where_nothing_says_where_to_look_both_ways_are_named(tmp_path: Path) -> None:
+def test_without_any_database_the_message_names_both_ways_to_set_it(tmp_path: Path) -> None:
     with pytest.raises(LocalError) as caught:
         here()
     for name in (str(tmp_path / ".joblane" / "env"), "`joblane up`", "--stage"):
         assert name in str(caught.value)
 
 
-def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_path: Path) -> None:
+def test_an_unavailable_database_is_reported_with_the_source_of_its_address(tmp_path: Path) -> None:
     file = up(tmp_path, NOWHERE)
-    with pytest.raises(LocalError, match=rf"127\.0\.0\.1:1 \(from {file}\) does not answer: .*`joblane up`") as caught:
+    with pytest.raises(
+        LocalError, match=rf"Cannot connect to the database at 127\.0\.0\.1:1 \(from {file}\): .*`joblane up`"
+    ) as caught:
         here()
     assert "s3cret" not in str(caught.value)
     os.environ["DATABASE_URL"] = NOWHERE
-    with pytest.raises(LocalError, match=r"\(from DATABASE_URL of the environment\) does not answer") as caught:
+    with pytest.raises(LocalError, match=r"Cannot connect to .* \(from DATABASE_URL of the environment\): ") as caught:
         here()
     assert "local stack" not in str(caught.value)
 
@@ -138,16 +140,14 @@ def test_a_database_that_is_away_is_told_with_where_its_address_was_found(tmp_pa
     ],
     ids=["no database", "wrong password", "no password"],
 )
-def test_a_server_that_refuses_is_not_said_to_be_silent(
-    change: Callable[[str], str], why: str, database_url: str
-) -> None:
+def test_a_refused_login_is_reported_as_such(change: Callable[[str], str], why: str, database_url: str) -> None:
     os.environ["DATABASE_URL"] = change(database_url)
-    with pytest.raises(UnavailableError, match=f"does not let us in: .*{why}") as caught:
+    with pytest.raises(UnavailableError, match=f"Cannot connect to the database at .*: .*{why}") as caught:
         here()
     assert "local stack" not in str(caught.value)
 
 
-def test_a_schema_of_newer_code_is_warned_of(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_schema_of_newer_code_gives_a_warning(database_url: str, capsys: pytest.CaptureFixture[str]) -> None:
     os.environ["DATABASE_URL"] = database_url
     scope = here()._scope
     assert capsys.readouterr().err == ""
@@ -157,7 +157,7 @@ def test_a_schema_of_newer_code_is_warned_of(database_url: str, capsys: pytest.C
     assert capsys.readouterr().err == f"Warning: the schema is at 0999, newer than this code ({newest()}).\n"
 
 
-def test_a_prefix_that_is_none_is_said_before_the_address(database_url: str) -> None:
+def test_an_invalid_prefix_is_reported_before_the_address(database_url: str) -> None:
     os.environ.update(DATABASE_URL=database_url, JOBLANE_PREFIX="Bad_Prefix")
     with pytest.raises(LocalError, match=r"^JOBLANE_PREFIX is wrong: prefix: 'Bad_Prefix' is not lower-case"):
         here()
@@ -187,8 +187,8 @@ def test_a_file_of_another_user_is_refused(tmp_path: Path, database_url: str, mo
         here()
 
 
-def test_of_the_file_only_known_names_are_taken(tmp_path: Path, database_url: str) -> None:
-    """A cloned project could bring a file that starts a program: by a profile's `credential_process`, or an editor."""
+def test_only_known_names_are_read_from_the_file(tmp_path: Path, database_url: str) -> None:
+    """A cloned project could contain a file that starts a program: by `credential_process`, or an editor."""
     # given
     programs = {"AWS_CONFIG_FILE": "evil", "EDITOR": "evil", "BROWSER": "evil", "LD_PRELOAD": "evil", "PATH": "evil"}
     before = {name: os.environ.get(name) for name in programs}
@@ -197,10 +197,10 @@ def test_of_the_file_only_known_names_are_taken(tmp_path: Path, database_url: st
     here()._scope.database.drop()
     # then
     assert {name: os.environ.get(name) for name in programs} == {**before, "AWS_CONFIG_FILE": None}
-    assert os.environ["EXPORT_BUCKET"] == "jobs-exports"  # a setting that tasks declare
+    assert os.environ["EXPORT_BUCKET"] == "jobs-exports"  # a setting declared by tasks
 
 
-def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
+def test_an_invalid_address_is_reported(tmp_path: Path) -> None:
     os.environ["DATABASE_URL"] = "mysql://localhost/jobs"
     with pytest.raises(
         LocalError, match="postgresql://user:password@host:port/database is required, and DATABASE_URL of"
@@ -209,22 +209,25 @@ def test_an_address_that_is_none_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "said"),
+    ("revision", "problem"),
     [
-        ("0000", r"at revision 0000 and this code works with \d{4}: run `joblane migrate`"),
-        ("0001", r"at revision 0001, as this code, but tables, columns or functions of the schema joblane are missing"),
+        ("0000", r"at revision 0000 and this code needs \d{4}: run `joblane migrate`"),
+        (
+            "0001",
+            r"at revision 0001, like this code, but tables, columns or functions of the schema joblane are missing",
+        ),
         ("0999", r"at revision 0999, newer than this code \(0001\), and lacks a table.*: use the version"),
     ],
 )
 def test_a_database_that_lacks_tables_is_reported_with_its_revision(
-    database_url: str, revision: str, said: str
+    database_url: str, revision: str, problem: str
 ) -> None:
     os.environ["DATABASE_URL"] = database_url
     inspector = here()
     inspector._scope.connection.run("drop table joblane.task_attempts")
     inspector._scope.connection.run("drop table joblane.audit, joblane.tasks cascade")
     inspector._scope.connection.run(f"update joblane.alembic_version set version_num = '{revision}'")
-    with pytest.raises(SchemaError, match=said):
+    with pytest.raises(SchemaError, match=problem):
         inspector.logs("a")
     inspector._scope.database.drop()
 
@@ -232,22 +235,22 @@ def test_a_database_that_lacks_tables_is_reported_with_its_revision(
 def test_options_of_a_stage_are_refused_for_the_local_stack(tmp_path: Path) -> None:
     up(tmp_path, NOWHERE)
     for option in ("profile", "region"):
-        with pytest.raises(LocalError, match="--profile and --region are for a stage on AWS: name it by --stage"):
+        with pytest.raises(LocalError, match="--profile and --region are for a stage on AWS: give --stage as well"):
             here(**{option: "any"})
 
 
-# --- On AWS: the stages are those of this project's cdk.json ----------------------------------------------------------
+# --- On AWS: the stages are those of this project's cdk.json -------------------------------------------------------
 
 
 def there(stage: str = "dev", **options: str) -> RemoteInspector:
-    os.chdir(ROOT)  # whose cdk.json has the stages
+    os.chdir(ROOT)  # its cdk.json has the stages
     made = connect(**{"stage": stage, "profile": None, "region": "eu-central-1", **options})
     assert isinstance(made, RemoteInspector)
     return made
 
 
 class Stacks:
-    """CloudFormation's answer."""
+    """CloudFormation with a fixed answer."""
 
     def __init__(self, answer: dict[str, Any] | Exception) -> None:
         self._answer, self.asked = answer, ""
@@ -270,7 +273,7 @@ def refused(code: str, message: str) -> ClientError:
     return ClientError({"Error": {"Code": code, "Message": message}}, "DescribeStacks")
 
 
-def test_a_stage_is_reached_at_the_address_that_its_stack_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_is_reached_at_the_address_in_the_outputs_of_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "https://a1b2c3.execute-api.eu-central-1.amazonaws.com"
     outputs = [{"OutputKey": "ControlUrl", "OutputValue": url}]
     stacks = answering(monkeypatch, {"StackStatus": "CREATE_COMPLETE", "Outputs": outputs})
@@ -282,7 +285,7 @@ def test_a_stage_is_reached_at_the_address_that_its_stack_tells(monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("answer", "told"),
+    ("answer", "expected"),
     [
         (
             refused("ValidationError", "Stack with id jobs-dev-control does not exist"),
@@ -290,33 +293,33 @@ def test_a_stage_is_reached_at_the_address_that_its_stack_tells(monkeypatch: pyt
         ),
         (
             refused("AccessDenied", "User: ann is not authorized to perform: cloudformation:DescribeStacks"),
-            "Whoever asks needs cloudformation:DescribeStacks on it",
+            "The caller needs cloudformation:DescribeStacks on it",
         ),
-        (EndpointConnectionError(endpoint_url="https://cloudformation"), "Check the network, a proxy, and --region"),
+        (EndpointConnectionError(endpoint_url="https://cloudformation"), "Check the network, the proxy, and --region"),
         (
             {"StackStatus": "ROLLBACK_COMPLETE"},
-            "it is ROLLBACK_COMPLETE and has no output ControlUrl; deploy stage 'dev'",
+            "the stack is ROLLBACK_COMPLETE and has no output ControlUrl; deploy stage 'dev'",
         ),
     ],
     ids=["not deployed", "denied", "unreachable", "half deployed"],
 )
-def test_where_the_address_is_not_found_the_call_and_the_remedy_are_told(
-    answer: Any, told: str, monkeypatch: pytest.MonkeyPatch
+def test_without_an_address_the_message_names_the_call_and_the_remedy(
+    answer: Any, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answering(monkeypatch, answer)
-    with pytest.raises(ForbiddenError if "needs cloudformation" in told else UnavailableError) as caught:
+    with pytest.raises(ForbiddenError if "needs cloudformation" in expected else UnavailableError) as caught:
         there()
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
 
 
-def test_a_stage_that_is_not_there_is_told_with_those_that_are() -> None:
-    with pytest.raises(LocalError, match="no stage 'staging'; on AWS there are dev, prod"):
+def test_an_unknown_stage_is_reported_with_the_known_stages() -> None:
+    with pytest.raises(LocalError, match="no stage 'staging'; its stages on AWS: dev, prod"):
         there("staging")
-    with pytest.raises(LocalError, match="'local' is the one on this machine: leave --stage out"):
+    with pytest.raises(LocalError, match="'local' is the local stack of this machine: leave --stage out"):
         there("local")
 
 
-def test_without_credentials_profile_or_region_that_is_told() -> None:
+def test_missing_credentials_profile_or_region_are_reported() -> None:
     with pytest.raises(LocalError, match=r"no AWS credentials to sign with\. Give --profile"):
         there()
     with pytest.raises(LocalError, match=r"no AWS credentials .*\(nobody\).*Give --profile"):
@@ -326,15 +329,15 @@ def test_without_credentials_profile_or_region_that_is_told() -> None:
         connect(stage="dev", profile=None, region=None)
 
 
-def test_a_profile_or_region_that_there_is_not_is_a_wrong_use() -> None:
+def test_an_unknown_profile_or_region_is_a_usage_error() -> None:
     with pytest.raises(MisuseError, match="nobody"):
         there(profile="nobody")
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret")
-    with pytest.raises(MisuseError, match="--region: 'no_region' is not the name of a region"):
+    with pytest.raises(MisuseError, match="--region: 'no_region' is not the name of an AWS region"):
         there(region="no_region")
 
 
-def test_a_region_may_be_given_by_either_of_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_both_region_variables_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     os.environ.update(AWS_ACCESS_KEY_ID="AKIAOPERATOR", AWS_SECRET_ACCESS_KEY="secret", AWS_REGION="eu-west-1")
     answering(monkeypatch, ClientError({"Error": {"Code": "AccessDenied", "Message": "no"}}, "DescribeStacks"))

@@ -1,4 +1,4 @@
-"""`joblane invoke`: one handler, here, on a real database; and what it leaves there."""
+"""`joblane invoke`: a handler in this process, on a real database, and its effects there."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def sample_secret(payload: Secret, ctx: TaskContext) -> None:
 
 @pytest.fixture
 def record(database_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
-    """The database that is invoked on; `sample:one` is what there is."""
+    """The database for the handlers, which are `sample:one` and `sample:secret`."""
     monkeypatch.setenv("DATABASE_URL", database_url)
 
     def load(type_: str) -> Any:
@@ -102,7 +102,7 @@ def written(record: Database) -> int:
     return int(record.get().run("select count(*) from joblane.pauses")[0][0])
 
 
-def test_what_completes_is_committed_and_its_result_is_the_output(
+def test_a_completed_run_is_committed_and_its_result_is_the_output(
     record: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # when
@@ -115,7 +115,7 @@ def test_what_completes_is_committed_and_its_result_is_the_output(
     assert (row["state"], row["tenant"], row["attempts"], written(record)) == ("completed", "acme", 1, 1)
 
 
-def test_what_fails_is_rolled_back_and_neither_tried_again_nor_a_dead_letter(
+def test_a_failed_run_is_rolled_back_without_a_retry_or_a_dead_letter(
     record: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # when
@@ -131,15 +131,17 @@ def test_what_fails_is_rolled_back_and_neither_tried_again_nor_a_dead_letter(
 
 
 @pytest.mark.parametrize("number", range(len(ENDS)))
-def test_nothing_that_a_handler_raises_leaves_a_task_that_waits(
+def test_no_exception_of_a_handler_leaves_a_waiting_task(
     record: Database, capsys: pytest.CaptureFixture[str], number: int
 ) -> None:
     code, _, _ = invoke(capsys, "--json", json.dumps({"do": "invoke_raise", "number": number}))
     assert (code, rows(record)[0]["state"]) == (1, "cancelled")
 
 
-def test_ctrl_c_rolls_back_and_leaves_nothing_that_waits(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started us may have it ignored
+def test_ctrl_c_rolls_back_and_leaves_no_waiting_task(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # the parent process may have set it to be ignored
     try:
         code, _, _ = invoke(capsys, "--json", '{"do": "invoke_interrupt"}')
     finally:
@@ -147,9 +149,7 @@ def test_ctrl_c_rolls_back_and_leaves_nothing_that_waits(record: Database, capsy
     assert (code, rows(record)[0]["state"], written(record)) == (130, "cancelled", 0)
 
 
-def test_the_value_of_a_redacted_field_is_in_nothing_that_is_kept_or_shown(
-    record: Database, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_redacted_value_is_neither_stored_nor_shown(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
     # when
     code, out, err = invoke(capsys, "--json", '{"token": "hunter2-hunter2"}', "--as-json", type_="sample:secret")
     # then
@@ -161,18 +161,20 @@ def test_the_value_of_a_redacted_field_is_in_nothing_that_is_kept_or_shown(
     assert "hunter2" not in json.dumps([row | {"payload": None}, attempts])
 
 
-def test_long_work_runs_to_its_end_in_one_go(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_resumable_task_runs_to_its_end_in_one_invocation(
+    record: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, out, _ = invoke(capsys, "--json", '{"do": "invoke_items", "number": 250}')
     assert (code, json.loads(out)) == (0, 250)
 
 
-def test_for_programs_the_output_is_one_document(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
+def test_with_as_json_the_output_is_one_document(record: Database, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = invoke(capsys, "--json", '{"do": "invoke_fail"}', "--as-json")
     answer = json.loads(out)
     assert (code, answer["error_type"], answer["result"]) == (1, "ValueError", None)
 
 
-def test_a_payload_that_does_not_fit_is_refused_before_a_row_is_written(
+def test_an_invalid_payload_is_refused_before_a_row_is_written(
     record: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = invoke(capsys, "--json", '{"numbr": "secret"}')
@@ -181,16 +183,16 @@ def test_a_payload_that_does_not_fit_is_refused_before_a_row_is_written(
     assert "secret" not in err
 
 
-def test_a_paused_type_is_told_and_leaves_nothing_that_waits(
+def test_a_paused_type_is_reported_and_leaves_no_waiting_task(
     record: Database, capsys: pytest.CaptureFixture[str]
 ) -> None:
     record.get().run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
     code, _, err = invoke(capsys)
     assert (code, rows(record)[0]["state"]) == (1, "cancelled")
-    assert "Is it paused" in err
+    assert "`joblane pause` lists pauses" in err
 
 
-def test_a_database_without_our_tables_is_told_of(
+def test_a_database_without_the_tables_is_reported(
     record: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refuse() -> None:

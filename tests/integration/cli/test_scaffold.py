@@ -56,17 +56,17 @@ def run(project: Path, *arguments: str) -> None:
     assert ran.returncode == 0, ran.stdout + ran.stderr
 
 
-def test_what_it_writes_passes_its_tests_at_once(project: Path, postgres: Postgres) -> None:
+def test_the_written_job_passes_its_tests(project: Path, postgres: Postgres) -> None:
     run(project, "pytest", "-q", "-W", "error", "-p", "no:cacheprovider", "tests", f"--joblane-database={postgres.url}")
 
 
-def test_what_it_writes_is_formatted_and_without_remarks(project: Path) -> None:
+def test_the_written_files_pass_the_formatter_and_the_linter(project: Path) -> None:
     run(project, "ruff", "format", "--check", "functions", "tests")
     run(project, "ruff", "check", "functions", "tests")
 
 
 @pytest.mark.parametrize(
-    ("type_", "options", "said"),
+    ("type_", "options", "problem"),
     [
         ("order:pay", {}, "functions/order_pay already exists; nothing was written"),
         ("order_pay", {}, "'category:action' is required"),
@@ -76,13 +76,13 @@ def test_what_it_writes_is_formatted_and_without_remarks(project: Path) -> None:
         ("order:new", {"schedule": "often"}, "fields where Unix cron has five"),
     ],
 )
-def test_what_cannot_be_is_refused_before_anything_is_written(
-    project: Path, type_: str, options: dict[str, str], said: str
+def test_invalid_arguments_are_refused_before_anything_is_written(
+    project: Path, type_: str, options: dict[str, str], problem: str
 ) -> None:
     before = sorted(project.rglob("*"))
     with pytest.raises(LocalError) as caught:
         written(project, type_, options)
-    assert said in str(caught.value)
+    assert problem in str(caught.value)
     assert sorted(project.rglob("*")) == before
 
 
@@ -123,7 +123,7 @@ def test_an_empty_folder_becomes_a_project(tmp_path: Path, postgres: Postgres) -
     assert stages.keys() == {"dev", "local"}
 
 
-def test_init_changes_no_file_that_exists_and_says_so(tmp_path: Path) -> None:
+def test_init_keeps_existing_files_and_reports_them(tmp_path: Path) -> None:
     # given
     theirs = {"cdk.json": "{}", "functions/hello_world/handler.py": "# mine", "README.md": "mine"}
     for name, text in theirs.items():
@@ -149,7 +149,7 @@ def test_init_follows_the_project_s_own_package_of_functions(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("blocked", ["functions", "infra", ".github", "tests"])
-def test_init_that_cannot_write_leaves_nothing_half_done(tmp_path: Path, blocked: str) -> None:
+def test_an_init_that_cannot_write_leaves_no_files(tmp_path: Path, blocked: str) -> None:
     (tmp_path / blocked).write_text("a file where a folder has to be")
     with pytest.raises(LocalError, match=rf"{blocked}.* cannot be written: .*Nothing was written"):
         init(Project.at(tmp_path))
@@ -176,21 +176,21 @@ def test_init_in_a_folder_that_is_not_writable_says_so(tmp_path: Path, monkeypat
         ("infra/app.py", "from aws_cdk import App\nApp().synth()\n", "infra/app.py makes no JoblaneApp"),
     ],
 )
-def test_init_over_a_cdk_app_of_somebody_says_what_that_lacks_and_promises_nothing(
+def test_init_over_another_cdk_app_reports_what_it_lacks_and_promises_no_deploy(
     tmp_path: Path, name: str, text: str, lacks: str
 ) -> None:
     (tmp_path / "infra").mkdir()
     (tmp_path / name).write_text(text)
     ran = subprocess.run([JOBLANE, "init"], cwd=tmp_path, capture_output=True, text=True, check=True)
-    said = " ".join((ran.stdout + ran.stderr).split())
-    assert lacks in said
-    assert "docs/how-to/own-cdk-app.md" in said
-    assert "deploys, and runs the job" not in said
+    output = " ".join((ran.stdout + ran.stderr).split())
+    assert lacks in output
+    assert "docs/how-to/own-cdk-app.md" in output
+    assert "deploys, and runs the job" not in output
     assert files(tmp_path)[name] == text
     assert ".github/workflows/joblane.yml" not in files(tmp_path)
 
 
-def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:
+def test_init_reports_missing_parts_of_git(tmp_path: Path) -> None:
     assert "not in a git repository" in init(Project.at(tmp_path)).notes[0]
     (tmp_path / ".git").mkdir()
     assert init(Project.at(tmp_path)).notes == []
@@ -200,7 +200,7 @@ def test_init_says_what_is_missing_of_git(tmp_path: Path) -> None:
     assert f"GitHub reads workflows only in {tmp_path}/.github/workflows:" in note
 
 
-def test_init_without_pytest_says_what_brings_it(
+def test_init_without_pytest_names_the_extra_that_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

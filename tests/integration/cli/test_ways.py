@@ -1,4 +1,4 @@
-"""Whole ways of an operator, from a command to the record and the queues."""
+"""Sequences of commands, with their effects on the database and the queues."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.samples import Sample, behaviour, sample_one
 from tests.world import World
 
 CAUSES = {"ways_no_file": 6, "ways_no_room": 4, "ways_no_reason": 2}
-"""How many tasks are given up for each."""
+"""Error → number of archived tasks."""
 
 
 @behaviour
@@ -32,7 +32,7 @@ def ways_no_reason(payload: Sample, ctx: TaskContext) -> Any:
 
 @pytest.fixture
 def given_up(deployed: World) -> World:
-    """A world in which tasks were given up, for those causes."""
+    """A world with archived tasks of these errors."""
     for cause, number in CAUSES.items():
         for n in range(number):
             body = {"type": "sample:one", "id": f"{cause}-{n}", "payload": {"do": cause, "number": n}}
@@ -41,10 +41,10 @@ def given_up(deployed: World) -> World:
 
 
 def ids(jobs: Jobs, *options: str) -> list[str]:
-    return sorted(one["id"] for one in jobs("ls", *options, "--json").json["tasks"])
+    return sorted(task["id"] for task in jobs("ls", *options, "--json").json["tasks"])
 
 
-def test_one_cause_is_found_and_redriven_and_the_others_are_left(given_up: World, jobs: Jobs) -> None:
+def test_one_group_is_found_and_redriven_and_the_other_groups_stay(given_up: World, jobs: Jobs) -> None:
     # given
     groups = jobs("dead", "--json").json["groups"]
     assert [group["count"] for group in groups] == sorted(CAUSES.values(), reverse=True)
@@ -62,20 +62,20 @@ def test_one_cause_is_found_and_redriven_and_the_others_are_left(given_up: World
 
 def test_a_filter_is_counted_acted_on_and_audited(given_up: World, jobs: Jobs) -> None:
     archived = ("--state", "archived", "--error", "does not exist")
-    # when nothing is confirmed, nothing is done
+    # without a confirmation nothing is done
     assert jobs("delete", *archived, "--dry-run", "--json").json == {"number": 6, "exact": True}
     assert jobs("delete", *archived).code == 2
     assert len(ids(jobs, *archived)) == 6
-    # when it is
+    # when it is confirmed
     ran = jobs("retry", *archived, "--yes")
     # then
-    assert (ran.code, ran.out) == (0, "retry: 6 done of 6 tasks.\n")
+    assert (ran.code, ran.out) == (0, "Retry: all 6 tasks sent again.\n")
     assert ids(jobs, *archived) == []
     assert jobs("retry", *archived, "--yes").code == 3
     assert "completed" in jobs("bulk", "ls").out
 
 
-def test_one_task_is_acted_on_step_by_step_and_each_is_in_the_audit(deployed: World, jobs: Jobs) -> None:
+def test_each_action_on_a_task_is_in_the_audit(deployed: World, jobs: Jobs) -> None:
     # given
     id_ = jobs("enqueue", "sample:one", "--json", '{"number": 1}', "--in", "2h", "--reason", "one").out.strip()
     # when
@@ -92,7 +92,7 @@ def test_one_task_is_acted_on_step_by_step_and_each_is_in_the_audit(deployed: Wo
     assert deployed.row(again)["replay_of"] == id_
     entries = jobs("audit", "--target", id_, "--json").json
     assert {"two", "three", "four", "five"} <= {entry["reason"] for entry in entries}
-    # and what its state does not allow is refused with those that do
+    # and a wrong state is refused with the allowed states
     ran = jobs("archive", id_)
     assert ran.code == 4
     assert f"task {id_!r} is cancelled; archive is for tasks that are" in ran.err
@@ -111,7 +111,7 @@ CANNOT_BE = {
 }
 
 
-def test_what_cannot_be_ends_with_its_status_and_a_message(deployed: World, jobs: Jobs) -> None:
+def test_a_refused_action_ends_with_its_status_and_a_message(deployed: World, jobs: Jobs) -> None:
     for arguments, code in CANNOT_BE.items():
         ran = jobs(*arguments)
         assert (ran.code, ran.out) == (code, ""), arguments
@@ -157,7 +157,7 @@ MISUSED: list[tuple[str, ...]] = [
 ]
 
 
-def test_a_wrong_argument_is_a_usage_error_here_and_elsewhere(deployed: World, either_way: Jobs) -> None:
+def test_an_invalid_argument_is_a_usage_error_locally_and_remotely(deployed: World, either_way: Jobs) -> None:
     for arguments in MISUSED:
         ran = either_way(*arguments)
         assert (ran.code, ran.out) == (2, ""), arguments
@@ -169,6 +169,6 @@ def test_a_wrong_argument_is_a_usage_error_here_and_elsewhere(deployed: World, e
     )
 
 
-def test_what_cannot_be_has_the_same_status_here_and_elsewhere(deployed: World, either_way: Jobs) -> None:
+def test_a_refused_action_has_the_same_status_locally_and_remotely(deployed: World, either_way: Jobs) -> None:
     for arguments, code in CANNOT_BE.items():
         assert either_way(*arguments).code == code, arguments

@@ -1,4 +1,4 @@
-"""A value of a type, made from the type alone, with nothing left at its default."""
+"""Example values of types, made from the type only, with no field left at its default."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ AT = datetime(2026, 3, 29, 1, 59, 59, 123456, tzinfo=UTC)
 
 
 def example(kind: Any) -> Any:
-    """Of every type that the inspector's operations take or return. A new kind of type is an error here."""
+    """An example of any type that the inspector's operations take or return. A new kind of type is an error here."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        return example(next(one for one in inner if one is not type(None)))
+        return example(next(option for option in inner if option is not type(None)))
     if origin is tuple:
         return (example(inner[0]), example(inner[0]))
     if origin is Mapping:
@@ -39,7 +39,7 @@ def example(kind: Any) -> Any:
 
 
 def empty(kind: Any) -> Any:
-    """As :func:`example`, with None, nothing or zero wherever the type has it."""
+    """Like :func:`example`, with None, an empty value or zero if the type allows it."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
         return None if type(None) in inner else empty(inner[0])

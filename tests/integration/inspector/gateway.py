@@ -1,6 +1,6 @@
-"""What API Gateway does before the control function is called: it verifies signatures, asks IAM, and finds the route.
+"""A stand-in for API Gateway in front of the control function: it verifies signatures, applies IAM policies and routes.
 
-Who may do what is read off the synthesised template: nothing of it is written here.
+The permissions come from the synthesised template, and are not repeated here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from tests.infra import templates
 from tests.infra.templates import Template
 
 Headers = Mapping[str, str] | Message
-"""Whatever their case."""
+"""HTTP headers, whose names ignore case."""
 
 ACCOUNT, REGION, API = "123456789012", "eu-central-1", "a1b2c3"
 AUTHORIZATION = re.compile(
@@ -42,7 +42,7 @@ AUTHORIZATION = re.compile(
 
 
 def control_template() -> Template:
-    """Of the stack alone, with a function that is somewhere else."""
+    """The template of the control stack only, with a function of another stack."""
     app = App(context={"@aws-cdk/core:validateAgainstDefaultRules": False}, analytics_reporting=False)
     stage = Stage.model_validate(
         {
@@ -67,7 +67,7 @@ def control_template() -> Template:
 
 @dataclass(frozen=True)
 class Identity:
-    """Someone of the account, with the managed policies that were attached."""
+    """An identity of the account, with its managed policies."""
 
     arn: str
     policies: tuple[Permission, ...]
@@ -80,7 +80,7 @@ class Identity:
 
 
 class Gateway:
-    """One API with the routes and policies of a template, for the identities that the account has."""
+    """An API with the routes and policies of a template, for the identities of the account."""
 
     def __init__(self, template: Template, *identities: Identity) -> None:
         self._routes = [route["RouteKey"] for route in templates.of_type(template, "AWS::ApiGatewayV2::Route").values()]
@@ -91,13 +91,13 @@ class Gateway:
             ]
             for policy in templates.of_type(template, "AWS::IAM::ManagedPolicy").values()
         }
-        self.forget(*identities)
+        self.reset(*identities)
 
-    def forget(self, *identities: Identity) -> None:
-        """Start anew, for these."""
+    def reset(self, *identities: Identity) -> None:
+        """Start anew with these identities."""
         self._identities = {identity.key: identity for identity in identities}
         self.fails: list[Any] = []
-        """What is answered in place of the next requests: a status, or None for a connection that is cut."""
+        """Responses to the next requests: a status, or None for a closed connection."""
         self.seen: list[str] = []
 
     def answer(self, method: str, url: str, headers: Headers, body: bytes) -> tuple[int, bytes]:
@@ -116,7 +116,7 @@ class Gateway:
         return done["statusCode"], done["body"].encode()
 
     def _verified(self, method: str, url: str, headers: Headers, body: bytes) -> Identity | None:
-        """Who signed just this request; None where nobody of the account did."""
+        """The identity that signed exactly this request; None if no identity of the account did."""
         claimed = AUTHORIZATION.fullmatch(headers.get("Authorization", ""))
         identity = self._identities.get(claimed["key"]) if claimed else None
         if claimed is None or identity is None:
@@ -128,9 +128,9 @@ class Gateway:
             return None
         request = AWSRequest(method, f"http://{headers['Host']}{url}", signed, body)
         request.context["timestamp"] = headers["X-Amz-Date"]
-        by_us = SigV4Auth(identity.credentials, "execute-api", REGION)
-        text = by_us.string_to_sign(request, by_us.canonical_request(request))
-        return identity if by_us.signature(text, request) == claimed["signature"] else None
+        signing = SigV4Auth(identity.credentials, "execute-api", REGION)
+        text = signing.string_to_sign(request, signing.canonical_request(request))
+        return identity if signing.signature(text, request) == claimed["signature"] else None
 
     def _route(self, method: str, path: str) -> tuple[str | None, dict[str, str]]:
         for route in self._routes:
@@ -150,7 +150,7 @@ class Gateway:
 
 
 def _arn(template: Template, resource: Any) -> str:
-    """With what only AWS knows."""
+    """The ARN, with the values that AWS fills in."""
     (api,) = (name for name, found in template["Resources"].items() if found["Type"] == "AWS::ApiGatewayV2::Api")
     text = templates.target(template, resource)
     known = {"${AWS::Partition}": "aws", "${AWS::Region}": REGION, "${AWS::AccountId}": ACCOUNT, api: API}
@@ -161,7 +161,7 @@ def _arn(template: Template, resource: Any) -> str:
 
 @contextmanager
 def serving(gateway: Gateway) -> Iterator[str]:
-    """Its address on this machine."""
+    """Serve the gateway on this machine; yields its address."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

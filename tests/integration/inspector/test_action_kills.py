@@ -1,4 +1,4 @@
-"""An operator's process that dies in the middle of an action."""
+"""An operator's process that is killed during an action."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Inspector(Scope(Database(url), Sqs(), "jobs", {"sample:one": sample_one}, "op"))
 
 
 @pytest.mark.parametrize(("where", "done"), [("before the entry", False), ("before the send", True)])
-def test_a_retry_that_dies_is_whole_or_not_at_all(world: World, where: str, done: bool) -> None:
+def test_a_killed_retry_is_done_completely_or_not_at_all(world: World, where: str, done: bool) -> None:
     world.lane(sample_one)
     put(world, sample_one, "t", **archived())
 

@@ -1,4 +1,4 @@
-"""What an operator does to one task: what becomes of the row, of its messages, and of whoever comes second."""
+"""Actions on one task: the effect on its row and its messages, and on a second operator."""
 
 from __future__ import annotations
 
@@ -61,17 +61,17 @@ def sample_secretive(payload: Secretive, ctx: TaskContext) -> None:
 
 @pytest.fixture
 def asked(world: World, scope: Scope) -> Inspector:
-    """An inspector that knows two types more."""
+    """An inspector with two more types."""
     tasks = dict(scope.tasks)
-    for one in (sample_asked, sample_secretive):
-        world.lane(one)
-        tasks[one.type] = one
+    for declared in (sample_asked, sample_secretive):
+        world.lane(declared)
+        tasks[declared.type] = declared
     return Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
 
 
 @pytest.fixture
 def two_operators(world: World, scope: Scope) -> Iterator[tuple[Inspector, Inspector]]:
-    """Alice and bob, each with a connection of their own."""
+    """Alice and bob, with a connection each."""
     databases = [Database(world.url), Database(world.url)]
     alice, bob = (
         Inspector(Scope(database, scope.sqs, PREFIX, scope.tasks, who))
@@ -83,7 +83,7 @@ def two_operators(world: World, scope: Scope) -> Iterator[tuple[Inspector, Inspe
 
 
 def columns_in(state: str) -> dict[str, Any]:
-    """A row in ``state``, as the library leaves it."""
+    """The columns of a row in ``state``, as the library sets them."""
     if state == "active":
         return active(60)
     if state == "archived":
@@ -98,7 +98,7 @@ def audited(world: World) -> list[tuple[str, str, str]]:
 
 
 def deliver_waiting(world: World) -> int:
-    """Hand what is in the lane of ``sample:one`` to its function. Returns how many messages there were."""
+    """Deliver all messages in the lane of ``sample:one``. Returns their number."""
     messages = world.take(sample_one)
     for message in messages:
         world.deliver(sample_one, message["Body"])
@@ -121,8 +121,8 @@ def test_run_brings_a_waiting_task_to_its_lane_now(world: World, inspector: Insp
     assert world.row("t")["state"] == "completed"
 
 
-def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, inspector: Inspector) -> None:
-    put(world, sample_one, "t", **columns_in("scheduled"))  # and there is no lane
+def test_if_a_run_now_cannot_send_the_sweep_sends_the_message(world: World, inspector: Inspector) -> None:
+    put(world, sample_one, "t", **columns_in("scheduled"))  # without a lane
 
     acted = inspector.run("t")
 
@@ -135,7 +135,7 @@ def test_a_run_that_cannot_send_leaves_the_message_to_the_sweep(world: World, in
     assert deliver_waiting(world) == 1
 
 
-def test_a_run_of_a_paused_type_says_that_it_waits(world: World, inspector: Inspector) -> None:
+def test_a_run_now_of_a_paused_type_reports_that_it_waits(world: World, inspector: Inspector) -> None:
     world.lane(sample_one)
     put(world, sample_one, "t", **columns_in("scheduled"))
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
@@ -144,7 +144,7 @@ def test_a_run_of_a_paused_type_says_that_it_waits(world: World, inspector: Insp
 
 
 @pytest.mark.parametrize("state", ["archived", "cancelled"])
-def test_retry_gives_a_fresh_allowance(world: World, inspector: Inspector, state: str) -> None:
+def test_retry_gives_new_attempts(world: World, inspector: Inspector, state: str) -> None:
     world.lane(sample_one)
     columns = columns_in(state) | {"attempts": 4, "snoozes": 3, "deadline": In(-5), "cancel_requested_at": In(-5)}
     put(world, sample_one, "t", **columns)
@@ -161,7 +161,7 @@ def test_retry_gives_a_fresh_allowance(world: World, inspector: Inspector, state
 
 
 def test_a_retry_leaves_the_row_as_a_redrive_does(world: World, inspector: Inspector) -> None:
-    """The claim resets it where its dead letter comes back and cannot run yet, the action where it is asked to."""
+    """The claim resets the row when its dead letter is sent back; the action resets it by itself."""
     columns = {"snoozes": 2, "mismatch_since": In(-9), "cancel_requested_at": In(-9), "deadline": In(-9), "used_ms": 5}
     for id_ in ("acted", "redriven"):
         put(world, sample_one, id_, **archived(**columns))
@@ -177,25 +177,25 @@ def test_a_retry_leaves_the_row_as_a_redrive_does(world: World, inspector: Inspe
 
     acted, redriven = world.row("acted"), world.row("redriven")
     its_own = {"id", "created_at", "due_at", "sent_at", "sends", "sweep_at"}
-    error = {"error_type", "error_message", "fingerprint"}  # which the redriven one keeps until its next run
+    error = {"error_type", "error_message", "fingerprint"}  # the redriven task keeps these until its next run
     assert {name for name in acted if acted[name] != redriven[name]} <= its_own | error
     assert redriven["generation"] == 1
 
 
 def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, inspector: Inspector) -> None:
-    # given: a task that was given up, with its dead letter in the queue
+    # given: an archived task, with its dead letter in the queue
     world.client._sqs = world.sqs
     world.lane(sample_one)
     id_ = world.client.enqueue(sample_one, Sample(do="refuses")).id
     deliver_waiting(world)
-    (letter,) = world.dead_letters(sample_one)
+    (dead_letter,) = world.dead_letters(sample_one)
     world.run("update joblane.tasks set payload = jsonb_set(payload, '{do}', '\"nothing\"') where id = $1", id_)
 
-    # when: it is retried and runs, and its dead letter is sent back afterwards, as the console does it
+    # when: it is retried and runs, and its dead letter is sent back afterwards, as by the console
     inspector.retry(id_)
     deliver_waiting(world)
-    generation = letter["MessageAttributes"]["joblane-dead"]["StringValue"]
-    kept = world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", generation)})
+    generation = dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"]
+    kept = world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", generation)})
 
     # then
     assert kept == []
@@ -203,16 +203,18 @@ def test_the_dead_letter_of_a_retried_task_runs_nothing_twice(world: World, insp
 
 
 @pytest.mark.parametrize("state", sorted(WAITING))
-def test_archive_gives_a_waiting_task_up_with_its_dead_letter(world: World, inspector: Inspector, state: str) -> None:
+def test_archive_archives_a_waiting_task_and_sends_its_dead_letter(
+    world: World, inspector: Inspector, state: str
+) -> None:
     world.lane(sample_watched)
     put(world, sample_watched, "t", **columns_in(state), options=sample_watched_options())
 
     acted = inspector.archive("t")
     world.sweep()
 
-    (letter,) = world.dead_letters(sample_watched)
+    (dead_letter,) = world.dead_letters(sample_watched)
     assert acted.after is State.ARCHIVED
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived by op"
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived by op"
     assert world.row("t:archived:0")["type"] == "sample:alert"
 
 
@@ -223,13 +225,13 @@ def sample_watched_options() -> dict[str, Any]:
 @pytest.mark.parametrize("state", sorted(WAITING | {"completed", "archived", "cancelled"}))
 def test_delete_clears_the_content_and_keeps_the_id(world: World, inspector: Inspector, state: str) -> None:
     secret = {"do": "nothing", "number": 471147114711}
-    told = {
+    texts = {
         "error_message": "471147114711 is bad",
         "reason": "471147114711 is bad",
         "result": {"is": 471147114711},
         "headers": {"a": "471147114711"},
     }
-    put(world, sample_one, "t", secret, **columns_in(state) | told)
+    put(world, sample_one, "t", secret, **columns_in(state) | texts)
     world.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation, error_message, traceback)"
         " values ('t', 9, 1, 0, '471147114711', '471147114711')"
@@ -262,7 +264,9 @@ def test_a_dead_letter_of_a_deleted_task_runs_nothing(world: World, inspector: I
 
 
 @pytest.mark.parametrize("state", sorted(WAITING | {"active"}))
-def test_cancel_ends_what_waits_and_asks_what_runs(world: World, inspector: Inspector, state: str) -> None:
+def test_cancel_cancels_waiting_tasks_and_asks_running_tasks_to_stop(
+    world: World, inspector: Inspector, state: str
+) -> None:
     put(world, sample_one, "t", **columns_in(state))
 
     acted = inspector.cancel("t")
@@ -275,7 +279,7 @@ def test_a_running_task_is_asked_to_stop_once(world: World, inspector: Inspector
     put(world, sample_one, "t", **active(60))
     inspector.cancel("t")
 
-    with pytest.raises(ActionError, match=r"asked to stop already.*op cancelled it 0 s ago"):
+    with pytest.raises(ActionError, match=r"requested already.*op cancelled it 0 s ago"):
         inspector.cancel("t")
 
     assert audited(world) == [("op", "cancel", "t")]
@@ -299,7 +303,7 @@ def test_an_edited_task_runs_with_its_new_payload(world: World, inspector: Inspe
     assert world.row("t")["result"] == 7
 
 
-def test_the_message_of_a_foreign_sender_still_runs_an_edited_task(world: World, inspector: Inspector) -> None:
+def test_the_message_of_an_external_producer_still_runs_an_edited_task(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "t", {"number": 1})
 
     inspector.edit("t", {"number": 2})
@@ -309,7 +313,7 @@ def test_the_message_of_a_foreign_sender_still_runs_an_edited_task(world: World,
 
 
 @pytest.mark.parametrize("operation", ["edit", "replay_with"])
-def test_a_payload_that_does_not_fit_is_refused_without_its_values(
+def test_an_invalid_payload_is_refused_without_showing_its_values(
     world: World, asked: Inspector, operation: str
 ) -> None:
     put(world, sample_asked, "t", {"name": "kept"}, **archived())
@@ -348,22 +352,22 @@ def test_a_redacted_field_that_is_left_masked_keeps_its_value(world: World, aske
 @pytest.mark.parametrize(
     ("given", "shown"), [({}, MASK), ({"unique_key": "of 4711-secret"}, f"of {MASK}"), ({"unique_key": "mine"}, "mine")]
 )
-def test_a_unique_key_tells_nothing_of_a_redacted_field(
+def test_a_unique_key_does_not_reveal_a_redacted_field(
     world: World, asked: Inspector, given: dict[str, str], shown: str
 ) -> None:
     asked.enqueue("sample:secretive", {"token": "4711-secret"}, options={"task_id": "t", "unique_for": 60, **given})
     assert asked.task("t").unique_key == f"sample:secretive {shown}"
 
 
-def test_a_masked_field_with_nothing_behind_it_is_refused(world: World, asked: Inspector) -> None:
+def test_a_masked_field_without_an_earlier_value_is_refused(world: World, asked: Inspector) -> None:
     with pytest.raises(PayloadError, match="token: it is masked, and the task has no value"):
         asked.enqueue("sample:secretive", {"token": MASK})
 
 
-def test_the_same_payload_again_is_no_edit(world: World, inspector: Inspector) -> None:
+def test_an_unchanged_payload_is_refused(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "t")
 
-    with pytest.raises(ActionError, match="this is the payload that it has"):
+    with pytest.raises(ActionError, match="the payload is unchanged"):
         inspector.edit("t", {"do": "nothing", "number": 0})
 
     assert audited(world) == []
@@ -372,7 +376,7 @@ def test_the_same_payload_again_is_no_edit(world: World, inspector: Inspector) -
 def test_a_resumable_task_is_not_edited_between_two_invocations(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "t", used_ms=1000, attempts=1, runs=1)
 
-    with pytest.raises(ActionError, match="an attempt is under way"):
+    with pytest.raises(ActionError, match="an attempt continues in the next invocation"):
         inspector.edit("t", {"number": 5})
 
 
@@ -404,14 +408,14 @@ def test_a_replay_with_another_payload_names_the_fields_that_differ(world: World
     assert details == {"new_id": acted.new_id, "fields": ["name", "size"], "dropped": 1}
 
 
-def test_a_replay_of_what_cannot_be_read_says_how_to_go_on(world: World, asked: Inspector) -> None:
+def test_a_replay_of_an_unreadable_payload_names_the_remedy(world: World, asked: Inspector) -> None:
     put(world, sample_asked, "old", {"size": 1}, **archived())
 
-    with pytest.raises(UnreadablePayloadError, match="name: Field required; replay it with a payload that is mended"):
+    with pytest.raises(UnreadablePayloadError, match="name: Field required; replay it with a corrected payload"):
         asked.replay("old")
 
 
-def test_a_replay_is_held_to_the_unique_key_of_its_type(world: World, inspector: Inspector) -> None:
+def test_a_replay_respects_the_unique_key_of_its_type(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
     world.client._sqs = world.sqs
     live = world.client.enqueue(sample_only, Sample())
@@ -423,7 +427,7 @@ def test_a_replay_is_held_to_the_unique_key_of_its_type(world: World, inspector:
     assert audited(world) == []
 
 
-# --- What is refused -----------------------------------------------------------------------------------------------
+# --- Refused actions -----------------------------------------------------------------------------------------------
 
 ARGUMENTS: dict[str, tuple[Any, ...]] = {"edit": ({"number": 1},), "replay_with": ({"number": 1},)}
 WRONG = [
@@ -435,7 +439,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("action", "state"), WRONG)
-def test_a_wrong_state_is_refused_with_those_that_are_right(
+def test_a_wrong_state_is_refused_with_the_allowed_states(
     world: World, inspector: Inspector, action: str, state: State
 ) -> None:
     put(world, sample_one, "t", **columns_in(state))
@@ -444,7 +448,7 @@ def test_a_wrong_state_is_refused_with_those_that_are_right(
     with pytest.raises(ActionError) as refused:
         getattr(inspector, action)("t", *ARGUMENTS.get(action, ()))
 
-    right = ", ".join(one for one in State if one in ALLOWED[action.removesuffix("_with")])
+    right = ", ".join(each for each in State if each in ALLOWED[action.removesuffix("_with")])
     assert f"is {state}; " in str(refused.value)
     assert f"tasks that are {right}" in str(refused.value)
     assert (world.row("t"), audited(world)) == (before, [])
@@ -458,7 +462,7 @@ def test_an_unknown_id_is_refused(inspector: Inspector, action: str, id_: str) -
 
 
 @pytest.mark.parametrize("action", ["retry", "replay", "edit"])
-def test_content_that_is_gone_cannot_come_back(world: World, inspector: Inspector, action: str) -> None:
+def test_cleared_content_cannot_be_restored(world: World, inspector: Inspector, action: str) -> None:
     put(world, sample_forgotten, "t", **archived(cleared=True, payload=None))
 
     with pytest.raises(ActionError, match=r"its payload was cleared.*nor be replayed"):
@@ -474,7 +478,7 @@ def test_a_retry_is_refused_while_another_task_holds_the_unique_key(world: World
         inspector.retry("old")
 
 
-def test_a_retry_takes_a_key_that_was_held_too_long(world: World, inspector: Inspector) -> None:
+def test_a_retry_takes_an_expired_unique_key(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
     put(world, sample_only, "old", **archived(unique_key="sample:only k", unique_expires_at=In(-9)))
     put(world, sample_only, "holder", unique_key="sample:only k", unique_expires_at=In(-1))
@@ -486,10 +490,10 @@ def test_a_retry_takes_a_key_that_was_held_too_long(world: World, inspector: Ins
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
-def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, scope: Scope) -> None:
+def test_a_change_of_many_skips_tasks_whose_state_does_not_allow_it(world: World, scope: Scope) -> None:
     key: dict[str, Any] = {"unique_key": "sample:only k", "unique_expires_at": In(3600)}
     put(world, sample_only, "a", **archived(**key))
-    put(world, sample_only, "b", **archived(**key))  # wants the same key as a
+    put(world, sample_only, "b", **archived(**key))  # needs the same key as a
     put(world, sample_one, "c", **archived(cleared=True, payload=None))
     put(world, sample_one, "d", **columns_in("cancelled"), tenant="acme")
     put(world, sample_one, "e", **active(60))
@@ -504,14 +508,14 @@ def test_a_change_of_many_leaves_out_what_does_not_allow_it(world: World, scope:
 
 
 @pytest.mark.parametrize("action", BulkAction)
-def test_a_row_that_somebody_holds_is_passed_over(world: World, scope: Scope, action: BulkAction) -> None:
+def test_a_locked_row_is_skipped(world: World, scope: Scope, action: BulkAction) -> None:
     state = min(ALLOWED[action])
     for id_ in ("held", "free"):
         put(world, sample_one, id_, **columns_in(state))
     holder = Database(world.url)
     holder.get().execute_simple("begin")
     holder.get().run("select from joblane.tasks where id = 'held' for update")
-    scope.connection.run("set lock_timeout = '5s'")  # or a change that waits would wait for this very thread
+    scope.connection.run("set lock_timeout = '5s'")  # a change that waits would wait for this thread
 
     changed = change(scope.connection, action, ["held", "free"], who="op")
 
@@ -519,8 +523,8 @@ def test_a_row_that_somebody_holds_is_passed_over(world: World, scope: Scope, ac
     assert [one.id for one in changed] == ["free"]
 
 
-def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world: World, scope: Scope) -> None:
-    """Another transaction inserts the key's new holder, and commits while the change waits for the index."""
+def test_a_key_taken_concurrently_does_not_abort_the_open_transaction(world: World, scope: Scope) -> None:
+    """Another transaction inserts a new holder of the key, and commits while the change waits for the index."""
     key = "sample:only k"
     put(world, sample_only, "old", **archived(unique_key=key, unique_expires_at=In(3600)))
     put(world, sample_one, "other", **archived())
@@ -553,7 +557,7 @@ def test_a_key_taken_at_the_same_moment_leaves_the_open_transaction_whole(world:
 
 
 @pytest.mark.parametrize("state", ["archived", "scheduled"])
-def test_of_two_operators_the_second_is_told_what_the_first_did(
+def test_the_second_of_two_operators_sees_what_the_first_did(
     world: World, two_operators: tuple[Inspector, Inspector], state: str
 ) -> None:
     world.lane(sample_one)
@@ -573,13 +577,13 @@ def test_of_two_operators_the_second_is_told_what_the_first_did(
         results = dict(zip(("alice", "bob"), threads.map(act, two_operators), strict=True))
 
     (first,) = [who for who, error in results.items() if error is None]
-    (told,) = [error for error in results.values() if error is not None]
-    assert f"{first} {'retried' if action == 'retry' else 'archived'} it 0 s ago" in str(told)
+    (refusal,) = [error for error in results.values() if error is not None]
+    assert f"{first} {'retried' if action == 'retry' else 'archived'} it 0 s ago" in str(refusal)
     assert audited(world) == [(first, action, "t")]
 
 
 def test_an_action_waits_for_a_run_that_is_ending(world: World, inspector: Inspector) -> None:
-    """A finish holds the row for a moment; what comes after it goes by what it left."""
+    """A finish locks the row for a moment; the action then sees its result."""
     put(world, sample_one, "t", **active(60))
     finishing = Database(world.url)
     finishing.get().execute_simple("begin")

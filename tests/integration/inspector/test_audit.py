@@ -1,4 +1,4 @@
-"""The audit: what is in it, and what never is."""
+"""The audit: its entries, and the values that never are in it."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def test_an_entry_says_who_did_what_to_which_task_and_why(
     assert inspector.audit(before=entries[0].number, limit=1) == (entries[1],)
 
 
-@pytest.mark.parametrize("asked", [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}])
-def test_a_question_that_cannot_be_asked_names_what_is_wrong(inspector: Inspector, asked: dict[str, Any]) -> None:
-    with pytest.raises(SelectionError, match=f"^{next(iter(asked))}: "):
-        inspector.audit(**asked)
+@pytest.mark.parametrize("given", [{"limit": 0}, {"limit": 501}, {"before": -1}, {"before": "x"}, {"who": "nul\0"}])
+def test_an_invalid_query_names_its_field(inspector: Inspector, given: dict[str, Any]) -> None:
+    with pytest.raises(SelectionError, match=f"^{next(iter(given))}: "):
+        inspector.audit(**given)
 
 
 @pytest.mark.parametrize("reason", ["x" * 501, "nul \0", "bell \a", "lone \ud800", 5])
-def test_a_reason_that_nobody_can_read_is_refused(world: World, inspector: Inspector, reason: Any) -> None:
+def test_an_unprintable_reason_is_refused(world: World, inspector: Inspector, reason: Any) -> None:
     put(world, sample_one, "t")
 
     with pytest.raises(SelectionError, match=r"^reason: "):
@@ -63,7 +63,7 @@ def test_a_reason_that_nobody_can_read_is_refused(world: World, inspector: Inspe
 
 
 @pytest.mark.parametrize("who", ["", "two\nlines", "x" * 701])
-def test_nobody_acts_without_a_name(world: World, as_operator: AsOperator, who: str) -> None:
+def test_an_action_without_a_name_is_refused(world: World, as_operator: AsOperator, who: str) -> None:
     put(world, sample_one, "t")
 
     with pytest.raises(SelectionError, match=r"^who: "):
@@ -72,7 +72,7 @@ def test_nobody_acts_without_a_name(world: World, as_operator: AsOperator, who: 
     assert world.row("t")["state"] == "pending"
 
 
-def test_a_row_that_stays_locked_is_told_and_left(
+def test_a_row_that_stays_locked_gives_a_busy_error(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.inspector.actions.audit.PATIENCE", "50ms")
@@ -88,8 +88,8 @@ def test_a_row_that_stays_locked_is_told_and_left(
     assert inspector.cancel("t").after == "cancelled"
 
 
-def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: World, scope: Scope) -> None:
-    """Broken before the commit: both are undone by the server, and the next call goes on with a new connection."""
+def test_a_broken_connection_leaves_neither_the_change_nor_the_entry(world: World, scope: Scope) -> None:
+    """Before the commit: the server rolls both back, and the next call uses a new connection."""
     put(world, sample_one, "t")
     backend = scope.connection.run("select pg_backend_pid()")[0][0]
     world.run(
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_leaves_neither_the_deed_nor_the_entry(world: W
     )
     world.run("create trigger stop after insert on joblane.audit for each row execute function stop()")
 
-    with pytest.raises(DatabaseUnavailableError, match="look before you repeat an action"):
+    with pytest.raises(DatabaseUnavailableError, match="check the audit before you repeat it"):
         Inspector(scope).cancel("t")
 
     world.run("drop trigger stop on joblane.audit")
@@ -123,10 +123,10 @@ ACTS: dict[str, tuple[Any, ...]] = {
     "tick": ("sample:tick",),
 }
 OF_MANY = {"bulk", "redrive", "abort"}
-"""They are tasks of their own, and tested where those are."""
+"""Bulk actions are tasks of their own, and have tests of their own."""
 
 
-def test_every_action_is_among_these() -> None:
+def test_every_action_is_tested_here() -> None:
     found = {
         name for name in vars(Inspector) if permission_of(Inspector, name) in (Permission.OPERATE, Permission.EDIT)
     }
@@ -154,13 +154,13 @@ def test_an_action_whose_entry_cannot_be_written_is_not_done(deployed: World, in
     put(deployed, sample_one, "archived", **archived())
     deployed.run("insert into joblane.pauses (scope, name) values ('queue', 'low')")
     deployed.run("alter table joblane.audit add constraint full_up check (who <> 'op')")
-    looks = (
+    contents = (
         "select (select jsonb_agg(t order by id) from joblane.tasks t), (select jsonb_agg(p order by name) "
         "from joblane.pauses p)"
     )
-    before = deployed.run(looks)
+    before = deployed.run(contents)
 
     with pytest.raises(DatabaseError):
         getattr(inspector, name)(*ACTS[name], **({"schedule": "0"} if name == "tick" else {}))
 
-    assert deployed.run(looks) == before
+    assert deployed.run(contents) == before

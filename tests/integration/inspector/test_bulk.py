@@ -1,4 +1,4 @@
-"""Actions on many tasks: begun with an audit entry, done chunk by chunk, stopped when somebody says so."""
+"""Bulk actions: started with an audit entry, carried out chunk by chunk, stopped by an operator."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.samples import sample_alert, sample_batch, sample_one
 from tests.world import World
 
 BRIEF = 8.0
-"""Seconds of an invocation that ends after one chunk: three are Lambda's own, five the least that a chunk is given."""
+"""Seconds of an invocation that ends after one chunk: three are Lambda's own, five are the least for a chunk."""
 
 
 @pytest.fixture
-def one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A task to a chunk."""
+def single_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks of a single task."""
     monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 1)
 
 
@@ -37,27 +37,27 @@ def states(world: World) -> dict[str, str]:
     }
 
 
-# --- Beginning -----------------------------------------------------------------------------------------------------
+# --- Start --------------------------------------------------------------------------------------------------
 
 
 def test_a_bulk_action_is_a_task_with_its_count_and_its_audit_entry(inspector: Inspector, bulks: Bulks) -> None:
     # given
     put_archived(bulks.world, "a", "b", "c")
     # when
-    view = inspector.bulk(BulkAction.RETRY, Filter(states=(State.ARCHIVED,)), rate=7, reason="mended")
+    view = inspector.bulk(BulkAction.RETRY, Filter(states=(State.ARCHIVED,)), rate=7, reason="fixed")
     # then
     assert (view.action, view.total, view.done, view.state, view.who) == ("retry", 3, 0, State.PENDING, "op")
     assert view.filter.created_before is not None
     assert inspector.bulk_view(view.id) == view
     assert inspector.bulks() == (view,)
     [entry] = inspector.audit(target=view.id)
-    assert (entry.action, entry.who, entry.reason) == ("bulk retry", "op", "mended")
+    assert (entry.action, entry.who, entry.reason) == ("bulk retry", "op", "fixed")
     assert entry.details["total"] == 3
     assert [message["Body"] for message in bulks.waiting()]
 
 
-def test_a_filter_that_matches_nothing_begins_nothing(inspector: Inspector, bulks: Bulks) -> None:
-    with pytest.raises(SelectionError, match="filter: no task matches it; nothing was begun"):
+def test_a_filter_that_matches_nothing_starts_nothing(inspector: Inspector, bulks: Bulks) -> None:
+    with pytest.raises(SelectionError, match="filter: no task matches; nothing was started"):
         inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)))
     assert inspector.bulks() == ()
     assert bulks.world.run("select from joblane.audit") == []
@@ -65,25 +65,27 @@ def test_a_filter_that_matches_nothing_begins_nothing(inspector: Inspector, bulk
 
 
 @pytest.mark.parametrize("rate", [0, 501, True, 1.5])
-def test_a_rate_that_cannot_be_kept_is_refused(rate: int, inspector: Inspector, bulks: Bulks) -> None:
+def test_an_invalid_rate_is_refused(rate: int, inspector: Inspector, bulks: Bulks) -> None:
     put_archived(bulks.world, "a")
     with pytest.raises(SelectionError, match="rate: a whole number from 1 to 500 is required"):
         inspector.bulk(BulkAction.RETRY, Filter(), rate=rate)
 
 
-def test_what_would_take_longer_than_the_task_may_is_refused(inspector: Inspector, bulks: Bulks) -> None:
+def test_an_action_that_would_exceed_its_timeout_is_refused(inspector: Inspector, bulks: Bulks) -> None:
     bulks.world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds)"
         " select 'n' || n, 'sample:one', 'default', 'pending', '', 1, 60 from generate_series(1, 20000) n"
     )
-    with pytest.raises(SelectionError, match="rate: 20000 tasks match, and at 1 a second 19440 can be done"):
+    with pytest.raises(
+        SelectionError, match="rate: 20000 tasks match, and at 1 a second the timeout of jobs:bulk allows 19440"
+    ):
         inspector.bulk(BulkAction.CANCEL, Filter(states=(State.PENDING,)), rate=1)
 
 
-# --- Doing ---------------------------------------------------------------------------------------------------------
+# --- Run ----------------------------------------------------------------------------------------------------
 
 
-def test_all_that_match_are_done_and_their_messages_are_out_at_once(inspector: Inspector, bulks: Bulks) -> None:
+def test_all_matching_tasks_are_changed_and_their_messages_sent_at_once(inspector: Inspector, bulks: Bulks) -> None:
     # given
     world = bulks.world
     put_archived(world, *(f"t{n}" for n in range(25)))
@@ -101,7 +103,7 @@ def test_all_that_match_are_done_and_their_messages_are_out_at_once(inspector: I
     assert world.row(view.id)["result"] == {"total": 25, "done": 25, "skipped": 0, "failed": 0, "stopped": None}
 
 
-def test_what_has_changed_meanwhile_is_skipped_and_what_came_later_is_left(inspector: Inspector, bulks: Bulks) -> None:
+def test_changed_tasks_are_skipped_and_later_tasks_are_not_touched(inspector: Inspector, bulks: Bulks) -> None:
     # given
     world = bulks.world
     put_archived(world, "a", "b")
@@ -116,15 +118,15 @@ def test_what_has_changed_meanwhile_is_skipped_and_what_came_later_is_left(inspe
     assert states(world) == {"a": "pending", "b": "pending", "later": "archived"}
 
 
-@pytest.mark.usefixtures("one_by_one")
-def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bulks: Bulks) -> None:
+@pytest.mark.usefixtures("single_chunks")
+def test_a_task_that_is_archived_again_is_not_retried_twice(inspector: Inspector, bulks: Bulks) -> None:
     # given a run that ends with its invocation, after the first chunk
     world = bulks.world
     put_archived(world, "a", "b", "c")
     view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
     assert bulks.run(view.id, seconds=BRIEF) == [bulks.message_id]
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
-    # when the first one is given up again before the rest
+    # when the first task is archived again before the rest
     world.run("update joblane.tasks set state = 'archived', dead_sent_at = clock_timestamp() where id = 'a'")
     bulks.run(view.id, seconds=60)
     # then
@@ -133,7 +135,7 @@ def test_one_that_is_given_up_again_is_not_taken_twice(inspector: Inspector, bul
     assert inspector.bulk_view(view.id).done == 3
 
 
-def test_tasks_that_are_given_up_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
+def test_archived_tasks_get_their_dead_letters(inspector: Inspector, bulks: Bulks) -> None:
     world = bulks.world
     sweep_lane = "jobs-low-jobs-sweep"
     world.make(sweep_lane)
@@ -141,7 +143,7 @@ def test_tasks_that_are_given_up_get_their_dead_letters(inspector: Inspector, bu
     view = inspector.bulk(BulkAction.ARCHIVE, Filter(ids=("a",)), rate=500)
     bulks.run(view.id)
     assert states(world) == {"a": "archived"}
-    assert bulks.world.depth(sweep_lane) == 1  # woken, to send it
+    assert bulks.world.depth(sweep_lane) == 1  # the sweep is woken to send it
     [group] = inspector.dead().groups
     assert (group.error_type, group.message, len(group.fingerprint)) == ("Archived", "archived by op", 16)
 
@@ -156,8 +158,8 @@ def test_a_cancel_of_everything_does_not_cancel_itself(inspector: Inspector, bul
     assert inspector.bulk_view(view.id).state is State.COMPLETED
 
 
-def test_what_cannot_be_done_to_a_task_is_not_counted_for_it(inspector: Inspector, bulks: Bulks) -> None:
-    # given one that was given up, one that waits, and one whose content an operator has deleted
+def test_tasks_that_do_not_allow_the_action_are_not_counted(inspector: Inspector, bulks: Bulks) -> None:
+    # given an archived task, a waiting task, and a task whose content an operator has deleted
     put_archived(bulks.world, "a", "deleted")
     put(bulks.world, sample_one, "waits")
     inspector.delete("deleted")
@@ -173,37 +175,37 @@ def test_what_cannot_be_done_to_a_task_is_not_counted_for_it(inspector: Inspecto
     view = inspector.bulk_view(view.id)
     assert (view.total, view.done, view.skipped) == (1, 1, 0)
     with pytest.raises(
-        SelectionError, match="states: cancel is for what is scheduled or pending or active or retry, n"
+        SelectionError, match="states: cancel is for tasks that are scheduled or pending or active or retry, n"
     ):
         inspector.bulk(BulkAction.CANCEL, Filter(states=(State.ARCHIVED,)), rate=500)
 
 
-def test_bulk_actions_of_before_are_touched_where_they_are_named(inspector: Inspector, bulks: Bulks) -> None:
-    # given an action that was aborted
+def test_earlier_bulk_actions_are_changed_only_if_the_filter_names_them(inspector: Inspector, bulks: Bulks) -> None:
+    # given an aborted action
     put_archived(bulks.world, "a")
     aborted = inspector.abort(inspector.bulk(BulkAction.RETRY, Filter(), rate=500).id)
     named = Filter(types=("jobs:bulk",)), Filter(ids=(aborted.id,))
-    # then what was frozen then is not taken up by one that is for all
+    # then an action for all tasks does not repeat it
     assert [row.id for row in inspector.tasks(Filter(), action=BulkAction.RETRY).tasks] == ["a"]
     assert inspector.bulk(BulkAction.RETRY, Filter(), rate=500).total == 1
     assert [inspector.count(filter_, action=BulkAction.RETRY).number for filter_ in named] == [1, 1]
 
 
-def test_a_task_that_no_operator_has_begun_is_given_up(bulks: Bulks) -> None:
+def test_a_bulk_task_without_a_bulk_action_is_archived(bulks: Bulks) -> None:
     put(bulks.world, bulks.task, "stray", payload={}, queue=Queue.LOW)
     bulks.run("stray")
     row = bulks.world.row("stray")
     assert (row["state"], row["reason"]) == (
         "archived",
-        "SkipRetry: no bulk action has this id: they are begun by an operator's bulk or redrive",
+        "SkipRetry: no bulk action has this id; an operator starts one by a bulk action or a redrive",
     )
 
 
-# --- Stopping ------------------------------------------------------------------------------------------------------
+# --- Stop ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.usefixtures("one_by_one")
-def test_an_abort_leaves_what_is_done_and_touches_no_more(inspector: Inspector, bulks: Bulks) -> None:
+@pytest.mark.usefixtures("single_chunks")
+def test_an_abort_keeps_the_changes_and_makes_no_more(inspector: Inspector, bulks: Bulks) -> None:
     # given
     world = bulks.world
     put_archived(world, "a", "b", "c")
@@ -218,9 +220,9 @@ def test_an_abort_leaves_what_is_done_and_touches_no_more(inspector: Inspector, 
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
 
 
-@pytest.mark.usefixtures("one_by_one")
-def test_a_run_that_is_under_way_stops_at_its_next_check(inspector: Inspector, bulks: Bulks) -> None:
-    # given one that is aborted by a tap after its first chunk
+@pytest.mark.usefixtures("single_chunks")
+def test_a_running_bulk_action_stops_at_its_next_check(inspector: Inspector, bulks: Bulks) -> None:
+    # given an action that is aborted after its first chunk
     world = bulks.world
     put_archived(world, "a", "b", "c")
     view = inspector.bulk(BulkAction.RETRY, Filter(types=("sample:one",)), rate=500)
@@ -232,8 +234,8 @@ def test_a_run_that_is_under_way_stops_at_its_next_check(inspector: Inspector, b
     assert states(world) == {"a": "pending", "b": "archived", "c": "archived"}
 
 
-def test_of_two_who_abort_the_second_is_told_of_the_first(inspector: Inspector, bulks: Bulks) -> None:
-    # given one whose function is under way, and has not looked yet
+def test_a_second_abort_is_refused_with_the_first(inspector: Inspector, bulks: Bulks) -> None:
+    # given a running action that has not checked yet
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.world.run(
@@ -242,7 +244,7 @@ def test_of_two_who_abort_the_second_is_told_of_the_first(inspector: Inspector, 
         view.id,
     )
     inspector.abort(view.id)
-    with pytest.raises(ActionError, match=r"is active: it stops\. op aborted it 0 s ago"):
+    with pytest.raises(ActionError, match=r"is active: it is stopping\. op aborted it 0 s ago"):
         inspector.abort(view.id)
     assert [entry.action for entry in inspector.audit(target=view.id)] == ["abort", "bulk retry"]
 
@@ -251,12 +253,12 @@ def test_a_bulk_action_is_not_replayed(inspector: Inspector, bulks: Bulks) -> No
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.run(view.id)
-    with pytest.raises(ActionError, match="is completed: its filter was for then; begin such an action anew"):
+    with pytest.raises(ActionError, match="is completed: a bulk action cannot be replayed"):
         inspector.replay(view.id)
     assert not any("replay" in action for action in inspector.task(view.id).actions)
 
 
-def test_an_abort_of_one_that_has_ended_says_so(inspector: Inspector, bulks: Bulks) -> None:
+def test_an_abort_of_an_ended_action_is_refused(inspector: Inspector, bulks: Bulks) -> None:
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.run(view.id)
@@ -270,7 +272,7 @@ def test_an_abort_of_one_that_has_ended_says_so(inspector: Inspector, bulks: Bul
         inspector.bulk_view("what no id\0can be")
 
 
-def test_one_that_is_forgotten_takes_its_row_along(inspector: Inspector, bulks: Bulks) -> None:
+def test_the_row_of_a_bulk_action_is_deleted_with_its_task(inspector: Inspector, bulks: Bulks) -> None:
     put_archived(bulks.world, "a")
     view = inspector.bulk(BulkAction.RETRY, Filter(), rate=500)
     bulks.run(view.id)

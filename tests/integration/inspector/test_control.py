@@ -1,4 +1,4 @@
-"""Operators of a stage, each with what IAM allows them, on one record: what they can do, and what the audit says."""
+"""Operators of a stage with different IAM permissions: their possible actions, and the audit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def address() -> Iterator[str]:
 
 
 class Stage:
-    """One stage's API over the world's record."""
+    """The control API of a stage, over the world's database."""
 
     def __init__(self, address: str, world: World) -> None:
         self._address, self.world = address, world
@@ -61,7 +61,7 @@ def stage(address: str, world: World) -> Iterator[Stage]:
     answering._scope.cache_clear()
 
 
-def test_what_is_done_is_audited_as_done_by_the_verified_signer(stage: Stage) -> None:
+def test_the_audit_has_the_verified_signer(stage: Stage) -> None:
     id_ = stage.waiting()
     acted = stage.of(OPERATOR).cancel(id_, reason="a mistake")
     assert (acted.before, acted.after) == (State.SCHEDULED, State.CANCELLED)
@@ -99,10 +99,10 @@ def test_an_operator_edits_nothing_and_an_editor_does(stage: Stage) -> None:
     assert stage.audited() == [(EDITOR.arn, "edit", id_)]
 
 
-def test_a_caller_that_is_made_up_is_refused_in_a_body_and_means_nothing_in_a_header(
+def test_a_forged_caller_is_refused_in_a_body_and_ignored_in_a_header(
     stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a client that says it is somebody else, wherever a request has room for that
+    # given a client that names another caller in the body and in a header
     id_, signed = stage.waiting(), RemoteInspector._signed
 
     def forged(self: RemoteInspector, url: str, body: bytes) -> Any:
@@ -113,19 +113,19 @@ def test_a_caller_that_is_made_up_is_refused_in_a_body_and_means_nothing_in_a_he
 
     monkeypatch.setattr(RemoteInspector, "_signed", forged)
     operator = stage.of(OPERATOR)
-    # then the body is refused, and the header passed over
+    # then the body is refused, and the header is ignored
     with pytest.raises(wire.ArgumentsError, match="who: Extra inputs"):
         operator._decoded(
             "cancel",
             Permission.OPERATE,
-            operator._ask("cancel", Permission.OPERATE, f'{{"id": "{id_}", "who": "{EDITOR.arn}"}}'.encode()),
+            operator._request("cancel", Permission.OPERATE, f'{{"id": "{id_}", "who": "{EDITOR.arn}"}}'.encode()),
         )
     assert stage.audited() == []
     operator.cancel(id_)
     assert stage.audited() == [(OPERATOR.arn, "cancel", id_)]
 
 
-def test_the_second_of_two_operators_is_told_what_the_first_did(stage: Stage) -> None:
+def test_the_second_of_two_operators_sees_what_the_first_did(stage: Stage) -> None:
     id_ = stage.waiting()
     stage.of(OPERATOR).cancel(id_)
     with pytest.raises(ActionError) as caught:
@@ -135,7 +135,7 @@ def test_the_second_of_two_operators_is_told_what_the_first_did(stage: Stage) ->
     assert OPERATOR.arn in caught.value.last
 
 
-def test_what_cannot_be_done_is_told_as_it_is_beside_the_database(stage: Stage) -> None:
+def test_errors_are_the_same_as_with_direct_access_to_the_database(stage: Stage) -> None:
     id_ = stage.waiting()
     with pytest.raises(UnknownTaskError, match="there is no task 'unknown'"):
         stage.of(OPERATOR).cancel("unknown")
@@ -161,18 +161,16 @@ QUESTIONS: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("operation", "arguments"), QUESTIONS, ids=[name for name, _ in QUESTIONS])
-def test_what_the_record_says_is_of_the_types_that_are_declared(
-    operation: str, arguments: dict[str, Any], stage: Stage
-) -> None:
-    # given something of everything
+def test_the_registered_types_are_the_declared_types(operation: str, arguments: dict[str, Any], stage: Stage) -> None:
+    # given rows of every kind
     cancelled, waiting = stage.waiting(), stage.waiting()
     stage.of(OPERATOR).cancel(cancelled, reason="a mistake")
     stage.of(OPERATOR).pause(PauseScope.TENANT, "acme", until=datetime.now(UTC) + timedelta(hours=1))
     if "id" in arguments:
         arguments = {"id": waiting}
-    # when it is asked for here
+    # when the database is queried directly
     inspector = Inspector(answering._scope())
     answer = getattr(inspector, operation)(**arguments)
-    # then it is the same from afar: a warning on its way, of another type than declared, would be an error
+    # then the remote answers are equal; a value of an undeclared type would give a warning, which is an error
     assert wire.decode_answer(operation, wire._answer(operation).dump_json(answer)) == answer
     getattr(stage.of(VIEWER), operation)(**arguments)

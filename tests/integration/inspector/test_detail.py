@@ -1,4 +1,4 @@
-"""One task whole, and the true reason why it is not running, in each situation as it comes about."""
+"""All details of a task, and the reason why it is not running in each situation."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ def deliver(world: World, id_: str, of: Task[Any, Any] = sample_one) -> None:
     world.deliver(of, message(id_, of))
 
 
-def begin(world: World, *ids: str, lease: float = 60, of: Task[Any, Any] = sample_one) -> None:
-    """Claim as an invocation does that has not come to its end; a lease of less than 0 has ended."""
+def start(world: World, *ids: str, lease: float = 60, of: Task[Any, Any] = sample_one) -> None:
+    """Claim tasks like an invocation that has not ended; a negative lease has ended already."""
     incoming = [arrival(of, decode(json.dumps(message(id_, of))), id_, Queues.DEFAULT) for id_ in ids]
     claims = claim(world.database.get(), incoming, timedelta(seconds=lease), "request")
-    assert {one.verdict for one in claims.values()} == {"run"}
+    assert {claimed.verdict for claimed in claims.values()} == {"run"}
 
 
 def swept(world: World) -> None:
@@ -99,7 +99,7 @@ def pause(world: World, kind: str, name: str, until: str | None = None) -> None:
 # --- Why: it has ended, or it runs ---------------------------------------------------------------------------------
 
 
-def test_one_that_completed_has_ended(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_completed_task_has_ended(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     deliver(world, enqueue("it"))
     found = why(inspector, "it")
     assert found.reason is Reason.ENDED
@@ -107,23 +107,23 @@ def test_one_that_completed_has_ended(world: World, inspector: Inspector, enqueu
     assert found.until is None
 
 
-def test_one_that_was_cancelled_says_by_what(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_cancelled_task_names_the_reason(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     world.client.cancel(enqueue("it"))
     found = why(inspector, "it")
     assert found.reason is Reason.ENDED
     assert found.text.endswith(": cancelled before it ran.")
 
 
-def test_one_that_runs_says_until_when_at_the_latest(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
-    begin(world, enqueue("it"))
+def test_a_running_task_names_the_end_of_its_lease(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    start(world, enqueue("it"))
     found = why(inspector, "it")
     assert found.reason is Reason.RUNNING
     assert found.text.startswith("It is running: attempt 1 of 4, until 20")
     assert found.until == inspector.task("it").lease_until is not None
 
 
-def test_one_that_was_asked_to_stop_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
-    begin(world, enqueue("it"))
+def test_a_task_that_was_asked_to_stop_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    start(world, enqueue("it"))
     world.client.cancel("it")
     found = why(inspector, "it")
     assert found.reason is Reason.STOPPING
@@ -134,60 +134,62 @@ def test_one_that_was_asked_to_stop_says_so(world: World, inspector: Inspector, 
 # --- Why: its run was lost -----------------------------------------------------------------------------------------
 
 
-def test_a_lost_run_says_what_comes_next_and_so_it_comes(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
-    begin(world, enqueue("it", max_retry=1), lease=-20)
-    found = why(inspector, "it")
-    assert found.reason is Reason.LOST
-    assert "attempt 1 of 2 counts as lost" in found.text
-    assert "the next sweep does. Then it runs again, as attempt 2 of 2." in found.text
-    begin(world, "it", lease=-1)
-    found = why(inspector, "it")
-    assert "the first sweep after " in found.text
-    assert found.text.endswith("Then it is given up, as no attempt is left.")
-    assert found.until is not None
-    deliver(world, "it")
-    assert why(inspector, "it").reason is Reason.DEAD
-
-
-def test_a_lost_run_that_was_asked_to_stop_is_cancelled_next(
+def test_a_lost_run_names_its_next_step_which_then_happens(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
-    begin(world, enqueue("it"), lease=-1)
+    start(world, enqueue("it", max_retry=1), lease=-20)
+    found = why(inspector, "it")
+    assert found.reason is Reason.LOST
+    assert "the lease of attempt 1 of 2 ended at 20" in found.text
+    assert "the next sweep sends another message. The task is then retried, as attempt 2 of 2." in found.text
+    start(world, "it", lease=-1)
+    found = why(inspector, "it")
+    assert "the first sweep after " in found.text
+    assert found.text.endswith("The task is then archived, as no attempt is left.")
+    assert found.until is not None
+    deliver(world, "it")
+    assert why(inspector, "it").reason is Reason.ARCHIVED
+
+
+def test_a_lost_run_with_a_requested_cancellation_is_cancelled_next(
+    world: World, inspector: Inspector, enqueue: Enqueue
+) -> None:
+    start(world, enqueue("it"), lease=-1)
     world.client.cancel("it")
-    assert why(inspector, "it").text.endswith("Then it is cancelled, as was asked for.")
+    assert why(inspector, "it").text.endswith("The task is then cancelled, as requested.")
     deliver(world, "it")
     assert why(inspector, "it").text.endswith("cancelled while it ran.")
 
 
-def test_a_lost_run_past_its_deadline_is_given_up_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
-    begin(world, enqueue("it", deadline=datetime.now(UTC) + timedelta(minutes=1)), lease=-1)
+def test_a_lost_run_past_its_deadline_is_archived_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    start(world, enqueue("it", deadline=datetime.now(UTC) + timedelta(minutes=1)), lease=-1)
     world.run("update joblane.tasks set deadline = clock_timestamp() - interval '1 s'")
-    assert why(inspector, "it").text.endswith("Then it is given up, as its deadline has passed.")
+    assert why(inspector, "it").text.endswith("The task is then archived, as its deadline has passed.")
     deliver(world, "it")
     assert world.row("it")["error_type"] == "DeadlinePassed"
 
 
-def test_one_lost_beside_others_is_claimed_alone_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
-    # given two claimed together, and lost
-    begin(world, enqueue("a", of=sample_batch), enqueue("b", of=sample_batch), lease=-1, of=sample_batch)
+def test_a_task_lost_in_a_batch_is_claimed_alone_next(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+    # given two tasks that were claimed in a batch, and lost
+    start(world, enqueue("a", of=sample_batch), enqueue("b", of=sample_batch), lease=-1, of=sample_batch)
     found = why(inspector, "a")
     assert found.reason is Reason.LOST
-    assert "it runs again by itself: a loss beside others does not count" in found.text
-    # when both come again in one batch
+    assert "The task then runs again, claimed alone: a loss in a batch does not count as an attempt." in found.text
+    # when both are received again in one batch
     incoming = [arrival(sample_batch, Message("sample:batch", id_, rec=True), id_, Queues.DEFAULT) for id_ in "ab"]
     claims = claim(world.database.get(), incoming, timedelta(seconds=60), "request")
     # then
-    assert {one.verdict for one in claims.values()} == {"claim_alone"}
+    assert {claimed.verdict for claimed in claims.values()} == {"claim_alone"}
     found = why(inspector, "a")
-    assert found.reason is Reason.ALONE
-    assert "claimed by itself: its message is in jobs-default-sample-batch" in found.text
+    assert found.reason is Reason.CLAIM_ALONE
+    assert "claimed alone: its message was sent to jobs-default-sample-batch at 20" in found.text
 
 
 # --- Why: paused ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("kind", "name"), [("queue", "default"), ("type", "sample:one"), ("tenant", "acme")])
-def test_a_paused_one_says_what_is_paused_by_whom_and_until_when(
+def test_a_paused_task_names_the_pause_its_operator_and_its_end(
     world: World, inspector: Inspector, enqueue: Enqueue, kind: str, name: str
 ) -> None:
     enqueue("it", tenant="acme")
@@ -204,7 +206,7 @@ def test_a_paused_one_says_what_is_paused_by_whom_and_until_when(
     assert found.until > datetime.now(UTC) + timedelta(minutes=50)
 
 
-def test_the_pause_of_a_queue_leaves_out_what_keeps_all_queues_going(
+def test_the_pause_of_a_queue_excludes_the_librarys_own_tasks(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
     enqueue("it")
@@ -215,7 +217,7 @@ def test_the_pause_of_a_queue_leaves_out_what_keeps_all_queues_going(
     assert why(inspector, "it").reason is Reason.PAUSED
 
 
-def test_the_longest_of_several_pauses_holds_it(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_with_several_pauses_the_longest_counts(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it")
     pause(world, "queue", "default", "1 hour")
     pause(world, "type", "sample:one", "2 hours")
@@ -226,17 +228,17 @@ def test_the_longest_of_several_pauses_holds_it(world: World, inspector: Inspect
     assert found.until > datetime.now(UTC) + timedelta(minutes=110)
 
 
-def test_a_pause_that_has_ended_is_none_and_the_sweep_sends_what_was_parked(
+def test_after_a_pause_has_ended_the_sweep_sends_the_waiting_tasks(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
-    # given one whose message was taken while its queue was paused
+    # given a task whose message was received while its queue was paused
     enqueue("it")
     pause(world, "queue", "default", "1 hour")
     deliver(world, "it")
     assert why(inspector, "it").reason is Reason.PAUSED
-    # when the pause ends by itself
+    # when the pause ends
     pause(world, "queue", "default", "-1 s")
-    # then no message is there until the sweep has come by
+    # then there is no message until the next sweep
     found = why(inspector, "it")
     assert found.reason is Reason.UNSENT
     assert "the next sweep sends it" in found.text
@@ -244,7 +246,7 @@ def test_a_pause_that_has_ended_is_none_and_the_sweep_sends_what_was_parked(
     assert why(inspector, "it").reason is Reason.IN_LANE
 
 
-def test_a_foreign_message_that_came_during_a_pause_is_unsent_after_it(world: World, inspector: Inspector) -> None:
+def test_an_external_message_received_during_a_pause_is_unsent_after_it(world: World, inspector: Inspector) -> None:
     pause(world, "type", "sample:one", "1 hour")
     world.deliver(sample_one, {"type": "sample:one", "id": "it", "payload": {}})
     assert why(inspector, "it").reason is Reason.PAUSED
@@ -255,27 +257,25 @@ def test_a_foreign_message_that_came_during_a_pause_is_unsent_after_it(world: Wo
 # --- Why: not due --------------------------------------------------------------------------------------------------
 
 
-def test_one_far_ahead_waits_in_its_row_until_shortly_before(
-    world: World, inspector: Inspector, enqueue: Enqueue
-) -> None:
+def test_a_task_due_far_ahead_waits_without_a_message(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it", process_in=timedelta(days=3))
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
     assert found.until == inspector.task("it").row.due_at
     assert found.text.startswith("It is due at 20")
-    assert "Until shortly before that the row alone waits; the first sweep after" in found.text
+    assert "SQS cannot delay a message for that long; the first sweep after" in found.text
     pause(world, "queue", "default")
     assert why(inspector, "it").text.endswith("The queue default is paused by ann, until it is resumed: they asked.")
 
 
-def test_one_near_waits_in_sqs(inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_task_due_soon_waits_in_sqs(inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it", process_in=timedelta(minutes=3))
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
     assert found.text.endswith("its message waits in SQS until then.")
 
 
-def test_one_that_failed_says_when_its_next_attempt_is(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_failed_task_names_the_time_of_its_next_attempt(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     deliver(world, enqueue("it", "detailed_failure"))
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
@@ -283,66 +283,67 @@ def test_one_that_failed_says_when_its_next_attempt_is(world: World, inspector: 
     assert found.until == inspector.task("it").row.due_at
 
 
-def test_one_that_asked_to_be_called_later_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_snoozed_task_says_so(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     deliver(world, enqueue("it", "detailed_snooze"))
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
-    assert found.text.startswith("Its last run asked to be called later: due at 20")
+    assert found.text.startswith("Its last run snoozed it: it is due at 20")
 
 
-def test_one_whose_payload_the_code_does_not_know_waits_for_a_deploy(world: World, inspector: Inspector) -> None:
+def test_a_task_with_an_unknown_schema_waits_for_a_deploy(world: World, inspector: Inspector) -> None:
     world.deliver(sample_one, {"type": "sample:one", "id": "it", "schema": "other", "payload": {"number": "x"}})
     found = why(inspector, "it")
     assert found.reason is Reason.NOT_DUE
-    assert found.text.startswith("Its payload has another schema than the code knows, since 20")
+    assert found.text.startswith("Since 20")
+    assert "its payload has a schema that the deployed code does not know; the next try is due at 20" in found.text
 
 
 # --- Why: on its way -----------------------------------------------------------------------------------------------
 
 
-def test_one_whose_message_was_not_sent_says_when_it_is(
+def test_an_unsent_task_names_the_time_of_sending(
     world: World, inspector: Inspector, enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # given a producer that could not send
-    with monkeypatch.context() as away:
-        away.setattr(world.client._sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+    with monkeypatch.context() as outage:
+        outage.setattr(world.client._sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
         enqueue("it")
     found = why(inspector, "it")
     assert found.reason is Reason.UNSENT
-    assert f"its message is not in {LANE} yet" in found.text
+    assert f"no message to {LANE} is recorded as sent" in found.text
     assert "the first sweep after 20" in found.text
-    # when it is that time
+    # when the time has come
     world.later("it")
     swept(world)
     # then
     assert why(inspector, "it").reason is Reason.IN_LANE
 
 
-def test_one_in_its_lane_says_how_many_are_before_it(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_a_task_in_its_lane_counts_the_tasks_ahead(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("other", of=sample_batch)
     for number in range(3):
         enqueue(f"before-{number}")
     enqueue("far", process_in=timedelta(hours=1))
     enqueue("it")
     enqueue("after")
-    begin(world, "before-0")
+    start(world, "before-0")
     found = why(inspector, "it")
     assert found.reason is Reason.IN_LANE
-    assert f"It waits in its lane: its message is in {LANE}, sent at 20" in found.text
-    assert "Of the same type and queue, 2 due before it wait as well, and 1 run now." in found.text
-    assert "If nobody takes it, the first sweep after 20" in found.text
+    assert f"It waits in its lane: its message was sent to {LANE} at 20" in found.text
+    assert "Of the same type and queue, 2 waiting tasks were due earlier, and 1 are running." in found.text
+    assert "If no worker receives the message, the first sweep after 20" in found.text
 
 
-def test_one_that_nobody_has_taken_is_sent_again_by_the_next_sweep(
+def test_a_task_that_no_worker_received_is_sent_again_by_the_next_sweep(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
     enqueue("it")
     world.later("it")
-    assert "If nobody takes it, the next sweep sends it again." in why(inspector, "it").text
+    assert "If no worker receives the message, the next sweep sends it again." in why(inspector, "it").text
 
 
 @pytest.mark.parametrize("due", [timedelta(0), timedelta(hours=1)])
-def test_one_past_its_deadline_will_not_run(
+def test_a_task_past_its_deadline_will_not_run(
     world: World, inspector: Inspector, enqueue: Enqueue, due: timedelta
 ) -> None:
     enqueue("it", process_in=due, deadline=datetime.now(UTC) + due + timedelta(minutes=1))
@@ -351,16 +352,16 @@ def test_one_past_its_deadline_will_not_run(
     assert "It will not run: its deadline is 20" in why(inspector, "it").text
 
 
-def test_one_of_a_type_that_is_gone_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
+def test_a_task_of_an_undeclared_type_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
     enqueue("it")
     gone = Scope(scope.database, scope.sqs, PREFIX, {}, "op")
     found = Inspector(gone).task("it")
     assert found.why.reason is Reason.NO_LANE
-    assert "No task of type 'sample:one' is declared" in found.why.text
-    assert found.payload == MASK, "nobody knows which of its fields are redacted"
+    assert "No code declares the type 'sample:one'" in found.why.text
+    assert found.payload == MASK, "without a declaration all fields are masked"
 
 
-def test_one_in_a_queue_that_its_type_has_left_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
+def test_a_task_in_a_queue_that_its_type_has_left_has_no_lane(world: World, scope: Scope, enqueue: Enqueue) -> None:
     @task("sample:one", queue=Queue.LOW)
     def sample_one(payload: Sample, ctx: TaskContext) -> None:
         pass
@@ -369,41 +370,41 @@ def test_one_in_a_queue_that_its_type_has_left_has_no_lane(world: World, scope: 
     moved = Scope(scope.database, scope.sqs, PREFIX, {"sample:one": sample_one}, "op")
     found = why(Inspector(moved), "it")
     assert found.reason is Reason.NO_LANE
-    assert "'sample:one' has no lane in default any more, only in low" in found.text
+    assert "'sample:one' no longer has a lane in default, only in low" in found.text
 
 
-# --- Why: given up -------------------------------------------------------------------------------------------------
+# --- Why: archived -------------------------------------------------------------------------------------------------
 
 
-def test_one_that_was_given_up_says_where_its_dead_letter_is(
+def test_an_archived_task_names_the_queue_of_its_dead_letter(
     world: World, inspector: Inspector, enqueue: Enqueue
 ) -> None:
     deliver(world, enqueue("it", "detailed_failure", max_retry=0))
     found = why(inspector, "it")
-    assert found.reason is Reason.DEAD
+    assert found.reason is Reason.ARCHIVED
     assert (
         ": attempt 1 of 1 failed: ValueError: no room. Its dead letter was sent to jobs-default-sample-one-dlq at"
         in (found.text)
     )
-    # and when that has expired there
+    # and when the dead letter has expired
     world.run("update joblane.tasks set dead_sent_at = clock_timestamp() - interval '15 days'")
     assert "Its dead letter in jobs-default-sample-one-dlq expired at 20" in why(inspector, "it").text
 
 
-def test_one_whose_dead_letter_could_not_be_sent_says_when_it_is(
+def test_an_archived_task_names_the_time_of_sending_its_dead_letter(
     world: World, inspector: Inspector, enqueue: Enqueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue("it", "detailed_failure", max_retry=0)
-    with monkeypatch.context() as away:
-        away.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
+    with monkeypatch.context() as outage:
+        outage.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
         deliver(world, "it")
     found = why(inspector, "it")
-    assert found.reason is Reason.DEAD
-    assert "Its dead letter is still to be sent to jobs-default-sample-one-dlq; the first sweep after" in found.text
+    assert found.reason is Reason.ARCHIVED
+    assert "Its dead letter has not been sent to jobs-default-sample-one-dlq yet; the first sweep after" in found.text
     assert found.until is not None
 
 
-# --- What is shown -------------------------------------------------------------------------------------------------
+# --- Details -------------------------------------------------------------------------------------------------------
 
 
 def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
@@ -439,12 +440,12 @@ def test_a_task_is_shown_with_its_runs_its_progress_and_its_result(
     assert attempt.finished_at >= attempt.started_at
 
 
-def test_a_traceparent_that_is_none_is_masked_like_every_header(inspector: Inspector, enqueue: Enqueue) -> None:
+def test_an_invalid_traceparent_is_masked_like_any_header(inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it", headers={"traceparent": "Bearer secret"})
     assert inspector.task("it").headers == {"traceparent": MASK}
 
 
-def test_of_very_many_runs_the_last_are_shown(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_only_the_last_runs_are_shown(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it")
     world.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation) select 'it', n, 1, 0"
@@ -454,7 +455,7 @@ def test_of_very_many_runs_the_last_are_shown(world: World, inspector: Inspector
 
 
 @pytest.mark.parametrize("id_", ["nobody", "", "a b", "a\0b", "x" * 300, None, 7])
-def test_an_id_that_is_not_known_is_said_to_be_so(inspector: Inspector, id_: Any) -> None:
+def test_an_unknown_id_is_an_error(inspector: Inspector, id_: Any) -> None:
     with pytest.raises(UnknownTaskError, match="there is no task"):
         inspector.task(id_)
 
@@ -473,17 +474,17 @@ def test_the_log_link_leads_to_the_log_group_of_its_function(
     assert there.task("unrun").log_link is None
 
 
-# --- What may be done ----------------------------------------------------------------------------------------------
+# --- Actions -------------------------------------------------------------------------------------------------------
 
 
 def actions(view: TaskView) -> set[str]:
     return set(view.actions)
 
 
-def test_what_may_be_done_follows_the_state(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
+def test_the_actions_follow_the_state(world: World, inspector: Inspector, enqueue: Enqueue) -> None:
     enqueue("it", "detailed_failure", max_retry=0)
     assert actions(inspector.task("it")) == {"run", "archive", "delete", "cancel", "edit"}
-    begin(world, enqueue("runs"))
+    start(world, enqueue("runs"))
     assert actions(inspector.task("runs")) == {"cancel"}
     world.client.cancel("runs")
     assert actions(inspector.task("runs")) == set()
@@ -495,12 +496,10 @@ def test_what_may_be_done_follows_the_state(world: World, inspector: Inspector, 
     assert actions(inspector.task("done")) == set()
 
 
-# --- What a run leaves for statistics ------------------------------------------------------------------------------
+# --- Records of runs for statistics --------------------------------------------------------------------------------
 
 
-def test_a_run_says_of_what_type_queue_and_tenant_it_was_and_how_long_it_had_waited(
-    world: World, enqueue: Enqueue
-) -> None:
+def test_a_run_records_its_type_queue_tenant_and_wait(world: World, enqueue: Enqueue) -> None:
     enqueue("it", tenant="acme")
     world.run("update joblane.tasks set due_at = due_at - interval '5 s'")
     deliver(world, "it")
@@ -510,7 +509,7 @@ def test_a_run_says_of_what_type_queue_and_tenant_it_was_and_how_long_it_had_wai
 
 
 def test_the_end_of_a_run_changes_no_index_of_the_runs(world: World) -> None:
-    """Else each would be written twice: PostgreSQL, *Heap-Only Tuples*."""
+    """Otherwise each end would write all index entries again. Source: PostgreSQL, *Heap-Only Tuples*."""
     changed = {"finished_at", "outcome", "duration_ms", "error_type", "error_message", "fingerprint", "traceback",
                "billed_ms", "memory_mb", "cost_usd"}  # fmt: skip
     rows = world.run(
@@ -532,7 +531,7 @@ def test_a_task_has_the_fingerprint_of_its_error_while_it_has_one(world: World, 
     assert (world.row("it")["state"], world.row("it")["fingerprint"]) == ("completed", None)
 
 
-def test_one_that_is_replaced_begins_without_an_error(world: World) -> None:
+def test_a_replaced_task_starts_without_an_error(world: World) -> None:
     from tests.samples import sample_only
 
     world.client.enqueue(sample_only, Sample(do="detailed_failure"), task_id="it", unique_key="k")
@@ -542,13 +541,11 @@ def test_one_that_is_replaced_begins_without_an_error(world: World) -> None:
     assert (world.row("it")["error_type"], world.row("it")["fingerprint"]) == (None, None)
 
 
-def test_what_was_given_up_without_a_run_to_tell_of_it_has_one_fingerprint_per_type(
-    world: World, enqueue: Enqueue
-) -> None:
+def test_tasks_archived_without_a_run_have_one_fingerprint_per_type(world: World, enqueue: Enqueue) -> None:
     for id_ in ("lost-1", "lost-2"):
-        begin(world, enqueue(id_, max_retry=0), lease=-1)
+        start(world, enqueue(id_, max_retry=0), lease=-1)
         deliver(world, id_)
-    begin(world, enqueue("lost-3", of=sample_batch, max_retry=0), lease=-1, of=sample_batch)
+    start(world, enqueue("lost-3", of=sample_batch, max_retry=0), lease=-1, of=sample_batch)
     deliver(world, "lost-3", sample_batch)
     enqueue("late", deadline=datetime.now(UTC) + timedelta(minutes=1))
     world.run("update joblane.tasks set deadline = clock_timestamp() where id = 'late'")
@@ -561,4 +558,4 @@ def test_what_was_given_up_without_a_run_to_tell_of_it_has_one_fingerprint_per_t
     assert prints["lost-1"] == prints["lost-2"] != prints["lost-3"]
     assert prints["late"] == prints["external"]
     assert len(set(prints.values())) == 3
-    assert all(len(one) == 16 for one in prints.values())
+    assert all(len(fingerprint) == 16 for fingerprint in prints.values())

@@ -1,4 +1,4 @@
-"""A deployment looked over: nothing is wrong with a whole one, and each thing that is taken away is told."""
+"""The doctor: a complete deployment has no findings, and each missing or wrong part is reported."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError, EndpointConnectionError
 from joblane.functions.jobs_sweep.handler import jobs_sweep
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.scope import Scope
-from joblane.inspector.stage import doctor, doctor_aws, doctor_record
+from joblane.inspector.stage import doctor, doctor_aws, doctor_database
 from joblane.inspector.views import Check, Grade
 from joblane.queues import (
     Queue,
@@ -38,7 +38,7 @@ ACCOUNT = "123456789012"
 
 @dataclass
 class Stage:
-    """What a deploy makes, in moto, and the clients to break it with."""
+    """A deployed stage in moto, and the clients that damage it."""
 
     world: World
     scope: Scope
@@ -48,10 +48,10 @@ class Stage:
     """Queue → its mapping's UUID."""
 
     def found(self, grade: Grade | None = None) -> dict[str, Check]:
-        return {one.what: one for one in Inspector(self.scope).doctor() if grade in (None, one.grade)}
+        return {check.what: check for check in Inspector(self.scope).doctor() if grade in (None, check.grade)}
 
     def wrong(self) -> dict[str, Check]:
-        return {what: one for what, one in self.found().items() if one.grade is not Grade.GOOD}
+        return {what: check for what, check in self.found().items() if check.grade is not Grade.GOOD}
 
 
 def deploy(world: World, scope: Scope) -> Stage:
@@ -103,7 +103,7 @@ def deploy(world: World, scope: Scope) -> Stage:
 
 @pytest.fixture
 def stage(world: World) -> Iterator[Stage]:
-    """Whole, with a sweep that ended a minute ago."""
+    """A complete stage, with a sweep that completed a minute ago."""
     database = Database(world.url)
     made = deploy(world, Scope(database, world.sqs, PREFIX, TASKS, "op"))
     insert(world, "swept", "jobs:sweep", "completed", ended=timedelta(minutes=1))
@@ -125,46 +125,46 @@ def insert(world: World, id_: str, type_: str, state: str, *, ended: timedelta |
     )
 
 
-# --- All is well ---------------------------------------------------------------------------------------------------
+# --- No findings ------------------------------------------------------------------------------------------------
 
 
-def test_nothing_is_wrong_with_a_whole_deployment(stage: Stage) -> None:
+def test_a_complete_deployment_has_no_findings(stage: Stage) -> None:
     assert stage.wrong() == {}
     found = stage.found()
     assert found.keys() == {
         *("migrations", "clock", "jobs:sweep", "ticks", "types"),
         *("mappings", "queues", "functions", "schedules"),
     }
-    assert found["mappings"].found == "all 8 are there and on"
-    assert found["queues"].found == "all 17 are there, and none has dead letters"
+    assert found["mappings"].found == "all 8 exist and are enabled"
+    assert found["queues"].found == "all 17 exist, and none has dead letters"
     assert all(one.do == "" for one in found.values())
 
 
-# --- The record ----------------------------------------------------------------------------------------------------
+# --- The database -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("revision", "grade", "found", "do"),
     [
-        ("0000", Grade.BAD, "at revision 0000 and this code works with", "`joblane migrate`"),
-        ("9999", Grade.WARNING, "at revision 9999, ahead of this code's", "use the version that is deployed"),
+        ("0000", Grade.BAD, "at revision 0000 and this code needs", "`joblane migrate`"),
+        ("9999", Grade.WARNING, "at revision 9999, newer than this code", "use the version that is deployed"),
         (None, Grade.BAD, "the database is empty", "`joblane migrate`"),
     ],
 )
-def test_another_schema_is_told_with_its_revision(
+def test_another_schema_is_reported_with_its_revision(
     revision: str | None, grade: Grade, found: str, do: str, stage: Stage
 ) -> None:
     if revision is None:
         stage.world.run("drop table joblane.alembic_version")
     else:
         stage.world.run("update joblane.alembic_version set version_num = $1", revision)
-    told = stage.found()["migrations"]
-    assert told.grade is grade
-    assert found in told.found
-    assert do in told.do
+    check = stage.found()["migrations"]
+    assert check.grade is grade
+    assert found in check.found
+    assert do in check.do
 
 
-def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> None:
+def test_a_database_without_tables_is_reported_once(stage: Stage) -> None:
     stage.world.run("drop table joblane.alembic_version")
     stage.world.run("drop table joblane.tasks, joblane.pauses cascade")
     found = stage.found()
@@ -172,32 +172,32 @@ def test_a_database_without_tables_is_told_once_in_plain_words(stage: Stage) -> 
         Grade.BAD,
         "migrations",
         "the database is empty: the migrations are missing",
-        "run `joblane migrate`; on AWS a deploy runs them",
+        "run `joblane migrate`; on AWS, a deploy runs it",
     )
     assert [what for what, one in found.items() if one.grade is not Grade.GOOD] == ["migrations"]
     assert found.keys() == {"migrations", "clock", "mappings", "queues", "functions", "schedules"}
 
 
-def test_a_column_that_a_missing_migration_makes_is_not_told_once_more(stage: Stage) -> None:
+def test_a_missing_migration_is_not_reported_twice(stage: Stage) -> None:
     stage.world.run("update joblane.alembic_version set version_num = '0000'")
     stage.world.run("alter table joblane.pauses drop column paused_by")
     assert stage.wrong().keys() == {"migrations"}
     assert stage.wrong()["migrations"].found.startswith("migrations are missing: ")
 
 
-def test_a_table_that_is_gone_though_its_migration_ran_is_told(stage: Stage) -> None:
+def test_a_dropped_table_is_reported(stage: Stage) -> None:
     stage.world.run("drop table joblane.pauses")
     wrong = stage.wrong()
     assert wrong.keys() == {"pauses"}
     assert wrong["pauses"].found.startswith(
-        'the database lacks what its migrations have made: relation "joblane.pauses"'
+        'the database lacks a table, column or function of its migrations: relation "joblane.pauses"'
     )
 
 
 @pytest.mark.parametrize(
     ("apart", "grade"), [(2, Grade.GOOD), (30, Grade.WARNING), (-30, Grade.WARNING), (600, Grade.BAD)]
 )
-def test_a_clock_that_is_off_is_told_with_how_much(
+def test_a_wrong_clock_is_reported_with_the_difference(
     apart: int, grade: Grade, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Off(datetime):
@@ -205,27 +205,27 @@ def test_a_clock_that_is_off_is_told_with_how_much(
         def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(seconds=apart)
 
-    monkeypatch.setattr(doctor_record, "datetime", Off)
-    (told,) = doctor_record.clock(stage.scope)
-    assert told.grade is grade
-    assert f"{abs(apart) - 1}" in told.found or f"{abs(apart)}" in told.found
+    monkeypatch.setattr(doctor_database, "datetime", Off)
+    (check,) = doctor_database.clock(stage.scope)
+    assert check.grade is grade
+    assert f"{abs(apart) - 1}" in check.found or f"{abs(apart)}" in check.found
 
 
-def test_a_sweep_that_has_stopped_is_told(stage: Stage) -> None:
+def test_a_stopped_sweep_is_reported(stage: Stage) -> None:
     stage.world.run("update joblane.tasks set finished_at = finished_at - interval '150 minutes'")
-    told = stage.found(Grade.BAD)["jobs:sweep"]
-    assert told.found == "it last ended 2 h ago, and was due 2 h ago"
-    assert "`joblane tick jobs:sweep`" in told.do
+    check = stage.found(Grade.BAD)["jobs:sweep"]
+    assert check.found == "it last completed 2 h ago, and was due 2 h ago"
+    assert "`joblane tick jobs:sweep`" in check.do
 
 
-def test_a_sweep_that_has_not_run_yet_is_told_with_its_next_time(stage: Stage) -> None:
+def test_a_sweep_that_has_not_run_yet_is_reported_with_its_next_time(stage: Stage) -> None:
     stage.world.run("delete from joblane.tasks")
-    told = stage.found(Grade.WARNING)["jobs:sweep"]
-    assert told.found.startswith("it has not run to its end yet; its next time is in ")
+    check = stage.found(Grade.WARNING)["jobs:sweep"]
+    assert check.found.startswith("it has not completed yet; its next time is in ")
 
 
-def test_ticks_that_did_not_come_are_told_and_not_those_before_the_first(stage: Stage) -> None:
-    # given a schedule whose first tick came three hours ago, and whose next one did not
+def test_missed_ticks_are_reported_from_the_first_tick_on(stage: Stage) -> None:
+    # given a schedule whose first tick arrived four hours ago, and whose second tick did not
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
     hourly, _ = sample_tick.schedules
     for hours in (4, 2, 1, 0):
@@ -233,21 +233,21 @@ def test_ticks_that_did_not_come_are_told_and_not_those_before_the_first(stage: 
             stage.world, id_of("sample:tick", hourly.name, hour - timedelta(hours=hours)), "sample:tick", "completed"
         )
     # then
-    told = stage.found(Grade.WARNING)["ticks of sample:tick"]
-    assert told.found.startswith("1 of its last ")
-    assert told.found.endswith(id_of("sample:tick", hourly.name, hour - timedelta(hours=3)))
+    check = stage.found(Grade.WARNING)["ticks of sample:tick"]
+    assert check.found.startswith("1 of its last ")
+    assert check.found.endswith(id_of("sample:tick", hourly.name, hour - timedelta(hours=3)))
 
 
-def test_tasks_that_no_code_declares_are_told_with_their_number(stage: Stage) -> None:
+def test_undeclared_types_are_reported_with_their_number_of_tasks(stage: Stage) -> None:
     for number in range(3):
         insert(stage.world, f"lost-{number}", "gone:away", "pending")
     insert(stage.world, "over", "gone:before", "completed")
-    told = stage.found(Grade.BAD)
-    assert told["type gone:away"].found == "3 tasks of it wait or run, and no code declares it"
-    assert "type gone:before" not in told
+    found = stage.found(Grade.BAD)
+    assert found["type gone:away"].found == "3 live tasks of this type, and no code declares it"
+    assert "type gone:before" not in found
 
 
-def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
+def test_an_old_pause_without_an_end_is_a_warning(stage: Stage) -> None:
     stage.world.run(
         "insert into joblane.pauses (scope, name, reason, since, until, paused_by) values "
         "('type', 'sample:one', 'a bad release', clock_timestamp() - interval '3 days', null, 'ann'), "
@@ -258,93 +258,93 @@ def test_a_pause_that_is_old_and_endless_is_asked_about(stage: Stage) -> None:
     found = stage.found()
     assert found["type sample:one"].grade is Grade.WARNING
     assert found["type sample:one"].found == "paused 3 d ago by ann: a bad release"
-    assert found["type sample:one"].do == "still wanted? `joblane resume type sample:one`"
+    assert found["type sample:one"].do == "still wanted? `joblane resume type sample:one` ends it"
     assert found["queue low"].grade is found["tenant acme"].grade is Grade.GOOD
     assert "tenant over" not in found
 
 
-def test_a_database_that_is_away_is_told_once_and_all_else_is_looked_at(stage: Stage) -> None:
-    away = Scope(Database("postgresql://nobody@127.0.0.1:1/none"), stage.scope.sqs, PREFIX, TASKS, "op")
-    first, *others = Inspector(away).doctor()
+def test_an_unavailable_database_is_reported_once_and_aws_is_still_checked(stage: Stage) -> None:
+    unavailable = Scope(Database("postgresql://nobody@127.0.0.1:1/none"), stage.scope.sqs, PREFIX, TASKS, "op")
+    first, *others = Inspector(unavailable).doctor()
     assert (first.grade, first.what) == (Grade.BAD, "migrations")
-    assert first.found.startswith("the database cannot be asked: ")
+    assert first.found.startswith("the database cannot be reached: ")
     assert {one.what for one in others} == {"mappings", "queues", "functions", "schedules"}
     assert {one.grade for one in others} == {Grade.GOOD}
 
 
-# --- AWS -----------------------------------------------------------------------------------------------------------
+# --- AWS --------------------------------------------------------------------------------------------------------
 
 LANE = f"{PREFIX}-default-sample-one"
 
 
-def test_a_lane_that_nobody_reads_is_told(stage: Stage) -> None:
+def test_a_lane_without_a_consumer_is_reported(stage: Stage) -> None:
     stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
-    assert stage.wrong()[f"queue {LANE}"] == Check(Grade.BAD, f"queue {LANE}", "nobody reads it", "deploy the stage")
+    assert stage.wrong()[f"queue {LANE}"] == Check(Grade.BAD, f"queue {LANE}", "no consumer", "deploy the stage")
 
 
-def test_a_front_door_that_nobody_reads_is_told(stage: Stage) -> None:
+def test_a_front_door_without_a_consumer_is_reported(stage: Stage) -> None:
     stage.functions.delete_event_source_mapping(UUID=stage.mappings[f"{PREFIX}-low"])
     assert f"queue {PREFIX}-low" in stage.wrong()
 
 
-def test_a_lane_with_two_consumers_is_told(stage: Stage) -> None:
+def test_a_lane_with_two_consumers_is_reported(stage: Stage) -> None:
     stage.functions.create_event_source_mapping(
         EventSourceArn=f"arn:aws:sqs:us-east-1:{ACCOUNT}:{LANE}", FunctionName=f"{PREFIX}-sample-batch"
     )
-    assert stage.wrong()[f"queue {LANE}"].found == "it has 2 consumers, and each takes what is the other's"
+    assert stage.wrong()[f"queue {LANE}"].found == "2 consumers: each takes messages of the others"
 
 
-def test_a_mapping_that_is_off_is_told_with_the_command_or_with_who_paused_it(stage: Stage) -> None:
+def test_a_disabled_mapping_is_reported_with_the_command_or_the_pause(stage: Stage) -> None:
     mapping = {"EventSourceArn": f"arn:aws:sqs:::{LANE}", "UUID": "u-1", "State": "Disabled"}
     whole = {"ScalingConfig": {"MaximumConcurrency": 2}, "FunctionResponseTypes": ["ReportBatchItemFailures"]}
     lane = (Queue.DEFAULT, sample_one)
-    (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
-    assert told.grade is Grade.BAD
-    assert told.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
+    (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {})
+    assert check.grade is Grade.BAD
+    assert check.do == "aws lambda update-event-source-mapping --enabled --uuid u-1"
     for paused in (("type", "sample:one"), ("queue", "default")):
-        (told,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
-        assert (told.grade, told.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
+        (check,) = doctor_aws._mapping(LANE, lane, [mapping | whole], {paused: "ann"})
+        assert (check.grade, check.found) == (Grade.WARNING, "its mapping is Disabled: paused by ann")
 
 
-def test_a_mapping_that_would_lose_or_starve_messages_is_told(stage: Stage) -> None:
+def test_a_mapping_with_dangerous_settings_is_reported(stage: Stage) -> None:
     mapping = {"State": "Enabled", "UUID": "u-1", "LastProcessingResult": "PROBLEM: Function call failed"}
-    told = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
-    assert [one.grade for one in told] == [Grade.BAD] * 3
-    assert ["MaximumConcurrency" in told[0].found, "ReportBatchItemFailures" in told[1].found] == [True, True]
-    assert told[2].found == "Lambda says of it: PROBLEM: Function call failed"
+    checks = list(doctor_aws._mapping(LANE, (Queue.DEFAULT, sample_one), [mapping], {}))
+    assert [check.grade for check in checks] == [Grade.BAD] * 3
+    assert ["MaximumConcurrency" in checks[0].found, "ReportBatchItemFailures" in checks[1].found] == [True, True]
+    assert checks[2].found == "Lambda reports: PROBLEM: Function call failed"
 
 
-def test_a_queue_that_is_not_there_and_dead_letters_are_told(stage: Stage) -> None:
+def test_a_missing_queue_and_dead_letters_are_reported(stage: Stage) -> None:
     sqs = stage.world.sqs.client
     sqs.delete_queue(QueueUrl=stage.scope.sqs.url(LANE))
     stage.scope.sqs._urls.clear()
     for name in (f"{PREFIX}-critical-dlq", f"{PREFIX}-cron-dlq"):
         sqs.send_message(QueueUrl=stage.world.sqs.url(name), MessageBody="{}")
     wrong = stage.wrong()
-    assert wrong[f"queue {LANE}"].found == "it is not there"
+    assert wrong[f"queue {LANE}"].found == "it does not exist"
     assert wrong[f"queue {PREFIX}-critical-dlq"].found == "1 dead letter"
     assert "`joblane redrive`" in wrong[f"queue {PREFIX}-critical-dlq"].do
     assert "EventBridge Scheduler could not send" in wrong[f"queue {PREFIX}-cron-dlq"].do
 
 
-def test_a_lane_that_is_not_there_is_told_once(stage: Stage) -> None:
+def test_a_missing_lane_is_reported_once(stage: Stage) -> None:
     for name in (LANE, dead_letter_name(LANE)):
         stage.world.sqs.client.delete_queue(QueueUrl=stage.scope.sqs.url(name))
     stage.scope.sqs._urls.clear()
     stage.functions.delete_event_source_mapping(UUID=stage.mappings[LANE])
     wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
-    assert wrong == [Check(Grade.BAD, f"queue {LANE}", "it is not there", "deploy the stage")]
+    assert wrong == [Check(Grade.BAD, f"queue {LANE}", "it does not exist", "deploy the stage")]
 
 
-def test_a_function_that_is_not_there_or_of_another_version_is_told(stage: Stage) -> None:
+def test_a_missing_or_different_function_is_reported(stage: Stage) -> None:
     stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
     stage.functions.update_function_configuration(FunctionName=f"{PREFIX}-sample-batch", Timeout=3)
     wrong = stage.wrong()
-    assert wrong[f"function {PREFIX}-sample-one"].found == "it is not there"
-    assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("it has 3 s, and this code declares ")
+    assert wrong[f"function {PREFIX}-sample-one"].found == "it does not exist"
+    assert wrong[f"function {PREFIX}-sample-batch"].found.startswith("its timeout is 3 s, and this code declares ")
 
 
-def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stage) -> None:
+def test_a_missing_disabled_or_different_schedule_is_reported(stage: Stage) -> None:
     group = cron_group_name(PREFIX)
     first, second = (schedule_name("sample:tick", str(schedule.name)) for schedule in sample_tick.schedules)
     stage.schedules.delete_schedule(GroupName=group, Name=first)
@@ -355,13 +355,13 @@ def test_a_schedule_that_is_not_there_off_or_of_another_time_is_told(stage: Stag
     )
     wrong = [one for one in Inspector(stage.scope).doctor() if one.grade is not Grade.GOOD]
     assert [(one.what, one.found.partition(":")[0].partition(",")[0]) for one in wrong] == [
-        (f"schedule {first}", "it is not there"),
-        (f"schedule {second}", "it is off"),
-        (f"schedule {second}", "it is cron(1 1 * * ? *) UTC"),
+        (f"schedule {first}", "it does not exist"),
+        (f"schedule {second}", "it is disabled"),
+        (f"schedule {second}", "its times are cron(1 1 * * ? *) UTC"),
     ]
 
 
-def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
+def test_a_paused_schedule_is_reported_with_its_operator(stage: Stage) -> None:
     group, hourly = cron_group_name(PREFIX), sample_tick.schedules[0]
     name = schedule_name("sample:tick", str(hourly.name))
     there = stage.schedules.get_schedule(GroupName=group, Name=name)
@@ -371,18 +371,18 @@ def test_a_schedule_that_somebody_paused_is_told_with_who(stage: Stage) -> None:
         "insert into joblane.pauses (scope, name, paused_by) values ('schedule', $1, 'ann')",
         f"sample:tick:{hourly.name}",
     )
-    told = stage.wrong()[f"schedule {name}"]
-    assert (told.grade, told.found) == (Grade.WARNING, "it is off: paused by ann")
+    check = stage.wrong()[f"schedule {name}"]
+    assert (check.grade, check.found) == (Grade.WARNING, "it is disabled: paused by ann")
 
 
-def test_on_a_local_stack_schedules_are_off_and_that_is_right() -> None:
+def test_on_the_local_stack_disabled_schedules_are_good() -> None:
     schedule = {"State": "DISABLED", "ScheduleExpression": "cron(0 * * * ? *)"}
     assert list(doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), True, None)) == []
-    (told,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
-    assert told.grade is Grade.BAD
+    (check,) = doctor_aws._wrong_schedule("n", schedule, ("cron(0 * * * ? *)", "UTC"), False, None)
+    assert check.grade is Grade.BAD
 
 
-# --- What cannot be asked ------------------------------------------------------------------------------------------
+# --- Parts that cannot be checked -------------------------------------------------------------------------------
 
 
 def refusing(error: Exception) -> Callable[[Scope], Iterator[Check]]:
@@ -404,17 +404,17 @@ def refusing(error: Exception) -> Callable[[Scope], Iterator[Check]]:
         (
             ClientError({"Error": {"Code": "Throttling"}}, "GetSchedule"),
             "AWS answers GetSchedule with Thr",
-            "ask again",
+            "run this again",
         ),
         (
             EndpointConnectionError(endpoint_url="https://scheduler"),
-            "AWS cannot be asked: ",
-            "check credentials, region",
+            "AWS cannot be reached: ",
+            "check credentials and region",
         ),
     ],
     ids=["denied", "throttled", "unreachable"],
 )
-def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looked_at(
+def test_a_part_that_cannot_be_checked_is_unknown_and_the_others_are_checked(
     error: Exception, found: str, do: str, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = [
@@ -429,7 +429,7 @@ def test_a_part_that_cannot_be_asked_says_so_and_keeps_no_other_from_being_looke
     assert wrong["schedules"].do.startswith(do)
 
 
-def test_the_worst_comes_first(stage: Stage) -> None:
+def test_the_worst_finding_comes_first(stage: Stage) -> None:
     stage.functions.delete_function(FunctionName=f"{PREFIX}-sample-one")
     stage.world.run("update joblane.alembic_version set version_num = '9999'")
     grades = [one.grade for one in Inspector(stage.scope).doctor()]

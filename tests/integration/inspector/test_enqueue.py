@@ -45,7 +45,7 @@ def test_a_task_is_enqueued_from_json(world: World, inspector: Inspector) -> Non
 
 
 @pytest.mark.parametrize("name", ["process_in", "process_at"])
-def test_one_for_later_waits_in_its_row(world: World, inspector: Inspector, name: str) -> None:
+def test_a_task_for_later_waits_without_a_message(world: World, inspector: Inspector, name: str) -> None:
     world.lane(sample_one)
     in_an_hour = datetime.now(UTC) + timedelta(hours=1)
     option = {name: 3600 if name == "process_in" else in_an_hour.isoformat()}
@@ -57,7 +57,7 @@ def test_one_for_later_waits_in_its_row(world: World, inspector: Inspector, name
     assert world.received(world.lane(sample_one)) == []
 
 
-def test_one_whose_lane_is_gone_is_left_to_the_sweep(inspector: Inspector) -> None:
+def test_a_task_whose_lane_is_missing_is_left_to_the_sweep(inspector: Inspector) -> None:
     acted = inspector.enqueue("sample:one", {})
 
     assert acted.note is not None
@@ -67,7 +67,7 @@ def test_one_whose_lane_is_gone_is_left_to_the_sweep(inspector: Inspector) -> No
 @pytest.mark.parametrize(
     ("option", "says"),
     [
-        ({"proces_in": 5}, "options: there is no 'proces_in'; there are deadline, headers, max_retry"),
+        ({"proces_in": 5}, "options: unknown: 'proces_in'; valid are deadline, headers, max_retry"),
         ({"process_in": "5"}, "process_in: a number of seconds"),
         ({"process_in": True}, "process_in: a number of seconds"),
         ({"process_in": 1e300}, "process_in: a number of seconds"),
@@ -83,7 +83,7 @@ def test_one_whose_lane_is_gone_is_left_to_the_sweep(inspector: Inspector) -> No
         ({"max_retry": "3"}, "max_retry: "),
     ],
 )
-def test_an_option_that_cannot_be_is_refused_by_its_name(
+def test_an_invalid_option_is_refused_by_its_name(
     world: World, inspector: Inspector, option: dict[str, Any], says: str
 ) -> None:
     with pytest.raises(EnqueueError, match=f"^{says}"):
@@ -93,19 +93,22 @@ def test_an_option_that_cannot_be_is_refused_by_its_name(
 
 
 @pytest.mark.parametrize("payload", [{"number": "secret-value"}, {"secret-key": 1}, ["secret-value"], None])
-def test_a_payload_that_does_not_fit_is_refused_without_its_values(inspector: Inspector, payload: Any) -> None:
+def test_an_invalid_payload_is_refused_without_showing_its_values(inspector: Inspector, payload: Any) -> None:
     with pytest.raises(UnreadablePayloadError) as refused:
         inspector.enqueue("sample:one", payload)
 
     assert "secret" not in str(refused.value)
 
 
-def test_an_unknown_type_is_refused_with_those_that_there_are(inspector: Inspector) -> None:
-    with pytest.raises(SelectionError, match=r"type: there is no task 'sample:none' here; there are .*sample:alert"):
+def test_an_unknown_type_is_refused_with_a_suggestion(inspector: Inspector) -> None:
+    with pytest.raises(
+        SelectionError,
+        match=r"type: there is no task type 'sample:none'; did you mean 'sample:one'.*`joblane types` lists all",
+    ):
         inspector.enqueue("sample:none", {})
 
 
-def test_what_stands_in_the_way_is_named(world: World, inspector: Inspector) -> None:
+def test_a_conflict_is_named(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
     holder = inspector.enqueue("sample:only", {})
     inspector.enqueue("sample:one", {}, options={"task_id": "mine"})
@@ -118,7 +121,7 @@ def test_what_stands_in_the_way_is_named(world: World, inspector: Inspector) -> 
     assert len(inspector.audit()) == 2
 
 
-def test_the_holder_that_is_returned_is_no_deed(world: World, inspector: Inspector) -> None:
+def test_a_returned_holder_leaves_no_audit_entry(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
     holder = inspector.enqueue("sample:only", {})
 
@@ -128,7 +131,7 @@ def test_the_holder_that_is_returned_is_no_deed(world: World, inspector: Inspect
     assert len(inspector.audit()) == 1
 
 
-def test_a_replaced_holder_is_a_deed(world: World, inspector: Inspector) -> None:
+def test_a_replaced_holder_leaves_an_audit_entry(world: World, inspector: Inspector) -> None:
     world.lane(sample_only)
     holder = inspector.enqueue("sample:only", {}, options={"process_in": 60, "unique_key": "k"})
 
@@ -139,7 +142,7 @@ def test_a_replaced_holder_is_a_deed(world: World, inspector: Inspector) -> None
     assert [entry.target for entry in inspector.audit()] == [holder.id, holder.id]
 
 
-def test_the_types_say_what_they_take(inspector: Inspector) -> None:
+def test_the_types_have_their_options_and_schemas(inspector: Inspector) -> None:
     found = {view.type: view for view in inspector.types()}
 
     assert list(found) == sorted(found)

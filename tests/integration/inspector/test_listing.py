@@ -1,4 +1,4 @@
-"""Listings: each filter by an index, pages without a gap, and a walk that nobody can lengthen."""
+"""Listings: each filter uses an index, pages have no gaps, and a walk does not meet new tasks."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ select md5(n::text), case when n % 100 = 0 then 'sample:batch' when n % 3 = 0 th
                             else 'completed' end as state,
                        timestamptz '2026-01-01' + n / 10 * interval '1 s' as at) as s
 """
-"""Ten at a time have the same created_at."""
+"""Groups of ten rows have the same created_at."""
 START = datetime(2026, 1, 1, tzinfo=UTC)
 KINDS = {
     "none": Filter(),
@@ -72,7 +72,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
-    """A table large enough that a scan of it would be wrong; read only."""
+    """A table so large that a scan would be the wrong plan; the tests only read it."""
     with joblane_databases.clone() as url:
         database = Database(url)
         database.get().run(FILL, ROWS)
@@ -82,7 +82,7 @@ def filled(postgres: Any, joblane_databases: Any) -> Iterator[Scope]:
 
 
 class Explained:
-    """A connection that notes the plan of what it runs."""
+    """A connection that records the plans of its statements."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -117,7 +117,7 @@ def everything(inspector: Inspector, filter_: Filter, limit: int = 500) -> Itera
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_kind_of_filter_scans_the_table(filled: Scope, explained: Explained, kind: str) -> None:
+def test_no_filter_scans_the_table(filled: Scope, explained: Explained, kind: str) -> None:
     inspector = Inspector(filled)
     page = inspector.tasks(KINDS[kind], limit=50)
     if page.after is not None:
@@ -131,7 +131,7 @@ def test_no_kind_of_filter_scans_the_table(filled: Scope, explained: Explained, 
 
 
 def holds(filter_: Filter, row: Any) -> bool:
-    """The filter by other means: what Python says of a row."""
+    """The filter in Python, for comparison."""
     return all(
         (
             not filter_.ids or row.id in filter_.ids,
@@ -155,7 +155,7 @@ def all_rows(filled: Scope) -> list[Any]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Scope, all_rows: list[Any], kind: str) -> None:
+def test_a_filter_lists_each_matching_task_once_newest_first(filled: Scope, all_rows: list[Any], kind: str) -> None:
     assert len(all_rows) == ROWS
     expected = sorted(
         (row for row in all_rows if holds(KINDS[kind], row)), key=lambda row: (row.created_at, row.id), reverse=True
@@ -168,7 +168,7 @@ def test_a_filter_gives_all_that_it_says_newest_first_and_once(filled: Scope, al
 
 
 @pytest.mark.parametrize("kind", ["none", "states", "type and state", "tenant"])
-def test_a_walk_gives_the_same_ids_oldest_first(filled: Scope, all_rows: list[Any], kind: str) -> None:
+def test_a_walk_yields_the_same_ids_oldest_first(filled: Scope, all_rows: list[Any], kind: str) -> None:
     filter_ = checked(filled, KINDS[kind])
     walked: list[str] = []
     after = None
@@ -181,10 +181,8 @@ def test_a_walk_gives_the_same_ids_oldest_first(filled: Scope, all_rows: list[An
 # --- Pages ---------------------------------------------------------------------------------------------------------
 
 
-def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
-    world: World, inspector: Inspector
-) -> None:
-    # given rows of which many share a moment
+def test_new_tasks_neither_repeat_nor_hide_tasks_on_the_next_page(world: World, inspector: Inspector) -> None:
+    # given rows that share their times of creation
     insert = (
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, created_at)"
@@ -192,7 +190,7 @@ def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
         " '1 s' from generate_series(1, 40) n"
     )
     world.run(insert, "m", START)
-    # when others of the same moments join between any two pages
+    # when rows with the same times are inserted between two pages
     seen: list[str] = []
     after = None
     for joining in range(1000):
@@ -209,7 +207,7 @@ def test_tasks_that_join_meanwhile_are_neither_shown_twice_nor_push_others_out(
     assert {f"m{n}" for n in range(1, 41)} <= set(seen)
 
 
-def test_the_last_page_says_that_it_is_the_last(world: World, inspector: Inspector) -> None:
+def test_the_last_page_has_no_position(world: World, inspector: Inspector) -> None:
     for number in range(4):
         world.client.enqueue(sample_one, Sample(), task_id=f"t{number}")
     first = inspector.tasks(limit=2)
@@ -225,8 +223,8 @@ def listed_failure(payload: Sample, ctx: Any) -> None:
     raise ValueError(f"no room for {payload.number}")
 
 
-def test_a_task_is_listed_as_it_stands(world: World, inspector: Inspector) -> None:
-    # given one that failed by itself, and one that runs no more
+def test_a_listed_task_has_its_current_columns(world: World, inspector: Inspector) -> None:
+    # given a failed task and a completed task
     world.client.enqueue(
         sample_batch, Sample(do="listed_failure", number=7), task_id="mine", tenant="acme", tags=["a", "b"], max_retry=0
     )
@@ -248,28 +246,31 @@ def test_a_task_is_listed_as_it_stands(world: World, inspector: Inspector) -> No
 
 NAIVE = datetime(2026, 1, 1)  # noqa: DTZ001
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "an unknown type": ({"types": ("sample:none",)}, "types: there is no type 'sample:none'; there are jobs:bulk, "),
+    "an unknown type": (
+        {"types": ("sample:none",)},
+        "types: there is no task type 'sample:none'; did you mean 'sample:",
+    ),
     "a type that no text can hold": ({"types": ("a\0",)}, "types: "),
-    "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; there are scheduled, pending"),
+    "an unknown state": ({"states": ("dead",)}, "states: 'dead' is not a valid State; valid are scheduled, pending"),
     "an unknown queue": (
         {"queues": ("high",)},
-        "queues: 'high' is not a valid Queue; there are critical, default, low",
+        "queues: 'high' is not a valid Queue; valid are critical, default, low",
     ),
     "a text for a list": ({"types": "sample:one"}, "types: a list is required"),
     "too many ids": ({"ids": tuple(map(str, range(501)))}, "ids: 500 at most"),
     "a bad id": ({"ids": ("a b",)}, "ids: 1 to 200 printable ASCII"),
     "a bad prefix": ({"id_prefix": "ä"}, "id_prefix: 1 to 200 printable ASCII"),
-    "an empty prefix": ({"id_prefix": ""}, "id_prefix: a text is required; leave it out"),
-    "an empty tenant": ({"tenant": ""}, "tenant: a text is required"),
+    "an empty prefix": ({"id_prefix": ""}, "id_prefix: the text is empty; leave it out"),
+    "an empty tenant": ({"tenant": ""}, "tenant: the text is empty"),
     "a bad tenant": ({"tenant": "a b"}, "tenant: 1 to 128 ASCII"),
-    "an empty tag": ({"tag": " "}, "tag: a text is required"),
+    "an empty tag": ({"tag": " "}, "tag: the text is empty"),
     "a long tag": ({"tag": "x" * 101}, "tag: a text of 1 to 100"),
-    "an empty error": ({"error": ""}, "error: a text is required"),
+    "an empty error": ({"error": ""}, "error: the text is empty"),
     "an error that no text can hold": ({"error": "a\0b"}, "error: a text of 1 to 200"),
     "a surrogate": ({"error": "\ud800"}, "error: a text of 1 to 200"),
-    "a bad fingerprint": ({"fingerprint": "x y"}, "fingerprint: one that a listing shows"),
-    "a naive time": ({"created_after": NAIVE}, "created_after: an aware time"),
-    "another naive time": ({"created_before": NAIVE}, "created_before: an aware time"),
+    "a bad fingerprint": ({"fingerprint": "x y"}, "fingerprint: a fingerprint from a listing"),
+    "a naive time": ({"created_after": NAIVE}, "created_after: a time with a zone"),
+    "another naive time": ({"created_before": NAIVE}, "created_before: a time with a zone"),
     "times the wrong way round": (
         {"created_after": START, "created_before": START},
         "created_before: a time after created_after",
@@ -278,7 +279,7 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
-def test_what_cannot_be_asked_for_is_named(filled: Scope, what: str) -> None:
+def test_an_invalid_field_is_named(filled: Scope, what: str) -> None:
     arguments, message = BAD[what]
     for ask in (Inspector(filled).tasks, Inspector(filled).count):
         with pytest.raises(SelectionError) as caught:
@@ -294,12 +295,12 @@ def test_a_page_has_1_to_500_tasks(filled: Scope, limit: Any) -> None:
 
 
 @pytest.mark.parametrize("after", ["", "x", "ä", "e30", "MjAyNi0wMS0wMSBh", "MjAyNi0wMS0wMVQwMDowMDowMCswMDowMCA", 7])
-def test_a_position_that_no_page_gave_is_refused(filled: Scope, after: Any) -> None:
-    with pytest.raises(SelectionError, match="after: no position"):
+def test_an_invalid_position_is_refused(filled: Scope, after: Any) -> None:
+    with pytest.raises(SelectionError, match="after: this is not a position"):
         Inspector(filled).tasks(after=after)
 
 
-def test_a_type_that_is_gone_is_listed_while_it_has_rows(world: World, inspector: Inspector) -> None:
+def test_an_undeclared_type_is_listed_while_it_has_rows(world: World, inspector: Inspector) -> None:
     gone = Filter(types=("sample:gone",))
     with pytest.raises(SelectionError):
         inspector.tasks(gone)
@@ -308,7 +309,7 @@ def test_a_type_that_is_gone_is_listed_while_it_has_rows(world: World, inspector
     assert [row.id for row in inspector.tasks(gone).tasks] == ["old"]
 
 
-def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Scope) -> None:
+def test_plain_texts_are_accepted_for_states_and_queues(filled: Scope) -> None:
     plain = Filter(states=("archived",), queues=("low",))  # type: ignore[arg-type]
     typed = Filter(states=(State.ARCHIVED,), queues=(Queue.LOW,))
     assert checked(filled, plain) == typed
@@ -322,15 +323,15 @@ def test_what_the_filter_has_as_plain_texts_is_taken_as_well(filled: Scope) -> N
     ("sql", "parameters"),
     [
         (overview.LIVE_ROWS, ()),
-        (overview.STANDING, ()),
-        (overview.BEGUN, (START,)),
+        (overview.ARCHIVED, ()),
+        (overview.STARTED, (START,)),
         (why.AHEAD, ("sample:one", "default", START)),
-        (detail.BESIDE, ("it",)),
+        (detail.RELATED, ("it",)),
         (detail.ATTEMPTS, ("it",)),
         (record.READ, ("it",)),
     ],
 )
-def test_neither_does_the_overview_nor_the_view_of_one_task(
+def test_neither_the_overview_nor_the_view_of_a_task_scans_a_table(
     filled: Scope, explained: Explained, sql: str, parameters: tuple[Any, ...]
 ) -> None:
     with reading(explained) as connection:  # type: ignore[arg-type]

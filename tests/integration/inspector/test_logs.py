@@ -1,4 +1,4 @@
-"""The log lines of one task: its own, those of a batch that name it, and what Lambda says of its invocations."""
+"""The log lines of one task: its own lines, batch lines that name it, and Lambda's lines about its invocations."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REQUESTS = ("11111111-2222-4333-8444-000000000001", "11111111-2222-4333-8444-000
 
 
 class Writer:
-    """Writes to the function's log, and runs to the record."""
+    """Writes lines to the function's log, and runs to the database."""
 
     def __init__(self, world: World, client: Any) -> None:
         self._world, self._client = world, client
@@ -34,7 +34,7 @@ class Writer:
         client.create_log_stream(logGroupName=GROUP, logStreamName="one")
 
     def task(self, id_: str, *, runs: int = 2, type_: str = "sample:one") -> None:
-        """Whose runs begin ten minutes apart and last a minute."""
+        """Insert a task whose runs start ten minutes apart and last a minute."""
         self._world.run(
             "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, due_at, "
             "created_at, "
@@ -59,8 +59,8 @@ class Writer:
     def at(run: int, seconds: float = 0) -> datetime:
         return START + timedelta(minutes=10 * run, seconds=seconds)
 
-    def line(self, at: datetime, told: str | dict[str, Any]) -> None:
-        text = told if isinstance(told, str) else json.dumps({"level": "INFO", "timestamp": "…", **told})
+    def line(self, at: datetime, content: str | dict[str, Any]) -> None:
+        text = content if isinstance(content, str) else json.dumps({"level": "INFO", "timestamp": "…", **content})
         event = {"timestamp": int(at.timestamp() * 1000), "message": text}
         self._client.put_log_events(logGroupName=GROUP, logStreamName="one", logEvents=[event])
 
@@ -77,7 +77,7 @@ def inspector(world: World) -> Iterator[Inspector]:
     database.drop()
 
 
-def test_the_lines_of_all_attempts_are_there_in_order_and_no_others(writer: Writer, inspector: Inspector) -> None:
+def test_the_lines_are_those_of_all_attempts_in_order(writer: Writer, inspector: Inspector) -> None:
     writer.task("a")
     for run in (2, 1):
         writer.line(
@@ -93,7 +93,7 @@ def test_the_lines_of_all_attempts_are_there_in_order_and_no_others(writer: Writ
     )
 
 
-def test_of_a_batchs_line_only_its_own_part_is_shown(writer: Writer, inspector: Inspector) -> None:
+def test_only_the_tasks_own_part_of_a_batch_line_is_shown(writer: Writer, inspector: Inspector) -> None:
     writer.task("a", runs=1)
     done = [{"task_id": id_, "attempt": 1, "ms": ms} for id_, ms in (("b", 1), ("a", 2), ("c", 3))]
     writer.line(
@@ -104,7 +104,7 @@ def test_of_a_batchs_line_only_its_own_part_is_shown(writer: Writer, inspector: 
     assert (line.message, line.attempt, line.fields) == ("tasks completed", 1, {"outcome": "completed", "ms": 2})
 
 
-def test_what_lambda_says_of_an_invocation_is_there_as_of_a_killed_run(writer: Writer, inspector: Inspector) -> None:
+def test_lambdas_own_lines_are_included_for_example_of_a_killed_run(writer: Writer, inspector: Inspector) -> None:
     writer.task("a")
     writer.line(writer.at(2, 61), f"2026-01-01T00:00:00Z {REQUESTS[1]} Task timed out after 60.00 seconds")
     writer.line(writer.at(2, 61), f"START RequestId: {REQUESTS[1]} Version: $LATEST")
@@ -115,7 +115,7 @@ def test_what_lambda_says_of_an_invocation_is_there_as_of_a_killed_run(writer: W
     assert line.message.endswith("Task timed out after 60.00 seconds")
 
 
-def test_a_task_that_never_ran_is_looked_for_in_all_its_time(writer: Writer, inspector: Inspector) -> None:
+def test_a_task_that_never_ran_is_searched_for_in_its_whole_lifetime(writer: Writer, inspector: Inspector) -> None:
     writer.task("a", runs=0)
     writer.line(START + timedelta(minutes=30), {"message": "message acknowledged", "task_id": "a"})
     assert [line.message for line in inspector.logs("a")] == ["message acknowledged"]
@@ -129,7 +129,7 @@ def test_an_id_of_any_characters_finds_its_own_lines(id_: str, writer: Writer, i
     assert [line.message for line in inspector.logs(id_)] == ["mine"]
 
 
-def test_the_lines_are_bounded_and_those_that_are_left_are_the_first(writer: Writer, inspector: Inspector) -> None:
+def test_the_lines_are_limited_to_the_first(writer: Writer, inspector: Inspector) -> None:
     writer.task("a", runs=1)
     for second in range(5):
         writer.line(writer.at(1, second), {"message": str(second), "task_id": "a"})
@@ -143,17 +143,17 @@ def test_a_limit_out_of_range_is_refused(limit: int, inspector: Inspector) -> No
 
 
 @pytest.mark.parametrize("id_", ["unknown", "", "\x00", "ä"])
-def test_an_id_that_is_not_known_is_refused(id_: str, inspector: Inspector) -> None:
+def test_an_unknown_id_is_refused(id_: str, inspector: Inspector) -> None:
     with pytest.raises(UnknownTaskError):
         inspector.logs(id_)
 
 
-def test_a_log_that_is_gone_is_no_error(world: World, inspector: Inspector) -> None:
+def test_a_deleted_log_is_not_an_error(world: World, inspector: Inspector) -> None:
     Writer(world, boto3.client("logs")).task("a", type_="gone:away")
     assert inspector.logs("a") == ()
 
 
-def test_windows_that_touch_are_one_question() -> None:
+def test_overlapping_windows_are_one_search() -> None:
     minute = timedelta(minutes=1)
     found = logs.merged(
         [(START + 10 * minute, START + 11 * minute), (START, START + minute), (START + minute, START + 2 * minute)]
@@ -164,7 +164,7 @@ def test_windows_that_touch_are_one_question() -> None:
     ]
 
 
-def test_the_question_is_a_quoted_term_around_the_attempt_and_goes_on_page_by_page(
+def test_the_search_is_a_quoted_term_around_the_attempt_page_by_page(
     world: World,
     writer: Writer,
     inspector: Inspector,

@@ -1,4 +1,4 @@
-"""Queues and lanes as they stand: the record's part and SQS's part, each also without the other."""
+"""Queues and lanes: the part of the database and the part of SQS, each also without the other."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_each_queue_has_its_lanes_and_the_sum_of_their_rows(deployed: World, ins
     assert abs(found.at - datetime.now(UTC)) < timedelta(minutes=1)
 
 
-def test_the_oldest_wait_is_that_of_the_task_that_is_due_longest(deployed: World, inspector: Inspector) -> None:
+def test_the_oldest_wait_is_that_of_the_task_that_was_due_first(deployed: World, inspector: Inspector) -> None:
     enqueue(deployed, "far", process_in=timedelta(hours=1))
     assert lane_of(inspector.overview(), "sample:one").oldest_wait_seconds is None
     for id_, minutes in (("a", 10), ("b", 20), ("done", 30)):
@@ -83,7 +83,9 @@ def test_the_oldest_wait_is_that_of_the_task_that_is_due_longest(deployed: World
     assert queue_of(found, Queue.LOW).oldest_wait_seconds is None
 
 
-def test_sqs_says_what_lanes_front_doors_and_dead_letter_queues_hold(deployed: World, inspector: Inspector) -> None:
+def test_depths_of_lanes_front_doors_and_dead_letter_queues_come_from_sqs(
+    deployed: World, inspector: Inspector
+) -> None:
     enqueue(deployed, "now")
     enqueue(deployed, "taken")
     enqueue(deployed, "soon", process_in=timedelta(minutes=5))
@@ -101,7 +103,7 @@ def test_sqs_says_what_lanes_front_doors_and_dead_letter_queues_hold(deployed: W
     assert queue_of(found, Queue.LOW).depth == Depth(0, 0, 0, 0)
 
 
-def test_minutes_have_no_holes_and_count_what_began(deployed: World, inspector: Inspector) -> None:
+def test_minutes_have_no_gaps_and_count_the_runs_that_started(deployed: World, inspector: Inspector) -> None:
     for id_, do in (("good", "nothing"), ("bad", "overviewed_failure")):
         enqueue(deployed, id_, do=do)
         deliver(deployed, id_)
@@ -115,22 +117,20 @@ def test_minutes_have_no_holes_and_count_what_began(deployed: World, inspector: 
     assert len(minutes) == 5
     assert {after.at - before.at for before, after in itertools.pairwise(minutes)} == {timedelta(minutes=1)}
     assert minutes[-1].at <= found.at < minutes[-1].at + timedelta(minutes=1)
-    told = [(one.started, one.succeeded, one.failed, one.wait_ms) for one in minutes if one.started]
-    assert told == [(1, 0, 1, 500), (1, 1, 0, 100)]
+    runs = [(one.started, one.completed, one.failed, one.wait_ms) for one in minutes if one.started]
+    assert runs == [(1, 0, 1, 500), (1, 1, 0, 100)]
     assert all(one.wait_ms is None for one in minutes if not one.started)
     assert not any(one.started for one in queue_of(found, Queue.LOW).minutes)
     assert [len(queue_of(inspector.overview(minutes=n)).minutes) for n in (1, 240)] == [1, 240]
 
 
 @pytest.mark.parametrize("minutes", [0, 241, "5", None])
-def test_1_to_240_minutes_are_told(inspector: Inspector, minutes: Any) -> None:
+def test_1_to_240_minutes_are_allowed(inspector: Inspector, minutes: Any) -> None:
     with pytest.raises(SelectionError, match="minutes: a whole number from 1 to 240 is required"):
         inspector.overview(minutes=minutes)
 
 
-def test_a_pause_stands_at_its_queue_or_at_the_lanes_of_its_type_while_it_lasts(
-    deployed: World, inspector: Inspector
-) -> None:
+def test_a_pause_is_shown_at_its_queue_or_the_lanes_of_its_type(deployed: World, inspector: Inspector) -> None:
     deployed.run(
         "insert into joblane.pauses (scope, name, reason, paused_by, until) values ('queue', 'low', 'why', "
         "'ann', null),"
@@ -155,7 +155,7 @@ def test_a_pause_stands_at_its_queue_or_at_the_lanes_of_its_type_while_it_lasts(
     assert queue_of(found).pause is None
 
 
-def test_the_record_is_told_where_sqs_is_away_and_sqs_is_not_asked_again_and_again(
+def test_if_sqs_is_unavailable_the_tasks_are_shown_and_sqs_is_asked_once(
     deployed: World, scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(deployed, "it")
@@ -169,12 +169,10 @@ def test_the_record_is_told_where_sqs_is_away_and_sqs_is_not_asked_again_and_aga
     found = Inspector(scope).overview()
     assert lane_of(found, "sample:one").tasks == {State.PENDING: 1}
     assert lane_of(found, "sample:one").depth == queue_of(found).depth == queue_of(found).front_door == Depth()
-    assert len(asked) <= 8, "those that were under way"
+    assert len(asked) <= 8, "requests in flight at the first failure"
 
 
-def test_a_queue_that_is_not_there_is_told_without_depth_and_makes_the_sum_unknown(
-    deployed: World, inspector: Inspector
-) -> None:
+def test_a_missing_queue_has_no_depth_and_makes_the_sum_unknown(deployed: World, inspector: Inspector) -> None:
     deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-tick"))
     deployed.sqs.client.delete_queue(QueueUrl=deployed.sqs.url("jobs-default-sample-one-dlq"))
     found = inspector.overview()
@@ -184,10 +182,10 @@ def test_a_queue_that_is_not_there_is_told_without_depth_and_makes_the_sum_unkno
     assert queue_of(found, Queue.CRITICAL).depth == Depth(0, 0, 0, 0)
 
 
-def test_rows_of_a_type_that_is_gone_stand_in_a_lane_of_their_own(deployed: World, scope: Scope) -> None:
+def test_rows_of_an_undeclared_type_have_a_lane_of_their_own(deployed: World, scope: Scope) -> None:
     enqueue(deployed, "it")
     tasks = {type_: task for type_, task in TASKS.items() if type_ != "sample:one"}
     found = Inspector(Scope(scope.database, scope.sqs, PREFIX, tasks, "op")).overview()
     lane = lane_of(found, "sample:one")
     assert (lane.tasks, lane.depth) == ({State.PENDING: 1}, Depth())
-    assert queue_of(found).depth == Depth(0, 0, 0, 0), "the sum is of what is deployed"
+    assert queue_of(found).depth == Depth(0, 0, 0, 0), "the sum covers the deployed lanes"

@@ -1,4 +1,4 @@
-"""A pause: nothing new starts, nothing is lost or spent, and all goes on when it ends."""
+"""Pauses: nothing new starts, nothing is lost or spent, and all tasks continue after the end."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def jobs_housekeeping(payload: Sample, ctx: Any) -> None:
 
 
 def deliver_all(world: World) -> int:
-    """Hand what is in the lane of ``sample:one`` to its function. Returns how many messages there were."""
+    """Deliver all messages in the lane of ``sample:one``. Returns their number."""
     messages = world.take(sample_one)
     for message in messages:
         world.deliver(sample_one, message["Body"], group=message.get("Attributes", {}).get("MessageGroupId"))
@@ -59,27 +59,27 @@ def audited(world: World) -> list[list[Any]]:
 def test_a_pause_keeps_every_message_and_resume_runs_all(
     world: World, inspector: Inspector, kind: PauseScope, name: str
 ) -> None:
-    # given: one task whose message is in the lane, one that the sweep is to send, and a message of an external sender
+    # given: a task with a message in the lane, a task that the sweep has to send, and an external message
     world.lane(sample_one)
     world.client._sqs = world.sqs
     sent = world.client.enqueue(sample_one, Sample(), tenant="acme").id
     put(world, sample_one, "unsent", tenant="acme", sweep_at=In(-1))
 
-    # when: it is paused, everything is delivered, and sweeps go by
-    inspector.pause(kind, name, reason="the provider is away")
+    # when: all is paused, all messages are delivered, and sweeps run
+    inspector.pause(kind, name, reason="the provider is down")
     assert deliver_all(world) == 1
     kept = world.deliver(sample_one, {"type": "sample:one", "id": "external", "payload": {}}, group="acme")
     for _ in range(2):
         world.run("update joblane.tasks set sweep_at = clock_timestamp() where sweep_at is not null")
         assert world.sweep().sent == 0
 
-    # then: no message is left, each waits in its row, and nothing was spent
+    # then: no message is left, each task waits, and no attempt was spent
     assert kept == []
     for id_ in (sent, "unsent", "external"):
         row = world.row(id_)
         assert (row["state"], row["attempts"], row["runs"]) == ("pending", 0, 0)
 
-    # when: it goes on
+    # when: it is resumed
     inspector.resume(kind, name)
     assert world.sweep().sent == 3
     assert deliver_all(world) == 3
@@ -88,21 +88,21 @@ def test_a_pause_keeps_every_message_and_resume_runs_all(
     assert [world.outcomes(id_) for id_ in (sent, "unsent", "external")] == [["completed"]] * 3
 
 
-def test_the_pause_of_a_tenant_holds_a_message_that_has_lost_its_group(world: World, inspector: Inspector) -> None:
+def test_the_pause_of_a_tenant_applies_to_messages_without_their_group(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "it", tenant="acme")
     inspector.pause(PauseScope.TENANT, "acme")
     assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}) == []
     assert (world.row("it")["state"], world.row("it")["runs"]) == ("pending", 0)
 
 
-def test_a_task_that_was_given_another_tenant_waits_for_that_one_alone(world: World, inspector: Inspector) -> None:
+def test_a_task_with_a_changed_tenant_waits_only_for_the_new_tenant(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "it", tenant="acme")
     inspector.pause(PauseScope.TENANT, "initech")
     assert world.deliver(sample_one, {"type": "sample:one", "id": "it", "rec": True}, group="initech") == []
     assert world.row("it")["state"] == "completed"
 
 
-def test_a_pause_lets_a_run_end_and_holds_back_its_retry(world: World, inspector: Inspector) -> None:
+def test_during_a_pause_a_run_ends_and_its_retry_waits(world: World, inspector: Inspector) -> None:
     put(world, sample_one, "lost", **active(60))
     inspector.pause(PauseScope.TYPE, "sample:one")
     world.expire_leases()
@@ -127,12 +127,12 @@ def test_resume_wakes_the_sweep(world: World, inspector: Inspector) -> None:
     assert len(world.received(lane)) == 1
 
 
-def test_resume_brings_on_more_than_one_statement_takes(
+def test_resume_continues_more_tasks_than_fit_into_one_statement(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from joblane.inspector.stage import pauses
 
-    monkeypatch.setattr(pauses, "GO_ON", pauses.GO_ON.replace(str(pauses.BATCH), "2"))
+    monkeypatch.setattr(pauses, "SWEEP_NOW", pauses.SWEEP_NOW.replace(str(pauses.BATCH), "2"))
     monkeypatch.setattr(pauses, "BATCH", 2)
     for number in range(5):
         put(world, sample_one, f"held-{number}", sweep_at=In(50))
@@ -144,7 +144,7 @@ def test_resume_brings_on_more_than_one_statement_takes(
     assert world.run("select count(*) from joblane.tasks where sweep_at <= now()") == [[5]]
 
 
-def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
+def test_a_pause_ends_automatically(world: World, inspector: Inspector) -> None:
     inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
     put(world, sample_one, "t")
     world.deliver(sample_one, {"type": "sample:one", "id": "t", "rec": True})
@@ -157,7 +157,7 @@ def test_a_pause_ends_by_itself(world: World, inspector: Inspector) -> None:
     assert inspector.pauses() == ()
 
 
-def test_a_type_is_paused_under_its_former_names_too(world: World, scope: Scope) -> None:
+def test_a_type_is_also_paused_under_its_former_names(world: World, scope: Scope) -> None:
     tasks = {sample_renamed.type: sample_renamed}
     inspector = Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
 
@@ -192,14 +192,14 @@ def test_the_ticks_of_a_paused_schedule_are_cancelled(world: World, inspector: I
 # --- Asking and refusing -------------------------------------------------------------------------------------------
 
 
-def test_a_pause_says_who_why_and_until_when(world: World, inspector: Inspector) -> None:
+def test_a_pause_has_its_operator_reason_and_end(world: World, inspector: Inspector) -> None:
     until = datetime.now(UTC) + HOUR
 
-    paused = inspector.pause(PauseScope.QUEUE, "default", reason="  the provider\n is away ", until=until)
+    paused = inspector.pause(PauseScope.QUEUE, "default", reason="  the provider\n is down ", until=until)
 
     assert inspector.pauses() == (paused,)
-    assert (paused.by, paused.reason, paused.until) == ("op", "the provider is away", until)
-    assert audited(world) == [["pause", "queue:default", "the provider is away"]]
+    assert (paused.by, paused.reason, paused.until) == ("op", "the provider is down", until)
+    assert audited(world) == [["pause", "queue:default", "the provider is down"]]
 
 
 def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector) -> None:
@@ -211,7 +211,7 @@ def test_pausing_again_replaces_reason_and_end_and_says_so(inspector: Inspector)
     assert (second.reason, second.until, second.since) == ("two", None, first.since)
 
 
-def test_pausing_again_says_who_had_paused(inspector: Inspector, scope: Scope) -> None:
+def test_pausing_again_names_the_earlier_operator(inspector: Inspector, scope: Scope) -> None:
     first = inspector.pause(PauseScope.QUEUE, "low")
 
     second = Inspector(replace(scope, who="bob")).pause(PauseScope.QUEUE, "low")
@@ -222,7 +222,7 @@ def test_pausing_again_says_who_had_paused(inspector: Inspector, scope: Scope) -
 WAITS = "select from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'"
 
 
-def test_of_two_operators_at_once_the_second_is_told_too(
+def test_the_second_of_two_concurrent_operators_sees_the_first(
     world: World, inspector: Inspector, wait_until: Callable[[Callable[[], bool]], None]
 ) -> None:
     # given: the first has paused, and has not committed yet
@@ -242,7 +242,7 @@ def test_of_two_operators_at_once_the_second_is_told_too(
     assert (details["paused_by"], details["since"]) == ("ann", second.since.isoformat())
 
 
-def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) -> None:
+def test_a_pause_that_has_ended_starts_anew(world: World, inspector: Inspector) -> None:
     first = inspector.pause(PauseScope.TYPE, "sample:one", until=datetime.now(UTC) + HOUR)
     world.run("update joblane.pauses set until = clock_timestamp()")
 
@@ -255,14 +255,14 @@ def test_a_pause_that_has_ended_begins_anew(world: World, inspector: Inspector) 
 @pytest.mark.parametrize(
     ("kind", "name", "says"),
     [
-        (PauseScope.QUEUE, "lowest", "there are critical, default, low"),
-        (PauseScope.TYPE, "sample:none", "there are .*sample:alert, sample:batch"),
-        (PauseScope.SCHEDULE, "sample:tick", "there are sample:tick:0, sample:tick:1"),
+        (PauseScope.QUEUE, "lowest", "known: critical, default, low"),
+        (PauseScope.TYPE, "sample:none", "there is no task type 'sample:none'; did you mean 'sample:one'"),
+        (PauseScope.SCHEDULE, "sample:tick", "known: sample:tick:0, sample:tick:1"),
         (PauseScope.TENANT, "with space", "1 to 128 ASCII letters"),
         ("everything", "x", "one of queue, type, tenant, schedule"),
     ],
 )
-def test_an_unknown_name_is_refused_with_those_that_there_are(
+def test_an_unknown_name_is_refused_with_the_known_names(
     world: World, inspector: Inspector, kind: Any, name: str, says: str
 ) -> None:
     with pytest.raises(SelectionError, match=says):
@@ -282,7 +282,7 @@ WEST = timezone(timedelta(hours=-12))
     [datetime.now(UTC) - HOUR, datetime.now(UTC).replace(tzinfo=None), datetime.max.replace(tzinfo=WEST), "tomorrow"],
     ids=["past", "naive", "beyond the calendar", "no time"],
 )
-def test_an_end_that_is_no_time_ahead_is_refused(inspector: Inspector, until: Any) -> None:
+def test_an_end_that_is_not_in_the_future_is_refused(inspector: Inspector, until: Any) -> None:
     with pytest.raises(SelectionError, match="until: "):
         inspector.pause(PauseScope.TYPE, "sample:one", until=until)
 
@@ -291,20 +291,20 @@ def test_the_sweep_cannot_be_paused(scope: Scope) -> None:
     from joblane.functions.jobs_sweep.handler import jobs_sweep
 
     tasks = {jobs_sweep.type: jobs_sweep}
-    with pytest.raises(SelectionError, match="nothing that waits would go on"):
+    with pytest.raises(SelectionError, match="no waiting task of any queue would continue"):
         Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op")).pause(PauseScope.TYPE, "jobs:sweep")
 
 
-def test_resuming_what_is_not_paused_lists_what_is(world: World, inspector: Inspector) -> None:
+def test_a_resume_without_a_pause_lists_the_pauses(world: World, inspector: Inspector) -> None:
     inspector.pause(PauseScope.TYPE, sample_batch.type)
 
-    with pytest.raises(SelectionError, match="'sample:one' is not paused; paused is type sample:batch"):
+    with pytest.raises(SelectionError, match="'sample:one' is not paused; current pauses: type sample:batch"):
         inspector.resume(PauseScope.TYPE, "sample:one")
 
     assert [row[0] for row in audited(world)] == ["pause"]
 
 
-def test_what_a_deploy_has_dropped_can_be_resumed(world: World, inspector: Inspector) -> None:
+def test_a_target_that_a_deploy_has_removed_can_be_resumed(world: World, inspector: Inspector) -> None:
     world.run("insert into joblane.pauses (scope, name) values ('type', 'gone:type')")
 
     assert inspector.resume(PauseScope.TYPE, "gone:type").name == "gone:type"

@@ -1,4 +1,4 @@
-"""Redriving: what it touches and what it leaves, the canary, and whoever else is at it at the same time."""
+"""Redrives: the tasks and messages that they touch, the canary, and concurrent actions."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import json
 import pytest
 
 from joblane import SkipRetry, State, TaskContext
+from joblane.inspector.bulk.dead_letters import FINGERPRINT
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from tests.builders.rows import put
 from tests.bulks import Bulks
 from tests.integration.inspector.test_bulk import BRIEF, states
-from tests.integration.inspector.test_dead import CRON, DLQ, DOOR, external, put_dead, send_letter
+from tests.integration.inspector.test_dead import CRON, DLQ, FRONT_DOOR, external, put_dead, put_dead_letter
 from tests.samples import Sample, behaviour, sample_one
 from tests.world import World, handle
 
@@ -34,7 +35,7 @@ def redrive_fails(payload: Sample, ctx: TaskContext) -> None:
 
 @pytest.fixture
 def ran(bulks: Bulks) -> Bulks:
-    """With a table that gets a row for each run of ``redrive_counts``."""
+    """A stage with a table that gets a row for each run of ``redrive_counts``."""
     bulks.world.run("create table ran (id text)")
     return bulks
 
@@ -44,7 +45,7 @@ def runs(world: World) -> list[str]:
 
 
 def work_off(world: World, lane: str = LANE) -> None:
-    """Run what waits in a lane."""
+    """Run all that waits in a lane."""
     while records := world.receive(lane):
         world.acknowledge(lane, records, handle(world.worker(sample_one), *records))
 
@@ -55,8 +56,8 @@ def put_groups(world: World, do: str = "redrive_counts", *, each: int = 2) -> No
             put_dead(world, f"{cause}{number}", fingerprint=cause * 4, payload={"do": do, "number": 0})
 
 
-def move_all(world: World, source: str, target: str) -> None:
-    """As the AWS console's redrive does."""
+def console_redrive(world: World, source: str, target: str) -> None:
+    """Move all messages, as a redrive in the AWS console does."""
     for message in world.received(source, visibility=30):
         world.sqs.client.send_message(
             QueueUrl=world.sqs.url(target),
@@ -69,12 +70,12 @@ def move_all(world: World, source: str, target: str) -> None:
 # --- Rows ----------------------------------------------------------------------------------------------------------
 
 
-def test_redriving_one_group_of_three_touches_that_one_alone(inspector: Inspector, ran: Bulks) -> None:
+def test_a_redrive_of_one_group_touches_only_that_group(inspector: Inspector, ran: Bulks) -> None:
     # given
     world = ran.world
     put_groups(world)
     # when
-    view = inspector.redrive(Filter(fingerprint="bbbb"), rate=500, reason="mended")
+    view = inspector.redrive(Filter(fingerprint="bbbb"), rate=500, reason="fixed")
     ran.run(view.id)
     work_off(world)
     # then
@@ -84,13 +85,13 @@ def test_redriving_one_group_of_three_touches_that_one_alone(inspector: Inspecto
     view = inspector.bulk_view(view.id)
     assert (view.action, view.state, view.total, view.done, view.failed) == ("redrive", State.COMPLETED, 2, 2, 0)
     [entry] = inspector.audit(target="b0")
-    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "mended", {"bulk": view.id})
-    # and its letters are gone, those of the others are there, and to be seen
+    assert (entry.action, entry.who, entry.reason, entry.details) == ("redrive", "op", "fixed", {"bulk": view.id})
+    # and its dead letters are gone, and those of the other groups are visible
     assert sorted(json.loads(one["Body"])["id"] for one in world.received(DLQ)) == ["a0", "a1", "c0", "c1"]
     assert {group.fingerprint for group in inspector.dead().groups} == {"aaaa", "cccc"}
 
 
-def test_all_is_what_a_filter_without_a_word_means(inspector: Inspector, ran: Bulks) -> None:
+def test_an_empty_filter_redrives_all(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world)
     put(ran.world, sample_one, "ok", state="completed")
     view = inspector.redrive(Filter(), rate=500)
@@ -100,18 +101,16 @@ def test_all_is_what_a_filter_without_a_word_means(inspector: Inspector, ran: Bu
     assert ran.world.depth(DLQ) == 0
 
 
-def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_is_dead(
-    inspector: Inspector, ran: Bulks
-) -> None:
+def test_obsolete_dead_letters_are_removed_even_if_no_task_is_archived(inspector: Inspector, ran: Bulks) -> None:
     # given
     put_dead(ran.world, "a0", fingerprint="aaaa", payload={"do": "redrive_counts", "number": 0})
     inspector.retry("a0")
     work_off(ran.world)
     found = inspector.dead()
-    assert (found.groups, sum(found.leftovers.values())) == ((), 1)
+    assert (found.groups, sum(found.obsolete.values())) == ((), 1)
     # when
     for filter_ in (Filter(types=("sample:batch",)), Filter(ids=("a0",))):
-        with pytest.raises(SelectionError, match="no task matches it"):
+        with pytest.raises(SelectionError, match="no task matches"):
             inspector.redrive(filter_)
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     ran.run(view.id)
@@ -120,24 +119,29 @@ def test_letters_whose_tasks_have_moved_on_are_told_and_removed_though_nothing_i
     view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.stopped) == (State.COMPLETED, 0, 0, None)
     assert runs(ran.world) == ["a0"]
-    assert (ran.world.depth(DLQ), inspector.dead().leftovers) == (0, {})
+    assert (ran.world.depth(DLQ), inspector.dead().obsolete) == (0, {})
 
 
-def test_a_redrive_that_matches_nothing_says_so(inspector: Inspector, ran: Bulks) -> None:
+def test_a_redrive_that_matches_nothing_is_refused(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world)
-    for filter_ in (Filter(fingerprint="nothing"), Filter(types=("sample:batch",)), Filter(fingerprint="letter:no")):
-        with pytest.raises(SelectionError, match="filter: no task matches it; nothing was begun"):
+    for filter_ in (
+        Filter(fingerprint="nothing"),
+        Filter(types=("sample:batch",)),
+        Filter(fingerprint=f"{FINGERPRINT}no"),
+    ):
+        with pytest.raises(SelectionError, match="filter: no task matches; nothing was started"):
             inspector.redrive(filter_)
     with pytest.raises(
-        SelectionError, match="states: retry is for what is archived or cancelled, not for what is completed"
+        SelectionError,
+        match="states: retry is for tasks that are archived or cancelled, not for tasks that are completed",
     ):
         inspector.redrive(Filter(states=(State.COMPLETED,)))
     with pytest.raises(SelectionError, match="canary: a whole number from 0 to 100 is required"):
         inspector.redrive(Filter(), canary=101)
 
 
-def test_letters_that_the_console_redrives_afterwards_run_nothing_twice(inspector: Inspector, ran: Bulks) -> None:
-    # given letters that were hidden while they were to be tidied
+def test_dead_letters_that_the_console_redrives_later_run_nothing_twice(inspector: Inspector, ran: Bulks) -> None:
+    # given dead letters that were invisible during the redrive
     world = ran.world
     put_groups(world, each=1)
     hidden = world.received(DLQ, visibility=30)
@@ -147,7 +151,7 @@ def test_letters_that_the_console_redrives_afterwards_run_nothing_twice(inspecto
     assert runs(world) == ["a0", "b0", "c0"]
     # when
     world.sqs.set_visibility(DLQ, {message["ReceiptHandle"]: 0 for message in hidden})
-    move_all(world, DLQ, LANE)
+    console_redrive(world, DLQ, LANE)
     work_off(world)
     # then
     assert runs(world) == ["a0", "b0", "c0"]
@@ -156,11 +160,9 @@ def test_letters_that_the_console_redrives_afterwards_run_nothing_twice(inspecto
 # --- Messages without a row ----------------------------------------------------------------------------------------
 
 
-def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
-    inspector: Inspector, ran: Bulks
-) -> None:
+def test_messages_without_a_row_run_once_under_their_message_id(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    id_ = send_letter(world, external(payload={"do": "redrive_counts"}))
+    id_ = put_dead_letter(world, external(payload={"do": "redrive_counts"}))
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     assert view.total == 1
     ran.run(view.id)
@@ -170,9 +172,9 @@ def test_messages_that_never_had_a_row_run_once_under_the_id_that_brought_them(
     assert inspector.bulk_view(view.id).done == 1
 
 
-def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: Inspector, ran: Bulks) -> None:
+def test_a_redrive_continues_over_several_invocations(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    ids = {send_letter(world, external(payload={"do": "redrive_counts"})) for _ in range(25)}
+    ids = {put_dead_letter(world, external(payload={"do": "redrive_counts"})) for _ in range(25)}
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     invocations = 1
     while ran.run(view.id, seconds=BRIEF):
@@ -183,36 +185,38 @@ def test_letters_are_worked_off_over_as_many_invocations_as_it_takes(inspector: 
     assert world.depth(DLQ) == 0
 
 
-def test_what_a_front_door_refused_goes_back_through_it(inspector: Inspector, ran: Bulks) -> None:
+def test_a_message_refused_at_a_front_door_is_sent_back_to_it(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    unknown = send_letter(world, {"type": "sample:later"}, DOOR, generation=0, reason="UnknownType: no task 'x' takes")
-    send_letter(world, "no json", DOOR, generation=0, reason="MessageError: body: not JSON")
+    unknown = put_dead_letter(
+        world, {"type": "sample:later"}, FRONT_DOOR, generation=0, reason="UnknownType: no task 'x' takes"
+    )
+    put_dead_letter(world, "no json", FRONT_DOOR, generation=0, reason="MessageError: body: not JSON")
     [group] = [group for group in inspector.dead().groups if group.error_type == "UnknownType"]
     view = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
     ran.run(view.id)
     [sent] = world.received("jobs-default")
     assert json.loads(sent["Body"])["id"] == unknown
     assert "MessageAttributes" not in sent
-    assert [message["Body"] for message in world.received(DOOR)] == ["no json"]
+    assert [message["Body"] for message in world.received(FRONT_DOOR)] == ["no json"]
 
 
-def test_what_cannot_be_read_is_sent_back_by_its_own_fingerprint_alone(inspector: Inspector, ran: Bulks) -> None:
+def test_an_unreadable_message_is_sent_back_only_by_its_fingerprint(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    send_letter(world, "no json", DOOR, generation=0, reason="MessageError: body: not JSON")
+    put_dead_letter(world, "no json", FRONT_DOOR, generation=0, reason="MessageError: body: not JSON")
     with pytest.raises(SelectionError, match="no task matches"):
         inspector.redrive(Filter(), rate=500)
     [group] = inspector.dead().groups
     view = inspector.redrive(Filter(fingerprint=group.fingerprint), rate=500)
     ran.run(view.id)
     assert [message["Body"] for message in world.received("jobs-default")] == ["no json"]
-    assert world.depth(DOOR) == 0
+    assert world.depth(FRONT_DOOR) == 0
 
 
-def test_a_tick_that_was_not_sent_keeps_its_time(inspector: Inspector, ran: Bulks) -> None:
+def test_an_unsent_tick_keeps_its_time(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     world.make("jobs-cron")
-    send_letter(world, {"type": "sample:tick", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
-    send_letter(world, {"type": "no:longer", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
+    put_dead_letter(world, {"type": "sample:tick", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
+    put_dead_letter(world, {"type": "no:longer", "tick": {"schedule": "0", "at": "<aws.scheduler.time>"}}, CRON)
     [tick] = [group for group in inspector.dead().groups if group.type == "sample:tick"]
     view = inspector.redrive(Filter(types=("sample:tick",)), rate=500)
     ran.run(view.id)
@@ -222,33 +226,33 @@ def test_a_tick_that_was_not_sent_keeps_its_time(inspector: Inspector, ran: Bulk
     assert world.depth(CRON) == 1
 
 
-def test_a_copy_that_sqs_moved_goes_back_where_its_row_waits_and_is_dropped_where_it_has_ended(
+def test_a_message_that_sqs_moved_is_sent_back_for_a_live_row_and_else_deleted(
     inspector: Inspector, ran: Bulks
 ) -> None:
     world = ran.world
     put(world, sample_one, "waits")
     put(world, sample_one, "ended", state="completed")
     for id_ in ("waits", "ended"):
-        send_letter(world, {"type": "sample:one", "id": id_, "rec": True})
+        put_dead_letter(world, {"type": "sample:one", "id": id_, "rec": True})
     view = inspector.redrive(Filter(types=("sample:one",)), rate=500)
     ran.run(view.id)
     assert [json.loads(message["Body"])["id"] for message in world.received(LANE)] == ["waits"]
     assert world.depth(DLQ) == 0
 
 
-def test_a_letter_under_the_id_of_another_task_is_never_taken_for_a_leftover(inspector: Inspector, ran: Bulks) -> None:
+def test_a_dead_letter_with_the_id_of_another_task_is_not_obsolete(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     put(world, sample_one, "it", state="completed", generation=3)
     put_dead(world, "dead")
-    send_letter(world, external(7, id="it"), generation=0, reason="IdConflict: 'it' is the id of another task")
+    put_dead_letter(world, external(7, id="it"), generation=0, reason="IdConflict: 'it' is the id of another task")
     view = inspector.redrive(Filter(ids=("dead",)), rate=500)
     ran.run(view.id)
     assert [json.loads(message["Body"])["id"] for message in world.received(DLQ)] == ["it"]
 
 
-def test_a_message_that_sqs_does_not_take_stays_where_it_is(inspector: Inspector, ran: Bulks) -> None:
+def test_a_message_that_cannot_be_sent_stays_in_its_queue(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
-    send_letter(world, external())
+    put_dead_letter(world, external())
     url = world.sqs.url(LANE)
     view = inspector.redrive(Filter(), rate=500)
     world.sqs.client.delete_queue(QueueUrl=url)
@@ -262,7 +266,7 @@ def test_a_message_that_sqs_does_not_take_stays_where_it_is(inspector: Inspector
 # --- The canary ----------------------------------------------------------------------------------------------------
 
 
-def test_the_canary_stops_a_redrive_when_its_five_redrive_fails(inspector: Inspector, ran: Bulks) -> None:
+def test_a_failed_canary_of_five_stops_the_redrive(inspector: Inspector, ran: Bulks) -> None:
     # given
     world = ran.world
     put_groups(world, "redrive_fails", each=4)
@@ -272,23 +276,23 @@ def test_the_canary_stops_a_redrive_when_its_five_redrive_fails(inspector: Inspe
     # then
     view = inspector.bulk_view(view.id)
     assert (view.state, view.total, view.done, view.failed) == (State.COMPLETED, 12, 0, 5)
-    assert view.stopped == "the canary: 5 of 5 failed again, the last with SkipRetry; nothing else was touched"
+    assert view.stopped == "the canary failed: 5 of 5 failed again, the last with SkipRetry; no other task was sent"
     assert world.run("select count(*) from joblane.tasks where generation = 2") == [[5]]
     assert world.run("select count(*) from joblane.tasks where state = 'archived'") == [[12]]
-    assert world.depth(DLQ) == 12 + 5  # the five have a letter for each time; nothing was deleted
+    assert world.depth(DLQ) == 12 + 5  # the five have a dead letter for each time; nothing was deleted
 
 
-def test_the_rest_follows_when_the_canary_does_well(inspector: Inspector, ran: Bulks) -> None:
+def test_after_a_completed_canary_the_redrive_continues(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     put_groups(world, each=4)
     view = inspector.redrive(Filter(types=("sample:one",)), canary=5, rate=500)
     started: list[list[str]] = []
 
-    def look() -> None:
+    def run_canary() -> None:
         work_off(world)
         started.append(runs(world))
 
-    ran.run(view.id, after_commits={2: look})
+    ran.run(view.id, after_commits={2: run_canary})
     work_off(world)
     assert len(started[0]) == 5
     assert len(set(runs(world))) == len(runs(world)) == 12
@@ -297,47 +301,47 @@ def test_the_rest_follows_when_the_canary_does_well(inspector: Inspector, ran: B
     assert world.depth(DLQ) == 0
 
 
-def test_the_canary_is_waited_for_over_invocations_and_not_for_ever(inspector: Inspector, ran: Bulks) -> None:
+def test_the_wait_for_the_canary_spans_invocations_and_has_an_end(inspector: Inspector, ran: Bulks) -> None:
     # given
     world = ran.world
     put_groups(world)
     view = inspector.redrive(Filter(), canary=1, rate=500)
-    # when nobody runs it
+    # when the canary does not run
     kept = [ran.run(view.id, seconds=BRIEF) for _ in range(3)]
-    # then each invocation hands over to the next, and holds nothing
+    # then each invocation hands over to the next, and changes nothing
     assert kept == [[ran.message_id]] * 3
     assert inspector.bulk_view(view.id).done == 1
     world.run("update joblane.bulks set canary_until = clock_timestamp()")
     assert ran.run(view.id) == []
     assert inspector.bulk_view(view.id).stopped == (
-        "the canary: 1 of 1 had not ended in time; nothing else was touched"
+        "the canary failed: 1 of 1 had not ended in time; no other task was sent"
     )
     assert world.run("select count(*) from joblane.tasks where state = 'pending'") == [[1]]
 
 
-def test_the_canary_may_be_of_messages_without_a_row(inspector: Inspector, ran: Bulks) -> None:
+def test_the_canary_can_consist_of_messages_without_a_row(inspector: Inspector, ran: Bulks) -> None:
     world = ran.world
     for number in range(12):
-        send_letter(world, external(number, payload={"do": "redrive_fails", "number": number}))
+        put_dead_letter(world, external(number, payload={"do": "redrive_fails", "number": number}))
     view = inspector.redrive(Filter(types=("sample:one",)), canary=2, rate=500)
     ran.run(view.id, after_commits={2: lambda: work_off(world)})
     view = inspector.bulk_view(view.id)
-    assert (view.stopped or "").startswith("the canary: 2 of 2 failed again, the last with SkipRetry")
+    assert (view.stopped or "").startswith("the canary failed: 2 of 2 failed again, the last with SkipRetry")
     assert world.run("select count(*) from joblane.tasks where type = 'sample:one'") == [[2]]
     assert world.depth(DLQ) == 10 + 2
 
 
-def test_what_cannot_be_read_has_no_canary_and_stays(inspector: Inspector, ran: Bulks) -> None:
+def test_unreadable_messages_allow_no_canary_and_stay(inspector: Inspector, ran: Bulks) -> None:
     for number in range(3):
-        send_letter(ran.world, f"no json {number}", DOOR, generation=0, reason="MessageError: body: not JSON")
+        put_dead_letter(ran.world, f"no json {number}", FRONT_DOOR, generation=0, reason="MessageError: body: not JSON")
     [group] = inspector.dead().groups
-    with pytest.raises(SelectionError, match="canary: what cannot be read becomes no task"):
+    with pytest.raises(SelectionError, match="canary: an unreadable message creates no task"):
         inspector.redrive(Filter(fingerprint=group.fingerprint), canary=1)
-    assert ran.world.depth(DOOR) == 3
+    assert ran.world.depth(FRONT_DOOR) == 3
     assert inspector.bulks() == ()
 
 
-def test_a_canary_that_is_more_than_there_are_waits_for_those(inspector: Inspector, ran: Bulks) -> None:
+def test_a_canary_larger_than_the_total_waits_for_all(inspector: Inspector, ran: Bulks) -> None:
     put_groups(ran.world, "redrive_fails", each=1)
     view = inspector.redrive(Filter(), canary=50, rate=500)
     ran.run(view.id, after_commits={number: lambda: work_off(ran.world) for number in range(2, 9)})
@@ -354,9 +358,9 @@ def test_two_redrives_at_once_run_each_task_once(
     monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 2)
     world = ran.world
     put_groups(world, each=2)
-    send_letter(world, external(payload={"do": "redrive_counts"}))
+    put_dead_letter(world, external(payload={"do": "redrive_counts"}))
     first, second = (inspector.redrive(Filter(), rate=500) for _ in range(2))
-    # when the second one does all it can between two commits of the first
+    # when the second redrive runs between two commits of the first
     ran.run(first.id, after_commits={1: lambda: ran.run(second.id)})
     work_off(world)
     # then
@@ -367,7 +371,7 @@ def test_two_redrives_at_once_run_each_task_once(
     assert world.depth(DLQ) == 0
 
 
-def test_what_an_operator_cancels_meanwhile_does_not_run(
+def test_a_task_that_an_operator_cancels_during_a_redrive_does_not_run(
     inspector: Inspector, ran: Bulks, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.inspector.bulk.run.CHUNK", 1)

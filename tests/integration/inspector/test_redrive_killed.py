@@ -1,4 +1,4 @@
-"""A redrive that is killed by SIGKILL anywhere: the next delivery finishes it, nothing is lost, nothing runs twice."""
+"""A redrive that is killed at any point: the next delivery finishes it, nothing is lost, and nothing runs twice."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from joblane.inspector.inspector import Inspector
 from tests.builders.events import record
 from tests.builders.rows import put
 from tests.bulks import Bulks
-from tests.integration.inspector.test_dead import DLQ, external, put_dead, send_letter
+from tests.integration.inspector.test_dead import DLQ, external, put_dead, put_dead_letter
 from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
 from tests.integration.inspector.test_redrive import runs, work_off
 from tests.kills import KILLED, Mortals, mortals
 from tests.samples import sample_one
 
-ROWS, LETTERS = 3, 2
+ROWS, MESSAGES = 3, 2
 STATEMENTS = range(3, 60, 6)
-"""After which statement of a run it dies; beyond the last one it lives."""
+"""The statement of a run after which it dies; after the last statement it lives."""
 
 
 @pytest.fixture(scope="module")
@@ -36,19 +36,21 @@ def workers(ran: Bulks, pool: Mortals) -> Iterator[Mortals]:
 
 
 def given(bulks: Bulks, round_: str) -> set[str]:
-    """Rows with their letters, letters without a row, and a leftover. Returns the ids that have to run."""
+    """Rows with dead letters, messages without a row, and an obsolete dead letter. Returns the ids that must run."""
     world = bulks.world
     payload = {"do": "redrive_counts", "number": 0}
     ids = {f"{round_}-{number}" for number in range(ROWS)}
     for id_ in sorted(ids):
         put_dead(world, id_, payload=payload)
     put(world, sample_one, f"{round_}-ended", state="completed", generation=5)
-    send_letter(world, {"type": "sample:one", "id": f"{round_}-ended", "rec": True}, generation=1, reason="it failed")
-    return ids | {send_letter(world, external(payload=payload)) for _ in range(LETTERS)}
+    put_dead_letter(
+        world, {"type": "sample:one", "id": f"{round_}-ended", "rec": True}, generation=1, reason="it failed"
+    )
+    return ids | {put_dead_letter(world, external(payload=payload)) for _ in range(MESSAGES)}
 
 
 def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, dies: str, canary: int = 0) -> bool:
-    """Redrive all; the first run may die, a second one finishes. Returns whether it died."""
+    """Redrive all; if the first run dies, a second run finishes. Returns True if it died."""
     view = inspector.redrive(Filter(types=("sample:one",)), canary=canary, rate=500)
     message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, bulks.lane)
     workers.handle("jobs:bulk", message, dies=dies)
@@ -63,7 +65,7 @@ def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, di
 
 
 def check(bulks: Bulks, ids: set[str]) -> None:
-    """Each ran once, and no letter is left."""
+    """Each task ran once, and no dead letter is left."""
     world = bulks.world
     world.run("update joblane.tasks set sweep_at = now() where state = 'pending' and sent_at is null")
     bulks.world.sweep()  # a minute later: what was committed and not sent
@@ -82,9 +84,13 @@ def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, w
     check(ran, ids)
 
 
-def test_letters_alone_are_neither_lost_nor_run_twice(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+def test_messages_without_a_row_are_neither_lost_nor_run_twice(
+    inspector: Inspector, ran: Bulks, workers: Mortals
+) -> None:
     for dies in ("before the send", "after the send", "before the delete"):
-        ids = {send_letter(ran.world, external(payload={"do": "redrive_counts", "number": 0})) for _ in range(LETTERS)}
+        ids = {
+            put_dead_letter(ran.world, external(payload={"do": "redrive_counts", "number": 0})) for _ in range(MESSAGES)
+        }
         assert killed_and_finished(inspector, ran, workers, dies)
         check(ran, ids)
 
@@ -98,7 +104,7 @@ def test_it_dies_after_any_statement(inspector: Inspector, ran: Bulks, workers: 
         check(ran, ids)
         if not died:
             break
-    assert not died  # the whole run was gone through
+    assert not died  # all statements of the run were tried
     assert deaths >= 4
 
 

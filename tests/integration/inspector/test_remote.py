@@ -1,4 +1,4 @@
-"""The control API from end to end: a signed request, API Gateway's part, the function, and back."""
+"""The control API from end to end: a signed request, API Gateway, the function, and the response."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ Connected = Callable[[Identity], RemoteInspector]
 
 
 class Recorded:
-    """In the inspector's place behind the function: notes each call, and returns or raises what it was given."""
+    """A stand-in for the inspector behind the function: it records calls, and returns or raises prepared answers."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, str, dict[str, Any]]] = []
@@ -79,7 +79,7 @@ def served() -> Iterator[tuple[Gateway, str]]:
 
 @pytest.fixture
 def gateway(served: tuple[Gateway, str]) -> Gateway:
-    served[0].forget(*EVERYBODY)
+    served[0].reset(*EVERYBODY)
     return served[0]
 
 
@@ -101,7 +101,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> Recorded:
 
 
 def given(operation: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments for all parameters, and for those alone that have no default."""
+    """Arguments for all parameters, and for the parameters without a default only."""
     function = vars(Inspector)[operation]
     hints = get_type_hints(function)
     parameters = [one for name, one in inspect.signature(function).parameters.items() if name != "self"]
@@ -115,7 +115,9 @@ def given(operation: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 @pytest.mark.parametrize("operation", wire.operations())
-def test_arguments_and_answers_come_over_as_they_are(operation: str, connected: Connected, recorded: Recorded) -> None:
+def test_arguments_and_answers_are_transferred_unchanged(
+    operation: str, connected: Connected, recorded: Recorded
+) -> None:
     kind = get_type_hints(vars(Inspector)[operation])["return"]
     for arguments, answer in zip(given(operation), (example(kind), empty(kind)), strict=True):
         recorded.answers[operation] = answer
@@ -135,7 +137,7 @@ def test_positional_arguments_are_those_of_the_inspector(connected: Connected, r
     ]
 
 
-def test_what_is_no_operation_is_no_attribute(connected: Connected) -> None:
+def test_only_operations_are_attributes(connected: Connected) -> None:
     remote = connected(EDITOR)
     for name in ("nonsense", "_scope", "scope"):
         with pytest.raises(AttributeError, match=f"no operation '{name}'"):
@@ -162,7 +164,7 @@ ERRORS: list[JobError] = [
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
-def test_an_error_comes_over_as_the_same_class_with_the_same_text_and_fields(
+def test_an_error_is_transferred_with_its_class_text_and_fields(
     error: JobError, connected: Connected, recorded: Recorded
 ) -> None:
     recorded.answers["run"] = error
@@ -176,22 +178,22 @@ def test_an_error_comes_over_as_the_same_class_with_the_same_text_and_fields(
     }
 
 
-def test_an_error_that_this_version_does_not_know_keeps_its_text() -> None:
+def test_an_unknown_error_class_keeps_its_text() -> None:
     error = wire.decode_error({"class": "OfTomorrowError", "text": "it is full", "fields": {"left": 0}})
     assert (type(error), str(error)) == (JobError, "it is full")
 
 
-def test_a_field_that_is_no_json_comes_over_as_the_name_of_its_class() -> None:
+def test_a_field_that_json_cannot_hold_becomes_the_name_of_its_class() -> None:
     error = wire.decode_error(wire.encode_error(PartialFailure(1, 2, ValueError("s3cret"))))
     assert isinstance(error, PartialFailure)
     assert vars(error) == {"failed": 1, "done": 2, "first": "ValueError"}
 
 
-def test_a_fault_of_the_code_tells_nothing_of_what_it_worked_on(connected: Connected, recorded: Recorded) -> None:
+def test_a_bug_reveals_no_values(connected: Connected, recorded: Recorded) -> None:
     recorded.answers["edit"] = ValueError("could not read s3cret")
     with (
         lines() as log,
-        pytest.raises(LocalError, match=r"answered with 500 \(internal error\).*may have been done"),
+        pytest.raises(LocalError, match=r"answered with 500 \(internal error\).*may have been carried out"),
     ):
         connected(EDITOR).edit("a", {"password": "s3cret"})
     assert [line.get("error_type") for line in log.fields] == ["ValueError", None]
@@ -215,7 +217,7 @@ def test_an_identity_does_what_its_policies_allow_and_nothing_else(
         assert recorded.calls == [(identity.arn, operation, arguments)]
     else:
         with pytest.raises(
-            ForbiddenError, match=rf"403 \(Forbidden\).*managed policy acme-{permission}-{REGION} gives"
+            ForbiddenError, match=rf"403 \(Forbidden\).*managed policy acme-{permission}-{REGION} grants"
         ):
             getattr(connected(identity), operation)(**arguments)
         assert recorded.calls == []
@@ -226,14 +228,14 @@ def test_an_identity_does_what_its_policies_allow_and_nothing_else(
 def test_an_operation_is_refused_under_a_path_of_another_permission(
     operation: str, path: Permission, gateway: Gateway, connected: Connected, recorded: Recorded
 ) -> None:
-    # given someone whom IAM allows that path, and a client that asks for an operation of another
+    # given an identity with one permission, and a client that sends an operation of another under its path
     someone = Identity(f"{ROLE}/Someone/sam", (path,), "AKIASOMEONE")
     gateway._identities[someone.key] = someone
     taken = wire.operations()[operation]
     if path is taken:
         return
     # when
-    answer = connected(someone)._ask(operation, path, b"{}")
+    answer = connected(someone)._request(operation, path, b"{}")
     # then
     assert answer.status_code == 403
     assert json.loads(answer.content) == {
@@ -243,8 +245,8 @@ def test_an_operation_is_refused_under_a_path_of_another_permission(
 
 
 @pytest.mark.parametrize("operation", ["nonsense", "_scope", "__init__", "tasks%2F..%2Fcancel"])
-def test_what_is_no_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
-    answer = connected(EDITOR)._ask(operation, Permission.VIEW, b"{}")
+def test_an_unknown_operation_is_not_found(operation: str, connected: Connected, recorded: Recorded) -> None:
+    answer = connected(EDITOR)._request(operation, Permission.VIEW, b"{}")
     assert answer.status_code == 404
     assert recorded.calls == []
 
@@ -252,9 +254,7 @@ def test_what_is_no_operation_is_not_found(operation: str, connected: Connected,
 @pytest.mark.parametrize(
     "credentials", [Credentials("AKIAEDITOR", "another"), Credentials("AKIAUNKNOWN", "wJalrXUtnFEMI")]
 )
-def test_a_signature_that_nobody_made_is_refused(
-    credentials: Credentials, gateway: Gateway, recorded: Recorded
-) -> None:
+def test_a_forged_signature_is_refused(credentials: Credentials, gateway: Gateway, recorded: Recorded) -> None:
     with serving(gateway) as url:
         forger = RemoteInspector(url, stage="dev", prefix="acme", region=REGION, credentials=credentials)
         with pytest.raises(LocalError, match="403"):
@@ -262,7 +262,7 @@ def test_a_signature_that_nobody_made_is_refused(
     assert recorded.calls == []
 
 
-def test_a_signature_is_of_one_body(gateway: Gateway, connected: Connected, recorded: Recorded) -> None:
+def test_a_signature_covers_the_body(gateway: Gateway, connected: Connected, recorded: Recorded) -> None:
     signed = connected(EDITOR)._signed("http://127.0.0.1/operate/run", b'{"id": "a"}')
     headers = {**{name.title(): str(value) for name, value in signed.headers.items()}, "Host": "127.0.0.1"}
     headers |= {name.lower(): value for name, value in headers.items()}
@@ -272,15 +272,17 @@ def test_a_signature_is_of_one_body(gateway: Gateway, connected: Connected, reco
     assert gateway.answer("POST", "/operate/run", headers, b'{"id": "a"}')[0] == 200
 
 
-def test_nobody_says_in_a_body_or_header_who_they_are(
+def test_the_caller_cannot_be_set_by_a_body_or_header(
     gateway: Gateway, connected: Connected, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded.answers["audit"] = ()
     with pytest.raises(wire.ArgumentsError, match="who: Extra inputs are not permitted"):
         connected(OPERATOR)._decoded(
-            "run", Permission.OPERATE, connected(OPERATOR)._ask("run", Permission.OPERATE, b'{"id": "a", "who": "ann"}')
+            "run",
+            Permission.OPERATE,
+            connected(OPERATOR)._request("run", Permission.OPERATE, b'{"id": "a", "who": "ann"}'),
         )
-    # a header is passed on to the function, and says nothing there
+    # a header is forwarded to the function, and is ignored there
     signed = RemoteInspector._signed
 
     def forged(self: RemoteInspector, url: str, body: bytes) -> Any:
@@ -311,7 +313,7 @@ def test_without_a_verified_signer_nothing_is_done(authorizer: Any, recorded: Re
     assert recorded.calls == []
 
 
-def test_users_of_an_identity_pool_are_refused_for_they_share_a_name(recorded: Recorded) -> None:
+def test_users_of_an_identity_pool_are_refused_as_they_share_a_name(recorded: Recorded) -> None:
     signer = {"userArn": f"{ROLE}/Pool/CognitoIdentityCredentials", "cognitoIdentity": {"identityId": "pool:ann"}}
     event = {
         "routeKey": "POST /view/{operation}",
@@ -338,7 +340,7 @@ def test_users_of_an_identity_pool_are_refused_for_they_share_a_name(recorded: R
         ("task", b"\xff\xfe", ["body"]),
     ],
 )
-def test_bad_arguments_are_told_by_their_place_and_no_value(
+def test_invalid_arguments_are_reported_by_place_without_their_values(
     operation: str, body: bytes, fields: list[str], recorded: Recorded
 ) -> None:
     event = {
@@ -356,9 +358,7 @@ def test_bad_arguments_are_told_by_their_place_and_no_value(
     assert recorded.calls == []
 
 
-def test_one_line_says_who_asked_what_and_how_it_went_and_nothing_of_the_payload(
-    connected: Connected, recorded: Recorded
-) -> None:
+def test_a_log_line_has_the_caller_the_operation_and_the_result_only(connected: Connected, recorded: Recorded) -> None:
     recorded.answers["enqueue"] = empty(get_type_hints(Inspector.enqueue)["return"])
     with lines() as log:
         connected(EDITOR).enqueue("data:export", {"password": "s3cret"}, reason="s3cret")
@@ -368,7 +368,7 @@ def test_one_line_says_who_asked_what_and_how_it_went_and_nothing_of_the_payload
     assert "s3cret" not in log.texts[0]
 
 
-def test_an_answer_that_lambda_would_not_carry_is_refused(
+def test_an_answer_too_large_for_lambda_is_refused(
     connected: Connected, recorded: Recorded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(answering, "MAX_ANSWER_BYTES", 10)
@@ -383,36 +383,30 @@ def test_an_answer_that_lambda_would_not_carry_is_refused(
 
 
 @pytest.mark.parametrize("fails", [None, 429, 500, 502, 503, 504])
-def test_a_question_is_asked_again(
-    fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded
-) -> None:
+def test_a_query_is_repeated(fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded) -> None:
     recorded.answers["pauses"] = ()
     gateway.fails = [fails, fails]
     assert connected(VIEWER).pauses() == ()
 
 
 @pytest.mark.parametrize("fails", [None, 500, 502, 503, 504])
-def test_an_action_that_may_have_been_done_is_not_done_again(
+def test_an_action_that_may_have_arrived_is_not_repeated(
     fails: int | None, gateway: Gateway, connected: Connected, recorded: Recorded
 ) -> None:
     gateway.fails = [fails]
-    with pytest.raises(
-        LocalError, match=r"It may have been done all the same: look into the audit .* before you repeat"
-    ):
+    with pytest.raises(LocalError, match=r"The action may have been carried out: check the audit .* before you repeat"):
         connected(OPERATOR).cancel("a")
     assert (gateway.fails, gateway.seen, recorded.calls) == ([], [], [])
 
 
-def test_an_action_that_was_turned_away_at_the_door_is_tried_again(
-    gateway: Gateway, connected: Connected, recorded: Recorded
-) -> None:
+def test_a_throttled_action_is_repeated(gateway: Gateway, connected: Connected, recorded: Recorded) -> None:
     recorded.answers["cancel"] = empty(get_type_hints(Inspector.cancel)["return"])
     gateway.fails = [429]
     connected(OPERATOR).cancel("a")
     assert len(recorded.calls) == 1
 
 
-def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
+def test_an_unreachable_api_is_reported_with_its_address_and_what_to_check(
     connected: Connected, monkeypatch: pytest.MonkeyPatch, gateway: Gateway
 ) -> None:
     monkeypatch.setattr("joblane.inspector.remote.PAUSES_SECONDS", (0.0,))
@@ -421,12 +415,12 @@ def test_an_api_that_is_not_there_is_told_by_its_address_and_what_to_check(
     calls: list[Callable[[], Any]] = [remote.pauses, partial(remote.cancel, "a")]
     for call in calls:
         with pytest.raises(
-            LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, a proxy"
+            LocalError, match=r"127\.0\.0\.1 of stage 'dev' did not answer: .*Check the network, the proxy"
         ):
             call()
 
 
-def test_an_answer_of_another_version_is_said_to_be_one(connected: Connected, recorded: Recorded) -> None:
+def test_an_answer_of_another_version_is_reported_as_such(connected: Connected, recorded: Recorded) -> None:
     recorded.answers["count"] = {"number": 1, "certain": True}
     with (
         pytest.warns(UserWarning, match="serialized value"),
@@ -435,8 +429,8 @@ def test_an_answer_of_another_version_is_said_to_be_one(connected: Connected, re
         connected(VIEWER).count()
 
 
-def test_nothing_is_sent_in_the_clear() -> None:
-    with pytest.raises(LocalError, match="by https alone"):
+def test_nothing_is_sent_unencrypted() -> None:
+    with pytest.raises(LocalError, match="requires https"):
         RemoteInspector(
             "http://api.example.com", stage="dev", prefix="acme", region=REGION, credentials=EDITOR.credentials
         )

@@ -1,4 +1,4 @@
-"""Schedules as an operator sees them, and a tick by hand."""
+"""Schedules, and manual ticks."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def first(inspector: Inspector) -> ScheduleView:
 
 
 def hour(ago: int) -> datetime:
-    """A full hour at which ``sample:tick`` fired, the last one not so long ago that it is missed."""
+    """A full hour of a tick of ``sample:tick``; the last one is too recent to count as missed."""
     return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - ago * HOUR
 
 
@@ -51,10 +51,10 @@ def tick_row(world: World, at: datetime, state: str = "completed") -> str:
     return id_
 
 
-# --- Looking -------------------------------------------------------------------------------------------------------
+# --- Queries -------------------------------------------------------------------------------------------------------
 
 
-def test_a_schedule_says_what_comes_next(inspector: Inspector) -> None:
+def test_a_schedule_has_its_next_times(inspector: Inspector) -> None:
     view = first(inspector)
 
     assert (view.type, view.name, view.text, view.timezone, view.overlap) == (
@@ -67,9 +67,9 @@ def test_a_schedule_says_what_comes_next(inspector: Inspector) -> None:
     assert view.next == (hour(-1), hour(-2), hour(-3))
 
 
-def test_ticks_that_came_stand_beside_those_that_did_not(world: World, inspector: Inspector) -> None:
-    # given: ticks of five, three and two hours ago, one by hand, and one of the other schedule
-    came = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
+def test_recorded_and_missed_ticks_are_shown(world: World, inspector: Inspector) -> None:
+    # given: ticks of five, three and two hours ago, a manual tick, and a tick of the other schedule
+    recorded = [tick_row(world, hour(5)), tick_row(world, hour(3), "archived"), tick_row(world, hour(2), "cancelled")]
     by_hand = tick_row(world, hour(4) + timedelta(minutes=7))
     put(world, sample_tick, id_of("sample:tick", "1", hour(3)))
 
@@ -78,15 +78,15 @@ def test_ticks_that_came_stand_beside_those_that_did_not(world: World, inspector
     assert found.pop(hour(0), None) is None or datetime.now(UTC).minute >= 30
     found.pop(hour(1))
     assert found == {
-        hour(5): (came[0], State.COMPLETED),
+        hour(5): (recorded[0], State.COMPLETED),
         hour(4) + timedelta(minutes=7): (by_hand, State.COMPLETED),
         hour(4): (id_of("sample:tick", "0", hour(4)), None),
-        hour(3): (came[1], State.ARCHIVED),
-        hour(2): (came[2], State.CANCELLED),
+        hour(3): (recorded[1], State.ARCHIVED),
+        hour(2): (recorded[2], State.CANCELLED),
     }
 
 
-def test_the_last_ten_are_shown_newest_first(world: World, inspector: Inspector) -> None:
+def test_the_last_ten_ticks_are_shown_newest_first(world: World, inspector: Inspector) -> None:
     for ago in range(15):
         tick_row(world, hour(ago))
 
@@ -95,17 +95,17 @@ def test_the_last_ten_are_shown_newest_first(world: World, inspector: Inspector)
     assert [tick.at for tick in ticks] == [hour(ago) for ago in range(10)]
 
 
-def test_a_schedule_without_a_record_misses_nothing(inspector: Inspector) -> None:
+def test_a_schedule_without_recorded_ticks_has_missed_none(inspector: Inspector) -> None:
     assert first(inspector).ticks == ()
 
 
-def test_a_paused_schedule_says_so(inspector: Inspector) -> None:
+def test_a_paused_schedule_has_its_pause(inspector: Inspector) -> None:
     paused = inspector.pause(PauseScope.SCHEDULE, "sample:tick:1")
 
     assert [view.pause for view in inspector.schedules()] == [None, paused]
 
 
-def test_the_state_on_aws_is_shown_where_it_can_be_asked(world: World, scope: Scope) -> None:
+def test_the_state_on_aws_is_shown(world: World, scope: Scope) -> None:
     inspector = over(scope, sample_both, sample_tick)
     assert [view.on_aws for view in inspector.schedules()] == [None, None, None]
 
@@ -125,16 +125,16 @@ def test_the_state_on_aws_is_shown_where_it_can_be_asked(world: World, scope: Sc
     assert [view.on_aws for view in inspector.schedules()] == ["DISABLED", "ENABLED", "MISSING"]
 
 
-def test_a_scheduler_out_of_reach_is_no_error(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_scheduler_is_not_an_error(inspector: Inspector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("AWS_DEFAULT_REGION")
 
     assert first(inspector).on_aws is None
 
 
-# --- A tick by hand ------------------------------------------------------------------------------------------------
+# --- Manual ticks ------------------------------------------------------------------------------------------------
 
 
-def test_a_tick_by_hand_is_a_tick_to_the_task(world: World, inspector: Inspector) -> None:
+def test_a_manual_tick_runs_like_a_scheduled_tick(world: World, inspector: Inspector) -> None:
     world.lane(sample_tick)
 
     acted = inspector.tick("sample:tick", schedule="1", reason="the night's failed")
@@ -146,18 +146,16 @@ def test_a_tick_by_hand_is_a_tick_to_the_task(world: World, inspector: Inspector
     assert (entry.action, entry.target, entry.details) == ("tick", "sample:tick:1", {"id": acted.id})
 
 
-def test_a_second_tick_of_one_minute_is_refused_as_it_would_run_nothing(
+def test_a_second_tick_in_the_same_minute_is_refused(
     world: World, inspector: Inspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # given a minute that does not end
+    # given a clock that stands still
     world.lane(sample_tick)
     at = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
     monkeypatch.setattr("joblane.inspector.stage.schedules.datetime", Mock(now=lambda zone: at))
     inspector.tick("sample:tick", schedule="1")
-    # then, be it on its way or through
-    with pytest.raises(
-        ActionError, match="is pending: the tick of this minute has come or was sent; wait for the next"
-    ):
+    # then a second tick is refused before and after the first has run
+    with pytest.raises(ActionError, match="is pending: the tick of this minute was sent already; wait for the next"):
         inspector.tick("sample:tick", schedule="1")
     (message,) = world.take(sample_tick)
     world.deliver(sample_tick, message["Body"])
@@ -166,7 +164,7 @@ def test_a_second_tick_of_one_minute_is_refused_as_it_would_run_nothing(
     assert len(inspector.audit()) == 1
 
 
-def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, scope: Scope) -> None:
+def test_a_schedule_that_is_off_in_the_stage_can_be_ticked(world: World, scope: Scope) -> None:
     world.lane(tenant_cleanup)
     off = replace(tenant_cleanup, schedules=())
 
@@ -176,15 +174,13 @@ def test_a_schedule_that_the_stage_has_off_can_be_ticked(world: World, scope: Sc
 @pytest.mark.parametrize(
     ("type_", "schedule", "says"),
     [
-        ("sample:tick", None, r"name one of sample:tick's schedules \(0, 1\)"),
-        ("sample:tick", "2", r"name one of sample:tick's schedules \(0, 1\)"),
-        ("sample:one", None, "it is no periodic task"),
-        ("sample:none", None, "there is no task 'sample:none' here; there are .*sample:alert"),
+        ("sample:tick", None, r"give the name of a schedule of sample:tick: 0, 1"),
+        ("sample:tick", "2", r"give the name of a schedule of sample:tick: 0, 1"),
+        ("sample:one", None, "it is not a periodic task"),
+        ("sample:none", None, "there is no task type 'sample:none'; did you mean 'sample:one'"),
     ],
 )
-def test_what_has_no_such_schedule_is_refused(
-    inspector: Inspector, type_: str, schedule: str | None, says: str
-) -> None:
+def test_an_unknown_schedule_is_refused(inspector: Inspector, type_: str, schedule: str | None, says: str) -> None:
     with pytest.raises(SelectionError, match=says):
         inspector.tick(type_, schedule=schedule)
 

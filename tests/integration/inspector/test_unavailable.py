@@ -1,4 +1,4 @@
-"""What an operator is told where the database or AWS does not answer, and that the next question is answered again."""
+"""Errors for an unavailable database or AWS, and the recovery of the next query."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from joblane.sqs.client import Sqs
 
 
 class Planted(Inspector):
-    """With an operation that does what the test says."""
+    """An inspector with an operation that the test defines."""
 
     @needs(Permission.VIEW)
     def planted(self: Inspector, do: Callable[[Scope], Any]) -> Any:
@@ -47,7 +47,7 @@ def fail(error: Exception) -> Callable[[Scope], Any]:
     return do
 
 
-def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
+def test_a_broken_connection_is_reported_and_the_next_query_gets_a_new_one(
     inspector: Planted, database_url: str
 ) -> None:
     pid = inspector.planted(lambda scope: scope.connection.run("select pg_backend_pid()"))[0][0]
@@ -55,24 +55,24 @@ def test_a_connection_that_is_cut_is_told_and_the_next_question_has_another(
     another.get().run("select pg_terminate_backend($1)", pid)
     another.drop()
     with pytest.raises(
-        DatabaseUnavailableError, match="may have been done: look before you repeat an action"
+        DatabaseUnavailableError, match="may have been carried out: check the audit before you repeat it"
     ) as caught:
         inspector.planted(lambda scope: scope.connection.run("select pg_sleep(5)"))
-    assert exit_of(caught.value) is Exit.AWAY
+    assert exit_of(caught.value) is Exit.UNAVAILABLE
     assert inspector.planted(one) == [[1]]
 
 
 @pytest.mark.parametrize(
     "statement", ["select * from nothing", "select nothing from joblane.tasks", "select nothing(1)"]
 )
-def test_what_the_schema_lacks_is_told_with_both_revisions(statement: str, inspector: Planted) -> None:
+def test_an_outdated_schema_is_reported_with_both_revisions(statement: str, inspector: Planted) -> None:
     inspector.planted(lambda scope: scope.connection.run("update joblane.alembic_version set version_num = '0000'"))
-    with pytest.raises(SchemaError, match=r"at revision 0000 and this code works with \d{4}: run `joblane migrate`"):
+    with pytest.raises(SchemaError, match=r"at revision 0000 and this code needs \d{4}: run `joblane migrate`"):
         inspector.planted(lambda scope: scope.connection.run(statement))
     assert inspector.planted(one) == [[1]]
 
 
-def test_a_fault_of_the_code_stays_one(inspector: Planted) -> None:
+def test_a_bug_is_not_translated(inspector: Planted) -> None:
     with pytest.raises(DatabaseError):
         inspector.planted(lambda scope: scope.connection.run("select 1 / 0"))
     with pytest.raises(KeyError):
@@ -80,31 +80,39 @@ def test_a_fault_of_the_code_stays_one(inspector: Planted) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "status"),
+    ("error", "expected", "status"),
     [
         (
             ClientError({"Error": {"Code": "AccessDenied", "Message": "ann may not sqs:SendMessage"}}, "SendMessage"),
             "AWS, SendMessage: ann may not sqs:SendMessage",
             Exit.FORBIDDEN,
         ),
-        (ClientError({"Error": {"Code": "Throttling", "Message": ""}}, "SendMessage"), "SendMessage: Thr", Exit.AWAY),
-        (EndpointConnectionError(endpoint_url="https://sqs"), "Could not connect to the endpoint URL", Exit.AWAY),
+        (
+            ClientError({"Error": {"Code": "Throttling", "Message": ""}}, "SendMessage"),
+            "SendMessage: Thr",
+            Exit.UNAVAILABLE,
+        ),
+        (
+            EndpointConnectionError(endpoint_url="https://sqs"),
+            "Could not connect to the endpoint URL",
+            Exit.UNAVAILABLE,
+        ),
     ],
     ids=["denied", "throttled", "unreachable"],
 )
-def test_a_call_of_aws_that_fails_is_told_by_its_name(
-    error: Exception, told: str, status: Exit, inspector: Planted
+def test_a_failed_call_to_aws_is_reported_by_its_name(
+    error: Exception, expected: str, status: Exit, inspector: Planted
 ) -> None:
     with pytest.raises(AwsCallError) as caught:
         inspector.planted(fail(error))
-    assert told in str(caught.value)
+    assert expected in str(caught.value)
     assert exit_of(caught.value) is status
 
 
 @pytest.mark.parametrize(
-    "error", [None, KeyError("x"), DatabaseUnavailableError("away")], ids=["left", "fault", "ours"]
+    "error", [None, KeyError("x"), DatabaseUnavailableError("away")], ids=["returned", "bug", "library error"]
 )
-def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, inspector: Planted) -> None:
+def test_no_transaction_stays_open_after_an_operation(error: Exception | None, inspector: Planted) -> None:
     def leave_open(scope: Scope) -> None:
         scope.connection.run("begin")
         scope.connection.run("update joblane.alembic_version set version_num = '9999'")
@@ -123,7 +131,7 @@ def test_no_transaction_stays_open_behind_an_operation(error: Exception | None, 
     assert revision != "9999"
 
 
-def test_threads_that_share_one_do_one_thing_at_a_time(inspector: Planted) -> None:
+def test_threads_that_share_an_inspector_take_turns(inspector: Planted) -> None:
     inside, most = 0, 0
     together = threading.Barrier(4)
 

@@ -1,4 +1,4 @@
-"""`joblane page` as a program of its own."""
+"""`joblane page` as a process."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def running(environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
         program.kill()
 
 
-def test_it_prints_an_address_that_opens_it_and_ends_by_ctrl_c_without_a_word(
+def test_it_prints_the_address_of_the_page_and_ends_quietly_by_ctrl_c(
     running: subprocess.Popen[str],
 ) -> None:
     # given
     assert running.stdout is not None
     assert running.stderr is not None
-    said, address = running.stdout.readline(), running.stdout.readline().strip()
-    assert said.startswith("Read-only.")
+    first, address = running.stdout.readline(), running.stdout.readline().strip()
+    assert first.startswith("Read-only.")
     assert address.startswith("http://127.0.0.1:")
     base = address.partition("/?")[0]
     # when
@@ -54,7 +54,7 @@ def test_it_prints_an_address_that_opens_it_and_ends_by_ctrl_c_without_a_word(
         text = tasks.read().decode()
     # then
     assert landed == f"{base}/?minutes=5"
-    assert "None was enqueued yet." in text
+    assert "No task has been enqueued yet." in text
     with pytest.raises(urllib.error.HTTPError, match="401"), urllib.request.urlopen(f"{base}/tasks", timeout=20):
         pass
     # and
@@ -63,7 +63,7 @@ def test_it_prints_an_address_that_opens_it_and_ends_by_ctrl_c_without_a_word(
     assert "Traceback" not in running.stderr.read()
 
 
-def test_a_port_that_is_taken_is_told_with_what_to_do(environment: Mapping[str, str]) -> None:
+def test_a_port_in_use_is_reported_with_the_remedy(environment: Mapping[str, str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         done = subprocess.run(
@@ -74,10 +74,10 @@ def test_a_port_that_is_taken_is_told_with_what_to_do(environment: Mapping[str, 
     assert "--port" in done.stderr
 
 
-def test_a_database_that_is_away_is_told_before_anything_listens(environment: Mapping[str, str]) -> None:
+def test_an_unavailable_database_is_reported_before_the_page_listens(environment: Mapping[str, str]) -> None:
     away = {**environment, "DATABASE_URL": "postgresql://jobs@127.0.0.1:1/jobs"}
     done = subprocess.run([*PROGRAM, "0"], cwd=ROOT, env=away, text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode != 0
     assert "127.0.0.1:1" in done.stderr
-    assert "does not answer" in done.stderr
+    assert "Cannot connect to the database" in done.stderr
     assert "token" not in done.stdout

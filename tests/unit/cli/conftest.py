@@ -10,14 +10,14 @@ import pytest
 from joblane.cli import connect as connecting
 from joblane.cli import follow as following
 from joblane.cli import target, terminal
-from joblane.cli.commands import look as looking
+from joblane.cli.commands import tasks as task_commands
 from joblane.cli.main import main
 from tests.inspector import FakeInspector
 
 
 @dataclass
 class Ran:
-    """What a command left."""
+    """The result of a command."""
 
     code: int
     out: str
@@ -37,8 +37,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
 
     monkeypatch.setattr(connecting, "connect", connect)
     monkeypatch.setattr(target, "program", lambda: "jobs")
-    monkeypatch.setattr(following, "LOOK_AGAIN_SECONDS", 0)
-    monkeypatch.setattr(looking, "LOOK_AGAIN_SECONDS", 0)
+    monkeypatch.setattr(following, "POLL_SECONDS", 0)
+    monkeypatch.setattr(task_commands, "POLL_SECONDS", 0)
     for name in ("COLUMNS", "NO_COLOR", "FORCE_COLOR", "JOBLANE_STAGE"):
         monkeypatch.delenv(name, raising=False)
     return made
@@ -46,7 +46,7 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> FakeInspector:
 
 @pytest.fixture
 def jobs(stub: FakeInspector, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run a command. ``columns``: as in a terminal so wide. ``person``: the answer of somebody who is asked."""
+    """Run a command. ``columns``: the width of the terminal. ``person``: the answer to a question, ``y`` or ``n``."""
 
     def run(*arguments: str, columns: int | None = None, person: str | None = None) -> Ran:
         if columns is not None:

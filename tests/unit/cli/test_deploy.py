@@ -1,4 +1,4 @@
-"""Commands of `joblane` that need no stack: schemas of messages, and what they say of bad input."""
+"""Commands of `joblane` that need no stack: schemas of messages, and migrations."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def jobs(*arguments: str) -> str:
     return result.output
 
 
-def test_the_schema_of_a_type_says_what_a_message_holds() -> None:
+def test_the_schema_of_a_type_describes_its_message() -> None:
     schema = json.loads(jobs("schema", "data:export"))
     assert schema["required"] == ["type", "payload"]
     assert schema["properties"]["type"] == {"const": "data:export"}
@@ -74,23 +74,23 @@ def _documents(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "problem"),
     [
-        ("postgresql://x@127.0.0.1:1/x", "Connection refused"),
+        ("postgresql://x@127.0.0.1:1/x", "[Cc]onnection refused"),
         ("postgresql://x@127.0.0.1/x?auth=nope", "DATABASE_URL: auth: must be 'iam'"),
         ("postgresql://127.0.0.1/x?secret=nope", "DATABASE_URL: secret 'nope': .*ResourceNotFoundException"),
         ("mysql://127.0.0.1/x", "DATABASE_URL: postgresql://user:password@host:port/database is required"),
     ],
 )
-def test_a_database_that_cannot_be_migrated_is_told_without_a_traceback(
-    url: str, said: str, monkeypatch: pytest.MonkeyPatch
+def test_a_database_that_cannot_be_migrated_is_reported_without_a_traceback(
+    url: str, problem: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(LocalError, match=f"cannot be brought up to date: .*{said}"):
+    with pytest.raises(LocalError, match=f"Cannot migrate the database.*: .*{problem}"):
         jobs("migrate")
 
 
-def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to(
+def test_without_an_address_all_sql_is_printed_without_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
@@ -98,7 +98,7 @@ def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to
     monkeypatch.setenv("JOBLANE_PREFIX", "shop")
     monkeypatch.setenv("JOBLANE_PROJECT", "shop-web")
     printed = jobs("migrate", "--sql")
-    assert printed.startswith("-- The project's own migrations (shop.migrations:upgrade) are not part of this.")
+    assert printed.startswith("-- This does not include the project's own migrations (shop.migrations:upgrade).")
     for statement in (
         "create schema joblane;",
         "CREATE TABLE joblane.alembic_version",
@@ -110,26 +110,28 @@ def test_without_an_address_the_whole_sql_is_printed_and_nothing_is_connected_to
     assert printed.rstrip().endswith("COMMIT;")
 
 
-def test_the_sql_of_a_database_that_cannot_be_reached_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sql_for_an_unreachable_database_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
-    with pytest.raises(LocalError, match=r"cannot be compared: .*Connection refused"):
+    with pytest.raises(LocalError, match=r"Cannot compare the database.*: .*Connection refused"):
         jobs("migrate", "--sql")
 
 
-def test_a_project_without_functions_is_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_project_without_functions_is_reported_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DATABASE_URL", raising=False)
     monkeypatch.setenv("JOBLANE_FUNCTIONS", "no_functions")
     with pytest.raises(DeclarationError, match=r"^there is no package 'no_functions'"):
         jobs("migrate", "--sql")
 
 
-def test_a_schema_of_newer_code_is_reported_as_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_schema_of_newer_code_is_reported_as_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://x@127.0.0.1:1/x")
     monkeypatch.setattr("joblane.record.migrate.migrate", lambda _: Migrated(5, "0999", newer=True))
-    assert jobs("migrate").startswith(f"The schema is at 0999, newer than this code ({newest()}): left as it is.\n")
+    assert jobs("migrate").startswith(
+        f"The schema is at 0999, newer than this code ({newest()}): it was not changed.\n"
+    )
 
 
-def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
+def test_without_an_address_the_local_stacks_database_is_migrated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with patch.dict(os.environ):
@@ -140,7 +142,7 @@ def test_without_an_address_it_is_the_local_stacks_database_that_is_migrated(
         ):
             jobs("migrate")
         env_file.write(tmp_path / "env", {"DATABASE_URL": "postgresql://x@127.0.0.1:1/x"})
-        with pytest.raises(LocalError, match=r"cannot be brought up to date: .*Connection refused"):
+        with pytest.raises(LocalError, match=r"Cannot migrate the database.*: .*Connection refused"):
             jobs("migrate")
 
 

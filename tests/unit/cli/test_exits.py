@@ -1,4 +1,4 @@
-"""Exit statuses, the help, completion, and what is imported for them."""
+"""Exit statuses, the help, completion, and their imports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 
 from joblane.cli import completion, target
 from joblane.cli import connect as connecting
-from joblane.cli.commands import act as acting
+from joblane.cli.commands import actions
 from joblane.cli.durations import short
 from joblane.cli.exits import MEANINGS, Exit, exit_of
 from joblane.cli.main import COMMANDS, main
@@ -51,9 +51,9 @@ from tests.unit.cli.conftest import Run
         (ActionError("a", "run", State.ACTIVE, [], None), 4),
         (UnknownTypeError("no task 'data:gone'"), 3),
         (SelectionError("limit", "1 to 500"), 2),
-        (SelectionError("filter", "no task matches it; nothing was begun"), 3),
-        (SelectionError("types", "there is no type 'data:gone'"), 3),
-        (DatabaseUnavailableError("the database is away"), 5),
+        (SelectionError("filter", "no task matches; nothing was begun"), 3),
+        (SelectionError("types", "there is no task type 'data:gone'"), 3),
+        (DatabaseUnavailableError("the database is unavailable"), 5),
         (SendError("jobs-low-jobs-sweep: Could not connect"), 5),
         (MissingSettingError("DATABASE_URL", "what", "x"), 5),
         (ConnectionRefusedError(111, "Connection refused"), 5),
@@ -78,11 +78,11 @@ from tests.unit.cli.conftest import Run
         (ZeroDivisionError(), None),
     ],
 )
-def test_each_error_has_its_status_and_a_fault_of_ours_has_none(error: Exception, expected: int | None) -> None:
+def test_each_error_has_its_status_and_a_bug_has_none(error: Exception, expected: int | None) -> None:
     assert exit_of(error) == expected
 
 
-def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_stack_ends_with_5(jobs: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def connect(**_: object) -> None:
         raise UnavailableError("There are no AWS credentials to sign with.")
 
@@ -91,14 +91,14 @@ def test_a_stack_that_cannot_be_connected_to_ends_with_5(jobs: Run, monkeypatch:
     assert (ran.code, ran.err) == (5, "joblane: There are no AWS credentials to sign with.\n")
 
 
-def test_where_the_record_is_away_it_says_what_to_check(jobs: Run, stub: FakeInspector) -> None:
+def test_for_an_unavailable_database_it_says_what_to_check(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = DatabaseUnavailableError("the database does not answer")
     ran = jobs("show", "x")
     assert ran.code == 5
     assert "joblane status" in ran.err
 
 
-def test_a_fault_of_ours_is_not_hidden(jobs: Run, stub: FakeInspector) -> None:
+def test_a_bug_is_not_hidden(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = ZeroDivisionError()
     with pytest.raises(ZeroDivisionError):
         jobs("show", "x")
@@ -123,21 +123,21 @@ def test_the_help_lists_every_command_under_its_heading(jobs: Run) -> None:
 
 
 @pytest.mark.parametrize("name", [name for commands in COMMANDS.values() for name in commands])
-def test_every_command_has_help_of_whole_sentences(jobs: Run, name: str) -> None:
+def test_every_command_has_help(jobs: Run, name: str) -> None:
     help_ = jobs(name, "--help").out
     assert help_.startswith("Usage: joblane ")
     assert re.search(r"^  [A-Z]\S.*", help_, re.M)
 
 
 def test_the_short_help_of_a_command_is_not_cut(jobs: Run) -> None:
-    assert "..." not in jobs("--help", columns=80).out.partition("Look:")[2]
+    assert "..." not in jobs("--help", columns=80).out.partition("Inspect:")[2]
 
 
 def test_every_bulk_action_is_a_command() -> None:
-    assert list(acting.HELP) == list(BulkAction)
+    assert list(actions.HELP) == list(BulkAction)
 
 
-def test_what_the_shell_completes_is_what_there_is() -> None:
+def test_the_shell_completes_existing_values() -> None:
     assert completion.states() == list(State)
     assert completion.queues() == list(Queue)
     assert completion.scopes() == list(PauseScope)
@@ -180,14 +180,14 @@ def test_durations_are_read(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "10", "m", "-5m", "10 m", "1y", "99999999999w"])
-def test_what_is_no_duration_is_refused(text: str) -> None:
+def test_an_invalid_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"duration|longer"):
         duration(text)
 
 
 def test_a_time_without_an_offset_is_utc() -> None:
     assert moment("2026-11-25 14:30") == datetime(2026, 11, 25, 14, 30, tzinfo=UTC)
-    with pytest.raises(ValueError, match="is no time"):
+    with pytest.raises(ValueError, match="is not a time"):
         moment("half past two")
 
 
@@ -208,28 +208,28 @@ def test_durations_are_written_short(seconds: float, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["0001-01-01T00:00+10:00", "9999-12-31T23:00-10:00"])
-def test_a_time_beyond_the_calendar_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match="is beyond the calendar"):
+def test_a_time_outside_the_calendar_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is outside the calendar"):
         moment(text)
 
 
-# --- Its name --------------------------------------------------------------------------------------------------------
+# --- The name of the program -----------------------------------------------------------------------------------------
 
 
-def test_a_command_to_paste_names_a_program_that_a_shell_finds_and_takes_for_no_builtin(
+def test_a_suggested_command_names_a_program_that_the_shell_finds(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bin_ = Path(sys.executable).parent
-    # given the environment's programs are found
+    # given the environment is on the path
     monkeypatch.setenv("PATH", f"{bin_}:/usr/bin:/bin")
     assert target.program() == "joblane"
-    # and given they are not
+    # and given it is not
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.chdir(bin_.parent)
     assert target.program() == "bin/joblane"
     monkeypatch.chdir(tmp_path)
     assert target.program() == str(bin_ / "joblane")
-    # and given another one is
+    # and given another program of this name is
     (tmp_path / "joblane").touch(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert target.program() == str(bin_ / "joblane")
@@ -241,10 +241,10 @@ def test_jobs_alone_is_a_builtin_of_the_shell(shell: str) -> None:
     assert "Background jobs on AWS" not in ran.stdout
 
 
-def test_a_migration_of_a_database_that_is_away_says_where_it_was_looked_for(
+def test_a_migration_of_an_unavailable_database_names_the_source_of_its_address(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # given a port where nobody listens
+    # given a port without a server
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
@@ -253,7 +253,7 @@ def test_a_migration_of_a_database_that_is_away_says_where_it_was_looked_for(
         with pytest.raises(SystemExit) as ended:
             main(["migrate"])
     # then
-    assert ended.value.code == Exit.AWAY
-    told = capsys.readouterr().err
-    assert f"127.0.0.1:{port} (from DATABASE_URL of the environment) cannot be brought up to date: " in told
-    assert "word" not in told
+    assert ended.value.code == Exit.UNAVAILABLE
+    error = capsys.readouterr().err
+    assert f"Cannot migrate the database at 127.0.0.1:{port} (from DATABASE_URL of the environment): " in error
+    assert "word" not in error

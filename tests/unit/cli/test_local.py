@@ -1,4 +1,4 @@
-"""`joblane up`: what it says where it fails."""
+"""`joblane up`: its messages on failure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.unit.cli.conftest import Run
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("JOBLANE_LOCAL", "JOBLANE_FUNCTIONS"):
-        monkeypatch.setenv(name, "")  # which the command changes
+        monkeypatch.setenv(name, "")  # the command changes these variables
         monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -32,12 +32,12 @@ def test_a_failure_after_a_start_says_that_parts_still_run(
     monkeypatch.setattr(LocalStack, "up", fail)
     ran = jobs("up")
     assert ran.code == 1
-    assert "two tasks of one type\nWhat did start still runs; `joblane down` stops it." in ran.err
+    assert "two tasks of one type\nThe parts that started still run; `joblane down` stops them." in ran.err
 
 
-def test_a_failure_before_that_does_not(project: Path, jobs: Run) -> None:
+def test_a_failure_before_the_start_does_not(project: Path, jobs: Run) -> None:
     (project / "cdk.json").write_text('{"app": "node bin/app.js", "context": {}}')
     ran = jobs("up")
     assert ran.code == 1
     assert "no `stages` in its `context`" in ran.err
-    assert "still runs" not in ran.err
+    assert "still run" not in ran.err

@@ -29,28 +29,28 @@ def test_each_scope_can_be_paused_and_resumed(jobs: Run, stub: FakeInspector, sc
     assert stub.called("resume") == [((scope, "low"), {"reason": None})]
 
 
-def test_a_pause_says_what_it_does_how_long_and_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
+def test_a_pause_says_its_effect_its_end_and_how_to_resume(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = paused
     ran = jobs("--stage", "dev", "pause", "queue", "low", "--for", "2h")
     [(_, named)] = stub.called("pause")
     assert abs(named["until"] - datetime.now(UTC) - timedelta(hours=2)) < timedelta(minutes=1)
     assert f"until {named['until']:%Y-%m-%d %H:%M:%S}Z" in ran.err
-    assert "no attempts are spent." in ran.err
+    assert "without spending attempts." in ran.err
     assert "jobs --stage dev resume queue low" in ran.err
 
 
-def test_a_pause_in_place_of_another_tells_of_it(jobs: Run, stub: FakeInspector) -> None:
+def test_a_pause_that_replaces_another_says_so(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True)
-    assert f"It was paused already, since {views.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
+    assert f"It was already paused, since {views.NOW:%Y-%m-%d %H:%M:%S}Z" in jobs("pause", "queue", "low").err
 
 
-def test_a_pause_in_place_of_another_tells_whose_it_was(jobs: Run, stub: FakeInspector) -> None:
+def test_a_pause_that_replaces_another_names_its_operator(jobs: Run, stub: FakeInspector) -> None:
     made = Pause(PauseScope.QUEUE, "low", None, "ann@laptop", views.NOW, None, replaced=True, replaced_by="bob@desk")
     stub.answers["pause"] = made
-    assert "It was paused already by bob@desk, since " in jobs("pause", "queue", "low").err
+    assert "It was already paused by bob@desk, since " in jobs("pause", "queue", "low").err
 
 
-def test_a_pause_may_end_at_a_time(jobs: Run, stub: FakeInspector) -> None:
+def test_a_pause_can_end_at_a_time(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["pause"] = paused
     jobs("pause", "tenant", "acme", "--until", "2030-01-01T02:00+02:00")
     assert stub.called("pause")[0][1]["until"] == datetime(2030, 1, 1, tzinfo=UTC)
@@ -67,21 +67,23 @@ def test_a_pause_may_end_at_a_time(jobs: Run, stub: FakeInspector) -> None:
         ("tenant", ""),
     ],
 )
-def test_a_pause_that_is_not_clear_is_a_usage_error(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
+def test_a_pause_with_invalid_arguments_is_a_usage_error(
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
+) -> None:
     assert (jobs("pause", *arguments).code, stub.calls) == (2, [])
 
 
-def test_what_cannot_be_a_name_is_not_resumed_either(jobs: Run, stub: FakeInspector) -> None:
+def test_an_invalid_name_is_not_resumed(jobs: Run, stub: FakeInspector) -> None:
     assert (jobs("resume", "tenant", "a b").code, stub.calls) == (2, [])
 
 
-def test_a_name_that_the_inspector_does_not_know_is_no_such_thing(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["pause"] = SelectionError("name", "'lo' is not one of critical, default, low")
+def test_an_unknown_name_ends_with_3(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["pause"] = SelectionError("name", "there is no queue 'lo'; known: critical, default, low")
     ran = jobs("pause", "queue", "lo")
-    assert (ran.code, ran.err) == (3, "joblane: name: 'lo' is not one of critical, default, low\n")
+    assert (ran.code, ran.err) == (3, "joblane: NAME: there is no queue 'lo'; known: critical, default, low\n")
 
 
-def test_schedules_are_shown_with_the_next_time_and_what_became_of_ticks(jobs: Run, stub: FakeInspector) -> None:
+def test_schedules_are_shown_with_the_next_time_and_the_last_ticks(jobs: Run, stub: FakeInspector) -> None:
     soon = datetime.now(UTC) + timedelta(hours=5, minutes=30, seconds=20)
     stub.answers["schedules"] = (replace(views.schedule(), next=(soon,)),)
     ran = jobs("schedules", columns=80)

@@ -1,4 +1,4 @@
-"""The live view on a terminal of its own."""
+"""The live view on a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OFTEN_SECONDS = 0.01
 
 @pytest.fixture
 def keyboard(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """Where keys are pressed: the other end of the terminal that the view reads. It can move its cursor."""
+    """The keyboard end of the terminal that the view reads."""
     monkeypatch.setenv("TERM", "xterm")
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "r") as stdin, monkeypatch.context() as patch:
         patch.setattr("sys.stdin", stdin)
         before = termios.tcgetattr(theirs)
         yield ours
-        assert termios.tcgetattr(theirs) == before  # the shell gets its terminal back as it was
+        assert termios.tcgetattr(theirs) == before  # the terminal is restored for the shell
     os.close(ours)
 
 
@@ -48,30 +48,30 @@ def quiet(stub: FakeInspector) -> FakeInspector:
 
 
 @pytest.mark.parametrize("key", ["q", "Q", "\x1b"])
-def test_a_key_ends_it_and_others_do_not(quiet: FakeInspector, keyboard: int, key: str) -> None:
+def test_only_an_end_key_ends_it(quiet: FakeInspector, keyboard: int, key: str) -> None:
     os.write(keyboard, f"xy {key}".encode())
     assert views.ID in view(quiet, 60)
     assert len(quiet.called("overview")) == 1
 
 
-def test_it_looks_again_and_tells_of_a_database_that_went_away(quiet: FakeInspector, keyboard: int) -> None:
-    # given a second look that fails, and a third that ends it
+def test_it_updates_and_reports_an_unavailable_database(quiet: FakeInspector, keyboard: int) -> None:
+    # given a second query that fails, and a third that ends the view
     def third() -> object:
         os.write(keyboard, b"q")
         return views.overview()
 
     answers = iter(
-        [views.overview, lambda: (_ for _ in ()).throw(DatabaseUnavailableError("the database is away")), third]
+        [views.overview, lambda: (_ for _ in ()).throw(DatabaseUnavailableError("the database is unavailable")), third]
     )
     quiet.answers["overview"] = lambda **_: next(answers)()
     # when
     drawn = view(quiet, OFTEN_SECONDS)
     # then
-    assert "the database is away" in drawn
+    assert "the database is unavailable" in drawn
     assert len(quiet.called("overview")) == 3
 
 
-def test_a_fault_of_ours_ends_it_and_leaves_the_terminal_as_it_was(quiet: FakeInspector, keyboard: int) -> None:
+def test_a_bug_ends_it_and_restores_the_terminal(quiet: FakeInspector, keyboard: int) -> None:
     answers = iter([views.overview(), ZeroDivisionError()])
     quiet.answers["overview"] = [next(answers), next(answers)]
     with pytest.raises(ZeroDivisionError):

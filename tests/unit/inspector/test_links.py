@@ -1,4 +1,4 @@
-"""Addresses in the AWS console, taken apart again as the console does it."""
+"""Links into the AWS console, decoded as the console decodes them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def on_aws(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def parts(link: str) -> dict[str, str]:
-    """The query's fields. Its notation has ``~`` between names and values, and no other."""
+    """The fields of the query; its notation separates names and values by ``~``."""
     fragment = link.partition("#logsV2:logs-insights")[2]
     detail = unquote(unquote(fragment.replace("$", "%"))).removeprefix("?queryDetail=")
     assert detail.startswith("~(")
@@ -30,7 +30,7 @@ def parts(link: str) -> dict[str, str]:
     }
 
 
-def test_a_link_asks_for_the_lines_of_one_task_in_the_time_around_it() -> None:
+def test_a_link_searches_the_lines_of_one_task_around_its_time() -> None:
     link = logs_link("eu-central-1", "/aws/lambda/jobs-data-export", "a~b*(c)'\"d\\", AT, AT + timedelta(hours=1))
     assert link is not None
     found = parts(link)
@@ -55,7 +55,7 @@ def test_without_a_region_there_is_no_console() -> None:
     assert log_group_link("", "/g") is None
 
 
-def test_where_aws_is_an_emulator_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_an_emulator_there_is_no_console(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
     assert logs_link("eu-central-1", "/g", "it", AT, None) is None
     assert log_group_link("eu-central-1", "/g") is None

@@ -1,4 +1,4 @@
-"""The page over an inspector without a record, and a browser's part of it."""
+"""The page over an inspector without a database, and a client for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Filters, durations, charts, notices and the desk: the parts that pages are made of."""
+"""Parts of the pages: filters, durations, charts, notices and the pool of inspectors."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ HTMX = "d6fdc75f204e6bdefa99b69bf1e6d4ac69b8a364f77929f45c13476b4000f717"
         Filter(tenant="t", tag="x y", error="50%", fingerprint="f", created_after=NOW, created_before=NOW),
     ],
 )
-def test_a_filter_comes_back_as_it_went(chosen: Filter) -> None:
+def test_a_filter_survives_a_round_trip(chosen: Filter) -> None:
     assert read(QueryParams(query(write(chosen))), NOW) == chosen
 
 
-def test_what_is_empty_filters_nothing() -> None:
+def test_an_empty_field_matches_any_task() -> None:
     assert read(QueryParams("state=&type=&tenant=+&newer=&id="), NOW) == Filter()
 
 
 @pytest.mark.parametrize(
     "field", ["state=gone", "queue=fast", "newer=2", "older=h", "older=999999w", "after=monday", "before=1"]
 )
-def test_a_field_that_cannot_be_read_is_named(field: str) -> None:
+def test_an_invalid_field_is_named(field: str) -> None:
     with pytest.raises(SelectionError) as caught:
         read(QueryParams(field), NOW)
     assert caught.value.field == field.partition("=")[0]
@@ -68,7 +68,7 @@ def test_ages_are_read(text: str, seconds: int) -> None:
     assert age("older", text) == timedelta(seconds=seconds)
 
 
-def test_times_of_a_filter_are_told_as_the_command_line_writes_them() -> None:
+def test_times_of_a_filter_are_written_as_on_the_command_line() -> None:
     assert described(Filter(created_after=NOW)) == [("created from", "2026-01-31 08:00:00Z")]
 
 
@@ -86,25 +86,25 @@ def test_times_of_a_filter_are_told_as_the_command_line_writes_them() -> None:
         (90_000, "1 d 1 h"),
     ],
 )
-def test_durations_are_told_as_exactly_as_it_matters(seconds: float, text: str) -> None:
+def test_durations_are_written_in_suitable_units(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
 @pytest.mark.parametrize(
     ("seconds", "text"), [(0.2, "now"), (5, "5 s ago"), (-5, "in 5 s"), (3_700, "1 h ago"), (-90_000, "in 1 d")]
 )
-def test_times_are_told_from_now(seconds: float, text: str) -> None:
+def test_times_are_relative_to_now(seconds: float, text: str) -> None:
     assert ago(NOW - timedelta(seconds=seconds), NOW) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(None, "–"), (0, "$0"), (0.000004, "$0.000004"), (0.5, "$0.50"), (1234.5, "$1,234.50")]
 )
-def test_costs_are_told(value: float | None, text: str) -> None:
+def test_costs_are_written_as_dollars(value: float | None, text: str) -> None:
     assert usd(value) == text
 
 
-def test_a_chart_has_a_bar_for_each_minute_in_which_something_was() -> None:
+def test_a_chart_has_a_bar_for_each_minute_with_runs() -> None:
     drawn = sparkline.bars([0, 5, 10, 0], "<b>", "started")
     assert drawn.count("<rect") == 2
     assert 'aria-label="&lt;b&gt;"' in drawn
@@ -112,7 +112,7 @@ def test_a_chart_has_a_bar_for_each_minute_in_which_something_was() -> None:
     assert heights == [sparkline.HEIGHT / 2, sparkline.HEIGHT]
 
 
-def test_a_line_breaks_where_nothing_was_and_a_point_alone_is_seen() -> None:
+def test_a_line_has_gaps_and_a_single_point_is_visible() -> None:
     drawn = sparkline.line([1, 2, None, 3, None, None], "waits", "waited")
     points = re.findall(r'points="([^"]*)"', drawn)
     assert [len(run.split()) for run in points] == [2, 2]
@@ -123,17 +123,17 @@ def test_a_chart_of_nothing_is_empty(values: list[Any]) -> None:
     assert "nan" not in sparkline.line(values, "", "") + sparkline.bars([one or 0 for one in values], "", "")
 
 
-def test_a_notice_is_told_once_and_old_ones_are_forgotten() -> None:
+def test_a_notice_is_shown_once_and_old_notices_are_dropped() -> None:
     notices = Notices()
-    first = notices.leave("first")
-    later = [notices.leave(str(number)) for number in range(KEPT)]
-    assert notices.take(first) is None
-    assert notices.take(later[-1]) == str(KEPT - 1)
-    assert notices.take(later[-1]) is None
-    assert notices.take(None) is None
+    first = notices.put("first")
+    later = [notices.put(str(number)) for number in range(KEPT)]
+    assert notices.pop(first) is None
+    assert notices.pop(later[-1]) == str(KEPT - 1)
+    assert notices.pop(later[-1]) is None
+    assert notices.pop(None) is None
 
 
-def test_an_inspector_is_lent_to_one_at_a_time_and_made_when_it_is_needed() -> None:
+def test_an_inspector_serves_one_request_at_a_time_and_is_made_on_demand() -> None:
     # given
     made: list[object] = []
 
@@ -142,7 +142,7 @@ def test_an_inspector_is_lent_to_one_at_a_time_and_made_when_it_is_needed() -> N
         return made[-1]
 
     desk = Desk(connect, size=2)
-    # when two ask at once, and a third
+    # when two requests take an inspector, and a third waits
     with desk.inspector() as one, desk.inspector() as other:
         third: list[object] = []
 
@@ -155,13 +155,13 @@ def test_an_inspector_is_lent_to_one_at_a_time_and_made_when_it_is_needed() -> N
         assert one is not other
         assert third == []
     waiting.join(10)
-    # then the third had to wait for one of the two
+    # then the third got one of the two
     assert third[0] in (one, other)
     assert len(made) == 2
 
 
 def test_a_failed_connection_is_tried_again() -> None:
-    answers: list[Any] = [OSError("away"), object()]
+    answers: list[Any] = [OSError("down"), object()]
 
     def connect() -> Any:
         answer = answers.pop(0)
@@ -170,7 +170,7 @@ def test_a_failed_connection_is_tried_again() -> None:
         return answer
 
     desk = Desk(connect, size=1)
-    with pytest.raises(OSError, match="away"), desk.inspector():
+    with pytest.raises(OSError, match="down"), desk.inspector():
         pass
     with desk.inspector() as lent:
         assert cast(Any, lent) is not None

@@ -1,4 +1,4 @@
-"""Who may look, who may act, and what every answer says to the browser."""
+"""Access to pages and actions, and the security headers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from joblane.page.app import ACT, LOOK
+from joblane.page.app import ACTIONS, PAGES
 from joblane.page.security import MAX_FORM_BYTES
 from joblane.page.serving import listen, server
 from tests.inspector import FakeInspector
@@ -16,10 +16,10 @@ from tests.unit.page.conftest import ADDRESS, COOKIE, KEYS, SAME, Post, client_o
 
 FORM = {"csrf": KEYS.form, "id": "one", "action": "retry"}
 
-# --- Looking -------------------------------------------------------------------------------------------------------
+# --- Pages ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", [*LOOK, "/nothing"])
+@pytest.mark.parametrize("path", [*PAGES, "/nothing"])
 def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, path: str) -> None:
     answer = stranger.get(path)
     assert answer.status_code == 401
@@ -27,13 +27,13 @@ def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, 
     assert KEYS.form not in answer.text
 
 
-@pytest.mark.parametrize("path", ACT)
+@pytest.mark.parametrize("path", ACTIONS)
 def test_nothing_is_done_for_a_browser_without_the_cookie(stranger: TestClient, stub: FakeInspector, path: str) -> None:
     assert stranger.post(path, data=FORM, headers=SAME).status_code == 401
     assert stub.did == []
 
 
-def test_the_token_of_the_address_becomes_a_cookie_and_leaves_the_address(stranger: TestClient) -> None:
+def test_the_token_becomes_a_cookie_and_is_removed_from_the_address(stranger: TestClient) -> None:
     answer = stranger.get("/", params={"token": KEYS.token})
     assert (answer.status_code, answer.headers["location"]) == (303, "/")
     cookie = answer.headers["set-cookie"]
@@ -42,13 +42,13 @@ def test_the_token_of_the_address_becomes_a_cookie_and_leaves_the_address(strang
     assert stranger.get("/").status_code == 200
 
 
-def test_the_token_never_leads_to_another_place(stranger: TestClient) -> None:
+def test_the_token_never_redirects_to_another_site(stranger: TestClient) -> None:
     answer = stranger.get("//evil.example/", params={"token": KEYS.token})
     assert answer.headers.get("location", "/") == "/"
 
 
 @pytest.mark.parametrize("token", ["", "wrong", "the-token ", "ümlaut"])
-def test_another_token_opens_nothing(stranger: TestClient, token: str) -> None:
+def test_a_wrong_token_is_refused(stranger: TestClient, token: str) -> None:
     answer = stranger.get("/", params={"token": token})
     assert answer.status_code == 401
     assert "set-cookie" not in answer.headers
@@ -57,7 +57,7 @@ def test_another_token_opens_nothing(stranger: TestClient, token: str) -> None:
 @pytest.mark.parametrize(
     "cookie", ["joblane-8700=wrong", "joblane-8701=the-session", "joblane-8700=", "a[b]=c; joblane-8700", "\x7f=;;"]
 )
-def test_another_cookie_opens_nothing(stranger: TestClient, cookie: str) -> None:
+def test_a_wrong_cookie_is_refused(stranger: TestClient, cookie: str) -> None:
     assert stranger.get("/", headers={"cookie": cookie}).status_code == 401
 
 
@@ -65,14 +65,14 @@ def test_another_cookie_opens_nothing(stranger: TestClient, cookie: str) -> None
     "host", ["evil.example", "evil.example:8700", "127.0.0.1", "127.0.0.1:80", "localhost:8700", "[::1]:8700", ""]
 )
 @pytest.mark.parametrize("path", ["/", "/static/page.css", f"/?token={KEYS.token}"])
-def test_a_name_that_was_given_this_address_is_refused(browser: TestClient, host: str, path: str) -> None:
+def test_another_host_name_is_refused(browser: TestClient, host: str, path: str) -> None:
     answer = browser.get(path, headers={"host": host})
     assert answer.status_code == 421
     assert "set-cookie" not in answer.headers
 
 
 @pytest.mark.parametrize("path", ["/", "/tasks", "/nothing", "/static/page.css", "/task?id=unknown"])
-def test_every_answer_has_the_headers_that_keep_a_browser_from_harm(browser: TestClient, path: str) -> None:
+def test_every_response_has_the_security_headers(browser: TestClient, path: str) -> None:
     headers = browser.get(path).headers
     policy = dict(part.strip().partition(" ")[::2] for part in headers["content-security-policy"].split(";"))
     assert policy["default-src"] == policy["frame-ancestors"] == policy["base-uri"] == "'none'"
@@ -86,11 +86,11 @@ def test_every_answer_has_the_headers_that_keep_a_browser_from_harm(browser: Tes
 
 
 @pytest.mark.parametrize("path", ["/static/../app.py", "/static/..%2fapp.py", "/static/%2e%2e/security.py"])
-def test_no_file_is_handed_out_but_what_is_static(browser: TestClient, path: str) -> None:
+def test_only_static_files_are_served(browser: TestClient, path: str) -> None:
     assert browser.get(path).status_code == 404
 
 
-def test_it_listens_on_this_machine_alone() -> None:
+def test_it_listens_only_on_the_loopback_address() -> None:
     with listen(0) as listening:
         assert listening.getsockname()[0] == "127.0.0.1"
 
@@ -99,7 +99,7 @@ def test_addresses_are_not_logged(browser: TestClient) -> None:
     assert not server(browser.app).config.access_log
 
 
-# --- Acting --------------------------------------------------------------------------------------------------------
+# --- Actions --------------------------------------------------------------------------------------------------
 
 
 def test_a_form_of_the_page_acts(post: Post, stub: FakeInspector) -> None:
@@ -107,7 +107,7 @@ def test_a_form_of_the_page_acts(post: Post, stub: FakeInspector) -> None:
     assert stub.did == [("retry", "one", None)]
 
 
-@pytest.mark.parametrize("path", ACT)
+@pytest.mark.parametrize("path", ACTIONS)
 @pytest.mark.parametrize("token", [None, "", "wrong", KEYS.token, KEYS.session])
 def test_a_form_without_the_token_of_the_page_does_nothing(
     browser: TestClient, stub: FakeInspector, path: str, token: str | None
@@ -134,7 +134,7 @@ def test_a_form_without_the_token_of_the_page_does_nothing(
         {"origin": "https://evil.example", "sec-fetch-site": "same-origin"},
     ],
 )
-def test_a_form_from_elsewhere_does_nothing_even_with_the_token(
+def test_a_form_from_another_site_does_nothing_even_with_the_token(
     browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 403
@@ -142,15 +142,15 @@ def test_a_form_from_elsewhere_does_nothing_even_with_the_token(
 
 
 @pytest.mark.parametrize("headers", [{"origin": "null", "sec-fetch-site": "same-origin"}, {"origin": ADDRESS}])
-def test_a_browser_that_tells_no_origin_or_only_that_may_act(
+def test_a_browser_may_act_with_one_of_the_two_origin_headers(
     browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 303
     assert len(stub.did) == 1
 
 
-@pytest.mark.parametrize("path", ACT)
-def test_no_link_acts(browser: TestClient, stub: FakeInspector, path: str) -> None:
+@pytest.mark.parametrize("path", ACTIONS)
+def test_a_get_request_never_acts(browser: TestClient, stub: FakeInspector, path: str) -> None:
     assert browser.get(path, params=FORM).status_code == 405
     assert stub.did == []
 
@@ -161,13 +161,13 @@ def test_no_other_method_acts(browser: TestClient, stub: FakeInspector, method: 
     assert stub.did == []
 
 
-def test_a_form_has_an_end(browser: TestClient, stub: FakeInspector) -> None:
+def test_an_oversized_form_is_refused(browser: TestClient, stub: FakeInspector) -> None:
     answer = browser.post("/task/act", data={**FORM, "reason": "x" * MAX_FORM_BYTES}, headers=SAME)
     assert answer.status_code == 413
     assert stub.did == []
 
 
-@pytest.mark.parametrize("path", ACT)
+@pytest.mark.parametrize("path", ACTIONS)
 def test_read_only_refuses_every_action(stub: FakeInspector, path: str) -> None:
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
@@ -177,7 +177,7 @@ def test_read_only_refuses_every_action(stub: FakeInspector, path: str) -> None:
     assert stub.did == []
 
 
-@pytest.mark.parametrize("path", [*(path for path in LOOK if path != "/bulk/show"), "/task?id=one"])
+@pytest.mark.parametrize("path", [*(path for path in PAGES if path != "/bulk/show"), "/task?id=one"])
 def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> None:
     reader = client_of(stub, read_only=True)
     reader.cookies.update(COOKIE)
@@ -187,10 +187,10 @@ def test_read_only_shows_no_form_that_acts(stub: FakeInspector, path: str) -> No
     assert KEYS.form not in answer.text
 
 
-# --- What is told --------------------------------------------------------------------------------------------------
+# --- Secrets --------------------------------------------------------------------------------------------------
 
 
-def test_a_fault_of_the_page_is_told_without_its_text(
+def test_a_bug_is_shown_without_its_text(
     browser: TestClient, stub: FakeInspector, caplog: pytest.LogCaptureFixture
 ) -> None:
     stub.fails = ValueError("the payload's secret")
@@ -203,7 +203,7 @@ def test_a_fault_of_the_page_is_told_without_its_text(
     assert "ValueError in " in caplog.text
 
 
-def test_keys_are_new_with_each_start_and_show_in_no_text() -> None:
+def test_keys_are_new_at_each_start_and_hidden_in_repr() -> None:
     one, other = type(KEYS)(), type(KEYS)()
     values: set[Any] = {getattr(keys, name) for keys in (one, other) for name in ("token", "session", "form")}
     assert len(values) == 6

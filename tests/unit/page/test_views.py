@@ -1,4 +1,4 @@
-"""What each page shows and what its forms do."""
+"""The contents of each page, and the effects of its forms."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from joblane.inspector.durations import stamp
 from joblane.inspector.errors import ActionError, SelectionError
 from joblane.inspector.filter import BulkAction, Filter, PauseScope
 from joblane.inspector.views import AuditEntry, DeadGroup, LogLine, Pause
-from joblane.page.app import LOOK
+from joblane.page.app import PAGES as ALL_PAGES
 from joblane.queues import Queue
 from joblane.record.states import State
 from tests.builders.views import NOW, task_row, task_view
 from tests.inspector import FakeInspector
 from tests.unit.page.conftest import COOKIE, Post, client_of
 
-PAGES = [path for path in LOOK if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
+PAGES = [path for path in ALL_PAGES if path not in ("/task", "/task/logs", "/bulk/new", "/bulk/show")]
 SCRIPT = "<script>alert(1)</script>"
 QUOTED = "\"' onmouseover=alert(2) x='"
 
@@ -32,7 +32,7 @@ QUOTED = "\"' onmouseover=alert(2) x='"
 
 @pytest.mark.parametrize("planted", [SCRIPT, QUOTED])
 def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInspector, planted: str) -> None:
-    # given a text of an outsider wherever one can be
+    # given an untrusted text in every place
     at = datetime.now(UTC)
     hurt = task_row(
         id=planted,
@@ -66,9 +66,9 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     stub.lines = [LogLine(at, planted, planted, 1, None, {planted: planted})]
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
-    # when every page is looked at, with that text in its address too
+    # when every page is requested, with that text in its address too
     asked = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
-    for path in LOOK:
+    for path in ALL_PAGES:
         answer = browser.get(
             path, params={**asked, "id": "b" if path == "/bulk/show" else planted, "action": "cancel", "which": "all"}
         )
@@ -79,7 +79,7 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
         assert planted not in answer.text, path
 
 
-def test_a_refusal_shows_what_was_asked_as_text(browser: TestClient) -> None:
+def test_a_refusal_escapes_the_request(browser: TestClient) -> None:
     for path in ("/task", "/tasks", "/audit"):
         answer = browser.get(path, params={"id": SCRIPT, "newer": SCRIPT, "before": SCRIPT, "state": SCRIPT})
         assert answer.status_code in (400, 404)
@@ -90,19 +90,19 @@ def test_a_refusal_shows_what_was_asked_as_text(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_what_is_away_is_said_with_what_to_do(browser: TestClient, stub: FakeInspector, path: str) -> None:
+def test_an_unavailable_database_is_shown_with_the_remedy(browser: TestClient, stub: FakeInspector, path: str) -> None:
     stub.fails = DatabaseUnavailableError("the database did not answer: connection refused")
     answer = browser.get(path)
-    if path == "/bulk":  # asks the stub nothing that fails
+    if path == "/bulk":  # its queries do not fail here
         return
     assert answer.status_code == 503
     assert "connection refused" in answer.text
-    assert "make up" in answer.text
+    assert "joblane up" in answer.text
 
 
-def test_an_error_that_the_command_line_would_tell_is_told_and_no_other(stub: FakeInspector) -> None:
+def test_only_readable_errors_are_shown_with_their_text(stub: FakeInspector) -> None:
     class StageError(Exception):
-        """As one of the layers above."""
+        """An error of a layer above."""
 
     stub.fails = StageError("POST /view/tasks: stage 'prod' did not answer")
     for readable, status, shown in [((StageError,), 502, True), ((), 500, False)]:
@@ -124,9 +124,7 @@ def test_every_page_names_its_language_its_title_and_its_main_part(browser: Test
 
 
 @pytest.mark.parametrize("path", PAGES)
-def test_pages_hold_no_script_and_no_style_of_their_own_and_nothing_of_elsewhere(
-    browser: TestClient, path: str
-) -> None:
+def test_pages_have_no_inline_script_or_style_and_no_external_resource(browser: TestClient, path: str) -> None:
     text = browser.get(path).text
     assert " style=" not in text
     assert "<style" not in text
@@ -143,12 +141,10 @@ def test_the_queues_show_their_figures_charts_and_lanes(browser: TestClient) -> 
         assert f'id="queue-{queue}"' in text
         assert f"{queue}: 178 runs started in 60 minutes" in text
     assert "1 min 15 s" in text
-    assert "SQS did not answer" in text  # of a front door
+    assert "SQS did not answer" in text  # for a front door
 
 
-def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
-    browser: TestClient, post: Post, stub: FakeInspector
-) -> None:
+def test_a_queue_is_paused_with_a_reason_and_resumed(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     answer = post("/pause", scope="queue", name="low", reason="a bad deploy", **{"for": "1h"})
     text = browser.get(answer.headers["location"]).text
     assert "Paused the queue low until" in text
@@ -160,15 +156,15 @@ def test_a_queue_is_paused_for_a_while_with_a_reason_and_resumed(
     assert stub.paused == {}
 
 
-def test_the_second_who_pauses_is_told_who_did_before(browser: TestClient, post: Post, stub: FakeInspector) -> None:
+def test_the_second_operator_who_pauses_sees_the_first(browser: TestClient, post: Post, stub: FakeInspector) -> None:
     since = NOW - timedelta(minutes=3)
     stub.paused[PauseScope.QUEUE, "low"] = Pause(PauseScope.QUEUE, "low", "a bad deploy", "ann@desk", since, None)
     text = browser.get(post("/pause", scope="queue", name="low").headers["location"]).text
-    assert f"It was paused already by ann@desk, since {stamp(since)}" in text
+    assert f"It was already paused by ann@desk, since {stamp(since)}" in text
 
 
 @pytest.mark.parametrize("fields", [{"scope": "planet", "name": "x"}, {"scope": "queue", "name": "low", "for": "soon"}])
-def test_a_pause_that_cannot_be_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
+def test_an_invalid_pause_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     answer = post("/pause", **fields)
     assert answer.status_code == 400
     assert stub.did == []
@@ -177,7 +173,7 @@ def test_a_pause_that_cannot_be_is_refused(post: Post, stub: FakeInspector, fiel
 # --- Tasks ---------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient, stub: FakeInspector) -> None:
+def test_the_filter_of_the_address_is_used(browser: TestClient, stub: FakeInspector) -> None:
     fields = {"state": "retry", "type": "data:export", "queue": "low", "tenant": "acme", "tag": "t", "error": "oops"}
     browser.get("/tasks", params={**fields, "id": "01", "fingerprint": "f", "newer": "2h", "older": "15m"})
     asked = stub.asked[-1]
@@ -198,7 +194,7 @@ def test_a_filter_of_the_address_is_the_filter_that_is_asked(browser: TestClient
     )
 
 
-def test_pages_follow_one_another_and_keep_the_filter(browser: TestClient, stub: FakeInspector) -> None:
+def test_the_next_page_keeps_the_filter(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = [task_row(id=f"id-{number:03}") for number in range(120)]
     text = browser.get("/tasks", params={"state": "archived"}).text
     assert "120 tasks" in text
@@ -209,16 +205,16 @@ def test_pages_follow_one_another_and_keep_the_filter(browser: TestClient, stub:
     assert 'rel="next"' not in text
 
 
-def test_a_wrong_filter_is_told_at_its_field_and_what_was_typed_stays(browser: TestClient) -> None:
+def test_an_invalid_filter_is_reported_at_its_field_and_the_input_stays(browser: TestClient) -> None:
     answer = browser.get("/tasks", params={"newer": "yesterday", "tenant": "acme"})
     assert answer.status_code == 400
     assert 'value="yesterday"' in answer.text
     assert 'value="acme"' in answer.text
     assert 'aria-invalid="true" aria-describedby="wrong"' in answer.text
-    assert "a number and a unit are required" in answer.text
+    assert "give a number and a unit" in answer.text
 
 
-def test_ages_that_leave_nothing_are_told_at_their_field(browser: TestClient) -> None:
+def test_ages_that_exclude_each_other_are_reported_at_their_field(browser: TestClient) -> None:
     answer = browser.get("/tasks", params={"newer": "1h", "older": "1d"})
     assert answer.status_code == 400
     assert "nothing is older than 1d and newer than 1h" in answer.text
@@ -226,14 +222,14 @@ def test_ages_that_leave_nothing_are_told_at_their_field(browser: TestClient) ->
     assert answer.text.count('aria-invalid="true"') == 1
 
 
-def test_a_cursor_of_nowhere_is_told(browser: TestClient, stub: FakeInspector) -> None:
-    stub.fails = SelectionError("after", "this is no cursor of a listing")
+def test_an_invalid_position_is_reported(browser: TestClient, stub: FakeInspector) -> None:
+    stub.fails = SelectionError("after", "this is not a position of a listing")
     answer = browser.get("/tasks", params={"from": "x"})
     assert answer.status_code == 400
-    assert "no cursor" in answer.text
+    assert "not a position" in answer.text
 
 
-def test_nothing_that_matches_is_said(browser: TestClient, stub: FakeInspector) -> None:
+def test_an_empty_listing_says_so(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = []
     assert "No task matches" in browser.get("/tasks", params={"tag": "x"}).text
 
@@ -241,10 +237,10 @@ def test_nothing_that_matches_is_said(browser: TestClient, stub: FakeInspector) 
 # --- One task ------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_shown_whole(browser: TestClient) -> None:
+def test_a_task_is_shown_with_all_its_details(browser: TestClient) -> None:
     text = browser.get("/task", params={"id": "one"}).text
     for shown in (
-        "It was given up after",
+        "It was archived after",
         "[redacted]",
         "TimeoutError",
         "Traceback",
@@ -256,7 +252,7 @@ def test_a_task_is_shown_whole(browser: TestClient) -> None:
 
 
 @pytest.mark.parametrize("action", [*BulkAction, "replay"])
-def test_a_button_does_what_it_says_and_the_page_after_it_tells_so_once(
+def test_a_button_acts_and_the_next_page_says_so_once(
     browser: TestClient, post: Post, stub: FakeInspector, action: str
 ) -> None:
     stub.rows += [task_row(id="new")]
@@ -268,7 +264,7 @@ def test_a_button_does_what_it_says_and_the_page_after_it_tells_so_once(
     assert f"{action.capitalize()}: done." not in browser.get(place).text
 
 
-def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: FakeInspector) -> None:
+def test_only_actions_that_the_state_allows_are_offered(browser: TestClient, stub: FakeInspector) -> None:
     stub.changes["one"] = {"actions": ("retry", "replay", "delete")}
     text = browser.get("/task", params={"id": "one"}).text
     assert 'value="retry"' in text
@@ -277,17 +273,17 @@ def test_only_what_the_state_allows_is_offered(browser: TestClient, stub: FakeIn
         assert f'name="action" value="{action}"' not in text
 
 
-def test_the_second_of_two_operators_is_told_what_the_first_did(post: Post, stub: FakeInspector) -> None:
+def test_the_second_of_two_operators_sees_what_the_first_did(post: Post, stub: FakeInspector) -> None:
     last = "ann@desk retried it 3 s ago"
     stub.fails = ActionError("one", "retry", State.ACTIVE, [State.ARCHIVED], last)
     answer = post("/task/act", id="one", action="retry")
     assert answer.status_code == 409
-    for told in (last, "is active", "archived", "Nothing was done", "/task?id=one"):
-        assert told in answer.text
+    for expected in (last, "is active", "archived", "Nothing was done", "/task?id=one"):
+        assert expected in answer.text
 
 
 @pytest.mark.parametrize("fields", [{"action": "explode"}, {"action": "_check"}, {"action": ""}, {}])
-def test_no_other_action_is_taken(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
+def test_an_unknown_action_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     assert post("/task/act", id="one", **fields).status_code == 400
     assert stub.did == []
 
@@ -300,26 +296,26 @@ def test_a_payload_is_edited_or_replayed(post: Post, stub: FakeInspector) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ('{"a": 1', "line 1, column 8: Expecting"),
-        ("[1]", "an object is required"),
+        ("[1]", "a JSON object is required"),
         ("", "line 1, column 1"),
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_what_is_no_payload_is_told_at_the_field_and_what_was_typed_stays(
-    post: Post, stub: FakeInspector, text: str, told: str
+def test_an_invalid_payload_is_reported_at_its_field_and_the_input_stays(
+    post: Post, stub: FakeInspector, text: str, expected: str
 ) -> None:
     answer = post("/task/edit", id="one", action="edit", payload=text, reason="typo")
     assert answer.status_code == 422
-    assert told in answer.text
+    assert expected in answer.text
     assert 'aria-describedby="payload-error payload-help" aria-invalid="true"' in answer.text
     assert 'value="typo"' in answer.text
     assert stub.did == []
 
 
-def test_each_field_of_a_payload_that_is_not_taken_is_told(
+def test_each_invalid_field_of_a_payload_is_listed(
     browser: TestClient, post: Post, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -332,19 +328,19 @@ def test_each_field_of_a_payload_that_is_not_taken_is_told(
     assert "<li>user_id: Input should be a valid UUID</li><li>rows: Field required</li>" in text
 
 
-@pytest.mark.parametrize(("times", "told"), [(1, "once"), (2, "2 times")])
-def test_how_often_it_was_revived_is_told(browser: TestClient, stub: FakeInspector, times: int, told: str) -> None:
+@pytest.mark.parametrize("times", [1, 2])
+def test_the_number_of_redrives_is_shown(browser: TestClient, stub: FakeInspector, times: int) -> None:
     stub.changes["one"] = {"generation": times}
-    assert f"<dt>Revived</dt><dd>{told}</dd>" in browser.get("/task", params={"id": "one"}).text
+    assert f"<dt>Redrives</dt><dd>{times}</dd>" in browser.get("/task", params={"id": "one"}).text
 
 
-def test_a_command_on_the_page_does_not_take_an_id_for_an_option(browser: TestClient, stub: FakeInspector) -> None:
+def test_a_command_on_the_page_quotes_the_id(browser: TestClient, stub: FakeInspector) -> None:
     stub.rows = [task_row(id="-x")]
     for path in ("/task", "/task/logs"):
         assert "logs -- -x</code>" in browser.get(path, params={"id": "-x"}).text
 
 
-def test_logs_are_in_the_console_and_where_there_is_none_the_command_line_shows_them(stub: FakeInspector) -> None:
+def test_logs_are_a_link_to_the_console_or_a_command(stub: FakeInspector) -> None:
     browser = client_of(stub, command="joblane --stage dev")
     browser.cookies.update(COOKIE)
     assert "joblane --stage dev logs one" in browser.get("/task", params={"id": "one"}).text
@@ -365,7 +361,7 @@ def test_logs_are_shown(browser: TestClient, stub: FakeInspector) -> None:
 # --- Many ----------------------------------------------------------------------------------------------------------
 
 
-def test_many_are_counted_first_and_what_was_counted_is_done(
+def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
     stub.rows = [task_row(id=f"id-{number}", state=State.RETRY) for number in range(12)] + [task_row(id="other")]
@@ -381,7 +377,7 @@ def test_many_are_counted_first_and_what_was_counted_is_done(
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
 
 
-def test_the_ticked_ones_alone_are_taken(browser: TestClient) -> None:
+def test_only_selected_tasks_are_taken(browser: TestClient) -> None:
     text = browser.get(
         "/bulk/new", params={"action": "delete", "which": "chosen", "chosen": ["one"], "state": "retry"}
     ).text
@@ -390,14 +386,14 @@ def test_the_ticked_ones_alone_are_taken(browser: TestClient) -> None:
     assert 'name="state"' not in text
 
 
-def test_none_ticked_is_told(browser: TestClient) -> None:
+def test_an_empty_selection_is_reported(browser: TestClient) -> None:
     answer = browser.get("/bulk/new", params={"action": "delete", "which": "chosen"})
     assert answer.status_code == 400
-    assert "no task is ticked" in answer.text
+    assert "no task is selected" in answer.text
 
 
 @pytest.mark.parametrize("rate", ["0", "501", "fast", "-1", "1e3"])
-def test_a_rate_that_cannot_be_is_told(post: Post, stub: FakeInspector, rate: str) -> None:
+def test_an_invalid_rate_is_reported(post: Post, stub: FakeInspector, rate: str) -> None:
     answer = post("/bulk/start", action="cancel", rate=rate)
     assert answer.status_code == 400
     assert "from 1 to 500" in answer.text
@@ -410,8 +406,10 @@ def test_a_bulk_action_is_stopped(post: Post, stub: FakeInspector) -> None:
     assert stub.did[-1] == ("abort", "b", "enough")
 
 
-@pytest.mark.parametrize(("stopped", "state"), [("the canary: 1 of 5 failed again", "stopped"), (None, "completed")])
-def test_a_bulk_action_that_was_stopped_is_not_called_completed(
+@pytest.mark.parametrize(
+    ("stopped", "state"), [("the canary failed: 1 of 5 failed again", "stopped"), (None, "completed")]
+)
+def test_a_stopped_bulk_action_is_not_called_completed(
     browser: TestClient, stub: FakeInspector, stopped: str | None, state: str
 ) -> None:
     made = stub.bulk(BulkAction.RETRY, Filter())
@@ -423,9 +421,7 @@ def test_a_bulk_action_that_was_stopped_is_not_called_completed(
 
 
 @pytest.mark.parametrize("state", [State.PENDING, State.ACTIVE])
-def test_a_bulk_action_that_is_to_stop_is_stopping_and_not_to_be_aborted_again(
-    browser: TestClient, stub: FakeInspector, state: State
-) -> None:
+def test_a_stopping_bulk_action_cannot_be_aborted_again(browser: TestClient, stub: FakeInspector, state: State) -> None:
     made = stub.bulk(BulkAction.RETRY, Filter())
     assert 'action="/bulk/abort"' in browser.get("/bulk/show?id=b").text
     stub.started["b"] = replace(made, state=state, stopped="aborted by ann")
@@ -437,7 +433,7 @@ def test_a_bulk_action_that_is_to_stop_is_stopping_and_not_to_be_aborted_again(
 
 
 @pytest.mark.parametrize("state", State)
-def test_the_action_that_is_offered_first_is_one_that_the_listed_state_allows(
+def test_the_preselected_action_is_allowed_by_the_listed_state(
     browser: TestClient, stub: FakeInspector, state: State
 ) -> None:
     stub.rows = [task_row(id=str(one), state=one) for one in State]
@@ -451,7 +447,7 @@ def test_the_action_that_is_offered_first_is_one_that_the_listed_state_allows(
 # --- Dead letters, schedules, statistics, audit --------------------------------------------------------------------
 
 
-def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
+def test_a_group_of_dead_letters_is_previewed_and_redriven_with_a_canary(
     browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
@@ -465,9 +461,7 @@ def test_a_group_of_dead_letters_is_looked_at_and_redriven_with_a_canary(
     assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 5, 10, None)]
 
 
-def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a_page(
-    browser: TestClient, stub: FakeInspector
-) -> None:
+def test_the_log_of_a_group_is_a_link_to_the_console_or_a_page(browser: TestClient, stub: FakeInspector) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
     stub.groups = [one]
     assert 'href="/task/logs?id=id"' in browser.get("/dead").text
@@ -476,36 +470,36 @@ def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_on_a
     assert 'href="https://console"' in text
     assert "/task/logs" not in text
     stub.groups = [replace(one, recorded=False)]
-    assert "/task/logs" not in browser.get("/dead").text  # no task has this id
+    assert "/task/logs" not in browser.get("/dead").text  # there is no task with this id
 
 
-def test_messages_that_are_left_over_are_shown_and_removed_where_nothing_is_dead(
+def test_obsolete_dead_letters_are_removed_without_archived_tasks(
     browser: TestClient, post: Post, stub: FakeInspector
 ) -> None:
-    assert "nothing was given up" in browser.get("/dead").text
-    stub.leftovers = {"data:export": 2}
+    assert "no archived tasks and no dead letters" in browser.get("/dead").text
+    stub.obsolete = {"data:export": 2}
     text = browser.get("/dead").text
-    assert "2 messages of tasks that were retried or deleted since" in text
-    assert '<a class="button" href="/dead/redrive">Remove what is left over</a>' in text
+    assert "2 dead letters are obsolete: their tasks were retried or deleted. A redrive of all removes them." in text
+    assert '<a class="button" href="/dead/redrive">Remove obsolete dead letters</a>' in text
     text = browser.get("/dead/redrive").text
-    assert "<h1>Remove what is left over?</h1>" in text
+    assert "<h1>Remove obsolete dead letters?</h1>" in text
     assert 'name="canary"' not in text
     post("/dead/redrive/start", rate="10")
     assert stub.did == [("redrive", Filter(), 0, 10, None)]
 
 
-def test_messages_that_are_left_over_are_removed_by_a_redrive_of_a_type_or_of_all(
+def test_obsolete_dead_letters_are_removed_by_a_redrive_of_a_type_or_of_all(
     browser: TestClient, stub: FakeInspector
 ) -> None:
     one = DeadGroup("f1", "data:export", "KeyError", "missing", True, 40, NOW, NOW, "id", "default", None)
-    stub.groups, stub.leftovers = [one], {"data:export": 1}
+    stub.groups, stub.obsolete = [one], {"data:export": 1}
     text = browser.get("/dead").text
-    assert "1 message of tasks that were retried or deleted since" in text
+    assert "1 dead letter is obsolete: its task was retried or deleted" in text
     assert "Redrive all" in text
-    for asked, told in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
+    for asked, expected in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
         text = browser.get("/dead/redrive", params=asked).text
         assert "Redrive 40?" in text
-        assert ("Removed as well" in text) is told, asked
+        assert ("In addition, this removes 1 obsolete dead letter" in text) is expected, asked
 
 
 def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: FakeInspector) -> None:

@@ -1,4 +1,4 @@
-"""The commands of `joblane`, a module for each thing that people come for; ``joblane.cli.main`` names them all.
+"""The commands of `joblane`, in a module for each purpose; ``joblane.cli.main`` lists them all.
 
-A module imports what it needs when a command runs: `joblane --help` and the shell's completion wait for it.
+Slow imports are inside the commands: `joblane --help` and the shell's completion import all these modules.
 """

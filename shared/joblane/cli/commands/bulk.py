@@ -1,4 +1,4 @@
-"""Bulk actions, which go on by themselves: see how they stand, stop one."""
+"""`bulk`: list, show and stop bulk actions."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ BulkId = Annotated[str, typer.Argument(metavar="ID", help="Id of the bulk action
 
 @group.command("ls")
 def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -> None:
-    """Bulk actions, newest first."""
+    """List bulk actions, newest first."""
     found = target.inspector(context).bulks(limit=limit)
-    terminal.answer(found, as_json=as_json, nothing="There was no bulk action yet.")
+    terminal.answer(found, as_json=as_json, nothing="There are no bulk actions yet.")
     console = terminal.console()
     why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
     more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
-    made = terminal.table("ID", "ACTION", "STATE", "DONE", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
+    made = terminal.table("ID", "ACTION", "STATE", "CHANGED", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
     for one in found:
-        cells = (one.id, one.action, one.standing, one.done, one.total, one.failed)
+        cells = (one.id, one.action, one.shown_state, one.done, one.total, one.failed)
         rest = (one.skipped, relative(one.started_at, datetime.now(UTC)), one.who) if more else ()
         terminal.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
     console.print(made)
@@ -37,21 +37,24 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
 def show(
     context: typer.Context,
     id_: BulkId,
-    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Go on until it has ended.")] = False,
+    follow_it: Annotated[bool, typer.Option("--follow", "-f", help="Follow it to its end.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """How one bulk action stands."""
+    """Show a bulk action."""
     inspector = target.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
         raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, begun=False))
     terminal.answer(view, as_json=as_json)
-    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.standing}.", "none"))
+    terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.shown_state}.", "none"))
 
 
 @group.command("abort")
 def abort(context: typer.Context, id_: BulkId, reason: o.Reason = None, as_json: o.AsJson = False) -> None:
-    """Stop a bulk action; what is done stays done."""
+    """Stop a bulk action.
+
+    Tasks that it has changed stay changed.
+    """
     view = target.inspector(context).abort(id_, reason=reason)
     terminal.answer(view, as_json=as_json)
     terminal.console().print(terminal.word(report(view), "none"))

@@ -1,4 +1,4 @@
-"""What was given up: `dead` shows it by cause, `redrive` tries it again."""
+"""Archived tasks and dead letters: `dead` groups them by error, `redrive` runs them again."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ if TYPE_CHECKING:
 
 DEFAULT_CANARY = 5
 FINGERPRINT = re.compile(r"[0-9a-f]{16}")
-"""As :class:`joblane.worker.failure.Failure` makes them."""
+"""The form of fingerprints made by :class:`joblane.worker.failure.Failure`."""
 
 
 def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """What was given up, grouped by what went wrong."""
+    """Show archived tasks and dead letters, grouped by error."""
     found = target.inspector(context).dead()
     terminal.answer(found, as_json=as_json)
     if not found.groups and not found.unread:
-        terminal.say("Nothing is dead.")
+        terminal.say("There are no archived tasks and no dead letters.")
     if found.groups:
         _groups(terminal.console(), found)
-    if found.leftovers:
-        letters = plural(sum(found.leftovers.values()), "message")
+    if found.obsolete:
+        number = sum(found.obsolete.values())
+        are, them = ("is obsolete: its task was", "it") if number == 1 else ("are obsolete: their tasks were", "them")
         terminal.say(
-            f"Left over in the dead-letter queues: {letters} of tasks that were retried or deleted since. "
-            f"`{target.command(context)} redrive --all` removes that, too."
+            f"{plural(number, 'dead letter')} {are} retried or deleted. "
+            f"`{target.command(context)} redrive --all` removes {them}."
         )
     if found.unread:
-        terminal.say(
-            f"{plural(found.unread, 'message')} more in the dead-letter queues were not looked at: they are many."
-        )
+        were = "was" if found.unread == 1 else "were"
+        terminal.say(f"Counts may still be changing: {plural(found.unread, 'more dead letter')} {were} not read.")
     if found.groups:
         _next_steps(found.groups[0], target.command(context))
 
@@ -55,49 +55,51 @@ def dead(context: typer.Context, as_json: o.AsJson = False) -> None:
 def _groups(to: Console, found: DeadLetters) -> None:
     now, wide = datetime.now(UTC), to.width >= WIDE
     times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
-    made = terminal.table(
-        "COUNT", "FINGERPRINT", *types, *times, "WHAT WENT WRONG", right=("COUNT",), fold=("WHAT WENT WRONG",)
-    )
+    made = terminal.table("COUNT", "FINGERPRINT", *types, *times, "ERROR", right=("COUNT",), fold=("ERROR",))
     for one in found.groups:
         when = (relative(one.first_at, now),) if wide else ()
         cells = (*((one.type,) if types else ()), *when, relative(one.last_at, now))
-        wrong = _wrong(one) if types or not one.type else f"{one.type}: {_wrong(one)}"
-        terminal.row(made, f"{one.count:,}", one.fingerprint, *cells, wrong)
+        error = _error(one) if types or not one.type else f"{one.type}: {_error(one)}"
+        terminal.row(made, f"{one.count:,}", one.fingerprint, *cells, error)
     to.print(made)
 
 
-def _wrong(one: DeadGroup) -> str:
-    text = f"{one.error_type}: {one.message}" if one.message else one.error_type
-    return text if one.recorded else f"{text} (messages without a row, in {one.queue}'s dead letters)"
+def _error(group: DeadGroup) -> str:
+    text = f"{group.error_type}: {group.message}" if group.message else group.error_type
+    return text if group.recorded else f"{text} (messages without a row, in {group.queue})"
 
 
-def _next_steps(one: DeadGroup, command: str) -> None:
-    logs = [] if one.log_link else [(f"{command} logs {argument(one.example)}", "what that one wrote")]
-    looks = [
-        (f"{command} show {argument(one.example)}", "one of the first group"),
+def _next_steps(group: DeadGroup, command: str) -> None:
+    logs = [] if group.log_link else [(f"{command} logs {argument(group.example)}", "its log lines")]
+    details = [
+        (f"{command} show {argument(group.example)}", "an example of the first group"),
         *logs,
-        (f"{command} ls --state archived --fingerprint {one.fingerprint}", "all of it"),
+        (f"{command} ls --state archived --fingerprint {group.fingerprint}", "all tasks of the first group"),
     ]
-    canary = f" --canary {DEFAULT_CANARY}" if one.type else ""  # what cannot be read becomes no task to wait for
-    again = f"{command} redrive {one.fingerprint}{canary}"
+    canary = f" --canary {DEFAULT_CANARY}" if group.type else ""  # an unreadable message creates no task to wait for
+    again = f"{command} redrive {group.fingerprint}{canary}"
+    meaning = "once the cause is fixed: a few first, then the rest" if canary else "once the cause is fixed"
     to = terminal.messages()
     to.print()
-    terminal.steps(to, [*(looks if one.recorded else []), (again, "once it is mended: a few first, then the rest")])
-    if one.log_link:
-        to.print(word(f"  Its log: {one.log_link}", "none"), soft_wrap=True)
+    terminal.steps(to, [*(details if group.recorded else []), (again, meaning)])
+    if group.log_link:
+        to.print(word(f"  Log: {group.log_link}", "none"), soft_wrap=True)
 
 
 def redrive(
     context: typer.Context,
     which: Annotated[
-        list[str] | None, typer.Argument(metavar="[FINGERPRINT|ID]...", help="A fingerprint of `joblane dead`, or ids.")
+        list[str] | None,
+        typer.Argument(metavar="FINGERPRINT|ID", help="A fingerprint from `joblane dead`, or ids."),
     ] = None,
     *,
     type_: o.Types = None,
-    everything: Annotated[bool, typer.Option("--all", help="All that is dead.")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="All archived tasks and dead letters.")] = False,
     canary: Annotated[
         int,
-        typer.Option(min=0, max=100, help="So many first; the rest only if all of these succeed. 0: all at once."),
+        typer.Option(
+            metavar="N", min=0, max=100, help="Try N first; continue only if all of them complete. 0: all at once."
+        ),
     ] = 0,
     rate: o.Rate = 50,
     reason: o.Reason = None,
@@ -105,24 +107,25 @@ def redrive(
     dry_run: o.DryRun = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Try again what was given up, a few first.
+    """Run archived tasks again, a few first.
 
-    By fingerprint, ids, type, or all of it. Messages without a row come along.
+    Choose them by fingerprint, ids, type, or --all. Dead letters without a row are sent back as well.
     """
-    from joblane.inspector.bulk.dead import left_over
+    from joblane.inspector.bulk.dead import removable
 
     if everything and (which or type_):
-        terminal.usage("it is all: name nothing else", "--all")
+        terminal.usage("give --all without a fingerprint, ids or --type", "--all")
     if not (everything or which or type_):
-        terminal.usage("name a fingerprint of `joblane dead`, ids, a --type, or --all", "[FINGERPRINT|ID]...")
+        terminal.usage("give a fingerprint from `joblane dead`, ids, --type, or --all", "[FINGERPRINT|ID]...")
     inspector = target.inspector(context)
     found = inspector.dead()
     chosen = _filter(which or [], type_ or [], found.groups)
-    number, removed = _number(inspector, chosen, found, exactly=dry_run), left_over(found, chosen)
-    if everything and (unread := sum(one.count for one in found.groups if not one.type)):
-        terminal.say(f"{plural(unread, 'message')} that cannot be read stay; redrive such by their fingerprint.")
+    number, removed = _number(inspector, chosen, found, exactly=dry_run), removable(found, chosen)
+    if everything and (unreadable := sum(one.count for one in found.groups if not one.type)):
+        stay = "stays" if unreadable == 1 else "stay"
+        terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
     if not number and not removed:
-        terminal.stop("nothing that is dead matches; `joblane dead` shows what there is", Exit.NOTHING)
+        terminal.stop("no archived task or dead letter matches; `joblane dead` lists them", Exit.NOTHING)
     if dry_run:
         from joblane.inspector.views import Count
 
@@ -130,7 +133,7 @@ def redrive(
         terminal.console().print(word(_would(number, removed), "none"))
         return
     first = f", the first {min(canary, number)} as a canary" if canary else ""
-    question = f"Redrive {plural(number)}{first}?" if number else f"Remove {plural(removed, 'message')} left over?"
+    question = f"Redrive {plural(number)}{first}?" if number else f"Remove {_obsolete(removed)}?"
     terminal.confirm(question, yes=yes or bool(chosen.ids))
     started = inspector.redrive(chosen, canary=canary, rate=rate, reason=reason)
     raise typer.Exit(follow(inspector, started, target.command(context), as_json=as_json))
@@ -138,24 +141,31 @@ def redrive(
 
 def _would(number: int, removed: int) -> str:
     parts = [f"{plural(number)} would be redriven"] if number else []
-    parts += [f"{plural(removed, 'message')} left over would be removed"] if removed else []
+    parts += [f"{_obsolete(removed)} would be removed"] if removed else []
     return "; ".join(parts) + "."
 
 
+def _obsolete(number: int) -> str:
+    return plural(number, "obsolete dead letter")
+
+
 def _filter(which: list[str], types: list[str], groups: tuple[DeadGroup, ...]) -> Filter:
-    """One fingerprint, or ids: a word that is no group's fingerprint is an id."""
-    prints = {one.fingerprint for one in groups} | {one for one in which if FINGERPRINT.fullmatch(one)}
-    named = [one for one in which if one in prints]
-    if len(named) > 1 or (named and len(which) > 1):
-        terminal.usage("one fingerprint at a time, or ids alone", "[FINGERPRINT|ID]...")
-    if named:
-        return Filter(fingerprint=named[0], types=tuple(types))
+    """A filter for one fingerprint, or for ids: an argument that is not a fingerprint is an id."""
+    known = {group.fingerprint for group in groups} | {text for text in which if FINGERPRINT.fullmatch(text)}
+    fingerprints = [text for text in which if text in known]
+    if len(fingerprints) > 1 or (fingerprints and len(which) > 1):
+        terminal.usage("give one fingerprint, or only ids", "[FINGERPRINT|ID]...")
+    if fingerprints:
+        return Filter(fingerprint=fingerprints[0], types=tuple(types))
     return Filter(ids=tuple(dict.fromkeys(which)), types=tuple(types))
 
 
 def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly: bool) -> int:
-    """How many it sends back. By ids, ``exactly``: tasks; whether messages without a row have such an id is seen as it
-    goes."""
+    """The number of tasks and messages that a redrive sends back.
+
+    For ids: the number of ids, or, if ``exactly``, of archived tasks with these ids. Messages without a row that have
+    such an id are found only by the redrive itself.
+    """
 
     from joblane.inspector.bulk.dead import within
 

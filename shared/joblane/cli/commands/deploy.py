@@ -1,4 +1,4 @@
-"""Before and with a deploy: `migrate`, `preflight`; and `schema`, for those who send."""
+"""Deployment: `migrate`, `preflight`, `costs`; and `schema`, for producers in other languages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
     from joblane.cdk.preflight.compare import Finding
 
-AsJson = Annotated[bool, typer.Option("--json", help="For machines.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Assembly = Annotated[
     Path | None,
     typer.Option(
-        help="Folder with its templates; without it, they are written to STAGE in `output` of cdk.json, or cdk.out."
+        metavar="FOLDER",
+        help="Folder with the stage's templates; without it, they are written to STAGE in `output` of cdk.json, or "
+        "in cdk.out.",
     ),
 ]
 
@@ -32,36 +34,36 @@ def migrate(
         bool,
         typer.Option(
             "--sql",
-            help="Print the SQL instead: what the database of DATABASE_URL lacks; without that variable, all of it.",
+            help="Print the SQL of the missing migrations of DATABASE_URL; without that variable, of all migrations.",
         ),
     ] = False,
 ) -> None:
     """Bring the database to the newest schema.
 
-    It also registers the declared task types and runs the project's own migrations. The database is that of
-    DATABASE_URL, else that of the local stack. The first run writes the stage's prefix into the schema, which then
+    This also registers the declared task types and runs the project's own migrations. The database is that of
+    DATABASE_URL, or else that of the local stack. The first run writes the stage's prefix into the schema, which then
     serves no other stage.
     """
     from joblane import settings
-    from joblane.cli.connect import ENVIRONMENT, settle
+    from joblane.cli.connect import ENVIRONMENT, load_settings
 
     if sql:
         url = os.environ.get("DATABASE_URL", "").strip() or None
-        with _refusals(url, ENVIRONMENT, "cannot be compared"):
+        with _translated_errors(url, ENVIRONMENT, "compare"):
             typer.echo(_sql(url))
         return
-    source = settle(profile=None, region=None)
+    source = load_settings(profile=None, region=None)
     url = settings.database_url()
-    with _refusals(url, source, "cannot be brought up to date"):
+    with _translated_errors(url, source, "migrate"):
         from joblane.record.migrate import migrate as bring_up_to_date
         from joblane.record.migrations import newest
 
         done = bring_up_to_date(url)
     if done.newer:
-        typer.echo(f"The schema is at {done.revision}, newer than this code ({newest()}): left as it is.")
-        typer.echo(f"{done.types} task types are known.")
+        typer.echo(f"The schema is at {done.revision}, newer than this code ({newest()}): it was not changed.")
+        typer.echo(f"{done.types} task types are registered.")
     else:
-        typer.echo(f"The schema is up to date; {done.types} task types are known.")
+        typer.echo(f"The schema is up to date; {done.types} task types are registered.")
 
 
 def _sql(url: str | None) -> str:
@@ -69,13 +71,13 @@ def _sql(url: str | None) -> str:
     from joblane.record.migrate import migration_sql
 
     own = settings.migrations()
-    note = f"-- The project's own migrations ({own}) are not part of this.\n\n" if own else ""
+    note = f"-- This does not include the project's own migrations ({own}).\n\n" if own else ""
     return note + migration_sql(url)
 
 
 @contextmanager
-def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
-    """Errors of a database, in the words of the command line."""
+def _translated_errors(url: str | None, source: str, action: str) -> Iterator[None]:
+    """Translate errors of a database into errors of the command line. ``action``: the verb for their message."""
     from pg8000.exceptions import Error as PostgresError
     from sqlalchemy.exc import DBAPIError
 
@@ -85,20 +87,23 @@ def _refusals(url: str | None, source: str, what: str) -> Iterator[None]:
 
     try:
         yield
-    except DeclarationError:  # of the project, not of the database
+    except DeclarationError:  # an error of the project, not of the database
         raise
     except (PostgresError, DBAPIError, OSError, ValueError) as error:
         missing_file = getattr(error, "filename", None) is not None
         if url and is_unavailable(error) and not missing_file:
-            raise unavailable(url, source, what, error) from error
-        raise LocalError(f"The database {what}: {text_of(error)}") from error
+            raise unavailable(url, source, action, error) from error
+        raise LocalError(f"Cannot {action} the database: {text_of(error)}") from error
 
 
 def schema(
-    type_: Annotated[str | None, typer.Argument(metavar="[TYPE]", help="One type; without it, all.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for a file per type; without it, to the output.")] = None,
+    type_: Annotated[str | None, typer.Argument(metavar="TYPE", help="One type; without it, all types.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Folder for a file for each type; without it, print the schemas."),
+    ] = None,
 ) -> None:
-    """JSON Schema of the messages of the declared types.
+    """Print the JSON Schema of messages.
 
     For producers in other languages.
     """
@@ -120,15 +125,15 @@ def schema(
 
 
 def preflight(
-    stage: Annotated[str, typer.Option(help="Stage of cdk.json that is to be deployed.")] = "dev",
-    strict: Annotated[bool, typer.Option("--strict", help="Refuse what could not be looked at, too.")] = False,
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json to deploy.")] = "dev",
+    strict: Annotated[bool, typer.Option("--strict", help="Also fail if a part cannot be compared.")] = False,
     as_json: AsJson = False,
     assembly: Assembly = None,
 ) -> None:
-    """Compare this checkout with what is deployed.
+    """Compare this checkout with the deployed stage.
 
-    Exit status 1 where a deploy would lose tasks or break something. The database is that of DATABASE_URL; where it
-    cannot be reached from here, leave that unset.
+    Exit status 1 if a deploy would lose tasks or break the stage. The database is that of DATABASE_URL; leave the
+    variable unset if it cannot be reached from here.
     """
     extras.need("cdk")
     from joblane.cdk.preflight.compare import blocks_deploy
@@ -146,14 +151,14 @@ def preflight(
 
 
 def costs(
-    stage: Annotated[str, typer.Option(help="Stage of cdk.json.")] = "dev",
+    stage: Annotated[str, typer.Option(metavar="STAGE", help="Stage of cdk.json.")] = "dev",
     as_json: AsJson = False,
-    as_markdown: Annotated[bool, typer.Option("--markdown", help="A table for a page.")] = False,
+    as_markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown table.")] = False,
     assembly: Assembly = None,
 ) -> None:
-    """What a stage costs in a month without a job.
+    """Estimate the monthly cost of an idle stage.
 
-    By list prices of us-east-1, from the templates and the declared schedules. Without storage and traffic.
+    From the templates and the declared schedules, at list prices of us-east-1, without storage and traffic.
     """
     extras.need("cdk")
     from joblane.cdk import costs as prices
@@ -169,7 +174,7 @@ def costs(
     elif as_markdown:
         typer.echo(prices.markdown(lines, with_sum=True))
     else:
-        typer.echo(f"Stage {stage}: idle, about ${total:,.2f} a month: an estimate by prices of {AS_OF}, us-east-1")
+        typer.echo(f"Stage {stage}: about ${total:,.2f} a month when idle, estimated by prices of {AS_OF} in us-east-1")
         width = max(len(one.what) for one in lines)
         for one in lines:
             typer.echo(f"  {one.what:{width}}  ${one.dollars:8,.2f}")
@@ -184,7 +189,7 @@ def _synthesised(stage: str) -> Path:
     project = Project.here()
     given = cdk_json(project)
     if stage not in (known := given["context"]["stages"]):
-        terminal.usage(f"cdk.json has no stage {stage!r}; there are {', '.join(known)}", "--stage")
+        terminal.usage(f"cdk.json has no stage {stage!r}; its stages: {', '.join(known)}", "--stage")
     assembly = project.root / str(given.get("output", "cdk.out")) / stage
     synthesise(stage, assembly)
     return assembly
@@ -195,7 +200,7 @@ def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
     from rich.table import Table
 
     if not findings:
-        typer.echo(f"Stage {stage}: nothing is in the way of a deploy.")
+        typer.echo(f"Stage {stage}: ready to deploy.")
         return
     table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for title in ("", "What", "Why", "What to do"):

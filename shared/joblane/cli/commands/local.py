@@ -25,23 +25,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class StackOptions:
-    """The options that say which local stack. ``folder``: None is ``.joblane`` of the project."""
+    """The options of a local stack. ``folder`` None: ``.joblane`` of the project."""
 
     folder: Annotated[
         Path | None,
         typer.Option(
-            envvar="JOBLANE_LOCAL", help="Folder of the local stack; without it, .joblane.", show_default=False
+            envvar="JOBLANE_LOCAL",
+            metavar="FOLDER",
+            help="Folder of the local stack; without it, .joblane.",
+            show_default=False,
         ),
     ] = None
     aws_port: Annotated[
-        int, typer.Option(envvar="JOBLANE_AWS_PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_AWS_PORT", metavar="PORT", min=1, max=65535, help="Port of the AWS emulator on 127.0.0.1."
+        ),
     ] = 4566
     postgres_port: Annotated[
-        int, typer.Option(envvar="JOBLANE_POSTGRES_PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_POSTGRES_PORT", metavar="PORT", min=1, max=65535, help="Port of PostgreSQL on 127.0.0.1."
+        ),
     ] = 15432
 
     def stack(self, variables: Mapping[str, str] | None = None) -> LocalStack:
-        """The stack that these and the environment describe. Its progress goes to the error output.
+        """The stack of these options and the environment. It shows its progress on the error output.
 
         ``variables``: settings for its tasks.
         """
@@ -65,9 +74,9 @@ class StackOptions:
 
 @o.expanded
 def up(options: StackOptions) -> None:
-    """Start the local stack, with the code as it is now.
+    """Start the local stack, or deploy the changed code to it.
 
-    It is deployed, and left running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
+    The stack keeps running. The first time, this fetches its tools; .joblane/ then takes about 700 MB.
     """
     extras.need("local", "cdk")
     from joblane.cli.first_job import run_first_job
@@ -77,13 +86,13 @@ def up(options: StackOptions) -> None:
     try:
         stack.up()
     except JobError as error:
-        raise LocalError(f"{error}\nWhat did start still runs; `joblane down` stops it.") from error
+        raise LocalError(f"{error}\nThe parts that started still run; `joblane down` stops them.") from error
     run_first_job(stack)
     typer.echo(f"Up: AWS at {stack.endpoint}, PostgreSQL at 127.0.0.1:{stack.postgres.port}")
-    typer.echo(f"Join in:        set -a; . {_shown(stack.env_file)}; set +a")
-    typer.echo(f"Watch it:       {program()} watch, or {program()} page")
-    typer.echo(f"After a change: {program()} up")
-    typer.echo(f"Stop it:        {program()} down")
+    typer.echo(f"Set your shell up: set -a; . {_shown(stack.env_file)}; set +a")
+    typer.echo(f"Watch:             {program()} watch, or {program()} page")
+    typer.echo(f"After a change:    {program()} up")
+    typer.echo(f"Stop:              {program()} down")
 
 
 @o.expanded
@@ -95,13 +104,13 @@ def down(options: StackOptions) -> None:
 
 @o.expanded
 def status(options: StackOptions) -> None:
-    """Show what of the local stack runs.
+    """Show which parts of the local stack run.
 
-    Exit status 3 where a part does not.
+    Exit status 3 if a part is stopped.
     """
     parts = options.stack().status()
     for name, (runs, where) in parts.items():
-        typer.echo(f"{name:<14}{'runs' if runs else 'stopped':<9}{where}")
+        typer.echo(f"{name:<14}{'running' if runs else 'stopped':<9}{where}")
     if not all(runs for runs, _ in parts.values()):
         raise typer.Exit(Exit.NOTHING)
 

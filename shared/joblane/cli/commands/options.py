@@ -1,4 +1,4 @@
-"""Options and arguments that several commands have, each said once."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import typer
 
 from joblane.cli import completion
 
-AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="One JSON document, for programs.")]
-Reason = Annotated[str | None, typer.Option(help="Why, for the audit.")]
+AsJson = Annotated[bool, typer.Option("--json", "--as-json", help="Print one JSON document.")]
+Reason = Annotated[str | None, typer.Option(metavar="TEXT", help="Reason, for the audit.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Count what would be touched, and do nothing.")]
-Rate = Annotated[int, typer.Option(min=1, max=500, help="Tasks a second.")]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="So many at the most.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Count the tasks, and do nothing.")]
+Rate = Annotated[int, typer.Option(metavar="N", min=1, max=500, help="Tasks a second.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=500, help="Show at most N.")]
 
 Id = Annotated[str, typer.Argument(metavar="ID", help="Id of the task.")]
-Ids = Annotated[list[str] | None, typer.Argument(metavar="[ID]...", help="Ids of tasks.", show_default=False)]
+Ids = Annotated[list[str] | None, typer.Argument(metavar="ID", help="Ids of tasks.", show_default=False)]
 Type = Annotated[
     str, typer.Argument(metavar="TYPE", help="For example data:export.", autocompletion=completion.task_types)
 ]
@@ -30,7 +30,7 @@ Types = Annotated[
 
 
 def expanded(command: Callable[..., None]) -> Callable[..., None]:
-    """``command`` with the options of a dataclass in the place of each parameter that is annotated with the class."""
+    """``command`` with the options of a dataclass in place of each parameter that is annotated with that class."""
     own = inspect.signature(command, eval_str=True)
     kinds: dict[str, Any] = {
         name: each.annotation for name, each in own.parameters.items() if is_dataclass(each.annotation)

@@ -1,4 +1,4 @@
-"""`page`: the operator's page, served by this process to this machine alone."""
+"""`page`: the operator's page, served by this process to this machine only."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ def page(
     context: typer.Context,
     *,
     port: Annotated[
-        int, typer.Option(envvar="JOBLANE_PAGE_PORT", min=0, max=65535, help="On 127.0.0.1; 0: any that is free.")
+        int,
+        typer.Option(
+            envvar="JOBLANE_PAGE_PORT", metavar="PORT", min=0, max=65535, help="Port on 127.0.0.1; 0: any free port."
+        ),
     ] = 8700,
-    read_only: Annotated[bool, typer.Option("--read-only", help="Show, and refuse every action.")] = False,
-    open_browser: Annotated[bool, typer.Option("--open", help="Open it in the browser.")] = False,
+    read_only: Annotated[bool, typer.Option("--read-only", help="Refuse every action.")] = False,
+    open_browser: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
-    """Look and act in a browser of this machine, until Ctrl-C."""
+    """Serve the operator's page to a browser on this machine."""
     from joblane.page.app import build
     from joblane.page.desk import Desk
     from joblane.page.security import ADDRESS, Keys
@@ -28,7 +31,7 @@ def page(
 
     desk = Desk(partial(target.inspector, context))
     with desk.inspector():
-        pass  # what cannot be reached is better said here than in the browser
+        pass  # report an unavailable stage here rather than in the browser
     try:
         listening = listen(port)
     except OSError as error:
@@ -45,5 +48,7 @@ def page(
         readable=(LocalError,),
     )
     address = f"http://{ADDRESS}:{port}/?token={keys.token}"
-    typer.echo(f"{'Read-only. ' if read_only else ''}Open this; it is for you alone, until Ctrl-C:\n{address}")
+    typer.echo(
+        f"{'Read-only. ' if read_only else ''}Open this address, and keep it secret; Ctrl-C stops the page:\n{address}"
+    )
     serve(app, listening, opened=address if open_browser else None, say=typer.echo)

@@ -1,4 +1,4 @@
-"""When things start: `pause`, `resume`, `schedules`, `tick`."""
+"""Pauses and schedules: `pause`, `resume`, `schedules`, `tick`."""
 
 from __future__ import annotations
 
@@ -24,51 +24,54 @@ if TYPE_CHECKING:
 Scope = Annotated[
     str, typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes)
 ]
-Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME of a schedule.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")]
 
 
 def pause(
     context: typer.Context,
     scope: Annotated[
         str | None,
-        typer.Argument(metavar="[SCOPE]", help="queue, type, tenant or schedule.", autocompletion=completion.scopes),
+        typer.Argument(metavar="SCOPE", help="queue, type, tenant or schedule.", autocompletion=completion.scopes),
     ] = None,
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="Its name; TYPE:NAME of a schedule.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Its name; TYPE:NAME for a schedule.")] = None,
     *,
     reason: o.Reason = None,
     for_: Annotated[
-        str | None, typer.Option("--for", metavar="DURATION", help="It resumes by itself after 2h.")
+        str | None, typer.Option("--for", metavar="DURATION", help="Resume automatically after 2h.")
     ] = None,
-    until: Annotated[str | None, typer.Option(metavar="TIME", help="It resumes by itself then (ISO 8601).")] = None,
+    until: Annotated[str | None, typer.Option(metavar="TIME", help="Resume automatically then (ISO 8601).")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Start nothing new of a queue, type, tenant or schedule.
+    """Pause a queue, type, tenant or schedule.
 
-    Without arguments: what is paused. Messages stay, and no attempts are spent.
+    Running tasks continue, and nothing new starts. Tasks wait without spending attempts. Without arguments: list the
+    pauses.
     """
     if scope is None:
         _show_pauses(context, as_json=as_json)
         return
     if name is None:
-        terminal.usage(f"give the name of the {scope}, too", "NAME")
+        terminal.usage(f"give the name of the {scope}", "NAME")
     chosen, named, ends = _scope(scope), filters.name_of(name, "NAME"), _ends(for_, until)
-    made = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
-    terminal.answer(made, as_json=as_json)
-    what = "what runs goes on, nothing new starts. Messages stay, and no attempts are spent"
-    if made.scope == "schedule":
-        what = "its ticks run nothing"
-    end = f"until {terminal.clean(stamp(made.until))}" if made.until else "until it is resumed"
-    terminal.say(f"Paused {made.scope} {made.name} {end}: {what}.")
-    if made.replaced:
-        by = f" by {made.replaced_by}" if made.replaced_by else ""
-        terminal.say(f"It was paused already{by}, since {stamp(made.since)}; your reason and end stand from now on.")
-    terminal.say(f"Go on:  {target.command(context)} resume {made.scope} {argument(made.name)}")
+    paused = target.inspector(context).pause(chosen, named, reason=reason, until=ends)
+    terminal.answer(paused, as_json=as_json)
+    effect = "running tasks continue, nothing new starts. Tasks wait without spending attempts"
+    if paused.scope == "schedule":
+        effect = "its ticks run nothing"
+    end = f"until {terminal.clean(stamp(paused.until))}" if paused.until else "until it is resumed"
+    terminal.say(f"Paused {paused.scope} {paused.name} {end}: {effect}.")
+    if paused.replaced:
+        by = f" by {paused.replaced_by}" if paused.replaced_by else ""
+        terminal.say(
+            f"It was already paused{by}, since {stamp(paused.since)}; your reason and end replace the earlier ones."
+        )
+    terminal.say(f"Resume:  {target.command(context)} resume {paused.scope} {argument(paused.name)}")
 
 
 def resume(
     context: typer.Context, scope: Scope, name: Name, reason: o.Reason = None, as_json: o.AsJson = False
 ) -> None:
-    """Go on with what was paused."""
+    """End a pause."""
     chosen, named = _scope(scope), filters.name_of(name, "NAME")
     was = target.inspector(context).resume(chosen, named, reason=reason)
     terminal.answer(was, as_json=as_json)
@@ -79,9 +82,9 @@ def resume(
 def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
     found = target.inspector(context).pauses()
     terminal.answer(found, as_json=as_json, nothing="Nothing is paused.")
-    made = terminal.table("WHAT", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
+    made = terminal.table("SCOPE", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
     for one in found:
-        until = stamp(one.until) if one.until else "resumed by hand"
+        until = stamp(one.until) if one.until else "until resumed"
         terminal.row(made, one.scope, one.name, stamp(one.since), until, one.by, one.reason)
     terminal.console().print(made)
 
@@ -98,13 +101,13 @@ def _ends(for_: str | None, until: str | None) -> datetime | None:
 
 
 def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Periodic tasks, their next times and last ticks."""
+    """List schedules, with their next times and last ticks."""
     found = target.inspector(context).schedules()
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(_schedule_table(found, console.width))
     if any(tick.state is None for one in found for tick in one.ticks):
-        terminal.say(f"A tick that did not come is marked ×. Send one by hand:  {target.command(context)} tick TYPE")
+        terminal.say(f"× marks a missed tick. Send a tick now:  {target.command(context)} tick TYPE")
 
 
 def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
@@ -112,16 +115,18 @@ def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
 
     wide, now = width >= WIDE, datetime.now(UTC)
     more = ("TIME ZONE", "OVERLAP", "ON AWS") if wide else ()
-    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", "", fold=("SCHEDULE",))
+    pauses = ("PAUSED",) if any(one.pause for one in found) else ()
+    made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", *pauses, fold=("SCHEDULE",))
     for one in found:
         extra = (one.timezone, one.overlap, one.on_aws) if wide else ()
-        coming = relative(one.next[0], now) if one.next else None
-        terminal.row(made, one.type, one.name, one.text, *extra, coming, _ticks(one.ticks), paused(one.pause))
+        next_time = relative(one.next[0], now) if one.next else None
+        last = (paused(one.pause),) if pauses else ()
+        terminal.row(made, one.type, one.name, one.text, *extra, next_time, _ticks(one.ticks), *last)
     return made
 
 
 def _ticks(ticks: tuple[Tick, ...]) -> Text:
-    """The last ticks, newest last: a mark each."""
+    """A mark for each of the last ticks, newest last."""
     from rich.text import Text
 
     marks = {"completed": ("✓", "green"), "archived": ("✗", "red"), "cancelled": ("–", "dim"), None: ("×", "bold red")}
@@ -134,13 +139,15 @@ def _ticks(ticks: tuple[Tick, ...]) -> Text:
 def tick(
     context: typer.Context,
     type_: o.Type,
-    schedule: Annotated[str | None, typer.Option(help="Name of the schedule, where the task has several.")] = None,
+    schedule: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name of the schedule, if the task has several.")
+    ] = None,
     reason: o.Reason = None,
     as_json: o.AsJson = False,
 ) -> None:
     """Send a tick of a periodic task now.
 
-    As its schedule would; also where the stage has it off.
+    This also works if the schedule is off in the stage.
     """
     acted = target.inspector(context).tick(type_, schedule=schedule, reason=reason)
     terminal.answer(acted, as_json=as_json)

@@ -1,7 +1,7 @@
-"""What operators have done, when and why.
+"""The audit: which operator did what, when and why.
 
-Every action runs inside :func:`action`: its entry is the last statement of its transaction, so what was done and who
-did it commit together, and what changed nothing leaves no entry.
+Every action runs inside :func:`action`. Its entry is the last statement of its transaction, so the change and its entry
+commit together, and an action that changes nothing leaves no entry.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from joblane.record.connection import Connection
 from joblane.record.database import Database
 
 MAX_WHO = 700
-"""Characters; the longest ARN of a user has less. Source: IAM quotas, a path of 512 and a name of 64."""
+"""Characters; the longest ARN of a user is shorter. Source: IAM quotas, a path of 512 and a name of 64."""
 MAX_REASON = 500
 PATIENCE = "3s"
-"""How long an action waits for a row that somebody else holds."""
+"""The time that an action waits for a row that another transaction has locked."""
 CONTENDED = ("55P03", "40P01")
 """SQLSTATEs: a row stayed locked, a deadlock."""
 
@@ -42,14 +42,14 @@ PAST = {
     "edit": "edited",
     "abort": "aborted",
 }
-"""Of the actions on one task."""
+"""Action on one task → its past tense."""
 
 
 @dataclass(slots=True)
 class Action:
-    """One under way. ``details`` go into its entry: names and numbers, never the value of a payload.
+    """An action in progress. ``details`` of its entry: names and numbers, never a value of a payload.
 
-    ``changed`` False: it turned out that there was nothing to do, so there is no entry.
+    ``changed`` False: nothing had to be changed, so no entry is written.
     """
 
     connection: Connection
@@ -61,7 +61,7 @@ class Action:
 
 @contextmanager
 def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator[Action]:
-    """A transaction that ends with the audit's entry. Whatever is raised inside rolls it back.
+    """A transaction that ends with the audit entry. Any exception inside rolls it back.
 
     Raises :class:`SelectionError` for a bad ``reason``, and :class:`BusyError`.
     """
@@ -87,7 +87,7 @@ def action(scope: Scope, name: str, target: str, reason: str | None) -> Iterator
 
 
 def _abandon(database: Database) -> None:
-    """Roll back; a connection that cannot is thrown away, and its server rolls back."""
+    """Roll back. A connection that cannot roll back is dropped, and the server rolls back."""
     if database.usable:
         with suppress(PostgresError, OSError):
             database.get().rollback()
@@ -101,7 +101,7 @@ def _abandon(database: Database) -> None:
 def record(
     connection: Connection, who: str, action: str, target: str, *, reason: str | None, details: Mapping[str, Any]
 ) -> None:
-    """Write an entry in the transaction that is open, or in one of its own."""
+    """Write an entry in the open transaction, or in a transaction of its own."""
     connection.run(
         "insert into joblane.audit (who, action, target, reason, details) values ($1, $2, $3, $4, $5::jsonb)",
         check_who(who),
@@ -119,7 +119,7 @@ def check_who(who: str) -> str:
 
 
 def check_reason(reason: str | None) -> str | None:
-    """On one line; None for an empty one."""
+    """The reason on a single line; None for an empty reason."""
     if reason is None:
         return None
     if not isinstance(reason, str):
@@ -142,8 +142,8 @@ def entries(
     for name, value in (("target", target), ("who", who)):
         if value is not None and (not isinstance(value, str) or "\0" in value):
             raise SelectionError(name, "a text without NUL is required")
-    asked = {"target = $": target, "who = $": who, "number < $": before}
-    given = {condition: str(value) for condition, value in asked.items() if value is not None}
+    filters = {"target = $": target, "who = $": who, "number < $": before}
+    given = {condition: str(value) for condition, value in filters.items() if value is not None}
     conditions = [f"{condition}{number}" for number, condition in enumerate(given, start=2)]
     rows = scope.connection.run(
         "select number, at, who, action, target, reason, details from joblane.audit"
@@ -161,7 +161,7 @@ select who, action, extract(epoch from clock_timestamp() - at)::float8 from jobl
 
 
 def last(connection: Connection, target: str) -> str | None:
-    """What was done to a task last, as a sentence; None where nobody has done anything."""
+    """The latest action on a task as a sentence; None if there was none."""
     for who, name, seconds in connection.run(LAST, target):
         return f"{who} {PAST.get(name, name)} it {lasting(timedelta(seconds=seconds))} ago"
     return None

@@ -1,7 +1,7 @@
-"""What an action makes of rows: one statement over many ids, in whatever transaction is open.
+"""The changes of rows by an action: one statement for many ids, in the open transaction.
 
-The rows are locked in the order of their ids. One that somebody else holds is passed over, as is one that is gone or in
-a state that does not allow the action: they are missing in the answer, and nobody waits for anybody.
+The rows are locked in the order of their ids. The statement skips rows that another transaction has locked, missing
+rows, and rows whose state does not allow the action. They are absent from the answer, and no transaction waits.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ ALLOWED: Mapping[str, frozenset[State]] = {
 
 UNIQUE_VIOLATION = "23505"
 ROUNDS = 3
-"""A unique key may be taken at the same moment; asked again, the statement sees who has it."""
+"""A unique key may be taken at the same moment; when the statement is repeated, it sees the holder."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changed:
-    """A row that was changed. ``due_seconds``: until it is due, 0 or less for now."""
+    """A changed row. ``due_seconds``: the time until it is due; 0 or less means now."""
 
     id: str
     type: str
@@ -74,10 +74,10 @@ ARCHIVE: Columns = ARCHIVED | {
     "fingerprint": f"coalesce(t.fingerprint, {FINGERPRINT.format(row='t', error='Archived')})",
     "sweep_at": NOW,
 }
-"""The error is that of its last attempt, if there was one. The sweep, or its message where that comes first, sends the
-dead letter."""
+"""The error is that of the last attempt, if there was an attempt. The dead letter is sent by the sweep, or earlier when
+the task's message arrives."""
 DELETE: Columns = DELETED | {"reason": "'deleted by ' || c.who"}
-BESIDES_DELETED = """,
+DELETE_DEPENDENT = """,
 items as (delete from joblane.task_items where task_id in (select id from changed)),
 cursors as (delete from joblane.task_cursors where task_id in (select id from changed)),
 progress as (delete from joblane.task_progress where task_id in (select id from changed)),
@@ -86,7 +86,7 @@ attempts as (
 )"""
 
 
-def _statement(action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", besides: str = "") -> str:
+def _statement(action: str, become: Columns, *, only: str = "true", chosen: str = "chosen", more: str = "") -> str:
     return f"""
 with chosen as materialized (
   select t.id, t.state as before, t.unique_key, $2::text as who from joblane.tasks t
@@ -97,13 +97,13 @@ changed as (
   update joblane.tasks t set {assignments(become)}
     from {chosen} c where t.id = c.id
   returning t.id, t.type, t.queue, t.tenant, c.before, t.state, t.due_at, t.schema, t.headers
-){besides}
+){more}
 select id, type, queue, tenant, before, state, extract(epoch from due_at - clock_timestamp())::float8, schema, headers
   from changed order by id
 """
 
 
-# Of several that want one key the first gets it; a key is held from the moment the row is live again.
+# If several rows need the same unique key, the first gets it. A key is held from the moment the row is live again.
 RETRY = _statement(
     BulkAction.RETRY,
     REVIVED | TO_SEND,
@@ -115,7 +115,7 @@ STATEMENTS: Mapping[BulkAction, str] = {
     BulkAction.RUN: _statement(BulkAction.RUN, RUN_NOW),
     BulkAction.RETRY: RETRY,
     BulkAction.ARCHIVE: _statement(BulkAction.ARCHIVE, ARCHIVE),
-    BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", besides=BESIDES_DELETED),
+    BulkAction.DELETE: _statement(BulkAction.DELETE, DELETE, only="not t.cleared", more=DELETE_DEPENDENT),
     BulkAction.CANCEL: _statement(
         BulkAction.CANCEL, CANCEL_REQUESTED, only="(t.state <> 'active' or t.cancel_requested_at is null)"
     ),
@@ -130,14 +130,14 @@ update joblane.tasks t set unique_key = null
          order by h.id for no key update skip locked) as expired
  where t.id = expired.id
 """
-"""Take the keys that tasks want from holders that have had them for longer than they may."""
+"""Free the unique keys that tasks need from holders whose ``unique_for`` has passed."""
 
 
 def change(connection: Connection, action: BulkAction, ids: Sequence[str], *, who: str) -> list[Changed]:
-    """Do ``action`` to the tasks, in the transaction that is open or in one of its own. Returns what was changed.
+    """Apply ``action`` to the tasks, in the open transaction or in a transaction of its own. Returns the changed rows.
 
-    What is pending then is to be sent after the commit, by :func:`send`; the sweep does it where nobody does. The
-    sweep also sends the dead letters of what is archived.
+    Call :func:`send` for the pending rows after the commit; otherwise the sweep sends their messages. The sweep also
+    sends the dead letters of archived rows.
     """
     document = json.dumps(list(ids))
     if action is BulkAction.RETRY:
@@ -152,7 +152,7 @@ def change(connection: Connection, action: BulkAction, ids: Sequence[str], *, wh
 
 
 def _fenced(connection: Connection, statement: str, document: str, who: str) -> list[list[object]]:
-    """Run it so that its failure leaves the open transaction as it was."""
+    """Run the statement behind a savepoint, so that its failure does not abort the open transaction."""
     if connection.idle or statement is not RETRY:
         return connection.run(statement, document, who)
     connection.execute_simple("savepoint change")
@@ -174,19 +174,19 @@ def _changed(row: list[object]) -> Changed:
 
 
 def entry_of(prefix: str, changed: Changed) -> Entry:
-    """The message of a row that is due."""
+    """The message of a due row."""
     message = Message(changed.type, changed.id, rec=True, schema=changed.schema, headers=changed.headers)
     return Entry(lane_name(prefix, changed.queue, changed.type), message.encode(), group=changed.tenant)
 
 
 def send(connection: Connection, sqs: Sqs, entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Send the messages of rows, by id, and mark those as sent. Returns what SQS did not take: id → why.
+    """Send the messages of rows, by id, and mark the rows as sent. Returns the messages that failed: id → why.
 
-    Call it after the commit. The rows are safe: the sweep sends what fails here.
+    Call it after the commit. Nothing is lost if it fails: the sweep then sends the messages.
     """
     ids = list(entries)
     failed = sqs.send_many(list(entries.values())) if ids else {}
     if sent := [id_ for position, id_ in enumerate(ids) if position not in failed]:
-        with suppress(PostgresError, OSError):  # the action is done; a second send is harmless
+        with suppress(PostgresError, OSError):  # the action has committed; a second send is harmless
             connection.run(MARK_SENT, json.dumps(sent))
     return {ids[position]: why for position, why in failed.items()}

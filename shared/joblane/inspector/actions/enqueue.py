@@ -1,4 +1,4 @@
-"""Enqueueing by hand, and what can be enqueued."""
+"""Enqueueing by hand, and the declared types."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from joblane.inspector.actions import audit
 from joblane.inspector.actions.changes import send
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import ActionResult, TypeView
 from joblane.job import Job, JobOptions
 from joblane.limits import MAX_DELAY_SECONDS
@@ -41,19 +42,19 @@ def types(scope: Scope) -> tuple[TypeView, ...]:
 
 
 def named(scope: Scope, type_: str) -> Task[Any, Any]:
-    """The task of a type, which may be a name that it had before. Raises :class:`SelectionError`."""
+    """The task of a type, by its present or a former name. Raises :class:`SelectionError`."""
     task = scope.task(type_)
     if task is None:
-        raise SelectionError("type", f"there is no task {type_!r} here; there are {', '.join(sorted(scope.tasks))}")
+        raise SelectionError("type", unknown_type(type_, scope.tasks))
     return task
 
 
 def enqueue(
     scope: Scope, type_: str, payload: Mapping[str, Any], options: Mapping[str, Any], reason: str | None
 ) -> ActionResult:
-    """The audit's entry is of the new task, and names the options that were given."""
+    """The audit entry is about the new task, and names the given options."""
     task = named(scope, type_)
-    given = restored(task.payload, payload, None)  # a masked field that was copied from another task is refused
+    given = restored(task.payload, payload, None)  # refuses a masked field that was copied from another task
     job = Job(task, task.read(given, task.schema_digest), **_options(options))
     ready = check(job, record=True, prefix=scope.prefix)
     with audit.action(scope, "enqueue", ready.id, reason) as doing:
@@ -67,11 +68,11 @@ def enqueue(
     return ActionResult(id_, "enqueue", None, after, new_id=id_ if inserted.created else None, note=note_of(failed))
 
 
-# --- Writing a new row, and sending it -----------------------------------------------------------------------------
+# --- Writing a new row, and sending its message --------------------------------------------------------------------
 
 
 def insert(connection: Connection, ready: NewTask) -> NewTask:
-    """Write the row in the transaction that is open. Raises what stands in its way."""
+    """Write the row in the open transaction. Raises the error of a conflict."""
     inserted = insert_tasks(connection.run, [ready])[0]
     if isinstance(inserted, JobError):
         raise inserted
@@ -79,7 +80,7 @@ def insert(connection: Connection, ready: NewTask) -> NewTask:
 
 
 def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
-    """Send what SQS can hold until it is due, after the commit. Returns what it did not take, as :func:`send`."""
+    """Send the message after the commit, if SQS can delay it until it is due. Returns failures, like :func:`send`."""
     if inserted.state is not None or inserted.due_seconds > MAX_DELAY_SECONDS:
         return {}
     entry = inserted.entry
@@ -88,7 +89,7 @@ def send_inserted(scope: Scope, inserted: NewTask) -> dict[str, str]:
 
 
 def note_of(failed: Mapping[str, str]) -> str | None:
-    """What is said of messages that could not be sent."""
+    """The remark about messages that could not be sent."""
     for why in failed.values():
         return f"its message could not be sent; the sweep sends it within minutes ({why})"
     return None
@@ -100,11 +101,11 @@ LONGEST_SECONDS = timedelta.max.total_seconds()
 
 
 def _options(given: Mapping[str, Any]) -> JobOptions:
-    """JSON values as :class:`JobOptions` wants them; null is as left out. What the values may be is checked there."""
+    """JSON values in the types of :class:`JobOptions`; null means left out. The enqueue checks the values."""
     known = sorted(JobOptions.__optional_keys__)
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise EnqueueError("options", f"there is no {', '.join(map(repr, unknown))}; there are {', '.join(known)}")
+        raise EnqueueError("options", f"unknown: {', '.join(map(repr, unknown))}; valid are {', '.join(known)}")
     options: Any = {
         name: CONVERTED[name](name, value) if name in CONVERTED else value
         for name, value in given.items()

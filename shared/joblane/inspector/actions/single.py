@@ -1,7 +1,7 @@
-"""What an operator does to one task.
+"""Actions on one task.
 
-Each is one transaction: the row is locked, changed and noted in the audit. Its message is sent after the commit, and by
-the sweep a minute later where this process dies in between.
+Each action is one transaction: it locks the row, changes it and writes the audit entry. The task's message is sent
+after the commit; if this process dies in between, the sweep sends it a minute later.
 """
 
 from __future__ import annotations
@@ -30,33 +30,34 @@ from joblane.record.insert import NewTask
 from joblane.record.states import State
 from joblane.redaction import restored
 
-CLEARED = "its payload was cleared, by its retention or by an operator, so it can neither run again nor be replayed"
-IS_PAUSED = "its type, queue or tenant is paused: it waits until that is resumed"
+CLEARED = "its payload was cleared, by retention or by an operator, so it can neither run again nor be replayed"
+IS_PAUSED = "its type, queue or tenant is paused: it waits until the pause ends"
 
 
 def change_state(scope: Scope, action: BulkAction, id_: str, reason: str | None) -> ActionResult:
     with _on(scope, action, id_, reason) as (doing, found):
-        changed = change(doing.connection, action, [id_], who=doing.who)
-        if not changed:
+        rows = change(doing.connection, action, [id_], who=doing.who)
+        if not rows:
             raise _refusal(doing, action, found, _problem(doing, action, found))
-        one = changed[0]
-        doing.details |= {"before": one.before, "after": one.after}
-    if one.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
+        changed = rows[0]
+        doing.details |= {"before": changed.before, "after": changed.after}
+    if changed.after is State.ARCHIVED and action is BulkAction.ARCHIVE:
         wake(scope.sqs, scope.prefix)  # it sends the dead letter
-    if one.after is not State.PENDING:
-        return ActionResult(id_, action, one.before, one.after)
-    failed = send(scope.connection, scope.sqs, {id_: entry_of(scope.prefix, one)})
-    return ActionResult(id_, action, one.before, one.after, note=IS_PAUSED if found.paused else note_of(failed))
+    if changed.after is not State.PENDING:
+        return ActionResult(id_, action, changed.before, changed.after)
+    failed = send(scope.connection, scope.sqs, {id_: entry_of(scope.prefix, changed)})
+    note = IS_PAUSED if found.paused else note_of(failed)
+    return ActionResult(id_, action, changed.before, changed.after, note=note)
 
 
 def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
-    """What kept a row from being changed, where it is not its state."""
+    """The reason why a row was not changed; None if its state is the reason."""
     if found.state not in ALLOWED[action]:
         return None
     if action is BulkAction.CANCEL:
-        return "it was asked to stop already, and does so at its next check or at its end"
+        return "cancellation was requested already; the run stops at its next check, or when it returns"
     if action is BulkAction.DELETE:
-        return "its content is gone already"
+        return "its content is cleared already"
     if found.cleared:
         return CLEARED
     holder = f"select {HOLDER.format(key='t.unique_key', id='t.id')} from joblane.tasks t where t.id = $1"
@@ -65,19 +66,19 @@ def _problem(doing: Action, action: BulkAction, found: Record) -> str | None:
 
 # --- Another payload -----------------------------------------------------------------------------------------------
 
-# `payload_digest` stays, as in store.REPLACE: by it the message of an external sender is known as the row's own.
+# `payload_digest` stays, as in store.REPLACE: it identifies the message of an external producer as the row's own.
 EDIT = "update joblane.tasks set payload = $2::jsonb, schema = $3, mismatch_since = null where id = $1"
 
 
 def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None) -> ActionResult:
-    """Its unique key stays, and so does what ``ctx.each`` and ``ctx.resume`` have done of it."""
+    """Change the payload. The unique key and the progress of ``ctx.each`` and ``ctx.resume`` stay."""
     with _on(scope, "edit", id_, reason) as (doing, found):
         _allow(doing, "edit", found)
         if found.between_invocations:
-            raise _refusal(doing, "edit", found, "an attempt is under way, between two invocations; cancel it first")
+            raise _refusal(doing, "edit", found, "an attempt continues in the next invocation; cancel the task first")
         ready = _ready(scope, found, payload)
         if ready.payload == found.payload:
-            raise _refusal(doing, "edit", found, "this is the payload that it has")
+            raise _refusal(doing, "edit", found, "the payload is unchanged")
         document = json.dumps(ready.payload, ensure_ascii=False)
         doing.connection.run(EDIT, id_, document, ready.task.schema_digest)
         doing.details |= _difference(ready, found)
@@ -85,11 +86,12 @@ def edit(scope: Scope, id_: str, payload: Mapping[str, Any], reason: str | None)
 
 
 def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: str | None) -> ActionResult:
-    """The new task has queue, tenant, owner, tags and headers of the old one; the rest is as declared now."""
+    """The new task gets the queue, tenant, owner, tags and headers of the old task, and all else as declared now."""
     with _on(scope, "replay", id_, reason) as (doing, found):
         _allow(doing, "replay", found)
         if found.type == BULK_TYPE:
-            raise _refusal(doing, "replay", found, "its filter was for then; begin such an action anew by its command")
+            problem = "a bulk action cannot be replayed, as its filter is out of date; start a new action"
+            raise _refusal(doing, "replay", found, problem)
         ready = _ready(scope, found, payload)
         inserted = insert(doing.connection, ready)
         doing.connection.run("update joblane.tasks set replay_of = $2 where id = $1", ready.id, id_)
@@ -100,7 +102,7 @@ def replay(scope: Scope, id_: str, payload: Mapping[str, Any] | None, reason: st
 
 
 def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> NewTask:
-    """A job like the task that was found, checked. ``edited`` None: with its payload, read as the worker reads it."""
+    """A checked job like ``found``. ``edited`` None: with its own payload, read as the worker reads it."""
     task = named(scope, found.type)
     try:
         if edited is None:
@@ -110,7 +112,7 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> New
     except UnreadablePayloadError as error:
         if edited is not None:
             raise
-        raise UnreadablePayloadError(f"{error}; replay it with a payload that is mended") from None
+        raise UnreadablePayloadError(f"{error}; replay it with a corrected payload") from None
     job = Job(
         task,
         payload,
@@ -124,7 +126,8 @@ def _ready(scope: Scope, found: Record, edited: Mapping[str, Any] | None) -> New
 
 
 def _difference(ready: NewTask, found: Record) -> dict[str, Any]:
-    """Names of the declared fields that differ. Others are keys that a sender chose: how many of them were dropped."""
+    """The names of the declared fields that differ, and the number of dropped keys. The names of undeclared keys are
+    not shown: a producer chose them."""
     old = found.payload if isinstance(found.payload, dict) else {}
     fields = [name for name in ready.payload if old.get(name) != ready.payload[name] or name not in old]
     dropped = len(old.keys() - ready.payload.keys())
@@ -136,7 +139,7 @@ def _difference(ready: NewTask, found: Record) -> dict[str, Any]:
 
 @contextmanager
 def _on(scope: Scope, name: str, id_: str, reason: str | None) -> Iterator[tuple[Action, Record]]:
-    """An action on one task, whose row is locked. Raises :class:`UnknownTaskError`."""
+    """An action on one task, with its row locked. Raises :class:`UnknownTaskError`."""
     with audit.action(scope, name, check_id(id_), reason) as doing:
         yield doing, read(doing.connection, id_, lock=True)
 

@@ -1,7 +1,8 @@
-"""Dead letters: what was given up, grouped by what went wrong, and sent back.
+"""Archived tasks and dead letters, grouped by their error, and their redrive.
 
-The record explains most of what is in the dead-letter queues. Only where one holds more or less than that are its
-messages looked at, and then no more than :data:`LOOKED_AT`: the groups are there in a second, however many have died.
+The task table accounts for most messages in the dead-letter queues. Messages are read only from a queue that holds more
+or fewer than expected, and at most :data:`MAX_READ` of them. So the groups are found within a second, whatever the
+number of archived tasks.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ from joblane.sqs.depth import QueueDepth, call_for_queues
 from joblane.sqs.received import Received
 from joblane.worker.failure import normalised
 
-LOOKED_AT = 100
-"""Messages of one queue."""
-LOOK_SECONDS = 20
-"""How long a message that is looked at is hidden if it cannot be given back."""
+MAX_READ = 100
+"""Messages that are read from one dead-letter queue."""
+READ_SECONDS = 20
+"""The visibility timeout of messages that are read, which matters only if they cannot be released."""
 MAX_GROUPS = 500
 
 GROUPS = f"""
@@ -56,25 +57,25 @@ select g.fingerprint, t.type, coalesce(t.error_type, 'Archived'), coalesce(t.err
 
 
 def groups(scope: Scope) -> DeadLetters:
-    """Messages are hidden from others for as long as they are looked at, and then given back."""
-    depths, dead_letters, unread = _unexplained(scope)
+    """The groups. Messages that are read are invisible to other consumers meanwhile, and are then released."""
+    depths, dead_letters, unread = _unexpected_dead_letters(scope)
     found = [*_recorded(scope), *_unrecorded(scope, dead_letters)]
     found.sort(key=lambda group: (-group.count, group.fingerprint))
-    leftovers = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
-    return DeadLetters(tuple(found), {queue: held.all for queue, held in sorted(depths.items())}, unread, leftovers)
+    obsolete = Counter(dead_letter.type for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
+    return DeadLetters(tuple(found), {queue: depth.all for queue, depth in sorted(depths.items())}, unread, obsolete)
 
 
 def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str | None) -> BulkView:
-    """Raises :class:`SelectionError` where neither a row nor a message matches.
+    """Start a redrive. Raises :class:`SelectionError` if neither a row nor a message matches.
 
-    By types alone, or all: messages whose tasks have moved on are enough, as it removes them.
+    A redrive of all, or by types only, also removes obsolete dead letters, so these are enough for it to start.
     """
     states = filter_.states or (State.ARCHIVED,)
     frozen = start.frozen(scope, replace(filter_, states=states), BulkAction.RETRY)
-    dead_letters, leftovers = _wanted(scope, frozen)
+    dead_letters, obsolete = _wanted(scope, frozen)
     if canary and any(dead_letter.id is None for dead_letter in dead_letters):
-        raise SelectionError("canary", "what cannot be read becomes no task that could be waited for; leave it out")
-    none = leftovers > 0 and _clears(filter_)
+        raise SelectionError("canary", "an unreadable message creates no task to wait for; leave the canary out")
+    none = obsolete > 0 and _removes_obsolete(filter_)
     return start.begin(
         scope,
         start.REDRIVE,
@@ -88,9 +89,10 @@ def redrive(scope: Scope, filter_: Filter, canary: int, rate: int, reason: str |
 
 
 def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
-    """Of groups, those that a redrive of a fingerprint, of types or of all sends back.
+    """The groups that a redrive of a fingerprint, of types, or of all sends back.
 
-    All means neither bulk actions nor what cannot be read, which would be refused once more: these have to be named.
+    A redrive of all excludes bulk actions and unreadable messages, which would be refused again: name their type or
+    fingerprint.
     """
     fingerprint, types = filter_.fingerprint, filter_.types
     return [
@@ -101,30 +103,30 @@ def within(found: Sequence[DeadGroup], filter_: Filter) -> list[DeadGroup]:
     ]
 
 
-def left_over(found: DeadLetters, filter_: Filter) -> int:
-    """How many messages whose tasks have moved on a redrive of these removes: of types, or of all."""
-    if not _clears(filter_):
+def removable(found: DeadLetters, filter_: Filter) -> int:
+    """The number of obsolete dead letters that a redrive of all, or by types only, removes."""
+    if not _removes_obsolete(filter_):
         return 0
-    return sum(number for type_, number in found.leftovers.items() if not filter_.types or type_ in filter_.types)
+    return sum(number for type_, number in found.obsolete.items() if not filter_.types or type_ in filter_.types)
 
 
-def _clears(filter_: Filter) -> bool:
+def _removes_obsolete(filter_: Filter) -> bool:
     return replace(filter_, types=(), states=()) == Filter()
 
 
 def _wanted(scope: Scope, filter_: Filter) -> tuple[list[DeadLetter], int]:
-    """Of the messages that are looked at: those without a row that match, and how many of its types are left over."""
+    """The matching dead letters without a row, and the number of obsolete dead letters of the filter's types."""
     if filter_.fingerprint and not filter_.fingerprint.startswith(FINGERPRINT):
         return [], 0
-    _, dead_letters, _ = _unexplained(scope)
-    left = (dead_letter for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
+    _, dead_letters, _ = _unexpected_dead_letters(scope)
+    obsolete = (dead_letter for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE)
     return (
         [dead_letter for dead_letter in dead_letters if wanted(dead_letter, filter_, scope.prefix, scope.tasks)],
-        sum(not filter_.types or dead_letter.type in filter_.types for dead_letter in left),
+        sum(not filter_.types or dead_letter.type in filter_.types for dead_letter in obsolete),
     )
 
 
-# --- The record ----------------------------------------------------------------------------------------------------
+# --- The task table ------------------------------------------------------------------------------------------------
 
 
 def _recorded(scope: Scope) -> list[DeadGroup]:
@@ -147,34 +149,35 @@ def _recorded(scope: Scope) -> list[DeadGroup]:
 
 
 def shown(message: str) -> str:
-    """The first line of an error, without what is one task's alone."""
+    """The first line of an error, normalised: without ids and numbers of a single task."""
     return normalised(message.partition("\n")[0])[:MAX_SHOWN]
 
 
 def _log_link(scope: Scope, type_: str) -> str | None:
-    """Of the function that runs a type; None where the type cannot be told."""
+    """A link to the log of the function that runs a type; None if the type is not known."""
     return log_group_link(scope.region, scope.log_group(type_)) if type_ else None
 
 
-# --- Messages that the record does not explain ---------------------------------------------------------------------
+# --- Messages that the task table does not account for -------------------------------------------------------------
 
 
-def _unexplained(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
-    """Depths of dead-letter queues; what was found where they are not as the record says; how many were not read."""
+def _unexpected_dead_letters(scope: Scope) -> tuple[Mapping[str, QueueDepth], list[DeadLetter], int]:
+    """The depths of the dead-letter queues, the messages read from queues with an unexpected depth, and the number of
+    messages there that were not read."""
     depths = dead_letter_depths(scope.sqs, queues_of(scope.prefix, scope.tasks))
     expected = expected_dead_letters(scope.connection, scope.prefix)
-    queues = [queue for queue, held in depths.items() if held.all != expected[queue]]
-    looks = call_for_queues(scope.sqs, lambda queue: _look(scope.sqs, queue), queues)
-    deliveries = [delivery for look in looks.values() for delivery in look]
-    unread = sum(max(0, depths[queue].all - len(look)) for queue, look in looks.items())
+    queues = [queue for queue, depth in depths.items() if depth.all != expected[queue]]
+    samples = call_for_queues(scope.sqs, lambda queue: _sample(scope.sqs, queue), queues)
+    deliveries = [delivery for sample in samples.values() for delivery in sample]
+    unread = sum(max(0, depths[queue].all - len(sample)) for queue, sample in samples.items())
     return depths, identified(scope.connection, scope.tasks, deliveries), unread
 
 
-def _look(sqs: Sqs, queue: str) -> list[Received]:
-    """Receive some, and let others see them again. Nothing is deleted."""
+def _sample(sqs: Sqs, queue: str) -> list[Received]:
+    """Receive up to :data:`MAX_READ` messages, and make them visible again. Nothing is deleted."""
     found: dict[str, Any] = {}
-    while len(found) < LOOKED_AT:
-        messages = sqs.receive_many(queue, LOOK_SECONDS)
+    while len(found) < MAX_READ:
+        messages = sqs.receive_many(queue, READ_SECONDS)
         found |= {message["MessageId"]: message for message in messages}
         if len(messages) < MAX_BATCH:
             break
@@ -183,15 +186,15 @@ def _look(sqs: Sqs, queue: str) -> list[Received]:
 
 
 def _unrecorded(scope: Scope, dead_letters: Sequence[DeadLetter]) -> list[DeadGroup]:
-    alike: defaultdict[str, list[DeadLetter]] = defaultdict(list)
+    by_fingerprint: defaultdict[str, list[DeadLetter]] = defaultdict(list)
     for dead_letter in dead_letters:
-        if dead_letter.grouped:
-            alike[dead_letter.fingerprint].append(dead_letter)
-    return [_group(scope, sorted(some, key=lambda dead_letter: dead_letter.at)) for some in alike.values()]
+        if dead_letter.is_unrecorded:
+            by_fingerprint[dead_letter.fingerprint].append(dead_letter)
+    return [_group(scope, sorted(alike, key=lambda dead_letter: dead_letter.at)) for alike in by_fingerprint.values()]
 
 
 def _group(scope: Scope, dead_letters: Sequence[DeadLetter]) -> DeadGroup:
-    """Of letters with one fingerprint, oldest first."""
+    """The group of dead letters with the same fingerprint, given oldest first."""
     last = dead_letters[-1]
     error_type, message = last.error
     return DeadGroup(

@@ -1,15 +1,15 @@
-"""The messages in dead-letter queues: what each one is, told from its body, its attributes and its row.
+"""The messages in dead-letter queues: the kind of each, from its body, its attributes and its row.
 
-=============  ====================================================================  ==============================
-kind           message                                                               its row
-=============  ====================================================================  ==============================
-``recorded``   our dead letter, of this generation                                   archived: the record has it
-``obsolete``   a dead letter, or a copy that SQS moved                               has moved on: stands for nothing
-``moved``      moved by SQS itself, its receives used up                             live, or none
-``refused``    our dead letter, with a reason                                        none, or another task's
-``unreadable`` no message of ours                                                    none can be told
-``unsent``     a tick that the scheduler could not send                              none
-=============  ====================================================================  ==============================
+=============  =====================================================  ===============================================
+kind           message                                                row
+=============  =====================================================  ===============================================
+``recorded``   dead letter of the library, of the row's generation    archived: the task table accounts for it
+``obsolete``   dead letter, or a message that SQS moved               retried, deleted or ended: nothing to send back
+``moved``      message that SQS moved after its last receive          live, or none
+``refused``    dead letter of the library, with a reason              none, or that of another task
+``unreadable`` not a message of the library                           not known
+``unsent``     tick that EventBridge Scheduler could not send         none
+=============  =====================================================  ===============================================
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from joblane.sqs.received import Received
 from joblane.sqs.tick import tick_id
 from joblane.worker.failure import normalised
 
-FINGERPRINT = "letter:"
-"""What the fingerprints of messages without a row begin with."""
+FINGERPRINT = "message:"
+"""The prefix of fingerprints of dead letters without a row."""
 MAX_SHOWN = 300
 """Characters of a group's message."""
 MOVED_BY_SQS = "MovedBySqs"
@@ -45,7 +45,7 @@ NOT_SENT = "TickNotSent"
 
 
 class Kind(StrEnum):
-    """See the table above."""
+    """The kinds of the table above."""
 
     RECORDED = "recorded"
     OBSOLETE = "obsolete"
@@ -57,7 +57,7 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What the record says of a message's id."""
+    """The row that has a message's id."""
 
     type: str
     state: State
@@ -67,7 +67,7 @@ class Row:
 
 @dataclass(frozen=True)
 class DeadLetter:
-    """One message of a dead-letter queue. ``id``: of its task, None where none can be told."""
+    """A message of a dead-letter queue. ``id``: the id of its task, None if it is not known."""
 
     delivery: Received
     id: str | None
@@ -78,7 +78,7 @@ class DeadLetter:
         delivery, row = self.delivery, self.row
         if delivery.message is None:
             return Kind.UNREADABLE
-        if row is not None and self._stands_for_it(row):
+        if row is not None and self._belongs_to(row):
             if row.state is State.ARCHIVED and delivery.dead_generation == row.generation:
                 return Kind.RECORDED
             return Kind.OBSOLETE if row.state in ENDED or delivery.dead_generation is not None else Kind.MOVED
@@ -86,8 +86,8 @@ class DeadLetter:
             return Kind.MOVED if "ERROR_CODE" not in delivery.attributes else Kind.UNSENT
         return Kind.REFUSED if REASON_ATTRIBUTE in delivery.attributes else Kind.MOVED
 
-    def _stands_for_it(self, row: Row) -> bool:
-        """As the claim tells: else the message is another task's, under an id that is taken."""
+    def _belongs_to(self, row: Row) -> bool:
+        """True if the message is that of the row, by the rules of the claim; otherwise two tasks have the same id."""
         message = self.delivery.message
         assert message is not None
         return row.type == message.type and (
@@ -95,8 +95,8 @@ class DeadLetter:
         )
 
     @property
-    def grouped(self) -> bool:
-        """Whether it is in a group of its own kind: it is no part of the record's, nor of none."""
+    def is_unrecorded(self) -> bool:
+        """True if the dead letter belongs into a group of its own: it has no archived row, and is not obsolete."""
         return self.kind not in (Kind.RECORDED, Kind.OBSOLETE)
 
     @property
@@ -105,7 +105,7 @@ class DeadLetter:
 
     @cached_property
     def error(self) -> tuple[str, str]:
-        """Type of error, and its text without what is this message's alone."""
+        """The type of the error, and its normalised text."""
         if self.kind is Kind.UNSENT:
             code, text = (self._attribute(name) for name in ("ERROR_CODE", "ERROR_MESSAGE"))
             return code or NOT_SENT, normalised(text)[:MAX_SHOWN]
@@ -116,12 +116,12 @@ class DeadLetter:
             return (kind if named else "Refused"), normalised(text if named else reason)[:MAX_SHOWN]
         if self.kind is Kind.UNREADABLE:
             return "MessageError", normalised(self.delivery.refusal or "")[:MAX_SHOWN]
-        stands = f"; its task is {self.row.state}" if self.row is not None else ""
-        return MOVED_BY_SQS, f"SQS moved it here, its receives were used up{stands}"
+        task = f"; its task is {self.row.state}" if self.row is not None else ""
+        return MOVED_BY_SQS, f"SQS moved it here after its last receive{task}"
 
     @cached_property
     def fingerprint(self) -> str:
-        """Equal for letters of one queue that are there for one reason."""
+        """Equal for dead letters of the same queue with the same error."""
         key = "|".join((self.delivery.queue, self.kind, self.type, *self.error))
         return FINGERPRINT + hashlib.sha256(key.encode(errors="replace")).hexdigest()[:16]
 
@@ -133,9 +133,9 @@ class DeadLetter:
         return str(self.delivery.attributes.get(name, {}).get("StringValue", ""))
 
     def sent_back(self, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> Entry | None:
-        """The message for the queue it came from; None where no task takes it any more.
+        """The message for the queue that it came from; None if no task takes it any more.
 
-        An external one gets the id of the SQS message that brought it here, a tick its time: sent twice, it runs once.
+        An external message gets the id of its SQS message, and a tick gets its time: sent twice, it runs once.
         """
         delivery, message = self.delivery, self.delivery.message
         queue = delivery.queue.removesuffix(dead_letter_name(""))
@@ -157,17 +157,17 @@ class DeadLetter:
 
 
 def cron_dead_letters(prefix: str) -> str:
-    """Of ticks that EventBridge Scheduler could not send."""
+    """The queue of ticks that EventBridge Scheduler could not send."""
     return dead_letter_name(cron_group_name(prefix))
 
 
 def declared(tasks: Mapping[str, Task[Any, Any]]) -> dict[str, Task[Any, Any]]:
-    """By every name that a task has or had."""
+    """The tasks by all their present and former names."""
     return {type_: task for task in tasks.values() for type_ in task.types}
 
 
 def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[str] = ()) -> list[str]:
-    """The dead-letter queues in which messages of ``types`` may be, of all where none is named."""
+    """The dead-letter queues that can hold messages of ``types``; of all types if none is given."""
     wanted = set(types)
     lanes = [
         lane_name(prefix, queue, type_)
@@ -175,14 +175,14 @@ def queues_of(prefix: str, tasks: Mapping[str, Task[Any, Any]], types: Iterable[
         if not wanted or type_ in wanted
         for queue in task.lanes
     ]
-    doors = [front_door_name(prefix, queue) for queue in Queue]
-    return [*map(dead_letter_name, [*lanes, *doors]), cron_dead_letters(prefix)]
+    front_doors = [front_door_name(prefix, queue) for queue in Queue]
+    return [*map(dead_letter_name, [*lanes, *front_doors]), cron_dead_letters(prefix)]
 
 
 def dead_letter_depths(sqs: Sqs, queues: Sequence[str]) -> dict[str, QueueDepth]:
-    """Of the queues that hold some."""
+    """The depths of the queues that are not empty."""
     found = call_for_queues(sqs, lambda queue: queue_depth_if_exists(sqs, queue), queues)
-    return {queue: dead_letters for queue, dead_letters in found.items() if dead_letters and dead_letters.all}
+    return {queue: depth for queue, depth in found.items() if depth and depth.all}
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ select id, type, state, generation, payload_digest from joblane.tasks
 def read(
     connection: Connection, tasks: Mapping[str, Task[Any, Any]], messages: Sequence[Any], queue: str
 ) -> list[DeadLetter]:
-    """Messages that were received from ``queue``, each with what the record says of it."""
+    """Messages that were received from ``queue``, each with its row."""
     return identified(connection, tasks, [Received.from_receive(message, queue) for message in messages])
 
 
@@ -212,7 +212,7 @@ def identified(
 
 
 def _id(delivery: Received, known: Mapping[str, Task[Any, Any]]) -> str | None:
-    """The id of the task that the message stands for."""
+    """The id of the message's task."""
     message = delivery.message
     if message is None:
         return None

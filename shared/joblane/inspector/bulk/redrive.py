@@ -1,6 +1,6 @@
-"""Dead letters sent back: first to the queue they came from, then deleted, so that a kill in between loses none.
+"""Sending dead letters back: each is sent to its own queue, then deleted, so a kill in between loses none.
 
-A letter is safe to delete where its row has moved on, or once it has been sent. What is neither stays.
+A dead letter may be deleted if it is obsolete, or once it has been sent back. All others stay.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from joblane.record.states import State
 from joblane.sqs.client import Entry, Sqs
 
 HIDDEN_SECONDS = 60
-"""How long nobody else sees a letter that is in hand. One that is seen again was in hand before."""
+"""The visibility timeout of dead letters that a redrive holds. A message that it receives again is already held."""
 
 
 @dataclass(slots=True)
-class Treated:
-    """What became of letters. ``sent``: their tasks' ids, None where none can be told. ``left``: receipts to give back.
+class Sent:
+    """The result for a batch of dead letters. ``ids``: of the tasks of those sent back, None for an unknown id.
 
-    ``failed``: could not be sent, and are left.
+    ``kept``: receipts of dead letters that stay. ``failed``: how many of these could not be sent.
     """
 
-    sent: list[str | None] = field(default_factory=list)
-    left: list[str] = field(default_factory=list)
+    ids: list[str | None] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     failed: int = 0
 
 
 def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> bool:
-    """Whether a letter is to be sent back: all that is asked for holds, and can be told from the letter.
+    """True if the dead letter matches the filter, as far as its content allows to decide.
 
-    One that cannot be read is wanted by its own fingerprint alone.
+    An unreadable message matches only its own fingerprint.
     """
-    if not dead_letter.grouped or (filter_.fingerprint or dead_letter.fingerprint) != dead_letter.fingerprint:
+    if not dead_letter.is_unrecorded or (filter_.fingerprint or dead_letter.fingerprint) != dead_letter.fingerprint:
         return False
     if dead_letter.kind is Kind.UNREADABLE and filter_.fingerprint is None:
         return False
@@ -59,7 +59,7 @@ def wanted(dead_letter: DeadLetter, filter_: Filter, prefix: str, tasks: Mapping
 
 
 def _queue(dead_letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> str | None:
-    """Which of the three a letter belongs to."""
+    """The queue of the three to which the dead letter belongs."""
     if dead_letter.delivery.queue == cron_dead_letters(prefix):
         task = declared(tasks).get(dead_letter.type)
         return task.queue if task else None
@@ -67,7 +67,7 @@ def _queue(dead_letter: DeadLetter, prefix: str, tasks: Mapping[str, Task[Any, A
     return next((queue for queue in Queue if rest.startswith(f"{queue}-")), None)
 
 
-def treat(
+def send_back(
     sqs: Sqs,
     prefix: str,
     tasks: Mapping[str, Task[Any, Any]],
@@ -75,9 +75,9 @@ def treat(
     dead_letters: Sequence[DeadLetter],
     *,
     room: int,
-) -> Treated:
-    """Of one queue: send back what is wanted, ``room`` at most, and delete it; delete what stands for nothing."""
-    treated = Treated()
+) -> Sent:
+    """Send back the matching dead letters of one queue, at most ``room``, and delete them; delete obsolete ones."""
+    result = Sent()
     done = [dead_letter.delivery.receipt for dead_letter in dead_letters if dead_letter.kind is Kind.OBSOLETE]
     sending: list[tuple[DeadLetter, Entry]] = []
     for dead_letter in dead_letters:
@@ -85,17 +85,17 @@ def treat(
             continue
         entry = dead_letter.sent_back(prefix, tasks) if wanted(dead_letter, filter_, prefix, tasks) else None
         if entry is None or len(sending) >= room:
-            treated.left.append(dead_letter.delivery.receipt)
+            result.kept.append(dead_letter.delivery.receipt)
         else:
             sending.append((dead_letter, entry))
     failed = sqs.send_many([entry for _, entry in sending]) if sending else {}
     for position, (dead_letter, _) in enumerate(sending):
         if position in failed:
-            treated.left.append(dead_letter.delivery.receipt)
+            result.kept.append(dead_letter.delivery.receipt)
         else:
-            treated.sent.append(dead_letter.id)
+            result.ids.append(dead_letter.id)
             done.append(dead_letter.delivery.receipt)
-    treated.failed = len(failed)
+    result.failed = len(failed)
     if done:
         sqs.delete_many(dead_letters[0].delivery.queue, done)
-    return treated
+    return result

@@ -1,8 +1,8 @@
-"""The run of a bulk action, step by step: what a step does commits with its counts and with the task's cursor.
+"""The run of a bulk action, step by step: the changes of a step commit with its counts and with the task's cursor.
 
-A redrive goes in three parts: rows that were given up are retried, letters that no row stands for are sent back, and
-letters whose rows have moved on are deleted. Its canary is those that come first; it is waited for without a
-transaction, and so that an invocation may end meanwhile.
+A redrive has three parts: it retries archived rows, sends back dead letters without a row, and deletes dead letters
+that are obsolete. Its canary is the first of the tasks; the run waits for it without an open transaction, and an
+invocation may end during the wait.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from joblane.errors import SkipRetry
 from joblane.inspector.actions.changes import Changed, change, entry_of, send
 from joblane.inspector.bulk import dead_letters
 from joblane.inspector.bulk.dead_letters import DeadLetter
-from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, treat
+from joblane.inspector.bulk.redrive import HIDDEN_SECONDS, send_back
 from joblane.inspector.bulk.start import FILTER, REDRIVE
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.tasks import listing
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 CHUNK = 100
-"""Tasks of one commit, and a second's worth of them at the most."""
+"""Tasks of one commit; at most as many as the rate allows in a second."""
 POLL_SECONDS = 1.0
 PATIENCE = timedelta(minutes=10)
-"""How long the canary may take."""
+"""The time that the canary may take."""
 MAX_RECEIVES = 2_000
-"""Of one dead-letter queue: what is beyond is left to another redrive."""
+"""Receives from one dead-letter queue; another redrive continues with the rest."""
 
 ORDER = """
 select action, filter, who, rate, canary, cardinality(canary_ids), total, done, skipped, failed, stopped
   from joblane.bulks where id = $1
 """
-# Begins a step's transaction: by SQLAlchemy, whose session then knows of it.
+# Starts a step's transaction, by way of SQLAlchemy, so that its session takes part in it.
 LOCK = "select id from joblane.bulks where id = :id for update"
 COUNT = """
 update joblane.bulks set done = done + $2::int, skipped = skipped + $3::int, failed = failed + $4::int,
@@ -58,10 +58,10 @@ insert into joblane.audit (who, action, target, reason, details)
 select b.who, b.action, x.id, b.reason, jsonb_build_object('bulk', b.id)
   from joblane.bulks b, jsonb_array_elements_text(cast($2 as jsonb)) as x(id) where b.id = $1
 """
-"""Each task's own entry, so that whoever looks at one sees who did it."""
+"""An entry for each task, so that the task's page shows who changed it."""
 CLOSE = "update joblane.bulks set skipped = greatest(skipped, total - done - failed) where id = $1"
-"""What matched when it was begun, and did not when its turn came."""
-BE_PATIENT = """
+"""Count tasks as skipped that matched at the start, and no longer when the run reached them."""
+SET_CANARY_END = """
 update joblane.bulks set canary_until = coalesce(canary_until, clock_timestamp() + make_interval(secs => $2::float8))
  where id = $1
 """
@@ -78,7 +78,7 @@ select cardinality(b.canary_ids), count(*) filter (where t.state = 'completed'),
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What was asked for, and how far it is. ``canaries``: how many of the first are under way or have ended."""
+    """The row of a bulk action: the request, and its counts. ``canaries``: tasks of the canary so far."""
 
     action: str
     filter: Filter
@@ -95,9 +95,9 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """What the task's cursor holds. ``after``: of the walk over rows. ``queue``: which one of the dead-letter queues.
+    """The task's cursor. ``after``: position of the walk over rows. ``queue``: index of the dead-letter queue.
 
-    ``passed``: the canary did well.
+    ``passed``: the canary has completed.
     """
 
     after: str | None = None
@@ -112,14 +112,14 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """``do`` runs in a transaction, which commits with ``then``."""
+    """A step: ``do`` runs in a transaction, which commits together with the cursor ``then``."""
 
     then: Position
     do: Callable[[], None]
 
 
 class BulkRun:
-    """One run of a task ``jobs:bulk``."""
+    """A run of a task of type ``jobs:bulk``."""
 
     def __init__(self, ctx: TaskContext, sqs: Sqs, prefix: str, tasks: Mapping[str, Task[Any, Any]]) -> None:
         self._ctx, self._sqs, self._prefix, self._tasks = ctx, sqs, prefix, tasks
@@ -134,7 +134,7 @@ class BulkRun:
         self._free_at = 0.0
 
     def run(self) -> Mapping[str, Any]:
-        """To the end, or until it stops. Returns the report."""
+        """Run to the end, or until the action is stopped. Returns the report."""
         from sqlalchemy import event, text
 
         event.listen(self._ctx.session, "after_commit", self._send_pending)
@@ -144,14 +144,14 @@ class BulkRun:
                 self._ctx.session.execute(text(LOCK), {"id": self._ctx.task_id})
                 step.do()
         finally:
-            self._give_back()
+            self._release()
         order = self._order
         return {name: getattr(order, name) for name in ("total", "done", "skipped", "failed", "stopped")}
 
     # --- What comes next -------------------------------------------------------------------------------------------
 
     def _steps(self, cursor: Any) -> list[Step]:
-        """The next step, or none at the end. No transaction is open here."""
+        """The next step; none at the end. No transaction is open here."""
         order = self._order = self._read_order()
         done = order.done + order.skipped + order.failed
         self._ctx.progress(done, max(order.total, done), order.stopped)
@@ -160,19 +160,19 @@ class BulkRun:
         if order.stopped:
             return []
         waits, missing = order.canary > 0 and not position.passed, order.canary - order.canaries
-        choices = [self._walk, self._look]
+        choices = [self._walk_rows, self._read_dead_letters]
         if waits and missing <= 0:
-            choices.insert(0, self._watch)
-        elif waits and order.canaries:  # where nothing else is found, these are all there are
-            choices.append(self._watch)
+            choices.insert(0, self._await_canary)
+        elif waits and order.canaries:  # if nothing more is found, these are the whole canary
+            choices.append(self._await_canary)
         for choose in choices:
             step, position = choose(position, missing if waits and missing > 0 else CHUNK)
             if step is not None:
                 return [step]
         return [] if position.closed else [Step(replace(position, closed=True), partial(self._run, CLOSE))]
 
-    def _walk(self, position: Position, room: int) -> tuple[Step | None, Position]:
-        """Through the rows, in the order of their creation."""
+    def _walk_rows(self, position: Position, room: int) -> tuple[Step | None, Position]:
+        """Change the next rows, in the order of their creation."""
         if position.walked:
             return None, position
         limit = min(room, CHUNK, self._order.rate)
@@ -183,10 +183,10 @@ class BulkRun:
         self._pace(len(ids))
         return Step(replace(position, after=page[-1][0]), partial(self._change, ids)), position
 
-    def _look(self, position: Position, room: int) -> tuple[Step | None, Position]:
-        """Through the dead-letter queues. One ends where nothing new is to be seen in it, nor held by somebody else.
+    def _read_dead_letters(self, position: Position, room: int) -> tuple[Step | None, Position]:
+        """Send back the next dead letters. A queue is finished if it has no new messages, visible or in flight.
 
-        The other may be this task's last run, which was killed with letters in hand.
+        Messages may be in flight with an earlier run of this task, which was killed after it received them.
         """
         while position.queue < len(self._queues):
             queue = self._queues[position.queue]
@@ -194,61 +194,61 @@ class BulkRun:
             if position.receives < MAX_RECEIVES:
                 found, elsewhere = self._receive(queue)
                 if found:
-                    return Step(then, partial(self._treat, found, room)), position
+                    return Step(then, partial(self._send_back, found, room)), position
                 if elsewhere and position.waits * POLL_SECONDS < HIDDEN_SECONDS:
                     time.sleep(POLL_SECONDS)
                     return Step(replace(then, waits=position.waits + 1), lambda: None), position
-            self._give_back()
+            self._release()
             position = replace(position, queue=position.queue + 1, receives=0, waits=0)
         return None, position
 
     def _receive(self, queue: str) -> tuple[list[DeadLetter], bool]:
-        """Letters that are not in hand, and whether there are some in other hands."""
-        there = queue_depth_if_exists(self._sqs, queue)
-        if there is None:
+        """New dead letters, and True if other consumers have messages of this queue in flight."""
+        depth = queue_depth_if_exists(self._sqs, queue)
+        if depth is None:
             return [], False
-        # a short poll asks some of SQS's servers only; a long one of an empty queue takes its time
-        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if there.waiting else 0)
+        # a short poll asks only some of SQS's servers; a long poll of an empty queue costs its whole wait
+        messages = self._sqs.receive_many(queue, HIDDEN_SECONDS, wait_seconds=1 if depth.waiting else 0)
         new = [message for message in messages if message["MessageId"] not in self._held]
         self._queue = queue
         self._held |= {message["MessageId"]: message["ReceiptHandle"] for message in messages}
         found = dead_letters.read(self._ctx.connection(), self._tasks, new, queue) if new else []
-        return found, there.in_flight > len(self._held)
+        return found, depth.in_flight > len(self._held)
 
-    def _watch(self, position: Position, room: int) -> tuple[Step | None, Position]:
-        """After the canary: no step where all of it has ended well."""
-        self._give_back()
-        [[number, well, badly, error, late]] = self._ctx.connection().run(CANARY, self._ctx.task_id)
-        if well == number:
+    def _await_canary(self, position: Position, room: int) -> tuple[Step | None, Position]:
+        """Check the canary; no step if all of it has completed."""
+        self._release()
+        [[number, completed, failed, error, late]] = self._ctx.connection().run(CANARY, self._ctx.task_id)
+        if completed == number:
             return None, replace(position, passed=True)
         then = replace(position, polls=position.polls + 1)
-        if badly or late:
-            under_way = number - well - badly
-            parts = [f"{badly} of {number} failed again, the last with {error}"] if badly else []
-            parts += [f"{under_way} of {number} had not ended" + ("" if badly else " in time")] if under_way else []
-            reason = f"the canary: {'; '.join(parts)}; nothing else was touched"
-            return Step(then, lambda: self._run(STOP, reason, str(badly))), position
+        if failed or late:
+            live = number - completed - failed
+            parts = [f"{failed} of {number} failed again, the last with {error}"] if failed else []
+            parts += [f"{live} of {number} had not ended" + ("" if failed else " in time")] if live else []
+            reason = f"the canary failed: {'; '.join(parts)}; no other task was sent"
+            return Step(then, lambda: self._run(STOP, reason, str(failed))), position
         if position.polls:
             time.sleep(POLL_SECONDS)
-        return Step(then, lambda: self._run(BE_PATIENT, str(PATIENCE.total_seconds()))), position
+        return Step(then, lambda: self._run(SET_CANARY_END, str(PATIENCE.total_seconds()))), position
 
-    # --- What a step does, in its transaction ----------------------------------------------------------------------
+    # --- The actions of steps, in their transactions ---------------------------------------------------------------
 
     def _change(self, ids: list[str]) -> None:
         changed = change(self._ctx.connection(), self._action, ids, who=self._order.who)
         self._pending, self._connection = changed, self._ctx.connection()
-        self._count([one.id for one in changed], skipped=len(ids) - len(changed))
+        self._count([row.id for row in changed], skipped=len(ids) - len(changed))
 
-    def _treat(self, found: list[DeadLetter], room: int) -> None:
-        treated = treat(self._sqs, self._prefix, self._tasks, self._order.filter, found, room=room)
-        for one in found:
-            if one.delivery.receipt not in treated.left:
-                del self._held[one.delivery.message_id]
-        self._pace(len(treated.sent))
-        self._count(treated.sent, failed=treated.failed)
+    def _send_back(self, found: list[DeadLetter], room: int) -> None:
+        sent = send_back(self._sqs, self._prefix, self._tasks, self._order.filter, found, room=room)
+        for dead_letter in found:
+            if dead_letter.delivery.receipt not in sent.kept:
+                del self._held[dead_letter.delivery.message_id]
+        self._pace(len(sent.ids))
+        self._count(sent.ids, failed=sent.failed)
 
     def _count(self, done: Sequence[str | None], *, skipped: int = 0, failed: int = 0) -> None:
-        """``done``: ids, None for what has none."""
+        """``done``: ids, None for a message without an id."""
         ids = [id_ for id_ in done if id_ is not None]
         canaries = ids if self._order.canaries < self._order.canary else []
         self._run(COUNT, str(len(done)), str(skipped), str(failed), canaries)
@@ -258,23 +258,23 @@ class BulkRun:
     def _run(self, sql: str, *parameters: Any) -> None:
         self._ctx.connection().run(sql, self._ctx.task_id, *parameters)
 
-    # --- Beside the transactions -----------------------------------------------------------------------------------
+    # --- Outside of transactions -----------------------------------------------------------------------------------
 
     def _send_pending(self, session: Session) -> None:
-        """After a commit: what it promised goes out at once. The sweep sends what this does not get to.
+        """After a commit, send the messages of its pending rows. If this process dies first, the sweep sends them.
 
-        The session can run nothing here, and its connection can.
+        At this moment the session cannot run statements, but its connection can.
         """
         if session.in_nested_transaction():
             return
         pending, self._pending = self._pending, []
-        entries = {one.id: entry_of(self._prefix, one) for one in pending if one.after is State.PENDING}
+        entries = {row.id: entry_of(self._prefix, row) for row in pending if row.after is State.PENDING}
         send(self._connection, self._sqs, entries)
-        if any(one.after is State.ARCHIVED for one in pending):
-            wake(self._sqs, self._prefix)  # which sends their dead letters
+        if any(row.after is State.ARCHIVED for row in pending):
+            wake(self._sqs, self._prefix)  # the sweep sends their dead letters
 
-    def _give_back(self) -> None:
-        """Let others see the letters of this queue that were looked at and left."""
+    def _release(self) -> None:
+        """Make the dead letters of this queue visible again that were received and not sent back."""
         held, self._held = self._held, {}
         if held:
             self._sqs.set_visibility(self._queue, dict.fromkeys(held.values(), 0))
@@ -285,6 +285,6 @@ class BulkRun:
     def _read_order(self) -> Order:
         rows = self._ctx.connection().run(ORDER, self._ctx.task_id)
         if not rows:
-            raise SkipRetry("no bulk action has this id: they are begun by an operator's bulk or redrive")
+            raise SkipRetry("no bulk action has this id; an operator starts one by a bulk action or a redrive")
         action, filter_, *rest = rows[0]
         return Order(action, FILTER.validate_python(filter_), *rest)

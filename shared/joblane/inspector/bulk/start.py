@@ -1,4 +1,4 @@
-"""Actions on many tasks: each a task of type ``jobs:bulk``, with a frozen filter, progress and an end of its own."""
+"""Bulk actions: each is a task of type ``jobs:bulk``, with a frozen filter, and a progress and an end of its own."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from joblane.record.states import LIVE, State
 from joblane.record.transitions import CANCEL
 
 REDRIVE = "redrive"
-"""The action of a row of ``bulks`` that also sends dead letters back."""
+"""The action of a row of ``bulks`` that retries archived tasks and sends dead letters back."""
 MAX_RATE = 500
 MAX_CANARY = 100
 MOST = 10_000_000
-"""Tasks that one action counts at the most."""
+"""The largest number of tasks that an action counts."""
 
 FILTER: TypeAdapter[Filter] = TypeAdapter(Filter)
 
@@ -43,16 +43,16 @@ values ($1, $2, $3::jsonb, $4, $5, $6::int, $7::int, $8::int)
 def start(
     scope: Scope, action: BulkAction, filter_: Filter, *, rate: int, canary: int = 0, reason: str | None
 ) -> BulkView:
-    """Raises :class:`SelectionError` where nothing matches, or it cannot be done in the time of a task."""
+    """Start a bulk action. Raises :class:`SelectionError` if nothing matches, or too many tasks for its timeout."""
     try:
         action = BulkAction(action)
     except ValueError:
-        raise SelectionError("action", f"{action!r} is not one of {', '.join(BulkAction)}") from None
+        raise SelectionError("action", f"{action!r} is not valid; valid are {', '.join(BulkAction)}") from None
     return begin(scope, action, frozen(scope, filter_, action), rate=rate, canary=canary, reason=reason)
 
 
 def frozen(scope: Scope, filter_: Filter, action: BulkAction) -> Filter:
-    """The filter as it will be walked: what is created from now on is left out, by the database's clock."""
+    """The filter of the walk: it excludes tasks that are created from now on, by the database's clock."""
     filter_ = aimed(checked(scope, filter_), action)
     [[now]] = scope.connection.run("select clock_timestamp()")
     before: datetime = now if filter_.created_before is None else min(now, filter_.created_before)
@@ -70,10 +70,10 @@ def begin(
     dead_letters: int = 0,
     may_be_none: bool = False,
 ) -> BulkView:
-    """Count, write the action down with its audit entry and its task, in one transaction; then send that task.
+    """Count the tasks and insert the action, its audit entry and its task in one transaction; then send its message.
 
-    ``filter_``: a :func:`frozen` one. ``letters``: messages without a row that are to be sent back as well.
-    ``may_be_none``: there is something to do where nothing matches, too.
+    ``filter_``: the result of :func:`frozen`. ``dead_letters``: the number of messages without a row to send back.
+    ``may_be_none``: start even if nothing matches, as there are obsolete dead letters to remove.
     """
     check_number("rate", rate, MAX_RATE)
     check_number("canary", canary, MAX_CANARY, least=0)
@@ -89,14 +89,14 @@ def begin(
         )
         insert_tasks(doing.connection.run, [ready])
         doing.details |= {"filter": document, "total": total, "rate": rate, "canary": canary}
-    if not scope.sqs.send_many([ready.entry]):  # else the sweep sends it
+    if not scope.sqs.send_many([ready.entry]):  # on failure the sweep sends it
         scope.connection.run(MARK_SENT, json.dumps([ready.id]))
     return view(scope, ready.id)
 
 
 def _ready(scope: Scope) -> NewTask:
     if BULK_TYPE not in scope.tasks:
-        raise SelectionError("action", f"the task {BULK_TYPE!r}, which does it, is not deployed here")
+        raise SelectionError("action", f"the task {BULK_TYPE!r}, which carries out bulk actions, is not deployed here")
     task = scope.tasks[BULK_TYPE]
     return check(Job(task, task.payload(), task_id=new_id()), record=True, prefix=scope.prefix)
 
@@ -109,17 +109,17 @@ def _count(connection: Connection, filter_: Filter) -> int:
 
 def _check_total(scope: Scope, total: int, rate: int) -> None:
     if not total:
-        raise SelectionError("filter", "no task matches it; nothing was begun")
+        raise SelectionError("filter", "no task matches; nothing was started")
     most = int(scope.tasks[BULK_TYPE].timeout.total_seconds() * rate * 0.9)
     if total > most:
         raise SelectionError(
             "rate",
-            f"{total} tasks match, and at {rate} a second {most} can be done in the time that {BULK_TYPE} has; "
-            "give a higher rate, or a narrower filter",
+            f"{total} tasks match, and at {rate} a second the timeout of {BULK_TYPE} allows {most}; give a higher rate "
+            "or a narrower filter",
         )
 
 
-# --- Looking -------------------------------------------------------------------------------------------------------
+# --- Reading -------------------------------------------------------------------------------------------------------
 
 VIEW = """
 select b.id, b.action, b.filter, b.who, t.state, b.total, b.done, b.skipped, b.failed, b.canary,
@@ -151,12 +151,14 @@ def _view(row: list[Any]) -> BulkView:
 
 
 def abort(scope: Scope, id_: str, reason: str | None) -> BulkView:
-    """Raises :class:`UnknownTaskError`, and :class:`ActionError` for one that has ended or was aborted."""
+    """Stop a bulk action. Raises :class:`UnknownTaskError`, and :class:`ActionError` if it has ended or is stopping."""
     before = view(scope, id_)
     with audit.action(scope, "abort", id_, reason) as doing:
         [[stopped]] = doing.connection.run("select stopped from joblane.bulks where id = $1 for update", id_)
         if stopped is not None and before.state in LIVE:
-            raise ActionError(id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it stops")
+            raise ActionError(
+                id_, "abort", before.state, LIVE, audit.last(doing.connection, id_), problem="it is stopping"
+            )
         if not doing.connection.run(CANCEL, id_):
             raise _ended(scope, before)
         doing.connection.run("update joblane.bulks set stopped = $2 where id = $1", id_, f"aborted by {doing.who}")

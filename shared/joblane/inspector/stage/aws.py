@@ -1,4 +1,4 @@
-"""Clients of AWS's other services, for questions that may go unanswered: they give up early."""
+"""Clients of further AWS services, with short timeouts: their answers are optional."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ CONNECT_SECONDS, READ_SECONDS, TRIES = 2, 10, 2
 
 
 def is_emulator() -> bool:
-    """Whether AWS is an emulator here, as on the local stack: a console has nothing of it."""
+    """True if AWS is an emulator, as on the local stack; there is no console for it."""
     return bool(os.environ.get("AWS_ENDPOINT_URL"))
 
 
 @contextmanager
 def client(service: Any, region: str) -> Iterator[Any]:
-    """Of this process's region where ``region`` is empty."""
+    """A client of ``service``, in the process's region if ``region`` is empty."""
     import boto3
     from botocore.config import Config
 

@@ -1,4 +1,4 @@
-"""How many messages wait in SQS queues and in their dead-letter queues."""
+"""The number of messages in SQS queues and their dead-letter queues."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from joblane.sqs.depth import QueueDepth, call_for_queues, queue_depth_if_exists
 
 
 class Missing:
-    """In place of a queue's messages: there is no such queue."""
+    """Stands for the depth of a queue that does not exist."""
 
 
 def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | Missing | None]:
-    """The messages in each queue; None where SQS does not answer.
+    """The depth of each queue; None if SQS does not answer for it.
 
-    Where SQS cannot be reached the rest is not asked: each would take as long as the first.
+    Once SQS cannot be reached, no further queue is asked for: each request would take as long as the first.
     """
     from botocore.exceptions import BotoCoreError, ClientError
 
@@ -32,7 +32,7 @@ def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | 
             return queue_depth_if_exists(sqs, name) or Missing()
         except ClientError:
             return None
-        except BotoCoreError:  # no answer at all
+        except BotoCoreError:  # no response at all
             unavailable.set()
             return None
 
@@ -40,7 +40,7 @@ def depths_by_name(sqs: Sqs, names: Iterable[str]) -> Mapping[str, QueueDepth | 
 
 
 def depth_of(found: Mapping[str, QueueDepth | Missing | None], queue: str) -> Depth:
-    """Of a lane or front door, with its dead letters."""
+    """The depth of a lane or front door, with its dead letters."""
     names = (queue, dead_letter_name(queue))
     own, dead = (each if isinstance(each := found.get(name), QueueDepth) else None for name in names)
     return Depth(
@@ -53,7 +53,7 @@ def depth_of(found: Mapping[str, QueueDepth | Missing | None], queue: str) -> De
 
 
 def total(depths: Iterable[Depth]) -> Depth:
-    """Summed; None where any part is not known, as a sum of the others would be too small."""
+    """The sum of depths. A number is None if it is not known for all parts: the sum of the rest would be too small."""
     every = list(depths)
 
     def add(name: str) -> int | None:

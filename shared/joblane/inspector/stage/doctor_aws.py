@@ -1,6 +1,6 @@
-"""Checks of a deployment in AWS: queues, functions and schedules are there, and on.
+"""Checks of a deployment in AWS: queues, functions and schedules exist, and are enabled.
 
-Each part yields what is wrong, and a good check, which counts where nothing is wrong.
+Each part yields its findings and a good check, which is dropped if there are findings.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from joblane.queues import (
 from joblane.sqs.depth import call_for_queues, queue_depth_if_exists
 
 DEPLOY = "deploy the stage"
-NOBODY = "nobody that is known"
+NOBODY = "an unknown operator"
 
 # --- Mappings ------------------------------------------------------------------------------------------------------
 
 
 def mappings(scope: Scope) -> Iterator[Check]:
-    """Each lane and front door has one consumer, which is on, bounded, and says which messages failed."""
+    """Each lane and front door has exactly one consumer, which is enabled, bounded, and reports failed messages."""
     with client("lambda", scope.region) as asked:
         pages = asked.get_paginator("list_event_source_mappings").paginate()
         found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
@@ -43,27 +43,27 @@ def mappings(scope: Scope) -> Iterator[Check]:
                 found[mapping.get("EventSourceArn", "").rpartition(":")[2]].append(mapping)
     lanes = _lanes(scope)
     expected = {**dict.fromkeys((front_door_name(scope.prefix, queue) for queue in Queue), None), **lanes}
-    gone = _gone(scope, [name for name in expected if not found.get(name)])
+    missing = _missing(scope, [name for name in expected if not found.get(name)])
     paused = _paused(scope)
     for name, lane in expected.items():
-        if name not in gone:  # which is a finding of the queues
+        if name not in missing:  # a missing queue is a finding of `queues`
             yield from _mapping(name, lane, found.get(name, []), paused)
-    if not gone:
-        yield Check(Grade.GOOD, "mappings", f"all {len(expected)} are there and on")
+    if not missing:
+        yield Check(Grade.GOOD, "mappings", f"all {len(expected)} exist and are enabled")
 
 
 Lane = tuple[Queue, "Task[Any, Any]"]
 
 
 def _mapping(
-    name: str, lane: Lane | None, there: list[Mapping[str, Any]], paused: Mapping[tuple[str, str], str]
+    name: str, lane: Lane | None, existing: list[Mapping[str, Any]], paused: Mapping[tuple[str, str], str]
 ) -> Iterator[Check]:
     what = f"queue {name}"
-    if len(there) != 1:
-        found = "nobody reads it" if not there else f"it has {len(there)} consumers, and each takes what is the other's"
+    if len(existing) != 1:
+        found = "no consumer" if not existing else f"{len(existing)} consumers: each takes messages of the others"
         yield Check(Grade.BAD, what, found, DEPLOY)
         return
-    (mapping,) = there
+    (mapping,) = existing
     most, declared = (
         mapping.get("ScalingConfig", {}).get("MaximumConcurrency"),
         lane[1].max_concurrency if lane else None,
@@ -74,28 +74,30 @@ def _mapping(
         if who:
             yield Check(Grade.WARNING, what, f"its mapping is {mapping['State']}: paused by {who}", "`joblane resume`")
         else:
-            yield Check(Grade.BAD, what, f"its mapping is {mapping['State']}, and nobody has paused it", on)
+            yield Check(Grade.BAD, what, f"its mapping is {mapping['State']}, and it is not paused", on)
     if most is None:
-        yield Check(Grade.BAD, what, "its mapping lacks MaximumConcurrency: throttles use up its receives", DEPLOY)
+        found = "its mapping lacks MaximumConcurrency: throttled invocations use up the receives of messages"
+        yield Check(Grade.BAD, what, found, DEPLOY)
     elif declared is not None and most > max(declared, MIN_CONCURRENCY):
-        found = f"its mapping goes up to {most}, and max_concurrency is declared as {declared}"
+        found = f"its mapping allows a concurrency of {most}, and max_concurrency is declared as {declared}"
         yield Check(Grade.WARNING, what, found, DEPLOY)
     if "ReportBatchItemFailures" not in (mapping.get("FunctionResponseTypes") or ()):
-        yield Check(Grade.BAD, what, "its mapping lacks ReportBatchItemFailures: one failure repeats all", DEPLOY)
+        found = "its mapping lacks ReportBatchItemFailures: after one failure the whole batch is received again"
+        yield Check(Grade.BAD, what, found, DEPLOY)
     if str(mapping.get("LastProcessingResult", "")).startswith("PROBLEM"):
-        do = "look at the function's role and the queue's policy"
-        yield Check(Grade.BAD, what, f"Lambda says of it: {mapping['LastProcessingResult']}", do)
+        do = "check the function's role and the queue's policy"
+        yield Check(Grade.BAD, what, f"Lambda reports: {mapping['LastProcessingResult']}", do)
 
 
-def _gone(scope: Scope, names: Collection[str]) -> set[str]:
-    """Of queues those that are not there; none where SQS cannot be asked."""
+def _missing(scope: Scope, names: Collection[str]) -> set[str]:
+    """The queues that do not exist; none if SQS does not answer."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         found = call_for_queues(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), list(names))
     except (BotoCoreError, ClientError):
         return set()
-    return {name for name, there in found.items() if there is None}
+    return {name for name, depth in found.items() if depth is None}
 
 
 def _lanes(scope: Scope) -> dict[str, Lane]:
@@ -108,7 +110,7 @@ def _lanes(scope: Scope) -> dict[str, Lane]:
 
 
 def _paused(scope: Scope) -> dict[tuple[str, str], str]:
-    """Scope and name → who. Nothing where the record is away: that is told elsewhere."""
+    """Scope and name → operator. Empty if the database is unavailable, which another check reports."""
     from pg8000.exceptions import Error as PostgresError
 
     try:
@@ -122,53 +124,54 @@ def _paused(scope: Scope) -> dict[tuple[str, str], str]:
 
 
 def queues(scope: Scope) -> Iterator[Check]:
-    """All are there, and no dead letter is in any. A queue that is not there is told without its dead-letter queue."""
-    doors = [front_door_name(scope.prefix, queue) for queue in Queue]
+    """All queues exist, and none has dead letters. A missing queue is reported without its dead-letter queue."""
+    front_doors = [front_door_name(scope.prefix, queue) for queue in Queue]
     ticks = cron_dead_letters(scope.prefix)
-    live = [*doors, *_lanes(scope)]
+    live = [*front_doors, *_lanes(scope)]
     dead = [*map(dead_letter_name, live), ticks]
     found = call_for_queues(scope.sqs, lambda name: queue_depth_if_exists(scope.sqs, name), [*live, *dead])
-    missing = [name for name, there in found.items() if there is None]
-    waiting = {name: there.waiting for name in dead if (there := found[name])}
+    missing = [name for name, depth in found.items() if depth is None]
+    waiting = {name: depth.waiting for name in dead if (depth := found[name])}
     without = {dead_letter_name(name) for name in missing}
     for name in missing:
         if name in without:
             continue
-        yield Check(Grade.BAD, f"queue {name}", "it is not there", DEPLOY)
+        yield Check(Grade.BAD, f"queue {name}", "it does not exist", DEPLOY)
     for name, count in waiting.items():
         if count:
-            do = "`joblane dead` says what they are, `joblane redrive` sends them back"
+            do = "`joblane dead` lists their causes, `joblane redrive` sends them back"
             if name == ticks:
-                do = "EventBridge Scheduler could not send these: look at its role and lane, then `joblane tick TYPE`"
+                do = "EventBridge Scheduler could not send these: check its role and lane, then `joblane tick TYPE`"
             yield Check(Grade.WARNING, f"queue {name}", f"{count} dead letter{'s' * (count != 1)}", do)
-    yield Check(Grade.GOOD, "queues", f"all {len(found)} are there, and none has dead letters")
+    yield Check(Grade.GOOD, "queues", f"all {len(found)} exist, and none has dead letters")
 
 
 # --- Functions -----------------------------------------------------------------------------------------------------
 
 
 def functions(scope: Scope) -> Iterator[Check]:
-    """Each is there, can run, and has the time that its task declares."""
+    """Each function exists, can run, and has the timeout that its task declares."""
     with client("lambda", scope.region) as asked:
         for task in scope.tasks.values():
             yield from _function(asked, function_name(scope.prefix, task.type), task)
-    yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} are there and as they are declared")
+    yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} exist, as they are declared")
 
 
 def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
     what = f"function {name}"
     try:
-        there = asked.get_function_configuration(FunctionName=name)
+        deployed = asked.get_function_configuration(FunctionName=name)
     except asked.exceptions.ResourceNotFoundException:
-        yield Check(Grade.BAD, what, "it is not there", DEPLOY)
+        yield Check(Grade.BAD, what, "it does not exist", DEPLOY)
         return
-    if there.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
-        yield Check(Grade.BAD, what, f"it is {there['State']}: {there.get('StateReason', 'no reason is told')}", DEPLOY)
-    if there.get("LastUpdateStatus") == "Failed":
-        yield Check(Grade.BAD, what, f"its last update failed: {there.get('LastUpdateStatusReason', '')}", DEPLOY)
+    if deployed.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
+        found = f"it is {deployed['State']}: {deployed.get('StateReason', 'AWS gives no reason')}"
+        yield Check(Grade.BAD, what, found, DEPLOY)
+    if deployed.get("LastUpdateStatus") == "Failed":
+        yield Check(Grade.BAD, what, f"its last update failed: {deployed.get('LastUpdateStatusReason', '')}", DEPLOY)
     seconds = int(task.numbers.function_timeout.total_seconds())
-    if there["Timeout"] != seconds:
-        found = f"it has {there['Timeout']} s, and this code declares {seconds} s"
+    if deployed["Timeout"] != seconds:
+        found = f"its timeout is {deployed['Timeout']} s, and this code declares {seconds} s"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
 
 
@@ -176,7 +179,8 @@ def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
 
 
 def schedules(scope: Scope) -> Iterator[Check]:
-    """Each is there with its times, and on; on a local stack off, where a ticker of ours sends the ticks."""
+    """Each schedule exists with its times, and is enabled; on the local stack it is disabled, as the local ticker sends
+    the ticks."""
     local, paused, count = is_emulator(), _paused(scope), 0
     with client("scheduler", scope.region) as asked:
         for task in scope.tasks.values():
@@ -184,10 +188,10 @@ def schedules(scope: Scope) -> Iterator[Check]:
                 who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
-                    there = _schedule(asked, scope.prefix, name)
-                    yield from _wrong_schedule(name, there, (expression, schedule.timezone), local, who)
-    off = ", and off: the local ticker sends the ticks" if local else " and on"
-    yield Check(Grade.GOOD, "schedules", f"all {count} are there{off}")
+                    deployed = _schedule(asked, scope.prefix, name)
+                    yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), local, who)
+    enabled = ", disabled, as the local ticker sends the ticks" if local else " and are enabled"
+    yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
 
 def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
@@ -199,22 +203,22 @@ def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
 
 
 def _wrong_schedule(
-    name: str, there: Mapping[str, Any] | None, times: tuple[str, str], local: bool, who: str | None
+    name: str, deployed: Mapping[str, Any] | None, times: tuple[str, str], local: bool, who: str | None
 ) -> Iterator[Check]:
-    """``times``: expression and time zone, as declared. ``who``: has paused it."""
+    """``times``: the declared expression and time zone. ``who``: the operator who paused it."""
     what = f"schedule {name}"
-    if there is None:
-        yield Check(Grade.BAD, what, "it is not there: its ticks do not come", DEPLOY)
+    if deployed is None:
+        yield Check(Grade.BAD, what, "it does not exist: its ticks are not sent", DEPLOY)
         return
-    deployed = (there["ScheduleExpression"], there.get("ScheduleExpressionTimezone", "UTC"))
-    if deployed != times:
-        found = f"it is {' '.join(deployed)}, and this code declares {' '.join(times)}"
+    there = (deployed["ScheduleExpression"], deployed.get("ScheduleExpressionTimezone", "UTC"))
+    if there != times:
+        found = f"its times are {' '.join(there)}, and this code declares {' '.join(times)}"
         yield Check(Grade.WARNING, what, found, f"{DEPLOY}, or use the version that is deployed")
-    if there["State"] != "ENABLED" and not local:
+    if deployed["State"] != "ENABLED" and not local:
         if who:
-            yield Check(Grade.WARNING, what, f"it is off: paused by {who}", "`joblane resume schedule`")
+            yield Check(Grade.WARNING, what, f"it is disabled: paused by {who}", "`joblane resume schedule`")
         else:
-            yield Check(Grade.BAD, what, "it is off, and nobody has paused it: its ticks do not come", DEPLOY)
+            yield Check(Grade.BAD, what, "it is disabled, and it is not paused: its ticks are not sent", DEPLOY)
 
 
 PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (
@@ -223,4 +227,4 @@ PARTS: tuple[tuple[str, str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("functions", "lambda:GetFunctionConfiguration on the stage's functions", functions),
     ("schedules", "scheduler:GetSchedule on the stage's schedules", schedules),
 )
-"""What is asked, the permission that it takes, and who asks."""
+"""The name of each part, the permissions that it needs, and its function."""

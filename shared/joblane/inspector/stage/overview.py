@@ -1,4 +1,4 @@
-"""Queues and lanes as they stand: what the record holds, what SQS holds, and what began in the last minutes."""
+"""Queues and lanes now: their tasks, their messages, and the runs of the last minutes."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ select queue, type, state, count(*),
   from joblane.tasks where state = any('{scheduled,pending,active,retry}'::text[])
  group by queue, type, state
 """
-"""The last column, negative where nothing is due yet: how long the one that was due first has waited."""
+"""The last column: the wait of the task that was due first, negative if none is due yet."""
 
-BEGUN = """
+STARTED = """
 select queue, date_trunc('minute', started_at, 'UTC'), count(*), count(*) filter (where outcome = 'completed'),
        count(*) filter (where outcome in ('failed', 'timeout', 'archived', 'lost')), avg(wait_ms)::float8
   from joblane.task_attempts
  where started_at >= $1 and queue is not null
  group by 1, 2
 """
-STANDING = f"""
+ARCHIVED = f"""
 select clock_timestamp(),
        (select count(*) from (select from joblane.tasks where state = 'archived'
         and not cleared limit {COUNT_CAP}) as a)
@@ -45,7 +45,7 @@ select clock_timestamp(),
 
 @dataclass(slots=True)
 class Recorded:
-    """What the record says. ``tasks``, ``waits``: by queue and type."""
+    """The part of the overview that the database holds. ``tasks``, ``waits``: by queue and type."""
 
     at: datetime
     archived: int
@@ -60,11 +60,11 @@ def overview(scope: Scope, minutes: int) -> Overview:
     with reading(scope.connection) as connection:
         recorded = read(connection, minutes)
     declared = {(queue, task.type) for task in scope.tasks.values() for queue in task.lanes}
-    standing = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # also of types that are gone
-    names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | standing)}
-    doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
-    asked = [*(names[lane] for lane in declared), *doors.values()]
-    found = depths_by_name(scope.sqs, [*asked, *map(dead_letter_name, asked)])
+    with_tasks = {(Queue(queue), type_) for queue, type_ in recorded.tasks}  # includes types that are gone
+    names = {lane: lane_name(scope.prefix, *lane) for lane in sorted(declared | with_tasks)}
+    front_doors = {queue: front_door_name(scope.prefix, queue) for queue in Queue}
+    sqs_queues = [*(names[lane] for lane in declared), *front_doors.values()]
+    found = depths_by_name(scope.sqs, [*sqs_queues, *map(dead_letter_name, sqs_queues)])
     lanes = [_lane(recorded, *lane, name, depth_of(found, name)) for lane, name in names.items()]
     return Overview(
         at=recorded.at,
@@ -72,11 +72,11 @@ def overview(scope: Scope, minutes: int) -> Overview:
             QueueView(
                 queue=queue,
                 weight=WEIGHTS[queue],
-                front_door=depth_of(found, doors[queue]),
+                front_door=depth_of(found, front_doors[queue]),
                 depth=total(lane.depth for lane in lanes if lane.queue is queue and (queue, lane.type) in declared),
                 pause=recorded.pauses.get((PauseScope.QUEUE, queue)),
                 minutes=_minutes(recorded, queue, minutes),
-                **_summed([lane for lane in lanes if lane.queue is queue]),
+                **_sums([lane for lane in lanes if lane.queue is queue]),
             )
             for queue in Queue
         ),
@@ -85,13 +85,13 @@ def overview(scope: Scope, minutes: int) -> Overview:
 
 
 def read(connection: Connection, minutes: int) -> Recorded:
-    [[at, archived]] = connection.run(STANDING)
+    [[at, archived]] = connection.run(ARCHIVED)
     recorded = Recorded(at, archived)
     for queue, type_, state, number, waited in connection.run(LIVE_ROWS):
         recorded.tasks.setdefault((queue, type_), Counter())[State(state)] = number
         if waited is not None and waited >= 0:
             recorded.waits[queue, type_] = max(waited, recorded.waits.get((queue, type_), 0.0))
-    for queue, minute, *numbers in connection.run(BEGUN, _last_minutes(at, minutes)[0]):
+    for queue, minute, *numbers in connection.run(STARTED, _last_minutes(at, minutes)[0]):
         recorded.minutes[queue, minute] = numbers
     recorded.pauses = {(pause.scope, pause.name): pause for pause in pauses.current(connection)}
     return recorded
@@ -109,7 +109,7 @@ def _lane(recorded: Recorded, queue: Queue, type_: str, name: str, depth: Depth)
     )
 
 
-def _summed(lanes: Sequence[Lane]) -> dict[str, Any]:
+def _sums(lanes: Sequence[Lane]) -> dict[str, Any]:
     tasks: Counter[State] = Counter()
     for lane in lanes:
         tasks.update(lane.tasks)
@@ -118,15 +118,15 @@ def _summed(lanes: Sequence[Lane]) -> dict[str, Any]:
 
 
 def _minutes(recorded: Recorded, queue: Queue, minutes: int) -> tuple[Minute, ...]:
-    """Those in which nothing began are there as well."""
+    """The last minutes, including those in which no run started."""
     found = []
     for at in _last_minutes(recorded.at, minutes):
-        started, succeeded, failed, wait_ms = recorded.minutes.get((queue, at), (0, 0, 0, None))
-        found.append(Minute(at, started, succeeded, failed, None if wait_ms is None else round(wait_ms)))
+        started, completed, failed, wait_ms = recorded.minutes.get((queue, at), (0, 0, 0, None))
+        found.append(Minute(at, started, completed, failed, None if wait_ms is None else round(wait_ms)))
     return tuple(found)
 
 
 def _last_minutes(at: datetime, minutes: int) -> list[datetime]:
-    """Their beginnings, oldest first, up to that of the minute that is under way."""
+    """The start of each minute, oldest first, up to the current minute."""
     last = at.replace(second=0, microsecond=0)
     return [last - timedelta(minutes=back) for back in reversed(range(minutes))]

@@ -1,13 +1,13 @@
-"""Pausing a queue, a type, a tenant or a schedule.
+"""Pauses of a queue, a type, a tenant or a schedule.
 
-The claim looks at the pauses, so from the commit on nothing new starts: a message that is delivered moves into its row
-(one of an external sender becomes a row), which waits without limit, spends no attempt and counts no receive. The ticks
-of a paused schedule are recorded as cancelled.
+The claim checks the pauses, so nothing new starts once a pause has committed. A delivered message is deleted and its
+row waits (a message of an external producer gets a row); waiting has no limit, spends no attempt and counts no receive.
+The ticks of a paused schedule are recorded as cancelled.
 
-The event source mapping stays on, on purpose. Behind a mapping that is off messages would grow old in SQS and expire
-after ten days, and each deploy would fight with the pause over ``Enabled``.
+The event source mapping stays enabled on purpose. Behind a disabled mapping messages would age in SQS and expire after
+ten days, and each deploy would overwrite ``Enabled``.
 
-The pause of a queue leaves out ``jobs:*``: without the sweep nothing that waits in any queue would go on.
+The pause of a queue excludes ``jobs:*``: without the sweep no waiting task of any queue would continue.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from joblane.inspector.actions import audit
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import PauseScope
 from joblane.inspector.scope import Scope
+from joblane.inspector.tasks.filter_sql import unknown_type
 from joblane.inspector.views import Pause
 from joblane.queues import Queue
 from joblane.record.connection import Connection
@@ -35,7 +36,7 @@ CURRENT = """
 select scope, name, reason, paused_by, since, until from joblane.pauses
  where until is null or until > clock_timestamp() order by scope, name
 """
-# One that has ended by itself begins anew. Nothing comes back where the end is not ahead.
+# A pause that has expired starts anew. No row is returned if the end is not in the future.
 PAUSE = """
 with before as (
   select since, paused_by from joblane.pauses
@@ -49,7 +50,7 @@ on conflict (scope, name) do update set
   since = coalesce((select since from before), clock_timestamp())
 returning scope, name, reason, paused_by, since, until, exists (select from before), (select paused_by from before)
 """
-# Of two at once that find nothing paused, the second is to find the pause of the first. Whoever reads is not held up.
+# Of two concurrent pauses of the same thing, the second must see the first. Readers are not blocked.
 ONE_AT_A_TIME = "lock table joblane.pauses in share row exclusive mode"
 RESUME = """
 delete from joblane.pauses where scope = $1 and name in (select jsonb_array_elements_text($2::jsonb))
@@ -59,35 +60,39 @@ returning scope, name, reason, paused_by, since, until
 
 BATCH = 1000
 MOST_BATCHES = 50
-"""About four seconds; what is above goes on by itself within minutes."""
-# What a pause has held back is looked at by the sweep once a minute, so it is found by the sweep's own index. Others
-# that are due in that minute are among it; a message too many does no harm.
-GO_ON = f"""
-with held as (
+"""About four seconds; the sweep sends all further tasks within minutes."""
+# The sweep visits paused tasks once a minute, so the sweep's own index finds them. Other tasks that are due in that
+# minute are found as well; a surplus message does no harm.
+SWEEP_NOW = f"""
+with paused as (
   select id from joblane.tasks
    where sweep_at > now() and sweep_at <= now() + interval '1 minute'
      and (state in {WAITING_SQL} or (state = 'active' and lease_until <= now()))
    order by sweep_at limit {BATCH} for no key update skip locked
 )
-update joblane.tasks t set sweep_at = now() from held where t.id = held.id returning t.id
+update joblane.tasks t set sweep_at = now() from paused where t.id = paused.id returning t.id
 """
 
 
 def current(connection: Connection) -> tuple[Pause, ...]:
-    """What is paused now, by scope and name."""
+    """The current pauses, in the order of scope and name."""
     return tuple(_pause([*row, False]) for row in connection.run(CURRENT))
 
 
 def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: datetime | None) -> Pause:
-    """A type is paused under the names that it had before, too. The last pause of a thing is what holds."""
+    """A type is paused under its former names as well. A new pause of the same thing replaces the one before."""
     kind, names = _names(scope, kind, name)
     if SWEEP in names:
-        raise SelectionError("scope", f"without {SWEEP} nothing that waits would go on, in any queue")
+        raise SelectionError(
+            "scope", f"{SWEEP} cannot be paused: without it no waiting task of any queue would continue"
+        )
     end = _end(until)
     with audit.action(scope, "pause", f"{kind}:{name}", reason) as doing:
-        said = audit.check_reason(reason)
+        checked_reason = audit.check_reason(reason)
         doing.connection.run(ONE_AT_A_TIME)
-        rows = [row for one in names for row in doing.connection.run(PAUSE, kind, one, said, doing.who, end)]
+        rows = [
+            row for each in names for row in doing.connection.run(PAUSE, kind, each, checked_reason, doing.who, end)
+        ]
         if not rows:
             raise SelectionError("until", "a time in the future is required, by the database's clock")
         paused = _pause(rows[0])
@@ -98,21 +103,19 @@ def pause(scope: Scope, kind: PauseScope, name: str, reason: str | None, until: 
 
 
 def resume(scope: Scope, kind: PauseScope, name: str, reason: str | None) -> Pause:
-    """What waits goes on at once, by a sweep; where that cannot be woken, by the next one."""
+    """A sweep continues the waiting tasks at once; if it cannot be woken, the next sweep does."""
     kind, names = _names(scope, kind, name, known=False)
     with audit.action(scope, "resume", f"{kind}:{name}", reason) as doing:
         rows = doing.connection.run(RESUME, kind, json.dumps(names))
         if not rows:
-            paused = ", ".join(f"{one.scope} {one.name}" for one in current(doing.connection))
-            raise SelectionError(
-                "name", f"{kind} {name!r} is not paused; " + (f"paused is {paused}" if paused else "nothing is")
-            )
+            paused = ", ".join(f"{each.scope} {each.name}" for each in current(doing.connection)) or "none"
+            raise SelectionError("name", f"{kind} {name!r} is not paused; current pauses: {paused}")
         resumed = _pause([*rows[0], False])
         doing.details |= {"since": resumed.since.isoformat(), "paused_by": resumed.by}
     if kind is not PauseScope.SCHEDULE:
-        with suppress(PostgresError, OSError):  # it is resumed; the sweep finds the rest within minutes
+        with suppress(PostgresError, OSError):  # the pause has ended; the sweep finds the rest within minutes
             for _ in range(MOST_BATCHES):
-                if len(scope.connection.run(GO_ON)) < BATCH:
+                if len(scope.connection.run(SWEEP_NOW)) < BATCH:
                     break
         wake(scope.sqs, scope.prefix)
     return resumed
@@ -138,18 +141,20 @@ def _end(until: datetime | None) -> str | None:
 
 
 def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> tuple[PauseScope, list[str]]:
-    """The names under which a thing is paused. Raises :class:`SelectionError` for one that is not ``known``; what was
-    dropped by a deploy meanwhile can still be resumed."""
+    """The names under which the target is paused. ``known``: raise :class:`SelectionError` if the target does not
+    exist; a resume accepts targets that a deploy has removed in the meantime."""
     try:
         kind = PauseScope(kind)
     except ValueError:
         raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
-    if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest of all names
+    if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest pattern of all names
         raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
     if kind is PauseScope.TYPE and (task := scope.task(name)) is not None:
         return kind, [name, *(other for other in task.types if other != name)]
     if known and kind is not PauseScope.TENANT and name not in (names := sorted(_known(scope, kind))):
-        raise SelectionError("name", f"there is no {kind} {name!r}; there are {', '.join(names) or 'none'}")
+        if kind is PauseScope.TYPE:
+            raise SelectionError("name", unknown_type(name, names))
+        raise SelectionError("name", f"there is no {kind} {name!r}; known: {', '.join(names) or 'none'}")
     return kind, [name]
 
 

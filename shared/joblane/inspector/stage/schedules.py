@@ -1,4 +1,4 @@
-"""Schedules: what comes next, and what came."""
+"""Schedules: their next times, their last ticks, and their state on AWS."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from joblane.schedule import Schedule
 from joblane.sqs.message import TICK_ID_PATTERN
 from joblane.sqs.tick import id_of, tick_entry
 
-COMING = 3
+NEXT_TIMES = 3
 PAST = 10
 MISSING = "MISSING"
-"""AWS knows other schedules of the stage, but not this one."""
+"""State of a schedule that does not exist on AWS, while other schedules of the stage do."""
 
-# The ids of a schedule's ticks differ in their times alone, so the last are at the end of their range in the index.
+# The ids of a schedule's ticks differ only in their times, so the last ticks are at the end of the range in the index.
 TICKS = f"""
 select s.type, s.name, t.id, t.state
   from jsonb_to_recordset($1::jsonb) as s(type text, name text, low text, high text),
@@ -46,12 +46,12 @@ union all
 select 'pending' from joblane.audit where target = $2 and action = 'tick' and details ->> 'id' = $1
  limit 1
 """
-"""A tick of this minute: a second one would be the same task, and run nothing."""
+"""The tick of this minute, if it exists: a second tick would be the same task, and run nothing."""
 
 
 def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
-    """Of all types, with the times of the stage."""
-    declared = [(task, one) for task in scope.tasks.values() for one in task.schedules]
+    """The schedules of all types, with the times of the stage."""
+    declared = [(task, schedule) for task in scope.tasks.values() for schedule in task.schedules]
     paused = {pause.name: pause for pause in pauses.current(scope.connection) if pause.scope is PauseScope.SCHEDULE}
     known = _known_ticks(scope, declared)
     states = _states_on_aws(scope)
@@ -59,30 +59,30 @@ def schedules(scope: Scope) -> tuple[ScheduleView, ...]:
     return tuple(
         ScheduleView(
             type=task.type,
-            name=str(one.name),
-            text=one.text,
-            timezone=one.timezone,
+            name=str(schedule.name),
+            text=schedule.text,
+            timezone=schedule.timezone,
             overlap=task.overlap,
-            next=tuple(_coming(one, now)),
-            ticks=_ticks(task, one, now, known.get((task.type, str(one.name)), {})),
-            pause=paused.get(f"{task.type}:{one.name}"),
-            on_aws=_state(task, one, states),
+            next=tuple(_next_times(schedule, now)),
+            ticks=_ticks(task, schedule, now, known.get((task.type, str(schedule.name)), {})),
+            pause=paused.get(f"{task.type}:{schedule.name}"),
+            on_aws=_state(task, schedule, states),
         )
-        for task, one in declared
+        for task, schedule in declared
     )
 
 
-# --- What came -----------------------------------------------------------------------------------------------------
+# --- Ticks ---------------------------------------------------------------------------------------------------------
 
 
-def _coming(schedule: Schedule, now: datetime) -> Iterator[datetime]:
-    for _ in range(COMING):
+def _next_times(schedule: Schedule, now: datetime) -> Iterator[datetime]:
+    for _ in range(NEXT_TIMES):
         now = schedule.next_after(now)
         yield now
 
 
 def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mapping[datetime, Tick]) -> tuple[Tick, ...]:
-    """The last ones, newest first: those that came, and those that should have come since the first that is known."""
+    """The last ticks, newest first: recorded ticks, and missed ticks since the first recorded tick."""
     found = dict(known)
     if found:
         since = max(min(found), now - CONTENT_KEPT_FOR_MESSAGES)
@@ -99,10 +99,10 @@ def _ticks(task: Task[Any, Any], schedule: Schedule, now: datetime, known: Mappi
 def _known_ticks(
     scope: Scope, declared: Sequence[tuple[Task[Any, Any], Schedule]]
 ) -> dict[tuple[str, str], dict[datetime, Tick]]:
-    """The last ticks in the record by type and schedule, each by its time."""
+    """The last recorded ticks by type and schedule, each by its time."""
     ranges = [
-        {"type": task.type, "name": one.name, "low": f"{task.type}:{one.name}:", "high": f"{task.type}:{one.name};"}
-        for task, one in declared
+        {"type": task.type, "name": name, "low": f"{task.type}:{name}:", "high": f"{task.type}:{name};"}
+        for task, name in ((task, schedule.name) for task, schedule in declared)
     ]
     found: dict[tuple[str, str], dict[datetime, Tick]] = defaultdict(dict)
     for type_, name, id_, state in scope.connection.run(TICKS, json.dumps(ranges)):
@@ -112,11 +112,11 @@ def _known_ticks(
     return found
 
 
-# --- What AWS has --------------------------------------------------------------------------------------------------
+# --- State on AWS --------------------------------------------------------------------------------------------------
 
 
 def _states_on_aws(scope: Scope) -> dict[str, str]:
-    """The stage's schedules in EventBridge Scheduler by name; nothing where it cannot be asked."""
+    """The states of the stage's schedules in EventBridge Scheduler, by name; empty if it does not answer."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
@@ -128,7 +128,7 @@ def _states_on_aws(scope: Scope) -> dict[str, str]:
 
 
 def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) -> str | None:
-    """Of one that is two there, the worse."""
+    """The state on AWS. If AWS needs two schedules for one, the state of the worse."""
     if not states:
         return None
     names = [schedule_name(task.type, str(schedule.name), n) for n in range(1, len(schedule.expressions) + 1)]
@@ -136,16 +136,18 @@ def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) 
     return next((state for state in found if state != "ENABLED"), "ENABLED")
 
 
-# --- A tick now ----------------------------------------------------------------------------------------------------
+# --- Sending a tick now --------------------------------------------------------------------------------------------
 
 
 def tick(scope: Scope, type_: str, schedule: str | None, reason: str | None) -> ActionResult:
-    """It is sent just before the entry in the audit commits, so a tick that could not be sent leaves none."""
+    """The tick is sent just before the audit entry commits, so a tick that could not be sent leaves no entry."""
     task = _as_declared(named(scope, type_))
-    chosen = [one for one in task.schedules if schedule in (None, one.name)]
+    chosen = [each for each in task.schedules if schedule in (None, each.name)]
+    if not task.schedules:
+        raise SelectionError("schedule", f"{task.type} has no schedule: it is not a periodic task")
     if len(chosen) != 1:
-        names = ", ".join(str(one.name) for one in task.schedules) or "none: it is no periodic task"
-        raise SelectionError("schedule", f"name one of {task.type}'s schedules ({names})")
+        names = ", ".join(str(each.name) for each in task.schedules)
+        raise SelectionError("schedule", f"give the name of a schedule of {task.type}: {names}")
     name = f"{task.type}:{chosen[0].name}"
     for pause in pauses.current(scope.connection):
         if (pause.scope, pause.name) == (PauseScope.SCHEDULE, name):
@@ -154,7 +156,7 @@ def tick(scope: Scope, type_: str, schedule: str | None, reason: str | None) -> 
     id_ = id_of(task.type, chosen[0].name, now)
     with audit.action(scope, "tick", name, reason) as doing:
         for (state,) in doing.connection.run(TICKED, id_, name):
-            problem = "the tick of this minute has come or was sent; wait for the next minute"
+            problem = "the tick of this minute was sent already; wait for the next minute"
             raise ActionError(id_, "tick", State(state), (), audit.last(doing.connection, name), problem=problem)
         doing.details |= {"id": id_}
         scope.sqs.send(tick_entry(scope.prefix, task, chosen[0], now))
@@ -162,8 +164,8 @@ def tick(scope: Scope, type_: str, schedule: str | None, reason: str | None) -> 
 
 
 def _as_declared(task: Task[Any, Any]) -> Task[Any, Any]:
-    """With the schedules that the stage has off."""
+    """The task with all its declared schedules, including those that the stage disables."""
     try:
         return load(task.type, times={})
-    except DeclarationError:  # declared elsewhere than in functions/, as by a test
+    except DeclarationError:  # declared outside of functions/, for example by a test
         return task

@@ -1,9 +1,10 @@
-"""What ran within a time, and what it cost: an estimate, see :mod:`joblane.worker.run_log`."""
+"""The runs of a period, and their estimated cost: see :mod:`joblane.worker.run_log`."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
+from joblane.inspector.durations import written
 from joblane.inspector.errors import SelectionError
 from joblane.inspector.scope import Scope
 from joblane.inspector.views import Statistic
@@ -11,7 +12,7 @@ from joblane.inspector.views import Statistic
 SHORTEST, LONGEST = timedelta(minutes=1), timedelta(days=30)
 COLUMNS = ("type", "tenant")
 
-# By the index on started_at alone, which cannot be searched by clock_timestamp(): it may change while it is read.
+# now(), and not clock_timestamp(), which is volatile: a volatile value cannot be searched in the index on started_at.
 STATISTICS = """
 select coalesce(a.{column}, ''), count(*),
        count(*) filter (where a.outcome = 'completed'),
@@ -28,12 +29,13 @@ select coalesce(a.{column}, ''), count(*),
 
 
 def statistics(scope: Scope, within: timedelta, by: str) -> tuple[Statistic, ...]:
-    """Dearest first. The key of what has no tenant is empty, as is that of runs from before types were noted.
+    """The most expensive first. The key is empty for tasks without a tenant, and for runs without a recorded type.
 
     Raises :class:`SelectionError`.
     """
     if not isinstance(within, timedelta) or not SHORTEST <= within <= LONGEST:
-        raise SelectionError("within", f"from a minute to {LONGEST.days} days is required, not {within}")
+        given = written(within) if isinstance(within, timedelta) else repr(within)
+        raise SelectionError("within", f"{written(SHORTEST)} to {written(LONGEST)} is required, not {given}")
     if by not in COLUMNS:
         raise SelectionError("by", f"{' or '.join(COLUMNS)} is required, not {by!r}")
     rows = scope.connection.run(STATISTICS.format(column=by), str(within.total_seconds()))

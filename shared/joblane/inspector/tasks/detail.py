@@ -1,4 +1,4 @@
-"""One task whole, and why it is not running."""
+"""All details of one task, and why it is not running."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from joblane.redaction import MASK, OPEN_HEADER, masked, redacted_names, scrubbe
 from joblane.unique import PAYLOAD_KEY
 
 ATTEMPTS_SHOWN = 500
-"""The last ones; a task that goes on over many invocations has a run for each."""
+"""The last runs; a task that continues over many invocations has a run for each."""
 AUDIT_SHOWN = 100
 REPLAYS_SHOWN = 100
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
@@ -35,7 +35,7 @@ select run, attempt, generation, started_at, finished_at, outcome, duration_ms, 
   from (select * from joblane.task_attempts where task_id = $1 order by run desc limit {ATTEMPTS_SHOWN}) as a
  order by run
 """
-BESIDE = f"""
+RELATED = f"""
 select (select array(select id from joblane.tasks where replay_of = $1 order by created_at limit {REPLAYS_SHOWN})),
        p.done, p.total, p.note, p.at,
        coalesce((select c.done from joblane.task_cursors c where c.task_id = $1),
@@ -48,8 +48,8 @@ def task(scope: Scope, id_: str) -> TaskView:
     with reading(scope.connection) as connection:
         record = read(connection, id_)
         attempts = [Attempt(*row) for row in connection.run(ATTEMPTS, id_)]
-        [[replays, *progress, items_done]] = connection.run(BESIDE, id_)
-        done = audit.entries(scope, id_, None, None, AUDIT_SHOWN)
+        [[replays, *progress, items_done]] = connection.run(RELATED, id_)
+        entries = audit.entries(scope, id_, None, None, AUDIT_SHOWN)
         ended = [attempt.outcome for attempt in attempts if attempt.outcome is not None]
         reason = why(scope, connection, record, ended[-1] if ended else None)
     declared = scope.task(record.type)
@@ -66,26 +66,29 @@ def task(scope: Scope, id_: str) -> TaskView:
         attempts=tuple(attempts),
         why=reason,
         actions=_actions(record),
-        audit=done,
+        audit=entries,
         log_link=_log_link(scope, record),
     )
 
 
 def _shown(declared: Task[Any, Any] | None, content: Any) -> Any:
-    """Without a declaration nobody knows which fields are redacted: then all are."""
+    """``content`` without the values of redacted fields; all masked if no declaration says which fields are."""
     if content is None:
         return None
     return MASK if declared is None else masked(declared.payload, content)
 
 
 def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
-    """Also without the values of the payload's redacted fields, which the handler may have put anywhere into it."""
+    """The result, also without the values of the payload's redacted fields: a handler can put them anywhere into it."""
     shown = _shown(declared, record.result)
     return shown if declared is None else scrubbed(scrubber(declared.payload, record.payload), shown)
 
 
 def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
-    """A caller's own may hold a redacted value. From one made of the payload a short value could be found by trial."""
+    """The unique key without redacted values.
+
+    A key of the caller's own may contain such a value. A key made from the payload would allow to guess a short one.
+    """
     key = record.unique_key
     if key is None or declared is None:
         return key and f"{record.type} {MASK}"
@@ -107,7 +110,7 @@ def _progress(row: Row) -> Progress | None:
 
 
 def _actions(record: Record) -> tuple[str, ...]:
-    """What its state allows now. Without content there is nothing left to act on."""
+    """The actions that the state allows now; none once the content is cleared."""
     if record.cleared:
         return ()
     allowed = [
@@ -116,7 +119,7 @@ def _actions(record: Record) -> tuple[str, ...]:
         if record.state in states and not (record.type == BULK_TYPE and "replay" in action)
     ]
     if record.cancel_requested_at is not None and record.state is State.ACTIVE:
-        allowed.remove("cancel")  # it was asked to stop already
+        allowed.remove("cancel")  # a cancellation was requested already
     if record.between_invocations:
         allowed.remove("edit")
     return tuple(map(str, allowed))

@@ -1,8 +1,8 @@
-"""A filter as SQL: checked field by field, and put so that an index gives its tasks in the order of a listing.
+"""A filter as SQL: checked field by field, and written so that an index yields its tasks in the order of a listing.
 
-A listing is in the order of (created_at, id), and a position in it is such a pair. An index of one column before these
-two gives that order for one value of the column only: a filter with several is a branch for each, which the database
-merges. A filter that names no such column is a branch for each queue.
+A listing is in the order of (created_at, id), and a position in it is such a pair. An index that has one column before
+these two yields that order for one value of the column only. So a filter with several values becomes one branch for
+each value, and the database merges the branches. A filter without such a column has a branch for each queue.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, TypeVar
 
@@ -29,10 +30,10 @@ from joblane.record.states import State
 from joblane.sqs.message import ID_PATTERN, MAX_ID, TENANT_PATTERN
 
 BULK_TYPE = "jobs:bulk"
-"""Of the task that does an action on many."""
+"""The task type that carries out bulk actions."""
 LARGEST_PAGE = 500
 MAX_VALUES = LARGEST_PAGE
-"""Of one field of a filter, so that it can name a whole page of tasks."""
+"""Values of one field of a filter: enough for the ids of a whole page."""
 MAX_ERROR = 200
 FINGERPRINT_PATTERN = re.compile(r"[!-~]{1,64}")
 
@@ -43,22 +44,22 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def checked(scope: Scope, filter_: Filter) -> Filter:
-    """``filter_`` with its values as the types say, or :class:`SelectionError` with the field at fault."""
+    """``filter_`` with its values in their types. Raises :class:`SelectionError`, which names the invalid field."""
     for each in fields(Filter):
         value = getattr(filter_, each.name)
         if isinstance(value, str) and each.name in ("ids", "states", "types", "queues"):
-            raise SelectionError(each.name, "a list is required, not one text")
+            raise SelectionError(each.name, "a list is required, not a single text")
         if isinstance(value, str) and not value.strip():
-            raise SelectionError(each.name, "a text is required; leave it out to let all through")
+            raise SelectionError(each.name, "the text is empty; leave it out to match any")
         if isinstance(value, Sequence) and not isinstance(value, str) and len(value) > MAX_VALUES:
             raise SelectionError(each.name, f"{MAX_VALUES} at most, not {len(value)}")
         if isinstance(value, datetime) and value.tzinfo is None:
-            raise SelectionError(each.name, "an aware time is required; give its zone")
+            raise SelectionError(each.name, "a time with a zone is required")
     for id_ in filter_.ids:
         _match("ids", id_, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces are required")
     _match("id_prefix", filter_.id_prefix, ID_PATTERN, f"1 to {MAX_ID} printable ASCII characters without spaces")
     _match("tenant", filter_.tenant, TENANT_PATTERN, "1 to 128 ASCII letters, digits and punctuation are required")
-    _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "one that a listing shows is required")
+    _match("fingerprint", filter_.fingerprint, FINGERPRINT_PATTERN, "a fingerprint from a listing is required")
     for name, longest in (("tag", MAX_TAG), ("error", MAX_ERROR)):
         text = getattr(filter_, name)
         if text is not None and (not isinstance(text, str) or len(text) > longest or storable(text) != text):
@@ -77,17 +78,18 @@ def checked(scope: Scope, filter_: Filter) -> Filter:
 
 
 def aimed(filter_: Filter, action: BulkAction) -> Filter:
-    """Of a checked filter what ``action`` can be done to, by its states. Raises :class:`SelectionError`."""
+    """A checked filter, limited to the states that allow ``action``. Raises :class:`SelectionError`."""
     allowed = [state for state in State if state in ALLOWED[action]]
     if bad := set(filter_.states) - set(allowed):
         raise SelectionError(
-            "states", f"{action} is for what is {' or '.join(allowed)}, not for what is {' or '.join(sorted(bad))}"
+            "states",
+            f"{action} is for tasks that are {' or '.join(allowed)}, not for tasks that are {' or '.join(sorted(bad))}",
         )
     return replace(filter_, states=filter_.states or tuple(allowed))
 
 
 def check_number(field: str, number: object, most: int, *, least: int = 1) -> None:
-    """From ``least`` to ``most``."""
+    """Raise :class:`SelectionError` unless ``number`` is from ``least`` to ``most``."""
     if type(number) is not int or not least <= number <= most:
         raise SelectionError(field, f"a whole number from {least} to {most} is required")
 
@@ -101,11 +103,11 @@ def _members(field: str, kind: type[E], values: Iterable[str]) -> tuple[E, ...]:
     try:
         return tuple(dict.fromkeys(map(kind, values)))
     except ValueError as error:
-        raise SelectionError(field, f"{error}; there are {', '.join(kind)}") from None
+        raise SelectionError(field, f"{error}; valid are {', '.join(kind)}") from None
 
 
 def _check_types(scope: Scope, types: Sequence[str]) -> None:
-    """A type is known by its declaration, by a name it had before, or by rows that a type now gone has left."""
+    """A type is known if it is declared, is a former name of a declared type, or has rows in the task table."""
     known = {name for task in scope.tasks.values() for name in task.types}
     for type_ in types:
         if type_ not in known and not (
@@ -113,14 +115,21 @@ def _check_types(scope: Scope, types: Sequence[str]) -> None:
             and TYPE_PATTERN.fullmatch(type_)
             and scope.connection.run("select from joblane.tasks where type = $1 limit 1", type_)
         ):
-            raise SelectionError("types", f"there is no type {type_!r}; there are {', '.join(sorted(known))}")
+            raise SelectionError("types", unknown_type(type_, known))
+
+
+def unknown_type(type_: object, known: Iterable[str]) -> str:
+    """The message for a type that is not known, with the nearest known names."""
+    near = get_close_matches(str(type_), known, n=2)
+    meant = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
+    return f"there is no task type {type_!r}; {meant}`joblane types` lists all"
 
 
 # --- A position in a listing ---------------------------------------------------------------------------------------
 
 
 def cursor_of(created_at: datetime, id_: str) -> str:
-    """A position as a text that goes through addresses and JSON."""
+    """A position as a text for addresses and JSON."""
     return base64.urlsafe_b64encode(f"{created_at.isoformat()} {id_}".encode()).decode().rstrip("=")
 
 
@@ -133,7 +142,7 @@ def position_of(cursor: str) -> tuple[datetime, str]:
     except (binascii.Error, ValueError, TypeError):
         created_at, id_ = None, ""
     if created_at is None or created_at.tzinfo is None or not ID_PATTERN.fullmatch(id_):
-        raise SelectionError("after", "no position that a page before has given; begin without it")
+        raise SelectionError("after", "this is not a position that a page has returned; start without it")
     return created_at, id_
 
 
@@ -151,9 +160,9 @@ class Selection:
 def select(
     columns: str, filter_: Filter, after: str | None, limit: int, *, oldest_first: bool = False, acting: bool = False
 ) -> Selection:
-    """Up to ``limit`` tasks of a checked filter, from after a position. ``columns``: with ``created_at`` and ``id``.
+    """Select up to ``limit`` tasks of a checked filter, after a position.
 
-    ``acting``: for an action, as :func:`_within_reach` has it.
+    ``columns``: must include ``created_at`` and ``id``. ``acting``: select for an action, see :func:`_within_reach`.
     """
     leading, branches = _branches(filter_)
     conditions, values = _conditions(filter_, but=leading)
@@ -174,9 +183,9 @@ def select(
 
 
 def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
-    """How many tasks of a checked filter there are, counted up to ``most``. ``acting``: as of :func:`select`."""
+    """Count the tasks of a checked filter, up to ``most``. ``acting``: as in :func:`select`."""
     leading, branches = _branches(filter_)
-    if leading == "queue":  # all of them are named, or their index would be of no use
+    if leading == "queue":  # without the names of all queues, their index could not be used
         filter_ = replace(filter_, queues=branches)
     conditions, values = _conditions(filter_)
     conditions += _within_reach(filter_) if acting else []
@@ -185,8 +194,8 @@ def count(filter_: Filter, most: int, *, acting: bool = False) -> Selection:
 
 
 def _within_reach(filter_: Filter) -> list[str]:
-    """What an action on all that match lets be: tasks without their content, to which nothing can be done, and the
-    actions of before, which would take up again what was frozen then; these are meant where they are named."""
+    """Conditions that exclude tasks from a bulk action: cleared tasks, on which no action is possible, and earlier bulk
+    actions, which would repeat their own filter, unless the filter names them."""
     named = filter_.ids or filter_.types or filter_.fingerprint
     return ["not cleared", *([] if named else [f"type <> '{BULK_TYPE}'"])]
 
@@ -196,7 +205,7 @@ def _where(conditions: Sequence[str]) -> str:
 
 
 def _branches(filter_: Filter) -> tuple[str, tuple[Any, ...]]:
-    """The leading column, and its values; one None where the filter has an index of its own."""
+    """The leading column and its values; a single None if the filter has an index of its own."""
     if filter_.types:
         return "type", filter_.types
     if filter_.states and State.COMPLETED not in filter_.states:  # the index by state leaves these out
@@ -207,7 +216,7 @@ def _branches(filter_: Filter) -> tuple[str, tuple[Any, ...]]:
 
 
 def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]]:
-    """What must hold besides the leading column, and the parameters of it."""
+    """The conditions other than that on the leading column, and their parameters."""
     conditions: list[str] = []
     values: list[Any] = []
 
@@ -228,7 +237,7 @@ def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]
         holds("id >= {}", filter_.id_prefix)
         holds("id < {}", _past(filter_.id_prefix))
     holds("tenant = {}", filter_.tenant)
-    holds("tags <> '{{}}' and tags @> array[{}::text]", filter_.tag)  # both, or the index is of no use
+    holds("tags <> '{{}}' and tags @> array[{}::text]", filter_.tag)  # the index needs both
     holds(
         "error_type is not null and strpos(lower(error_type || ': ' || coalesce(error_message, '')), lower({})) > 0",
         filter_.error,
@@ -240,18 +249,18 @@ def _conditions(filter_: Filter, *, but: str = "") -> tuple[list[str], list[Any]
 
 
 def _past(prefix: str) -> str:
-    """What comes after every id that begins with ``prefix``: ids are compared byte by byte."""
+    """The first text after all ids that begin with ``prefix``: ids are compared byte by byte."""
     return prefix[:-1] + chr(ord(prefix[-1]) + 1)
 
 
 PLANNING = "set local plan_cache_mode = force_custom_plan; set local enable_seqscan = off"
-"""Plans are for the very values, as a plan for any would not know a rare type from a common one; and by an index, also
-where the statistics are older than the table is large."""
+"""Plans are made for the actual values, because a generic plan cannot distinguish a rare type from a common one; and
+they use an index even if the table's statistics are out of date."""
 
 
 @contextmanager
 def reading(connection: Connection) -> Iterator[Connection]:
-    """One view of the record for several statements. Where a transaction is open, they are part of it."""
+    """A snapshot of the database for several statements. If a transaction is open, they join it."""
     if not connection.idle:
         connection.execute_simple(PLANNING)
         yield connection

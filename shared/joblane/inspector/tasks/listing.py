@@ -19,7 +19,7 @@ COLUMNS = (
     "id, type, queue, state, tenant, tags, attempts, max_attempts, created_at, due_at, finished_at, reason, error_type,"
     " error_message, fingerprint"
 )
-"""Of :func:`row_of`."""
+"""Columns in the order that :func:`row_of` reads."""
 
 
 def tasks(scope: Scope, filter_: Filter, action: BulkAction | None, after: str | None, limit: int) -> Page:
@@ -41,16 +41,16 @@ def count(scope: Scope, filter_: Filter, action: BulkAction | None) -> Count:
 
 
 def _chosen(scope: Scope, filter_: Filter, action: BulkAction | None) -> Filter:
-    """Checked; with an action, what that can be done to."""
+    """The checked filter; with an action, limited to tasks that allow it."""
     found = checked(scope, filter_)
     return found if action is None else aimed(found, action)
 
 
 def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) -> list[tuple[str, str]]:
-    """Up to ``limit`` pairs of a position and an id, oldest first, from after a position (None: from the first).
+    """Up to ``limit`` pairs of a position and an id, oldest first, after a position (None: from the first).
 
-    For an action on all that match: ``filter_`` is one that :func:`checked` gave, whose ``created_before`` has passed,
-    so that no task joins behind the walk's back.
+    For bulk actions: ``filter_`` is the result of :func:`checked`, and its ``created_before`` has passed, so that no
+    new task can match during the walk.
     """
     found = select("created_at, id", filter_, after, limit, oldest_first=True, acting=True)
     with reading(connection):
@@ -59,6 +59,6 @@ def ids(connection: Connection, filter_: Filter, after: str | None, limit: int) 
 
 
 def row_of(row: list[Any]) -> TaskRow:
-    """From a row of :data:`COLUMNS`."""
+    """The view of a row of :data:`COLUMNS`."""
     id_, type_, queue, state, tenant, tags, attempts, max_attempts, *rest = row
     return TaskRow(id_, type_, Queue(queue), State(state), tenant, tuple(tags), attempts, max_attempts - 1, *rest)

@@ -1,6 +1,7 @@
-"""The log lines of one task: those that name it, and what Lambda itself says of the invocations that ran it.
+"""The log lines of one task: lines that name the task, and Lambda's own lines about the invocations that ran it.
 
-CloudWatch Logs is asked around each attempt, by a term that is safe to quote; which lines are its own is decided here.
+CloudWatch Logs is searched around each attempt, for a term that is safe to quote. This module then selects the lines
+that belong to the task.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from joblane.inspector.views import LogLine
 
 MAX_LINES = 1000
 ATTEMPTS = 20
-"""The last so many are looked at."""
+"""Only the last attempts are searched."""
 PAGES = 10
-"""Of one question; a page may be empty where much was searched. Source: FilterLogEvents."""
+"""Pages of one search; a page may be empty if much was searched. Source: FilterLogEvents."""
 SECONDS = 20
-"""For all questions together: whoever asks from afar has half a minute."""
+"""Time for all searches together: a remote caller gets a response within half a minute or not at all."""
 BEFORE, AFTER = timedelta(seconds=5), timedelta(seconds=30)
-"""Around an attempt: clocks differ, and Lambda's report comes when all is over."""
+"""Margins around an attempt: clocks differ, and Lambda's report arrives after the end."""
 SAFE = re.compile(r"[A-Za-z0-9_.:/@-]+")
-"""What means nothing else inside a quoted term. Source: CloudWatch Logs, *Filter pattern syntax*."""
+"""Text without a special meaning inside a quoted term. Source: CloudWatch Logs, *Filter pattern syntax*."""
 PLATFORM = "PLATFORM"
-"""Level of lines that are not the library's: Lambda's own, and what a handler prints."""
+"""Level of lines that the library did not write: lines of Lambda, and the output of a handler."""
 TAKEN = ("level", "message", "timestamp", "task_id", "attempt", "task_type", "tasks", "location", "service")
 
 TASK = """
@@ -49,7 +50,7 @@ Window = tuple[datetime, datetime]
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """When one attempt was; ``request_id`` None: Lambda's was not told."""
+    """The time of one attempt, and Lambda's request id, None if it is not known."""
 
     attempt: int
     request_id: str | None
@@ -58,7 +59,10 @@ class Run:
 
 
 def of_task(scope: Scope, id_: str, limit: int) -> tuple[LogLine, ...]:
-    """Oldest first, of the last attempts; where there was none, of all its time. Nothing where the log is gone."""
+    """The lines of the last attempts, oldest first; without an attempt, of the task's whole lifetime.
+
+    Empty if the log no longer exists.
+    """
     check_number("limit", limit, MAX_LINES)
     found = scope.connection.run(TASK, check_id(id_))
     if not found:
@@ -81,7 +85,7 @@ def of_task(scope: Scope, id_: str, limit: int) -> tuple[LogLine, ...]:
 
 
 def merged(windows: Iterable[Window]) -> list[Window]:
-    """The same time in the fewest windows, oldest first, with some room around each."""
+    """The windows with their margins, oldest first; windows that overlap become a single window."""
     found: list[Window] = []
     for start, end in sorted((start - BEFORE, end + AFTER) for start, end in windows):
         if found and start <= found[-1][1]:
@@ -93,7 +97,7 @@ def merged(windows: Iterable[Window]) -> list[Window]:
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Questions to one function's log. ``limit``: lines of each answer. ``ends``: by the monotonic clock."""
+    """Searches of one function's log. ``limit``: lines of each result. ``ends``: by the monotonic clock."""
 
     logs: Any
     group: str
@@ -101,10 +105,10 @@ class Search:
     ends: float
 
     def events(self, term: str, window: Window) -> Iterator[dict[str, Any]]:
-        """Those with ``term`` in them; with anything where it is empty."""
+        """The events with ``term`` in them; all events if it is empty."""
         from botocore.exceptions import ClientError
 
-        question: dict[str, Any] = {
+        request: dict[str, Any] = {
             "logGroupName": self.group,
             "startTime": _ms(window[0]),
             "endTime": _ms(window[1]),
@@ -113,23 +117,25 @@ class Search:
         left, pages = self.limit, 0
         while left > 0 and pages < PAGES and time.monotonic() < self.ends:
             try:
-                page = self.logs.filter_log_events(**question)
+                page = self.logs.filter_log_events(**request)
             except ClientError as error:
-                if error.response["Error"]["Code"] == "ResourceNotFoundException":  # it never ran, or is forgotten
+                if (
+                    error.response["Error"]["Code"] == "ResourceNotFoundException"
+                ):  # the function never ran, or the log group was deleted
                     return
                 raise
             yield from page["events"]
             if not page.get("nextToken"):
                 return
             left, pages = left - len(page["events"]), pages + 1
-            question["nextToken"] = page["nextToken"]
+            request["nextToken"] = page["nextToken"]
 
 
 # --- One line ------------------------------------------------------------------------------------------------------
 
 
 def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
-    """A line of the library that names this task, alone or among others; None for any other."""
+    """A line of the library that names this task, alone or in a list of tasks; None for any other line."""
     try:
         line = json.loads(event["message"])
     except ValueError:
@@ -139,8 +145,8 @@ def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
     if line.get("task_id") == id_:
         own = line
     else:
-        among: Sequence[Any] = line.get("tasks") if isinstance(line.get("tasks"), list) else ()  # type: ignore[assignment]
-        mine = next((one for one in among if isinstance(one, dict) and one.get("task_id") == id_), None)
+        tasks: Sequence[Any] = line.get("tasks") if isinstance(line.get("tasks"), list) else ()  # type: ignore[assignment]
+        mine = next((task for task in tasks if isinstance(task, dict) and task.get("task_id") == id_), None)
         if mine is None:
             return None
         own = line | mine
@@ -156,9 +162,9 @@ def of_json(event: dict[str, Any], id_: str) -> LogLine | None:
 
 
 def of_platform(event: dict[str, Any], run: Run) -> LogLine | None:
-    """What is no line of the library, from the invocation of this run: a kill, a traceback, the report.
+    """A line about the invocation of this run that the library did not write: a kill, a traceback, the report.
 
-    That it began and ended is left out.
+    None for Lambda's START and END lines.
     """
     text = event["message"].strip()
     if text.startswith(("{", "START ", "END ")):

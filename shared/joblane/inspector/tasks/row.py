@@ -1,4 +1,4 @@
-"""One task's row with all its columns."""
+"""A task's row with all its columns."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ View = TypeVar("View")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Columns of ``tasks`` by their names. ``paused``: its type, queue or tenant is. ``now``: the database's clock."""
+    """The columns of ``tasks`` by their names.
+
+    ``paused``: True if the task's type, queue or tenant is. ``now``: the time by the database's clock.
+    """
 
     id: str
     type: str
@@ -63,11 +66,11 @@ class Record:
 
     @property
     def between_invocations(self) -> bool:
-        """An attempt has begun in one invocation, and continues in the next."""
+        """True if an attempt has started in one invocation and continues in the next."""
         return self.state is State.PENDING and self.used_ms > 0
 
     def into(self, view: Callable[..., View], **own: Any) -> View:
-        """A ``view`` of this row: fields of the same name are taken from it, ``own`` are the others."""
+        """A ``view`` of this row: fields of the same name come from the row, all other fields from ``own``."""
         names = {each.name for each in fields(view)} - own.keys()  # type: ignore[arg-type]
         return view(**{name: getattr(self, name) for name in names}, **own)
 
@@ -77,14 +80,14 @@ READ = f"select {COLUMNS}, {PAUSED.format(row='t')}, clock_timestamp() from jobl
 
 
 def check_id(id_: str) -> str:
-    """Raises :class:`UnknownTaskError` for what no id can be: no row has it, and the database may not take it."""
+    """Return ``id_``. Raises :class:`UnknownTaskError` if it cannot be an id: the database might refuse such a text."""
     if not isinstance(id_, str) or not ID_PATTERN.fullmatch(id_):
         raise UnknownTaskError(str(id_))
     return id_
 
 
 def read(connection: Connection, id_: str, *, lock: bool = False) -> Record:
-    """``lock``: until the transaction ends. Raises :class:`UnknownTaskError`."""
+    """Read one row. ``lock``: lock it until the transaction ends. Raises :class:`UnknownTaskError`."""
     rows = connection.run(f"{READ} for no key update of t" if lock else READ, check_id(id_))
     if not rows:
         raise UnknownTaskError(id_)

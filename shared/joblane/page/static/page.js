@@ -1,23 +1,23 @@
-// What a browser with scripts has beyond plain links and forms: keys, and parts that refresh themselves.
+// Keys, selection counts, and parts that refresh themselves. Without scripts all links and forms still work.
 "use strict";
 
 (() => {
   const ROWS = "[data-row]";
   const GO = { q: "/", t: "/tasks", d: "/dead", s: "/schedules", b: "/bulk", a: "/audit" };
-  let goes = false;
+  let awaitsArea = false;
 
   const typing = (target) => target.closest("input:not([type=checkbox]), textarea, select, [contenteditable], dialog");
   const visible = (element) => element.getClientRects().length > 0;
 
   // --- Keys ---------------------------------------------------------------------------------------------------------
 
-  const on = () => localStorage.getItem("joblane-keys") !== "off";
+  const keysOn = () => localStorage.getItem("joblane-keys") !== "off";
 
   function move(by) {
     const rows = [...document.querySelectorAll(ROWS)].filter(visible);
     const row = document.activeElement.closest("tr");
-    const now = rows.findIndex((one) => one === document.activeElement || (row && row.contains(one)));
-    const next = rows[now < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(Math.max(now + by, 0), rows.length - 1)];
+    const at = rows.findIndex((link) => link === document.activeElement || (row && row.contains(link)));
+    const next = rows[at < 0 ? (by > 0 ? 0 : rows.length - 1) : Math.min(Math.max(at + by, 0), rows.length - 1)];
     if (next) {
       next.focus();
       next.scrollIntoView({ block: "nearest" });
@@ -25,8 +25,8 @@
   }
 
   function press(key) {
-    if (goes) {
-      goes = false;
+    if (awaitsArea) {
+      awaitsArea = false;
       if (GO[key]) location.assign(GO[key]);
       return Boolean(GO[key]);
     }
@@ -34,7 +34,7 @@
       case "j": move(1); return true;
       case "k": move(-1); return true;
       case "x": document.activeElement.closest("tr")?.querySelector("input[type=checkbox]")?.click(); return true;
-      case "g": goes = true; return true;
+      case "g": awaitsArea = true; return true;
       case "?": document.getElementById("keys")?.showModal(); return true;
       case "/": {
         const search = document.querySelector("[data-search]");
@@ -55,26 +55,26 @@
       }
       return;
     }
-    if (on() && !typing(event.target) && press(event.key)) event.preventDefault();
+    if (keysOn() && !typing(event.target) && press(event.key)) event.preventDefault();
   });
 
-  // --- Ticking rows -------------------------------------------------------------------------------------------------
+  // --- Selecting rows -----------------------------------------------------------------------------------------------
 
-  const ticks = () => [...document.querySelectorAll("input[name=chosen]")];
+  const boxes = () => [...document.querySelectorAll("input[name=chosen]")];
 
   function count() {
-    const ticked = ticks().filter((box) => box.checked).length;
-    const shown = document.getElementById("ticked");
-    if (shown) shown.textContent = `(${ticked})`;
+    const selected = boxes().filter((box) => box.checked).length;
+    const shown = document.getElementById("selected-count");
+    if (shown) shown.textContent = `(${selected})`;
     const all = document.querySelector("[data-all]");
     if (all) {
-      all.checked = ticked > 0 && ticked === ticks().length;
-      all.indeterminate = ticked > 0 && !all.checked;
+      all.checked = selected > 0 && selected === boxes().length;
+      all.indeterminate = selected > 0 && !all.checked;
     }
   }
 
   document.addEventListener("change", (event) => {
-    if (event.target.matches("[data-all]")) for (const box of ticks()) box.checked = event.target.checked;
+    if (event.target.matches("[data-all]")) for (const box of boxes()) box.checked = event.target.checked;
     if (event.target.id === "keys-on") localStorage.setItem("joblane-keys", event.target.checked ? "on" : "off");
     count();
   });
@@ -82,8 +82,9 @@
   // --- Parts that refresh themselves --------------------------------------------------------------------------------
 
   let opened = [];
+  let updatedAt = new Date();
 
-  // Not while nobody sees it, and not under the hands of somebody who fills it in.
+  // A part is not refreshed while the page is hidden, or while the reader fills in a form of the part.
   const busy = (part) =>
     document.hidden ||
     part.querySelector("details.menu[open], input[name=chosen]:checked") ||
@@ -94,18 +95,32 @@
   });
   document.addEventListener("htmx:beforeSwap", (event) => {
     if (busy(event.target)) event.detail.shouldSwap = false;
-    opened = [...document.querySelectorAll("#live details[open][id]")].map((one) => one.id);
+    opened = [...document.querySelectorAll("#live details[open][id]")].map((details) => details.id);
   });
   document.addEventListener("htmx:afterSwap", () => {
     for (const id of opened) document.getElementById(id)?.setAttribute("open", "");
     show();
-    const told = document.getElementById("live")?.dataset.announce;
+    const announcement = document.getElementById("live")?.dataset.announce;
     const announced = document.getElementById("announce");
-    if (told && announced.textContent !== told) announced.textContent = told;
+    if (announcement && announced.textContent !== announcement) announced.textContent = announcement;
+    updatedAt = new Date();
     document.getElementById("stale").hidden = true;
   });
-  for (const failed of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
-    document.addEventListener(failed, () => { document.getElementById("stale").hidden = false; });
+
+  function showStale(event) {
+    const status = event.detail.xhr?.status;
+    const problem = status === 503 ? "the database does not answer"
+      : status ? `the page answered with status ${status}`
+      : "the page does not answer; check that `joblane page` still runs";
+    const seconds = document.querySelector("#live[hx-trigger]")?.getAttribute("hx-trigger").match(/every (\d+)s/)?.[1];
+    const text = `Not up to date since ${updatedAt.toISOString().slice(11, 19)}Z: ${problem}.`
+      + (seconds ? ` Retrying every ${seconds} s.` : "");
+    const stale = document.getElementById("stale");
+    if (stale.textContent !== text) stale.textContent = text;
+    stale.hidden = false;
+  }
+  for (const failure of ["htmx:sendError", "htmx:responseError", "htmx:timeout"]) {
+    document.addEventListener(failure, showStale);
   }
   document.addEventListener("visibilitychange", () => {
     const live = document.querySelector("#live[hx-get]");
@@ -113,7 +128,7 @@
   });
 
   function show() {
-    for (const one of document.querySelectorAll(".needs-script")) one.hidden = false;
+    for (const element of document.querySelectorAll(".needs-script")) element.hidden = false;
     count();
   }
 
@@ -121,6 +136,6 @@
   const announced = document.getElementById("announce");
   announced.textContent = "";
   const box = document.getElementById("keys-on");
-  if (box) box.checked = on();
+  if (box) box.checked = keysOn();
   show();
 })();

@@ -1,1 +1,1 @@
-"""What each address shows or does: one module per area."""
+"""The pages and actions: one module for each area."""

@@ -1,4 +1,4 @@
-"""Actions on many tasks: counted first, then done by a task of their own, which can be watched and stopped."""
+"""Bulk actions: a dry run first, then a task of their own, which can be watched and stopped."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from joblane.inspector.errors import SelectionError
 from joblane.inspector.filter import BulkAction, Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, described, name_of, read, whole, write
-from joblane.page.visit import form, go, page
+from joblane.page.visit import form, page, redirect
 
 EXAMPLES = 5
 DEFAULT_RATE = 50
 """Tasks a second."""
 
 
-def listed(request: Request, asked: Inspector) -> Response:
-    return page(request, "bulks.html", bulks=asked.bulks(limit=50))
+def list_all(request: Request, inspector: Inspector) -> Response:
+    return page(request, "bulks.html", bulks=inspector.bulks(limit=50))
 
 
-def dry_run(request: Request, asked: Inspector) -> Response:
-    """What would be done, to how many. ``which``: ``chosen`` (``chosen`` ids) or ``all`` that match."""
+def dry_run(request: Request, inspector: Inspector) -> Response:
+    """Count the tasks of an action. ``which``: ``chosen`` (the ids of ``chosen``) or ``all`` that match."""
     given = request.query_params
     action = name_of(BulkAction, "action", given.get("action", ""))
     wanted = read(given, datetime.now(UTC))
     if given.get("which") == "chosen":
         if not given.getlist("chosen"):
-            raise SelectionError("chosen", "no task is ticked; tick some in the listing, or take all that match")
+            raise SelectionError("chosen", "no task is selected; select tasks in the listing, or take all matching")
         wanted = Filter(ids=tuple(given.getlist("chosen")))
-    count, examples = asked.count(wanted, action=action), asked.tasks(wanted, action=action, limit=EXAMPLES)
+    count, examples = inspector.count(wanted, action=action), inspector.tasks(wanted, action=action, limit=EXAMPLES)
     return page(
         request,
         "bulk_new.html",
@@ -45,22 +45,22 @@ def dry_run(request: Request, asked: Inspector) -> Response:
     )
 
 
-def start(request: Request, asked: Inspector) -> Response:
+def start(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     action, rate = name_of(BulkAction, "action", given.text("action")), rate_of(given)
-    made = asked.bulk(action, read(given, datetime.now(UTC)), rate=rate, reason=given.reason)
-    return go(request, "/bulk/show", f"Started: {action} of {made.total:,} tasks.", id=made.id)
+    started = inspector.bulk(action, read(given, datetime.now(UTC)), rate=rate, reason=given.reason)
+    return redirect(request, "/bulk/show", f"Started: {action} of {started.total:,} tasks.", id=started.id)
 
 
-def show(request: Request, asked: Inspector) -> Response:
-    found = asked.bulk_view(request.query_params.get("id", ""))
+def show(request: Request, inspector: Inspector) -> Response:
+    found = inspector.bulk_view(request.query_params.get("id", ""))
     return page(request, "bulk.html", bulk=found, described=described(found.filter))
 
 
-def abort(request: Request, asked: Inspector) -> Response:
+def abort(request: Request, inspector: Inspector) -> Response:
     given = form(request)
-    found = asked.abort(given.text("id"), reason=given.reason)
-    return go(request, "/bulk/show", "It stops; what is done stays done.", id=found.id)
+    found = inspector.abort(given.text("id"), reason=given.reason)
+    return redirect(request, "/bulk/show", "The action stops. Tasks that it has changed stay changed.", id=found.id)
 
 
 def rate_of(given: Fields) -> int:

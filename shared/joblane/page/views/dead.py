@@ -1,4 +1,4 @@
-"""What was given up, grouped by what went wrong, and a careful way to try again."""
+"""Archived tasks and dead letters, grouped by their error, and their redrive with a dry run and a canary."""
 
 from __future__ import annotations
 
@@ -7,45 +7,47 @@ from datetime import UTC, datetime
 from starlette.requests import Request
 from starlette.responses import Response
 
-from joblane.inspector.bulk.dead import left_over, within
+from joblane.inspector.bulk.dead import removable, within
 from joblane.inspector.bulk.start import MAX_CANARY
 from joblane.inspector.filter import Filter
 from joblane.inspector.inspector import Inspector
 from joblane.page.filters import Fields, read, whole, write
 from joblane.page.views.bulk import DEFAULT_RATE, rate_of
-from joblane.page.visit import form, go, page
+from joblane.page.visit import form, page, redirect
 
 CANARY = 5
 
 
-def show(request: Request, asked: Inspector) -> Response:
-    found = asked.dead()
+def show(request: Request, inspector: Inspector) -> Response:
+    found = inspector.dead()
     return page(request, "dead.html", dead=found, types=sorted({group.type for group in found.groups}))
 
 
-def dry_run(request: Request, asked: Inspector) -> Response:
-    """What would be sent again, and removed."""
+def dry_run(request: Request, inspector: Inspector) -> Response:
+    """Count the dead letters that a redrive would send back or remove."""
     wanted = _wanted(request.query_params)
-    found = asked.dead()
+    found = inspector.dead()
     groups = within(found.groups, wanted)
     return page(
         request,
         "redrive.html",
         groups=groups,
         count=sum(group.count for group in groups),
-        leftovers=left_over(found, wanted),
+        obsolete=removable(found, wanted),
         fields=write(wanted),
         rate=DEFAULT_RATE,
-        canary=CANARY if all(group.type for group in groups) else 0,  # what cannot be read becomes no task to wait for
+        canary=CANARY
+        if all(group.type for group in groups)
+        else 0,  # an unreadable message creates no task to wait for
     )
 
 
-def redrive(request: Request, asked: Inspector) -> Response:
+def redrive(request: Request, inspector: Inspector) -> Response:
     given = form(request)
     canary, rate = whole("canary", given.text("canary") or "0", 0, MAX_CANARY), rate_of(given)
-    made = asked.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
-    what = f"redrive of {made.total:,}" if made.total else "what is left over is removed"
-    return go(request, "/bulk/show", f"Started: {what}.", id=made.id)
+    started = inspector.redrive(_wanted(given), canary=canary, rate=rate, reason=given.reason)
+    what = f"redrive of {started.total:,}" if started.total else "removal of obsolete dead letters"
+    return redirect(request, "/bulk/show", f"Started: {what}.", id=started.id)
 
 
 def _wanted(given: Fields) -> Filter:

@@ -13,87 +13,87 @@ from joblane.inspector.filter import PauseScope
 from joblane.inspector.inspector import Inspector
 from joblane.inspector.views import Minute, Pause
 from joblane.page.filters import Form, age, name_of, whole
-from joblane.page.visit import form, go, page
+from joblane.page.visit import form, page, redirect
 
 WITHIN = ("1h", "1d", "7d", "30d")
 BY = ("type", "tenant")
 AUDIT_PER_PAGE = 50
 
 
-def overview(request: Request, asked: Inspector) -> Response:
+def overview(request: Request, inspector: Inspector) -> Response:
     minutes = whole("minutes", request.query_params.get("minutes") or "60", 1, 240)
-    found, paused = asked.overview(minutes=minutes), asked.pauses()
+    found, paused = inspector.overview(minutes=minutes), inspector.pauses()
     flows = {view.queue: flow(view.minutes) for view in found.queues}
     return page(request, "overview.html", overview=found, minutes=minutes, flows=flows, pauses=paused)
 
 
 def flow(minutes: tuple[Minute, ...]) -> dict[str, float | None]:
-    """The minutes in figures: sums, and the mean wait of all that started."""
-    started = sum(one.started for one in minutes)
-    waited = [(one.wait_ms, one.started) for one in minutes if one.wait_ms is not None]
-    weighed = sum(count for _, count in waited)
+    """Sums over the minutes, and the mean wait of all runs that started."""
+    started = sum(minute.started for minute in minutes)
+    waits = [(minute.wait_ms, minute.started) for minute in minutes if minute.wait_ms is not None]
+    waited = sum(count for _, count in waits)
     return {
         "started": started,
-        "failed": sum(one.failed for one in minutes),
-        "peak": max((one.started for one in minutes), default=0),
-        "wait_ms": sum(wait * count for wait, count in waited) / weighed if weighed else None,
+        "failed": sum(minute.failed for minute in minutes),
+        "peak": max((minute.started for minute in minutes), default=0),
+        "wait_ms": sum(wait * count for wait, count in waits) / waited if waited else None,
     }
 
 
-def schedules(request: Request, asked: Inspector) -> Response:
-    return page(request, "schedules.html", schedules=asked.schedules())
+def schedules(request: Request, inspector: Inspector) -> Response:
+    return page(request, "schedules.html", schedules=inspector.schedules())
 
 
-def tick(request: Request, asked: Inspector) -> Response:
+def tick(request: Request, inspector: Inspector) -> Response:
     given = form(request)
-    sent = asked.tick(given.text("type"), schedule=given.text("schedule") or None, reason=given.reason)
-    return go(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has room.")
+    sent = inspector.tick(given.text("type"), schedule=given.text("schedule") or None, reason=given.reason)
+    return redirect(request, "/schedules", f"Sent: {sent.new_id or sent.id}. It runs as soon as its lane has capacity.")
 
 
-def statistics(request: Request, asked: Inspector) -> Response:
+def statistics(request: Request, inspector: Inspector) -> Response:
     within, by = request.query_params.get("within") or "1d", request.query_params.get("by") or "type"
     if by not in BY:
-        raise SelectionError("by", f"one of {', '.join(BY)} is required")
-    found = asked.statistics(within=age("within", within), by=by)
+        raise SelectionError("by", f"{' or '.join(BY)} is required")
+    found = inspector.statistics(within=age("within", within), by=by)
     return page(request, "statistics.html", statistics=found, within=within, by=by, withins=WITHIN, bys=BY)
 
 
-def audit(request: Request, asked: Inspector) -> Response:
-    """``before``: the number of the last entry of the page before."""
+def audit(request: Request, inspector: Inspector) -> Response:
+    """A page of the audit. ``before``: the number of the last entry on the previous page."""
     target, who, before = (request.query_params.get(name, "").strip() for name in ("target", "who", "before"))
     number = whole("before", before, 0, 999_999_999) if before else None
-    found = asked.audit(target=target or None, who=who or None, before=number, limit=AUDIT_PER_PAGE)
+    found = inspector.audit(target=target or None, who=who or None, before=number, limit=AUDIT_PER_PAGE)
     more = found[-1].number if len(found) == AUDIT_PER_PAGE else None
     return page(request, "audit.html", entries=found, target=target, who=who, more=more, first=number is None)
 
 
-def pause(request: Request, asked: Inspector) -> Response:
-    """``for``: an age such as ``2h``; empty until it is resumed."""
+def pause(request: Request, inspector: Inspector) -> Response:
+    """Pause. ``for``: a duration such as ``2h``; empty means until it is resumed."""
     given = form(request)
-    scope, name = _what(given)
+    scope, name = _target(given)
     length = given.text("for")
     until = datetime.now(UTC) + age("for", length) if length else None
-    made = asked.pause(scope, name, reason=given.reason, until=until)
-    ends = f"until {stamp(made.until)}" if made.until else "until it is resumed"
-    return go(request, _page(scope), f"Paused the {scope} {made.name} {ends}.{_before(made)}")
+    paused = inspector.pause(scope, name, reason=given.reason, until=until)
+    ends = f"until {stamp(paused.until)}" if paused.until else "until it is resumed"
+    return redirect(request, _page(scope), f"Paused the {scope} {paused.name} {ends}.{_replaced(paused)}")
 
 
-def resume(request: Request, asked: Inspector) -> Response:
+def resume(request: Request, inspector: Inspector) -> Response:
     given = form(request)
-    scope, name = _what(given)
-    ended = asked.resume(scope, name, reason=given.reason)
-    return go(request, _page(scope), f"Resumed the {scope} {ended.name}.")
+    scope, name = _target(given)
+    ended = inspector.resume(scope, name, reason=given.reason)
+    return redirect(request, _page(scope), f"Resumed the {scope} {ended.name}.")
 
 
-def _before(made: Pause) -> str:
-    """What somebody else did a moment ago, while the page here still showed nothing of it."""
-    if not made.replaced:
+def _replaced(pause: Pause) -> str:
+    """A sentence about the pause of another operator that this page did not show yet."""
+    if not pause.replaced:
         return ""
-    by = f" by {made.replaced_by}" if made.replaced_by else ""
-    return f" It was paused already{by}, since {stamp(made.since)}; this reason and end stand from now on."
+    by = f" by {pause.replaced_by}" if pause.replaced_by else ""
+    return f" It was already paused{by}, since {stamp(pause.since)}; your reason and end replace the earlier ones."
 
 
-def _what(given: Form) -> tuple[PauseScope, str]:
+def _target(given: Form) -> tuple[PauseScope, str]:
     return name_of(PauseScope, "scope", given.text("scope")), given.text("name")
 
 

@@ -1,4 +1,4 @@
-"""Tasks by state and filter, a page at a time."""
+"""The listing of tasks by state and filter, a page at a time."""
 
 from __future__ import annotations
 
@@ -18,35 +18,48 @@ from joblane.page.visit import desk, page
 
 PER_PAGE = 50
 MOST = 200
-"""On one page, as the ids of those that are chosen stand in an address."""
+"""Tasks of one page: the ids of all selected tasks must fit into an address."""
+FIELDS = {
+    "id_prefix": "id",
+    "states": "state",
+    "types": "type",
+    "queues": "queue",
+    "created_after": "newer",
+    "created_before": "older",
+}
+"""Field of the filter → field of the form."""
 
 
-def show(request: Request, asked: Inspector) -> Response:
-    """``after``: of the page before, as the listing gave it."""
-    asked_for = request.query_params
-    after, status = asked_for.get("from") or None, 200
+def show(request: Request, inspector: Inspector) -> Response:
+    """A page of tasks. ``from``: the position that the previous page returned."""
+    parameters = request.query_params
+    after, status = parameters.get("from") or None, 200
     try:
-        limit = whole("limit", asked_for.get("limit") or str(PER_PAGE), 1, MOST)
-        wanted = read(asked_for, datetime.now(UTC))
-        found: dict[str, Any] = {"found": asked.tasks(wanted, after=after, limit=limit), "count": asked.count(wanted)}
+        limit = whole("limit", parameters.get("limit") or str(PER_PAGE), 1, MOST)
+        wanted = read(parameters, datetime.now(UTC))
+        found: dict[str, Any] = {
+            "found": inspector.tasks(wanted, after=after, limit=limit),
+            "count": inspector.count(wanted),
+        }
         found |= {"wrong": None, "first": after is None, "all": wanted == Filter()}
     except SelectionError as error:
-        wrong, status = {"field": error.field, "text": str(error)}, 400
+        field = FIELDS.get(error.field, error.field)
+        wrong, status = {"field": field, "problem": error.problem, "text": f"{field}: {error.problem}"}, 400
         found = {"found": None, "count": None, "wrong": wrong, "first": True, "all": False}
     return page(
         request,
         "tasks.html",
         status,
-        chosen=[(name, value) for name, value in asked_for.multi_items() if name in SHOWN and value],
-        values={name: asked_for.get(name, "") for name in SHOWN},
-        types=desk(request).types(asked),
+        chosen=[(name, value) for name, value in parameters.multi_items() if name in SHOWN and value],
+        values={name: parameters.get(name, "") for name in SHOWN},
+        types=desk(request).types(inspector),
         actions=tuple(BulkAction),
-        suggested=_suggested(asked_for.getlist("state")),
+        suggested=_suggested(parameters.getlist("state")),
         **found,
     )
 
 
 def _suggested(states: Sequence[str]) -> BulkAction | None:
-    """The first action that all states which are listed allow."""
+    """The first action that all listed states allow."""
     listed = {state for state in states if state}
     return next((action for action in BulkAction if listed <= ALLOWED[action]), None)

@@ -1,6 +1,6 @@
 """Tasks by hand: `enqueue`, `invoke`, `replay`, `edit`.
 
-In these `--json` gives a payload; the answer as JSON is `--as-json`, which all other commands know as well.
+In these commands `--json` is the payload. For an answer as JSON they have `--as-json`, as other commands do.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 Payload = Annotated[
     str | None,
-    typer.Option("--json", metavar="JSON|@FILE|-", help="The payload: as it stands, from a file, or from the input."),
+    typer.Option("--json", metavar="JSON|@FILE|-", help="The payload as JSON, from a file, or from the input."),
 ]
-AsJson = Annotated[bool, typer.Option("--as-json", help="The answer as one JSON document, for programs.")]
+AsJson = Annotated[bool, typer.Option("--as-json", help="Print the answer as one JSON document.")]
 MAX_BYTES = 64 * 1024 * 1024
-"""Of a payload from a file: far above what a task takes, and below what fills the memory."""
+"""Size of a payload from the input: far above the limit of a task, and small enough for the memory."""
 
 
 def enqueue(
@@ -38,22 +38,36 @@ def enqueue(
     payload: Payload = None,
     queue: Annotated[
         str | None,
-        typer.Option("--queue", "-q", help="One in which the type has a lane.", autocompletion=completion.queues),
+        typer.Option(
+            "--queue",
+            "-q",
+            metavar="QUEUE",
+            help="Queue in which the type has a lane.",
+            autocompletion=completion.queues,
+        ),
     ] = None,
     process_in: Annotated[str | None, typer.Option("--in", metavar="DURATION", help="Not before 10m, 2h, 3d.")] = None,
     process_at: Annotated[str | None, typer.Option("--at", metavar="TIME", help="Not before (ISO 8601).")] = None,
-    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Given up where it has not run by then.")] = None,
-    task_id: Annotated[str | None, typer.Option("--id", metavar="ID", help="An id of yours: twice is once.")] = None,
-    tenant: Annotated[str | None, typer.Option(help="For a fair share between tenants, and to filter by.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A word to find it by. Repeatable.")] = None,
-    max_retry: Annotated[int | None, typer.Option(min=0, help="Within what the type declares.")] = None,
-    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Within what the type declares.")] = None,
-    retention: Annotated[str | None, typer.Option(metavar="DURATION", help="So long it is kept once ended.")] = None,
-    unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Holds its unique key so long.")] = None,
-    unique_key: Annotated[str | None, typer.Option(metavar="KEY", help="In place of queue and payload.")] = None,
-    on_conflict: Annotated[str | None, typer.Option(help="Where the key is held: raise, return or replace.")] = None,
+    deadline: Annotated[str | None, typer.Option(metavar="TIME", help="Archive it if it has not run by then.")] = None,
+    task_id: Annotated[
+        str | None, typer.Option("--id", metavar="ID", help="Id of your own: enqueued twice, it is one task.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant, for fair queueing and filters.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="TAG", help="Tag, for filters. Repeatable.")] = None,
+    max_retry: Annotated[int | None, typer.Option(metavar="N", min=0, help="At most the declared number.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="At most the declared timeout.")] = None,
+    retention: Annotated[str | None, typer.Option(metavar="DURATION", help="Keep the ended task for 7d.")] = None,
+    unique_for: Annotated[str | None, typer.Option(metavar="DURATION", help="Hold the unique key for 1h.")] = None,
+    unique_key: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Unique key; without it, from queue and payload.")
+    ] = None,
+    on_conflict: Annotated[
+        str | None, typer.Option(metavar="ACTION", help="If the key is held: raise, return or replace.")
+    ] = None,
     reason: o.Reason = None,
-    wait: Annotated[bool, typer.Option("--wait", help="Wait for its end; the exit status is that of `wait`.")] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait until it has ended; the exit status is that of `wait`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Enqueue a task. Its payload is checked before anything is written."""
@@ -82,7 +96,7 @@ def enqueue(
     acted = inspector.enqueue(type_, given_payload, options=options, reason=reason)
     id_ = acted.new_id or acted.id
     if wait:
-        from joblane.cli.commands.look import await_end
+        from joblane.cli.commands.tasks import await_end
 
         if not as_json:
             _print(id_)
@@ -96,26 +110,26 @@ def invoke(
     context: typer.Context,
     type_: o.Type,
     payload: Payload = None,
-    tenant: Annotated[str | None, typer.Option(help="The tenant that the handler is to see.")] = None,
+    tenant: Annotated[str | None, typer.Option(metavar="TENANT", help="Tenant of the task.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one handler here, on the local database.
 
-    In this process: for a debugger, or to see it work. Nothing goes through a queue, and the
-    timeout is not enforced. What fails is rolled back and not tried again.
+    The handler runs in this process, for example under a debugger. Nothing goes through a queue, and the
+    timeout is not enforced. A failed run is rolled back and is not retried.
     """
     from joblane.cli import invoke as invoking
 
     where = target.of(context)
     if where.stage not in (None, "local"):
-        terminal.usage(f"it runs here, against the local database; it cannot run on stage {where.stage}", "--stage")
+        terminal.usage(f"invoke runs on this machine and its local database, not on stage {where.stage}", "--stage")
     filters.type_of(type_)
     if tenant is not None:
         filters.name_of(tenant, "--tenant")
     given = read_payload(payload) or {}
-    # the settings of the local stack become this process's; a database without our tables is told of
+    # this loads the settings of the local stack, and fails if the database lacks the tables
     target.inspector(context).pauses()
-    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # what the handler prints is no document
+    with redirect_stdout(sys.stderr) if as_json else nullcontext():  # output of the handler would spoil the document
         ended = invoking.invoke(type_, given, tenant=tenant)
     if as_json:
         terminal.document(ended)
@@ -131,29 +145,29 @@ def invoke(
 def replay(
     context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
 ) -> None:
-    """Enqueue a new task like this one.
+    """Enqueue a new task like an existing task.
 
-    It is linked to this one; `--json` gives it another payload.
+    The new task is linked to it; `--json` gives the new task another payload.
     """
     inspector = target.inspector(context)
     if payload is None:
         acted = inspector.replay(id_, reason=reason)
     else:
         acted = inspector.replay_with(id_, read_payload(payload) or {}, reason=reason)
-    _tell(acted, f"is a replay of {id_}", as_json=as_json)
+    _report(acted, f"is a replay of {id_}", as_json=as_json)
 
 
 def edit(
     context: typer.Context, id_: o.Id, payload: Payload = None, reason: o.Reason = None, as_json: AsJson = False
 ) -> None:
-    """Change the payload of what waits or was given up.
+    """Change the payload of a waiting or archived task.
 
-    By `--json`, or in $EDITOR. A field that is shown as [redacted] and left so keeps its value.
+    Give it by `--json`, or change it in $EDITOR. A field shown as [redacted] keeps its value if left unchanged.
     """
     changed = read_payload(payload)
     inspector = target.inspector(context)
     if changed is not None:
-        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
+        _report(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
         return
     from joblane.cli.editor import edited
 
@@ -164,17 +178,17 @@ def edit(
         terminal.usage("there is no terminal to edit on; give the payload", "--json")
     with edited(terminal.pretty(before) + "\n") as text:
         if text is None:
-            terminal.say("The payload was left as it is; nothing was done.")
+            terminal.say("The payload is unchanged; nothing was done.")
             return
         changed = _parse(text, "the edited payload")
-        _tell(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
+        _report(inspector.edit(id_, changed, reason=reason), "has its new payload", as_json=as_json)
 
 
 # --- Payloads --------------------------------------------------------------------------------------------------------
 
 
 def read_payload(given: str | None) -> dict[str, Any] | None:
-    """JSON as it stands, from ``@file``, or from the input for ``-``. Never shown again: errors name the place."""
+    """The payload from JSON, from ``@file``, or from the input for ``-``. Errors name its source and never show it."""
     if given is None:
         return None
     text, where = given, "--json"
@@ -195,16 +209,16 @@ def _parse(text: str, where: str) -> dict[str, Any]:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         terminal.usage(f"not JSON: {error.msg} in line {error.lineno}, column {error.colno}", where)
-    except ValueError:  # Python's own bound on the digits of a number
-        terminal.usage("not JSON that anyone reads: a number in it is too long", where)
+    except ValueError:  # Python's own limit on the digits of a number
+        terminal.usage("a number in it has too many digits", where)
     except RecursionError:
-        terminal.usage("not JSON that anyone reads: it is nested too deep", where)
+        terminal.usage("it is nested too deeply", where)
     if not isinstance(value, dict):
         terminal.usage("a JSON object is required: {…}", where)
     return value
 
 
-# --- Small things ----------------------------------------------------------------------------------------------------
+# --- Options and output ----------------------------------------------------------------------------------------------
 
 
 def _seconds(text: str | None, option: str) -> float | None:
@@ -217,7 +231,7 @@ def _time(text: str | None, option: str) -> str | None:
     return None if found is None else found.isoformat()
 
 
-def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
+def _report(acted: ActionResult, what: str, *, as_json: bool) -> None:
     terminal.answer(acted, as_json=as_json)
     id_ = acted.new_id or acted.id
     _print(id_)
@@ -225,5 +239,5 @@ def _tell(acted: ActionResult, what: str, *, as_json: bool) -> None:
 
 
 def _print(text: str) -> None:
-    """Alone on the output, so that a script takes it as it is."""
+    """Print only ``text`` to the output, for scripts."""
     typer.echo(terminal.clean(text, lines=True))

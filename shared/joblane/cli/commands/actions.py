@@ -1,4 +1,4 @@
-"""Act on tasks, by their ids or on all that a filter finds: `run`, `retry`, `archive`, `delete`, `cancel`."""
+"""Actions on tasks, by ids or by a filter: `run`, `retry`, `archive`, `delete`, `cancel`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from joblane.cli import filters, target, terminal
 from joblane.cli.commands import options as o
-from joblane.cli.exits import Exit, exit_of
+from joblane.cli.exits import Exit, exit_of, message_of
 from joblane.cli.follow import follow
 from joblane.cli.terminal import plural
 from joblane.inspector.filter import BulkAction, Filter
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     from joblane.inspector.views import ActionResult
 
 HELP = {
-    "run": "Run what waits now.",
-    "retry": "Run what was given up or cancelled, with new attempts.",
-    "archive": "Give up what waits, as if its attempts were used up.",
-    "delete": "Clear the content of what does not run.\n\nWhat waits is cancelled by it. Ids are kept.",
-    "cancel": "Cancel what waits; ask what runs to stop.",
+    "run": "Run waiting tasks now.",
+    "retry": "Run archived or cancelled tasks again, with new attempts.",
+    "archive": "Archive waiting tasks, as if their attempts were used up.",
+    "delete": "Clear the content of tasks that are not running.\n\nWaiting tasks are cancelled. Ids are kept.",
+    "cancel": "Cancel waiting tasks; ask running tasks to stop.",
 }
 DEFAULT_RATE = 50
 
 
 def command(action: str) -> Callable[..., None]:
-    """The command of one action: on the ids, or on what the options find."""
+    """The command of an action: on ids, or on the tasks that the options choose."""
 
     @o.expanded
     def act(
@@ -45,9 +45,7 @@ def command(action: str) -> Callable[..., None]:
     ) -> None:
         unfiltered = which == filters.FilterOptions()
         if not ids and unfiltered:
-            terminal.usage(
-                f"give ids, or options that say which tasks; `joblane {action} --help` lists them", "[ID]..."
-            )
+            terminal.usage(f"give ids, or options that choose tasks; `joblane {action} --help` lists them", "[ID]...")
         chosen = which.filter(ids or ())
         inspector = target.inspector(context)
         if unfiltered and not dry_run:
@@ -62,32 +60,32 @@ def command(action: str) -> Callable[..., None]:
 
 
 def _each(inspector: Inspector, action: str, ids: Sequence[str], reason: str | None, *, as_json: bool) -> Exit:
-    """One after the other; an error is shown, and the rest continues."""
+    """Act on the ids one by one; an error is shown, and the rest continues."""
     done: list[ActionResult] = []
     worst = Exit.DONE
     for id_ in ids:
         try:
             acted = getattr(inspector, action)(id_, reason=reason)
-        except Exception as error:  # the one place where the outcome of each is decided
+        except Exception as error:  # the only place where the outcome of each is decided
             code = exit_of(error)
-            if code is None or code in (Exit.AWAY, Exit.FORBIDDEN) or len(ids) == 1:
-                if as_json and done:  # a program then knows of these
+            if code is None or code in (Exit.UNAVAILABLE, Exit.FORBIDDEN) or len(ids) == 1:
+                if as_json and done:  # report the completed actions to the program
                     terminal.document(done)
                 raise
-            terminal.say(f"joblane: {error}")
+            terminal.say(f"joblane: {message_of(error)}")
             worst = code if worst in (Exit.DONE, code) else Exit.FAILED
         else:
             done.append(acted)
             if not as_json:
-                _tell(acted)
+                _report(acted)
     if as_json:
         terminal.document(done[0] if len(ids) == 1 else done)
     return worst
 
 
-def _tell(acted: ActionResult) -> None:
+def _report(acted: ActionResult) -> None:
     if acted.action == "cancel" and acted.after == "active":
-        text = "was asked to stop: it is cancelled at its next ctx.check(), ctx.progress() or end"
+        text = "is asked to stop: it is cancelled at its next ctx.check() or ctx.progress(), or when it returns"
     elif acted.action == "delete":
         text = f"is {acted.after}; its payload, result and error are cleared"
     elif acted.before == acted.after or acted.before is None:
@@ -100,15 +98,15 @@ def _tell(acted: ActionResult) -> None:
 
 
 def _counted(inspector: Inspector, chosen: Filter, action: BulkAction, *, dry_run: bool, as_json: bool) -> str:
-    """How many it would touch, in words. Ends the command for a dry run, and where nothing does."""
+    """The number of tasks that the action would change, as text. Ends the command for a dry run, or if it is 0."""
     count = inspector.count(chosen, action=action)
-    words = plural(count.number) if count.exact else f"more than {plural(count.number)}"
+    text = plural(count.number) if count.exact else f"more than {plural(count.number)}"
     if dry_run and as_json:
         terminal.document(count)
     if not count.number:
-        terminal.stop("nothing matches", Exit.NOTHING)
+        terminal.stop("no task matches", Exit.NOTHING)
     if dry_run:
         if not as_json:
-            terminal.console().print(terminal.word(f"{words} would be touched.", "none"))
+            terminal.console().print(terminal.word(f"{action.capitalize()} would change {text}.", "none"))
         raise typer.Exit
-    return words
+    return text

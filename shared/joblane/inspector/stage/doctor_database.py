@@ -1,4 +1,4 @@
-"""What the record tells of a deployment: its schema, its clock, and whether that what should come does come."""
+"""Checks of a deployment in its database: the schema, the clock, the sweep, ticks, types and pauses."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from joblane.record.states import LIVE_SQL
 from joblane.sqs.tick import id_of
 
 CLOCK_SECONDS = 5.0
-"""Apart, ticks and messages that are due get a time of their own."""
+"""With a larger difference, ticks and due messages get wrong times."""
 BROKEN_CLOCK_SECONDS = 240.0
-"""A signature is refused five minutes away from AWS's time. Source: IAM, *Signature Version 4*."""
-MIGRATE = "run `joblane migrate`; on AWS a deploy runs them"
+"""AWS refuses a signature that is five minutes off its own time. Source: IAM, *Signature Version 4*."""
+MIGRATE = "run `joblane migrate`; on AWS, a deploy runs it"
 OLD_PAUSE = timedelta(days=1)
 
 SWEPT = """
@@ -42,21 +42,21 @@ select x.id from jsonb_array_elements_text($1::jsonb) as x(id) join joblane.task
 
 
 def schema(scope: Scope) -> Iterator[Check]:
-    there, ours = migrations.applied(scope.connection), migrations.newest()
-    if there is None:
+    applied, newest = migrations.applied(scope.connection), migrations.newest()
+    if applied is None:
         yield Check(Grade.BAD, "migrations", "the database is empty: the migrations are missing", MIGRATE)
-    elif there < ours:
-        lacks = f"migrations are missing: the database is at revision {there} and this code works with {ours}"
+    elif applied < newest:
+        lacks = f"migrations are missing: the database is at revision {applied} and this code needs {newest}"
         yield Check(Grade.BAD, "migrations", lacks, MIGRATE)
-    elif there > ours:
-        ahead = f"the database is at revision {there}, ahead of this code's {ours}"
+    elif applied > newest:
+        ahead = f"the database is at revision {applied}, newer than this code ({newest})"
         yield Check(Grade.WARNING, "migrations", ahead, "use the version that is deployed")
     else:
-        yield Check(Grade.GOOD, "migrations", f"the database is at revision {there}")
+        yield Check(Grade.GOOD, "migrations", f"the database is at revision {applied}")
 
 
 def clock(scope: Scope) -> Iterator[Check]:
-    """Of this machine against the database's, give or take half of a round trip."""
+    """Compare this machine's clock with the database's, to within half a round trip."""
     before = datetime.now(UTC)
     ((theirs,),) = scope.connection.run("select clock_timestamp()")
     after = datetime.now(UTC)
@@ -66,28 +66,28 @@ def clock(scope: Scope) -> Iterator[Check]:
         yield Check(Grade.GOOD, "clock", found)
     else:
         grade = Grade.BAD if apart > BROKEN_CLOCK_SECONDS else Grade.WARNING
-        yield Check(grade, "clock", found, "let both follow a time server")
+        yield Check(grade, "clock", found, "synchronize both with a time server")
 
 
 def sweep(scope: Scope) -> Iterator[Check]:
-    """The one task that all others rely on."""
+    """The sweep, on which all other tasks rely, runs on time."""
     task = scope.tasks.get(SWEEP)
     if task is None:
         return
     if not task.schedules:
-        found = "it has no times in this stage: what was not sent at once is never sent"
-        yield Check(Grade.BAD, SWEEP, found, f"give it times: `schedules` of the stage, {SWEEP!r}")
+        found = "it has no schedule in this stage: messages that were not sent at once are never sent"
+        yield Check(Grade.BAD, SWEEP, found, f"give it a schedule: {SWEEP!r} in `schedules` of the stage")
         return
     ((last, now),) = scope.connection.run(SWEPT, SWEEP)
     next_at = min(schedule.next_after(now) for schedule in task.schedules)
-    do = f"look into the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
+    do = f"check the log of its function, its schedule and its lane; `joblane tick {SWEEP}` runs it now"
     if last is None:
-        found = f"it has not run to its end yet; its next time is in {lasting(next_at - now)}"
+        found = f"it has not completed yet; its next time is in {lasting(next_at - now)}"
         yield Check(Grade.WARNING, SWEEP, found, do)
         return
     due = min(schedule.next_after(last) for schedule in task.schedules)
     late = now - due
-    ran = f"it last ended {lasting(now - last)} ago"
+    ran = f"it last completed {lasting(now - last)} ago"
     if late > PATIENCE:
         yield Check(Grade.BAD, SWEEP, f"{ran}, and was due {lasting(late)} ago", do)
     else:
@@ -95,7 +95,7 @@ def sweep(scope: Scope) -> Iterator[Check]:
 
 
 def ticks(scope: Scope) -> Iterator[Check]:
-    """Those of the last day that should have been seen; of a schedule, from its first one on, or it may be new."""
+    """All ticks of the last day arrived. A schedule is checked from its first tick that did: it may be new."""
     wrong, until = False, datetime.now(UTC) - PATIENCE
     for task in scope.tasks.values():
         for schedule in task.schedules:
@@ -108,33 +108,31 @@ def ticks(scope: Scope) -> Iterator[Check]:
             missed = [id_ for id_ in since_first if id_ not in seen]
             if missed:
                 wrong = True
-                found = (
-                    f"{len(missed)} of its last {len(since_first)} ticks did not come, the last of them {missed[-1]}"
-                )
-                do = f"was the stage down, or its lane behind? `joblane tick {task.type}` sends one now"
+                found = f"{len(missed)} of its last {len(since_first)} ticks did not arrive, most recently {missed[-1]}"
+                do = f"was the stage down, or its lane behind? `joblane tick {task.type}` sends a tick now"
                 yield Check(Grade.WARNING, f"ticks of {task.type}", found, do)
     if not wrong:
-        yield Check(Grade.GOOD, "ticks", "all that were due in the last day came")
+        yield Check(Grade.GOOD, "ticks", "all ticks of the last day arrived")
 
 
 def undeclared(scope: Scope) -> Iterator[Check]:
     declared = [type_ for task in scope.tasks.values() for type_ in task.types]
     rows = scope.connection.run(UNDECLARED, json.dumps(declared))
     for type_, count in rows:
-        found = f"{count} task{'s' * (count != 1)} of it wait or run, and no code declares it"
-        do = f"deploy it again, name it in another type's aliases=, or `joblane archive --type {type_}`"
+        found = f"{count} live task{'s' * (count != 1)} of this type, and no code declares it"
+        do = f"deploy it again, name it in aliases= of another type, or `joblane archive --type {type_}`"
         yield Check(Grade.BAD, f"type {type_}", found, do)
     if not rows:
-        yield Check(Grade.GOOD, "types", "every task that waits has a type that is declared")
+        yield Check(Grade.GOOD, "types", "the types of all live tasks are declared")
 
 
 def pauses(scope: Scope) -> Iterator[Check]:
-    for one in sorted(current(scope.connection), key=lambda one: one.since):
-        since = datetime.now(UTC) - one.since
-        what, reason = f"{one.scope} {one.name}", f": {one.reason}" if one.reason else ""
-        found = f"paused {lasting(since)} ago by {one.by or 'nobody that is known'}{reason}"
-        if one.until is None and since > OLD_PAUSE:
-            do = f"still wanted? `joblane resume {one.scope} {argument(one.name)}`"
+    for pause in sorted(current(scope.connection), key=lambda pause: pause.since):
+        since = datetime.now(UTC) - pause.since
+        what, reason = f"{pause.scope} {pause.name}", f": {pause.reason}" if pause.reason else ""
+        found = f"paused {lasting(since)} ago by {pause.by or 'an unknown operator'}{reason}"
+        if pause.until is None and since > OLD_PAUSE:
+            do = f"still wanted? `joblane resume {pause.scope} {argument(pause.name)}` ends it"
             yield Check(Grade.WARNING, what, found, do)
         else:
             yield Check(Grade.GOOD, what, found)
@@ -153,4 +151,4 @@ PARTS: tuple[tuple[str, Callable[[Scope], Iterator[Check]]], ...] = (
     ("types", undeclared),
     ("pauses", pauses),
 )
-"""In this order: on an empty database there is nothing else to look at."""
+"""The migrations come first: on an empty database there is nothing else to check."""

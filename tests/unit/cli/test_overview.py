@@ -1,4 +1,4 @@
-"""`queues`, `stats`, `audit`, `types`, `doctor`, `watch`: the whole at a glance."""
+"""`queues`, `stats`, `audit`, `types`, `doctor`, `watch`."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ READING: dict[tuple[str, ...], tuple[str, Callable[[], Any], Any]] = {
 
 
 @pytest.mark.parametrize("command", READING, ids=" ".join)
-def test_each_reading_command_gives_its_answer_whole_as_one_json_document(
+def test_each_query_command_prints_its_whole_answer_as_one_json_document(
     jobs: Run, stub: FakeInspector, command: tuple[str, ...]
 ) -> None:
     # given
@@ -93,7 +93,7 @@ def test_in_a_narrow_terminal_no_number_is_cut(jobs: Run, stub: FakeInspector) -
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 100])
 @pytest.mark.parametrize("more", [(), ("--cost",)])
-def test_whose_figures_they_are_is_whole_however_narrow_the_terminal_is(
+def test_the_key_of_a_statistic_is_whole_at_any_width(
     jobs: Run, stub: FakeInspector, columns: int, more: tuple[str, ...]
 ) -> None:
     # given
@@ -106,13 +106,13 @@ def test_whose_figures_they_are_is_whole_however_narrow_the_terminal_is(
     assert "".join(line[:width].strip() for line in lines[1:]) == views.statistic().key + other.key
     assert max(map(len, lines)) <= columns
     assert "…" not in "".join(lines)
-    assert "GIVEN UP" in lines[0]
+    assert "ARCHIVED" in lines[0]
     assert ("COST" in lines[0]) is bool(more)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
 @pytest.mark.parametrize("type_", ["data:export", "system:health_check"])
-def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: FakeInspector, columns: int, type_: str) -> None:
+def test_lanes_of_the_same_type_are_distinguishable(jobs: Run, stub: FakeInspector, columns: int, type_: str) -> None:
     # given
     found = views.overview()
     lanes = {one.queue: (replace(one.lanes[0], type=type_),) for one in found.queues}
@@ -128,7 +128,7 @@ def test_lanes_of_one_type_are_told_apart(jobs: Run, stub: FakeInspector, column
 
 
 @pytest.mark.parametrize("command", [("queues",), ("watch", "--once")])
-def test_what_sqs_did_not_say_is_told_beside_the_output(
+def test_missing_answers_of_sqs_are_reported_in_the_error_output(
     jobs: Run, stub: FakeInspector, command: tuple[str, ...]
 ) -> None:
     # given
@@ -137,19 +137,19 @@ def test_what_sqs_did_not_say_is_told_beside_the_output(
     some = (replace(first, depth=Depth()), replace(second, front_door=Depth()), third)
     # then
     stub.answers |= {"overview": replace(found, queues=some), "tasks": Page((), None)}
-    assert "SQS did not answer for critical, default: not all of DEAD and DOOR is known.\n" in jobs(*command).err
+    assert (
+        "SQS did not answer for critical, default: the counts of its messages are incomplete.\n" in jobs(*command).err
+    )
     gone = Depth(missing=("jobs-data-export-default", "jobs-data-export-default-dlq"))
     stub.answers["overview"] = replace(found, queues=(replace(first, depth=gone), second, third))
-    said = jobs(*command).err
-    assert "SQS has no queue jobs-data-export-default, jobs-data-export-default-dlq: `joblane up` deploys" in said
-    assert "did not answer" not in said
+    errors = jobs(*command).err
+    assert "SQS has no queue jobs-data-export-default, jobs-data-export-default-dlq: deploy with `joblane up`" in errors
+    assert "did not answer" not in errors
     stub.answers["overview"] = found
     assert "SQS" not in jobs(*command).err
 
 
-def test_no_color_is_heeded_where_there_are_colours(
-    jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_color_is_respected(jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch) -> None:
     coloured = re.compile(r"\x1b\[(?:[0-9]+;)*3[0-7]m")
     stub.answers["tasks"] = Page((views.task_row(),), None)
     monkeypatch.setenv("FORCE_COLOR", "1")
@@ -159,38 +159,36 @@ def test_no_color_is_heeded_where_there_are_colours(
     assert not coloured.search(jobs("ls").out)
 
 
-def test_queues_show_depths_and_who_paused_what(jobs: Run, stub: FakeInspector) -> None:
+def test_queues_show_depths_and_pauses(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["overview"] = views.overview()
     ran = jobs("queues", "--lanes")
     low = next(line for line in ran.out.splitlines() if line.startswith("low"))
     assert low.split()[:7] == ["low", "12", "2", "3", "1,200", "4", "1m"]
-    assert low.rstrip().endswith("paused")
+    assert low.rstrip().endswith("yes")
     assert ran.err.splitlines() == [
         "queue low is paused by ann@laptop: the database moves",
-        "7 tasks given up are kept: jobs dead",
+        "7 archived tasks. See why: jobs dead",
     ]
     assert ran.out.count("data:export") == 3
 
 
 @pytest.mark.parametrize("columns", [60, 80, 120])
-def test_messages_at_a_front_door_have_a_column_where_there_are_any(
-    jobs: Run, stub: FakeInspector, columns: int
-) -> None:
+def test_messages_at_a_front_door_have_a_column(jobs: Run, stub: FakeInspector, columns: int) -> None:
     # given
     found = views.overview()
     first, second, third = found.queues
     lanes = tuple(replace(third.lanes[0], pause=third.pause) for _ in range(3))
-    doors = (
+    queues = (
         replace(first, front_door=Depth(2, 1, 4, 0)),
-        replace(second, front_door=Depth()),  # could not be asked
+        replace(second, front_door=Depth()),  # SQS did not answer
         replace(third, pause=None, lanes=lanes),
     )
-    stub.answers |= {"overview": replace(found, queues=doors), "tasks": Page((), None)}
+    stub.answers |= {"overview": replace(found, queues=queues), "tasks": Page((), None)}
     # then
     for command in ("queues", "watch"):
         lines = jobs(command, columns=columns).out.splitlines()
         at = next(number for number, line in enumerate(lines) if line.startswith("QUEUE"))
-        assert lines[at].split()[:2] == ["QUEUE", "DOOR"]
+        assert re.match(r"QUEUE +FRONT DOOR ", lines[at])
         end = lines.index("", at) if command == "watch" else None
         shown = {line.split()[0]: line.split()[1:4] for line in lines[at + 1 : end]}
         assert shown["critical"] == ["7", "12", "2"]
@@ -198,9 +196,9 @@ def test_messages_at_a_front_door_have_a_column_where_there_are_any(
         assert shown["low"] == ["0", "12", "2"]
         assert "…" not in "".join(lines)
         assert "3 of 3" in lines[at + 3]
-    # and where there are none, there is none
+    # and without such messages there is no column
     stub.answers["overview"] = found
-    assert "DOOR" not in jobs("queues", columns=columns).out
+    assert "FRONT DOOR" not in jobs("queues", columns=columns).out
 
 
 @pytest.mark.parametrize(
@@ -209,15 +207,15 @@ def test_messages_at_a_front_door_have_a_column_where_there_are_any(
         ((), 5, ""),
         ((0, 0), 5, "  "),
         ((0, 1, 4, 8), 4, " ▁▄█"),
-        ((1000, 1), 2, "█▁"),  # what happened at all is seen
+        ((1000, 1), 2, "█▁"),  # even a single event is visible
         ((1, 1, 2, 2, 3), 3, "▄█▆"),
     ],
 )
-def test_a_sparkline_fits_and_shows_whatever_happened(values: tuple[int, ...], width: int, expected: str) -> None:
+def test_a_sparkline_fits_and_shows_every_event(values: tuple[int, ...], width: int, expected: str) -> None:
     assert sparkline(values, width) == expected
 
 
-def test_costs_are_shown_when_asked_for_and_called_estimates(jobs: Run, stub: FakeInspector) -> None:
+def test_costs_are_shown_on_request_and_called_estimates(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["statistics"] = (views.statistic(),)
     assert "$" not in jobs("stats").out
     ran = jobs("stats", "--cost", "--by", "tenant", "--within", "1w")
@@ -227,30 +225,28 @@ def test_costs_are_shown_when_asked_for_and_called_estimates(jobs: Run, stub: Fa
 
 
 @pytest.mark.parametrize("option", [("--by", "queue"), ("--within", "yesterday")])
-def test_a_statistic_that_there_is_not_is_a_usage_error(
-    jobs: Run, stub: FakeInspector, option: tuple[str, str]
-) -> None:
+def test_an_unknown_statistic_is_a_usage_error(jobs: Run, stub: FakeInspector, option: tuple[str, str]) -> None:
     assert (jobs("stats", *option).code, stub.calls) == (2, [])
 
 
-def test_the_audit_says_how_to_go_on(jobs: Run, stub: FakeInspector) -> None:
+def test_the_audit_names_the_option_for_the_next_page(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["audit"] = views.task_view().audit
     ran = jobs("audit", "--limit", "1", "--who", "ann@laptop", "--target", "queue:low")
     assert "--before 7" in ran.err
     assert stub.called("audit") == [((), {"target": "queue:low", "who": "ann@laptop", "before": None, "limit": 1})]
 
 
-def test_the_doctor_ends_with_1_where_something_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:
+def test_the_doctor_ends_with_1_if_a_check_is_bad_and_says_what_to_do(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["doctor"] = (views.examined(Grade.BAD), views.examined(Grade.GOOD))
     ran = jobs("doctor")
     assert ran.code == 1
     assert "joblane resume type data:export" in ran.out
-    assert "2 things looked at: 1 bad." in ran.err
+    assert "2 checks: 1 bad." in ran.err
 
 
 def test_the_doctor_counts_warnings(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["doctor"] = (views.examined(Grade.WARNING), views.examined(Grade.WARNING))
-    assert "2 things looked at: 2 warnings." in jobs("doctor").err
+    assert "2 checks: 2 warnings." in jobs("doctor").err
 
 
 @pytest.mark.parametrize(
@@ -261,7 +257,7 @@ def test_the_doctor_counts_warnings(jobs: Run, stub: FakeInspector) -> None:
         ((Grade.BAD, Grade.UNKNOWN), 1),
     ],
 )
-def test_the_doctor_ends_with_5_where_something_is_unknown_and_nothing_bad(
+def test_the_doctor_ends_with_5_if_a_check_is_unknown_and_none_is_bad(
     jobs: Run, stub: FakeInspector, grades: tuple[Grade, ...], code: int
 ) -> None:
     stub.answers["doctor"] = tuple(map(views.examined, grades))
@@ -270,7 +266,7 @@ def test_the_doctor_ends_with_5_where_something_is_unknown_and_nothing_bad(
 
 
 @pytest.mark.parametrize("grade", [Grade.GOOD, Grade.WARNING])
-def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: FakeInspector, grade: Grade) -> None:
+def test_the_doctor_ends_with_0_if_no_check_is_bad(jobs: Run, stub: FakeInspector, grade: Grade) -> None:
     stub.answers["doctor"] = (views.examined(grade),)
     assert jobs("doctor").code == 0
 
@@ -278,7 +274,7 @@ def test_the_doctor_ends_with_0_where_nothing_is_bad(jobs: Run, stub: FakeInspec
 @pytest.mark.parametrize(
     ("terminal", "environment"), [(False, {}), (False, {"FORCE_COLOR": "1"}), (True, {"TERM": "dumb"})]
 )
-def test_watch_in_a_pipe_or_a_dumb_terminal_is_one_frame(
+def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     jobs: Run, stub: FakeInspector, monkeypatch: pytest.MonkeyPatch, terminal: bool, environment: dict[str, str]
 ) -> None:
     # given
@@ -292,7 +288,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_is_one_frame(
     # then
     assert ran.code == 0
     assert ran.out.count("Running") == 1
-    assert "Newest that failed" in ran.out
+    assert "Latest failures" in ran.out
     asked = [arguments[0] for arguments, _ in stub.called("tasks")]
     assert asked == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
 
@@ -300,7 +296,7 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_is_one_frame(
 @pytest.mark.parametrize("command", ["ls", "watch"])
 @pytest.mark.parametrize("columns", [50, 60, 80, 100])
 @pytest.mark.parametrize(("id_", "type_"), [(views.ID, "system:health_check"), ("mine-" * 20, "data:export")])
-def test_an_id_is_whole_however_narrow_the_terminal_is(
+def test_an_id_is_whole_at_any_width(
     jobs: Run, stub: FakeInspector, command: str, columns: int, id_: str, type_: str
 ) -> None:
     stub.answers |= {
@@ -310,21 +306,21 @@ def test_an_id_is_whole_however_narrow_the_terminal_is(
     lines = jobs(command, columns=columns).out.splitlines()
     first = next(number for number, line in enumerate(lines) if line.startswith("ID")) + 1
     width = lines[first - 1].index("TYPE")
-    shown = "".join(line[:width].strip() for line in lines[first:] if not line.startswith(("Newest", "ID ")))
+    shown = "".join(line[:width].strip() for line in lines[first:] if not line.startswith(("Latest", "ID ")))
     assert shown.startswith(id_)
 
 
-def test_a_frame_says_since_when_there_is_no_answer(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_frame_names_the_time_of_its_data_during_an_outage(capsys: pytest.CaptureFixture[str]) -> None:
     from joblane.cli.terminal import console
 
-    seen = live.Look(views.NOW, views.overview(), (), ())
-    console().print(live.frame(seen, 100, "the database is away"))
+    snapshot = live.Snapshot(views.NOW, views.overview(), (), ())
+    console().print(live.frame(snapshot, 100, "the database is unavailable"))
     out = capsys.readouterr().out
-    assert f"As of {views.NOW:%H:%M:%S}Z: the database is away" in out
+    assert f"As of {views.NOW:%H:%M:%S}Z: the database is unavailable" in out
     assert "Running" not in out
 
 
-def test_an_overview_of_nothing_is_shown(jobs: Run, stub: FakeInspector) -> None:
+def test_an_empty_overview_is_shown(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["overview"] = Overview(views.NOW, (), 0)
     stub.answers["tasks"] = Page((), None)
     assert jobs("queues").code == jobs("watch").code == 0

@@ -1,4 +1,4 @@
-"""Actions on one task, on some, and on what a filter finds; bulk actions; redrive."""
+"""Actions on ids and by filter; bulk actions; dead letters and redrives."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def not_allowed(id_: str, *, reason: str | None) -> ActionResult:
 
 
 @pytest.mark.parametrize("action", ACTIONS)
-def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: FakeInspector, action: str) -> None:
+def test_an_action_on_ids_is_applied_to_each_with_its_reason(jobs: Run, stub: FakeInspector, action: str) -> None:
     stub.answers[action] = acted
     ran = jobs(action, "a", "b", "a", "--reason", "disk was full")
     assert ran.code == 0
@@ -39,11 +39,11 @@ def test_an_action_on_ids_is_done_to_each_with_its_reason(jobs: Run, stub: FakeI
     assert ran.out.splitlines() == ["a was archived, is pending", "b was archived, is pending"]
 
 
-def test_an_action_for_programs_gives_an_object_for_one_id_and_a_list_for_more(jobs: Run, stub: FakeInspector) -> None:
+def test_as_json_an_action_prints_an_object_for_one_id_and_a_list_for_more(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = acted
     expected = {"id": "a", "action": "retry", "before": "archived", "after": "pending", "new_id": None, "note": None}
     assert json.loads(jobs("retry", "a", "--json").out) == expected
-    assert [one["id"] for one in json.loads(jobs("retry", "a", "b", "--as-json").out)] == ["a", "b"]
+    assert [result["id"] for result in json.loads(jobs("retry", "a", "b", "--as-json").out)] == ["a", "b"]
 
 
 def test_a_wrong_state_ends_with_4_and_says_what_another_operator_did(jobs: Run, stub: FakeInspector) -> None:
@@ -53,14 +53,14 @@ def test_a_wrong_state_ends_with_4_and_says_what_another_operator_did(jobs: Run,
     assert ran.err == "joblane: task 'a' is active; retry is for tasks that are archived. bob retried it 3 s ago\n"
 
 
-def test_what_cannot_be_done_keeps_none_of_the_others(jobs: Run, stub: FakeInspector) -> None:
+def test_a_refused_id_does_not_stop_the_other_ids(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = not_allowed
     ran = jobs("retry", "bad", "good")
     assert (ran.code, ran.out) == (4, "good was archived, is pending\n")
     assert "'bad' is active" in ran.err
 
 
-def test_different_troubles_together_end_with_1(jobs: Run, stub: FakeInspector) -> None:
+def test_different_errors_together_end_with_1(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["retry"] = [UnknownTaskError("a"), ActionError("b", "retry", State.ACTIVE, [], None)]
     assert jobs("retry", "a", "b").code == 1
 
@@ -68,29 +68,29 @@ def test_different_troubles_together_end_with_1(jobs: Run, stub: FakeInspector) 
 def test_an_action_without_ids_or_a_filter_is_a_usage_error(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("delete", "--yes")
     assert (ran.code, stub.calls) == (2, [])
-    assert "give ids, or options that say which tasks" in ran.err
+    assert "give ids, or options that choose tasks" in ran.err
 
 
 # --- By filter -------------------------------------------------------------------------------------------------------
 
 
-def test_a_filter_is_counted_asked_about_started_and_followed(jobs: Run, stub: FakeInspector) -> None:
+def test_an_action_by_filter_is_counted_confirmed_started_and_followed(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["count"] = Count(940, exact=True)
     stub.answers["bulk"] = views.bulk(state=State.PENDING, done=0, skipped=0, finished_at=None)
     stub.answers["bulk_view"] = [views.bulk(state=State.ACTIVE, done=400, skipped=0), views.bulk()]
     # when
-    ran = jobs("retry", "--type", "data:export", "--reason", "mended", "--rate", "9", person="y")
+    ran = jobs("retry", "--type", "data:export", "--reason", "fixed", "--rate", "9", person="y")
     # then
     [(arguments, named)] = stub.called("bulk")
     assert arguments == (BulkAction.RETRY, Filter(types=("data:export",)))
-    assert named == {"rate": 9, "reason": "mended"}
+    assert named == {"rate": 9, "reason": "fixed"}
     assert len(stub.called("bulk_view")) == 2
-    assert "retry: 930 done, 10 skipped of 940 tasks." in ran.out
+    assert "Retry: 930 of 940 tasks sent again, 10 skipped (changed in the meantime)." in ran.out
     assert ran.code == 0
 
 
-def test_whoever_says_no_has_done_nothing(jobs: Run, stub: FakeInspector) -> None:
+def test_after_the_answer_no_nothing_is_done(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["count"] = Count(940, exact=True)
     ran = jobs("delete", "--state", "archived", person="n")
     assert (ran.code, stub.called("bulk")) == (1, [])
@@ -101,13 +101,13 @@ def test_without_a_terminal_and_without_yes_nothing_is_done(jobs: Run, stub: Fak
     stub.answers["count"] = Count(10_000, exact=False)
     ran = jobs("delete", "--state", "archived")
     assert (ran.code, stub.called("bulk")) == (2, [])
-    assert "Delete more than 10,000 tasks? There is no terminal to ask on: say --yes" in ran.err
+    assert "Delete more than 10,000 tasks? There is no terminal to ask on: give --yes" in ran.err
 
 
 @pytest.mark.parametrize("which", [("--state", "archived"), ("a", "b")])
 def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: FakeInspector, which: tuple[str, ...]) -> None:
     stub.answers["count"] = Count(2, exact=True)
-    assert jobs("delete", *which, "--dry-run").out == "2 tasks would be touched.\n"
+    assert jobs("delete", *which, "--dry-run").out == "Delete would change 2 tasks.\n"
     assert json.loads(jobs("delete", *which, "--dry-run", "--json").out) == {"number": 2, "exact": True}
     assert {name for name, *_ in stub.calls} == {"count"}
 
@@ -116,7 +116,7 @@ def test_a_dry_run_counts_and_does_nothing(jobs: Run, stub: FakeInspector, which
 def test_a_filter_that_matches_nothing_ends_with_3(jobs: Run, stub: FakeInspector, more: tuple[str, ...]) -> None:
     stub.answers["count"] = Count(0, exact=True)
     ran = jobs("cancel", "--tenant", "gone", *more)
-    assert (ran.code, ran.err, stub.called("bulk")) == (3, "joblane: nothing matches\n", [])
+    assert (ran.code, ran.err, stub.called("bulk")) == (3, "joblane: no task matches\n", [])
 
 
 def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub: FakeInspector) -> None:
@@ -126,10 +126,10 @@ def test_ctrl_c_stops_following_and_says_how_to_stop_the_action(jobs: Run, stub:
     ran = jobs("--stage", "dev", "run", "--queue", "low", "--yes")
     assert ran.code == 130
     assert "jobs --stage dev bulk abort bulk-1" in ran.err
-    assert "goes on by itself" in ran.err
+    assert "the action continues" in ran.err
 
 
-def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: FakeInspector) -> None:
+def test_a_stopping_action_is_not_offered_to_be_stopped_again(jobs: Run, stub: FakeInspector) -> None:
     stopping = views.bulk(state=State.ACTIVE, stopped="aborted by ann")
     stub.answers["bulk_view"] = [stopping, KeyboardInterrupt()]
     ran = jobs("bulk", "show", "bulk-1", "--follow")
@@ -143,7 +143,7 @@ def test_one_that_stops_is_not_to_be_stopped_once_more(jobs: Run, stub: FakeInsp
 @pytest.mark.parametrize(
     ("error", "code"), [(DatabaseUnavailableError("the database did not answer"), 5), (UnknownTaskError("bulk-1"), 3)]
 )
-def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
+def test_an_error_while_following_prints_the_id_and_ends_with_its_own_status(
     jobs: Run, stub: FakeInspector, error: Exception, code: int
 ) -> None:
     # given
@@ -155,8 +155,8 @@ def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
     # then
     assert (ran.code, ran.out) == (code, "")
     assert ran.err.splitlines()[:3] == [
-        "Bulk action bulk-1 has begun.",
-        "Bulk action bulk-1 goes on by itself.  See it:  jobs --stage dev bulk show bulk-1",
+        "Started bulk action bulk-1.",
+        "Bulk action bulk-1 continues.  Show it:  jobs --stage dev bulk show bulk-1",
         f"joblane: {error}",
     ]
 
@@ -164,7 +164,7 @@ def test_an_error_while_it_is_followed_leaves_its_id_and_its_own_status(
 def test_a_bulk_action_with_failures_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"count": Count(3, exact=True), "bulk": views.bulk(done=2, skipped=0, failed=1, total=3)}
     ran = jobs("run", "--queue", "low", "-y")
-    assert (ran.code, ran.out) == (1, "retry: 2 done, 1 failed of 3 tasks.\n")
+    assert (ran.code, ran.out) == (1, "Retry: 2 of 3 tasks sent again, 1 failed.\n")
 
 
 def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: FakeInspector) -> None:
@@ -176,7 +176,7 @@ def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: FakeInspecto
 
 
 @pytest.mark.parametrize(
-    ("state", "stopped", "said"),
+    ("state", "stopped", "shown"),
     [
         (State.COMPLETED, "the canary failed", "stopped"),
         (State.CANCELLED, "aborted by ann", "stopped"),
@@ -186,15 +186,15 @@ def test_bulk_actions_are_listed_shown_and_aborted(jobs: Run, stub: FakeInspecto
         (State.COMPLETED, None, "completed"),
     ],
 )
-def test_a_bulk_action_that_was_stopped_is_not_called_completed(
-    jobs: Run, stub: FakeInspector, state: State, stopped: str | None, said: str
+def test_a_stopped_bulk_action_is_not_called_completed(
+    jobs: Run, stub: FakeInspector, state: State, stopped: str | None, shown: str
 ) -> None:
     # given
     view = views.bulk(state=state, stopped=stopped)
     stub.answers |= {"bulks": (view,), "bulk_view": view}
     # then
-    assert f"It is {said}." in jobs("bulk", "show", "bulk-1").out
-    assert jobs("bulk", "ls", columns=80).out.splitlines()[1].split()[2] == said
+    assert f"It is {shown}." in jobs("bulk", "show", "bulk-1").out
+    assert jobs("bulk", "ls", columns=80).out.splitlines()[1].split()[2] == shown
     wide = jobs("bulk", "ls", columns=120).out
     assert ("WHY" in wide) is (stopped is not None)
     assert (stopped or "") in wide
@@ -220,30 +220,31 @@ def test_dead_letters_are_shown_by_group_with_the_next_steps(jobs: Run, stub: Fa
     assert f"jobs show {views.ID}" in ran.err
 
 
-def test_the_log_of_a_dead_letter_is_in_the_console_and_where_there_is_none_a_command_shows_it(
-    jobs: Run, stub: FakeInspector
-) -> None:
+def test_the_log_of_a_group_is_a_link_to_the_console_or_a_command(jobs: Run, stub: FakeInspector) -> None:
     found = views.dead()
     group = found.groups[0]
     for link in (None, "https://console"):
         stub.answers["dead"] = replace(found, groups=(replace(group, log_link=link),))
-        told = jobs("dead").err
-        assert (f"jobs logs {group.example}" in told) is (link is None)
-        assert ("Its log: https://console" in told) is (link is not None)
+        expected = jobs("dead").err
+        assert (f"jobs logs {group.example}" in expected) is (link is None)
+        assert ("Log: https://console" in expected) is (link is not None)
 
 
-def test_where_nothing_is_dead_it_says_so(jobs: Run, stub: FakeInspector) -> None:
+def test_without_dead_letters_it_says_so(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["dead"] = DeadLetters((), {}, 0)
     ran = jobs("dead")
-    assert (ran.code, ran.out, ran.err) == (0, "", "Nothing is dead.\n")
+    assert (ran.code, ran.out, ran.err) == (0, "", "There are no archived tasks and no dead letters.\n")
 
 
-def test_messages_that_are_left_over_can_be_removed_where_nothing_is_dead(jobs: Run, stub: FakeInspector) -> None:
+def test_obsolete_dead_letters_can_be_removed_without_archived_tasks(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {
         "dead": DeadLetters((), {"jobs-low-x-dlq": 2}, 0, {"a:b": 2}),
         "redrive": views.bulk(action="redrive"),
     }
-    assert "Left over in the dead-letter queues: 2 messages" in jobs("dead").err
+    assert (
+        "2 dead letters are obsolete: their tasks were retried or deleted. `jobs redrive --all` removes them."
+        in jobs("dead").err
+    )
     jobs("redrive", "--all", "--yes")
     assert len(stub.called("redrive")) == 1
 
@@ -254,16 +255,16 @@ def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: FakeInspector) -> 
     [((asked,), named)] = stub.called("redrive")
     assert asked == Filter(fingerprint=views.FINGERPRINT)
     assert named == {"canary": 5, "rate": 50, "reason": None}
-    assert (ran.code, ran.out) == (0, "redrive: 940 done of 940 tasks.\n")
+    assert (ran.code, ran.out) == (0, "Redrive: all 940 tasks sent again.\n")
 
 
-def test_a_canary_that_failed_is_told_with_the_reason_and_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
+def test_a_failed_canary_is_reported_with_its_reason_and_ends_with_1(jobs: Run, stub: FakeInspector) -> None:
     stopped = views.bulk(action="redrive", done=0, skipped=0, failed=5, canary=5, stopped="the canary failed")
     stub.answers |= {"dead": views.dead(), "redrive": stopped}
     ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
     assert (ran.code, ran.out) == (
         1,
-        "redrive: 0 done, 5 failed again of 940 tasks. Stopped: the canary failed\n",
+        "Redrive: 0 of 940 tasks sent again, 5 failed again. Stopped: the canary failed\n",
     )
 
 
@@ -275,7 +276,7 @@ def test_a_canary_that_failed_is_told_with_the_reason_and_ends_with_1(jobs: Run,
         (("--all", "--yes"), Filter()),
     ],
 )
-def test_what_is_redriven_can_be_said_in_three_more_ways(
+def test_a_redrive_takes_ids_types_or_all(
     jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], expected: Filter
 ) -> None:
     stub.answers |= {"dead": views.dead(), "redrive": views.bulk()}
@@ -285,7 +286,7 @@ def test_what_is_redriven_can_be_said_in_three_more_ways(
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "x"), (views.FINGERPRINT, "an-id")])
-def test_a_redrive_that_is_not_clear_is_a_usage_error(
+def test_a_redrive_with_ambiguous_arguments_is_a_usage_error(
     jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
 ) -> None:
     stub.answers["dead"] = views.dead()
@@ -293,7 +294,7 @@ def test_a_redrive_that_is_not_clear_is_a_usage_error(
 
 
 @pytest.mark.parametrize("arguments", [("--type", "a:gone"), ("ffffffffffffffff",)])
-def test_a_redrive_of_what_is_not_dead_ends_with_3(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
+def test_a_redrive_that_matches_nothing_ends_with_3(jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]) -> None:
     stub.answers["dead"] = views.dead()
     assert (jobs("redrive", *arguments, "--yes").code, stub.called("redrive")) == (3, [])
 
@@ -302,7 +303,7 @@ def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["dead"] = views.dead()
     ran = jobs("redrive", "--all", "--dry-run")
     assert ran.out == "940 tasks would be redriven.\n"
-    assert "2 messages that cannot be read stay; redrive such by their fingerprint" in ran.err
+    assert "2 unreadable messages stay; redrive unreadable messages by fingerprint" in ran.err
     assert jobs("redrive", "unreadable-default", "--dry-run").out == "2 tasks would be redriven.\n"
     stub.answers["dead"] = replace(views.dead(), groups=(replace(views.dead().groups[0], type="jobs:bulk"),))
     assert jobs("redrive", "--all", "--dry-run").code == Exit.NOTHING
@@ -310,7 +311,7 @@ def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: FakeInspector) -> None:
     assert stub.called("redrive") == []
 
 
-def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub: FakeInspector) -> None:
+def test_a_dry_run_of_a_redrive_of_ids_counts_archived_tasks(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"dead": views.dead(), "count": Count(1, exact=True)}
     assert jobs("redrive", "a", "b", "--dry-run").out == "1 task would be redriven.\n"
     [((asked,), named)] = stub.called("count")
@@ -319,9 +320,9 @@ def test_a_dry_run_of_a_redrive_of_ids_counts_what_was_given_up(jobs: Run, stub:
     assert jobs("redrive", "nonsense", "--dry-run").code == Exit.NOTHING
 
 
-def test_a_dry_run_of_a_redrive_says_how_many_messages_are_removed_of_the_type(jobs: Run, stub: FakeInspector) -> None:
-    stub.answers["dead"] = replace(views.dead(), leftovers={"data:export": 2, "a:b": 1})
-    told = "940 tasks would be redriven; 3 messages left over would be removed.\n"
-    assert jobs("redrive", "--all", "--dry-run").out == told
-    assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 message left over would be removed.\n"
+def test_a_dry_run_of_a_redrive_counts_the_obsolete_dead_letters_of_the_type(jobs: Run, stub: FakeInspector) -> None:
+    stub.answers["dead"] = replace(views.dead(), obsolete={"data:export": 2, "a:b": 1})
+    expected = "940 tasks would be redriven; 3 obsolete dead letters would be removed.\n"
+    assert jobs("redrive", "--all", "--dry-run").out == expected
+    assert jobs("redrive", "--type", "a:b", "--dry-run").out == "1 obsolete dead letter would be removed.\n"
     assert jobs("redrive", "--type", "nope:nope", "--dry-run").code == Exit.NOTHING

@@ -1,4 +1,4 @@
-"""`enqueue`, `replay`, `edit`: payloads from wherever they come."""
+"""`enqueue`, `replay`, `edit`, and the sources of payloads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MADE = ActionResult("new-one", "enqueue", None, State.PENDING, "new-one")
 EDITED = ActionResult(views.ID, "edit", State.ARCHIVED, State.ARCHIVED)
 
 
-def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run, stub: FakeInspector) -> None:
+def test_every_option_of_enqueue_is_passed_in_seconds_and_iso_text(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["enqueue"] = MADE
     # when
@@ -51,7 +51,7 @@ def test_every_option_of_enqueue_is_handed_on_in_seconds_and_iso_text(jobs: Run,
             "deadline": "2030-01-01T00:00:00+00:00",
         },
     }
-    assert (ran.code, ran.out) == (0, "new-one\n")  # alone, for a script to take
+    assert (ran.code, ran.out) == (0, "new-one\n")  # nothing else, for scripts
     assert "jobs wait new-one" in ran.err
 
 
@@ -61,34 +61,34 @@ def test_a_task_without_options_is_enqueued_with_none(jobs: Run, stub: FakeInspe
     assert stub.called("enqueue") == [(("jobs:sweep", {}), {"options": {}, "reason": None})]
 
 
-def test_enqueue_can_wait_and_ends_as_the_task_does(jobs: Run, stub: FakeInspector) -> None:
+def test_enqueue_with_wait_ends_with_the_status_of_the_task(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"enqueue": MADE, "task": views.task_view()}
     ran = jobs("enqueue", "data:export", "--wait")
     assert (ran.code, ran.out) == (1, "new-one\n")
     assert stub.called("task") == [(("new-one",), {})]
 
 
-def test_a_task_is_for_after_a_while_or_for_a_time(jobs: Run, stub: FakeInspector) -> None:
+def test_in_and_at_exclude_each_other(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("enqueue", "data:export", "--in", "10m", "--at", "2030-01-01T00:00Z")
     assert (ran.code, stub.calls) == (2, [])
     assert "give --in or --at, not both" in ran.err
 
 
 @pytest.mark.parametrize(
-    ("option", "said"),
+    ("option", "problem"),
     [
-        (("--queue", "lo"), "'lo' is not one of critical, default, low"),
-        (("--on-conflict", "foo"), "'foo' is not one of raise, return, replace"),
-        (("--at", "9999-12-31T23:00-10:00"), "is beyond the calendar"),
+        (("--queue", "lo"), "'lo' is not valid; valid are critical, default, low"),
+        (("--on-conflict", "foo"), "'foo' is not valid; valid are raise, return, replace"),
+        (("--at", "9999-12-31T23:00-10:00"), "is outside the calendar"),
     ],
 )
-def test_an_option_of_enqueue_that_cannot_be_is_a_usage_error(
-    jobs: Run, stub: FakeInspector, option: tuple[str, str], said: str
+def test_an_invalid_option_of_enqueue_is_a_usage_error(
+    jobs: Run, stub: FakeInspector, option: tuple[str, str], problem: str
 ) -> None:
     ran = jobs("enqueue", "data:export", *option)
     assert (ran.code, stub.calls) == (2, [])
     assert f"Invalid value for {option[0]}: " in ran.err
-    assert said in ran.err
+    assert problem in ran.err
 
 
 @pytest.mark.parametrize(
@@ -107,14 +107,14 @@ def test_an_option_of_enqueue_that_cannot_be_is_a_usage_error(
     ],
     ids=" ".join,
 )
-def test_a_wrong_argument_of_what_runs_here_is_a_usage_error(
+def test_an_invalid_argument_of_a_local_command_is_a_usage_error(
     jobs: Run, stub: FakeInspector, arguments: tuple[str, ...]
 ) -> None:
     ran = jobs(*arguments)
     assert (ran.code, ran.out, stub.calls) == (2, "", [])
 
 
-def test_a_payload_may_come_from_a_file_or_the_input(
+def test_a_payload_can_come_from_a_file_or_the_input(
     jobs: Run, stub: FakeInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub.answers["enqueue"] = MADE
@@ -127,26 +127,26 @@ def test_a_payload_may_come_from_a_file_or_the_input(
 
 
 @pytest.mark.parametrize(
-    ("payload", "said"),
+    ("payload", "problem"),
     [
         ('{"secret": ', "not JSON: Expecting value in line 1, column 12"),
         ('["secret"]', "a JSON object is required: {…}"),
         ("@/no/such/file", "the file cannot be read: No such file or directory"),
-        ("[" * 100_000, "not JSON that anyone reads"),
-        ('{"secret": ' + "1" * 5000 + "}", "not JSON that anyone reads"),
+        ("[" * 100_000, "it is nested too deeply"),
+        ('{"secret": ' + "1" * 5000 + "}", "a number in it has too many digits"),
     ],
 )
-def test_a_payload_that_cannot_be_read_is_a_usage_error_without_its_values(
-    jobs: Run, stub: FakeInspector, payload: str, said: str
+def test_an_unreadable_payload_is_a_usage_error_without_its_values(
+    jobs: Run, stub: FakeInspector, payload: str, problem: str
 ) -> None:
     ran = jobs("enqueue", "a:b", "--json", payload)
     assert (ran.code, stub.calls) == (2, [])
-    assert said in ran.err
+    assert problem in ran.err
     assert "secret" not in ran.err
 
 
 @pytest.mark.parametrize("error", [PayloadError("payload", "a field is missing"), DuplicateTaskError("a", "active")])
-def test_what_is_refused_ends_with_1(jobs: Run, stub: FakeInspector, error: Exception) -> None:
+def test_a_refused_enqueue_ends_with_1(jobs: Run, stub: FakeInspector, error: Exception) -> None:
     stub.answers["enqueue"] = error
     ran = jobs("enqueue", "a:b")
     assert (ran.code, ran.err) == (1, f"joblane: {error}\n")
@@ -188,41 +188,41 @@ def test_a_payload_can_be_changed_in_the_editor(edit: Any, stub: FakeInspector) 
     assert stub.called("edit") == [((views.ID, {"count": 2, "key": "[redacted]"}), {"reason": "typo"})]
 
 
-def test_an_editor_that_replaces_the_file_is_understood(edit: Any, stub: FakeInspector) -> None:
+def test_an_editor_may_replace_the_file(edit: Any, stub: FakeInspector) -> None:
     edit("""echo '{"count": 3}' > "$1.new" && mv "$1.new" "$1" """)
     assert stub.called("edit")[0][0][1] == {"count": 3}
 
 
 @pytest.mark.parametrize(
-    ("script", "code", "said"),
+    ("script", "code", "message"),
     [
-        ("true", 0, "The payload was left as it is; nothing was done."),
-        ("exit 3", 1, "did not end well"),
+        ("true", 0, "The payload is unchanged; nothing was done."),
+        ("exit 3", 1, "failed (Command"),
         ("""echo '{"secret' > "$1" """, 2, "not JSON"),
     ],
 )
-def test_without_a_change_that_can_be_read_nothing_is_done(
-    edit: Any, stub: FakeInspector, script: str, code: int, said: str
+def test_without_a_valid_change_nothing_is_done(
+    edit: Any, stub: FakeInspector, script: str, code: int, message: str
 ) -> None:
     ran = edit(script)
     assert (ran.code, stub.called("edit")) == (code, [])
-    assert said in ran.err
+    assert message in ran.err
 
 
-def test_what_was_written_is_kept_where_it_is_refused_and_else_removed(
+def test_a_refused_text_is_kept_in_a_file_and_any_other_is_removed(
     edit: Any, stub: FakeInspector, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     kept = tmp_path / "kept"
     kept.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(kept))
-    # when it is refused
+    # when the payload is refused
     stub.answers["edit"] = PayloadError("payload", "count: a number is required")
     ran = edit("""echo '{"count": "x"}' > "$1" """)
     # then
     [file] = kept.iterdir()
     assert (ran.code, file.read_text(), file.stat().st_mode & 0o077) == (1, '{"count": "x"}\n', 0)
     assert f"--json @{file}" in ran.err
-    # and when it is not
+    # and when it is accepted
     file.unlink()
     stub.answers["edit"] = EDITED
     edit("""echo '{"count": 3}' > "$1" """)
@@ -231,13 +231,13 @@ def test_what_was_written_is_kept_where_it_is_refused_and_else_removed(
     assert list(kept.iterdir()) == []
 
 
-def test_a_payload_that_was_cleared_is_not_edited(jobs: Run, stub: FakeInspector) -> None:
+def test_a_cleared_payload_is_not_edited(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = views.task_view(payload=None)
     ran = jobs("edit", "x", person="y")
     assert (ran.code, stub.called("edit")) == (4, [])
 
 
-def test_without_a_terminal_edit_wants_the_payload(jobs: Run, stub: FakeInspector) -> None:
+def test_without_a_terminal_edit_requires_the_payload(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"task": views.task_view(), "edit": EDITED}
     assert jobs("edit", "x").code == 2
     assert jobs("edit", "x", "--json", "{}").code == 0

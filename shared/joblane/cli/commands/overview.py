@@ -1,4 +1,4 @@
-"""Look at the whole: `queues`, `stats`, `audit`, `types`, `doctor`."""
+"""Inspect the stage: `queues`, `stats`, `audit`, `types`, `doctor`."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from joblane.inspector.views import Statistic
 
 BY = ("type", "tenant")
-LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "GOOD")
-"""Of the columns of `stats`, where there is no room for all."""
+LEFT_OUT_FIRST = ("LONGEST", "WAITED", "LOST", "RETRIED", "TOOK", "COMPLETED")
+"""Columns of `stats` in the order in which they are left out of a narrow table."""
 
 
 def queues(
     context: typer.Context,
-    lanes: Annotated[bool, typer.Option("--lanes", help="Each lane, too: one task type in one queue.")] = False,
-    minutes: Annotated[int, typer.Option(min=1, max=240, help="So far back the figures look.")] = 60,
+    lanes: Annotated[bool, typer.Option("--lanes", help="Also list each lane: one task type in one queue.")] = False,
+    minutes: Annotated[int, typer.Option(metavar="N", min=1, max=240, help="Count runs of the last N minutes.")] = 60,
     as_json: o.AsJson = False,
 ) -> None:
-    """The three queues: what waits, runs, and died.
+    """Show the three queues.
 
-    Throughput, too, and what is paused.
+    Their waiting and running tasks, dead letters, throughput and pauses.
     """
     found = target.inspector(context).overview(minutes=minutes)
     terminal.answer(found, as_json=as_json)
@@ -46,31 +46,33 @@ def queues(
     for line in (*pause_lines(found), *unknown_lines(found)):
         terminal.say(line)
     if found.archived:
-        terminal.say(f"{terminal.plural(found.archived)} given up are kept: {target.command(context)} dead")
+        terminal.say(f"{terminal.plural(found.archived, 'archived task')}. See why: {target.command(context)} dead")
 
 
 def stats(
     context: typer.Context,
-    within: Annotated[str, typer.Option(metavar="DURATION", help="Runs that began within 1h, 1d, 1w.")] = "1d",
-    by: Annotated[str, typer.Option(help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
-    cost: Annotated[bool, typer.Option("--cost", help="What it costs, estimated.")] = False,
+    within: Annotated[
+        str, typer.Option(metavar="DURATION", help="Runs that started within the last 1h, 1d, 1w.")
+    ] = "1d",
+    by: Annotated[str, typer.Option(metavar="KEY", help="type or tenant.", autocompletion=lambda: list(BY))] = "type",
+    cost: Annotated[bool, typer.Option("--cost", help="Show estimated costs.")] = False,
     as_json: o.AsJson = False,
 ) -> None:
-    """Runs by type or tenant, and what they cost.
+    """Show runs by type or tenant, and their costs.
 
-    How they ended, and how long they waited and took.
+    Their outcomes, and their mean times of waiting and running.
     """
     if by not in BY:
         terminal.usage(f"{by!r} is neither type nor tenant", "--by")
     length = filters.parsed(duration, within, "--within")
     found = target.inspector(context).statistics(within=length, by=by)
-    terminal.answer(found, as_json=as_json, nothing=f"Nothing ran within {within}.")
+    terminal.answer(found, as_json=as_json, nothing=f"No task ran within the last {within}.")
     console = terminal.console()
     console.print(_statistics(found, by, console.width, cost=cost))
     if cost:
         terminal.say(
-            "Costs are estimates: run time, requests and queue calls at list prices, without the database and what "
-            "is free. See docs/explanation/costs.md."
+            "Costs are estimates: run time, requests and queue calls at list prices, without the database and free "
+            "tiers. See docs/explanation/costs.md."
         )
 
 
@@ -85,9 +87,9 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
         {
             name: one.key or None,
             "RUNS": f"{one.started:,}",
-            "GOOD": f"{one.succeeded:,}",
+            "COMPLETED": f"{one.completed:,}",
             "RETRIED": f"{one.retried:,}",
-            "GIVEN UP": f"{one.archived:,}",
+            "ARCHIVED": f"{one.archived:,}",
             "LOST": f"{one.lost:,}",
             "WAITED": milliseconds(one.wait_ms),
             "TOOK": milliseconds(one.duration_ms),
@@ -106,25 +108,27 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
 def audit(
     context: typer.Context,
     *,
-    target_: Annotated[str | None, typer.Option("--target", help="An id, type:data:export, queue:low …")] = None,
-    who: Annotated[str | None, typer.Option(help="What this operator did.")] = None,
-    before: Annotated[int | None, typer.Option(metavar="NO", help="Go on before this number.")] = None,
+    target_: Annotated[
+        str | None, typer.Option("--target", metavar="TARGET", help="A task's id, or type:data:export, queue:low …")
+    ] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Only actions of this operator.")] = None,
+    before: Annotated[int | None, typer.Option(metavar="NO", help="Only entries below this number.")] = None,
     limit: o.Limit = 50,
     as_json: o.AsJson = False,
 ) -> None:
-    """What operators have done, newest first."""
+    """List actions of operators, newest first."""
     from joblane.cli import task_tables as tables
 
     found = target.inspector(context).audit(target=target_, who=who, before=before, limit=limit)
-    terminal.answer(found, as_json=as_json, nothing="Nothing is in the audit that matches.")
+    terminal.answer(found, as_json=as_json, nothing="No audit entry matches.")
     console = terminal.console()
     console.print(tables.audit(found, datetime.now(UTC), console.width))
     if len(found) == limit:
-        terminal.say(f"There may be more: the same with --before {found[-1].number}")
+        terminal.say(f"There may be more entries. For the next page, add --before {found[-1].number}")
 
 
 def types(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """The declared task types."""
+    """List the declared task types."""
     found = target.inspector(context).types()
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
@@ -142,25 +146,25 @@ def types(context: typer.Context, as_json: o.AsJson = False) -> None:
 
 
 def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
-    """Look a deployment over, and say what to do.
+    """Check a deployment, and say what to do.
 
-    Exit status 1 where something is bad, 5 where something is unknown and nothing bad.
+    Exit status 1 if a check is bad, 5 if a check is unknown and none is bad.
     """
     found = target.inspector(context).doctor()
     bad = any(one.grade == "bad" for one in found)
     if as_json:
         terminal.document(found)
     else:
-        made = terminal.table("", "WHAT", "FOUND", "WHAT TO DO", fold=("WHAT", "FOUND", "WHAT TO DO"))
+        made = terminal.table("GRADE", "CHECK", "FINDING", "WHAT TO DO", fold=("CHECK", "FINDING", "WHAT TO DO"))
         for one in found:
             terminal.row(made, one.grade, one.what, one.found, one.do)
         terminal.console().print(made)
         counts = {grade: sum(one.grade == grade for one in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")
-        said = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
-        terminal.say(f"{len(found)} things looked at: {said or 'all is well'}.")
+        result = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
+        terminal.say(f"{len(found)} checks: {result or 'all good'}.")
     if bad:
         raise typer.Exit(Exit.FAILED)
     if any(one.grade == "unknown" for one in found):
-        raise typer.Exit(Exit.AWAY)
+        raise typer.Exit(Exit.UNAVAILABLE)

@@ -1,4 +1,4 @@
-"""`ls`, `show`, `logs`, `wait`: what they ask, what they show, and how they end."""
+"""`ls`, `show`, `logs`, `wait`: their queries, output and exit statuses."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_page_says_how_to_get_the_next_one(jobs: Run, stub: FakeInspector) -> 
     assert "--after the=cursor" in ran.err
 
 
-def test_the_last_page_promises_no_other(jobs: Run, stub: FakeInspector) -> None:
+def test_the_last_page_names_no_next_page(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["tasks"] = replace(PAGE, after=None)
     assert jobs("ls").err == ""
 
@@ -82,7 +82,7 @@ def test_ids_stay_whole_and_no_line_is_wider_than_the_terminal(jobs: Run, stub: 
     assert max(map(len, lines)) <= columns
 
 
-def test_in_a_narrow_terminal_an_id_is_broken_over_lines_and_not_cut(jobs: Run, stub: FakeInspector) -> None:
+def test_in_a_narrow_terminal_an_id_is_folded_and_not_cut(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["tasks"] = Page((views.task_row(),), None)
     lines = jobs("ls", columns=50).out.splitlines()
     assert "".join(line[:22].split(" ")[0] for line in lines[1:]) == views.ID
@@ -95,25 +95,25 @@ def test_nothing_is_cut_in_a_pipe(jobs: Run, stub: FakeInspector) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "problem"),
     [
-        (("--state", "dead"), "'dead' is not one of scheduled, pending, active"),
-        (("--queue", "fast"), "'fast' is not one of critical, default, low"),
+        (("--state", "dead"), "'dead' is not valid; valid are scheduled, pending, active"),
+        (("--queue", "fast"), "'fast' is not valid; valid are critical, default, low"),
         (("--older", "soon"), "'soon' is neither a duration"),
         (("--newer", "10y"), "'10y' is neither a duration"),
         (("--limit", "501"), "less than or equal to 500"),
     ],
 )
-def test_a_wrong_option_is_a_usage_error_that_says_what_is_right(
-    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], said: str
+def test_an_invalid_option_is_a_usage_error_with_the_valid_values(
+    jobs: Run, stub: FakeInspector, arguments: tuple[str, ...], problem: str
 ) -> None:
     ran = jobs("ls", *arguments)
     assert (ran.code, ran.out) == (2, "")
-    assert said in ran.err
+    assert problem in ran.err
     assert stub.calls == []
 
 
-def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: FakeInspector) -> None:
+def test_text_of_a_task_cannot_control_the_terminal(jobs: Run, stub: FakeInspector) -> None:
     nasty = "\x1b]0;owned\x07\x9b31m\u202eabc\r\n"
     stub.answers["tasks"] = Page((views.task_row(error_message=nasty, tenant=nasty),), None)
     stub.answers["task"] = views.task_view(
@@ -130,13 +130,13 @@ def test_text_of_a_task_cannot_steer_the_terminal(jobs: Run, stub: FakeInspector
 # --- show ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_task_is_shown_with_why_its_attempts_its_error_and_what_can_be_done(jobs: Run, stub: FakeInspector) -> None:
+def test_a_task_is_shown_with_its_state_attempts_error_and_next_steps(jobs: Run, stub: FakeInspector) -> None:
     # given
     stub.answers["task"] = views.task_view()
     # when
     out = jobs("show", views.ID).out
     # then
-    assert "It was given up after 4 attempts." in out
+    assert "It was archived after 4 attempts." in out
     assert "25% 300 of 1,200 third file" in out
     assert out.count("TimeoutError: the upload did not end") >= 4
     assert 'File "functions/data_export/handler.py", line 6' in out
@@ -145,18 +145,18 @@ def test_a_task_is_shown_with_why_its_attempts_its_error_and_what_can_be_done(jo
     assert "ann@laptop" in out
 
 
-def test_what_can_be_done_is_said_for_the_stage_that_was_asked(jobs: Run, stub: FakeInspector) -> None:
+def test_the_next_steps_are_for_the_same_stage(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = views.task_view()
     out = jobs("--stage", "dev", "--region", "eu-central-1", "show", views.ID).out
     assert f"jobs --stage dev --region eu-central-1 retry {views.ID}" in out
     assert stub.where == {"stage": "dev", "profile": None, "region": "eu-central-1"}
 
 
-def test_a_long_payload_and_traceback_are_cut_with_a_word_about_it(jobs: Run, stub: FakeInspector) -> None:
+def test_a_long_payload_and_traceback_are_cut_with_a_remark(jobs: Run, stub: FakeInspector) -> None:
     trace = "\n".join(f"line {number}" for number in range(100))
     stub.answers["task"] = views.task_view(payload=list(range(500)), attempts=(views.attempt(1, traceback=trace),))
     out = jobs("show", "x").out
-    assert "… 442 more lines (all of it: --json)" in out
+    assert "… 442 more lines (show all: --json)" in out
     assert "… 70 more lines" in out
     assert "line 99" in out
     assert "line 5\n" not in out
@@ -188,7 +188,7 @@ def test_following_shows_each_line_once_until_the_task_has_ended(jobs: Run, stub
     assert [out.count(f"line {number}") for number in range(3)] == [1, 1, 1]
 
 
-def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: FakeInspector) -> None:
+def test_followed_lines_as_json_are_one_document_a_line(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"task": ended(State.COMPLETED), "logs": (views.log_line("a"), views.log_line("b"))}
     out = jobs("logs", "x", "-f", "--json").out
     assert [json.loads(line)["message"] for line in out.splitlines()] == ["a", "b"]
@@ -198,14 +198,14 @@ def test_followed_lines_for_programs_are_one_document_a_line(jobs: Run, stub: Fa
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.COMPLETED, 0), (State.ARCHIVED, 1), (State.CANCELLED, 1)])
-def test_wait_ends_as_the_task_does(jobs: Run, stub: FakeInspector, state: State, code: int) -> None:
+def test_wait_ends_with_the_status_of_the_task(jobs: Run, stub: FakeInspector, state: State, code: int) -> None:
     stub.answers["task"] = [running(), running(progress=None), ended(state)]
     ran = jobs("wait", "x")
     assert ran.code == code
     assert f"{state}" in ran.err
 
 
-def test_wait_that_lasts_too_long_ends_with_7_and_says_why(jobs: Run, stub: FakeInspector) -> None:
+def test_a_wait_that_times_out_ends_with_7_and_says_why(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = running()
     ran = jobs("wait", "x", "--timeout", "0s")
     assert ran.code == 7
@@ -216,17 +216,17 @@ def test_ctrl_c_ends_the_wait_and_not_the_task(jobs: Run, stub: FakeInspector) -
     stub.answers["task"] = [running(), KeyboardInterrupt()]
     ran = jobs("wait", "x")
     assert ran.code == 130
-    assert "task x goes on" in ran.err
+    assert "task x continues" in ran.err
 
 
-def test_wait_for_programs_gives_the_task_as_it_ended(jobs: Run, stub: FakeInspector) -> None:
+def test_wait_as_json_prints_the_ended_task(jobs: Run, stub: FakeInspector) -> None:
     stub.answers["task"] = ended(State.ARCHIVED)
     ran = jobs("wait", "x", "--json")
     assert (ran.code, json.loads(ran.out)["row"]["state"]) == (1, "archived")
 
 
 @pytest.mark.parametrize("id_", ["-x", "--json", "a$(b)'c"])
-def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: FakeInspector, id_: str) -> None:
+def test_a_suggested_command_quotes_the_id(jobs: Run, stub: FakeInspector, id_: str) -> None:
     # given
     view = views.task_view(row=views.task_row(id=id_))
     stub.answers |= {"task": view, "logs": (), "retry": ActionResult(id_, "retry", State.ARCHIVED, State.PENDING)}
@@ -238,12 +238,12 @@ def test_a_command_that_is_suggested_takes_the_id_as_it_is(jobs: Run, stub: Fake
         jobs(*shlex.split(line.partition("  # ")[0])[1:])
     # then
     assert {arguments for arguments, _ in stub.called("logs") + stub.called("retry")} == {(id_,)}
-    told = jobs("wait", "--", id_).err.splitlines()[-1]
-    assert shlex.split(told.partition("jobs ")[2])[-1] == id_
-    assert (" -- " in told) is id_.startswith("-")
+    advice = jobs("wait", "--", id_).err.splitlines()[-1]
+    assert shlex.split(advice.partition("jobs ")[2])[-1] == id_
+    assert (" -- " in advice) is id_.startswith("-")
 
 
-def test_ages_that_leave_nothing_are_told_by_their_options(jobs: Run, stub: FakeInspector) -> None:
+def test_ages_that_exclude_each_other_are_reported_by_their_options(jobs: Run, stub: FakeInspector) -> None:
     ran = jobs("ls", "--older", "1d", "--newer", "1h")
     assert (ran.code, stub.calls) == (2, [])
     assert "--older" in ran.err

@@ -1,4 +1,4 @@
-"""Look at tasks: `ls`, `show`, `logs`, `wait`."""
+"""Inspect tasks: `ls`, `show`, `logs`, `wait`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from joblane.inspector.inspector import Inspector
     from joblane.inspector.views import LogLine, TaskView
 
-LOOK_AGAIN_SECONDS = 1.0
+POLL_SECONDS = 1.0
 MAX_LOG_LINES = 1000
 LOG_FIELDS_LEFT_OUT = ("service", "location", "sampling_rate", "task_id", "task_type", "type", "queue", "timestamp")
 
@@ -35,10 +35,15 @@ def ls(
     *,
     which: filters.FilterOptions,
     limit: o.Limit = 20,
-    after: Annotated[str | None, typer.Option(metavar="CURSOR", help="Go on there: the page before says it.")] = None,
+    after: Annotated[
+        str | None, typer.Option(metavar="CURSOR", help="Position from which the next page begins.")
+    ] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Tasks, newest first; all that is given must hold."""
+    """List tasks, newest first.
+
+    A task must match all the given options.
+    """
     page = target.inspector(context).tasks(which.filter(), after=after, limit=limit)
     terminal.answer(page, as_json=as_json)
     if not page.tasks:
@@ -49,13 +54,13 @@ def ls(
     console = terminal.console()
     console.print(tables.tasks(page.tasks, datetime.now(UTC), console.width))
     if page.after is not None:
-        terminal.say(f"There are more. The next page: the same with --after {shlex.quote(page.after)}")
+        terminal.say(f"There are more tasks. For the next page, add --after {shlex.quote(page.after)}")
 
 
 def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
-    """One task whole.
+    """Show all details of one task.
 
-    Why it is not running, its attempts, its error, its payload, and what can be done now, to paste.
+    Why it is not running, its attempts, its error, its payload, and commands for the next steps.
     """
     view = target.inspector(context).task(id_)
     terminal.answer(view, as_json=as_json)
@@ -67,12 +72,12 @@ def show(context: typer.Context, id_: o.Id, as_json: o.AsJson = False) -> None:
 def logs(
     context: typer.Context,
     id_: o.Id,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the task has ended.")] = False,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow until the task has ended.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", "--as-json", help="One JSON document; with --follow one line each.")
+        bool, typer.Option("--json", "--as-json", help="One JSON document; with --follow, a JSON line for each line.")
     ] = False,
 ) -> None:
-    """The log lines of one task, over its attempts."""
+    """Show the log lines of all attempts of one task."""
     inspector = target.inspector(context)
     ended = inspector.task(id_).row.state in ENDED
     lines = inspector.logs(id_, limit=MAX_LOG_LINES)
@@ -88,16 +93,16 @@ def logs(
             shown = max(shown, len(lines))
             if not follow or ended:
                 break
-            time.sleep(LOOK_AGAIN_SECONDS)
-            ended = inspector.task(id_).row.state in ENDED  # asked first: what it wrote last is then among the lines
+            time.sleep(POLL_SECONDS)
+            ended = inspector.task(id_).row.state in ENDED  # before the lines, so that they include the last ones
             lines = inspector.logs(id_, limit=MAX_LOG_LINES)
     except KeyboardInterrupt:
-        terminal.say("\nNo longer following; the task goes on.")
+        terminal.say("\nNo longer following; the task continues.")
         raise typer.Exit(Exit.INTERRUPTED) from None
     if not shown:
-        terminal.say("It has written no lines, or they have not arrived yet: CloudWatch takes some seconds.")
+        terminal.say("No log lines: there are none, they are no longer kept, or CloudWatch has not received them yet.")
     if shown >= MAX_LOG_LINES:
-        terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; the rest is in CloudWatch.")
+        terminal.say(f"These are the first {MAX_LOG_LINES:,} lines; CloudWatch has the rest.")
 
 
 def _print_log_line(to: Console, line: LogLine) -> None:
@@ -116,18 +121,21 @@ def _print_log_line(to: Console, line: LogLine) -> None:
 def wait(
     context: typer.Context,
     id_: o.Id,
-    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="For 10m, 2h at the longest.")] = None,
+    timeout: Annotated[str | None, typer.Option(metavar="DURATION", help="Wait at most for 10m, 2h.")] = None,
     as_json: o.AsJson = False,
 ) -> None:
-    """Wait until a task has ended. Exit status 0: completed, 1: archived or cancelled, 7: not ended in time."""
+    """Wait until a task has ended.
+
+    Exit status 0: completed, 1: archived or cancelled, 7: not ended in time.
+    """
     longest = filters.duration_of(timeout, "--timeout")
     raise typer.Exit(await_end(target.inspector(context), target.command(context), id_, longest, as_json=as_json))
 
 
 def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta | None, *, as_json: bool) -> Exit:
-    """Follow a task to its end, tell how it ended, and return the status that says so.
+    """Follow a task to its end, print its state, and return the exit status for it.
 
-    ``command``: `joblane`, with the options that lead to this stage. ``longest`` None: for as long as it takes.
+    ``command``: `joblane`, with the options for this stage. ``longest`` None: without a limit.
     """
     ends = math.inf if longest is None else time.monotonic() + longest.total_seconds()
     view = inspector.task(id_)
@@ -135,11 +143,11 @@ def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta |
         with bar() as progress:
             line = progress.add_task(view.row.type, total=None)
             while view.row.state not in ENDED and (left := ends - time.monotonic()) > 0:
-                _tell(progress, line, view)
-                time.sleep(min(LOOK_AGAIN_SECONDS, left))
+                _update(progress, line, view)
+                time.sleep(min(POLL_SECONDS, left))
                 view = inspector.task(id_)
     except KeyboardInterrupt:
-        terminal.say(f"\nNo longer waiting; task {id_} goes on.")
+        terminal.say(f"\nNo longer waiting; task {id_} continues.")
         return Exit.INTERRUPTED
     if as_json:
         terminal.document(view)
@@ -156,7 +164,7 @@ def await_end(inspector: Inspector, command: str, id_: str, longest: timedelta |
             return Exit.TIMED_OUT
 
 
-def _tell(progress: Progress, line: TaskID, view: TaskView) -> None:
+def _update(progress: Progress, line: TaskID, view: TaskView) -> None:
     done, total = (view.progress.done, view.progress.total) if view.progress else (0, None)
     text = (view.progress and view.progress.note) or view.why.text
     progress.update(line, total=total, completed=done, description=f"{view.row.state}: {terminal.clean(text)}")
