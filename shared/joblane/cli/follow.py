@@ -37,13 +37,15 @@ def bar() -> Progress:
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 
-def follow(inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False, begun: bool = True) -> Exit:
+def follow(
+    inspector: Inspector, started: BulkView, command: str, *, as_json: bool = False, just_started: bool = True
+) -> Exit:
     """Follow a bulk action to its end, and print its report. Neither Ctrl-C nor an error here stops the action.
 
-    ``command``: `joblane`, with the options for this stage. ``begun``: this command has just started the action.
+    ``command``: `joblane`, with the options for this stage. ``just_started``: this command has just started the action.
     """
     view, id_ = started, argument(started.id)
-    if begun:
+    if just_started:
         terminal.say(f"Started bulk action {view.id}.")
     try:
         with bar() as progress:

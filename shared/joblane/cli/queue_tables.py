@@ -14,7 +14,7 @@ from joblane.inspector.views import Depth, Lane, Overview, Pause
 from joblane.record.states import State
 
 BLOCKS = " ▁▂▃▄▅▆▇█"
-FRONT_DOOR_WIDTH, PAUSED_WIDTH = 12, 8
+FRONT_DOOR_WIDTH, PAUSED_WIDTH = 12, 14
 """Widths of the columns FRONT DOOR and PAUSED."""
 LEFT_OUT_FIRST = ("IN FLIGHT", "IN SQS", "OLDEST", "LATER", "RETRY")
 """Columns of lanes in the order in which they are left out of a narrow table."""
@@ -26,8 +26,8 @@ def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
 
     ``sparks``: columns of a sparkline, 0 for none.
     """
-    front_doors = ("FRONT DOOR",) if any(_messages(one.front_door) for one in overview.queues) else ()
-    pauses = ("PAUSED",) if any(paused(one.pause, one.lanes) for one in overview.queues) else ()
+    front_doors = ("FRONT DOOR",) if any(_messages(queue.front_door) for queue in overview.queues) else ()
+    pauses = ("PAUSED",) if any(paused(queue.pause, queue.lanes) for queue in overview.queues) else ()
     extra = (FRONT_DOOR_WIDTH if front_doors else 0) + (PAUSED_WIDTH if pauses else 0)
     sparks = max(0, sparks - extra)
     oldest = ("OLDEST",) if width >= NARROW + (FRONT_DOOR_WIDTH if front_doors else 0) else ()
@@ -36,20 +36,20 @@ def queue_table(overview: Overview, width: int, *, sparks: int) -> Table:
     failed = ("FAILED",) if width >= NARROW else ()
     numbers = (*front_doors, *counts, *oldest, *completed, *failed)
     made = table("QUEUE", *numbers, *(("RUNS",) if sparks else ()), *pauses, right=numbers, fold=pauses)
-    for one in overview.queues:
-        dead = _alarming(_plus(one.depth.dead, one.front_door.dead))
-        cells = dict(zip(NUMBERS, (*_counts(one.tasks), dead), strict=True))
-        spark = (sparkline([minute.started for minute in one.minutes], sparks),) if sparks else ()
+    for queue in overview.queues:
+        dead = _alarming(_plus(queue.depth.dead, queue.front_door.dead))
+        cells = dict(zip(NUMBERS, (*_counts(queue.tasks), dead), strict=True))
+        spark = (sparkline([minute.started for minute in queue.minutes], sparks),) if sparks else ()
         row(
             made,
-            word(one.queue, "bold"),
-            *((_number(_messages(one.front_door)),) if front_doors else ()),
+            word(queue.queue, "bold"),
+            *((_number(_messages(queue.front_door)),) if front_doors else ()),
             *(cells[name] for name in counts),
-            *((_oldest(one.oldest_wait_seconds),) if oldest else ()),
-            *((f"{sum(minute.completed for minute in one.minutes):,}",) if completed else ()),
-            *((_alarming(sum(minute.failed for minute in one.minutes)),) if failed else ()),
+            *((_oldest(queue.oldest_wait_seconds),) if oldest else ()),
+            *((f"{sum(minute.completed for minute in queue.minutes):,}",) if completed else ()),
+            *((_alarming(sum(minute.failed for minute in queue.minutes)),) if failed else ()),
             *spark,
-            *((paused(one.pause, one.lanes),) if pauses else ()),
+            *((paused(queue.pause, queue.lanes),) if pauses else ()),
         )
     return made
 
@@ -59,19 +59,19 @@ def lane_table(overview: Overview, width: int) -> Table:
     rows: list[dict[str, object]] = [
         {
             "QUEUE": queue.queue,
-            "TYPE": one.type,
-            **dict(zip(NUMBERS, (*_counts(one.tasks), _alarming(one.depth.dead)), strict=True)),
-            "OLDEST": _oldest(one.oldest_wait_seconds),
-            "IN SQS": _number(_plus(one.depth.waiting, one.depth.delayed)),
-            "IN FLIGHT": _number(one.depth.in_flight),
-            "PAUSED": paused(one.pause),
+            "TYPE": lane.type,
+            **dict(zip(NUMBERS, (*_counts(lane.tasks), _alarming(lane.depth.dead)), strict=True)),
+            "OLDEST": _oldest(lane.oldest_wait_seconds),
+            "IN SQS": _number(_plus(lane.depth.waiting, lane.depth.delayed)),
+            "IN FLIGHT": _number(lane.depth.in_flight),
+            "PAUSED": paused(lane.pause),
         }
         for queue in overview.queues
-        for one in queue.lanes
+        for lane in queue.lanes
     ]
-    if not any(one["PAUSED"] for one in rows):
-        for one in rows:
-            del one["PAUSED"]
+    if not any(cells["PAUSED"] for cells in rows):
+        for cells in rows:
+            del cells["PAUSED"]
     return fitted(rows, width, name="TYPE", right=(*NUMBERS, "OLDEST", "IN SQS", "IN FLIGHT"), drop=LEFT_OUT_FIRST)
 
 
@@ -80,7 +80,7 @@ def sparkline(values: Sequence[int], width: int) -> str:
     each = max(1, -(-len(values) // width))
     sums = [sum(values[at : at + each]) for at in range(0, len(values), each)]
     most = max(sums, default=0)
-    return "".join(BLOCKS[0 if not one else max(1, round(one / most * (len(BLOCKS) - 1)))] for one in sums)
+    return "".join(BLOCKS[0 if not value else max(1, round(value / most * (len(BLOCKS) - 1)))] for value in sums)
 
 
 def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
@@ -91,18 +91,20 @@ def paused(pause: Pause | None, lanes: Sequence[Lane] = ()) -> str:
 
 def pause_lines(overview: Overview) -> list[str]:
     """A sentence for each pause: its target, operator and reason."""
-    found = [one.pause for one in overview.queues] + [lane.pause for one in overview.queues for lane in one.lanes]
-    return [pause_line(one) for one in dict.fromkeys(pause for pause in found if pause)]
+    found = [queue.pause for queue in overview.queues] + [
+        lane.pause for queue in overview.queues for lane in queue.lanes
+    ]
+    return [pause_line(pause) for pause in dict.fromkeys(pause for pause in found if pause)]
 
 
 def unknown_lines(overview: Overview) -> list[str]:
     """Sentences about queues that do not exist, and about queues for which SQS did not answer."""
-    missing = [name for one in overview.queues for name in (*one.front_door.missing, *one.depth.missing)]
+    missing = [name for queue in overview.queues for name in (*queue.front_door.missing, *queue.depth.missing)]
     silent = [
-        one.queue
-        for one in overview.queues
-        if None in (one.depth.dead, one.front_door.dead, _messages(one.front_door))
-        and not (one.depth.missing or one.front_door.missing)
+        queue.queue
+        for queue in overview.queues
+        if None in (queue.depth.dead, queue.front_door.dead, _messages(queue.front_door))
+        and not (queue.depth.missing or queue.front_door.missing)
     ]
     lines = []
     if missing:
@@ -125,8 +127,8 @@ def _counts(tasks: Mapping[State, int]) -> list[str]:
     return [f"{found.get(state, 0):,}" for state in ("pending", "active", "retry", "scheduled")]
 
 
-def _plus(one: int | None, other: int | None) -> int | None:
-    return None if one is None and other is None else (one or 0) + (other or 0)
+def _plus(first: int | None, second: int | None) -> int | None:
+    return None if first is None and second is None else (first or 0) + (second or 0)
 
 
 def _messages(depth: Depth) -> int | None:

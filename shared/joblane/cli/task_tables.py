@@ -38,18 +38,18 @@ BAR_WIDTH = 30
 def tasks(rows: Sequence[TaskRow], now: datetime, width: int) -> Table:
     """A page of tasks, with more columns on a wide terminal."""
     wide = width >= WIDE
-    tenants = wide and any(one.tenant for one in rows)
+    tenants = wide and any(task_row.tenant for task_row in rows)
     titles = ["ID", "TYPE", "STATE", *(["QUEUE"] if wide else []), "AGE", "TRY", *(["TENANT"] if tenants else [])]
     titles += ["WHEN"] if wide else []
     lines = []
-    for one in rows:
-        age = short((now - one.created_at).total_seconds())
-        cells = [one.id, one.type, one.state, *([one.queue] if wide else []), age, tries(one)]
-        lines.append([*cells, *([one.tenant] if tenants else []), *([when(one, now)] if wide else [])])
+    for task_row in rows:
+        age = short((now - task_row.created_at).total_seconds())
+        cells = [task_row.id, task_row.type, task_row.state, *([task_row.queue] if wide else []), age, tries(task_row)]
+        lines.append([*cells, *([task_row.tenant] if tenants else []), *([when(task_row, now)] if wide else [])])
     last = ("ERROR",) if wide else ()
     made = table(*titles, *last, right=("AGE", "TRY"), fold=(*folded(titles, lines, width), *last))
-    for one, line in zip(rows, lines, strict=True):
-        row(made, *line, *((terminal.line(trouble(one)),) if wide else ()))
+    for task_row, line in zip(rows, lines, strict=True):
+        row(made, *line, *((terminal.line(last_error(task_row)),) if wide else ()))
     return made
 
 
@@ -59,29 +59,29 @@ def folded(titles: Sequence[str], lines: Sequence[Sequence[str | None]], width: 
     return ("ID",) if sum(widths) > width else ()
 
 
-def tries(one: TaskRow) -> str:
-    return f"{one.attempts}/{one.max_retry + 1}"
+def tries(task_row: TaskRow) -> str:
+    return f"{task_row.attempts}/{task_row.max_retry + 1}"
 
 
-def when(one: TaskRow, now: datetime) -> str:
+def when(task_row: TaskRow, now: datetime) -> str:
     """The time at which it is due, or ended."""
-    if one.finished_at is not None:
-        return relative(one.finished_at, now)
-    return f"due {relative(one.due_at, now)}" if one.state in WAITING and one.due_at > now else ""
+    if task_row.finished_at is not None:
+        return relative(task_row.finished_at, now)
+    return f"due {relative(task_row.due_at, now)}" if task_row.state in WAITING and task_row.due_at > now else ""
 
 
-def trouble(one: TaskRow) -> str:
+def last_error(task_row: TaskRow) -> str:
     """The last error, on a single line."""
-    if one.error_type is None:
-        return (one.reason or "").split("\n")[0]
-    message = (one.error_message or "").split("\n")[0]
-    return f"{one.error_type}: {message}" if message else one.error_type
+    if task_row.error_type is None:
+        return (task_row.reason or "").split("\n")[0]
+    message = (task_row.error_message or "").split("\n")[0]
+    return f"{task_row.error_type}: {message}" if message else task_row.error_type
 
 
 def task(to: Console, view: TaskView, now: datetime, command: str) -> None:
     """All details of one task. ``command``: `joblane`, with the options for this stage."""
-    one = view.row
-    to.print(word(one.id, "bold"), word(one.type), word(one.state), sep="  ")
+    task_row = view.row
+    to.print(word(task_row.id, "bold"), word(task_row.type), word(task_row.state), sep="  ")
     to.print(word(view.why.text), *([word(f"({stamp(view.why.until)})", "dim")] if view.why.until else []))
     to.print()
     to.print(_facts(view, now))
@@ -116,24 +116,27 @@ def _facts(view: TaskView, now: datetime) -> Table:
 
 
 def _named(view: TaskView, now: datetime) -> Iterator[tuple[str, str | None]]:
-    one = view.row
+    task_row = view.row
 
     def at(moment: datetime | None) -> str | None:
         return None if moment is None else f"{stamp(moment)}  {relative(moment, now)}"
 
-    yield "queue", one.queue
-    yield "tenant", one.tenant
+    yield "queue", task_row.queue
+    yield "tenant", task_row.tenant
     yield "owner", view.owner
-    yield "tags", ", ".join(one.tags)
-    yield "attempts", f"{one.attempts} of {one.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else "")
+    yield "tags", ", ".join(task_row.tags)
+    yield (
+        "attempts",
+        f"{task_row.attempts} of {task_row.max_retry + 1}" + (f", {view.runs} runs" if view.runs > 1 else ""),
+    )
     yield "redrives", str(view.generation) if view.generation else None
-    yield "created", at(one.created_at)
-    yield "due", at(one.due_at) if one.state in WAITING else None
-    yield "sent", at(view.sent_at) if one.state in WAITING else None
+    yield "created", at(task_row.created_at)
+    yield "due", at(task_row.due_at) if task_row.state in WAITING else None
+    yield "sent", at(view.sent_at) if task_row.state in WAITING else None
     yield "leased until", at(view.lease_until)
     yield "cancel requested", at(view.cancel_requested_at)
     yield "deadline", at(view.deadline)
-    yield "ended", at(one.finished_at)
+    yield "ended", at(task_row.finished_at)
     yield "dead letter", at(view.dead_sent_at)
     yield "kept until", at(view.expire_at)
     yield "unique key", view.unique_key
@@ -163,13 +166,17 @@ def _attempts(attempts: Sequence[Attempt], now: datetime, width: int) -> Table:
     wide = width >= WIDE
     titles = ("RUN", "TRY", "STARTED", "TOOK", "OUTCOME", *(("MEMORY", "COST*") if wide else ()), "ERROR")
     made = table(*titles, right=("RUN", "TRY", "TOOK", "MEMORY", "COST*"), fold=("ERROR",))
-    for one in attempts:
-        took = milliseconds(one.duration_ms) if one.finished_at else f"{short((now - one.started_at).total_seconds())}…"
-        more = (one.memory_mb and f"{one.memory_mb} MB", dollars(one.cost_usd)) if wide else ()
-        error = f"{one.error_type}: {one.error_message or ''}" if one.error_type else ""
-        outcome = one.outcome or "running"
-        row(made, one.run, one.attempt, stamp(one.started_at), took, outcome, *more, error)
-    if wide and any(one.cost_usd is not None for one in attempts):
+    for attempt in attempts:
+        took = (
+            milliseconds(attempt.duration_ms)
+            if attempt.finished_at
+            else f"{short((now - attempt.started_at).total_seconds())}…"
+        )
+        more = (attempt.memory_mb and f"{attempt.memory_mb} MB", dollars(attempt.cost_usd)) if wide else ()
+        error = f"{attempt.error_type}: {attempt.error_message or ''}" if attempt.error_type else ""
+        outcome = attempt.outcome or "running"
+        row(made, attempt.run, attempt.attempt, stamp(attempt.started_at), took, outcome, *more, error)
+    if wide and any(attempt.cost_usd is not None for attempt in attempts):
         made.caption, made.caption_justify, made.caption_style = "* an estimate", "left", "dim"
     return made
 
@@ -183,7 +190,7 @@ def dollars(value: float | None) -> str | None:
 
 
 def _failure(to: Console, view: TaskView) -> None:
-    failed = next((one for one in reversed(view.attempts) if one.traceback), None)
+    failed = next((attempt for attempt in reversed(view.attempts) if attempt.traceback), None)
     if view.row.reason and view.row.state in ("archived", "cancelled"):
         _section(to, "Why it ended")
         to.print(word(view.row.reason))
@@ -208,10 +215,10 @@ def audit(entries: Sequence[AuditEntry], now: datetime, width: int, *, targets: 
     wide = width >= WIDE
     titles = (*(("NO",) if targets else ()), "WHEN", "WHO", "ACTION", *(("TARGET",) if targets else ()), "REASON")
     made = table(*titles, right=("NO",), fold=("WHO", "TARGET", "REASON"))
-    for one in entries:
-        at = stamp(one.at) if wide else relative(one.at, now)
-        before, after = ((one.number,), (one.target,)) if targets else ((), ())
-        row(made, *before, at, one.who, one.action, *after, one.reason or "")
+    for entry in entries:
+        at = stamp(entry.at) if wide else relative(entry.at, now)
+        before, after = ((entry.number,), (entry.target,)) if targets else ((), ())
+        row(made, *before, at, entry.who, entry.action, *after, entry.reason or "")
     return made
 
 

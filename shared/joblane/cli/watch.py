@@ -19,7 +19,7 @@ from rich.live import Live
 from joblane.cli.durations import milliseconds, relative
 from joblane.cli.exits import Exit, exit_of
 from joblane.cli.queue_tables import pause_lines, queue_table, sparkline, unknown_lines
-from joblane.cli.task_tables import folded, tries, trouble
+from joblane.cli.task_tables import folded, last_error, tries
 from joblane.cli.terminal import WIDE, line, plural, row, table, word
 from joblane.inspector.durations import stamp
 from joblane.inspector.filter import Filter
@@ -74,29 +74,36 @@ def _head(snapshot: Snapshot, problem: str | None) -> RenderableType:
 def _throughput(overview: Overview, sparks: int) -> RenderableType:
     """Runs that started and failed per minute, a line for each queue."""
     made = table("PER MINUTE", "STARTED", "", "FAILED", "", "WAIT", right=("WAIT",))
-    for one in overview.queues:
-        started, failed = ([getattr(m, name) for m in one.minutes] for name in ("started", "failed"))
-        waits = [minute.wait_ms for minute in one.minutes if minute.wait_ms is not None]
+    for queue in overview.queues:
+        started, failed = ([getattr(m, name) for m in queue.minutes] for name in ("started", "failed"))
+        waits = [minute.wait_ms for minute in queue.minutes if minute.wait_ms is not None]
         cells = (sparkline(started, sparks), f"{sum(started):,}")
         bad = (word(sparkline(failed, sparks), "red"), f"{sum(failed):,}")
-        row(made, one.queue, *cells, *bad, milliseconds(waits[-1]) if waits else None)
+        row(made, queue.queue, *cells, *bad, milliseconds(waits[-1]) if waits else None)
     return made
 
 
 def _tasks(rows: tuple[TaskRow, ...], now: datetime, width: int, *, errors: bool) -> RenderableType:
     wide = width >= WIDE
-    more = ("TENANT",) if wide and any(one.tenant for one in rows) else ()
+    more = ("TENANT",) if wide and any(task_row.tenant for task_row in rows) else ()
     last = ("ERROR",) if wide and errors else ()
     titles = ("ID", "TYPE", "STATE", "TRY", *more, "WHEN")
     lines = []
-    for one in rows:
-        extra = (one.tenant or "",) if more else ()
+    for task_row in rows:
+        extra = (task_row.tenant or "",) if more else ()
         lines.append(
-            (one.id, one.type, one.state, tries(one), *extra, relative(one.finished_at or one.created_at, now))
+            (
+                task_row.id,
+                task_row.type,
+                task_row.state,
+                tries(task_row),
+                *extra,
+                relative(task_row.finished_at or task_row.created_at, now),
+            )
         )
     made = table(*titles, *last, fold=(*folded(titles, lines, width), *last))
-    for one, cells in zip(rows, lines, strict=True):
-        row(made, *cells, *((line(trouble(one)),) if last else ()))
+    for task_row, cells in zip(rows, lines, strict=True):
+        row(made, *cells, *((line(last_error(task_row)),) if last else ()))
     return made
 
 

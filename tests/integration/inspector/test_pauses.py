@@ -259,7 +259,7 @@ def test_a_pause_that_has_ended_starts_anew(world: World, inspector: Inspector) 
         (PauseScope.TYPE, "sample:none", "there is no task type 'sample:none'; did you mean 'sample:one'"),
         (PauseScope.SCHEDULE, "sample:tick", "known: sample:tick:0, sample:tick:1"),
         (PauseScope.TENANT, "with space", "1 to 128 ASCII letters"),
-        ("everything", "x", "one of queue, type, tenant, schedule"),
+        ("everything", "x", "queue, type, tenant, schedule are valid"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_known_names(

@@ -23,13 +23,13 @@ def ls(context: typer.Context, limit: o.Limit = 20, as_json: o.AsJson = False) -
     found = target.inspector(context).bulks(limit=limit)
     terminal.answer(found, as_json=as_json, nothing="There are no bulk actions yet.")
     console = terminal.console()
-    why = ("WHY",) if console.width >= WIDE and any(one.stopped for one in found) else ()
+    why = ("WHY",) if console.width >= WIDE and any(bulk.stopped for bulk in found) else ()
     more = ("SKIPPED", "STARTED", "WHO") if console.width >= NARROW else ()
     made = terminal.table("ID", "ACTION", "STATE", "CHANGED", "OF", "FAILED", *more, *why, fold=("ID", "WHO", *why))
-    for one in found:
-        cells = (one.id, one.action, one.shown_state, one.done, one.total, one.failed)
-        rest = (one.skipped, relative(one.started_at, datetime.now(UTC)), one.who) if more else ()
-        terminal.row(made, *cells, *rest, *((one.stopped or "",) if why else ()))
+    for bulk in found:
+        cells = (bulk.id, bulk.action, bulk.shown_state, bulk.done, bulk.total, bulk.failed)
+        rest = (bulk.skipped, relative(bulk.started_at, datetime.now(UTC)), bulk.who) if more else ()
+        terminal.row(made, *cells, *rest, *((bulk.stopped or "",) if why else ()))
     console.print(made)
 
 
@@ -44,7 +44,7 @@ def show(
     inspector = target.inspector(context)
     view = inspector.bulk_view(id_)
     if follow_it:
-        raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, begun=False))
+        raise typer.Exit(follow(inspector, view, target.command(context), as_json=as_json, just_started=False))
     terminal.answer(view, as_json=as_json)
     terminal.console().print(terminal.word(f"{report(view).rstrip('.')}. It is {view.shown_state}.", "none"))
 

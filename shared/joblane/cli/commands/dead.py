@@ -56,11 +56,11 @@ def _groups(to: Console, found: DeadLetters) -> None:
     now, wide = datetime.now(UTC), to.width >= WIDE
     times, types = ("FIRST", "LAST") if wide else ("LAST",), ("TYPE",) if to.width >= NARROW else ()
     made = terminal.table("COUNT", "FINGERPRINT", *types, *times, "ERROR", right=("COUNT",), fold=("ERROR",))
-    for one in found.groups:
-        when = (relative(one.first_at, now),) if wide else ()
-        cells = (*((one.type,) if types else ()), *when, relative(one.last_at, now))
-        error = _error(one) if types or not one.type else f"{one.type}: {_error(one)}"
-        terminal.row(made, f"{one.count:,}", one.fingerprint, *cells, error)
+    for group in found.groups:
+        when = (relative(group.first_at, now),) if wide else ()
+        cells = (*((group.type,) if types else ()), *when, relative(group.last_at, now))
+        error = _error(group) if types or not group.type else f"{group.type}: {_error(group)}"
+        terminal.row(made, f"{group.count:,}", group.fingerprint, *cells, error)
     to.print(made)
 
 
@@ -121,7 +121,7 @@ def redrive(
     found = inspector.dead()
     chosen = _filter(which or [], type_ or [], found.groups)
     number, removed = _number(inspector, chosen, found, exactly=dry_run), removable(found, chosen)
-    if everything and (unreadable := sum(one.count for one in found.groups if not one.type)):
+    if everything and (unreadable := sum(group.count for group in found.groups if not group.type)):
         stay = "stays" if unreadable == 1 else "stay"
         terminal.say(f"{plural(unreadable, 'unreadable message')} {stay}; redrive unreadable messages by fingerprint.")
     if not number and not removed:
@@ -170,7 +170,7 @@ def _number(inspector: Inspector, chosen: Filter, found: DeadLetters, *, exactly
     from joblane.inspector.bulk.dead import within
 
     if not chosen.ids:
-        return sum(one.count for one in within(found.groups, chosen))
+        return sum(group.count for group in within(found.groups, chosen))
     if not exactly:
         return len(chosen.ids)
     return int(inspector.count(replace(chosen, states=(State.ARCHIVED,)), action=BulkAction.RETRY).number)

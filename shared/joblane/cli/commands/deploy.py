@@ -142,7 +142,7 @@ def preflight(
     findings = check_deploy(stage, assembly or _synthesised(stage))
     is_blocked = blocks_deploy(findings, strict=strict)
     if as_json:
-        lines = [vars(one) for one in findings]
+        lines = [vars(finding) for finding in findings]
         typer.echo(json.dumps({"stage": stage, "ok": not is_blocked, "findings": lines}, indent=2))
     else:
         _show_findings(stage, findings)
@@ -169,15 +169,15 @@ def costs(
     lines = prices.of_stage(read_templates(assembly or _synthesised(stage)).values(), discover(times={}))
     total = prices.total(lines)
     if as_json:
-        shown = [{"what": one.what, "amount": one.amount, "price": one.price, "usd": one.dollars} for one in lines]
+        shown = [{"what": line.what, "amount": line.amount, "price": line.price, "usd": line.dollars} for line in lines]
         typer.echo(json.dumps({"stage": stage, "prices_as_of": str(AS_OF), "usd": total, "lines": shown}, indent=2))
     elif as_markdown:
         typer.echo(prices.markdown(lines, with_sum=True))
     else:
         typer.echo(f"Stage {stage}: about ${total:,.2f} a month when idle, estimated by prices of {AS_OF} in us-east-1")
-        width = max(len(one.what) for one in lines)
-        for one in lines:
-            typer.echo(f"  {one.what:{width}}  ${one.dollars:8,.2f}")
+        width = max(len(line.what) for line in lines)
+        for line in lines:
+            typer.echo(f"  {line.what:{width}}  ${line.dollars:8,.2f}")
 
 
 def _synthesised(stage: str) -> Path:
@@ -205,6 +205,6 @@ def _show_findings(stage: str, findings: Sequence[Finding]) -> None:
     table = Table(box=None, pad_edge=False, padding=(0, 2, 1, 0))
     for title in ("", "What", "Why", "What to do"):
         table.add_column(title, overflow="fold")
-    for one in findings:
-        table.add_row(one.kind, one.what, one.why, one.do)
+    for finding in findings:
+        table.add_row(finding.kind, finding.what, finding.why, finding.do)
     Console(highlight=False, markup=False).print(table)

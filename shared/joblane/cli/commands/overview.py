@@ -85,22 +85,22 @@ def _statistics(found: tuple[Statistic, ...], by: str, width: int, *, cost: bool
     name = by.upper()
     rows: list[dict[str, object]] = [
         {
-            name: one.key or None,
-            "RUNS": f"{one.started:,}",
-            "COMPLETED": f"{one.completed:,}",
-            "RETRIED": f"{one.retried:,}",
-            "ARCHIVED": f"{one.archived:,}",
-            "LOST": f"{one.lost:,}",
-            "WAITED": milliseconds(one.wait_ms),
-            "TOOK": milliseconds(one.duration_ms),
-            "LONGEST": milliseconds(one.longest_ms),
+            name: statistic.key or None,
+            "RUNS": f"{statistic.started:,}",
+            "COMPLETED": f"{statistic.completed:,}",
+            "RETRIED": f"{statistic.retried:,}",
+            "ARCHIVED": f"{statistic.archived:,}",
+            "LOST": f"{statistic.lost:,}",
+            "WAITED": milliseconds(statistic.wait_ms),
+            "TOOK": milliseconds(statistic.duration_ms),
+            "LONGEST": milliseconds(statistic.longest_ms),
         }
-        for one in found
+        for statistic in found
     ]
     if cost:
-        for one, cells in zip(found, rows, strict=True):
-            each = one.cost_usd / one.started * 1000 if one.started else None
-            cells |= {"COST": money(one.cost_usd), "PER 1000": money(each)}
+        for statistic, cells in zip(found, rows, strict=True):
+            per_thousand = statistic.cost_usd / statistic.started * 1000 if statistic.started else None
+            cells |= {"COST": money(statistic.cost_usd), "PER 1000": money(per_thousand)}
     drop = ("PER 1000", *LEFT_OUT_FIRST) if cost else LEFT_OUT_FIRST
     return terminal.fitted(rows, width, name=name, right=list(rows[0])[1:], drop=drop)
 
@@ -136,11 +136,17 @@ def types(context: typer.Context, as_json: o.AsJson = False) -> None:
     more = ("KEPT", "BATCH", "MEMORY") if wide else ()
     numbers = ("RETRIES", "TIMEOUT", *more)
     made = terminal.table("TYPE", "QUEUES", *numbers, "SCHEDULES", right=numbers, fold=("SCHEDULES",))
-    for one in found:
-        extra = (short(one.retention_seconds), one.batch_size, f"{one.memory_mb} MB") if wide else ()
-        names = ", ".join(one.queues)
+    for declared in found:
+        extra = (short(declared.retention_seconds), declared.batch_size, f"{declared.memory_mb} MB") if wide else ()
+        names = ", ".join(declared.queues)
         terminal.row(
-            made, one.type, names, one.max_retry, short(one.timeout_seconds), *extra, ", ".join(one.schedules) or None
+            made,
+            declared.type,
+            names,
+            declared.max_retry,
+            short(declared.timeout_seconds),
+            *extra,
+            ", ".join(declared.schedules) or None,
         )
     console.print(made)
 
@@ -151,20 +157,20 @@ def doctor(context: typer.Context, as_json: o.AsJson = False) -> None:
     Exit status 1 if a check is bad, 5 if a check is unknown and none is bad.
     """
     found = target.inspector(context).doctor()
-    bad = any(one.grade == "bad" for one in found)
+    bad = any(check.grade == "bad" for check in found)
     if as_json:
         terminal.document(found)
     else:
         made = terminal.table("GRADE", "CHECK", "FINDING", "WHAT TO DO", fold=("CHECK", "FINDING", "WHAT TO DO"))
-        for one in found:
-            terminal.row(made, one.grade, one.what, one.found, one.do)
+        for check in found:
+            terminal.row(made, check.grade, check.what, check.found, check.do)
         terminal.console().print(made)
-        counts = {grade: sum(one.grade == grade for one in found) for grade in ("bad", "warning", "unknown")}
+        counts = {grade: sum(check.grade == grade for check in found) for grade in ("bad", "warning", "unknown")}
         if counts["warning"] > 1:
             counts["warnings"] = counts.pop("warning")
         result = ", ".join(f"{number} {grade}" for grade, number in counts.items() if number)
-        terminal.say(f"{len(found)} checks: {result or 'all good'}.")
+        terminal.say(f"{terminal.plural(len(found), 'check')}: {result or 'all good'}.")
     if bad:
         raise typer.Exit(Exit.FAILED)
-    if any(one.grade == "unknown" for one in found):
+    if any(check.grade == "unknown" for check in found):
         raise typer.Exit(Exit.UNAVAILABLE)

@@ -83,9 +83,9 @@ def _show_pauses(context: typer.Context, *, as_json: bool) -> None:
     found = target.inspector(context).pauses()
     terminal.answer(found, as_json=as_json, nothing="Nothing is paused.")
     made = terminal.table("SCOPE", "NAME", "SINCE", "UNTIL", "BY", "REASON", fold=("NAME", "REASON"))
-    for one in found:
-        until = stamp(one.until) if one.until else "until resumed"
-        terminal.row(made, one.scope, one.name, stamp(one.since), until, one.by, one.reason)
+    for pause in found:
+        until = stamp(pause.until) if pause.until else "until resumed"
+        terminal.row(made, pause.scope, pause.name, stamp(pause.since), until, pause.by, pause.reason)
     terminal.console().print(made)
 
 
@@ -106,7 +106,7 @@ def schedules(context: typer.Context, as_json: o.AsJson = False) -> None:
     terminal.answer(found, as_json=as_json)
     console = terminal.console()
     console.print(_schedule_table(found, console.width))
-    if any(tick.state is None for one in found for tick in one.ticks):
+    if any(tick.state is None for schedule in found for tick in schedule.ticks):
         terminal.say(f"× marks a missed tick. Send a tick now:  {target.command(context)} tick TYPE")
 
 
@@ -115,13 +115,15 @@ def _schedule_table(found: tuple[ScheduleView, ...], width: int) -> Table:
 
     wide, now = width >= WIDE, datetime.now(UTC)
     more = ("TIME ZONE", "OVERLAP", "ON AWS") if wide else ()
-    pauses = ("PAUSED",) if any(one.pause for one in found) else ()
+    pauses = ("PAUSED",) if any(schedule.pause for schedule in found) else ()
     made = terminal.table("TYPE", "NAME", "SCHEDULE", *more, "NEXT", "LAST TICKS", *pauses, fold=("SCHEDULE",))
-    for one in found:
-        extra = (one.timezone, one.overlap, one.on_aws) if wide else ()
-        next_time = relative(one.next[0], now) if one.next else None
-        last = (paused(one.pause),) if pauses else ()
-        terminal.row(made, one.type, one.name, one.text, *extra, next_time, _ticks(one.ticks), *last)
+    for schedule in found:
+        extra = (schedule.timezone, schedule.overlap, schedule.on_aws) if wide else ()
+        next_time = relative(schedule.next[0], now) if schedule.next else None
+        last = (paused(schedule.pause),) if pauses else ()
+        terminal.row(
+            made, schedule.type, schedule.name, schedule.text, *extra, next_time, _ticks(schedule.ticks), *last
+        )
     return made
 
 
@@ -131,8 +133,8 @@ def _ticks(ticks: tuple[Tick, ...]) -> Text:
 
     marks = {"completed": ("✓", "green"), "archived": ("✗", "red"), "cancelled": ("–", "dim"), None: ("×", "bold red")}
     text = Text()
-    for one in reversed(ticks[:10]):
-        text.append(*marks.get(one.state, ("…", "blue")))
+    for tick in reversed(ticks[:10]):
+        text.append(*marks.get(tick.state, ("…", "blue")))
     return text
 
 

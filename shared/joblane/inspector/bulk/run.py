@@ -148,7 +148,7 @@ class BulkRun:
         order = self._order
         return {name: getattr(order, name) for name in ("total", "done", "skipped", "failed", "stopped")}
 
-    # --- What comes next -------------------------------------------------------------------------------------------
+    # --- Choice of the next step ----------------------------------------------------------------------------------
 
     def _steps(self, cursor: Any) -> list[Step]:
         """The next step; none at the end. No transaction is open here."""

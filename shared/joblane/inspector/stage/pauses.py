@@ -146,7 +146,7 @@ def _names(scope: Scope, kind: PauseScope, name: str, *, known: bool = True) -> 
     try:
         kind = PauseScope(kind)
     except ValueError:
-        raise SelectionError("scope", f"one of {', '.join(PauseScope)} is required") from None
+        raise SelectionError("scope", f"{', '.join(PauseScope)} are valid") from None
     if not isinstance(name, str) or not TENANT_PATTERN.fullmatch(name):  # the widest pattern of all names
         raise SelectionError("name", "1 to 128 ASCII letters, digits and punctuation are required")
     if kind is PauseScope.TYPE and (task := scope.task(name)) is not None:

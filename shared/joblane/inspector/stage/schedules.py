@@ -128,7 +128,7 @@ def _states_on_aws(scope: Scope) -> dict[str, str]:
 
 
 def _state(task: Task[Any, Any], schedule: Schedule, states: Mapping[str, str]) -> str | None:
-    """The state on AWS. If AWS needs two schedules for one, the state of the worse."""
+    """The state on AWS. A schedule that is two on AWS has the worse state."""
     if not states:
         return None
     names = [schedule_name(task.type, str(schedule.name), n) for n in range(1, len(schedule.expressions) + 1)]

@@ -40,7 +40,7 @@ select (select array(select id from joblane.tasks where replay_of = $1 order by 
        p.done, p.total, p.note, p.at,
        coalesce((select c.done from joblane.task_cursors c where c.task_id = $1),
                 (select count(*) from joblane.task_items i where i.task_id = $1))
-  from (select) as one left join joblane.task_progress p on p.task_id = $1
+  from (select) as single left join joblane.task_progress p on p.task_id = $1
 """
 
 
@@ -87,7 +87,8 @@ def _result(declared: Task[Any, Any] | None, record: Record) -> Any:
 def _key(declared: Task[Any, Any] | None, record: Record) -> str | None:
     """The unique key without redacted values.
 
-    A key of the caller's own may contain such a value. A key made from the payload would allow to guess a short one.
+    A key of the caller's own may contain such a value. A key made from the payload would let a reader guess short
+    values.
     """
     key = record.unique_key
     if key is None or declared is None:

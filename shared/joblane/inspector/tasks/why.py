@@ -129,8 +129,8 @@ def _waiting(scope: Scope, connection: Connection, record: Record, last_outcome:
     if record.claim_alone:
         text = f"A run was lost while the task was claimed in a batch, so it is now claimed alone: {in_lane}"
         return Why(Reason.CLAIM_ALONE, text, record.sweep_at)
-    begun = "It continues in the next invocation" if last_outcome == "continued" else "It waits in its lane"
-    return Why(Reason.IN_LANE, f"{begun}: {in_lane}", record.sweep_at)
+    place = "It continues in the next invocation" if last_outcome == "continued" else "It waits in its lane"
+    return Why(Reason.IN_LANE, f"{place}: {in_lane}", record.sweep_at)
 
 
 def _queue_before(connection: Connection, record: Record) -> str:
@@ -155,21 +155,21 @@ def _no_lane(scope: Scope, record: Record) -> str | None:
 def _not_due(record: Record, last_outcome: str | None) -> str:
     due = _text(record.due_at)
     if record.mismatch_since is not None:
-        begun = (
+        text = (
             f"Since {_text(record.mismatch_since)} its payload has a schema that the deployed code does not know; the "
             "next try is due"
         )
     elif record.state is State.RETRY:
-        begun = f"Attempt {record.attempts} of {record.max_attempts} failed ({record.error_type}); the next is due"
+        text = f"Attempt {record.attempts} of {record.max_attempts} failed ({record.error_type}); the next is due"
     elif last_outcome == "snoozed":
-        begun = "Its last run snoozed it: it is due"
+        text = "Its last run snoozed it: it is due"
     else:
-        begun = "It is due"
+        text = "It is due"
     if record.due_at - MAX_DELAY > record.now:
-        return f"{begun} at {due}. SQS cannot delay a message for that long; {_sweep(record, 'sends it')}."
+        return f"{text} at {due}. SQS cannot delay a message for that long; {_sweep(record, 'sends it')}."
     if record.sent_at is None:
-        return f"{begun} at {due}. Its message has not been sent yet; {_sweep(record, 'sends it')}."
-    return f"{begun} at {due}; its message waits in SQS until then."
+        return f"{text} at {due}. Its message has not been sent yet; {_sweep(record, 'sends it')}."
+    return f"{text} at {due}; its message waits in SQS until then."
 
 
 def _late(record: Record) -> str:
