@@ -1,4 +1,4 @@
-"""No-op jobs through queue, mapping and function on the emulator, the record on, against a bare Lambda without one.
+"""No-op jobs through queue, mapping and function on the emulator, with a record, against a bare Lambda without one.
 
 All messages but one are sent first and the mapping is switched on; the last one wakes the emulator's poller, which
 would sleep for up to five seconds otherwise. From there the clock runs until the last job is done: until all rows are

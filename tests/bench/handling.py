@@ -1,4 +1,4 @@
-"""One message in the runtime, database aside, against the same job in Powertools' BatchProcessor.
+"""The cost of a message in the worker, without the database, against the same job in Powertools' BatchProcessor.
 
 Both validate the payload and count metrics per job; both run in this process, in turns. Powertools' handler writes a
 log line per job, ours one for all that completed in the batch.

@@ -1,7 +1,7 @@
-"""What an operator asks for, over a table of a million tasks: each kind of listing, and what an overview reads.
+"""An operator's queries over a table of a million tasks: each kind of listing, and the statements of an overview.
 
-The rows are those of ten days: most completed, 1 in 100 given up for one of three reasons, 2 in 100 live.
-Times are those of a whole call: the way to the database and back, and the making of its plan.
+The rows cover ten days: most are completed, 1 in 100 is archived for one of three reasons, 2 in 100 are live. The times
+include the round trip to the database and the planning.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ select id, 1, 1, 0, created_at, finished_at, case when state = 'archived' then '
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What is asked, by the words for it, and the statements behind it, for their plans."""
+    """The queries by name, and their statements for the plans."""
 
     name: str
     asks: Mapping[str, Callable[[], object]]
@@ -114,7 +114,7 @@ def _fill(url: str, database: Database) -> Ratio:
     database.get().run(ATTEMPT_ROWS)
     database.get().run("vacuum analyze joblane.tasks")  # as autovacuum has long done
     database.get().run("vacuum analyze joblane.task_attempts")
-    return within("index the record", f"{TASKS:,} tasks, all indexes", took, INDEX_SECONDS, "s")
+    return within("index the tables", f"{TASKS:,} tasks, all indexes", took, INDEX_SECONDS, "s")
 
 
 # --- What is asked -------------------------------------------------------------------------------------------------
@@ -154,7 +154,7 @@ def _listings(scope: Scope) -> list[Question]:
     kinds = {
         "all": Filter(),
         "completed": Filter(states=(State.COMPLETED,)),
-        "given up": Filter(states=(State.ARCHIVED,)),
+        "archived": Filter(states=(State.ARCHIVED,)),
         "live": Filter(states=(State.SCHEDULED, State.PENDING, State.RETRY, State.ACTIVE)),
         "a common type": Filter(types=(types[0],)),
         "a rare type": Filter(types=(types[-1],)),
@@ -171,7 +171,7 @@ def _listings(scope: Scope) -> list[Question]:
         "a fingerprint": Filter(fingerprint=fingerprint),
         "a fingerprint and a type": Filter(fingerprint=fingerprint, types=(types[0],)),
         "a day": Filter(created_after=ago, created_before=ago + timedelta(days=1)),
-        "a tenant, given up, of a day": Filter(
+        "a tenant, archived, of a day": Filter(
             tenant="tenant-3",
             states=(State.ARCHIVED,),
             created_after=ago,
@@ -212,7 +212,7 @@ def _others(scope: Scope) -> list[Question]:
     hour: tuple[Any, ...] = (datetime.now(UTC) - timedelta(hours=1),)
     return [
         Question(
-            "overview: the record's part",
+            "overview: the database's part",
             {"60 minutes": read_overview},
             (Selection(overview.LIVE_ROWS, ()), Selection(overview.ARCHIVED, ()), Selection(overview.STARTED, hour)),
         ),
@@ -222,7 +222,7 @@ def _others(scope: Scope) -> list[Question]:
             (Selection(AHEAD, (waiting.type, waiting.queue.value, waiting.due_at)),),
         ),
         Question(
-            "walk through those given up",
+            "walk through the archived tasks",
             {"500 ids": walk},
             (select("created_at, id", given_up, middle, 500, oldest_first=True, acting=True),),
         ),
@@ -235,7 +235,7 @@ def _others(scope: Scope) -> list[Question]:
             ),
         ),
         Question(
-            "dead letters: the record's part",
+            "dead letters: the database's part",
             {"groups": lambda: scope.connection.run(dead.GROUPS)},
             (Selection(dead.GROUPS, ()),),
         ),

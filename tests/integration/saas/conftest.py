@@ -118,7 +118,7 @@ def platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Platform]:
     with settings(tmp_path, monkeypatch):
-        yield Platform(world._looker, tmp_path / "mails", world)
+        yield Platform(world._observer, tmp_path / "mails", world)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""A job that does nothing, ten to a batch; and beside it a bare Lambda that does nothing and keeps no record."""
+"""A job that does nothing, in batches of ten, and a bare Lambda that does nothing and writes no row."""
 
 from __future__ import annotations
 
