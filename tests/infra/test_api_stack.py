@@ -164,7 +164,7 @@ def test_throttling_has_a_default(by_iam: Synthesised) -> None:
 def test_the_access_log_has_the_stages_retention_and_removal(by_jwt: Synthesised, by_iam: Synthesised) -> None:
     for done, days, removal in ((by_jwt, 14, "RetainExceptOnCreate"), (by_iam, 30, "Delete")):
         template = done.templates["acme-api"]
-        (group,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::LogGroup")
+        (group,) = (item for item in template["Resources"].values() if item["Type"] == "AWS::Logs::LogGroup")
         assert group["Properties"]["LogGroupName"] == "/aws/vendedlogs/apis/acme-api"
         assert group["Properties"]["RetentionInDays"] == days
         assert group["DeletionPolicy"] == removal

@@ -397,7 +397,7 @@ def test_roles_are_those_of_the_tenant_and_of_the_system(api: Api, tenant: str) 
 
 
 @pytest.mark.parametrize("path", ["other", "unknown", "no-uuid", ""])
-def test_nobody_invites_into_another_tenant(path: str, api: Api, tenant: str) -> None:
+def test_an_invitation_to_another_tenant_is_not_found(path: str, api: Api, tenant: str) -> None:
     other = api.platform.tenant("Other", "other")
     named = {"other": other, "unknown": str(uuid.uuid4())}.get(path, path)
     body = {"email": "bob@example.org", "role_id": api.platform.role(other, "viewer")}

@@ -68,7 +68,7 @@ def test_without_services_the_tenant_becomes_active(app: App) -> None:
 
 
 @pytest.mark.parametrize("found", ["active", "suspended", "deleted"])
-def test_a_tenant_that_is_not_pending_is_left_as_it_is(found: str, app: App, services: list[HttpServer]) -> None:
+def test_a_tenant_that_is_not_pending_stays_unchanged(found: str, app: App, services: list[HttpServer]) -> None:
     tenant = app.tenant(status=found)
     ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
     assert ended.state == "completed"
