@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from functions.api import record
+from functions.api import storage
 from functions.api.handler import handler
 from joblane import (
     ArchivedTask,
@@ -403,10 +403,10 @@ def browse(world: World, gathered: Gathered) -> None:
 
 @pytest.fixture
 def api() -> Iterator[None]:
-    for made in (record.jobs, record.database):
+    for made in (storage.jobs, storage.database):
         made.cache_clear()
     yield
-    record.database().drop()
+    storage.database().drop()
 
 
 def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:

@@ -1,4 +1,4 @@
-"""The pytest plugin in another project: the code of the pages `docs/how-to/test*.md`, run by pytest."""
+"""The pytest plugin in another project: pytest runs the code of the pages `docs/how-to/test*.md`."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_that_fails(jobs):
 
 @pytest.fixture
 def installed(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
-    """Present this checkout as an installed distribution, with the entry points of its `pyproject.toml`."""
+    """This checkout as an installed distribution, with the entry points that `pyproject.toml` gives it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     site = pytester.mkdir("site")
     info = site / "joblane_here-1.dist-info"

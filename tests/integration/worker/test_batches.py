@@ -179,7 +179,7 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
         "much-later": {"state": "scheduled", "due_at": In(5000)},
         "leased": active(50),
         "done": {"state": "completed"},
-        "no-dead-letter": archived(dead_sent_at=None, sweep_at=In(60)),
+        "without-dead-letter": archived(dead_sent_at=None, sweep_at=In(60)),
         "leftover": archived(),
         "conflict": {"type": "sample:one"},
     }
