@@ -61,13 +61,13 @@ def test_an_option_without_a_text_is_an_error() -> None:
     class Planted:
         """Has a field without a text."""
 
-        told: int
+        documented: int
         """Has one."""
-        untold: int
+        undocumented: int
 
     def planted() -> None: ...
 
-    with pytest.raises(MissingTextError, match=r"Planted\.untold"):
+    with pytest.raises(MissingTextError, match=r"Planted\.undocumented"):
         fields_of(Planted)
     with pytest.raises(MissingTextError, match="planted"):
         doc(planted, "planted")

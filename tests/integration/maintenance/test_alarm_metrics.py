@@ -144,7 +144,7 @@ def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> 
 
 
 def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
-    # given as many dead letters as there are archived rows, of which one was replaced by one that SQS moved
+    # given as many dead letters as there are archived rows, of which one was replaced by a message that SQS moved
     world.lane(sample_one)
     for number in range(12):
         put(world, sample_one, f"dead-{number}", state="archived", dead_sent_at=In(-1))
@@ -220,6 +220,6 @@ def test_a_task_that_was_archived_before_is_not_counted_again(world: World, caps
     put(world, sample_one, "it", **archived(dead_sent_at=None))
     # when
     world.deliver(sample_one, Message("sample:one", "it", {}, rec=True).encode())
-    # then its dead letter is sent, and nothing counted
+    # then its dead letter is sent, and no metric is counted
     assert emf.documents(capsys.readouterr().out) == []
     assert world.row("it")["dead_sent_at"] is not None

@@ -61,11 +61,11 @@ def test_after_a_long_time_without_a_sweep_a_day_is_looked_back(world: World) ->
 def test_a_schedule_whose_times_change_is_not_asked_for_the_new_ones_before_that(world: World) -> None:
     # given a schedule that has fired once an hour, and was looked at then
     look(world, 0.9)
-    # when its stage has it fire every minute, and the next look comes an hour later
+    # when its stage sets it to every minute, and the next check is an hour later
     often = apply(sample_hourly, {"sample:hourly:hourly": "* * * * *", "sample:hourly:daily": "off"})
     known = [often]
     assert missed_ticks(world.database.get(), known, NOON + timedelta(hours=2)) == []
-    # then it is asked for those after that look alone
+    # then only the ticks after that check are checked
     missed = missed_ticks(world.database.get(), known, NOON + timedelta(hours=2, minutes=32))
     assert missed == [f"sample:hourly:hourly:2026-03-01T14:0{minute}Z" for minute in (1, 2)]
     assert world.run("select count(*) from joblane.schedules") == [[1]]

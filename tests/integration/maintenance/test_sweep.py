@@ -565,7 +565,7 @@ def test_a_row_cancelled_by_a_bare_update_is_removed_in_its_time_like_any_other(
     world.lane(sample_one)
     id_ = world.client.enqueue(sample_one, Sample(), process_in=timedelta(hours=3)).id
     world.run("update joblane.tasks set state = 'cancelled' where id = $1", id_)
-    # when the sweep looks at it at the time its message would have been due
+    # when a sweep runs at the time at which its message would have been due
     world.later(id_)
     sweep(world.database.get(), world.sqs, "jobs")
     # then it has an end, and a time to go; and nothing was sent

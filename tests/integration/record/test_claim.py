@@ -232,7 +232,9 @@ def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generatio
     assert [attempt["generation"] for attempt in world.attempts("it")] == [1, 1, 1, 1]
     (dead_letter,) = world.dead_letters(sample_one)
     assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
-    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's dead letter, once more
+    assert (
+        world.deliver(sample_one, body, attributes=dead(0)) == []
+    )  # the dead letter of the first generation, once more
     assert world.row("it") == row
 
 
@@ -279,7 +281,7 @@ def sample_tick(payload: Tick, ctx: TaskContext) -> None:
 def test_a_tick_makes_its_row_and_runs_once_however_often_it_comes(world: World) -> None:
     body = {"type": "sample:tick", "tick": {"schedule": "0", "at": "2026-11-24T10:00:00Z"}}
 
-    assert world.deliver(sample_tick, body, body) != []  # the second copy goes back and finds the first one done
+    assert world.deliver(sample_tick, body, body) != []  # the second copy stays, and then finds the task completed
     assert world.deliver(sample_tick, body) == []
 
     row = world.row("sample:tick:0:2026-11-24T10:00Z")

@@ -40,7 +40,7 @@ def test_its_sql_shows_live_tasks_cancels_them_and_pauses_their_type(database: D
     connection.run(cancel)
     # then it is shown no more
     assert connection.run(show) == []
-    # and a pause comes and goes
+    # and a pause is set and removed
     connection.run(pause)
     assert connection.run("select name from joblane.pauses") == [["data:export"]]
     connection.run(go_on)

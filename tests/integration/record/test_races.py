@@ -91,7 +91,7 @@ class Barrier:
 def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stays(
     effects: World, wait_until: WaitUntil, recorded: bool
 ) -> None:
-    # given a message that SQS hands out twice
+    # given a message that SQS delivers twice
     decided = threading.Event()
 
     @behaviour
@@ -117,7 +117,7 @@ def test_of_the_same_delivery_twice_at_once_one_runs_and_the_others_message_stay
             lost = threads.submit(handle, loser, second)
             wait_until(lambda: waiting_for_a_lock(effects))
             barrier.open.set()
-            # then the loser leaves its message alone, whatever it saw: a live lease, or a row that stayed locked
+            # then the loser keeps its message, because of a valid lease or of a locked row
             assert lost.result(20) == [second["messageId"]]
             decided.set()
             assert won.result(20) == []
@@ -156,7 +156,7 @@ def test_where_the_winners_claim_is_rolled_back_the_loser_runs(
             # the one that died claims once more on a new connection, and finds the other's lease or its end, if not
             # that the other has given way
             assert died.result(20) in ([first["messageId"]], [])
-            if lost.result(20):  # it gave up before the winner died, and is delivered again
+            if lost.result(20):  # it ended before the winner broke, and is delivered again
                 assert handle(loser, second) == []
     assert effects.run("select what from effects") == [["done"]]
     assert effects.outcomes("it") == ["completed"]
@@ -293,7 +293,7 @@ def test_every_statement_over_many_rows_locks_them_in_the_order_of_their_ids(
     sql, parameters = lock_statements(["d", "a", "c", "B"])[name]
     holder, worker = Database(world.url), Database(world.url)
     try:
-        # given one row locked by somebody else
+        # given a row that another transaction has locked
         holder.get().execute_simple("begin")
         holder.get().run("select from joblane.tasks where id = 'a' for update")
         with ThreadPoolExecutor(1) as threads:
@@ -498,7 +498,7 @@ def test_a_claim_that_meets_a_finish_waits_for_its_commit_and_finds_the_task_don
         # when another delivery claims in the middle of that commit
         second = handle(other, record(body, lane))
         assert first.result(20) == []
-    # then it finds the task completed; or, on a machine that stands still, it has left the row alone
+    # then it finds the task completed; or, on a very slow machine, it has not changed the row
     if second:
         assert effects.deliver(sample_one, body) == []
     assert effects.run("select what from effects") == [["once"]]

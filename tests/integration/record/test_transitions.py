@@ -112,10 +112,10 @@ def revived_by_redrive_while_paused(world: World, id_: str) -> None:
     [
         (
             revived_by_redrive,
-            # its message is in hand, so it runs at once
+            # its message is being handled, so it runs at once
             {"state", "attempts", "runs", "batch_size", "lease_token", "lease_until", "sent_at", "sweep_at"},
         ),
-        (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: the sweep looks at it at once
+        (revived_by_redrive_while_paused, {"sweep_at"}),  # no message is sent: it is due for the sweep at once
     ],
 )
 def test_a_task_is_revived_as_an_operator_revives_it(world: World, way: Way, may_differ: set[str]) -> None:
@@ -186,7 +186,7 @@ def archived_by_operator(world: World, id_: str) -> None:
         (archived_as_lost, set()),
         (archived_as_overdue, set()),
         (archived_as_overdue_after_a_loss, set()),
-        (archived_by_operator, {"sweep_at"}),  # no message is in hand: the sweep sends the dead letter
+        (archived_by_operator, {"sweep_at"}),  # no message is being handled: the sweep sends the dead letter
     ],
 )
 def test_a_task_is_archived_as_a_run_that_failed_leaves_it(world: World, way: Way, may_differ: set[str]) -> None:
@@ -251,7 +251,7 @@ def revoked(world: World, id_: str) -> None:
         (cancelled_by_operator, set()),
         (cancelled_while_it_runs, {*ENDING.split()}),  # those of the run; else the attempt before is still said
         (cancelled_after_a_loss, {"reason"}),
-        (revoked, {*ENDING.split(), "cancel_requested_at"}),  # nobody asked: the handler decided
+        (revoked, {*ENDING.split(), "cancel_requested_at"}),  # without a request: the handler decided
     ],
 )
 def test_a_task_is_cancelled_as_a_client_cancels_it(world: World, way: Way, may_differ: set[str]) -> None:
