@@ -243,7 +243,7 @@ def test_a_handler_with_a_syntax_error_is_one_message_without_a_traceback(
     monkeypatch.setattr("joblane.cdk.app.discover", lambda package, **_: discover("unparsed"))
     assert APP.main(["-o", str(tmp_path / "out")]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("joblane: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nMend it and ")
+    assert error.startswith("joblane: unparsed/data_export/handler.py, line 1: SyntaxError: expected ':'\nFix it and ")
     assert "Traceback" not in error
 
 

@@ -202,7 +202,7 @@ def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
 
 
 def test_a_task_whose_last_run_was_killed_counts_as_archived(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    # given a run of the last attempt that ended without a word
+    # given a run of the last attempt that did not report its end
     put(world, sample_one, "it", **active(-1, attempts=4))
     # when its message comes again
     with logs.lines() as lines:
