@@ -1,3 +1,3 @@
 """The CDK app of the platform."""
 
-import joblane.cdk  # noqa: F401 - first, as it chooses the Node.js that aws_cdk starts
+import joblane.cdk  # noqa: F401 - first, because it selects the Node.js that aws_cdk starts

@@ -1,7 +1,7 @@
-"""The HTTP API: what of the internet reaches the API's function, and who has to have signed what for it.
+"""The HTTP API, through which requests from the internet reach the API's function.
 
-Its routes are those of the table that the function decides by, so a request for anything else ends here. No route is
-without the authorizer, and there is no ``$default`` one.
+Its routes come from the function's table of permissions, so API Gateway rejects all other requests. Every route has the
+authorizer, and there is no ``$default`` route.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from joblane.cdk.constructs.http_stage import add_http_api, add_http_stage
 from joblane.cdk.constructs.jobs import Jobs
 
 FUNCTION = "api"
-"""Name of the function that answers, as :func:`~joblane.discovery.discover_functions` has it."""
+"""Name of the function behind the API, from :func:`~joblane.discovery.discover_functions`."""
 REQUEST_HEADERS = ("Authorization", "Content-Type", IDEMPOTENCY_KEY, TRACE)
 RESPONSE_HEADERS = ("Retry-After",)
-"""Beside those that every page may read."""
+"""Response headers that pages may read, in addition to CORS's own list."""
 PREFLIGHT_KEPT = Duration.hours(1)
 
 
 def add_api(app: App, jobs: Jobs, stage: PlatformStage) -> None:
-    """The stack of the API, where the stage has one."""
+    """Add the stack of the API, if the stage has one."""
     api = stage.api
     if api is None:
         return
@@ -51,7 +51,10 @@ def _authorizer(api: Api) -> apigateway.IHttpRouteAuthorizer:
 
 
 def _cors(api: Api, methods: set[str]) -> apigateway.CorsPreflightOptions | None:
-    """API Gateway answers preflights itself, and asks no authorizer. Source: *Configure CORS for HTTP APIs*."""
+    """Return the CORS settings. API Gateway answers preflight requests itself, without the authorizer.
+
+    Source: API Gateway, *Configure CORS for HTTP APIs*.
+    """
     if not api.cors_origins:
         return None
     return apigateway.CorsPreflightOptions(

@@ -1,4 +1,4 @@
-"""The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to synthesise alone."""
+"""The CDK app: ``cdk deploy --all -c stage=dev``, or ``python -m infra.app -c stage=dev`` to only synthesise."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The bucket of exports and reports, with the folders of it that tasks and the API name."""
+"""The bucket of exports and reports, and its folders under the names that tasks and the API declare."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from joblane.cdk.settings.stage import REMOVAL
 
 EXPORTS = "exports/"
 EXPORTS_KEPT = Duration.days(7)
-"""As long as a finished export can be downloaded."""
+"""Time for which a completed export can be downloaded."""
 REPORTS = "reports/"
 REPORTS_KEPT = Duration.days(365)
 UPLOADS_KEPT = Duration.days(1)
-"""Parts of an upload whose function was killed."""
+"""Retention of the parts of an upload whose function was killed."""
 VARIABLE = "EXPORT_BUCKET"
 
 
 def add_exports(data: Stack, stage: PlatformStage) -> Mapping[str, GrantedBucket]:
-    """``exports`` and ``reports`` are written; ``old-exports`` is both, to remove what is in them."""
+    """Add the bucket. Tasks write to ``exports`` and ``reports``, and remove objects of both with ``old-exports``."""
     bucket = s3.Bucket(
         data,
         "Exports",
@@ -42,8 +42,8 @@ def add_exports(data: Stack, stage: PlatformStage) -> Mapping[str, GrantedBucket
     acknowledge(
         bucket,
         "S1",
-        "Who asked for which export is in the record, and a link to one is good for minutes. Access logs want "
-        "another bucket; who wants each request logged switches on CloudTrail's data events for the account.",
+        "The task table has the requester of each export, and a link is valid for minutes. Access logs need another "
+        "bucket; to log each request, turn on CloudTrail's data events for the account.",
     )
     CfnOutput(data, "ExportBucket", value=bucket.bucket_name)
     return {

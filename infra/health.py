@@ -1,4 +1,4 @@
-"""The platform's health check: its alarm, and what its runs cost."""
+"""The platform's health check: its alarm, and the costs of its runs."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from joblane.queues import Queue
 
 TYPE = "system:health_check"
 CHECKS = len(Queue) + 2
-"""Front doors, database, sweep; a configured service is one more each."""
+"""Checks of the front doors, the database and the sweep. Each configured service is another check."""
 COSTS: Mapping[str, Extra] = {
     TYPE: Extra(
-        metrics=2 * CHECKS + 1,  # passed and time of each, and one for the whole
+        metrics=2 * CHECKS + 1,  # result and time of each check, and the result of all
         sqs_requests=2 * len(Queue),
     )
 }
 
 
 def health_alarms(stage: PlatformStage, tasks: Mapping[str, Task[Any, Any]]) -> Sequence[Alarm]:
-    """An alarm for a health check that does not pass or does not run."""
+    """Return an alarm for a health check that does not pass or does not run."""
     if TYPE not in tasks or stage.monitoring is None or (gap := longest_gap(tasks[TYPE])) is None:
         return ()
     passed = partial(own_metric, stage.prefix, "HealthCheckPassed", check=WHOLE)

@@ -1,4 +1,4 @@
-"""What the platform adds to the settings of a stage: its HTTP API, its bucket, and how it sends mail."""
+"""The platform's additional settings of a stage: its HTTP API, its bucket and its mail."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from joblane.cdk.settings.section import Settings
 from joblane.cdk.settings.stage import Stage, Value
 
 SES, SMTP = "ses", "smtp"
-"""``EMAIL_PROVIDER`` of a stage that is not local: its third value, ``console``, would lose the mails. See
+"""Values of ``EMAIL_PROVIDER`` for a stage on AWS. The third value, ``console``, would lose mails there. See
 :mod:`saas.mail`."""
 ORIGIN = re.compile(r"(https://[a-z0-9]([a-z0-9.-]*[a-z0-9])?|http://(localhost|127\.0\.0\.1))(:[1-9]\d{0,4})?")
 
@@ -25,7 +25,7 @@ def _origin(text: str) -> str:
     if not ORIGIN.fullmatch(text):
         raise ValueError(
             "https://HOST or https://HOST:PORT is required, as browsers send it: lower case, no path, no *; "
-            "http:// is for localhost alone"
+            "http:// is only for localhost"
         )
     return text
 
@@ -35,14 +35,14 @@ class Jwt(Settings):
 
     kind: Literal["jwt"]
     issuer: str = Field(pattern=r"^https://[^\s]+$")
-    """Just as the tokens' ``iss`` has it, a last slash included."""
+    """Exactly the ``iss`` of the tokens, including a slash at its end."""
     audience: Annotated[tuple[str, ...], Field(min_length=1, max_length=50, strict=False)]
-    """One of them is a token's ``aud``, or its ``client_id`` where it has no ``aud``. Source: API Gateway, *Control
+    """Accepted values of a token's ``aud``, or of its ``client_id`` if it has no ``aud``. Source: API Gateway, *Control
     access to HTTP APIs with JWT authorizers*, and its quotas."""
 
 
 class Iam(Settings):
-    """Requests signed by AWS credentials: services of this account, which act for no tenant."""
+    """Requests that are signed with AWS credentials: services of this account, without a tenant."""
 
     kind: Literal["iam"]
 
@@ -56,22 +56,22 @@ class Api(HttpLimits):
     rate_per_second: int = Field(50, ge=1)
     burst: int = Field(100, ge=1)
     cors_origins: Annotated[tuple[Annotated[str, AfterValidator(_origin)], ...], Field(strict=False)] = ()
-    """Origins whose pages may call it, for example ``https://app.example.com``."""
+    """Origins whose pages may call the API, for example ``https://app.example.com``."""
 
     @model_validator(mode="after")
     def _pages_have_tokens(self) -> Self:
         if self.cors_origins and isinstance(self.authorizer, Iam):
-            raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or take authorizer jwt")
+            raise ValueError("cors_origins: pages have no AWS credentials; leave it out, or use authorizer jwt")
         return self
 
 
 class PlatformStage(Stage):
-    """A stage of the platform. Mail goes by Amazon SES where ``EMAIL_PROVIDER`` is left out."""
+    """A stage of the platform. Without ``EMAIL_PROVIDER``, mail goes by Amazon SES."""
 
     api: Api | None = None
-    """None: there is no HTTP API."""
+    """The HTTP API. None: there is none."""
     export_bucket: str | None = Field(None, pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$")
-    """Name of the bucket; None: CloudFormation makes one up."""
+    """Name of the bucket. None: CloudFormation generates one."""
 
     @model_validator(mode="after")
     def _mails_arrive(self) -> Self:
@@ -81,14 +81,14 @@ class PlatformStage(Stage):
             raise ValueError(f"settings.EMAIL_PROVIDER: {SES} or {SMTP} is required; console is for a local stage")
         if self.mails_by == SMTP and isinstance(self.network, NewNetwork) and self.network.nat_gateways == 0:
             raise ValueError(
-                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; {SES} is "
-                "right, or 1 gateway at least"
+                f"settings.EMAIL_PROVIDER: no server for {SMTP} can be reached with network.nat_gateways 0; use {SES}, "
+                "or at least 1 gateway"
             )
         return self
 
     @property
     def mails_by(self) -> Value:
-        """``EMAIL_PROVIDER``; SES where it is left out."""
+        """``EMAIL_PROVIDER``, by default SES."""
         return self.settings.get("EMAIL_PROVIDER", SES)
 
     @property
@@ -99,8 +99,8 @@ class PlatformStage(Stage):
         address = self.mail_from or (parseaddr(sender)[1] if isinstance(sender, str) else "")
         if not address:
             raise StageError(
-                f"cdk.json: stage {self.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, as "
-                "no-reply@example.com: functions that send mail by SES are allowed to send from it alone"
+                f"cdk.json: stage {self.name!r}: settings.EMAIL_FROM_ADDRESS: the address itself is required, such as "
+                "no-reply@example.com: functions that send mail by SES may send only from it"
             )
         return address
 

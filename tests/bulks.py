@@ -28,7 +28,7 @@ TASKS = {
         handler.jobs_bulk,
     )
 }
-"""What is declared, in these tests."""
+"""The declared tasks of these tests."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What tests of every kind may ask for: a PostgreSQL of their own."""
+"""The fixtures of all tests: a PostgreSQL server for the session, and a database for each test."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginMa
 
 
 def pytest_configure() -> None:
-    """Let SIGTERM end the session as Ctrl-C does: what the fixtures have started stops with it."""
+    """Let SIGTERM end the session as Ctrl-C does, so that fixtures stop the processes that they have started."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With ``--dist loadfile``: a file to one worker, and a folder whose tests go together to one as well."""
+    """With ``--dist loadfile``, run each file in one worker, and each folder of :data:`TOGETHER` too."""
     if config.getoption("dist") != "loadfile":
         return None
     from xdist.scheduler import LoadFileScheduling
@@ -53,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """One server for the session; a test that stops or kills it starts it again (port and data stay)."""
+    """The server of the session. A test that stops or kills it starts it again, with the same port and data."""
     from joblane.testing.server_for_tests import server_for_tests  # imported here: a unit test should not pay for it
 
     with server_for_tests() as server:
@@ -75,7 +75,7 @@ def database_url(postgres: Postgres, joblane_databases: Databases) -> Iterator[s
 
 
 def administer(server: Postgres, statement: str) -> None:
-    """Run a statement that no transaction may hold, such as `create database`."""
+    """Run a statement that PostgreSQL refuses in a transaction, such as `create database`."""
     from joblane.testing import databases
 
     databases.administer(server.database_url("postgres"), statement)

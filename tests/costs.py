@@ -43,7 +43,7 @@ def additions() -> list[Line]:
 
 
 def million() -> list[Line]:
-    """A million jobs, each enqueued by a separate call to its lane, and delivered alone."""
+    """A million jobs, each enqueued by a separate call to its lane, and delivered in a batch of one."""
     jobs = 1e6
     gb_seconds = jobs * assumed("Seconds of a job") * assumed("MB of a job's function") / 1024
     return [

@@ -16,7 +16,7 @@ from cfnlint.jsonschema import StandardValidator
 
 MAX_METRICS, MAX_VALUES, MAX_DIMENSIONS = 100, 100, 30
 MAX_LINE_BYTES = 256 * 1024
-"""Of the older text of the specification; the newer one has 1 MB."""
+"""The limit in the older text of the specification. The newer one has 1 MB."""
 FUTURE_MS, PAST_MS = 2 * 3600 * 1000, 14 * 24 * 3600 * 1000
 UNITS = (
     "Seconds|Microseconds|Milliseconds|Bytes|Kilobytes|Megabytes|Gigabytes|Terabytes|Bits|Kilobits|Megabits|Gigabits"
@@ -89,7 +89,7 @@ def documents(text: str) -> list[dict[str, Any]]:
 
 
 def problems(document: Any) -> Iterator[str]:
-    """What CloudWatch would not take, or what we would pay for and never look at."""
+    """Yield the faults of a line: metrics that CloudWatch would refuse, or would charge for without a use."""
     faults = [str(error.message) for error in StandardValidator(schema=SCHEMA).iter_errors(document)]
     yield from faults
     if faults:

@@ -81,13 +81,13 @@ class FakeInspector:
         return [(arguments, named) for name, arguments, named in self.calls if name == operation]
 
     @property
-    def did(self) -> list[tuple[Any, ...]]:
+    def performed(self) -> list[tuple[Any, ...]]:
         """Each action, with all its arguments in the order of the inspector's."""
         acted = [call for call in self.calls if permission_of(Inspector, call[0]) is not Permission.VIEW]
         return [(name, *self._bound(name, arguments, named).values()) for name, arguments, named in acted]
 
     @property
-    def asked(self) -> list[Filter]:
+    def filters(self) -> list[Filter]:
         """The filters of the listings."""
         return [self._bound("tasks", *call)["filter"] for call in self.called("tasks")]
 

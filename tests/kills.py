@@ -1,8 +1,8 @@
-"""Processes that die by SIGKILL where a test wants it, over the test's own database and queues.
+"""Processes that are killed by SIGKILL at a point that the test names, with the test's own database and queues.
 
-Run as ``python -m tests.kills``: a process that has everything imported, forks a worker for each line
-of JSON on its input, and answers when that has ended: ``status`` is its exit code, or the negative number of the signal
-that killed it; ``answer`` is what it returned to Lambda. The queues come by HTTP from the test, whose moto holds them.
+``python -m tests.kills`` imports everything, forks a worker for each line of JSON on its input, and writes a line when
+the worker has ended. ``status``: the exit code, or the negative number of the signal that killed it. ``answer``: the
+worker's response to Lambda. The worker reaches the queues by HTTP, because moto keeps them in the test's process.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DEATHS = {
     "after the commit": "commit",
     "while the canary runs": bulk_run.SET_CANARY_END,
 }
-"""The statement after which a process dies."""
+"""Point in time → the statement after which the process is killed."""
 
 
 def die() -> None:
@@ -68,7 +68,7 @@ def return_only(payload: Sample, ctx: TaskContext) -> str:
 
 @behaviour
 def die_at_first(payload: Sample, ctx: TaskContext) -> str:
-    """Dies in as many attempts as ``number`` says, with its effect written and not committed; then works."""
+    """Kill the process in the first ``number`` attempts, with the effect written and not committed; then complete."""
     write_effect(payload, ctx)
     if ctx.attempt <= payload.number:
         die()
@@ -76,13 +76,13 @@ def die_at_first(payload: Sample, ctx: TaskContext) -> str:
 
 
 @behaviour
-def give_up(payload: Sample, ctx: TaskContext) -> None:
+def archive_now(payload: Sample, ctx: TaskContext) -> None:
     from joblane import SkipRetry
 
     raise SkipRetry("enough")
 
 
-# --- The process that dies -----------------------------------------------------------------------------------------
+# --- The process that is killed ------------------------------------------------------------------------------------
 
 
 class DeadlySqs(Sqs):
@@ -106,15 +106,15 @@ class DeadlySqs(Sqs):
             die()
 
     def set_visibility(self, queue: str, receipts: Mapping[str, int]) -> None:
-        if self._when == "before letters are given back":
+        if self._when == "before dead letters are returned":
             die()
         super().set_visibility(queue, receipts)
 
 
 def hook_until(when: str) -> Any:
-    """A hook that dies after a statement: its effect is in the database, its answer is lost with the process.
+    """Return a hook that kills the process after a statement. The statement has its effect, and its answer is lost.
 
-    "after statement 7" is the seventh, whatever it is.
+    "after statement 7" means the seventh statement.
     """
     last = DEATHS.get(when)
     left = int(when.removeprefix("after statement ")) if when.startswith("after statement ") else 0
@@ -140,7 +140,7 @@ def work(order: dict[str, Any]) -> dict[str, Any]:
     database = HookedDatabase(order["environment"]["DATABASE_URL"], hook_until(when))
     sqs = DeadlySqs(when)
     vars(bulk_handler).update(Sqs=lambda: sqs, discover=lambda: TASKS)
-    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # letters of one that died are seen again soon
+    vars(bulk_run).update(HIDDEN_SECONDS=1, POLL_SECONDS=0.1)  # dead letters of a killed run are visible again soon
     worker = Worker(TASKS[order["type"]], database, sqs, PREFIX)
     return worker.handle({"Records": order["records"]}, LambdaContext())
 
@@ -177,8 +177,8 @@ def main() -> None:
 # --- In the test ---------------------------------------------------------------------------------------------------
 
 
-class Mortals:
-    """Starts workers that may die. ``status`` is how the last one ended."""
+class Workers:
+    """Starts workers that may be killed. ``status``: the exit status of the last one."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
@@ -187,8 +187,8 @@ class Mortals:
         self.status = 0
 
     @contextmanager
-    def over(self, world: World) -> Iterator[Mortals]:
-        """Let them work on this world."""
+    def over(self, world: World) -> Iterator[Workers]:
+        """Let the workers use this world."""
         server = _queue_server(world)
         address = f"http://127.0.0.1:{server.server_address[1]}"
         names = ("AWS_DEFAULT_REGION", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
@@ -202,7 +202,7 @@ class Mortals:
             server.server_close()
 
     def handle(self, type_: str, *records: dict[str, Any], dies: str = "") -> list[str] | None:
-        """Invoke a fresh worker. Returns the message ids that stay in the queue; None where it was killed."""
+        """Invoke a new worker. Return the ids of the messages that stay in the queue, or None if it was killed."""
         answer = self._order({"type": type_, "records": records, "dies": dies})
         return [item["itemIdentifier"] for item in answer["batchItemFailures"]] if answer else None
 
@@ -220,12 +220,12 @@ class Mortals:
 
 
 @contextmanager
-def mortals() -> Iterator[Mortals]:
+def killable_workers() -> Iterator[Workers]:
     command = [sys.executable, "-m", "tests.kills"]
     root = Path(__file__).parents[1]
     with subprocess.Popen(command, cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield Mortals(process)
+            yield Workers(process)
         finally:
             assert process.stdin is not None
             with suppress(BrokenPipeError):
@@ -234,14 +234,16 @@ def mortals() -> Iterator[Mortals]:
 
 
 def _queue_server(world: World) -> ThreadingHTTPServer:
-    """The test's queues on a port: SQS's JSON protocol, passed on call by call."""
+    """Serve the test's queues on a port, with SQS's JSON protocol."""
     client = world.sqs.client
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             call = self.headers["X-Amz-Target"].rpartition(".")[2]
             arguments = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            name = "".join(f"_{letter.lower()}" if letter.isupper() else letter for letter in call).lstrip("_")
+            name = "".join(f"_{character.lower()}" if character.isupper() else character for character in call).lstrip(
+                "_"
+            )
             status = 200
             try:
                 answer = getattr(client, name)(**arguments)

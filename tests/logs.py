@@ -1,4 +1,4 @@
-"""What was logged: each line as it is written, and as fields."""
+"""The library's log lines, as text and as fields."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Lines(logging.Handler):
 
 @contextmanager
 def lines() -> Iterator[Lines]:
-    """Collect what the library logs meanwhile."""
+    """Collect the library's log lines inside the block."""
     handler = Lines(telemetry.logger().registered_formatter)
     logger = logging.getLogger(telemetry.logger().service)
     logger.addHandler(handler)

@@ -1,4 +1,4 @@
-"""Tasks whose handlers do what the test says."""
+"""Sample tasks whose handlers have the behaviour that the test names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from joblane import ArchivedTask, Payload, Queue, TaskContext, task
 
 Behaviour = Callable[[Any, TaskContext], Any]
 behaviours: dict[str, Behaviour] = {}
-"""By the payload's ``do``; a test registers its own."""
+"""The payload's ``do`` → the behaviour. A test registers its own."""
 
 
 class Sample(Payload):
@@ -19,7 +19,7 @@ class Sample(Payload):
 
 
 def behaviour(function: Behaviour) -> Behaviour:
-    """Register a handler's doing under the function's name, which no other module of tests may use."""
+    """Register a handler's behaviour under the function's name, which no other test module may use."""
     other = behaviours.get(function.__name__, function).__module__
     assert other == function.__module__, f"{function.__name__!r} is a behaviour of {other}"
     behaviours[function.__name__] = function
@@ -76,7 +76,7 @@ def sample_overlap(payload: Sample, ctx: TaskContext) -> Any:
     return behaviours[payload.do](payload, ctx)
 
 
-# --- Given up ------------------------------------------------------------------------------------------------------
+# --- Archived ------------------------------------------------------------------------------------------------------
 
 
 @task("sample:alert")

@@ -1,4 +1,4 @@
-"""Sample tasks whose work is kept item by item or chunk by chunk, and the table that they fill."""
+"""Sample tasks that commit item by item or chunk by chunk, and the table that they fill."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from tests.samples import Sample, behaviour, behaviours
 from tests.world import World
 
 HANDLED = "TEST_HANDLED_FILE"
-"""Names a file that gets a line per item which a handler has in hand: it outlives the process that is killed."""
+"""The variable that names a file with a line for each item that a handler starts. The file survives a killed
+process."""
 PIECE = 50
-"""Items whose effects a handler of a hundred thousand writes in one statement."""
+"""The number of effects that a handler of many items writes in one statement."""
 
 
 class Base(DeclarativeBase):
@@ -27,7 +28,7 @@ class Base(DeclarativeBase):
 
 
 class Thing(Base):
-    """A row that a task has something to do for: one effect, or the tests fail."""
+    """A row that a task handles. It must have exactly one effect."""
 
     __tablename__ = "things"
 
@@ -38,7 +39,7 @@ class Thing(Base):
 
 
 def make_things(world: World, number: int) -> None:
-    """``number`` things, and an empty table for the effects. Codes and times are in another order than ids."""
+    """Create ``number`` things, and an empty table for the effects. Codes and times have another order than ids."""
     world.run(
         "create table things (id bigint primary key, code uuid not null unique, at timestamptz not null, maybe bigint)"
     )
@@ -51,7 +52,7 @@ def make_things(world: World, number: int) -> None:
 
 
 def counts(world: World) -> dict[int, int]:
-    """Effects per thing."""
+    """Return the number of effects per thing."""
     return {row[0]: row[1] for row in world.run("select thing, count(*) from effects group by 1")}
 
 
@@ -70,7 +71,7 @@ def sample_long(payload: Sample, ctx: TaskContext) -> Any:
 
 @behaviour
 def each_until_killed(payload: Sample, ctx: TaskContext) -> None:
-    """A hundred items; a first attempt dies with the item in hand that ``number`` says, its effect written."""
+    """Handle a hundred items. The first attempt kills the process at item ``number``, after writing its effect."""
     with Path(os.environ[HANDLED]).open("a", buffering=1) as handled:
         for item in ctx.each(range(100)):
             print(item, file=handled)
@@ -81,7 +82,7 @@ def each_until_killed(payload: Sample, ctx: TaskContext) -> None:
 
 @behaviour
 def resume_all(payload: Sample, ctx: TaskContext) -> None:
-    """Every thing, in chunks of as many as ``number`` says; a statement writes the effects of :data:`PIECE`."""
+    """Handle every thing in chunks of ``number``. A statement writes the effects of :data:`PIECE` things."""
     from sqlalchemy import select
 
     piece: list[int] = []
@@ -89,7 +90,7 @@ def resume_all(payload: Sample, ctx: TaskContext) -> None:
     for thing in ctx.resume(select(Thing.id), cursor=Thing.id, chunk=payload.number):
         piece.append(thing)
         if len(piece) == PIECE:
-            os.write(handled, "".join(f"{one}\n" for one in piece).encode())
+            os.write(handled, "".join(f"{thing}\n" for thing in piece).encode())
             ctx.session.execute(text("insert into effects select unnest(cast(:things as bigint[]))"), {"things": piece})
             piece.clear()
     os.close(handled)

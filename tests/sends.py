@@ -1,6 +1,7 @@
-"""What goes out to SQS, watched at the client: each send is recorded, and held against what SQS takes.
+"""The messages that are sent to SQS: each send is recorded and checked against SQS's limits.
 
-moto looks at bodies only; SQS counts attributes too, refuses an eleventh, and refuses characters that XML lacks.
+moto checks only bodies. SQS also counts attributes, refuses an eleventh attribute, and refuses characters that XML
+lacks.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 
 @dataclass
 class Sends:
-    """Every message that was sent, in order: ``(queue, entry)``; and how many requests it took."""
+    """Every sent message in order, as ``(queue, entry)``, and the number of requests."""
 
     messages: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     requests: int = 0
@@ -34,7 +35,7 @@ class Sends:
         return sends
 
     def to(self, queue: str) -> list[Mapping[str, Any]]:
-        """The entries that went to one queue."""
+        """Return the entries that were sent to a queue."""
         return [entry for name, entry in self.messages if name == queue]
 
     def delays(self, queue: str) -> list[int]:
@@ -62,7 +63,7 @@ class Sends:
 
 
 def check(entry: Mapping[str, Any]) -> None:
-    """Assert what SQS demands of one message."""
+    """Assert SQS's limits for one message."""
     attributes = entry.get("MessageAttributes", {})
     assert len(attributes) <= MAX_ATTRIBUTES
     assert entry["MessageBody"]

@@ -26,7 +26,7 @@ PREFIX = "jobs"
 
 @contextmanager
 def mocked_aws(monkeypatch: pytest.MonkeyPatch, region: str = "us-east-1") -> Iterator[None]:
-    """AWS by moto; of the shell's settings for AWS nothing is left."""
+    """Mock AWS by moto, without the shell's settings for AWS."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_DEFAULT_REGION", region)
@@ -36,8 +36,8 @@ def mocked_aws(monkeypatch: pytest.MonkeyPatch, region: str = "us-east-1") -> It
         yield
 
 
-class WatchedSqs(Sqs):
-    """The real queues, and a note of what was sent and of the visibilities that were set."""
+class RecordingSqs(Sqs):
+    """The real queues. It records the messages that are sent and the visibility timeouts that are set."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,46 +54,46 @@ class WatchedSqs(Sqs):
 
 
 def handle(worker: Worker, *records: dict[str, Any], seconds: float = 60.0) -> list[str]:
-    """Invoke a worker. Returns the message ids that stay in the queue."""
+    """Invoke a worker. Return the ids of the messages that stay in the queue."""
     answer = worker.handle(event(*records), LambdaContext(seconds=seconds))
     return [item["itemIdentifier"] for item in answer["batchItemFailures"]]
 
 
 @dataclass
 class World:
-    """The record, the queues and helpers to look at them."""
+    """The database, the queues, and helpers to inspect them."""
 
     url: str
     sqs: Sqs
     database: Database
     client: JobClient
-    _looker: Database
+    _observer: Database
     workers: dict[str, Worker] = field(default_factory=dict)
 
     @classmethod
     @contextmanager
     def over(cls, url: str) -> Iterator[Self]:
-        """Over a database, and over the queues of AWS as it is mocked now."""
+        """Yield a world over a database, with the queues of the mocked AWS."""
         world = cls(url, Sqs(), Database(url), JobClient(), Database(url))
         yield world
         world.database.drop()
-        world._looker.drop()
+        world._observer.drop()
         world.client.close()
 
     def lane(self, task: Task[Any, Any]) -> str:
-        """The name of the home lane, made with its dead letters on first use."""
+        """Return the name of the home lane. The lane and its dead-letter queue are created on first use."""
         name = lane_name(PREFIX, task.queue, task.type)
         self.make(name)
         return name
 
     def make(self, *names: str) -> None:
-        """Make queues, each with its dead letters."""
+        """Create queues, each with its dead-letter queue."""
         for name in names:
             for queue in (name, dead_letter_name(name)):
                 self.sqs.client.create_queue(QueueName=queue)
 
     def deploy(self, tasks: Iterable[Task[Any, Any]]) -> None:
-        """Make every queue that a deploy of these tasks makes: front doors, lanes, and their dead letters."""
+        """Create every queue of a deploy of these tasks: front doors, lanes, and their dead-letter queues."""
         self.make(*(front_door_name(PREFIX, queue) for queue in Queue))
         self.make(*(lane_name(PREFIX, queue, task.type) for task in tasks for queue in task.lanes))
 
@@ -106,12 +106,12 @@ class World:
     def deliver(
         self, task: Task[Any, Any], *bodies: str | Mapping[str, Any], seconds: float = 60.0, **how: Any
     ) -> list[str]:
-        """Hand messages to the task's function at once. Returns the message ids that stay in the queue."""
+        """Deliver messages to the task's function. Return the ids of the messages that stay in the queue."""
         records = [record(body, self.lane(task), **how) for body in bodies]
         return handle(self.worker(task), *records, seconds=seconds)
 
     def received(self, queue: str, *, visibility: int = 0) -> list[dict[str, Any]]:
-        """What is in a queue now."""
+        """Return the messages in a queue."""
         return self.sqs.client.receive_message(  # type: ignore[return-value]
             QueueUrl=self.sqs.url(queue),
             MaxNumberOfMessages=10,
@@ -124,7 +124,7 @@ class World:
         return self.received(dead_letter_name(self.lane(task)))
 
     def take(self, task: Task[Any, Any]) -> list[dict[str, Any]]:
-        """Receive what is in the lane and delete it: as events want it, its body and attributes."""
+        """Receive and delete the messages in the lane."""
         messages = self.received(self.lane(task), visibility=30)
         for message in messages:
             self.sqs.client.delete_message(
@@ -133,11 +133,11 @@ class World:
         return messages
 
     def run(self, sql: str, *parameters: Any) -> list[list[Any]]:
-        """Look at the record from outside."""
-        return self._looker.get().run(sql, *parameters)
+        """Run a statement on a connection of the test."""
+        return self._observer.get().run(sql, *parameters)
 
     def row(self, id_: str) -> dict[str, Any]:
-        connection = self._looker.get()
+        connection = self._observer.get()
         rows = connection.run("select to_jsonb(t) from joblane.tasks t where id = $1", id_)
         assert rows, f"no row {id_!r}"
         return rows[0][0]  # type: ignore[no-any-return]
@@ -151,7 +151,7 @@ class World:
         self.run("update joblane.tasks set due_at = clock_timestamp(), sweep_at = clock_timestamp() where id = $1", id_)
 
     def expire_leases(self) -> None:
-        """Let the leases of all runs end, and the sweep know."""
+        """End the leases of all runs, and make their rows due for the sweep."""
         self.run(
             "update joblane.tasks set lease_until = clock_timestamp() - interval '1 s', sweep_at = clock_timestamp()"
             " where state = 'active'"
@@ -161,18 +161,18 @@ class World:
         return [attempt["outcome"] for attempt in self.attempts(id_)]
 
     def sweep(self) -> Swept:
-        """One sweep over the record."""
+        """Run a sweep."""
         return sweep(self.database.get(), self.sqs, PREFIX)
 
-    def watch(self) -> WatchedSqs:
-        """Note what the world's workers send from now on. Call it before the first delivery."""
+    def watch(self) -> RecordingSqs:
+        """Record the messages that the world's workers send from now on. Call it before the first delivery."""
         assert not self.workers
-        self.sqs = watched = WatchedSqs()
-        return watched
+        self.sqs = recording = RecordingSqs()
+        return recording
 
     @contextmanager
     def rival(self, task: Task[Any, Any], hook: Hook | None = None) -> Iterator[Worker]:
-        """Another worker of the same task type, as another process would be: with a connection of its own."""
+        """Yield another worker of the same task type with its own connection, like another process."""
         self.lane(task)
         database = HookedDatabase(self.url, hook) if hook else Database(self.url)
         try:
@@ -181,7 +181,7 @@ class World:
             database.drop()
 
     def receive(self, queue: str, *, visibility: int = 30) -> list[dict[str, Any]]:
-        """What is in a queue, as the records of an event with receipt handles that are good."""
+        """Receive the messages in a queue, as the records of an event with valid receipt handles."""
         return [
             record(
                 message["Body"],
@@ -198,13 +198,13 @@ class World:
         ]
 
     def acknowledge(self, queue: str, records: Sequence[dict[str, Any]], kept: Sequence[str]) -> None:
-        """Delete what the function did not report as failed, as Lambda's poller does."""
-        for one in records:
-            if one["messageId"] not in kept:
-                self.sqs.client.delete_message(QueueUrl=self.sqs.url(queue), ReceiptHandle=one["receiptHandle"])
+        """Delete the messages that the function did not report as failed, as Lambda's poller does."""
+        for delivery in records:
+            if delivery["messageId"] not in kept:
+                self.sqs.client.delete_message(QueueUrl=self.sqs.url(queue), ReceiptHandle=delivery["receiptHandle"])
 
     def depth(self, queue: str) -> int:
-        """Messages in a queue, seen or not."""
-        answer = self.sqs.client.get_queue_attributes(QueueUrl=self.sqs.url(queue), AttributeNames=["All"])
-        found = answer["Attributes"]
-        return int(found["ApproximateNumberOfMessages"]) + int(found["ApproximateNumberOfMessagesNotVisible"])
+        """Return the number of messages in a queue, visible or not."""
+        response = self.sqs.client.get_queue_attributes(QueueUrl=self.sqs.url(queue), AttributeNames=["All"])
+        counts = response["Attributes"]
+        return int(counts["ApproximateNumberOfMessages"]) + int(counts["ApproximateNumberOfMessagesNotVisible"])

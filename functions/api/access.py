@@ -1,8 +1,8 @@
-"""Who asks, and who may: identity from the authorizer alone, permission from one table.
+"""Identity and permissions of callers: the identity comes only from the authorizer, the permissions from one table.
 
-An API Gateway HTTP API has verified the token before it calls this function, and puts its claims into
-``requestContext.authorizer.jwt.claims``; where its authorizer is IAM, it has verified the signature, and puts the
-principal into ``requestContext.authorizer.iam``. Nothing in a header or a body says who somebody is.
+Before an API Gateway HTTP API calls this function, it has verified the token, and puts its claims into
+``requestContext.authorizer.jwt.claims``. With the IAM authorizer it has verified the signature, and puts the principal
+into ``requestContext.authorizer.iam``. Headers and bodies do not affect the identity.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from saas import mail
 from saas.roles import Rank, rank_of
 
 EVERYBODY = frozenset(Rank)
-"""Whoever is signed in."""
+"""Every signed-in caller."""
 ADMINS = frozenset({Rank.ADMIN, Rank.OWNER})
 
 ROUTES: Mapping[str, frozenset[Rank]] = {
@@ -34,19 +34,19 @@ ROUTES: Mapping[str, frozenset[Rank]] = {
     "GET /tasks/{task_id}": EVERYBODY,
     "GET /openapi.json": EVERYBODY,
 }
-"""Route × role. A route that is not in it answers nobody."""
+"""Route → ranks that may use it. Other routes are not found."""
 
 SUBJECT = re.compile(r"[!-~]{1,200}")
-"""What a task's ``owner`` can hold."""
+"""Format of a task's ``owner``."""
 ASSUMED_ROLE = re.compile(r"(arn:[a-z-]+:sts::\d{12}:assumed-role/[^/]+)/[^/]+")
-"""Source: IAM, *IAM identifiers*: the name of the session comes last, and is whatever its maker called it."""
+"""The caller chooses the last part, the name of the session. Source: IAM, *IAM identifiers*."""
 UNQUOTED_LIST = re.compile(r"\[(.*)\]", re.DOTALL)
 BETWEEN_NAMES = re.compile(r"[\s,]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks. ``tenant_id`` None: signed in, and of no tenant (yet). ``email`` None: there is no verified one."""
+    """The caller. ``tenant_id`` None: signed in, without a tenant. ``email`` None: no verified address."""
 
     user_id: str
     tenant_id: UUID | None
@@ -55,14 +55,14 @@ class Caller:
 
     @property
     def tenant(self) -> UUID:
-        """The tenant, which whoever has a role has."""
+        """The tenant. Every caller with a role has one."""
         if self.tenant_id is None:
-            raise forbidden("this takes a tenant, and you are signed in to none")
+            raise forbidden("this needs a tenant, and you are signed in without one")
         return self.tenant_id
 
 
-def admit(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
-    """Let a request pass, before anything of it is looked at: 401, 403, or 404 for a path of another tenant."""
+def authorize(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
+    """Check the caller before the body is read: 401, 403, or 404 for a path of another tenant."""
     authorizer = app.current_event.request_context.authorizer
     principal = authorizer.get("iam")
     caller = service_of(principal) if principal else caller_of(authorizer.jwt_claim)
@@ -78,34 +78,34 @@ def admit(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Respo
     return next_middleware(app)
 
 
-def _admitted(request: Request) -> Caller:
+def _caller(request: Request) -> Caller:
     caller: Caller = request.context["caller"]
     return caller
 
 
-Who = Annotated[Caller, Depends(_admitted)]
-"""A route's parameter of this type is the caller."""
+Who = Annotated[Caller, Depends(_caller)]
+"""The type of a route's parameter that receives the caller."""
 
 
 # --- Principals ----------------------------------------------------------------------------------------------------
 
 
 def service_of(principal: Mapping[str, Any]) -> Caller:
-    """The caller of a verified signature: a role or user of the account, by its ARN, and in no tenant.
+    """Return the caller of a verified signature: a role or user of the account, by its ARN, without a tenant.
 
-    IAM knows nothing of tenants, and whom a service says it acts for is its word: so it may what everybody may, and
-    nothing of a tenant. A role is one caller in all its sessions. Raises 401 where there is no ARN, and 403 for the
-    users of an identity pool, who share a role and would see each other's tasks.
+    IAM has no tenants, and a tenant that a service names is not verified. So a service may use only the routes for
+    everybody. A role is one caller in all its sessions. Raises 401 without an ARN, and 403 for the users of an identity
+    pool, who share a role and would see each other's tasks.
     """
     arn = principal.get("userArn")
     if not isinstance(arn, str):
         raise unauthorized()
     if principal.get("cognitoIdentity"):
-        raise forbidden("users of an identity pool are not told apart; call as a role or user of the account")
+        raise forbidden("users of an identity pool share one identity; call as a role or user of the account")
     assumed = ASSUMED_ROLE.fullmatch(arn)
     name = assumed[1] if assumed else arn
     if not SUBJECT.fullmatch(name):
-        raise forbidden("the ARN of a caller has 200 characters at most")
+        raise forbidden("the ARN of a caller may have 200 characters at most")
     return Caller(name, None, Rank.GUEST, None)
 
 
@@ -113,10 +113,10 @@ def service_of(principal: Mapping[str, Any]) -> Caller:
 
 
 def caller_of(claims: Mapping[str, Any]) -> Caller:
-    """The caller of verified claims: ``sub``, ``tenant_id``, ``roles``, ``email`` (and ``email_verified``).
+    """Return the caller of verified claims: ``sub``, ``tenant_id``, ``roles``, ``email`` and ``email_verified``.
 
-    Roles that are not known count for nothing; of several the highest counts. An address counts where it is said to be
-    verified. Raises 401 for claims that name nobody.
+    Unknown roles are ignored, and the highest role counts. An address counts only if ``email_verified`` is true. Raises
+    401 for claims without a valid ``sub`` or with an invalid ``tenant_id``.
     """
     subject = claims.get("sub")
     if not isinstance(subject, str) or not SUBJECT.fullmatch(subject):
@@ -138,9 +138,9 @@ def _email(claims: Mapping[str, Any]) -> str | None:
 
 
 def _role_names(roles: object) -> Sequence[str]:
-    """The names in a claim: a list, its JSON, one name, or a list as an HTTP API writes it: ``[admin member]``.
+    """Return the names in a claim: a list, its JSON, a single name, or the form of an HTTP API, ``[admin member]``.
 
-    The last does not tell two names from one with a space in it, so it counts only where every word is a known name.
+    In the last form two names look like a name with a space, so it counts only if every word is a known name.
     """
     if isinstance(roles, str) and (unquoted := UNQUOTED_LIST.fullmatch(roles.strip())):
         try:

@@ -1,6 +1,6 @@
-"""The API put together: its routes, and what every request passes on its way to one.
+"""The API: its routes, and the middlewares of every request.
 
-answer → admit → read_body → validation of the request → the route → validation of the answer
+answer → authorize → read_body → validation of the request → the route → validation of the answer
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from aws_lambda_powertools.event_handler.middlewares.openapi_validation import (
     OpenAPIResponseValidationMiddleware,
 )
 
-from functions.api import exports, record, refusals, tasks, tenants
-from functions.api.access import ROUTES, admit
+from functions.api import exports, refusals, storage, tasks, tenants
+from functions.api.access import ROUTES, authorize
 from functions.api.bodies import read_body
 from functions.api.document import document
 from functions.api.refusals import Refusal
@@ -32,73 +32,73 @@ OWN_CODE = ("/functions/", "/shared/")
 
 @cache
 def app() -> APIGatewayHttpResolver:
-    """The process's."""
-    # Validation is put in by hand: Powertools' own place for it is before the question who asks.
-    made = APIGatewayHttpResolver(debug=False)
-    made.use(
+    """Return the API of this process."""
+    # The validation is added here, because Powertools' own validation would run before the authorization.
+    api = APIGatewayHttpResolver(debug=False)
+    api.use(
         [
             answer,
-            admit,
+            authorize,
             read_body,
             OpenAPIRequestValidationMiddleware(),
             OpenAPIResponseValidationMiddleware(has_response_validation_error=True),
         ]
     )
     for module in (tenants, exports, tasks):
-        made.include_router(module.router)
+        api.include_router(module.router)
 
-    @made.get("/openapi.json", summary="This document", tags=["openapi"])
+    @api.get("/openapi.json", summary="This document", tags=["openapi"])
     def openapi() -> dict[str, Any]:
-        return document(made)
+        return document(api)
 
-    return made
+    return api
 
 
-def answer(made: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
-    """The one place where every request's end is decided, and told in one line without a value of it."""
+def answer(api: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
+    """Answer every request, its errors included, and log it in one line without its values."""
     started = time.monotonic()
     try:
-        response = next_middleware(made)
+        response = next_middleware(api)
     except Exception as error:
-        response = refusals.answer(_refusal(error, made))
+        response = refusals.answer(_refusal(error, api))
     response.headers["Cache-Control"] = "no-store"
-    caller = made.context.get("caller")
+    caller = api.context.get("caller")
     telemetry.logger().info(
         "request",
         extra={
-            "route": _route(made),
+            "route": _route(api),
             "status": response.status_code,
             "ms": int((time.monotonic() - started) * 1000),
             "tenant_id": str(caller.tenant_id) if caller and caller.tenant_id else None,
-            "request_id": made.current_event.request_context.request_id,
-            **log_fields(made.current_event.headers.get(HEADER)),
+            "request_id": api.current_event.request_context.request_id,
+            **log_fields(api.current_event.headers.get(HEADER)),
         },
     )
     return response
 
 
-def _refusal(error: Exception, made: APIGatewayHttpResolver) -> Refusal:
+def _refusal(error: Exception, api: APIGatewayHttpResolver) -> Refusal:
     refusal = refusals.refusal_of(error)
     if refusal is None:
         telemetry.logger().error(
             "request failed",
-            extra={"route": _route(made), "error_type": type(error).__name__, "where": _where(error)},
+            extra={"route": _route(api), "error_type": type(error).__name__, "where": _where(error)},
         )
-        refusal = Refusal(500, "something went wrong here")
+        refusal = Refusal(500, "internal error")
     elif refusal.status == 503:
         telemetry.logger().warning("database unavailable", extra={"error": text_of(error)})
-        record.database().drop()
+        storage.database().drop()
     return refusal
 
 
-def _route(made: APIGatewayHttpResolver) -> str:
-    """As in the table; the path of no route may hold anything, and is not logged."""
-    route = f"{made.request.method} {made.request.route}"
+def _route(api: APIGatewayHttpResolver) -> str:
+    """Return the route as in the table. A path without a route is not logged, because it may contain anything."""
+    route = f"{api.request.method} {api.request.route}"
     return route if route in ROUTES else "none"
 
 
 def _where(error: Exception) -> str:
-    """The last of our own lines that an error passed; its text may hold values of the request."""
+    """Return the project's last file and line in a traceback. The error's text may contain the request's values."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""Reading a request's body before it is validated: JSON, an object, and nothing that Postgres cannot store."""
+"""Reads a request's body before its validation: it must be a JSON object that PostgreSQL can store."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ WITH_BODY = ("POST", "PUT", "PATCH")
 
 
 def read_body(app: APIGatewayHttpResolver, next_middleware: NextMiddleware) -> Response[Any]:
-    """Refuse a body that no route can take: 413, 415, or 400 with the field where there is one."""
+    """Refuse a body that no route accepts: 413, 415, or 400 with the name of the field."""
     event = app.current_event
     if app.request.method in WITH_BODY and event.body:
         kind = (event.headers.get("content-type") or "application/json").partition(";")[0].strip().lower()
         if kind != "application/json":
-            raise Refusal(415, "the body is JSON, with Content-Type: application/json")
+            raise Refusal(415, "the body must be JSON, with Content-Type: application/json")
         if _size_bytes(event.body, bool(event.is_base64_encoded)) > MAX_BODY_BYTES:
-            raise Refusal(413, f"the body is {MAX_BODY_BYTES} bytes at most")
+            raise Refusal(413, f"the body may have {MAX_BODY_BYTES} bytes at most")
         try:
             body = json.loads(event.decoded_body or "", parse_constant=_refuse)
             json.dumps(body, allow_nan=False)

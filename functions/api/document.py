@@ -1,4 +1,4 @@
-"""The OpenAPI document, with who may do what from the same table that decides it."""
+"""The OpenAPI document, with the permissions from the table that decides them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from functions.api.refusals import REFUSALS, Refused
 
 TITLE, VERSION = "Joblane platform API", "1"
 NEVER_ANSWERED = ("HTTPValidationError", "ResponseValidationError", "ValidationError")
-"""Powertools' own."""
+"""Schemas of Powertools that no route answers with."""
 ONLY_OF: dict[str, tuple[str, ...]] = {
     "400": ("POST",),
     "409": ("POST /tenants",),
@@ -22,11 +22,11 @@ ONLY_OF: dict[str, tuple[str, ...]] = {
     "415": ("POST",),
     "422": ("POST",),
 }
-"""Routes that answer so, by their beginning; the others do all."""
+"""Status → starts of the routes that answer with it. All routes answer with the other statuses."""
 
 
 def document(app: APIGatewayHttpResolver) -> dict[str, Any]:
-    """The document as JSON values."""
+    """Return the document as JSON values."""
     text = app.get_openapi_json_schema(
         title=TITLE,
         version=VERSION,
@@ -47,12 +47,14 @@ def document(app: APIGatewayHttpResolver) -> dict[str, Any]:
 
 def _complete(route: str, operation: dict[str, Any]) -> None:
     allowed = ROUTES[route]
-    who = "whoever is signed in" if allowed == EVERYBODY else ", ".join(rank.name.lower() for rank in sorted(allowed))
-    operation["description"] = f"For {who}."
+    ranks = (
+        "every signed-in caller" if allowed == EVERYBODY else ", ".join(rank.name.lower() for rank in sorted(allowed))
+    )
+    operation["description"] = f"For {ranks}."
     content = {"application/json": {"schema": {"$ref": f"#/components/schemas/{Refused.__name__}"}}}
     operation["responses"].pop("422", None)
     for parameter in operation.get("parameters", []):
-        if parameter["in"] == "header":  # Powertools has its name in lower case
+        if parameter["in"] == "header":  # Powertools writes its name in lower case
             parameter["name"] = parameter["name"].title()
     for status, description in REFUSALS.items():
         if route.startswith(ONLY_OF.get(status, ("",))):

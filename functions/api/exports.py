@@ -1,4 +1,4 @@
-"""Asking for an export, and fetching it."""
+"""Routes to request an export and to fetch it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from functions.api.access import Who
 from functions.api.once import Key, once
-from functions.api.record import enqueue, jobs
 from functions.api.refusals import Refusal, not_found
+from functions.api.storage import enqueue, jobs
 from functions.api.tracing import Trace
 from functions.data_export.handler import DataExport, ExportResult, data_export
 from joblane import State
@@ -29,7 +29,7 @@ class NewExport(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     export_type: Literal["full", "partial"] = Field(
-        description="`full`: the whole record. `partial`: who has access now, or is about to get it."
+        description="`full`: all data. `partial`: the people who have access now, or will get it."
     )
 
 
@@ -40,7 +40,7 @@ class ExportAccepted(BaseModel):
 
 
 class Download(BaseModel):
-    url: str = Field(description="Good for a few minutes and for whoever has it: do not keep or pass it on.")
+    url: str = Field(description="Valid for a few minutes, for anyone who has it: do not store it or pass it on.")
     expires_at: datetime
     file_name: str
     size_bytes: int
@@ -61,12 +61,12 @@ def request_export(body: NewExport, caller: Who, key: Key = None, trace: Trace =
             raise not_found()
         payload = DataExport(tenant_id=tenant.id, user_id=caller.user_id, export_type=body.export_type)
         task_id = enqueue(data_export, payload, session, id_, caller, trace, tenant=str(tenant.id))
-        return ExportAccepted(message="the export is under way", task_id=task_id)
+        return ExportAccepted(message="the export is being written", task_id=task_id)
 
     return once(create, ExportAccepted, caller=caller, route="POST /exports", key=key, body=body)
 
 
-@router.get("/exports/<task_id>", summary="Fetch an export that you asked for", tags=["exports"])
+@router.get("/exports/<task_id>", summary="Fetch an export that you requested", tags=["exports"])
 def fetch_export(task_id: str, caller: Who) -> ExportState:
     task = jobs().get(task_id)
     if (
@@ -79,7 +79,7 @@ def fetch_export(task_id: str, caller: Who) -> ExportState:
     if task.state is not State.COMPLETED:
         return ExportState(task_id=task.id, state=task.state, download=None)
     if task.result is None:
-        raise Refusal(410, "the export is not kept any longer; ask for another one")
+        raise Refusal(410, "the export has expired; request another one")
     result = ExportResult.model_validate(task.result)
     if not result.key.startswith(exports.folder_of(caller.tenant)):
         raise not_found()
@@ -87,7 +87,7 @@ def fetch_export(task_id: str, caller: Who) -> ExportState:
 
 
 def _download(result: ExportResult) -> Download:
-    bucket = settings.require(os.environ, "EXPORT_BUCKET", "where exports are written", "acme-exports")
+    bucket = settings.require(os.environ, "EXPORT_BUCKET", "the bucket of the exports", "acme-exports")
     return Download(
         url=exports.link(uploads.s3(), bucket, result.key),
         expires_at=datetime.now(UTC) + exports.LINK_LASTS,

@@ -1,4 +1,4 @@
-"""The HTTP API's Lambda: one HTTP API event in, one answer out."""
+"""The HTTP API's function: it answers an HTTP API event."""
 
 from datetime import timedelta
 from typing import Any
@@ -7,7 +7,7 @@ from joblane.function import Function
 
 FUNCTION = Function(
     description="Answers the platform's HTTP API",
-    timeout=timedelta(seconds=29),  # API Gateway hangs up after 30
+    timeout=timedelta(seconds=29),  # API Gateway's limit is 30
     memory_mb=512,
     enqueue=("tenant:initialize", "user:invitation", "data:export"),
     reads=("exports",),
@@ -15,6 +15,6 @@ FUNCTION = Function(
 
 
 def handler(event: dict[str, Any], context: Any) -> dict[str, Any]:
-    from functions.api.app import app  # with the first request: whoever looks for tasks imports this module too
+    from functions.api.app import app  # not at the top: the discovery of tasks imports this module, too
 
     return app().resolve(event, context)

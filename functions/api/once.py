@@ -1,7 +1,7 @@
-"""Doing what a request asks for once, however often it comes: the ``Idempotency-Key`` header.
+"""Idempotent requests: the ``Idempotency-Key`` header.
 
-The id of what a request makes follows from its key, so it is the same in every repetition; what was answered is
-remembered in the transaction that did the work. A key belongs to its caller, tenant and route: nobody meets another's.
+The id of the created object is derived from the key, so it is the same in every repetition. The answer is stored in the
+transaction of the request. A key belongs to its caller, tenant and route, and does not conflict with those of others.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from aws_lambda_powertools.event_handler.openapi.params import Header
 from pydantic import BaseModel
 
 from functions.api.access import Caller
-from functions.api.record import transaction
 from functions.api.refusals import Refusal
+from functions.api.storage import transaction
 from joblane import TaskIdConflictError
 from joblane.enqueue.check import new_id
 from joblane.json_values import canonical, digest
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 NAME = "Idempotency-Key"
 NAMESPACE = UUID("5f6e1d0c-6a52-4d0b-9f4e-0d6f1c7f2a31")
-"""Any that nobody else uses."""
+"""A random namespace for these ids."""
 
 Key = Annotated[
     str | None,
@@ -35,7 +35,7 @@ Key = Annotated[
         min_length=1,
         max_length=200,
         pattern="^[!-~]+$",
-        description="The same request under the same key is done once and answered alike, for seven days.",
+        description="Requests with the same key are executed once and get the same answer, for seven days.",
     ),
 ]
 A = TypeVar("A", bound=BaseModel)
@@ -44,11 +44,10 @@ A = TypeVar("A", bound=BaseModel)
 def once(
     make: Callable[[Session, UUID], A], answer: type[A], *, caller: Caller, route: str, key: str | None, body: BaseModel
 ) -> A:
-    """Call ``make`` with a session and the id of what it is to make, or return what it answered before.
+    """Call ``make`` with a session and the id of the object to create, or return its stored answer.
 
-    ``route``: with its path's values. All that ``make`` writes and enqueues commits together, or not at all; with it
-    the caller's address, as jobs write to who asked. Raises 422 where the key came with another body before, or its id
-    is taken.
+    ``route``: with the values of its path. All changes and enqueues of ``make`` are committed together, with the
+    caller's e-mail address, which jobs use. Raises 422 if the key was used with another body, or its id exists.
     """
     if key is None:
         with transaction() as session:
@@ -58,22 +57,22 @@ def once(
     with transaction() as session:
         known = requests.begin(session, request_id, fingerprint)
         if known is None:
-            made = _make(make, session, request_id, caller)
-            requests.keep(session, request_id, made.model_dump(mode="json"))
-            return made
+            created = _make(make, session, request_id, caller)
+            requests.keep(session, request_id, created.model_dump(mode="json"))
+            return created
     if known.fingerprint != fingerprint:
-        raise used()
+        raise key_used()
     return answer.model_validate(known.answer)
 
 
 def _make(make: Callable[[Session, UUID], A], session: Session, id_: UUID, caller: Caller) -> A:
     try:
-        made = make(session, id_)
+        created = make(session, id_)
     except TaskIdConflictError:
-        raise used() from None
+        raise key_used() from None
     if caller.email is not None:
         users.remember_address(session, caller.user_id, caller.email)
-    return made
+    return created
 
 
 def id_of(caller: Caller, route: str, key: str) -> UUID:
@@ -81,6 +80,6 @@ def id_of(caller: Caller, route: str, key: str) -> UUID:
     return uuid5(NAMESPACE, canonical([tenant, caller.user_id, route, key]))
 
 
-def used() -> Refusal:
-    """What the key stands for is there already: of another request, or of one that is not remembered any more."""
-    return Refusal(422, "the key was used before", (NAME, "came with a request before; take a new one"))
+def key_used() -> Refusal:
+    """Return the refusal for a key whose object exists, of another request or of a request that is not stored now."""
+    return Refusal(422, "the key was used before", (NAME, "was used by an earlier request; use a new key"))

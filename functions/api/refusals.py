@@ -1,4 +1,4 @@
-"""Answers that are no success, all of one shape. :data:`REFUSALS` says what each status means."""
+"""Answers to refused and failed requests, all in the same format. :data:`REFUSALS` describes each status."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from joblane.record.connection import is_unavailable
 
 RETRY_AFTER_SECONDS = 5
 REFUSALS = {
-    "400": "The request does not fit.",
-    "401": "No claims, or claims that name nobody.",
+    "400": "The request is not valid.",
+    "401": "There are no claims, or they identify no caller.",
     "403": "The caller's role does not allow it.",
-    "404": "There is no such thing, or it is somebody else's.",
-    "409": "It is there already, or in a state that rules this out.",
-    "410": "It is kept no longer.",
+    "404": "It does not exist, or it belongs to another caller.",
+    "409": "It exists already, or its state does not allow this.",
+    "410": "It has expired.",
     "413": "The body is too large.",
-    "415": "The body is no JSON.",
-    "422": "It fits and cannot be done, or the key came with another request before.",
-    "500": "A fault of ours.",
+    "415": "The body is not JSON.",
+    "422": "The request is valid and cannot be executed, or its key was used by another request.",
+    "500": "Internal error.",
     "503": "The database does not answer.",
 }
-"""Of the answers to a request, as the OpenAPI document has them."""
+"""Status → description in the OpenAPI document."""
 
 
 class Problem(BaseModel):
-    """One field of a request and what is wrong with it."""
+    """A field of a request and its problem."""
 
     field: str
     problem: str
 
 
 class Refused(BaseModel):
-    """The body of every answer that is no success."""
+    """The body of the answer to a refused or failed request."""
 
     success: bool = False
     message: str
@@ -47,7 +47,7 @@ class Refused(BaseModel):
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, not a fault
-    """Ends a request with an answer that is no success; what it has written is rolled back."""
+    """Ends a request with a refusal. Its changes are rolled back."""
 
     def __init__(
         self, status: int, message: str, *errors: tuple[str, str], headers: Mapping[str, str] | None = None
@@ -59,7 +59,7 @@ class Refusal(Exception):  # noqa: N818 - an answer, not a fault
 
 
 def bad_request(*errors: tuple[str, str]) -> Refusal:
-    return Refusal(400, "the request does not fit", *errors)
+    return Refusal(400, "the request is not valid", *errors)
 
 
 def unauthorized() -> Refusal:
@@ -79,7 +79,7 @@ def unavailable() -> Refusal:
 
 
 def refusal_of(error: Exception) -> Refusal | None:
-    """What an error comes to; None for a fault of ours."""
+    """Return the refusal for an error, or None for an internal error."""
     match error:
         case Refusal():
             return error
@@ -101,25 +101,25 @@ def answer(refusal: Refusal) -> Response[Any]:
     )
 
 
-# --- What pydantic says of a field ---------------------------------------------------------------------------------
+# --- Pydantic's errors ---------------------------------------------------------------------------------------------
 
 OF_THE_TOKEN = ("tenant_id", "user_id", "owner", "created_by", "invited_by", "roles", "role", "sub")
-OWN_WORDS = {
+TEXTS = {
     "extra_forbidden": "is not a field of this request",
     "missing": "is required",
     "uuid_parsing": "a UUID is required",
 }
-"""In place of pydantic's: some of those show the value."""
+"""Texts that replace pydantic's, some of which show the value."""
 MAX_NAME = 100
-"""Of a field that the sender made up."""
+"""Characters of a field's name, which the sender may have invented."""
 
 
 def _problem(error: Mapping[str, Any]) -> tuple[str, str]:
     where: Sequence[Any] = error["loc"]
     name = ".".join(str(part) for part in where[1:]) or str(where[0])
-    if where[0] == "header":  # Powertools has its name in lower case
+    if where[0] == "header":  # Powertools writes its name in lower case
         name = name.title()
     kind = error["type"]
     if kind == "extra_forbidden" and name in OF_THE_TOKEN:
-        return name, "cannot be given: who you are, and your tenant, come from your token"
-    return name[:MAX_NAME], OWN_WORDS.get(kind, str(error["msg"]).removeprefix("Value error, "))
+        return name, "is not accepted: your identity and your tenant come from your token"
+    return name[:MAX_NAME], TEXTS.get(kind, str(error["msg"]).removeprefix("Value error, "))

@@ -1,4 +1,4 @@
-"""How a task stands."""
+"""The route for the state of a task."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from aws_lambda_powertools.event_handler.api_gateway import Router
 from pydantic import BaseModel, Field
 
 from functions.api.access import ADMINS, Caller, Who
-from functions.api.record import jobs
 from functions.api.refusals import not_found
+from functions.api.storage import jobs
 from joblane import State, TaskStatus
 
 router = Router()
 
 
 class TaskProgress(BaseModel):
-    """As last told by the task. ``total`` null: not known."""
+    """The last progress that the task reported. ``total`` null: unknown."""
 
     done: int
     total: int | None
@@ -31,22 +31,24 @@ class TaskState(BaseModel):
     state: State
     progress: TaskProgress | None
     items_done: int
-    result: Any = Field(description="What the task returned, while it is kept.")
+    result: Any = Field(description="The task's result, during its retention.")
     created_at: datetime
     finished_at: datetime | None
 
 
-@router.get("/tasks/<task_id>", summary="Look at a task of yours, or as an admin at your tenant's", tags=["tasks"])
+@router.get("/tasks/<task_id>", summary="Show a task of yours or, for admins, of your tenant", tags=["tasks"])
 def show_task(task_id: str, caller: Who) -> TaskState:
     task = jobs().get(task_id)
     if task is None or not may_see(caller, task):
         raise not_found()
-    told = task.progress
+    progress = task.progress
     return TaskState(
         task_id=task.id,
         type=task.type,
         state=task.state,
-        progress=None if told is None else TaskProgress(done=told.done, total=told.total, note=told.note),
+        progress=None
+        if progress is None
+        else TaskProgress(done=progress.done, total=progress.total, note=progress.note),
         items_done=task.items_done,
         result=task.result,
         created_at=task.created_at,
@@ -55,10 +57,10 @@ def show_task(task_id: str, caller: Who) -> TaskState:
 
 
 def may_see(caller: Caller, task: TaskStatus) -> bool:
-    """A task's owner, and the admins of its tenant.
+    """Return true for the task's owner and for the admins of its tenant.
 
-    Only of what this API enqueued, which alone has an owner: elsewhere the tenant is a sender's word, and no proof. An
-    owner who is of another tenant now does not see what was done for the one before.
+    Only tasks of this API have an owner. The tenant of other tasks comes from their sender and is not verified, so they
+    are not shown. An owner who is in another tenant now does not see the tasks of the previous tenant.
     """
     if task.owner is None:
         return False

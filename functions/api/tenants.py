@@ -1,4 +1,4 @@
-"""Creating a tenant, and inviting users into it."""
+"""Routes to create a tenant and to invite users."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from aws_lambda_powertools.event_handler.api_gateway import Router
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from functions.api.access import Who
-from functions.api.once import Key, once, used
-from functions.api.record import enqueue
+from functions.api.once import Key, key_used, once
 from functions.api.refusals import Refusal, forbidden, not_found
+from functions.api.storage import enqueue
 from functions.api.tracing import Trace
 from functions.tenant_initialize.handler import TenantInitialize, tenant_initialize
 from functions.user_invitation.handler import UserInvitation, user_invitation
@@ -35,7 +35,7 @@ def _short(metadata: dict[str, Any]) -> dict[str, Any]:
 
 def _one_line(name: str) -> str:
     if not mail.is_one_line(name):
-        raise ValueError("one line that can be seen is required, without control or direction characters")
+        raise ValueError("a visible line is required, without control or direction characters")
     return name
 
 
@@ -52,10 +52,10 @@ class NewTenant(BaseModel):
         str, StringConstraints(strip_whitespace=True, min_length=1, max_length=255), AfterValidator(_one_line)
     ]
     slug: Annotated[str, StringConstraints(pattern=r"^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$")] = Field(
-        description="Lower-case letters, digits and inner hyphens, 63 at most; no other tenant has it."
+        description="Lower-case letters, digits and inner hyphens, 63 characters at most; unique among tenants."
     )
     metadata: Annotated[dict[str, Any], AfterValidator(_short)] = Field(
-        default={}, description="Handed to the services that initialise the tenant."
+        default={}, description="Passed to the services that initialise the tenant."
     )
 
 
@@ -63,7 +63,7 @@ class TenantCreated(BaseModel):
     success: bool = True
     message: str
     tenant_id: UUID
-    task_id: str = Field(description="The task that initialises it.")
+    task_id: str = Field(description="The task that initialises the tenant.")
 
 
 class NewInvitation(BaseModel):
@@ -84,14 +84,14 @@ class InvitationCreated(BaseModel):
 @router.post("/tenants", status_code=201, summary="Create a tenant", tags=["tenants"])
 def create_tenant(body: NewTenant, caller: Who, key: Key = None, trace: Trace = None) -> TenantCreated:
     def create(session: Session, id_: UUID) -> TenantCreated:
-        made = tenants.create(
+        created = tenants.create(
             session, id_, name=body.name, slug=body.slug, metadata=body.metadata, created_by=caller.user_id
         )
-        if not made and tenants.load(session, id_) is not None:
-            raise used()
-        if not made:
-            raise Refusal(409, "there is such a tenant", ("slug", "is taken"))
-        # the creator's token does not name the new tenant yet: the task is theirs, and no tenant's
+        if not created and tenants.load(session, id_) is not None:
+            raise key_used()
+        if not created:
+            raise Refusal(409, "a tenant with this slug exists", ("slug", "is taken"))
+        # the creator's token does not contain the new tenant yet, so the task has an owner and no tenant
         payload, tags = TenantInitialize(tenant_id=id_), [f"tenant:{id_}"]
         task_id = enqueue(tenant_initialize, payload, session, id_, caller, trace, tags=tags)
         return TenantCreated(message="the tenant is being initialized", tenant_id=id_, task_id=task_id)
@@ -107,18 +107,18 @@ def invite(
         _check_open(session, tenant_id)
         role = roles.load(session, body.role_id, tenant_id)
         if role is None:
-            raise Refusal(422, "there is no such role", ("role_id", "is no role of this tenant or of the system"))
+            raise Refusal(422, "the role does not exist", ("role_id", "is no role of this tenant and no system role"))
         if role.rank > caller.rank:
             raise forbidden("a role above your own cannot be granted", ("role_id", "is above your own role"))
         expires_at = invitations.create(
             session, id_, tenant_id, email=body.email, role_id=role.id, invited_by=caller.user_id
         )
         if expires_at is None:
-            raise used()
+            raise key_used()
         payload = UserInvitation(invitation_id=id_)
         task_id = enqueue(user_invitation, payload, session, id_, caller, trace, tenant=str(tenant_id))
         return InvitationCreated(
-            message="the invitation is on its way", invitation_id=id_, expires_at=expires_at, task_id=task_id
+            message="the invitation is being sent", invitation_id=id_, expires_at=expires_at, task_id=task_id
         )
 
     route = f"POST /tenants/{tenant_id}/invitations"
@@ -126,7 +126,7 @@ def invite(
 
 
 def _check_open(session: Session, tenant_id: UUID) -> None:
-    """Nobody is invited into a tenant that is closed: the job would not send the mail."""
+    """Refuse an invitation to a closed tenant, because the job would not send the mail."""
     tenant = tenants.load(session, tenant_id)
     if tenant is None or tenant.status == "deleted":
         raise not_found()

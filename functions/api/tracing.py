@@ -1,4 +1,4 @@
-"""The trace that a request is a part of, which what it enqueues becomes a part of, too."""
+"""The trace of a request, which its tasks continue."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from aws_lambda_powertools.event_handler.openapi.params import Header
 from joblane.sqs.traceparent import HEADER, caller_of
 
 NAME = HEADER.title()
-"""As HTTP writes it, whose names have no case."""
+"""The header's name. HTTP ignores the case of header names."""
 
 Trace = Annotated[
     str | None,
-    Header(alias=NAME, description="W3C Trace Context. One that is malformed is passed over, as the standard says."),
+    Header(alias=NAME, description="W3C Trace Context. A malformed value is ignored, as the standard requires."),
 ]
 
 
 def headers_of(trace: str | None) -> Mapping[str, str]:
-    """A task's headers: the trace, where there is a good one."""
+    """Return a task's headers, with the trace if it is valid."""
     span = caller_of(trace)
     return {} if span is None else {HEADER: span.traceparent}
 
 
 def log_fields(trace: str | None) -> Mapping[str, str]:
-    """For the request's log line."""
+    """Return the fields of the request's log line."""
     span = caller_of(trace)
     return {} if span is None else {"trace_id": span.trace_id}

@@ -1,4 +1,4 @@
-"""Writes a tenant's data as a zip into the export bucket, and tells the user who asked."""
+"""Writes a tenant's data as a zip to the export bucket, and notifies the user who requested it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ TIME_FOR_A_MAIL = timedelta(seconds=20)
 
 
 class DataExport(Payload):
-    """``full``: the whole record. ``partial``: who has access now, or is about to get it.
+    """``full``: all data. ``partial``: the people who have access now, or will get it.
 
-    ``user_id``: the identity provider's, which need not be a UUID.
+    ``user_id``: the identity provider's id, which need not be a UUID.
     """
 
     tenant_id: UUID
@@ -32,7 +32,7 @@ class DataExport(Payload):
 
 
 class ExportResult(BaseModel):
-    """``key``: of the object in the export bucket. ``counts``: rows by kind."""
+    """``key``: key of the object in the export bucket. ``counts``: rows by file."""
 
     key: str
     size_bytes: int
@@ -52,7 +52,7 @@ class ExportResult(BaseModel):
 def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
     from saas import exports, tenants, uploads
 
-    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
+    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "the bucket of the exports", "acme-exports")
     tenant = tenants.load(ctx.session, payload.tenant_id)
     if tenant is None or tenant.status == "deleted":
         raise SkipRetry("the tenant does not exist")
@@ -71,7 +71,7 @@ def data_export(payload: DataExport, ctx: TaskContext) -> ExportResult:
 
 
 def _notify(payload: DataExport, tenant: Tenant, export: Export, ctx: TaskContext) -> bool:
-    """Write to the user. The export is there already, so whatever is wrong here is logged and no more."""
+    """Send a mail to the user. The export is written already, so a failure is only logged."""
     from saas import exports, mail, users
     from saas.errors import PlatformError
 

@@ -1,4 +1,4 @@
-"""Writes the week of every tenant in figures: its members, its invitations, and how its jobs ended."""
+"""Writes a weekly report for every tenant: its members, its invitations and the outcomes of its jobs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PAGE_TENANTS = 100
 
 
 class ReportGenerate(Payload):
-    """``week_ending``: the day after the week's last; None: the last Sunday before the task was enqueued."""
+    """``week_ending``: the day after the week's last day; None: the last Sunday before the task was enqueued."""
 
     week_ending: date | None = None
 
 
 class ReportResult(BaseModel):
-    """``tenants``: how many reports the run that ended it has written; an earlier attempt may have written others."""
+    """``tenants``: reports of the last run; earlier attempts may have written more."""
 
     week_ending: date
     tenants: int
@@ -43,7 +43,7 @@ class ReportResult(BaseModel):
 def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     from saas import reports, tenants, uploads
 
-    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where reports are written", "acme-exports")
+    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "the bucket of the reports", "acme-exports")
     week = (
         reports.Week.ending(payload.week_ending)
         if payload.week_ending
@@ -52,11 +52,11 @@ def report_generate(payload: ReportGenerate, ctx: TaskContext) -> ReportResult:
     outcomes, written = reports.outcomes(ctx.session, week), 0
 
     def pages(after: str | None) -> list[list[Tenant]]:
-        """The next page alone: the one behind it is asked for with the cursor that follows from this one."""
+        """Return only the next page: its cursor is that of the page after it."""
         page = tenants.page_after(ctx.session, None if after is None else UUID(after), PAGE_TENANTS)
         return [page] if page else []
 
-    # a retry goes on behind the last page that was written whole
+    # a retry continues after the last page that was written completely
     for page in ctx.resume(pages, cursor=lambda page: str(page[-1].id), chunk=1):
         found = reports.compile_page(ctx.session, page, week, outcomes)
         for tenant in page:

@@ -1,6 +1,6 @@
-"""Asks whether database, queues and configured services answer, and tells it in a metric, a log line and the result.
+"""Checks that database, queues and configured services answer, and reports it in metrics, a log line and the result.
 
-With the database away the task itself cannot be claimed, so neither metric comes: an alarm has to take missing data for
+While the database is unavailable, the task cannot be claimed and writes no metric. An alarm must treat missing data as
 unhealthy.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from saas.health import Check
 
 WHOLE = "all"
-"""The check that stands for all of them: an alarm watches its ``HealthCheckPassed``, and takes its absence for a fault.
+"""Name of the check that combines all others. An alarm watches its ``HealthCheckPassed``; missing data is a fault.
 
 Source: CloudWatch, *Configuring how CloudWatch alarms treat missing data*: ``breaching``.
 """
@@ -31,7 +31,7 @@ class SystemHealthCheck(Payload):
 
 
 class HealthResult(BaseModel):
-    """``problems``: what is wrong, by check."""
+    """``problems``: description by name of the check."""
 
     healthy: bool
     checks: int
@@ -53,10 +53,10 @@ def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthR
     from joblane.settings import prefix
     from saas import health
 
-    doors = [front_door_name(prefix(), queue) for queue in Queue]
+    front_doors = [front_door_name(prefix(), queue) for queue in Queue]
     checks = [
         *health.check_services(ctx.settings),
-        *health.check_queues(health.sqs(), doors),
+        *health.check_queues(health.sqs(), front_doors),
         health.check_database(ctx.session),
         *(health.check_sweep(ctx.session, schedule.previous) for schedule in load(SWEEP).schedules),
     ]
@@ -68,7 +68,7 @@ def system_health_check(payload: SystemHealthCheck, ctx: TaskContext) -> HealthR
 
 
 def _measure(checks: Sequence[Check]) -> None:
-    """``HealthCheckPassed`` or ``HealthCheckFailed`` and ``HealthCheckTime`` per check, and one for the whole."""
+    """Write ``HealthCheckPassed`` or ``HealthCheckFailed`` and ``HealthCheckTime`` per check, and the result of all."""
     from joblane.telemetry import Tally
 
     tally = Tally()

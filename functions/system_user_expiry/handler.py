@@ -1,4 +1,4 @@
-"""Takes expired system users out of service, and tells their owners once when a grace period has come."""
+"""Deactivates expired system users, and warns their owners once when a grace period has begun."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from saas.system_users import DueWarning
 
 MAX_WARNINGS = 100
-"""In one run; the next hour's takes the others."""
+"""Limit of a run; the next hour's run sends the others."""
 TIME_FOR_A_MAIL = timedelta(seconds=15)
 
 
@@ -57,10 +57,10 @@ def system_user_expiry(payload: SystemUserExpiry, ctx: TaskContext) -> ExpiryRes
 
 
 def _warn(warning: DueWarning, ctx: TaskContext) -> bool:
-    """Tell one owner.
+    """Warn an owner. Return false if the mail failed.
 
-    Whatever is wrong with the mail is logged, and it stays due for the next run: neither the other owners nor what was
-    deactivated wait for it.
+    A failure is logged, and the warning stays due for the next run. It affects neither other warnings nor the
+    deactivated system users.
     """
     from saas import mail, system_users
     from saas.errors import PlatformError

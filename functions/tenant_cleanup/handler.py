@@ -1,4 +1,4 @@
-"""Removes what has expired: invitations, tenants that were deleted long ago, old exports, remembered requests."""
+"""Removes expired data: invitations, tenants that were deleted long ago, old exports, and stored requests."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from joblane import Grants, Payload, Queue, TaskContext, task
 from saas import settings
 
 MAX_TENANTS = 500
-"""In one run; the next night's takes the others."""
+"""Limit of a run; the next night's run removes the others."""
 LEFT_FOR_TENANTS = timedelta(minutes=2)
-"""A listing of many exports may take what time there is."""
+"""Time that removing exports leaves for tenants; a list of many exports could take all of the time."""
 LEFT_FOR_THE_END = timedelta(seconds=30)
 
 
@@ -24,9 +24,9 @@ class TenantCleanup(Payload):
 
 
 class CleanupResult(BaseModel):
-    """How many there were: invitations that expired, requests forgotten, exports and tenants removed.
+    """Numbers of expired invitations, and of removed requests, exports and tenants.
 
-    Counted is what the run that ended the task has done; an earlier attempt may have done the rest.
+    These are the numbers of the last run; earlier attempts may have done more.
     """
 
     invitations: int = 0
@@ -48,12 +48,12 @@ class CleanupResult(BaseModel):
 def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
     from saas import invitations, requests
 
-    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "where exports are written", "acme-exports")
+    bucket = settings.require(ctx.settings, "EXPORT_BUCKET", "the bucket of the exports", "acme-exports")
     grace = settings.grace(ctx.settings)
     result = CleanupResult()
-    # Each step and each tenant commits on its own: what is wrong with one keeps no other, and no lock outlasts its own.
+    # Each step and each tenant has its own commit, so that a failure affects no other and locks are held for one only.
     for item in ctx.each(chain(("invitations", "requests", "exports"), _deleted_tenants(ctx, grace))):
-        if not _goes_on(ctx, LEFT_FOR_THE_END):
+        if not _may_continue(ctx, LEFT_FOR_THE_END):
             ctx.logger.info("tenants left to the next run")
             break
         with ctx.isolated():
@@ -71,7 +71,7 @@ def tenant_cleanup(payload: TenantCleanup, ctx: TaskContext) -> CleanupResult:
 
 
 def _deleted_tenants(ctx: TaskContext, grace: timedelta) -> Iterator[UUID]:
-    """Asked for when the steps before are done and committed."""
+    """Return the tenants to remove. The query runs after the steps before it are committed."""
     from saas import tenants
 
     yield from tenants.long_deleted(ctx.session, grace, MAX_TENANTS)
@@ -85,13 +85,13 @@ def _remove_old_exports(bucket: str, ctx: TaskContext) -> int:
         bucket,
         exports.FOLDER,
         older_than=datetime.now(UTC) - exports.KEPT,
-        goes_on=lambda: _goes_on(ctx, LEFT_FOR_TENANTS),
+        may_continue=lambda: _may_continue(ctx, LEFT_FOR_TENANTS),
     )
 
 
 def _remove_tenant(tenant_id: UUID, grace: timedelta, bucket: str, ctx: TaskContext) -> bool:
-    """The row first, which holds off whoever would bring the tenant back; its commit last, for the objects' sake:
-    nothing would find them once the tenant is gone."""
+    """Delete the row first, so that its lock prevents restoring the tenant, and commit after the objects are removed:
+    without the row no later run would find the objects."""
     from saas import exports, objects, reports, tenants, uploads
 
     if not tenants.remove(ctx.session, tenant_id, grace):
@@ -101,6 +101,6 @@ def _remove_tenant(tenant_id: UUID, grace: timedelta, bucket: str, ctx: TaskCont
     return True
 
 
-def _goes_on(ctx: TaskContext, left: timedelta) -> bool:
+def _may_continue(ctx: TaskContext, left: timedelta) -> bool:
     ctx.check()
     return ctx.remaining() > left

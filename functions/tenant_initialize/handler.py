@@ -12,7 +12,7 @@ from joblane import Payload, Queue, SkipRetry, TaskContext, task
 from saas import settings
 
 BACK_OFF = [timedelta(seconds=5 * 4**failed) for failed in range(5)]
-"""5 s, 20 s, then 1, 5 and 21 minutes: a service may be away for almost half an hour."""
+"""5 s, 20 s, then 1, 5 and 21 minutes: a service may be unavailable for almost half an hour."""
 LEFT_FOR_THE_END = timedelta(seconds=5)
 
 
@@ -21,7 +21,7 @@ class TenantInitialize(Payload):
 
 
 class InitializeResult(BaseModel):
-    """``initialized``, or why there was nothing to do: the tenant's status."""
+    """``outcome``: ``initialized``, or the status of a tenant that needs no initialization."""
 
     outcome: Literal["initialized", "active", "suspended", "deleted"]
     services: int = 0
@@ -32,7 +32,7 @@ class InitializeResult(BaseModel):
     queue=Queue.CRITICAL,
     max_retry=5,
     retry_delay=BACK_OFF,
-    timeout=timedelta(minutes=5),  # ten services that take their 30 s each; what more there are, a retry goes on with
+    timeout=timedelta(minutes=5),  # ten services with 30 s each; a retry continues with further services
     environment=settings.SERVICES,
 )
 def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
@@ -57,7 +57,7 @@ def tenant_initialize(payload: TenantInitialize, ctx: TaskContext) -> Initialize
 
 
 def _overtaken(payload: TenantInitialize, ctx: TaskContext) -> InitializeResult:
-    """Somebody else decided on the tenant while the services were called: that stays."""
+    """Keep a status that was set while the services were called."""
     from saas import tenants
 
     tenant = tenants.load(ctx.session, payload.tenant_id)

@@ -1,4 +1,4 @@
-"""Mails an invitation to whom it invites."""
+"""Sends the mail of an invitation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class UserInvitation(Payload):
 
 
 class InvitationResult(BaseModel):
-    """``skipped``: why the mail was not sent, or None where it was."""
+    """``skipped``: the reason why the mail was not sent; None: it was sent."""
 
     skipped: str | None = None
 

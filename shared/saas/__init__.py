@@ -1,5 +1,5 @@
-"""The platform's tables and services: plain functions that take a session and know nothing of jobs.
+"""The platform's tables and services: plain functions that take a session and do not depend on jobs.
 
-The modules import SQLAlchemy, and some of them boto3 when they are used; a handler imports them inside its function, so
-that who only enqueues pays for neither.
+The modules import SQLAlchemy, and some of them boto3 on first use. A handler imports them inside its function, so that
+a process that only enqueues loads neither.
 """

@@ -1,4 +1,4 @@
-"""What the platform's services raise. No text holds an address, a token or a secret."""
+"""Errors of the platform's services. No text contains an address, a token or a secret."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class PlatformError(Exception):
 
 
 class SettingError(PlatformError, ValueError):
-    """A setting is there and cannot be used. ``name`` is its variable; the value is not in the text."""
+    """A setting has an invalid value. ``name`` is its variable; the text does not contain the value."""
 
     def __init__(self, name: str, problem: str) -> None:
         super().__init__(f"{name}: {problem}")
@@ -16,15 +16,15 @@ class SettingError(PlatformError, ValueError):
 
 
 class MailError(PlatformError):
-    """A mail was not sent; another time it may be."""
+    """A mail was not sent. A later attempt may succeed."""
 
 
 class MailRefusedError(MailError):
-    """A mail will never be taken: its recipient or its content was refused for good."""
+    """A mail was refused permanently, because of its recipient or its content."""
 
 
 class ServiceError(PlatformError):
-    """A service gave no answer, or one outside of 2xx. ``service`` is its address without credentials or query."""
+    """A service did not answer with status 2xx. ``service`` is its address without credentials or query."""
 
     def __init__(self, service: str, problem: str) -> None:
         super().__init__(f"{service}: {problem}")
@@ -32,4 +32,4 @@ class ServiceError(PlatformError):
 
 
 class StoreError(PlatformError):
-    """The bucket did not do what it was asked to; another time it may."""
+    """An operation on the bucket failed. A later attempt may succeed."""

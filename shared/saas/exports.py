@@ -1,19 +1,19 @@
-"""A tenant's data as a zip: JSON Lines and a manifest, written while the rows are read.
+"""Exports of a tenant's data: a zip of JSON Lines and a manifest, written while the rows are read.
 
 ========================  =============================================  ==============================================
 file                      ``full``                                       ``partial``
 ========================  =============================================  ==============================================
-``members.jsonl``         all, whatever their status                     active ones
-``invitations.jsonl``     all, past ones too                             open ones: pending and not expired
-``roles.jsonl``           the tenant's, and the system's roles that its members and invitations have: the same in both
-``manifest.json``         what was exported and when; rows, bytes and SHA-256 of each file
+``members.jsonl``         all members, with any status                   active members
+``invitations.jsonl``     all invitations, past ones included            open invitations: pending and not expired
+``roles.jsonl``           the tenant's roles, and the system roles of its members and invitations, the same in both
+``manifest.json``         tenant, type and time of the export; rows, bytes and SHA-256 of each file
 ========================  =============================================  ==============================================
 
-So ``full`` is the record, and ``partial`` is who has access now or is about to get it. Tokens of invitations are in
-neither. JSON Lines and not CSV: types stay what they are, and no spreadsheet takes a name for a formula.
+So ``full`` is all data, and ``partial`` shows the people who have access or will get it. Neither contains the tokens of
+invitations. The format is JSON Lines and not CSV, because it keeps types and no spreadsheet runs a name as a formula.
 
-Rows are read page by page behind the last key, so memory does not grow with the tenant. Each page is what was committed
-when it was read: the manifest has the time of the first and of the last.
+Rows are read in pages by their keys, so memory does not grow with the tenant. Each page is the committed state at the
+time of its reading; the manifest has the times of the first and the last page.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MAX_SLUG = 100
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """An export that was written. ``counts``: rows by name of the file, without its ending."""
+    """A written export. ``counts``: rows by name of the file, without its suffix."""
 
     key: str
     size_bytes: int
@@ -61,23 +61,23 @@ class Export:
 
 
 def key_of(tenant: Tenant, task_id: str, day: datetime) -> str:
-    """``exports/{tenant_id}/{task_id}/{slug}_{YYYYMMDD}.zip``; slug and id hold nothing that a path could."""
+    """Return ``exports/{tenant_id}/{task_id}/{slug}_{YYYYMMDD}.zip``, with slug and id safe as parts of a path."""
     folder = quote(task_id, safe="").replace(".", "%2E")
     return f"{folder_of(tenant.id)}{folder}/{file_slug(tenant)}_{day.astimezone(UTC):%Y%m%d}.zip"
 
 
 def folder_of(tenant_id: UUID) -> str:
-    """What the keys of a tenant's exports start with, and those of no other's."""
+    """Return the key prefix of a tenant's exports, which no other tenant's exports have."""
     return f"{FOLDER}{tenant_id}/"
 
 
 def file_slug(tenant: Tenant) -> str:
-    """The slug as a part of a file's name."""
+    """Return the slug in a form that is safe in a file name."""
     return UNSAFE.sub("-", tenant.slug)[:MAX_SLUG].strip("-") or "tenant"
 
 
 def link(client: S3Client, bucket: str, key: str) -> str:
-    """An address that hands out an export for ``LINK_LASTS``, to whoever has it."""
+    """Return a link to an export. Anyone who has it can download the export for ``LINK_LASTS``."""
     name = key.rpartition("/")[2]
     return client.generate_presigned_url(
         "get_object",
@@ -96,9 +96,9 @@ def write(
     bucket: str,
     on_page: Callable[[], None] = lambda: None,
 ) -> Export:
-    """Write the export into ``bucket``. ``on_page`` is called after each page: what it raises ends the export.
+    """Write the export into ``bucket``. ``on_page`` is called after each page; an exception of it ends the export.
 
-    Either the whole object is there afterwards or none. A second attempt on the same day writes the same key.
+    The object is written whole or not at all. A second attempt on the same day writes the same key.
     """
     started = datetime.now(UTC)
     key = key_of(tenant, task_id, started)
@@ -110,7 +110,7 @@ def write(
     files: dict[str, dict[str, Any]] = {}
     with (
         Upload(client, bucket, key, content_type=CONTENT_TYPE) as upload,
-        # A stream that cannot seek: zipfile then writes sizes behind the data.
+        # the stream cannot seek, so zipfile writes sizes behind the data
         zipfile.ZipFile(upload, "w", zipfile.ZIP_DEFLATED) as archive,  # type: ignore[call-overload]
     ):
         for name, (statement, after) in sources.items():
@@ -122,9 +122,9 @@ def write(
 
 
 def compose_notice(tenant: Tenant, export: Export, to: str, *, kept_until: datetime, key: str) -> Mail:
-    """The mail that an export is ready. It holds no link: whoever asks for the file is checked then."""
+    """Return the mail that an export is ready. It has no link, so that every download is authorised by the API."""
     name = one_line(tenant.name)
-    rows = "".join(f"  {count} {what}\n" for what, count in export.counts.items())
+    rows = "".join(f"  {count} {name_of_file}\n" for name_of_file, count in export.counts.items())
     text = (
         f"The export of {name} is ready:\n\n"
         f"  {export.key.rpartition('/')[2]}, {export.size_bytes} bytes\n{rows}\n"
@@ -133,10 +133,10 @@ def compose_notice(tenant: Tenant, export: Export, to: str, *, kept_until: datet
     return Mail(to, f"The export of {one_line(name, 120)} is ready", text, key=key)
 
 
-# --- What is exported ----------------------------------------------------------------------------------------------
+# --- Rows ----------------------------------------------------------------------------------------------------------
 
 Source = tuple[Select[Any], ColumnElement[Any]]
-"""Rows without order, and the column that is unique among them and has an index behind ``tenant_id``."""
+"""A statement without an order, and a column that is unique in its rows and follows ``tenant_id`` in an index."""
 
 
 def _members(tenant_id: UUID, export_type: ExportType) -> Source:
@@ -171,7 +171,7 @@ def _roles(tenant_id: UUID) -> Source:
 
 
 def _pages(session: Session, statement: Select[Any], after: ColumnElement[Any]) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a statement in order of ``after``, ``PAGE_ROWS`` at a time."""
+    """Return the rows of a statement in order of ``after``, in pages of ``PAGE_ROWS``."""
     ordered = statement.order_by(after).limit(PAGE_ROWS)
     rows = session.execute(ordered).mappings().all()
     while rows:
@@ -182,7 +182,7 @@ def _pages(session: Session, statement: Select[Any], after: ColumnElement[Any]) 
 
 
 def _write_rows(file: IO[bytes], pages: Iterator[list[dict[str, Any]]], on_page: Callable[[], None]) -> dict[str, Any]:
-    """One JSON object per line; what the manifest says of the file."""
+    """Write a JSON object per line, and return the file's entry in the manifest."""
     digest, rows, size = hashlib.sha256(), 0, 0
     for page in pages:
         data = "".join(json.dumps(row, ensure_ascii=False, default=_plain) + "\n" for row in page).encode()
@@ -199,7 +199,7 @@ def _plain(value: object) -> str:
         return value.astimezone(UTC).isoformat()
     if isinstance(value, UUID):
         return str(value)
-    raise TypeError(f"a {type(value).__name__} has no form in an export")
+    raise TypeError(f"a {type(value).__name__} cannot be written to an export")
 
 
 def _manifest(

@@ -1,4 +1,4 @@
-"""Whether what the platform stands on answers: one check each, which never raises."""
+"""Health checks of the platform's database, queues and services. A check never raises."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ PROBE_SECONDS = 5.0
 PROBES_AT_ONCE = 16
 OLDEST = "select now() - min(sweep_at) from joblane.tasks where sweep_at is not null"
 SWEEP_PATIENCE = timedelta(minutes=15)
-"""How long after its time a sweep may take to come and to take what is due."""
+"""Time after a scheduled sweep within which it must have started and sent the tasks that are due."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """``problem``: what is wrong, without a value; None where all is well."""
+    """The result of a check. ``problem``: a description without values; None: there is no problem."""
 
     name: str
     milliseconds: int
@@ -42,52 +42,52 @@ class Check:
 
 
 def check_database(session: Session) -> Check:
-    """A round trip to the database."""
+    """Check that the database answers."""
     return _check("database", lambda: session.execute(text("select 1")))
 
 
 def check_sweep(session: Session, last_sweep: Callable[[datetime], datetime]) -> Check:
-    """Whether the sweep does its rounds: else rows whose time has come would wait for it.
+    """Check that the sweep runs: no due row waits for it longer than its schedule allows.
 
-    ``last_sweep``: the last time, up to and including a given one, at which a sweep should have come.
+    ``last_sweep``: returns the scheduled time of the last sweep at or before a given time.
     """
 
-    def ask() -> None:
+    def run() -> None:
         now = datetime.now(UTC)
         oldest = session.execute(text(OLDEST)).scalar_one()
         if oldest is not None and oldest > now - last_sweep(now - SWEEP_PATIENCE):
-            raise PlatformError(f"a task has waited for it for {int(oldest.total_seconds())} s")
+            raise PlatformError(f"a task has waited for the sweep for {int(oldest.total_seconds())} s")
 
-    return _check("sweep", ask)
+    return _check("sweep", run)
 
 
 def check_queues(client: SQSClient, names: Sequence[str]) -> list[Check]:
-    """Whether each queue is there and SQS tells of it."""
+    """Check that each queue exists and SQS returns its attributes."""
 
-    def ask(name: str) -> None:
+    def read(name: str) -> None:
         url = client.get_queue_url(QueueName=name)["QueueUrl"]
         client.get_queue_attributes(QueueUrl=url, AttributeNames=["ApproximateNumberOfMessages"])
 
-    return [_check(f"queue {name}", lambda name=name: ask(name)) for name in names]  # type: ignore[misc]
+    return [_check(f"queue {name}", lambda name=name: read(name)) for name in names]  # type: ignore[misc]
 
 
 def check_services(settings: Settings) -> list[Check]:
-    """Whether each configured service answers, all asked at once."""
+    """Check that each configured service answers, all at the same time."""
     try:
         found = services.configured(settings)
     except PlatformError as error:
         return [Check("services", 0, str(error))]
 
-    def ask(service: services.Service) -> Check:
+    def probe(service: services.Service) -> Check:
         return _check(f"service {service}", lambda: services.probe(service, settings, timeout_seconds=PROBE_SECONDS))
 
     with ThreadPoolExecutor(PROBES_AT_ONCE) as pool:
-        return list(pool.map(ask, found))
+        return list(pool.map(probe, found))
 
 
 @cache
 def sqs() -> SQSClient:
-    """A client with less patience than the check has time."""
+    """Return an SQS client with timeouts below that of the task."""
     import boto3
     from botocore.config import Config
 
@@ -95,12 +95,12 @@ def sqs() -> SQSClient:
     return boto3.client("sqs", config=config)
 
 
-def _check(name: str, ask: Callable[[], object]) -> Check:
+def _check(name: str, run: Callable[[], object]) -> Check:
     from botocore.exceptions import BotoCoreError, ClientError
 
     started, problem = time.monotonic(), None
     try:
-        ask()
+        run()
     except PlatformError as error:
         problem = str(error)
     except ClientError as error:

@@ -1,4 +1,4 @@
-"""Invitations of users into a tenant, and the mail that brings them."""
+"""Invitations of users to a tenant, and their mails."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKEN_BYTES = 32
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """An invitation with what its mail needs. ``closed``: why it is not to be sent; None where it is open."""
+    """An invitation with the data of its mail. ``closed``: the reason not to send it; None: it is open."""
 
     id: UUID
     tenant_name: str
@@ -39,7 +39,7 @@ class Invitation:
 
 
 def load(session: Session, invitation_id: UUID) -> Invitation | None:
-    """The invitation of that id. Whether it is over is judged by the database's clock."""
+    """Return the invitation with this id, or None. The database's clock decides if it has expired."""
     invitations = user_invitations.c
     row = session.execute(
         select(
@@ -72,7 +72,7 @@ def load(session: Session, invitation_id: UUID) -> Invitation | None:
 def create(
     session: Session, invitation_id: UUID, tenant_id: UUID, *, email: str, role_id: UUID, invited_by: str
 ) -> datetime | None:
-    """Write an invitation with a token of its own; until when it is open. None where the id is known already."""
+    """Insert an invitation with a new token, and return the time of its expiry. None: the id exists already."""
     statement = (
         insert(user_invitations)
         .values(
@@ -91,7 +91,7 @@ def create(
 
 
 def expire_past(session: Session) -> int:
-    """Close every pending invitation whose time is over; how many there were."""
+    """Expire all pending invitations past their time, and return their number."""
     statement = (
         update(user_invitations)
         .where(user_invitations.c.status == "pending", user_invitations.c.expires_at <= func.now())
@@ -101,9 +101,9 @@ def expire_past(session: Session) -> int:
 
 
 def compose(invitation: Invitation, settings: Settings, *, key: str) -> Mail:
-    """The mail to the invited. ``key``: the same for every attempt to send it.
+    """Return the invitation's mail. ``key``: the same for every attempt to send it.
 
-    Raises :class:`~joblane.settings.MissingSettingError`, :class:`SettingError` for the link's base.
+    Raises :class:`~joblane.settings.MissingSettingError`, and :class:`SettingError` for the base of the link.
     """
     base = require(settings, "INVITATION_BASE_URL", "the page that accepts invitations", "https://app.example.com/join")
     link = acceptance_link(base, invitation.token)
@@ -127,7 +127,7 @@ def compose(invitation: Invitation, settings: Settings, *, key: str) -> Mail:
 
 
 def acceptance_link(base: str, token: str) -> str:
-    """``base`` with the token in its query, behind what is there already. Raises :class:`SettingError`."""
+    """Return ``base`` with the token added to its query. Raises :class:`SettingError`."""
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname or any(char <= " " for char in base):
         raise SettingError("INVITATION_BASE_URL", "an address such as https://app.example.com/join is required")

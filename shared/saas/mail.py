@@ -1,7 +1,7 @@
-"""Sending a mail: into a folder (``console``), by SMTP, or by Amazon SES.
+"""Sending mail: to a folder (``console``), by SMTP, or by Amazon SES.
 
-A mail may be sent twice where a run dies between the sending and its record; both copies then carry the same
-``Message-ID`` (SES makes its own).
+A mail is sent twice if a run is killed between the send and its commit. Both copies then have the same ``Message-ID``,
+except with SES, which creates its own.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ SUBMISSION_PORT, TLS_PORT = 587, 465
 """Source: RFC 8314, sections 3.3 and 7.3."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 JOINERS = "\u200c\u200d"
-"""Format characters that words of many scripts, and pictures, are written with."""
+"""Format characters that many scripts and emoji need."""
 LONGEST_ADDRESS = 254
-"""Source: RFC 5321, section 4.5.3.1.3, less the angle brackets."""
+"""Source: RFC 5321, section 4.5.3.1.3, without the angle brackets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """One mail to one address. ``key``: the same for every attempt to send it."""
+    """A mail to an address. ``key``: the same for every attempt to send it."""
 
     to: str = field(repr=False)
     subject: str = field(repr=False)
@@ -49,16 +49,16 @@ class Mail:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What can be logged of a mail that was sent."""
+    """The data of a sent mail that may be logged."""
 
     provider: str
     message_id: str
 
 
 def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Receipt:
-    """Send by ``EMAIL_PROVIDER``. ``timeout_seconds``: to connect, and again for the conversation.
+    """Send by ``EMAIL_PROVIDER``. ``timeout_seconds``: for the connection, and again for the conversation.
 
-    Raises :class:`MailRefusedError` where no other attempt can help, :class:`MailError` where one may;
+    Raises :class:`MailRefusedError` for a permanent failure, :class:`MailError` for other failures, and
     :class:`SettingError` and :class:`~joblane.settings.MissingSettingError` for the settings.
     """
     provider = require(settings, "EMAIL_PROVIDER", f"how mails are sent, one of {', '.join(PROVIDERS)}", "ses")
@@ -79,11 +79,11 @@ def send(mail: Mail, settings: Settings, *, timeout_seconds: float = 10) -> Rece
 
 
 def one_line(value: str, limit: int = 255) -> str:
-    """Foreign text for a header or a sentence: no line breaks, no control or direction characters, single spaces.
+    """Return text that is safe in a header or a sentence: no line breaks, no control or direction characters.
 
-    Longer than ``limit`` it is cut, with an ellipsis.
+    Text longer than ``limit`` is cut, with an ellipsis.
     """
-    # Cc and Cf: control and format characters, which hide or turn text; Zl, Zp: line breaks; Cs: half characters.
+    # Cc and Cf: control and format characters, which hide or reverse text; Zl, Zp: line breaks; Cs: surrogates.
     spaced = "".join(" " if unicodedata.category(char) in ("Cc", "Zl", "Zp") else char for char in value)
     kept = "".join(char for char in spaced if unicodedata.category(char) not in ("Cf", "Cs"))
     text = " ".join(kept.split())
@@ -91,13 +91,13 @@ def one_line(value: str, limit: int = 255) -> str:
 
 
 def is_one_line(value: str) -> bool:
-    """Whether text can stand in a header or a sentence as it is: something to see, and nothing that breaks or turns."""
+    """Return true if text is safe in a header or a sentence: visible, on one line, without direction characters."""
     hidden = any(unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") for char in value if char not in JOINERS)
     return not hidden and one_line(value) != ""
 
 
 def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
-    """The message with its headers; plain text, and HTML beside it where there is one."""
+    """Return the message with its headers, the plain text, and the HTML if the mail has one."""
     from email.message import EmailMessage
     from email.policy import SMTP
     from email.utils import format_datetime, localtime
@@ -119,7 +119,7 @@ def compose(mail: Mail, sender: Address, to: Address) -> EmailMessage:
 
 
 def is_address(value: str) -> bool:
-    """Whether a mail can be sent there: one bare address."""
+    """Return true if ``value`` is a single bare e-mail address."""
     return _address(value) is not None
 
 
@@ -137,7 +137,7 @@ def _sender(settings: Settings) -> Address:
 
 
 def _address(value: str) -> Address | None:
-    """One bare address, its domain in ASCII; None for anything else, line breaks and lists above all."""
+    """Return a single bare address with its domain in ASCII. None for anything else, such as lists and line breaks."""
     from email.errors import MessageError
     from email.headerregistry import Address
 
@@ -155,7 +155,7 @@ def _address(value: str) -> Address | None:
 
 
 def _keep(message: EmailMessage, settings: Settings) -> None:
-    """Write the mail into ``EMAIL_CONSOLE_DIR``, for its owner alone: it may hold a token. The same mail, one file."""
+    """Write the mail to ``EMAIL_CONSOLE_DIR``, a file per key, readable only by its owner because of tokens."""
     if not (folder := settings.get("EMAIL_CONSOLE_DIR", "").strip()):
         return
     name = message["Message-ID"].strip("<>").partition("@")[0]
@@ -179,7 +179,7 @@ def _send_smtp(message: EmailMessage, sender: Address, settings: Settings, timeo
     host = require(settings, "SMTP_HOST", "the server that takes the mails", "smtp.example.com")
     port = _port(settings)
     connection = None
-    # Errors of smtplib print addresses and what the server said of them: `from None`, and only the code.
+    # Errors of smtplib contain addresses and the server's text, so only the code is kept, with `from None`.
     try:
         connection = _connected(host, port, sender, timeout_seconds)
         with hang_up_after(timeout_seconds, lambda: connection.sock):
@@ -195,7 +195,7 @@ def _send_smtp(message: EmailMessage, sender: Address, settings: Settings, timeo
     except (smtplib.SMTPException, OSError) as error:
         raise MailError(f"SMTP: {type(error).__name__}") from None
     except UnicodeError:
-        raise MailRefusedError("SMTP: the mail cannot be written in what the server takes") from None
+        raise MailRefusedError("SMTP: the server does not support the characters of the address") from None
     finally:
         if connection is not None:
             connection.close()
@@ -209,7 +209,7 @@ def _port(settings: Settings) -> int:
 
 
 def _connected(host: str, port: int, sender: Address, timeout_seconds: float) -> smtplib.SMTP:
-    """``local_hostname`` is given: smtplib would ask the name service for one, without a timeout."""
+    """Connect. ``local_hostname`` is given because smtplib would look it up without a timeout."""
     import smtplib
     import ssl
 
@@ -220,7 +220,7 @@ def _connected(host: str, port: int, sender: Address, timeout_seconds: float) ->
 
 
 def _log_in(connection: smtplib.SMTP, host: str, settings: Settings) -> None:
-    """TLS, verified, before anything is said; only a server on this machine may do without."""
+    """Start verified TLS and log in. Only a server on this machine may have no TLS."""
     import smtplib
     import ssl
 
@@ -230,7 +230,7 @@ def _log_in(connection: smtplib.SMTP, host: str, settings: Settings) -> None:
         connection.starttls(context=ssl.create_default_context())
         connection.ehlo()
     elif not secure and host not in LOOPBACK:
-        raise MailError("SMTP: the server does not offer STARTTLS, and mails are not sent in the clear")
+        raise MailError("SMTP: the server does not offer STARTTLS, and mail is not sent unencrypted")
     if user := settings.get("SMTP_USER", "").strip():
         password = require(settings, "SMTP_PASSWORD", "the password of SMTP_USER", "…")
         connection.login(user, password)
@@ -239,7 +239,7 @@ def _log_in(connection: smtplib.SMTP, host: str, settings: Settings) -> None:
 # --- SES -----------------------------------------------------------------------------------------------------------
 
 PERMANENT_SES_ERRORS = ("MessageRejected", "BadRequestException")
-"""The recipient or the content is at fault. Source: SendEmail, Amazon SES API v2 reference."""
+"""Errors because of the recipient or the content. Source: SendEmail, Amazon SES API v2 reference."""
 
 
 @cache
@@ -256,7 +256,7 @@ def _ses(timeout_seconds: float) -> SESV2Client:
 
 
 def _send_ses(mail: Mail, sender: Address, to: Address, timeout_seconds: float) -> str:
-    """SES's own message id. Parts and not raw: for raw mail the function would need a second permission."""
+    """Send, and return SES's message id. The mail is sent in parts: a raw mail would need a second permission."""
     from email.utils import formataddr
 
     from botocore.exceptions import BotoCoreError, ClientError

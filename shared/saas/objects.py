@@ -1,4 +1,4 @@
-"""Removing objects from a bucket, page by page. Reading and writing them is in :mod:`saas.uploads`."""
+"""Removes objects from a bucket, page by page. :mod:`saas.uploads` writes them."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ def remove(
     prefix: str,
     *,
     older_than: datetime | None = None,
-    goes_on: Callable[[], bool] = lambda: True,
+    may_continue: Callable[[], bool] = lambda: True,
 ) -> int:
-    """Remove the objects under ``prefix``, all or those last written before ``older_than``; how many there were.
+    """Remove the objects under ``prefix``, or those last written before ``older_than``, and return their number.
 
-    ``goes_on`` is asked before each page of at most 1,000: False leaves the rest. Raises :class:`StoreError` where some
-    could not be removed.
+    ``may_continue`` is called before each page of at most 1,000 objects; after False the rest stays. Raises
+    :class:`StoreError` if objects could not be removed.
     """
     removed = 0
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
-        if not goes_on():
+        if not may_continue():
             break
         found = page.get("Contents", [])
         keys = [item["Key"] for item in found if older_than is None or item["LastModified"] < older_than]

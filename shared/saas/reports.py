@@ -1,7 +1,7 @@
-"""A week of a tenant in figures: its members, its invitations, and how its jobs ended; one JSON object per tenant.
+"""Weekly reports of tenants: a JSON object per tenant with its members, its invitations and the outcomes of its jobs.
 
-Beside the exports, as ``reports/{tenant_id}/{slug}_{YYYYMMDD}.json`` with the day on which the week ended. Writing it
-again writes the same key.
+The key is ``reports/{tenant_id}/{slug}_{YYYYMMDD}.json``, with the day on which the week ended, in the bucket of the
+exports. A second write of a report has the same key.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ _tasks = Table(
     Column("finished_at", DateTime(timezone=True)),
     schema="joblane",
 )
-"""Of the record of tasks what is read here; the table itself is the library's."""
+"""The columns of the library's task table that the reports read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Week:
-    """Seven days in UTC: from ``start`` up to and without ``end``."""
+    """Seven days in UTC, from ``start`` up to but not including ``end``."""
 
     start: datetime
     end: datetime
 
     @classmethod
     def before(cls, moment: datetime) -> Week:
-        """The last one that ended on a Sunday's midnight, so that a run which comes late reports on the same days."""
+        """Return the last week that ended on a Sunday at midnight, so that a late run reports on the same days."""
         day = moment.astimezone(UTC).date()
         return cls.ending(day - timedelta(days=(day.weekday() - SUNDAY) % 7))
 
@@ -66,17 +66,17 @@ class Week:
 
 
 def enqueued_at(session: Session, task_id: str) -> datetime:
-    """When a task was enqueued, the same in each of its runs, however late; aware."""
+    """Return the time at which a task was enqueued. It is the same in all runs of the task."""
     found: datetime = session.execute(select(_tasks.c.created_at).where(_tasks.c.id == task_id)).scalar_one()
     return found
 
 
 Outcomes = Mapping[str, Mapping[str, Mapping[str, int]]]
-"""Tenant → type of task → state it ended in → how many."""
+"""Tenant → type of task → final state → number of tasks."""
 
 
 def outcomes(session: Session, week: Week) -> Outcomes:
-    """How the tasks of all tenants ended in a week, in one pass over the record."""
+    """Count the tasks of all tenants that ended in a week, in one query."""
     tasks = _tasks.c
     rows = session.execute(
         select(tasks.tenant, tasks.type, tasks.state, func.count())
@@ -91,7 +91,7 @@ def outcomes(session: Session, week: Week) -> Outcomes:
 
 
 def compile_page(session: Session, page: Sequence[Tenant], week: Week, jobs: Outcomes) -> dict[UUID, dict[str, Any]]:
-    """The reports of some tenants, by their ids."""
+    """Return the reports of a page of tenants, by their ids."""
     ids = [tenant.id for tenant in page]
     members, invitations = _members(session, ids, week), _invitations(session, ids, week)
     return {
@@ -109,7 +109,7 @@ def compile_page(session: Session, page: Sequence[Tenant], week: Week, jobs: Out
 
 
 def write(client: S3Client, bucket: str, tenant: Tenant, week: Week, report: Mapping[str, Any]) -> str:
-    """Write one report; its key."""
+    """Write a report, and return its key."""
     key = f"{folder_of(tenant.id)}{file_slug(tenant)}_{week.end:%Y%m%d}.json"
     body = json.dumps(report, ensure_ascii=False, indent=2).encode()
     client.put_object(Bucket=bucket, Key=key, Body=body, ContentType="application/json")
@@ -117,7 +117,7 @@ def write(client: S3Client, bucket: str, tenant: Tenant, week: Week, report: Map
 
 
 def folder_of(tenant_id: UUID) -> str:
-    """What the keys of a tenant's reports start with."""
+    """Return the key prefix of a tenant's reports."""
     return f"{FOLDER}{tenant_id}/"
 
 
@@ -125,7 +125,7 @@ def folder_of(tenant_id: UUID) -> str:
 
 
 def _members(session: Session, ids: Sequence[UUID], week: Week) -> dict[UUID, dict[str, Any]]:
-    """Members by their status now, and those who joined in the week."""
+    """Count members by their current status, and the members who joined in the week."""
     members = tenant_members.c
     joined = func.count().filter(week.holds(func.coalesce(members.joined_at, members.created_at)))
     rows = session.execute(
@@ -136,14 +136,14 @@ def _members(session: Session, ids: Sequence[UUID], week: Week) -> dict[UUID, di
     )
     found: dict[UUID, dict[str, Any]] = {}
     for tenant_id, status, count, new in rows:
-        one = found.setdefault(tenant_id, {"joined": 0, "by_status": {}})
-        one["joined"] += new
-        one["by_status"][status] = count
+        of_tenant = found.setdefault(tenant_id, {"joined": 0, "by_status": {}})
+        of_tenant["joined"] += new
+        of_tenant["by_status"][status] = count
     return found
 
 
 def _invitations(session: Session, ids: Sequence[UUID], week: Week) -> dict[UUID, dict[str, Any]]:
-    """What happened to invitations in the week, and how many are open now."""
+    """Count the invitations that were sent, accepted or expired in the week, and the open invitations."""
     items = user_invitations.c
     is_open = and_(items.status == "pending", items.expires_at > func.now())
     rows = session.execute(

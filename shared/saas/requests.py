@@ -1,4 +1,4 @@
-"""Requests that may come again: what was answered to one under the same key."""
+"""Stored answers to requests, by idempotency key."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 KEPT = timedelta(days=7)
-"""How long a request under the same key is answered alike."""
+"""Time for which a request with the same key gets the same answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """A request that was answered before. ``fingerprint``: of what it asked for."""
+    """A request that was answered before. ``fingerprint``: digest of its body."""
 
     fingerprint: str
     answer: Mapping[str, Any]
 
 
 def begin(session: Session, request_id: UUID, fingerprint: str) -> Known | None:
-    """Take the request on, or return what was answered to it.
+    """Begin the request, or return the stored answer to it.
 
-    Where another transaction has taken it on and is not done, this waits for its end: the same request sent twice at
-    once is done once.
+    If another transaction has begun the request, this waits for its end, so that a request that is sent twice at once
+    is executed once.
     """
     statement = insert(api_requests).values(id=request_id, fingerprint=fingerprint)
     taken = session.execute(statement.on_conflict_do_nothing().returning(api_requests.c.id)).one_or_none()
@@ -45,11 +45,11 @@ def begin(session: Session, request_id: UUID, fingerprint: str) -> Known | None:
 
 
 def keep(session: Session, request_id: UUID, answer: Mapping[str, Any]) -> None:
-    """Remember the answer, in the transaction that did the work."""
+    """Store the answer, in the transaction of the request."""
     session.execute(update(api_requests).where(api_requests.c.id == request_id).values(answer=dict(answer)))
 
 
 def forget(session: Session) -> int:
-    """Remove what is older than ``KEPT``; how many there were."""
+    """Remove requests older than ``KEPT``, and return their number."""
     statement = delete(api_requests).where(api_requests.c.created_at < func.now() - KEPT)
     return cast("CursorResult[Any]", session.execute(statement)).rowcount

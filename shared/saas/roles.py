@@ -1,4 +1,4 @@
-"""Roles in a tenant, and which of them is above which."""
+"""Roles in a tenant, and their ranks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Rank(IntEnum):
-    """What a role amounts to, in order. ``GUEST``: signed in, without a role in a tenant."""
+    """The rank of a role, in ascending order. ``GUEST``: signed in, without a role in a tenant."""
 
     GUEST = 0
     VIEWER = 1
@@ -28,7 +28,7 @@ class Rank(IntEnum):
 
 
 RANKS = {rank.name.lower(): rank for rank in Rank if rank is not Rank.GUEST}
-"""By the name that a role or a claim has."""
+"""Rank by name of a role, in the database or in a claim."""
 WORD = re.compile(r"[a-z]+")
 
 
@@ -40,15 +40,15 @@ class Role:
 
 
 def rank_of(*names: str) -> Rank | None:
-    """The highest rank among names; None where none of them is one."""
+    """Return the highest rank among ``names``, or None if none of them is the name of a rank."""
     return max((RANKS[name.lower()] for name in names if name.lower() in RANKS), default=None)
 
 
 def load(session: Session, role_id: UUID, tenant_id: UUID) -> Role | None:
-    """A role that can be given in a tenant: its own, or one of the system.
+    """Return a role that can be granted in a tenant, which is the tenant's own or a system role.
 
-    Its rank is that of its type, its name, or a word of its name, whichever is highest: claims write a list of names
-    with spaces between them. One that has none of these may stand for anything, so it counts as the highest.
+    Its rank is the highest of its type, its name, and the words of its name, because a claim may be a list of names
+    with spaces between them. A role without any of these counts as the highest rank, because it may mean anything.
     """
     row = session.execute(
         select(roles.c.name, roles.c.type).where(
@@ -62,5 +62,5 @@ def load(session: Session, role_id: UUID, tenant_id: UUID) -> Role | None:
 
 
 def _is_plain(name: str) -> bool:
-    """Whether JSON writes the name as it is. Another could hold any word, escaped."""
+    """Return true if JSON writes the name unchanged. Another name could contain any word in escaped form."""
     return json.dumps(name, ensure_ascii=False) == f'"{name}"'

@@ -1,8 +1,7 @@
-"""Calling the services that initialise a tenant, and asking whether they are there.
+"""Calls to the services that initialise a tenant, and checks that they answer.
 
-By ``http.client`` of the standard library: it follows no redirect, reads no proxy setting and repeats nothing, and it
-lets the connection be made to the very address that was checked. A client that resolves the name again for itself would
-leave room for another answer.
+They use ``http.client`` of the standard library: it follows no redirect, reads no proxy setting, repeats no request,
+and can connect to the address that was checked. A client that resolves the name again could get another address.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from saas.tenants import Tenant
 INITIALIZE_PATH = "/api/v1/tenants/initialize"
 CALL_SECONDS = 30.0
 MAX_ANSWER_BYTES = 64 * 1024
-"""What is read of an answer's body, and thrown away: only the status counts."""
+"""Bytes of an answer's body that are read and ignored. Only the status counts."""
 SECRET_HEADER = "X-Joblane-Secret"  # noqa: S105 - a header's name
 PRINTABLE = re.compile(r"[!-~]+( +[!-~]+)*")
 
@@ -47,7 +46,7 @@ Address = IPv4Address | IPv6Address
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The base address of a service, checked: ``http`` or ``https``, a host, no credentials, no query."""
+    """A checked base address of a service: ``http`` or ``https``, with a host, without credentials and query."""
 
     scheme: str
     host: str
@@ -61,17 +60,17 @@ class Service:
 
 
 def configured(settings: Settings) -> list[Service]:
-    """The services of ``TENANT_INIT_SERVICES`` in their order, each once. Raises :class:`SettingError`."""
+    """Return the services of ``TENANT_INIT_SERVICES`` in order, without duplicates. Raises :class:`SettingError`."""
     entries = [entry.strip() for entry in settings.get("TENANT_INIT_SERVICES", "").split(",")]
     return list(dict.fromkeys(_service(entry, number) for number, entry in enumerate(entries, 1) if entry))
 
 
 def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str, timeout_seconds: float) -> int:
-    """POST the tenant to a service; the status of its answer, which is 2xx.
+    """POST the tenant to a service, and return the status of its answer, which is 2xx.
 
-    ``key``: the service's ``Idempotency-Key``, the same in every attempt. ``timeout_seconds``: for the whole call.
+    ``key``: the ``Idempotency-Key``, the same in every attempt. ``timeout_seconds``: for the whole call.
 
-    Raises :class:`ServiceError` where there is no answer, another status, or a place that must not be called;
+    Raises :class:`ServiceError` without an answer, for another status, and for an address that must not be called;
     :class:`SettingError`.
     """
     if timeout_seconds <= 0:
@@ -79,7 +78,7 @@ def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str
     local = settings.get("JOBLANE_STAGE", "") == "local"
     secret = settings.get("TENANT_INIT_SECRET", "").strip()
     if secret and not PRINTABLE.fullmatch(secret):
-        raise SettingError("TENANT_INIT_SECRET", "printable ASCII is required, as a header can carry it")
+        raise SettingError("TENANT_INIT_SECRET", "printable ASCII is required, because it is sent in a header")
     if secret and service.scheme != "https" and not local:
         raise ServiceError(str(service), "TENANT_INIT_SECRET is only sent by https; give the service an https address")
     headers = {
@@ -95,9 +94,9 @@ def initialize(service: Service, tenant: Tenant, settings: Settings, *, key: str
 
 
 def probe(service: Service, settings: Settings, *, timeout_seconds: float) -> int:
-    """Ask a service whether it is there: GET its base address; the status of its answer, which is below 500.
+    """GET the base address of a service, and return the status of its answer, which is below 500.
 
-    What it says there is its own business: 404 is an answer too. Raises :class:`ServiceError`.
+    Any other answer is fine, 404 included. Raises :class:`ServiceError`.
     """
     addresses = _resolve(service, allow_own=settings.get("JOBLANE_STAGE", "") == "local")
     connection = _Connection(service, addresses, timeout_seconds)
@@ -115,39 +114,41 @@ def _body(tenant: Tenant) -> Mapping[str, Any]:
 
 
 def _service(entry: str, number: int) -> Service:
-    """One base address; a complaint names its number and never its text, which may hold credentials."""
-    what = f"entry {number}"
+    """Return a base address. An error names its number and never its text, which may contain credentials."""
+    where = f"entry {number}"
     try:
         parts: SplitResult = urlsplit(entry)
         host, port = (parts.hostname or "").encode("idna").decode(), parts.port
     except ValueError:  # UnicodeError too
-        raise SettingError("TENANT_INIT_SERVICES", f"{what} is not an address") from None
+        raise SettingError("TENANT_INIT_SERVICES", f"{where} is not an address") from None
     if parts.scheme not in ("http", "https") or not host or any(not "!" <= char <= "~" for char in parts.path):
         raise SettingError(
-            "TENANT_INIT_SERVICES", f"{what}: an address such as https://billing.example.com is required"
+            "TENANT_INIT_SERVICES", f"{where}: an address such as https://billing.example.com is required"
         )
     if parts.username is not None or parts.query or parts.fragment:
-        raise SettingError("TENANT_INIT_SERVICES", f"{what}: no credentials, query or fragment can be in it")
+        raise SettingError("TENANT_INIT_SERVICES", f"{where}: no credentials, query or fragment can be in it")
     return Service(parts.scheme, host, port or (443 if parts.scheme == "https" else 80), parts.path.rstrip("/"))
 
 
-# --- Where it may go -----------------------------------------------------------------------------------------------
+# --- Addresses -----------------------------------------------------------------------------------------------------
 
 
 def _resolve(service: Service, *, allow_own: bool) -> list[str]:
-    """The addresses of a service, all of them checked. Private networks are fine: services live there."""
+    """Return the addresses of a service, all of them checked. Private networks are allowed: services are there."""
     try:
         found = socket.getaddrinfo(service.host, service.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         raise ServiceError(str(service), "its name has no address") from None
     addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
     if not allow_own and any(is_own(address) for address in addresses):
-        raise ServiceError(str(service), "its address is of this machine or its metadata; only a local run calls that")
+        raise ServiceError(
+            str(service), "its address is that of this machine or its metadata, which only a local stage may call"
+        )
     return addresses
 
 
 def is_own(address: str) -> bool:
-    """Whether an address leads to this machine, its link, its metadata, or to no single host."""
+    """Return true for an address of this machine, its link or its metadata, and for one of no single host."""
     ip: Address = ip_address(address.partition("%")[0])
     if isinstance(ip, IPv6Address):
         if ip in METADATA_NETWORK:
@@ -165,14 +166,14 @@ def is_own(address: str) -> bool:
 def _exchange(
     connection: _Connection, method: str, path: str, body: bytes | None, headers: Mapping[str, str], *, good: range
 ) -> int:
-    """One request and the status of its answer, a ``good`` one, all of it within the connection's time."""
+    """Send a request within the connection's time, and return the status of its answer, which is in ``good``."""
     with closing(connection), hang_up_after(connection.timeout_seconds, lambda: connection.sock):
         try:
             connection.request(method, path, body, headers)
             answer = connection.getresponse()
         except (OSError, HTTPException) as error:
             raise ServiceError(str(connection.service), f"no answer ({type(error).__name__})") from None
-        with suppress(OSError, HTTPException):  # a service that is still writing should not see a reset
+        with suppress(OSError, HTTPException):  # a service that still writes must not get a connection reset
             answer.read(MAX_ANSWER_BYTES)
     if answer.status not in good:
         raise ServiceError(str(connection.service), f"answered with status {answer.status}")
@@ -180,7 +181,7 @@ def _exchange(
 
 
 class _Connection(HTTPConnection):
-    """Connects to addresses that were checked, and never resolves the name; TLS is verified against the name."""
+    """A connection to checked addresses that never resolves the name. TLS is verified against the name."""
 
     sock: socket.socket | None
 
@@ -192,13 +193,13 @@ class _Connection(HTTPConnection):
         self._addresses = addresses
 
     def connect(self) -> None:
-        self.sock = plain = self._reach()
+        self.sock = plain = self._open()
         if self._tls is not None:
             self.sock = tls = self._tls.wrap_socket(plain, server_hostname=self.host, do_handshake_on_connect=False)
-            tls.do_handshake()  # apart, so that the deadline can end it
+            tls.do_handshake()  # separate from wrap_socket, so that the deadline can end it
 
-    def _reach(self) -> socket.socket:
-        """A connection to the first address that takes one."""
+    def _open(self) -> socket.socket:
+        """Connect to the first address that accepts a connection."""
         for number, address in enumerate(self._addresses, 1):
             try:
                 found = socket.create_connection((address, self.port), self.timeout_seconds / len(self._addresses))

@@ -1,19 +1,19 @@
-"""Names of the settings that the platform's services read, for a task's ``environment``, and how to ask for one.
+"""Names of the settings that the platform's services read, for a task's ``environment``, and functions to read them.
 
 =========================  ============================================================================================
-``EMAIL_PROVIDER``         ``console``, ``smtp`` or ``ses``; no default, or mails would vanish where it is forgotten
+``EMAIL_PROVIDER``         ``console``, ``smtp`` or ``ses``; no default, so that mails are not lost without it
 ``EMAIL_FROM_ADDRESS``     the sender, as ``no-reply@example.com`` or ``Acme <no-reply@example.com>``
 ``EMAIL_CONSOLE_DIR``      ``console``: a folder that gets each mail as a file; without it the mail is not kept
 ``SMTP_HOST``              ``smtp``: the server
 ``SMTP_PORT``              587 (default, STARTTLS), 465 (TLS from the start), or another with STARTTLS
-``SMTP_USER``              log in as; without it there is no login
-``SMTP_PASSWORD``          the password to it
+``SMTP_USER``              user of the login; without it there is no login
+``SMTP_PASSWORD``          password of the login
 ``INVITATION_BASE_URL``    the page that accepts an invitation; ``token`` is added to its query
 ``TENANT_INIT_SERVICES``   base addresses of the services that initialise a tenant, separated by commas
-``TENANT_INIT_SECRET``     what these services know us by, sent in ``X-Joblane-Secret``
-``EXPORT_BUCKET``          where exports and reports are written
-``TENANT_GRACE_DAYS``      how long a deleted tenant can be brought back, 1 to 3650 days; 30 where it is not set
-``JOBLANE_STAGE``          ``local`` lets services be on this machine
+``TENANT_INIT_SECRET``     shared secret for these services, sent in ``X-Joblane-Secret``
+``EXPORT_BUCKET``          bucket of exports and reports
+``TENANT_GRACE_DAYS``      days for which a deleted tenant can be restored, 1 to 3650; default 30
+``JOBLANE_STAGE``          ``local``: services may be on this machine
 =========================  ============================================================================================
 """
 
@@ -42,11 +42,11 @@ CLEANUP = ("TENANT_GRACE_DAYS",)
 DEFAULT_GRACE = timedelta(days=30)
 
 Settings = Mapping[str, str]
-"""Values by name; what is not set is not there."""
+"""Values by name. A setting without a value is missing."""
 
 
 def require(settings: Settings, name: str, purpose: str, example: str) -> str:
-    """A setting's value. Raises :class:`~joblane.settings.MissingSettingError` where it is missing or empty."""
+    """Return a setting's value. Raises :class:`~joblane.settings.MissingSettingError` if it is missing or empty."""
     value = settings.get(name, "").strip()
     if not value:
         raise MissingSettingError(name, purpose, example)
@@ -54,7 +54,7 @@ def require(settings: Settings, name: str, purpose: str, example: str) -> str:
 
 
 def grace(settings: Settings) -> timedelta:
-    """``TENANT_GRACE_DAYS``. Raises :class:`~saas.errors.SettingError`."""
+    """Return ``TENANT_GRACE_DAYS``. Raises :class:`~saas.errors.SettingError`."""
     value = settings.get("TENANT_GRACE_DAYS", "").strip()
     if not value:
         return DEFAULT_GRACE

@@ -1,4 +1,4 @@
-"""System users: accounts of programs, which expire."""
+"""System users: accounts of programs, with an expiry."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 STALE_WARNING = timedelta(days=7)
-"""A grace period that began longer ago is no news: a first run on an old table writes no flood of mails."""
+"""No warning for a grace period that began longer ago: the first run on an old table does not send many mails."""
 
 
 @dataclass(frozen=True, slots=True)
 class DueWarning:
-    """A system user whose owner gets a mail that its grace period has begun. Columns by their names."""
+    """A system user whose owner must be warned that its grace period has begun. Fields are columns."""
 
     id: UUID
     name: str
@@ -34,12 +34,12 @@ class DueWarning:
 
     @property
     def key(self) -> str:
-        """The same for one grace period of one system user, whichever run tells of it."""
+        """A key that is the same in every run for a grace period of a system user."""
         return f"{self.id}:{self.grace_period_at.astimezone(UTC):%Y%m%dT%H%M%S}"
 
 
 def deactivate_expired(session: Session) -> int:
-    """Take every active system user past its ``expires_at`` out of service, in one statement; how many there were."""
+    """Deactivate every active system user past its ``expires_at``, in one statement, and return their number."""
     statement = (
         update(system_users)
         .where(system_users.c.is_active, system_users.c.expires_at < func.now())
@@ -49,9 +49,9 @@ def deactivate_expired(session: Session) -> int:
 
 
 def due_warnings(session: Session, limit: int) -> list[DueWarning]:
-    """Those whose grace period has come and whose owner was not told of it, longest waiting first.
+    """Return the system users in their grace period whose owners were not warned, longest waiting first.
 
-    A system user that was switched off by hand is left out; one that has just expired is not.
+    System users that were deactivated by hand are left out; those that have just expired are included.
     """
     users = system_users.c
     rows = session.execute(
@@ -69,7 +69,7 @@ def due_warnings(session: Session, limit: int) -> list[DueWarning]:
 
 
 def mark_warned(session: Session, warning: DueWarning) -> None:
-    """Record that the owner was told, unless the grace period was moved meanwhile: that is another warning."""
+    """Record that the owner was warned, unless the grace period has been changed: that needs another warning."""
     session.execute(
         update(system_users)
         .where(system_users.c.id == warning.id, system_users.c.grace_period_at == warning.grace_period_at)
@@ -78,14 +78,14 @@ def mark_warned(session: Session, warning: DueWarning) -> None:
 
 
 def compose_warning(session: Session, warning: DueWarning) -> Mail:
-    """The mail to the owner: whoever made the system user, or the system user's own address."""
+    """Return the mail to the creator of the system user, or else to the system user's own address."""
     name, application = one_line(warning.name), one_line(warning.application_name)
     when = f"{warning.expires_at.astimezone(UTC):%d %B %Y, %H:%M} UTC" if warning.expires_at else None
     end = f"Its date of expiry is {when}." if when else "It has no date of expiry yet."
     text = (
         f"The grace period of the system user {name} ({application}) has begun.\n\n"
         f"{end}\n\n"
-        "Move what uses it to new credentials, or give it a later date.\n"
+        "Give the programs that use it new credentials, or give it a later date.\n"
     )
     to = address_of(session, warning.created_by) or warning.email
     return Mail(to, f"System user {name}: the grace period has begun", text, key=f"grace:{warning.key}")

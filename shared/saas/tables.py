@@ -1,6 +1,6 @@
-"""The platform's tables, as SQLAlchemy Core knows them. The migrations make them; a test holds both together.
+"""The platform's tables in SQLAlchemy Core. The migrations create them; a test compares both.
 
-Core and not mapped classes: the jobs read a few columns of many rows, and mapping costs start-up time.
+These are no mapped classes: the jobs read a few columns of many rows, and mapping takes start-up time.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ tenants = Table(
     _now("updated_at"),
     _time("deleted_at"),
 )
-"""``status``: pending, active, suspended, deleted. ``deleted_at`` is set where it was deleted softly."""
+"""``status``: pending, active, suspended, deleted. ``deleted_at``: time of the soft delete."""
 Index("tenants_deleted", tenants.c.deleted_at, postgresql_where=tenants.c.deleted_at.is_not(None))
 
 roles = Table(
@@ -90,7 +90,7 @@ roles = Table(
     _now("updated_at"),
     Index("roles_tenant", "tenant_id"),
 )
-"""``tenant_id`` null: a role of the system."""
+"""``tenant_id`` null: a system role."""
 
 tenant_members = Table(
     "tenant_members",
@@ -107,7 +107,7 @@ tenant_members = Table(
     UniqueConstraint("tenant_id", "user_id"),
     Index("tenant_members_role", "role_id"),
 )
-"""``user_id`` is text: the identity provider's. ``status``: active, inactive, pending."""
+"""``user_id``: the identity provider's id, a text. ``status``: active, inactive, pending."""
 
 user_invitations = Table(
     "user_invitations",
@@ -126,7 +126,7 @@ user_invitations = Table(
     Index("user_invitations_tenant", "tenant_id", "id"),
     Index("user_invitations_role", "role_id"),
 )
-"""``status``: pending, accepted, expired, cancelled. ``token`` is a secret: whoever has it can accept."""
+"""``status``: pending, accepted, expired, cancelled. ``token``: a secret; anyone who has it can accept."""
 Index(
     "user_invitations_expiry",
     user_invitations.c.expires_at,
@@ -154,7 +154,7 @@ system_users = Table(
     _now("created_at"),
     _now("updated_at"),
 )
-"""``service_type``: worker, integration, cron, api. ``grace_warned_for``: the ``grace_period_at`` it was about."""
+"""``service_type``: worker, integration, cron, api. ``grace_warned_for``: ``grace_period_at`` of the last warning."""
 Index("system_users_expiry", system_users.c.expires_at, postgresql_where=system_users.c.is_active)
 Index(
     "system_users_grace",
@@ -169,7 +169,7 @@ user_addresses = Table(
     _string("email", 255),
     _now("updated_at"),
 )
-"""Where a user may be written to."""
+"""E-mail addresses of users."""
 
 api_requests = Table(
     "api_requests",
@@ -180,4 +180,4 @@ api_requests = Table(
     _now("created_at"),
     Index("api_requests_age", "created_at"),
 )
-"""Requests with an ``Idempotency-Key``: ``id`` follows from the caller, the route and the key."""
+"""Requests with an ``Idempotency-Key``. ``id`` is derived from the caller, the route and the key."""

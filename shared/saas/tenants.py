@@ -21,7 +21,7 @@ Status = Literal["pending", "active", "suspended", "deleted"]
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A tenant as it was when it was read. ``status`` is ``deleted`` also where only ``deleted_at`` is set."""
+    """A tenant at the time of its reading. ``status`` is also ``deleted`` if only ``deleted_at`` is set."""
 
     id: UUID
     name: str
@@ -32,7 +32,7 @@ class Tenant:
 
 
 def load(session: Session, tenant_id: UUID) -> Tenant | None:
-    """The tenant of that id, deleted ones too."""
+    """Return the tenant with this id, also a deleted one, or None."""
     row = session.execute(select(tenants).where(tenants.c.id == tenant_id)).one_or_none()
     if row is None:
         return None
@@ -41,7 +41,7 @@ def load(session: Session, tenant_id: UUID) -> Tenant | None:
 
 
 def activate(session: Session, tenant_id: UUID) -> bool:
-    """Make a pending tenant active; False where it is not pending any more."""
+    """Activate a pending tenant. Return False if it is no longer pending."""
     statement = (
         update(tenants)
         .where(tenants.c.id == tenant_id, tenants.c.status == "pending", tenants.c.deleted_at.is_(None))
@@ -53,7 +53,7 @@ def activate(session: Session, tenant_id: UUID) -> bool:
 def create(
     session: Session, tenant_id: UUID, *, name: str, slug: str, metadata: Mapping[str, Any], created_by: str
 ) -> bool:
-    """Write a pending tenant; False where the slug is taken, or the id."""
+    """Insert a pending tenant. Return False if the slug or the id exists already."""
     statement = (
         insert(tenants)
         .values(id=tenant_id, name=name, slug=slug, metadata=dict(metadata), created_by=created_by)
@@ -64,7 +64,7 @@ def create(
 
 
 def page_after(session: Session, after: UUID | None, size: int) -> list[Tenant]:
-    """Up to ``size`` tenants that are not deleted, in order of their ids."""
+    """Return up to ``size`` tenants that are not deleted, in order of their ids."""
     statement = select(tenants).where(tenants.c.deleted_at.is_(None), tenants.c.status != "deleted")
     if after is not None:
         statement = statement.where(tenants.c.id > after)
@@ -72,11 +72,11 @@ def page_after(session: Session, after: UUID | None, size: int) -> list[Tenant]:
     return [Tenant(row.id, row.name, row.slug, row.status, row.metadata, row.created_at) for row in rows]
 
 
-# --- The end of a tenant -------------------------------------------------------------------------------------------
+# --- Removal -------------------------------------------------------------------------------------------------------
 
 
 def long_deleted(session: Session, grace: timedelta, limit: int) -> list[UUID]:
-    """Tenants that were deleted softly longer than ``grace`` ago, the oldest first."""
+    """Return the tenants that were soft-deleted more than ``grace`` ago, the oldest first."""
     statement = (
         select(tenants.c.id)
         .where(tenants.c.deleted_at < func.now() - grace)
@@ -87,6 +87,6 @@ def long_deleted(session: Session, grace: timedelta, limit: int) -> list[UUID]:
 
 
 def remove(session: Session, tenant_id: UUID, grace: timedelta) -> bool:
-    """Delete a tenant with its roles, members and invitations; False where it was brought back meanwhile."""
+    """Delete a tenant with its roles, members and invitations. Return False if it has been restored."""
     statement = delete(tenants).where(tenants.c.id == tenant_id, tenants.c.deleted_at < func.now() - grace)
     return cast("CursorResult[Any]", session.execute(statement)).rowcount == 1

@@ -1,4 +1,4 @@
-"""Writing a large object to S3 as it is made, in bounded memory."""
+"""Writes a large object to S3 while its content is created, with bounded memory."""
 
 from __future__ import annotations
 
@@ -14,25 +14,26 @@ if TYPE_CHECKING:
     from mypy_boto3_s3.type_defs import CompletedPartTypeDef
 
 PART_BYTES = 8 * 1024 * 1024
-"""At least 5 MiB but for the last, and 10,000 parts at most: 80 GB here. Source: Amazon S3 multipart upload limits."""
+"""Limits: at least 5 MiB, except the last part, and 10,000 parts, which is 80 GB here. Source: Amazon S3 multipart
+upload limits."""
 
 
 @cache
 def s3() -> S3Client:
-    """The process's client, made on first use."""
+    """Return the process's S3 client."""
     import boto3
     from botocore.config import Config
 
-    # the older signature, which boto3 still signs links with in some regions, is refused by others
+    # boto3 signs links in some regions with an older signature, which other regions refuse
     config = Config(connect_timeout=5, read_timeout=30, retries={"mode": "standard"}, signature_version="s3v4")
     return boto3.client("s3", config=config)
 
 
 class Upload:
-    """A file to write to, which becomes the object ``key`` when its block ends, and nothing where the block fails.
+    """A writable file that becomes the object ``key`` at the end of its block. If the block fails, there is no object.
 
-    What fits into one part is one PutObject; more is a multipart upload, aborted on the way out of any exception. A
-    process that is killed leaves its parts behind: the bucket's lifecycle rule for incomplete uploads is for these.
+    Content of one part is sent by PutObject. More content is a multipart upload, which any exception aborts. A killed
+    process leaves its parts; the bucket's lifecycle rule for incomplete uploads removes them.
     """
 
     def __init__(self, client: S3Client, bucket: str, key: str, *, content_type: str) -> None:
@@ -53,12 +54,12 @@ class Upload:
             return
         try:
             self._complete()
-        except BaseException:  # interrupts too: parts cost money until they are aborted
+        except BaseException:  # interrupts included: parts cost money until they are aborted
             self._abort()
             raise
 
     def write(self, data: bytes) -> int:
-        """Keep ``data``, and send what is kept when it makes a part."""
+        """Add ``data`` to the buffer, and send the buffer when it has the size of a part."""
         self._buffer.write(data)
         self.size_bytes += len(data)
         if self._buffer.tell() >= PART_BYTES:
@@ -66,7 +67,7 @@ class Upload:
         return len(data)
 
     def flush(self) -> None:
-        """Nothing: a part must not be sent before it is large enough."""
+        """Do nothing: a part must not be sent before it is large enough."""
 
     def _send_part(self) -> None:
         if self._upload_id is None:
@@ -108,6 +109,6 @@ class Upload:
             return
         from botocore.exceptions import BotoCoreError, ClientError
 
-        with suppress(BotoCoreError, ClientError):  # the error under way is the one to tell of
+        with suppress(BotoCoreError, ClientError):  # the first error is the one to raise
             self._client.abort_multipart_upload(Bucket=self._bucket, Key=self._key, UploadId=self._upload_id)
         self._upload_id = None

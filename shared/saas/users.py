@@ -1,4 +1,4 @@
-"""Users' addresses. The users themselves are kept by the identity provider."""
+"""E-mail addresses of users. The identity provider stores the users themselves."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def address_of(session: Session, user_id: str) -> str | None:
-    """Where to write to a user, system users included; None where nobody knows."""
+    """Return the address of a user or system user, or None if it is unknown."""
     known = union_all(
         select(user_addresses.c.email, literal(1).label("rank")).where(user_addresses.c.user_id == user_id),
         select(system_users.c.email, literal(2)).where(system_users.c.user_id == user_id),
@@ -23,7 +23,7 @@ def address_of(session: Session, user_id: str) -> str | None:
 
 
 def remember_address(session: Session, user_id: str, email: str) -> None:
-    """Keep where a user may be written to, as the identity provider has it now."""
+    """Store the current address of a user from the identity provider."""
     statement = insert(user_addresses).values(user_id=user_id, email=email)
     session.execute(
         statement.on_conflict_do_update(

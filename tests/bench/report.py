@@ -1,4 +1,4 @@
-"""What a benchmark says: ours against the bare thing, measured in turns within one run."""
+"""The report of a benchmark: Joblane against the bare service, measured in turns in one run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Ratio:
-    """One comparison. ``ratio`` is ours / bare; ``bound`` says what it must reach, read by ``at_most``."""
+    """A comparison. ``ratio`` is Joblane / bare.
+
+    ``bound`` is its limit: an upper one if ``at_most``, or else a lower one.
+    """
 
     name: str
     setting: str
@@ -24,17 +27,17 @@ class Ratio:
         return self.ratio <= self.bound if self.at_most else self.ratio >= self.bound
 
     @property
-    def wanted(self) -> str:
+    def required(self) -> str:
         return f"{'≤' if self.at_most else '≥'} {self.bound:g}"
 
 
 def within(name: str, setting: str, ours: float, target: float, unit: str) -> Ratio:
-    """What has a target of its own in place of a bare thing beside it: it is to stay within that."""
+    """A measurement with a limit of its own, without a bare service to compare with."""
     return Ratio(name, setting, f"{ours:.1f} {unit}", f"{target:g} {unit}", ours / target, 1, at_most=True)
 
 
 def in_turns(rounds: int, ours: Callable[[], float], bare: Callable[[], float]) -> tuple[float, float]:
-    """Measure both in turns, so that a noisy moment meets both, and return the median of each."""
+    """Measure both in turns, so that noise affects both, and return the median of each."""
     pairs = [(ours(), bare()) for _ in range(rounds)]
     return median([pair[0] for pair in pairs]), median([pair[1] for pair in pairs])
 

@@ -1,4 +1,4 @@
-"""Builds what Lambda hands to a function: the one place that knows the shape of an SQS event."""
+"""Builds the SQS events that Lambda passes to a function. Only this module knows their shape."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def record(
     receipt: str | None = None,
     system: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
-    """One record. ``attributes``: name → (data type, string value). ``system``: SQS's own."""
+    """Return a record. ``attributes``: name → (data type, string value). ``system``: SQS's own attributes."""
     number = next(_numbers)
     made_up = {
         "ApproximateReceiveCount": str(receives),
@@ -51,7 +51,7 @@ def record(
 
 
 def message(do: str, id_: str = "it", number: int = 0, type_: str = "sample:one") -> dict[str, Any]:
-    """The body of a message from outside, for one of the sample tasks: what its handler does."""
+    """Return the body of an external message for a sample task. ``do``: the behaviour of its handler."""
     return {"type": type_, "id": id_, "payload": {"do": do, "number": number}}
 
 
@@ -61,7 +61,7 @@ def event(*records: dict[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class LambdaContext:
-    """Lambda's context object as far as the library reads it."""
+    """The attributes of Lambda's context object that the library reads."""
 
     seconds: float = 60.0
     aws_request_id: str = "11111111-2222-4333-8444-555555555555"

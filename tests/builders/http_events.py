@@ -1,4 +1,4 @@
-"""Builds what an API Gateway HTTP API hands to its function: the one place that knows the shape of such an event.
+"""Builds the events that an API Gateway HTTP API passes to its function. Only this module knows their shape.
 
 Source: API Gateway, *Lambda integrations for HTTP APIs*, payload format version 2.0.
 """
@@ -18,7 +18,7 @@ def claims(
     email: str | None = "ann@example.org",
     verified: bool | None = None,
 ) -> dict[str, str]:
-    """What the JWT authorizer makes of a token: every claim as text, a list in brackets."""
+    """Return the claims of a token as the JWT authorizer passes them: each as text, a list in brackets."""
     found = {"sub": user, "iss": "https://id.example.org", "exp": "1893456000"}
     if tenant is not None:
         found["tenant_id"] = tenant
@@ -32,7 +32,7 @@ def claims(
 
 
 def principal(arn: str, *, identity_pool: bool = False) -> dict[str, Any]:
-    """What IAM authorization makes of a signature."""
+    """Return the principal of a signature as IAM authorization passes it."""
     unique_id = "AROAEXAMPLEID:session" if "assumed-role" in arn else "AIDAEXAMPLEID"
     return {
         "accessKey": "ASIAEXAMPLEKEY",
@@ -55,9 +55,9 @@ def http_event(
     headers: Mapping[str, str] | None = None,
     raw: str | bytes | None = None,
 ) -> dict[str, Any]:
-    """One event. ``who``: the claims, ``signer``: the principal; None: none at all.
+    """Return an event. ``who``: the claims; ``signer``: the principal; None: there is none.
 
-    ``raw``: the body as it is; bytes come in base64.
+    ``raw``: the unchanged body; bytes are encoded in base64.
     """
     content: dict[str, Any] = {"isBase64Encoded": isinstance(raw, bytes)}
     if isinstance(raw, bytes):

@@ -1,4 +1,4 @@
-"""A second revision of the record's schema, which the library does not have yet."""
+"""A second revision of the schema, which the library does not have yet."""
 
 from __future__ import annotations
 

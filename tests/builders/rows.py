@@ -14,7 +14,7 @@ from joblane.limits import QUEUE_RETENTION
 from tests.world import World
 
 TOKEN = "00000000-0000-4000-8000-000000000001"
-"""The lease of somebody else."""
+"""The lease of another run."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class In:
 
 
 def put(world: World, task: Task[Any, Any], id_: str, payload: Mapping[str, Any] | None = None, **columns: Any) -> None:
-    """Write a row of ``task``, as far as given; an active one with its open attempt."""
+    """Write a row of ``task`` with the given columns, and the open attempt of an active one."""
     payload = {"do": "nothing", "number": 0} if payload is None else payload
     row: dict[str, Any] = {
         "id": id_,
@@ -72,7 +72,7 @@ def active(seconds: float, **columns: Any) -> dict[str, Any]:
 
 
 def archived(**columns: Any) -> dict[str, Any]:
-    """Columns of a row that was given up and whose dead letter was sent."""
+    """Columns of a row that was archived and whose dead letter was sent."""
     ended = {"finished_at": In(-60), "expire_at": In(QUEUE_RETENTION.total_seconds()), "sweep_at": None}
-    told = {"reason": "attempt 4 of 4 failed", "error_type": "ValueError", "dead_sent_at": In(-50)}
-    return {"state": "archived", "attempts": 4, "runs": 4} | ended | told | columns
+    recorded = {"reason": "attempt 4 of 4 failed", "error_type": "ValueError", "dead_sent_at": In(-50)}
+    return {"state": "archived", "attempts": 4, "runs": 4} | ended | recorded | columns

@@ -45,7 +45,7 @@ def test_an_export_is_requested_created_and_downloaded_by_its_link(deployed: Dep
         assert "members.jsonl" in zipfile.ZipFile(BytesIO(answer.read())).namelist()
 
 
-def test_a_tenant_that_is_created_is_initialized(deployed: Deployed, invoke: Any) -> None:
+def test_a_created_tenant_is_initialized(deployed: Deployed, invoke: Any) -> None:
     status, made = invoke("POST", "/tenants", {"name": "New", "slug": "made-by-the-api"}, who=claims())
     assert status == 201
     deployed.await_state(made["task_id"], "completed")

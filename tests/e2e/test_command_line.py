@@ -49,7 +49,7 @@ def test_a_task_is_enqueued_awaited_shown_and_listed(deployed: Deployed, jobs: J
     view = decoded(jobs("show", id_, "--json"))
     assert (view["row"]["state"], view["why"]["reason"], len(view["attempts"])) == ("completed", "ended", 1)
     assert view["audit"][0]["action"] == "enqueue"
-    assert [one["id"] for one in decoded(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
+    assert [task["id"] for task in decoded(jobs("ls", "--tag", "by-hand", "--json"))["tasks"]] == [id_]
     assert jobs("retry", id_)[0] == 4
     assert jobs("show", "no-such-task")[0] == 3
 
@@ -62,11 +62,11 @@ def test_archived_tasks_are_grouped_by_cause_and_redriven(deployed: Deployed, jo
     assert row["state"] == "archived"
     # when
     groups = decoded(jobs("dead", "--json"))["groups"]
-    [group] = [one for one in groups if one["fingerprint"] == row["fingerprint"]]
+    [group] = [found for found in groups if found["fingerprint"] == row["fingerprint"]]
     code, out = jobs("redrive", group["fingerprint"], "--canary", "1", "--yes", "--json", "--reason", "a test")
     # then it has failed again, because its cause still exists
     action = json.loads(out)
     assert (code, action["state"], action["failed"] >= 1) == (1, "completed", True)
     assert action["stopped"] is not None
     assert decoded(jobs("show", row["id"], "--json"))["generation"] == 1
-    assert {"enqueue", "redrive"} <= {one["action"] for one in decoded(jobs("audit", "--json"))}
+    assert {"enqueue", "redrive"} <= {entry["action"] for entry in decoded(jobs("audit", "--json"))}

@@ -27,9 +27,9 @@ def inspector(deployed: Deployed, monkeypatch: pytest.MonkeyPatch) -> Iterator[I
 
 def test_doctor_finds_nothing_in_a_new_stack(inspector: Inspector) -> None:
     # other tests leave dead letters, and the first sweep may not have run yet
-    wrong = [one for one in inspector.doctor() if one.grade is not Grade.GOOD and "-dlq" not in one.what]
-    assert [one for one in wrong if one.what != "jobs:sweep"] == []
-    good = {one.what for one in inspector.doctor() if one.grade is Grade.GOOD}
+    wrong = [check for check in inspector.doctor() if check.grade is not Grade.GOOD and "-dlq" not in check.what]
+    assert [check for check in wrong if check.what != "jobs:sweep"] == []
+    good = {check.what for check in inspector.doctor() if check.grade is Grade.GOOD}
     assert {"migrations", "clock", "types", "mappings", "functions", "schedules"} <= good
 
 

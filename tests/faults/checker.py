@@ -1,4 +1,4 @@
-"""The reckoning: what must hold once everything has come to its end. A line for each thing that does not."""
+"""The check at the end of a run: the rules that must hold, with a line for each violation."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from tests.faults.samples import CHUNK, TASKS
 
 ENDED = ("completed", "archived", "cancelled")
 ONE_EFFECT = ("mix:row", "mix:child", "mix:parent", "mix:only", "mix:alert", "mix:watched", "mix:tick", "mix:overlap")
-NOTED = {type_ for type_ in TASKS if type_ != "mix:alert"}
-"""Types whose handlers note that they start."""
+RECORDED = {type_ for type_ in TASKS if type_ != "mix:alert"}
+"""Types whose handlers record their starts."""
 EARLY_SECONDS = 2.2
-"""What the claim allows for, and a little for clocks that differ."""
+"""A run may start this early: the tolerance of the claim, and a margin for clocks that differ."""
 UNCOUNTED = ("snoozed", "mismatch", "continued")
 SHOWN = 12
-"""Lines of each kind."""
+"""The most lines per rule."""
 
 
 @dataclass
 class Evidence:
-    """What is known at the end. ``left``: what is still in the lanes. ``created``, ``replaced``, ``cancelled``: what
-    producers were answered, and of the last whoever cancelled what ran."""
+    """The facts at the end of a run. ``left``: messages in the lanes. ``created``, ``replaced``, ``cancelled``: the
+    results of the producers; ``cancelled`` also has the tasks that the storm cancelled."""
 
     sql: Callable[..., list[list[Any]]]
     mix: Mix
-    letters: Sequence[tuple[str, Message]]
+    dead_letters: Sequence[tuple[str, Message]]
     left: Sequence[str]
     created: set[str]
     replaced: set[str]
@@ -64,13 +64,13 @@ class Evidence:
     def sent_dead(self) -> set[tuple[str, int]]:
         """Ids and generations of the dead letters with a reason."""
         return {
-            (letter.about, int(letter.attributes[DEAD_ATTRIBUTE]["StringValue"]))
-            for _, letter in self.letters
-            if letter.attributes.get(REASON_ATTRIBUTE, {}).get("StringValue")
+            (dead_letter.about, int(dead_letter.attributes[DEAD_ATTRIBUTE]["StringValue"]))
+            for _, dead_letter in self.dead_letters
+            if dead_letter.attributes.get(REASON_ATTRIBUTE, {}).get("StringValue")
         }
 
     def history(self, id_: str) -> str:
-        """A task and its runs, for who has to find out."""
+        """Return a task and its runs, as text."""
         row = self.rows.get(id_, {})
         runs = [f"{a['run']}:{a['attempt']}:{a['outcome']}" for a in self.attempts.get(id_, [])]
         return (
@@ -83,13 +83,13 @@ CHECKS: list[Check] = []
 
 
 def check(evidence: Evidence) -> list[str]:
-    wrong: list[str] = []
-    for one in CHECKS:
-        lines = list(one(evidence))
+    violations: list[str] = []
+    for check_rule in CHECKS:
+        lines = list(check_rule(evidence))
         if len(lines) > SHOWN:
-            lines[SHOWN:] = [f"{one.__name__}: and {len(lines) - SHOWN} more like it"]
-        wrong += lines
-    return wrong
+            lines[SHOWN:] = [f"{check_rule.__name__}: and {len(lines) - SHOWN} more"]
+        violations += lines
+    return violations
 
 
 def rule(function: Check) -> Check:
@@ -101,22 +101,22 @@ def rule(function: Check) -> Check:
 
 
 @rule
-def everything_is_at_its_end(e: Evidence) -> Iterator[str]:
+def every_task_has_ended(e: Evidence) -> Iterator[str]:
     for id_, row in e.rows.items():
         if row["state"] not in ENDED:
-            yield f"not at its end: {e.history(id_)}"
+            yield f"has not ended: {e.history(id_)}"
         if row["lease_token"] or row["lease_until"]:
-            yield f"a lease is alive: {e.history(id_)}"
+            yield f"has a lease: {e.history(id_)}"
     for left in e.left:
         yield f"left in a lane: {left}"
 
 
 @rule
-def what_was_committed_is_there(e: Evidence) -> Iterator[str]:
+def committed_tasks_exist(e: Evidence) -> Iterator[str]:
     promised = {row[0] for row in e.sql("select id from public.promises")}
     for id_ in sorted(promised | e.created):
         if id_ not in e.rows and not _refused(e, id_):
-            yield f"lost: {id_}, whose enqueue was committed"
+            yield f"lost: {id_}, although its enqueue was committed"
 
 
 def _refused(e: Evidence, id_: str) -> bool:
@@ -124,20 +124,20 @@ def _refused(e: Evidence, id_: str) -> bool:
 
 
 @rule
-def what_was_rolled_back_never_was(e: Evidence) -> Iterator[str]:
+def rolled_back_tasks_do_not_exist(e: Evidence) -> Iterator[str]:
     for id_ in sorted(e.mix.rolled_back & (e.rows.keys() | e.started)):
-        yield f"rolled back, and yet there: {e.history(id_)}"
+        yield f"exists, although it was rolled back: {e.history(id_)}"
 
 
 @rule
-def every_foreign_message_ended_in_a_row_or_as_a_dead_letter(e: Evidence) -> Iterator[str]:
+def every_external_message_has_a_row_or_is_a_dead_letter(e: Evidence) -> Iterator[str]:
     states = {(row["payload"] or {}).get("nonce"): row["state"] for row in e.rows.values()}
-    told = [letter.body for _, letter in e.letters if letter.attributes.get(REASON_ATTRIBUTE)]
+    refused = [dead_letter.body for _, dead_letter in e.dead_letters if dead_letter.attributes.get(REASON_ATTRIBUTE)]
     for nonce, runs in e.mix.external.items():
-        if nonce not in states and not any(nonce in body for body in told):
+        if nonce not in states and not any(nonce in body for body in refused):
             yield f"lost: the external message {nonce}"
         elif not runs and states.get(nonce) == "completed":
-            yield f"completed, and was not to be read: the external message {nonce}"
+            yield f"completed, although it is unreadable: the external message {nonce}"
 
 
 @rule
@@ -150,14 +150,14 @@ def every_tick_ran_or_was_skipped(e: Evidence) -> Iterator[str]:
 
 
 @rule
-def no_effect_was_had_twice(e: Evidence) -> Iterator[str]:
+def no_effect_happened_twice(e: Evidence) -> Iterator[str]:
     for id_, items in e.effects.items():
         if twice := [item for item, number in items.items() if number > 1]:
             yield f"done twice: {', '.join(twice) or 'its row'} of {e.history(id_)}"
 
 
 @rule
-def effects_are_those_of_completed_work(e: Evidence) -> Iterator[str]:
+def effects_match_completed_work(e: Evidence) -> Iterator[str]:
     items = Counter(row[0] for row in e.sql("select task_id from joblane.task_items"))
     cursors = {row[0]: row[1] for row in e.sql("select task_id, done::int from joblane.task_cursors")}
     for id_, row in e.rows.items():
@@ -165,34 +165,34 @@ def effects_are_those_of_completed_work(e: Evidence) -> Iterator[str]:
         completed = row["state"] == "completed"
         match row["type"]:
             case type_ if type_ in ONE_EFFECT:
-                right = found == completed
+                is_right = found == completed
             case "mix:batch":
-                right = found == (completed and wanted)
+                is_right = found == (completed and wanted)
             case "mix:each":
-                right = found == items[id_] and (not completed or found == wanted)
+                is_right = found == items[id_] and (not completed or found == wanted)
             case "mix:long" | "mix:select" | "mix:pages":
                 done = cursors.get(id_, 0)
-                right = found == done and (done == wanted if completed else done % CHUNK == 0 or done == wanted)
+                is_right = found == done and (done == wanted if completed else done % CHUNK == 0 or done == wanted)
             case _:
-                right = True
-        if not right:
+                is_right = True
+        if not is_right:
             yield f"{found} effects: {e.history(id_)}"
 
 
 @rule
-def whatever_completed_has_run(e: Evidence) -> Iterator[str]:
+def completed_tasks_have_run(e: Evidence) -> Iterator[str]:
     for id_, row in e.rows.items():
-        if row["state"] == "completed" and row["type"] in NOTED and id_ not in e.started:
+        if row["state"] == "completed" and row["type"] in RECORDED and id_ not in e.started:
             yield f"completed without a run: {e.history(id_)}"
 
 
 @rule
-def children_are_there_where_their_parent_completed_and_nowhere_else(e: Evidence) -> Iterator[str]:
+def children_exist_only_if_their_parent_completed(e: Evidence) -> Iterator[str]:
     for id_, job in e.mix.jobs.items():
         state = e.rows.get(id_, {}).get("state")
-        there = [child for child in children_of(id_, job) if child in e.rows]
-        if len(there) != (len(children_of(id_, job)) if state == "completed" else 0):
-            yield f"{len(there)} children: {e.history(id_)}"
+        children = [child for child in children_of(id_, job) if child in e.rows]
+        if len(children) != (len(children_of(id_, job)) if state == "completed" else 0):
+            yield f"{len(children)} children: {e.history(id_)}"
 
 
 # --- Attempts and times --------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def no_task_ran_more_often_than_it_may(e: Evidence) -> Iterator[str]:
         counted: Counter[int] = Counter()
         for attempt in e.attempts.get(id_, []):
             counted[attempt["generation"]] += attempt["outcome"] not in UNCOUNTED
-        # In a batch a loss is not counted; a task that was replaced begins anew.
+        # A run lost in a batch is not counted, and a replaced task starts again from zero.
         exact = row["type"] != "mix:batch" and id_ not in e.replaced and row["type"] != "mix:only"
         if exact and any(number > row["max_attempts"] for number in counted.values()):
             yield f"more runs than {row['max_attempts']}: {e.history(id_)}"
@@ -224,32 +224,32 @@ def every_run_has_an_outcome(e: Evidence) -> Iterator[str]:
         if sum(attempt["outcome"] == "completed" for attempt in attempts) > 1:
             yield f"completed twice: {e.history(id_)}"
         if any(attempt["outcome"] == "completed" for attempt in attempts[:-1]):
-            yield f"completed by a run whose lease was over: {e.history(id_)}"
+            yield f"completed by a run without a lease: {e.history(id_)}"
 
 
 @rule
-def nothing_ran_before_its_time_or_after_its_deadline(e: Evidence) -> Iterator[str]:
+def no_run_is_early_or_after_its_deadline(e: Evidence) -> Iterator[str]:
     late = "select task, run, early, overdue from public.starts where early > $1::float8 or overdue > $1::float8"
     for id_, number, early, overdue in e.sql(late, str(EARLY_SECONDS)):
-        what = f"{early:.1f} s early" if early > EARLY_SECONDS else f"{overdue:.1f} s after its deadline"
-        yield f"run {number} began {what}: {e.history(id_)}"
+        time = f"{early:.1f} s early" if early > EARLY_SECONDS else f"{overdue:.1f} s after its deadline"
+        yield f"run {number} began {time}: {e.history(id_)}"
 
 
-# --- The end of those that did not work ----------------------------------------------------------------------------
+# --- Tasks that did not complete -----------------------------------------------------------------------------------
 
 
 @rule
-def whoever_is_archived_has_a_dead_letter(e: Evidence) -> Iterator[str]:
+def archived_tasks_have_a_dead_letter(e: Evidence) -> Iterator[str]:
     for id_, row in e.rows.items():
         if row["state"] == "archived":
             if not row["dead_sent_at"]:
-                yield f"the dead letter was never marked: {e.history(id_)}"
+                yield f"the dead letter is not marked: {e.history(id_)}"
             elif (id_, row["generation"]) not in e.sent_dead:
                 yield f"no dead letter of generation {row['generation']}: {e.history(id_)}"
 
 
 @rule
-def whoever_was_given_up_has_one_successor(e: Evidence) -> Iterator[str]:
+def archived_tasks_have_one_successor(e: Evidence) -> Iterator[str]:
     for id_, row in e.rows.items():
         if row["type"] == "mix:watched":
             times = row["generation"] + (row["state"] == "archived")
@@ -260,21 +260,21 @@ def whoever_was_given_up_has_one_successor(e: Evidence) -> Iterator[str]:
 
 
 @rule
-def whoever_was_cancelled_is(e: Evidence) -> Iterator[str]:
+def cancelled_tasks_have_ended(e: Evidence) -> Iterator[str]:
     for id_, state in e.cancelled.items():
         if e.rows[id_]["state"] != "cancelled":
             yield f"cancelled while {state}: {e.history(id_)}"
 
 
 @rule
-def one_live_task_has_a_key_or_a_schedule_at_a_time(e: Evidence) -> Iterator[str]:
+def a_key_or_a_schedule_has_one_live_task(e: Evidence) -> Iterator[str]:
     for what, task, other in e.sql("select distinct what, task, other from public.held_twice order by 1, 2, 3"):
         yield f"{what} is held twice: by {e.history(task)} and {e.history(other)}"
 
 
 @rule
-def every_key_can_be_had_again(e: Evidence) -> Iterator[str]:
+def every_key_is_free_at_the_end(e: Evidence) -> Iterator[str]:
     for key in sorted(e.mix.keys):
         if f"probe-{key}" not in e.created:
             holders = [id_ for id_, row in e.rows.items() if row["unique_key"] == f"mix:only {key}"]
-            yield f"{key} is held by the dead: one of {holders}"
+            yield f"{key} is held by a task that has ended: one of {holders}"

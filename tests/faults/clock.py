@@ -1,7 +1,7 @@
-"""Time that can be put forward: for the database and for the queues, and not for the processes, which were frozen.
+"""A clock that can be moved forward for the database and the queues, but not for the processes, as if they were frozen.
 
-Statements call ``now()`` and ``clock_timestamp()`` without a schema, so functions of these names in a schema that comes
-before ``pg_catalog`` stand for them.
+Statements call ``now()`` and ``clock_timestamp()`` without a schema. So functions with these names in a schema before
+``pg_catalog`` replace them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ select c.oid::regclass::text, a.attname from pg_attrdef d
 
 
 class Clock:
-    """``run``: executes SQL, and may raise."""
+    """The clock. ``run``: executes SQL, and may raise."""
 
     def __init__(self, run: Callable[..., list[list[Any]]]) -> None:
         self._run = run
         self.ahead = 0.0
 
     def install(self, database: str) -> None:
-        """Before any connection that shall have it."""
+        """Install the clock. Only later connections use it."""
         self._run(f"create schema {SCHEMA}")
         self._define(0)
         for table, column in self._run(DEFAULTS):
@@ -34,7 +34,7 @@ class Clock:
         self._run(f"alter database {database} set search_path = {SCHEMA}, pg_catalog, public")
 
     def now(self) -> float:
-        """Seconds since 1970."""
+        """Return the seconds since 1970."""
         return time.time() + self.ahead
 
     def put_forward(self, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Decisions that follow from the seed and from what they are about, and not from the order in which they are taken."""
+"""Random decisions that depend on the seed and on their subject, but not on their order."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 
 
 class Dice:
-    """``on`` False: nothing happens any more."""
+    """The dice. ``on`` False: no fault happens any more."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -17,7 +17,7 @@ class Dice:
         self._lock = threading.Lock()
 
     def roll(self, *words: object) -> float:
-        """From 0 to below 1; the n-th roll about the same is the same in every run of the seed."""
+        """Return a number from 0 to below 1. The n-th roll for a subject is the same in every run with the seed."""
         about = "/".join(str(word) for word in words)
         with self._lock:
             self._thrown[about] += 1

@@ -1,4 +1,4 @@
-"""What is to befall one invocation or producer, in the process that it befalls."""
+"""The fault that happens to an invocation or a producer, inside its process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ STEPS = ("claim", "finish", "commit", "send", "answer", "statement")
 
 @dataclass
 class Fate:
-    """``deed``: ``kill`` the process, or ``cut`` its connection. ``step``: one of :data:`STEPS`; ``number``: how many
-    of its kind are let pass."""
+    """A fault. ``action``: ``kill`` the process, or ``cut`` its connection. ``step``: one of :data:`STEPS`. ``number``:
+    the number of such steps before it."""
 
-    deed: str = ""
+    action: str = ""
     when: str = "before"
     step: str = ""
     number: int = 0
@@ -33,16 +33,16 @@ class Fate:
         if not dice.chance(share, "fate", *about):
             return cls()
         step = STEPS[int(dice.roll("step", *about) * len(STEPS))]
-        deed = "cut" if step not in ("send", "answer") and dice.roll("deed", *about) < 0.35 else "kill"
+        action = "cut" if step not in ("send", "answer") and dice.roll("deed", *about) < 0.35 else "kill"
         when = "before" if step == "answer" or dice.roll("when", *about) < 0.5 else "after"
         most = {"statement": 12, "commit": 2}.get(step, 1)
-        return cls(deed, when, step, int(dice.roll("number", *about) * most))
+        return cls(action, when, step, int(dice.roll("number", *about) * most))
 
     def __str__(self) -> str:
-        return f"{'killed' if self.deed == 'kill' else 'cut off'} {self.when} the {self.step}"
+        return f"{'killed' if self.action == 'kill' else 'cut off'} {self.when} the {self.step}"
 
-    def meets(self, when: str, *steps: str) -> bool:
-        """Whether this is the moment; counts down."""
+    def happens(self, when: str, *steps: str) -> bool:
+        """Count a step. Return True if the fault happens now."""
         if when != self.when or self.step not in steps:
             return False
         self.number -= 1
@@ -52,42 +52,42 @@ class Fate:
 NONE = Fate()
 
 
-class Exposed:
-    """The fate of the process at present. One connection or queue may be told of it by many."""
+class CurrentFate:
+    """The current fault of the process, shared by its connections and its queues."""
 
     def __init__(self) -> None:
         self.fate = NONE
 
     def at(self, when: str, *steps: str) -> bool:
-        """Die here where that is the fate; True where the connection is to be cut."""
-        if not self.fate.meets(when, *steps):
+        """Kill the process here if the fault says so. Return True if the connection must be cut."""
+        if not self.fate.happens(when, *steps):
             return False
-        if self.fate.deed == "kill":
+        if self.fate.action == "kill":
             die()
         return True
 
 
-class ExposedDatabase(HookedDatabase):
-    """A connection that may be cut, or its process killed, before or after any statement."""
+class FaultyDatabase(HookedDatabase):
+    """A connection that the fault may cut before or after any statement, or whose process it may kill there."""
 
-    def __init__(self, url: str, exposed: Exposed) -> None:
-        super().__init__(url, self._befall)
-        self._exposed = exposed
+    def __init__(self, url: str, current: CurrentFate) -> None:
+        super().__init__(url, self._execute)
+        self._current = current
 
-    def _befall(self, sql: str, send: Send) -> Any:
+    def _execute(self, sql: str, send: Send) -> Any:
         step = {claim.CLAIM: "claim", finish.FINISH: "finish"}.get(sql, sql)
         connection = self._connection
-        if self._exposed.at("before", step, "statement"):
+        if self._current.at("before", step, "statement"):
             _cut(connection)
         answer = send()
-        if self._exposed.at("after", step, "statement"):
+        if self._current.at("after", step, "statement"):
             _cut(connection)
             raise InterfaceError("the answer was lost")
         return answer
 
 
 def _cut(connection: Connection | None) -> None:
-    """As the network does it: nothing more comes or goes, and the last answer never came."""
+    """Cut the connection as a network does: the last answer does not arrive, and no further data passes."""
     if connection is not None and connection._usock is not None:
         import socket
 
@@ -95,13 +95,13 @@ def _cut(connection: Connection | None) -> None:
         connection._answered = False
 
 
-class ExposedSqs(Sqs):
-    def __init__(self, exposed: Exposed) -> None:
+class FaultySqs(Sqs):
+    def __init__(self, current: CurrentFate) -> None:
         super().__init__()
-        self._exposed = exposed
+        self._current = current
 
     def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
-        self._exposed.at("before", "send")
+        self._current.at("before", "send")
         failed = super().send_many(entries)
-        self._exposed.at("after", "send")
+        self._current.at("after", "send")
         return failed

@@ -1,4 +1,4 @@
-"""What happens in a run, from the seed alone: who enqueues what and how, what others send, what is cancelled."""
+"""The acts of a run, which depend only on the seed: enqueues, external messages, ticks and cancels."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ GARBAGE = "{not json"
 
 @dataclass
 class Mix:
-    """``jobs``: by id, those that a client enqueues. ``external``: nonces of the messages that others send, and whether
-    a task comes of them. ``rolled_back``: ids that must never exist. ``ticks``: their ids."""
+    """The mix. ``jobs``: task id → the job that a client enqueues. ``external``: nonce of an external message → True if
+    it becomes a task. ``rolled_back``: ids that must never exist. ``ticks``: ids of ticks."""
 
     acts: list[Act] = field(default_factory=list)
     jobs: dict[str, Act] = field(default_factory=dict)
@@ -55,17 +55,17 @@ class _Maker:
     def make(self, jobs: int) -> Mix:
         mix = self._mix
         while len(mix.jobs) + len(mix.external) + len(mix.ticks) < jobs:
-            kind = self._one_of({"produce": 62, "external": 26, "tick": 4, "cancel": 6})
+            kind = self._choose({"produce": 62, "external": 26, "tick": 4, "cancel": 6})
             mix.acts += getattr(self, f"_{kind}")()
         return mix
 
-    def _one_of(self, weights: dict[str, int]) -> str:
+    def _choose(self, weights: dict[str, int]) -> str:
         return self._random.choices(list(weights), list(weights.values()))[0]
 
     # --- Clients ---------------------------------------------------------------------------------------------------
 
     def _produce(self) -> Iterator[Act]:
-        mode = self._one_of(MODES)
+        mode = self._choose(MODES)
         jobs = [self._job(mode) for _ in range(self._random.randint(1, 8))]
         self._mix.jobs |= {job["id"]: job | {"mode": mode} for job in jobs}
         if mode == "rollback":
@@ -75,7 +75,7 @@ class _Maker:
         yield {"produce": mode, "jobs": jobs}
 
     def _job(self, mode: str) -> Act:
-        type_ = self._one_of(KINDS)
+        type_ = self._choose(KINDS)
         options: dict[str, Any] = {}
         if self._random.random() < 0.3:
             options["process_in"] = self._random.choice([2, 5, 30, 200, 899, 901, 1200, 7200, 3 * 86400])
@@ -116,7 +116,7 @@ class _Maker:
         seconds = self._random.choice([0, 3, 50, 1000, 8000])
         if type_ == "mix:watched" and self._random.random() < 0.6:
             return ["fail"] * 9
-        word = self._one_of(
+        word = self._choose(
             {"ok": 54, "fail": 13, "dead": 4, "skip": 4, "revoke": 2, "after": 5, "snooze": 5, "hang": 1, "freeze": 4,
              "outrun": 10, "die": 3}
         )  # fmt: skip
@@ -133,7 +133,7 @@ class _Maker:
                 return [f"snooze:{seconds}"] * self._random.choice([1, 2, 2, 30 if seconds < 60 else 3])
             case "freeze":
                 return [f"freeze:{self._random.randint(500, 1400)}"] * self._random.randint(1, 2)
-            case "outrun":  # by a run that is slow, too, or by one that is not
+            case "outrun":  # by another run, which is slow or not
                 return self._random.choice([["outrun"], ["outrun", "freeze:600"]])
             case "die":
                 return ["die"] * self._random.randint(1, 3)
@@ -142,27 +142,27 @@ class _Maker:
     def _name(self, what: str) -> str:
         return f"{what}-{next(self._numbers):05}"
 
-    # --- Others ----------------------------------------------------------------------------------------------------
+    # --- External producers, ticks and cancels ---------------------------------------------------------------------
 
     def _external(self) -> Iterator[Act]:
-        """A message to a front door or straight to a lane: with an id or without, sent twice, or not to be read."""
-        type_ = self._one_of({"mix:batch": 4, "mix:row": 4, "mix:only": 1})
+        """Yield an external message to a front door or a lane: with or without an id, sent twice, or unreadable."""
+        type_ = self._choose({"mix:batch": 4, "mix:row": 4, "mix:only": 1})
         nonce = self._name("nonce")
         payload = {"nonce": nonce, "script": self._script(type_), "items": self._items(type_)}
         message = Message(type_, payload=payload)
         lane = lane_name(PREFIX, Queue.DEFAULT, type_)
-        door = front_door_name(PREFIX, Queue.DEFAULT)
-        queue = self._random.choice([lane, door])
+        front_door = front_door_name(PREFIX, Queue.DEFAULT)
+        queue = self._random.choice([lane, front_door])
         runs = True
-        match self._one_of({"anonymous": 12, "named": 5, "conflict": 1, "unreadable": 1, "garbage": 1, "stranger": 1}):
+        match self._choose({"anonymous": 12, "named": 5, "conflict": 1, "unreadable": 1, "garbage": 1, "stranger": 1}):
             case "named":
                 message.id = self._name("external")
                 yield {"send": queue, "body": message.encode()}
-            case "conflict":  # its first has the same id, and another payload
+            case "conflict":  # two messages with the same id and different payloads
                 message.id = self._name("external")
                 yield {"send": lane, "body": message.encode()}
                 other = self._name("nonce")
-                self._mix.external[other] = True  # whichever comes second is refused, and no other
+                self._mix.external[other] = True  # only the message that is claimed second is refused
                 body = Message(type_, message.id, payload | {"nonce": other}).encode()
                 yield {"send": lane, "body": body}
             case "unreadable":
@@ -172,12 +172,12 @@ class _Maker:
                 self._mix.external[nonce] = False
                 return
             case "stranger":
-                message.type, queue, runs = "mix:nobody", door, False
+                message.type, queue, runs = "mix:nobody", front_door, False
         self._mix.external[nonce] = runs
         yield {"send": queue, "body": message.encode()}
 
     def _tick(self) -> Iterator[Act]:
-        """Two that may overlap; each comes twice."""
+        """Yield two ticks that may overlap, each of them twice."""
         task = self._random.choice([mix_tick, mix_overlap])
         schedule = task.schedules[0]
         for _ in range(2):
@@ -198,7 +198,7 @@ def children_of(id_: str, job: Act) -> list[str]:
 
 
 def key_probe(key: str) -> Act:
-    """A task that wants a key, once all is over."""
+    """Return an enqueue that takes a unique key at the end of the run."""
     job = {
         "id": f"probe-{key}",
         "type": "mix:only",

@@ -1,4 +1,4 @@
-"""Bugs to be found: each breaks one promise of the library, in the worker processes alone."""
+"""Planted bugs that a run must find. Each breaks one promise of the library, only in the worker processes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from pg8000.exceptions import Error as PostgresError
 
 from joblane.declaration import Task
-from joblane.enqueue import insert as admission
+from joblane.enqueue import insert
 from joblane.record import claim, finish
 from joblane.record.database import Database
 from joblane.record.dead_letters import mark_dead_sent
@@ -18,21 +18,21 @@ from joblane.record.insert import DUE_SWEEP
 from joblane.worker.worker import Worker
 
 VARIABLE = "FAULTS_PLANT"
-"""Read by the suite's own worker process, and by nothing else."""
+"""The variable that names the bug. Only the suite's worker process reads it."""
 
 
 def fence() -> None:
-    """A run finishes whether it holds the lease or not."""
+    """A run finishes without a check of the lease."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "true")
 
 
 def token() -> None:
-    """A run finishes whenever the task is active, be it another run's."""
+    """A run finishes if the task is active, even if another run holds it."""
     _replace(finish, "FINISH", "t.state = 'active' and t.lease_token = f.token", "t.state = 'active'")
 
 
 def due() -> None:
-    """A task is claimed by whatever message comes, due or not."""
+    """A message claims its task before it is due."""
     _replace(claim, "CLAIM", f"and t.due_at <= clock_timestamp() + interval '{claim.EARLY_SECONDS} s'", "")
 
 
@@ -48,19 +48,19 @@ def dead_letter_order() -> None:
 
 
 def outbox() -> None:
-    """A row that was written is taken for sent: the sweep has nothing to do for it."""
-    _replace(admission, "INSERT", DUE_SWEEP, "null")
+    """A new row is never due for the sweep."""
+    _replace(insert, "INSERT", DUE_SWEEP, "null")
 
 
 def unique_index() -> None:
-    """Nothing holds two live tasks from having one key."""
+    """Two live tasks can have the same unique key."""
     database = Database(os.environ["DATABASE_URL"])
     database.get().run("drop index joblane.tasks_unique")
     database.drop()
 
 
 def overlap() -> None:
-    """A tick is held to no schedule."""
+    """Ticks of a schedule may overlap."""
 
     key_of_message = Task.key_of_message
 
@@ -71,7 +71,7 @@ def overlap() -> None:
 
 
 def cancelled() -> None:
-    """A run that was asked to stop finishes like any other."""
+    """A run finishes although its task has a cancel request."""
     _replace(finish, "FINISH", "and (t.cancel_requested_at is null or f.state = 'cancelled')", "")
 
 

@@ -1,4 +1,4 @@
-"""The processes seen from outside: started by the nursery, asked, and killed."""
+"""The processes from the test's side: the fork server starts them, and the test sends orders and kills them."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ STARTS_SECONDS = 30.0
 
 
 @contextmanager
-def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
-    """The socket at which processes are born. What they say of errors is in ``workers.log``."""
-    address = folder / "nursery"
+def fork_server(folder: Path, database_url: str, endpoint: str, plant: str | None) -> Iterator[Path]:
+    """Yield the socket of the fork server. The processes write errors to ``workers.log``."""
+    address = folder / "fork_server"
     address.unlink(missing_ok=True)  # of an earlier storm in this folder
     environment = os.environ | {
         "DATABASE_URL": database_url,
@@ -52,7 +52,7 @@ def nursery(folder: Path, database_url: str, endpoint: str, plant: str | None) -
 
 
 class Process:
-    """One process at a time; where it has died, the next one is born as it is asked."""
+    """A process. If it was killed, the next order starts a new one."""
 
     def __init__(self, address: Path) -> None:
         self._address = address
@@ -63,9 +63,12 @@ class Process:
         self.busy = False
 
     def ask(self, order: Mapping[str, Any], seconds: float) -> dict[str, Any] | None:
-        """What it answers. None where it died, or was killed after ``seconds`` as Lambda would."""
+        """Send an order and return the answer.
+
+        Return None if the process was killed; Lambda kills it after ``seconds``.
+        """
         if self._socket is None:
-            self._born()
+            self._start()
         assert self._socket is not None
         self._socket.settimeout(seconds)
         self.busy = True
@@ -84,7 +87,7 @@ class Process:
         return answer
 
     def kill(self) -> None:
-        """By SIGKILL, wherever it is. From any thread."""
+        """Kill the process by SIGKILL, from any thread."""
         with self._lock:
             if self._pid:
                 with suppress(ProcessLookupError):
@@ -92,7 +95,7 @@ class Process:
                 self._pid = 0
 
     def close(self) -> None:
-        """It ends when it has nobody to answer to."""
+        """Close the connection, which ends the process."""
         with self._lock:
             self._pid = 0
         if self._socket is not None:
@@ -101,7 +104,7 @@ class Process:
             self._socket.close()
             self._socket = None
 
-    def _born(self) -> None:
+    def _start(self) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(STARTS_SECONDS)
         self._socket.connect(str(self._address))

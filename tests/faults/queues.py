@@ -1,8 +1,8 @@
-"""SQS in memory, as unkind as it may be: at least once, in no order, late, twice, and with refusals.
+"""SQS in memory with every fault that SQS permits: delivery at least once, out of order, late, twice, and refusals.
 
-A message is delivered again when its visibility timeout is over, or at once where the dice say so; a delete may not
-take; a receive above ``maxReceiveCount`` moves it to the dead letters without a word. An old receipt deletes a message
-even while another reader holds it, as SQS's does.
+A message is delivered again after its visibility timeout, or at once if the dice decide so. A delete may have no
+effect. A receive above ``maxReceiveCount`` moves the message to the dead letters, without a reason. As in SQS, an old
+receipt handle deletes a message even after another receive.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LATE_SECONDS = 40
 
 @dataclass(slots=True)
 class Message:
-    """``about``: what the dice know it by. ``attributes``: as SendMessage takes them."""
+    """A message. ``about``: its name for the dice. ``attributes``: in the form of SendMessage."""
 
     id: str
     about: str
@@ -43,7 +43,10 @@ class Message:
         return f"{self.id}#{self.receives}"
 
     def record(self, queue: str, ahead: float) -> dict[str, Any]:
-        """As Lambda hands it over. Its age is told by the clock of the processes, which is behind by ``ahead``."""
+        """Return a record of a Lambda event.
+
+        Its times are of the processes' clock, which is ``ahead`` seconds behind.
+        """
         system = {
             "ApproximateReceiveCount": str(self.receives),
             "SentTimestamp": str(int((self.sent_at - ahead) * 1000)),
@@ -63,18 +66,18 @@ class Message:
 
 @dataclass(slots=True)
 class Lane:
-    """``batch`` 0: nobody reads it."""
+    """A queue. ``batch`` 0: it has no reader."""
 
     name: str
     visibility: float
     max_receives: int
     batch: int
     messages: dict[str, Message] = field(default_factory=dict)
-    """By id."""
+    """Message id → message."""
 
 
 class Queues:
-    """All queues of a run. Any number of threads."""
+    """All queues of a run, for any number of threads."""
 
     def __init__(self, clock: Clock, dice: Dice) -> None:
         self._clock = clock
@@ -83,8 +86,8 @@ class Queues:
         self._changed = threading.Condition()
         self._random = random.Random(dice.seed)
         self._numbers = 0
-        self.in_hand = 0
-        """Batches that were taken and not yet settled."""
+        self.in_flight = 0
+        """The number of batches that were received and are not acknowledged yet."""
         self.counts: Counter[str] = Counter()
         self.redriven: list[tuple[str, Message]] = []
 
@@ -106,8 +109,8 @@ class Queues:
         group: str | None = None,
         attributes: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> str:
-        """Take a message. Returns its id."""
-        about = what(body)
+        """Accept a message and return its id."""
+        about = subject(body)
         if self._dice.chance(DELIVERED_LATE, "late", queue, about):
             self.counts["messages delayed"] += 1
             delay += LATE_SECONDS * self._dice.roll("how late", about)
@@ -121,38 +124,42 @@ class Queues:
         return id_
 
     def redrive(self, queue: str, share: float) -> int:
-        """Move some dead letters back, each once, as StartMessageMoveTask does: under new message ids."""
+        """Move a share of the dead letters back, each once, with new message ids, as StartMessageMoveTask does."""
         with self._changed:
-            letters = list(self._lanes[f"{queue}-dlq"].messages.values())
+            dead_letters = list(self._lanes[f"{queue}-dlq"].messages.values())
         moved = 0
-        for letter in letters:
-            if self._dice.roll("redrive", letter.about) < share and letter.about not in self._redriven_already():
-                del self._lanes[f"{queue}-dlq"].messages[letter.id]
-                self.redriven.append((f"{queue}-dlq", letter))
-                self.send(queue, letter.body, group=letter.group, attributes=letter.attributes)
+        for dead_letter in dead_letters:
+            if (
+                self._dice.roll("redrive", dead_letter.about) < share
+                and dead_letter.about not in self._redriven_already()
+            ):
+                del self._lanes[f"{queue}-dlq"].messages[dead_letter.id]
+                self.redriven.append((f"{queue}-dlq", dead_letter))
+                self.send(queue, dead_letter.body, group=dead_letter.group, attributes=dead_letter.attributes)
                 moved += 1
         self.counts["dead letters redriven"] += moved
         return moved
 
     def _redriven_already(self) -> set[str]:
-        return {letter.about for _, letter in self.redriven}
+        return {dead_letter.about for _, dead_letter in self.redriven}
 
     # --- The poller's side -----------------------------------------------------------------------------------------
 
-    def take(self, timeout: float) -> tuple[str, list[Message]] | None:
-        """A batch of any lane that has one; :meth:`settle` ends it."""
+    def receive(self, timeout: float) -> tuple[str, list[Message]] | None:
+        """Receive a batch from any lane. :meth:`acknowledge` ends the receive."""
         ends = time.monotonic() + timeout
         with self._changed:
             while True:
                 now = self._clock.now()
-                ready = [(lane, some) for lane in self._lanes.values() if lane.batch and (some := _visible(lane, now))]
-                if ready:
-                    lane, some = self._random.choice(ready)
-                    batch = self._random.sample(some, min(lane.batch, len(some)))
-                    taken = [message for message in batch if self._receive(lane, message, now)]
-                    if taken:
-                        self.in_hand += 1
-                        return lane.name, taken
+                lanes = [lane for lane in self._lanes.values() if lane.batch and _visible(lane, now)]
+                if lanes:
+                    lane = self._random.choice(lanes)
+                    visible = _visible(lane, now)
+                    batch = self._random.sample(visible, min(lane.batch, len(visible)))
+                    received = [message for message in batch if self._receive(lane, message, now)]
+                    if received:
+                        self.in_flight += 1
+                        return lane.name, received
                     continue
                 if (left := ends - time.monotonic()) <= 0:
                     return None
@@ -172,9 +179,9 @@ class Queues:
             message.visible_at = now + 0.05 * self._dice.roll("how soon", message.about)
         return True
 
-    def settle(self, queue: str, delete: Sequence[Message]) -> None:
+    def acknowledge(self, queue: str, delete: Sequence[Message]) -> None:
         with self._changed:
-            self.in_hand -= 1
+            self.in_flight -= 1
             for message in delete:
                 if self._dice.chance(DELETE_LOST, "delete", message.about):
                     self.counts["deletes lost"] += 1
@@ -183,7 +190,7 @@ class Queues:
             self._changed.notify()
 
     def set_visibility(self, queue: str, receipt: str, seconds: float) -> bool:
-        """False where the message is gone."""
+        """Return False if the message does not exist."""
         with self._changed:
             message = self._lanes[queue].messages.get(receipt.partition("#")[0])
             if message is None:
@@ -192,7 +199,7 @@ class Queues:
             self._changed.notify()
             return True
 
-    # --- From outside ----------------------------------------------------------------------------------------------
+    # --- Inspection ------------------------------------------------------------------------------------------------
 
     def visible(self) -> int:
         now = self._clock.now()
@@ -200,19 +207,21 @@ class Queues:
             return sum(len(_visible(lane, now)) for lane in self._lanes.values() if lane.batch)
 
     def next_at(self) -> float | None:
-        """When the next message will be seen; None where there is none in any lane."""
+        """Return the time at which the next message is visible; None if all lanes are empty."""
         with self._changed:
             times = [m.visible_at for lane in self._lanes.values() if lane.batch for m in lane.messages.values()]
         return min(times, default=None)
 
     def dead_letters(self) -> list[tuple[str, Message]]:
-        """All that lie in the queues of dead letters, and those that were redriven."""
+        """Return the messages in the dead-letter queues, and the redriven ones."""
         with self._changed:
-            lying = [(name, m) for name, lane in self._lanes.items() if not lane.batch for m in lane.messages.values()]
-        return lying + self.redriven
+            present = [
+                (name, m) for name, lane in self._lanes.items() if not lane.batch for m in lane.messages.values()
+            ]
+        return present + self.redriven
 
     def left(self) -> list[str]:
-        """What is in the lanes."""
+        """Return the messages in the lanes, as text."""
         with self._changed:
             return [
                 f"{name}: {m.about}" for name, lane in self._lanes.items() if lane.batch for m in lane.messages.values()
@@ -223,8 +232,8 @@ def _visible(lane: Lane, now: float) -> list[Message]:
     return [message for message in lane.messages.values() if message.visible_at <= now]
 
 
-def what(body: str) -> str:
-    """What a message is about, whoever sends it and how often."""
+def subject(body: str) -> str:
+    """Return the subject of a message: the same for every copy of it."""
     try:
         fields = json.loads(body)
         return str(fields.get("id") or fields.get("tick", {}).get("at") or fields["payload"]["nonce"])

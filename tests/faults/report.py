@@ -1,4 +1,4 @@
-"""What came of a run, as a table."""
+"""The report of a run, as a table."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from tests.faults.run import Findings
 def table(findings: Findings) -> str:
     lines = [f"{findings.seconds:.0f} s", "", f"{'type':<14} {'state':<10} {'tasks':>6}"]
     lines += [f"{type_:<14} {state:<10} {number:>6}" for type_, state, number in findings.states]
-    lines += ["", *(f"{what:<32} {number:>6}" for what, number in sorted(findings.counts.items()) if number)]
+    lines += ["", *(f"{name:<32} {number:>6}" for name, number in sorted(findings.counts.items()) if number)]
     if findings.wrong:
         lines += ["", f"WRONG, with seed {findings.seed}:", *findings.wrong]
     else:
-        lines += ["", "Nothing lost, nothing done twice, nothing left behind."]
+        lines += ["", "No task was lost, no work was done twice, no message was left."]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""One run: thousands of jobs by several processes over a real PostgreSQL, while everything breaks; then the reckoning.
+"""A run: several processes handle thousands of jobs with a real PostgreSQL during faults; then the rules are checked.
 
-Nothing is waited for: where no process has anything to do, time is put forward to the next moment at which one has.
+The run never waits: when no process has work, the clock is moved forward to the next time at which one has.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ from tests.faults.checker import Evidence, check
 from tests.faults.clock import Clock
 from tests.faults.dice import Dice
 from tests.faults.mix import Mix, key_probe, make_mix, sweep_call
-from tests.faults.processes import nursery
+from tests.faults.processes import fork_server
 from tests.faults.queues import Queues
 from tests.faults.samples import TABLES
 from tests.faults.server import Api, serve
-from tests.faults.slots import Kept, Producer, Slot
+from tests.faults.slots import Driver, Producer, Slot
 from tests.faults.storm import Storm
 from tests.faults.worker import PREFIX, SERVED
 
 SLOTS, PRODUCERS = 5, 2
 RESUMED_SECONDS = 8.8
-"""A resumable task's invocation here: 0.8 s until the reserve that it leaves."""
+"""The length of a resumable task's invocation here: 0.8 s more than its reserve."""
 REDRIVEN = 0.3
 CALM_JUMPS = 40
-"""Jumps with the faults on once all is enqueued; what goes on longer ends without them."""
+"""The number of jumps with faults after everything is enqueued. The rest of the run has no faults."""
 NEXT_SWEEP = """
 select extract(epoch from min(sweep_at))::float8 from joblane.tasks
  where state in ('scheduled', 'pending', 'active', 'retry') or (state = 'archived' and dead_sent_at is null)
 """
 STATES = "select type, state, count(*)::int from joblane.tasks group by 1, 2 order by 1, 2"
-LOOK_AGAIN_SECONDS = 0.6
+SWEEP_SECONDS = 0.6
 
 
 @dataclass
 class Findings:
-    """``wrong``: what was promised and does not hold, one line each."""
+    """The result of a run. ``wrong``: the violated rules, one line each."""
 
     seed: int
     seconds: float = 0
@@ -56,13 +56,13 @@ class Findings:
 
 
 class StuckError(Exception):
-    """The run did not come to its end."""
+    """The run did not end in time."""
 
 
 def run(
     folder: Path, server: Postgres, name: str, *, seed: int, jobs: int, minutes: float = 5, plant: str | None = None
 ) -> Findings:
-    """``server``: for this run alone, as it is killed. ``name``: of a migrated database of it."""
+    """Run the suite once. ``server``: only for this run, because it is killed. ``name``: a migrated database on it."""
     findings = Findings(seed)
     started = time.monotonic()
     try:
@@ -88,7 +88,7 @@ class Run:
     ) -> None:
         self._folder, self._server, self._name, self._plant = folder, server, name, plant
         self._url = server.database_url(name)
-        self._looker = Database(self._url)
+        self._observer = Database(self._url)
         self._findings = findings
         self._ends = time.monotonic() + minutes * 60
         self._sweeps = 0
@@ -102,22 +102,22 @@ class Run:
         self.cancelled: dict[str, str] = {}
 
     def sql(self, sql: str, *parameters: Any) -> list[list[Any]]:
-        """From outside; again on a new connection where the server was restarted."""
+        """Run a statement of the suite, once more on a new connection if the server was restarted."""
         try:
-            return self._looker.get().run(sql, *parameters)
+            return self._observer.get().run(sql, *parameters)
         except (PostgresError, OSError):
-            self._looker.drop()
-            return self._looker.get().run(sql, *parameters)
+            self._observer.drop()
+            return self._observer.get().run(sql, *parameters)
 
     def go(self) -> None:
         for statement in TABLES:
             self.sql(statement)
         self.clock.install(self._name)
-        self._looker.drop()
+        self._observer.drop()
         seconds = self._make_queues()
         with ExitStack() as stack:
             endpoint = stack.enter_context(serve(Api(self.queues, self.dice)))
-            address = stack.enter_context(nursery(self._folder, self._url, endpoint, self._plant))
+            address = stack.enter_context(fork_server(self._folder, self._url, endpoint, self._plant))
             counts = self._findings.counts
             self.slots = [Slot(address, self.queues, self.clock, self.dice, seconds, counts) for _ in range(SLOTS)]
             self.producers = [Producer(address, self.queues, self.dice, counts) for _ in range(PRODUCERS)]
@@ -131,13 +131,13 @@ class Run:
             self._findings.wrong += [line for thread in self._threads() for line in thread.raised]
             self._findings.wrong += check(self.evidence())
             self._findings.states = [(row[0], row[1], row[2]) for row in self.sql(STATES)]
-        self._looker.drop()
+        self._observer.drop()
 
-    def _threads(self) -> list[Kept]:
+    def _threads(self) -> list[Driver]:
         return [*self.slots, *self.producers]
 
     def _make_queues(self) -> dict[str, float]:
-        """As the stack makes them. Queue → seconds of its function."""
+        """Create the queues as a deploy does. Return queue → timeout of its function in seconds."""
         seconds = {}
         for task in SERVED.values():
             for queue in task.lanes:
@@ -158,7 +158,7 @@ class Run:
     # --- The parts of a run ----------------------------------------------------------------------------------------
 
     def _storm(self) -> None:
-        """Everything is enqueued while everything breaks."""
+        """Enqueue everything while faults happen."""
         acts = self.mix.acts
         for number, act in enumerate(acts):
             self.producers[number % PRODUCERS].do(act)
@@ -170,26 +170,26 @@ class Run:
         while (left := sum(producer.pending for producer in self.producers)) > 0:
             storm.blow(1 - left / len(acts))
             self._sweep_now_and_then()
-            self._look_after_time()
+            self._check_time()
             time.sleep(0.03)
         for number in range(CALM_JUMPS):
             if number == CALM_JUMPS // 2:
                 self._redrive()
             while not self._idle():
                 storm.blow(1)
-                self._look_after_time()
+                self._check_time()
                 time.sleep(0.01)
             if not self._jump():
                 break
 
     def _calm(self) -> None:
-        """No more faults: all that is left comes to its end."""
+        """Let all remaining tasks end, without faults."""
         self.dice.on = False
         self._redrive()
         self._drain()
 
     def _probe(self) -> None:
-        """Every key can be had again."""
+        """Enqueue a task with every unique key."""
         for key in sorted(self.mix.keys):
             self.producers[0].do(key_probe(key))
         self._until(lambda: self.producers[0].pending == 0)
@@ -218,10 +218,10 @@ class Run:
     # --- Time ------------------------------------------------------------------------------------------------------
 
     def _idle(self) -> bool:
-        return self.queues.in_hand == 0 and self.queues.visible() == 0
+        return self.queues.in_flight == 0 and self.queues.visible() == 0
 
     def _jump(self) -> bool:
-        """Go to the next moment at which there is something to do. False where there is none."""
+        """Move the clock to the next time at which there is work. Return False if there is none."""
         swept = self.sql(NEXT_SWEEP)[0][0]
         moments = [moment for moment in (swept, self.queues.next_at()) if moment is not None]
         if not moments:
@@ -235,7 +235,7 @@ class Run:
         return True
 
     def _sweep_now_and_then(self) -> None:
-        if time.monotonic() > self._swept_at + LOOK_AGAIN_SECONDS:
+        if time.monotonic() > self._swept_at + SWEEP_SECONDS:
             self._sweep()
 
     def _sweep(self) -> None:
@@ -246,13 +246,13 @@ class Run:
 
     def _until(self, condition: Callable[[], bool]) -> None:
         while not condition():
-            self._look_after_time()
+            self._check_time()
             time.sleep(0.005)
 
-    def _look_after_time(self) -> None:
+    def _check_time(self) -> None:
         if time.monotonic() > self._ends:
             left = self.sql(
                 "select id, state, attempts, due_at, sweep_at from joblane.tasks"
                 " where state in ('scheduled', 'pending', 'active', 'retry') limit 10"
             )
-            raise StuckError(f"not at its end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")
+            raise StuckError(f"the run did not end in time; live: {left}; in the lanes: {self.queues.left()[:10]}")

@@ -1,4 +1,4 @@
-"""The tasks of the mix. Each run follows its payload's script, and is noted outside of its transaction as it starts.
+"""The tasks of the mix. Each run follows its payload's script, and its start is recorded outside of its transaction.
 
 A word of the script per run, ``ok`` after its end: ``fail``, ``skip``, ``revoke``, ``after:SECONDS``,
 ``snooze:SECONDS``, ``hang`` (outlives its timeout), ``freeze:MS`` (is slow, then works),
@@ -22,9 +22,9 @@ from joblane.record.database import Database
 from joblane.record.states import LIVE_SQL
 
 TABLES = (
-    # What runs did in the session of their task. No constraint: a second effect is to be seen.
+    # The effects of runs, in the session of their task. Without a constraint, so that a second effect is visible.
     "create table public.effects (task text not null, item text not null, run integer)",
-    # What was enqueued in a session, written in the same transaction.
+    # The tasks that were enqueued in a session, written in the same transaction.
     "create table public.promises (id text not null)",
     # Every start of a handler.
     """create table public.starts (
@@ -33,10 +33,10 @@ TABLES = (
     "create index on public.starts (task)",
     # Runs that wait to be outrun.
     "create table public.frozen (task text)",
-    # What some long tasks read.
+    # The rows that some long tasks read.
     "create table public.numbers (n integer primary key)",
     "insert into public.numbers select generate_series(0, 99)",
-    # A key, or a schedule whose ticks do not overlap, that two live tasks had at one time.
+    # A key, or a schedule without overlap, that two live tasks had at the same time.
     "create table public.held_twice (what text, task text, other text)",
     f"""create function public.look() returns trigger language plpgsql as $$ begin
       insert into public.held_twice
@@ -61,7 +61,7 @@ noted as (
 )
 select count(*) from public.starts where task = $1
 """
-"""Times are those of the claim. A run that has lost its lease on the way here is not noted."""
+"""The times are the claim's. A run that has already lost its lease is not recorded."""
 CHUNK = 5
 DELAYS = [timedelta(seconds=seconds) for seconds in (1, 15, 1200, 60)]
 KEPT = timedelta(days=30)
@@ -70,7 +70,7 @@ OUTRUN_SECONDS = 1.7
 
 
 class Work(Payload):
-    """``nonce``: what the job is known by. ``items``: effects to write, or children to enqueue."""
+    """The payload. ``nonce``: identifies the job. ``items``: the number of effects to write, or children to enqueue."""
 
     nonce: str
     script: tuple[str, ...] = ()
@@ -78,11 +78,11 @@ class Work(Payload):
 
 
 class Tick(Payload):
-    """Nothing to say."""
+    """An empty payload."""
 
 
 class Broken(Exception):  # noqa: N818
-    """What a job raises that fails."""
+    """The error of a job that fails."""
 
 
 class Ledger:
@@ -96,7 +96,7 @@ def die() -> None:
 
 
 def earlier_starts(ctx: TaskContext) -> int:
-    """Note this start; how many there were before it."""
+    """Record this start. Return the number of earlier starts."""
     try:
         return int(Ledger.database.get().run(START, ctx.task_id, ctx._claim.token)[0][0])
     except Exception:
@@ -105,7 +105,7 @@ def earlier_starts(ctx: TaskContext) -> int:
 
 
 def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda number: None) -> None:
-    """Do the work and what the script says of this run. ``work`` is told how many runs were started before."""
+    """Do the work and the script's step for this run. ``work`` gets the number of earlier starts."""
     number = earlier_starts(ctx)
     word, _, amount = (payload.script[number] if number < len(payload.script) else "ok").partition(":")
     work(number)
@@ -132,7 +132,7 @@ def play(payload: Work, ctx: TaskContext, work: Callable[[int], Any] = lambda nu
 
 
 def await_another_run(ctx: TaskContext) -> None:
-    """Ask for a leap of time (see the storm), and go on once the lease is another's, or where none comes."""
+    """Ask the storm for a leap of time, and continue when another run holds the lease, or if no leap comes."""
     Ledger.database.get().run("insert into public.frozen values ($1)", ctx.task_id)
     ends = time.monotonic() + OUTRUN_SECONDS
     while time.monotonic() < ends:
@@ -154,7 +154,7 @@ def effect(ctx: TaskContext, item: object = "") -> None:
 
 @task("mix:batch", batch_size=10, max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_batch(payload: Work, ctx: TaskContext) -> None:
-    """Claimed and finished together. Writes a row where it has an item."""
+    """Claimed and finished in batches. It writes a row if it has an item."""
     play(payload, ctx, lambda _: effect(ctx) if payload.items else None)
 
 
@@ -165,7 +165,7 @@ def mix_row(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:each", max_retry=8, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT)
 def mix_each(payload: Work, ctx: TaskContext) -> None:
-    """Every third item fails in the first run that meets it, and costs itself alone."""
+    """Every third item fails in its first run, without an effect on the other items."""
 
     def work(number: int) -> None:
         for item in ctx.each(range(payload.items)):
@@ -179,7 +179,7 @@ def mix_each(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:long", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_long(payload: Work, ctx: TaskContext) -> None:
-    """Longer than its invocations."""
+    """A task that is longer than its invocations."""
 
     def work(_: int) -> None:
         for item in ctx.resume(range(payload.items), chunk=CHUNK):
@@ -192,7 +192,7 @@ def mix_long(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:select", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_select(payload: Work, ctx: TaskContext) -> None:
-    """As ``mix:long``, over the rows of a query."""
+    """Like ``mix:long``, over the rows of a query."""
 
     def work(_: int) -> None:
         rows = select(numbers.c.n).where(numbers.c.n < payload.items)
@@ -206,7 +206,7 @@ def mix_select(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:pages", max_retry=8, retry_delay=DELAYS, timeout=timedelta(minutes=30), resumable=True, retention=KEPT)
 def mix_pages(payload: Work, ctx: TaskContext) -> None:
-    """As ``mix:long``, over what a function gives."""
+    """Like ``mix:long``, over the items of a function."""
 
     def after(cursor: int | None) -> range:
         return range(0 if cursor is None else cursor + 1, payload.items)
@@ -242,7 +242,7 @@ def child_id(parent: str, number: int) -> str:
 
 @task("mix:only", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, unique_for=timedelta(hours=5))
 def mix_only(payload: Work, ctx: TaskContext) -> None:
-    """One live task per key."""
+    """A task with at most one live task per key."""
     play(payload, ctx, lambda _: effect(ctx))
 
 
@@ -258,7 +258,7 @@ def mix_watched(payload: Work, ctx: TaskContext) -> None:
 
 @task("mix:tick", max_retry=6, retry_delay=DELAYS, timeout=TIMEOUT, retention=KEPT, schedule="*/5 * * * *")
 def mix_tick(payload: Tick, ctx: TaskContext) -> None:
-    """A tick that comes while the last one is live is skipped; each is live until its second run."""
+    """A tick that arrives while the last one is live is skipped. Each one is live until its second run."""
     earlier = earlier_starts(ctx)
     effect(ctx)
     if not earlier:

@@ -1,4 +1,4 @@
-"""SQS's JSON protocol over the simulated queues, on a port: what boto3 in the worker processes talks to.
+"""SQS's JSON protocol over the simulated queues, on a port, for boto3 in the worker processes.
 
 It refuses calls, entries and changes of visibility where the dice say so, and at times takes a message and says
 nothing.
@@ -14,14 +14,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from tests.faults.dice import Dice
-from tests.faults.queues import Queues, what
+from tests.faults.queues import Queues, subject
 
 CALL_REFUSED = 0.03
 ENTRY_REFUSED = 0.04
-LETTER_REFUSED = 0.15
-"""A dead letter is a message that can be lost for good."""
+DEAD_LETTER_REFUSED = 0.15
+"""Sends of dead letters are refused more often, because a dead letter could be lost for good."""
 UNAVAILABLE = 0.005
-"""Answered by 503, upon which boto3 tries again."""
+"""The share of calls that are answered by 503, after which boto3 tries again."""
 ANSWER_LOST = 0.01
 
 
@@ -32,7 +32,7 @@ class RefusedError(Exception):
 
 
 class LostError(Exception):
-    """The call has done its work and its answer is lost."""
+    """The call has its effect, and its answer is lost."""
 
 
 class Api:
@@ -57,7 +57,7 @@ class Api:
         raise RefusedError("InvalidAction")
 
     def _send(self, queue: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        about = what(arguments["MessageBody"])
+        about = subject(arguments["MessageBody"])
         self._may_refuse("send", queue, about)
         answer = {"MessageId": self._take(queue, arguments)}
         if self._dice.chance(ANSWER_LOST, "answer lost", queue, about):
@@ -66,10 +66,10 @@ class Api:
         return answer
 
     def _send_batch(self, queue: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
-        self._may_refuse("batch", queue, what(entries[0]["MessageBody"]))
+        self._may_refuse("batch", queue, subject(entries[0]["MessageBody"]))
         successful, failed = [], []
         for entry in entries:
-            about = what(entry["MessageBody"])
+            about = subject(entry["MessageBody"])
             if self._dice.chance(ENTRY_REFUSED, "entry", queue, about):
                 self._queues.counts["sends refused"] += 1
                 fault = self._dice.roll("fault", about) < 0.5
@@ -101,7 +101,7 @@ class Api:
         )
 
     def _may_refuse(self, call: str, queue: str, about: str) -> None:
-        share = LETTER_REFUSED if queue.endswith("-dlq") else CALL_REFUSED
+        share = DEAD_LETTER_REFUSED if queue.endswith("-dlq") else CALL_REFUSED
         if self._dice.chance(share, call, queue, about):
             self._queues.counts["calls of SQS refused"] += 1
             raise RefusedError("Refused")
@@ -116,7 +116,7 @@ def _queue(arguments: dict[str, Any]) -> str:
 
 @contextmanager
 def serve(api: Api) -> Iterator[str]:
-    """The address of ``api``."""
+    """Yield the address of ``api``."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

@@ -1,4 +1,4 @@
-"""A PostgreSQL that may be killed at any moment: what it has committed is in the log, which a killed server keeps."""
+"""A PostgreSQL server that may be killed at any time. Its commits are in the write-ahead log, which survives a kill."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from joblane.record.migrations import upgrade
 from tests.conftest import administer
 
 SETTINGS = {"fsync": "off", "autovacuum_naptime": "10s"}
-"""Without fsync a power cut would lose commits, and a kill does not: they are written before they are answered."""
+"""Settings without fsync. A power cut would lose commits, but a kill does not: they are written before the answer."""
 
 
 def own_server(folder: Path) -> Postgres:

@@ -1,4 +1,4 @@
-"""Threads that keep processes at work: pollers that invoke functions as Lambda does, and programs that enqueue."""
+"""Threads that drive the processes: pollers that invoke functions as Lambda does, and programs that enqueue."""
 
 from __future__ import annotations
 
@@ -18,17 +18,19 @@ from tests.faults.mix import Act
 from tests.faults.processes import Process
 from tests.faults.queues import Queues
 
-BEFALLEN, PRODUCERS_BEFALLEN = 0.1, 0.25
-"""Shares of invocations and of programs that something befalls."""
+FAULTY_INVOCATIONS, FAULTY_PRODUCERS = 0.1, 0.25
+"""The shares of invocations and of programs with a fault."""
 TRIES = 20
-"""Of a program, while it is told that the database is away. The same ids each time."""
-ENOUGH_WAITING = 60
-"""Messages to be handled at which no more is enqueued for now."""
+"""The tries of a program while the database is unavailable. It uses the same ids each time."""
+MAX_BACKLOG = 60
+"""The producers wait while more messages than this are visible."""
 
 
-class Kept(threading.Thread):
-    """A thread with its process, until it is told to stop. ``raised``: what went wrong in the suite, or in what may not
-    raise."""
+class Driver(threading.Thread):
+    """A thread with its process, until it is stopped.
+
+    ``raised``: errors of the suite, and of code that must not raise.
+    """
 
     def __init__(self, address: Path) -> None:
         super().__init__(daemon=True)
@@ -48,8 +50,8 @@ class Kept(threading.Thread):
         self._stopping = True
 
 
-class Slot(Kept):
-    """One environment of the functions: at most one process, one batch at a time."""
+class Slot(Driver):
+    """An execution environment of the functions: at most one process, with one batch at a time."""
 
     def __init__(
         self,
@@ -60,7 +62,7 @@ class Slot(Kept):
         seconds: Mapping[str, float],
         counts: Counter[str],
     ) -> None:
-        """``seconds``: queue → what its function may take."""
+        """``seconds``: queue → the timeout of its function."""
         super().__init__(address)
         self._queues = queues
         self._clock = clock
@@ -69,21 +71,21 @@ class Slot(Kept):
         self._counts = counts
 
     def turn(self) -> None:
-        if (taken := self._queues.take(0.2)) is None:
+        if (received := self._queues.receive(0.2)) is None:
             return
-        queue, messages = taken
+        queue, messages = received
         acknowledged = []
         try:
             failed = self._invoke(queue, messages)
             acknowledged = [message for message in messages if message.id not in failed]
-        except Exception as error:  # the suite's own fault: the run goes on, and fails
+        except Exception as error:  # an error of the suite: the run continues, and fails
             self.raised.append(f"a poller: {error!r}")
         finally:
-            self._queues.settle(queue, acknowledged)
+            self._queues.acknowledge(queue, acknowledged)
 
     def _invoke(self, queue: str, messages: Any) -> set[str]:
-        """The ids of messages that stay."""
-        fate = Fate.thrown(self._dice, BEFALLEN, queue, messages[0].about)
+        """Return the ids of the messages that stay in the queue."""
+        fate = Fate.thrown(self._dice, FAULTY_INVOCATIONS, queue, messages[0].about)
         order = {
             "invoke": queue,
             "records": [message.record(queue, self._clock.ahead) for message in messages],
@@ -95,14 +97,14 @@ class Slot(Kept):
         self._counts["deliveries"] += len(messages)
         if answer is None:
             self._counts["processes that died"] += 1
-            self._counts[str(fate)] += fate.deed == "kill"
+            self._counts[str(fate)] += fate.action == "kill"
         elif "raised" in answer:
             self.raised.append(f"an invocation of {queue} raised: {answer['raised']}")
         return {message.id for message in messages} if answer is None else set(answer["failed"])
 
 
-class Producer(Kept):
-    """Does the acts of the mix, one after the other."""
+class Producer(Driver):
+    """Performs the acts of the mix, one after the other."""
 
     def __init__(self, address: Path, queues: Queues, dice: Dice, counts: Counter[str]) -> None:
         super().__init__(address)
@@ -110,7 +112,7 @@ class Producer(Kept):
         self.created: set[str] = set()
         self.replaced: set[str] = set()
         self.cancelled: dict[str, str] = {}
-        """Id → what the cancelling answered."""
+        """Task id → the state that the cancel returned."""
         self._given = self._done = 0
         self._queues = queues
         self._dice = dice
@@ -118,7 +120,7 @@ class Producer(Kept):
 
     @property
     def pending(self) -> int:
-        """Acts that are not done yet."""
+        """The number of acts that are not done yet."""
         return self._given - self._done
 
     def do(self, act: Act) -> None:
@@ -130,7 +132,7 @@ class Producer(Kept):
             act = self.acts.get(timeout=0.1)
         except Empty:
             return
-        while self._dice.on and self._queues.visible() > ENOUGH_WAITING:
+        while self._dice.on and self._queues.visible() > MAX_BACKLOG:
             time.sleep(0.02)
         try:
             self._do(act)
@@ -144,9 +146,7 @@ class Producer(Kept):
             self._queues.send(act["send"], act["body"])
             return
         fate = (
-            Fate.thrown(self._dice, PRODUCERS_BEFALLEN, "producer", act["jobs"][0]["id"])
-            if "produce" in act
-            else Fate()
+            Fate.thrown(self._dice, FAULTY_PRODUCERS, "producer", act["jobs"][0]["id"]) if "produce" in act else Fate()
         )
         for _ in range(TRIES):
             answer = self.process.ask(act | {"fate": asdict(fate)}, 30)
@@ -157,7 +157,7 @@ class Producer(Kept):
             self.cancelled |= {id_: state for id_, state in answer.get("states", {}).items() if state}
             self.created |= set(answer.get("created", ()))
             self.replaced |= set(answer.get("replaced", ()))
-            if "away" not in answer:
+            if "unavailable" not in answer:
                 return
             self._counts["enqueues that met an error"] += 1
             time.sleep(0.2)

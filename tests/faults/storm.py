@@ -1,5 +1,5 @@
-"""What befalls a run from outside while it goes on: kills at any moment, leaps of time, a server that is restarted,
-and tasks that are cancelled while they run."""
+"""Faults from outside during a run: kills at any time, leaps of time, restarts of the server, and cancels of running
+tasks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.faults.clock import Clock
 from tests.faults.slots import Slot
 
 LEAPS = (5, 40, 120)
-"""Seconds; the longer ones outlive every lease, so that runs go on which have lost theirs."""
+"""Leaps in seconds. The longer ones end every lease, so that runs continue without a lease."""
 LONGEST_LEAP = 400
 FROZEN = "delete from public.frozen returning task"
 RUNNING = (
@@ -29,7 +29,7 @@ RUNNING = (
 
 
 class Storm:
-    """:meth:`blow` is called every now and then; what it does, and when, is the seed's."""
+    """The storm. :meth:`blow` is called repeatedly; the seed decides what it does and when."""
 
     def __init__(
         self,
@@ -48,14 +48,14 @@ class Storm:
         self._sql = sql
         self._counts = counts
         self.cancelled: dict[str, str] = {}
-        """Id → the state in which it was cancelled."""
+        """Task id → the state in which it was cancelled."""
         self._next = {"kill": 10, "leap": 10, "cancel": 10}
-        """Invocations at which it happens again: a slow machine has no more of it than a fast one."""
+        """The number of invocations at which each fault happens next. So it happens equally often on a slow machine."""
         self._restarts = [(number + 1) / (restarts + 1) for number in range(restarts)]
-        """Shares of the work done at which the server is restarted."""
+        """The shares of finished work at which the server is restarted."""
 
     def blow(self, progress: float) -> None:
-        """``progress``: the share of the acts that are done, from 0 to 1."""
+        """Cause the faults that are due. ``progress``: the share of the acts that are done, from 0 to 1."""
         done = self._counts["invocations"]
         if done > self._next["kill"]:
             self._next["kill"] = done + self._random.randint(5, 40)
@@ -79,7 +79,7 @@ class Storm:
             self._counts["processes killed from outside"] += 1
 
     def _cancel(self) -> None:
-        """One that runs now, as far as can be told."""
+        """Cancel a task that is running, as far as the rows show."""
         with suppress(PostgresError, OSError):
             if running := self._sql(RUNNING):
                 (id_,) = self._random.choice(running)
@@ -98,7 +98,10 @@ class Storm:
             self._counts["leaps of time"] += 1
 
     def _restart(self) -> None:
-        """At once, as by ``pg_ctl stop -m immediate``, or as a crash; what was committed is in the log."""
+        """Restart the server after an immediate stop, as by ``pg_ctl stop -m immediate``, or after a crash.
+
+        Committed work is in the write-ahead log.
+        """
         child = self._postgres._child
         if child is not None and self._random.random() < 0.5:
             child.send_signal(signal.SIGQUIT)

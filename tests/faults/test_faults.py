@@ -1,4 +1,4 @@
-"""A short storm from a fixed seed, and bugs that one must find. ``make faults`` runs a long one."""
+"""A short run from a fixed seed, and runs that must find planted bugs. ``make faults`` runs a long one."""
 
 from __future__ import annotations
 
@@ -48,24 +48,24 @@ def test_nothing_is_lost_and_nothing_done_twice_while_everything_breaks(storm: S
 
 
 @pytest.mark.parametrize(
-    ("plant", "jobs", "told"),
+    ("plant", "jobs", "finding"),
     [
         ("fence", 100, "done twice"),
-        ("token", 100, "whose lease was over"),
+        ("token", 100, "by a run without a lease"),
         ("due", 100, "s early"),
         ("dead-letter-order", 100, "no dead letter of generation"),
-        ("outbox", 100, "not at its end"),
+        ("outbox", 100, "has not ended"),
         ("unique-index", 200, "is held twice"),
         ("overlap", 200, "is held twice"),
         ("cancelled", 100, "cancelled while active"),
     ],
 )
-def test_a_storm_finds_a_planted_bug(storm: Storm, plant: str, jobs: int, told: str) -> None:
+def test_a_storm_finds_a_planted_bug(storm: Storm, plant: str, jobs: int, finding: str) -> None:
     assert plant in PLANTS
 
-    # processes meet as the machine lets them, and not as the seed says: what one storm misses, another finds
+    # the timing of the processes depends on the machine, not on the seed: another run may find a missed bug
     for seed in range(7, 15):
         findings = storm(seed=seed, jobs=jobs, plant=plant)
-        if any(told in line for line in findings.wrong):
+        if any(finding in line for line in findings.wrong):
             return
     pytest.fail(table(findings))

@@ -1,9 +1,8 @@
-"""The processes that do the work, and die of it.
+"""The processes that do the work, and that the faults kill.
 
-Run as ``python -m tests.faults.worker SOCKET``: a nursery that has everything imported and forks a process for each
-connection. A process answers lines of JSON, one at a time: ``{"invoke": QUEUE, "records": […], …}`` is an invocation of
-the queue's function, ``{"produce": MODE, "jobs": […], …}`` enqueues as a program of the platform would, and
-``{"cancel": […]}`` cancels.
+``python -m tests.faults.worker SOCKET`` starts a fork server: it imports everything, and forks a process for each
+connection. A process answers lines of JSON, one at a time. ``{"invoke": QUEUE, "records": […], …}`` is an invocation of
+the queue's function, ``{"produce": MODE, "jobs": […], …}`` enqueues tasks, and ``{"cancel": […]}`` cancels tasks.
 """
 
 from __future__ import annotations
@@ -32,41 +31,41 @@ from joblane.worker.router import Router
 from joblane.worker.worker import Worker
 from tests.builders.events import LambdaContext
 from tests.faults import plants
-from tests.faults.fates import NONE, Exposed, ExposedDatabase, ExposedSqs, Fate
+from tests.faults.fates import NONE, CurrentFate, Fate, FaultyDatabase, FaultySqs
 from tests.faults.samples import TASKS, Ledger, Work
 
 PREFIX = "faults"
 SERVED = TASKS | {sweep_handler.jobs_sweep.type: sweep_handler.jobs_sweep}
 
-exposed = Exposed()
-sqs = ExposedSqs(exposed)
+current = CurrentFate()
+sqs = FaultySqs(current)
 
 
 class Process:
-    """What one process holds: a function of every type, and a client that enqueues."""
+    """The contents of a process: a function for every type, and a client that enqueues."""
 
     def __init__(self, url: str) -> None:
-        database = ExposedDatabase(url, exposed)
+        database = FaultyDatabase(url, current)
         workers = {type_: Worker(task, database, sqs, PREFIX) for type_, task in SERVED.items()}
         self._functions: dict[str, Worker | Router] = {
             lane_name(PREFIX, queue, type_): workers[type_] for type_, task in SERVED.items() for queue in task.lanes
         }
         router = Router({type_: list(task.lanes) for type_, task in TASKS.items()}, sqs, PREFIX)
         self._functions |= {front_door_name(PREFIX, queue): router for queue in Queue}
-        self._client = JobClient.within(ExposedDatabase(url, exposed), sqs, PREFIX)
+        self._client = JobClient.within(FaultyDatabase(url, current), sqs, PREFIX)
         self._direct = JobClient(record=False)
         self._direct._sqs, self._direct._prefix = sqs, PREFIX
-        self._callers = ExposedDatabase(url, exposed)
+        self._callers = FaultyDatabase(url, current)
         Ledger.database = Database(url)
 
     def do(self, order: Mapping[str, Any]) -> dict[str, Any]:
-        exposed.fate = Fate(**order.get("fate", {}))
+        current.fate = Fate(**order.get("fate", {}))
         try:
             answer = self._do(order)
-            exposed.at("before", "answer")
+            current.at("before", "answer")
             return answer
         finally:
-            exposed.fate = NONE
+            current.fate = NONE
 
     def _do(self, order: Mapping[str, Any]) -> dict[str, Any]:
         if "invoke" in order:
@@ -74,51 +73,55 @@ class Process:
                 answer = self._functions[order["invoke"]].handle(
                     {"Records": order["records"]}, LambdaContext(seconds=order["seconds"])
                 )
-            except BaseException:  # which none may do: the whole batch would come again
-                return {"failed": [one["messageId"] for one in order["records"]], "raised": traceback.format_exc()}
+            except BaseException:  # a function must not raise, because SQS would deliver the whole batch again
+                failed = [record["messageId"] for record in order["records"]]
+                return {"failed": failed, "raised": traceback.format_exc()}
             return {"failed": [item["itemIdentifier"] for item in answer["batchItemFailures"]]}
         try:
             if "cancel" in order:
                 return {"states": {id_: self._client.cancel(id_) for id_ in order["cancel"]}}
             return self._produce(order["produce"], order["jobs"])
-        except Exception as error:  # the caller's transaction is gone, and with it all that was enqueued in it
+        except Exception as error:  # the caller's transaction is rolled back, with the tasks enqueued in it
             self._callers.drop()
-            return {"created": [], "replaced": [], "away": f"{type(error).__name__}: {error}"}
+            return {"created": [], "replaced": [], "unavailable": f"{type(error).__name__}: {error}"}
 
     # --- Producers -------------------------------------------------------------------------------------------------
 
     def _produce(self, mode: str, jobs: list[dict[str, Any]]) -> dict[str, Any]:
-        away: dict[str, str] = {}
+        unavailable: dict[str, str] = {}
         match mode:
             case "alone" | "direct":
-                results, away = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
+                results, unavailable = self._one_by_one(self._client if mode == "alone" else self._direct, jobs)
             case "many":
-                results = self._client.enqueue_many([_job(one) for one in jobs])
+                results = self._client.enqueue_many([_job(job) for job in jobs])
             case _:
                 results = self._in_session(mode, jobs)
-        made = [one for one in results if isinstance(one, Enqueued)]
+        enqueued = [result for result in results if isinstance(result, Enqueued)]
         return {
-            "created": [one.id for one in made if one.created],
-            "replaced": [one.id for one in made if not one.created],
-        } | away
+            "created": [task.id for task in enqueued if task.created],
+            "replaced": [task.id for task in enqueued if not task.created],
+        } | unavailable
 
     def _one_by_one(
         self, client: JobClient, jobs: list[dict[str, Any]]
     ) -> tuple[list[Enqueued | JobError], dict[str, str]]:
-        """What came of them, as far as the database was there."""
+        """Return the results up to an error of the unavailable database, and that error."""
         results: list[Enqueued | JobError] = []
         for job in jobs:
-            one = _job(job)
+            new = _job(job)
             try:
-                results.append(client.enqueue(one.task, one.payload, **job_options(job)))
+                results.append(client.enqueue(new.task, new.payload, **job_options(job)))
             except DatabaseUnavailableError as error:
-                return results, {"away": str(error)}
+                return results, {"unavailable": str(error)}
             except JobError as error:
                 results.append(error)
         return results, {}
 
     def _in_session(self, mode: str, jobs: list[dict[str, Any]]) -> list[Enqueued | JobError]:
-        """``session``: commits. ``rollback``: does not. ``savepoint``: of each second job, the savepoint does not."""
+        """Enqueue in a session that commits or, in mode ``rollback``, rolls back.
+
+        In mode ``savepoint``, every second job is in a savepoint that is rolled back.
+        """
         with Session(self._callers.engine) as session:
             results: list[Enqueued | JobError] = []
             for number, job in enumerate(jobs):
@@ -155,10 +158,10 @@ def _job(job: Mapping[str, Any]) -> Job:
     return Job(TASKS[job["type"]], Work(**job["payload"]), **job_options(job))
 
 
-# --- The nursery ---------------------------------------------------------------------------------------------------
+# --- The fork server -----------------------------------------------------------------------------------------------
 
 
-class Nursery(ForkingMixIn, UnixStreamServer):
+class ForkServer(ForkingMixIn, UnixStreamServer):
     max_children = 100
     request_queue_size = 100
     block_on_close = False
@@ -170,7 +173,7 @@ class Nursery(ForkingMixIn, UnixStreamServer):
 
 
 class Connected(StreamRequestHandler):
-    """In a process of its own."""
+    """The connection to a forked process."""
 
     def handle(self) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -185,7 +188,7 @@ parent = os.getppid()
 
 
 def _warm_up() -> None:
-    """What each process would do at first, once before the forks."""
+    """Do the first work of a process once, before the forks."""
     for task in SERVED.values():
         for queue in task.lanes:
             sqs.url(lane_name(PREFIX, queue, task.type))
@@ -200,9 +203,9 @@ def main() -> None:
     if plant := os.environ.get(plants.VARIABLE):
         plants.PLANTS[plant]()
     discover()
-    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are exposed, too
+    setattr(sweep_handler, "Sqs", lambda: sqs)  # noqa: B010 - so that its sends are current, too
     _warm_up()
-    with Nursery(sys.argv[1], Connected) as server:
+    with ForkServer(sys.argv[1], Connected) as server:
         print("ready", flush=True)
         server.serve_forever(poll_interval=0.2)
 

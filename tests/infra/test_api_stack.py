@@ -164,7 +164,7 @@ def test_throttling_has_a_default(by_iam: Synthesised) -> None:
 def test_the_access_log_has_the_stages_retention_and_removal(by_jwt: Synthesised, by_iam: Synthesised) -> None:
     for done, days, removal in ((by_jwt, 14, "RetainExceptOnCreate"), (by_iam, 30, "Delete")):
         template = done.templates["acme-api"]
-        (group,) = (one for one in template["Resources"].values() if one["Type"] == "AWS::Logs::LogGroup")
+        (group,) = (item for item in template["Resources"].values() if item["Type"] == "AWS::Logs::LogGroup")
         assert group["Properties"]["LogGroupName"] == "/aws/vendedlogs/apis/acme-api"
         assert group["Properties"]["RetentionInDays"] == days
         assert group["DeletionPolicy"] == removal
@@ -225,8 +225,8 @@ def test_an_api_without_a_function_is_refused(synth: Synth) -> None:
         ({**JWT, "cors_origins": ["*"]}, r"api.cors_origins.0: .*https://HOST or https://HOST:PORT is required"),
         ({**JWT, "cors_origins": ["https://*.example.com"]}, "api.cors_origins.0: .*https://HOST or "),
         ({**JWT, "cors_origins": ["https://app.example.com/"]}, "api.cors_origins.0: .*https://HOST or "),
-        ({**JWT, "cors_origins": ["http://app.example.com"]}, "api.cors_origins.0: .*http:// is for localhost alone"),
-        ({**IAM, "cors_origins": ["https://app.example.com"]}, "api: .*cors_origins: .*take authorizer jwt"),
+        ({**JWT, "cors_origins": ["http://app.example.com"]}, "api.cors_origins.0: .*http:// is only for localhost"),
+        ({**IAM, "cors_origins": ["https://app.example.com"]}, "api: .*cors_origins: .*use authorizer jwt"),
         ({**JWT, "max_concurrency": 0}, "api.max_concurrency: .*greater than or equal to 1"),
         ({**JWT, "max_concurrency": 5}, "api.max_concurrency: 0 at most is required, .* the 50 of account_concurrency"),
     ],

@@ -61,7 +61,7 @@ def test_every_task_of_the_checkout_gets_a_function_and_its_lanes(real: Synthesi
             assert consumers[f"jobs-dev-{queue}-{task.slug}"] == f"jobs-dev-{task.slug}"
 
 
-def test_the_api_is_a_function_that_sends_what_its_routes_enqueue_and_reads_exports(real: Synthesised) -> None:
+def test_the_apis_function_sends_the_types_of_its_routes_and_reads_exports(real: Synthesised) -> None:
     allowed = templates.allowed(real.templates["jobs-dev-jobs"], "jobs-dev-api")
     assert allowed["sqs:SendMessage"] == {
         "jobs-dev-critical-tenant-initialize",
@@ -193,7 +193,7 @@ def test_a_stages_costs_follow_from_its_settings(stages: RealStages) -> None:
     assert dev["SQS request"] == costs.mapped_queues(discover()) * costs.RECEIVES_PER_MAPPING
 
 
-def test_the_command_reads_what_an_idle_stage_costs_from_its_templates(stages: RealStages) -> None:
+def test_the_command_computes_an_idle_stages_costs_from_its_templates(stages: RealStages) -> None:
     def output(*options: str) -> str:
         line = ["costs", "--stage", "dev", "--assembly", str(stages("dev").directory), *options]
         done = CliRunner().invoke(command_line, line)

@@ -212,7 +212,7 @@ def test_an_address_that_is_a_secret_is_in_no_template(shop: Shop) -> None:
 
 def test_a_database_without_a_secret_is_refused(shop: Shop) -> None:
     cluster = rds.DatabaseCluster.from_database_cluster_attributes(shop.stack, "Theirs", cluster_identifier="theirs")
-    with pytest.raises(SynthError, match=r"database: shop/Theirs has no secret; give the one to log in with, by secre"):
+    with pytest.raises(SynthError, match=r"database: shop/Theirs has no secret; pass the secret of the login as secre"):
         JobDatabase.of(cluster, name="orders")
 
 

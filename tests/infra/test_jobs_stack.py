@@ -352,7 +352,7 @@ def test_the_buckets_name_is_an_output(local: Synthesised) -> None:
     assert "ExportBucket" in local.templates["jobs-data"]["Outputs"]
 
 
-def test_the_stage_decides_what_outlives_its_stack(dev: Synthesised, local: Synthesised) -> None:
+def test_the_stages_removal_decides_if_resources_are_retained(dev: Synthesised, local: Synthesised) -> None:
     kept = [item for item in dev.templates["acme-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]
     gone = [item for item in local.templates["jobs-data"]["Resources"].values() if item["Type"] == "AWS::S3::Bucket"]
     assert [item["DeletionPolicy"] for item in kept] == ["RetainExceptOnCreate"]

@@ -213,7 +213,7 @@ print(json.dumps(found))
 """
 
 
-def test_the_schema_a_task_and_the_api_work_from_the_zips_alone(unpacked: Unpacked, empty_database: str) -> None:
+def test_schema_task_and_api_work_from_the_zips_only(unpacked: Unpacked, empty_database: str) -> None:
     # given an empty database, a message for a task that uses SQLAlchemy, and two requests
     given = {
         "message": event(record({"type": EXPIRY, "id": "one", "payload": {}}, "jobs-low-system-user-expiry")),

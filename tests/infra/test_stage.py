@@ -182,7 +182,7 @@ def test_times_of_unknown_schedules_and_wrong_times_are_refused(schedules: dict[
                 "database": AURORA,
                 "settings": {"EMAIL_PROVIDER": "smtp"},
             },
-            "settings.EMAIL_PROVIDER: no server for smtp can be reached with network.nat_gateways 0; ses is right",
+            "settings.EMAIL_PROVIDER: no server for smtp can be reached with network.nat_gateways 0; use ses",
         ),
         # connections
         (

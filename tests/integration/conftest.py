@@ -1,4 +1,4 @@
-"""What the tests of every room share: a world, and an operator before it."""
+"""The fixtures of the integration tests: a world, and an operator for it."""
 
 from __future__ import annotations
 

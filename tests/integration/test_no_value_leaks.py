@@ -1,4 +1,4 @@
-"""Values of redacted fields, and of headers, are nowhere but in the task's row and messages, and with the handler.
+"""Values of redacted fields and headers are only in the task's row, in its messages, and in the handler.
 
 Each way by which a value might get out is gone with a value of its own. Then all is searched that the library has
 written, recorded, sent or answered.
@@ -18,7 +18,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_valid
 from sqlalchemy import text
 from starlette.testclient import TestClient
 
-from functions.api import record
+from functions.api import storage
 from functions.api.handler import handler
 from joblane import (
     ArchivedTask,
@@ -50,7 +50,7 @@ from tests.logs import lines
 from tests.world import PREFIX, World
 
 PLANTED, TAIL = "pl4nted", "t41l"
-"""What every value begins and ends with, in words that no escape changes."""
+"""The start and the end of every value, in characters that no escape changes."""
 HEADER = f"{PLANTED}-header-{TAIL}"
 SOON = 3.2
 """Seconds of an invocation, of which the handler has a fifth."""
@@ -209,7 +209,7 @@ def leak_batch(payload: Login, ctx: TaskContext) -> Any:
 
 
 TASKS = (leak_one, leak_batch, leak_alert)
-TOLD = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
+LOGGED = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "returned", "in_a_header")
 """Ways whose tasks are looked at one by one."""
 
 
@@ -218,7 +218,7 @@ TOLD = ("plain", "chained", "constraint", "skipped", "noted", "snoozed", "return
 
 @dataclass
 class Gathered:
-    """Where → what was written there."""
+    """Place → texts that were written there."""
 
     world: World
     texts: dict[str, list[str]] = field(default_factory=dict)
@@ -241,7 +241,7 @@ class Gathered:
 
 
 def go_all_ways(world: World, gathered: Gathered) -> None:
-    """Everything twice, so that tasks are retried, and given up."""
+    """Deliver everything twice, so that tasks are retried and then archived."""
     world.run("create table logins (token text primary key check (length(token) < 90))")
     world.run(
         "create function complain(token text) returns void language plpgsql"
@@ -301,7 +301,7 @@ def enqueue_badly(world: World, gathered: Gathered) -> None:
 
 def fail_an_assertion(world: World, gathered: Gathered) -> None:
     def look() -> list[enqueued.EnqueuedTask]:
-        return enqueued.read(world._looker.get(), [], PREFIX)
+        return enqueued.read(world._observer.get(), [], PREFIX)
 
     captured = enqueued.Captured(list, lambda type_: leak_one)
     captured._read_all = look
@@ -327,8 +327,10 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
     assert successors
     gathered.add("payload of what follows", *(row[0] for row in successors))
     for one in TASKS:
-        while letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
-            gathered.add("dead letters' attributes", *(letter.get("MessageAttributes") for letter in letters))
+        while dead_letters := world.received(f"{world.lane(one)}-dlq", visibility=600):
+            gathered.add(
+                "dead letters' attributes", *(dead_letter.get("MessageAttributes") for dead_letter in dead_letters)
+            )
     for id_ in ("known", "leak:one-plain", "leak:one-noted"):
         world.run("update joblane.tasks set owner = 'ann' where id = $1", id_)
         answer = handler(http_event("GET", f"/tasks/{id_}", who=claims("ann")), LambdaContext())
@@ -338,10 +340,10 @@ def look_everywhere(world: World, gathered: Gathered, logged: list[str], out: tu
 
 
 def ask(world: World, gathered: Gathered) -> None:
-    """All that an inspector shows, with each answer as it goes through JSON."""
+    """Read everything that the Inspector shows, in its JSON form."""
     scope = Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann")
     inspector = Inspector(scope)
-    ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in TOLD)]
+    ids = ["known", "wrong-own", "wrong-other", *(f"leak:one-{how}" for how in LOGGED)]
     arguments: Mapping[str, list[tuple[Any, ...]]] = {
         "task": [(id_,) for id_ in ids],
         "logs": [(id_,) for id_ in ids],
@@ -363,7 +365,7 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
     wrong = json.dumps(login("plain", value("invalid")))
     commands = [
         *(["ls", *more] for more in ([], ["--json"], ["--error", "bad"])),
-        *(["show", f"leak:one-{how}"] for how in TOLD),
+        *(["show", f"leak:one-{how}"] for how in LOGGED),
         *([name, "leak:one-chained", "--json"] for name in ("show", "logs")),
         *([name, *more] for name in ("queues", "stats", "types", "dead", "audit") for more in ([], ["--json"])),
         ["edit", "known", "--json", wrong],
@@ -386,13 +388,13 @@ def use_the_command_line(world: World, gathered: Gathered, capfd: pytest.Capture
 
 
 def browse(world: World, gathered: Gathered) -> None:
-    """The page, as a browser sees it."""
+    """Read the page as a browser does."""
     inspector = Inspector(Scope(world.database, world.sqs, PREFIX, {one.type: one for one in TASKS}, "ann"))
     keys = Keys(token="the-token", session="the-session", form="the-form-token")
     app = build(Desk(lambda: inspector, 1), port=8700, keys=keys)
     addresses = [
         *("/", "/tasks", "/tasks?error=bad", "/dead", "/schedules", "/statistics", "/audit", "/bulk"),
-        *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in TOLD),
+        *(f"{path}?id=leak:one-{how}" for path in ("/task", "/task/logs") for how in LOGGED),
     ]
     browser = TestClient(app, base_url="http://127.0.0.1:8700", cookies={"joblane-8700": keys.session})
     for address in addresses:
@@ -401,10 +403,10 @@ def browse(world: World, gathered: Gathered) -> None:
 
 @pytest.fixture
 def api() -> Iterator[None]:
-    for made in (record.jobs, record.database):
+    for made in (storage.jobs, storage.database):
         made.cache_clear()
     yield
-    record.database().drop()
+    storage.database().drop()
 
 
 def gather(world: World, capfd: pytest.CaptureFixture[str]) -> Gathered:

@@ -1,4 +1,4 @@
-"""What is said of one task: its own retries, timeout, waits, retention, deadline and tags, by callers and strangers."""
+"""The options of a single task: retries, timeout, delays, retention, deadline and tags, from clients and producers."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def seconds_to(world: World, id_: str, column: str, since: str) -> int:
     return int(world.run(sql, id_)[0][0])
 
 
-def reason_of(letter: dict[str, Any]) -> str:
-    return str(letter["MessageAttributes"]["joblane-reason"]["StringValue"])
+def reason_of(dead_letter: dict[str, Any]) -> str:
+    return str(dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"])
 
 
 # --- From a caller -------------------------------------------------------------------------------------------------
@@ -70,7 +70,7 @@ def test_a_task_has_as_many_attempts_as_it_was_given(world: World, client: JobCl
     assert len(world.dead_letters(sample_one)) == 1
 
 
-def test_a_task_waits_between_attempts_as_it_was_told(world: World, client: JobClient) -> None:
+def test_a_task_waits_between_attempts_for_its_own_delays(world: World, client: JobClient) -> None:
     watched = world.watch()
     delays = [timedelta(seconds=100), timedelta(seconds=200)]
     listed = client.enqueue(sample_one, Sample(do="count_and_fail"), retry_delay=delays).id
@@ -185,7 +185,7 @@ def test_options_out_of_bounds_are_refused_by_name_before_anything_is_written(wo
     assert world.run("select from joblane.tasks") == []
 
 
-def test_a_time_that_has_passed_runs_now_and_the_answer_says_so(world: World, client: JobClient) -> None:
+def test_a_past_time_runs_now_and_the_result_shows_it(world: World, client: JobClient) -> None:
     watched = world.watch()
     client._sqs = watched
     past = client.enqueue(sample_one, Sample(), process_at=datetime.now(UTC) - HOUR)
@@ -206,7 +206,7 @@ def external(do: str, options: dict[str, Any], id_: str = "it") -> dict[str, Any
     return {"type": "sample:one", "id": id_, "payload": {"do": do, "number": 0}, "options": options}
 
 
-def test_a_foreign_senders_options_are_cut_to_the_declaration(world: World) -> None:
+def test_an_external_producers_options_are_lowered_to_the_declaration(world: World) -> None:
     body = external("nothing", {"max_retry": 1000, "timeout": 86400, "retention": 86400 * 365, "tags": ["a"]})
 
     assert world.deliver(sample_one, body) == []
@@ -220,7 +220,7 @@ def test_a_foreign_senders_options_are_cut_to_the_declaration(world: World) -> N
     )
 
 
-def test_a_foreign_senders_options_below_the_declaration_hold(world: World) -> None:
+def test_an_external_producers_options_below_the_declaration_apply(world: World) -> None:
     watched = world.watch()
     options = {"max_retry": 1, "timeout": 1, "retention": 60, "retry_delay": [5, 6]}
     body = external("overlong", options)
@@ -265,19 +265,19 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-def test_bad_options_of_a_foreign_sender_are_a_dead_letter_that_names_the_field(world: World) -> None:
+def test_bad_options_of_an_external_producer_are_a_dead_letter_that_names_the_field(world: World) -> None:
     watched = world.watch()
     for number, (options, why) in enumerate(BAD):
         watched.sent.clear()
         assert world.deliver(sample_one, external("nothing", options, f"it-{number}")) == []
-        (letter,) = watched.sent
-        assert letter.queue == dead_letter_name(world.lane(sample_one))
-        reason = letter.attributes["joblane-reason"]["StringValue"]
+        (dead_letter,) = watched.sent
+        assert dead_letter.queue == dead_letter_name(world.lane(sample_one))
+        reason = dead_letter.attributes["joblane-reason"]["StringValue"]
         assert reason.startswith(f"MessageError: {why}"), options
     assert world.run("select from joblane.tasks") == []
 
 
-def test_a_recorded_message_cannot_change_what_its_row_says(world: World, client: JobClient) -> None:
+def test_a_recorded_message_cannot_change_its_row(world: World, client: JobClient) -> None:
     id_ = client.enqueue(sample_one, Sample(do="count_and_fail"), max_retry=0).id
     body = {"type": "sample:one", "id": id_, "rec": True, "options": {"max_retry": 3}}
     assert world.deliver(sample_one, body) == []
@@ -296,7 +296,7 @@ WAITING: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", WAITING)
-def test_a_task_that_is_past_its_deadline_is_given_up_without_running(world: World, name: str) -> None:
+def test_a_task_past_its_deadline_is_archived_without_running(world: World, name: str) -> None:
     put(world, sample_one, "it", {"do": "nothing", "number": 0}, deadline=In(-1), **WAITING[name])
     runs = world.row("it")["runs"]
 
@@ -307,11 +307,11 @@ def test_a_task_that_is_past_its_deadline_is_given_up_without_running(world: Wor
     assert row["error_message"] == "the deadline passed before the task ran"
     assert row["reason"].startswith("DeadlinePassed: the task had to run by ")
     assert row["dead_sent_at"] is not None
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
 
 
-def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
+def test_an_external_task_past_its_deadline_is_archived_without_running(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
@@ -328,18 +328,18 @@ def test_a_foreign_task_that_is_past_its_deadline_is_given_up_without_running(
     assert row["reason"].startswith("DeadlinePassed: the task had to run by 2020-01-31 12:00:00")
     assert None not in (row["dead_sent_at"], row["finished_at"], row["expire_at"])
     assert (world.attempts("it"), ran) == ([], [])
-    (told,) = emf.documents(capsys.readouterr().out)
-    assert told["Archived"] == 1
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (metrics,) = emf.documents(capsys.readouterr().out)
+    assert metrics["Archived"] == 1
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
     # and a copy of it is a leftover, its dead letter runs
     assert world.deliver(sample_one, body) == []
     assert ran == []
-    assert world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
     assert ran == ["it"]
 
 
-def test_a_foreign_task_whose_dead_letter_could_not_be_sent_is_finished_by_the_sweep(world: World) -> None:
+def test_an_external_task_whose_dead_letter_was_not_sent_is_finished_by_the_sweep(world: World) -> None:
     lane = world.lane(sample_one)
     with world.rival(sample_one) as worker:
         world.sqs.client.delete_queue(QueueUrl=world.sqs.url(dead_letter_name(lane)))
@@ -351,7 +351,7 @@ def test_a_foreign_task_whose_dead_letter_could_not_be_sent_is_finished_by_the_s
     assert world.row("it")["dead_sent_at"] is not None
 
 
-def test_a_run_is_interrupted_at_its_deadline_and_given_up_and_runs_when_it_is_redriven(
+def test_a_run_is_interrupted_at_its_deadline_archived_and_runs_after_a_redrive(
     world: World, client: JobClient
 ) -> None:
     runs: list[int] = []
@@ -369,10 +369,10 @@ def test_a_run_is_interrupted_at_its_deadline_and_given_up_and_runs_when_it_is_r
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 1, "TaskTimeout")
     assert row["reason"] == "DeadlinePassed: the deadline passed while the task ran"
-    (letter,) = world.dead_letters(sample_one)
-    assert reason_of(letter) == row["reason"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert reason_of(dead_letter) == row["reason"]
 
-    assert world.deliver(sample_one, letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes={"joblane-dead": ("Number", "0")}) == []
     row = world.row(id_)
     assert (row["state"], row["generation"], row["deadline"], runs) == ("completed", 1, None, [1, 1])
 
@@ -384,7 +384,7 @@ def test_a_timeout_long_before_the_deadline_is_tried_again(world: World, client:
     assert world.row(id_)["state"] == "retry"
 
 
-def test_a_deadline_that_passes_while_its_neighbours_run_is_met_before_the_run_begins(world: World) -> None:
+def test_a_deadline_that_passes_while_others_of_the_batch_run_ends_the_task(world: World) -> None:
     ran: list[int] = []
     numbers = itertools.count()
 

@@ -60,7 +60,7 @@ class JoblaneApp(Generic[S]):
 
     functions: str | None = None
     """Package of the handlers. None: ``functions`` of ``[tool.joblane]``."""
-    stage: type[S] = Stage  # type: ignore[assignment] # S is Stage where none is given
+    stage: type[S] = Stage  # type: ignore[assignment] # S is Stage by default
     """Class of the stages in ``cdk.json``. A subclass of :class:`Stage` adds settings of the application."""
     buckets: Callable[[Stack, S], Mapping[str, GrantedBucket]] = lambda data, stage: {}
     """Function that creates the application's buckets in the data stack and returns them by the names that tasks
@@ -197,7 +197,7 @@ def _assemble(app: App, output: Path) -> CloudAssembly:
     """Write templates and assets. Findings of the CDK's own validation are refused, if ``cdk.json`` turns it on."""
     try:
         return app.synth()
-    except RuntimeError as error:  # of jsii, for every error on its side
+    except RuntimeError as error:  # jsii raises it for every error in Node.js
         report_file = output / "validation-report.json"
         if "ValidationFailed" not in str(error) or not report_file.exists():
             raise

@@ -60,7 +60,7 @@ class JobDatabase:
         """
         secret = secret or getattr(resource, "secret", None)
         if secret is None:
-            raise SynthError(f"database: {resource.node.path} has no secret; give the one to log in with, by secret=")
+            raise SynthError(f"database: {resource.node.path} has no secret; pass the secret of the login as secret=")
         if (cluster := getattr(resource, "cluster_endpoint", None)) is not None:
             address = Address(cluster.hostname, Tokenization.stringify_number(cluster.port), name)
         else:

@@ -1,4 +1,4 @@
-"""How a task stands: its row, what its run tells of itself, and how many of its items are done."""
+"""The status of a task: its row, the progress that its run reports, and the number of its finished items."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class QueuedMessage:
     receipt: str = ""
 
     def record(self, *, receipt: str | None = None) -> dict[str, Any]:
-        """Return the record of a Lambda event. Source: Lambda, *Using Lambda with Amazon SQS*, example event."""
+        """Return a record of a Lambda event. Source: Lambda, *Using Lambda with Amazon SQS*, example event."""
         system = {"ApproximateReceiveCount": str(self.receives), "SentTimestamp": str(int(self.sent_at * 1000))}
         if self.entry.group:
             system["MessageGroupId"] = self.entry.group

@@ -1,4 +1,4 @@
-"""The platform's own migrations, apart from the library's: its schema and its ``alembic_version`` are ``saas``."""
+"""The platform's migrations, separate from the library's: its tables and ``alembic_version`` are in schema ``saas``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 def upgrade(url: str) -> None:
-    """Bring the platform's tables in the database at ``url`` (``postgresql://…``) up to date. Twice is harmless."""
+    """Bring the platform's tables in the database at ``url`` (``postgresql://…``) up to date. It can be repeated."""
     from alembic import command
     from alembic.config import Config
 

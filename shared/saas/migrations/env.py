@@ -1,4 +1,4 @@
-"""Alembic's entry: run the platform's migrations over a connection of the library's, which knows how to log in."""
+"""Alembic's entry point. It runs the platform's migrations on a connection of the library, which can log in."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from joblane.record.database import Database
 from saas.tables import SCHEMA, metadata
 
 LOCK = 0x73616173
-"""Of two deploys one migrates: 'saas' in ASCII."""
+"""Key of the advisory lock by which only one deploy migrates: 'saas' in ASCII."""
 
 
 def run() -> None:

@@ -1,4 +1,4 @@
-"""Enqueueing: bad input refused before anything is written or sent, every distance exact, results in order."""
+"""Enqueueing: bad input is refused before any write or send, delays are exact, results are in order."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ select pg_terminate_backend(pid) from pg_stat_activity
 
 
 class Loose(Payload):
-    """Takes whatever it is given, so that the checks below it are what refuses."""
+    """Accepts any value, so that the checks after it must refuse it."""
 
     value: Any = None
     number: float = 0
@@ -74,7 +74,7 @@ def bare(world: World) -> JobClient:
 
 @contextmanager
 def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
-    """Nothing is written or sent meanwhile."""
+    """Assert that nothing is written or sent inside the block."""
     before = world.run("select count(*) from joblane.tasks")
     sends.clear()
     yield
@@ -83,7 +83,7 @@ def nothing_happens(world: World, sends: Sends) -> Iterator[None]:
 
 
 def seconds_until(world: World, id_: str, column: str) -> float:
-    """From the row's making to a time in it."""
+    """Return the seconds from the row's creation to a time in it."""
     sql = f"select extract(epoch from {column} - created_at)::float8 from joblane.tasks where id = $1"
     return float(world.run(sql, id_)[0][0])
 
@@ -156,7 +156,7 @@ def test_bad_options_of_one_among_many_are_refused_with_its_position(world: Worl
                 assert why in str(caught.value)
 
 
-def test_a_lane_that_does_not_exist_is_refused_with_those_that_do(world: World) -> None:
+def test_a_missing_lane_is_refused_with_the_existing_lanes(world: World) -> None:
     with pytest.raises(LaneError, match="'sample:batch' has no lane in 'low'; it has one in: default, critical"):
         world.client.enqueue(sample_batch, Sample(), queue=Queue.LOW)
 
@@ -177,9 +177,7 @@ def test_what_is_no_task_is_refused(world: World, odd: Any) -> None:
         ("colour", "there are queue, process_in, "),
     ],
 )
-def test_an_option_that_there_is_not_is_refused_with_those_that_come_near(
-    world: World, sends: Sends, option: str, hint: str
-) -> None:
+def test_an_unknown_option_is_refused_with_the_similar_ones(world: World, sends: Sends, option: str, hint: str) -> None:
     odd: dict[str, Any] = {option: 5}
     with nothing_happens(world, sends), pytest.raises(EnqueueError) as caught:
         world.client.enqueue(sample_one, Sample(), **odd)
@@ -344,10 +342,10 @@ def test_a_bad_prefix_is_refused(world: World, sends: Sends, monkeypatch: pytest
         world.client.enqueue(sample_one, Sample())
 
 
-# --- The database away ---------------------------------------------------------------------------------------------
+# --- An unavailable database-----------------------------------------------------------------------------------------
 
 
-def test_a_database_that_is_away_is_an_error_and_nothing_is_sent(
+def test_an_unavailable_database_is_an_error_and_nothing_is_sent(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = world.url.rpartition("/")[0]
@@ -360,7 +358,7 @@ def test_a_database_that_is_away_is_an_error_and_nothing_is_sent(
     assert "secret" not in str(caught.value)
 
 
-def test_a_connection_that_the_server_has_ended_is_an_error_once_and_then_made_anew(world: World, sends: Sends) -> None:
+def test_a_connection_that_the_server_ended_is_an_error_once_and_then_opened_again(world: World, sends: Sends) -> None:
     world.client.enqueue(sample_one, Sample())
     world.run(END_OTHERS)
     with pytest.raises(DatabaseUnavailableError):
@@ -368,7 +366,7 @@ def test_a_connection_that_the_server_has_ended_is_an_error_once_and_then_made_a
     assert world.client.enqueue(sample_one, Sample()).sent
 
 
-def test_a_connection_that_ends_between_the_row_and_its_mark_changes_nothing(
+def test_a_connection_that_ends_between_row_and_mark_changes_nothing(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = world.client._sqs.send_many
@@ -601,7 +599,7 @@ def test_a_thousand_tasks_are_one_insert_and_batched_sends(
     assert [numbers[result.id] for result in results if isinstance(result, Enqueued)] == list(range(1000))
 
 
-def test_results_come_in_the_order_of_the_jobs_whatever_their_ids_and_distances(world: World, sends: Sends) -> None:
+def test_results_come_in_the_order_of_the_jobs_for_any_ids_and_delays(world: World, sends: Sends) -> None:
     hours, ids = (0, 3, 0, 5, 0), ("z", "b", "a", "y", "c")
     jobs = [
         Job(sample_one, Sample(), task_id=id_, process_in=timedelta(hours=hour))
@@ -630,7 +628,7 @@ def test_many_of_several_types_go_to_their_lanes(world: World, sends: Sends) -> 
     assert (len(sends.to(LANE)), len(sends.to("jobs-default-sample-batch"))) == (20, 20)
 
 
-# --- SQS away ------------------------------------------------------------------------------------------------------
+# --- An unavailable SQS-----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [1, 2, 25])
@@ -647,7 +645,7 @@ def test_a_lane_without_a_queue_leaves_the_rows_to_the_sweep(world: World, count
     assert sweep(world.database.get(), world.sqs, PREFIX).sent == count
 
 
-def test_some_messages_that_sqs_does_not_take_are_told_from_the_others(
+def test_messages_that_sqs_refuses_are_reported_apart_from_the_others(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
@@ -738,7 +736,7 @@ def test_a_fresh_client_may_be_used_first_by_many_threads(world: World, sends: S
     assert [result.sent for result in results] == [True] * 8
 
 
-def test_an_id_that_waits_for_anothers_transaction_holds_up_no_mark(world: World, sends: Sends) -> None:
+def test_an_id_that_waits_for_another_transaction_delays_no_mark(world: World, sends: Sends) -> None:
     world.client.enqueue(sample_one, Sample(), task_id="mine")
     blocker = Database(world.url)
     try:
@@ -755,7 +753,7 @@ def test_an_id_that_waits_for_anothers_transaction_holds_up_no_mark(world: World
 
 
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every statement that goes to the server from now on."""
+    """Record every statement that is sent to the server from now on."""
     statements: list[str] = []
     real = Connection.execute_unnamed
 
@@ -768,13 +766,13 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def run_at_once(works: list[Any]) -> None:
-    """Each in a thread of its own; raises what the first of them raised."""
+    """Run each function in its own thread, and raise the first error."""
     failures: list[BaseException] = []
 
     def run(work: Any) -> None:
         try:
             work()
-        except BaseException as error:  # told by the main thread
+        except BaseException as error:  # reported by the main thread
             failures.append(error)
 
     threads = [threading.Thread(target=run, args=(work,)) for work in works]

@@ -1,4 +1,4 @@
-"""Many at once: what an `enqueue_many` costs, in which order it locks, and who sends what."""
+"""Bulk inserts: the cost of an `enqueue_many`, its lock order, and the sender of each message."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def keyed(*keys: str, **options: Any) -> list[Job]:
 
 
 def statements(client: JobClient) -> list[str]:
-    """What the client asks the database from here on, by the first word."""
+    """Record the client's statements from here on, by their first word."""
     asked: list[str] = []
     connection = client._database().get()
     real = connection.run
@@ -49,7 +49,8 @@ def statements(client: JobClient) -> list[str]:
 def test_two_callers_do_not_block_each_other_though_a_holder_ends_in_between(
     world: World, client: JobClient, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One holds k2, is refused k1, and would take k1 in a second round; the other has k1 by then, and waits for k2."""
+    """The first caller holds k2, does not get k1, and would take k1 in a second round. By then the other caller holds
+    k1 and waits for k2."""
     put(world, sample_only, "held", unique_key="sample:only k1")
     refused, waiting, first = threading.Event(), threading.Event(), threading.get_ident()
     real = module._resolve
@@ -105,7 +106,7 @@ def test_a_thousand_are_replaced_by_as_many_statements_as_one(world: World, clie
     assert world.run("select count(*) from joblane.tasks") == [[1000]]
 
 
-def test_of_those_replaced_in_a_session_the_sweep_that_is_woken_sends_what_was_not_sent_at_once(
+def test_the_woken_sweep_sends_replaced_tasks_that_were_not_sent_at_once(
     world: World, client: JobClient, session: Session
 ) -> None:
     keys = [f"k{number}" for number in range(INLINE_SENDS + 20)]
@@ -126,7 +127,10 @@ def test_one_between_two_invocations_of_its_attempt_is_not_replaced(world: World
 def test_a_duplicate_at_a_stricter_isolation_is_an_error_of_the_database_there(
     world: World, client: JobClient, session: Session
 ) -> None:
-    """`on conflict` cannot pass over a row that the transaction must not see: the documentation names the level."""
+    """`on conflict` cannot skip a row that the transaction must not see.
+
+    The documentation names the isolation level.
+    """
     session.connection(execution_options={"isolation_level": "REPEATABLE READ"})
     session.execute(text("select count(*) from joblane.tasks"))
     client.enqueue(sample_only, Sample(), unique_key="k")

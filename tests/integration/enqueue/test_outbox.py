@@ -1,4 +1,4 @@
-"""Enqueueing in a session of the caller's: the row commits with its work, and is sent after that or never."""
+"""Enqueueing in the caller's session: the row commits with the caller's work, and its message is sent afterwards."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def sends(world: World) -> Sends:
 
 @pytest.fixture
 def engine(world: World) -> Iterator[Engine]:
-    """The caller's own: a pool of one connection, which nothing of the library's may need."""
+    """The caller's engine: a pool of one connection, which the library must not need."""
     url = world.url.replace("postgresql://", "postgresql+pg8000://")
     made = create_engine(url, poolclass=QueuePool, pool_size=1, max_overflow=0, pool_timeout=2)
     yield made
@@ -53,7 +53,7 @@ def session(engine: Engine) -> Iterator[Session]:
 
 
 def work(session: Session, what: str = "done") -> None:
-    """What the caller does beside."""
+    """The caller's own write in the same transaction."""
     session.execute(text("insert into work values (:what)"), {"what": what})
 
 
@@ -62,7 +62,7 @@ def enqueue(world: World, session: Session | None, task_id: str | None = None, *
 
 
 def sent(sends: Sends) -> list[str | None]:
-    """Ids of what was sent to the lane."""
+    """Return the ids of the messages that were sent to the lane."""
     return [decode(entry["MessageBody"]).id for entry in sends.to(LANE)]
 
 
@@ -71,7 +71,7 @@ def rows(world: World) -> list[str]:
 
 
 def sweep_all(world: World) -> None:
-    """A sweep when everything is overdue."""
+    """Run a sweep with every row due."""
     world.run("update joblane.tasks set sweep_at = now() where sweep_at is not null")
     sweep(world.database.get(), world.sqs, PREFIX)
 
@@ -342,7 +342,7 @@ def test_a_task_out_of_reach_of_sqs_waits_in_its_row(world: World, sends: Sends,
 # --- Many ----------------------------------------------------------------------------------------------------------
 
 
-def test_of_250_tasks_in_one_session_100_are_sent_at_once_and_the_sweep_is_woken_for_the_rest(
+def test_of_250_tasks_in_a_session_100_are_sent_and_the_sweep_is_woken_for_the_rest(
     world: World, sends: Sends, session: Session
 ) -> None:
     world.sqs.client.create_queue(QueueName=SWEEP_LANE)
@@ -431,7 +431,7 @@ def test_a_process_that_dies_between_commit_and_send_leaves_the_task_to_the_swee
 
 
 @pytest.mark.parametrize("count", [1, 5, 30])
-def test_an_sqs_that_is_away_after_the_commit_is_no_error_of_the_callers(
+def test_an_unavailable_sqs_after_the_commit_is_no_error_for_the_caller(
     world: World, sends: Sends, session: Session, count: int
 ) -> None:
     for queue in (LANE,):
@@ -508,7 +508,7 @@ def child(world: World, ctx: TaskContext, task_id: str = "child") -> None:
 
 
 def run_parent(world: World, do: str) -> str:
-    """Deliver a task and return its id; what it sends is in the lane afterwards."""
+    """Deliver a task and return its id. Its children's messages are in the lane afterwards."""
     body = {"type": "sample:one", "id": "parent", "payload": {"do": do}}
     world.deliver(sample_one, body)
     return "parent"

@@ -1,4 +1,4 @@
-"""Enqueueing by SQL alone: ``joblane.enqueue`` is held to the rules of the client."""
+"""Enqueueing by SQL alone: ``joblane.enqueue`` follows the rules of the client."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_from_psql_in_one_transaction_with_other_work(known: World) -> None:
     assert known.row("order-7")["state"] == "pending"
 
 
-def test_an_id_that_exists_is_told_and_changes_nothing(known: World) -> None:
+def test_an_existing_id_is_returned_and_changes_nothing(known: World) -> None:
     assert enqueue(known, """'sample:one', '{"do": "nothing"}', task_id => 'it'""") == ("it", True)
     assert enqueue(known, """'sample:one', '{"do": "fail"}', task_id => 'it'""") == ("it", False)
     assert known.row("it")["payload"] == {"do": "nothing"}
@@ -199,7 +199,7 @@ def test_a_payload_without_its_defaults_has_the_key_of_the_same_with_them(known:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_canonical_form_in_sql_is_the_librarys(known: World, seed: int) -> None:
-    """Not by hypothesis, whose hook into the collector meets the recursion limit of other tests of this session."""
+    """Without hypothesis, whose hook into the garbage collector fails at the recursion limit of other tests."""
     dice = random.Random(seed)
     for _ in range(100):
         value = any_json(dice)
@@ -231,14 +231,14 @@ create function decoy.enqueue(type text, payload jsonb) returns text language sq
 
 
 @pytest.mark.parametrize("path", ["''", "decoy", "decoy, public", "pg_temp, decoy"])
-def test_names_are_found_whatever_the_search_path_is(known: World, path: str) -> None:
+def test_names_are_found_with_any_search_path(known: World, path: str) -> None:
     # given tables and functions of the same names, in a schema that is searched first
-    looker = known._looker.get()
-    looker.execute_simple(DECOYS)
+    observer = known._observer.get()
+    observer.execute_simple(DECOYS)
     [[name]] = known.run("select current_database()")
-    looker.execute_simple(f"alter database {name} set search_path = {path}")
+    observer.execute_simple(f"alter database {name} set search_path = {path}")
     known.database.drop()
-    known._looker.drop()
+    known._observer.drop()
     assert known.run("select current_setting('search_path')") == [[path.replace("'", '"')]]
     # when
     id_, created = enqueue(known, """'sample:kept', '{"do": "nothing", "number": 7}'""")

@@ -1,4 +1,4 @@
-"""Unique tasks: one live task per key, whoever enqueues it and however it ends."""
+"""Unique tasks: one live task per key, for every producer and every end."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def states(world: World) -> dict[str, str]:
     return {row[0]: row[1] for row in world.run("select id, state from joblane.tasks")}
 
 
-# --- What the second caller is told --------------------------------------------------------------------------------
+# --- The result of the second caller ----------------------------------------------------------------------------
 
 
 def test_a_second_task_of_the_same_payload_is_refused_with_the_id_of_the_first(world: World, client: JobClient) -> None:
@@ -95,7 +95,7 @@ def test_the_key_is_of_its_type_and_by_default_of_queue_and_payload(world: World
         client.enqueue(sample_one, Sample(number=9), unique_for=HOUR, unique_key="mine")
 
 
-def test_a_caller_may_have_the_task_that_is_there(world: World, client: JobClient) -> None:
+def test_a_caller_may_get_the_existing_task(world: World, client: JobClient) -> None:
     watched = world.watch()
     client._sqs = watched
     first = client.enqueue(sample_only, Sample(), process_in=timedelta(minutes=5))
@@ -109,9 +109,7 @@ def test_a_caller_may_have_the_task_that_is_there(world: World, client: JobClien
     assert world.row(first.id)["state"] == "scheduled"
 
 
-def test_a_replaced_task_runs_with_the_new_payload_at_the_new_time_under_the_new_options(
-    world: World, client: JobClient
-) -> None:
+def test_a_replaced_task_runs_with_the_new_payload_time_and_options(world: World, client: JobClient) -> None:
     # given a task that waits for its next attempt, with what its first one left
     seen: list[tuple[int, int, int]] = []
 
@@ -155,9 +153,7 @@ def test_a_replaced_task_runs_with_the_new_payload_at_the_new_time_under_the_new
     assert seen == [(2, 1, 0)]
 
 
-def test_a_replaced_task_that_came_from_a_foreign_sender_still_knows_its_message(
-    world: World, client: JobClient
-) -> None:
+def test_a_replaced_external_task_still_recognises_its_message(world: World, client: JobClient) -> None:
     @behaviour
     def fail_at_1(payload: Sample, ctx: TaskContext) -> None:
         if payload.number == 1:
@@ -195,7 +191,7 @@ def test_a_running_task_cannot_be_replaced(world: World, client: JobClient) -> N
 
 
 def between(world: World, client: JobClient, statement: str, what: str) -> None:
-    """Let ``what`` happen to all rows once the client has executed ``statement`` for the first time."""
+    """Apply ``what`` to all rows after the client has executed ``statement`` for the first time."""
     connection = client._database().get()
     real = connection.run
     left = [what]
@@ -209,14 +205,14 @@ def between(world: World, client: JobClient, statement: str, what: str) -> None:
     connection.__dict__["run"] = run
 
 
-def test_of_one_that_ends_before_it_can_be_named_the_key_is_taken(world: World, client: JobClient) -> None:
+def test_the_key_of_a_holder_that_ends_before_it_is_read_is_taken(world: World, client: JobClient) -> None:
     client.enqueue(sample_only, Sample())
     between(world, client, INSERT, "update joblane.tasks set state = 'completed'")
     assert client.enqueue(sample_only, Sample()).created
     assert sorted(states(world).values()) == ["completed", "pending"]
 
 
-def test_one_that_starts_just_before_it_is_replaced_is_not(world: World, client: JobClient) -> None:
+def test_a_task_that_starts_just_before_its_replacement_is_not_replaced(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample(number=1), unique_key="k")
     between(world, client, EXISTING, "update joblane.tasks set state = 'active'")
     with pytest.raises(DuplicateTaskError, match="which is active; a running task cannot be replaced"):
@@ -267,7 +263,7 @@ def test_bad_options_of_uniqueness_are_refused_by_name(world: World, client: Job
     assert states(world) == {}
 
 
-def test_a_client_without_a_record_says_that_it_holds_no_key(world: World) -> None:
+def test_a_client_without_a_record_refuses_a_unique_key(world: World) -> None:
     world.lane(sample_only)
     for task, options in ((sample_only, {}), (sample_one, {"unique_for": HOUR})):
         with pytest.raises(EnqueueError, match=r"unique_for: a unique key needs a row, .* record=False"):
@@ -278,7 +274,7 @@ def test_a_client_without_a_record_says_that_it_holds_no_key(world: World) -> No
 
 
 @behaviour
-def give_up_at_once(payload: Sample, ctx: TaskContext) -> None:
+def archive_at_once(payload: Sample, ctx: TaskContext) -> None:
     raise SkipRetry("no use")
 
 
@@ -289,7 +285,7 @@ def fail_and_wait(payload: Sample, ctx: TaskContext) -> None:
 
 @pytest.mark.parametrize("end", ["completed", "archived", "cancelled"])
 def test_the_end_of_a_task_frees_its_key_at_once(world: World, client: JobClient, end: str) -> None:
-    do = {"completed": "nothing", "archived": "give_up_at_once", "cancelled": "nothing"}[end]
+    do = {"completed": "nothing", "archived": "archive_at_once", "cancelled": "nothing"}[end]
     first = client.enqueue(sample_only, Sample(do=do))
     if end == "cancelled":
         assert client.cancel(first.id) is State.CANCELLED
@@ -368,9 +364,7 @@ def test_a_task_held_to_its_end_may_be_enqueued_to_hold_until_its_start(world: W
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
-def test_of_fifty_enqueues_of_one_key_at_once_one_is_made_and_the_others_are_told_which(
-    world: World, client: JobClient
-) -> None:
+def test_of_fifty_enqueues_of_one_key_at_once_one_wins_and_the_others_name_it(world: World, client: JobClient) -> None:
     start = threading.Barrier(50)
 
     def enqueue(_: int) -> str:
@@ -427,9 +421,7 @@ def test_each_of_many_has_its_own_answer(world: World, client: JobClient) -> Non
     assert set(states(world)) == {held.id, "known", one.id, six.id, eight.id}
 
 
-def test_of_those_with_the_same_key_in_one_call_the_first_has_it_and_the_last_replaces_it(
-    world: World, client: JobClient
-) -> None:
+def test_of_equal_keys_in_one_call_the_first_holds_it_and_the_last_replaces_it(world: World, client: JobClient) -> None:
     jobs = [Job(sample_only, Sample(number=number), unique_key="k", on_conflict="replace") for number in range(20)]
 
     made = client.enqueue_many(jobs)
@@ -562,7 +554,7 @@ def test_a_second_task_in_the_same_transaction_is_a_duplicate(
     assert list(states(world)) == [first.id]
 
 
-def test_an_enqueue_waits_for_the_transaction_that_has_the_key_and_learns_of_its_task(
+def test_an_enqueue_waits_for_the_transaction_with_the_key_and_names_its_task(
     world: World, client: JobClient, session: Session, wait_until: WaitUntil
 ) -> None:
     first = client.enqueue(sample_only, Sample(), session=session)
@@ -587,7 +579,9 @@ def tick(task: Task[Any, Any], minute: str, *, schedule: str = "0", **payload: A
     return {"type": task.type, "tick": at} | ({"payload": payload} if payload else {})
 
 
-def test_a_foreign_message_whose_key_is_held_ends_cancelled_and_says_by_whom(world: World, client: JobClient) -> None:
+def test_an_external_message_whose_key_is_held_is_cancelled_and_names_the_holder(
+    world: World, client: JobClient
+) -> None:
     first = client.enqueue(sample_only, Sample(number=3))
 
     assert world.deliver(sample_only, external(sample_only, "second", do="nothing", number=3)) == []
@@ -600,13 +594,13 @@ def test_a_foreign_message_whose_key_is_held_ends_cancelled_and_says_by_whom(wor
     assert states(world)[first.id] == "pending"
 
 
-def test_a_foreign_message_that_leaves_out_defaults_is_the_same_task(world: World, client: JobClient) -> None:
+def test_an_external_message_without_the_defaults_is_the_same_task(world: World, client: JobClient) -> None:
     client.enqueue(sample_only, Sample())
     assert world.deliver(sample_only, external(sample_only, "second")) == []
     assert states(world)["second"] == "cancelled"
 
 
-def test_a_foreign_task_holds_the_key_of_its_declaration(world: World, client: JobClient) -> None:
+def test_an_external_task_holds_the_key_of_its_declaration(world: World, client: JobClient) -> None:
     @behaviour
     def external_holds(payload: Sample, ctx: TaskContext) -> None:
         with pytest.raises(DuplicateTaskError, match=f"'{ctx.task_id}', which is active"):
@@ -618,7 +612,9 @@ def test_a_foreign_task_holds_the_key_of_its_declaration(world: World, client: J
     assert states(world) == {"first": "completed", "second": "completed"}
 
 
-def test_a_foreign_task_that_holds_until_its_start_does_not_hold_while_it_runs(world: World, client: JobClient) -> None:
+def test_an_external_task_that_holds_its_key_until_its_start_frees_it_when_it_runs(
+    world: World, client: JobClient
+) -> None:
     @behaviour
     def external_started(payload: Sample, ctx: TaskContext) -> None:
         client.enqueue(sample_latest, Sample(do="nothing"))
@@ -628,7 +624,7 @@ def test_a_foreign_task_that_holds_until_its_start_does_not_hold_while_it_runs(w
     assert Counter(states(world).values()) == {"completed": 1, "pending": 2}
 
 
-def test_an_expired_holder_does_not_hold_a_foreign_message(world: World, client: JobClient) -> None:
+def test_an_expired_holder_does_not_stop_an_external_message(world: World, client: JobClient) -> None:
     first = client.enqueue(sample_only, Sample())
     world.run("update joblane.tasks set unique_expires_at = clock_timestamp() - interval '1 s'")
     assert world.deliver(sample_only, external(sample_only, "second", do="nothing", number=0)) == []
@@ -713,7 +709,7 @@ class Held:
 
 
 @pytest.mark.parametrize("loser", ["new", "revived"])
-def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
+def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_names_it(
     world: World, wait_until: WaitUntil, loser: str
 ) -> None:
     # given a first whose claim is not committed yet, and that runs for a while
@@ -745,7 +741,7 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         # then its message stays
         assert len(lost.result(20)) == 1
         assert watched.visibilities == [5]
-        # and when it comes again it is told who holds the key
+        # and when it comes again its reason names the holder of the key
         assert handle(other, record(bodies[1], lane, attributes=attributes)) == []
         go_on.set()
         assert won.result(20) == []
@@ -755,8 +751,8 @@ def test_of_two_duplicates_claimed_at_once_one_runs_and_the_other_is_told(
         assert row["reason"] == "DuplicateTask: its unique key is held by first"
     else:
         assert states(world) == {"first": "completed", "second": "archived"}
-        (letter,) = world.dead_letters(sample_only)
-        assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
+        (dead_letter,) = world.dead_letters(sample_only)
+        assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].endswith("held by first")
     assert row["runs"] == (0 if loser == "new" else 4)
 
 
@@ -779,19 +775,19 @@ def test_two_duplicates_in_one_batch_run_one_after_the_other(world: World, monke
 # --- Dead letters that come back -----------------------------------------------------------------------------------
 
 
-def test_a_dead_letter_whose_key_is_taken_goes_back_and_says_by_whom_and_runs_once_it_is_free(
+def test_a_dead_letter_whose_key_is_taken_returns_with_the_holder_and_runs_later(
     world: World, client: JobClient
 ) -> None:
-    # given a task that was given up, and a new one of its key
-    first = client.enqueue(sample_only, Sample(do="give_up_at_once"))
+    # given a task that was archived, and a new one of its key
+    first = client.enqueue(sample_only, Sample(do="archive_at_once"))
     assert world.deliver(sample_only, recorded(sample_only, first.id)) == []
-    (letter,) = world.dead_letters(sample_only)
+    (dead_letter,) = world.dead_letters(sample_only)
     world.sqs.client.purge_queue(QueueUrl=world.sqs.url(f"{world.lane(sample_only)}-dlq"))
-    second = client.enqueue(sample_only, Sample(do="give_up_at_once"))
+    second = client.enqueue(sample_only, Sample(do="archive_at_once"))
     before = world.row(first.id)
 
     # when its dead letter is redriven
-    assert world.deliver(sample_only, letter["Body"], attributes=dead(0)) == []
+    assert world.deliver(sample_only, dead_letter["Body"], attributes=dead(0)) == []
 
     # then it is a dead letter of the same generation again, and the row as it was
     (again,) = world.dead_letters(sample_only)

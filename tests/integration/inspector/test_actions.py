@@ -39,13 +39,13 @@ def looks(payload: Sample, ctx: TaskContext) -> int:
     return payload.number
 
 
-class Asked(Payload):
+class Sized(Payload):
     name: str
     size: int = 1
 
 
-@task("sample:asked", max_retry=1)
-def sample_asked(payload: Asked, ctx: TaskContext) -> None:
+@task("sample:sized", max_retry=1)
+def sample_sized(payload: Sized, ctx: TaskContext) -> None:
     pass
 
 
@@ -60,10 +60,10 @@ def sample_secretive(payload: Secretive, ctx: TaskContext) -> None:
 
 
 @pytest.fixture
-def asked(world: World, scope: Scope) -> Inspector:
+def extended(world: World, scope: Scope) -> Inspector:
     """An inspector with two more types."""
     tasks = dict(scope.tasks)
-    for declared in (sample_asked, sample_secretive):
+    for declared in (sample_sized, sample_secretive):
         world.lane(declared)
         tasks[declared.type] = declared
     return Inspector(Scope(scope.database, scope.sqs, scope.prefix, tasks, "op"))
@@ -314,12 +314,12 @@ def test_the_message_of_an_external_producer_still_runs_an_edited_task(world: Wo
 
 @pytest.mark.parametrize("operation", ["edit", "replay_with"])
 def test_an_invalid_payload_is_refused_without_showing_its_values(
-    world: World, asked: Inspector, operation: str
+    world: World, extended: Inspector, operation: str
 ) -> None:
-    put(world, sample_asked, "t", {"name": "kept"}, **archived())
+    put(world, sample_sized, "t", {"name": "kept"}, **archived())
 
     with pytest.raises(UnreadablePayloadError) as refused:
-        getattr(asked, operation)("t", {"size": "secret-value", "unknown-key": "secret-value"})
+        getattr(extended, operation)("t", {"size": "secret-value", "unknown-key": "secret-value"})
 
     assert "name: Field required" in str(refused.value)
     assert "size:" in str(refused.value)
@@ -329,39 +329,41 @@ def test_an_invalid_payload_is_refused_without_showing_its_values(
 
 
 @pytest.mark.parametrize("bad", ["nul \0", "lone \ud800", "x" * 10])
-def test_text_that_postgres_cannot_hold_is_refused(world: World, asked: Inspector, bad: str) -> None:
-    put(world, sample_asked, "t", {"name": "kept"}, **archived())
+def test_text_that_postgres_cannot_hold_is_refused(world: World, extended: Inspector, bad: str) -> None:
+    put(world, sample_sized, "t", {"name": "kept"}, **archived())
     if bad.isalpha():
-        asked.edit("t", {"name": bad})
+        extended.edit("t", {"name": bad})
         return
 
     with pytest.raises(ValueError, match="payload: "):
-        asked.edit("t", {"name": bad})
+        extended.edit("t", {"name": bad})
 
 
 @pytest.mark.parametrize("operation", ["edit", "replay_with"])
-def test_a_redacted_field_that_is_left_masked_keeps_its_value(world: World, asked: Inspector, operation: str) -> None:
+def test_a_redacted_field_that_is_left_masked_keeps_its_value(
+    world: World, extended: Inspector, operation: str
+) -> None:
     put(world, sample_secretive, "t", {"token": "hidden", "page": 1}, **archived())
 
-    acted = getattr(asked, operation)("t", {"token": MASK, "page": 2})
+    acted = getattr(extended, operation)("t", {"token": MASK, "page": 2})
 
     assert world.row(acted.new_id or "t")["payload"] == {"token": "hidden", "page": 2}
-    assert asked.audit()[0].details["fields"] == ["page"]
+    assert extended.audit()[0].details["fields"] == ["page"]
 
 
 @pytest.mark.parametrize(
     ("given", "shown"), [({}, MASK), ({"unique_key": "of 4711-secret"}, f"of {MASK}"), ({"unique_key": "mine"}, "mine")]
 )
 def test_a_unique_key_does_not_reveal_a_redacted_field(
-    world: World, asked: Inspector, given: dict[str, str], shown: str
+    world: World, extended: Inspector, given: dict[str, str], shown: str
 ) -> None:
-    asked.enqueue("sample:secretive", {"token": "4711-secret"}, options={"task_id": "t", "unique_for": 60, **given})
-    assert asked.task("t").unique_key == f"sample:secretive {shown}"
+    extended.enqueue("sample:secretive", {"token": "4711-secret"}, options={"task_id": "t", "unique_for": 60, **given})
+    assert extended.task("t").unique_key == f"sample:secretive {shown}"
 
 
-def test_a_masked_field_without_an_earlier_value_is_refused(world: World, asked: Inspector) -> None:
+def test_a_masked_field_without_an_earlier_value_is_refused(world: World, extended: Inspector) -> None:
     with pytest.raises(PayloadError, match="token: it is masked, and the task has no value"):
-        asked.enqueue("sample:secretive", {"token": MASK})
+        extended.enqueue("sample:secretive", {"token": MASK})
 
 
 def test_an_unchanged_payload_is_refused(world: World, inspector: Inspector) -> None:
@@ -398,21 +400,21 @@ def test_a_replay_is_a_new_task_linked_to_the_old(world: World, inspector: Inspe
     assert (world.row(acted.new_id)["state"], world.row("old")["state"]) == ("completed", state)
 
 
-def test_a_replay_with_another_payload_names_the_fields_that_differ(world: World, asked: Inspector) -> None:
-    put(world, sample_asked, "old", {"name": "a", "extra": 1}, **archived())
+def test_a_replay_with_another_payload_names_the_fields_that_differ(world: World, extended: Inspector) -> None:
+    put(world, sample_sized, "old", {"name": "a", "extra": 1}, **archived())
 
-    acted = asked.replay_with("old", {"name": "b"})
+    acted = extended.replay_with("old", {"name": "b"})
 
     assert world.row(acted.new_id or "")["payload"] == {"name": "b", "size": 1}
     (details,) = world.run("select details from joblane.audit")[0]
     assert details == {"new_id": acted.new_id, "fields": ["name", "size"], "dropped": 1}
 
 
-def test_a_replay_of_an_unreadable_payload_names_the_remedy(world: World, asked: Inspector) -> None:
-    put(world, sample_asked, "old", {"size": 1}, **archived())
+def test_a_replay_of_an_unreadable_payload_names_the_remedy(world: World, extended: Inspector) -> None:
+    put(world, sample_sized, "old", {"size": 1}, **archived())
 
     with pytest.raises(UnreadablePayloadError, match="name: Field required; replay it with a corrected payload"):
-        asked.replay("old")
+        extended.replay("old")
 
 
 def test_a_replay_respects_the_unique_key_of_its_type(world: World, inspector: Inspector) -> None:

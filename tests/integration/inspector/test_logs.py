@@ -170,19 +170,19 @@ def test_the_search_is_a_quoted_term_around_the_attempt_page_by_page(
     inspector: Inspector,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    asked: list[dict[str, Any]] = []
+    requested: list[dict[str, Any]] = []
 
     class Pages:
         def filter_log_events(self, **question: Any) -> dict[str, Any]:
-            asked.append(question)
-            return {"events": [], "nextToken": f"after-{len(asked)}"}
+            requested.append(question)
+            return {"events": [], "nextToken": f"after-{len(requested)}"}
 
         def close(self) -> None: ...
 
     writer.task('a"b.c', runs=1)
     monkeypatch.setattr(boto3.session.Session, "client", lambda *arguments, **options: Pages())
     assert inspector.logs('a"b.c') == ()
-    of_task, of_request = asked[: logs.PAGES], asked[logs.PAGES :]
+    of_task, of_request = requested[: logs.PAGES], requested[logs.PAGES :]
     assert {question["filterPattern"] for question in of_task} == {'"b.c"'}
     assert {question["filterPattern"] for question in of_request} == {f'"{REQUESTS[0]}"'}
     assert [question.get("nextToken") for question in of_task[:3]] == [None, "after-1", "after-2"]

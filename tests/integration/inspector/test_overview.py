@@ -159,17 +159,17 @@ def test_if_sqs_is_unavailable_the_tasks_are_shown_and_sqs_is_asked_once(
     deployed: World, scope: Scope, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     enqueue(deployed, "it")
-    asked: list[str] = []
+    requested: list[str] = []
 
     def refuse(_sqs: Sqs, name: str) -> str:
-        asked.append(name)
+        requested.append(name)
         raise EndpointConnectionError(endpoint_url="http://127.0.0.1:1")
 
     monkeypatch.setattr(Sqs, "url", refuse)
     found = Inspector(scope).overview()
     assert lane_of(found, "sample:one").tasks == {State.PENDING: 1}
     assert lane_of(found, "sample:one").depth == queue_of(found).depth == queue_of(found).front_door == Depth()
-    assert len(asked) <= 8, "requests in flight at the first failure"
+    assert len(requested) <= 8, "requests in flight at the first failure"
 
 
 def test_a_missing_queue_has_no_depth_and_makes_the_sum_unknown(deployed: World, inspector: Inspector) -> None:

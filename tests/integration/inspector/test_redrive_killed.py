@@ -15,7 +15,7 @@ from tests.bulks import Bulks
 from tests.integration.inspector.test_dead import DLQ, external, put_dead, put_dead_letter
 from tests.integration.inspector.test_redrive import ran as ran  # noqa: PLC0414 - a fixture
 from tests.integration.inspector.test_redrive import runs, work_off
-from tests.kills import KILLED, Mortals, mortals
+from tests.kills import KILLED, Workers, killable_workers
 from tests.samples import sample_one
 
 ROWS, MESSAGES = 3, 2
@@ -24,13 +24,13 @@ STATEMENTS = range(3, 60, 6)
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Mortals]:
-    with mortals() as made:
+def pool() -> Iterator[Workers]:
+    with killable_workers() as made:
         yield made
 
 
 @pytest.fixture
-def workers(ran: Bulks, pool: Mortals) -> Iterator[Mortals]:
+def workers(ran: Bulks, pool: Workers) -> Iterator[Workers]:
     with pool.over(ran.world):
         yield pool
 
@@ -49,7 +49,7 @@ def given(bulks: Bulks, round_: str) -> set[str]:
     return ids | {put_dead_letter(world, external(payload=payload)) for _ in range(MESSAGES)}
 
 
-def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Mortals, dies: str, canary: int = 0) -> bool:
+def killed_and_finished(inspector: Inspector, bulks: Bulks, workers: Workers, dies: str, canary: int = 0) -> bool:
     """Redrive all; if the first run dies, a second run finishes. Returns True if it died."""
     view = inspector.redrive(Filter(types=("sample:one",)), canary=canary, rate=500)
     message = record({"type": "jobs:bulk", "id": view.id, "rec": True}, bulks.lane)
@@ -78,14 +78,14 @@ def check(bulks: Bulks, ids: set[str]) -> None:
 @pytest.mark.parametrize(
     "dies", ["before the send", "after the send", "before the delete", "after the delete", "after the commit"]
 )
-def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, workers: Mortals, dies: str) -> None:
+def test_it_dies_between_a_send_and_a_delete(inspector: Inspector, ran: Bulks, workers: Workers, dies: str) -> None:
     ids = given(ran, "it")
     assert killed_and_finished(inspector, ran, workers, dies)
     check(ran, ids)
 
 
 def test_messages_without_a_row_are_neither_lost_nor_run_twice(
-    inspector: Inspector, ran: Bulks, workers: Mortals
+    inspector: Inspector, ran: Bulks, workers: Workers
 ) -> None:
     for dies in ("before the send", "after the send", "before the delete"):
         ids = {
@@ -95,7 +95,7 @@ def test_messages_without_a_row_are_neither_lost_nor_run_twice(
         check(ran, ids)
 
 
-def test_it_dies_after_any_statement(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+def test_it_dies_after_any_statement(inspector: Inspector, ran: Bulks, workers: Workers) -> None:
     deaths = 0
     for number in STATEMENTS:
         ids = given(ran, f"n{number}")
@@ -108,7 +108,7 @@ def test_it_dies_after_any_statement(inspector: Inspector, ran: Bulks, workers: 
     assert deaths >= 4
 
 
-def test_it_dies_while_it_waits_for_the_canary(inspector: Inspector, ran: Bulks, workers: Mortals) -> None:
+def test_it_dies_while_it_waits_for_the_canary(inspector: Inspector, ran: Bulks, workers: Workers) -> None:
     ids = given(ran, "it")
     assert killed_and_finished(inspector, ran, workers, "while the canary runs", canary=2)
     check(ran, ids)

@@ -1,4 +1,4 @@
-"""What alarms hang on is written where it happens: by the sweep for what did not, by the runs for what did."""
+"""The metrics of alarms: the sweep writes those of missing runs and messages, the runs write their own."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def breaks(payload: Sample, ctx: TaskContext) -> None:
 def sweeps(
     world: World, capsys: pytest.CaptureFixture[str], seconds: float = 60.0
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Run the task itself. The metrics it wrote of what it found, and its log lines."""
+    """Run the sweep's task. Return its metrics of findings, and its log lines."""
     world.lane(jobs_sweep)
     wake(world.sqs, PREFIX)
     capsys.readouterr()
@@ -42,8 +42,8 @@ def sweeps(
     return found, lines.fields
 
 
-def letter(world: World, queue: str, number: int, *, marked: bool) -> None:
-    body = Message("sample:one", f"letter-{number}", {}).encode()
+def dead_letter(world: World, queue: str, number: int, *, marked: bool) -> None:
+    body = Message("sample:one", f"dead-{number}", {}).encode()
     attributes: Any = MARK if marked else {}
     world.sqs.client.send_message(
         QueueUrl=world.sqs.url(dead_letter_name(queue)), MessageBody=body, MessageAttributes=attributes
@@ -53,7 +53,7 @@ def letter(world: World, queue: str, number: int, *, marked: bool) -> None:
 # --- The sweep -----------------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
+def test_a_sweep_with_nothing_to_do_writes_one_zero_and_no_other_metric(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
@@ -63,7 +63,7 @@ def test_a_sweep_with_nothing_to_do_says_so_by_a_zero_and_by_nothing_else(
     assert [line["message"] for line in lines if line["level"] not in ("INFO", "DEBUG")] == []
 
 
-def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_type_is_kept(world: World) -> None:
+def test_tasks_that_did_not_start_are_overdue_and_a_types_longest_wait_is_kept(world: World) -> None:
     world.lane(sample_one)
     for number, due in enumerate((-30.0, -3.5 * MINUTE, 5 * MINUTE)):
         put(world, sample_one, f"it-{number}", due_at=In(due), sweep_at=In(-1))
@@ -73,7 +73,7 @@ def test_tasks_that_were_due_and_not_started_are_owed_and_the_longest_wait_of_a_
     assert done.waits == {"sample:one": pytest.approx(3.5 * MINUTE, abs=5)}
 
 
-def test_what_is_paused_is_not_owed(world: World) -> None:
+def test_a_paused_task_is_not_overdue(world: World) -> None:
     world.lane(sample_one)
     put(world, sample_one, "it", due_at=In(-9 * MINUTE), sweep_at=In(-1))
     world.run("insert into joblane.pauses (scope, name) values ('type', 'sample:one')")
@@ -92,8 +92,10 @@ def test_a_type_of_which_one_waits_longer_than_its_target_is_counted_and_named(
     found, lines = sweeps(world, capsys)
     # then
     assert found.get("WaitingTooLong") == (1 if late else None)
-    told = [line for line in lines if "target_wait" in line["message"]]
-    assert [(line["of_type"], line["target_seconds"]) for line in told] == ([("tenant:cleanup", 3600)] if late else [])
+    logged = [line for line in lines if "target_wait" in line["message"]]
+    assert [(line["of_type"], line["target_seconds"]) for line in logged] == (
+        [("tenant:cleanup", 3600)] if late else []
+    )
 
 
 def test_a_lease_is_stuck_ten_minutes_after_its_end_unless_its_task_is_paused(world: World) -> None:
@@ -111,20 +113,20 @@ def moved(world: World) -> dict[str, int]:
     return unmarked_dead_letters(world.database.get(), world.sqs, PREFIX, [LANE])
 
 
-def test_letters_without_the_mark_are_those_that_sqs_moved(world: World) -> None:
+def test_dead_letters_without_the_attribute_were_moved_by_sqs(world: World) -> None:
     world.lane(sample_one)
     assert moved(world) == {}
-    letter(world, LANE, 1, marked=True)
+    dead_letter(world, LANE, 1, marked=True)
     assert moved(world) == {}
-    letter(world, LANE, 2, marked=False)
+    dead_letter(world, LANE, 2, marked=False)
     assert moved(world) == {LANE: 1}
     assert moved(world) == {LANE: 1}, "nobody has taken it"
 
 
-def test_looking_hides_no_letter_from_whoever_reads_beside(world: World) -> None:
+def test_counting_hides_no_dead_letter_from_other_readers(world: World) -> None:
     world.lane(sample_one)
     for number in range(3):
-        letter(world, LANE, number, marked=False)
+        dead_letter(world, LANE, number, marked=False)
     assert moved(world) == {LANE: 3}
     assert len(world.received(dead_letter_name(LANE))) == 3
 
@@ -132,7 +134,7 @@ def test_looking_hides_no_letter_from_whoever_reads_beside(world: World) -> None
 def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> None:
     world.lane(sample_one)
     for number in range(40):
-        letter(world, LANE, number, marked=False)
+        dead_letter(world, LANE, number, marked=False)
     asked: list[str] = []
     world.sqs.client.meta.events.register(
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
@@ -142,11 +144,11 @@ def test_a_queue_is_looked_into_a_few_times_however_full_it_is(world: World) -> 
 
 
 def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
-    # given as many letters as there are archived rows, of which one was replaced by one that SQS moved
+    # given as many dead letters as there are archived rows, of which one was replaced by one that SQS moved
     world.lane(sample_one)
     for number in range(12):
-        put(world, sample_one, f"letter-{number}", state="archived", dead_sent_at=In(-1))
-        letter(world, LANE, number, marked=number > 0)
+        put(world, sample_one, f"dead-{number}", state="archived", dead_sent_at=In(-1))
+        dead_letter(world, LANE, number, marked=number > 0)
     asked: list[str] = []
     world.sqs.client.meta.events.register(
         "provide-client-params.sqs.ReceiveMessage", lambda **_: asked.append("receive")
@@ -157,15 +159,15 @@ def test_what_the_record_explains_is_looked_at_once(world: World) -> None:
 
 def test_the_sweep_counts_them_and_names_their_queue(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     world.deploy(discover().values())
-    letter(world, "jobs-low", 1, marked=False)
-    letter(world, "jobs-default-data-export", 2, marked=False)
+    dead_letter(world, "jobs-low", 1, marked=False)
+    dead_letter(world, "jobs-default-data-export", 2, marked=False)
     found, lines = sweeps(world, capsys)
     assert found["DeadLettersMovedBySqs"] == 2
     named = {line["queue"] for line in lines if line["message"].startswith("SQS moved")}
     assert named == {"jobs-low", "jobs-default-data-export"}
 
 
-def test_a_sweep_that_cannot_look_at_them_has_swept_all_the_same(
+def test_a_sweep_that_cannot_read_the_dead_letters_still_sweeps(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     found, lines = sweeps(world, capsys)  # no queue is there
@@ -179,7 +181,7 @@ def test_a_sweep_with_little_time_left_leaves_the_looking_to_the_next(
     world: World, capsys: pytest.CaptureFixture[str]
 ) -> None:
     world.deploy(discover().values())
-    letter(world, "jobs-low", 1, marked=False)
+    dead_letter(world, "jobs-low", 1, marked=False)
     assert "DeadLettersMovedBySqs" not in sweeps(world, capsys, seconds=40)[0]
     assert sweeps(world, capsys)[0]["DeadLettersMovedBySqs"] == 1
 
@@ -199,7 +201,7 @@ def test_every_outcome_of_a_run_is_a_line_that_cloudwatch_reads(
         assert (line["Started"], line[end], len(line["WaitMs"]), len(line["DurationMs"])) == (1, 1, 1, 1)
 
 
-def test_a_task_whose_last_run_was_killed_counts_as_given_up(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_whose_last_run_was_killed_counts_as_archived(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     # given a run of the last attempt that ended without a word
     put(world, sample_one, "it", **active(-1, attempts=4))
     # when its message comes again
@@ -209,11 +211,11 @@ def test_a_task_whose_last_run_was_killed_counts_as_given_up(world: World, capsy
     (line,) = emf.documents(capsys.readouterr().out)
     assert line["Archived"] == 1
     assert "Started" not in line
-    (told,) = (line for line in lines.fields if line["message"] == "task archived")
-    assert (told["task_id"], told["reason"].split(":")[0]) == ("it", "lost")
+    (logged,) = (line for line in lines.fields if line["message"] == "task archived")
+    assert (logged["task_id"], logged["reason"].split(":")[0]) == ("it", "lost")
 
 
-def test_a_task_that_was_given_up_before_counts_no_more(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_that_was_archived_before_is_not_counted_again(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     # given one that an operator has archived, whose message is still in its lane
     put(world, sample_one, "it", **archived(dead_sent_at=None))
     # when

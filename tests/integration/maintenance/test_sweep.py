@@ -1,4 +1,4 @@
-"""The sweep: what a message should have done and has not; bounded, shared between two, and safe to die in."""
+"""The sweep replaces missing messages. It works in batches, can run twice at once, and can be killed."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def swept(world: World) -> Swept:
 
 
 def overdue(id_: str, world: World, **columns: Any) -> str:
-    """A row that wants to be looked at now."""
+    """Write a row that is due for the sweep."""
     put(world, sample_one, id_, **({"sweep_at": In(-1)} | columns))
     return id_
 
 
 def fill(world: World, count: int, columns: str = "sweep_at", values: str = "now() - interval '1 s'") -> None:
-    """Many rows at once, their ids in no order."""
+    """Write many rows, with unordered ids."""
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, retention_seconds, "
         f"{columns}) select md5(n::text), 'sample:one', 'default', 'pending', '{{}}', '', 4, 60, {values} "
@@ -88,7 +88,7 @@ def test_a_row_goes_to_the_lane_of_its_queue(world: World, sends: Sends) -> None
     assert len(sends.to("jobs-critical-sample-one")) == 1
 
 
-def test_nothing_owed_is_nothing_done(world: World, sends: Sends) -> None:
+def test_a_sweep_without_due_rows_does_nothing(world: World, sends: Sends) -> None:
     for number, state in enumerate(("completed", "cancelled", "archived")):
         put(world, sample_one, f"ended-{number}", state=state, sweep_at=In(-1) if state != "archived" else None)
     put(world, sample_one, "later", sweep_at=In(60))
@@ -136,7 +136,7 @@ def test_a_lost_lease_is_sent_and_run_again(world: World, sends: Sends) -> None:
     assert len(world.deliver(sample_one, bodies["held"])) == 1
 
 
-def test_a_row_claimed_between_the_taking_and_the_sending_keeps_the_times_its_run_has_set(
+def test_a_row_that_is_claimed_during_the_sweep_keeps_the_times_of_its_run(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overdue("mine", world)
@@ -170,7 +170,7 @@ def test_paused_rows_are_passed_over_until_the_pause_ends(world: World, sends: S
 
 
 def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends) -> None:
-    """Rows may hold far more than a message; five hundred of them would not fit a small function."""
+    """A row may be far larger than a message, and five hundred of them do not fit into a small function."""
     for number in range(30):
         overdue(f"big-{number}", world)
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 2000000))")
@@ -189,23 +189,23 @@ def test_the_sweep_holds_no_payloads_of_what_it_sends(world: World, sends: Sends
 def test_an_archived_row_without_its_dead_letter_gets_one_and_is_marked(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), generation=2), payload={"number": 7})
     assert swept(world) == Swept(dead_letters=1)
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
-    assert decode(letter["Body"]).payload == {"number": 7}
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed"
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert decode(dead_letter["Body"]).payload == {"number": 7}
     row = world.row("dead")
     assert row["dead_sent_at"] is not None
     assert row["sweep_at"] is None
     assert swept(world) == Swept()
 
 
-def test_an_archived_row_too_large_for_a_letter_gets_one_without_its_payload(world: World, sends: Sends) -> None:
+def test_an_archived_row_too_large_for_a_message_gets_one_without_its_payload(world: World, sends: Sends) -> None:
     put(world, sample_one, "dead", **archived(dead_sent_at=None, sweep_at=In(-1), reason=None))
     world.run("update joblane.tasks set payload = jsonb_build_object('do', repeat('x', 1048500))")
     assert swept(world).dead_letters == 1
-    (letter,) = world.dead_letters(sample_one)
-    assert decode(letter["Body"]).payload is None
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert decode(dead_letter["Body"]).payload is None
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"] == "archived"
 
 
 def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
@@ -227,7 +227,7 @@ def test_a_dead_letter_of_an_earlier_generation_is_not_marked_on_the_next(
 
 
 def expiring(world: World, id_: str, **columns: Any) -> None:
-    """A row that has ended, with a result, an attempt and an item."""
+    """Write a row that has ended, with a result, an attempt and an item."""
     ended = {"state": "completed", "finished_at": In(-DAY), "expire_at": In(-1), "sweep_at": None, "result": {"n": 1}}
     all_columns: dict[str, Any] = ended | columns
     put(world, sample_one, id_, **all_columns)
@@ -267,7 +267,7 @@ def test_a_live_row_never_expires(world: World, sends: Sends) -> None:
     assert swept(world) == Swept()
 
 
-def test_content_of_a_task_lives_as_long_as_its_declaration_says(world: World, sends: Sends) -> None:
+def test_content_of_a_task_is_kept_as_long_as_it_declares(world: World, sends: Sends) -> None:
     world.client._sqs = world.sqs
     id_ = world.client.enqueue(sample_one, Sample()).id
     world.deliver(sample_one, sends.to(LANE)[0]["MessageBody"])
@@ -335,7 +335,7 @@ def test_a_sweep_whose_messages_are_not_taken_leaves_everything_for_the_next(
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
-def test_a_sweep_with_sqs_away_ends_soon(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_without_sqs_ends_soon(world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(world, 3 * BATCH)
     monkeypatch.setattr(world.sqs, "send_many", lambda entries: dict.fromkeys(range(len(entries)), "away"))
     assert swept(world).unsent == BATCH
@@ -358,7 +358,7 @@ def test_a_row_of_a_queue_that_does_not_exist_holds_up_no_others(world: World, s
     assert sent(sends) == ["mine"]
 
 
-def test_a_sweep_that_dies_between_taking_and_sending_is_made_good_a_minute_later(
+def test_a_sweep_killed_between_taking_and_sending_is_repeated_a_minute_later(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Death(BaseException):
@@ -380,7 +380,7 @@ def test_a_sweep_that_dies_between_taking_and_sending_is_made_good_a_minute_late
     assert swept(world) == Swept(sent=1, dead_letters=1)
 
 
-def test_a_sweep_that_dies_between_sending_and_marking_sends_again(
+def test_a_sweep_killed_between_sending_and_marking_sends_again(
     world: World, sends: Sends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     overdue("mine", world)
@@ -485,7 +485,7 @@ def test_marks_of_overlapping_rows_in_any_order_do_not_deadlock(world: World) ->
 
 @pytest.fixture
 def large(world: World) -> World:
-    """100,000 waiting rows and as many that have ended, of which few are due."""
+    """A world with 100,000 waiting rows and 100,000 ended rows, of which few are due."""
     world.run(
         "insert into joblane.tasks (id, type, queue, state, payload, payload_digest, max_attempts, "
         "retention_seconds, due_at,"
@@ -498,13 +498,13 @@ def large(world: World) -> World:
     world.run(
         "insert into joblane.task_attempts (task_id, run, attempt, generation) select id, 1, 1, 0 from joblane.tasks"
     )
-    world._looker.get().execute_simple("vacuum analyze joblane.tasks, joblane.task_attempts")
+    world._observer.get().execute_simple("vacuum analyze joblane.tasks, joblane.task_attempts")
     return world
 
 
 def plan(world: World, sql: str, *parameters: str) -> str:
-    """The plan as it ran, with the rows it read; nothing of what it did remains."""
-    connection = world._looker.get()
+    """Return the plan of an executed statement with its row counts, and roll the statement back."""
+    connection = world._observer.get()
     connection.execute_simple("begin")
     try:
         return "\n".join(row[0] for row in connection.run("explain (analyze, buffers, costs off) " + sql, *parameters))

@@ -1,4 +1,4 @@
-"""Every row of the claim's decision table, by a delivery that meets a row in that state."""
+"""Every row of the claim's decision table, by a delivery for a task in that state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_PAYLOAD: dict[str, Any] = {"type": "sample:one", "id": "it", "payload": {"
 
 
 def dead(generation: int) -> dict[str, tuple[str, str]]:
-    """The attributes of a dead letter that comes back."""
+    """Return the attributes of a redriven dead letter."""
     return {
         "joblane-dead": ("Number", str(generation)),
         "joblane-reason": ("String", "attempt 4 of 4 failed"),
@@ -29,9 +29,9 @@ def dead(generation: int) -> dict[str, tuple[str, str]]:
 
 @dataclass(frozen=True)
 class Case:
-    """A row of the table. ``row`` None: there is none. ``waits``: seconds until the message that stays is seen again.
+    """A row of the table. ``row`` None: no row exists. ``waits``: the visibility timeout of a message that stays.
 
-    ``state`` … ``generation``: the row afterwards. ``letters``: in the dead-letter queue.
+    ``state`` … ``generation``: the row afterwards. ``dead_letters``: the number in the dead-letter queue.
     """
 
     name: str
@@ -43,7 +43,7 @@ class Case:
     attempts: int = 0
     runs: int = 0
     generation: int = 0
-    letters: int = 0
+    dead_letters: int = 0
     outcomes: tuple[str | None, ...] = ()
 
 
@@ -75,7 +75,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=5,
-        letters=1,
+        dead_letters=1,
         outcomes=("lost",),
     ),
     Case("completed", {"state": "completed", "attempts": 1, "runs": 1}, attempts=1, runs=1),
@@ -87,7 +87,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
     Case(
         "archived, its dead letter comes back unmarked",
@@ -96,7 +96,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
     Case(
         "archived, its dead letter comes back",
@@ -127,8 +127,8 @@ CASES = [
     ),
     Case("archived, a leftover copy", archived(), state="archived", attempts=4, runs=4),
     Case("archived, a leftover external copy", archived(), EXTERNAL, state="archived", attempts=4, runs=4),
-    Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", letters=1),
-    Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, letters=1),
+    Case("another payload, pending", {}, OTHER_PAYLOAD, state="pending", dead_letters=1),
+    Case("another payload, completed", {"state": "completed"}, OTHER_PAYLOAD, dead_letters=1),
     Case(
         "another payload, lease over",
         active(-1),
@@ -136,11 +136,11 @@ CASES = [
         state="active",
         attempts=1,
         runs=1,
-        letters=1,
+        dead_letters=1,
         outcomes=(None,),
     ),
-    Case("another type, recorded", {"type": "sample:batch"}, state="pending", letters=1),
-    Case("another type, external", {"type": "sample:batch"}, EXTERNAL, state="pending", letters=1),
+    Case("another type, recorded", {"type": "sample:batch"}, state="pending", dead_letters=1),
+    Case("another type, external", {"type": "sample:batch"}, EXTERNAL, state="pending", dead_letters=1),
     Case(
         "another type, archived, as its dead letter",
         archived(type="sample:batch"),
@@ -148,7 +148,7 @@ CASES = [
         state="archived",
         attempts=4,
         runs=4,
-        letters=1,
+        dead_letters=1,
     ),
 ]
 
@@ -165,7 +165,7 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
     if case.waits:
         low, high = case.waits
         assert [low <= seconds <= high for seconds in watched.visibilities] == [True]
-    assert len(world.dead_letters(sample_one)) == case.letters
+    assert len(world.dead_letters(sample_one)) == case.dead_letters
     if case.state is None:
         assert world.run("select id from joblane.tasks") == []
         return
@@ -179,19 +179,19 @@ def test_the_claim_decides_by_its_table(world: World, case: Case) -> None:
     assert tuple(world.outcomes("it")) == case.outcomes
 
 
-def test_an_id_of_another_task_is_a_dead_letter_with_the_reason_and_leaves_the_row_as_it_was(world: World) -> None:
+def test_an_id_of_another_task_is_a_dead_letter_and_does_not_change_the_row(world: World) -> None:
     put(world, sample_one, "it", state="retry", attempts=2, runs=2)
     before = world.row("it")
 
     assert world.deliver(sample_one, OTHER_PAYLOAD) == []
 
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict: 'it'")
-    assert '"number": 1' in letter["Body"]
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict: 'it'")
+    assert '"number": 1' in dead_letter["Body"]
     assert world.row("it") == before
 
 
-def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world: World) -> None:
+def test_a_lost_last_run_is_the_reason_in_the_row_and_in_the_dead_letter(world: World) -> None:
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4, generation=2))
 
     assert world.deliver(sample_one, RECORDED) == []
@@ -199,9 +199,9 @@ def test_a_task_that_lost_its_last_run_says_so_in_its_row_and_dead_letter(world:
     row = world.row("it")
     assert (row["error_type"], row["lease_token"], row["sweep_at"]) == ("Lost", None, None)
     assert row["dead_sent_at"] is not None
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "2"
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("lost: ")
 
 
 def test_a_task_that_lost_its_last_run_is_kept_for_ninety_days(world: World) -> None:
@@ -230,9 +230,9 @@ def test_a_redriven_task_has_a_fresh_allowance_and_ends_under_the_next_generatio
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"], row["generation"]) == ("archived", 4, 8, 1)
     assert [attempt["generation"] for attempt in world.attempts("it")] == [1, 1, 1, 1]
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
-    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's letter, once more
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"] == "1"
+    assert world.deliver(sample_one, body, attributes=dead(0)) == []  # the first life's dead letter, once more
     assert world.row("it") == row
 
 
@@ -244,18 +244,18 @@ def test_a_redriven_dead_letter_runs_as_it_left_the_dead_letter_queue(world: Wor
     payload = {"do": "better_now", "number": 0}
     put(world, sample_one, "it", payload, **archived(dead_sent_at=None))
     assert world.deliver(sample_one, RECORDED | {"payload": payload}) == []
-    (letter,) = world.dead_letters(sample_one)
+    (dead_letter,) = world.dead_letters(sample_one)
     attributes = {
-        name: (value["DataType"], value["StringValue"]) for name, value in letter["MessageAttributes"].items()
+        name: (value["DataType"], value["StringValue"]) for name, value in dead_letter["MessageAttributes"].items()
     }
 
-    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []
+    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []
 
     row = world.row("it")
     assert (row["state"], row["result"], row["generation"]) == ("completed", "done", 1)
     assert (row["reason"], row["error_type"], row["dead_sent_at"]) == (None, None, None)
     assert row["finished_at"] > row["created_at"]
-    assert world.deliver(sample_one, letter["Body"], attributes=attributes) == []  # sent by the redrive twice
+    assert world.deliver(sample_one, dead_letter["Body"], attributes=attributes) == []  # sent by the redrive twice
     assert world.row("it")["runs"] == row["runs"]
 
 
@@ -296,7 +296,7 @@ def pause(world: World, scope: str, name: str, until: str = "null") -> None:
 
 
 def resume_and_sweep(world: World, id_: str) -> list[dict[str, Any]]:
-    """Lift every pause, let the sweep look at the row, and take what it sent."""
+    """Remove every pause, sweep the row, and take the message that the sweep sent."""
     world.run("delete from joblane.pauses")
     world.run("update joblane.tasks set sweep_at = clock_timestamp() where id = $1", id_)
     world.sweep()
@@ -373,7 +373,7 @@ def test_a_dead_letter_redriven_while_paused_runs_after_the_pause(world: World) 
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, 5)
 
 
-def test_a_paused_task_that_is_given_up_still_gets_its_dead_letter(world: World) -> None:
+def test_a_paused_task_that_is_archived_still_gets_its_dead_letter(world: World) -> None:
     put(world, sample_one, "it", **active(-1, attempts=4, runs=4))
     pause(world, "type", "sample:one")
 
@@ -386,7 +386,7 @@ def test_a_paused_task_that_is_given_up_still_gets_its_dead_letter(world: World)
 # --- The dead letter's queue ---------------------------------------------------------------------------------------
 
 
-def test_what_the_dead_letter_queue_does_not_take_stays_in_the_lane_unmarked(world: World) -> None:
+def test_a_message_that_the_dead_letter_queue_refuses_stays_in_the_lane_unmarked(world: World) -> None:
     put(world, sample_one, "it", **archived(dead_sent_at=None, sweep_at=In(60)))
     lane = world.lane(sample_one)
     world.worker(sample_one)

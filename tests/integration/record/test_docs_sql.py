@@ -122,7 +122,7 @@ def enqueue(jobs: JobTester) -> None:
     jobs.enqueue(order_ship, Order(number=1), task_id="TASK-ID")
 
 
-def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
+def test_a_type_is_paused_and_resumed(shop: JobTester) -> None:
     execute(shop, one("insert into joblane.pauses"))
     enqueue(shop)
     assert [task.runs for task in shop.drain(within=timedelta(minutes=20)).of(order_ship)] == [0]
@@ -130,7 +130,7 @@ def test_a_type_is_paused_and_goes_on(shop: JobTester) -> None:
     assert shop.drain(within=timedelta(minutes=20)).of(order_ship)[0].state == "completed"
 
 
-def test_stuck_leases_are_those_that_ended_ten_minutes_ago(shop: JobTester) -> None:
+def test_stuck_leases_ended_ten_minutes_ago(shop: JobTester) -> None:
     enqueue(shop)
     with shop.crash_before_commit(order_ship):
         shop.drain()

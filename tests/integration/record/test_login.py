@@ -1,4 +1,4 @@
-"""Logging in to a real PostgreSQL: certificates and host names are checked, a rotated secret is asked for again."""
+"""The login to a real PostgreSQL: certificates and host names are checked, a rotated secret is read again."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ NAMED, UNNAMED = "127.0.0.2", "127.0.0.3"
 
 @pytest.fixture(scope="module")
 def tls(postgres: Postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[int, Path]]:
-    """A port that speaks TLS alone, as a server of RDS does, before the real PostgreSQL; the file of its authority."""
+    """Yield a port that accepts only TLS, as RDS does, and forwards to PostgreSQL; and the file of its authority."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "server.crt", folder / "server.key"
     _sign(certificate, key)
@@ -99,7 +99,7 @@ def _sign(certificate: Path, key: Path) -> None:
 
 @pytest.fixture
 def at(postgres: Postgres, tls: tuple[int, Path]) -> Iterator[Callable[[str, str], Database]]:
-    """A database by the address and the query of its URL."""
+    """Return a database by the host and the query of its URL."""
     with ExitStack() as opened:
 
         def make(host: str, query: str) -> Database:
@@ -110,7 +110,7 @@ def at(postgres: Postgres, tls: tuple[int, Path]) -> Iterator[Callable[[str, str
         yield make
 
 
-def test_a_server_of_a_known_authority_under_its_own_name_is_let_in(at: Make, tls: tuple[int, Path]) -> None:
+def test_a_server_with_a_known_certificate_and_name_is_accepted(at: Make, tls: tuple[int, Path]) -> None:
     assert at(NAMED, f"?sslrootcert={tls[1]}").get().run("select 1") == [[1]]
 
 
@@ -126,7 +126,7 @@ def test_a_server_of_an_unknown_authority_is_refused(at: Make) -> None:
 
 
 def test_a_server_without_tls_is_refused_before_a_password_is_sent(postgres: Postgres) -> None:
-    """Its host has a name that is not loopback's, though it is this machine."""
+    """The host name is not a loopback name, although it is this machine."""
     with pytest.raises(Exception, match="SSL") as caught:
         Database(postgres.url.replace("127.0.0.1", "0x7f000001")).get()
     assert is_unavailable(caught.value)
@@ -157,8 +157,8 @@ def test_a_secret_that_was_rotated_is_asked_for_again_within_the_same_call(
     administer(postgres, "drop role rotating")
 
 
-def test_a_server_that_takes_the_connection_and_does_not_answer_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As one that is being woken."""
+def test_a_server_that_accepts_and_does_not_answer_is_unavailable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For example a paused server that starts again."""
     monkeypatch.setattr("joblane.record.database.CONNECT_TIMEOUT_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as sleeping, pytest.raises(OSError, match="timed out") as caught:
         Database(f"postgresql://jobs:x@127.0.0.1:{sleeping.getsockname()[1]}/acme").get()

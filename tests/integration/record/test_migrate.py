@@ -1,4 +1,4 @@
-"""The schema and the code: what is missing, what is ahead, and going back to old code."""
+"""The schema and the code: missing revisions, newer revisions, and a rollback to old code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step of a deploy that brings the database up to date, and the user it lets in."""
+"""The step of a deploy that brings the database up to date, and the privileges of the functions' user."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ EVENT = {
 
 @pytest.fixture
 def empty(postgres: Postgres) -> Iterator[str]:
-    """A database with nothing in it; the role `app` is gone after the test."""
+    """Yield an empty database, and drop the role `app` after the test."""
     administer(postgres, "create database migrating")
     yield postgres.database_url("migrating")
     postgres.start()
@@ -73,7 +73,7 @@ def test_an_empty_database_gets_its_schema_and_the_declared_types_and_twice_is_o
         assert {row[0] for row in connection.run("select type from joblane.task_types")} == set(discover())
 
 
-def test_the_user_that_is_let_in_does_all_that_the_library_does(
+def test_the_granted_user_can_do_all_that_the_library_does(
     empty: str, postgres: Postgres, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(2):
@@ -105,14 +105,14 @@ def test_the_user_that_is_let_in_does_all_that_the_library_does(
         "create role other",
     ],
 )
-def test_the_user_that_is_let_in_changes_no_schema(empty: str, postgres: Postgres, statement: str) -> None:
+def test_the_granted_user_cannot_change_a_schema(empty: str, postgres: Postgres, statement: str) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(as_app(postgres, empty)) as connection, pytest.raises(DatabaseError) as caught:
         connection.run(statement)
     assert sqlstate(caught.value) == FORBIDDEN
 
 
-def test_the_user_that_is_let_in_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
+def test_the_granted_user_writes_and_reads_the_audit(empty: str, postgres: Postgres) -> None:
     migrate(empty, user="app", by_iam=True)
     with connected(as_app(postgres, empty)) as connection:
         connection.run("insert into joblane.audit (who, action, target) values ('me', 'run', 'x')")
@@ -127,9 +127,7 @@ def test_a_table_of_a_later_migration_is_the_users_too(empty: str, postgres: Pos
         connection.run("insert into joblane.later values (1)")
 
 
-def test_the_user_that_is_let_in_uses_every_table_of_the_role_that_migrates_and_no_other(
-    empty: str, postgres: Postgres
-) -> None:
+def test_the_granted_user_uses_all_tables_of_the_migrating_role_and_no_other(empty: str, postgres: Postgres) -> None:
     # given tables of the project, of its schema and of `public`, and those of another role
     with connected(empty) as owner:
         owner.execute_simple(
@@ -175,9 +173,7 @@ def test_a_deploy_that_goes_back_leaves_the_schema_of_the_newer_code(empty: str)
         assert connection.run("select count(*) from joblane.task_types") == [[len(discover())]]
 
 
-def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_not(
-    empty: str, postgres: Postgres
-) -> None:
+def test_a_user_by_iam_joins_rds_iam_once_and_a_user_by_password_does_not(empty: str, postgres: Postgres) -> None:
     administer(postgres, "create role rds_iam")
     administer(postgres, "create role app login password 'app'")
     try:
@@ -189,14 +185,14 @@ def test_a_user_by_iam_is_made_a_member_of_rds_iam_once_and_one_by_password_is_n
         administer(postgres, "drop role rds_iam")
 
 
-def test_a_user_by_password_that_is_not_there_is_not_made_without_one(empty: str) -> None:
+def test_a_missing_user_by_password_is_not_created_without_a_password(empty: str) -> None:
     with pytest.raises(
         ValueError, match="user: the role 'app' does not exist; create it with the password in its secret"
     ):
         migrate(empty, user="app", by_iam=False)
 
 
-def test_a_table_in_use_is_waited_for_in_short_tries_and_nobody_stands_behind_the_migration(
+def test_a_migration_waits_for_a_table_in_short_tries_and_blocks_no_other_statement(
     empty: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
@@ -229,7 +225,7 @@ def test_a_database_that_sleeps_is_waited_for(empty: str, postgres: Postgres, mo
     waking.join()
 
 
-def test_a_database_that_stays_away_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_stays_unavailable_ends_the_patience(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("joblane.record.migrate.PAUSE_SECONDS", 0.05)
     with pytest.raises(OSError, match="refused"):
         migrate("postgresql://jobs@127.0.0.1:1/jobs", patience=timedelta(seconds=0.2))
@@ -240,7 +236,7 @@ def test_a_database_that_stays_away_ends_the_patience(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
-    """Where CloudFormation wants its answer, and what came."""
+    """Yield the URL for responses to CloudFormation, and the responses that arrived."""
     came: list[dict[str, Any]] = []
 
     class Receiver(BaseHTTPRequestHandler):
@@ -261,7 +257,7 @@ def answers() -> Iterator[tuple[str, list[dict[str, Any]]]]:
         serving.join()
 
 
-def test_a_deploy_migrates_and_is_told_so(
+def test_a_deploy_migrates_and_gets_the_result(
     empty: str, answers: tuple[str, list[dict[str, Any]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url, came = answers
@@ -303,7 +299,7 @@ def test_taking_the_stack_down_leaves_the_database_alone(
     assert came[0]["Status"] == "SUCCESS"
 
 
-def test_invoked_by_hand_it_migrates_and_says_how_many_types_there_are(
+def test_invoked_by_hand_it_migrates_and_returns_the_number_of_types(
     empty: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", empty)

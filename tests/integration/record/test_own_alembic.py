@@ -1,4 +1,4 @@
-"""A project's own Alembic in one database with the record: neither sees anything of the other."""
+"""A project's own Alembic in the same database as Joblane's tables: neither affects the other."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def url(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def ours(url: str) -> str:
-    """All of the schema joblane: columns, indexes, functions, versions."""
+    """Return the columns, indexes, functions and versions of the schema joblane."""
     database = Database(url)
     try:
         rows = database.get().run(
@@ -81,7 +81,7 @@ def project(folder: Path, url: str, env: str) -> Config:
 
 
 def documented() -> str:
-    """The lines of the page for an `env.py` that looks at all schemas."""
+    """Return the lines of the page for an `env.py` that reads all schemas."""
     page = ROOT / "docs" / "how-to" / "existing-database.md"
     [block] = [block for block in blocks("python", page) if "include_name" in block.text]
     return block.text.rstrip().replace("\n", "\n    ")
@@ -114,7 +114,7 @@ def test_a_project_s_own_alembic_and_the_record_s_touch_nothing_of_each_other(
     assert "op." not in text
     command.upgrade(config, "head")
     command.check(config)
-    # when all is taken back, the record stays
+    # when all is reverted, Joblane's tables stay
     command.downgrade(config, "base")
     assert ours(url) == before
     migrate(url)

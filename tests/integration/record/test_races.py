@@ -1,4 +1,4 @@
-"""Two of everything at once: deliveries, claims, finishes and sweeps, held at the worst moment."""
+"""Concurrent deliveries, claims, finishes and sweeps, each held at the worst time."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def waiting_for_a_lock(world: World) -> bool:
 
 
 class WinnerDiedError(InterfaceError):  # type: ignore[misc]
-    """The winner's connection went away with its claim."""
+    """The winner's connection broke with its claim."""
 
 
 class Barrier:
-    """A hook that takes the claim into an open transaction and holds it there, until it commits or dies."""
+    """A hook that runs the claim in an open transaction and holds it, until it commits or breaks."""
 
     def __init__(self) -> None:
         self.connection: Connection | None = None
@@ -205,7 +205,7 @@ def test_a_message_whose_id_is_in_a_transaction_that_is_still_open_waits_for_its
 # --- Many at once --------------------------------------------------------------------------------------------------
 
 
-def test_overlapping_batches_in_random_order_never_deadlock_and_have_one_winner_per_id(world: World) -> None:
+def test_overlapping_batches_never_deadlock_and_have_one_winner_per_id(world: World) -> None:
     # given forty ids, half of them with rows, and eight workers that claim and finish them in batches of ten
     seed = random.randrange(10**6)
     ids = [f"{'Aa'[n % 2]}{n:02}" for n in range(40)]
@@ -349,15 +349,15 @@ def test_a_second_copy_during_the_back_off_does_not_run_early(world: World) -> N
     assert world.row(id_)["runs"] == 2
 
 
-def test_a_message_sent_by_the_sweep_that_is_handled_at_once_keeps_the_time_its_run_has_set(world: World) -> None:
-    """The sweep notes what it sent after sending it. By then the task may have run and wait for something else."""
+def test_a_swept_message_that_is_handled_at_once_keeps_the_times_of_its_run(world: World) -> None:
+    """The sweep marks a message after the send. By then the task may have run, and may wait for a retry."""
 
     @behaviour
     def wait_long(payload: Sample, ctx: TaskContext) -> None:
         raise RetryAfter(timedelta(hours=3))
 
     class Quick(Sqs):
-        """A queue whose consumer is done before the sender hears that the message was taken."""
+        """A queue whose consumer finishes before the sender gets SQS's response."""
 
         def send_many(self, entries: Any) -> dict[int, str]:
             for entry in entries:
@@ -425,7 +425,7 @@ def test_a_run_whose_lease_was_taken_over_is_rolled_back_and_leaves_the_message(
 
 
 @pytest.mark.parametrize("fails", [True, False], ids=["raises", "returns"])
-def test_a_run_that_lost_its_lease_to_one_that_still_runs_changes_nothing(effects: World, fails: bool) -> None:
+def test_a_run_that_lost_its_lease_to_a_running_one_changes_nothing(effects: World, fails: bool) -> None:
     body = {"type": "sample:one", "id": "it", "payload": {"do": "overtaken", "number": 0}}
     seen: dict[str, Any] = {}
 
@@ -523,13 +523,13 @@ def test_a_dead_letter_that_two_deliveries_send_is_one_and_the_same(world: World
         assert handle(first, record(body, lane)) == []
 
     assert second == [[]]
-    letters = [(entry.queue, dict(entry.attributes)["joblane-dead"]["StringValue"]) for entry in watched.sent]
-    assert letters == [(f"{lane}-dlq", "0")] * 2
+    sent = [(entry.queue, dict(entry.attributes)["joblane-dead"]["StringValue"]) for entry in watched.sent]
+    assert sent == [(f"{lane}-dlq", "0")] * 2
     assert world.row("it")["dead_sent_at"] is not None
 
 
 def test_a_late_mark_of_an_old_dead_letter_does_not_mark_the_next_one(world: World) -> None:
-    """The send of generation 0 is marked late, when the task has been redriven and given up again."""
+    """The send of generation 0 is marked late, after the task was redriven and archived again."""
     put(world, sample_one, "it", state="archived", generation=1, attempts=4, runs=8)
 
     dead_letters.mark_dead_sent(world.database.get(), [("it", 0)])

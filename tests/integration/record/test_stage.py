@@ -1,4 +1,4 @@
-"""A schema `joblane` serves one stage, of one project, and is nobody else's."""
+"""A schema `joblane` serves one stage of one project only."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def connected(url: str) -> Iterator[Any]:
 
 
 def everything(url: str) -> list[list[Any]]:
-    """Names of all that users have made in a database, and how many rows the version tables and the types have."""
+    """Return the names of all user objects in a database, and the number of versions and types."""
     with connected(url) as connection:
         made = connection.run(
             "select n.nspname, c.relname from pg_class c join pg_namespace n on n.oid = c.relnamespace"
@@ -97,7 +97,7 @@ def test_newer_code_s_schema_of_another_stage_is_refused_too(empty: str, monkeyp
         ("create function joblane.enqueue() returns int language sql as 'select 1'", "function enqueue"),
     ],
 )
-def test_a_schema_that_somebody_else_made_is_left_as_it_is(empty: str, theirs: str, holds: str) -> None:
+def test_a_schema_of_another_origin_is_not_changed(empty: str, theirs: str, holds: str) -> None:
     with connected(empty) as connection:
         connection.execute_simple(f"create schema joblane; {theirs}")
     before = everything(empty)
@@ -137,9 +137,7 @@ def test_a_role_that_would_make_its_own_tables_in_the_schema_is_refused(empty: s
             connection.execute_simple("drop role joblane")
 
 
-def test_an_empty_schema_that_was_made_for_a_role_without_rights_on_the_database_is_used(
-    empty: str, postgres: Postgres
-) -> None:
+def test_an_empty_schema_made_for_a_role_without_database_rights_is_used(empty: str, postgres: Postgres) -> None:
     with connected(empty) as connection:
         connection.execute_simple(
             "create role keeper login password 'k'; create schema joblane authorization keeper"
@@ -249,7 +247,7 @@ def test_the_printed_sql_in_a_database_that_has_it_changes_nothing(empty: str) -
 
 @pytest.fixture
 def shop(world: World) -> World:
-    """A world whose record serves the stage `shop`, while its processes are of `jobs`."""
+    """A world whose database serves the stage `shop`, while its processes belong to `jobs`."""
     world.run("insert into joblane.stage (prefix) values ('shop')")
     world.database.drop()
     world.database = Database(world.url, prefix="jobs")
@@ -283,7 +281,7 @@ def test_a_session_s_database_is_asked_for_its_stage_once(world: World, session:
     assert len(world.run("select from joblane.tasks")) == 2
 
 
-def test_a_worker_of_another_stage_leaves_its_messages_and_spends_nothing(
+def test_a_worker_of_another_stage_keeps_its_messages_and_uses_no_attempt(
     shop: World, caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = shop.watch()

@@ -1,4 +1,4 @@
-"""Each transition means the same, whichever way a task takes it: whole rows are compared, column by column."""
+"""A transition has the same result on every way to it: whole rows are compared, column by column."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ Way = Callable[[World, str], object]
 
 
 def taken(world: World, id_: str, way: Way) -> dict[str, Any]:
-    """The row after a way, its times in half minutes from now."""
+    """Return the row after a way, with its times in half minutes from now."""
     way(world, id_)
     now = datetime.now(UTC)
     return {

@@ -1,4 +1,4 @@
-"""A platform with its people for one test: its jobs run by the kit, or with queues as SQS has them."""
+"""A platform with its data for a test. The kit runs its jobs, or they run with queues of moto."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BUCKET = "exports"
 
 @dataclass
 class Tables:
-    """The platform's rows, and the mails that were written."""
+    """The platform's rows, and the written mails."""
 
     database: Database
     mail_folder: Path
@@ -35,7 +35,7 @@ class Tables:
         return self.database.get().run(sql, *parameters)
 
     def add(self, table: str, **values: Any) -> str:
-        """Insert one row and return its id."""
+        """Insert a row and return its id."""
         columns = ", ".join(values)
         places = ", ".join(f"${number}" for number in range(1, len(values) + 1))
         rows = self.sql(f"insert into saas.{table} ({columns}) values ({places}) returning id::text", *values.values())
@@ -71,19 +71,19 @@ class Tables:
 
 @dataclass
 class App(Tables):
-    """With the kit."""
+    """A platform with the kit."""
 
     jobs: JobTester
 
     def do(self, task: Task[Any, Any], payload: Payload) -> TaskReport:
-        """Enqueue and run once what is due; how the task stands then."""
+        """Enqueue, run due tasks once, and return the task's report."""
         self.jobs.enqueue(task, payload)
         return self.jobs.drain().only
 
 
 @dataclass
 class Platform(Tables):
-    """With queues that are moto's, for tests that look at messages."""
+    """A platform with queues of moto, for tests of messages."""
 
     world: World
 
@@ -92,14 +92,14 @@ class Platform(Tables):
         return self.world.client.enqueue(task, payload).id
 
     def run(self, task: Task[Any, Any], id_: str) -> dict[str, Any]:
-        """Hand the task to its function once, as due now; its row afterwards."""
+        """Make the task due, run its function once, and return the task's row."""
         self.world.later(id_)
         seconds = task.numbers.function_timeout.total_seconds()
         self.world.deliver(task, {"v": 1, "type": task.type, "id": id_, "rec": True}, seconds=seconds)
         return self.world.row(id_)
 
     def do(self, task: Task[Any, Any], payload: Payload) -> dict[str, Any]:
-        """Enqueue and run; the task's row."""
+        """Enqueue and run a task, and return its row."""
         return self.run(task, self.enqueue(task, payload))
 
 
@@ -118,12 +118,12 @@ def platform(
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Platform]:
     with settings(tmp_path, monkeypatch):
-        yield Platform(world._looker, tmp_path / "mails", world)
+        yield Platform(world._observer, tmp_path / "mails", world)
 
 
 @contextmanager
 def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The platform's settings and its bucket, with clients of this test's own."""
+    """The platform's settings and its bucket, with new clients."""
     from saas import health, mail, uploads
 
     for name, value in {
@@ -148,12 +148,12 @@ def settings(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.fixture
 def services(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[HttpServer]]:
-    """Three services that a tenant is initialised in."""
+    """Three services that initialise tenants."""
     first, second, third = HttpServer(), HttpServer(), HttpServer()
     with first.running(), second.running(), third.running():
-        found = [first, second, third]
-        monkeypatch.setenv("TENANT_INIT_SERVICES", ",".join(server.url for server in found))
-        yield found
+        servers = [first, second, third]
+        monkeypatch.setenv("TENANT_INIT_SERVICES", ",".join(server.url for server in servers))
+        yield servers
 
 
 def lines(data: bytes) -> list[dict[str, Any]]:

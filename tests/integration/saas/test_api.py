@@ -1,4 +1,4 @@
-"""The HTTP API: who may do what, what a request makes, and what it says where it does not."""
+"""The HTTP API: permissions, the results of requests, and refusals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from uuid import UUID
 
 import pytest
 
-from functions.api import record, refusals
+from functions.api import refusals, storage
 from functions.api.access import ADMINS, EVERYBODY, ROUTES, caller_of
 from functions.api.app import app
 from functions.api.document import document
@@ -41,7 +41,7 @@ class Answer:
 
     @property
     def fields(self) -> dict[str, str]:
-        """Field → what is wrong with it."""
+        """Field → its problem."""
         return {item["field"]: item["problem"] for item in self.body["errors"]}
 
 
@@ -65,12 +65,12 @@ class Api:
 
 @pytest.fixture
 def api(platform: Platform) -> Iterator[Api]:
-    for made in (record.jobs, record.database):
-        made.cache_clear()
+    for cached in (storage.jobs, storage.database):
+        cached.cache_clear()
     for task in (tenant_initialize, user_invitation, data_export):
         platform.world.lane(task)
     yield Api(platform)
-    record.database().drop()
+    storage.database().drop()
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ RANKS = {rank.name.lower(): rank for rank in Rank}
 def call(
     api: Api, route: str, tenant: str, who: Mapping[str, str] | None, signer: Mapping[str, Any] | None = None
 ) -> Answer:
-    """A request that is right in all but, maybe, who sends it."""
+    """Send a valid request of a caller."""
     method, _, path = route.partition(" ")
     task = uuid.uuid4()
     if "task_id" in path:
@@ -112,7 +112,7 @@ def call(
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_each_route_serves_the_roles_of_the_table_and_refuses_the_others(route: str, api: Api, tenant: str) -> None:
+def test_each_route_serves_only_the_roles_of_the_table(route: str, api: Api, tenant: str) -> None:
     for name, rank in RANKS.items():
         who = claims("ann", None) if name == "guest" else claims("ann", tenant, name)
         answer = call(api, route, tenant, who)
@@ -127,7 +127,7 @@ def test_without_claims_no_route_answers(api: Api, tenant: str) -> None:
         assert (answer.status, answer.headers["WWW-Authenticate"]) == (401, "Bearer")
 
 
-def test_the_table_is_what_it_is_meant_to_be() -> None:
+def test_the_table_has_the_intended_permissions() -> None:
     assert {route: allowed == ADMINS for route, allowed in ROUTES.items()} == {
         "POST /tenants": False,
         "POST /tenants/{tenant_id}/invitations": True,
@@ -140,7 +140,7 @@ def test_the_table_is_what_it_is_meant_to_be() -> None:
     assert set(Rank) == EVERYBODY
 
 
-def test_claims_that_name_nobody_are_no_identity(api: Api) -> None:
+def test_claims_without_a_valid_subject_or_tenant_are_refused(api: Api) -> None:
     for who in (
         {},
         {"tenant_id": str(uuid.uuid4()), "roles": "owner"},
@@ -151,7 +151,7 @@ def test_claims_that_name_nobody_are_no_identity(api: Api) -> None:
         assert api("GET", "/openapi.json", who=who).status == 401, who
 
 
-def test_the_highest_known_role_counts_and_others_are_nothing(api: Api, tenant: str) -> None:
+def test_the_highest_known_role_counts_and_unknown_roles_are_ignored(api: Api, tenant: str) -> None:
     cases: list[tuple[Any, int]] = [
         ("[viewer admin]", 202),
         ("admin", 202),
@@ -163,7 +163,7 @@ def test_the_highest_known_role_counts_and_others_are_nothing(api: Api, tenant: 
         ("administrator", 403),
         ("", 403),
         ([], 403),
-        # a name with a rank in it is another name, however the claim was written
+        # a name that contains a rank is another name, in each form of the claim
         ("[billing owner]", 403),
         ('["billing owner"]', 403),
         (["billing owner"], 403),
@@ -179,17 +179,17 @@ def test_the_highest_known_role_counts_and_others_are_nothing(api: Api, tenant: 
         assert api.export({"sub": "ann", "tenant_id": tenant, "roles": roles}).status == status, roles
 
 
-def test_a_role_without_a_tenant_is_none(api: Api) -> None:
+def test_a_role_without_a_tenant_does_not_count(api: Api) -> None:
     assert api.export(claims("ann", None, "owner")).status == 403
 
 
-def test_nothing_but_the_claims_says_who_asks(api: Api, tenant: str) -> None:
-    # given claims in every place where they do not belong
+def test_only_the_authorizers_claims_identify_the_caller(api: Api, tenant: str) -> None:
+    # given claims in all the wrong places
     forged = {"x-tenant-id": tenant, "x-user-id": "ann", "authorization": "Bearer forged", "x-roles": "owner"}
     event = http_event("POST", "/exports", {"export_type": "full"}, headers=forged)
     event |= {"claims": owner(tenant), "queryStringParameters": {"tenant_id": tenant}}
     event["requestContext"]["authorizer"] = {"lambda": owner(tenant), "claims": owner(tenant), "iam": {"userId": "ann"}}
-    # then nobody asks
+    # then there is no caller
     assert handler(event, LambdaContext())["statusCode"] == 401
 
 
@@ -200,15 +200,15 @@ USER = "arn:aws:iam::123456789012:user/services/sign-up"
 
 
 @pytest.mark.parametrize("route", ROUTES)
-def test_a_service_may_what_everybody_may_and_nothing_of_a_tenant(route: str, api: Api, tenant: str) -> None:
+def test_a_service_may_use_only_routes_for_everybody_and_nothing_of_a_tenant(route: str, api: Api, tenant: str) -> None:
     answer = call(api, route, tenant, None, principal(USER))
-    # the task in this path is its owner's and the tenant's, and so it does not exist
+    # the task in this path belongs to its owner and the tenant, so the answer is 404
     expected = 404 if route == "GET /tasks/{task_id}" else 403 if ROUTES[route] == ADMINS else answer.status
     assert answer.status == expected
     assert (answer.status < 300) is (route in ("POST /tenants", "GET /openapi.json"))
 
 
-def test_what_a_service_says_of_tenants_and_users_counts_for_nothing(api: Api, tenant: str) -> None:
+def test_a_tenant_or_user_that_a_service_names_is_ignored(api: Api, tenant: str) -> None:
     headers = {"x-tenant-id": tenant, "x-user-id": "ann", "authorization": "Bearer x"}
     body = {"export_type": "full"}
     assert api("POST", "/exports", body, signer=principal(USER), headers=headers).status == 403
@@ -224,7 +224,7 @@ def test_what_a_service_says_of_tenants_and_users_counts_for_nothing(api: Api, t
         (f"{ROLE}/one".replace("aws", "aws-cn"), f"{ROLE}/two".replace("aws", "aws-cn"), ROLE.replace("aws", "aws-cn")),
     ],
 )
-def test_a_service_sees_what_it_asked_for_in_whatever_session(first: str, second: str, name: str, api: Api) -> None:
+def test_a_service_sees_its_tasks_in_every_session(first: str, second: str, name: str, api: Api) -> None:
     made = api("POST", "/tenants", {"name": "New", "slug": "by-a-service"}, signer=principal(first))
     assert made.status == 201
     shown = api("GET", f"/tasks/{made.body['task_id']}", signer=principal(second))
@@ -233,7 +233,7 @@ def test_a_service_sees_what_it_asked_for_in_whatever_session(first: str, second
     assert api.platform.value("select created_by from saas.tenants where slug = 'by-a-service'") == name
 
 
-def test_another_service_and_a_user_of_its_name_alone_see_nothing_of_it(api: Api) -> None:
+def test_another_service_and_a_user_with_its_name_do_not_see_its_tasks(api: Api) -> None:
     made = api("POST", "/tenants", {"name": "New", "slug": "by-a-service"}, signer=principal(f"{ROLE}/one"))
     path = f"/tasks/{made.body['task_id']}"
     for arn in (f"{ROLE}s/one", USER, "arn:aws:sts::210987654321:assumed-role/sign-up/one"):
@@ -248,14 +248,14 @@ def test_another_service_and_a_user_of_its_name_alone_see_nothing_of_it(api: Api
         principal(f"arn:aws:iam::123456789012:user/{'long/' * 40}name"),
     ],
 )
-def test_principals_that_are_not_told_apart_are_nobody(signer: Mapping[str, Any], api: Api) -> None:
+def test_principals_that_share_an_identity_are_refused(signer: Mapping[str, Any], api: Api) -> None:
     assert api("GET", "/openapi.json", signer=signer).status == 403
     assert api("POST", "/tenants", {"name": "New", "slug": "new"}, signer=signer).status == 403
     assert api.rows("tenants") == 0
 
 
 @pytest.mark.parametrize("signer", [{}, {**principal(USER), "userArn": None}])
-def test_without_an_arn_there_is_nobody(signer: Mapping[str, Any], api: Api) -> None:
+def test_without_an_arn_there_is_no_caller(signer: Mapping[str, Any], api: Api) -> None:
     assert api("GET", "/openapi.json", signer=signer).status == 401
 
 
@@ -280,7 +280,7 @@ def test_a_tenant_is_created_together_with_its_initialization(api: Api) -> None:
     assert api("GET", f"/tasks/{task_id}", who=claims("ann|1", None)).body["state"] == "completed"
 
 
-def test_the_askers_address_is_kept_where_the_claims_have_a_verified_one(api: Api) -> None:
+def test_the_callers_verified_address_is_stored(api: Api) -> None:
     for number, (email, verified) in enumerate(
         [("ann@example.org", None), ("new@example.org", True), ("x@example.org", False), (None, None), ("no", True)]
     ):
@@ -295,19 +295,19 @@ def test_a_name_may_be_of_any_script(api: Api) -> None:
     assert api.rows("tenants") == 4
 
 
-def test_a_slug_that_is_taken_is_named_and_leaves_nothing(api: Api, tenant: str) -> None:
+def test_an_existing_slug_is_named_and_nothing_is_written(api: Api, tenant: str) -> None:
     answer = api("POST", "/tenants", {"name": "B", "slug": "acme"}, who=claims(), headers={"Idempotency-Key": "once"})
     assert (answer.status, answer.fields) == (409, {"slug": "is taken"})
     assert [api.rows(table) for table in ("tenants", "tasks", "user_addresses", "api_requests")] == [1, 0, 0, 0]
 
 
 def test_a_send_that_fails_after_the_commit_loses_no_job(api: Api) -> None:
-    # given a lane that is gone
+    # given a removed lane
     sqs = api.platform.world.sqs
     sqs.client.delete_queue(QueueUrl=sqs.url("jobs-critical-tenant-initialize"))
     # when a tenant is created
     answer = api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims())
-    # then both are there, and the sweep has it
+    # then both exist, and the sweep sends the job
     assert answer.status == 201
     row = api.platform.world.row(answer.body["task_id"])
     assert (row["state"], row["sent_at"]) == ("pending", None)
@@ -318,7 +318,7 @@ def test_an_enqueue_that_fails_leaves_no_tenant(api: Api, monkeypatch: pytest.Mo
     def broken(*_: Any, **__: Any) -> Any:
         raise RuntimeError(SECRET)
 
-    monkeypatch.setattr(record.jobs(), "enqueue", broken)
+    monkeypatch.setattr(storage.jobs(), "enqueue", broken)
     with lines() as logged:
         answer = api("POST", "/tenants", {"name": SECRET, "slug": "a"}, who=claims())
     assert answer.status == 500
@@ -326,7 +326,7 @@ def test_an_enqueue_that_fails_leaves_no_tenant(api: Api, monkeypatch: pytest.Mo
     assert SECRET not in json.dumps(answer.body) + "".join(logged.texts)
     (failed,) = (line for line in logged.fields if line["message"] == "request failed")
     assert failed["error_type"] == "RuntimeError"
-    assert failed["where"].startswith("functions/api/record.py:")
+    assert failed["where"].startswith("functions/api/storage.py:")
 
 
 # --- Invitations ---------------------------------------------------------------------------------------------------
@@ -352,8 +352,8 @@ def test_an_invitation_is_written_and_mailed(api: Api, tenant: str) -> None:
 
 @pytest.mark.parametrize("granted", ["viewer", "member", "admin", "owner", "custom"])
 @pytest.mark.parametrize("rank", ["admin", "owner"])
-def test_a_role_is_not_granted_by_someone_below_it(rank: str, granted: str, api: Api, tenant: str) -> None:
-    # a role that is none of the four may stand for anything
+def test_a_role_is_not_granted_by_a_lower_rank(rank: str, granted: str, api: Api, tenant: str) -> None:
+    # a role that is none of the four may mean anything
     allowed = RANKS[rank] >= RANKS.get(granted, Rank.OWNER)
     answer = invite(api, tenant, api.platform.role(tenant, granted), rank)
     assert answer.status == (201 if allowed else 403)
@@ -362,7 +362,7 @@ def test_a_role_is_not_granted_by_someone_below_it(rank: str, granted: str, api:
     assert api.rows("user_invitations") == api.rows("tasks") == int(allowed)
 
 
-def test_a_roles_rank_is_the_higher_of_its_type_and_its_name(api: Api, tenant: str) -> None:
+def test_a_roles_rank_is_the_higher_one_of_its_type_and_its_name(api: Api, tenant: str) -> None:
     role = api.platform.add("roles", name="viewer", type="owner", tenant_id=tenant)
     assert invite(api, tenant, role, "admin").status == 403
 
@@ -370,17 +370,17 @@ def test_a_roles_rank_is_the_higher_of_its_type_and_its_name(api: Api, tenant: s
 @pytest.mark.parametrize(
     "name", ["billing owner", "Owner ", "viewer,owner", "owner-of-x", '"owner"', r'"own\u0065r"', '["owner"]']
 )
-def test_a_name_that_a_claim_could_show_as_a_rank_is_granted_as_that_rank(name: str, api: Api, tenant: str) -> None:
+def test_a_role_whose_name_could_be_a_rank_in_a_claim_counts_as_that_rank(name: str, api: Api, tenant: str) -> None:
     role = api.platform.add("roles", name=name, type="viewer", tenant_id=tenant)
     assert invite(api, tenant, role, "admin").status == 403
     assert invite(api, tenant, role, "owner").status == 201
 
 
-def test_a_name_counts_for_no_more_in_a_claim_than_it_takes_to_grant_it(api: Api, tenant: str) -> None:
+def test_a_name_in_a_claim_has_at_most_the_rank_needed_to_grant_it(api: Api, tenant: str) -> None:
     names = ["viewer admin", "billing owner", "admin", "x] [owner", r'"own\u0065r"', "Ann's", "é", "a, owner", "member"]
     for name in names:
         role = UUID(api.platform.add("roles", name=name, type="viewer"))
-        with record.transaction() as session:
+        with storage.transaction() as session:
             granted = load(session, role, UUID(tenant))
         for written in (f"[{name}]", json.dumps([name]), [name], name, f"[viewer {name}]"):
             claimed = caller_of({"sub": "ann", "tenant_id": tenant, "roles": written}).rank
@@ -397,7 +397,7 @@ def test_roles_are_those_of_the_tenant_and_of_the_system(api: Api, tenant: str) 
 
 
 @pytest.mark.parametrize("path", ["other", "unknown", "no-uuid", ""])
-def test_nobody_invites_into_another_tenant(path: str, api: Api, tenant: str) -> None:
+def test_an_invitation_to_another_tenant_is_not_found(path: str, api: Api, tenant: str) -> None:
     other = api.platform.tenant("Other", "other")
     named = {"other": other, "unknown": str(uuid.uuid4())}.get(path, path)
     body = {"email": "bob@example.org", "role_id": api.platform.role(other, "viewer")}
@@ -415,21 +415,21 @@ def test_nobody_is_invited_into_a_closed_tenant(state: str, status: int, api: Ap
 # --- Exports -------------------------------------------------------------------------------------------------------
 
 
-def test_an_export_is_accepted_made_and_fetched_by_its_asker(api: Api, tenant: str) -> None:
-    # given an export that somebody asked for
+def test_an_export_is_accepted_written_and_fetched_by_its_requester(api: Api, tenant: str) -> None:
+    # given a requested export
     who = owner(tenant, "auth0|ann")
     accepted = api.export(who)
     assert accepted.status == 202
     id_ = accepted.body["task_id"]
-    assert accepted.body == {"success": True, "message": "the export is under way", "task_id": id_}
+    assert accepted.body == {"success": True, "message": "the export is being written", "task_id": id_}
     row = api.platform.world.row(id_)
     assert (row["owner"], row["tenant"]) == ("auth0|ann", tenant)
     assert row["payload"] == {"tenant_id": tenant, "user_id": "auth0|ann", "export_type": "full"}
     waiting = api("GET", f"/exports/{id_}", who=who)
     assert (waiting.status, waiting.body["state"], waiting.body["download"]) == (200, "pending", None)
-    # when it is made
+    # when it is written
     assert api.platform.run(data_export, id_)["state"] == "completed"
-    # then a link is signed for minutes
+    # then a signed link is valid for minutes
     answer = api("GET", f"/exports/{id_}", who=who)
     assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-store")
     url = urlsplit(answer.body["download"]["url"])
@@ -440,41 +440,41 @@ def test_an_export_is_accepted_made_and_fetched_by_its_asker(api: Api, tenant: s
     assert signed["X-Amz-Expires"] == ["300"]
 
 
-def test_who_asks_for_an_export_is_written_to(api: Api, tenant: str) -> None:
+def test_the_requester_of_an_export_gets_a_mail(api: Api, tenant: str) -> None:
     who = claims("bob", tenant, "admin", email="bob@example.org", verified=True)
     id_ = api.export(who).body["task_id"]
     assert api.platform.run(data_export, id_)["result"]["notified"] is True
     assert [mail["To"] for mail in api.platform.mails] == ["bob@example.org"]
 
 
-def test_a_suspended_tenant_has_its_data(api: Api) -> None:
+def test_a_suspended_tenant_can_export_its_data(api: Api) -> None:
     assert api.export(owner(api.platform.tenant(status="suspended"))).status == 202
 
 
-def test_anothers_export_and_another_tenants_are_not_found(api: Api, tenant: str) -> None:
+def test_exports_of_others_and_of_other_tenants_are_not_found(api: Api, tenant: str) -> None:
     other = api.platform.tenant("Other", "other")
     id_ = api.export(owner(tenant)).body["task_id"]
     api.platform.run(data_export, id_)
     unknown = api("GET", f"/exports/{uuid.uuid4()}", who=owner(tenant))
     for who in (
-        owner(tenant, "bob"),  # an owner of the same tenant, who did not ask
+        owner(tenant, "bob"),  # an owner of the same tenant, who did not request it
         owner(other, "bob"),
-        owner(other, "ann"),  # the asker, signed in to another tenant
+        owner(other, "ann"),  # the requester, signed in to another tenant
     ):
         answer = api("GET", f"/exports/{id_}", who=who)
         assert (answer.status, answer.body) == (404, unknown.body)
 
 
-def test_what_is_no_export_or_has_no_owner_is_not_found(api: Api, tenant: str) -> None:
+def test_other_tasks_and_exports_without_an_owner_are_not_found(api: Api, tenant: str) -> None:
     other = api.platform.enqueue(system_user_expiry, SystemUserExpiry())
     payload = DataExport(tenant_id=uuid.UUID(tenant), user_id="ann", export_type="full")
-    foreign = api.platform.world.client.enqueue(data_export, payload, tenant=tenant).id
+    without_owner = api.platform.world.client.enqueue(data_export, payload, tenant=tenant).id
     invitation = invite(api, tenant, api.platform.role(tenant, "viewer")).body["task_id"]
-    for id_ in (other, foreign, invitation, "x" * 300, "a:b", "%00"):
+    for id_ in (other, without_owner, invitation, "x" * 300, "a:b", "%00"):
         assert api("GET", f"/exports/{id_}", who=owner(tenant)).status == 404
 
 
-def test_an_export_that_is_kept_no_longer_is_gone(api: Api, tenant: str) -> None:
+def test_an_expired_export_is_gone(api: Api, tenant: str) -> None:
     id_ = api.export(owner(tenant)).body["task_id"]
     api.platform.run(data_export, id_)
     api.platform.world.run("update joblane.tasks set result = null, payload = null, cleared = true where id = $1", id_)
@@ -482,7 +482,7 @@ def test_an_export_that_is_kept_no_longer_is_gone(api: Api, tenant: str) -> None
 
 
 @pytest.mark.parametrize("state", ["deleted", "missing"])
-def test_a_tenant_that_is_gone_has_no_exports(state: str, api: Api) -> None:
+def test_a_deleted_tenant_has_no_exports(state: str, api: Api) -> None:
     tenant = api.platform.tenant(status="deleted") if state == "deleted" else str(uuid.uuid4())
     assert api.export(owner(tenant)).status == 404
     assert api.rows("tasks") == 0
@@ -518,7 +518,7 @@ def test_a_task_shows_its_state_progress_and_result(api: Api, tenant: str) -> No
         ("bob", None, "guest", 404),
     ],
 )
-def test_a_task_is_seen_by_its_owner_and_its_tenants_admins_alone(
+def test_a_task_is_shown_only_to_its_owner_and_its_tenants_admins(
     user: str, where: str | None, rank: str, status: int, api: Api, tenant: str
 ) -> None:
     id_ = api.export(owner(tenant)).body["task_id"]
@@ -526,7 +526,7 @@ def test_a_task_is_seen_by_its_owner_and_its_tenants_admins_alone(
     assert api("GET", f"/tasks/{id_}", who=claims(user, named, rank)).status == status
 
 
-def test_a_task_whose_tenant_is_only_a_senders_word_is_seen_by_nobody(api: Api, tenant: str) -> None:
+def test_a_task_with_an_unverified_tenant_is_shown_to_nobody(api: Api, tenant: str) -> None:
     id_ = api.platform.world.client.enqueue(system_user_expiry, SystemUserExpiry(), tenant=tenant).id
     assert api("GET", f"/tasks/{id_}", who=owner(tenant)).status == 404
 
@@ -540,7 +540,7 @@ TRACEPARENT = f"00-{TRACE}-00f067aa0ba902b7-01"
 @pytest.mark.parametrize(
     ("header", "kept"), [(TRACEPARENT, {"traceparent": TRACEPARENT}), (f"{SECRET} x", {}), (None, {})]
 )
-def test_what_a_request_enqueues_is_in_its_trace(
+def test_the_tasks_of_a_request_are_in_its_trace(
     header: str | None, kept: dict[str, str], api: Api, tenant: str
 ) -> None:
     role = api.platform.role(tenant, "viewer")
@@ -550,21 +550,21 @@ def test_what_a_request_enqueues_is_in_its_trace(
         ("/exports", {"export_type": "full"}),
     ]
     for path, body in requests:
-        with lines() as told:
+        with lines() as logged:
             answer = api("POST", path, body, who=owner(tenant), headers={"Traceparent": header} if header else {})
         assert answer.status in (201, 202)
         assert api.platform.world.row(answer.body["task_id"])["headers"] == kept
-        (request,) = (line for line in told.fields if line["message"] == "request")
+        (request,) = (line for line in logged.fields if line["message"] == "request")
         assert request.get("trace_id") == (TRACE if kept else None)
-        assert SECRET not in str(told.texts)
+        assert SECRET not in str(logged.texts)
 
 
-# --- Requests that come again --------------------------------------------------------------------------------------
+# --- Repeated requests ---------------------------------------------------------------------------------------------
 
 KEY = {"Idempotency-Key": "order-17"}
 
 
-def test_a_repeated_request_is_answered_alike_and_done_once(api: Api, tenant: str) -> None:
+def test_a_repeated_request_gets_the_same_answer_and_is_executed_once(api: Api, tenant: str) -> None:
     role = api.platform.role(tenant, "viewer")
     who = owner(tenant)
     requests: list[tuple[str, dict[str, Any]]] = [
@@ -575,14 +575,14 @@ def test_a_repeated_request_is_answered_alike_and_done_once(api: Api, tenant: st
     for path, body in requests:
         first = api("POST", path, body, who=who, headers=KEY)
         assert first.status in (201, 202)
-        for again in (body, dict(reversed(body.items()))):  # the order of fields is no difference
+        for again in (body, dict(reversed(body.items()))):  # the order of fields does not matter
             repeated = api("POST", path, again, who=who, headers=KEY)
             assert (repeated.status, repeated.body) == (first.status, first.body)
     assert (api.rows("tasks"), api.rows("user_invitations"), api.rows("tenants")) == (3, 1, 2)
 
 
-def test_an_id_that_is_somebodys_already_is_a_key_that_was_used(api: Api, tenant: str) -> None:
-    # given tasks under the very ids, from somebody who may send to a queue
+def test_a_key_whose_id_exists_counts_as_used(api: Api, tenant: str) -> None:
+    # given tasks with the same ids, from another producer
     who, role = owner(tenant), api.platform.role(tenant, "viewer")
     requests: list[tuple[str, dict[str, Any]]] = [
         ("/tenants", {"name": "New", "slug": "new"}),
@@ -593,23 +593,23 @@ def test_an_id_that_is_somebodys_already_is_a_key_that_was_used(api: Api, tenant
         id_ = id_of(caller_of(who), f"POST {path}", KEY["Idempotency-Key"])
         payload = DataExport(tenant_id=UUID(tenant), user_id="eve", export_type="full")
         api.platform.world.client.enqueue(data_export, payload, task_id=str(id_))
-    # then each is told so, and nothing is half done
+    # then each request is refused, and nothing is done in part
     for path, body in requests:
         answer = api("POST", path, body, who=who, headers=KEY)
         assert (answer.status, list(answer.fields)) == (422, ["Idempotency-Key"]), path
     assert [api.rows(table) for table in ("tenants", "user_invitations", "tasks", "api_requests")] == [1, 0, 3, 0]
 
 
-def test_a_key_of_a_tenant_is_told_from_its_slug(api: Api) -> None:
-    # given a tenant whose request is forgotten
+def test_a_used_key_is_distinguished_from_an_existing_slug(api: Api) -> None:
+    # given a tenant whose request is no longer stored
     made = api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY)
     assert made.status == 201
     api.platform.world.run("delete from saas.api_requests")
-    # then its key was used, whatever slug comes with it
+    # then its key counts as used, with any slug
     for slug in ("a", "b"):
         answer = api("POST", "/tenants", {"name": "A", "slug": slug}, who=claims(), headers=KEY)
         assert (answer.status, list(answer.fields)) == (422, ["Idempotency-Key"])
-    # also where the tenant has gone, and its task has not
+    # also if the tenant is removed, and its task is not
     api.platform.world.run("delete from saas.tenants")
     assert api("POST", "/tenants", {"name": "A", "slug": "a"}, who=claims(), headers=KEY).status == 422
     assert (api.rows("tenants"), api.rows("tasks")) == (0, 1)
@@ -635,13 +635,13 @@ def test_a_key_belongs_to_its_caller_tenant_and_route(api: Api, tenant: str) -> 
     assert len(ids) == 6
 
 
-def test_a_request_that_was_refused_may_come_again_under_its_key(api: Api, tenant: str) -> None:
+def test_a_refused_request_may_be_repeated_with_its_key(api: Api, tenant: str) -> None:
     taken = api("POST", "/tenants", {"name": "B", "slug": "acme"}, who=claims(), headers=KEY)
     free = api("POST", "/tenants", {"name": "B", "slug": "b"}, who=claims(), headers=KEY)
     assert (taken.status, free.status) == (409, 201)
 
 
-def test_a_key_that_was_forgotten_makes_no_second_thing(api: Api, tenant: str) -> None:
+def test_a_key_that_is_no_longer_stored_creates_no_second_object(api: Api, tenant: str) -> None:
     role = api.platform.role(tenant, "viewer")
     api.export(owner(tenant), headers=KEY)
     invite(api, tenant, role, headers=KEY)
@@ -651,8 +651,8 @@ def test_a_key_that_was_forgotten_makes_no_second_thing(api: Api, tenant: str) -
     assert api.rows("tasks") == 2
 
 
-def test_two_at_once_under_one_key_are_one(api: Api, tenant: str, database_url: str) -> None:
-    # given a first one that has not committed yet
+def test_two_requests_at_once_with_the_same_key_are_executed_once(api: Api, tenant: str, database_url: str) -> None:
+    # given a first request that has not been committed yet
     from sqlalchemy.orm import Session
 
     from joblane.record.database import Database
@@ -662,7 +662,7 @@ def test_two_at_once_under_one_key_are_one(api: Api, tenant: str, database_url: 
     key = id_of(caller_of(owner(tenant)), "POST /exports", KEY["Idempotency-Key"])
     session = Session(first.engine)
     assert requests.begin(session, key, "of another body") is None
-    # when the second comes meanwhile
+    # when the second request comes during it
     answers: list[Answer] = []
     second = threading.Thread(target=lambda: answers.append(api.export(owner(tenant), headers=KEY)))
     second.start()
@@ -670,24 +670,24 @@ def test_two_at_once_under_one_key_are_one(api: Api, tenant: str, database_url: 
     assert second.is_alive()
     session.commit()
     second.join(10)
-    # then it has waited for the first, and has done nothing itself
+    # then it has waited for the first, and has done nothing
     assert answers[0].status == 422
     assert api.rows("tasks") == 0
     session.close()
     first.drop()
 
 
-def test_a_key_of_another_shape_is_refused(api: Api, tenant: str) -> None:
+def test_a_malformed_key_is_refused(api: Api, tenant: str) -> None:
     for key in ("", " ", "a b", "x" * 201, "schlüssel"):
         answer = api.export(owner(tenant), headers={"Idempotency-Key": key})
         assert (answer.status, list(answer.fields)) == (400, ["Idempotency-Key"])
     assert api.rows("tasks") == 0
 
 
-# --- What does not fit ---------------------------------------------------------------------------------------------
+# --- Invalid requests ----------------------------------------------------------------------------------------------
 
 
-def test_a_field_that_does_not_fit_is_named_and_its_value_shown_nowhere(
+def test_an_invalid_field_is_named_and_its_value_is_shown_nowhere(
     api: Api, tenant: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     role, invitations = api.platform.role(tenant, "viewer"), f"/tenants/{tenant}/invitations"
@@ -727,10 +727,10 @@ def test_a_field_that_does_not_fit_is_named_and_its_value_shown_nowhere(
     assert (api.rows("tasks"), api.rows("tenants"), api.rows("user_invitations")) == (0, 1, 0)
 
 
-def test_someone_elses_tenant_in_a_body_is_told_why(api: Api, tenant: str) -> None:
+def test_a_tenant_in_a_body_is_refused_with_the_reason(api: Api, tenant: str) -> None:
     other = api.platform.tenant("Other", "other")
     answer = api("POST", "/exports", {"export_type": "full", "tenant_id": other}, who=owner(tenant))
-    assert answer.fields == {"tenant_id": "cannot be given: who you are, and your tenant, come from your token"}
+    assert answer.fields == {"tenant_id": "is not accepted: your identity and your tenant come from your token"}
 
 
 def test_a_body_that_cannot_be_read_is_refused(api: Api, tenant: str) -> None:
@@ -762,12 +762,12 @@ def test_a_body_that_is_no_json_is_refused(api: Api, tenant: str) -> None:
     assert api.export(owner(tenant), headers={"Content-Type": "application/json; charset=utf-8"}).status == 202
 
 
-def test_who_may_not_is_told_nothing_of_the_body(api: Api, tenant: str) -> None:
+def test_a_caller_without_permission_gets_no_answer_about_the_body(api: Api, tenant: str) -> None:
     assert api("POST", "/exports", raw="{", who=None).status == 401
     assert api("POST", "/exports", raw="{", who=claims("ann", tenant, "member")).status == 403
 
 
-def test_what_is_no_route_is_not_found(api: Api, tenant: str) -> None:
+def test_an_unknown_route_is_not_found(api: Api, tenant: str) -> None:
     for request in ("GET /", "GET /exports", "DELETE /tenants", "POST /tenants/", "GET /tasks", "OPTIONS /exports"):
         method, _, path = request.partition(" ")
         assert api(method, path, who=owner(tenant)).status == 404
@@ -777,7 +777,7 @@ def test_what_is_no_route_is_not_found(api: Api, tenant: str) -> None:
 # --- Faults and logs -----------------------------------------------------------------------------------------------
 
 
-def test_with_the_database_away_a_request_is_to_come_again_and_then_does(api: Api, tenant: str, postgres: Any) -> None:
+def test_while_the_database_is_unavailable_requests_get_a_retry_after(api: Api, tenant: str, postgres: Any) -> None:
     with lines():
         for _ in range(2):
             assert api("GET", "/openapi.json", who=owner(tenant)).status == 200
@@ -789,12 +789,12 @@ def test_with_the_database_away_a_request_is_to_come_again_and_then_does(api: Ap
         assert api.export(owner(tenant)).status == 202
 
 
-def test_each_request_is_one_line_without_a_value_of_it(api: Api, tenant: str) -> None:
+def test_each_request_is_logged_in_one_line_without_its_values(api: Api, tenant: str) -> None:
     with lines() as logged:
         invite(api, tenant, api.platform.role(tenant, "viewer"), headers={"Idempotency-Key": SECRET})
         api("GET", f"/{SECRET}", who=owner(tenant))
-    told = [line for line in logged.fields if line["message"] == "request"]
-    assert [(line["route"], line["status"], line["tenant_id"]) for line in told] == [
+    requests = [line for line in logged.fields if line["message"] == "request"]
+    assert [(line["route"], line["status"], line["tenant_id"]) for line in requests] == [
         ("POST /tenants/{tenant_id}/invitations", 201, tenant),
         ("none", 404, tenant),
     ]
@@ -806,25 +806,25 @@ def test_each_request_is_one_line_without_a_value_of_it(api: Api, tenant: str) -
 # --- The document --------------------------------------------------------------------------------------------------
 
 
-def test_every_status_that_is_answered_is_in_the_document() -> None:
-    told = {
+def test_every_status_of_an_answer_is_in_the_document() -> None:
+    documented = {
         status
         for operations in document(app())["paths"].values()
         for operation in operations.values()
         for status in operation["responses"]
     }
     assert len(refusals.REFUSALS) > 8
-    assert set(refusals.REFUSALS) <= told
+    assert set(refusals.REFUSALS) <= documented
 
 
-def test_the_document_mentions_every_route_of_the_table_and_no_other(api: Api) -> None:
+def test_the_document_has_every_route_of_the_table_and_no_other(api: Api) -> None:
     found = api("GET", "/openapi.json", who=claims()).body
     assert found == document(app())
     routes = {f"{method.upper()} {path}" for path, item in found["paths"].items() for method in item}
     assert routes == ROUTES.keys()
 
 
-def test_the_document_tells_of_roles_refusals_keys_and_the_token() -> None:
+def test_the_document_describes_roles_refusals_keys_and_the_token() -> None:
     found = document(app())
     export = found["paths"]["/exports"]["post"]
     assert export["description"] == "For admin, owner."
@@ -840,5 +840,5 @@ def test_the_document_tells_of_roles_refusals_keys_and_the_token() -> None:
     assert referred <= found["components"]["schemas"].keys()
 
 
-def test_the_api_is_no_task() -> None:
+def test_the_api_is_not_a_task() -> None:
     assert all(task.folder != "api" for task in discover().values())

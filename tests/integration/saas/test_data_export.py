@@ -1,4 +1,4 @@
-"""An export is a zip with what the tenant has, and its user hears of it."""
+"""An export is a zip of the tenant's data, and the user gets a mail about it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def files(key: str) -> dict[str, bytes]:
 
 @pytest.fixture
 def tenant(app: App) -> str:
-    """Two active members and two others, an open invitation and two others, four roles of which one is not in use."""
+    """A tenant with two active and two other members, an open and two other invitations, and an unused role."""
     tenant, other = app.tenant(), app.tenant("Other", "other")
     editor, viewer, foreign = app.role(tenant), app.role(tenant, "Viewer"), app.role(other)
     admin = app.role(None, "Admin")
@@ -49,7 +49,7 @@ def tenant(app: App) -> str:
     return tenant
 
 
-def test_a_full_export_holds_everything_of_the_tenant_and_of_nobody_else(app: App, tenant: str) -> None:
+def test_a_full_export_holds_all_data_of_the_tenant_and_no_other(app: App, tenant: str) -> None:
     ended = app.do(data_export, payload(tenant))
     assert ended.state == "completed"
     result = ended.result
@@ -67,14 +67,14 @@ def test_a_full_export_holds_everything_of_the_tenant_and_of_nobody_else(app: Ap
     assert b"t0ken" not in b"".join(found.values())
 
 
-def test_a_partial_export_holds_who_has_access_now(app: App, tenant: str) -> None:
+def test_a_partial_export_holds_active_members_and_open_invitations(app: App, tenant: str) -> None:
     found = files(app.do(data_export, payload(tenant, "partial")).result["key"])
     assert {member["user_id"] for member in lines(found["members.jsonl"])} == {str(USER), "ann|1"}
     assert [item["email"] for item in lines(found["invitations.jsonl"])] == ["open@example.org"]
     assert json.loads(found["manifest.json"])["export_type"] == "partial"
 
 
-def test_the_manifest_proves_the_files(app: App, tenant: str) -> None:
+def test_the_manifest_describes_the_files(app: App, tenant: str) -> None:
     result = app.do(data_export, payload(tenant)).result
     found = files(result["key"])
     manifest = json.loads(found.pop("manifest.json"))
@@ -92,7 +92,7 @@ def test_the_manifest_proves_the_files(app: App, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("rows", [0, 1, 2, 3, 4, 5])
-def test_pages_lose_and_repeat_nothing(rows: int, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_neither_lose_nor_repeat_rows(rows: int, app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exports, "PAGE_ROWS", 2)
     tenant = app.tenant()
     role = app.role(tenant)
@@ -104,7 +104,7 @@ def test_pages_lose_and_repeat_nothing(rows: int, app: App, monkeypatch: pytest.
     assert len({item["id"] for item in lines(found["invitations.jsonl"])}) == rows
 
 
-def test_the_user_is_written_to(app: App, tenant: str) -> None:
+def test_the_user_gets_a_mail(app: App, tenant: str) -> None:
     app.sql("insert into saas.user_addresses (user_id, email) values ($1, 'ann@example.org')", str(USER))
     ended = app.do(data_export, payload(tenant))
     assert ended.result["notified"] is True
@@ -114,7 +114,7 @@ def test_the_user_is_written_to(app: App, tenant: str) -> None:
 
 
 @pytest.mark.parametrize("trouble", ["no address", "bad address", "no settings", "provider"])
-def test_a_notification_that_fails_never_fails_the_export(
+def test_a_failed_notification_does_not_fail_the_export(
     trouble: str, app: App, tenant: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if trouble != "no address":
@@ -130,7 +130,7 @@ def test_a_notification_that_fails_never_fails_the_export(
     assert files(ended.result["key"])
 
 
-def test_a_tenant_that_does_not_exist_is_given_up_at_once(app: App) -> None:
+def test_a_task_of_a_missing_tenant_is_archived_at_once(app: App) -> None:
     gone = app.tenant("Gone", "gone", status="deleted")
     for tenant in (str(uuid.uuid4()), gone):
         ended = app.do(data_export, payload(tenant))
@@ -145,7 +145,7 @@ def test_a_missing_bucket_setting_is_named(app: App, tenant: str, monkeypatch: p
     assert "EXPORT_BUCKET" in str(ended.error_message)
 
 
-def test_a_run_that_breaks_off_leaves_no_object(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_leaves_no_object(app: App, tenant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("broken off")
 
@@ -154,7 +154,7 @@ def test_a_run_that_breaks_off_leaves_no_object(app: App, tenant: str, monkeypat
     assert "Contents" not in uploads.s3().list_objects_v2(Bucket=BUCKET)
 
 
-def test_an_export_whose_process_is_killed_at_the_end_is_written_again_in_its_place(app: App, tenant: str) -> None:
+def test_an_export_of_a_killed_process_is_written_again_with_the_same_key(app: App, tenant: str) -> None:
     app.jobs.enqueue(data_export, payload(tenant))
     with app.jobs.crash_before_commit():
         assert app.jobs.drain().only.state == "active"
@@ -165,7 +165,7 @@ def test_an_export_whose_process_is_killed_at_the_end_is_written_again_in_its_pl
     assert files(ended.result["key"])
 
 
-def test_the_user_of_a_system_user_has_an_address_too(app: App, tenant: str) -> None:
+def test_a_system_user_has_an_address_too(app: App, tenant: str) -> None:
     app.sql(
         "insert into saas.system_users (name, application_name, email, user_id, service_type, created_by) "
         "values ('sync', 'sync', 'sync@example.org', $1, 'worker', 'founder')",

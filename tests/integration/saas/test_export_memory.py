@@ -19,8 +19,8 @@ from saas.uploads import PART_BYTES
 SMALL, LARGE = 2_000, 200_000
 ALLOWED_MB = 20
 
-# What a function does for one export, in a process of its own. Its peak is VmHWM: `ru_maxrss` begins with that of the
-# process it was started by, which is larger here, so that it would show no difference at all.
+# The work of a function for an export, in its own process. The peak is VmHWM: `ru_maxrss` begins with the value of the
+# parent process, which is larger here, so it would show no difference.
 EXPORT = """
 import re, sys, uuid
 from pathlib import Path
@@ -39,7 +39,7 @@ print(export.counts["members"], export.size_bytes, peak_kib)
 
 
 class Sink(BaseHTTPRequestHandler):
-    """Enough of S3 to take an upload and forget it: moto would keep it in the memory that is measured."""
+    """A server with enough of S3 to accept an upload and discard it. moto would keep it in the measured memory."""
 
     protocol_version = "HTTP/1.1"
 
@@ -103,8 +103,8 @@ def fill(database: Database, members: int) -> uuid.UUID:
     return tenant
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is in /proc, which Linux has")
-def test_two_hundred_thousand_members_take_little_more_memory_than_two_thousand(database_url: str) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="VmHWM is in /proc, which only Linux has")
+def test_an_export_of_many_members_needs_little_more_memory_than_one_of_few(database_url: str) -> None:
     database = Database(database_url)
     tenants = {members: fill(database, members) for members in (SMALL, LARGE)}
     database.drop()
@@ -125,5 +125,5 @@ def test_two_hundred_thousand_members_take_little_more_memory_than_two_thousand(
             peaks[members] = peak_kib * 1024 / 1_000_000
             assert count == members
             print(f"{members} members: zip of {size} bytes, peak {peaks[members]:.1f} MB")
-    assert size > PART_BYTES, "the large one is meant to be of several parts"
-    assert 0 < peaks[LARGE] - peaks[SMALL] <= ALLOWED_MB  # no difference at all would be a blind meter
+    assert size > PART_BYTES, "the large export must have several parts"
+    assert 0 < peaks[LARGE] - peaks[SMALL] <= ALLOWED_MB  # no difference would mean that nothing is measured

@@ -1,4 +1,4 @@
-"""Each tenant's week in figures, beside its exports."""
+"""The weekly reports of tenants, in the bucket of the exports."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def task(platform: Platform, tenant: str | None, type_: str, state: str, finishe
         ("2026-11-22T00:30+02:00", "2026-11-15"),  # still Saturday in UTC
     ],
 )
-def test_the_week_is_the_last_whole_one(moment: str, ends: str) -> None:
+def test_the_week_is_the_last_complete_week(moment: str, ends: str) -> None:
     week = reports.Week.before(datetime.fromisoformat(moment))
     assert week.end == datetime.fromisoformat(f"{ends}T00:00+00:00")
     assert (week.end - week.start).days == 7
 
 
 def test_a_report_counts_what_happened_in_the_week(platform: Platform) -> None:
-    # given things inside the week, on its edges and outside
+    # given rows inside the week, at its limits and outside
     tenant, quiet = platform.tenant(), platform.tenant("Quiet", "quiet")
     platform.tenant("Gone", "gone", status="deleted")
     role = platform.role(tenant)
@@ -99,17 +99,15 @@ def test_a_report_counts_what_happened_in_the_week(platform: Platform) -> None:
     assert (empty["members"]["by_status"], empty["invitations"]["sent"], empty["jobs"]) == ({}, 0, {})
 
 
-def test_without_a_week_it_is_the_last_one(platform: Platform) -> None:
+def test_without_a_week_the_report_is_of_the_last_week(platform: Platform) -> None:
     tenant = platform.tenant()
     platform.do(report_generate, ReportGenerate())
     end = reports.Week.before(datetime.now(UTC)).end
     assert keys() == [f"reports/{tenant}/acme_{end:%Y%m%d}.json"]
 
 
-def test_a_run_that_comes_in_another_week_still_reports_on_its_own(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given a task whose second tenant could not be written, and that is tried again weeks later
+def test_a_late_run_reports_on_the_week_before_its_enqueue(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a task whose second report could not be written, and whose retry runs weeks later
     monkeypatch.setattr(handler, "PAGE_TENANTS", 1)
     for name in ("a", "b", "c"):
         platform.tenant(name, name)
@@ -117,17 +115,19 @@ def test_a_run_that_comes_in_another_week_still_reports_on_its_own(
     monkeypatch.setattr(reports, "write", lambda *given: write(*given) if not keys() else 1 / 0)
     id_ = platform.enqueue(report_generate, ReportGenerate())
     assert platform.run(report_generate, id_)["state"] == "retry"
-    asked = platform.value("update joblane.tasks set created_at = created_at - interval '15 days' returning created_at")
+    enqueued = platform.value(
+        "update joblane.tasks set created_at = created_at - interval '15 days' returning created_at"
+    )
     monkeypatch.setattr(reports, "write", write)
     # when
     result = platform.run(report_generate, id_)["result"]
-    # then what is left is of the week in which it was asked for
-    end = reports.Week.before(asked).end
+    # then the other reports are of the week before its enqueue
+    end = reports.Week.before(enqueued).end
     assert result == {"week_ending": end.date().isoformat(), "tenants": 2}
     assert sum(key.endswith(f"_{end:%Y%m%d}.json") for key in keys()) == 2
 
 
-def test_a_retry_goes_on_behind_the_last_whole_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_retry_continues_after_the_last_complete_page(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     # given five tenants on pages of two, and a write that fails once, on the second page
     monkeypatch.setattr(handler, "PAGE_TENANTS", 2)
     tenants = sorted(platform.tenant(f"T{number}", f"t{number}") for number in range(5))
@@ -136,15 +136,15 @@ def test_a_retry_goes_on_behind_the_last_whole_page(platform: Platform, monkeypa
     def fails_once(client: Any, bucket: str, tenant: Any, *more: Any) -> str:
         written.append(str(tenant.id))
         if len(written) == 4:
-            raise ConnectionError("S3 is away")
+            raise ConnectionError("S3 is unavailable")
         return write(client, bucket, tenant, *more)
 
     monkeypatch.setattr(reports, "write", fails_once)
-    # when it is tried twice
+    # when it runs twice
     id_ = platform.enqueue(report_generate, PAYLOAD)
     assert platform.run(report_generate, id_)["state"] == "retry"
     assert platform.run(report_generate, id_)["state"] == "completed"
-    # then each has its report, and the first page was not written again
+    # then each tenant has its report, and the first page was not written again
     assert written == [*tenants[:4], *tenants[2:]]
     assert len(keys()) == 5
 

@@ -1,4 +1,4 @@
-"""What is wrong is seen: in the result, in a metric, and in an error line."""
+"""The health check reports problems in its result, in metrics, and in an error line."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.integration.saas.conftest import Platform
 from tests.logs import lines
 from tests.unit.saas.servers import HttpServer, status
 
-DOORS = ("jobs-critical", "jobs-default", "jobs-low")
+FRONT_DOORS = ("jobs-critical", "jobs-default", "jobs-low")
 
 
 @pytest.fixture
-def doors(platform: Platform) -> Platform:
-    for name in DOORS:
+def front_doors(platform: Platform) -> Platform:
+    for name in FRONT_DOORS:
         platform.world.sqs.client.create_queue(QueueName=name)
     return platform
 
@@ -30,88 +30,94 @@ def check(platform: Platform) -> dict[str, Any]:
     return row["result"]  # type: ignore[no-any-return]
 
 
-def test_where_all_answer_it_is_healthy(
-    doors: Platform, services: list[HttpServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_if_all_answer_the_platform_is_healthy(
+    front_doors: Platform,
+    services: list[HttpServer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
     services[1].answers = [status(404)]  # an answer too
     with lines() as logged:
-        assert check(doors) == {"healthy": True, "checks": 8, "problems": {}}
+        assert check(front_doors) == {"healthy": True, "checks": 8, "problems": {}}
     assert [line["level"] for line in logged.fields if line["message"] == "healthy"] == ["INFO"]
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"HealthCheck' in line]
     assert {line["check"] for line in metrics} == {
         "all",
         "database",
         "sweep",
-        *(f"queue {name}" for name in DOORS),
+        *(f"queue {name}" for name in FRONT_DOORS),
         *(f"service {server.url}" for server in services),
     }
     assert all(line["HealthCheckPassed"] == [1.0] or line["HealthCheckPassed"] == 1 for line in metrics)
     assert [request.path for server in services for request in server.requests] == ["/", "/", "/"]
 
 
-def test_what_is_wrong_is_named_and_counted(
-    doors: Platform, services: list[HttpServer], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_problems_are_named_and_counted(
+    front_doors: Platform,
+    services: list[HttpServer],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    # given a service that fails, one that is not there, a queue that is gone, and a sweep that does not come
+    # given a failing service, an unreachable service, a missing queue, and a sweep that does not run
     monkeypatch.delenv("POWERTOOLS_METRICS_DISABLED", raising=False)
     services[0].answers = [status(503)]
     gone = "http://127.0.0.1:9"
     monkeypatch.setenv("TENANT_INIT_SERVICES", f"{services[0].url},{gone}")
-    doors.world.sqs.client.delete_queue(QueueUrl=doors.world.sqs.url("jobs-low"))
-    doors.world.run(
+    front_doors.world.sqs.client.delete_queue(QueueUrl=front_doors.world.sqs.url("jobs-low"))
+    front_doors.world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         " values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '21 minutes')"
     )
-    # when it is checked
+    # when the check runs
     with lines() as logged:
-        result = check(doors)
-    # then each is told
+        result = check(front_doors)
+    # then each problem is reported
     assert result["healthy"] is False
     assert set(result["problems"]) == {f"service {services[0].url}", f"service {gone}", "queue jobs-low", "sweep"}
     assert result["problems"][f"service {services[0].url}"].endswith("answered with status 503")
-    assert result["problems"]["sweep"].startswith("a task has waited for it for 12")
+    assert result["problems"]["sweep"].startswith("a task has waited for the sweep for 12")
     (line,) = (line for line in logged.fields if line["message"] == "unhealthy")
     assert (line["level"], line["problems"]) == ("ERROR", result["problems"])
     metrics = [json.loads(line) for line in capsys.readouterr().out.splitlines() if '"HealthCheck' in line]
     assert {item["check"] for item in metrics if "HealthCheckFailed" in item} == {"all", *result["problems"]}
 
 
-def test_without_services_database_and_queues_are_asked(doors: Platform) -> None:
-    assert check(doors) == {"healthy": True, "checks": 5, "problems": {}}
+def test_without_services_only_database_queues_and_sweep_are_checked(front_doors: Platform) -> None:
+    assert check(front_doors) == {"healthy": True, "checks": 5, "problems": {}}
 
 
 COMING = datetime.now(UTC) + timedelta(days=2)
 YEARLY = f"0 0 {COMING.day} {COMING.month} *"
-"""It came last a year ago, or some years where that is a 29th of February."""
+"""A schedule whose last time was a year ago, or some years for a 29th of February."""
 
 
 @pytest.mark.parametrize(
     ("times", "waits_hours", "problem"),
     [("*/5 * * * *", 0.5, True), (YEARLY, 24, False), (YEARLY, 24 * 3000, True), ("off", 24, False)],
 )
-def test_a_sweep_is_late_by_the_times_that_its_stage_gives_it(
-    doors: Platform, monkeypatch: pytest.MonkeyPatch, times: str, waits_hours: float, problem: bool
+def test_a_sweep_is_late_by_the_schedule_of_its_stage(
+    front_doors: Platform, monkeypatch: pytest.MonkeyPatch, times: str, waits_hours: float, problem: bool
 ) -> None:
     monkeypatch.setenv("JOBLANE_SCHEDULES", json.dumps({"jobs:sweep": times}))
-    doors.world.run(
+    front_doors.world.run(
         "insert into joblane.tasks (id, type, queue, state, payload_digest, max_attempts, retention_seconds, sweep_at)"
         f" values ('left', 'a:b', 'low', 'pending', '', 1, 60, now() - interval '{waits_hours} hours')"
     )
-    assert ("sweep" in check(doors)["problems"]) is problem
+    assert ("sweep" in check(front_doors)["problems"]) is problem
 
 
-def test_services_that_are_not_set_right_are_a_problem(doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_setting_of_services_is_a_problem(front_doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TENANT_INIT_SERVICES", "ftp://example.org")
-    assert list(check(doors)["problems"]) == ["services"]
+    assert list(check(front_doors)["problems"]) == ["services"]
 
 
-def test_many_silent_services_take_no_longer_than_one(doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_silent_services_take_as_long_as_one(front_doors: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     from saas import health
 
     monkeypatch.setattr(health, "PROBE_SECONDS", 0.5)
     silent = HttpServer([lambda handler: time.sleep(3)])
     with silent.running():
         monkeypatch.setenv("TENANT_INIT_SERVICES", ",".join(f"{silent.url}/{number}" for number in range(10)))
-        result = check(doors)
+        result = check(front_doors)
     assert len(result["problems"]) == 10

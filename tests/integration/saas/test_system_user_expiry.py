@@ -1,4 +1,4 @@
-"""Expired system users go out of service, and their owners are told once that the time comes."""
+"""Expired system users are deactivated, and their owners are warned once when the grace period begins."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def tick(app: App) -> dict[str, Any]:
     return app.jobs.run(system_user_expiry, SystemUserExpiry()).model_dump()
 
 
-def test_those_past_their_end_go_out_of_service(app: App) -> None:
+def test_expired_system_users_are_deactivated(app: App) -> None:
     system_user(app, "past", expires="-1 minute")
     system_user(app, "future", expires="1 hour")
     system_user(app, "endless")
@@ -42,7 +42,7 @@ def test_those_past_their_end_go_out_of_service(app: App) -> None:
     assert tick(app)["deactivated"] == 0
 
 
-def test_an_owner_is_told_once_of_one_grace_period(app: App) -> None:
+def test_an_owner_is_warned_once_of_a_grace_period(app: App) -> None:
     app.sql("insert into saas.user_addresses (user_id, email) values ('founder', 'owner@example.org')")
     system_user(app, "due", expires="1 day", grace="-1 minute")
     system_user(app, "just-expired", expires="-1 second", grace="-1 day")
@@ -62,7 +62,7 @@ def test_an_owner_is_told_once_of_one_grace_period(app: App) -> None:
     assert tick(app)["warned"] == 1
 
 
-def test_every_hour_of_four_days_tells_each_owner_once_and_ends_each_user_in_its_time(app: App) -> None:
+def test_hourly_runs_of_four_days_warn_each_owner_once_and_deactivate_in_time(app: App) -> None:
     system_user(app, "grace", grace="1 day", expires="3 days")
     system_user(app, "endless")
     app.jobs.register(system_user_expiry)
@@ -75,15 +75,13 @@ def test_every_hour_of_four_days_tells_each_owner_once_and_ends_each_user_in_its
     assert len(app.mails) == 1
 
 
-def test_without_an_owner_the_system_user_is_written_to(app: App) -> None:
+def test_without_an_owners_address_the_system_user_gets_the_mail(app: App) -> None:
     system_user(app, "due", grace="-1 minute")
     assert tick(app)["warned"] == 1
     assert [mail["To"] for mail in app.mails] == ["due@example.org"]
 
 
-def test_a_mail_that_fails_keeps_nobody_else_from_theirs_and_is_tried_by_the_next_run(
-    app: App, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_mail_affects_no_other_and_is_sent_by_the_next_run(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     system_user(app, "past", expires="-1 minute")
     system_user(app, "bad", grace="-2 minutes")
     system_user(app, "good", grace="-1 minute")
@@ -93,7 +91,7 @@ def test_a_mail_that_fails_keeps_nobody_else_from_theirs_and_is_tried_by_the_nex
     assert tick(app) == {"deactivated": 0, "warned": 1, "failed": 0}
 
 
-def test_mail_that_is_not_set_up_does_not_keep_the_expired_in_service(
+def test_without_mail_settings_expired_system_users_are_still_deactivated(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("EMAIL_FROM_ADDRESS")
@@ -103,7 +101,7 @@ def test_mail_that_is_not_set_up_does_not_keep_the_expired_in_service(
     assert active(app) == {"past": False, "due": True}
 
 
-def test_a_run_that_breaks_off_tells_nobody_twice(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_run_sends_no_second_mail(app: App, monkeypatch: pytest.MonkeyPatch) -> None:
     from saas import system_users
 
     for number in range(3):
@@ -121,10 +119,10 @@ def test_a_run_that_breaks_off_tells_nobody_twice(app: App, monkeypatch: pytest.
         monkeypatch.setenv("EMAIL_PROVIDER", "smtp")
         monkeypatch.setenv("SMTP_HOST", "127.0.0.1")
         monkeypatch.setenv("SMTP_PORT", str(server.port))
-        app.jobs.ageless.add("system_users")  # a warning's key, and its mail's id, are made of the time it is for
+        app.jobs.ageless.add("system_users")  # the time is part of a warning's key and of its mail's id
         app.jobs.enqueue(system_user_expiry, SystemUserExpiry())
         assert app.jobs.drain().only.state == "retry"
         assert app.jobs.drain(within=timedelta(minutes=5)).only.state == "completed"
     ids = [mail["Message-ID"] for mail in server.mails]
-    assert len(ids) == 4  # the third was on its way when the run broke off: it comes again, as the same mail
+    assert len(ids) == 4  # the third was sent when the run failed: it is sent again, as the same mail
     assert len(set(ids)) == 3

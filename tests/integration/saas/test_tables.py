@@ -1,4 +1,4 @@
-"""The tables as the code knows them are those that the migrations make."""
+"""The tables of the code are those of the migrations."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from tests.integration.saas.conftest import Platform
 
 
 def test_code_and_migrations_agree(database_url: str) -> None:
-    def ours(item: Any, name: str | None, kind: str, *_: object) -> bool:
+    def is_own(item: Any, name: str | None, kind: str, *_: object) -> bool:
         return bool((item if kind == "table" else item.table).schema == SCHEMA) and name != "alembic_version"
 
     database = Database(database_url)
     with database.engine.connect() as connection:
         options = {
-            "include_object": ours,
+            "include_object": is_own,
             "compare_server_default": True,
             "compare_type": True,
             "include_schemas": True,
@@ -28,7 +28,7 @@ def test_code_and_migrations_agree(database_url: str) -> None:
     database.drop()
 
 
-def test_a_tenant_takes_its_rows_along(platform: Platform) -> None:
+def test_removing_a_tenant_removes_its_rows(platform: Platform) -> None:
     tenant, other = platform.tenant(), platform.tenant("Other", "other")
     for owner in (tenant, other):
         role = platform.role(owner)

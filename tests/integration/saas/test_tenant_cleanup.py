@@ -1,4 +1,4 @@
-"""At night goes what has expired, and nothing else."""
+"""The nightly cleanup removes expired data, and nothing else."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def old_request(platform: Platform, age: str = "8 days") -> None:
 
 
 def later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A week and a minute from now, for the handler."""
+    """Let the handler run a week and a minute later."""
 
     class Later(datetime):
         @classmethod
@@ -73,7 +73,7 @@ def test_invitations_past_their_end_expire_and_others_stay(platform: Platform) -
 
 
 def test_a_tenant_deleted_long_ago_loses_its_rows_and_objects(platform: Platform) -> None:
-    # given one whose grace is over, one that can be brought back, and one that lives
+    # given a tenant past its grace period, a tenant that can be restored, and a tenant that is not deleted
     gone, recent, alive = (
         deleted(platform, "gone", "31 days"),
         deleted(platform, "recent", "29 days"),
@@ -84,9 +84,9 @@ def test_a_tenant_deleted_long_ago_loses_its_rows_and_objects(platform: Platform
         platform.member(tenant, role)
         platform.invitation(tenant, role)
         put(f"exports/{tenant}/task/a.zip", f"reports/{tenant}/a.json")
-    # when it is cleaned up
+    # when the cleanup runs
     assert clean(platform)["tenants"] == 1
-    # then the first has gone with all that was its
+    # then the first is removed with all its data
     assert {row[0] for row in platform.world.run("select id::text from saas.tenants")} == {recent, alive}
     for table in ("roles", "tenant_members", "user_invitations"):
         assert {row[0] for row in platform.world.run(f"select tenant_id::text from saas.{table}")} == {recent, alive}
@@ -95,14 +95,16 @@ def test_a_tenant_deleted_long_ago_loses_its_rows_and_objects(platform: Platform
 
 
 @pytest.mark.parametrize(("days", "removed"), [("1", 2), ("30", 1), ("3650", 0)])
-def test_the_grace_is_a_setting(days: str, removed: int, platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_grace_period_is_a_setting(
+    days: str, removed: int, platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("TENANT_GRACE_DAYS", days)
     deleted(platform, "gone", "31 days")
     deleted(platform, "recent", "29 days")
     assert clean(platform)["tenants"] == removed
 
 
-def test_a_grace_that_is_no_number_of_days_is_named_and_nobody_is_removed(
+def test_an_invalid_grace_period_is_named_and_no_tenant_is_removed(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted(platform, "gone", "31 days")
@@ -114,15 +116,15 @@ def test_a_grace_that_is_no_number_of_days_is_named_and_nobody_is_removed(
     assert platform.value("select count(*) from saas.tenants") == 1
 
 
-def test_what_is_wrong_with_one_tenant_keeps_no_other(platform: Platform) -> None:
-    # given one whose role somebody else's member has
+def test_a_failure_of_one_tenant_does_not_affect_others(platform: Platform) -> None:
+    # given a tenant whose role a member of another tenant has
     held, gone, alive = deleted(platform, "held", "40 days"), deleted(platform, "gone", "31 days"), platform.tenant()
     platform.member(alive, platform.role(held))
     put(f"exports/{held}/task/a.zip", f"exports/{gone}/task/a.zip")
-    # when it is cleaned up
+    # when the cleanup runs
     id_ = platform.enqueue(tenant_cleanup, TenantCleanup())
     row = platform.run(tenant_cleanup, id_)
-    # then the other has gone, and the retry has the one alone
+    # then the other tenant is removed, and the retry has only the first
     assert (row["state"], row["error_type"]) == ("retry", "PartialFailure")
     assert {item[0] for item in platform.world.run("select id::text from saas.tenants")} == {held, alive}
     assert keys() == {f"exports/{held}/task/a.zip"}
@@ -132,26 +134,26 @@ def test_what_is_wrong_with_one_tenant_keeps_no_other(platform: Platform) -> Non
     assert keys() == set()
 
 
-def test_a_tenant_that_cannot_be_removed_keeps_nothing_else(
-    platform: Platform, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # given one whose role somebody else's member has, and one of each that is due
+def test_a_failure_of_a_tenant_does_not_affect_other_steps(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+    # given a tenant whose role a member of another tenant has, and other expired data of each kind
     held, alive = deleted(platform, "held", "40 days"), platform.tenant()
     platform.member(alive, platform.role(held))
     platform.invitation(alive, platform.role(alive), ends="-1 second")
     old_request(platform)
     put(f"exports/{alive}/task/old.zip")
     later(monkeypatch)
-    # when it is cleaned up
+    # when the cleanup runs
     row = platform.run(tenant_cleanup, platform.enqueue(tenant_cleanup, TenantCleanup()))
-    # then all the rest is done and stays done
+    # then everything else is removed and committed
     assert (row["state"], row["error_type"]) == ("retry", "PartialFailure")
     assert platform.value("select status from saas.user_invitations") == "expired"
     assert platform.value("select count(*) from saas.api_requests") == 0
     assert keys() == set()
 
 
-def test_a_bucket_that_does_not_answer_keeps_nothing_else(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_of_the_bucket_does_not_affect_other_steps(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from saas import objects
 
     tenant = platform.tenant()
@@ -164,22 +166,22 @@ def test_a_bucket_that_does_not_answer_keeps_nothing_else(platform: Platform, mo
     assert platform.value("select count(*) from saas.api_requests") == 0
 
 
-def test_while_the_bucket_is_listed_no_transaction_is_open(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_transaction_is_open_while_the_bucket_is_listed(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
     from saas import objects
 
     old_request(platform)
     seen: list[int] = []
 
-    def look(*_: Any, **__: Any) -> int:
+    def count(*_: Any, **__: Any) -> int:
         seen.append(platform.value("select count(*) from pg_stat_activity where state like 'idle in transaction%'"))
         return 0
 
-    monkeypatch.setattr(objects, "remove", look)
+    monkeypatch.setattr(objects, "remove", count)
     assert clean(platform)["requests"] == 1
     assert seen == [0]
 
 
-def test_a_tenant_that_is_brought_back_before_its_turn_keeps_all(
+def test_a_tenant_restored_before_its_removal_keeps_its_data(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saas import tenants
@@ -188,17 +190,17 @@ def test_a_tenant_that_is_brought_back_before_its_turn_keeps_all(
     put(f"exports/{tenant}/task/a.zip", f"reports/{tenant}/a.json")
     remove = tenants.remove
 
-    def bring_back(*given: Any) -> bool:
+    def restore(*given: Any) -> bool:
         platform.world.run("update saas.tenants set deleted_at = null, status = 'active' where id = $1", tenant)
         return remove(*given)
 
-    monkeypatch.setattr(tenants, "remove", bring_back)
+    monkeypatch.setattr(tenants, "remove", restore)
     assert clean(platform)["tenants"] == 0
     assert platform.value("select count(*) from saas.tenants") == 1
     assert len(keys()) == 2
 
 
-def test_a_tenant_cannot_be_brought_back_while_its_objects_go(
+def test_a_tenant_cannot_be_restored_while_its_objects_are_removed(
     platform: Platform, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from saas import objects
@@ -206,19 +208,21 @@ def test_a_tenant_cannot_be_brought_back_while_its_objects_go(
     tenant = deleted(platform, "gone", "31 days")
     found: list[str] = []
 
-    def bring_back(_: Any, __: Any, prefix: str, **___: Any) -> int:
+    def restore(_: Any, __: Any, prefix: str, **___: Any) -> int:
         if tenant in prefix:
             with pytest.raises(DatabaseError) as error:
                 platform.world.run("select from saas.tenants where id = $1 for update nowait", tenant)
             found.append(str(sqlstate(error.value)))
         return 0
 
-    monkeypatch.setattr(objects, "remove", bring_back)
+    monkeypatch.setattr(objects, "remove", restore)
     assert clean(platform)["tenants"] == 1
     assert found == ["55P03", "55P03"]  # lock_not_available
 
 
-def test_old_exports_go_page_by_page_and_reports_stay(platform: Platform, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_old_exports_are_removed_page_by_page_and_reports_stay(
+    platform: Platform, monkeypatch: pytest.MonkeyPatch
+) -> None:
     put(*(f"exports/a/{number}/a.zip" for number in range(1001)), "reports/a/a.json")
     assert clean(platform)["exports"] == 0
     later(monkeypatch)
@@ -226,7 +230,7 @@ def test_old_exports_go_page_by_page_and_reports_stay(platform: Platform, monkey
     assert keys() == {"reports/a/a.json"}
 
 
-def test_requests_are_forgotten_after_a_week(platform: Platform) -> None:
+def test_stored_requests_are_removed_after_a_week(platform: Platform) -> None:
     old_request(platform, "6 days")
     old_request(platform)
     assert clean(platform)["requests"] == 1

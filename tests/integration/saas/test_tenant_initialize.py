@@ -1,4 +1,4 @@
-"""A new tenant is made known to every service, once each, and becomes active."""
+"""A new tenant is initialised in every service once, and becomes active."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_service_is_called_and_the_tenant_becomes_active(app: App, service
         assert request.headers["Idempotency-Key"] == ended.id
 
 
-def test_a_retry_calls_only_the_services_that_had_not_answered(app: App, services: list[HttpServer]) -> None:
+def test_a_retry_calls_only_services_that_have_not_answered(app: App, services: list[HttpServer]) -> None:
     first, second, third = services
     second.answers = [status(503), status(500), status(200)]
     tenant = app.tenant(status="pending")
@@ -46,10 +46,12 @@ def test_a_retry_calls_only_the_services_that_had_not_answered(app: App, service
     assert state(app, tenant) == "active"
 
 
-def test_a_process_that_is_killed_calls_nobody_again_who_had_answered(app: App, services: list[HttpServer]) -> None:
+def test_after_a_killed_process_services_that_answered_are_not_called_again(
+    app: App, services: list[HttpServer]
+) -> None:
     tenant = app.tenant(status="pending")
     app.jobs.enqueue(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
-    with app.jobs.crash_after_commit(commit=2):  # of the second service's mark
+    with app.jobs.crash_after_commit(commit=2):  # the commit for the second service
         app.jobs.drain()
     assert state(app, tenant) == "pending"
     ended = app.jobs.drain(within=timedelta(hours=1)).check().only
@@ -66,7 +68,7 @@ def test_without_services_the_tenant_becomes_active(app: App) -> None:
 
 
 @pytest.mark.parametrize("found", ["active", "suspended", "deleted"])
-def test_a_tenant_that_is_not_pending_is_left_as_it_is(found: str, app: App, services: list[HttpServer]) -> None:
+def test_a_tenant_that_is_not_pending_stays_unchanged(found: str, app: App, services: list[HttpServer]) -> None:
     tenant = app.tenant(status=found)
     ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.UUID(tenant)))
     assert ended.state == "completed"
@@ -75,7 +77,7 @@ def test_a_tenant_that_is_not_pending_is_left_as_it_is(found: str, app: App, ser
     assert [server.requests for server in services] == [[], [], []]
 
 
-def test_a_tenant_that_is_suspended_meanwhile_stays_suspended(app: App, services: list[HttpServer]) -> None:
+def test_a_tenant_that_is_suspended_during_the_run_stays_suspended(app: App, services: list[HttpServer]) -> None:
     tenant = app.tenant(status="pending")
 
     def suspend(handler: object) -> None:
@@ -88,12 +90,12 @@ def test_a_tenant_that_is_suspended_meanwhile_stays_suspended(app: App, services
     assert state(app, tenant) == "suspended"
 
 
-def test_a_tenant_that_does_not_exist_is_given_up_at_once(app: App) -> None:
+def test_a_task_of_a_missing_tenant_is_archived_at_once(app: App) -> None:
     ended = app.do(tenant_initialize, TenantInitialize(tenant_id=uuid.uuid4()))
     assert (ended.state, ended.attempts) == ("archived", 1)
 
 
-def test_this_machine_is_not_called_outside_of_local_runs(
+def test_this_machine_is_called_only_on_a_local_stage(
     app: App, services: list[HttpServer], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("JOBLANE_STAGE")

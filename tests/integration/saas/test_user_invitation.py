@@ -1,4 +1,4 @@
-"""The invited get their mail, and nobody whose invitation is over."""
+"""An open invitation is mailed, and a closed invitation is not."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.integration.saas.conftest import App
 from tests.unit.saas.servers import SmtpServer
 
 
-def test_the_mail_goes_to_the_invited(app: App) -> None:
+def test_the_mail_goes_to_the_invited_address(app: App) -> None:
     tenant = app.tenant("Acme & Söhne")
     invitation = app.invitation(tenant, app.role(tenant))
     ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
@@ -39,7 +39,7 @@ def test_the_mail_goes_to_the_invited(app: App) -> None:
         ("pending", "-1 second", "expired"),
     ],
 )
-def test_an_invitation_that_is_over_is_skipped(status: str, ends: str, reason: str, app: App) -> None:
+def test_a_closed_invitation_is_skipped(status: str, ends: str, reason: str, app: App) -> None:
     tenant = app.tenant()
     invitation = app.invitation(tenant, app.role(tenant), status=status, ends=ends)
     ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
@@ -48,7 +48,7 @@ def test_an_invitation_that_is_over_is_skipped(status: str, ends: str, reason: s
     assert app.mails == []
 
 
-def test_an_invitation_that_waited_past_its_end_is_skipped(app: App) -> None:
+def test_an_invitation_that_expires_while_waiting_is_skipped(app: App) -> None:
     tenant = app.tenant()
     invitation = app.invitation(tenant, app.role(tenant))
     app.jobs.enqueue(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
@@ -57,7 +57,7 @@ def test_an_invitation_that_waited_past_its_end_is_skipped(app: App) -> None:
     assert app.mails == []
 
 
-def test_a_mail_goes_out_once_though_its_message_comes_twice_and_comes_back(app: App) -> None:
+def test_a_mail_is_sent_once_for_a_duplicate_and_redelivered_message(app: App) -> None:
     tenant = app.tenant()
     invitation = app.invitation(tenant, app.role(tenant))
     app.jobs.enqueue(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
@@ -76,13 +76,13 @@ def test_nobody_is_invited_into_a_closed_tenant(status: str, app: App) -> None:
     assert app.mails == []
 
 
-def test_an_invitation_that_does_not_exist_is_given_up_at_once(app: App) -> None:
+def test_a_task_of_a_missing_invitation_is_archived_at_once(app: App) -> None:
     ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.uuid4()))
     assert (ended.state, ended.attempts) == ("archived", 1)
 
 
 @pytest.mark.parametrize(("answer", "state"), [("450 later", "retry"), ("550 no such user", "archived")])
-def test_a_recipient_refused_for_good_is_not_tried_again_and_no_record_holds_the_address(
+def test_a_permanently_refused_recipient_is_not_retried_and_not_stored(
     answer: str, state: str, app: App, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tenant = app.tenant()
@@ -93,10 +93,10 @@ def test_a_recipient_refused_for_good_is_not_tried_again_and_no_record_holds_the
         monkeypatch.setenv("SMTP_PORT", str(server.port))
         ended = app.do(user_invitation, UserInvitation(invitation_id=uuid.UUID(invitation)))
     assert ended.state == state
-    record = app.sql(
+    rows = app.sql(
         "select to_jsonb(t), to_jsonb(a) from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id"
     )
-    assert len(record) == 1
-    kept = repr((record, ended, capsys.readouterr()))
+    assert len(rows) == 1
+    kept = repr((rows, ended, capsys.readouterr()))
     assert "ann@example.org" not in kept
     assert "t0ken" not in kept

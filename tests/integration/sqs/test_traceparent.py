@@ -1,4 +1,4 @@
-"""A trace goes from who enqueues, by whatever way, to the log lines of every run, and on to what the run enqueues."""
+"""A trace passes from the producer to the log lines of every run, and to the tasks that the run enqueues."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ seen: list[str | None] = []
 
 @behaviour
 def tells(payload: Sample, ctx: TaskContext) -> None:
-    ctx.logger.info("told by the handler")
+    ctx.logger.info("logged by the handler")
     seen.append(ctx.traceparent)
 
 
 @behaviour
 def tells_and_breaks(payload: Sample, ctx: TaskContext) -> None:
-    ctx.logger.info("told by the handler")
+    ctx.logger.info("logged by the handler")
     raise ValueError("no")
 
 
@@ -60,7 +60,7 @@ def delivered(world: World, *bodies: Any, task: Any = sample_one, **how: Any) ->
     return lines.fields
 
 
-def test_every_line_of_every_attempt_has_the_trace_and_each_attempt_a_span_of_its_own(world: World) -> None:
+def test_every_log_line_has_the_trace_and_each_attempt_has_its_own_span(world: World) -> None:
     # given a task that fails, and its caller's trace
     info = world.client.enqueue(sample_one, Sample(do="tells_and_breaks"), headers={HEADER: GOOD})
     # when it runs twice
@@ -71,7 +71,7 @@ def test_every_line_of_every_attempt_has_the_trace_and_each_attempt_a_span_of_it
     # then
     spans = []
     for lines in attempts:
-        assert [line["message"] for line in lines] == ["told by the handler", "task retry"]
+        assert [line["message"] for line in lines] == ["logged by the handler", "task retry"]
         assert {words(line) for line in lines} == {(TRACE, PARENT)}
         (span,) = {line["span_id"] for line in lines}
         spans.append(span)
@@ -89,7 +89,7 @@ def test_the_one_line_of_a_batch_has_the_trace_of_each_of_its_tasks(world: World
 
 
 @pytest.mark.parametrize("header", ["t", "", "secret-4711", f"00-{'0' * 32}-{PARENT}-01"])
-def test_a_malformed_one_is_kept_as_a_header_and_stands_in_no_line(header: str, world: World) -> None:
+def test_a_malformed_traceparent_is_kept_as_a_header_and_is_in_no_log_line(header: str, world: World) -> None:
     info = world.client.enqueue(sample_one, Sample(do="tells"), headers={HEADER: header})
     lines = delivered(world, Message(sample_one.type, info.id, rec=True).encode())
     assert world.row(info.id)["headers"] == {HEADER: header}
@@ -102,8 +102,8 @@ def test_a_handlers_line_has_no_trace_of_the_task_before_it(world: World) -> Non
     traced = world.client.enqueue(sample_one, Sample(do="tells"), headers={HEADER: GOOD})
     plain = world.client.enqueue(sample_one, Sample(do="tells"))
     for id_, trace in ((traced.id, TRACE), (plain.id, None)):
-        told = delivered(world, Message(sample_one.type, id_, rec=True).encode())[0]
-        assert told.get("trace_id") == trace
+        line = delivered(world, Message(sample_one.type, id_, rec=True).encode())[0]
+        assert line.get("trace_id") == trace
 
 
 # --- By whatever way -------------------------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_sql_hands_it_on(world: World) -> None:
         ({}, {HEADER: ("Number", "7")}, None),
     ],
 )
-def test_a_foreign_message_has_it_in_its_headers_or_in_an_attribute(
+def test_an_external_message_has_it_in_its_headers_or_in_an_attribute(
     headers: dict[str, str], attributes: Any, trace: str | None, world: World
 ) -> None:
     body = Message(sample_one.type, "external", {"do": "tells", "number": 0}, headers=headers).encode()
@@ -139,7 +139,7 @@ def test_a_foreign_message_has_it_in_its_headers_or_in_an_attribute(
     assert world.row("external")["headers"].get(HEADER, "").find(trace or "") >= 0
 
 
-def test_it_comes_through_a_front_door(world: World) -> None:
+def test_a_trace_passes_a_front_door(world: World) -> None:
     world.lane(sample_one)
     router = Router({sample_one.type: ["default"]}, Sqs(), PREFIX)
     body = Message(sample_one.type, payload={"do": "tells", "number": 0}).encode()
@@ -148,7 +148,7 @@ def test_it_comes_through_a_front_door(world: World) -> None:
     assert words(lines[0]) == (TRACE, PARENT)
 
 
-def test_the_attribute_says_nothing_of_a_task_that_has_a_row(world: World) -> None:
+def test_the_attribute_has_no_effect_on_a_task_with_a_row(world: World) -> None:
     info = world.client.enqueue(sample_one, Sample(do="tells"))
     lines = delivered(world, Message(sample_one.type, info.id, rec=True).encode(), attributes=ATTRIBUTE)
     assert lines[0].get("trace_id") is None
@@ -157,7 +157,7 @@ def test_the_attribute_says_nothing_of_a_task_that_has_a_row(world: World) -> No
 # --- And on ----------------------------------------------------------------------------------------------------------
 
 
-def test_children_are_a_part_of_the_run_that_enqueued_them_unless_told_otherwise(world: World) -> None:
+def test_children_are_a_part_of_the_run_that_enqueued_them_by_default(world: World) -> None:
     world.client.enqueue(sample_one, Sample(do="has_children"), task_id="it", headers={HEADER: GOOD})
     world.deliver(sample_one, Message(sample_one.type, "it", rec=True).encode())
     (own,) = seen

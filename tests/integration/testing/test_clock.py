@@ -1,4 +1,4 @@
-"""Time passes where the test wants it, in the database and in the queues."""
+"""Time passes in the database and in the queues when the test says so."""
 
 from __future__ import annotations
 

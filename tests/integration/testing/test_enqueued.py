@@ -1,4 +1,4 @@
-"""What was enqueued, and what a failing assertion tells of it."""
+"""The enqueued tasks, and the text of a failing assertion about them."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_a_failure_prints_what_was_enqueued_instead_the_nearest_first(jobs: JobT
     )
 
 
-def test_a_failure_says_what_a_wrong_count_counted(jobs: JobTester) -> None:
+def test_a_failure_shows_the_tasks_of_a_wrong_count(jobs: JobTester) -> None:
     for number in (1, 1, 2):
         jobs.enqueue(order_mail, Order(number=number), task_id=f"{number}-{len(jobs.enqueued())}")
     assert failure(jobs, order_mail, number=1, count=3) == (
@@ -132,7 +132,7 @@ def test_a_failure_shows_ten_at_most(jobs: JobTester) -> None:
     assert failure(jobs, order_mail, number=99).endswith("\n    and 2 more")
 
 
-def test_a_failure_says_so_where_nothing_was_enqueued(jobs: JobTester) -> None:
+def test_a_failure_says_that_no_task_was_enqueued(jobs: JobTester) -> None:
     assert failure(jobs, order_mail) == (
         "order:mail: expected at least one enqueued task, not 0\n"
         "  no task was enqueued; a task that is enqueued in a session exists only after its commit"
@@ -160,9 +160,9 @@ def test_what_cannot_match_is_refused(jobs: JobTester) -> None:
         (("order:mail",), {"numer": 1}, "Order has no field 'numer'"),
         (("order:mail", Nothing()), {}, "order:mail takes Order, not Nothing"),
     ]
-    for arguments, wanted, told in cases:
+    for arguments, wanted, problem in cases:
         for count in (0, None):
-            with pytest.raises(KitError, match=told):
+            with pytest.raises(KitError, match=problem):
                 jobs.assert_enqueued(*arguments, count=count, **wanted)
 
 

@@ -1,4 +1,4 @@
-"""What may happen to a run happens through the real code."""
+"""The faults that a test can cause happen through the real code."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_message_that_is_delivered_twice_runs_once(while_running: bool, jobs: 
     assert effects() == ["mailed 1"]
 
 
-def test_a_duplicate_of_a_failed_attempt_spends_nothing(jobs: JobTester, effects: Effects) -> None:
+def test_a_duplicate_of_a_failed_attempt_uses_no_attempt(jobs: JobTester, effects: Effects) -> None:
     jobs.enqueue(order_fail, Order(number=1))
     with jobs.duplicate(order_fail):
         assert jobs.drain().only.attempts == 1
@@ -78,7 +78,7 @@ def test_the_end_of_a_failed_run_is_a_commit_as_well(jobs: JobTester, effects: E
     assert jobs.drain(within=LONG).check().only.outcomes == ("lost", "completed")
 
 
-def test_run_says_that_the_process_was_killed(jobs: JobTester, effects: Effects) -> None:
+def test_run_raises_if_the_process_was_killed(jobs: JobTester, effects: Effects) -> None:
     with jobs.crash_before_commit(), pytest.raises(CrashedError, match="killed: order:mail one is active after 1 of 6"):
         jobs.run(order_mail, Order(number=1), task_id="one")
     jobs.drain(within=LONG).check()
@@ -115,7 +115,7 @@ def test_a_crash_at_one_chunk_does_that_chunk_again(jobs: JobTester, effects: Ef
     assert effects() == [f"part {part}" for part in range(6)]
 
 
-def test_a_process_that_was_away_writes_nothing(jobs: JobTester, effects: Effects) -> None:
+def test_a_process_that_stood_still_writes_nothing(jobs: JobTester, effects: Effects) -> None:
     seen: list[int] = []
 
     @task("order:call", max_retry=1)

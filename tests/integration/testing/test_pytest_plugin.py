@@ -1,4 +1,4 @@
-"""The pytest plugin as an adopter uses it: the code of the pages `docs/how-to/test*.md`, run by pytest."""
+"""The pytest plugin in another project: pytest runs the code of the pages `docs/how-to/test*.md`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queues in memory refuse, hide and give up messages as SQS does."""
+"""The queues in memory refuse, hide and dead-letter messages as SQS does."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ def test_a_message_that_is_received_too_often_is_a_dead_letter(queues: MemoryQue
     assert received(queues, visibility=0, max_receives=2) == [BODY]
     assert received(queues, visibility=0, max_receives=2) == [BODY]
     assert received(queues, visibility=0, max_receives=2) == []
-    [letter] = queues.dead_letters(LANE)
-    assert (letter.id, letter.reason) == ("one", "received too often")
+    [dead_letter] = queues.dead_letters(LANE)
+    assert (dead_letter.id, dead_letter.reason) == ("one", "received too often")
 
 
 def test_what_sqs_does_not_take_is_refused(queues: MemoryQueues) -> None:

@@ -1,4 +1,4 @@
-"""Running jobs in a test: one, all that are due, or a function by itself."""
+"""Running jobs in a test: a single one, all due ones, or only the function."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_run_hands_over_the_options_and_waits_for_no_time(jobs: JobTester) -> No
 
     options = {"task_id": "mine", "queue": Queue.LOW, "max_retry": 1, "headers": {"traceparent": "t"}}
     receipt = jobs.run(order_look, Order(number=3), process_in=timedelta(days=3), **options)  # type: ignore[arg-type]
-    assert receipt == Receipt(number=3)  # itself; the record holds what JSON makes of it
+    assert receipt == Receipt(number=3)  # the object itself; the row has its JSON form
     assert jobs.task("mine").result == {"number": 3}
 
 
@@ -77,7 +77,7 @@ def test_a_result_that_cannot_be_kept_is_a_failed_attempt(jobs: JobTester) -> No
         jobs.run(order_object, Order(number=1), task_id="mine")
 
 
-def test_run_says_so_where_the_task_ends_without_the_handlers_doing(jobs: JobTester) -> None:
+def test_run_raises_if_the_task_ends_without_an_error_of_the_handler(jobs: JobTester) -> None:
     @task("order:stop")
     def order_stop(payload: Order, ctx: TaskContext) -> None:
         jobs.client.cancel(ctx.task_id)
@@ -149,7 +149,7 @@ def test_drain_reports_what_failed_and_raises_only_where_asked(jobs: JobTester, 
         _ = ran.only
 
 
-def test_drain_within_goes_on_to_the_end_of_all_retries(jobs: JobTester, effects: Effects) -> None:
+def test_drain_within_continues_to_the_end_of_all_retries(jobs: JobTester, effects: Effects) -> None:
     jobs.enqueue(order_fail, Order(number=2))
     ran = jobs.drain(within=timedelta(hours=3)).only
     assert (ran.state, ran.attempts, ran.outcomes) == (State.COMPLETED, 3, ("failed", "failed", "completed"))
@@ -169,16 +169,16 @@ def test_drain_ends_at_its_limit(jobs: JobTester) -> None:
         jobs.drain(limit=5)
 
 
-def test_what_is_given_up_leaves_a_dead_letter_that_can_be_sent_again(jobs: JobTester) -> None:
+def test_an_archived_task_leaves_a_dead_letter_that_can_be_redriven(jobs: JobTester) -> None:
     jobs.enqueue(order_fail, Order(number=3), task_id="dead", max_retry=0)
     assert jobs.drain().only.state is State.ARCHIVED
-    [letter] = jobs.dead_letters(order_fail)
-    assert (letter.id, letter.payload, letter.generation) == ("dead", {"number": 3, "note": ""}, 0)
-    assert letter.reason.startswith("attempt 1 of 1 failed: ")
+    [dead_letter] = jobs.dead_letters(order_fail)
+    assert (dead_letter.id, dead_letter.payload, dead_letter.generation) == ("dead", {"number": 3, "note": ""}, 0)
+    assert dead_letter.reason.startswith("attempt 1 of 1 failed: ")
     assert jobs.redrive(order_fail) == 1
     assert jobs.dead_letters(order_fail) == []
     assert jobs.drain().only.runs == 2
-    assert [letter.generation for letter in jobs.dead_letters(order_fail)] == [1]
+    assert [dead_letter.generation for dead_letter in jobs.dead_letters(order_fail)] == [1]
 
 
 def test_a_batch_is_handed_over_together(jobs: JobTester) -> None:
@@ -192,7 +192,7 @@ def test_a_batch_is_handed_over_together(jobs: JobTester) -> None:
     assert (len(ran), ran.invocations) == (25, 3)
 
 
-def test_a_resumable_task_goes_on_in_the_next_invocation(jobs: JobTester, effects: Effects) -> None:
+def test_a_resumable_task_continues_in_the_next_invocation(jobs: JobTester, effects: Effects) -> None:
     jobs.invocation = timedelta(seconds=8)  # of which a task gets 5: two chunks would not fit
     jobs.enqueue(order_chunks, Order(number=6))
     ran = jobs.drain()
@@ -307,7 +307,7 @@ def test_an_unknown_task_is_an_error(jobs: JobTester) -> None:
         jobs.task("nobody")
 
 
-def test_the_alarm_clock_of_others_goes_on(jobs: JobTester) -> None:
+def test_the_alarm_of_another_library_is_restored(jobs: JobTester) -> None:
     rang: list[float] = []
     before = signal.signal(signal.SIGALRM, lambda *_: rang.append(time.monotonic()))
     left = signal.setitimer(signal.ITIMER_REAL, 0.5)

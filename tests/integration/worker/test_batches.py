@@ -1,4 +1,4 @@
-"""Ten messages in one invocation: two statements for all, and each message on its own where something is wrong."""
+"""Ten messages in one invocation: two statements for all of them, or one by one after an error."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.world import PREFIX, World, handle
 
 
 class Wire(HookedDatabase):
-    """Notes the statements of a process, and counts its round trips: the server ends each answer with one message."""
+    """Records the statements of a process, and counts its round trips: the server ends each answer with one message."""
 
     def __init__(self, url: str) -> None:
         super().__init__(url, self._note)
@@ -58,7 +58,7 @@ class Wire(HookedDatabase):
 
 @pytest.fixture
 def wire(world: World) -> Iterator[Wire]:
-    """The world's own connection, watched."""
+    """The world's connection, recorded."""
     world.run("create table effects (task_id text, what text)")
     world.database = watched = Wire(world.url)
     yield watched
@@ -75,7 +75,7 @@ def states(world: World) -> dict[str, str]:
 
 
 def warm(world: World, wire: Wire, do: str = "nothing") -> None:
-    """Let the process have prepared its statements."""
+    """Prepare the statements of the process."""
     world.deliver(sample_batch, *bodies(2, do, prefix="warm"))
     world.run("delete from joblane.tasks")
     world.run("delete from effects")
@@ -154,7 +154,7 @@ def test_a_session_that_is_asked_for_and_not_used_finishes_with_the_batch(world:
 # --- Neighbours ----------------------------------------------------------------------------------------------------
 
 
-def test_one_neighbour_that_fails_costs_the_others_nothing(world: World, wire: Wire) -> None:
+def test_a_failed_task_of_a_batch_costs_the_others_nothing(world: World, wire: Wire) -> None:
     @behaviour
     def fail_one(payload: Sample, ctx: TaskContext) -> None:
         ctx.session.execute(text("insert into effects values (:id, 'done')"), {"id": ctx.task_id})
@@ -179,7 +179,7 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
         "much-later": {"state": "scheduled", "due_at": In(5000)},
         "leased": active(50),
         "done": {"state": "completed"},
-        "unburied": archived(dead_sent_at=None, sweep_at=In(60)),
+        "without-dead-letter": archived(dead_sent_at=None, sweep_at=In(60)),
         "leftover": archived(),
         "conflict": {"type": "sample:one"},
     }
@@ -201,7 +201,8 @@ def test_every_message_of_a_batch_has_its_own_end(world: World, wire: Wire) -> N
         "due": "completed"
     }
     reasons = [
-        letter["MessageAttributes"]["joblane-reason"]["StringValue"] for letter in world.dead_letters(sample_batch)
+        dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+        for dead_letter in world.dead_letters(sample_batch)
     ]
     assert sorted(reason.split(":")[0] for reason in reasons) == ["IdConflict", "MessageError", "attempt 4 of 4 failed"]
 
@@ -225,14 +226,14 @@ def test_the_same_id_twice_in_one_batch_runs_once_and_the_copy_goes_back(world: 
     assert sorted(ran) == ["it-0", "it-1", "it-2"]
 
 
-def test_a_copy_under_another_payload_in_the_same_batch_becomes_a_dead_letter_in_the_end(world: World) -> None:
+def test_a_copy_with_another_payload_in_the_same_batch_becomes_a_dead_letter(world: World) -> None:
     first, second = bodies(1)[0], bodies(1)[0] | {"payload": {"do": "nothing", "number": 7}}
     (kept,) = [world.deliver(sample_batch, first, second)]
 
     assert len(kept) == 1
     assert world.deliver(sample_batch, second) == []
-    (letter,) = world.dead_letters(sample_batch)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict")
+    (dead_letter,) = world.dead_letters(sample_batch)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("IdConflict")
     assert states(world) == {"it-0": "completed"}
 
 
@@ -252,7 +253,7 @@ def test_a_batch_from_another_lane_of_the_type_sends_its_dead_letters_to_that_la
 
 
 def refuse(world: World, operation: str, condition: str, code: str = "P0001") -> None:
-    """Let the database refuse one row, as it does for what nobody thought of."""
+    """Make the database refuse a row, for an unexpected reason."""
     world.run(
         "create or replace function refuse() returns trigger language plpgsql as"
         f" $$begin if {condition} then raise exception 'refused' using errcode = '{code}'; end if; return new; end$$"
@@ -281,9 +282,12 @@ def test_a_message_that_the_database_cannot_hold_is_a_dead_letter_with_the_reaso
 
     assert world.deliver(sample_batch, *bodies()) == []
 
-    (letter,) = world.dead_letters(sample_batch)
-    assert '"id": "it-3"' in letter["Body"]
-    assert "cannot store this message: refused (22003)" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    (dead_letter,) = world.dead_letters(sample_batch)
+    assert '"id": "it-3"' in dead_letter["Body"]
+    assert (
+        "cannot store this message: refused (22003)"
+        in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    )
     assert len(states(world)) == 9
 
 
@@ -320,7 +324,7 @@ def test_a_locked_row_in_a_batch_keeps_its_message_alone(world: World) -> None:
 
 
 def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire: Wire) -> None:
-    """What a handler left open through the raw connection is thrown away with it, not committed with the next claim."""
+    """A transaction that a handler left open on the raw connection is dropped, not committed with the next claim."""
 
     @behaviour
     def leave_open(payload: Sample, ctx: TaskContext) -> None:
@@ -335,7 +339,7 @@ def test_a_claim_never_joins_a_transaction_that_was_left_open(world: World, wire
 
 
 def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: World, wire: Wire) -> None:
-    """Its end would else be written into that transaction, and its message go before anything is committed."""
+    """Otherwise its end would be written into that transaction, and its message deleted before the commit."""
 
     @behaviour
     def leave_open_and_return(payload: Sample, ctx: TaskContext) -> None:
@@ -352,7 +356,7 @@ def test_a_handler_that_leaves_a_transaction_open_and_returns_has_failed(world: 
 
 
 def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
-    """Claim a batch as a process that dies right after it, and let the leases end."""
+    """Claim a batch in a process that is killed right after it, and let the leases end."""
 
     class Died(BaseException):
         pass
@@ -365,7 +369,7 @@ def lose(world: World, worker: Worker, *records: dict[str, Any]) -> None:
     world.run("update joblane.tasks set lease_until = now() - interval '1 s' where state = 'active'")
 
 
-def test_a_loss_in_company_is_not_counted_and_the_next_claim_is_alone(world: World, wire: Wire) -> None:
+def test_a_run_lost_in_a_batch_is_not_counted_and_the_next_claim_is_alone(world: World, wire: Wire) -> None:
     records = [record(body, world.lane(sample_batch)) for body in bodies(3)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
@@ -385,7 +389,7 @@ def test_a_loss_in_company_is_not_counted_and_the_next_claim_is_alone(world: Wor
     ]
 
 
-def test_a_loss_in_company_that_comes_back_alone_runs_at_once_and_only_its_next_loss_counts(world: World) -> None:
+def test_a_task_lost_in_a_batch_that_returns_alone_runs_and_its_next_loss_counts(world: World) -> None:
     records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
@@ -398,7 +402,7 @@ def test_a_loss_in_company_that_comes_back_alone_runs_at_once_and_only_its_next_
     assert (world.row("it-0")["attempts"], world.row("it-0")["runs"]) == (2, 3)
 
 
-def test_a_task_at_its_last_attempt_is_not_given_up_for_a_loss_in_company(world: World) -> None:
+def test_a_run_lost_in_a_batch_does_not_archive_a_task_at_its_last_attempt(world: World) -> None:
     for body in bodies(2):
         put(world, sample_batch, body["id"], body["payload"], state="retry", attempts=3, runs=3)
     records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
@@ -411,7 +415,7 @@ def test_a_task_at_its_last_attempt_is_not_given_up_for_a_loss_in_company(world:
     assert world.run("select distinct state, attempts from joblane.tasks") == [["completed", 4]]
 
 
-def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
+def test_a_paused_task_to_claim_alone_waits_and_stays_so(world: World) -> None:
     records = [record(body, world.lane(sample_batch)) for body in bodies(2)]
     worker = world.worker(sample_batch)
     lose(world, worker, *records)
@@ -425,8 +429,8 @@ def test_a_suspect_that_is_paused_waits_and_stays_suspect(world: World) -> None:
     assert world.run("select distinct state, attempts, claim_alone from joblane.tasks") == [["completed", 1, False]]
 
 
-def test_neighbours_of_a_locked_row_are_never_claimed_beside_each_other(world: World) -> None:
-    """A process that dies in one of them then costs the others no attempt."""
+def test_other_tasks_of_a_locked_rows_batch_are_claimed_one_by_one(world: World) -> None:
+    """If the process is killed in one of them, the others lose no attempt."""
     together: list[int] = []
 
     @behaviour

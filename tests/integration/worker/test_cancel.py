@@ -1,4 +1,4 @@
-"""Cancelling: what waits never runs, what runs is told and leaves nothing half done; how a task stands meanwhile."""
+"""Cancelling: a waiting task never runs, a running one stops without an effect; the status of a task meanwhile."""
 
 from __future__ import annotations
 
@@ -100,27 +100,27 @@ def test_what_has_ended_or_is_not_known_cannot_be_cancelled(world: World, client
 # --- What runs -----------------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_told_at_its_next_check_and_leaves_no_effect(
+def test_a_run_sees_the_cancel_at_its_next_check_and_leaves_no_effect(
     effects: World, client: JobClient, other: JobClient
 ) -> None:
-    told: list[object] = []
+    seen: list[object] = []
 
     @behaviour
     def check_after_cancel(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, "half")
-        told.append(other.cancel(ctx.task_id))
-        told.append(other.get(ctx.task_id).cancel_requested)  # type: ignore[union-attr]
+        seen.append(other.cancel(ctx.task_id))
+        seen.append(other.get(ctx.task_id).cancel_requested)  # type: ignore[union-attr]
         try:
             ctx.check()
         except Exception:
-            told.append("swallowed")
-        told.append("went on")
+            seen.append("swallowed")
+        seen.append("continued")
 
     id_ = client.enqueue(sample_one, Sample(do="check_after_cancel")).id
 
     assert effects.deliver(sample_one, recorded(id_)) == []
 
-    assert told == [State.ACTIVE, True]
+    assert seen == [State.ACTIVE, True]
     row = effects.row(id_)
     assert (row["state"], row["reason"], row["attempts"]) == ("cancelled", "cancelled while it ran", 1)
     assert None not in (row["finished_at"], row["expire_at"])
@@ -131,7 +131,7 @@ def test_a_run_is_told_at_its_next_check_and_leaves_no_effect(
     assert effects.row(id_)["runs"] == 1
 
 
-def test_a_long_run_is_told_within_about_a_second(world: World, client: JobClient, other: JobClient) -> None:
+def test_a_long_run_sees_the_cancel_within_about_a_second(world: World, client: JobClient, other: JobClient) -> None:
     @behaviour
     def check_in_a_loop(payload: Sample, ctx: TaskContext) -> None:
         ctx.check()
@@ -159,7 +159,7 @@ ENDS: dict[str, BaseException | None] = {
 
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
 @pytest.mark.parametrize("end", ENDS)
-def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
+def test_a_run_that_does_not_check_is_cancelled_at_its_end(
     effects: World,
     client: JobClient,
     other: JobClient,
@@ -185,8 +185,8 @@ def test_a_run_that_does_not_check_is_cancelled_at_its_end_whatever_that_is(
     row = effects.row(id_)
     assert (row["state"], row["result"], row["reason"]) == ("cancelled", None, "cancelled while it ran")
     assert effects.outcomes(id_) == ["cancelled"]
-    (told,) = emf.documents(capsys.readouterr().out)
-    assert (told["Started"], told["Cancelled"], told.get("Completed")) == (1, 1, None)
+    (metrics,) = emf.documents(capsys.readouterr().out)
+    assert (metrics["Started"], metrics["Cancelled"], metrics.get("Completed")) == (1, 1, None)
     assert effects.run("select from effects") == []
     assert watched.sent == []
     assert effects.deliver(sample_one, recorded(id_)) == []
@@ -207,7 +207,7 @@ def test_the_last_attempt_of_a_cancelled_task_is_no_dead_letter(
     assert world.dead_letters(sample_one) == []
 
 
-def test_a_cancelled_task_in_a_batch_costs_its_neighbours_nothing(world: World, other: JobClient) -> None:
+def test_a_cancelled_task_in_a_batch_costs_the_others_nothing(world: World, other: JobClient) -> None:
     @behaviour
     def cancel_number_1(payload: Sample, ctx: TaskContext) -> int:
         if payload.number == 1:
@@ -263,7 +263,7 @@ def test_a_live_run_of_another_process_is_left_to_end_by_itself(world: World, cl
 # --- Looking and waiting -------------------------------------------------------------------------------------------
 
 
-def test_a_task_tells_how_it_stands(world: World, client: JobClient) -> None:
+def test_the_status_of_a_task(world: World, client: JobClient) -> None:
     @behaviour
     def look_at_me(payload: Sample, ctx: TaskContext) -> dict[str, int]:
         return {"number": payload.number}
@@ -287,7 +287,7 @@ def test_a_task_tells_how_it_stands(world: World, client: JobClient) -> None:
     assert done.finished_at is not None
 
 
-def test_an_unknown_task_is_none_to_look_at_and_an_error_to_wait_for(world: World, client: JobClient) -> None:
+def test_get_returns_none_for_an_unknown_task_and_wait_raises(world: World, client: JobClient) -> None:
     for id_ in ("unknown", "", "a\0b", "é", "\ud800", "x" * 201):
         assert client.get(id_) is None
         with pytest.raises(UnknownTaskError, match="there is no task") as caught:
@@ -318,7 +318,7 @@ def test_waiting_returns_for_every_end(world: World, client: JobClient, columns:
     assert client.wait("it", timedelta(seconds=5)).state == state
 
 
-def test_waiting_too_long_is_an_error_that_says_how_the_task_stands(world: World, client: JobClient) -> None:
+def test_waiting_too_long_is_an_error_with_the_tasks_state(world: World, client: JobClient) -> None:
     put(world, sample_one, "it", **WAITING["retry"])
     started = time.monotonic()
     with pytest.raises(WaitTimeoutError, match=r"task 'it' has not ended within 0:00:00.400000: it is retry") as caught:
@@ -328,7 +328,7 @@ def test_waiting_too_long_is_an_error_that_says_how_the_task_stands(world: World
     assert isinstance(caught.value, TimeoutError)
 
 
-def test_a_database_that_is_away_is_an_error_to_every_question(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_database_is_an_error_for_every_method(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://user:secret@127.0.0.1:1/jobs")
     away = JobClient()
     for ask in (away.get, away.cancel, lambda id_: away.wait(id_, timedelta(seconds=5))):

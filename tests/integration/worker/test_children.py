@@ -21,10 +21,10 @@ from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders
 from tests.builders.events import record
 from tests.builders.rows import put
-from tests.kills import KILLED, mortals
+from tests.kills import KILLED, killable_workers
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import counts, make_things, sample_long, write
-from tests.world import PREFIX, WatchedSqs, World
+from tests.world import PREFIX, RecordingSqs, World
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def children(world: World, where: str = "true") -> int:
 
 
 def receive_all(world: World, queue: str) -> list[str]:
-    """The bodies of all messages of a queue."""
+    """Return the bodies of all messages of a queue."""
     bodies: list[str] = []
     while found := world.received(queue, visibility=300):
         bodies += [one["Body"] for one in found]
@@ -188,11 +188,11 @@ def test_a_child_that_is_refused_costs_its_parent_nothing_it_does_not_want(world
 
 def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World) -> None:
     @behaviour
-    def have_a_child_while_sqs_is_away(payload: Sample, ctx: TaskContext) -> None:
+    def have_a_child_while_sqs_is_unavailable(payload: Sample, ctx: TaskContext) -> None:
         ctx.enqueue(sample_one, Sample(), task_id="child")
 
     lane = lane_name(PREFIX, Queue.DEFAULT, "sample:one")  # there is no such queue yet
-    assert world.deliver(sample_long, message("have_a_child_while_sqs_is_away")) == []
+    assert world.deliver(sample_long, message("have_a_child_while_sqs_is_unavailable")) == []
     assert world.row("it")["state"] == "completed"
     assert world.row("child")["sent_at"] is None
     assert world.lane(sample_one) == lane
@@ -206,15 +206,15 @@ def test_a_child_whose_message_cannot_be_sent_is_left_to_the_sweep(world: World)
 MANY = 10_000
 
 
-class BottomlessSqs(WatchedSqs):
-    """Takes every message and keeps none: moto gets slower with each that it holds."""
+class BottomlessSqs(RecordingSqs):
+    """Accepts every message and keeps none, because moto gets slower with each stored message."""
 
     def send_many(self, entries: Sequence[Entry]) -> dict[int, str]:
         self.sent += entries
         return {}
 
 
-def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest_is_the_sweeps(world: World) -> None:
+def test_ten_thousand_children_are_one_statement_and_a_hundred_messages(world: World) -> None:
     statements: list[str] = []
 
     def hook(sql: str, send: Callable[[], Any]) -> Any:
@@ -234,9 +234,9 @@ def test_ten_thousand_children_are_one_statement_a_hundred_messages_and_the_rest
     assert world.deliver(sample_long, message("fan_out")) == []
 
     assert world.row("it")["result"] == MANY
-    told = [" ".join(statement.split()[:2]).lower() for statement in statements]
+    commands = [" ".join(statement.split()[:2]).lower() for statement in statements]
     # the finish, the mark of what was sent, and the session put back
-    assert told == ["begin transaction", "insert into", "with f", "commit", "update joblane.tasks", "close all;"]
+    assert commands == ["begin transaction", "insert into", "with f", "commit", "update joblane.tasks", "close all;"]
     assert Counter(entry.queue for entry in watched.sent) == {lane: INLINE_SENDS, low: 1}
     assert (children(world), children(world, "sent_at is not null")) == (MANY, INLINE_SENDS)
 
@@ -274,11 +274,11 @@ def test_children_that_are_due_in_days_are_not_sent_now(world: World) -> None:
     assert world.sweep().sent == 0
 
 
-def test_children_of_a_process_killed_between_its_commit_and_the_send_are_sent_by_the_sweep(world: World) -> None:
+def test_the_sweep_sends_the_children_of_a_process_killed_before_the_send(world: World) -> None:
     put(world, sample_long, "it", {"do": "enqueue_children", "number": 15})
     lane = world.lane(sample_one)
     sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
-    with mortals() as pool, pool.over(world) as workers:
+    with killable_workers() as pool, pool.over(world) as workers:
         assert workers.handle("sample:long", sent, dies="before the send") is None
         assert workers.status == KILLED
         assert (world.row("it")["state"], children(world)) == ("completed", 15)
@@ -296,7 +296,7 @@ def test_children_of_a_process_killed_before_its_commit_never_existed(world: Wor
     put(world, sample_long, "it", {"do": "enqueue_children", "number": 2 * MAX_BATCH})
     lane = world.lane(sample_one)
     sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
-    with mortals() as pool, pool.over(world) as workers:
+    with killable_workers() as pool, pool.over(world) as workers:
         assert workers.handle("sample:long", sent, dies="after the finish") is None
         assert workers.status == KILLED
         assert (world.row("it")["state"], children(world), world.depth(lane)) == ("active", 0, 0)

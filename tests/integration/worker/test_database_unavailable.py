@@ -1,4 +1,4 @@
-"""PostgreSQL away in every way it can be: what could not be claimed spends nothing, what ran counts as lost."""
+"""Outages of PostgreSQL: an unclaimed message uses no attempt, and a run that cannot commit is lost."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def server(world: World, postgres: Postgres) -> Iterator[Postgres]:
 
 
 def forget(world: World) -> None:
-    """The connection that looks from outside broke with the server; it is not what is tested."""
-    world._looker.drop()
+    """Drop the test's own connection, which broke with the server."""
+    world._observer.drop()
 
 
 def write(ctx: TaskContext, what: str) -> None:
@@ -61,7 +61,7 @@ def message(id_: str = "it", do: str = "nothing", type_: str = "sample:one") -> 
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["warm process", "fresh process"])
-def test_while_the_server_is_stopped_messages_stay_with_growing_visibility_and_spend_nothing(
+def test_while_the_server_is_stopped_messages_stay_and_use_no_attempt(
     world: World, server: Postgres, warm: bool
 ) -> None:
     watched = world.watch()
@@ -107,7 +107,7 @@ def test_what_comes_while_the_server_is_stopped_completes_once_it_is_back(world:
     ]
 
 
-def test_a_backend_that_was_killed_between_two_tasks_costs_the_next_one_not_even_a_wait(world: World) -> None:
+def test_a_backend_killed_between_two_tasks_does_not_delay_the_next_task(world: World) -> None:
     assert world.deliver(sample_one, message("first")) == []
     (pid,) = world.database.get().run("select pg_backend_pid()")[0]
     world.run("select pg_terminate_backend($1, 5000)", str(pid))
@@ -118,7 +118,7 @@ def test_a_backend_that_was_killed_between_two_tasks_costs_the_next_one_not_even
 
 
 def read_only(world: World, value: str) -> None:
-    """What new connections to this database meet: a standby, or the new primary."""
+    """Let new connections to this database reach a standby, or the new primary."""
     name = world.url.rpartition("/")[2]
     world.run(f"alter database {name} set default_transaction_read_only = {value}")
 
@@ -131,7 +131,7 @@ def test_a_connection_to_a_standby_is_replaced_by_one_to_the_new_primary_at_once
     assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
 
 
-def test_a_server_that_is_read_only_counts_as_away(world: World) -> None:
+def test_a_read_only_server_counts_as_unavailable(world: World) -> None:
     watched = world.watch()
     put(world, sample_one, "it")
     world.run("select 1")  # this connection stays as it is
@@ -146,7 +146,7 @@ def test_a_server_that_is_read_only_counts_as_away(world: World) -> None:
     assert world.row("it")["state"] == "completed"
 
 
-def test_a_server_with_too_many_connections_counts_as_away(world: World, postgres: Postgres) -> None:
+def test_a_server_with_too_many_connections_counts_as_unavailable(world: World, postgres: Postgres) -> None:
     administer(postgres, "create role crowded login password 'crowded' connection limit 1")
     try:
         world.run("grant usage on schema joblane to crowded")
@@ -174,7 +174,7 @@ def test_a_server_with_too_many_connections_counts_as_away(world: World, postgre
         administer(postgres, "drop role crowded")
 
 
-def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> None:
+def test_a_database_without_migrations_uses_no_attempt(world: World) -> None:
     watched = world.watch()
     world.run("alter table joblane.tasks rename to tasks_away")
     assert len(world.deliver(sample_one, message(), receives=3)) == 1
@@ -188,7 +188,7 @@ def test_a_database_that_is_not_migrated_spends_nothing_either(world: World) -> 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"])
 @pytest.mark.parametrize("touches", [True, False], ids=["with its session", "without"])
-def test_a_run_that_cannot_commit_counts_as_lost_and_the_task_ends_completed_after_the_restart(
+def test_a_run_that_cannot_commit_is_lost_and_the_task_completes_after_the_restart(
     effects: World, server: Postgres, how: str, touches: bool
 ) -> None:
     watched = effects.watch()
@@ -223,7 +223,7 @@ def test_a_run_that_cannot_commit_counts_as_lost_and_the_task_ends_completed_aft
     assert effects.run("select what from effects") == [["run 2"]] * touches
 
 
-def test_a_handler_whose_own_statement_meets_the_stop_is_lost_in_the_same_way(effects: World, server: Postgres) -> None:
+def test_a_handler_whose_statement_fails_at_the_stop_is_lost_too(effects: World, server: Postgres) -> None:
     @behaviour
     def query_a_stopped_server(payload: Sample, ctx: TaskContext) -> None:
         if ctx.attempt == 1:
@@ -247,7 +247,7 @@ def terminate(world: World, ctx: TaskContext) -> None:
 
 @pytest.mark.parametrize("then", ["returns", "uses it and fails", "uses it and swallows that", "checks as well"])
 def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrote(effects: World, then: str) -> None:
-    """The server is back at once: the completion alone could be written by a new connection, and must not be."""
+    """The server is available at once. A new connection could write the completion alone, and must not."""
 
     @behaviour
     def lose_the_connection(payload: Sample, ctx: TaskContext) -> None:
@@ -276,7 +276,7 @@ def test_a_handler_whose_connection_broke_does_not_complete_without_what_it_wrot
 
 @pytest.fixture
 def impatient(effects: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    """A server that hangs up on whoever is idle outside of a transaction, as an Aurora that is to sleep does."""
+    """A server that closes connections that are idle outside of a transaction, as an Aurora that pauses does."""
     name = urlsplit(effects.url).path[1:]
     effects.run(f"alter database {name} set idle_session_timeout = '300ms'")
     monkeypatch.setattr("joblane.record.connection.PING_AFTER_SECONDS", 0.1)
@@ -316,7 +316,7 @@ def test_a_long_pause_between_two_items_breaks_no_loop(impatient: World) -> None
 
 
 def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) -> None:
-    """A loop that logs what one item raises and goes on is common; the mark must not outlive the item's work."""
+    """Loops often log the error of an item and continue. The item's mark must not be kept without its work."""
 
     @behaviour
     def lose_it_at_an_item(payload: Sample, ctx: TaskContext) -> None:
@@ -336,7 +336,7 @@ def test_an_item_whose_connection_broke_is_not_marked_as_done(effects: World) ->
 
 
 def test_a_commit_whose_answer_is_lost_counts_once_whichever_way_it_went(effects: World) -> None:
-    """The commit is done, its answer never arrives: the run cannot know, and the row decides."""
+    """The commit has its effect and its answer is lost: the run cannot know, so the row decides."""
 
     @behaviour
     def write_once(payload: Sample, ctx: TaskContext) -> None:
@@ -369,7 +369,7 @@ def test_a_finish_that_meets_a_read_only_server_leaves_the_run_to_its_lease(worl
     assert world.outcomes("it") == ["lost", "completed"]
 
 
-def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_by_the_sweep(world: World) -> None:
+def test_a_dead_letter_whose_mark_fails_is_sent_and_marked_by_the_sweep(world: World) -> None:
     watched = world.watch()
     put(world, sample_one, "it", state="archived", attempts=4, runs=4, reason="enough")
 
@@ -391,9 +391,7 @@ def test_a_dead_letter_whose_mark_meets_a_broken_connection_is_sent_and_marked_b
 # --- The producer --------------------------------------------------------------------------------------------------
 
 
-def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_back(
-    world: World, server: Postgres
-) -> None:
+def test_a_producer_gets_an_error_in_an_outage_and_works_again_after_it(world: World, server: Postgres) -> None:
     watched = world.watch()
     world.lane(sample_one)
     client = JobClient()
@@ -412,15 +410,15 @@ def test_a_producer_is_told_that_the_record_is_away_and_works_again_when_it_is_b
     assert watched.sent == []  # the client has queues of its own
 
 
-# --- How long it may be away ---------------------------------------------------------------------------------------
+# --- The longest outage --------------------------------------------------------------------------------------------
 
 
 def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
-    """How long the database may be away before SQS moves a message that was received so often before.
+    """Return how long the database may be unavailable before SQS moves a message with this many earlier receives.
 
-    SQS dead-letters instead of the receive that would exceed maxReceiveCount, or when its retention ends. The first
-    receive of the outage is at its start; after each, the message is invisible for what the runtime sets, of which
-    the shortest possible is taken here.
+    SQS dead-letters a message instead of the receive that would exceed maxReceiveCount, or when its retention ends. The
+    first receive of the outage is at its start. After each receive the message is hidden for the time that the worker
+    sets, of which this function uses the shortest possible value.
     """
     seconds = 0
     for receives in range(receives_before + 1, task.numbers.max_receive_count + 1):
@@ -429,7 +427,7 @@ def longest_outage(task: Task[Any, Any], receives_before: int) -> timedelta:
     return min(timedelta(seconds=seconds), QUEUE_RETENTION)
 
 
-def test_the_database_may_be_away_for_a_day_and_more_before_sqs_gives_anything_up() -> None:
+def test_the_database_may_be_unavailable_for_a_day_before_sqs_moves_a_message() -> None:
     from functions.data_export.handler import data_export
     from functions.system_user_expiry.handler import system_user_expiry
     from functions.tenant_initialize.handler import tenant_initialize

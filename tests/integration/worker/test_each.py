@@ -1,4 +1,4 @@
-"""Work that is kept item by item: what a failing one costs, and what another run does again."""
+"""Work that commits item by item: the cost of a failing item, and the items that another run repeats."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from joblane.errors import ItemKeyError, JobError, LeaseLostError
 from joblane.testing.faults import HookedDatabase, Send
 from tests.builders.events import message, record
 from tests.builders.rows import put
-from tests.kills import KILLED, mortals
+from tests.kills import KILLED, killable_workers
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
 from tests.world import World, handle
@@ -75,7 +75,7 @@ def test_of_ten_thousand_items_a_retry_touches_only_those_that_failed(world: Wor
     assert (world.row("it")["state"], len(raised)) == ("completed", 1)
 
 
-def test_an_item_that_keeps_failing_is_given_up_with_the_others_done(world: World) -> None:
+def test_a_task_with_an_item_that_keeps_failing_is_archived_with_the_others_done(world: World) -> None:
     @behaviour
     def one_never_works(payload: Sample, ctx: TaskContext) -> None:
         for item in ctx.each(range(5)):
@@ -93,7 +93,7 @@ def test_an_item_that_keeps_failing_is_given_up_with_the_others_done(world: Worl
     assert len(world.dead_letters(sample_one)) == 1
 
 
-def test_an_error_outside_of_isolated_ends_the_loop_and_a_retry_goes_on_there(world: World) -> None:
+def test_an_error_outside_of_isolated_ends_the_loop_and_a_retry_continues_there(world: World) -> None:
     handled: list[int] = []
 
     @behaviour
@@ -123,7 +123,7 @@ def not_sql(ctx: TaskContext) -> None:
     ctx.session.execute(text("selekt"))
 
 
-def away_for_the_item_alone(ctx: TaskContext) -> None:
+def outage_for_one_item(ctx: TaskContext) -> None:
     raise ConnectionRefusedError("the service of this item does not answer")
 
 
@@ -140,11 +140,9 @@ def swallowed(ctx: TaskContext) -> None:
 
 @pytest.mark.parametrize(
     "fail",
-    [refused_by_a_constraint, refused_at_the_flush, not_sql, away_for_the_item_alone, no_file, swallowed],
+    [refused_by_a_constraint, refused_at_the_flush, not_sql, outage_for_one_item, no_file, swallowed],
 )
-def test_whatever_goes_wrong_in_one_item_costs_that_item_alone(
-    world: World, fail: Callable[[TaskContext], None]
-) -> None:
+def test_any_error_in_an_item_fails_only_that_item(world: World, fail: Callable[[TaskContext], None]) -> None:
     @behaviour
     def one_fails(payload: Sample, ctx: TaskContext) -> None:
         for item in ctx.each(range(5)):
@@ -223,7 +221,7 @@ def test_what_speaks_for_the_whole_task_ends_the_loop(
         assert world.run("select due_at - now() > interval '290 s' from joblane.tasks where id = 'it'") == [[True]]
 
 
-def test_a_database_that_goes_away_in_an_item_fails_the_run_and_not_every_item(world: World) -> None:
+def test_an_outage_during_an_item_fails_the_run_and_not_every_item(world: World) -> None:
     handled: list[int] = []
 
     @behaviour
@@ -252,7 +250,7 @@ def test_a_process_killed_in_the_middle_does_the_item_in_hand_again_and_no_other
     monkeypatch.setenv(HANDLED, str(tmp_path / "handled"))
     put(world, sample_long, "it", {"do": "each_until_killed", "number": 42})
     message = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
-    with mortals() as pool, pool.over(world) as workers:
+    with killable_workers() as pool, pool.over(world) as workers:
         assert workers.handle("sample:long", message) is None
         assert workers.status == KILLED
         assert counts(world) == once_each(range(42))
@@ -377,7 +375,7 @@ def test_entities_of_a_query_are_looped_over_while_each_commit_ends_its_transact
     assert counts(world) == once_each(range(1, 21))
 
 
-def test_items_without_any_database_work_are_marked_all_the_same(world: World) -> None:
+def test_items_without_database_work_are_marked_too(world: World) -> None:
     handled: list[int] = []
 
     @behaviour
@@ -422,7 +420,7 @@ def test_a_key_that_cannot_tell_items_apart_is_refused_before_the_item(
     assert handled == []
 
 
-def test_the_longest_key_is_kept_whatever_its_characters(world: World) -> None:
+def test_the_longest_key_is_kept_with_any_characters(world: World) -> None:
     import random
 
     draw = random.Random(7)
@@ -491,7 +489,7 @@ def test_isolated_works_in_a_loop_that_follows_a_resumed_one(world: World) -> No
     assert counts(world) == once_each([0, 1, 2, 10, 11, 12])
 
 
-def test_an_item_costs_a_mark_and_a_commit_beside_its_own_work(world: World) -> None:
+def test_an_item_costs_a_mark_and_a_commit_in_addition_to_its_own_work(world: World) -> None:
     statements: list[str] = []
 
     def hook(sql: str, send: Send) -> Any:

@@ -28,7 +28,7 @@ from tests.world import PREFIX, World
 SECRET = "hunter2"
 T = TypeVar("T")
 COUNT = 1000
-DOOR, LANE = "jobs-default", "jobs-default-order-ship"
+FRONT_DOOR, LANE = "jobs-default", "jobs-default-order-ship"
 REASON, DEAD = "joblane-reason", "joblane-dead"
 
 
@@ -74,7 +74,7 @@ class Hostile:
         return self._random.choice(values)
 
     def text(self, longest: int = 40) -> str:
-        """Characters that SQS takes, of every plane."""
+        """Return characters of every plane that SQS accepts."""
         ranges = ((0x20, 0x7E), (0xA0, 0x2FF), (0x600, 0x6FF), (0x2000, 0x206F), (0xE000, 0xFFFD), (0x1F300, 0x1FFFF))
         return "".join(
             chr(self._random.randint(*self._random.choice(ranges))) for _ in range(self._random.randint(1, longest))
@@ -108,7 +108,7 @@ class Hostile:
         return json.dumps(envelope(**{name: wrong[name]}), ensure_ascii=self.pick(True, False))
 
     def wrong_payload(self) -> str:
-        """The envelope is good, its payload is not: this one gets a row."""
+        """The message is valid and its payload is not, so the task gets a row."""
         payload = self.pick(
             {},
             {"number": SECRET},
@@ -154,7 +154,7 @@ class Hostile:
 
 
 def full(kind: int) -> str:
-    """A body as large as SQS takes, to the byte."""
+    """Return the largest body that SQS accepts, to the byte."""
     frames = (
         ("", "y", ""),
         ('{"type":"order:ship","payload":{"number":1,"note":"', "x", '"}}'),
@@ -168,7 +168,7 @@ def full(kind: int) -> str:
 
 
 def attributes(numbers: random.Random) -> dict[str, Any]:
-    """Up to ten, of odd types, as Lambda hands them over."""
+    """Return up to ten attributes with odd types, in Lambda's form."""
     kinds = ("String", "Number", "String.x-y.z", "Number.custom", "Binary", "Binary.gif")
     found: dict[str, Any] = {}
     for number in range(numbers.choice((0, 0, 1, 9, 10, 10))):
@@ -191,7 +191,7 @@ def attributes(numbers: random.Random) -> dict[str, Any]:
 
 
 def batches(seed: int) -> Iterator[list[tuple[dict[str, Any], int | None]]]:
-    """Batches of up to ten records, bad and good mixed. With each: the number of a good job, or None."""
+    """Yield batches of up to ten records, valid and invalid; each with the number of a valid job, or None."""
     numbers = random.Random(seed)
     bodies = Hostile(seed)
     bad = [record(body, "") for body in bodies.bodies(COUNT)] + [record(full(kind), "") for kind in range(12)]
@@ -211,12 +211,12 @@ def batches(seed: int) -> Iterator[list[tuple[dict[str, Any], int | None]]]:
 
 @pytest.fixture
 def sends(world: World) -> Sends:
-    world.make(DOOR, LANE)
+    world.make(FRONT_DOOR, LANE)
     return Sends.of(world.sqs)
 
 
 def kept(answer: Any, records: list[dict[str, Any]]) -> set[str]:
-    """What stays in the queue, after a look at the answer's form."""
+    """Check the form of the response, and return the ids of the messages that stay in the queue."""
     assert list(answer) == ["batchItemFailures"]
     assert isinstance(answer["batchItemFailures"], list)
     ids = [item["itemIdentifier"] for item in answer["batchItemFailures"]]
@@ -235,9 +235,9 @@ def reasons(sends: Sends, queue: str) -> list[tuple[str, str | None]]:
     ]
 
 
-def check_letters(letters: list[tuple[str, str | None]], logged: list[str]) -> None:
-    """Each has its reason, here or in the log; and no reason shows a value."""
-    for body, reason in letters:
+def check_dead_letters(dead_letters: list[tuple[str, str | None]], logged: list[str]) -> None:
+    """Check that each dead letter has a reason, in it or in the log, and that no reason shows a value."""
+    for body, reason in dead_letters:
         assert reason or len(body.encode()) > MAX_MESSAGE_BYTES - 2000
         assert SECRET not in (reason or "")
     assert all(SECRET not in line for line in logged)
@@ -247,35 +247,35 @@ def check_letters(letters: list[tuple[str, str | None]], logged: list[str]) -> N
 # --- The front door ------------------------------------------------------------------------------------------------
 
 
-def test_the_front_door_passes_what_is_good_and_buries_the_rest(world: World, sends: Sends) -> None:
+def test_the_front_door_forwards_valid_messages_and_refuses_the_others(world: World, sends: Sends) -> None:
     router = Router({"order:ship": ["default"]}, world.sqs, PREFIX)
     came: dict[str, int] = {}
     with lines() as logged:
         for batch in batches(1):
             records = [one for one, _ in batch]
             for one in records:
-                one["eventSourceARN"] += DOOR
+                one["eventSourceARN"] += FRONT_DOOR
                 came[one["body"]] = came.get(one["body"], 0) + 1
             assert kept(router.handle(event(*records), LambdaContext()), records) == set()
     on = [decode(entry["MessageBody"]) for entry in sends.to(LANE)]
-    letters = reasons(sends, DOOR)
-    assert len(on) + len(letters) == sum(came.values()), "each goes to one place, and once"
+    dead_letters = reasons(sends, FRONT_DOOR)
+    assert len(on) + len(dead_letters) == sum(came.values()), "each goes to one place, and once"
     assert all(message.id for message in on)
     good = {message.id for message in on}
     for number in range(COUNT // 5):
         assert (f"good-{number}" if number % 2 else f"sqs-{number}") in good
-    assert len(letters) > 700
-    assert all(body in came for body, _ in letters), "as it came"
-    check_letters(letters, logged.texts)
+    assert len(dead_letters) > 700
+    assert all(body in came for body, _ in dead_letters), "as it came"
+    check_dead_letters(dead_letters, logged.texts)
     refused = [line for line in logged.fields if line["message"].startswith("message refused")]
-    assert len(refused) == len(letters)
+    assert len(refused) == len(dead_letters)
     assert all(line["reason"] and line["message_id"] for line in refused)
 
 
 # --- The lane ------------------------------------------------------------------------------------------------------
 
 
-def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: Sends) -> None:
+def test_a_lane_completes_valid_messages_and_refuses_the_others(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     given = 0
     with lines() as logged:
@@ -299,11 +299,11 @@ def test_a_lane_completes_what_is_good_and_buries_the_rest(world: World, sends: 
     assert left == [[0]]
     assert world.run("select count(*) from joblane.tasks where state = 'archived' and dead_sent_at is null") == [[0]]
     archived = world.run("select count(*) from joblane.tasks where state = 'archived'")[0][0]
-    letters = reasons(sends, LANE)
+    dead_letters = reasons(sends, LANE)
     refused = sum(line["message"].startswith("message refused") for line in logged.fields)
-    assert len(letters) == archived + refused
-    assert len(letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
-    check_letters(letters, logged.texts)
+    assert len(dead_letters) == archived + refused
+    assert len(dead_letters) + len(completed) + COUNT // 5 == given, "each ends in one place, and once"
+    check_dead_letters(dead_letters, logged.texts)
     assert world.run(f"select count(*) from joblane.tasks where reason ~ '{SECRET}' or error_message ~ '{SECRET}'") == [
         [0]
     ]
@@ -317,20 +317,22 @@ def test_redriven_dead_letters_of_a_lane_end_there_again_and_nothing_runs_twice(
     for start in range(0, 90, 10):
         worker.handle(event(*records[start : start + 10]), LambdaContext())
     for life in range(3):
-        letters = sends.to(LANE + "-dlq") + sends.to(LANE)
+        dead_letters = sends.to(LANE + "-dlq") + sends.to(LANE)
         sends.clear()
-        for number, entry in enumerate(letters):
+        for number, entry in enumerate(dead_letters):
             again = record(entry["MessageBody"], LANE, message_id=f"{life}-{number}")
             again["messageAttributes"] = {
                 name: {"dataType": value["DataType"], "stringValue": value["StringValue"]}
                 for name, value in entry.get("MessageAttributes", {}).items()
             }
             assert kept(worker.handle(event(again), LambdaContext()), [again]) == set()
-        assert len(sends.to(LANE + "-dlq")) == len([entry for entry in letters if not is_good(entry["MessageBody"])])
+        assert len(sends.to(LANE + "-dlq")) == len(
+            [entry for entry in dead_letters if not is_good(entry["MessageBody"])]
+        )
 
 
 def is_good(body: str) -> bool:
-    """A whole order, whatever is wrong with others."""
+    """True if the body is a valid order."""
     try:
         message = decode(body)
         return message.type == "order:ship" and bool(Order.model_validate(message.payload))
@@ -341,7 +343,7 @@ def is_good(body: str) -> bool:
 # --- On the edge ---------------------------------------------------------------------------------------------------
 
 
-def test_a_tick_from_a_stranger_gets_an_id_and_no_more(world: World, sends: Sends) -> None:
+def test_a_tick_from_an_external_producer_gets_only_an_id(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     for number, at in enumerate(
         ("2026-13-99T99:99Z", "", "x" * 5000, "٢٠٢٦-٠٣-٠١T٠٢:٠٠", "<aws.scheduler.scheduled-time>")
@@ -365,7 +367,7 @@ def test_numbers_at_the_edge_of_what_the_record_holds_go_through(world: World, s
     assert world.run("select count(*) from joblane.tasks where state not in ('completed', 'archived')") == [[0]]
 
 
-def test_one_id_with_two_payloads_in_one_batch_runs_one_and_buries_the_other(world: World, sends: Sends) -> None:
+def test_of_two_payloads_with_one_id_in_a_batch_one_runs_and_one_is_a_dead_letter(world: World, sends: Sends) -> None:
     worker = world.worker(order_ship)
     records = [record(envelope({"number": number}, id="same"), LANE) for number in (1, 2)]
     left = kept(worker.handle(event(*records), LambdaContext()), records)

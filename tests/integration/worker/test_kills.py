@@ -1,4 +1,4 @@
-"""Processes that are killed between two steps, and what the next one makes of it."""
+"""Processes that are killed between two steps, and the recovery by the next process."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ import pytest
 from joblane.declaration import Task
 from tests.builders.events import record
 from tests.builders.rows import put
-from tests.kills import KILLED, Mortals, mortals
+from tests.kills import KILLED, Workers, killable_workers
 from tests.samples import sample_batch, sample_forgotten, sample_one
 from tests.world import World
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[Mortals]:
-    with mortals() as made:
+def pool() -> Iterator[Workers]:
+    with killable_workers() as made:
         yield made
 
 
 @pytest.fixture
-def workers(world: World, pool: Mortals) -> Iterator[Mortals]:
-    """Processes that may die, over this test's world."""
+def workers(world: World, pool: Workers) -> Iterator[Workers]:
+    """Processes that may be killed, over this test's world."""
     world.run("create table effects (task_id text, what text)")
     with pool.over(world):
         yield pool
@@ -39,15 +39,15 @@ def effects(world: World) -> list[Any]:
     return [row[0] for row in world.run("select task_id from effects order by 1")]
 
 
-def letters(world: World, task: Task[Any, Any] = sample_one) -> list[tuple[str, str]]:
+def dead_letters(world: World, task: Task[Any, Any] = sample_one) -> list[tuple[str, str]]:
     return [
-        (letter["Body"], letter["MessageAttributes"]["joblane-dead"]["StringValue"])
-        for letter in world.dead_letters(task)
+        (dead_letter["Body"], dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"])
+        for dead_letter in world.dead_letters(task)
     ]
 
 
-def test_a_process_killed_right_after_the_claim_counts_as_one_run_and_the_task_is_tried_again(
-    world: World, workers: Mortals
+def test_a_process_killed_after_the_claim_counts_as_one_run_and_the_task_is_retried(
+    world: World, workers: Workers
 ) -> None:
     message = sent(world, "write_effect")
 
@@ -65,8 +65,8 @@ def test_a_process_killed_right_after_the_claim_counts_as_one_run_and_the_task_i
     assert effects(world) == ["it"]
 
 
-def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_sweep_sends_the_task_again(
-    world: World, workers: Mortals
+def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_task_is_sent_again(
+    world: World, workers: Workers
 ) -> None:
     message = sent(world, "die_at_first", 1)
 
@@ -83,9 +83,7 @@ def test_a_process_killed_in_its_handler_leaves_no_effect_and_the_sweep_sends_th
     assert world.row("it")["attempts"] == 2
 
 
-def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_one_dead_letter(
-    world: World, workers: Mortals
-) -> None:
+def test_with_three_retries_four_killed_runs_make_one_dead_letter(world: World, workers: Workers) -> None:
     message = sent(world, "die_at_first", 99)
 
     for _ in range(4):
@@ -97,7 +95,7 @@ def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_on
     assert (row["state"], row["attempts"], row["runs"], row["error_type"]) == ("archived", 4, 4, "Lost")
     assert world.outcomes("it") == ["lost"] * 4
     assert effects(world) == []
-    ((body, generation),) = letters(world)
+    ((body, generation),) = dead_letters(world)
     assert '"id":"it"' in body
     assert generation == "0"
 
@@ -109,7 +107,7 @@ def test_with_three_retries_a_process_killed_in_every_run_makes_four_runs_and_on
     ids=["with its session", "without"],
 )
 def test_a_process_killed_between_commit_and_answer_has_done_its_work_once(
-    world: World, workers: Mortals, task: Task[Any, Any], do: str, dies: str, result: str
+    world: World, workers: Workers, task: Task[Any, Any], do: str, dies: str, result: str
 ) -> None:
     message = sent(world, do, task=task)
 
@@ -124,8 +122,8 @@ def test_a_process_killed_between_commit_and_answer_has_done_its_work_once(
     assert effects(world) == (["it"] if do == "write_effect" else [])
 
 
-def test_a_foreign_message_killed_between_commit_and_answer_is_done_once_with_retention_zero(
-    world: World, workers: Mortals
+def test_an_external_task_without_retention_runs_once_if_killed_after_its_commit(
+    world: World, workers: Workers
 ) -> None:
     body = {"type": "sample:forgotten", "id": "it", "payload": {"do": "write_effect"}}
     message = record(body, world.lane(sample_forgotten))
@@ -135,50 +133,44 @@ def test_a_foreign_message_killed_between_commit_and_answer_is_done_once_with_re
 
     assert (world.row("it")["state"], world.row("it")["payload"]) == ("completed", None)
     assert effects(world) == ["it"]
-    assert letters(world, sample_forgotten) == []
+    assert dead_letters(world, sample_forgotten) == []
 
 
 @pytest.mark.parametrize("by", ["the next delivery", "the sweep"])
-def test_a_process_killed_between_giving_up_and_the_dead_letter_leaves_it_to_whoever_comes_next(
-    world: World, workers: Mortals, by: str
-) -> None:
-    message = sent(world, "give_up")
+def test_the_next_delivery_sends_the_dead_letter_of_a_killed_process(world: World, workers: Workers, by: str) -> None:
+    message = sent(world, "archive_now")
 
     assert workers.handle("sample:one", message, dies="before the send") is None
     assert workers.status == KILLED
     assert (world.row("it")["state"], world.row("it")["dead_sent_at"]) == ("archived", None)
-    assert letters(world) == []
+    assert dead_letters(world) == []
     if by == "the sweep":
         world.run("update joblane.tasks set sweep_at = clock_timestamp()")
         assert world.sweep().dead_letters == 1
     assert workers.handle("sample:one", message) == []
 
-    ((body, generation),) = letters(world)
+    ((body, generation),) = dead_letters(world)
     assert '"id":"it"' in body
     assert generation == "0"
     assert world.row("it")["dead_sent_at"] is not None
 
 
-def test_a_dead_letter_sent_by_a_process_killed_before_the_mark_is_sent_again_as_the_same(
-    world: World, workers: Mortals
-) -> None:
-    message = sent(world, "give_up")
+def test_a_dead_letter_whose_mark_was_killed_is_sent_again_unchanged(world: World, workers: Workers) -> None:
+    message = sent(world, "archive_now")
 
     assert workers.handle("sample:one", message, dies="after the send") is None
-    assert len(letters(world)) == 1
+    assert len(dead_letters(world)) == 1
     assert world.row("it")["dead_sent_at"] is None
     assert workers.handle("sample:one", message) == []
 
-    first, second = letters(world)
+    first, second = dead_letters(world)
     assert first == second
     assert world.row("it")["dead_sent_at"] is not None
     assert world.row("it")["runs"] == 1
     assert world.sweep().dead_letters == 0
 
 
-def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_sweep(
-    world: World, workers: Mortals
-) -> None:
+def test_a_task_whose_producer_was_killed_before_the_send_runs_after_the_sweep(world: World, workers: Workers) -> None:
     lane = world.lane(sample_one)
 
     workers.enqueue("it", dies="before the send")
@@ -194,7 +186,7 @@ def test_a_task_whose_producer_is_killed_between_commit_and_send_runs_after_the_
     assert (world.row("it")["state"], world.row("it")["runs"]) == ("completed", 1)
 
 
-def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: World, workers: Mortals) -> None:
+def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: World, workers: Workers) -> None:
     lane = world.lane(sample_one)
 
     workers.enqueue("it", dies="after the send")
@@ -212,8 +204,8 @@ def test_a_producer_killed_right_after_the_send_has_enqueued_one_task(world: Wor
 # --- In a batch ---------------------------------------------------------------------------------------------------
 
 
-def work_off(world: World, workers: Mortals, rounds: int) -> int:
-    """Deliver what is in the lane of the batch task until nothing is. Returns how many processes died."""
+def work_off(world: World, workers: Workers, rounds: int) -> int:
+    """Deliver the messages of the batch task's lane until it is empty. Return the number of killed processes."""
     lane = world.lane(sample_batch)
     died = 0
     for _ in range(rounds):
@@ -243,8 +235,8 @@ def enqueue_batch(world: World, killers: int, number: int = 99) -> list[str]:
 
 
 @pytest.mark.parametrize("killers", [1, 2])
-def test_a_neighbour_that_kills_the_process_costs_the_others_no_attempt_and_is_given_up_alone(
-    world: World, workers: Mortals, killers: int
+def test_a_task_that_kills_its_batch_costs_the_others_no_attempt_and_is_archived(
+    world: World, workers: Workers, killers: int
 ) -> None:
     ids = enqueue_batch(world, killers)
 
@@ -258,10 +250,10 @@ def test_a_neighbour_that_kills_the_process_costs_the_others_no_attempt_and_is_g
     for id_ in ids[:killers]:
         row = world.row(id_)
         assert (row["state"], row["attempts"], row["error_type"]) == ("archived", 4, "Lost"), id_
-    assert sorted(body.split('"id":"')[1][:4] for body, _ in letters(world, sample_batch)) == ids[:killers]
+    assert sorted(body.split('"id":"')[1][:4] for body, _ in dead_letters(world, sample_batch)) == ids[:killers]
 
 
-def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: World, workers: Mortals) -> None:
+def test_a_task_that_was_lost_alone_is_never_claimed_with_others(world: World, workers: Workers) -> None:
     # given a task that killed a process when it was alone
     enqueue_batch(world, 0)
     put(world, sample_batch, "a-killer", {"do": "die_at_first", "number": 99})
@@ -280,7 +272,7 @@ def test_a_task_that_was_lost_alone_never_takes_fresh_neighbours_with_it(world: 
     assert world.row("a-killer")["attempts"] == 2
 
 
-def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: World, workers: Mortals) -> None:
+def test_a_batch_that_kills_once_runs_again_one_by_one_and_all_complete(world: World, workers: Workers) -> None:
     ids = enqueue_batch(world, 1, number=1)
 
     work_off(world, workers, rounds=10)

@@ -1,4 +1,4 @@
-"""The record is lost or replaced while a batch runs: each message stays or goes by itself, and none ends the batch."""
+"""The tables are lost or replaced while a batch runs: each message is handled on its own, and none ends the batch."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_database_that_goes_under_one_handler_stops_no_other(
         kept = world.deliver(sample_batch, *bodies("lose_the_database", 0, 1, 2))
     finally:
         postgres.start()
-        world._looker.drop()
+        world._observer.drop()
     assert (ran, len(kept)) == ([0, 1, 2], 3)
 
 
@@ -102,7 +102,7 @@ def test_a_stage_that_changes_after_a_dead_letter_was_sent_lets_its_message_go(
     assert len(world.dead_letters(sample_batch)) == 1
 
 
-def test_a_recorded_message_is_claimed_whatever_its_own_payload_holds(world: World) -> None:
+def test_a_recorded_message_is_claimed_with_any_payload_of_its_own(world: World) -> None:
     world.lane(sample_one)
     with JobClient() as jobs:
         id_ = jobs.enqueue(sample_one, Sample()).id

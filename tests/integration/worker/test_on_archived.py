@@ -1,4 +1,4 @@
-"""What follows a task that was given up: one task that is told of it, exactly once, whoever dies when."""
+"""The successor of an archived task: exactly one task that gets its data, also if a process is killed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SUCCESSOR = "it:archived:0"
 
 
 class ProcessDiedError(BaseException):
-    """Nothing of this process happens any more."""
+    """Ends the process: none of its later code runs."""
 
 
 @pytest.fixture
@@ -39,14 +39,14 @@ def client(world: World) -> JobClient:
 
 @pytest.fixture
 def alerts(client: JobClient) -> list[ArchivedTask]:
-    """What the alert was told, in order."""
-    told: list[ArchivedTask] = []
+    """The payloads of the alert task, in order."""
+    alerts: list[ArchivedTask] = []
 
     def alert(payload: Any, ctx: TaskContext) -> None:
-        told.append(payload)
+        alerts.append(payload)
 
     behaviours["alert"] = alert
-    return told
+    return alerts
 
 
 @behaviour
@@ -64,7 +64,7 @@ def body(id_: str = "it") -> dict[str, Any]:
 
 
 def run_alerts(world: World) -> int:
-    """Deliver what is in the alert's lane. Returns how many messages there were."""
+    """Deliver the messages in the alert's lane. Return their number."""
     messages = world.take(sample_alert)
     for message in messages:
         assert world.deliver(sample_alert, message["Body"]) == []
@@ -75,7 +75,7 @@ def successors(world: World) -> list[str]:
     return [row[0] for row in world.run("select id from joblane.tasks where type = 'sample:alert' order by id")]
 
 
-def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
+def test_an_archived_task_has_the_successor_that_its_type_names(
     world: World, client: JobClient, alerts: list[ArchivedTask]
 ) -> None:
     client.enqueue(sample_watched, Sample(do="fail_as_said"), task_id="it", tenant="acme", headers={"traceparent": "t"})
@@ -105,11 +105,11 @@ def test_a_task_that_is_given_up_is_followed_by_the_one_it_names(
     assert (successors(world), run_alerts(world), len(alerts)) == ([SUCCESSOR], 0, 1)
 
 
-def test_a_foreign_task_is_followed_too(world: World, alerts: list[ArchivedTask]) -> None:
+def test_an_external_task_has_a_successor_too(world: World, alerts: list[ArchivedTask]) -> None:
     external = {"type": "sample:watched", "id": "it", "payload": {"do": "hopeless"}}
     assert world.deliver(sample_watched, external) == []
     assert run_alerts(world) == 1
-    assert [told.reason for told in alerts] == ["SkipRetry: no such tenant"]
+    assert [alert.reason for alert in alerts] == ["SkipRetry: no such tenant"]
 
 
 GIVEN_UP_BY_THE_CLAIM: dict[str, tuple[dict[str, Any], str]] = {
@@ -119,15 +119,17 @@ GIVEN_UP_BY_THE_CLAIM: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("step", GIVEN_UP_BY_THE_CLAIM)
-def test_one_that_the_claim_gives_up_is_followed_too(world: World, alerts: list[ArchivedTask], step: str) -> None:
+def test_a_task_that_the_claim_archives_has_a_successor_too(
+    world: World, alerts: list[ArchivedTask], step: str
+) -> None:
     columns, error = GIVEN_UP_BY_THE_CLAIM[step]
     put(world, sample_watched, "it", max_attempts=2, **columns, **ALERTS)
     assert world.deliver(sample_watched, body()) == []
     assert run_alerts(world) == 1
-    assert [(told.task_id, told.error_type) for told in alerts] == [("it", error)]
+    assert [(alert.task_id, alert.error_type) for alert in alerts] == [("it", error)]
 
 
-def test_tasks_that_complete_are_cancelled_or_name_nobody_are_not_followed(
+def test_a_task_that_is_not_archived_or_names_no_successor_has_none(
     world: World, client: JobClient, alerts: list[ArchivedTask]
 ) -> None:
     client.enqueue(sample_watched, Sample(), task_id="done")
@@ -143,7 +145,7 @@ def test_tasks_that_complete_are_cancelled_or_name_nobody_are_not_followed(
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_process_that_dies_around_the_mark_is_made_good_by_the_sweep(
+def test_the_sweep_completes_the_work_of_a_process_killed_around_the_mark(
     world: World, client: JobClient, alerts: list[ArchivedTask], when: str
 ) -> None:
     # given a worker that dies between the dead letter and its mark, or between the mark and the successor's message
@@ -187,7 +189,7 @@ def test_a_successor_whose_message_cannot_be_sent_is_sent_by_the_sweep(
     assert len(alerts) == 1
 
 
-def test_a_redriven_task_that_is_given_up_again_is_followed_again(
+def test_a_redriven_task_that_is_archived_again_has_a_second_successor(
     world: World, client: JobClient, alerts: list[ArchivedTask]
 ) -> None:
     client.enqueue(sample_watched, Sample(do="hopeless"), task_id="it")
@@ -195,7 +197,7 @@ def test_a_redriven_task_that_is_given_up_again_is_followed_again(
     world.deliver(sample_watched, body(), attributes={"joblane-dead": ("Number", "0")})
     assert successors(world) == [SUCCESSOR, "it:archived:1"]
     run_alerts(world)
-    assert [told.runs for told in alerts] == [1, 2]
+    assert [alert.runs for alert in alerts] == [1, 2]
 
 
 def test_long_ids_that_begin_alike_have_successors_of_their_own(world: World, alerts: list[ArchivedTask]) -> None:
@@ -204,11 +206,11 @@ def test_long_ids_that_begin_alike_have_successors_of_their_own(world: World, al
         put(world, sample_watched, id_, **archived(dead_sent_at=None), **ALERTS)
         assert world.deliver(sample_watched, body(id_)) == []
     assert run_alerts(world) == 4
-    assert sorted(told.task_id for told in alerts) == sorted(ids)
+    assert sorted(alert.task_id for alert in alerts) == sorted(ids)
     assert max(len(id_) for id_ in successors(world)) <= 200
 
 
-def test_a_successor_that_is_given_up_itself_ends_there(world: World, client: JobClient) -> None:
+def test_an_archived_successor_has_no_successor(world: World, client: JobClient) -> None:
     attempts = itertools.count()
 
     def alert(payload: Any, ctx: TaskContext) -> None:

@@ -1,4 +1,4 @@
-"""Every row of the outcome table, made to happen."""
+"""Every row of the outcome table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.world import World
 
 
 class Base(DeclarativeBase):
-    """Tables of these tests."""
+    """The tables of these tests."""
 
 
 class Once(Base):
@@ -34,7 +34,7 @@ def enqueue(world: World, do: str, task: Any = sample_one, **options: Any) -> st
 
 
 def deliver_sent(world: World, task: Any = sample_one, **how: Any) -> list[str]:
-    """Take what is in the lane and hand it to the function."""
+    """Take the messages in the lane and deliver them."""
     bodies = [message["Body"] for message in world.take(task)]
     assert bodies, "nothing was sent"
     return world.deliver(task, *bodies, **how)
@@ -105,16 +105,16 @@ def test_the_last_attempt_archives_and_sends_one_dead_letter_before_the_message_
     row = world.row(id_)
     assert (row["state"], row["attempts"], row["runs"]) == ("archived", 4, 4)
     assert row["dead_sent_at"] is not None
-    letters = world.dead_letters(sample_one)
-    assert len(letters) == 1
-    attributes = letters[0]["MessageAttributes"]
+    dead_letters = world.dead_letters(sample_one)
+    assert len(dead_letters) == 1
+    attributes = dead_letters[0]["MessageAttributes"]
     assert attributes["joblane-dead"]["StringValue"] == "0"
     assert attributes["joblane-reason"]["StringValue"] == "attempt 4 of 4 failed: ValueError: attempt 4"
-    assert f'"id":"{id_}"' in letters[0]["Body"]
-    assert '"type":"sample:one"' in letters[0]["Body"]
+    assert f'"id":"{id_}"' in dead_letters[0]["Body"]
+    assert '"type":"sample:one"' in dead_letters[0]["Body"]
 
 
-def test_skip_retry_gives_up_at_once(world: World) -> None:
+def test_skip_retry_archives_at_once(world: World) -> None:
     @behaviour
     def skip(payload: Sample, ctx: TaskContext) -> None:
         raise SkipRetry("no such tenant")
@@ -125,7 +125,7 @@ def test_skip_retry_gives_up_at_once(world: World) -> None:
     assert len(world.dead_letters(sample_one)) == 1
 
 
-def test_a_payload_that_does_not_validate_under_its_own_schema_is_given_up(world: World) -> None:
+def test_a_payload_that_is_invalid_under_its_own_schema_is_archived(world: World) -> None:
     assert world.deliver(sample_one, {"type": "sample:one", "id": "bad", "payload": {"number": "secret"}}) == []
     row = world.row("bad")
     assert row["state"] == "archived"
@@ -133,7 +133,7 @@ def test_a_payload_that_does_not_validate_under_its_own_schema_is_given_up(world
     assert "secret" not in row["reason"]
 
 
-def test_a_payload_of_another_schema_waits_without_spending_and_gives_up_after_an_hour(world: World) -> None:
+def test_a_payload_of_another_schema_waits_uncounted_and_is_archived_after_an_hour(world: World) -> None:
     body = {"type": "sample:one", "id": "new", "payload": {"number": "secret"}, "schema": "another"}
     assert len(world.deliver(sample_one, body)) == 1
     row = world.row("new")
@@ -430,8 +430,8 @@ def test_a_flush_that_waits_for_a_lock_ends_with_the_timeout(effects: World) -> 
 )
 def test_a_lane_refuses_what_only_the_library_may_say(world: World, body: dict[str, Any]) -> None:
     assert world.deliver(sample_one, body) == []
-    (letter,) = world.dead_letters(sample_one)
-    assert letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
+    (dead_letter,) = world.dead_letters(sample_one)
+    assert dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"].startswith("MessageError: id:")
 
 
 def test_retention_zero_clears_the_headers_too(world: World) -> None:

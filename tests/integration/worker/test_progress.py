@@ -1,4 +1,4 @@
-"""What a running task tells of itself, and how it is told to stop."""
+"""The progress that a running task reports, and how a cancel stops it."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def seen(world: World) -> TaskStatus:
     return status
 
 
-def told(world: World) -> tuple[int, int | None, str | None] | None:
+def reported(world: World) -> tuple[int, int | None, str | None] | None:
     progress = seen(world).progress
     return None if progress is None else (progress.done, progress.total, progress.note)
 
 
 class Clock:
-    """A monotonic clock that the test moves on."""
+    """A monotonic clock that the test moves."""
 
     def __init__(self) -> None:
         self.ahead = 0.0
@@ -58,19 +58,19 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 # --- Telling -------------------------------------------------------------------------------------------------------
 
 
-def test_progress_is_seen_while_the_handlers_transaction_is_open_and_goes_on_after_it(world: World) -> None:
+def test_progress_is_visible_while_the_handlers_transaction_is_open(world: World) -> None:
     during: list[Any] = []
 
     @behaviour
     def tell(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, 1)
         ctx.progress(3, 10, "three of ten")
-        during.append((told(world), counts(world), seen(world).state))
+        during.append((reported(world), counts(world), seen(world).state))
 
     assert world.deliver(sample_one, message("tell")) == []
 
     assert during == [((3, 10, "three of ten"), {}, State.ACTIVE)]
-    assert told(world) == (3, 10, "three of ten")
+    assert reported(world) == (3, 10, "three of ten")
     assert counts(world) == {1: 1}
 
 
@@ -82,16 +82,16 @@ def test_progress_without_a_session_needs_no_second_connection(world: World) -> 
         assert world.run("select count(*) from pg_stat_activity where datname = current_database()") == before
 
     assert world.deliver(sample_one, message("tell_alone")) == []
-    assert told(world) == (1, None, None)
+    assert reported(world) == (1, None, None)
 
 
 def test_the_second_connection_does_not_outlive_the_run(world: World) -> None:
     @behaviour
-    def tell_beside(payload: Sample, ctx: TaskContext) -> None:
+    def report_over_the_side_connection(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, 1)
         ctx.progress(1, 2)
 
-    assert world.deliver(sample_one, message("tell_beside")) == []
+    assert world.deliver(sample_one, message("report_over_the_side_connection")) == []
 
     here = "select count(*) from pg_stat_activity where datname = current_database()"
     ends = time.monotonic() + 5
@@ -100,20 +100,20 @@ def test_the_second_connection_does_not_outlive_the_run(world: World) -> None:
     assert world.run(here)[0][0] <= 3  # the worker's, the client's, and the one that looks
 
 
-def test_progress_is_written_once_a_second_and_at_the_end_whatever_the_time(world: World, clock: Clock) -> None:
+def test_progress_is_written_once_a_second_and_always_at_the_end(world: World, clock: Clock) -> None:
     during: list[Any] = []
 
     @behaviour
     def tell_often(payload: Sample, ctx: TaskContext) -> None:
         for done in range(1, 100):
             ctx.progress(done, 100)
-        during.append(told(world))
+        during.append(reported(world))
         clock.ahead += 1
         ctx.progress(50, 100, "after a second")
         ctx.progress(60, 100)
-        during.append(told(world))
+        during.append(reported(world))
         ctx.progress(100, 100, "all")
-        during.append(told(world))
+        during.append(reported(world))
 
     assert world.deliver(sample_one, message("tell_often")) == []
     assert during == [(1, 100, None), (50, 100, "after a second"), (100, 100, "all")]
@@ -140,7 +140,7 @@ def test_a_note_is_cut_and_freed_of_what_postgres_cannot_hold(world: World) -> N
         ctx.progress(1, 2, "a\0b\ud800" + "c" * 300)
 
     assert world.deliver(sample_one, message("tell_a_note")) == []
-    assert told(world) == (1, 2, "ab?" + "c" * 196)
+    assert reported(world) == (1, 2, "ab?" + "c" * 196)
 
 
 @pytest.mark.parametrize("wrong", [(-1, None), (1, -1), (1.5, 2), (1, 2.5), (True, 1), ("1", 2), (2**63, None)])
@@ -151,7 +151,7 @@ def test_what_is_no_count_is_refused_before_anything_is_written(world: World, wr
             ctx.progress(*wrong)
 
     assert world.deliver(sample_one, message("tell_wrong")) == []
-    assert told(world) is None
+    assert reported(world) is None
 
 
 def test_a_task_tells_how_many_of_its_items_are_done(world: World) -> None:
@@ -185,10 +185,10 @@ def test_a_second_connection_that_cannot_be_had_does_not_fail_the_run(
         ctx.progress(2, 2)
 
     assert world.deliver(sample_one, message("tell_in_vain")) == []
-    assert (seen(world).state, told(world), counts(world)) == (State.COMPLETED, None, {1: 1})
+    assert (seen(world).state, reported(world), counts(world)) == (State.COMPLETED, None, {1: 1})
 
 
-def test_a_second_connection_that_breaks_is_made_anew(world: World) -> None:
+def test_a_broken_side_connection_is_opened_again(world: World) -> None:
     @behaviour
     def tell_on(payload: Sample, ctx: TaskContext) -> None:
         write(ctx, 1)
@@ -196,20 +196,20 @@ def test_a_second_connection_that_breaks_is_made_anew(world: World) -> None:
         ended = "select pg_terminate_backend($1::int, 5000)"
         world.run(ended, str(ctx._work._side.get().run("select pg_backend_pid()")[0][0]))
         ctx.progress(2, 2)
-        assert told(world) == (1, 1, None)
+        assert reported(world) == (1, 1, None)
         ctx.progress(3, 3)
-        assert told(world) == (3, 3, None)
+        assert reported(world) == (3, 3, None)
 
     assert world.deliver(sample_one, message("tell_on")) == []
     assert (seen(world).state, counts(world)) == (State.COMPLETED, {1: 1})
 
 
-# --- Being told to stop --------------------------------------------------------------------------------------------
+# --- Cancelling ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ask", ["check", "progress", "finish"])
 @pytest.mark.parametrize("touched", [True, False])
-def test_a_task_cancelled_while_it_runs_is_told_and_leaves_nothing(world: World, ask: str, touched: bool) -> None:
+def test_a_task_cancelled_while_it_runs_stops_and_leaves_no_effect(world: World, ask: str, touched: bool) -> None:
     asked: list[State | None] = []
     gone_on: list[str] = []
 

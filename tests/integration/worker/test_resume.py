@@ -1,4 +1,4 @@
-"""Work that is kept chunk by chunk: where a run goes on that was killed, failed, or ran out of time."""
+"""Work that commits chunk by chunk: the position of the next run after a kill, an error or a timeout."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from joblane.testing.faults import HookedDatabase
 from tests.builders import events as builders
 from tests.builders.events import record
 from tests.builders.rows import active, put
-from tests.kills import KILLED, mortals
+from tests.kills import KILLED, killable_workers
 from tests.samples import Sample, behaviour, sample_one
 from tests.samples_long import HANDLED, Thing, counts, make_things, sample_long, write
 from tests.world import World, handle
@@ -147,7 +147,7 @@ SOURCES = [
 
 
 @pytest.mark.parametrize("source", SOURCES)
-def test_a_run_that_failed_goes_on_after_its_last_whole_chunk(
+def test_a_failed_run_continues_after_its_last_complete_chunk(
     world: World, source: Callable[[TaskContext], Iterator[int]]
 ) -> None:
     make_things(world, 50)
@@ -226,7 +226,7 @@ def test_work_without_the_session_moves_the_cursor_too(world: World) -> None:
     assert handled == [0, 1, 2, 3, 4, 5, *range(4, 10)]
 
 
-def test_a_chunk_costs_a_query_a_cursor_and_a_commit_beside_its_own_work(world: World) -> None:
+def test_a_chunk_costs_a_query_a_cursor_and_a_commit_in_addition_to_its_own_work(world: World) -> None:
     make_things(world, 50)
     statements: list[str] = []
 
@@ -333,7 +333,7 @@ def test_what_cannot_be_gone_by_is_refused_before_anything_is_written(world: Wor
     assert (counts(world), cursor(world)) == ({}, None)
 
 
-def test_a_bad_cursor_in_a_later_chunk_leaves_those_before_it(world: World) -> None:
+def test_a_bad_cursor_in_a_later_chunk_keeps_the_earlier_chunks(world: World) -> None:
     make_things(world, 0)
 
     @behaviour
@@ -422,7 +422,7 @@ def test_a_run_whose_lease_is_lost_rolls_its_chunk_back_and_leaves_the_message(w
 THINGS, CHUNK, KILLS = 100_000, 500, 5
 
 
-def test_a_hundred_thousand_rows_are_done_once_each_though_the_process_is_killed_five_times(
+def test_a_hundred_thousand_rows_are_handled_once_with_five_kills(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seed = 20_261_124
@@ -433,7 +433,7 @@ def test_a_hundred_thousand_rows_are_done_once_each_though_the_process_is_killed
     sent = record({"type": "sample:long", "id": "it", "rec": True}, world.lane(sample_long))
     statements_of_a_chunk = CHUNK // 50 + 4
     cursors: list[int] = []
-    with mortals() as pool, pool.over(world) as workers:
+    with killable_workers() as pool, pool.over(world) as workers:
         for _ in range(KILLS):
             nth = draw.randrange(5 * statements_of_a_chunk, 35 * statements_of_a_chunk)
             assert workers.handle("sample:long", sent, dies=f"after statement {nth}") is None, f"seed {seed}"
@@ -462,7 +462,7 @@ def test_a_hundred_thousand_rows_are_done_once_each_though_the_process_is_killed
 # --- Going on in the next invocation -------------------------------------------------------------------------------
 
 
-def test_a_task_that_runs_out_of_its_invocations_time_goes_on_in_the_next_without_spending_an_attempt(
+def test_a_task_out_of_invocation_time_continues_in_the_next_without_an_attempt(
     world: World,
 ) -> None:
     make_things(world, 60)
@@ -489,7 +489,7 @@ def test_a_task_that_runs_out_of_its_invocations_time_goes_on_in_the_next_withou
         assert again_and_again < 10
 
     assert watched.visibilities == [0] * again_and_again
-    assert watched.sent == []  # the same message goes on
+    assert watched.sent == []  # the same message continues
     assert again_and_again >= 2
     row = world.row("it")
     assert (row["state"], row["attempts"], row["runs"]) == ("completed", 1, again_and_again + 1)
@@ -524,7 +524,7 @@ def test_the_time_of_all_invocations_adds_up_to_the_tasks_own_timeout(world: Wor
     row = world.row("it")
     assert (row["state"], row["attempts"], row["error_type"]) == ("retry", 1, "TaskTimeout")
     assert world.outcomes("it") == ["continued", "continued", "timeout"]
-    assert row["used_ms"] == 0  # the next attempt has its half an hour again, and goes on at the cursor
+    assert row["used_ms"] == 0  # the next attempt has its half an hour again, and continues at the cursor
     assert cursor(world) != (0, 0)
     assert len(again(world, "never_end", BRIEF)) == 1
     assert left[-1] > 4
@@ -567,7 +567,7 @@ def test_an_invocation_that_keeps_nothing_is_a_failed_attempt(world: World) -> N
     assert (counts(world), cursor(world)) == ({}, None)
 
 
-def test_a_loop_over_items_in_a_resumable_task_goes_on_with_the_item_that_was_interrupted(world: World) -> None:
+def test_an_item_loop_in_a_resumable_task_continues_with_the_interrupted_item(world: World) -> None:
     make_things(world, 0)
     handled: list[int] = []
 
@@ -606,7 +606,7 @@ def test_a_task_that_is_not_declared_resumable_is_given_no_more_than_its_invocat
     assert (world.row("it")["state"], world.row("it")["attempts"]) == ("retry", 1)
 
 
-def test_a_deadline_ends_a_task_that_goes_on(world: World) -> None:
+def test_a_deadline_ends_a_task_that_continues(world: World) -> None:
     make_things(world, 0)
 
     @behaviour
@@ -625,7 +625,7 @@ def test_a_deadline_ends_a_task_that_goes_on(world: World) -> None:
     assert len(world.dead_letters(sample_long)) == 1
 
 
-def test_a_task_cancelled_between_two_invocations_never_goes_on(world: World) -> None:
+def test_a_task_cancelled_between_two_invocations_does_not_continue(world: World) -> None:
     make_things(world, 0)
 
     @behaviour

@@ -1,4 +1,4 @@
-"""Waits of days and weeks: time passes by moving the rows' moments back, and everything else is real."""
+"""Waits of days and weeks: time passes by a change of the rows' times, and everything else is real."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from joblane.limits import MAX_DELAY, MAX_LATER_VISIBILITY, MAX_VISIBILITY, QUEU
 from joblane.sqs.client import Entry
 from tests.builders.events import record
 from tests.samples import Sample, behaviour, sample_one
-from tests.world import WatchedSqs, World, handle
+from tests.world import RecordingSqs, World, handle
 
 DAY = 86_400.0
 SWEEP_EVERY = 300.0
@@ -31,12 +31,12 @@ def sample_stubborn(payload: Stubborn, ctx: TaskContext) -> None:
 
 
 class Clock:
-    """Virtual time over a world. ``now``: seconds since the test began, by the record's own clock.
+    """Virtual time over a world. ``now``: seconds since the test began, by the database's clock.
 
-    ``messages``: what is in the task's lane, each with the moment from which it can be received.
+    ``messages``: the messages in the task's lane, each with the time from which it can be received.
     """
 
-    def __init__(self, world: World, of: Task[Any, Any], queues: WatchedSqs) -> None:
+    def __init__(self, world: World, of: Task[Any, Any], queues: RecordingSqs) -> None:
         self._world = world
         self._task = of
         self._queues = queues
@@ -48,7 +48,7 @@ class Clock:
         """Moments of deliveries, with the number of runs after each."""
 
     def pass_by(self, seconds: float) -> None:
-        """Let time pass: everything in the record is that much longer ago."""
+        """Let time pass: subtract it from every time in the tables."""
         if seconds > 0:
             self._world.run(
                 "update joblane.tasks set due_at = due_at - d, sweep_at = sweep_at - d, created_at = created_at - d,"
@@ -59,7 +59,7 @@ class Clock:
             self.now += seconds
 
     def collect(self) -> list[Entry]:
-        """Take note of what was sent to the lane since the last time."""
+        """Record the messages that were sent to the lane since the last call."""
         new = [entry for entry in self._queues.sent[self._seen :] if entry.queue == self.lane]
         self._seen = len(self._queues.sent)
         self.messages += [(self.now + entry.delay_seconds, entry) for entry in new]
@@ -70,7 +70,7 @@ class Clock:
         return self.collect()
 
     def deliver(self, entry: Entry, at: float) -> bool:
-        """Hand a message to the function at its moment. Returns whether it stays, invisible for what was set."""
+        """Deliver a message at its time. Return True if it stays in the queue, hidden for its visibility timeout."""
         self.pass_by(at - self.now)
         kept = handle(self._world.worker(self._task), record(entry.body, self.lane))
         if kept:
@@ -78,7 +78,7 @@ class Clock:
         return bool(kept)
 
     def step(self) -> None:
-        """Go on to whatever is next: a message that can be received, or the sweep of every five minutes."""
+        """Continue with the next event: a visible message, or the sweep of every five minutes."""
         next_sweep = (self.now // SWEEP_EVERY + 1) * SWEEP_EVERY
         if self.messages and min(self.messages, key=lambda one: one[0])[0] <= next_sweep:
             first = min(self.messages, key=lambda one: one[0])
@@ -89,7 +89,7 @@ class Clock:
             self.sweep()
 
     def skip_to_the_sweep_that_matters(self, id_: str) -> None:
-        """Leave out the sweeps that find nothing: time passes up to the last one before the row wants to be seen."""
+        """Skip the sweeps that find nothing: time passes up to the last one before the row is due."""
         if self.messages:
             return
         (wanted,) = self._world.run(
@@ -101,7 +101,7 @@ class Clock:
 
 
 @pytest.fixture
-def queues(world: World) -> WatchedSqs:
+def queues(world: World) -> RecordingSqs:
     return world.watch()
 
 
@@ -113,7 +113,7 @@ def due_in(world: World, id_: str) -> float:
 
 
 def waits_after_its_run(world: World, id_: str) -> int:
-    """Seconds from the end of the last run to when the task is due, by the record's own clock."""
+    """Seconds from the end of the last run to when the task is due, by the database's clock."""
     rows = world.run(
         "select extract(epoch from t.due_at - a.finished_at)::float8"
         " from joblane.tasks t join joblane.task_attempts a on a.task_id = t.id and a.run = t.runs where t.id = $1",
@@ -123,7 +123,7 @@ def waits_after_its_run(world: World, id_: str) -> int:
 
 
 def enqueue(world: World, of: Task[Any, Any], payload: Payload, **options: Any) -> tuple[str, Entry | None]:
-    """Enqueue a task; its message, where one was sent at once, is taken out of the queue."""
+    """Enqueue a task, and take its message out of the queue if it was sent at once."""
     lane = world.lane(of)
     id_ = world.client.enqueue(of, payload, **options).id
     sent = world.take(of)
@@ -134,7 +134,7 @@ def enqueue(world: World, of: Task[Any, Any], payload: Payload, **options: Any) 
 
 
 def test_twenty_five_retries_over_three_weeks_follow_the_formula_attempt_by_attempt(
-    world: World, queues: WatchedSqs
+    world: World, queues: RecordingSqs
 ) -> None:
     clock = Clock(world, sample_stubborn, queues)
     id_, first = enqueue(world, sample_stubborn, Stubborn())
@@ -144,7 +144,7 @@ def test_twenty_five_retries_over_three_weeks_follow_the_formula_attempt_by_atte
     at_attempt: list[float] = []
     alone: list[bool] = []
 
-    # when time passes until the task is given up
+    # when time passes until the task is archived
     for _ in range(400):
         runs = world.row(id_)["runs"]
         clock.skip_to_the_sweep_that_matters(id_)
@@ -180,7 +180,7 @@ def test_twenty_five_retries_over_three_weeks_follow_the_formula_attempt_by_atte
     assert row["reason"].startswith("attempt 26 of 26 failed: ValueError: attempt 26")
 
 
-def test_a_retry_whose_message_is_lost_is_sent_again_by_the_sweep(world: World, queues: WatchedSqs) -> None:
+def test_a_retry_whose_message_is_lost_is_sent_again_by_the_sweep(world: World, queues: RecordingSqs) -> None:
     clock = Clock(world, sample_stubborn, queues)
     id_, first = enqueue(world, sample_stubborn, Stubborn())
     assert first is not None
@@ -198,8 +198,8 @@ def test_a_retry_whose_message_is_lost_is_sent_again_by_the_sweep(world: World, 
     assert world.row(id_)["runs"] == 2
 
 
-def test_the_interval_between_sends_of_a_task_that_nobody_claims_doubles_up_to_six_hours(
-    world: World, queues: WatchedSqs
+def test_the_interval_between_sends_of_an_unclaimed_task_doubles_up_to_six_hours(
+    world: World, queues: RecordingSqs
 ) -> None:
     clock = Clock(world, sample_one, queues)
     enqueue(world, sample_one, Sample())
@@ -221,8 +221,8 @@ def test_the_interval_between_sends_of_a_task_that_nobody_claims_doubles_up_to_s
 
 
 @pytest.mark.parametrize("of", ["enqueue", "retry"])
-def test_a_task_three_hours_out_is_sent_in_its_last_quarter_of_an_hour_and_runs_at_its_second(
-    world: World, queues: WatchedSqs, of: str
+def test_a_task_due_in_three_hours_is_sent_15_minutes_before_and_runs_on_time(
+    world: World, queues: RecordingSqs, of: str
 ) -> None:
     # given a task that is due in three hours, of which SQS knows nothing
     hours = timedelta(hours=3)
@@ -265,7 +265,7 @@ def test_a_task_three_hours_out_is_sent_in_its_last_quarter_of_an_hour_and_runs_
     ) == [[True]]
 
 
-def test_a_message_that_comes_hours_early_leaves_the_row_to_wait(world: World, queues: WatchedSqs) -> None:
+def test_a_message_that_comes_hours_early_leaves_the_row_to_wait(world: World, queues: RecordingSqs) -> None:
     clock = Clock(world, sample_one, queues)
     id_, _ = enqueue(world, sample_one, Sample(), process_in=timedelta(hours=3))
     copy = Entry(clock.lane, f'{{"type":"sample:one","id":"{id_}","rec":true}}')
@@ -281,7 +281,7 @@ def test_a_message_that_comes_hours_early_leaves_the_row_to_wait(world: World, q
 
 @pytest.mark.parametrize("when", ["before it is sent", "after it is sent"])
 def test_a_task_three_hours_out_that_is_cancelled_by_one_update_never_runs(
-    world: World, queues: WatchedSqs, when: str
+    world: World, queues: RecordingSqs, when: str
 ) -> None:
     clock = Clock(world, sample_one, queues)
     id_, _ = enqueue(world, sample_one, Sample(), process_in=timedelta(hours=3))
@@ -309,7 +309,7 @@ def test_a_task_three_hours_out_that_is_cancelled_by_one_update_never_runs(
     ids=["at SQS's limit", "a second above", "at once"],
 )
 def test_a_delay_is_left_to_sqs_up_to_a_quarter_of_an_hour_and_to_the_row_above(
-    world: World, queues: WatchedSqs, process_in: timedelta, delay: int | None
+    world: World, queues: RecordingSqs, process_in: timedelta, delay: int | None
 ) -> None:
     world.client._sqs = queues
     world.lane(sample_one)

@@ -1,4 +1,4 @@
-"""What a handler sets on the connection is gone before the next task; what no Python reads stops nobody."""
+"""Settings of a handler on the connection are reset before the next task; unreadable values stop no other task."""
 
 from __future__ import annotations
 
@@ -75,11 +75,11 @@ def test_a_row_that_python_cannot_read_ends_as_a_dead_letter_and_stops_no_other(
     # then
     assert world.row("good")["state"] == "completed"
     assert (world.run("select state from joblane.tasks where id = 'runs'")) == [["archived"]]
-    letters = {json.loads(letter["Body"])["id"] for letter in world.dead_letters(sample_one)}
-    assert letters == {"runs", "dead"}
+    dead_letters = {json.loads(dead_letter["Body"])["id"] for dead_letter in world.dead_letters(sample_one)}
+    assert dead_letters == {"runs", "dead"}
 
 
-def test_a_run_that_is_not_recorded_is_not_told_as_completed(
+def test_a_run_that_is_not_recorded_is_not_logged_as_completed(
     world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     # given a run whose lease another has taken over by its end

@@ -1,4 +1,4 @@
-"""The alarm at the timeout: what it interrupts, what it never does, and what the next task on the same process sees."""
+"""The alarm at the timeout: the code that it interrupts, and the state that the next task of the process finds."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_a_handler_that_swallows_it_all_the_same_meets_it_again(world: World) ->
 
 @pytest.mark.parametrize("after", ["nothing", "a check", "a query"])
 def test_a_handler_that_swallows_it_in_a_query_does_not_complete_without_its_work(effects: World, after: str) -> None:
-    """The connection is gone, and what the handler wrote through it: returning as if all were well is no success."""
+    """The connection is lost with the handler's writes, so a normal return must not complete the task."""
 
     @behaviour
     def swallows_in_a_query(payload: Sample, ctx: TaskContext) -> str:
@@ -200,7 +200,7 @@ def test_after_an_interrupt_in_a_query_the_next_task_sees_its_own_rows(world: Wo
     assert seen == ["second-0", "second-1", "second-2"]
 
 
-def test_after_an_interrupt_that_a_handler_turned_into_its_own_error_the_next_task_sees_its_own_rows(
+def test_after_an_interrupt_raised_as_another_error_the_next_task_sees_its_own_rows(
     world: World,
 ) -> None:
     seen: list[Any] = []
@@ -224,7 +224,7 @@ def test_after_an_interrupt_that_a_handler_turned_into_its_own_error_the_next_ta
 
 
 def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(effects: World) -> None:
-    """SQLAlchemy's own assertions fail where the alarm meets it between two lines, and so may any clean-up."""
+    """SQLAlchemy's own assertions fail if the alarm interrupts it between two lines. So may any clean-up."""
 
     @behaviour
     def clean_up_fails(payload: Sample, ctx: TaskContext) -> None:
@@ -245,7 +245,7 @@ def test_an_error_that_the_interrupt_leaves_behind_is_a_timeout_still(effects: W
 
 
 def test_an_error_after_an_interrupt_that_had_to_wait_is_a_timeout_still(slow_commits: World) -> None:
-    """The alarm comes during the commit of an item, and so is raised after it."""
+    """The alarm fires during the commit of an item, and is raised after it."""
 
     @behaviour
     def clean_up_fails(payload: Sample, ctx: TaskContext) -> None:
@@ -275,7 +275,7 @@ def test_an_error_of_a_later_run_has_nothing_to_do_with_an_interrupt_before_it(w
     assert world.row("second")["error_type"] == "UnreadablePayloadError"
 
 
-def test_in_a_batch_the_interrupted_task_leaves_its_neighbours_alone(effects: World) -> None:
+def test_an_interrupted_task_in_a_batch_does_not_affect_the_others(effects: World) -> None:
     seen: list[Any] = []
 
     @behaviour
@@ -379,7 +379,7 @@ def test_an_alarm_at_any_moment_of_short_statements_ends_the_run_whole_or_not_at
 
 @IN_A_CALLBACK
 def test_an_alarm_at_any_moment_around_the_handlers_end_never_gets_out(world: World) -> None:
-    """The handler is over before the alarm, or just about: completed, or timed out, and nothing else."""
+    """The handler ends at about the time of the alarm: the task completes or times out, and nothing else happens."""
     seed = random.randrange(10**6)
     chance = random.Random(seed)
 
@@ -401,7 +401,7 @@ def test_an_alarm_at_any_moment_around_the_handlers_end_never_gets_out(world: Wo
         assert_silent()
 
 
-def test_an_interrupt_in_the_middle_of_the_sessions_own_change_of_state_is_a_timeout_like_any_other(
+def test_an_interrupt_during_a_state_change_of_the_session_is_a_timeout(
     effects: World,
 ) -> None:
     from sqlalchemy.orm.state_changes import _StateChangeStates
@@ -480,7 +480,7 @@ def test_the_commit_of_an_item_is_not_interrupted_and_the_alarm_comes_after_it(s
 
 
 def test_a_claim_and_a_finish_after_the_time_is_up_are_not_interrupted(world: World) -> None:
-    """Nothing is left of the invocation: the handler is interrupted at once, and the run's end is recorded."""
+    """No time of the invocation is left: the handler is interrupted at once, and the run's end is recorded."""
 
     @behaviour
     def no_time(payload: Sample, ctx: TaskContext) -> None:

@@ -1,4 +1,4 @@
-"""Old and new code side by side on one database, while a deploy is under way or after one that is taken back."""
+"""Old and new code on the same database, during a deploy or after a rollback."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Stricter(Payload):
 
 
 def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, Any], list[Payload]]:
-    """The task with that payload, and what its handler was given."""
+    """Return the task with that payload class, and the payloads that its handler gets."""
     ran: list[Payload] = []
 
     def sample_changing(payload: payload_class, ctx: TaskContext) -> None:  # type: ignore[valid-type]
@@ -46,7 +46,7 @@ def version(payload_class: type[Payload], **declared: Any) -> tuple[Task[Any, An
 
 
 def deliver(world: World, code: Task[Any, Any], body: Any, lane: str | None = None, **how: Any) -> list[str]:
-    """To a process that runs this version of the code. Returns what stays in the queue."""
+    """Deliver to a process with this version of the code. Return the ids of the messages that stay in the queue."""
     database = Database(world.url)
     try:
         worker = Worker(code, database, world.sqs, PREFIX)
@@ -75,7 +75,7 @@ def test_new_code_runs_what_old_code_has_enqueued_with_the_default(world: World)
     assert ran == [Wider(number=7)]
 
 
-def test_what_new_code_cannot_read_waits_without_spending_an_attempt_and_old_code_runs_it(world: World) -> None:
+def test_a_payload_that_new_code_cannot_read_waits_uncounted_and_runs_with_old_code(world: World) -> None:
     (old, ran), (new, unread) = version(Old), version(Stricter)
     world.lane(old)
     info = world.client.enqueue(old, Old(number=7))
@@ -89,7 +89,7 @@ def test_what_new_code_cannot_read_waits_without_spending_an_attempt_and_old_cod
     assert world.row(info.id)["attempts"] == 1
 
 
-def test_what_no_code_can_read_is_given_up_after_an_hour_with_the_reason(world: World) -> None:
+def test_a_payload_that_no_code_can_read_is_archived_after_an_hour_with_the_reason(world: World) -> None:
     (old, _), (new, _) = version(Old), version(Stricter)
     world.lane(old)
     info = world.client.enqueue(old, Old(number=7))
@@ -167,7 +167,7 @@ def test_messages_and_rows_of_the_old_name_run_under_the_new_one(world: World) -
     assert (row["type"], row["state"]) == ("sample:changing", "completed")
 
 
-def test_a_foreign_message_of_the_old_name_runs_too(world: World) -> None:
+def test_an_external_message_with_the_old_name_runs_too(world: World) -> None:
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": 3}).encode()
     assert deliver(world, sample_renamed, body, lane) == []
@@ -175,16 +175,16 @@ def test_a_foreign_message_of_the_old_name_runs_too(world: World) -> None:
     assert lane == lane_name(PREFIX, Queue.DEFAULT, "sample:changing")
 
 
-def test_a_task_of_the_old_name_that_is_given_up_is_revived_by_its_dead_letter(world: World) -> None:
+def test_an_archived_task_with_the_old_name_is_revived_by_its_dead_letter(world: World) -> None:
     # given one whose payload nobody can read
     lane = old_lane(world)
     body = Message("sample:changing", "it", {"number": "many"}).encode()
     assert deliver(world, sample_renamed, body, lane) == []
-    [letter] = world.received(dead_letter_name(lane))
+    [dead_letter] = world.received(dead_letter_name(lane))
     world.run("""update joblane.tasks set payload = '{"number": 5}' where id = 'it'""")
     # when
-    attributes = {"joblane-dead": ("Number", letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
-    assert deliver(world, sample_renamed, letter["Body"], lane, attributes=attributes) == []
+    attributes = {"joblane-dead": ("Number", dead_letter["MessageAttributes"]["joblane-dead"]["StringValue"])}
+    assert deliver(world, sample_renamed, dead_letter["Body"], lane, attributes=attributes) == []
     # then
     assert ran_renamed[-1] == ("it", 5)
     assert world.row("it")["state"] == "completed"
@@ -194,5 +194,5 @@ def test_a_name_it_never_had_is_refused(world: World) -> None:
     old_lane(world)
     assert deliver(world, sample_renamed, Message("sample:other", "it", {"number": 3}).encode()) == []
     assert world.run("select count(*) from joblane.tasks") == [[0]]
-    [letter] = world.dead_letters(sample_renamed)
-    assert "sample:other" in letter["MessageAttributes"]["joblane-reason"]["StringValue"]
+    [dead_letter] = world.dead_letters(sample_renamed)
+    assert "sample:other" in dead_letter["MessageAttributes"]["joblane-reason"]["StringValue"]

@@ -32,7 +32,7 @@ def test_another_price_is_another_result(monkeypatch: pytest.MonkeyPatch) -> Non
     assert line.dollars == pytest.approx(1.6)
 
 
-def test_every_amount_that_is_assumed_has_a_reason() -> None:
+def test_every_assumed_amount_has_a_reason() -> None:
     assert all(amount.why and amount.unit for amount in costs.ASSUMED.values())
 
 

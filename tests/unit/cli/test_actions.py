@@ -252,8 +252,8 @@ def test_obsolete_dead_letters_can_be_removed_without_archived_tasks(jobs: Run, 
 def test_one_group_is_redriven_with_a_canary(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"dead": views.dead(), "redrive": views.bulk(action="redrive", done=940, skipped=0, canary=5)}
     ran = jobs("redrive", views.FINGERPRINT, "--canary", "5", "--yes")
-    [((asked,), named)] = stub.called("redrive")
-    assert asked == Filter(fingerprint=views.FINGERPRINT)
+    [((chosen,), named)] = stub.called("redrive")
+    assert chosen == Filter(fingerprint=views.FINGERPRINT)
     assert named == {"canary": 5, "rate": 50, "reason": None}
     assert (ran.code, ran.out) == (0, "Redrive: all 940 tasks sent again.\n")
 
@@ -281,8 +281,8 @@ def test_a_redrive_takes_ids_types_or_all(
 ) -> None:
     stub.answers |= {"dead": views.dead(), "redrive": views.bulk()}
     jobs("redrive", *arguments)
-    [((asked,), _)] = stub.called("redrive")
-    assert asked == expected
+    [((chosen,), _)] = stub.called("redrive")
+    assert chosen == expected
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "x"), (views.FINGERPRINT, "an-id")])
@@ -314,8 +314,8 @@ def test_a_dry_run_of_a_redrive_counts(jobs: Run, stub: FakeInspector) -> None:
 def test_a_dry_run_of_a_redrive_of_ids_counts_archived_tasks(jobs: Run, stub: FakeInspector) -> None:
     stub.answers |= {"dead": views.dead(), "count": Count(1, exact=True)}
     assert jobs("redrive", "a", "b", "--dry-run").out == "1 task would be redriven.\n"
-    [((asked,), named)] = stub.called("count")
-    assert (asked, named) == (Filter(ids=("a", "b"), states=(State.ARCHIVED,)), {"action": BulkAction.RETRY})
+    [((chosen,), named)] = stub.called("count")
+    assert (chosen, named) == (Filter(ids=("a", "b"), states=(State.ARCHIVED,)), {"action": BulkAction.RETRY})
     stub.answers["count"] = Count(0, exact=True)
     assert jobs("redrive", "nonsense", "--dry-run").code == Exit.NOTHING
 

@@ -282,15 +282,15 @@ def test_watch_in_a_pipe_or_a_dumb_terminal_prints_one_frame(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     stub.answers["overview"] = views.overview()
-    stub.answers["tasks"] = lambda asked, **_: Page((views.task_row(state=asked.states[0]),), None)
+    stub.answers["tasks"] = lambda chosen, **_: Page((views.task_row(state=chosen.states[0]),), None)
     # when
     ran = jobs("watch")
     # then
     assert ran.code == 0
     assert ran.out.count("Running") == 1
     assert "Latest failures" in ran.out
-    asked = [arguments[0] for arguments, _ in stub.called("tasks")]
-    assert asked == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
+    chosen = [arguments[0] for arguments, _ in stub.called("tasks")]
+    assert chosen == [Filter(states=(State.ACTIVE,)), Filter(states=(State.RETRY, State.ARCHIVED))]
 
 
 @pytest.mark.parametrize("command", ["ls", "watch"])

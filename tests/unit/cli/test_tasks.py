@@ -43,11 +43,11 @@ def test_every_option_of_ls_becomes_a_part_of_the_filter(jobs: Run, stub: FakeIn
         *("--older", "2h", "--newer", "2026-01-02T03:04Z", "--limit", "7", "--after", "x"),
     )
     # then
-    [((asked,), named)] = stub.called("tasks")
+    [((chosen,), named)] = stub.called("tasks")
     assert named == {"after": "x", "limit": 7}
-    assert asked.created_before is not None
-    assert abs(datetime.now(UTC) - timedelta(hours=2) - asked.created_before) < timedelta(minutes=1)
-    assert replace(asked, created_before=None) == Filter(
+    assert chosen.created_before is not None
+    assert abs(datetime.now(UTC) - timedelta(hours=2) - chosen.created_before) < timedelta(minutes=1)
+    assert replace(chosen, created_before=None) == Filter(
         id_prefix="0193",
         states=(State.RETRY, State.ARCHIVED),
         types=("a:b", "c:d"),

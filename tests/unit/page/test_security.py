@@ -30,7 +30,7 @@ def test_nothing_is_shown_to_a_browser_without_the_cookie(stranger: TestClient, 
 @pytest.mark.parametrize("path", ACTIONS)
 def test_nothing_is_done_for_a_browser_without_the_cookie(stranger: TestClient, stub: FakeInspector, path: str) -> None:
     assert stranger.post(path, data=FORM, headers=SAME).status_code == 401
-    assert stub.did == []
+    assert stub.performed == []
 
 
 def test_the_token_becomes_a_cookie_and_is_removed_from_the_address(stranger: TestClient) -> None:
@@ -104,7 +104,7 @@ def test_addresses_are_not_logged(browser: TestClient) -> None:
 
 def test_a_form_of_the_page_acts(post: Post, stub: FakeInspector) -> None:
     assert post("/task/act", id="one", action="retry").status_code == 303
-    assert stub.did == [("retry", "one", None)]
+    assert stub.performed == [("retry", "one", None)]
 
 
 @pytest.mark.parametrize("path", ACTIONS)
@@ -116,7 +116,7 @@ def test_a_form_without_the_token_of_the_page_does_nothing(
     answer = browser.post(path, data=fields, headers=SAME)
     assert answer.status_code == 403
     assert "Nothing was done" in answer.text
-    assert stub.did == []
+    assert stub.performed == []
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_form_from_another_site_does_nothing_even_with_the_token(
     browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 403
-    assert stub.did == []
+    assert stub.performed == []
 
 
 @pytest.mark.parametrize("headers", [{"origin": "null", "sec-fetch-site": "same-origin"}, {"origin": ADDRESS}])
@@ -146,25 +146,25 @@ def test_a_browser_may_act_with_one_of_the_two_origin_headers(
     browser: TestClient, stub: FakeInspector, headers: dict[str, str]
 ) -> None:
     assert browser.post("/task/act", data=FORM, headers=headers).status_code == 303
-    assert len(stub.did) == 1
+    assert len(stub.performed) == 1
 
 
 @pytest.mark.parametrize("path", ACTIONS)
 def test_a_get_request_never_acts(browser: TestClient, stub: FakeInspector, path: str) -> None:
     assert browser.get(path, params=FORM).status_code == 405
-    assert stub.did == []
+    assert stub.performed == []
 
 
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "PATCH", "OPTIONS", "TRACE"])
 def test_no_other_method_acts(browser: TestClient, stub: FakeInspector, method: str) -> None:
     assert browser.request(method, "/task/act", params=FORM, headers=SAME).status_code in (403, 405)
-    assert stub.did == []
+    assert stub.performed == []
 
 
 def test_an_oversized_form_is_refused(browser: TestClient, stub: FakeInspector) -> None:
     answer = browser.post("/task/act", data={**FORM, "reason": "x" * MAX_FORM_BYTES}, headers=SAME)
     assert answer.status_code == 413
-    assert stub.did == []
+    assert stub.performed == []
 
 
 @pytest.mark.parametrize("path", ACTIONS)
@@ -174,7 +174,7 @@ def test_read_only_refuses_every_action(stub: FakeInspector, path: str) -> None:
     answer = reader.post(path, data=FORM, headers=SAME)
     assert answer.status_code == 403
     assert "read-only" in answer.text
-    assert stub.did == []
+    assert stub.performed == []
 
 
 @pytest.mark.parametrize("path", [*(path for path in PAGES if path != "/bulk/show"), "/task?id=one"])

@@ -67,10 +67,11 @@ def test_no_text_from_outside_becomes_markup(browser: TestClient, stub: FakeInsp
     bulk = stub.bulk(BulkAction.CANCEL, Filter(tenant=planted, tag=planted))
     stub.started["b"] = replace(bulk, who=planted, stopped=planted, action=planted)
     # when every page is requested, with that text in its address too
-    asked = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
+    requested = dict.fromkeys(("tenant", "tag", "error", "fingerprint", "who", "target", "from_", "note"), planted)
     for path in ALL_PAGES:
         answer = browser.get(
-            path, params={**asked, "id": "b" if path == "/bulk/show" else planted, "action": "cancel", "which": "all"}
+            path,
+            params={**requested, "id": "b" if path == "/bulk/show" else planted, "action": "cancel", "which": "all"},
         )
         # then it is text
         assert answer.status_code == 200, path
@@ -167,7 +168,7 @@ def test_the_second_operator_who_pauses_sees_the_first(browser: TestClient, post
 def test_an_invalid_pause_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     answer = post("/pause", **fields)
     assert answer.status_code == 400
-    assert stub.did == []
+    assert stub.performed == []
 
 
 # --- Tasks ---------------------------------------------------------------------------------------------------------
@@ -176,13 +177,13 @@ def test_an_invalid_pause_is_refused(post: Post, stub: FakeInspector, fields: di
 def test_the_filter_of_the_address_is_used(browser: TestClient, stub: FakeInspector) -> None:
     fields = {"state": "retry", "type": "data:export", "queue": "low", "tenant": "acme", "tag": "t", "error": "oops"}
     browser.get("/tasks", params={**fields, "id": "01", "fingerprint": "f", "newer": "2h", "older": "15m"})
-    asked = stub.asked[-1]
+    requested = stub.filters[-1]
     now = datetime.now(UTC)
-    assert asked.created_after is not None
-    assert asked.created_before is not None
-    assert abs(now - asked.created_after - timedelta(hours=2)) < timedelta(minutes=1)
-    assert abs(now - asked.created_before - timedelta(minutes=15)) < timedelta(minutes=1)
-    assert replace(asked, created_after=None, created_before=None) == Filter(
+    assert requested.created_after is not None
+    assert requested.created_before is not None
+    assert abs(now - requested.created_after - timedelta(hours=2)) < timedelta(minutes=1)
+    assert abs(now - requested.created_before - timedelta(minutes=15)) < timedelta(minutes=1)
+    assert replace(requested, created_after=None, created_before=None) == Filter(
         id_prefix="01",
         states=(State.RETRY,),
         types=("data:export",),
@@ -257,7 +258,7 @@ def test_a_button_acts_and_the_next_page_says_so_once(
 ) -> None:
     stub.rows += [task_row(id="new")]
     answer = post("/task/act", id="one", action=action, reason="because")
-    assert stub.did == [(action, "one", "because")]
+    assert stub.performed == [(action, "one", "because")]
     place = answer.headers["location"]
     assert place.startswith(f"/task?id={'new' if action == 'replay' else 'one'}&note=")
     assert f"{action.capitalize()}: done." in browser.get(place).text
@@ -285,14 +286,14 @@ def test_the_second_of_two_operators_sees_what_the_first_did(post: Post, stub: F
 @pytest.mark.parametrize("fields", [{"action": "explode"}, {"action": "_check"}, {"action": ""}, {}])
 def test_an_unknown_action_is_refused(post: Post, stub: FakeInspector, fields: dict[str, str]) -> None:
     assert post("/task/act", id="one", **fields).status_code == 400
-    assert stub.did == []
+    assert stub.performed == []
 
 
 def test_a_payload_is_edited_or_replayed(post: Post, stub: FakeInspector) -> None:
     stub.rows += [task_row(id="new")]
     post("/task/edit", id="one", action="edit", payload='{"a": 1}', reason="typo")
     post("/task/edit", id="one", action="replay_with", payload='{"a": 2}')
-    assert stub.did == [("edit", "one", {"a": 1}, "typo"), ("replay_with", "one", {"a": 2}, None)]
+    assert stub.performed == [("edit", "one", {"a": 1}, "typo"), ("replay_with", "one", {"a": 2}, None)]
 
 
 @pytest.mark.parametrize(
@@ -312,7 +313,7 @@ def test_an_invalid_payload_is_reported_at_its_field_and_the_input_stays(
     assert expected in answer.text
     assert 'aria-describedby="payload-error payload-help" aria-invalid="true"' in answer.text
     assert 'value="typo"' in answer.text
-    assert stub.did == []
+    assert stub.performed == []
 
 
 def test_each_invalid_field_of_a_payload_is_listed(
@@ -368,11 +369,11 @@ def test_a_bulk_action_is_counted_first_and_then_started_with_the_same_filter(
     text = browser.get("/bulk/new", params={"action": "cancel", "which": "all", "state": "retry", "older": "1h"}).text
     assert "Cancel 12 tasks?" in text
     assert "dry run" in text
-    assert stub.did == []
+    assert stub.performed == []
     before = text.split('name="before" value="')[1].split('"')[0]
     answer = post("/bulk/start", action="cancel", state="retry", before=before, rate="20", reason="wrong day")
-    asked = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
-    assert stub.did == [("bulk", BulkAction.CANCEL, asked, 20, "wrong day")]
+    requested = Filter(states=(State.RETRY,), created_before=datetime.fromisoformat(before))
+    assert stub.performed == [("bulk", BulkAction.CANCEL, requested, 20, "wrong day")]
     assert answer.headers["location"].startswith("/bulk/show?id=b&note=")
     assert "0 of 12" in browser.get("/bulk/show", params={"id": "b"}).text
 
@@ -397,13 +398,13 @@ def test_an_invalid_rate_is_reported(post: Post, stub: FakeInspector, rate: str)
     answer = post("/bulk/start", action="cancel", rate=rate)
     assert answer.status_code == 400
     assert "from 1 to 500" in answer.text
-    assert stub.did == []
+    assert stub.performed == []
 
 
 def test_a_bulk_action_is_stopped(post: Post, stub: FakeInspector) -> None:
     stub.bulk(BulkAction.CANCEL, Filter())
     post("/bulk/abort", id="b", reason="enough")
-    assert stub.did[-1] == ("abort", "b", "enough")
+    assert stub.performed[-1] == ("abort", "b", "enough")
 
 
 @pytest.mark.parametrize(
@@ -458,7 +459,7 @@ def test_a_group_of_dead_letters_is_previewed_and_redriven_with_a_canary(
     assert "Redrive 40?" in text
     assert "OSError" not in text
     post("/dead/redrive/start", fingerprint="f1", type="data:export", canary="5", rate="10")
-    assert stub.did == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 5, 10, None)]
+    assert stub.performed == [("redrive", Filter(types=("data:export",), fingerprint="f1"), 5, 10, None)]
 
 
 def test_the_log_of_a_group_is_a_link_to_the_console_or_a_page(browser: TestClient, stub: FakeInspector) -> None:
@@ -485,7 +486,7 @@ def test_obsolete_dead_letters_are_removed_without_archived_tasks(
     assert "<h1>Remove obsolete dead letters?</h1>" in text
     assert 'name="canary"' not in text
     post("/dead/redrive/start", rate="10")
-    assert stub.did == [("redrive", Filter(), 0, 10, None)]
+    assert stub.performed == [("redrive", Filter(), 0, 10, None)]
 
 
 def test_obsolete_dead_letters_are_removed_by_a_redrive_of_a_type_or_of_all(
@@ -496,10 +497,10 @@ def test_obsolete_dead_letters_are_removed_by_a_redrive_of_a_type_or_of_all(
     text = browser.get("/dead").text
     assert "1 dead letter is obsolete: its task was retried or deleted" in text
     assert "Redrive all" in text
-    for asked, expected in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
-        text = browser.get("/dead/redrive", params=asked).text
+    for requested, expected in [({}, True), ({"type": "data:export"}, True), ({"fingerprint": "f1"}, False)]:
+        text = browser.get("/dead/redrive", params=requested).text
         assert "Redrive 40?" in text
-        assert ("In addition, this removes 1 obsolete dead letter" in text) is expected, asked
+        assert ("In addition, this removes 1 obsolete dead letter" in text) is expected, requested
 
 
 def test_a_redrive_of_all_does_not_count_bulk_actions(browser: TestClient, stub: FakeInspector) -> None:
@@ -514,7 +515,7 @@ def test_a_schedule_shows_its_ticks_and_runs_now(browser: TestClient, post: Post
     for shown in ("0 2 * * *", "in 5 h", "completed", "missed", "ENABLED"):
         assert shown in text
     post("/schedules/tick", type="tenant:cleanup", schedule="nightly")
-    assert stub.did == [("tick", "tenant:cleanup", "nightly", None)]
+    assert stub.performed == [("tick", "tenant:cleanup", "nightly", None)]
     answer = post("/pause", scope="schedule", name="tenant:cleanup:nightly")
     assert answer.headers["location"].startswith("/schedules?")
 

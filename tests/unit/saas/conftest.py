@@ -1,4 +1,4 @@
-"""No network but this machine's, no credentials, no database."""
+"""Tests without credentials and database, and with this machine's network only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.world import mocked_aws
 
 @pytest.fixture
 def aws(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """AWS by moto, with clients of its own."""
+    """AWS by moto, with new clients."""
     from saas import mail, uploads
 
     with mocked_aws(monkeypatch):

@@ -1,4 +1,4 @@
-"""Small servers on this machine for one test: SMTP, HTTP, and certificates that a test may trust."""
+"""Small servers for a test, for SMTP and HTTP, and certificates that a test can trust."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from typing import Any
 
 
 def certificate(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
-    """A self-signed certificate for names and addresses: its file, to be trusted, and a server's context with it."""
+    """Create a self-signed certificate for names and addresses. Return its file and a server context with it."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -32,7 +32,7 @@ def certificate(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.now(UTC)
-    made = (
+    signed = (
         x509.CertificateBuilder()
         .subject_name(name)
         .issuer_name(name)
@@ -46,7 +46,7 @@ def certificate(folder: Path, *names: str) -> tuple[Path, ssl.SSLContext]:
         .sign(key, hashes.SHA256())
     )
     public, private = folder / "certificate.pem", folder / "key.pem"
-    public.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    public.write_bytes(signed.public_bytes(serialization.Encoding.PEM))
     private.write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
@@ -81,16 +81,16 @@ def served(server: socketserver.BaseServer) -> Iterator[None]:
 
 @dataclass
 class SmtpServer:
-    """Takes mails. ``tls``: offers STARTTLS, or speaks TLS at once where ``implicit``."""
+    """A server that accepts mails. ``tls``: it offers STARTTLS, or starts with TLS if ``implicit``."""
 
     tls: ssl.SSLContext | None = None
     implicit: bool = False
     recipient_answer: str = "250 ok"
     drips: bool = False
-    """Answers a greeting, then a byte at a time without end."""
+    """The server sends its greeting, then single bytes without end."""
     port: int = 0
-    said: list[str] = field(default_factory=list)
-    """The commands, those inside of TLS with a ``+`` in front."""
+    commands: list[str] = field(default_factory=list)
+    """The received commands, with a ``+`` in front of those inside TLS."""
     mails: list[EmailMessage] = field(default_factory=list)
 
     @property
@@ -128,7 +128,7 @@ class SmtpServer:
         say("220 test")
         while line := file.readline():
             command = line.decode().strip()
-            self.said.append(f"+{command}" if secure else command)
+            self.commands.append(f"+{command}" if secure else command)
             verb = command.split()[0].upper()
             if self.drips:
                 while True:
@@ -177,7 +177,7 @@ Answer = Callable[[BaseHTTPRequestHandler], None]
 
 
 def status(code: int, body: bytes = b"{}", **headers: str) -> Answer:
-    """An answer with that status."""
+    """Return an answer with the status ``code``."""
 
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(code)
@@ -191,7 +191,7 @@ def status(code: int, body: bytes = b"{}", **headers: str) -> Answer:
 
 @dataclass
 class HttpServer:
-    """A service. ``answers``: one per request, the last repeated."""
+    """A service. ``answers``: an answer per request; the last one repeats."""
 
     answers: list[Answer] = field(default_factory=lambda: [status(200)])
     tls: ssl.SSLContext | None = None
@@ -216,7 +216,7 @@ class HttpServer:
                 except OSError:
                     self.close_connection = True
 
-            do_GET = do_POST  # noqa: N815 - the library's name
+            do_GET = do_POST  # noqa: N815 - the name in http.server
 
             def log_message(self, *_: Any) -> None:
                 pass

@@ -1,4 +1,4 @@
-"""Where an export lies, and what is said of it."""
+"""The key of an export, and its mail."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def test_the_key_holds_tenant_task_slug_and_day() -> None:
 
 
 @pytest.mark.parametrize("task_id", ["../../other", "..", ".", "a/b", "a?b#c", "data:export:0:2026-11-24T00:00Z"])
-def test_no_task_id_leads_out_of_its_folder(task_id: str) -> None:
+def test_no_task_id_escapes_its_folder(task_id: str) -> None:
     parts = key_of(a_tenant(), task_id, NOW).split("/")
     assert len(parts) == 4
     assert parts[1] == str(UUID(int=7))
     assert "." not in parts[2]
 
 
-def test_task_ids_that_differ_have_folders_that_differ() -> None:
+def test_different_task_ids_have_different_folders() -> None:
     ids = ["a/b", "a%2Fb", "a.b", "a%2Eb"]
     assert len({key_of(a_tenant(), task_id, NOW) for task_id in ids}) == len(ids)
 
@@ -45,7 +45,7 @@ def test_the_longest_key_fits_into_s3() -> None:
     assert len(key_of(a_tenant("a" * 255), "/" * 200, NOW)) <= 1024
 
 
-def test_the_notice_tells_what_there_is_and_holds_no_way_to_it() -> None:
+def test_the_mail_describes_the_export_and_has_no_link() -> None:
     export = Export(key_of(a_tenant(), "019a", NOW), 1234, {"members": 2, "invitations": 1, "roles": 3})
     mail = compose_notice(a_tenant(name="Acme\r\nBcc: x@y.z"), export, "ann@example.org", kept_until=NOW, key="k")
     assert mail.subject == "The export of Acme Bcc: x@y.z is ready"

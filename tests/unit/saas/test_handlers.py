@@ -1,4 +1,4 @@
-"""The platform's jobs as they are declared."""
+"""The declarations of the platform's jobs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HEAVY = ("sqlalchemy", "boto3", "smtplib", "http.client", "ssl")
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_importing_a_handler_imports_neither_database_nor_services(module: str) -> None:
+def test_importing_a_handler_loads_neither_database_nor_services(module: str) -> None:
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     bare = code.replace(f"sys, {module}", "sys; from joblane import TaskContext, task")
     runs = [subprocess.run([sys.executable, "-c", text], capture_output=True, check=True) for text in (code, bare)]
@@ -71,6 +71,6 @@ def test_the_jobs_have_the_queues_retries_and_times_of_the_platform() -> None:
     assert not any(task.front_door for task in (tenant_cleanup, report_generate, system_health_check))
 
 
-def test_initializing_backs_off_exponentially() -> None:
+def test_initialization_has_an_exponential_back_off() -> None:
     delays = [delay_after(tenant_initialize.retry_delay, attempt, ValueError()) for attempt in range(1, 6)]
     assert all(later == 4 * earlier for earlier, later in pairwise(delays))

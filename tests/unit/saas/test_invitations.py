@@ -31,7 +31,7 @@ def test_the_mail_names_tenant_role_link_and_end() -> None:
     assert 'href="https://app.example.com/join?lang=en&amp;token=t0ken"' in mail.html
 
 
-def test_foreign_text_is_no_markup_and_no_line() -> None:
+def test_text_of_others_becomes_neither_markup_nor_a_line_break() -> None:
     hostile = replace(
         INVITATION, tenant_name='<script>"Acme"</script>\r\nBcc: eve@example.org', role_name="<b>\n\nClick here"
     )
@@ -43,12 +43,12 @@ def test_foreign_text_is_no_markup_and_no_line() -> None:
     assert mail.text.splitlines()[0].endswith("as <b> Click here.")
 
 
-def test_a_subject_is_not_longer_than_a_reader_shows() -> None:
+def test_a_subject_has_a_maximum_length() -> None:
     mail = compose(replace(INVITATION, tenant_name="a" * 255), SETTINGS, key="task-1")
     assert len(mail.subject) < 150
 
 
-def test_what_is_printed_of_an_invitation_and_its_mail_holds_no_token() -> None:
+def test_the_repr_of_an_invitation_and_its_mail_has_no_token() -> None:
     printed = repr(INVITATION) + repr(compose(INVITATION, SETTINGS, key="task-1"))
     assert "t0ken" not in printed
     assert "ann@" not in printed
@@ -70,7 +70,7 @@ def test_the_token_is_added_to_the_query(base: str, link: str) -> None:
 @pytest.mark.parametrize(
     "base", ["app.example.com", "javascript:alert(1)", "https://", "https://a.example/ x", "ftp://a"]
 )
-def test_a_base_that_is_no_web_address_is_refused(base: str) -> None:
+def test_a_base_that_is_not_a_web_address_is_refused(base: str) -> None:
     with pytest.raises(SettingError, match="INVITATION_BASE_URL"):
         acceptance_link(base, "t0ken")
 

@@ -1,4 +1,4 @@
-"""Mails: what they look like, and by which way they go."""
+"""The content of mails, and their providers."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def smtp(server: SmtpServer, **more: str) -> dict[str, str]:
     return {"EMAIL_PROVIDER": "smtp", "SMTP_HOST": "127.0.0.1", "SMTP_PORT": str(server.port), **FROM, **more}
 
 
-def assert_tells_no_secret(error: BaseException) -> None:
+def assert_no_secret_in(error: BaseException) -> None:
     import traceback
 
     text = "".join(traceback.format_exception(error))
-    # Source lines are part of a traceback; no secret is written in the sources.
+    # A traceback contains source lines, and the sources contain no secret.
     assert not [secret for secret in SECRETS if secret in text]
 
 
@@ -45,7 +45,7 @@ def assert_tells_no_secret(error: BaseException) -> None:
 
 
 @given(st.text(), st.integers(1, 50))
-def test_one_line_is_one_short_line_that_nothing_hides_in(value: str, limit: int) -> None:
+def test_one_line_returns_a_short_line_without_hidden_characters(value: str, limit: int) -> None:
     line = one_line(value, limit)
     assert len(line) <= limit
     assert line == line.strip()
@@ -53,7 +53,7 @@ def test_one_line_is_one_short_line_that_nothing_hides_in(value: str, limit: int
     assert line.encode().decode() == line
 
 
-def test_a_line_break_in_a_subject_makes_no_header(tmp_path: Path) -> None:
+def test_a_line_break_in_a_subject_adds_no_header(tmp_path: Path) -> None:
     send(a_mail(subject="Acme\r\nBcc: eve@example.org\r\n\r\nbody"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
     (file,) = tmp_path.iterdir()
     message = message_from_bytes(file.read_bytes(), policy=default)
@@ -61,7 +61,7 @@ def test_a_line_break_in_a_subject_makes_no_header(tmp_path: Path) -> None:
     assert message["Subject"] == "Acme Bcc: eve@example.org body"
 
 
-def test_text_that_turns_or_hides_other_text_is_taken_out() -> None:
+def test_characters_that_reverse_or_hide_text_are_removed() -> None:
     assert one_line("a\u202ecod\u2066\u200b.exe\x00 \u2028b") == "acod.exe b"
 
 
@@ -82,12 +82,12 @@ def test_text_that_turns_or_hides_other_text_is_taken_out() -> None:
         '"ann"@example.org',
     ],
 )
-def test_what_is_not_one_bare_address_is_refused_for_good(address: str) -> None:
+def test_anything_but_a_single_bare_address_is_refused_permanently(address: str) -> None:
     with pytest.raises(MailRefusedError):
         send(a_mail(to=address), CONSOLE)
 
 
-def test_a_domain_with_foreign_letters_is_sent_to_in_ascii(tmp_path: Path) -> None:
+def test_a_domain_outside_of_ascii_is_encoded(tmp_path: Path) -> None:
     send(a_mail(to="ann@bücher.example"), {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path)})
     (file,) = tmp_path.iterdir()
     assert message_from_bytes(file.read_bytes(), policy=default)["To"] == "ann@xn--bcher-kva.example"
@@ -96,7 +96,7 @@ def test_a_domain_with_foreign_letters_is_sent_to_in_ascii(tmp_path: Path) -> No
 # --- Settings ------------------------------------------------------------------------------------------------------
 
 
-def test_missing_and_bad_settings_name_themselves() -> None:
+def test_missing_and_invalid_settings_are_named() -> None:
     with pytest.raises(MissingSettingError, match="EMAIL_PROVIDER is not set"):
         send(a_mail(), FROM)
     with pytest.raises(MissingSettingError, match="EMAIL_FROM_ADDRESS is not set"):
@@ -121,7 +121,7 @@ def test_a_sender_may_have_a_name(tmp_path: Path) -> None:
 # --- Console -------------------------------------------------------------------------------------------------------
 
 
-def test_the_console_keeps_a_mail_as_a_file_for_its_owner_once_per_key(tmp_path: Path) -> None:
+def test_the_console_writes_a_private_file_per_key(tmp_path: Path) -> None:
     settings = {**CONSOLE, "EMAIL_CONSOLE_DIR": str(tmp_path / "mails")}
     first, again = send(a_mail(), settings), send(a_mail(), settings)
     other = send(a_mail(key="task-2"), settings)
@@ -139,7 +139,7 @@ def test_the_console_keeps_a_mail_as_a_file_for_its_owner_once_per_key(tmp_path:
     assert html.get_content().strip() == "<p>the t0ken</p>"
 
 
-def test_the_console_without_a_folder_keeps_nothing_and_says_nothing_secret(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_console_without_a_folder_writes_nothing_and_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
     receipt = send(a_mail(), CONSOLE)
     assert receipt.provider == "console"
     assert not any(secret in repr((receipt, a_mail())) for secret in SECRETS)
@@ -155,29 +155,29 @@ def test_a_folder_that_cannot_be_written_fails_the_mail(tmp_path: Path) -> None:
 # --- SMTP ----------------------------------------------------------------------------------------------------------
 
 
-def test_smtp_sends_behind_starttls_and_logs_in_inside_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smtp_logs_in_and_sends_inside_of_starttls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted, context = certificate(tmp_path, "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     with SmtpServer(tls=context).running() as server:
         receipt = send(a_mail(), smtp(server, SMTP_USER="joblane", SMTP_PASSWORD=PASSWORD))
     assert server.sent["To"] == "ann@example.org"
     assert server.sent["Message-ID"] == receipt.message_id
-    assert server.said[:2] == ["ehlo example.com", "STARTTLS"]
-    assert [line.split()[0] for line in server.said[2:]] == ["+ehlo", "+AUTH", "+mail", "+rcpt", "+data", "+quit"]
+    assert server.commands[:2] == ["ehlo example.com", "STARTTLS"]
+    assert [line.split()[0] for line in server.commands[2:]] == ["+ehlo", "+AUTH", "+mail", "+rcpt", "+data", "+quit"]
 
 
-def test_smtp_speaks_tls_at_once_on_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smtp_starts_with_tls_on_its_port(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trusted, context = certificate(tmp_path, "127.0.0.1")
     monkeypatch.setenv("SSL_CERT_FILE", str(trusted))
     with SmtpServer(tls=context, implicit=True).running() as server:
         monkeypatch.setattr(mail, "TLS_PORT", server.port)
         send(a_mail(), smtp(server))
-    assert all(line.startswith("+") for line in server.said)
+    assert all(line.startswith("+") for line in server.commands)
     assert server.sent["Subject"] == "Hello"
 
 
 @pytest.mark.parametrize("names", [("127.0.0.1",), ("smtp.example.net",)], ids=["not trusted", "another name"])
-def test_smtp_does_not_talk_to_a_server_it_cannot_verify(
+def test_smtp_sends_nothing_to_an_unverified_server(
     names: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted, context = certificate(tmp_path, *names)
@@ -188,11 +188,11 @@ def test_smtp_does_not_talk_to_a_server_it_cannot_verify(
         pytest.raises(MailError, match="SSLCertVerificationError") as raised,
     ):
         send(a_mail(), smtp(server, SMTP_USER="joblane", SMTP_PASSWORD=PASSWORD))
-    assert server.said == ["ehlo example.com", "STARTTLS"]
-    assert_tells_no_secret(raised.value)
+    assert server.commands == ["ehlo example.com", "STARTTLS"]
+    assert_no_secret_in(raised.value)
 
 
-def test_smtp_without_tls_is_for_this_machine_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smtp_without_tls_is_only_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     with SmtpServer().running() as server:
         send(a_mail(), smtp(server))
         assert len(server.mails) == 1
@@ -205,15 +205,15 @@ def test_smtp_without_tls_is_for_this_machine_alone(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("answer", "error"), [("550 no ann@example.org here", MailRefusedError), ("450 ann@example.org later", MailError)]
 )
-def test_a_refused_recipient_is_final_only_where_the_server_says_so(answer: str, error: type[MailError]) -> None:
+def test_a_refused_recipient_is_final_only_for_a_permanent_status(answer: str, error: type[MailError]) -> None:
     with SmtpServer(recipient_answer=answer).running() as server, pytest.raises(MailError) as raised:
         send(a_mail(), smtp(server))
     assert type(raised.value) is error
     assert str(raised.value) == f"SMTP: the recipient was refused ({answer[:3]})"
-    assert_tells_no_secret(raised.value)
+    assert_no_secret_in(raised.value)
 
 
-def test_a_server_that_answers_byte_by_byte_is_hung_up_on() -> None:
+def test_a_connection_to_a_server_that_sends_single_bytes_is_closed_in_time() -> None:
     with SmtpServer(drips=True).running() as server:
         started = time.monotonic()
         with pytest.raises(MailError):
@@ -221,7 +221,7 @@ def test_a_server_that_answers_byte_by_byte_is_hung_up_on() -> None:
         assert time.monotonic() - started < 3
 
 
-def test_a_server_that_is_not_there_fails_the_mail() -> None:
+def test_an_unreachable_server_fails_the_mail() -> None:
     with SmtpServer().running() as server:
         pass
     with pytest.raises(MailError, match="ConnectionRefusedError"):
@@ -232,7 +232,7 @@ def test_a_server_that_is_not_there_fails_the_mail() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_ses_gets_the_parts_of_the_mail() -> None:
+def test_ses_receives_the_parts_of_the_mail() -> None:
     from moto.core.models import DEFAULT_ACCOUNT_ID
     from moto.sesv2.models import sesv2_backends
 
@@ -246,14 +246,14 @@ def test_ses_gets_the_parts_of_the_mail() -> None:
 
 
 @pytest.mark.usefixtures("aws")
-def test_what_ses_rejects_is_final_and_its_text_is_not_repeated() -> None:
+def test_a_rejection_by_ses_is_final_and_its_text_is_not_shown() -> None:
     with pytest.raises(MailRefusedError) as raised:
         send(a_mail(), {**FROM, "EMAIL_PROVIDER": "ses"})
     assert str(raised.value) == "SES: MessageRejected"
-    assert_tells_no_secret(raised.value)
+    assert_no_secret_in(raised.value)
 
 
-def test_ses_out_of_reach_fails_the_mail(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_ses_fails_the_mail(monkeypatch: pytest.MonkeyPatch) -> None:
     mail._ses.cache_clear()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")

@@ -1,4 +1,4 @@
-"""Calling a service: what is sent, what counts as an answer, and where a call may go."""
+"""Calls of services: the request, valid answers, and allowed addresses."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def call(url: str, settings: dict[str, str] | None = None, *, seconds: float = 5
 # --- The call ------------------------------------------------------------------------------------------------------
 
 
-def test_a_service_gets_the_tenant_a_key_and_the_secret() -> None:
+def test_a_service_receives_the_tenant_a_key_and_the_secret() -> None:
     with HttpServer([status(201)]).running() as server:
         assert call(f"{server.url}/base/") == 201
     (request,) = server.requests
@@ -51,7 +51,7 @@ def test_a_service_gets_the_tenant_a_key_and_the_secret() -> None:
 
 
 @pytest.mark.parametrize("code", [304, 400, 404, 500, 503])
-def test_a_status_outside_of_2xx_fails_and_the_answer_is_not_repeated(code: int) -> None:
+def test_a_status_outside_of_2xx_fails_and_the_answer_is_not_shown(code: int) -> None:
     answer = status(code, b"" if code == 304 else b"the answer")
     with HttpServer([answer]).running() as server, pytest.raises(ServiceError) as raised:
         call(server.url)
@@ -66,7 +66,7 @@ def test_a_redirect_is_not_followed() -> None:
     assert other.requests == []
 
 
-def test_of_an_endless_answer_little_is_read() -> None:
+def test_only_a_part_of_an_endless_answer_is_read() -> None:
     sent = 0
 
     def endless(handler: BaseHTTPRequestHandler) -> None:
@@ -88,7 +88,7 @@ def drip(handler: BaseHTTPRequestHandler) -> None:
 
 
 @pytest.mark.parametrize("secure", [False, True], ids=["http", "https"])
-def test_a_call_ends_in_time_though_bytes_keep_coming(
+def test_a_call_ends_in_time_while_bytes_keep_coming(
     secure: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusted, context = certificate(tmp_path, "127.0.0.1")
@@ -100,7 +100,7 @@ def test_a_call_ends_in_time_though_bytes_keep_coming(
         assert time.monotonic() - started < 2
 
 
-def test_a_service_that_is_not_there_or_says_nonsense_gave_no_answer() -> None:
+def test_an_unreachable_service_and_an_invalid_answer_count_as_no_answer() -> None:
     def nonsense(handler: BaseHTTPRequestHandler) -> None:
         handler.wfile.write(b"nonsense\r\n\r\n")
 
@@ -113,7 +113,7 @@ def test_a_service_that_is_not_there_or_says_nonsense_gave_no_answer() -> None:
         call(server.url)
 
 
-def test_without_time_left_nothing_is_called() -> None:
+def test_without_time_left_no_service_is_called() -> None:
     with HttpServer().running() as server, pytest.raises(ServiceError, match="no time left"):
         call(server.url, seconds=-1)
     assert server.requests == []
@@ -134,13 +134,13 @@ def test_tls_is_verified_against_the_name(name: str, tmp_path: Path, monkeypatch
 # --- The secret ----------------------------------------------------------------------------------------------------
 
 
-def test_the_secret_is_not_sent_in_the_clear() -> None:
+def test_the_secret_is_not_sent_unencrypted() -> None:
     with pytest.raises(ServiceError, match="only sent by https"):
         call("http://billing.example.com", {"TENANT_INIT_SECRET": SECRET})
 
 
 @pytest.mark.parametrize("secret", ["5ecret\r\nX-Other: 1", "5ecrét", "5ecret\x00"])
-def test_a_secret_that_no_header_takes_is_refused_without_being_shown(secret: str) -> None:
+def test_a_secret_that_no_header_accepts_is_refused_and_not_shown(secret: str) -> None:
     with pytest.raises(SettingError, match="TENANT_INIT_SECRET") as raised:
         call("https://billing.example.com", {"TENANT_INIT_SECRET": secret})
     assert "5ecr" not in str(raised.value)
@@ -152,7 +152,7 @@ def test_without_a_secret_there_is_no_header() -> None:
     assert "X-Joblane-Secret" not in server.requests[0].headers
 
 
-# --- Where it may go -----------------------------------------------------------------------------------------------
+# --- Addresses -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,12 +184,12 @@ def test_without_a_secret_there_is_no_header() -> None:
         ("64:ff9b::a00:5", False),
     ],
 )
-def test_this_machine_and_its_metadata_are_told_from_private_and_public_networks(address: str, own: bool) -> None:
+def test_addresses_of_this_machine_and_its_metadata_are_recognised(address: str, own: bool) -> None:
     assert services.is_own(address) is own
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "169.254.169.254"])
-def test_only_a_local_run_calls_this_machine(host: str) -> None:
+def test_only_a_local_stage_calls_this_machine(host: str) -> None:
     with HttpServer().running() as server, pytest.raises(ServiceError, match="this machine or its metadata"):
         call(f"http://{host}:{server.port}", {})
     assert server.requests == []
@@ -204,29 +204,29 @@ def test_a_name_with_one_bad_address_is_not_called(monkeypatch: pytest.MonkeyPat
         call("http://rebind.example.com", {})
 
 
-def test_the_connection_is_made_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, reached = [], []
+def test_the_connection_is_made_to_the_checked_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    resolved, connected = [], []
 
     def answer(host: str, *_: object, **__: object) -> list[object]:
-        asked.append(host)
+        resolved.append(host)
         return [(2, 1, 6, "", ("93.184.216.34", 80))]
 
     def connect(address: tuple[str, int], *_: object, **__: object) -> socket.socket:
-        reached.append(address)
+        connected.append(address)
         raise ConnectionRefusedError
 
     monkeypatch.setattr(socket, "getaddrinfo", answer)
     monkeypatch.setattr(socket, "create_connection", connect)
     with pytest.raises(ServiceError, match="no answer"):
         call("http://billing.example.com", {})
-    assert asked == ["billing.example.com"]
-    assert reached == [("93.184.216.34", 80)]
+    assert resolved == ["billing.example.com"]
+    assert connected == [("93.184.216.34", 80)]
 
 
 # --- Settings ------------------------------------------------------------------------------------------------------
 
 
-def test_services_are_a_list_without_repeats() -> None:
+def test_services_are_a_list_without_duplicates() -> None:
     found = services.configured(
         {"TENANT_INIT_SERVICES": " https://a.example.com/ ,,http://b.example.com:8080/x,https://a.example.com:443,"}
     )
@@ -252,7 +252,7 @@ def test_services_are_a_list_without_repeats() -> None:
         "https://" + "5ecret" * 20 + ".example.com",
     ],
 )
-def test_an_address_that_cannot_be_called_is_named_by_its_number_and_not_shown(url: str) -> None:
+def test_an_invalid_address_is_named_by_its_number_and_not_shown(url: str) -> None:
     with pytest.raises(SettingError, match="TENANT_INIT_SERVICES: entry 2") as raised:
         services.configured({"TENANT_INIT_SERVICES": f"https://a.example.com,{url}"})
     assert "5ecret" not in str(raised.value)

@@ -1,4 +1,4 @@
-"""An upload is the whole object or none."""
+"""An upload writes the whole object or none."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MIB = 1024 * 1024
 
 
 class Interrupt(BaseException):
-    """As a timeout interrupts a handler."""
+    """An exception like that of a timeout."""
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def assert_nothing_is_left() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 8 * MIB - 1, 8 * MIB, 8 * MIB + 1, 20 * MIB])
-def test_what_was_written_is_the_object(size: int) -> None:
+def test_the_object_has_the_written_content(size: int) -> None:
     data = os.urandom(size)
     with upload() as file:
         for start in range(0, size, 100_000):
@@ -69,14 +69,14 @@ def test_a_zip_is_written_through_it() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, Interrupt])
 @pytest.mark.parametrize("size", [10, 9 * MIB])
-def test_an_exception_leaves_nothing(size: int, error: type[BaseException]) -> None:
+def test_an_exception_leaves_no_object_and_no_upload(size: int, error: type[BaseException]) -> None:
     with pytest.raises(error):
         write_and_raise(size, error())
     assert_nothing_is_left()
 
 
 @pytest.mark.parametrize("step", ["upload_part", "complete_multipart_upload"])
-def test_a_step_that_fails_leaves_nothing_and_its_error_is_told(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_step_leaves_nothing_and_raises_its_error(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "InternalError"}}, step)
 
@@ -87,7 +87,7 @@ def test_a_step_that_fails_leaves_nothing_and_its_error_is_told(step: str, monke
     assert_nothing_is_left()
 
 
-def test_an_abort_that_fails_hides_not_what_went_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_abort_does_not_hide_the_first_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(**_: Any) -> None:
         raise ClientError({"Error": {"Code": "InternalError"}}, "abort")
 

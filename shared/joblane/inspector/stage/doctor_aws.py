@@ -35,8 +35,8 @@ NOBODY = "an unknown operator"
 
 def mappings(scope: Scope) -> Iterator[Check]:
     """Each lane and front door has exactly one consumer, which is enabled, bounded, and reports failed messages."""
-    with client("lambda", scope.region) as asked:
-        pages = asked.get_paginator("list_event_source_mappings").paginate()
+    with client("lambda", scope.region) as aws:
+        pages = aws.get_paginator("list_event_source_mappings").paginate()
         found: dict[str, list[Mapping[str, Any]]] = defaultdict(list)
         for page in pages:
             for mapping in page["EventSourceMappings"]:
@@ -151,17 +151,17 @@ def queues(scope: Scope) -> Iterator[Check]:
 
 def functions(scope: Scope) -> Iterator[Check]:
     """Each function exists, can run, and has the timeout that its task declares."""
-    with client("lambda", scope.region) as asked:
+    with client("lambda", scope.region) as aws:
         for task in scope.tasks.values():
-            yield from _function(asked, function_name(scope.prefix, task.type), task)
+            yield from _function(aws, function_name(scope.prefix, task.type), task)
     yield Check(Grade.GOOD, "functions", f"all {len(scope.tasks)} exist, as they are declared")
 
 
-def _function(asked: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
+def _function(aws: Any, name: str, task: Task[Any, Any]) -> Iterator[Check]:
     what = f"function {name}"
     try:
-        deployed = asked.get_function_configuration(FunctionName=name)
-    except asked.exceptions.ResourceNotFoundException:
+        deployed = aws.get_function_configuration(FunctionName=name)
+    except aws.exceptions.ResourceNotFoundException:
         yield Check(Grade.BAD, what, "it does not exist", DEPLOY)
         return
     if deployed.get("State", "Active") in ("Failed", "Deactivated", "Inactive"):
@@ -182,22 +182,22 @@ def schedules(scope: Scope) -> Iterator[Check]:
     """Each schedule exists with its times, and is enabled; on the local stack it is disabled, as the local ticker sends
     the ticks."""
     local, paused, count = is_emulator(), _paused(scope), 0
-    with client("scheduler", scope.region) as asked:
+    with client("scheduler", scope.region) as aws:
         for task in scope.tasks.values():
             for schedule in task.schedules:
                 who = paused.get(("schedule", f"{task.type}:{schedule.name}"))
                 for number, expression in enumerate(schedule.expressions, start=1):
                     name, count = schedule_name(task.type, str(schedule.name), number), count + 1
-                    deployed = _schedule(asked, scope.prefix, name)
+                    deployed = _schedule(aws, scope.prefix, name)
                     yield from _wrong_schedule(name, deployed, (expression, schedule.timezone), local, who)
     enabled = ", disabled, as the local ticker sends the ticks" if local else " and are enabled"
     yield Check(Grade.GOOD, "schedules", f"all {count} exist{enabled}")
 
 
-def _schedule(asked: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
+def _schedule(aws: Any, prefix: str, name: str) -> Mapping[str, Any] | None:
     try:
-        found: Mapping[str, Any] = asked.get_schedule(GroupName=cron_group_name(prefix), Name=name)
-    except asked.exceptions.ResourceNotFoundException:
+        found: Mapping[str, Any] = aws.get_schedule(GroupName=cron_group_name(prefix), Name=name)
+    except aws.exceptions.ResourceNotFoundException:
         return None
     return found
 

@@ -120,8 +120,8 @@ def _states_on_aws(scope: Scope) -> dict[str, str]:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        with client("scheduler", scope.region) as asked:
-            pages = asked.get_paginator("list_schedules").paginate(GroupName=cron_group_name(scope.prefix))
+        with client("scheduler", scope.region) as aws:
+            pages = aws.get_paginator("list_schedules").paginate(GroupName=cron_group_name(scope.prefix))
             return {item["Name"]: item["State"] for page in pages for item in page["Schedules"]}
     except (BotoCoreError, ClientError):  # not reachable, not allowed, or no such group
         return {}

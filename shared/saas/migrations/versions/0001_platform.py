@@ -1,5 +1,5 @@
-"""The platform's tables: tenants with their roles, members and invitations, system users, users' addresses, and what
-the HTTP API remembers of requests that may come again."""
+"""The platform's tables: tenants with their roles, members and invitations, system users, users' addresses, and the
+stored answers of the HTTP API."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ create table saas.tenants (
 )
 """
 
-# A role without a tenant belongs to the system and may be given in every tenant.
+# A role without a tenant is a system role, and may be granted in every tenant.
 ROLES = """
 create table saas.roles (
     id          uuid primary key default gen_random_uuid(),
@@ -36,7 +36,7 @@ create table saas.roles (
 )
 """
 
-# Users themselves are kept by the identity provider, whose ids need not be UUIDs.
+# The identity provider stores the users. Its ids need not be UUIDs.
 TENANT_MEMBERS = """
 create table saas.tenant_members (
     id         uuid primary key default gen_random_uuid(),
@@ -69,7 +69,7 @@ create table saas.user_invitations (
 )
 """
 
-# `grace_warned_for` is the `grace_period_at` of which the owner was told; a new grace period is a new warning.
+# `grace_warned_for` is the `grace_period_at` of the last warning; a new grace period needs a new warning.
 SYSTEM_USERS = """
 create table saas.system_users (
     id               uuid primary key default gen_random_uuid(),
@@ -92,7 +92,7 @@ create table saas.system_users (
 )
 """
 
-# Where a user may be written to: a copy of the identity provider's verified address, so that a job needs no call.
+# E-mail addresses: copies of the identity provider's verified addresses, so that a job needs no call.
 USER_ADDRESSES = """
 create table saas.user_addresses (
     user_id    varchar(255) primary key,
@@ -101,8 +101,8 @@ create table saas.user_addresses (
 )
 """
 
-# One row per Idempotency-Key of a caller and route: what was asked, as a digest, and what was answered. It commits with
-# what the request did.
+# One row per Idempotency-Key of a caller and route, with a digest of the request and its answer. It is committed with
+# the request's changes.
 API_REQUESTS = """
 create table saas.api_requests (
     id          uuid primary key,
@@ -112,7 +112,8 @@ create table saas.api_requests (
 )
 """
 
-# Members are paged by the index of their unique key. Those on `role_id` spare a deleted role a walk through everything.
+# Members are read in pages by the index of their unique key. With an index on `role_id`, deleting a role reads no whole
+# table.
 INDEXES = (
     "create index roles_tenant on saas.roles (tenant_id)",
     "create index tenant_members_role on saas.tenant_members (role_id)",

@@ -1,4 +1,4 @@
-"""A job that does nothing, ten to a batch; and beside it a bare Lambda that does nothing and keeps no record."""
+"""A job that does nothing, in batches of ten, and a bare Lambda that does nothing and writes no row."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def bench_noop(payload: BenchNoop, ctx: TaskContext) -> None:
 
 
 def bare(event: dict[str, Any], _context: Any) -> dict[str, list[Any]]:
-    """Reads each body and writes one line, as any handler would."""
+    """Read each body and write one log line, as a handler does."""
     numbers = [json.loads(record["body"])["payload"]["number"] for record in event["Records"]]
     print(json.dumps({"level": "INFO", "message": "done", "count": len(numbers)}))
     return {"batchItemFailures": []}

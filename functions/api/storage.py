@@ -1,4 +1,4 @@
-"""The database and the jobs, as the routes use them: one connection, made with the first request."""
+"""The database and the job client of the routes. They share a connection, which the first request opens."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ def jobs() -> JobClient:
 
 @contextmanager
 def transaction() -> Iterator[Session]:
-    """A session that commits when its block ends, and rolls back where it raises."""
+    """A session that commits at the end of its block, and rolls back after an exception."""
     from sqlalchemy.orm import Session
 
-    database().get()  # a connection that died since the last request is replaced
+    database().get()  # replaces a connection that was lost since the last request
     with Session(database().engine) as session, session.begin():
         yield session
 
 
-def enqueue(  # noqa: PLR0917 - as a request has them
+def enqueue(  # noqa: PLR0917 - the parts of a request
     task: Task[P, Any], payload: P, session: Session, id_: UUID, caller: Caller, trace: str | None, **options: Any
 ) -> str:
-    """Enqueue the task of what a request makes: under its id, in its transaction, owned by the caller. Its id."""
+    """Enqueue the task of a request with its id, in its transaction, owned by the caller. Return the task's id."""
     options |= {"task_id": str(id_), "owner": caller.user_id, "headers": headers_of(trace)}
     return jobs().enqueue(task, payload, session=session, **options).id
